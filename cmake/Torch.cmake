@@ -1,0 +1,58 @@
+# `hookline::torch`: LibTorch, the distribution's or the one installed in HOOKLINE_TORCH_PYTHON.
+#
+# A wheel's own TorchConfig.cmake demands the CUDA toolkit, of which we need nothing; so the target is defined from the
+# wheel's folders. `hookline_torch_pch` holds the one precompiled header that all targets with LibTorch share.
+add_library(hookline_torch INTERFACE)
+add_library(hookline::torch ALIAS hookline_torch)
+
+if(HOOKLINE_TORCH_PYTHON)
+  execute_process(
+    COMMAND ${HOOKLINE_TORCH_PYTHON} -c
+            "import os, torch; print(os.path.dirname(torch.__file__), torch.__version__, int(torch.compiled_with_cxx11_abi()), sep=';')"
+    OUTPUT_VARIABLE torch_facts OUTPUT_STRIP_TRAILING_WHITESPACE COMMAND_ERROR_IS_FATAL ANY)
+  list(GET torch_facts 0 torch_dir)
+  list(GET torch_facts 1 torch_version)
+  list(GET torch_facts 2 torch_cxx11_abi)
+  if(NOT torch_cxx11_abi)
+    message(FATAL_ERROR "torch ${torch_version} in ${HOOKLINE_TORCH_PYTHON} is built with the old C++ ABI; "
+                        "take a release from 2.6 on")
+  endif()
+  target_include_directories(hookline_torch SYSTEM INTERFACE ${torch_dir}/include
+                                                             ${torch_dir}/include/torch/csrc/api/include)
+  # What a CUDA wheel was installed with stands beside it and is on no default path.
+  file(GLOB torch_run_path LIST_DIRECTORIES true ${torch_dir}/../nvidia/*/lib)
+  list(PREPEND torch_run_path ${torch_dir}/lib)
+  # Kernels register themselves when their library is loaded, so the linker must keep libraries it sees no use for.
+  target_link_options(hookline_torch INTERFACE -Wl,--no-as-needed)
+  foreach(library torch torch_cpu c10 torch_cuda c10_cuda)
+    if(EXISTS ${torch_dir}/lib/lib${library}.so)
+      target_link_libraries(hookline_torch INTERFACE ${torch_dir}/lib/lib${library}.so)
+    endif()
+  endforeach()
+  foreach(folder ${torch_run_path})
+    target_link_options(hookline_torch INTERFACE -Wl,-rpath,${folder} -Wl,-rpath-link,${folder})
+  endforeach()
+  message(STATUS "LibTorch ${torch_version} from ${torch_dir}")
+else()
+  find_path(HOOKLINE_TORCH_INCLUDE ATen/ATen.h REQUIRED)
+  find_library(HOOKLINE_TORCH_LIBRARY torch REQUIRED)
+  find_library(HOOKLINE_TORCH_CPU_LIBRARY torch_cpu REQUIRED)
+  find_library(HOOKLINE_C10_LIBRARY c10 REQUIRED)
+  target_include_directories(hookline_torch SYSTEM INTERFACE ${HOOKLINE_TORCH_INCLUDE}
+                                                             ${HOOKLINE_TORCH_INCLUDE}/torch/csrc/api/include)
+  target_link_libraries(hookline_torch INTERFACE ${HOOKLINE_TORCH_LIBRARY} ${HOOKLINE_TORCH_CPU_LIBRARY}
+                                                 ${HOOKLINE_C10_LIBRARY})
+  message(STATUS "LibTorch of the distribution: ${HOOKLINE_TORCH_LIBRARY}")
+endif()
+
+file(WRITE ${CMAKE_BINARY_DIR}/torch_pch.cc "")
+add_library(hookline_torch_pch OBJECT ${CMAKE_BINARY_DIR}/torch_pch.cc)
+target_link_libraries(hookline_torch_pch PUBLIC hookline::torch PRIVATE hookline_warnings)
+target_compile_options(hookline_torch_pch PRIVATE -Wno-pedantic)
+target_precompile_headers(hookline_torch_pch PRIVATE <ATen/ATen.h>)
+
+# Compiles `target` with LibTorch and the shared precompiled header.
+function(hookline_use_torch target)
+  target_link_libraries(${target} PUBLIC hookline::torch)
+  target_precompile_headers(${target} REUSE_FROM hookline_torch_pch)
+endfunction()

@@ -1,0 +1,23 @@
+# `hookline_warnings`: what every target of ours compiles with. Generated code does not link it.
+add_library(hookline_warnings INTERFACE)
+target_compile_options(hookline_warnings INTERFACE -Wall -Wextra -Werror -Wnon-virtual-dtor -Wpedantic)
+if(HOOKLINE_SANITIZE)
+  add_compile_options(-fsanitize=${HOOKLINE_SANITIZE} -fno-omit-frame-pointer)
+  add_link_options(-fsanitize=${HOOKLINE_SANITIZE})
+endif()
+
+# hookline_library(NAME SOURCES file... DEPS target...): a static library of this folder, included from the repository's
+# root. hookline_program: the same for a program.
+function(hookline_library name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPS" ${ARGN})
+  add_library(${name} STATIC ${ARG_SOURCES})
+  target_include_directories(${name} PUBLIC ${CMAKE_SOURCE_DIR})
+  target_link_libraries(${name} PUBLIC ${ARG_DEPS} PRIVATE hookline_warnings)
+endfunction()
+
+function(hookline_program name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPS" ${ARGN})
+  add_executable(${name} ${ARG_SOURCES})
+  target_include_directories(${name} PRIVATE ${CMAKE_SOURCE_DIR})
+  target_link_libraries(${name} PRIVATE ${ARG_DEPS} hookline_warnings)
+endfunction()

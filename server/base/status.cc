@@ -1,0 +1,24 @@
+#include "server/base/status.h"
+
+#include "absl/strings/cord.h"
+#include "absl/strings/str_cat.h"
+
+namespace hookline {
+namespace {
+
+constexpr absl::string_view kFieldPayload = "hookline/field";
+
+}  // namespace
+
+absl::Status InvalidField(absl::string_view field, absl::string_view message) {
+  absl::Status status = absl::InvalidArgumentError(absl::StrCat(field, ": ", message));
+  status.SetPayload(kFieldPayload, absl::Cord(field));
+  return status;
+}
+
+std::string FieldOf(const absl::Status& status) {
+  auto payload = status.GetPayload(kFieldPayload);
+  return payload.has_value() ? std::string(*payload) : "";
+}
+
+}  // namespace hookline

@@ -1,0 +1,129 @@
+// A capture: one client's request while it is served. The engine fills it, a sink (a client's stream, a recording)
+// empties it event by event: first Started, then chunks, last Ended.
+//
+//   auto capture = engine.Start(request, address, {.on_ready = [&] { Wake(); }});
+//   while (std::optional<CaptureEvent> event = (*capture)->Next()) Handle(*event);   // again at each on_ready
+#ifndef HOOKLINE_SERVER_CAPTURE_CAPTURE_H_
+#define HOOKLINE_SERVER_CAPTURE_CAPTURE_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "server/base/dtype.h"
+#include "server/base/slab_pool.h"
+#include "server/capture/request.h"
+
+namespace hookline {
+
+// What was granted; the proto CaptureStarted.
+struct CaptureStarted {
+  struct HookPoint {
+    std::string name;  // as chunks carry it
+    int64_t width = 0;
+    int64_t max_activations = 0;  // granted
+    bool clipped = false;
+  };
+  std::string model;
+  std::string fingerprint;
+  std::vector<HookPoint> hook_points;
+  Dtype dtype = Dtype::kFloat32;
+  int64_t max_message_bytes = 0;
+  int64_t next_sequence = 0;
+  int64_t window_bytes = 0;
+  std::string resume_token;
+};
+
+// For each row of a row group, where it comes from. Shared by the group's chunks.
+struct Provenance {
+  std::vector<int64_t> sequence;
+  std::vector<int32_t> position;
+  std::vector<uint32_t> token_id;
+};
+
+// Rows of one hook point. `data` holds rows * width values, row-major; a chunk larger than a slab lies in several, cut
+// between rows or not. Destroying the chunk gives its slabs back.
+struct Chunk {
+  int hook_point = 0;  // into CaptureStarted::hook_points
+  int64_t first_row = 0;
+  int64_t rows = 0;
+  std::vector<SlabSpan> data;
+  // Null unless the request asked for it. Its first `rows` entries are this chunk's (a chunk that a budget cut has
+  // fewer rows than its group).
+  std::shared_ptr<const Provenance> provenance;
+  std::string resume_token;
+};
+
+enum class StopReason { kBudget, kSourceEnded, kCancelled, kShuttingDown, kError };
+
+// What one hook point brought; the proto HookPointSummary.
+struct HookPointSummary {
+  int64_t rows = 0;
+  int64_t statistics_rows = 0;
+  double mean_row_norm = 0;
+  double mean = 0;
+  double rms = 0;
+  int64_t nan_count = 0;
+  int64_t infinity_count = 0;
+};
+
+// The proto CaptureSummary, and the status with which the call ends.
+struct CaptureEnded {
+  absl::Status status;  // OK unless the server ends the capture with an error
+  StopReason stop_reason = StopReason::kSourceEnded;
+  std::vector<HookPointSummary> hook_points;
+  int64_t sequences = 0;
+  int64_t tokens = 0;
+  int64_t batches = 0;
+  double mean_batch_fill = 0;
+  absl::Duration total_time;
+  absl::Duration queue_time;
+  absl::Duration forward_time;
+  absl::Duration copy_time;
+  absl::Duration wire_time;
+  std::string resume_token;
+};
+
+using CaptureEvent = std::variant<CaptureStarted, Chunk, CaptureEnded>;
+
+// Called from the engine's threads, holding no lock of the engine. They must not block.
+struct CaptureCallbacks {
+  // An event is there after Next returned none.
+  std::function<void()> on_ready;
+  // StreamedSource: there is room again after AddSequences returned false.
+  std::function<void()> on_source_room;
+};
+
+// Thread-safe. Released by its owner at any time, which cancels it; slabs still held by chunks come back with them.
+class Capture {
+ public:
+  virtual ~Capture() = default;
+
+  // The next event, or none if none is there yet. After CaptureEnded: none for ever.
+  virtual std::optional<CaptureEvent> Next() = 0;
+
+  // StreamedSource only: more sequences, checked like a request's (an error ends the capture, too). Returns whether
+  // there is room for more; if not, on_source_room says when. What is given is always taken.
+  virtual absl::StatusOr<bool> AddSequences(TokenBatch batch) = 0;
+
+  // StreamedSource only: no more sequences will come.
+  virtual void FinishSource() = 0;
+
+  // Nobody wants more rows. Queued chunks are dropped and their slabs returned, work in flight is discarded, and no
+  // callback runs after Cancel has returned. Idempotent.
+  virtual void Cancel() = 0;
+
+  // Time that the sink spent with a chunk handed to its transport, for the summary.
+  virtual void AddWireTime(absl::Duration duration) = 0;
+};
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_CAPTURE_CAPTURE_H_

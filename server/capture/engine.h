@@ -1,0 +1,84 @@
+// The engine: admits captures, lets their sequences share forward passes, and hands the rows to their sinks.
+#ifndef HOOKLINE_SERVER_CAPTURE_ENGINE_H_
+#define HOOKLINE_SERVER_CAPTURE_ENGINE_H_
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "server/capture/capture.h"
+#include "server/capture/request.h"
+#include "server/model/model.h"
+
+namespace hookline {
+
+// Limits; each is a flag of the server. The defaults admit every hook point of a model at once, nanochat's
+// 10 x sequence_len positions, 10 million rows, and 64 captures, all from one address too.
+struct EngineOptions {
+  int64_t slab_bytes = int64_t{1} << 20;
+  int64_t slab_count = 512;         // all allocated and touched at start
+  int64_t window_slabs = 8;         // of a capture whose row groups need no more
+  int64_t max_batch_tokens = 8192;  // positions in a forward pass, padding included
+  absl::Duration max_batch_delay = absl::Milliseconds(2);
+  int64_t max_request_tokens = int64_t{16} << 20;  // in one request or one streamed message
+  int64_t max_sequence_length = 0;                 // 0: the model's context_length
+  int max_hook_points = 4096;                      // after expansion
+  int64_t max_rows = 10'000'000;                   // per hook point and capture: larger budgets are clipped
+  int max_captures = 64;
+  int max_captures_per_address = 64;
+  int max_queued_captures = 256;  // admitted later, when a window is free
+};
+
+// What a capture would bring and cost; the proto EstimateCaptureResponse.
+struct CaptureEstimate {
+  struct HookPoint {
+    std::string name;
+    int64_t rows = 0;
+    int64_t bytes = 0;
+  };
+  std::vector<HookPoint> hook_points;
+  int64_t sequences = 0;
+  int64_t tokens = 0;
+  int64_t bytes = 0;
+  std::optional<absl::Duration> time;
+};
+
+// Thread-safe.
+class Engine {
+ public:
+  // INVALID_ARGUMENT: options that contradict each other; RESOURCE_EXHAUSTED: no memory for the slabs.
+  static absl::StatusOr<std::unique_ptr<Engine>> Create(const EngineOptions& options,
+                                                        std::vector<std::unique_ptr<Model>> models);
+
+  // Cancels what still runs and joins the engine's threads.
+  virtual ~Engine() = default;
+
+  virtual const EngineOptions& options() const = 0;
+
+  // In the order given to Create. They live as long as the engine.
+  virtual std::vector<const Model*> models() const = 0;
+
+  // The model of that name; "" names the only one. NOT_FOUND or, for "" among several, INVALID_ARGUMENT; both list the
+  // names.
+  virtual absl::StatusOr<const Model*> FindModel(absl::string_view name) const = 0;
+
+  // Checks the request and admits or queues the capture. `address` is the client's, for its limit. Errors as the proto
+  // CaptureService states them.
+  virtual absl::StatusOr<std::shared_ptr<Capture>> Start(CaptureRequest request, absl::string_view address,
+                                                         CaptureCallbacks callbacks) = 0;
+
+  virtual absl::StatusOr<CaptureEstimate> Estimate(const CaptureRequest& request) const = 0;
+
+  // Refuses new captures (UNAVAILABLE), lets running ones end until `deadline`, then ends the rest with a summary
+  // (kShuttingDown, UNAVAILABLE). Returns when every capture has ended and its sink has taken the end or let go.
+  virtual void Drain(absl::Time deadline) = 0;
+};
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_CAPTURE_ENGINE_H_

@@ -1,0 +1,67 @@
+// Hook points: the named tensors of a forward pass, and how requests name them.
+//
+//   HookPoints points = ...;                     // a model's
+//   auto resolved = points.Resolve({"blocks.*.hook_resid_post", "hook_embed"});
+#ifndef HOOKLINE_SERVER_MODEL_HOOK_POINTS_H_
+#define HOOKLINE_SERVER_MODEL_HOOK_POINTS_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+
+namespace hookline {
+
+// One tensor that can be captured.
+struct HookPoint {
+  std::string name;         // TransformerLens's, e.g. "blocks.3.hook_resid_post"
+  int64_t width = 0;        // values in a row, heads flattened, head 0 first
+  int layer = 0;            // block from 0; -1 before the first, the number of layers after the last
+  std::string description;  // one sentence
+};
+
+// A hook point as a request chose it.
+struct ResolvedHookPoint {
+  int index = 0;     // into HookPoints::all()
+  std::string name;  // as chunks carry it: the full name, or the alias that was asked for
+};
+
+// A model's hook points, in the order in which the forward pass computes them. Immutable, so safe to share.
+class HookPoints {
+ public:
+  HookPoints() = default;
+
+  // Names must be unique. `aliases` maps other accepted names to indices into `points`; wildcards do not match them.
+  explicit HookPoints(std::vector<HookPoint> points, absl::flat_hash_map<std::string, int> aliases = {});
+
+  const std::vector<HookPoint>& all() const { return points_; }
+  const HookPoint& operator[](int index) const { return points_[index]; }
+  int size() const { return static_cast<int>(points_.size()); }
+
+  // Index of a full name or an alias; -1 if there is none.
+  int Find(absl::string_view name) const;
+
+  // Expands names and wildcards (`*` crosses dots, `{2,5}` lists; everything else is literal), in the order of
+  // `patterns`, a wildcard's matches in the order of the model. What overlaps is merged, at its first place.
+  // INVALID_ARGUMENT, naming the field `hook_points[i]`: no patterns, an unknown name (with the nearest names), a
+  // wildcard that matches nothing, a malformed wildcard, a name given twice, or more than `max_hook_points` after
+  // expansion.
+  absl::StatusOr<std::vector<ResolvedHookPoint>> Resolve(absl::Span<const std::string> patterns,
+                                                         int max_hook_points) const;
+
+  // Up to `count` names that are nearest to `name` by edit distance, nearest first.
+  std::vector<std::string> Nearest(absl::string_view name, int count) const;
+
+ private:
+  std::vector<HookPoint> points_;
+  absl::flat_hash_map<std::string, int> aliases_;
+  absl::flat_hash_map<std::string, int> index_;
+};
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_MODEL_HOOK_POINTS_H_

@@ -1,0 +1,35 @@
+// Loads a model from what is on disk.
+//
+//   ModelOptions options;
+//   options.path = "checkpoints/d20";
+//   auto model = LoadModel(options);
+#ifndef HOOKLINE_SERVER_MODEL_LOAD_H_
+#define HOOKLINE_SERVER_MODEL_LOAD_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "server/model/model.h"
+
+namespace hookline {
+
+struct ModelOptions {
+  std::string name;             // by which requests choose it; empty: the last part of `path`
+  std::string path;             // a nanochat checkpoint directory
+  int64_t step = -1;            // of the directory's checkpoints the one to load; -1: the highest
+  std::string device = "auto";  // cpu | cuda | cuda:N | auto (CUDA where there is one)
+  std::string dtype = "auto";   // float32 | bfloat16 | float16 | auto (float32 on the CPU, bfloat16 on CUDA)
+  std::string
+      window_pattern;  // nanochat: overrides the checkpoint's, letters S and L; empty: the checkpoint's, else "L"
+};
+
+// Reads the checkpoint and copies its weights to the device; when it returns, they are there.
+// Errors: NOT_FOUND (no such path or step), INVALID_ARGUMENT (an option's value, named), FAILED_PRECONDITION (a
+// checkpoint that is corrupt, incomplete or of an architecture we do not run: the message names file and key).
+absl::StatusOr<std::unique_ptr<Model>> LoadModel(const ModelOptions& options);
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_MODEL_LOAD_H_

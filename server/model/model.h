@@ -1,0 +1,70 @@
+// A model: weights on a device and the forward pass over them. This header is free of LibTorch's, so that every layer
+// above can include it.
+#ifndef HOOKLINE_SERVER_MODEL_MODEL_H_
+#define HOOKLINE_SERVER_MODEL_MODEL_H_
+
+#include <cstdint>
+#include <string>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "absl/types/span.h"
+#include "server/base/dtype.h"
+#include "server/model/hook_points.h"
+
+namespace at {
+class Tensor;
+}
+
+namespace hookline {
+
+// What is known of a model besides its hook points.
+struct ModelInfo {
+  std::string name;          // by which requests choose it
+  std::string architecture;  // "nanochat"
+  std::string variant;       // "I"
+  std::string details;       // what was found or set that changes activations, one line for people
+  int layers = 0;
+  int64_t width = 0;  // of the residual stream
+  int heads = 0;
+  int key_value_heads = 0;
+  int64_t context_length = 0;   // tokens; longer sequences are refused
+  int64_t vocabulary_size = 0;  // token ids are below it
+  Dtype dtype = Dtype::kFloat32;
+  std::string device;       // "cpu", "cuda:0"
+  std::string fingerprint;  // 32 hexadecimal digits, see proto Model.fingerprint
+  int64_t parameters = 0;
+  // Whether sequences of different lengths may share a batch, padded on the right.
+  bool mixes_lengths = true;
+};
+
+// Thread-compatible: one thread at a time calls Forward (the model's executor); the const members are safe from any.
+class Model {
+ public:
+  // Receives the value of one hook point during Forward: `(batch * positions, width)` on the model's device in its
+  // dtype, possibly a view that is not contiguous. The tensor may be kept; nothing writes to it later.
+  using Tap = absl::FunctionRef<void(int hook_point, const at::Tensor& value)>;
+
+  virtual ~Model() = default;
+
+  const ModelInfo& info() const { return info_; }
+  const HookPoints& hook_points() const { return hook_points_; }
+
+  // Runs the forward pass over `token_ids` (batch, positions), int64, on the model's device, every id below
+  // vocabulary_size and positions <= context_length, and calls `tap` once for each of `hook_points` (indices, ascending
+  // and unique), in ascending order. Ends at the deepest of them: later blocks are not executed. Rows right of a
+  // sequence's end (padding) hold numbers without meaning; they influence no row before them.
+  // Errors: RESOURCE_EXHAUSTED when the device has no memory left (the model stays usable), INTERNAL otherwise.
+  virtual absl::Status Forward(const at::Tensor& token_ids, absl::Span<const int> hook_points, Tap tap) = 0;
+
+  // Blocks executed since the model was loaded, to count what early exit saves.
+  virtual int64_t blocks_executed() const = 0;
+
+ protected:
+  ModelInfo info_;
+  HookPoints hook_points_;
+};
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_MODEL_MODEL_H_
