@@ -92,7 +92,7 @@ class Engine {
   // A dataset may hold ids that a model lacks; a capture of both is refused. `models` may be empty.
   static absl::StatusOr<std::unique_ptr<Engine>> Create(const EngineOptions& options,
                                                         std::vector<std::unique_ptr<Model>> models,
-                                                        std::vector<std::unique_ptr<Dataset>> datasets);
+                                                        std::vector<std::unique_ptr<const Dataset>> datasets);
 
   // Cancels what still runs and joins the engine's threads.
   virtual ~Engine() = default;
