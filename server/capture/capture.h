@@ -118,7 +118,8 @@ class Capture {
   virtual void FinishSource() = 0;
 
   // Nobody wants more rows. Queued chunks are dropped and their slabs returned, work in flight is discarded, and no
-  // callback runs after Cancel has returned. Idempotent.
+  // callback runs after Cancel has returned: it waits for one that is running, so hold no lock that callbacks take.
+  // Idempotent. Not to be called from a callback.
   virtual void Cancel() = 0;
 
   // Time that the sink spent with a chunk handed to its transport, for the summary.
