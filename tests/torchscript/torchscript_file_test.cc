@@ -1,8 +1,6 @@
 // TorchScript files that are refused, and how.
 #include <gmock/gmock.h>
 
-#include <random>
-
 #include "tests/torchscript/torchscript_testing.h"
 
 namespace hookline {
@@ -32,6 +30,7 @@ void ExpectCodeRefused(const std::string& code, const std::string& text) {
   torch::jit::Module module("Whole");
   module.register_parameter("table", at::ones({10, 4}), false);
   module.register_attribute("cache", c10::TensorType::get(), at::zeros({4}));
+  module.register_attribute("past", c10::ListType::create(c10::TensorType::get()), c10::List<at::Tensor>());
   module.define(code);
   module.save(folder.File("module.pt"));
   ExpectFileRefused(folder.File("module.pt"), text);
@@ -64,26 +63,6 @@ TEST(TorchScriptFileTest, ATruncatedFileIsRefusedAtEveryLength) {
   ExpectFileRefused(folder.File("cut.pt"), "");
 }
 
-TEST(TorchScriptFileTest, AFlippedFileIsRefusedOrLoadsWithoutHarm) {
-  TemporaryFolder folder;
-  const std::string whole = ReadFile(Fixture("awkward"));
-  std::mt19937 random(1);
-  int refused = 0;
-  for (int i = 0; i < 40; ++i) {
-    std::string flipped = whole;
-    flipped[random() % flipped.size()] ^= static_cast<char>(1 << (random() % 8));
-    WriteFile(folder.File("flipped.pt"), flipped);
-    TorchScriptOptions options;
-    options.path = folder.File("flipped.pt");
-    auto model = LoadTorchScript(options);
-    if (!model.ok()) {
-      ++refused;
-      EXPECT_THAT(std::string(model.status().message()), HasSubstr(options.path));
-    }
-  }
-  EXPECT_GT(refused, 0);
-}
-
 TEST(TorchScriptFileTest, CodeThatReachesFilesIsNotRun) {
   TemporaryFolder folder;
   const std::string target = folder.File("written");
@@ -98,6 +77,8 @@ TEST(TorchScriptFileTest, StateThatOutlivesARequestIsRefused) {
                     "assigns the attribute 'cache'");
   ExpectCodeRefused("def forward(self, ids):\n  self.cache.add_(1.0)\n  return self.table[ids] + self.cache\n",
                     "writes to its buffers");
+  ExpectCodeRefused("def forward(self, ids):\n  self.past.append(self.table[0])\n  return self.table[ids]\n",
+                    "assigns the attribute 'past'");
 }
 
 TEST(TorchScriptFileTest, InputsThatNobodyGivesAreNamed) {

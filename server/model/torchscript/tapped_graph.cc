@@ -98,7 +98,7 @@ class Tapper {
     TORCH_CHECK(graph_->outputs().size() == 1, "forward returns ", graph_->outputs().size(), " values");
     Record(Call{"", ClassName(*module_.type())}, graph_->outputs()[0], graph_->return_node());
     graph_->eraseOutput(0);
-    Name();
+    RETURN_IF_ERROR(Name());
     jit::EliminateDeadCode(graph_);
     tapped_.graph = graph_;
     return std::move(tapped_);
@@ -106,6 +106,12 @@ class Tapper {
 
  private:
   static std::string ClassName(const c10::ClassType& type) { return type.name() ? type.name()->name() : "?"; }
+
+  static absl::Status AssignsAttribute(const jit::Node& node) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("its forward assigns the attribute '", Printable(node.s(attr::name)),
+                     "', so that rows would depend on what ran before; export it without a cache or other state"));
+  }
 
   // Leaves the module, the token ids and at most an attention mask as inputs; the others take their defaults.
   absl::Status SettleInputs(const c10::FunctionSchema& schema) {
@@ -156,9 +162,7 @@ class Tapper {
       if (node->kind() == prim::GetAttr) {
         Bind(node);
       } else if (node->kind() == prim::SetAttr) {
-        return absl::FailedPreconditionError(
-            absl::StrCat("its forward assigns the attribute '", Printable(node->s(attr::name)),
-                         "', so that rows would depend on what ran before; export it without a cache or other state"));
+        return AssignsAttribute(*node);
       } else if (node->kind() == prim::CallMethod) {
         auto object = objects_.find(node->input(0));
         if (object != objects_.end()) {
@@ -215,6 +219,8 @@ class Tapper {
       Replace(node, value);
     } else if (value.isTensor()) {
       node->output()->setType(c10::TensorType::get());
+    } else if (value.isList() || value.isGenericDict()) {
+      containers_.push_back(node);
     }
   }
 
@@ -307,7 +313,7 @@ class Tapper {
 
   // Gives the markers their names in the order of the graph, makes them its outputs, and drops the copies that nothing
   // makes necessary.
-  void Name() {
+  absl::Status Name() {
     std::vector<jit::Node*> ordered;
     for (jit::Node* node : graph_->nodes()) {
       if (markers_.count(node) != 0) ordered.push_back(node);
@@ -329,6 +335,9 @@ class Tapper {
     };
 
     jit::AliasDb aliases(graph_);
+    for (const jit::Node* node : containers_) {
+      if (aliases.hasWriters(node->output())) return AssignsAttribute(*node);
+    }
     std::vector<bool> written_later;
     for (jit::Node* node : ordered) written_later.push_back(aliases.hasWriters(node->input(0)));
 
@@ -372,6 +381,7 @@ class Tapper {
       tapped_.refused.emplace(Printable(path), "never runs in forward");
     }
     for (const std::string& taken : names) tapped_.refused.erase(taken);
+    return absl::OkStatus();
   }
 
   static std::pair<std::string, int> Numbered(const std::string& path) {
@@ -389,6 +399,7 @@ class Tapper {
   std::shared_ptr<jit::Graph> graph_;
   jit::Value* none_ = nullptr;
   std::unordered_map<const jit::Value*, c10::intrusive_ptr<c10::ivalue::Object>> objects_;
+  std::vector<const jit::Node*> containers_;  // that read a list or a dictionary of a module
   int64_t nodes_ = 0;
   std::vector<jit::Value*> returned_;
   size_t elements_ = 0;
