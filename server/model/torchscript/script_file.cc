@@ -3,12 +3,10 @@
 #include <caffe2/serialize/inline_container.h>
 #include <torch/csrc/jit/serialization/import.h>
 #include <xxhash.h>
+#include <zlib.h>
 
 #include <algorithm>
-#include <filesystem>
-#include <fstream>
 #include <memory>
-#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -18,7 +16,9 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
+#include "server/base/mapped_file.h"
 #include "server/base/status.h"
+#include "server/model/torchscript/zip_checksums.h"
 
 namespace hookline {
 namespace {
@@ -44,24 +44,10 @@ absl::string_view FileOperator(absl::string_view code) {
   return "";
 }
 
-absl::Status CheckIsZip(const std::string& path) {
-  std::error_code error;
-  const auto status = std::filesystem::status(path, error);
-  if (!std::filesystem::exists(status)) return absl::NotFoundError(absl::StrCat(path, ": no such file"));
-  if (!std::filesystem::is_regular_file(status)) {
-    return absl::FailedPreconditionError(absl::StrCat(path, ": not a file; a TorchScript model is one .pt file"));
-  }
-  std::ifstream file(path, std::ios::binary);
-  char magic[4] = {};
-  // LibTorch also loads flatbuffers, unchecked.
-  if (!file.read(magic, sizeof(magic)) || absl::string_view(magic, 4) != absl::string_view("PK\3\4", 4)) {
-    return absl::FailedPreconditionError(
-        absl::StrCat(path, ": not a TorchScript archive, as torch.jit.save writes them (a zip file)"));
-  }
-  return absl::OkStatus();
-}
-
-absl::StatusOr<std::string> CheckRecords(const std::string& path, PyTorchStreamReader& reader) {
+// XXH3-128 over the records, in hexadecimal, once each is what its checksum says and reaches no files.
+absl::StatusOr<std::string> CheckRecords(const std::string& path,
+                                         const absl::flat_hash_map<std::string, uint32_t>& checksums,
+                                         PyTorchStreamReader& reader) {
   std::vector<std::string> names = reader.getAllRecords();
   std::sort(names.begin(), names.end());
   const bool has_code =
@@ -75,9 +61,15 @@ absl::StatusOr<std::string> CheckRecords(const std::string& path, PyTorchStreamR
   if (hash == nullptr) throw std::bad_alloc();
   XXH3_128bits_reset(hash.get());
   for (const std::string& name : names) {
-    if (absl::EndsWith(name, ".debug_pkl")) continue;
     auto [data, size] = reader.getRecord(name);
     const absl::string_view bytes(static_cast<const char*>(data.get()), size);
+    auto checksum = checksums.find(name);
+    if (checksum == checksums.end() ||
+        crc32_z(0, reinterpret_cast<const Bytef*>(bytes.data()), bytes.size()) != checksum->second) {
+      return absl::FailedPreconditionError(
+          absl::StrCat(path, ": record ", absl::CHexEscape(name), " is damaged: its CRC-32 does not match"));
+    }
+    if (absl::EndsWith(name, ".debug_pkl")) continue;
     if (absl::StartsWith(name, "code/")) {
       if (size > kMaxCodeBytes) {
         return absl::FailedPreconditionError(absl::StrCat(path, ": record ", absl::CHexEscape(name), " has ", size,
@@ -113,12 +105,20 @@ std::string OneLine(const std::exception& error) {
 }
 
 absl::StatusOr<ScriptFile> LoadScriptFile(const std::string& path) {
-  RETURN_IF_ERROR(CheckIsZip(path));
+  ASSIGN_OR_RETURN(std::shared_ptr<const MappedFile> mapped, MappedFile::Open(path));
+  const absl::string_view archive(reinterpret_cast<const char*>(mapped->bytes().data()), mapped->bytes().size());
+  // LibTorch also loads flatbuffers, which nothing here would check.
+  if (!absl::StartsWith(archive, absl::string_view("PK\3\4", 4))) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(path, ": not a TorchScript archive, as torch.jit.save writes them (a zip file)"));
+  }
+  auto checksums = ZipChecksums(archive);
+  if (!checksums.ok()) return absl::FailedPreconditionError(absl::StrCat(path, ": ", checksums.status().message()));
   try {
     ScriptFile file;
     {
       PyTorchStreamReader reader(path);
-      ASSIGN_OR_RETURN(file.fingerprint, CheckRecords(path, reader));
+      ASSIGN_OR_RETURN(file.fingerprint, CheckRecords(path, *checksums, reader));
     }
     file.module = torch::jit::load(path, c10::Device(c10::kCPU));
     for (torch::jit::Module submodule : file.module.modules()) {
