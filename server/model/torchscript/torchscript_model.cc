@@ -142,20 +142,17 @@ class TorchScriptModel : public Model {
         const at::Tensor& value = values[i].toTensor();
         at::Tensor rows = Rows(value, layouts_[hook_points[i]].leading, batch, positions);
         if (!rows.defined() || rows.numel() != batch * positions * point.width) {
-          return absl::InternalError(absl::StrCat(
-              "hook point '", point.name, "' came with shape ", ShapeText(value.sizes()), " for ", batch,
-              " sequences of ", positions, " tokens; ", ShapeText({batch, positions, point.width}), " was expected"));
+          return Failure(absl::StrCat("hook point '", point.name, "' came with shape ", ShapeText(value.sizes()),
+                                      " for ", batch, " sequences of ", positions, " tokens; ",
+                                      ShapeText({batch, positions, point.width}), " was expected"));
         }
         tap(hook_points[i], rows.reshape({batch * positions, point.width}).to(ScalarTypeOf(info_.dtype)).detach());
       }
       return absl::OkStatus();
     } catch (const std::exception& error) {
       if (IsOutOfMemory(error)) return absl::ResourceExhaustedError(OneLine(error));
-      const std::string message =
-          absl::StrCat("the module failed on token ids of shape ", ShapeText(token_ids.sizes()), ": ", OneLine(error));
-      if (limits_known()) return absl::InternalError(message);
-      return absl::InvalidArgumentError(
-          absl::StrCat(message, " (its context length or vocabulary size was not given to the server)"));
+      return Failure(
+          absl::StrCat("the module failed on token ids of shape ", ShapeText(token_ids.sizes()), ": ", OneLine(error)));
     }
   }
 
@@ -168,6 +165,13 @@ class TorchScriptModel : public Model {
   };
 
   bool limits_known() const { return options_.context_length > 0 && options_.vocabulary_size > 0; }
+
+  // Whose fault a forward pass is: where the server knows no limits, a request may have exceeded them.
+  absl::Status Failure(const std::string& message) const {
+    if (limits_known()) return absl::InternalError(message);
+    return absl::InvalidArgumentError(
+        absl::StrCat(message, " (the server was not told the model's context length and vocabulary size)"));
+  }
 
   absl::Status Failed(absl::string_view message) const {
     return absl::FailedPreconditionError(absl::StrCat(options_.path, ": ", message));
@@ -306,7 +310,7 @@ class TorchScriptModel : public Model {
       }
       if (!layouts[i] || refused.contains(tap.name)) continue;
       points.push_back(
-          {tap.name, layouts[i]->width, layer, absl::StrCat("What the module (", tap.class_name, ") returned.")});
+          {tap.name, layouts[i]->width, layer, absl::StrCat("Output of this ", tap.class_name, " module.")});
       layouts_.push_back(*layouts[i]);
       tap_of_.push_back(static_cast<int>(i));
       ++points_of_width[layouts[i]->width];
