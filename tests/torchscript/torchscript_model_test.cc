@@ -277,6 +277,31 @@ def forward(self, ids):
   }
 }
 
+TEST(TorchScriptModelTest, PositionsMayComeBeforeTheBatch) {
+  auto model = SaveAndLoad(WithChildren(R"(
+def forward(self, ids):
+  x = self.a.forward(self.table[ids].transpose(0, 1)).transpose(0, 1)
+  return self.b.forward(x)
+)",
+                                        kAdd));
+  ASSERT_NE(model, nullptr);
+  auto values = Values(*model, Ids({{1, 2}, {3, 4}, {5, 6}}), {"a", "b"});
+  ASSERT_TRUE(values.ok()) << values.status();
+  EXPECT_TRUE((values->at("a") + 100.0).equal(values->at("b")));
+}
+
+TEST(TorchScriptModelTest, AWidthThatDependsOnTheLengthIsRefused) {
+  auto model = SaveAndLoad(WithChildren(R"(
+def forward(self, ids):
+  x = self.a.forward(self.table[ids])
+  return self.b.forward(x).sum() + torch.matmul(x, x.transpose(1, 2))
+)",
+                                        kAdd));
+  ASSERT_NE(model, nullptr);
+  EXPECT_THAT(Refusal(*model, "output"),
+              HasSubstr("rows whose width depends on the input; for 3 sequences of 7 tokens its shape is (3, 7, 7)"));
+}
+
 TEST(TorchScriptModelTest, AnAttentionMaskIsGivenWhereOneIsTaken) {
   auto model = SaveAndLoad(WithChildren(R"(
 def forward(self, ids, attention_mask):

@@ -11,10 +11,10 @@
 #include <limits>
 #include <list>
 #include <map>
-#include <optional>
 #include <utility>
 #include <vector>
 
+#include "absl/algorithm/container.h"
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -64,29 +64,29 @@ c10::ScalarType ScalarTypeOf(Dtype dtype) {
 std::string ShapeText(c10::IntArrayRef shape) { return absl::StrCat("(", absl::StrJoin(shape, ", "), ")"); }
 
 // What the first dimensions of a module's output are.
-enum class Leading { kBatchPositions, kOnePositions, kPositions };
+enum class Leading { kBatchPositions, kPositionsBatch, kOnePositions, kPositions };
 
 struct Layout {
   Leading leading = Leading::kBatchPositions;
   int64_t width = 1;
+
+  bool operator==(const Layout& other) const { return leading == other.leading && width == other.width; }
 };
 
-std::optional<Layout> LayoutOf(c10::IntArrayRef shape, ProbeShape probe) {
-  Layout layout;
-  size_t dimensions = 2;
-  if (shape.size() >= 2 && shape[0] == probe.batch && shape[1] == probe.positions) {
-    layout.leading = Leading::kBatchPositions;
-  } else if (shape.size() >= 2 && shape[0] == 1 && shape[1] == probe.positions) {
-    layout.leading = Leading::kOnePositions;
-  } else if (!shape.empty() && shape[0] == probe.positions) {
-    layout.leading = Leading::kPositions;
-    dimensions = 1;
-  } else {
-    return std::nullopt;
-  }
-  for (size_t i = dimensions; i < shape.size(); ++i) layout.width *= shape[i];
-  if (layout.width <= 0) return std::nullopt;
-  return layout;
+// What a tensor of `shape` can be, given what went in.
+std::vector<Layout> LayoutsOf(c10::IntArrayRef shape, ProbeShape probe) {
+  std::vector<Layout> layouts;
+  auto consider = [&](Leading leading, std::initializer_list<int64_t> first) {
+    if (shape.size() < first.size() || !std::equal(first.begin(), first.end(), shape.begin())) return;
+    Layout layout{leading, 1};
+    for (size_t i = first.size(); i < shape.size(); ++i) layout.width *= shape[i];
+    if (layout.width > 0) layouts.push_back(layout);
+  };
+  consider(Leading::kBatchPositions, {probe.batch, probe.positions});
+  consider(Leading::kPositionsBatch, {probe.positions, probe.batch});
+  consider(Leading::kOnePositions, {1, probe.positions});
+  consider(Leading::kPositions, {probe.positions});
+  return layouts;
 }
 
 // Calls `visit` for every constant in the graph with its value.
@@ -237,9 +237,10 @@ class TorchScriptModel : public Model {
           absl::StrCat("it has ", tapped_.taps.size(), " module outputs; at most ", kMaxHookPoints, " are supported"));
     }
     const jit::Code code(tapped_.graph, "forward");
-    std::vector<std::optional<Layout>> layouts(tapped_.taps.size());
+    std::vector<std::vector<Layout>> layouts(tapped_.taps.size());  // that fit all probes so far
     absl::flat_hash_map<std::string, std::string> refused(tapped_.refused.begin(), tapped_.refused.end());
-    for (ProbeShape probe : kProbes) {
+    for (const ProbeShape& shape : kProbes) {
+      ProbeShape probe = shape;
       if (options_.context_length > 0) probe.positions = std::min(probe.positions, options_.context_length);
       const at::Tensor ids = at::zeros({probe.batch, probe.positions}, at::TensorOptions(device_).dtype(c10::kLong));
       jit::Stack values;
@@ -258,20 +259,25 @@ class TorchScriptModel : public Model {
         const std::string& name = tapped_.taps[i].name;
         if (refused.contains(name)) continue;
         const at::Tensor& value = values[i].toTensor();
-        auto layout = LayoutOf(value.sizes(), probe);
-        const bool same = layout && (probe.batch == kProbes[0].batch ||
-                                     (layout->leading == layouts[i]->leading && layout->width == layouts[i]->width));
+        std::vector<Layout> possible = LayoutsOf(value.sizes(), probe);
+        if (&shape != &kProbes[0]) {
+          possible.erase(
+              std::remove_if(possible.begin(), possible.end(),
+                             [&](const Layout& layout) { return !absl::c_linear_search(layouts[i], layout); }),
+              possible.end());
+        }
+        const bool has_rows = !LayoutsOf(value.sizes(), probe).empty();
+        layouts[i] = std::move(possible);
         if (name.size() > kMaxNameBytes) {
           refused[name] = absl::StrCat("has a name longer than ", kMaxNameBytes, " bytes");
         } else if (!value.is_floating_point()) {
           refused[name] = absl::StrCat("cannot be captured: its values are ", c10::toString(value.scalar_type()),
                                        ", where a floating type is needed");
-        } else if (!same) {
-          refused[name] = absl::StrCat("cannot be captured: it has no token axis; for ", probe.batch, " sequences of ",
-                                       probe.positions, " tokens its shape is ", ShapeText(value.sizes()),
-                                       ", where (batch, positions, ...) is needed");
-        } else {
-          layouts[i] = layout;
+        } else if (layouts[i].empty()) {
+          refused[name] = absl::StrCat("cannot be captured: it has ",
+                                       has_rows ? "rows whose width depends on the input" : "no token axis", "; for ",
+                                       probe.batch, " sequences of ", probe.positions, " tokens its shape is ",
+                                       ShapeText(value.sizes()), ", where (batch, positions, ...) is needed");
         }
       }
     }
@@ -280,7 +286,7 @@ class TorchScriptModel : public Model {
     return absl::OkStatus();
   }
 
-  void MakeHookPoints(const std::vector<std::optional<Layout>>& layouts,
+  void MakeHookPoints(const std::vector<std::vector<Layout>>& layouts,
                       absl::flat_hash_map<std::string, std::string> refused) {
     // Blocks are the numbered children of the module under which most calls happen.
     std::map<std::string, int> calls_under;
@@ -308,12 +314,12 @@ class TorchScriptModel : public Model {
       } else if (i > last_in_block) {
         layer = info_.layers;
       }
-      if (!layouts[i] || refused.contains(tap.name)) continue;
+      if (layouts[i].empty() || refused.contains(tap.name)) continue;
       points.push_back(
-          {tap.name, layouts[i]->width, layer, absl::StrCat("Output of this ", tap.class_name, " module.")});
-      layouts_.push_back(*layouts[i]);
+          {tap.name, layouts[i].front().width, layer, absl::StrCat("Output of this ", tap.class_name, " module.")});
+      layouts_.push_back(layouts[i].front());
       tap_of_.push_back(static_cast<int>(i));
-      ++points_of_width[layouts[i]->width];
+      ++points_of_width[layouts[i].front().width];
     }
     auto widest_use = std::max_element(points_of_width.begin(), points_of_width.end(),
                                        [](const auto& a, const auto& b) { return a.second < b.second; });
@@ -378,14 +384,14 @@ class TorchScriptModel : public Model {
   // `value` with the dimensions (batch, positions, ...); undefined if it has not the shape that the probe found.
   static at::Tensor Rows(const at::Tensor& value, Leading leading, int64_t batch, int64_t positions) {
     std::vector<int64_t> shape = value.sizes().vec();
-    const bool has_batch = leading != Leading::kPositions;
-    if (shape.size() < (has_batch ? 2 : 1) || shape[has_batch ? 1 : 0] != positions) return {};
-    if (leading == Leading::kBatchPositions) return shape[0] == batch ? value : at::Tensor();
-    if (leading == Leading::kPositions) {
-      shape.insert(shape.begin(), batch);
-    } else {
-      shape[0] = batch;
+    if (leading == Leading::kPositionsBatch) {
+      const bool fits = shape.size() >= 2 && shape[0] == positions && shape[1] == batch;
+      return fits ? value.transpose(0, 1) : at::Tensor();
     }
+    if (leading == Leading::kPositions) shape.insert(shape.begin(), 1);
+    if (shape.size() < 2 || shape[1] != positions) return {};
+    if (leading == Leading::kBatchPositions) return shape[0] == batch ? value : at::Tensor();
+    shape[0] = batch;
     return value.expand(shape);
   }
 

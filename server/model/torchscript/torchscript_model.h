@@ -30,9 +30,9 @@ struct TorchScriptOptions {
 };
 
 // Loads the file and finds its hook points: two short batches of zeros go through the whole module, and a hook point is
-// what had shape (batch, positions, ...) both times, or (positions, ...) or (1, positions, ...), the same for every
-// sequence; the dimensions after are flattened into its width. Everything else is refused by name when a request asks
-// for it.
+// what had shape (batch, positions, ...) or (positions, batch, ...) both times, or (positions, ...) or
+// (1, positions, ...), the same for every sequence; the dimensions after are flattened into its width. Everything else
+// is refused by name when a request asks for it.
 //
 // In ModelInfo: architecture "torchscript", variant the module's class. Where context_length or vocabulary_size are not
 // given, INT32_MAX stands for them, `details` says so, and an exception that the module throws in Forward is
