@@ -1,5 +1,8 @@
 #include "server/model/memory.h"
 
+#include <ATen/ATen.h>
+#include <torch/version.h>
+
 #include <algorithm>
 #include <fstream>
 #include <map>
@@ -12,6 +15,12 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
+
+// Earlier ones tell free device memory through CUDA's headers only.
+#if TORCH_VERSION_MAJOR > 2 || (TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR >= 11)
+#include <c10/core/CachingDeviceAllocator.h>
+#define HOOKLINE_HAS_MEMORY_INFO 1
+#endif
 
 namespace hookline {
 namespace {
@@ -94,6 +103,21 @@ std::optional<AvailableMemory> HostMemory(absl::string_view root) {
     if (left < memory.bytes) memory = {left, absl::StrCat("memory.max of ", folder)};
   }
   return memory;
+}
+
+std::optional<AvailableMemory> MemoryOf(const std::string& device) {
+  try {
+    const c10::Device where(device);
+    if (where.is_cpu()) return HostMemory();
+#ifdef HOOKLINE_HAS_MEMORY_INFO
+    at::empty({1}, at::TensorOptions(where));  // initializes the device
+    c10::DeviceAllocator* allocator = c10::getDeviceAllocator(where.type());
+    return AvailableMemory{static_cast<int64_t>(allocator->getMemoryInfo(where.index()).first), "as the driver says"};
+#endif
+  } catch (const std::exception&) {
+    // Loading the model says what is wrong with the device.
+  }
+  return std::nullopt;
 }
 
 }  // namespace hookline

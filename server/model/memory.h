@@ -1,6 +1,6 @@
 // Whether models fit into memory, said before they are loaded.
 //
-//   RETURN_IF_ERROR(CheckMemory({{"gpt2", "cuda:0", 248894976}}, &FreeMemory));
+//   RETURN_IF_ERROR(CheckMemory({{"gpt2", "cuda:0", 248894976}}, &MemoryOf));
 #ifndef HOOKLINE_SERVER_MODEL_MEMORY_H_
 #define HOOKLINE_SERVER_MODEL_MEMORY_H_
 
@@ -36,6 +36,10 @@ absl::Status CheckMemory(absl::Span<const MemoryNeed> needs,
 // around it has a limit: the limit less what is in use, files that it could drop counted as free. nullopt where /proc
 // does not tell. `root` is put before the paths, for tests.
 std::optional<AvailableMemory> HostMemory(absl::string_view root = "");
+
+// What a model on `device`, as LibTorch names it, can get: HostMemory for "cpu", else what the driver calls free.
+// nullopt where LibTorch cannot tell without CUDA's headers (before 2.11), or there is no such device.
+std::optional<AvailableMemory> MemoryOf(const std::string& device);
 
 // "1.5 GB (1500000000 bytes)".
 std::string MemoryText(int64_t bytes);

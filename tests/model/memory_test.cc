@@ -103,9 +103,10 @@ TEST(MemoryTest, TheTopCgroupOfAContainerCountsToo) {
 TEST(MemoryTest, WithoutTheKernelsWordThereIsNoNumber) { EXPECT_FALSE(HostMemory("/nowhere").has_value()); }
 
 TEST(MemoryTest, ThisMachineTellsItsOwn) {
-  auto memory = HostMemory();
+  auto memory = MemoryOf("cpu");
   ASSERT_TRUE(memory.has_value());
   EXPECT_GT(memory->bytes, 0);
+  EXPECT_FALSE(MemoryOf("no device at all").has_value());
 }
 
 }  // namespace
