@@ -14,6 +14,7 @@
 #include "absl/strings/strip.h"
 #include "server/base/status.h"
 #include "server/model/families/nanochat.h"
+#include "server/model/torchscript/torchscript_model.h"
 
 namespace hookline {
 namespace {
