@@ -17,21 +17,26 @@
 #include "server/capture/capture.h"
 #include "server/service/capture_response_encoder.h"
 #include "server/service/status_mapping.h"
+#include "server/service/wake_queue.h"
 
 namespace hookline {
 
-// `Reactor` is gRPC's for the method: ServerWriteReactor or ServerBidiReactor of byte buffers. Deletes itself in
-// OnDone.
+// `Reactor` is gRPC's for the method: ServerWriteReactor or ServerBidiReactor of byte buffers.
 //
 // Events are taken from the capture one at a time, the next when gRPC has taken the last: a client that does not read
-// leaves the rest with the engine. gRPC's threads (OnWriteDone, OnCancel, OnReadDone) and the engine's (callbacks())
-// all end up in Advance, which alone starts writes and finishes, under the mutex.
+// leaves the rest with the engine. gRPC's threads (OnWriteDone, OnCancel, OnReadDone) and the engine's wakes, which
+// come through a WakeQueue, all end up in Advance, which alone starts writes and finishes, under the mutex.
 //
-// The call is alive while one of its gRPC reactions or its method runs, and until OnDone. Capture::Cancel, which waits
-// for the engine's callbacks, is called there and in OnCancel, without the mutex, since callbacks take it.
+// A call is alive from Keep to OnDone, and as long as a wake for it is queued.
 template <typename Reactor>
-class CaptureCall : public Reactor {
+class CaptureCall : public Reactor, public std::enable_shared_from_this<CaptureCall<Reactor>> {
  public:
+  // `wakes` must outlive the call.
+  explicit CaptureCall(WakeQueue* wakes) : wakes_(wakes) {}
+
+  // Has gRPC own the call. To be called once, before anything is started.
+  void Keep() { self_ = this->shared_from_this(); }
+
   void OnWriteDone(bool /*ok: false means a cancelled call, which OnCancel tells*/) final {
     {
       absl::MutexLock lock(&mutex_);
@@ -60,15 +65,17 @@ class CaptureCall : public Reactor {
       absl::MutexLock lock(&mutex_);
       capture = std::move(capture_);
     }
+    // After this no wake comes; one that is queued finds the call finished.
     if (capture != nullptr) capture->Cancel();
     capture.reset();
-    delete this;
+    self_.reset();
   }
 
  protected:
   // For Engine::Start.
   CaptureCallbacks callbacks() {
-    return {/*on_ready=*/[this] { Advance(); }, /*on_source_room=*/[this] { OnSourceRoom(); }};
+    return {/*on_ready=*/[this] { Wake(&CaptureCall::Advance); },
+            /*on_source_room=*/[this] { Wake(&CaptureCall::OnSourceRoom); }};
   }
 
   // Streams the events of `capture`, from now on.
@@ -111,6 +118,11 @@ class CaptureCall : public Reactor {
 
  private:
   virtual void OnSourceRoom() {}
+
+  // On the engine's threads, or on those of whoever it is that lets go of slabs.
+  void Wake(void (CaptureCall::*action)()) {
+    wakes_->Post([self = this->shared_from_this(), action] { (self.get()->*action)(); });
+  }
 
   // Starts the next write or ends the call, if it is time for either.
   void Advance() {
@@ -156,6 +168,9 @@ class CaptureCall : public Reactor {
     this->StartWriteAndFinish(&message_, grpc::WriteOptions(), ToGrpc(ended.status));
   }
 
+  WakeQueue* const wakes_;
+  // Until OnDone, after which gRPC does not touch the call.
+  std::shared_ptr<CaptureCall> self_;
   mutable absl::Mutex mutex_;
   std::shared_ptr<Capture> capture_ ABSL_GUARDED_BY(mutex_);
   Encoding encoding_ ABSL_GUARDED_BY(mutex_) = Encoding::kBytes;

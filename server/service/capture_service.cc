@@ -1,5 +1,6 @@
 #include "server/service/capture_service.h"
 
+#include <memory>
 #include <string>
 #include <utility>
 #include <variant>
@@ -16,13 +17,15 @@ namespace {
 
 class UnaryCaptureCall final : public CaptureCall<grpc::ServerWriteReactor<grpc::ByteBuffer>> {
  public:
-  UnaryCaptureCall(Engine& engine, const std::string& address, const grpc::ByteBuffer& message) {
-    absl::Status status = Start(engine, address, message);
+  using CaptureCall::CaptureCall;
+
+  void Begin(Engine& engine, const std::string& address, const grpc::ByteBuffer& message) {
+    absl::Status status = StartCapture(engine, address, message);
     if (!status.ok()) Refuse(std::move(status));
   }
 
  private:
-  absl::Status Start(Engine& engine, const std::string& address, const grpc::ByteBuffer& message) {
+  absl::Status StartCapture(Engine& engine, const std::string& address, const grpc::ByteBuffer& message) {
     ASSIGN_OR_RETURN(CaptureRequest request, ParseCaptureRequest(message));
     const Encoding encoding = request.encoding;
     ASSIGN_OR_RETURN(std::shared_ptr<Capture> capture, engine.Start(std::move(request), address, callbacks()));
@@ -34,9 +37,10 @@ class UnaryCaptureCall final : public CaptureCall<grpc::ServerWriteReactor<grpc:
 // Reads while the engine has room. One read is in flight at a time, so OnReadDone runs on one thread at a time.
 class StreamedCaptureCall final : public CaptureCall<grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>> {
  public:
-  StreamedCaptureCall(Engine& engine, std::string address) : engine_(engine), address_(std::move(address)) {
-    StartRead(&input_);
-  }
+  StreamedCaptureCall(WakeQueue* wakes, Engine& engine, std::string address)
+      : CaptureCall(wakes), engine_(engine), address_(std::move(address)) {}
+
+  void Begin() { StartRead(&input_); }
 
   void OnReadDone(bool ok) override {
     const std::shared_ptr<Capture> running = capture();
@@ -119,12 +123,18 @@ class StreamedCaptureCall final : public CaptureCall<grpc::ServerBidiReactor<grp
 
 grpc::ServerWriteReactor<grpc::ByteBuffer>* CaptureServiceImpl::Capture(grpc::CallbackServerContext* context,
                                                                         const grpc::ByteBuffer* request) {
-  return new UnaryCaptureCall(*engine_, PeerAddress(context->peer()), *request);
+  auto call = std::make_shared<UnaryCaptureCall>(&wakes_);
+  call->Keep();
+  call->Begin(*engine_, PeerAddress(context->peer()), *request);
+  return call.get();
 }
 
 grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* CaptureServiceImpl::CaptureStream(
     grpc::CallbackServerContext* context) {
-  return new StreamedCaptureCall(*engine_, PeerAddress(context->peer()));
+  auto call = std::make_shared<StreamedCaptureCall>(&wakes_, *engine_, PeerAddress(context->peer()));
+  call->Keep();
+  call->Begin();
+  return call.get();
 }
 
 grpc::ServerUnaryReactor* CaptureServiceImpl::EstimateCapture(grpc::CallbackServerContext* context,

@@ -4,6 +4,7 @@
 
 #include "hookline/v1/capture_service.grpc.pb.h"
 #include "server/capture/engine.h"
+#include "server/service/wake_queue.h"
 
 namespace hookline {
 
@@ -26,6 +27,7 @@ class CaptureServiceImpl final : public RawCaptureService {
 
  private:
   Engine* const engine_;
+  WakeQueue wakes_;
 };
 
 }  // namespace hookline
