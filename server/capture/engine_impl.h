@@ -7,6 +7,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <utility>
@@ -34,6 +35,7 @@ class Deferred {
   Deferred& operator=(const Deferred&) = delete;
 
   void Run(std::function<void()> action) { actions_.push_back(std::move(action)); }
+  bool empty() const { return actions_.empty(); }
   // Keeps `value` alive until then.
   template <typename T>
   void Drop(T value) {
@@ -89,8 +91,8 @@ class Replica {
   };
 
   void ExecutorLoop();
-  // Waits for sequences that can run and takes a batch; an empty one when the engine stops.
-  Batch NextBatch();
+  // Waits for sequences that can run and takes a batch; it may be empty. None when the engine stops.
+  std::optional<Batch> NextBatch();
   bool LaneReady(Lane& lane, absl::Time now, absl::Time* look_again, Deferred* deferred);
   void AfterBatch(const Batch& batch);
   // Runs the items; where that fails, halves them until the ones at fault are alone.

@@ -115,11 +115,11 @@ bool Replica::LaneReady(Lane& lane, absl::Time now, absl::Time* look_again, Defe
   return true;
 }
 
-Replica::Batch Replica::NextBatch() {
+std::optional<Replica::Batch> Replica::NextBatch() {
   Deferred deferred;
   absl::MutexLock lock(&engine_->mu_);
   while (true) {
-    if (stopping_) return {};
+    if (stopping_) return std::nullopt;
     const absl::Time now = absl::Now();
     absl::Time look_again = absl::InfiniteFuture();
     std::vector<Lane*> ready;
@@ -138,6 +138,7 @@ Replica::Batch Replica::NextBatch() {
       waits_for_more &= lane->source.queued_tokens() > 0 && !lane->deterministic;
       oldest = std::min(oldest, lane->ready_since);
     }
+    if (!deferred.empty()) return Batch();  // what was put off must not wait with us
     if (ready.empty() || launched_batches_ >= kMaxLaunchedBatches) {
       wake_executor_.WaitWithDeadline(&engine_->mu_, look_again);
       continue;
@@ -178,10 +179,10 @@ Replica::Batch Replica::NextBatch() {
 
 void Replica::ExecutorLoop() {
   while (true) {
-    const Batch batch = NextBatch();
-    if (batch.items.empty()) return;
-    RunItems(batch, batch.items);
-    AfterBatch(batch);
+    const std::optional<Batch> batch = NextBatch();
+    if (!batch.has_value()) return;
+    RunItems(*batch, batch->items);
+    AfterBatch(*batch);
   }
 }
 
@@ -199,6 +200,7 @@ void Replica::AfterBatch(const Batch& batch) {
 }
 
 void Replica::RunItems(const Batch& batch, absl::Span<const BatchItem> items) {
+  if (items.empty()) return;
   const absl::Status status = RunOnce(batch, items);
   if (status.ok()) return;
   if (items.size() > 1) {
@@ -488,10 +490,11 @@ void Replica::CopierLoop() {
       progress = status.ok() ? Advance(delivery) : absl::StatusOr<Progress>(status);
       if (progress.ok() && *progress == Progress::kWaiting) continue;
       std::shared_ptr<RunningCapture> capture = delivery->capture;
+      const bool was_unplaced = delivery->placed < delivery->groups.size();
       delivery.reset();  // its slabs, and what it holds on the device
       Deferred deferred;
       absl::MutexLock lock(&engine_->mu_);
-      capture->unplaced = false;
+      if (was_unplaced) capture->unplaced = false;
       if (!progress.ok()) engine_->StopCapture(capture, StopReason::kError, progress.status(), &deferred);
       --capture->in_flight;
       engine_->MaybeEnd(capture, &deferred);
