@@ -262,6 +262,11 @@ void FakeEngine::FailAfter(int64_t rows, absl::Status status) {
   failure_ = std::move(status);
 }
 
+void FakeEngine::SetSnapshot(EngineSnapshot snapshot) {
+  absl::MutexLock lock(&mutex_);
+  snapshot_ = std::move(snapshot);
+}
+
 absl::StatusOr<const Model*> FakeEngine::FindModel(absl::string_view name) const {
   if (name.empty() || name == "fake") return model_.get();
   return absl::NotFoundError(absl::StrCat("no model `", name, "`; there is `fake`"));
@@ -322,6 +327,7 @@ absl::StatusOr<std::string> FakeEngine::RequestDigest(const CaptureRequest&) con
 EngineSnapshot FakeEngine::Snapshot() const {
   const SlabPool::Counts counts = pool_->counts();
   absl::MutexLock lock(&mutex_);
+  if (snapshot_.has_value()) return *snapshot_;
   EngineSnapshot snapshot;
   snapshot.slabs_free = counts.free;
   snapshot.slabs_reserved = counts.reserved;

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -38,6 +39,9 @@ class FakeEngine final : public Engine {
 
   // Ends captures with `status` once they have brought `rows` rows.
   void FailAfter(int64_t rows, absl::Status status);
+
+  // What Snapshot answers from now on.
+  void SetSnapshot(EngineSnapshot snapshot);
 
   const EngineOptions& options() const override { return engine_options_; }
   std::vector<const Model*> models() const override { return {model_.get()}; }
@@ -79,6 +83,7 @@ class FakeEngine final : public Engine {
   bool past_deadline_ ABSL_GUARDED_BY(mutex_) = false;
   int64_t fail_after_ ABSL_GUARDED_BY(mutex_) = -1;
   absl::Status failure_ ABSL_GUARDED_BY(mutex_);
+  std::optional<EngineSnapshot> snapshot_ ABSL_GUARDED_BY(mutex_);
   std::string last_address_ ABSL_GUARDED_BY(mutex_);
   int64_t sequences_without_room_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::Duration longest_wire_time_ ABSL_GUARDED_BY(mutex_);
