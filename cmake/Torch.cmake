@@ -51,8 +51,9 @@ target_link_libraries(hookline_torch_pch PUBLIC hookline::torch PRIVATE hookline
 target_compile_options(hookline_torch_pch PRIVATE -Wno-pedantic)
 target_precompile_headers(hookline_torch_pch PRIVATE <ATen/ATen.h>)
 
-# Compiles `target` with LibTorch and the shared precompiled header.
+# Compiles `target` with LibTorch and the shared precompiled header. What links `target` links LibTorch too, but does not
+# see its headers, among which a wheel has an old copy of Protobuf's.
 function(hookline_use_torch target)
-  target_link_libraries(${target} PUBLIC hookline::torch)
+  target_link_libraries(${target} PRIVATE hookline::torch)
   target_precompile_headers(${target} REUSE_FROM hookline_torch_pch)
 endfunction()

@@ -30,6 +30,7 @@ struct CaptureStarted {
     int64_t width = 0;
     int64_t max_activations = 0;  // granted
     bool clipped = false;
+    int64_t rows = 0;  // sent before, by the capture that this one resumes
   };
   std::string model;
   std::string fingerprint;

@@ -13,6 +13,7 @@
 #include "absl/time/time.h"
 #include "server/capture/capture.h"
 #include "server/capture/request.h"
+#include "server/dataset/dataset.h"
 #include "server/model/model.h"
 
 namespace hookline {
@@ -32,6 +33,8 @@ struct EngineOptions {
   int max_captures = 64;
   int max_captures_per_address = 64;
   int max_queued_captures = 256;  // admitted later, when a window is free
+  // Of a feed: how long its other members wait for one that does not read.
+  absl::Duration feed_stall_timeout = absl::Seconds(30);
 };
 
 // What a capture would bring and cost; the proto EstimateCaptureResponse.
@@ -48,12 +51,48 @@ struct CaptureEstimate {
   std::optional<absl::Duration> time;
 };
 
+// Counts of what fell into buckets; `counts[i]` is of values up to `bounds[i]`, the last one of all larger.
+struct Histogram {
+  std::vector<double> bounds;
+  std::vector<uint64_t> counts;  // one more than bounds, not cumulative
+  double sum = 0;
+};
+
+// What the engine has done and is doing, for metrics. Counters count from the engine's start.
+struct EngineSnapshot {
+  struct HookPoint {
+    std::string model;
+    std::string name;
+    int64_t rows = 0;   // handed to sinks
+    int64_t bytes = 0;  // of values
+  };
+  struct ModelLoad {
+    std::string model;
+    int64_t tokens = 0;               // run, padding not counted
+    Histogram batch_fill;             // share of a batch's positions that held a token
+    Histogram forward_seconds;        // of a batch
+    Histogram queue_seconds;          // from a sequence's arrival to its forward pass
+    int64_t device_memory_bytes = 0;  // allocated on the device; 0 on the CPU
+  };
+  int64_t slabs_free = 0;      // in no window
+  int64_t slabs_reserved = 0;  // in a window, empty
+  int64_t slabs_filled = 0;    // with rows
+  int64_t captures_queued = 0;
+  int64_t captures_running = 0;
+  // By StopReason, in its order.
+  std::vector<int64_t> captures_ended;
+  std::vector<HookPoint> hook_points;  // those that were captured
+  std::vector<ModelLoad> models;
+};
+
 // Thread-safe.
 class Engine {
  public:
   // INVALID_ARGUMENT: options that contradict each other; RESOURCE_EXHAUSTED: no memory for the slabs.
+  // A dataset may hold ids that a model lacks; a capture of both is refused. `models` may be empty.
   static absl::StatusOr<std::unique_ptr<Engine>> Create(const EngineOptions& options,
-                                                        std::vector<std::unique_ptr<Model>> models);
+                                                        std::vector<std::unique_ptr<Model>> models,
+                                                        std::vector<std::unique_ptr<const Dataset>> datasets);
 
   // Cancels what still runs and joins the engine's threads.
   virtual ~Engine() = default;
@@ -67,12 +106,24 @@ class Engine {
   // names.
   virtual absl::StatusOr<const Model*> FindModel(absl::string_view name) const = 0;
 
+  // In the order given to Create.
+  virtual std::vector<const Dataset*> datasets() const = 0;
+
+  // NOT_FOUND lists the names.
+  virtual absl::StatusOr<const Dataset*> FindDataset(absl::string_view name) const = 0;
+
   // Checks the request and admits or queues the capture. `address` is the client's, for its limit. Errors as the proto
   // CaptureService states them.
   virtual absl::StatusOr<std::shared_ptr<Capture>> Start(CaptureRequest request, absl::string_view address,
                                                          CaptureCallbacks callbacks) = 0;
 
   virtual absl::StatusOr<CaptureEstimate> Estimate(const CaptureRequest& request) const = 0;
+
+  // Checks the request and answers 32 hexadecimal digits that are equal for requests which bring the same rows of the
+  // same weights: the resume token and how rows are cut into messages do not count.
+  virtual absl::StatusOr<std::string> RequestDigest(const CaptureRequest& request) const = 0;
+
+  virtual EngineSnapshot Snapshot() const = 0;
 
   // Refuses new captures (UNAVAILABLE), lets running ones end until `deadline`, then ends the rest with a summary
   // (kShuttingDown, UNAVAILABLE). Returns when every capture has ended and its sink has taken the end or let go.

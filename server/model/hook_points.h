@@ -46,10 +46,12 @@ class HookPoints {
   int Find(absl::string_view name) const;
 
   // Expands names and wildcards (`*` crosses dots, `{2,5}` lists; everything else is literal), in the order of
-  // `patterns`, a wildcard's matches in the order of the model. What overlaps is merged, at its first place.
-  // INVALID_ARGUMENT, naming the field `hook_points[i]`: no patterns, an unknown name (with the nearest names), a
-  // wildcard that matches nothing, a malformed wildcard, a name given twice, or more than `max_hook_points` after
-  // expansion.
+  // `patterns`, a wildcard's matches in the order of the model. What overlaps is merged, at its first place; an alias
+  // that was asked for is kept as its hook point's name even where a wildcard came first.
+  // INVALID_ARGUMENT, naming the field `hook_points[i]`: an unknown name (with the nearest names), a wildcard that
+  // matches nothing, a malformed wildcard, a name given twice (also by an alias), an entry longer than a name can be,
+  // more wildcards than a request needs; naming `hook_points`: no patterns, or more than `max_hook_points` before or
+  // after expansion.
   absl::StatusOr<std::vector<ResolvedHookPoint>> Resolve(absl::Span<const std::string> patterns,
                                                          int max_hook_points) const;
 

@@ -1,0 +1,182 @@
+#include "server/dataset/dataset.h"
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <optional>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "server/base/status.h"
+#include "server/dataset/npy_header.h"
+
+namespace hookline {
+namespace {
+
+struct TokenType {
+  TokenDtype dtype;
+  absl::string_view name;
+  absl::string_view npy_descr;
+  int64_t bytes;
+};
+
+constexpr TokenType kTokenTypes[] = {
+    {TokenDtype::kUint8, "uint8", "|u1", 1}, {TokenDtype::kUint16, "uint16", "<u2", 2},
+    {TokenDtype::kInt32, "int32", "<i4", 4}, {TokenDtype::kUint32, "uint32", "<u4", 4},
+    {TokenDtype::kInt64, "int64", "<i8", 8},
+};
+constexpr absl::string_view kAcceptedTypes = "uint8, uint16, int32, uint32 or int64";
+
+const TokenType& TypeOf(TokenDtype dtype) {
+  return *std::find_if(std::begin(kTokenTypes), std::end(kTokenTypes),
+                       [&](const TokenType& type) { return type.dtype == dtype; });
+}
+
+std::optional<TokenDtype> TypeNamed(absl::string_view name) {
+  for (const TokenType& type : kTokenTypes) {
+    if (type.name == name) return type.dtype;
+  }
+  return std::nullopt;
+}
+
+// Calls `body` with a value of the C++ type that stands for `dtype`.
+template <typename Body>
+auto WithType(TokenDtype dtype, Body body) {
+  switch (dtype) {
+    case TokenDtype::kUint8:
+      return body(uint8_t{});
+    case TokenDtype::kUint16:
+      return body(uint16_t{});
+    case TokenDtype::kInt32:
+      return body(int32_t{});
+    case TokenDtype::kUint32:
+      return body(uint32_t{});
+    case TokenDtype::kInt64:
+      return body(int64_t{});
+  }
+  return body(uint8_t{});
+}
+
+template <typename T>
+T Load(const uint8_t* data, int64_t index) {
+  T value;
+  std::memcpy(&value, data + index * static_cast<int64_t>(sizeof(T)), sizeof(T));
+  return value;
+}
+
+// The largest id, or an error naming the first that is no id.
+template <typename T>
+absl::StatusOr<uint32_t> LargestId(const uint8_t* data, int64_t count) {
+  int64_t smallest = 0;
+  int64_t largest = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t id = Load<T>(data, i);
+    smallest = std::min(smallest, id);
+    largest = std::max(largest, id);
+  }
+  constexpr int64_t kLargest = std::numeric_limits<uint32_t>::max();
+  if (smallest >= 0 && largest <= kLargest) return static_cast<uint32_t>(largest);
+  for (int64_t i = 0;; ++i) {
+    const int64_t id = Load<T>(data, i);
+    if (id < 0 || id > kLargest) {
+      return absl::FailedPreconditionError(absl::StrCat("token ", i, " is ", id, ", not an id of 0 to ", kLargest));
+    }
+  }
+}
+
+}  // namespace
+
+absl::string_view TokenDtypeName(TokenDtype dtype) { return TypeOf(dtype).name; }
+
+absl::StatusOr<std::unique_ptr<const Dataset>> Dataset::Open(std::string name, absl::string_view source) {
+  absl::string_view path = source;
+  std::optional<TokenDtype> declared;
+  if (const size_t colon = source.rfind(':'); colon != absl::string_view::npos) {
+    declared = TypeNamed(source.substr(colon + 1));
+    if (declared) path = source.substr(0, colon);
+  }
+  auto dataset = std::unique_ptr<Dataset>(new Dataset);
+  dataset->name_ = std::move(name);
+  const bool npy = absl::EndsWith(path, ".npy");
+  if (npy && declared) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(source, ": a .npy file names its own type; leave out ':", TokenDtypeName(*declared), "'"));
+  }
+  if (!npy && !declared) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(source, ": expected FILE.npy, or FILE:TYPE with the type of its tokens, ", kAcceptedTypes));
+  }
+  ASSIGN_OR_RETURN(dataset->file_, MappedFile::Open(std::string(path)));
+  const absl::Span<const uint8_t> bytes = dataset->file_->bytes();
+  auto wrong = [&](absl::string_view what) { return absl::FailedPreconditionError(absl::StrCat(path, ": ", what)); };
+
+  int64_t data_offset = 0;
+  if (npy) {
+    auto header = ParseNpyHeader(bytes);
+    if (!header.ok()) return wrong(header.status().message());
+    const auto* type = std::find_if(std::begin(kTokenTypes), std::end(kTokenTypes),
+                                    [&](const TokenType& t) { return t.npy_descr == header->descr; });
+    if (type == std::end(kTokenTypes)) {
+      return wrong(absl::StrCat("type '", header->descr, "' is not ", kAcceptedTypes, ", little-endian"));
+    }
+    dataset->dtype_ = type->dtype;
+    data_offset = header->data_offset;
+    const std::vector<int64_t>& shape = header->shape;
+    if (shape.size() != 1 && shape.size() != 2) {
+      return wrong(absl::StrCat(shape.size(), " dimensions; expected 1 (a stream) or 2 (a sequence a row)"));
+    }
+    if (header->fortran_order && shape.size() == 2) return wrong("in Fortran order; save it in C order");
+    const int64_t held = (static_cast<int64_t>(bytes.size()) - data_offset) / type->bytes;
+    dataset->tokens_ = shape[0];
+    if (shape.size() == 2) {
+      dataset->row_length_ = shape[1];
+      if (shape[1] == 0 || shape[0] > held / shape[1]) return wrong("shorter than its shape says, or without columns");
+      dataset->tokens_ = shape[0] * shape[1];
+    }
+    if (dataset->tokens_ != held || (static_cast<int64_t>(bytes.size()) - data_offset) % type->bytes != 0) {
+      return wrong(absl::StrCat("holds ", bytes.size() - data_offset, " bytes of tokens, its shape says ",
+                                dataset->tokens_, " of ", type->bytes));
+    }
+  } else {
+    dataset->dtype_ = *declared;
+    const int64_t token_bytes = TypeOf(*declared).bytes;
+    if (static_cast<int64_t>(bytes.size()) % token_bytes != 0) {
+      return wrong(absl::StrCat(bytes.size(), " bytes are not a multiple of ", token_bytes, ", the size of ",
+                                TokenDtypeName(*declared)));
+    }
+    dataset->tokens_ = static_cast<int64_t>(bytes.size()) / token_bytes;
+  }
+  if (dataset->tokens_ == 0) return wrong("holds no tokens");
+  dataset->data_ = bytes.data() + data_offset;
+
+  auto largest =
+      WithType(dataset->dtype_, [&](auto type) { return LargestId<decltype(type)>(dataset->data_, dataset->tokens_); });
+  if (!largest.ok()) return wrong(largest.status().message());
+  dataset->largest_token_id_ = *largest;
+  return dataset;
+}
+
+absl::StatusOr<Dataset::Cut> Dataset::CutInto(int64_t sequence_length) const {
+  if (row_length_ > 0) {
+    if (sequence_length != 0 && sequence_length != row_length_) {
+      return InvalidField("sequence_length",
+                          absl::StrCat(sequence_length, " asked of dataset '", name_, "', whose rows have ",
+                                       row_length_, " tokens; give that or 0"));
+    }
+    return Cut{row_length_, tokens_ / row_length_};
+  }
+  if (sequence_length < 1 || sequence_length > tokens_) {
+    return InvalidField("sequence_length", absl::StrCat(sequence_length, " asked of dataset '", name_,
+                                                        "', a stream; give 1 to its ", tokens_, " tokens"));
+  }
+  return Cut{sequence_length, tokens_ / sequence_length};
+}
+
+void Dataset::ReadSequence(int64_t index, absl::Span<uint32_t> ids) const {
+  const int64_t first = index * static_cast<int64_t>(ids.size());
+  WithType(dtype_, [&](auto type) {
+    for (size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<uint32_t>(Load<decltype(type)>(data_, first + i));
+  });
+}
+
+}  // namespace hookline

@@ -1,0 +1,71 @@
+// A token dataset that the server holds: token ids in a file, memory-mapped.
+//
+//   auto dataset = Dataset::Open("pile", "pile.npy");
+//   ASSIGN_OR_RETURN(int64_t count, (*dataset)->SequenceCount(1024));
+//   (*dataset)->ReadSequence(0, absl::MakeSpan(ids));      // ids.size() == 1024
+//
+// Files: `.npy` (NumPy's format 1.0 to 3.0, C order; 1-D: a stream of tokens, 2-D: one sequence a row) of uint8,
+// uint16, int32, uint32 or int64, little-endian; or flat `.bin`, a stream of one of these types, declared after the
+// path as in `tokens.bin:uint16`.
+#ifndef HOOKLINE_SERVER_DATASET_DATASET_H_
+#define HOOKLINE_SERVER_DATASET_DATASET_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+#include "server/base/mapped_file.h"
+
+namespace hookline {
+
+enum class TokenDtype { kUint8, kUint16, kInt32, kUint32, kInt64 };
+
+// `uint8`, `uint16`, `int32`, `uint32`, `int64`.
+absl::string_view TokenDtypeName(TokenDtype dtype);
+
+// Immutable, so safe to share.
+class Dataset {
+ public:
+  // `source` is PATH or PATH:DTYPE. Reads every id once, to know the largest. Errors: those of MappedFile::Open;
+  // FAILED_PRECONDITION for a file of another form, with a negative id or one that does not fit 32 bits (the index is
+  // named); INVALID_ARGUMENT for a `.bin` without a type or a `.npy` with one.
+  static absl::StatusOr<std::unique_ptr<const Dataset>> Open(std::string name, absl::string_view source);
+
+  const std::string& name() const { return name_; }
+  TokenDtype dtype() const { return dtype_; }
+  int64_t tokens() const { return tokens_; }
+  // Tokens in a row of a 2-D file; 0 for a stream.
+  int64_t row_length() const { return row_length_; }
+  uint32_t largest_token_id() const { return largest_token_id_; }
+
+  // The length of sequences when a request asks for `sequence_length`, and how many there are. A stream is cut at
+  // `sequence_length`, its partial last sequence dropped. INVALID_ARGUMENT (field `sequence_length`): 0 or less for a
+  // stream, more than all tokens, or for rows neither 0 nor the row length.
+  struct Cut {
+    int64_t sequence_length = 0;
+    int64_t sequence_count = 0;
+  };
+  absl::StatusOr<Cut> CutInto(int64_t sequence_length) const;
+
+  // Copies sequence `index` of those that have `ids.size()` tokens. `index` must be below CutInto's count.
+  void ReadSequence(int64_t index, absl::Span<uint32_t> ids) const;
+
+ private:
+  Dataset() = default;
+
+  std::string name_;
+  std::shared_ptr<const MappedFile> file_;
+  const uint8_t* data_ = nullptr;  // into file_; not aligned where the file's header is odd
+  TokenDtype dtype_ = TokenDtype::kUint16;
+  int64_t tokens_ = 0;
+  int64_t row_length_ = 0;
+  uint32_t largest_token_id_ = 0;
+};
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_DATASET_DATASET_H_

@@ -1,0 +1,26 @@
+// The header of NumPy's .npy format, versions 1.0 to 3.0 (numpy.lib.format's documentation).
+#ifndef HOOKLINE_SERVER_DATASET_NPY_HEADER_H_
+#define HOOKLINE_SERVER_DATASET_NPY_HEADER_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+
+namespace hookline {
+
+struct NpyHeader {
+  std::string descr;  // type string, e.g. "<u2"
+  bool fortran_order = false;
+  std::vector<int64_t> shape;
+  int64_t data_offset = 0;  // from the start of the file
+};
+
+// Reads the header at the start of `file`. FAILED_PRECONDITION says what is wrong; it does not name the file.
+absl::StatusOr<NpyHeader> ParseNpyHeader(absl::Span<const uint8_t> file);
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_DATASET_NPY_HEADER_H_

@@ -1,0 +1,21 @@
+// Reads the state dicts that torch.save writes: a zip archive of stored (not compressed) entries, among them a pickle
+// of an OrderedDict of tensors and one entry per storage.
+#ifndef HOOKLINE_SERVER_MODEL_CHECKPOINT_TORCH_CHECKPOINT_H_
+#define HOOKLINE_SERVER_MODEL_CHECKPOINT_TORCH_CHECKPOINT_H_
+
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "server/model/checkpoint/state_dict.h"
+
+namespace hookline {
+
+// Maps `path` and checks all of it before use, the entries' CRC-32 included. Nothing in the file is executed: the
+// pickle may build tensors, storages, OrderedDicts, dicts, lists, tuples and primitive values, everything else is
+// refused by name. A prefix `_orig_mod.` is taken off the names. Errors: what MappedFile::Open says;
+// FAILED_PRECONDITION naming the file and what is wrong with it.
+absl::StatusOr<StateDict> ReadTorchCheckpoint(const std::string& path);
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_MODEL_CHECKPOINT_TORCH_CHECKPOINT_H_

@@ -1,0 +1,173 @@
+#include "server/dataset/dataset.h"
+
+#include <cstdio>
+#include <fstream>
+#include <random>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "server/base/status.h"
+#include "server/dataset/npy_header.h"
+
+namespace hookline {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+std::string WriteFile(const std::string& name, absl::string_view bytes) {
+  const std::string path = ::testing::TempDir() + "/" + name;
+  std::ofstream(path, std::ios::binary).write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+  return path;
+}
+
+template <typename T>
+std::string Bytes(const std::vector<T>& values) {
+  return {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T)};
+}
+
+// As numpy.lib.format writes version 1.0.
+std::string Npy(absl::string_view header, absl::string_view data) {
+  std::string text(header);
+  text.append(63 - (10 + text.size()) % 64, ' ');
+  text.push_back('\n');
+  std::string file("\x93NUMPY\x01\x00", 8);
+  file.push_back(static_cast<char>(text.size() & 0xff));
+  file.push_back(static_cast<char>(text.size() >> 8));
+  return absl::StrCat(file, text, data);
+}
+
+std::string Header(absl::string_view descr, absl::string_view shape, absl::string_view fortran = "False") {
+  return absl::StrCat("{'descr': '", descr, "', 'fortran_order': ", fortran, ", 'shape': ", shape, ", }");
+}
+
+std::vector<uint32_t> Sequence(const Dataset& dataset, int64_t index, int64_t length) {
+  std::vector<uint32_t> ids(length);
+  dataset.ReadSequence(index, absl::MakeSpan(ids));
+  return ids;
+}
+
+TEST(DatasetTest, AStreamIsCutIntoSequencesAndItsPartialLastOneDropped) {
+  const std::string path =
+      WriteFile("stream.npy", Npy(Header("<u2", "(7,)"), Bytes<uint16_t>({1, 2, 3, 40000, 5, 6, 7})));
+  auto dataset = Dataset::Open("d", path);
+  ASSERT_TRUE(dataset.ok()) << dataset.status();
+  EXPECT_EQ((*dataset)->tokens(), 7);
+  EXPECT_EQ((*dataset)->row_length(), 0);
+  EXPECT_EQ((*dataset)->largest_token_id(), 40000u);
+  auto cut = (*dataset)->CutInto(3);
+  ASSERT_TRUE(cut.ok());
+  EXPECT_EQ(cut->sequence_count, 2);
+  EXPECT_THAT(Sequence(**dataset, 1, 3), ElementsAre(40000, 5, 6));
+}
+
+TEST(DatasetTest, RowsAreSequences) {
+  const std::string path = WriteFile("rows.npy", Npy(Header("<i8", "(2, 3)"), Bytes<int64_t>({1, 2, 3, 4, 5, 6})));
+  auto dataset = Dataset::Open("d", path);
+  ASSERT_TRUE(dataset.ok()) << dataset.status();
+  EXPECT_EQ((*dataset)->CutInto(0)->sequence_length, 3);
+  EXPECT_EQ((*dataset)->CutInto(3)->sequence_count, 2);
+  EXPECT_THAT(Sequence(**dataset, 1, 3), ElementsAre(4, 5, 6));
+  EXPECT_EQ((*dataset)->CutInto(2).status().message(),
+            "sequence_length: 2 asked of dataset 'd', whose rows have 3 tokens; give that or 0");
+}
+
+TEST(DatasetTest, EveryTokenTypeIsReadFromNpyAndFromBin) {
+  const struct {
+    std::string descr, name, data;
+  } kTypes[] = {{"|u1", "uint8", Bytes<uint8_t>({9, 200})},
+                {"<u2", "uint16", Bytes<uint16_t>({9, 200})},
+                {"<i4", "int32", Bytes<int32_t>({9, 200})},
+                {"<u4", "uint32", Bytes<uint32_t>({9, 200})},
+                {"<i8", "int64", Bytes<int64_t>({9, 200})}};
+  for (const auto& type : kTypes) {
+    auto npy = Dataset::Open("d", WriteFile("t.npy", Npy(Header(type.descr, "(2,)"), type.data)));
+    ASSERT_TRUE(npy.ok()) << npy.status();
+    EXPECT_THAT(Sequence(**npy, 0, 2), ElementsAre(9, 200)) << type.name;
+    EXPECT_EQ(TokenDtypeName((*npy)->dtype()), type.name);
+    auto bin = Dataset::Open("d", absl::StrCat(WriteFile("t.bin", type.data), ":", type.name));
+    ASSERT_TRUE(bin.ok()) << bin.status();
+    EXPECT_THAT(Sequence(**bin, 0, 2), ElementsAre(9, 200)) << type.name;
+  }
+}
+
+TEST(DatasetTest, ALengthThatAStreamCannotGiveIsNamed) {
+  auto dataset = Dataset::Open("d", absl::StrCat(WriteFile("s.bin", Bytes<uint16_t>({1, 2})), ":uint16"));
+  ASSERT_TRUE(dataset.ok());
+  for (int64_t length : {-1, 0, 3}) {
+    absl::Status status = (*dataset)->CutInto(length).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_EQ(status.message(),
+              absl::StrCat("sequence_length: ", length, " asked of dataset 'd', a stream; give 1 to its 2 tokens"));
+    EXPECT_EQ(FieldOf(status), "sequence_length");
+  }
+}
+
+TEST(DatasetTest, WhatIsNoIdIsRefusedByIndex) {
+  auto negative = Dataset::Open("d", WriteFile("n.npy", Npy(Header("<i4", "(3,)"), Bytes<int32_t>({1, -2, 3}))));
+  EXPECT_EQ(negative.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(negative.status().message()), HasSubstr("token 1 is -2"));
+  auto large = Dataset::Open("d", WriteFile("l.npy", Npy(Header("<i8", "(1,)"), Bytes<int64_t>({1LL << 32}))));
+  EXPECT_THAT(std::string(large.status().message()), HasSubstr("token 0 is 4294967296"));
+}
+
+TEST(DatasetTest, FilesOfAnotherFormAreRefusedWithTheReason) {
+  const std::string two = Bytes<uint16_t>({1, 2});
+  const struct {
+    std::string file, reason;
+  } kCases[] = {
+      {"no npy at all, but long enough", "not a .npy file"},
+      {Npy(Header("<f4", "(1,)"), two), "type '<f4' is not uint8"},
+      {Npy(Header(">u2", "(2,)"), two), "type '>u2' is not uint8"},
+      {Npy(Header("<u2", "(3,)"), two), "its shape says 3 of 2"},
+      {Npy(Header("<u2", "(1,)"), two), "its shape says 1 of 2"},
+      {Npy(Header("<u2", "()"), two), "0 dimensions"},
+      {Npy(Header("<u2", "(1, 1, 2)"), two), "3 dimensions"},
+      {Npy(Header("<u2", "(2, 1)", "True"), two), "in Fortran order"},
+      {Npy(Header("<u2", "(4611686018427387904, 8)"), two), "shorter than its shape"},
+      {Npy(Header("<u2", "(0,)"), ""), "holds no tokens"},
+      {Npy("{'descr': [('a', '<u2')], 'fortran_order': False, 'shape': (1,), }", two), "structured types"},
+      {Npy("{'descr': '<u2', 'shape': (2,), }", two), "is missing"},
+      {Npy("{'descr': '<u2', 'descr': '<u2', }", two), "repeated key 'descr'"},
+      {std::string("\x93NUMPY\x09\x00\x01\x00{", 11), "version 9"},
+      {std::string("\x93NUMPY\x01\x00\xff\x00{", 11), "the file ends inside it"},
+      {std::string("\x93NUMPY\x02\x00\xff\xff\xff\xff{", 13), "more than 10000"},
+  };
+  for (const auto& c : kCases) {
+    auto dataset = Dataset::Open("d", WriteFile("bad.npy", c.file));
+    EXPECT_EQ(dataset.status().code(), absl::StatusCode::kFailedPrecondition) << c.reason;
+    EXPECT_THAT(std::string(dataset.status().message()), HasSubstr(c.reason));
+    EXPECT_THAT(std::string(dataset.status().message()), HasSubstr("bad.npy"));
+  }
+  EXPECT_THAT(std::string(Dataset::Open("d", WriteFile("odd.bin", "abc") + ":uint16").status().message()),
+              HasSubstr("3 bytes are not a multiple of 2"));
+}
+
+TEST(DatasetTest, TheTypeIsDeclaredForFlatFilesAndForThemAlone) {
+  EXPECT_EQ(Dataset::Open("d", WriteFile("u.bin", "ab")).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(Dataset::Open("d", WriteFile("u.npy", Npy(Header("|u1", "(1,)"), "a")) + ":uint8").status().code(),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(Dataset::Open("d", ::testing::TempDir() + "/absent.npy").status().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(Dataset::Open("d", ::testing::TempDir() + "/:uint16").status().code(),
+            absl::StatusCode::kFailedPrecondition);
+}
+
+TEST(DatasetTest, NoMutationOfAHeaderCrashesTheReader) {
+  const std::string whole = Npy(Header("<u2", "(2, 3)"), Bytes<uint16_t>({1, 2, 3, 4, 5, 6}));
+  std::mt19937 random(7);
+  for (int round = 0; round < 20000; ++round) {
+    std::string file = whole.substr(0, random() % (whole.size() + 1));
+    for (int flips = random() % 4; flips > 0 && !file.empty(); --flips) {
+      file[random() % std::min<size_t>(file.size(), 90)] = static_cast<char>(random());
+    }
+    auto header = ParseNpyHeader({reinterpret_cast<const uint8_t*>(file.data()), file.size()});
+    if (header.ok()) {
+      EXPECT_LE(header->data_offset, static_cast<int64_t>(file.size()));
+    }
+  }
+}
+
+}  // namespace
+}  // namespace hookline
