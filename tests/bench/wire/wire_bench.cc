@@ -5,14 +5,15 @@
 //   build/release/bin/wire_bench [ROUNDS [MEGABYTES_PER_ROUND]]
 #include <malloc.h>
 #include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <string>
 #include <thread>
@@ -44,20 +45,60 @@ double GigabytesPerSecond(int64_t bytes, absl::Time start) {
   return static_cast<double>(bytes) / 1e9 / absl::ToDoubleSeconds(absl::Now() - start);
 }
 
+// A process that sends: `serve` starts listening and answers the port. It ends with this object.
+class Sender {
+ public:
+  explicit Sender(const std::function<int()>& serve) {
+    int to_parent[2];
+    int to_child[2];
+    if (pipe(to_parent) != 0 || pipe(to_child) != 0) Fail("no pipe");
+    child_ = fork();
+    if (child_ < 0) Fail("no process");
+    if (child_ == 0) {
+      close(to_child[1]);
+      const int port = serve();
+      char end;
+      if (write(to_parent[1], &port, sizeof port) == sizeof port) (void)!read(to_child[0], &end, 1);
+      std::_Exit(0);
+    }
+    close(to_child[0]);
+    alive_ = to_child[1];
+    if (read(to_parent[0], &port_, sizeof port_) != sizeof port_) Fail("a sender did not start");
+    close(to_parent[0]);
+    close(to_parent[1]);
+  }
+
+  ~Sender() {
+    close(alive_);
+    waitpid(child_, nullptr, 0);
+  }
+
+  int port() const { return port_; }
+  std::string address() const { return absl::StrCat("127.0.0.1:", port_); }
+
+ private:
+  pid_t child_;
+  int alive_;
+  int port_ = 0;
+};
+
 // Rows of the fake engine, through the server's encoder and the C++ client, copied once into the reader's buffer.
 class Hookline {
  public:
-  Hookline() {
+  static int Serve() {
     FakeEngineOptions options;
     options.width = kWidth;
     options.write_values = false;
-    engine_ = std::make_unique<FakeEngine>(std::move(options));
+    auto* engine = new FakeEngine(std::move(options));
     ServerOptions server_options;
     server_options.listen = {"127.0.0.1:0"};
-    auto server = Server::Start(server_options, engine_.get());
+    auto server = Server::Start(server_options, engine);
     if (!server.ok()) Fail(server.status().ToString());
-    server_ = *std::move(server);
-    auto client = client::Client::Connect(absl::StrCat("127.0.0.1:", server_->ports()[0]));
+    return server->release()->ports()[0];
+  }
+
+  explicit Hookline(const Sender& sender) {
+    auto client = client::Client::Connect(sender.address());
     if (!client.ok()) Fail(client.status().ToString());
     client_ = *std::move(client);
   }
@@ -84,8 +125,6 @@ class Hookline {
   }
 
  private:
-  std::unique_ptr<FakeEngine> engine_;
-  std::unique_ptr<Server> server_;
   std::unique_ptr<client::Client> client_;
   std::vector<uint8_t> buffer_ = std::vector<uint8_t>(kDataBytes);
 };
@@ -93,17 +132,17 @@ class Hookline {
 // The same messages as protobuf's generated code sends and reads them.
 class PlainProtobuf {
  public:
-  PlainProtobuf() : rows_(kDataBytes, 'r') {
+  static int Serve() {
     grpc::ServerBuilder builder;
     int port = 0;
     builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
-    service_.rows = &rows_;
-    builder.RegisterService(&service_);
-    server_ = builder.BuildAndStart();
-    if (server_ == nullptr) Fail("the plain server does not start");
-    stub_ = v1::CaptureService::NewStub(
-        grpc::CreateChannel(absl::StrCat("127.0.0.1:", port), grpc::InsecureChannelCredentials()));
+    builder.RegisterService(new Service);
+    if (builder.BuildAndStart().release() == nullptr) Fail("the plain server does not start");
+    return port;
   }
+
+  explicit PlainProtobuf(const Sender& sender)
+      : stub_(v1::CaptureService::NewStub(grpc::CreateChannel(sender.address(), grpc::InsecureChannelCredentials()))) {}
 
   double Measure(int64_t messages) {
     v1::CaptureRequest request;
@@ -134,84 +173,90 @@ class PlainProtobuf {
         chunk.set_rows(kRowsPerMessage);
         chunk.set_width(kWidth);
         chunk.set_dtype(v1::DTYPE_FLOAT32);
-        chunk.set_data(*rows);
+        chunk.set_data(rows);
         writer->Write(response);
       }
       return grpc::Status::OK;
     }
 
-    const std::string* rows = nullptr;
+    const std::string rows = std::string(kDataBytes, 'r');
   };
 
-  std::string rows_;
   std::vector<uint8_t> buffer_ = std::vector<uint8_t>(kDataBytes);
-  Service service_;
-  std::unique_ptr<grpc::Server> server_;
   std::unique_ptr<v1::CaptureService::Stub> stub_;
 };
 
 // What the machine can do: send from eight buffers in turn, receive into one.
 class PlainTcp {
  public:
-  PlainTcp() {
+  static int Serve() {
     const int listener = socket(AF_INET, SOCK_STREAM, 0);
-    sockaddr_in address = {};
-    address.sin_family = AF_INET;
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    sockaddr_in address = Loopback(0);
     socklen_t length = sizeof address;
-    sending_ = socket(AF_INET, SOCK_STREAM, 0);
     if (bind(listener, reinterpret_cast<sockaddr*>(&address), length) != 0 || listen(listener, 1) != 0 ||
-        getsockname(listener, reinterpret_cast<sockaddr*>(&address), &length) != 0 ||
-        connect(sending_, reinterpret_cast<sockaddr*>(&address), length) != 0) {
-      Fail("no loopback connection");
+        getsockname(listener, reinterpret_cast<sockaddr*>(&address), &length) != 0) {
+      Fail("no loopback port");
     }
-    receiving_ = accept(listener, nullptr, nullptr);
-    close(listener);
-    const int on = 1;
-    setsockopt(sending_, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    for (auto& buffer : sent_) buffer.assign(kDataBytes, 's');
+    std::thread([listener] { Send(accept(listener, nullptr, nullptr)); }).detach();
+    return ntohs(address.sin_port);
   }
 
-  ~PlainTcp() {
-    close(sending_);
-    close(receiving_);
+  explicit PlainTcp(const Sender& sender) : socket_(socket(AF_INET, SOCK_STREAM, 0)) {
+    sockaddr_in address = Loopback(sender.port());
+    if (connect(socket_, reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) Fail("no connection");
   }
+  ~PlainTcp() { close(socket_); }
 
   double Measure(int64_t messages) {
     const absl::Time start = absl::Now();
-    std::thread sender([this, messages] {
-      for (int64_t i = 0; i < messages; ++i) {
-        const std::vector<uint8_t>& buffer = sent_[i % 8];
-        for (int64_t at = 0; at < kDataBytes;) {
-          const ssize_t sent = send(sending_, buffer.data() + at, kDataBytes - at, MSG_NOSIGNAL);
-          if (sent <= 0) Fail("send failed");
-          at += sent;
-        }
-      }
-    });
+    if (send(socket_, &messages, sizeof messages, 0) != sizeof messages) Fail("send failed");
     for (int64_t i = 0; i < messages; ++i) {
       for (int64_t at = 0; at < kDataBytes;) {
-        const ssize_t received = recv(receiving_, received_.data() + at, kDataBytes - at, 0);
+        const ssize_t received = recv(socket_, buffer_.data() + at, kDataBytes - at, 0);
         if (received <= 0) Fail("recv failed");
         at += received;
       }
     }
-    sender.join();
     return GigabytesPerSecond(messages * kDataBytes, start);
   }
 
  private:
-  int sending_;
-  int receiving_;
-  std::vector<uint8_t> sent_[8];
-  std::vector<uint8_t> received_ = std::vector<uint8_t>(kDataBytes);
+  static sockaddr_in Loopback(int port) {
+    sockaddr_in address = {};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    address.sin_port = htons(static_cast<uint16_t>(port));
+    return address;
+  }
+
+  // As many messages as each number asks for.
+  static void Send(int socket) {
+    std::vector<std::vector<uint8_t>> buffers(8, std::vector<uint8_t>(kDataBytes, 's'));
+    int64_t messages;
+    while (recv(socket, &messages, sizeof messages, MSG_WAITALL) == sizeof messages) {
+      for (int64_t i = 0; i < messages; ++i) {
+        for (int64_t at = 0; at < kDataBytes;) {
+          const ssize_t sent = send(socket, buffers[i % 8].data() + at, kDataBytes - at, MSG_NOSIGNAL);
+          if (sent <= 0) return;
+          at += sent;
+        }
+      }
+    }
+  }
+
+  const int socket_;
+  std::vector<uint8_t> buffer_ = std::vector<uint8_t>(kDataBytes);
 };
 
 void Run(int rounds, int64_t megabytes) {
   const int64_t messages = megabytes * 1'000'000 / kDataBytes;
-  Hookline hookline;
-  PlainProtobuf protobuf;
-  PlainTcp tcp;
+  // All processes before any thread of gRPC's.
+  const Sender hookline_sender(&Hookline::Serve);
+  const Sender protobuf_sender(&PlainProtobuf::Serve);
+  const Sender tcp_sender(&PlainTcp::Serve);
+  Hookline hookline(hookline_sender);
+  PlainProtobuf protobuf(protobuf_sender);
+  PlainTcp tcp(tcp_sender);
   // Once each so that memory is there.
   hookline.Measure(messages / 4);
   protobuf.Measure(messages / 4);
