@@ -33,12 +33,6 @@ bool IsName(absl::string_view text) {
   });
 }
 
-std::string NameOf(const ModelOptions& options) {
-  if (!options.name.empty()) return options.name;
-  const fs::path path = fs::path(options.path).lexically_normal();
-  return (path.has_filename() ? path : path.parent_path()).filename().string();
-}
-
 // The device as LibTorch names it; "" for what loading will refuse.
 std::string DeviceOf(const ModelOptions& options) {
   if (options.device == "auto") return at::hasCUDA() ? "cuda:0" : "cpu";
@@ -73,7 +67,7 @@ int64_t WeightFileBytes(const ModelOptions& options) {
 
 // No more than the weights can take in the end.
 MemoryNeed LeastNeed(const ModelOptions& options) {
-  MemoryNeed need{NameOf(options), DeviceOf(options), WeightFileBytes(options)};
+  MemoryNeed need{ModelName(options), DeviceOf(options), WeightFileBytes(options)};
   const bool float32 = options.dtype == "float32" || (options.dtype == "auto" && need.device == "cpu");
   if (!float32) need.bytes /= 2;
   return need;
@@ -103,7 +97,7 @@ absl::StatusOr<std::vector<std::unique_ptr<Model>>> LoadModels(
   std::set<std::string> names;
   std::vector<MemoryNeed> needs;
   for (const ModelOptions& one : options) {
-    const std::string name = NameOf(one);
+    const std::string name = ModelName(one);
     if (!IsName(name)) {
       return absl::InvalidArgumentError(absl::StrCat(
           "--model ", one.path, ": '", absl::CHexEscape(name.substr(0, kMaxNameBytes)),
@@ -119,7 +113,7 @@ absl::StatusOr<std::vector<std::unique_ptr<Model>>> LoadModels(
   std::vector<std::unique_ptr<Model>> models;
   for (const ModelOptions& one : options) {
     ModelOptions named = one;
-    named.name = NameOf(one);
+    named.name = ModelName(one);
     ASSIGN_OR_RETURN(std::unique_ptr<Model> model, load(named));
     models.push_back(std::move(model));
   }
