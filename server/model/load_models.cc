@@ -75,17 +75,6 @@ MemoryNeed LeastNeed(const ModelOptions& options) {
 
 }  // namespace
 
-ModelOptions ParseModelFlag(absl::string_view flag) {
-  ModelOptions options;
-  const size_t equals = flag.find('=');
-  if (equals != absl::string_view::npos && IsName(flag.substr(0, equals))) {
-    options.name = std::string(flag.substr(0, equals));
-    flag.remove_prefix(equals + 1);
-  }
-  options.path = std::string(flag);
-  return options;
-}
-
 absl::StatusOr<std::vector<std::unique_ptr<Model>>> LoadModels(
     absl::Span<const ModelOptions> options,
     absl::FunctionRef<absl::StatusOr<std::unique_ptr<Model>>(const ModelOptions&)> load,

@@ -1,7 +1,6 @@
 // Several models for one server.
 //
-//   std::vector<ModelOptions> options = {ParseModelFlag("gpt2=checkpoints/gpt2"), ParseModelFlag("checkpoints/d20")};
-//   ASSIGN_OR_RETURN(auto models, LoadModels(absl::MakeSpan(options)));
+//   ASSIGN_OR_RETURN(auto models, LoadModels(flags.models));
 #ifndef HOOKLINE_SERVER_MODEL_LOAD_MODELS_H_
 #define HOOKLINE_SERVER_MODEL_LOAD_MODELS_H_
 
@@ -20,14 +19,11 @@
 
 namespace hookline {
 
-// `NAME=PATH` or `PATH`. What stands before the first `=` is a name if it is made of letters, digits, `.`, `_` and `-`
-// only; otherwise all of `flag` is the path.
-ModelOptions ParseModelFlag(absl::string_view flag);
-
 // Loads the models in their order, each with weights of its own. Before the first: names must be unique (an empty one
 // is the last part of the path), and the models of one device must fit there together, counted by their files: halved
 // where they become 2-byte types, so that what is refused cannot fit. Errors: INVALID_ARGUMENT (none, more than 64, a
-// name twice or one that is not as ParseModelFlag says), RESOURCE_EXHAUSTED (as CheckMemory), what `load` answers.
+// name twice or one of other characters than letters, digits, `.`, `_` and `-`), RESOURCE_EXHAUSTED (as CheckMemory),
+// what `load` answers.
 absl::StatusOr<std::vector<std::unique_ptr<Model>>> LoadModels(
     absl::Span<const ModelOptions> options,
     absl::FunctionRef<absl::StatusOr<std::unique_ptr<Model>>(const ModelOptions&)> load = LoadModel,

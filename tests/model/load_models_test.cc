@@ -18,6 +18,13 @@ using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
+ModelOptions Named(const std::string& name, const std::string& path) {
+  ModelOptions options;
+  options.name = name;
+  options.path = path;
+  return options;
+}
+
 class FakeModel : public Model {
  public:
   explicit FakeModel(const std::string& name) { info_.name = name; }
@@ -60,37 +67,28 @@ class LoadModelsTest : public ::testing::Test {
   std::vector<std::string> loaded_;
 };
 
-TEST_F(LoadModelsTest, AFlagNamesAModelOrLeavesItToThePath) {
-  EXPECT_EQ(ParseModelFlag("small=checkpoints/d20").name, "small");
-  EXPECT_EQ(ParseModelFlag("small=checkpoints/d20").path, "checkpoints/d20");
-  EXPECT_EQ(ParseModelFlag("checkpoints/d20").name, "");
-  EXPECT_EQ(ParseModelFlag("checkpoints/d20").path, "checkpoints/d20");
-  EXPECT_EQ(ParseModelFlag("runs/lr=0.1/d20").path, "runs/lr=0.1/d20");
-  EXPECT_EQ(ParseModelFlag("a=runs/lr=0.1").path, "runs/lr=0.1");
-}
-
 TEST_F(LoadModelsTest, ModelsAreLoadedInTheirOrderUnderTheirNames) {
-  auto models = Load({ParseModelFlag("b=one"), ParseModelFlag("some/where/a/"), ParseModelFlag("c.pt")});
+  auto models = Load({Named("b", "one"), Named("", "some/where/a/"), Named("", "c.pt")});
   ASSERT_TRUE(models.ok()) << models.status();
   EXPECT_THAT(loaded_, ElementsAre("b", "a", "c"));
   EXPECT_EQ((*models)[1]->info().name, "a");
 }
 
 TEST_F(LoadModelsTest, NamesThatCannotBeToldApartAreRefusedBeforeLoading) {
-  auto status = Load({ParseModelFlag("x/d20"), ParseModelFlag("y/d20")}).status();
+  auto status = Load({Named("", "x/d20"), Named("", "y/d20")}).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(status.message()), AllOf(HasSubstr("y/d20"), HasSubstr("two models are named 'd20'")));
-  EXPECT_THAT(std::string(Load({ParseModelFlag("x/a b")}).status().message()), HasSubstr("'a b' is no name"));
+  EXPECT_THAT(std::string(Load({Named("", "x/a b")}).status().message()), HasSubstr("'a b' is no name"));
   EXPECT_THAT(std::string(Load({}).status().message()), HasSubstr("1 to 64 times"));
   EXPECT_THAT(std::string(Load(std::vector<ModelOptions>(65)).status().message()), HasSubstr("65 models"));
   EXPECT_THAT(loaded_, ElementsAre());
 }
 
 TEST_F(LoadModelsTest, ModelsThatDoNotFitTogetherAreRefusedBeforeTheFirstIsLoaded) {
-  ModelOptions a = ParseModelFlag(absl::StrCat("a=", File("a.pt", 600)));
+  ModelOptions a = Named("a", File("a.pt", 600));
   File("b/model-00001-of-00002.safetensors", 300);
   File("b/model-00002-of-00002.safetensors", 300);
-  ModelOptions b = ParseModelFlag(absl::StrCat("b=", Folder("b")));
+  ModelOptions b = Named("b", Folder("b"));
   a.device = b.device = "cpu";
   EXPECT_TRUE(Load({a, b}, 1200).ok());
   loaded_.clear();
@@ -106,7 +104,7 @@ TEST_F(LoadModelsTest, OnlyTheChosenStepOfACheckpointCounts) {
   File("d20/model_000001.pt", 100);
   File("d20/model_000100.pt", 700);
   File("d20/optim_000100.pt", 9000);
-  ModelOptions options = ParseModelFlag(Folder("d20"));
+  ModelOptions options = Named("", Folder("d20"));
   options.device = "cpu";
   EXPECT_TRUE(Load({options}, 700).ok());
   EXPECT_FALSE(Load({options}, 699).ok());
@@ -115,8 +113,7 @@ TEST_F(LoadModelsTest, OnlyTheChosenStepOfACheckpointCounts) {
 }
 
 TEST_F(LoadModelsTest, TheFirstThatFailsIsTheAnswer) {
-  auto status =
-      Load({ParseModelFlag("good=good"), ParseModelFlag("bad=broken"), ParseModelFlag("never=good")}).status();
+  auto status = Load({Named("good", "good"), Named("bad", "broken"), Named("never", "good")}).status();
   EXPECT_THAT(std::string(status.message()), HasSubstr("broken: corrupt"));
   EXPECT_THAT(loaded_, ElementsAre("good", "bad"));
 }
