@@ -1,6 +1,8 @@
 #include "server/flags.h"
 
 #include <algorithm>
+#include <cstdint>
+#include <limits>
 #include <set>
 
 #include "CLI/CLI.hpp"
@@ -99,6 +101,14 @@ void DeclareAll(CLI::App* app, ServerFlags* flags, std::vector<std::string>* mod
       "--window-pattern", model->window_pattern,
       "nanochat: which layers attend to a sliding window, letters S and L. Default: what the checkpoint says, "
       "else L");
+  declare
+      .Value("--context-length", model->context_length,
+             "TorchScript, whose files do not tell: tokens in the longest sequence that the module takes; 0: unknown")
+      ->check(CLI::Range(0, std::numeric_limits<int32_t>::max()));
+  declare
+      .Value("--vocab-size", model->vocabulary_size,
+             "TorchScript, whose files do not tell: token ids are below this; 0: unknown")
+      ->check(CLI::Range(0, std::numeric_limits<int32_t>::max()));
   declare.Value("--threads", flags->threads, "Threads of a forward pass on the CPU; 0: one for each core")
       ->check(CLI::Range(0, 1024));
   declare
