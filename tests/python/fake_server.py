@@ -38,7 +38,7 @@ def encode(rows, dtype):
 class FakeServer:
     """`breaks`: rows after which the first, second, ... call ends with UNAVAILABLE; later calls end well."""
 
-    def __init__(self, datasets=None, chunk_rows=5, breaks=(), cap=10_000, port=0):
+    def __init__(self, datasets=None, chunk_rows=5, breaks=(), cap=10_000_000, port=0):
         self.datasets = datasets or {}
         self.chunk_rows = chunk_rows
         self.breaks = list(breaks)

@@ -10,6 +10,7 @@
 
 from hookline.capture import Batch, Capture
 from hookline.client import Client, connect
+from hookline.collector import ActivationCollector, collect_activations_from_dataloader
 from hookline.errors import (
     CancelledError,
     DataLossError,
@@ -41,6 +42,7 @@ from hookline.types import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "ActivationCollector",
     "Batch",
     "CancelledError",
     "Capture",
@@ -67,5 +69,6 @@ __all__ = [
     "Retry",
     "Selection",
     "UnavailableError",
+    "collect_activations_from_dataloader",
     "connect",
 ]
