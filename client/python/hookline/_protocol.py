@@ -56,7 +56,8 @@ def message_class(full_name: str) -> Any:
     descriptor = _POOL.FindMessageTypeByName(full_name)
     if hasattr(message_factory, "GetMessageClass"):
         return message_factory.GetMessageClass(descriptor)
-    return message_factory.MessageFactory(_POOL).GetPrototype(descriptor)  # protobuf before 4.22
+    factory: Any = message_factory.MessageFactory(_POOL)  # protobuf before 4.22
+    return factory.GetPrototype(descriptor)
 
 
 def enum_names(full_name: str, prefix: str) -> dict[int, str]:

@@ -110,7 +110,7 @@ class Session:
         """Takes a message; the batches that are full now."""
         try:
             chunk = split_chunk(message)
-            response = _protocol.CaptureResponse.FromString(message) if chunk is None else None
+            response: Any = _protocol.CaptureResponse.FromString(message) if chunk is None else None
         except Exception as error:
             raise DataLossError(f"the server sent no readable CaptureResponse: {error}") from error
         if chunk is not None:
@@ -187,7 +187,7 @@ class Session:
 
     @staticmethod
     def _columns(chunk: Any) -> List["np.ndarray[Any, Any]"]:
-        columns = [
+        columns: List["np.ndarray[Any, Any]"] = [
             np.array(chunk.sequence, np.int64),
             np.array(chunk.position, np.int32),
             np.array(chunk.token_id, np.uint32),

@@ -225,7 +225,7 @@ class TokenFeed:
             if self._selection is None:
                 self._rows += kept.tokens
             else:
-                self._rows += sum(self._selection.rows_of(ids) for ids in sequences)  # type: ignore[arg-type]
+                self._rows += sum(self._selection.rows_of(ids) for ids in sequences)
             while self._kept_tokens > KEPT_TOKENS and len(self._kept) > 1:
                 self._forget()
 

@@ -82,14 +82,14 @@ class Selection:
     sample_rows: int = 0  # keeps this many of the rows left, per sequence; 0: all
     seed: int = 0  # of the sampling
 
-    def rows_of(self, ids: Sequence[int]) -> int:
+    def rows_of(self, ids: Any) -> int:
         """Rows that a sequence with these token ids brings."""
         end = min(len(ids), self.position_end or len(ids))
         positions = range(self.skip_first, end, max(self.position_stride, 1))
         rows = len(positions)
         if self.exclude_token_ids:
             excluded = frozenset(self.exclude_token_ids)
-            rows -= sum(ids[position] in excluded for position in positions)
+            rows -= sum(int(ids[position] in excluded) for position in positions)
         return min(rows, self.sample_rows) if self.sample_rows else rows
 
 
