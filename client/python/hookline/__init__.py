@@ -6,7 +6,12 @@
     for batch in client.capture("blocks.*.hook_resid_post", token_ids, max_activations=1_000_000):
         for hook_point, rows in batch.items():  # (4096, width) tensors, row-aligned
             ...
+
+`hookline.torch`, `hookline.sae_lens` and `hookline.aio` are imported when they are first named.
 """
+
+import importlib
+from typing import Any
 
 from hookline.capture import Batch, Capture
 from hookline.client import Client, connect
@@ -72,3 +77,11 @@ __all__ = [
     "collect_activations_from_dataloader",
     "connect",
 ]
+
+_ON_DEMAND = ("aio", "sae_lens", "torch")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ON_DEMAND:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

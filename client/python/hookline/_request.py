@@ -83,9 +83,19 @@ class CaptureOptions:
         return not is_server_source(self.source)
 
 
-def hook_point_list(hook_points: Union[str, Sequence[str]]) -> Sequence[str]:
-    """Names as a list, also where one was given alone."""
-    return [hook_points] if isinstance(hook_points, str) else list(hook_points)
+def capture_options(
+    hook_points: Union[str, Sequence[str]],
+    source: Any,
+    max_activations_by_hook_point: Optional[Mapping[str, int]] = None,
+    **options: Any,
+) -> CaptureOptions:
+    """Options from the arguments of a `capture` method: one hook point may stand alone."""
+    return CaptureOptions(
+        hook_points=[hook_points] if isinstance(hook_points, str) else list(hook_points),
+        source=source,
+        max_activations_by_hook_point=dict(max_activations_by_hook_point or {}),
+        **options,
+    )
 
 
 def _fill_dataset(message: Any, dataset: Dataset) -> None:

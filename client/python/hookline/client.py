@@ -9,7 +9,7 @@ import grpc
 from hookline import _memory, _protocol
 from hookline._arrays import Allocator, make_allocator
 from hookline._receive import GrpcReceiver, Receiver
-from hookline._request import CaptureOptions, hook_point_list, token_batch
+from hookline._request import CaptureOptions, capture_options, token_batch
 from hookline._session import Session
 from hookline._sources import is_server_source, source_batches
 from hookline.capture import Capture
@@ -46,6 +46,12 @@ def channel_options() -> Sequence[Tuple[str, int]]:
     )
 
 
+def check_address(address: str) -> None:
+    """ValueError if an address lacks its port, which gRPC would take for one of its own."""
+    if ":" not in address:
+        raise ValueError(f"address: {address!r} has no port; it should read like localhost:7471")
+
+
 def connect(
     address: str, *, credentials: Optional[grpc.ChannelCredentials] = None, receiver: str = "auto"
 ) -> "Client":
@@ -57,8 +63,7 @@ def connect(
     The first call also tells glibc to keep freed memory mapped, which about doubles the speed of a capture;
     HOOKLINE_MALLOC=default in the environment leaves the allocator alone.
     """
-    if ":" not in address:
-        raise ValueError(f"address: {address!r} has no port; it should read like localhost:7471")
+    check_address(address)
     if receiver not in ("auto", "grpc", "native"):
         raise ValueError(f"receiver: {receiver!r} is none of auto, grpc, native")
     _memory.keep_freed_memory()
@@ -156,12 +161,12 @@ class Client:
 
         What the server objects to is raised by the first step of the iterator, or by `started`.
         """
-        options = CaptureOptions(
-            hook_points=hook_point_list(hook_points),
+        options = capture_options(
+            hook_points=hook_points,
             source=source,
             model=model,
             max_activations=max_activations,
-            max_activations_by_hook_point=dict(max_activations_by_hook_point or {}),
+            max_activations_by_hook_point=max_activations_by_hook_point,
             dtype=dtype,
             batch_rows=batch_rows,
             selection=selection,
@@ -200,12 +205,12 @@ class Client:
         would be used up."""
         if hasattr(source, "__next__"):
             raise TypeError("source: an iterator would be used up by estimating; give a list, tensor or server dataset")
-        options = CaptureOptions(
-            hook_points=hook_point_list(hook_points),
+        options = capture_options(
+            hook_points=hook_points,
             source=source,
             model=model,
             max_activations=max_activations,
-            max_activations_by_hook_point=dict(max_activations_by_hook_point or {}),
+            max_activations_by_hook_point=max_activations_by_hook_point,
             dtype=dtype,
             selection=selection,
         )
