@@ -96,6 +96,11 @@ class Session:
             return self._call_started.next_sequence
         return None if self._request.resume_token else 0
 
+    @property
+    def is_granted(self) -> bool:
+        """Whether the server has accepted this call's request."""
+        return self._call_started is not None
+
     def tokens(self, sequence: int) -> Optional[Tuple[bytes, int]]:
         """The next message of tokens from this sequence on, and the sequence after it; None at the end of the source.
         Blocks while the source does."""

@@ -21,8 +21,12 @@ from hookline._request import CaptureOptions, capture_options
 from hookline._session import Session
 from hookline.capture import Batch, Finisher
 from hookline.client import DEFAULT_RETRY, channel_options, check_address
-from hookline.errors import CancelledError, HooklineError, from_rpc_error
+from hookline.errors import CancelledError, HooklineError, UnavailableError, from_rpc_error
 from hookline.types import CaptureStarted, CaptureSummary, ModelInfo, Retry, Selection, model_info
+
+# What grpc.aio says where a message is being sent as the call ends: its status has not arrived yet, and never does. Tokens
+# are therefore not sent before the server has accepted the request, and what ends the call later is asked for once more.
+_LOST_STATUS = "Internal error from Core"
 
 
 def connect(address: str, *, credentials: Optional[grpc.ChannelCredentials] = None) -> "AsyncClient":
@@ -210,8 +214,6 @@ class AsyncCapture(AsyncIterator[Batch]):
         session = self._session
         method, first = session.call()
         next_sequence: "asyncio.Future[int]" = asyncio.get_running_loop().create_future()
-        if session.next_sequence is not None:
-            next_sequence.set_result(session.next_sequence)
         if session.feed is None:
             call = self._channel.unary_stream(method)(first)
         else:
@@ -220,12 +222,14 @@ class AsyncCapture(AsyncIterator[Batch]):
             async for message in call:
                 for batch in session.receive(message):
                     await self._queue.put(batch)
-                if session.next_sequence is not None and not next_sequence.done():
-                    next_sequence.set_result(session.next_sequence)
-                if session.started is not None:
+                if session.is_granted:
                     self._started.set()
+                    if not next_sequence.done():
+                        next_sequence.set_result(session.next_sequence or 0)
             return None
         except grpc.RpcError as error:
+            if session.feed is not None and error.details() == _LOST_STATUS:
+                return UnavailableError("the call ended while tokens were sent")
             return from_rpc_error(error)
         except asyncio.CancelledError:
             if session.feed is None or session.feed.error is None:
