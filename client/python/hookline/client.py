@@ -6,8 +6,9 @@ from typing import Any, Callable, Mapping, Optional, Sequence, Tuple, Union
 
 import grpc
 
-from hookline import _memory, _protocol
+from hookline import _library, _memory, _protocol
 from hookline._arrays import Allocator, make_allocator
+from hookline._native import NativeClient, NativeReceiver
 from hookline._receive import GrpcReceiver, Receiver
 from hookline._request import CaptureOptions, capture_options, token_batch
 from hookline._session import Session
@@ -27,8 +28,8 @@ from hookline.types import (
     model_info,
 )
 
-# The most that a request's `max_message_bytes` may ask for, and some room: the check is against the whole frame.
-_MAX_RECEIVE_BYTES = (16 << 20) + (64 << 10)
+# The most that a request's `max_message_bytes` may ask for.
+MAX_RECEIVE_BYTES = 16 << 20
 DEFAULT_RETRY = Retry()
 
 AllocatorFactory = Callable[[CaptureStarted], Allocator]
@@ -37,7 +38,7 @@ AllocatorFactory = Callable[[CaptureStarted], Allocator]
 def channel_options() -> Sequence[Tuple[str, int]]:
     """Options of the channels that this package opens."""
     return (
-        ("grpc.max_receive_message_length", _MAX_RECEIVE_BYTES),
+        ("grpc.max_receive_message_length", MAX_RECEIVE_BYTES),
         ("grpc.max_send_message_length", -1),
         # The client decides when to try again; gRPC's own wait of a second and more would only add to it.
         ("grpc.initial_reconnect_backoff_ms", 100),
@@ -75,7 +76,10 @@ class Client:
 
     def __init__(self, address: str, credentials: Optional[grpc.ChannelCredentials], receiver: str) -> None:
         self.address = address
-        self._receiver = receiver
+        if receiver == "native" and credentials is not None:
+            raise ValueError('receiver: the C++ client has no TLS; use "grpc" or "auto" with credentials')
+        functions = _library.find(receiver) if credentials is None else None
+        self._native = None if functions is None else NativeClient(functions, address, MAX_RECEIVE_BYTES)
         if credentials is None:
             self._channel = grpc.insecure_channel(address, options=channel_options())
         else:
@@ -84,12 +88,19 @@ class Client:
     def close(self) -> None:
         """Closes the connection; running captures end with an error."""
         self._channel.close()
+        if self._native is not None:
+            self._native.close()
 
     def __enter__(self) -> "Client":
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+    @property
+    def receiver(self) -> str:
+        """How rows are received: "native" or "grpc"."""
+        return "grpc" if self._native is None else "native"
 
     def __repr__(self) -> str:
         return f"<hookline.Client of {self.address}>"
@@ -187,6 +198,9 @@ class Client:
         return Capture(self.receive(options, allocators), options, allocators)
 
     def receive(self, options: CaptureOptions, allocators: AllocatorFactory) -> Receiver:
+        """The receiver under a capture, for whoever has memory of its own to receive into."""
+        if self._native is not None:
+            return NativeReceiver(self._native, options, allocators)
         return GrpcReceiver(self._channel, Session(options, allocators), options.prefetch)
 
     def estimate(

@@ -98,10 +98,11 @@ _BY_CODE = {
 }
 
 
-def make_error(code: str, message: str, details: Optional[bytes] = None) -> HooklineError:
+def make_error(
+    code: str, message: str, details: Optional[bytes] = None, field: Optional[str] = None
+) -> HooklineError:
     """The exception for a status; `details` is a serialized google.rpc.Status (trailer `grpc-status-details-bin`)."""
-    field = None
-    if details:
+    if details and field is None:
         field = _field_of(details)
     if field is None and code == "INVALID_ARGUMENT":
         match = _FIELD_PREFIX.match(message)
