@@ -42,7 +42,7 @@ class AsyncClient:
 
     def __init__(self, address: str, credentials: Optional[grpc.ChannelCredentials]) -> None:
         self.address = address
-        options = list(channel_options())
+        options = channel_options()
         self._channel: Any = (
             grpc.aio.insecure_channel(address, options=options)
             if credentials is None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, List, Mapping, Optional, Sequence, Tuple, Union
 
 import grpc
+import grpc.experimental
 
 from hookline import _library, _memory, _protocol
 from hookline._arrays import Allocator, make_allocator
@@ -35,16 +36,16 @@ DEFAULT_RETRY = Retry()
 AllocatorFactory = Callable[[CaptureStarted], Allocator]
 
 
-def channel_options() -> Sequence[Tuple[str, int]]:
+def channel_options() -> List[Tuple[str, int]]:
     """Options of the channels that this package opens."""
-    return (
+    return [
         ("grpc.max_receive_message_length", MAX_RECEIVE_BYTES),
         ("grpc.max_send_message_length", -1),
         # The client decides when to try again; gRPC's own wait of a second and more would only add to it.
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.min_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 5000),
-    )
+    ]
 
 
 def check_address(address: str) -> None:
@@ -80,10 +81,12 @@ class Client:
             raise ValueError('receiver: the C++ client has no TLS; use "grpc" or "auto" with credentials')
         functions = _library.find(receiver) if credentials is None else None
         self._native = None if functions is None else NativeClient(functions, address, MAX_RECEIVE_BYTES)
+        # Rows are read on the thread that places them, not on one of grpcio's, which costs a third of the speed.
+        options = [*channel_options(), (grpc.experimental.ChannelOptions.SingleThreadedUnaryStream, 1)]
         if credentials is None:
-            self._channel = grpc.insecure_channel(address, options=channel_options())
+            self._channel = grpc.insecure_channel(address, options=options)
         else:
-            self._channel = grpc.secure_channel(address, credentials, options=channel_options())
+            self._channel = grpc.secure_channel(address, credentials, options=options)
 
     def close(self) -> None:
         """Closes the connection; running captures end with an error."""
