@@ -12,6 +12,8 @@ from torch.utils.data import DataLoader, TensorDataset
 import hookline
 from fake_server import WIDTHS, expected
 
+pytestmark = pytest.mark.usefixtures("receiver")
+
 RESID = "blocks.0.hook_resid_post"
 POST = "blocks.1.mlp.hook_post"
 TOKENS = torch.arange(96).reshape(12, 8)

@@ -8,6 +8,19 @@ sys.path.insert(0, os.path.dirname(__file__))
 
 from fake_server import FakeServer  # noqa: E402
 
+LIBRARY = os.environ.pop("HOOKLINE_CLIENT_LIBRARY", "")
+os.environ["HOOKLINE_CLIENT_LIBRARY"] = ""  # no library but where a test asks for it
+
+
+@pytest.fixture(params=["grpc", "native"])
+def receiver(request, monkeypatch):
+    """Runs a test with either receiver; results are the same."""
+    if request.param == "native":
+        if not LIBRARY:
+            pytest.skip("HOOKLINE_CLIENT_LIBRARY does not name the C++ client's library")
+        monkeypatch.setenv("HOOKLINE_CLIENT_LIBRARY", LIBRARY)
+    return request.param
+
 
 @pytest.fixture
 def fake():

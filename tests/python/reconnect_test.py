@@ -7,6 +7,8 @@ import torch
 import hookline
 from fake_server import FakeServer, expected
 
+pytestmark = pytest.mark.usefixtures("receiver")
+
 RESID = "blocks.0.hook_resid_post"
 POST = "blocks.1.mlp.hook_post"
 SEQUENCES = [[1, 2, 3], [4, 5, 6, 7, 8, 9, 10], [11], list(range(12, 40))]

@@ -11,6 +11,8 @@ import hookline
 from fake_server import expected
 from hookline.torch import shard
 
+pytestmark = pytest.mark.usefixtures("receiver")
+
 RESID = "blocks.0.hook_resid_post"
 POST = "blocks.1.mlp.hook_post"
 SEQUENCES = [list(range(i, i + 10)) for i in range(20)]
