@@ -1,5 +1,8 @@
 """What a capture promises, against a server that sends arithmetic rows."""
 
+import os
+import subprocess
+import sys
 import threading
 
 import grpc
@@ -249,3 +252,30 @@ def test_models_are_described(fake):
     assert [m.name for m in client.models()] == ["fake"]
     with pytest.raises(hookline.NotFoundError, match="there is"):
         client.model("nope")
+
+
+def test_a_program_may_end_with_a_capture_open(fake):
+    server = fake(datasets={"d": [list(range(64))] * 50_000})
+    program = f"""
+import hookline
+capture = hookline.connect({server.address!r}).capture({POST!r}, hookline.Dataset("d"), batch_rows=64)
+endless = ([[1, 2, 3]] for _ in iter(int, 1))
+streamed = hookline.connect({server.address!r}).capture({POST!r}, endless, batch_rows=64)
+next(capture), next(streamed)
+"""
+    package = os.path.dirname(os.path.dirname(hookline.__file__))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([package, os.environ.get("PYTHONPATH", "")])}
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=60)
+    assert server.cancelled.wait(10)
+
+
+def test_an_array_mapped_from_a_file_is_read_as_it_is_sent(fake, tmp_path):
+    tokens = np.lib.format.open_memmap(tmp_path / "t.npy", "w+", np.int64, (3000, 64))
+    tokens[:] = np.arange(3000 * 64).reshape(3000, 64) % 1000
+    tokens[2500, 3] = -5  # found when it is reached, not before
+    client = hookline.connect(fake(chunk_rows=64).address)
+    source = np.load(tmp_path / "t.npy", mmap_mode="r")
+    rows = rows_in_order(client.capture(RESID, source, max_activations=640, batch_rows=64), RESID)
+    np.testing.assert_array_equal(rows, expected(RESID, tokens[:10]))
+    with pytest.raises(ValueError, match="-5 is no token id"):
+        list(client.capture(RESID, source[2400:]))

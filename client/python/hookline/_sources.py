@@ -108,6 +108,8 @@ def source_batches(source: Any) -> Iterator[List[Ids]]:
         raise TypeError(f"source: {type(source).__name__} holds no token ids; tokenize it first")
     if isinstance(source, (list, tuple)) and source and _holds_sequences(source[0]):
         return map(batch_sequences, source)
+    if _is_batch(source):
+        return _row_blocks(source)
     if isinstance(source, (list, tuple, range)) or hasattr(source, "keys") or hasattr(source, "__array__"):
         return iter([batch_sequences(source)])
     if hasattr(source, "__iter__"):
@@ -116,6 +118,13 @@ def source_batches(source: Any) -> Iterator[List[Ids]]:
         f"source: {type(source).__name__} is none of a tensor, array or list of token ids, an iterable of batches, "
         "hookline.Dataset, hookline.Feed"
     )
+
+
+def _row_blocks(array: Any) -> Iterator[List[Ids]]:
+    """A two-dimensional tensor or array in pieces of a message, so that one mapped from a file is read as it is sent."""
+    step = max(1, MESSAGE_TOKENS // max(1, array.shape[1]))
+    for first in range(0, len(array), step):
+        yield list(_checked_array(_as_array(array[first : first + step]), f"source[{first}:]"))
 
 
 def is_server_source(source: Any) -> bool:

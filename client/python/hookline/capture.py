@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any, Callable, Dict, Iterator, Optional
 
 from hookline._arrays import Allocator
@@ -112,7 +113,7 @@ class Capture(Iterator[Batch]):
 
     def __del__(self) -> None:
         receiver = getattr(self, "_receiver", None)
-        if receiver is not None:
+        if receiver is not None and not sys.is_finalizing():
             receiver.close()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import weakref
 from typing import Any, Callable, List, Mapping, Optional, Sequence, Tuple, Union
 
 import grpc
@@ -32,6 +34,16 @@ from hookline.types import (
 # The most that a request's `max_message_bytes` may ask for.
 MAX_RECEIVE_BYTES = 16 << 20
 DEFAULT_RETRY = Retry()
+
+# Closed at the interpreter's end, while their threads still run: later nobody could wait for them any more.
+_open_receivers: "weakref.WeakSet[Receiver]" = weakref.WeakSet()
+
+
+@atexit.register
+def _close_receivers() -> None:
+    for receiver in list(_open_receivers):
+        receiver.close()
+
 
 AllocatorFactory = Callable[[CaptureStarted], Allocator]
 
@@ -202,9 +214,13 @@ class Client:
 
     def receive(self, options: CaptureOptions, allocators: AllocatorFactory) -> Receiver:
         """The receiver under a capture, for whoever has memory of its own to receive into."""
+        receiver: Receiver
         if self._native is not None:
-            return NativeReceiver(self._native, options, allocators)
-        return GrpcReceiver(self._channel, Session(options, allocators), options.prefetch)
+            receiver = NativeReceiver(self._native, options, allocators)
+        else:
+            receiver = GrpcReceiver(self._channel, Session(options, allocators), options.prefetch)
+        _open_receivers.add(receiver)
+        return receiver
 
     def estimate(
         self,
