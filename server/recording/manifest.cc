@@ -278,6 +278,7 @@ absl::StatusOr<Manifest> ParseManifest(absl::string_view text) {
     read.xxh3 = shard.String("xxh3", 32);
     manifest.shards.push_back(std::move(read));
   }
+  if (members.Integer("rows", 0, kMaxRows) != manifest.rows()) members.Fail("rows", "the end of the last shard");
   const nlohmann::json resume = members.Object("resume");
   Members resume_members(resume, "resume", status);
   if (!absl::Base64Unescape(resume_members.String("token", 1 << 20), &manifest.resume_token)) {
