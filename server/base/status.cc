@@ -11,8 +11,11 @@ constexpr absl::string_view kFieldPayload = "hookline/field";
 }  // namespace
 
 absl::Status InvalidField(absl::string_view field, absl::string_view message) {
-  absl::Status status = absl::InvalidArgumentError(absl::StrCat(field, ": ", message));
-  status.SetPayload(kFieldPayload, absl::Cord(field));
+  return WithField(absl::InvalidArgumentError(absl::StrCat(field, ": ", message)), field);
+}
+
+absl::Status WithField(absl::Status status, absl::string_view field) {
+  if (!field.empty()) status.SetPayload(kFieldPayload, absl::Cord(field));
   return status;
 }
 

@@ -14,7 +14,10 @@ namespace hookline {
 // beside it, so that clients can tell it apart. `field` is the path in the proto, e.g. `tokens.sequences[3].ids[17]`.
 absl::Status InvalidField(absl::string_view field, absl::string_view message);
 
-// The path given to InvalidField, or "" if `status` carries none.
+// `status` with the path of the field that it is about beside it. An OK status or an empty path is left as it is.
+absl::Status WithField(absl::Status status, absl::string_view field);
+
+// The path given to InvalidField or WithField, or "" if `status` carries none.
 std::string FieldOf(const absl::Status& status);
 
 }  // namespace hookline

@@ -1,0 +1,149 @@
+// The C interface of the client: captures whose rows land in memory that the caller owns. For languages that cannot
+// call C++; client/python calls it through ctypes, and no interpreter is touched between two batches.
+//
+// A capture is read in batches. The caller submits the buffers of a batch, one for each hook point; a thread of the
+// library fills submitted batches in order and waits, with the server's backpressure behind it, while there is none. So
+// as many batches are prefetched as the caller keeps submitted:
+//
+//   hookline_client* client;
+//   hookline_capture* capture;
+//   hookline_error error;
+//   hookline_client_connect("localhost:7471", 0, &client, &error);
+//   hookline_capture_start(client, HOOKLINE_CAPTURE, request, request_bytes, &capture, &error);
+//   hookline_capture_started(capture, -1, &started, &started_bytes, &error);   // names, widths, dtype
+//   hookline_capture_submit(capture, &batch_a, &error);
+//   hookline_capture_submit(capture, &batch_b, &error);
+//   while (hookline_capture_wait(capture, -1, rows, &error) == HOOKLINE_OK) {  // batch_a, then batch_b, ...
+//     use the oldest batch; submit another
+//   }
+//   hookline_capture_summary(capture, &summary, &summary_bytes);
+//   hookline_capture_free(capture);
+//   hookline_client_free(client);
+//
+// Messages of hookline.v1 pass in their protobuf encoding. Strings are UTF-8. Functions that can fail return one of the
+// results below and fill `error` (never NULL) when they return HOOKLINE_ERROR. Every function may be called from any
+// thread; hookline_capture_wait and hookline_capture_submit of one capture by one thread at a time each, as well as
+// hookline_capture_write_tokens, and nothing may run beside the `free` of its handle.
+#ifndef HOOKLINE_CLIENT_CPP_C_API_H_
+#define HOOKLINE_CLIENT_CPP_C_API_H_
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define HOOKLINE_EXPORT __attribute__((visibility("default")))
+
+// Grows whenever something below changes its meaning; additions leave it.
+#define HOOKLINE_ABI_VERSION 1
+
+// Results.
+#define HOOKLINE_OK 0
+#define HOOKLINE_END 1      // the capture has ended; no more rows will come, none more are taken
+#define HOOKLINE_TIMEOUT 2  // nothing happened yet
+#define HOOKLINE_ERROR 3    // see `error`
+
+// Methods whose answers are a stream of CaptureResponse, and what their request is.
+#define HOOKLINE_CAPTURE 0         // CaptureService.Capture: CaptureRequest
+#define HOOKLINE_CAPTURE_STREAM 1  // CaptureService.CaptureStream: CaptureRequest without a source, then tokens
+#define HOOKLINE_READ_RECORDING 2  // RecordingService.ReadRecording: ReadRecordingRequest
+
+typedef struct hookline_client hookline_client;
+typedef struct hookline_capture hookline_capture;
+
+// What went wrong. Texts end with a zero byte; what is longer is cut.
+typedef struct hookline_error {
+  int32_t code;        // gRPC's status code, 1 to 16
+  char field[508];     // the request's field that is at fault, "" if none was named
+  char message[3584];  // the server's message, or the library's
+} hookline_error;
+
+// The buffers of one batch. They are the library's from hookline_capture_submit until hookline_capture_wait returns the
+// batch or hookline_capture_free returns; the struct itself and the array `data` are read during the call only.
+typedef struct hookline_batch {
+  int64_t rows;        // rows that each buffer has room for, at least 1
+  void* const* data;   // for each hook point, in the order of `started`: rows * width values of the capture's dtype,
+                       // row-major
+  int64_t* sequence;   // provenance columns of `rows` entries; all three or none (NULL). They belong to the hook
+  int32_t* position;   // point with the most rows in the batch; the others' are a prefix. The request must have
+  uint32_t* token_id;  // asked for provenance.
+} hookline_batch;
+
+// HOOKLINE_ABI_VERSION of the library that was loaded.
+HOOKLINE_EXPORT int32_t hookline_abi_version(void);
+
+// Opens a channel to `address` (host:port, no TLS); nothing is sent yet. `max_receive_bytes`: the largest message to
+// accept, 0 for 4 MiB, at most 16 MiB (a request's `max_message_bytes` above 4 MiB needs as much). Free the result.
+HOOKLINE_EXPORT int32_t hookline_client_connect(const char* address, int64_t max_receive_bytes,
+                                                hookline_client** client, hookline_error* error);
+// Captures of the client may outlive it. NULL does nothing.
+HOOKLINE_EXPORT void hookline_client_free(hookline_client* client);
+
+// Starts a capture with one of the methods above. Returns at once: what the server objects to comes from the first
+// waiting call. Free the result.
+HOOKLINE_EXPORT int32_t hookline_capture_start(hookline_client* client, int32_t method, const void* request,
+                                               size_t request_bytes, hookline_capture** capture, hookline_error* error);
+
+// Waits for the server's CaptureStarted. `*bytes` stays valid until the capture is freed or resumed. `timeout_ms` < 0:
+// for ever, here and below. HOOKLINE_OK, HOOKLINE_TIMEOUT or HOOKLINE_ERROR.
+HOOKLINE_EXPORT int32_t hookline_capture_started(hookline_capture* capture, int64_t timeout_ms, const void** message,
+                                                 size_t* bytes, hookline_error* error);
+
+// Hands over the buffers of one more batch, after hookline_capture_started. HOOKLINE_OK or HOOKLINE_ERROR
+// (INVALID_ARGUMENT: the batch contradicts the capture). At most 1024 batches may be submitted and not yet waited for
+// (RESOURCE_EXHAUSTED).
+HOOKLINE_EXPORT int32_t hookline_capture_submit(hookline_capture* capture, const hookline_batch* batch,
+                                                hookline_error* error);
+
+// Waits until the oldest submitted batch is finished: each hook point's buffer is full, or its budget is reached, or
+// the capture has ended. `rows` (one for each hook point) says how many rows each buffer holds.
+//   HOOKLINE_OK       the batch is the caller's again. It holds at least one row.
+//   HOOKLINE_END      the capture has ended well and no submitted batch holds a row; all are the caller's again.
+//   HOOKLINE_TIMEOUT  not yet.
+//   HOOKLINE_ERROR    the capture broke (code UNAVAILABLE: hookline_capture_resume continues it). Batches finished
+//   before
+//                     that were returned before; `rows` says what the oldest one holds so far. Nothing is written to
+//                     submitted batches until a resume, and they are the caller's again if it does not resume.
+//                     FAILED_PRECONDITION: none is submitted, and the capture has not ended.
+HOOKLINE_EXPORT int32_t hookline_capture_wait(hookline_capture* capture, int64_t timeout_ms, int64_t* rows,
+                                              hookline_error* error);
+
+// The resume token of the last message received; "" (0 bytes) before the first. Together with the rows that the library
+// holds it is exact, so it is meant for the request given to hookline_capture_resume. `token` NULL: only the size.
+// Returns the token's size in bytes; copies at most `capacity`.
+HOOKLINE_EXPORT size_t hookline_capture_resume_token(hookline_capture* capture, void* token, size_t capacity);
+
+// After HOOKLINE_ERROR from a wait: calls the server again on the same channel with `request`, which is the first one
+// with its `resume_token` set to the last. Submitted batches are filled on where they stood: no row comes twice, none
+// is missing. A server that now grants other hook points, widths, dtype or weights is an error of the next wait
+// (FAILED_PRECONDITION). For HOOKLINE_CAPTURE_STREAM, write the tokens again from `next_sequence` of the new
+// CaptureStarted.
+HOOKLINE_EXPORT int32_t hookline_capture_resume(hookline_capture* capture, const void* request, size_t request_bytes,
+                                                hookline_error* error);
+
+// HOOKLINE_CAPTURE_STREAM: sends sequences, one message. `lengths` has one entry for each sequence; `ids` holds the
+// sequences one after another. Keep a message below the server's receive limit (4 MiB; an id takes up to 5 bytes).
+// Blocks while the server has enough to do; hookline_capture_cancel ends that. HOOKLINE_OK, or HOOKLINE_END: the
+// call is over (hookline_capture_wait says how), nothing more is needed.
+HOOKLINE_EXPORT int32_t hookline_capture_write_tokens(hookline_capture* capture, const uint32_t* ids,
+                                                      const int64_t* lengths, int64_t sequences, hookline_error* error);
+// HOOKLINE_CAPTURE_STREAM: no more sequences will come.
+HOOKLINE_EXPORT void hookline_capture_finish_tokens(hookline_capture* capture);
+
+// The server's CaptureSummary once it has come, which is before the last wait returns: HOOKLINE_OK; else
+// HOOKLINE_TIMEOUT. `*message` stays valid until the capture is freed or resumed.
+HOOKLINE_EXPORT int32_t hookline_capture_summary(hookline_capture* capture, const void** message, size_t* bytes);
+
+// Ends the call: waiting functions return with CANCELLED soon. Idempotent.
+HOOKLINE_EXPORT void hookline_capture_cancel(hookline_capture* capture);
+
+// Cancels, and returns when nothing is written to submitted buffers any more. NULL does nothing.
+HOOKLINE_EXPORT void hookline_capture_free(hookline_capture* capture);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif
+
+#endif  // HOOKLINE_CLIENT_CPP_C_API_H_

@@ -1,0 +1,85 @@
+// One capture as its client sees it: events in order, each checked against what the server granted.
+//
+//   std::unique_ptr<CaptureCall> call = client->Capture(request);
+//   while (true) {
+//     absl::StatusOr<std::optional<CaptureEvent>> event = call->Next();
+//     if (!event.ok()) return event.status();
+//     if (!event->has_value()) break;   // the capture ended well
+//     if (auto* chunk = std::get_if<Chunk>(&**event)) Use(*chunk);
+//   }
+#ifndef HOOKLINE_CLIENT_CPP_CAPTURE_CALL_H_
+#define HOOKLINE_CLIENT_CPP_CAPTURE_CALL_H_
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/statusor.h"
+#include "client/cpp/capture_response.h"
+#include "grpcpp/channel.h"
+#include "grpcpp/client_context.h"
+#include "grpcpp/support/byte_buffer.h"
+#include "grpcpp/support/sync_stream.h"
+#include "hookline/v1/capture_service.pb.h"
+
+namespace hookline::client {
+
+// Checks that events come in the promised order and agree with `started`: known hook points, widths, dtype, rows that
+// follow each other, values and provenance columns as long as the rows say.
+class CaptureOrder {
+ public:
+  // INTERNAL, naming the hook point and both values. Sets a chunk's hook_point_index.
+  absl::Status Check(CaptureEvent& event);
+
+ private:
+  absl::Status CheckChunk(Chunk& chunk);
+
+  std::optional<v1::CaptureStarted> started_;
+  bool ended_ = false;
+  absl::flat_hash_map<std::string, int> index_;
+  std::vector<int64_t> next_row_;  // per hook point; -1 before its first chunk, since a resume begins anywhere
+};
+
+// Next() belongs to one thread, WriteTokens and FinishTokens to one that may be another; Cancel is anybody's.
+class CaptureCall {
+ public:
+  // Calls `method` (its full path), whose answers are CaptureResponses, with an encoded request. Blocks until the
+  // request is on its way or has failed, which Next() reports.
+  CaptureCall(std::shared_ptr<grpc::Channel> channel, const std::string& method, const std::string& request,
+              bool streams_tokens);
+  // Cancels what still runs.
+  ~CaptureCall();
+  CaptureCall(const CaptureCall&) = delete;
+  CaptureCall& operator=(const CaptureCall&) = delete;
+
+  // Blocks for the next event; none at the end of a capture that ended well. Nobody reading is what slows the server
+  // down. Errors: the server's own status, with the field it names (hookline::FieldOf); UNAVAILABLE for a broken
+  // connection; RESOURCE_EXHAUSTED for a message above the receive limit; INTERNAL for what no Hookline server sends.
+  // The same error again on every later call.
+  absl::StatusOr<std::optional<CaptureEvent>> Next();
+
+  // CaptureStream: sends sequences; blocks while the server has enough. False: the call is over and Next() tells how.
+  bool WriteTokens(const v1::TokenBatch& tokens);
+  // CaptureStream: no more sequences follow.
+  void FinishTokens();
+
+  // Next() returns CANCELLED soon, or the end if it was there already. Idempotent.
+  void Cancel();
+
+ private:
+  absl::StatusOr<std::optional<CaptureEvent>> Finish();
+
+  std::shared_ptr<grpc::Channel> channel_;
+  grpc::ClientContext context_;
+  std::unique_ptr<grpc::ClientReaderWriter<grpc::ByteBuffer, grpc::ByteBuffer>> stream_;
+  CaptureOrder order_;
+  bool finished_ = false;
+  absl::Status status_;
+};
+
+}  // namespace hookline::client
+
+#endif  // HOOKLINE_CLIENT_CPP_CAPTURE_CALL_H_

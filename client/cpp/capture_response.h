@@ -1,0 +1,56 @@
+// Reads a CaptureResponse out of the slices in which gRPC received it. The values of a chunk are found by hand and stay
+// where they are, because protobuf would copy them once more than needed; everything else is protobuf's to parse.
+#ifndef HOOKLINE_CLIENT_CPP_CAPTURE_RESPONSE_H_
+#define HOOKLINE_CLIENT_CPP_CAPTURE_RESPONSE_H_
+
+#include <cstdint>
+#include <variant>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "grpcpp/support/slice.h"
+#include "hookline/v1/capture_service.pb.h"
+
+namespace hookline::client {
+
+// Rows of one hook point. Owns the received memory; movable.
+class Chunk {
+ public:
+  Chunk(v1::ActivationChunk header, std::vector<grpc::Slice> slices, std::vector<absl::Span<const uint8_t>> pieces);
+  Chunk(Chunk&&) = default;
+  Chunk& operator=(Chunk&&) = default;
+  // Small slices hold their bytes in themselves, so `pieces_` would point into the original.
+  Chunk(const Chunk&) = delete;
+  Chunk& operator=(const Chunk&) = delete;
+
+  // Every field but `data`.
+  const v1::ActivationChunk& header() const { return header_; }
+  // The field `data`, in pieces that follow each other. They are cut anywhere, also inside a value, and live as long as
+  // this chunk.
+  absl::Span<const absl::Span<const uint8_t>> pieces() const { return pieces_; }
+  int64_t data_bytes() const { return data_bytes_; }
+  // Copies `bytes` bytes of `data` from `offset` on; both must lie within data_bytes().
+  void CopyData(int64_t offset, int64_t bytes, void* destination) const;
+
+  // Into CaptureStarted's hook points; set by CaptureCall.
+  int hook_point_index() const { return hook_point_index_; }
+  void set_hook_point_index(int index) { hook_point_index_ = index; }
+
+ private:
+  v1::ActivationChunk header_;
+  std::vector<grpc::Slice> slices_;
+  std::vector<absl::Span<const uint8_t>> pieces_;
+  int64_t data_bytes_ = 0;
+  int hook_point_index_ = -1;
+};
+
+using CaptureEvent = std::variant<v1::CaptureStarted, Chunk, v1::CaptureSummary>;
+
+// INTERNAL: the bytes are no CaptureResponse with exactly one of its kinds. Whatever they are, nothing outside them is
+// read. Unknown fields are skipped.
+absl::StatusOr<CaptureEvent> ParseCaptureResponse(std::vector<grpc::Slice> slices);
+
+}  // namespace hookline::client
+
+#endif  // HOOKLINE_CLIENT_CPP_CAPTURE_RESPONSE_H_

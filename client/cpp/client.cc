@@ -1,0 +1,59 @@
+#include "client/cpp/client.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "client/cpp/rpc_status.h"
+#include "grpcpp/create_channel.h"
+#include "grpcpp/security/credentials.h"
+#include "hookline/v1/model_service.grpc.pb.h"
+
+namespace hookline::client {
+
+absl::StatusOr<std::unique_ptr<Client>> Client::Connect(const std::string& address, const ClientOptions& options) {
+  if (address.empty()) return absl::InvalidArgumentError("address: empty; give HOST:PORT");
+  if (options.max_receive_bytes < 1 || options.max_receive_bytes > kMaxReceiveBytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("max_receive_bytes: ", options.max_receive_bytes, " is not between 1 and ", kMaxReceiveBytes));
+  }
+  grpc::ChannelArguments arguments;
+  arguments.SetMaxReceiveMessageSize(static_cast<int>(options.max_receive_bytes));
+  return std::unique_ptr<Client>(
+      new Client(grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments), options));
+}
+
+Client::Client(std::shared_ptr<grpc::Channel> channel, const ClientOptions& options)
+    : channel_(std::move(channel)), options_(options) {}
+
+absl::StatusOr<v1::ListModelsResponse> Client::ListModels() {
+  grpc::ClientContext context;
+  context.set_deadline(absl::ToChronoTime(absl::Now() + options_.rpc_timeout));
+  v1::ListModelsResponse response;
+  grpc::Status status = v1::ModelService::NewStub(channel_)->ListModels(&context, {}, &response);
+  if (!status.ok()) return FromGrpc(status);
+  return response;
+}
+
+absl::StatusOr<v1::Model> Client::GetModel(const std::string& name) {
+  grpc::ClientContext context;
+  context.set_deadline(absl::ToChronoTime(absl::Now() + options_.rpc_timeout));
+  v1::GetModelRequest request;
+  request.set_name(name);
+  v1::Model model;
+  grpc::Status status = v1::ModelService::NewStub(channel_)->GetModel(&context, request, &model);
+  if (!status.ok()) return FromGrpc(status);
+  return model;
+}
+
+std::unique_ptr<CaptureCall> Client::Capture(const v1::CaptureRequest& request) {
+  return std::make_unique<CaptureCall>(channel_, kCaptureMethod, request.SerializeAsString(), /*streams_tokens=*/false);
+}
+
+std::unique_ptr<CaptureCall> Client::CaptureStream(const v1::CaptureRequest& request) {
+  v1::CaptureStreamRequest first;
+  *first.mutable_request() = request;
+  return std::make_unique<CaptureCall>(channel_, kCaptureStreamMethod, first.SerializeAsString(),
+                                       /*streams_tokens=*/true);
+}
+
+}  // namespace hookline::client

@@ -1,0 +1,69 @@
+// The C++ client: what a server's models are, and captures from them.
+//
+//   auto client = hookline::client::Client::Connect("localhost:7471");
+//   hookline::v1::CaptureRequest request;
+//   request.add_hook_points("blocks.*.hook_resid_post");
+//   for (uint32_t id : {256, 72, 105}) request.mutable_tokens()->add_sequences()->add_ids(id);
+//   std::unique_ptr<hookline::client::CaptureCall> call = (*client)->Capture(request);
+//   // see capture_call.h for the loop over call->Next()
+#ifndef HOOKLINE_CLIENT_CPP_CLIENT_H_
+#define HOOKLINE_CLIENT_CPP_CLIENT_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "client/cpp/capture_call.h"
+#include "hookline/v1/capture_service.pb.h"
+#include "hookline/v1/model_service.pb.h"
+
+namespace hookline::client {
+
+inline constexpr char kCaptureMethod[] = "/hookline.v1.CaptureService/Capture";
+inline constexpr char kCaptureStreamMethod[] = "/hookline.v1.CaptureService/CaptureStream";
+inline constexpr char kReadRecordingMethod[] = "/hookline.v1.RecordingService/ReadRecording";
+
+// What gRPC receives unless told otherwise, and the largest message that a server sends to those who ask for it.
+inline constexpr int64_t kDefaultReceiveBytes = int64_t{4} << 20;
+inline constexpr int64_t kMaxReceiveBytes = int64_t{16} << 20;
+
+struct ClientOptions {
+  // The largest message to accept, up to kMaxReceiveBytes. A request's `max_message_bytes` must not exceed it.
+  int64_t max_receive_bytes = kDefaultReceiveBytes;
+  // How long ListModels and GetModel wait for an answer. Captures wait for ever.
+  absl::Duration rpc_timeout = absl::Seconds(30);
+};
+
+// Thread-safe. Errors of calls are the server's status with the field it names (hookline::FieldOf), or UNAVAILABLE
+// where there is no server.
+class Client {
+ public:
+  // Opens a channel to `address`, host:port without TLS. Sends nothing yet, so that an absent server is found by the
+  // first call. INVALID_ARGUMENT: an empty address or an option out of range.
+  static absl::StatusOr<std::unique_ptr<Client>> Connect(const std::string& address, const ClientOptions& options = {});
+
+  absl::StatusOr<v1::ListModelsResponse> ListModels();
+
+  // "" names the only model.
+  absl::StatusOr<v1::Model> GetModel(const std::string& name);
+
+  // Never null. The call may outlive this client.
+  std::unique_ptr<CaptureCall> Capture(const v1::CaptureRequest& request);
+
+  // The request has no source; sequences follow by WriteTokens.
+  std::unique_ptr<CaptureCall> CaptureStream(const v1::CaptureRequest& request);
+
+  const std::shared_ptr<grpc::Channel>& channel() const { return channel_; }
+
+ private:
+  Client(std::shared_ptr<grpc::Channel> channel, const ClientOptions& options);
+
+  const std::shared_ptr<grpc::Channel> channel_;
+  const ClientOptions options_;
+};
+
+}  // namespace hookline::client
+
+#endif  // HOOKLINE_CLIENT_CPP_CLIENT_H_

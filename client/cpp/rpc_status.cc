@@ -1,0 +1,57 @@
+#include "client/cpp/rpc_status.h"
+
+#include <functional>
+
+#include "absl/strings/match.h"
+#include "google/protobuf/io/coded_stream.h"
+#include "google/protobuf/wire_format_lite.h"
+#include "server/base/status.h"
+
+namespace hookline::client {
+namespace {
+
+using google::protobuf::internal::WireFormatLite;
+using google::protobuf::io::CodedInputStream;
+
+// Calls `visit` with each length-delimited field of an encoded message, until it is malformed or ends.
+void VisitFields(absl::string_view message, const std::function<void(int number, const std::string& value)>& visit) {
+  CodedInputStream input(reinterpret_cast<const uint8_t*>(message.data()), static_cast<int>(message.size()));
+  while (uint32_t tag = input.ReadTag()) {
+    if (WireFormatLite::GetTagWireType(tag) != WireFormatLite::WIRETYPE_LENGTH_DELIMITED) {
+      if (!WireFormatLite::SkipField(&input, tag)) return;
+      continue;
+    }
+    uint32_t bytes;
+    std::string value;
+    if (!input.ReadVarint32(&bytes) || !input.ReadString(&value, static_cast<int>(bytes))) return;
+    visit(WireFormatLite::GetTagFieldNumber(tag), value);
+  }
+}
+
+}  // namespace
+
+std::string BadRequestField(absl::string_view details) {
+  std::string field;
+  VisitFields(details, [&](int number, const std::string& any) {
+    if (number != 3) return;
+    std::string type_url;
+    std::string bad_request;
+    VisitFields(any, [&](int number, const std::string& value) { (number == 1 ? type_url : bad_request) = value; });
+    if (!absl::EndsWith(type_url, "/google.rpc.BadRequest")) return;
+    VisitFields(bad_request, [&](int number, const std::string& violation) {
+      if (number != 1) return;
+      VisitFields(violation, [&](int number, const std::string& value) {
+        if (number == 1 && field.empty()) field = value;
+      });
+    });
+  });
+  return field;
+}
+
+absl::Status FromGrpc(const grpc::Status& status) {
+  if (status.ok()) return absl::OkStatus();
+  return WithField(absl::Status(static_cast<absl::StatusCode>(status.error_code()), status.error_message()),
+                   BadRequestField(status.error_details()));
+}
+
+}  // namespace hookline::client
