@@ -79,6 +79,8 @@ TEST(Flags, SetEveryLimit) {
   EXPECT_EQ(flags.models[0].device, "cuda:1");
   EXPECT_EQ(flags.models[0].dtype, "float16");
   EXPECT_EQ(flags.models[0].window_pattern, "SSSL");
+  EXPECT_EQ(flags.models[0].context_length, 66);
+  EXPECT_EQ(flags.models[0].vocabulary_size, 67);
   EXPECT_EQ(flags.threads, 3);
   EXPECT_THAT(flags.server.listen, ElementsAre("0.0.0.0:1", "unix:/run/h.sock"));
   EXPECT_EQ(flags.port_file, "port");
