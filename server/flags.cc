@@ -90,7 +90,9 @@ void DeclareAll(CLI::App* app, ServerFlags* flags, std::vector<std::string>* mod
   Declare declare(app);
   declare
       .List("--model", *models,
-            "[NAME=]PATH of a checkpoint; without a name, the last part of the path. Repeat it for more models")
+            "[NAME=]PATH of a nanochat or Hugging Face checkpoint directory or a TorchScript file; without a name, the "
+            "last "
+            "part of the path. Repeat it for more models")
       ->type_name("[NAME=]PATH");
   declare.Value("--step", model->step, "Of a checkpoint directory the step to load; -1: the highest");
   declare.Value("--device", model->device, "cpu, cuda, cuda:N, or auto: CUDA where there is one");
