@@ -120,7 +120,7 @@ absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const ServerFlags& flags) {
     const ModelInfo& info = model->info();
     spdlog::info("model {}: {} {}, {}, {} parameters as {} on {} in {}; fingerprint {}", info.name, info.architecture,
                  info.variant, info.details, info.parameters, std::string(DtypeName(info.dtype)), info.device,
-                 absl::FormatDuration(absl::Now() - start), info.fingerprint);
+                 absl::FormatDuration(absl::Trunc(absl::Now() - start, absl::Milliseconds(1))), info.fingerprint);
     if (!info.warning.empty()) spdlog::warn("model {}: {}", info.name, info.warning);
     models.push_back(std::move(model));
   }
