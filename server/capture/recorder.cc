@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 #include <variant>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "server/base/status.h"
@@ -64,6 +65,15 @@ std::shared_ptr<RecordingSession> Recorder::FindLocked(absl::string_view name) {
 std::shared_ptr<RecordingSession> Recorder::Find(absl::string_view name) {
   absl::MutexLock lock(&mutex_);
   return FindLocked(name);
+}
+
+void Recorder::WaitUntilIdle() {
+  std::vector<std::shared_ptr<RecordingSession>> running;
+  {
+    absl::MutexLock lock(&mutex_);
+    for (const auto& [name, session] : sessions_) running.push_back(session);
+  }
+  for (const auto& session : running) session->WaitUntilEnded();
 }
 
 absl::StatusOr<Persisted> Recorder::Persist(const std::string& name, CaptureRequest request,

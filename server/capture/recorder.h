@@ -45,6 +45,9 @@ class Recorder {
   // The session that writes `name`; null if none does.
   std::shared_ptr<RecordingSession> Find(absl::string_view name);
 
+  // Returns when no session runs. For after Engine::Drain, which ends them all.
+  void WaitUntilIdle();
+
  private:
   std::shared_ptr<RecordingSession> FindLocked(absl::string_view name) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Lets go of sessions that have ended.

@@ -68,6 +68,8 @@ RecordingSession::Progress RecordingSession::progress() const {
   return progress;
 }
 
+void RecordingSession::WaitUntilEnded() const { absl::MutexLock lock(&mutex_, absl::Condition(&progress_.ended)); }
+
 int RecordingSession::Watch(std::function<void()> changed) {
   absl::MutexLock lock(&callback_mutex_);
   watches_[next_watch_] = std::move(changed);

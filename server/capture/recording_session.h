@@ -65,6 +65,7 @@ class RecordingSession {
   const std::string& name() const { return options_.name; }
   const std::string& request_digest() const { return options_.request_digest; }
   Progress progress() const;
+  void WaitUntilEnded() const;
 
   // Calls `changed` when rows came (about once a second) and at the end; on the session's thread, it must not block.
   // The answer is for Unwatch, after which it is not called any more.
