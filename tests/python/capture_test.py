@@ -159,7 +159,7 @@ def test_a_slow_reader_holds_back_the_source(fake):
         for _ in range(3):
             next(capture)
         assert len(pulled) * 4096 < 2_000_000
-    assert server.cancelled.wait(10)
+    assert server.cancelled.wait(60)
 
 
 def test_a_dataset_is_named_to_the_server(fake):
@@ -215,7 +215,29 @@ def test_leaving_the_loop_cancels_on_the_server(fake):
     client = hookline.connect(server.address)
     for _ in client.capture(POST, hookline.Dataset("d"), batch_rows=64):
         break
-    assert server.cancelled.wait(10)
+    assert server.cancelled.wait(60)
+
+
+def test_a_closed_capture_does_not_look_like_one_that_ended(fake):
+    server = fake()
+    capture = hookline.connect(server.address).capture(RESID, SEQUENCES, batch_rows=20)
+    assert next(capture).rows == 20
+    capture.close()
+    with pytest.raises(hookline.CancelledError):
+        next(capture)
+
+
+def test_a_library_that_cannot_be_loaded_is_an_error_where_it_was_named(fake, tmp_path, monkeypatch):
+    broken = tmp_path / "libhookline_client.so"
+    broken.write_bytes(b"no library")
+    monkeypatch.setenv("HOOKLINE_CLIENT_LIBRARY", str(broken))
+    with pytest.raises(OSError):
+        hookline.connect("localhost:1")
+    assert hookline.connect("localhost:1", receiver="grpc").receiver == "grpc"
+    monkeypatch.delenv("HOOKLINE_CLIENT_LIBRARY")
+    monkeypatch.setattr("hookline._library.path", lambda: str(broken))
+    with pytest.warns(UserWarning, match="grpcio"):
+        assert hookline.connect("localhost:1").receiver == "grpc"
 
 
 def test_close_wakes_a_waiting_loop(fake):
@@ -318,8 +340,8 @@ next(capture), next(streamed)
 """
     package = os.path.dirname(os.path.dirname(hookline.__file__))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([package, os.environ.get("PYTHONPATH", "")])}
-    subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=60)
-    assert server.cancelled.wait(10)
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=120)
+    assert server.cancelled.wait(60)
 
 
 def test_an_array_mapped_from_a_file_is_read_as_it_is_sent(fake, tmp_path):
