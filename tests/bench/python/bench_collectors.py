@@ -75,6 +75,7 @@ def main():
     arguments = parser.parse_args()
 
     torch.manual_seed(0)
+    torch.set_num_threads(os.cpu_count())  # as the server does
     heads = max(1, arguments.width // 64)
     local = Model(arguments.layers, arguments.width, heads, VOCABULARY).eval()
     with socket.socket() as probe:
