@@ -111,7 +111,10 @@ def test_provenance_names_each_row(fake):
         ([{"idx": [[1, 2]]}, {"idx": [[3]]}], [[1, 2], [3]]),
         ([(torch.tensor([[1, 2]]), torch.tensor([[2, 3]]))] * 2, [[1, 2], [1, 2]]),
         (lambda: (torch.tensor([[i, i + 1]]) for i in range(3)), [[0, 1], [1, 2], [2, 3]]),
-        (torch.utils.data.DataLoader(torch.arange(12).reshape(6, 2), batch_size=4), torch.arange(12).reshape(6, 2).tolist()),
+        (
+            torch.utils.data.DataLoader(torch.arange(12).reshape(6, 2), batch_size=4),
+            torch.arange(12).reshape(6, 2).tolist(),
+        ),
     ],
     ids=["ids", "tensor", "tensor1d", "array", "tensors", "dict", "dicts", "targets", "generator", "loader"],
 )
@@ -123,7 +126,13 @@ def test_token_ids_may_come_in_every_usual_form(fake, source, sequences):
 
 @pytest.mark.parametrize(
     "source, message",
-    [("text", "tokenize"), ([1.5], "batch"), ([-1], "-1 is no token id"), (torch.ones(2, 2), "integers"), (7, "source")],
+    [
+        ("text", "tokenize"),
+        ([1.5], "batch"),
+        ([-1], "-1 is no token id"),
+        (torch.ones(2, 2), "integers"),
+        (7, "source"),
+    ],
 )
 def test_what_is_no_token_id_is_named(fake, source, message):
     client = hookline.connect(fake().address)
@@ -291,8 +300,15 @@ def test_an_address_without_server_fails_at_once():
         hookline.connect("localhost")
 
 
-@pytest.mark.parametrize("options, name", [({"batch_rows": 0}, "batch_rows"), ({"prefetch": 0}, "prefetch"),
-                                           ({"dtype": "int8"}, "dtype"), ({"output": "jax"}, "output")])
+@pytest.mark.parametrize(
+    "options, name",
+    [
+        ({"batch_rows": 0}, "batch_rows"),
+        ({"prefetch": 0}, "prefetch"),
+        ({"dtype": "int8"}, "dtype"),
+        ({"output": "jax"}, "output"),
+    ],
+)
 def test_arguments_that_cannot_be_are_errors_of_the_call(fake, options, name):
     client = hookline.connect(fake().address)
     with pytest.raises(ValueError, match=name):
@@ -310,7 +326,15 @@ def break_chunk(field, value):
 
 @pytest.mark.parametrize(
     "field, value",
-    [("first_row", 1), ("rows", 2), ("rows", -1), ("width", 9), ("dtype", 2), ("hook_point", "other"), ("data", b"123")],
+    [
+        ("first_row", 1),
+        ("rows", 2),
+        ("rows", -1),
+        ("width", 9),
+        ("dtype", 2),
+        ("hook_point", "other"),
+        ("data", b"123"),
+    ],
 )
 def test_a_stream_that_breaks_its_promises_is_an_internal_error(fake, field, value):
     server = fake()

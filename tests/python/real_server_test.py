@@ -45,9 +45,19 @@ class Server:
         self.port = port
         self.address = f"127.0.0.1:{port}"
         self._process = subprocess.Popen(
-            [PROGRAM, "--model", model, "--listen", self.address, "--device", "cpu",
-             "--dataset", "text=" + os.path.join(DEMO, "tokens.npy")],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            [
+                PROGRAM,
+                "--model",
+                model,
+                "--listen",
+                self.address,
+                "--device",
+                "cpu",
+                "--dataset",
+                "text=" + os.path.join(DEMO, "tokens.npy"),
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         options = [("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 200)]
         with grpc.insecure_channel(self.address, options=options) as channel:
@@ -331,9 +341,23 @@ def test_the_example_trains_an_autoencoder_from_the_server(server, receiver):
     environment = {**os.environ, "PYTHONPATH": os.path.join(ROOT, "client", "python")}
     program = os.path.join(ROOT, "client", "python", "examples", "train_sae.py")
     said = subprocess.run(
-        [sys.executable, program, "--server", server.address, "--tokens", os.path.join(DEMO, "tokens.npy"),
-         "--features", "512", "--passes", "1"],
-        env=environment, check=True, capture_output=True, text=True, timeout=300,
+        [
+            sys.executable,
+            program,
+            "--server",
+            server.address,
+            "--tokens",
+            os.path.join(DEMO, "tokens.npy"),
+            "--features",
+            "512",
+            "--passes",
+            "1",
+        ],
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=300,
     ).stdout
     losses = [float(loss) for loss in re.findall(r"step +\d+ +loss ([\d.]+)", said)]
     assert losses[-1] < losses[0] / 2, said

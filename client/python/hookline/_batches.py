@@ -105,7 +105,9 @@ class Assembler:
             block = batch.blocks[hook_point]
             assert block is not None
             target = block.raw.reshape(-1).view(np.uint8)
-            target[offset * row_bytes : (offset + count) * row_bytes] = values[done * row_bytes : (done + count) * row_bytes]
+            target[offset * row_bytes : (offset + count) * row_bytes] = values[
+                done * row_bytes : (done + count) * row_bytes
+            ]
             for batch_column, column in zip(batch.columns, columns):
                 batch_column[offset : offset + count] = column[done : done + count]
 

@@ -29,7 +29,9 @@ class Error(ctypes.Structure):
 
     def exception(self) -> HooklineError:
         code = _CODES[self.code] if 0 < self.code < len(_CODES) else "UNKNOWN"
-        return make_error(code, self.message.decode(errors="replace"), field=self.field.decode(errors="replace") or None)
+        return make_error(
+            code, self.message.decode(errors="replace"), field=self.field.decode(errors="replace") or None
+        )
 
 
 class Batch(ctypes.Structure):
@@ -115,7 +117,7 @@ def find(receiver: str) -> Any:
             return None
     if receiver == "native":
         raise OSError(
-            "receiver: the C++ client's library is not installed; install the package where a C++ compiler and gRPC are, "
-            "or set HOOKLINE_CLIENT_LIBRARY to libhookline_client.so"
+            "receiver: the C++ client's library is not installed; install the package where a C++ compiler and gRPC "
+            "are, or set HOOKLINE_CLIENT_LIBRARY to libhookline_client.so"
         )
     return None

@@ -1,4 +1,6 @@
-"""The receiver that lets the C++ client write rows into the batches; the interpreter is not touched between two of them."""
+"""The receiver that lets the C++ client write rows into the batches; the interpreter is not touched between two of
+them.
+"""
 
 from __future__ import annotations
 
@@ -206,7 +208,10 @@ class NativeReceiver:
         addresses = [self._unused.ctypes.data if block is None else block.raw.ctypes.data for block in blocks]
         column_addresses: Any = [column.ctypes.data for column in columns] or [None] * 3
         description = _library.Batch(rows, (ctypes.c_void_p * len(addresses))(*addresses), *column_addresses)
-        if self._library.capture_submit(self._handle, ctypes.byref(description), ctypes.byref(self._error)) != _library.OK:
+        if (
+            self._library.capture_submit(self._handle, ctypes.byref(description), ctypes.byref(self._error))
+            != _library.OK
+        ):
             raise self._failed()
 
     def _take_summary(self) -> None:

@@ -48,14 +48,18 @@ def collect_remotely(model, batches, layer):
 
 def write_checkpoint(model, folder, layers, width, heads, length):
     torch.save(model.state_dict(), os.path.join(folder, "model_000001.pt"))
-    config = dict(sequence_len=length, vocab_size=VOCABULARY, n_layer=layers, n_head=heads, n_kv_head=heads, n_embd=width)
+    config = dict(
+        sequence_len=length, vocab_size=VOCABULARY, n_layer=layers, n_head=heads, n_kv_head=heads, n_embd=width
+    )
     with open(os.path.join(folder, "meta_000001.json"), "w") as file:
         json.dump({"step": 1, "model_config": config}, file)
 
 
 def start_server(program, folder, port):
-    process = subprocess.Popen([program, "--model", folder, "--listen", f"127.0.0.1:{port}", "--device", "cpu",
-                                "--log-level", "warn"], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [program, "--model", folder, "--listen", f"127.0.0.1:{port}", "--device", "cpu", "--log-level", "warn"],
+        stdout=subprocess.DEVNULL,
+    )
     import grpc
 
     with grpc.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.max_reconnect_backoff_ms", 200)]) as channel:
@@ -96,9 +100,12 @@ def main():
 def measure(arguments, local, remote):
     batches = torch.randint(VOCABULARY, (arguments.batches, arguments.sequences, arguments.length))
     tokens = batches.numel()
-    print(f"{platform.node()}, {os.cpu_count()} cores, torch {torch.__version__} here, {torch.get_num_threads()} threads; "
-          f"{arguments.layers} layers, width {arguments.width}, {tokens} tokens, best of {arguments.rounds}; "
-          f"{remote.client.receiver} receiver")
+    print(
+        f"{platform.node()}, {os.cpu_count()} cores, torch {torch.__version__} here, "
+        f"{torch.get_num_threads()} threads; "
+        f"{arguments.layers} layers, width {arguments.width}, {tokens} tokens, best of {arguments.rounds}; "
+        f"{remote.client.receiver} receiver"
+    )
     layers = sorted({0, arguments.layers // 2, arguments.layers - 1})
     collect_locally(local, batches[:1], 0)
     collect_remotely(remote, batches[:1], arguments.layers - 1)
@@ -111,8 +118,10 @@ def measure(arguments, local, remote):
                 speeds[name] = max(speeds.get(name, 0), tokens / (time.perf_counter() - start))
         error = ((rows["remote"] - rows["local"]).norm() / rows["local"].norm()).item()
         wanted = 1.0 if layer == arguments.layers - 1 else 0.9 * arguments.layers / (layer + 1)
-        print(f"layer {layer:2}: local {speeds['local']:8.0f} tokens/s, remote {speeds['remote']:8.0f} tokens/s, "
-              f"ratio {speeds['remote'] / speeds['local']:.2f} (wanted {wanted:.2f}), rows differ by {error:.1e}")
+        print(
+            f"layer {layer:2}: local {speeds['local']:8.0f} tokens/s, remote {speeds['remote']:8.0f} tokens/s, "
+            f"ratio {speeds['remote'] / speeds['local']:.2f} (wanted {wanted:.2f}), rows differ by {error:.1e}"
+        )
 
 
 if __name__ == "__main__":

@@ -5,7 +5,11 @@ import torch.nn.functional as F
 
 
 def norm(x):
-    return F.rms_norm(x, (x.shape[-1],)) if hasattr(F, "rms_norm") else x * (x.square().mean(-1, True) + 1.1920929e-07).rsqrt()
+    return (
+        F.rms_norm(x, (x.shape[-1],))
+        if hasattr(F, "rms_norm")
+        else x * (x.square().mean(-1, True) + 1.1920929e-07).rsqrt()
+    )
 
 
 def turn(x):
