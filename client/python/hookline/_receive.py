@@ -21,7 +21,7 @@ class Receiver(Protocol):
         """What was granted; blocks until the server has said it. Raises what the capture failed of."""
 
     def next(self) -> Optional[RawBatch]:
-        """The next batch, blocking; None at the end. Raises what the capture failed of, CancelledError after `close`."""
+        """The next batch, blocking; None at the end. Raises what the capture failed of, or that it was closed."""
 
     @property
     def summary(self) -> Optional[CaptureSummary]:

@@ -123,7 +123,7 @@ def source_batches(source: Any) -> Iterator[List[Ids]]:
 
 
 def _row_blocks(array: Any) -> Iterator[List[Ids]]:
-    """A two-dimensional tensor or array in pieces of a message, so that one mapped from a file is read as it is sent."""
+    """A tensor or array of two dimensions in pieces of a message: one mapped from a file is read as it is sent."""
     step = max(1, MESSAGE_TOKENS // max(1, array.shape[1]))
     for first in range(0, len(array), step):
         yield list(_checked_array(_as_array(array[first : first + step]), f"source[{first}:]"))

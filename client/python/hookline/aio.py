@@ -132,7 +132,7 @@ class AsyncClient:
 
 
 class AsyncCapture(AsyncIterator[Batch]):
-    """A running capture: an async iterator of batches. `aclose`, or the end of an `async with` block, cancels the rest."""
+    """A running capture: an async iterator of batches. `aclose`, or the end of `async with`, cancels the rest."""
 
     def __init__(
         self, channel: Any, options: CaptureOptions, make_allocator: Callable[[CaptureStarted], Allocator]
