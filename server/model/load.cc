@@ -6,7 +6,7 @@
 #include <torch/version.h>
 
 #include <cstring>
-#include <optional>
+#include <new>
 #include <utility>
 
 #include "absl/strings/numbers.h"
@@ -14,6 +14,7 @@
 #include "absl/strings/strip.h"
 #include "server/base/status.h"
 #include "server/model/families/nanochat.h"
+#include "server/model/torch_compat.h"
 #include "server/model/torchscript/torchscript_model.h"
 
 namespace hookline {
@@ -107,10 +108,11 @@ std::string ModelName(const ModelOptions& options) {
 absl::StatusOr<std::unique_ptr<Model>> LoadModel(const ModelOptions& options) {
   try {
     return Load(options);
-  } catch (const c10::OutOfMemoryError& error) {
-    return absl::ResourceExhaustedError(absl::StrCat(options.path, ": ", error.what_without_backtrace()));
   } catch (const c10::Error& error) {
-    return absl::FailedPreconditionError(absl::StrCat(options.path, ": ", error.what_without_backtrace()));
+    const std::string message = absl::StrCat(options.path, ": ", error.what_without_backtrace());
+    return IsOutOfMemory(error) ? absl::ResourceExhaustedError(message) : absl::FailedPreconditionError(message);
+  } catch (const std::bad_alloc&) {
+    return absl::ResourceExhaustedError(absl::StrCat(options.path, ": no memory to load it"));
   } catch (const std::exception& error) {
     return absl::FailedPreconditionError(absl::StrCat(options.path, ": ", error.what()));
   }
