@@ -1,0 +1,49 @@
+// `hookline`: asks a Hookline server from the command line.
+#include <cstdio>
+
+#include "CLI/CLI.hpp"
+#include "client/cli/commands.h"
+#include "client/cli/exit_code.h"
+#include "client/cli/interrupt.h"
+
+namespace {
+
+constexpr char kDescription[] =
+    "Captures a language model's activations from a Hookline server.\n\n"
+    "  hookline models                      which models there are\n"
+    "  hookline hooks                       what can be captured\n"
+    "  hookline capture --hook-points 'blocks.*.hook_resid_post' --tokens ids.txt --out rows\n";
+
+constexpr char kFooter[] =
+    "`hookline COMMAND --help` tells more.\n\n"
+    "Results go to standard output, progress and errors to standard error.\n\n"
+    "Exit codes: 0 done; 1 the server or the disk failed; 2 what was asked for is wrong: flags, tokens, or a name that "
+    "the "
+    "server does not know; 3 no server, or it went away for good; 130 interrupted.";
+
+int Main(int argc, const char* const* argv) {
+  using namespace hookline::cli;
+  Interrupt interrupt;
+  Invocation invocation{&interrupt, nullptr};
+  CLI::App app(kDescription, "hookline");
+  app.footer(kFooter);
+  app.set_version_flag("--version", HOOKLINE_VERSION);
+  app.require_subcommand(1);
+  AddModelsCommand(app, invocation);
+  AddHooksCommand(app, invocation);
+  AddCaptureCommand(app, invocation);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
+    std::fprintf(stderr, "hookline: %s; see hookline --help\n", error.what());
+    return kExitUsage;
+  }
+  const absl::Status status = invocation.run();
+  if (!status.ok()) std::fprintf(stderr, "hookline: %s\n", ErrorLine(status).c_str());
+  return ExitCodeOf(status);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) { return Main(argc, argv); }
