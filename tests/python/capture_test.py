@@ -36,6 +36,19 @@ def test_rows_arrive_in_order_and_batches_have_the_exact_size(fake):
         np.testing.assert_array_equal(rows.numpy(), expected(name, SEQUENCES))
 
 
+@pytest.mark.parametrize("chunk_rows, batch_rows, prefetch", [(1, 5, 1), (3, 2, 1), (7, 3, 4), (64, 1, 1), (20, 33, 2)])
+def test_chunks_and_batches_may_be_cut_differently(fake, chunk_rows, batch_rows, prefetch):
+    names = [RESID, POST, "blocks.1.hook_resid_post"]
+    sequences = [list(range(i, i + 1 + i % 9)) for i in range(60)]
+    client = hookline.connect(fake(chunk_rows=chunk_rows).address)
+    capture = client.capture(names, sequences, batch_rows=batch_rows, prefetch=prefetch, max_activations=271)
+    batches = list(capture)
+    assert [batch.rows for batch in batches[:-1]] == [batch_rows] * ((271 - 1) // batch_rows)
+    for name in names:
+        rows = torch.cat([batch[name] for batch in batches])
+        np.testing.assert_array_equal(rows.numpy(), expected(name, sequences)[:271])
+
+
 def test_summary_tells_why_the_capture_ended_and_what_was_granted(fake):
     client = hookline.connect(fake(cap=20).address)
     capture = client.capture(RESID, SEQUENCES, max_activations=30)
@@ -158,6 +171,43 @@ def test_a_dataset_is_named_to_the_server(fake):
     assert server.requests[0].dataset.sequence_length == 64
     assert server.requests[0].dataset.prepend_token_id == 0
     assert server.requests[0].dataset.HasField("prepend_token_id")
+
+
+def test_a_recording_is_read_like_a_capture_in_its_own_dtype(fake):
+    server = fake(datasets={"r": SEQUENCES}, breaks=[20])
+    client = hookline.connect(server.address)
+    source = hookline.Recording("r", first_row=3, row_count=30, shuffle_seed=0)
+    capture = client.capture([RESID, POST], source, batch_rows=7, retry=hookline.Retry(3, 0.001))
+    batches = list(capture)
+    assert [batch.rows for batch in batches] == [7] * 5 + [4]
+    for name in (RESID, POST):
+        rows = torch.cat([batch[name] for batch in batches])
+        assert rows.dtype == torch.bfloat16
+        np.testing.assert_array_equal(rows.float().numpy(), expected(name, SEQUENCES))
+    read = server.requests[0]
+    assert (read.name, read.first_row, read.row_count) == ("r", 3, 30)
+    assert read.HasField("shuffle_seed") and read.shuffle_seed == 0
+    assert list(read.hook_points) == [RESID, POST]
+    assert capture.summary.reconnects == 1
+
+
+def test_recordings_are_listed_over_all_pages(fake):
+    client = hookline.connect(fake(datasets={"a": [], "b": [], "c": []}).address)
+    assert [(found.name, found.state) for found in client.recordings()] == [(n, "complete") for n in "abc"]
+    assert client.recording("b").hook_points[0].rows == 7
+
+
+def test_a_recording_takes_no_argument_of_its_making(fake):
+    client = hookline.connect(fake().address)
+    for options in ({"model": "m"}, {"selection": hookline.Selection(1)}, {"deterministic": True}, {"record_as": "x"}):
+        with pytest.raises(ValueError, match=next(iter(options))):
+            client.capture(RESID, hookline.Recording("r"), **options)
+
+
+def test_a_capture_may_be_recorded_on_the_way(fake):
+    server = fake()
+    list(hookline.connect(server.address).capture(RESID, SEQUENCES, record_as="mine"))
+    assert server.requests[0].record_as == "mine"
 
 
 def test_leaving_the_loop_cancels_on_the_server(fake):
