@@ -97,14 +97,14 @@ def test_provenance_names_each_row(fake):
         ({"input_ids": torch.tensor([[1, 2]])}, [[1, 2]]),
         ([{"idx": [[1, 2]]}, {"idx": [[3]]}], [[1, 2], [3]]),
         ([(torch.tensor([[1, 2]]), torch.tensor([[2, 3]]))] * 2, [[1, 2], [1, 2]]),
-        ((torch.tensor([[i, i + 1]]) for i in range(3)), [[0, 1], [1, 2], [2, 3]]),
+        (lambda: (torch.tensor([[i, i + 1]]) for i in range(3)), [[0, 1], [1, 2], [2, 3]]),
         (torch.utils.data.DataLoader(torch.arange(12).reshape(6, 2), batch_size=4), torch.arange(12).reshape(6, 2).tolist()),
     ],
     ids=["ids", "tensor", "tensor1d", "array", "tensors", "dict", "dicts", "targets", "generator", "loader"],
 )
 def test_token_ids_may_come_in_every_usual_form(fake, source, sequences):
     client = hookline.connect(fake().address)
-    rows = rows_in_order(client.capture(RESID, source), RESID)
+    rows = rows_in_order(client.capture(RESID, source() if callable(source) else source), RESID)
     np.testing.assert_array_equal(rows, expected(RESID, sequences))
 
 
@@ -118,14 +118,17 @@ def test_what_is_no_token_id_is_named(fake, source, message):
         list(client.capture(RESID, source))
 
 
-def test_an_error_of_the_source_reaches_the_loop(fake):
+def test_an_error_of_the_source_reaches_the_loop_after_the_rows_before_it(fake):
     def batches():
         yield [[1, 2, 3]]
         raise OSError("the disk is gone")
 
     client = hookline.connect(fake().address)
+    capture = client.capture(RESID, batches(), batch_rows=2)
+    assert next(capture).rows == 2
     with pytest.raises(OSError, match="the disk is gone"):
-        list(client.capture(RESID, batches()))
+        list(capture)
+    assert rows_in_order(client.capture(RESID, batches(), max_activations=3), RESID).shape == (3, 8)
 
 
 def test_a_slow_reader_holds_back_the_source(fake):
@@ -237,10 +240,10 @@ def break_chunk(field, value):
     "field, value",
     [("first_row", 1), ("rows", 2), ("rows", -1), ("width", 9), ("dtype", 2), ("hook_point", "other"), ("data", b"123")],
 )
-def test_a_stream_that_breaks_its_promises_is_data_loss(fake, field, value):
+def test_a_stream_that_breaks_its_promises_is_an_internal_error(fake, field, value):
     server = fake()
     server.alter = break_chunk(field, value)
-    with pytest.raises(hookline.DataLossError):
+    with pytest.raises(hookline.InternalError):
         list(hookline.connect(server.address).capture(RESID, SEQUENCES))
 
 

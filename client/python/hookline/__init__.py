@@ -18,10 +18,10 @@ from hookline.client import Client, connect
 from hookline.collector import ActivationCollector, collect_activations_from_dataloader
 from hookline.errors import (
     CancelledError,
-    DataLossError,
     DeadlineExceededError,
     FailedPreconditionError,
     HooklineError,
+    InternalError,
     InvalidArgumentError,
     NotFoundError,
     ResourceExhaustedError,
@@ -55,7 +55,6 @@ __all__ = [
     "CaptureStarted",
     "CaptureSummary",
     "Client",
-    "DataLossError",
     "Dataset",
     "DatasetInfo",
     "DeadlineExceededError",
@@ -66,6 +65,7 @@ __all__ = [
     "HookPointGrant",
     "HookPointSummary",
     "HooklineError",
+    "InternalError",
     "InvalidArgumentError",
     "ModelInfo",
     "NotFoundError",

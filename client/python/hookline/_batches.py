@@ -13,7 +13,7 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 import numpy as np
 
 from hookline._arrays import Allocator, Block
-from hookline.errors import DataLossError
+from hookline.errors import InternalError
 
 COLUMNS = (("sequence", np.int64), ("position", np.int32), ("token_id", np.uint32))
 
@@ -68,7 +68,7 @@ class Assembler:
         rows count as written once the next item is asked for."""
         first = self.received[hook_point]
         if first + rows > self.layout.budgets[hook_point]:
-            raise DataLossError(
+            raise InternalError(
                 f"{self.layout.names[hook_point]}: {first + rows} rows came, "
                 f"but {self.layout.budgets[hook_point]} were granted"
             )

@@ -11,7 +11,7 @@ from hookline import _library, _protocol
 from hookline._arrays import Allocator
 from hookline._batches import Layout, RawBatch
 from hookline._request import CaptureOptions
-from hookline._session import Progress, layout_of
+from hookline._session import Progress, layout_of, raise_source_error
 from hookline._sources import TokenFeed, flat_ids
 from hookline.errors import CancelledError, HooklineError
 from hookline.types import CaptureStarted, CaptureSummary, capture_started, capture_summary
@@ -145,9 +145,7 @@ class NativeReceiver:
                 raise self._failed()
 
     def _failed(self) -> BaseException:
-        """The exception for what the library says: the source's, where that is why the call was cancelled."""
-        if self._feed is not None and self._feed.error is not None:
-            return self._feed.error
+        """The exception for what the library says."""
         if self._closed.is_set():
             return CancelledError("the capture was closed")
         return self._error.exception()
@@ -169,6 +167,8 @@ class NativeReceiver:
                 self._ended = True
                 self._submitted.clear()
                 self._take_summary()
+                if self._summary is not None:
+                    raise_source_error(self._feed, self._summary)
                 return None
             if result == _library.ERROR:
                 self._resume(self._failed())
@@ -249,9 +249,8 @@ class NativeReceiver:
                 if result != _library.OK:  # the call is over: the receiving side learns how
                     return
                 sequence += len(sequences)
-        except BaseException as problem:  # of the source, which keeps it, or a sequence that is gone
+        except BaseException as problem:  # where the source fails it ends; after the rows before, the error is raised
+            feed.fail(problem)
             with self._writing:
                 if self._generation == generation:
-                    if feed.error is None:
-                        feed.error = problem
-                    self._library.capture_cancel(self._handle)
+                    self._library.capture_finish_tokens(self._handle)

@@ -16,7 +16,7 @@ from hookline._batches import Assembler, Layout, RawBatch
 from hookline._request import CaptureOptions, token_batch
 from hookline._sources import TokenFeed
 from hookline._wire import split_chunk
-from hookline.errors import DataLossError, FailedPreconditionError, HooklineError, UnavailableError
+from hookline.errors import InternalError, FailedPreconditionError, HooklineError, UnavailableError
 from hookline.types import CaptureStarted, CaptureSummary, capture_started, capture_summary
 
 
@@ -64,6 +64,12 @@ class Progress:
         return delay
 
 
+def raise_source_error(feed: Optional[TokenFeed], summary: CaptureSummary) -> None:
+    """Raises what the source raised, once the rows before it have come, if they did not fill the budgets."""
+    if feed is not None and feed.error is not None and summary.stop_reason == "source_ended":
+        raise feed.error
+
+
 class Session:
     """One capture over any number of calls."""
 
@@ -103,9 +109,13 @@ class Session:
 
     def tokens(self, sequence: int) -> Optional[Tuple[bytes, int]]:
         """The next message of tokens from this sequence on, and the sequence after it; None at the end of the source.
-        Blocks while the source does."""
+        Blocks while the source does. Where it fails it ends, and `end` raises the error."""
         assert self.feed is not None
-        sequences = self.feed.read(sequence)
+        try:
+            sequences = self.feed.read(sequence)
+        except BaseException as error:
+            self.feed.fail(error)
+            return None
         if sequences is None:
             return None
         message = _protocol.CaptureStreamRequest(tokens=token_batch(sequences))
@@ -117,7 +127,7 @@ class Session:
             chunk = split_chunk(message)
             response: Any = _protocol.CaptureResponse.FromString(message) if chunk is None else None
         except Exception as error:
-            raise DataLossError(f"the server sent no readable CaptureResponse: {error}") from error
+            raise InternalError(f"the server sent no readable CaptureResponse: {error}") from error
         if chunk is not None:
             yield from self._receive_chunk(message, *chunk)
             return
@@ -136,9 +146,8 @@ class Session:
     def end(self, error: Optional[HooklineError]) -> Optional[float]:
         """A call has ended, with this error or well. None: so has the capture; else seconds until the next call. Raises
         what the capture failed of."""
-        if self.feed is not None and self.feed.error is not None:
-            raise self.feed.error
-        if error is None and self._ended_well:
+        if error is None and self._ended_well and self.summary is not None:
+            raise_source_error(self.feed, self.summary)
             return None
         if error is None:
             error = UnavailableError("the server ended the stream without a summary")
@@ -164,19 +173,19 @@ class Session:
     def _receive_chunk(self, message: bytes, chunk: Any, offset: int, length: int) -> Iterator[RawBatch]:
         assembler = self._assembler
         if assembler is None:
-            raise DataLossError("the server sent rows before it said what it granted")
+            raise InternalError("the server sent rows before it said what it granted")
         hook_point = self._index.get(chunk.hook_point)
         if hook_point is None:
-            raise DataLossError(f"the server sent rows of {chunk.hook_point!r}, which it had not granted")
+            raise InternalError(f"the server sent rows of {chunk.hook_point!r}, which it had not granted")
         layout = assembler.layout
         expected = assembler.received[hook_point]
         if chunk.first_row != expected:
-            raise DataLossError(f"{chunk.hook_point}: row {chunk.first_row} came where row {expected} was due")
+            raise InternalError(f"{chunk.hook_point}: row {chunk.first_row} came where row {expected} was due")
         value_bytes = 4 if layout.dtype == "float32" else 2
         width = layout.widths[hook_point]
         dtype = _protocol.DTYPES.get(chunk.dtype)
         if chunk.rows < 1 or chunk.width != width or dtype != layout.dtype or length != chunk.rows * width * value_bytes:
-            raise DataLossError(
+            raise InternalError(
                 f"{chunk.hook_point}: a chunk of {length} bytes says {chunk.rows} rows of {chunk.width} {dtype}, "
                 f"where {width} {layout.dtype} were granted"
             )
@@ -199,5 +208,5 @@ class Session:
         ]
         for column in columns:
             if len(column) != chunk.rows:
-                raise DataLossError(f"{chunk.hook_point}: {len(column)} provenance entries for {chunk.rows} rows")
+                raise InternalError(f"{chunk.hook_point}: {len(column)} provenance entries for {chunk.rows} rows")
         return columns

@@ -178,7 +178,7 @@ class TokenFeed:
         self._sequences = 0
         self._rows = 0
         self._ended = False
-        self.error: Optional[BaseException] = None  # raised by the source
+        self.error: Optional[BaseException] = None  # why nothing more can be sent
 
     def read(self, sequence: int) -> Optional[List[Ids]]:
         """The next message, beginning with the sequence of this index; None at the end of the source.
@@ -195,6 +195,12 @@ class TokenFeed:
                     if self._ended:
                         return None
                 self._pull()
+
+    def fail(self, error: BaseException) -> None:
+        """Keeps what went wrong on the sending side, for the receiving one to raise. The first error counts."""
+        with self._state:
+            if self.error is None:
+                self.error = error
 
     def received(self, rows: int) -> None:
         """So many rows, from the start of the capture, have arrived: what came before them need not be sent again."""
@@ -220,8 +226,7 @@ class TokenFeed:
         try:
             sequences = next(self._messages, None)
         except BaseException as error:
-            with self._state:
-                self.error = error
+            self.fail(error)
             raise
         with self._state:
             if sequences is None:

@@ -231,10 +231,6 @@ class AsyncCapture(AsyncIterator[Batch]):
             if session.feed is not None and error.details() == _LOST_STATUS:
                 return UnavailableError("the call ended while tokens were sent")
             return from_rpc_error(error)
-        except asyncio.CancelledError:
-            if session.feed is None or session.feed.error is None:
-                raise
-            return CancelledError("the source failed")  # grpc.aio cancels a call whose requests raise
         finally:
             next_sequence.cancel()
             call.cancel()

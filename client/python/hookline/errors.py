@@ -65,10 +65,10 @@ class UnavailableError(HooklineError, ConnectionError):
     code = "UNAVAILABLE"
 
 
-class DataLossError(HooklineError):
-    """The server broke its promises about the stream: rows missing, repeated, or of another shape."""
+class InternalError(HooklineError):
+    """The server failed, or broke its promises about the stream: rows missing, repeated, or of another shape."""
 
-    code = "DATA_LOSS"
+    code = "INTERNAL"
 
 
 class CancelledError(HooklineError):
@@ -91,7 +91,7 @@ _BY_CODE = {
         ResourceExhaustedError,
         FailedPreconditionError,
         UnavailableError,
-        DataLossError,
+        InternalError,
         CancelledError,
         DeadlineExceededError,
     )
