@@ -24,6 +24,8 @@ if(HOOKLINE_TORCH_PYTHON)
   list(PREPEND torch_run_path ${torch_dir}/lib)
   # Kernels register themselves when their library is loaded, so the linker must keep libraries it sees no use for.
   target_link_options(hookline_torch INTERFACE -Wl,--no-as-needed)
+  # A wheel's libtorch.so exports parts of std::filesystem of its own, of which some crash: the real one comes first.
+  target_link_libraries(hookline_torch INTERFACE stdc++)
   foreach(library torch torch_cpu c10 torch_cuda c10_cuda)
     if(EXISTS ${torch_dir}/lib/lib${library}.so)
       target_link_libraries(hookline_torch INTERFACE ${torch_dir}/lib/lib${library}.so)

@@ -1,8 +1,12 @@
 // Slabs: fixed pieces of host memory that hold rows on their way out. All are allocated and touched once, at start, and
 // reused; nothing is allocated per row afterwards.
 //
-// Ownership: SlabPool::Take hands out a slab as a SlabRef; copies share it, and when the last is gone the slab returns
-// to its pool, from whichever thread that happens on. The pool must outlive every SlabRef.
+// A user of slabs reserves a window of them whole, or none; what the window hands out comes back to it when the last
+// reference is gone, from whichever thread that happens on.
+//
+//   SlabPool pool(std::move(memory), slab_bytes, slab_count);
+//   std::shared_ptr<SlabWindow> window = pool.TryReserve(8, [] { Wake(); });
+//   SlabRef slab = window->Take();          // at most 8 at a time
 #ifndef HOOKLINE_SERVER_BASE_SLAB_POOL_H_
 #define HOOKLINE_SERVER_BASE_SLAB_POOL_H_
 
@@ -12,14 +16,11 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 
 namespace hookline {
 
-class SlabPool;
-
-// A shared reference to one slab. Thread-safe in the way of shared_ptr.
+// A shared reference to one piece of memory. Thread-safe in the way of shared_ptr.
 class SlabRef {
  public:
   SlabRef() = default;
@@ -48,6 +49,69 @@ struct SlabSpan {
   int64_t bytes = 0;
 
   uint8_t* data() const { return slab.data() + offset; }
+};
+
+class SlabPool;
+
+// Slabs reserved for one user. Thread-safe. Closing it, or letting go of it, ends the reservation: empty slabs are free
+// for others at once, the rest as they come back. The pool must outlive every window and every slab.
+class SlabWindow {
+ public:
+  ~SlabWindow();
+  SlabWindow(const SlabWindow&) = delete;
+  SlabWindow& operator=(const SlabWindow&) = delete;
+
+  // A slab, or an empty reference when all of the window's are out or the window is closed.
+  SlabRef Take();
+  int64_t slabs() const { return slabs_; }
+  int64_t free_slabs() const;
+  void Close();
+
+ private:
+  friend class SlabPool;
+  struct State;
+  SlabWindow(std::shared_ptr<State> state, int64_t slabs) : state_(std::move(state)), slabs_(slabs) {}
+
+  const std::shared_ptr<State> state_;
+  const int64_t slabs_;
+};
+
+// Thread-safe.
+class SlabPool {
+ public:
+  // `memory` holds at least slab_bytes * slab_count bytes, aligned for any value; all of it is touched here. `on_free`
+  // runs, holding no lock, whenever reservations end, since then a TryReserve that failed may succeed.
+  SlabPool(std::shared_ptr<uint8_t> memory, int64_t slab_bytes, int64_t slab_count, std::function<void()> on_free);
+  ~SlabPool();
+  SlabPool(const SlabPool&) = delete;
+  SlabPool& operator=(const SlabPool&) = delete;
+
+  // Reserves `slabs` slabs, or none: null. `on_return` runs, holding no lock, whenever one of them comes back while the
+  // window is open.
+  std::unique_ptr<SlabWindow> TryReserve(int64_t slabs, std::function<void()> on_return);
+
+  int64_t slab_bytes() const { return slab_bytes_; }
+  int64_t slab_count() const { return slab_count_; }
+
+  struct Counts {
+    int64_t free = 0;      // in no window
+    int64_t reserved = 0;  // in a window, empty
+    int64_t filled = 0;    // handed out
+  };
+  Counts counts() const;
+
+ private:
+  friend class SlabWindow;
+
+  void Return(uint8_t* slab, SlabWindow::State& window);
+
+  const std::shared_ptr<uint8_t> memory_;
+  const int64_t slab_bytes_;
+  const int64_t slab_count_;
+  const std::function<void()> on_free_;
+  mutable absl::Mutex mu_;
+  std::vector<uint8_t*> empty_ ABSL_GUARDED_BY(mu_);
+  int64_t unreserved_ ABSL_GUARDED_BY(mu_);
 };
 
 }  // namespace hookline

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "server/base/dtype.h"
@@ -118,7 +119,8 @@ class Capture {
   virtual void FinishSource() = 0;
 
   // Nobody wants more rows. Queued chunks are dropped and their slabs returned, work in flight is discarded, and no
-  // callback runs after Cancel has returned. Idempotent.
+  // callback runs after Cancel has returned: it waits for one that is running, so hold no lock that callbacks take.
+  // Idempotent. Not to be called from a callback.
   virtual void Cancel() = 0;
 
   // Time that the sink spent with a chunk handed to its transport, for the summary.

@@ -22,9 +22,14 @@ namespace hookline {
 // 10 x sequence_len positions, 10 million rows, and 64 captures, all from one address too.
 struct EngineOptions {
   int64_t slab_bytes = int64_t{1} << 20;
-  int64_t slab_count = 512;         // all allocated and touched at start
-  int64_t window_slabs = 8;         // of a capture whose row groups need no more
-  int64_t max_batch_tokens = 8192;  // positions in a forward pass, padding included
+  int64_t slab_count = 512;  // all allocated and touched at start
+  int64_t window_slabs = 8;  // of a capture whose row groups need no more; at most a quarter of slab_count
+  // Of one capture: rows that wait on the device for its window, when a batch brings more than the window holds.
+  int64_t max_pending_bytes = int64_t{1} << 30;
+  // Positions in a forward pass, padding included; a longer sequence runs alone. 0: 8192 on an accelerator, 2048 on the
+  // CPU, where larger batches gain nothing and others wait longer.
+  int64_t max_batch_tokens = 0;
+  // How long sequences that do not fill a batch wait for other captures' before they run.
   absl::Duration max_batch_delay = absl::Milliseconds(2);
   int64_t max_request_tokens = int64_t{16} << 20;  // in one request or one streamed message
   int64_t max_sequence_length = 0;                 // 0: the model's context_length
@@ -32,7 +37,6 @@ struct EngineOptions {
   int64_t max_rows = 10'000'000;                   // per hook point and capture: larger budgets are clipped
   int max_captures = 64;
   int max_captures_per_address = 64;
-  int max_queued_captures = 256;  // admitted later, when a window is free
   // Of a feed: how long its other members wait for one that does not read.
   absl::Duration feed_stall_timeout = absl::Seconds(30);
 };

@@ -109,8 +109,9 @@ std::string FieldName(size_t i) { return absl::StrCat("hook_points[", i, "]"); }
 
 }  // namespace
 
-HookPoints::HookPoints(std::vector<HookPoint> points, absl::flat_hash_map<std::string, int> aliases)
-    : points_(std::move(points)), aliases_(std::move(aliases)) {
+HookPoints::HookPoints(std::vector<HookPoint> points, absl::flat_hash_map<std::string, int> aliases,
+                       absl::flat_hash_map<std::string, std::string> refused)
+    : points_(std::move(points)), aliases_(std::move(aliases)), refused_(std::move(refused)) {
   for (int i = 0; i < size(); ++i) {
     bool unique = index_.emplace(points_[i].name, i).second;
     assert(unique);
@@ -162,6 +163,9 @@ absl::StatusOr<std::vector<ResolvedHookPoint>> HookPoints::Resolve(absl::Span<co
 
     if (!IsWildcard(pattern)) {
       int index = Find(pattern);
+      if (auto refused = refused_.find(pattern); index < 0 && refused != refused_.end()) {
+        return InvalidField(FieldName(i), absl::StrCat(Quoted(pattern), " ", refused->second));
+      }
       if (index < 0) {
         return InvalidField(FieldName(i), absl::StrCat(Quoted(pattern), " is no hook point of this model; nearest: ",
                                                        absl::StrJoin(Nearest(pattern, kNearestNames), ", ")));

@@ -36,7 +36,10 @@ class HookPoints {
   HookPoints() = default;
 
   // Names must be unique. `aliases` maps other accepted names to indices into `points`; wildcards do not match them.
-  explicit HookPoints(std::vector<HookPoint> points, absl::flat_hash_map<std::string, int> aliases = {});
+  // `refused`: names that somebody could expect to be hook points, each with the reason why it is none, which completes
+  // the sentence that begins with the name.
+  explicit HookPoints(std::vector<HookPoint> points, absl::flat_hash_map<std::string, int> aliases = {},
+                      absl::flat_hash_map<std::string, std::string> refused = {});
 
   const std::vector<HookPoint>& all() const { return points_; }
   const HookPoint& operator[](int index) const { return points_[index]; }
@@ -48,10 +51,10 @@ class HookPoints {
   // Expands names and wildcards (`*` crosses dots, `{2,5}` lists; everything else is literal), in the order of
   // `patterns`, a wildcard's matches in the order of the model. What overlaps is merged, at its first place; an alias
   // that was asked for is kept as its hook point's name even where a wildcard came first.
-  // INVALID_ARGUMENT, naming the field `hook_points[i]`: an unknown name (with the nearest names), a wildcard that
-  // matches nothing, a malformed wildcard, a name given twice (also by an alias), an entry longer than a name can be,
-  // more wildcards than a request needs; naming `hook_points`: no patterns, or more than `max_hook_points` before or
-  // after expansion.
+  // INVALID_ARGUMENT, naming the field `hook_points[i]`: an unknown name (with the nearest names), a refused one, a
+  // wildcard that matches nothing, a malformed wildcard, a name given twice (also by an alias), an entry longer than a
+  // name can be, more wildcards than a request needs; naming `hook_points`: no patterns, or more than `max_hook_points`
+  // before or after expansion.
   absl::StatusOr<std::vector<ResolvedHookPoint>> Resolve(absl::Span<const std::string> patterns,
                                                          int max_hook_points) const;
 
@@ -61,6 +64,7 @@ class HookPoints {
  private:
   std::vector<HookPoint> points_;
   absl::flat_hash_map<std::string, int> aliases_;
+  absl::flat_hash_map<std::string, std::string> refused_;
   absl::flat_hash_map<std::string, int> index_;
 };
 

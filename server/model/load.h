@@ -17,12 +17,14 @@ namespace hookline {
 
 struct ModelOptions {
   std::string name;             // by which requests choose it; empty: the last part of `path`
-  std::string path;             // a nanochat checkpoint directory
+  std::string path;             // a nanochat or Hugging Face checkpoint directory, or a TorchScript file
   int64_t step = -1;            // of the directory's checkpoints the one to load; -1: the highest
   std::string device = "auto";  // cpu | cuda | cuda:N | auto (CUDA where there is one)
   std::string dtype = "auto";   // float32 | bfloat16 | float16 | auto (float32 on the CPU, bfloat16 on CUDA)
   std::string
       window_pattern;  // nanochat: overrides the checkpoint's, letters S and L; empty: the checkpoint's, else "L"
+  int64_t context_length = 0;   // TorchScript, whose files cannot tell: tokens that it takes; 0: unknown
+  int64_t vocabulary_size = 0;  // TorchScript: its token ids are below this; 0: unknown
 };
 
 // Reads the checkpoint and copies its weights to the device; when it returns, they are there.

@@ -134,6 +134,12 @@ TEST(HookPointsTest, MoreThanTheLimitIsRefusedBeforeAndAfterExpansion) {
   ExpectRefused(TwelveLayers(), {"hook_embed", "*"}, "hook_points", "2 entries; at most 1", 1);
 }
 
+TEST(HookPointsTest, ARefusedNameIsAnsweredWithItsReason) {
+  HookPoints points({{"first[0]", 32, 0, ""}}, /*aliases=*/{}, /*refused=*/{{"first", "returns a tuple"}});
+  ExpectRefused(points, {"first"}, "hook_points[0]", "'first' returns a tuple");
+  ExpectRefused(points, {"frist"}, "hook_points[0]", "nearest: first[0]");
+}
+
 TEST(HookPointsTest, WhatAHostileClientSendsIsAnsweredShortly) {
   ExpectRefused(TwelveLayers(), {std::string(1 << 20, 'x')}, "hook_points[0]", "has 1048576 bytes");
   EXPECT_LT(TwelveLayers().Resolve({std::string(1 << 20, '\xff')}, kNoLimit).status().message().size(), 1000u);

@@ -103,7 +103,7 @@ def test_rows_are_the_models_at_every_hook_point(client):
 
 
 def test_wildcards_budgets_and_the_summary(client, tokens):
-    ids = tokens[: 20 * 100].reshape(20, 100)
+    ids = tokens[: 100 * 100].reshape(100, 100)
     with client.capture("blocks.*.hook_resid_post", ids, max_activations=1234, batch_rows=256) as capture:
         batches = list(capture)
     names = [point.name for point in client.model().hook_points if point.name.endswith("hook_resid_post")]

@@ -168,7 +168,7 @@ class NativeReceiver:
                 self._submitted.clear()
                 self._take_summary()
                 if self._summary is not None:
-                    raise_source_error(self._feed, self._summary)
+                    raise_source_error(self._feed, self._started, self._summary)
                 return None
             if result == _library.ERROR:
                 self._resume(self._failed())

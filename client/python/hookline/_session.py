@@ -64,10 +64,14 @@ class Progress:
         return delay
 
 
-def raise_source_error(feed: Optional[TokenFeed], summary: CaptureSummary) -> None:
+def raise_source_error(feed: Optional[TokenFeed], started: Optional[CaptureStarted], summary: CaptureSummary) -> None:
     """Raises what the source raised, once the rows before it have come, if they did not fill the budgets."""
-    if feed is not None and feed.error is not None and summary.stop_reason == "source_ended":
-        raise feed.error
+    if feed is None or feed.error is None:
+        return
+    for point in started.hook_points if started is not None else ():
+        told = summary.hook_points.get(point.name)
+        if told is None or told.rows < point.max_activations:
+            raise feed.error
 
 
 class Session:
@@ -147,7 +151,7 @@ class Session:
         """A call has ended, with this error or well. None: so has the capture; else seconds until the next call. Raises
         what the capture failed of."""
         if error is None and self._ended_well and self.summary is not None:
-            raise_source_error(self.feed, self.summary)
+            raise_source_error(self.feed, self.started, self.summary)
             return None
         if error is None:
             error = UnavailableError("the server ended the stream without a summary")

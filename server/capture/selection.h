@@ -1,0 +1,27 @@
+// Which rows of a sequence a selection keeps.
+#ifndef HOOKLINE_SERVER_CAPTURE_SELECTION_H_
+#define HOOKLINE_SERVER_CAPTURE_SELECTION_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/types/span.h"
+#include "server/capture/request.h"
+
+namespace hookline {
+
+// Appends to `positions` the positions of sequence `sequence` that `selection` keeps, ascending. A function of its
+// arguments alone. `selection.exclude_token_ids` must be sorted.
+//
+// Sampling keeps the `sample_rows` positions whose key is smallest (ties by position), where key = mix(mix(mix(seed) +
+// sequence) + position) in 64-bit arithmetic and mix is the output function of splitmix64 (Steele, Lea, Flood: Fast
+// splittable pseudorandom number generators, 2014).
+void SelectPositions(const Selection& selection, int64_t sequence, absl::Span<const uint32_t> ids,
+                     std::vector<int32_t>* positions);
+
+// How many positions of a sequence of `length` tokens are kept, when none is left out for its token id.
+int64_t SelectedPositions(const Selection& selection, int64_t length);
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_CAPTURE_SELECTION_H_

@@ -1,0 +1,74 @@
+#include "server/capture/sequence_source.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/types/span.h"
+
+namespace hookline {
+
+SequenceSource::SequenceSource(const CapturePlan& plan, int64_t max_batch_tokens)
+    : max_batch_tokens_(max_batch_tokens),
+      dataset_(plan.dataset),
+      dataset_source_(plan.dataset_source),
+      dataset_end_(plan.dataset_source.first_sequence + plan.dataset_source.sequence_count),
+      next_index_(plan.position.batch_sequence),
+      // A token that was forged can not ask for a larger batch than there is.
+      batch_sequences_(std::min(plan.position.batch_sequences, max_batch_tokens)),
+      finished_(plan.dataset != nullptr) {
+  if (dataset_ != nullptr) batch_sequences_ = std::max<int64_t>(1, max_batch_tokens_ / NextLength());
+}
+
+void SequenceSource::Add(TokenBatch batch) {
+  if (batch.sequences.empty()) return;
+  for (const std::vector<uint32_t>& ids : batch.sequences) queued_tokens_ += static_cast<int64_t>(ids.size());
+  queue_.push_back({std::move(batch.sequences), 0});
+  if (queue_.size() == 1) BeginTokenBatch();
+}
+
+// A resume names the size of the batch that was cut; after that each TokenBatch has its own, by its longest sequence.
+void SequenceSource::BeginTokenBatch() {
+  if (batch_sequences_ != 0) return;
+  size_t longest = 1;
+  for (const std::vector<uint32_t>& ids : queue_.front().sequences) longest = std::max(longest, ids.size());
+  batch_sequences_ = std::max<int64_t>(1, max_batch_tokens_ / static_cast<int64_t>(longest));
+}
+
+bool SequenceSource::HasNext() const { return dataset_ != nullptr ? next_index_ < dataset_end_ : !queue_.empty(); }
+
+int64_t SequenceSource::NextLength() const {
+  if (dataset_ != nullptr) {
+    return dataset_source_.sequence_length + (dataset_source_.prepend_token_id.has_value() ? 1 : 0);
+  }
+  return static_cast<int64_t>(queue_.front().sequences[queue_.front().next].size());
+}
+
+Sequence SequenceSource::Take() {
+  Sequence sequence;
+  sequence.index = next_index_++;
+  if (dataset_ != nullptr) {
+    const size_t prepended = dataset_source_.prepend_token_id.has_value() ? 1 : 0;
+    sequence.ids.resize(prepended + dataset_source_.sequence_length);
+    if (prepended != 0) sequence.ids[0] = *dataset_source_.prepend_token_id;
+    dataset_->ReadSequence(sequence.index, absl::MakeSpan(sequence.ids).subspan(prepended));
+    return sequence;
+  }
+  Queued& front = queue_.front();
+  sequence.ids = std::move(front.sequences[front.next]);
+  queued_tokens_ -= static_cast<int64_t>(sequence.ids.size());
+  if (++front.next == front.sequences.size()) {
+    queue_.pop_front();
+    batch_sequences_ = 0;
+    if (!queue_.empty()) BeginTokenBatch();
+  }
+  return sequence;
+}
+
+int64_t SequenceSource::NextBatchSequences() const {
+  const int64_t left = dataset_ != nullptr
+                           ? dataset_end_ - next_index_
+                           : static_cast<int64_t>(queue_.front().sequences.size() - queue_.front().next);
+  return std::min(left, batch_sequences_);
+}
+
+}  // namespace hookline

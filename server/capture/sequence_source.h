@@ -1,0 +1,64 @@
+// Where a capture's sequences come from, one after another: what the client sent, or a dataset.
+#ifndef HOOKLINE_SERVER_CAPTURE_SEQUENCE_SOURCE_H_
+#define HOOKLINE_SERVER_CAPTURE_SEQUENCE_SOURCE_H_
+
+#include <cstdint>
+#include <deque>
+#include <vector>
+
+#include "server/capture/capture_plan.h"
+#include "server/capture/request.h"
+
+namespace hookline {
+
+struct Sequence {
+  int64_t index = 0;  // from the start of the source; in a dataset, the dataset's
+  std::vector<uint32_t> ids;
+};
+
+// Not thread-safe.
+class SequenceSource {
+ public:
+  // Begins at plan.position.batch_sequence. A source without a dataset waits for Add and Finish.
+  SequenceSource(const CapturePlan& plan, int64_t max_batch_tokens);
+
+  void Add(TokenBatch batch);
+  void Finish() { finished_ = true; }
+
+  // Whether a sequence is there now, and whether none will ever come again.
+  bool HasNext() const;
+  bool Ended() const { return finished_ && !HasNext(); }
+  // Of the next sequence; HasNext() must hold.
+  int64_t NextLength() const;
+  int64_t next_index() const { return next_index_; }
+  Sequence Take();
+
+  // Tokens given by Add and not yet taken.
+  int64_t queued_tokens() const { return queued_tokens_; }
+
+  // Deterministic captures: how many sequences the batch has that the next one begins, and of how many such a batch has
+  // when its TokenBatch (or dataset) does not end. Never spans two TokenBatches.
+  int64_t NextBatchSequences() const;
+  int64_t BatchSequences() const { return batch_sequences_; }
+
+ private:
+  struct Queued {
+    std::vector<std::vector<uint32_t>> sequences;
+    size_t next = 0;
+  };
+  void BeginTokenBatch();
+
+  const int64_t max_batch_tokens_;
+  const Dataset* const dataset_;
+  const DatasetSource dataset_source_;
+  const int64_t dataset_end_;
+  std::deque<Queued> queue_;
+  int64_t next_index_;
+  int64_t queued_tokens_ = 0;
+  int64_t batch_sequences_;  // 0: to be set by the next TokenBatch
+  bool finished_;
+};
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_CAPTURE_SEQUENCE_SOURCE_H_

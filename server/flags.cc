@@ -1,0 +1,221 @@
+#include "server/flags.h"
+
+#include <algorithm>
+#include <set>
+
+#include "CLI/CLI.hpp"
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "absl/strings/strip.h"
+
+namespace hookline {
+namespace {
+
+// A name that requests can use; paths hold slashes, so that `NAME=` before a path can be told from a part of it.
+bool IsName(absl::string_view text) {
+  return !text.empty() && text.size() <= 128 && std::all_of(text.begin(), text.end(), [](unsigned char c) {
+    return absl::ascii_isalnum(c) || c == '.' || c == '_' || c == '-';
+  });
+}
+
+struct NamedPath {
+  std::string name;  // empty: none given
+  std::string path;
+};
+
+NamedPath SplitName(const std::string& text) {
+  const size_t equals = text.find('=');
+  if (equals == std::string::npos || !IsName(text.substr(0, equals))) return {"", text};
+  return {text.substr(0, equals), text.substr(equals + 1)};
+}
+
+// Declares flags, each with its environment variable HOOKLINE_<FLAG>.
+class Declare {
+ public:
+  explicit Declare(CLI::App* app) : app_(app) {}
+
+  template <typename T>
+  CLI::Option* Value(const std::string& flag, T& value, const std::string& help) {
+    return Finish(app_->add_option(flag, value, help), flag)->capture_default_str();
+  }
+
+  CLI::Option* Bytes(const std::string& flag, int64_t& value, const std::string& help) {
+    return Value(flag, value, help)->transform(CLI::AsSizeValue(/*kb_is_1000=*/false).description("BYTES"));
+  }
+
+  CLI::Option* List(const std::string& flag, std::vector<std::string>& values, const std::string& help) {
+    return Finish(app_->add_option(flag, values, help), flag)->delimiter(',')->allow_extra_args(false);
+  }
+
+  CLI::Option* Duration(const std::string& flag, absl::Duration& value, const std::string& help) {
+    const auto parse = [&value, flag](const std::string& text) {
+      absl::Duration duration;
+      if (!absl::ParseDuration(text, &duration) || duration < absl::ZeroDuration()) {
+        throw CLI::ValidationError(flag, absl::StrCat("`", text, "` is no duration; give one such as 2ms, 30s or 1m"));
+      }
+      value = duration;
+    };
+    return Finish(app_->add_option_function<std::string>(flag, parse, help), flag)
+        ->type_name("DURATION")
+        ->default_str(absl::FormatDuration(value));
+  }
+
+ private:
+  CLI::Option* Finish(CLI::Option* option, const std::string& flag) {
+    absl::string_view name = flag;
+    absl::ConsumePrefix(&name, "--");
+    return option->envname(absl::StrCat("HOOKLINE_", absl::AsciiStrToUpper(absl::StrReplaceAll(name, {{"-", "_"}}))));
+  }
+
+  CLI::App* const app_;
+};
+
+constexpr char kDescription[] =
+    "Keeps language models on a device and streams the activations that clients ask for.\n\n"
+    "  hookline-server --model checkpoints/d20\n"
+    "  hookline-server --model demo=tests/fixtures/nanochat/demo --dataset pile=pile.npy --listen 0.0.0.0:7471";
+
+constexpr char kFooter[] =
+    "Every flag can be given as an environment variable instead, named beside it (Env:); the flag wins. Sizes take "
+    "units "
+    "(64KiB, 1MiB). There is no TLS and no authentication: whoever reaches an address may use the server.\n\n"
+    "SIGTERM and SIGINT end the server in good order (see --drain-timeout); a second one ends it at once.\n\n"
+    "Exit codes: 0 ended as asked, 1 failed, 2 wrong flags.";
+
+void DeclareAll(CLI::App* app, ServerFlags* flags, std::vector<std::string>* models, std::vector<std::string>* datasets,
+                ModelOptions* model) {
+  Declare declare(app);
+  declare
+      .List("--model", *models,
+            "[NAME=]PATH of a checkpoint; without a name, the last part of the path. Repeat it for more models")
+      ->type_name("[NAME=]PATH");
+  declare.Value("--step", model->step, "Of a checkpoint directory the step to load; -1: the highest");
+  declare.Value("--device", model->device, "cpu, cuda, cuda:N, or auto: CUDA where there is one");
+  declare.Value(
+      "--dtype", model->dtype,
+      "Type in which models compute: float32, bfloat16, float16, or auto: float32 on the CPU, bfloat16 on CUDA");
+  declare.Value(
+      "--window-pattern", model->window_pattern,
+      "nanochat: which layers attend to a sliding window, letters S and L. Default: what the checkpoint says, "
+      "else L");
+  declare.Value("--threads", flags->threads, "Threads of a forward pass on the CPU; 0: one for each core")
+      ->check(CLI::Range(0, 1024));
+  declare
+      .List("--dataset", *datasets,
+            "NAME=PATH of token ids, .npy or .bin (then with its type: NAME=tokens.bin:uint16). Repeat it for more")
+      ->type_name("NAME=PATH");
+
+  declare
+      .List("--listen", flags->server.listen,
+            "HOST:PORT or unix:PATH to serve on; port 0: any free one. Repeat it for more [127.0.0.1:7471]")
+      ->type_name("HOST:PORT");
+  declare.Value("--port-file", flags->port_file, "File to write the first --listen's port to, once it is open");
+  declare.Value("--metrics-listen", flags->metrics_listen,
+                "HOST:PORT to serve Prometheus's /metrics on; empty: nowhere");
+  declare.Duration("--drain-timeout", flags->drain_timeout,
+                   "How long running captures may go on after SIGTERM, before they end with a resume token");
+  declare.Value("--log-level", flags->log_level, "What to log to standard error")
+      ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error", "off"}));
+
+  const std::string limits = "Limits";
+  declare.Bytes("--slab-bytes", flags->engine.slab_bytes, "Size of a slab, the unit of host memory for rows")
+      ->group(limits);
+  declare.Value("--slab-count", flags->engine.slab_count, "Slabs, all allocated at start")->group(limits);
+  declare
+      .Value("--window-slabs", flags->engine.window_slabs, "Slabs reserved for a capture, where its rows need no more")
+      ->group(limits);
+  declare
+      .Bytes("--max-pending-bytes", flags->engine.max_pending_bytes,
+             "Of one capture, rows that may wait on the device when they exceed its slabs")
+      ->group(limits);
+  declare
+      .Value("--max-batch-tokens", flags->engine.max_batch_tokens,
+             "Positions in a forward pass; 0: 8192 on an accelerator, 2048 on the CPU")
+      ->group(limits);
+  declare
+      .Duration("--max-batch-delay", flags->engine.max_batch_delay,
+                "How long sequences that do not fill a batch wait for others")
+      ->group(limits);
+  declare.Value("--max-request-tokens", flags->engine.max_request_tokens, "Token ids in one message")->group(limits);
+  declare.Bytes("--max-request-bytes", flags->server.max_request_bytes, "Size of one message from a client")
+      ->group(limits);
+  declare
+      .Value("--max-sequence-length", flags->engine.max_sequence_length,
+             "Token ids in one sequence; 0: as many as the model computes")
+      ->group(limits);
+  declare.Value("--max-hook-points", flags->engine.max_hook_points, "Hook points in one capture")->group(limits);
+  declare
+      .Value("--max-rows", flags->engine.max_rows, "Rows for each hook point of a capture; larger budgets are clipped")
+      ->group(limits);
+  declare.Value("--max-captures", flags->engine.max_captures, "Captures at a time")->group(limits);
+  declare
+      .Value("--max-captures-per-address", flags->engine.max_captures_per_address,
+             "Captures at a time from one client address")
+      ->group(limits);
+  declare
+      .Value("--max-calls-per-connection", flags->server.max_calls_per_connection,
+             "Calls at a time on one connection; more wait")
+      ->group(limits);
+  declare
+      .Duration("--feed-stall-timeout", flags->engine.feed_stall_timeout,
+                "How long a feed waits for a member that does not read, before it goes on without")
+      ->group(limits);
+  declare
+      .Duration("--keepalive", flags->server.keepalive,
+                "A silent connection is asked for a sign of life after this long, and closed without one")
+      ->group(limits);
+}
+
+// Turns the texts of --model and --dataset into what they mean; throws as CLI11 does.
+void ReadLists(const std::vector<std::string>& models, const std::vector<std::string>& datasets,
+               const ModelOptions& model, ServerFlags* flags) {
+  if (models.empty()) {
+    throw CLI::RequiredError("--model PATH (or HOOKLINE_MODEL), a checkpoint to serve,");
+  }
+  std::set<std::string> names;
+  for (const std::string& text : models) {
+    const NamedPath named = SplitName(text);
+    if (named.path.empty()) throw CLI::ValidationError("--model", absl::StrCat("`", text, "` names no path"));
+    if (!named.name.empty() && !names.insert(named.name).second) {
+      throw CLI::ValidationError("--model", absl::StrCat("two models are named `", named.name, "`"));
+    }
+    flags->models.push_back(model);
+    flags->models.back().name = named.name;
+    flags->models.back().path = named.path;
+  }
+  names.clear();
+  for (const std::string& text : datasets) {
+    const NamedPath named = SplitName(text);
+    if (named.name.empty() || named.path.empty()) {
+      throw CLI::ValidationError(
+          "--dataset", absl::StrCat("`", text, "` is not NAME=PATH with a name of letters, digits, `.`, `_` and `-`"));
+    }
+    if (!names.insert(named.name).second) {
+      throw CLI::ValidationError("--dataset", absl::StrCat("two datasets are named `", named.name, "`"));
+    }
+    flags->datasets.push_back({named.name, named.path});
+  }
+}
+
+}  // namespace
+
+std::optional<int> ParseFlags(int argc, const char* const* argv, ServerFlags* flags) {
+  CLI::App app(kDescription, "hookline-server");
+  app.footer(kFooter);
+  app.set_version_flag("--version", "hookline-server " HOOKLINE_VERSION);
+  app.get_formatter()->column_width(40);
+  std::vector<std::string> models;
+  std::vector<std::string> datasets;
+  ModelOptions model;
+  DeclareAll(&app, flags, &models, &datasets, &model);
+  try {
+    app.parse(argc, argv);
+    ReadLists(models, datasets, model, flags);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? kExitOk : kExitUsage;
+  }
+  return std::nullopt;
+}
+
+}  // namespace hookline

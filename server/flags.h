@@ -1,0 +1,44 @@
+// What the server program is told, by flags and environment variables.
+#ifndef HOOKLINE_SERVER_FLAGS_H_
+#define HOOKLINE_SERVER_FLAGS_H_
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "server/capture/engine.h"
+#include "server/model/load.h"
+#include "server/service/server.h"
+
+namespace hookline {
+
+struct DatasetFlag {
+  std::string name;
+  std::string source;  // as Dataset::Open takes it
+};
+
+struct ServerFlags {
+  std::vector<ModelOptions> models;  // at least one, no name given twice
+  std::vector<DatasetFlag> datasets;
+  int threads = 0;  // of LibTorch on the CPU; 0: its own choice
+  EngineOptions engine;
+  ServerOptions server;
+  std::string port_file;       // empty: none
+  std::string metrics_listen;  // empty: no metrics
+  absl::Duration drain_timeout = absl::Seconds(60);
+  std::string log_level = "info";
+};
+
+constexpr int kExitOk = 0;
+constexpr int kExitFailure = 1;
+constexpr int kExitUsage = 2;
+
+// Fills `flags`. An exit code means that the program ends with it, everything having been said: kExitOk after --help
+// and
+// --version, kExitUsage after a mistake.
+std::optional<int> ParseFlags(int argc, const char* const* argv, ServerFlags* flags);
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_FLAGS_H_

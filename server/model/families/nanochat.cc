@@ -1,0 +1,302 @@
+#include "server/model/families/nanochat.h"
+
+#include <dirent.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/strip.h"
+#include "server/base/mapped_file.h"
+#include "server/base/status.h"
+#include "server/model/checkpoint/torch_checkpoint.h"
+#include "server/model/decoder.h"
+#include "server/model/weight_taker.h"
+
+namespace hookline {
+namespace {
+
+using Json = nlohmann::json;
+
+// Machine epsilon of float32, which its norm takes whatever the dtype.
+constexpr double kEpsilon = 1.1920928955078125e-07;
+// The positions that its rotary tables have, times sequence_len.
+constexpr int64_t kContextFactor = 10;
+constexpr int64_t kMaxMetaBytes = int64_t{16} << 20;
+// Above any model's; products of two fit 64 bits.
+constexpr int64_t kMaxConfigNumber = int64_t{1} << 24;
+constexpr int64_t kMaxLayers = 1024;
+constexpr int64_t kTableMultiple = 64;
+
+// A checkpoint's numbers by step.
+std::map<int64_t, std::string> FindSteps(const std::string& folder) {
+  std::map<int64_t, std::string> steps;
+  DIR* directory = opendir(folder.c_str());
+  if (directory == nullptr) return steps;
+  while (const dirent* entry = readdir(directory)) {
+    absl::string_view name = entry->d_name;
+    int64_t step;
+    if (!absl::ConsumePrefix(&name, "model_") || !absl::ConsumeSuffix(&name, ".pt")) continue;
+    if (name.find_first_not_of("0123456789") != absl::string_view::npos || !absl::SimpleAtoi(name, &step)) continue;
+    steps[step] = std::string(name);
+  }
+  closedir(directory);
+  return steps;
+}
+
+// What meta_NNNNNN.json says of the model.
+struct Meta {
+  int64_t sequence_len = 0;
+  int64_t vocab_size = 0;
+  int64_t n_layer = 0;
+  int64_t n_head = 0;
+  int64_t n_kv_head = 0;
+  int64_t n_embd = 0;
+  std::optional<std::string> window_pattern;
+};
+
+absl::StatusOr<Meta> ReadMeta(const std::string& path) {
+  ASSIGN_OR_RETURN(const std::shared_ptr<const MappedFile> file, MappedFile::Open(path));
+  const auto bad = [&](absl::string_view what) {
+    return absl::FailedPreconditionError(absl::StrCat(path, ": ", what));
+  };
+  if (static_cast<int64_t>(file->bytes().size()) > kMaxMetaBytes) {
+    return bad(absl::StrCat("is larger than ", kMaxMetaBytes, " bytes"));
+  }
+  const Json json = Json::parse(file->bytes().begin(), file->bytes().end(), /*cb=*/nullptr,
+                                /*allow_exceptions=*/false);
+  if (!json.is_object()) return bad("is no JSON object");
+  const auto config = json.find("model_config");
+  if (config == json.end() || !config->is_object()) return bad("has no object model_config");
+  Meta meta;
+  for (const auto& [key, number] :
+       {std::pair("sequence_len", &meta.sequence_len), std::pair("vocab_size", &meta.vocab_size),
+        std::pair("n_layer", &meta.n_layer), std::pair("n_head", &meta.n_head), std::pair("n_kv_head", &meta.n_kv_head),
+        std::pair("n_embd", &meta.n_embd)}) {
+    const auto it = config->find(key);
+    if (it == config->end()) return bad(absl::StrCat("model_config.", key, " is missing"));
+    const int64_t most = number == &meta.n_layer ? kMaxLayers : kMaxConfigNumber;
+    if (!it->is_number_integer() || it->get<int64_t>() < 1 || it->get<int64_t>() > most) {
+      return bad(absl::StrCat("model_config.", key, " is ", it->dump().substr(0, 80), "; a number from 1 to ", most,
+                              " is wanted"));
+    }
+    *number = it->get<int64_t>();
+  }
+  if (const auto it = config->find("window_pattern"); it != config->end()) {
+    if (!it->is_string())
+      return bad(absl::StrCat("model_config.window_pattern is ", it->dump().substr(0, 80), ", no string"));
+    meta.window_pattern = it->get<std::string>();
+  }
+  if (meta.n_embd % meta.n_head != 0) {
+    return bad(absl::StrCat("model_config.n_embd ", meta.n_embd, " is no multiple of n_head ", meta.n_head));
+  }
+  if (meta.n_head % meta.n_kv_head != 0) {
+    return bad(absl::StrCat("model_config.n_head ", meta.n_head, " is no multiple of n_kv_head ", meta.n_kv_head));
+  }
+  if (meta.n_embd / meta.n_head % 2 != 0) {
+    return bad(absl::StrCat("model_config.n_embd / n_head is ", meta.n_embd / meta.n_head,
+                            ", which cannot be rotated in halves"));
+  }
+  return meta;
+}
+
+enum class Era { kA, kAPadded, kB, kC, kE, kF, kH, kI };
+
+const char* Name(Era era) {
+  switch (era) {
+    case Era::kA:
+      return "A";
+    case Era::kAPadded:
+      return "A'";
+    case Era::kB:
+      return "B";
+    case Era::kC:
+      return "C";
+    case Era::kE:
+      return "E or G";
+    case Era::kF:
+      return "F";
+    case Era::kH:
+      return "H";
+    case Era::kI:
+      return "I";
+  }
+  return "";
+}
+
+// Where a checkpoint has both, `option` is the operator's word and decides.
+absl::StatusOr<Era> FindEra(const StateDict& weights, const Meta& meta, bool has_window_pattern) {
+  const auto has = [&](const char* name) { return weights.tensors.count(name) != 0; };
+  const auto refused = [&](absl::string_view what) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(weights.path, ": ", what, ", which this server does not compute"));
+  };
+  for (const auto& [name, tensor] : weights.tensors) {
+    for (absl::string_view part : {".moe.", ".mlp.router.", ".mlp.experts."}) {
+      if (absl::StrContains(name, part)) return refused(absl::StrCat("'", name, "' belongs to a mixture of experts"));
+    }
+  }
+  if (has("smear_lambda")) return Era::kI;
+  const std::string last_gate = absl::StrCat("transformer.h.", meta.n_layer - 1, ".attn.ve_gate.weight");
+  if (const auto gate = weights.tensors.find(last_gate); gate != weights.tensors.end()) {
+    const int64_t channels = gate->second.dim() == 2 ? gate->second.size(1) : -1;
+    if (channels == 12) return Era::kH;
+    if (channels == 32) return has("bigram_lambdas") ? Era::kF : Era::kE;
+    return refused(absl::StrCat("'", last_gate, "' has shape (", absl::StrJoin(gate->second.sizes(), ", "),
+                                ") instead of 12 or 32 channels"));
+  }
+  if (has("v0_lambdas")) return refused("'v0_lambdas' belongs to variant D");
+  if (has("resid_lambdas")) return has_window_pattern ? Era::kC : Era::kB;
+  const auto table = weights.tensors.find("transformer.wte.weight");
+  const bool padded =
+      table != weights.tensors.end() && table->second.dim() == 2 && table->second.size(0) > meta.vocab_size;
+  return padded ? Era::kAPadded : Era::kA;
+}
+
+int64_t ShortWindow(Era era, int64_t sequence_len) {
+  const auto up = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
+  if (era == Era::kH) return up(up(sequence_len, 3), 128) * 128;
+  if (era == Era::kI) return up(up(sequence_len, 4), 128) * 128;
+  return sequence_len / 2;
+}
+
+DecoderConfig MakeConfig(Era era, const Meta& meta, const std::string& window_pattern) {
+  const bool late = era == Era::kH || era == Era::kI;
+  DecoderConfig config;
+  config.width = meta.n_embd;
+  config.heads = meta.n_head;
+  config.key_value_heads = meta.n_kv_head;
+  config.head_width = meta.n_embd / meta.n_head;
+  config.mlp_width = 4 * meta.n_embd;
+  config.vocabulary_size = meta.vocab_size;
+  config.context_length = kContextFactor * meta.sequence_len;
+  const NormConfig norm{NormConfig::Kind::kRms, kEpsilon, /*weighted=*/false};
+  config.embedding_norm = config.ln1 = config.ln2 = config.ln_final = norm;
+  RotaryConfig rotary;
+  rotary.dims = config.head_width;
+  rotary.base = late ? 100000 : 10000;
+  rotary.clockwise = true;
+  config.rotary = {rotary};
+  config.query_key_norm.norm = norm;
+  config.query_key_norm.place = QueryKeyNormConfig::Place::kAfterRotary;
+  config.query_key_norm.factor = era == Era::kI ? 1.2 : era == Era::kH ? 1.15 : 1;
+  config.activation = Activation::kReluSquared;
+  if (era >= Era::kE) config.value_embedding_factor = late ? 3 : 2;
+  for (int64_t i = 0; i < meta.n_layer; ++i) {
+    LayerConfig layer;
+    layer.rotary = 0;
+    layer.attention_scale = 1 / std::sqrt(static_cast<double>(config.head_width));
+    if (era >= Era::kC) {
+      const char kind = window_pattern[static_cast<size_t>(i) % window_pattern.size()];
+      const bool is_short = (kind == 'S' || kind == 's') && i + 1 < meta.n_layer;
+      layer.reach = is_short ? ShortWindow(era, meta.sequence_len) : meta.sequence_len;
+    }
+    config.layers.push_back(layer);
+  }
+  return config;
+}
+
+absl::StatusOr<DecoderWeights> TakeWeights(Era era, const Meta& meta, const DecoderConfig& config,
+                                           const StateDict& state, at::Device device, at::ScalarType dtype) {
+  WeightTaker take(state, device, dtype);
+  const int64_t d = config.width;
+  const int64_t queries = config.heads * config.head_width, keys = config.key_value_heads * config.head_width;
+  const int64_t padded = (meta.vocab_size + kTableMultiple - 1) / kTableMultiple * kTableMultiple;
+  const auto table = state.tensors.find("transformer.wte.weight");
+  const bool has_padding = table != state.tensors.end() && table->second.dim() == 2 && table->second.size(0) == padded;
+  const int64_t rows = has_padding ? padded : meta.vocab_size;
+
+  DecoderWeights weights;
+  weights.token_embedding = take.Table("transformer.wte.weight", {rows, d});
+  take.Ignore("lm_head.weight", {rows, d});
+  std::vector<double> residual(meta.n_layer, 1), embedding(meta.n_layer, 0), bigram(meta.n_layer, 0);
+  if (era >= Era::kB) {
+    residual = take.Numbers("resid_lambdas", meta.n_layer);
+    embedding = take.Numbers("x0_lambdas", meta.n_layer);
+  }
+  if (era == Era::kF) {
+    bigram = take.Numbers("bigram_lambdas", meta.n_layer);
+    weights.bigram_embedding = take.Table("bigram_embed.embed.weight", {5 * meta.vocab_size, d});
+  }
+  if (era == Era::kI) {
+    constexpr int64_t kSmearChannels = 24;
+    weights.smear_factor = take.Numbers("smear_lambda", 1)[0];
+    weights.smear_gate = take.Linear("smear_gate.weight", kSmearChannels, 1);
+    weights.backout_factor = take.Numbers("backout_lambda", 1)[0];
+  }
+  for (int64_t i = 0; i < meta.n_layer; ++i) {
+    const std::string prefix = absl::StrCat("transformer.h.", i, ".");
+    LayerWeights layer;
+    layer.query.weight = take.Linear(prefix + "attn.c_q.weight", d, queries);
+    layer.key.weight = take.Linear(prefix + "attn.c_k.weight", d, keys);
+    layer.value.weight = take.Linear(prefix + "attn.c_v.weight", d, keys);
+    layer.attention_out.weight = take.Linear(prefix + "attn.c_proj.weight", queries, d);
+    layer.up.weight = take.Linear(prefix + "mlp.c_fc.weight", d, config.mlp_width);
+    layer.down.weight = take.Linear(prefix + "mlp.c_proj.weight", config.mlp_width, d);
+    if (era >= Era::kE && i % 2 == (meta.n_layer - 1) % 2) {
+      const int64_t channels = era == Era::kE || era == Era::kF ? 32 : 12;
+      layer.value_embedding = take.Table(absl::StrCat("value_embeds.", i, ".weight"), {rows, keys});
+      layer.value_embedding_gate = take.Linear(prefix + "attn.ve_gate.weight", channels, config.key_value_heads);
+    }
+    layer.residual_factor = residual[i];
+    layer.embedding_factor = embedding[i];
+    layer.bigram_factor = bigram[i];
+    weights.layers.push_back(std::move(layer));
+  }
+  RETURN_IF_ERROR(take.Finish());
+  return weights;
+}
+
+}  // namespace
+
+bool IsNanochatFolder(const std::string& folder) { return !FindSteps(folder).empty(); }
+
+absl::StatusOr<std::unique_ptr<Model>> LoadNanochat(const ModelOptions& options, ModelInfo info, at::Device device,
+                                                    at::ScalarType dtype) {
+  const std::map<int64_t, std::string> steps = FindSteps(options.path);
+  const auto chosen = options.step < 0 ? std::prev(steps.end()) : steps.find(options.step);
+  if (chosen == steps.end()) {
+    return absl::NotFoundError(absl::StrCat(
+        options.path, ": no checkpoint of step ", options.step, "; there are ",
+        absl::StrJoin(steps, ", ", [](std::string* out, const auto& step) { absl::StrAppend(out, step.first); })));
+  }
+  ASSIGN_OR_RETURN(const Meta meta, ReadMeta(absl::StrCat(options.path, "/meta_", chosen->second, ".json")));
+  ASSIGN_OR_RETURN(const StateDict state,
+                   ReadTorchCheckpoint(absl::StrCat(options.path, "/model_", chosen->second, ".pt")));
+  const bool stated = !options.window_pattern.empty();
+  ASSIGN_OR_RETURN(const Era era, FindEra(state, meta, stated || meta.window_pattern.has_value()));
+  const std::string pattern = stated ? options.window_pattern : meta.window_pattern.value_or("L");
+  if (pattern.empty() || pattern.find_first_not_of("SLsl") != std::string::npos) {
+    return absl::InvalidArgumentError(absl::StrCat(stated ? "--window-pattern" : options.path + ": window_pattern",
+                                                   " '", pattern.substr(0, 80), "' holds other letters than S and L"));
+  }
+  if (stated && era < Era::kC) {
+    return absl::InvalidArgumentError(absl::StrCat("--window-pattern does not apply: ", state.path, " is of variant ",
+                                                   Name(era), ", which has no windows"));
+  }
+  const DecoderConfig config = MakeConfig(era, meta, pattern);
+  ASSIGN_OR_RETURN(DecoderWeights weights, TakeWeights(era, meta, config, state, device, dtype));
+
+  info.architecture = "nanochat";
+  info.variant = Name(era);
+  info.details = absl::StrCat("step ", chosen->first, ", sequence_len ", meta.sequence_len);
+  if (era >= Era::kC) {
+    absl::StrAppend(&info.details, ", window_pattern ", pattern,
+                    stated                            ? " (stated)"
+                    : meta.window_pattern.has_value() ? ""
+                                                      : " (assumed: the checkpoint does not say)");
+  }
+  info.fingerprint = WeightsFingerprint(state, config.ToString());
+  for (const auto& [name, tensor] : state.tensors) info.parameters += tensor.numel();
+  return std::make_unique<Decoder>(std::move(info), config, std::move(weights), dtype);
+}
+
+}  // namespace hookline

@@ -1,0 +1,36 @@
+// nanochat checkpoints (github.com/karpathy/nanochat), of every form that its main branch has written since October
+// 2025.
+#ifndef HOOKLINE_SERVER_MODEL_FAMILIES_NANOCHAT_H_
+#define HOOKLINE_SERVER_MODEL_FAMILIES_NANOCHAT_H_
+
+#include <ATen/ATen.h>
+
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "server/model/load.h"
+#include "server/model/model.h"
+
+namespace hookline {
+
+// Whether `folder` holds a model_NNNNNN.pt.
+bool IsNanochatFolder(const std::string& folder);
+
+// Loads model_NNNNNN.pt and meta_NNNNNN.json of options.path: options.step, or the highest. `info` holds what is known
+// already (name, device, dtype). Errors as LoadModel.
+//
+// The forms, or eras, and how they are told apart (x' means the padded tables of x):
+//   A, A'   no per-layer scalars                       rope base 10000, no windows
+//   B       resid_lambdas, x0_lambdas                  the same
+//   C       B with window_pattern                      windows: S sequence_len / 2, L sequence_len
+//   E or G  ve_gate of 32 channels                     value embeddings; G differs in the logits only
+//   F       E with bigram_lambdas                      hashed bigram embedding
+//   H       ve_gate of 12 channels                     rope base 100000, q and k x 1.15, S a third
+//   I       smear_lambda                               smear, backout, q and k x 1.2, S a quarter
+// D (v0_lambdas) and mixtures of experts are refused.
+absl::StatusOr<std::unique_ptr<Model>> LoadNanochat(const ModelOptions& options, ModelInfo info, at::Device device,
+                                                    at::ScalarType dtype);
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_MODEL_FAMILIES_NANOCHAT_H_

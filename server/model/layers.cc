@@ -1,0 +1,51 @@
+#include "server/model/layers.h"
+
+namespace hookline {
+
+at::Tensor Linear(const at::Tensor& x, const LinearWeights& weights) {
+  return weights.bias.defined() ? at::addmm(weights.bias, x, weights.weight) : at::mm(x, weights.weight);
+}
+
+Normed Norm(const at::Tensor& x, const NormConfig& config, const NormWeights& weights) {
+  const double width = static_cast<double>(x.size(-1));
+  const bool narrow = x.scalar_type() != at::kFloat;
+  at::Tensor wide;  // normalized, in float32
+  if (config.kind == NormConfig::Kind::kRms) {
+    // mean(x^2) from the L2 norm, which is one pass over x without a temporary.
+    const at::Tensor norm = at::linalg_vector_norm(x, 2, at::IntArrayRef{-1}, /*keepdim=*/true, at::kFloat);
+    wide = x * norm.square_().div_(width).add_(config.epsilon).rsqrt_();
+  } else {
+    const at::Tensor input = narrow ? x.to(at::kFloat) : x;
+    wide = std::get<0>(at::native_layer_norm(input, {input.size(-1)}, {}, {}, config.epsilon));
+  }
+  Normed result;
+  result.normalized = narrow ? wide.to(x.scalar_type()) : wide;
+  result.out = result.normalized;
+  if (!weights.weight.defined()) return result;
+  if (weights.weight.scalar_type() == at::kFloat) {
+    at::Tensor product =
+        weights.bias.defined() ? at::addcmul(weights.bias, wide, weights.weight) : wide * weights.weight;
+    result.out = narrow ? product.to(x.scalar_type()) : product;
+  } else {
+    result.out = result.normalized * weights.weight;
+  }
+  return result;
+}
+
+at::Tensor Activate(const at::Tensor& x, Activation activation) {
+  switch (activation) {
+    case Activation::kRelu:
+      return at::relu(x);
+    case Activation::kReluSquared:
+      return at::relu(x).square_();
+    case Activation::kSilu:
+      return at::silu(x);
+    case Activation::kGelu:
+      return at::gelu(x);
+    case Activation::kGeluTanh:
+      return at::gelu(x, "tanh");
+  }
+  return x;
+}
+
+}  // namespace hookline

@@ -1,0 +1,109 @@
+#include "server/model/load.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
+#include <sys/stat.h>
+#include <torch/version.h>
+
+#include <cstring>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "server/base/status.h"
+#include "server/model/families/nanochat.h"
+#include "server/model/torchscript/torchscript_model.h"
+
+namespace hookline {
+namespace {
+
+absl::StatusOr<at::Device> FindDevice(const std::string& name) {
+  if (name == "cpu") return at::Device(at::kCPU);
+  const int count = at::hasCUDA() ? c10::impl::VirtualGuardImpl(at::kCUDA).deviceCount() : 0;
+  if (name == "auto") return count > 0 ? at::Device(at::kCUDA, 0) : at::Device(at::kCPU);
+  absl::string_view rest = name;
+  int index = 0;
+  if (!absl::ConsumePrefix(&rest, "cuda") ||
+      (!rest.empty() && (!absl::ConsumePrefix(&rest, ":") || !absl::SimpleAtoi(rest, &index)))) {
+    return absl::InvalidArgumentError(absl::StrCat("device '", name, "' is not one of cpu, cuda, cuda:N, auto"));
+  }
+  if (index < 0 || index >= count) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("device '", name, "' is not there: LibTorch ", TORCH_VERSION, " finds ", count, " CUDA devices"));
+  }
+  return at::Device(at::kCUDA, static_cast<at::DeviceIndex>(index));
+}
+
+absl::StatusOr<Dtype> FindDtype(const std::string& name, const at::Device& device) {
+  if (name == "auto") return device.is_cpu() ? Dtype::kFloat32 : Dtype::kBFloat16;
+  for (Dtype dtype : {Dtype::kFloat32, Dtype::kBFloat16, Dtype::kFloat16}) {
+    if (name == DtypeName(dtype)) return dtype;
+  }
+  return absl::InvalidArgumentError(absl::StrCat("dtype '", name, "' is not one of float32, bfloat16, float16, auto"));
+}
+
+at::ScalarType ScalarTypeOf(Dtype dtype) {
+  return dtype == Dtype::kFloat32 ? at::kFloat : dtype == Dtype::kBFloat16 ? at::kBFloat16 : at::kHalf;
+}
+
+// The last part of a path, without a file's ending.
+std::string NameOf(absl::string_view path) {
+  while (path.size() > 1 && absl::ConsumeSuffix(&path, "/")) {
+  }
+  const size_t slash = path.rfind('/');
+  if (slash != absl::string_view::npos) path.remove_prefix(slash + 1);
+  return std::string(absl::StripSuffix(path, ".pt"));
+}
+
+// One token through the whole model: what the device's LibTorch cannot do in this dtype shows here and not in a
+// capture.
+absl::Status TryOneToken(Model& model, const at::Device& device) {
+  const at::Tensor ids = at::zeros({1, 1}, at::TensorOptions().dtype(at::kLong).device(device));
+  return model.Forward(ids, {model.hook_points().size() - 1}, [](int, const at::Tensor&) {});
+}
+
+absl::StatusOr<std::unique_ptr<Model>> Load(const ModelOptions& options) {
+  struct stat status;
+  if (stat(options.path.c_str(), &status) != 0) {
+    return absl::NotFoundError(absl::StrCat(options.path, ": ", std::strerror(errno)));
+  }
+  ASSIGN_OR_RETURN(const at::Device device, FindDevice(options.device));
+  ASSIGN_OR_RETURN(const Dtype dtype, FindDtype(options.dtype, device));
+  ModelInfo info;
+  info.name = options.name.empty() ? NameOf(options.path) : options.name;
+  info.dtype = dtype;
+  info.device = device.str();
+  std::unique_ptr<Model> model;
+  if (S_ISDIR(status.st_mode) && IsNanochatFolder(options.path)) {
+    ASSIGN_OR_RETURN(model, LoadNanochat(options, std::move(info), device, ScalarTypeOf(dtype)));
+  } else {
+    return absl::FailedPreconditionError(
+        absl::StrCat(options.path,
+                     ": not a model; a nanochat checkpoint directory holds model_NNNNNN.pt and "
+                     "meta_NNNNNN.json"));
+  }
+  if (absl::Status tried = TryOneToken(*model, device); !tried.ok()) {
+    return absl::InvalidArgumentError(absl::StrCat(options.path, ": LibTorch ", TORCH_VERSION,
+                                                   " cannot compute this model in ", DtypeName(dtype), " on ",
+                                                   device.str(), ": ", tried.message()));
+  }
+  return model;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Model>> LoadModel(const ModelOptions& options) {
+  try {
+    return Load(options);
+  } catch (const c10::OutOfMemoryError& error) {
+    return absl::ResourceExhaustedError(absl::StrCat(options.path, ": ", error.what_without_backtrace()));
+  } catch (const c10::Error& error) {
+    return absl::FailedPreconditionError(absl::StrCat(options.path, ": ", error.what_without_backtrace()));
+  } catch (const std::exception& error) {
+    return absl::FailedPreconditionError(absl::StrCat(options.path, ": ", error.what()));
+  }
+}
+
+}  // namespace hookline

@@ -1,0 +1,59 @@
+#include "server/model/runtime.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <link.h>
+#include <torch/version.h>
+
+#include <climits>
+#include <cstdlib>
+#include <thread>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+
+namespace hookline {
+namespace {
+
+// The shared library among those loaded that offers BLAS, with links followed, since Debian's alternatives hide which.
+std::string FindBlas() {
+  std::string found;
+  dl_iterate_phdr(
+      [](dl_phdr_info* library, size_t, void* out) {
+        char real[PATH_MAX];
+        if (library->dlpi_name == nullptr || realpath(library->dlpi_name, real) == nullptr) return 0;
+        auto& path = *static_cast<std::string*>(out);
+        if (absl::StrContains(real, "openblas") || absl::StrContains(real, "libblis") ||
+            absl::StrContains(real, "libmkl")) {
+          path = real;
+          return 1;
+        }
+        if (absl::StrContains(real, "libblas")) path = real;
+        return 0;
+      },
+      &found);
+  return found;
+}
+
+}  // namespace
+
+RuntimeInfo ConfigureRuntime(int threads) {
+  at::set_num_threads(threads > 0 ? threads : static_cast<int>(std::thread::hardware_concurrency()));
+  RuntimeInfo info;
+  info.libtorch = TORCH_VERSION;
+  info.threads = at::get_num_threads();
+  const std::string path = FindBlas();
+  if (absl::StrContains(path, "openblas")) {
+    info.blas = absl::StrCat("OpenBLAS (", path, ")");
+  } else if (at::hasMKL()) {
+    info.blas = "MKL";
+  } else if (path.empty()) {
+    info.blas = "LibTorch's own";
+  } else {
+    info.reference_blas = absl::StrContains(path, "/libblas");
+    info.blas = absl::StrCat(info.reference_blas ? "the reference BLAS (" : "(", path, ")");
+  }
+  return info;
+}
+
+}  // namespace hookline

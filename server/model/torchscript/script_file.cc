@@ -1,0 +1,133 @@
+#include "server/model/torchscript/script_file.h"
+
+#include <caffe2/serialize/inline_container.h>
+#include <torch/csrc/jit/serialization/import.h>
+#include <xxhash.h>
+#include <zlib.h>
+
+#include <algorithm>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
+#include "server/base/mapped_file.h"
+#include "server/base/status.h"
+#include "server/model/torchscript/zip_checksums.h"
+
+namespace hookline {
+namespace {
+
+using caffe2::serialize::PyTorchStreamReader;
+
+// Bytes of an exception's message that an error quotes.
+constexpr size_t kMaxQuotedBytes = 500;
+
+// Code of one class or function that is read. Generated code of large models has some hundred kilobytes.
+constexpr size_t kMaxCodeBytes = 64 << 20;
+
+// The operator in `code` that reaches the file system, or "". Whatever is called by such a name counts, so that no way
+// of writing the call is missed.
+absl::string_view FileOperator(absl::string_view code) {
+  for (absl::string_view name : {"save", "from_file"}) {
+    for (size_t at = code.find(name); at != absl::string_view::npos; at = code.find(name, at + 1)) {
+      const absl::string_view before = absl::StripTrailingAsciiWhitespace(code.substr(0, at));
+      const absl::string_view after = absl::StripLeadingAsciiWhitespace(code.substr(at + name.size()));
+      if (absl::EndsWith(before, ".") && absl::StartsWith(after, "(")) return name;
+    }
+  }
+  return "";
+}
+
+// XXH3-128 over the records, in hexadecimal, once each is what its checksum says and reaches no files.
+absl::StatusOr<std::string> CheckRecords(const std::string& path,
+                                         const absl::flat_hash_map<std::string, uint32_t>& checksums,
+                                         PyTorchStreamReader& reader) {
+  std::vector<std::string> names = reader.getAllRecords();
+  std::sort(names.begin(), names.end());
+  const bool has_code =
+      std::any_of(names.begin(), names.end(), [](const std::string& name) { return absl::StartsWith(name, "code/"); });
+  if (!has_code || !reader.hasRecord("data.pkl")) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        path, ": holds no TorchScript code, only ", names.size(),
+        " other records; a state dict needs its config beside it in a directory, a module torch.jit.save"));
+  }
+  std::unique_ptr<XXH3_state_t, decltype(&XXH3_freeState)> hash(XXH3_createState(), &XXH3_freeState);
+  if (hash == nullptr) throw std::bad_alloc();
+  XXH3_128bits_reset(hash.get());
+  for (const std::string& name : names) {
+    auto [data, size] = reader.getRecord(name);
+    const absl::string_view bytes(static_cast<const char*>(data.get()), size);
+    auto checksum = checksums.find(name);
+    if (checksum == checksums.end() ||
+        crc32_z(0, reinterpret_cast<const Bytef*>(bytes.data()), bytes.size()) != checksum->second) {
+      return absl::FailedPreconditionError(
+          absl::StrCat(path, ": record ", absl::CHexEscape(name), " is damaged: its CRC-32 does not match"));
+    }
+    if (absl::EndsWith(name, ".debug_pkl")) continue;
+    if (absl::StartsWith(name, "code/")) {
+      if (size > kMaxCodeBytes) {
+        return absl::FailedPreconditionError(absl::StrCat(path, ": record ", absl::CHexEscape(name), " has ", size,
+                                                          " bytes; at most ", kMaxCodeBytes, " are read"));
+      }
+      if (absl::string_view name_of_operator = FileOperator(bytes); !name_of_operator.empty()) {
+        return absl::FailedPreconditionError(absl::StrCat(path, ": record ", absl::CHexEscape(name), " calls '",
+                                                          name_of_operator,
+                                                          "', which reaches files; such modules are not loaded"));
+      }
+    }
+    const uint64_t sizes[] = {name.size(), size};
+    XXH3_128bits_update(hash.get(), sizes, sizeof(sizes));
+    XXH3_128bits_update(hash.get(), name.data(), name.size());
+    XXH3_128bits_update(hash.get(), bytes.data(), bytes.size());
+  }
+  const XXH128_hash_t digest = XXH3_128bits_digest(hash.get());
+  return absl::StrFormat("%016x%016x", digest.high64, digest.low64);
+}
+
+}  // namespace
+
+std::string OneLine(const std::exception& error) {
+  std::string line = "unknown error";
+  for (absl::string_view text : absl::StrSplit(error.what(), '\n')) {
+    text = absl::StripAsciiWhitespace(text);
+    // A C++ stack trace follows.
+    if (absl::StartsWith(text, "Exception raised from ") || absl::StartsWith(text, "frame #")) break;
+    if (!text.empty() && text.find_first_not_of("~<- HERE.") != absl::string_view::npos) line = std::string(text);
+  }
+  const bool cut = line.size() > kMaxQuotedBytes;
+  return absl::Utf8SafeCHexEscape(line.substr(0, kMaxQuotedBytes)) + (cut ? "..." : "");
+}
+
+absl::StatusOr<ScriptFile> LoadScriptFile(const std::string& path) {
+  ASSIGN_OR_RETURN(std::shared_ptr<const MappedFile> mapped, MappedFile::Open(path));
+  const absl::string_view archive(reinterpret_cast<const char*>(mapped->bytes().data()), mapped->bytes().size());
+  // LibTorch also loads flatbuffers, which nothing here would check.
+  if (!absl::StartsWith(archive, absl::string_view("PK\3\4", 4))) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(path, ": not a TorchScript archive, as torch.jit.save writes them (a zip file)"));
+  }
+  auto checksums = ZipChecksums(archive);
+  if (!checksums.ok()) return absl::FailedPreconditionError(absl::StrCat(path, ": ", checksums.status().message()));
+  try {
+    ScriptFile file;
+    {
+      PyTorchStreamReader reader(path);
+      ASSIGN_OR_RETURN(file.fingerprint, CheckRecords(path, *checksums, reader));
+    }
+    file.module = torch::jit::load(path, c10::Device(c10::kCPU));
+    for (torch::jit::Module submodule : file.module.modules()) {
+      if (submodule.hasattr("training") && submodule.attr("training").isBool()) submodule.setattr("training", false);
+    }
+    return file;
+  } catch (const std::exception& error) {
+    return absl::FailedPreconditionError(absl::StrCat(path, ": cannot be loaded: ", OneLine(error)));
+  }
+}
+
+}  // namespace hookline

@@ -1,0 +1,272 @@
+#include "server/model/transfer.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/Event.h>
+#include <c10/core/Stream.h>
+#include <c10/core/StreamGuard.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
+#include <torch/version.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "server/base/status.h"
+
+#if TORCH_VERSION_MAJOR > 2 || (TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR >= 9)
+#include <c10/core/CachingDeviceAllocator.h>
+#define HOOKLINE_HAS_DEVICE_ALLOCATOR 1
+#endif
+
+namespace hookline {
+namespace {
+
+at::ScalarType ScalarTypeOf(Dtype dtype) {
+  switch (dtype) {
+    case Dtype::kFloat32:
+      return at::kFloat;
+    case Dtype::kBFloat16:
+      return at::kBFloat16;
+    case Dtype::kFloat16:
+      return at::kHalf;
+  }
+  return at::kFloat;
+}
+
+template <typename Function>
+absl::Status CatchTorch(Function&& function) {
+  try {
+    return function();
+  } catch (const c10::OutOfMemoryError& error) {
+    return absl::ResourceExhaustedError(error.what_without_backtrace());
+  } catch (const c10::Error& error) {
+    return absl::InternalError(error.what_without_backtrace());
+  } catch (const std::exception& error) {
+    return absl::InternalError(error.what());
+  }
+}
+
+bool IsRun(const std::vector<int64_t>& index, size_t first, size_t count) {
+  return count == 0 || index[first + count - 1] - index[first] == static_cast<int64_t>(count) - 1;
+}
+
+// Rows of a tensor in host memory. They are chosen when they are copied, straight into their destination.
+class HostRows : public StagedRows {
+ public:
+  HostRows(at::Tensor value, std::vector<int64_t> index, at::ScalarType type)
+      : value_(std::move(value)), index_(std::move(index)), type_(type) {}
+
+  // A tensor of which less than half is still wanted is replaced by just those rows.
+  absl::Status DropBefore(int64_t first) override {
+    return CatchTorch([&] {
+      c10::InferenceMode inference;
+      const int64_t left = static_cast<int64_t>(index_.size()) - first;
+      if (2 * left >= value_.size(0) || left == 0) return absl::OkStatus();
+      at::Tensor chosen = at::from_blob(index_.data() + first, {left}, at::kLong);
+      value_ = value_.index_select(0, chosen);
+      for (int64_t i = 0; i < left; ++i) index_[first + i] = i;
+      return absl::OkStatus();
+    });
+  }
+
+  void CopyTo(int64_t first, int64_t count, uint8_t* destination) {
+    c10::InferenceMode inference;
+    const int64_t width = value_.size(1);
+    if (value_.scalar_type() == type_ && value_.stride(1) == 1) {
+      const int64_t item = static_cast<int64_t>(value_.element_size());
+      const uint8_t* base = static_cast<const uint8_t*>(value_.data_ptr());
+      const int64_t stride = value_.stride(0) * item;
+      const int64_t row_bytes = width * item;
+      if (stride == row_bytes && IsRun(index_, first, count)) {
+        std::memcpy(destination, base + index_[first] * stride, count * row_bytes);
+        return;
+      }
+      for (int64_t i = 0; i < count; ++i, destination += row_bytes) {
+        std::memcpy(destination, base + index_[first + i] * stride, row_bytes);
+      }
+      return;
+    }
+    at::Tensor out = at::from_blob(destination, {count, width}, type_);
+    if (IsRun(index_, first, count)) {
+      out.copy_(value_.narrow(0, index_[first], count));
+    } else {
+      out.copy_(value_.index_select(0, at::from_blob(index_.data() + first, {count}, at::kLong)));
+    }
+  }
+
+ private:
+  at::Tensor value_;
+  std::vector<int64_t> index_;
+  const at::ScalarType type_;
+};
+
+class ReachedEvent : public TransferEvent {
+ public:
+  absl::Status Wait() override { return absl::OkStatus(); }
+};
+
+class HostTransfer : public Transfer {
+ public:
+  absl::StatusOr<std::shared_ptr<StagedRows>> Stage(const at::Tensor& value, const int64_t* index, int64_t rows,
+                                                    Dtype dtype) override {
+    return std::make_shared<HostRows>(value, std::vector<int64_t>(index, index + rows), ScalarTypeOf(dtype));
+  }
+
+  absl::Status Copy(StagedRows& rows, int64_t first, int64_t count, uint8_t* destination) override {
+    return CatchTorch([&] {
+      static_cast<HostRows&>(rows).CopyTo(first, count, destination);
+      return absl::OkStatus();
+    });
+  }
+
+  absl::StatusOr<std::unique_ptr<TransferEvent>> Record() override { return std::make_unique<ReachedEvent>(); }
+};
+
+// Rows chosen and converted on an accelerator.
+class DeviceRows : public StagedRows {
+ public:
+  DeviceRows(at::Tensor rows, c10::Event ready) : rows_(std::move(rows)), ready_(std::move(ready)) {}
+
+  // What is staged is this capture's alone, so it is kept whole until the last row has left.
+  absl::Status DropBefore(int64_t) override { return absl::OkStatus(); }
+
+  const at::Tensor& rows() const { return rows_; }
+  const c10::Event& ready() const { return ready_; }
+
+ private:
+  const at::Tensor rows_;
+  const c10::Event ready_;
+};
+
+class DeviceEvent : public TransferEvent {
+ public:
+  DeviceEvent(c10::Event event, c10::Stream stream) : event_(std::move(event)), stream_(stream) {}
+
+  absl::Status Wait() override {
+    return CatchTorch([&] {
+#if TORCH_VERSION_MAJOR >= 2
+      event_.synchronize();
+#else
+      stream_.synchronize();
+#endif
+      return absl::OkStatus();
+    });
+  }
+
+ private:
+  c10::Event event_;
+  c10::Stream stream_;
+};
+
+class DeviceTransfer : public Transfer {
+ public:
+  explicit DeviceTransfer(c10::Device device)
+      : device_(device),
+        guard_(device.type()),
+        copy_stream_(guard_.getStreamFromGlobalPool(device, /*isHighPriority=*/true)) {}
+
+  absl::StatusOr<std::shared_ptr<StagedRows>> Stage(const at::Tensor& value, const int64_t* index, int64_t rows,
+                                                    Dtype dtype) override {
+    std::shared_ptr<StagedRows> staged;
+    RETURN_IF_ERROR(CatchTorch([&] {
+      c10::InferenceMode inference;
+      at::Tensor chosen;
+      if (rows > 0 && index[rows - 1] - index[0] == rows - 1) {
+        chosen = value.narrow(0, index[0], rows);
+      } else {
+        // Not blocking: pageable memory has been read when the call returns.
+        chosen = value.index_select(
+            0, at::from_blob(const_cast<int64_t*>(index), {rows}, at::kLong).to(device_, /*non_blocking=*/true));
+      }
+      // A copy also where the type is right: what is kept must not hold the whole batch's tensor.
+      chosen = chosen.to(ScalarTypeOf(dtype)).contiguous();
+      c10::Event ready(device_.type());
+      ready.record(guard_.getStream(device_));
+      staged = std::make_shared<DeviceRows>(std::move(chosen), std::move(ready));
+      return absl::OkStatus();
+    }));
+    return staged;
+  }
+
+  absl::Status Copy(StagedRows& rows, int64_t first, int64_t count, uint8_t* destination) override {
+    return CatchTorch([&] {
+      c10::InferenceMode inference;
+      const auto& staged = static_cast<const DeviceRows&>(rows);
+      staged.ready().block(copy_stream_);
+      c10::StreamGuard on_copy_stream(copy_stream_);
+      at::Tensor source = staged.rows().narrow(0, first, count);
+      at::Tensor out = at::from_blob(destination, {count, source.size(1)}, source.scalar_type());
+      out.copy_(source, /*non_blocking=*/true);
+      return absl::OkStatus();
+    });
+  }
+
+  absl::StatusOr<std::unique_ptr<TransferEvent>> Record() override {
+    std::unique_ptr<TransferEvent> recorded;
+    RETURN_IF_ERROR(CatchTorch([&] {
+      c10::Event event(device_.type());
+      event.record(copy_stream_);
+      recorded = std::make_unique<DeviceEvent>(std::move(event), copy_stream_);
+      return absl::OkStatus();
+    }));
+    return recorded;
+  }
+
+ private:
+  const c10::Device device_;
+  const c10::impl::VirtualGuardImpl guard_;
+  const c10::Stream copy_stream_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Transfer>> MakeTransfer(const std::string& device) {
+  std::unique_ptr<Transfer> transfer;
+  RETURN_IF_ERROR(CatchTorch([&] {
+    const c10::Device where(device);
+    if (where.is_cpu()) {
+      transfer = std::make_unique<HostTransfer>();
+    } else {
+      transfer = std::make_unique<DeviceTransfer>(where);
+    }
+    return absl::OkStatus();
+  }));
+  return transfer;
+}
+
+absl::StatusOr<std::shared_ptr<uint8_t>> AllocateHostMemory(int64_t bytes, const std::string& device) {
+  std::shared_ptr<uint8_t> memory;
+  RETURN_IF_ERROR(CatchTorch([&] {
+    if (!c10::Device(device).is_cpu()) {
+      at::Tensor pinned = at::empty({bytes}, at::TensorOptions().dtype(at::kByte).pinned_memory(true));
+      memory = std::shared_ptr<uint8_t>(pinned.data_ptr<uint8_t>(), [pinned](uint8_t*) {});
+      return absl::OkStatus();
+    }
+    constexpr size_t kPage = 4096;
+    void* plain = std::aligned_alloc(kPage, (static_cast<size_t>(bytes) + kPage - 1) / kPage * kPage);
+    if (plain == nullptr) return absl::ResourceExhaustedError(absl::StrCat("no memory for ", bytes, " bytes of slabs"));
+    memory = std::shared_ptr<uint8_t>(static_cast<uint8_t*>(plain), [](uint8_t* p) { std::free(p); });
+    return absl::OkStatus();
+  }));
+  return memory;
+}
+
+int64_t DeviceMemoryBytes(const std::string& device) {
+#ifdef HOOKLINE_HAS_DEVICE_ALLOCATOR
+  try {
+    const c10::Device where(device);
+    if (where.is_cpu()) return 0;
+    const auto stats = c10::getDeviceAllocator(where.type())->getDeviceStats(where.index());
+    return stats.allocated_bytes[static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE)].current;
+  } catch (const std::exception&) {
+    return 0;
+  }
+#else
+  (void)device;
+  return 0;
+#endif
+}
+
+}  // namespace hookline

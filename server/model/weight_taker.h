@@ -1,0 +1,61 @@
+// Takes a checkpoint's tensors by name, each checked for its shape, to where a decoder uses them; what is missing,
+// misshapen or left over is an error with its name.
+//
+//   WeightTaker take(state_dict, device, dtype);
+//   layer.query.weight = take.Linear("layers.0.q.weight", width, heads * head_width);
+//   ...
+//   RETURN_IF_ERROR(take.Finish());     // the first error, or what was left over
+#ifndef HOOKLINE_SERVER_MODEL_WEIGHT_TAKER_H_
+#define HOOKLINE_SERVER_MODEL_WEIGHT_TAKER_H_
+
+#include <ATen/ATen.h>
+
+#include <cstdint>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "server/model/checkpoint/state_dict.h"
+
+namespace hookline {
+
+class WeightTaker {
+ public:
+  // Errors name `weights.path`. On the CPU tensors of the wanted dtype stay views of the file.
+  WeightTaker(const StateDict& weights, at::Device device, at::ScalarType dtype)
+      : weights_(weights), device_(device), dtype_(dtype) {}
+
+  bool Has(const std::string& name) const { return weights_.tensors.count(name) != 0; }
+
+  // Stored as (out, in); returned as (in, out), in the model's dtype.
+  at::Tensor Linear(const std::string& name, int64_t in, int64_t out);
+  // In the model's dtype.
+  at::Tensor Get(const std::string& name, const std::vector<int64_t>& sizes);
+  // In the dtype in which it is stored.
+  at::Tensor Table(const std::string& name, const std::vector<int64_t>& sizes);
+  // In float32.
+  at::Tensor Wide(const std::string& name, const std::vector<int64_t>& sizes);
+  // `count` numbers, on the host.
+  std::vector<double> Numbers(const std::string& name, int64_t count);
+  // Not used, but rightly there. Sizes are checked unless empty.
+  void Ignore(const std::string& name, const std::vector<int64_t>& sizes = {});
+
+  // The first error; without one, whether all of the checkpoint was taken.
+  absl::Status Finish() const;
+
+ private:
+  // Undefined after an error.
+  at::Tensor Take(const std::string& name, const std::vector<int64_t>& sizes);
+
+  const StateDict& weights_;
+  const at::Device device_;
+  const at::ScalarType dtype_;
+  std::set<std::string> taken_;
+  absl::Status status_;
+};
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_MODEL_WEIGHT_TAKER_H_

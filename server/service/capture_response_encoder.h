@@ -1,0 +1,22 @@
+// Writes a capture's events as CaptureResponses. A chunk's values are not copied on their way to the socket.
+#ifndef HOOKLINE_SERVER_SERVICE_CAPTURE_RESPONSE_ENCODER_H_
+#define HOOKLINE_SERVER_SERVICE_CAPTURE_RESPONSE_ENCODER_H_
+
+#include "grpcpp/support/byte_buffer.h"
+#include "server/capture/capture.h"
+
+namespace hookline {
+
+grpc::ByteBuffer EncodeStarted(const CaptureStarted& started);
+
+// The message of a chunk of the capture that `started` began. With kBytes the chunk's slabs become slices of the
+// message and go back when gRPC has let go of the last of them; with kValues they go back at once.
+// The message takes at most MessageHeaderBytes + rows * MessageRowBytes (server/capture/message_size.h).
+grpc::ByteBuffer EncodeChunk(const CaptureStarted& started, Encoding encoding, Chunk chunk);
+
+// `started` gives the hook points their names.
+grpc::ByteBuffer EncodeSummary(const CaptureStarted& started, const CaptureEnded& ended);
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_SERVICE_CAPTURE_RESPONSE_ENCODER_H_

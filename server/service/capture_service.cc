@@ -1,0 +1,167 @@
+#include "server/service/capture_service.h"
+
+#include <memory>
+#include <string>
+#include <utility>
+#include <variant>
+
+#include "absl/status/statusor.h"
+#include "grpcpp/support/slice.h"
+#include "server/base/status.h"
+#include "server/service/capture_call.h"
+#include "server/service/peer_address.h"
+#include "server/service/request_parser.h"
+
+namespace hookline {
+namespace {
+
+class UnaryCaptureCall final : public CaptureCall<grpc::ServerWriteReactor<grpc::ByteBuffer>> {
+ public:
+  using CaptureCall::CaptureCall;
+
+  void Begin(Engine& engine, const std::string& address, const grpc::ByteBuffer& message) {
+    absl::Status status = StartCapture(engine, address, message);
+    if (!status.ok()) Refuse(std::move(status));
+  }
+
+ private:
+  absl::Status StartCapture(Engine& engine, const std::string& address, const grpc::ByteBuffer& message) {
+    ASSIGN_OR_RETURN(CaptureRequest request, ParseCaptureRequest(message));
+    const Encoding encoding = request.encoding;
+    ASSIGN_OR_RETURN(std::shared_ptr<Capture> capture, engine.Start(std::move(request), address, callbacks()));
+    Run(std::move(capture), encoding);
+    return absl::OkStatus();
+  }
+};
+
+// Reads while the engine has room. One read is in flight at a time, so OnReadDone runs on one thread at a time.
+class StreamedCaptureCall final : public CaptureCall<grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>> {
+ public:
+  StreamedCaptureCall(WakeQueue* wakes, Engine& engine, std::string address)
+      : CaptureCall(wakes), engine_(engine), address_(std::move(address)) {}
+
+  void Begin() { StartRead(&input_); }
+
+  void OnReadDone(bool ok) override {
+    const std::shared_ptr<Capture> running = capture();
+    if (running == nullptr) {
+      absl::Status status = ok ? StartCapture() : FirstMessageMissing("the stream ended");
+      if (!status.ok()) return Refuse(std::move(status));
+      StartUnlessFinished([this] { StartRead(&input_); });
+    } else if (!ok) {
+      running->FinishSource();
+    } else {
+      AddTokens(*running);
+    }
+  }
+
+ private:
+  static absl::Status FirstMessageMissing(absl::string_view instead) {
+    return InvalidField("request", absl::StrCat("must be the first message of the stream; ", instead));
+  }
+
+  absl::Status StartCapture() {
+    ASSIGN_OR_RETURN(auto message, ParseCaptureStreamRequest(std::move(input_)));
+    auto* request = std::get_if<CaptureRequest>(&message);
+    if (request == nullptr) return FirstMessageMissing("it holds `tokens`");
+    if (!std::holds_alternative<std::monostate>(request->source)) {
+      const char* field = std::holds_alternative<TokenBatch>(request->source)      ? "request.tokens"
+                          : std::holds_alternative<DatasetSource>(request->source) ? "request.dataset"
+                                                                                   : "request.feed";
+      return InvalidField(field, "CaptureStream takes its sequences from later messages, so `request` has no source");
+    }
+    request->source = StreamedSource{};
+    const Encoding encoding = request->encoding;
+    ASSIGN_OR_RETURN(std::shared_ptr<Capture> capture, engine_.Start(std::move(*request), address_, callbacks()));
+    Run(std::move(capture), encoding);
+    return absl::OkStatus();
+  }
+
+  void AddTokens(Capture& running) {
+    auto message = ParseCaptureStreamRequest(std::move(input_));
+    TokenBatch* tokens = message.ok() ? std::get_if<TokenBatch>(&*message) : nullptr;
+    if (tokens == nullptr) {
+      // What came before this message is served, then the call ends with the error.
+      EndWith(message.ok() ? InvalidField("request", "is accepted as the first message only; this one must be `tokens`")
+                           : message.status());
+      running.FinishSource();
+      return;
+    }
+    {
+      absl::MutexLock lock(&read_mutex_);
+      room_ = false;
+    }
+    absl::StatusOr<bool> room = running.AddSequences(std::move(*tokens));
+    // An error ends the capture, and with its summary the call.
+    if (!room.ok()) return;
+    if (*room) return StartUnlessFinished([this] { StartRead(&input_); });
+    absl::MutexLock lock(&read_mutex_);
+    waiting_for_room_ = !room_;
+    if (room_) StartUnlessFinished([this] { StartRead(&input_); });
+  }
+
+  // May come before AddSequences, whose answer it follows, has returned here.
+  void OnSourceRoom() override {
+    absl::MutexLock lock(&read_mutex_);
+    room_ = true;
+    if (!waiting_for_room_) return;
+    waiting_for_room_ = false;
+    StartUnlessFinished([this] { StartRead(&input_); });
+  }
+
+  Engine& engine_;
+  const std::string address_;
+  // With gRPC while a read is in flight, otherwise OnReadDone's.
+  grpc::ByteBuffer input_;
+  absl::Mutex read_mutex_;
+  // There was room since the last AddSequences.
+  bool room_ ABSL_GUARDED_BY(read_mutex_) = false;
+  bool waiting_for_room_ ABSL_GUARDED_BY(read_mutex_) = false;
+};
+
+}  // namespace
+
+grpc::ServerWriteReactor<grpc::ByteBuffer>* CaptureServiceImpl::Capture(grpc::CallbackServerContext* context,
+                                                                        const grpc::ByteBuffer* request) {
+  auto call = std::make_shared<UnaryCaptureCall>(&wakes_);
+  call->Keep();
+  call->Begin(*engine_, PeerAddress(context->peer()), *request);
+  return call.get();
+}
+
+grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* CaptureServiceImpl::CaptureStream(
+    grpc::CallbackServerContext* context) {
+  auto call = std::make_shared<StreamedCaptureCall>(&wakes_, *engine_, PeerAddress(context->peer()));
+  call->Keep();
+  call->Begin();
+  return call.get();
+}
+
+grpc::ServerUnaryReactor* CaptureServiceImpl::EstimateCapture(grpc::CallbackServerContext* context,
+                                                              const grpc::ByteBuffer* request,
+                                                              grpc::ByteBuffer* response) {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  absl::StatusOr<CaptureRequest> parsed = ParseEstimateCaptureRequest(*request);
+  absl::StatusOr<CaptureEstimate> estimate = parsed.ok() ? engine_->Estimate(*parsed) : parsed.status();
+  if (!estimate.ok()) {
+    reactor->Finish(ToGrpc(estimate.status()));
+    return reactor;
+  }
+  v1::EstimateCaptureResponse message;
+  for (const CaptureEstimate::HookPoint& hook_point : estimate->hook_points) {
+    v1::HookPointEstimate& out = *message.add_hook_points();
+    out.set_hook_point(hook_point.name);
+    out.set_rows(hook_point.rows);
+    out.set_bytes(hook_point.bytes);
+  }
+  message.set_sequences(estimate->sequences);
+  message.set_tokens(estimate->tokens);
+  message.set_bytes(estimate->bytes);
+  if (estimate->time.has_value()) message.set_seconds(absl::ToDoubleSeconds(*estimate->time));
+  grpc::Slice encoded(message.SerializeAsString());
+  *response = grpc::ByteBuffer(&encoded, 1);
+  reactor->Finish(grpc::Status::OK);
+  return reactor;
+}
+
+}  // namespace hookline

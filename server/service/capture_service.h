@@ -1,0 +1,35 @@
+// The proto CaptureService in front of the engine.
+#ifndef HOOKLINE_SERVER_SERVICE_CAPTURE_SERVICE_H_
+#define HOOKLINE_SERVER_SERVICE_CAPTURE_SERVICE_H_
+
+#include "hookline/v1/capture_service.grpc.pb.h"
+#include "server/capture/engine.h"
+#include "server/service/wake_queue.h"
+
+namespace hookline {
+
+// All methods are raw: responses are encoded without copying values, and requests are parsed by request_parser.h.
+using RawCaptureService =
+    v1::CaptureService::WithRawCallbackMethod_Capture<v1::CaptureService::WithRawCallbackMethod_CaptureStream<
+        v1::CaptureService::WithRawCallbackMethod_EstimateCapture<v1::CaptureService::Service>>>;
+
+class CaptureServiceImpl final : public RawCaptureService {
+ public:
+  // `engine` must outlive the server that this service is registered with.
+  explicit CaptureServiceImpl(Engine* engine) : engine_(engine) {}
+
+  grpc::ServerWriteReactor<grpc::ByteBuffer>* Capture(grpc::CallbackServerContext* context,
+                                                      const grpc::ByteBuffer* request) override;
+  grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* CaptureStream(
+      grpc::CallbackServerContext* context) override;
+  grpc::ServerUnaryReactor* EstimateCapture(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
+                                            grpc::ByteBuffer* response) override;
+
+ private:
+  Engine* const engine_;
+  WakeQueue wakes_;
+};
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_SERVICE_CAPTURE_SERVICE_H_

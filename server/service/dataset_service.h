@@ -1,0 +1,26 @@
+// The proto DatasetService: which token datasets the engine holds.
+#ifndef HOOKLINE_SERVER_SERVICE_DATASET_SERVICE_H_
+#define HOOKLINE_SERVER_SERVICE_DATASET_SERVICE_H_
+
+#include "hookline/v1/dataset_service.grpc.pb.h"
+#include "server/capture/engine.h"
+
+namespace hookline {
+
+class DatasetServiceImpl final : public v1::DatasetService::CallbackService {
+ public:
+  // `engine` must outlive the server that this service is registered with.
+  explicit DatasetServiceImpl(const Engine* engine) : engine_(engine) {}
+
+  grpc::ServerUnaryReactor* ListDatasets(grpc::CallbackServerContext* context, const v1::ListDatasetsRequest* request,
+                                         v1::ListDatasetsResponse* response) override;
+  grpc::ServerUnaryReactor* GetDataset(grpc::CallbackServerContext* context, const v1::GetDatasetRequest* request,
+                                       v1::Dataset* response) override;
+
+ private:
+  const Engine* const engine_;
+};
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_SERVICE_DATASET_SERVICE_H_

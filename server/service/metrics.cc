@@ -1,0 +1,135 @@
+#include "server/service/metrics.h"
+
+#include <exception>
+#include <limits>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "prometheus/exposer.h"
+
+namespace hookline {
+namespace {
+
+using prometheus::ClientMetric;
+using prometheus::MetricFamily;
+using prometheus::MetricType;
+using Labels = std::vector<ClientMetric::Label>;
+
+class FamilyWriter {
+ public:
+  FamilyWriter(std::string name, std::string help, MetricType type) {
+    family_.name = std::move(name);
+    family_.help = std::move(help);
+    family_.type = type;
+  }
+
+  void Add(Labels labels, double value) {
+    ClientMetric& metric = Metric(std::move(labels));
+    (family_.type == MetricType::Counter ? metric.counter.value : metric.gauge.value) = value;
+  }
+
+  void Add(Labels labels, const Histogram& histogram) {
+    ClientMetric::Histogram& out = Metric(std::move(labels)).histogram;
+    out.sample_sum = histogram.sum;
+    for (size_t i = 0; i < histogram.counts.size(); ++i) {
+      out.sample_count += histogram.counts[i];
+      out.bucket.push_back({out.sample_count, i < histogram.bounds.size() ? histogram.bounds[i]
+                                                                          : std::numeric_limits<double>::infinity()});
+    }
+  }
+
+  MetricFamily Take() { return std::move(family_); }
+
+ private:
+  ClientMetric& Metric(Labels labels) {
+    family_.metric.emplace_back();
+    family_.metric.back().label = std::move(labels);
+    return family_.metric.back();
+  }
+
+  MetricFamily family_;
+};
+
+constexpr const char* kReasons[] = {"budget", "source_ended", "cancelled", "shutting_down", "error"};
+
+}  // namespace
+
+std::vector<MetricFamily> EngineMetrics::Collect() const {
+  const EngineSnapshot snapshot = engine_->Snapshot();
+  std::vector<MetricFamily> families;
+
+  FamilyWriter slabs("hookline_slabs", "Slabs by state: in no window, in a window and empty, with rows.",
+                     MetricType::Gauge);
+  slabs.Add({{"state", "free"}}, static_cast<double>(snapshot.slabs_free));
+  slabs.Add({{"state", "reserved"}}, static_cast<double>(snapshot.slabs_reserved));
+  slabs.Add({{"state", "filled"}}, static_cast<double>(snapshot.slabs_filled));
+  families.push_back(slabs.Take());
+
+  FamilyWriter captures("hookline_captures", "Captures by state.", MetricType::Gauge);
+  captures.Add({{"state", "queued"}}, static_cast<double>(snapshot.captures_queued));
+  captures.Add({{"state", "running"}}, static_cast<double>(snapshot.captures_running));
+  families.push_back(captures.Take());
+
+  FamilyWriter ended("hookline_captures_ended_total", "Captures that ended, by why.", MetricType::Counter);
+  for (size_t i = 0; i < snapshot.captures_ended.size() && i < std::size(kReasons); ++i) {
+    ended.Add({{"reason", kReasons[i]}}, static_cast<double>(snapshot.captures_ended[i]));
+  }
+  families.push_back(ended.Take());
+
+  FamilyWriter rows("hookline_rows_total", "Rows handed to sinks.", MetricType::Counter);
+  FamilyWriter bytes("hookline_bytes_total", "Bytes of values handed to sinks.", MetricType::Counter);
+  for (const EngineSnapshot::HookPoint& hook_point : snapshot.hook_points) {
+    const Labels labels = {{"model", hook_point.model}, {"hook_point", hook_point.name}};
+    rows.Add(labels, static_cast<double>(hook_point.rows));
+    bytes.Add(labels, static_cast<double>(hook_point.bytes));
+  }
+  families.push_back(rows.Take());
+  families.push_back(bytes.Take());
+
+  FamilyWriter tokens("hookline_tokens_total", "Tokens run, padding not counted.", MetricType::Counter);
+  FamilyWriter fill("hookline_batch_fill_ratio", "Share of a batch's positions that held a token.",
+                    MetricType::Histogram);
+  FamilyWriter forward("hookline_forward_seconds", "Forward pass of a batch.", MetricType::Histogram);
+  FamilyWriter queue("hookline_queue_seconds", "From a sequence's arrival to its forward pass.", MetricType::Histogram);
+  FamilyWriter memory("hookline_device_memory_bytes", "Allocated on the device; 0 on the CPU.", MetricType::Gauge);
+  for (const EngineSnapshot::ModelLoad& model : snapshot.models) {
+    const Labels labels = {{"model", model.model}};
+    tokens.Add(labels, static_cast<double>(model.tokens));
+    fill.Add(labels, model.batch_fill);
+    forward.Add(labels, model.forward_seconds);
+    queue.Add(labels, model.queue_seconds);
+    memory.Add(labels, static_cast<double>(model.device_memory_bytes));
+  }
+  families.push_back(tokens.Take());
+  families.push_back(fill.Take());
+  families.push_back(forward.Take());
+  families.push_back(queue.Take());
+  families.push_back(memory.Take());
+  return families;
+}
+
+MetricsServer::MetricsServer(std::unique_ptr<prometheus::Exposer> exposer, std::shared_ptr<EngineMetrics> metrics)
+    : metrics_(std::move(metrics)), exposer_(std::move(exposer)) {}
+
+MetricsServer::~MetricsServer() = default;
+
+absl::StatusOr<std::unique_ptr<MetricsServer>> MetricsServer::Start(const std::string& address, const Engine* engine) {
+  auto metrics = std::make_shared<EngineMetrics>(engine);
+  try {
+    auto exposer = std::make_unique<prometheus::Exposer>(address);
+    exposer->RegisterCollectable(metrics);
+    return std::unique_ptr<MetricsServer>(new MetricsServer(std::move(exposer), std::move(metrics)));
+  } catch (const std::exception& error) {
+    return absl::UnavailableError(absl::StrCat("cannot serve metrics on `", address,
+                                               "`: it is malformed, in use or not "
+                                               "an address of this machine (",
+                                               error.what(), ")"));
+  }
+}
+
+int MetricsServer::port() const {
+  const std::vector<int> ports = exposer_->GetListeningPorts();
+  return ports.empty() ? 0 : ports[0];
+}
+
+}  // namespace hookline

@@ -1,0 +1,57 @@
+#include "server/service/model_service.h"
+
+#include "absl/status/statusor.h"
+#include "server/service/request_conversion.h"
+#include "server/service/status_mapping.h"
+
+namespace hookline {
+namespace {
+
+// All but the hook points.
+void Describe(const ModelInfo& info, v1::Model* out) {
+  out->set_name(info.name);
+  out->set_architecture(info.architecture);
+  out->set_variant(info.variant);
+  out->set_details(info.details);
+  out->set_layers(info.layers);
+  out->set_width(static_cast<int32_t>(info.width));
+  out->set_heads(info.heads);
+  out->set_key_value_heads(info.key_value_heads);
+  out->set_context_length(static_cast<int32_t>(info.context_length));
+  out->set_vocabulary_size(static_cast<int32_t>(info.vocabulary_size));
+  out->set_dtype(ToProto(info.dtype));
+  out->set_device(info.device);
+  out->set_fingerprint(info.fingerprint);
+  out->set_parameters(info.parameters);
+}
+
+}  // namespace
+
+grpc::ServerUnaryReactor* ModelServiceImpl::ListModels(grpc::CallbackServerContext* context,
+                                                       const v1::ListModelsRequest* /*request*/,
+                                                       v1::ListModelsResponse* response) {
+  for (const Model* model : engine_->models()) Describe(model->info(), response->add_models());
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  reactor->Finish(grpc::Status::OK);
+  return reactor;
+}
+
+grpc::ServerUnaryReactor* ModelServiceImpl::GetModel(grpc::CallbackServerContext* context,
+                                                     const v1::GetModelRequest* request, v1::Model* response) {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  absl::StatusOr<const Model*> model = engine_->FindModel(request->name());
+  if (model.ok()) {
+    Describe((*model)->info(), response);
+    for (const HookPoint& hook_point : (*model)->hook_points().all()) {
+      v1::HookPoint& out = *response->add_hook_points();
+      out.set_name(hook_point.name);
+      out.set_width(static_cast<int32_t>(hook_point.width));
+      out.set_layer(hook_point.layer);
+      out.set_description(hook_point.description);
+    }
+  }
+  reactor->Finish(ToGrpc(model.status()));
+  return reactor;
+}
+
+}  // namespace hookline

@@ -1,0 +1,26 @@
+// The proto ModelService: what the engine's models are.
+#ifndef HOOKLINE_SERVER_SERVICE_MODEL_SERVICE_H_
+#define HOOKLINE_SERVER_SERVICE_MODEL_SERVICE_H_
+
+#include "hookline/v1/model_service.grpc.pb.h"
+#include "server/capture/engine.h"
+
+namespace hookline {
+
+class ModelServiceImpl final : public v1::ModelService::CallbackService {
+ public:
+  // `engine` must outlive the server that this service is registered with.
+  explicit ModelServiceImpl(const Engine* engine) : engine_(engine) {}
+
+  grpc::ServerUnaryReactor* ListModels(grpc::CallbackServerContext* context, const v1::ListModelsRequest* request,
+                                       v1::ListModelsResponse* response) override;
+  grpc::ServerUnaryReactor* GetModel(grpc::CallbackServerContext* context, const v1::GetModelRequest* request,
+                                     v1::Model* response) override;
+
+ private:
+  const Engine* const engine_;
+};
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_SERVICE_MODEL_SERVICE_H_

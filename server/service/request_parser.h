@@ -1,0 +1,30 @@
+// Reads capture requests as gRPC received them. Protobuf parses them, but for token sequences, which go straight into
+// what the engine takes: as protobuf messages a hostile request would grow to thirty times its size in memory.
+#ifndef HOOKLINE_SERVER_SERVICE_REQUEST_PARSER_H_
+#define HOOKLINE_SERVER_SERVICE_REQUEST_PARSER_H_
+
+#include <variant>
+
+#include "absl/status/statusor.h"
+#include "grpcpp/support/byte_buffer.h"
+#include "server/capture/request.h"
+
+namespace hookline {
+
+// All: INVALID_ARGUMENT for bytes that are no such message, for two sources in one request, and as FromProto
+// (request_conversion.h); RESOURCE_EXHAUSTED for a request that takes more than 4 MiB besides its tokens.
+//
+// A batch with an empty sequence, which the engine refuses naming it, is read up to there only: so that a message of
+// nothing but empty sequences stays as small as it came.
+
+absl::StatusOr<CaptureRequest> ParseCaptureRequest(grpc::ByteBuffer message);
+
+// Of an EstimateCaptureRequest its `capture`.
+absl::StatusOr<CaptureRequest> ParseEstimateCaptureRequest(grpc::ByteBuffer message);
+
+// Of a CaptureStreamRequest what it holds; INVALID_ARGUMENT for neither or both.
+absl::StatusOr<std::variant<CaptureRequest, TokenBatch>> ParseCaptureStreamRequest(grpc::ByteBuffer message);
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_SERVICE_REQUEST_PARSER_H_

@@ -1,0 +1,126 @@
+#include "server/service/server.h"
+
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/synchronization/notification.h"
+#include "absl/time/clock.h"
+#include "grpcpp/ext/proto_server_reflection_plugin.h"
+#include "grpcpp/grpcpp.h"
+#include "grpcpp/health_check_service_interface.h"
+#include "server/base/status.h"
+#include "server/service/capture_service.h"
+#include "server/service/dataset_service.h"
+#include "server/service/model_service.h"
+
+namespace hookline {
+namespace {
+
+// For readers to take the summaries that Engine::Drain hands out at its deadline.
+constexpr absl::Duration kSummaryGrace = absl::Seconds(5);
+// For what is written to reach the socket, and for calls that never end by themselves (health's Watch) to be cancelled.
+constexpr absl::Duration kFlushGrace = absl::Seconds(1);
+
+class GrpcServer final : public Server {
+ public:
+  explicit GrpcServer(Engine* engine)
+      : engine_(engine), capture_service_(engine), model_service_(engine), dataset_service_(engine) {}
+
+  ~GrpcServer() override {
+    if (server_ == nullptr) return;
+    server_->Shutdown(absl::ToChronoTime(absl::Now()));
+    server_->Wait();
+  }
+
+  absl::Status Listen(const ServerOptions& options) {
+    if (options.listen.empty()) return InvalidField("listen", "no address; give HOST:PORT");
+    if (options.max_request_bytes < 1 << 20 || options.max_request_bytes > int64_t{1} << 30) {
+      return InvalidField("max_request_bytes", absl::StrCat(options.max_request_bytes, " is not from 1 MiB to 1 GiB"));
+    }
+    if (options.max_calls_per_connection < 1) {
+      return InvalidField("max_calls_per_connection", absl::StrCat(options.max_calls_per_connection, " is below 1"));
+    }
+    if (options.keepalive < absl::Seconds(1)) {
+      return InvalidField("keepalive", absl::StrCat(absl::FormatDuration(options.keepalive), " is below 1s"));
+    }
+    grpc::EnableDefaultHealthCheckService(true);
+    grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+    grpc::ServerBuilder builder;
+    ports_.resize(options.listen.size());
+    for (size_t i = 0; i < options.listen.size(); ++i) {
+      builder.AddListeningPort(options.listen[i], grpc::InsecureServerCredentials(), &ports_[i]);
+    }
+    builder.RegisterService(&capture_service_).RegisterService(&model_service_).RegisterService(&dataset_service_);
+    builder.SetMaxReceiveMessageSize(static_cast<int>(options.max_request_bytes));
+    // Otherwise a second server would share the port, and each get some of the clients.
+    builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+    builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, options.max_calls_per_connection);
+    builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS,
+                               static_cast<int>(absl::ToInt64Milliseconds(options.keepalive)));
+    builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS,
+                               static_cast<int>(absl::ToInt64Milliseconds(options.keepalive / 3)));
+    // Clients that wait for rows may ask for signs of life too; the default closes the connections of those that do so
+    // more often than every five minutes.
+    builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 5000);
+    server_ = builder.BuildAndStart();
+    for (size_t i = 0; i < ports_.size(); ++i) {
+      if (ports_[i] == 0) {
+        return absl::UnavailableError(absl::StrCat("cannot listen on `", options.listen[i],
+                                                   "`: it is malformed, in use or not an address of this machine"));
+      }
+    }
+    if (server_ == nullptr) return absl::UnavailableError("gRPC cannot start its server");
+    SetServing(true);
+    return absl::OkStatus();
+  }
+
+  const std::vector<int>& ports() const override { return ports_; }
+
+  void Drain(absl::Time deadline) override {
+    absl::MutexLock lock(&drain_mutex_);
+    if (drained_) return;
+    SetServing(false);
+    // Engine::Drain waits for readers that may never read; the deadline here ends their calls, and so that wait.
+    absl::Notification captures_ended;
+    std::thread drain([&] {
+      engine_->Drain(deadline);
+      captures_ended.Notify();
+    });
+    captures_ended.WaitForNotificationWithDeadline(deadline + kSummaryGrace);
+    const absl::Time now = absl::Now();
+    server_->Shutdown(absl::ToChronoTime(captures_ended.HasBeenNotified() ? now + kFlushGrace : now));
+    server_->Wait();
+    drain.join();
+    drained_ = true;
+  }
+
+ private:
+  void SetServing(bool serving) {
+    grpc::HealthCheckServiceInterface& health = *server_->GetHealthCheckService();
+    for (const char* service : {"", v1::CaptureService::service_full_name(), v1::ModelService::service_full_name(),
+                                v1::DatasetService::service_full_name()}) {
+      health.SetServingStatus(service, serving);
+    }
+  }
+
+  Engine* const engine_;
+  CaptureServiceImpl capture_service_;
+  ModelServiceImpl model_service_;
+  DatasetServiceImpl dataset_service_;
+  std::vector<int> ports_;
+  std::unique_ptr<grpc::Server> server_;
+  absl::Mutex drain_mutex_;
+  bool drained_ ABSL_GUARDED_BY(drain_mutex_) = false;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options, Engine* engine) {
+  auto server = std::make_unique<GrpcServer>(engine);
+  RETURN_IF_ERROR(server->Listen(options));
+  return server;
+}
+
+}  // namespace hookline

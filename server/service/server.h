@@ -1,0 +1,57 @@
+// The gRPC server in front of an engine: its services, health and reflection, addresses and limits.
+//
+//   ServerOptions options;
+//   options.listen = {"127.0.0.1:0"};
+//   auto server = Server::Start(options, engine.get());
+//   (*server)->ports();                                  // where it listens
+//   (*server)->Drain(absl::Now() + absl::Seconds(30));   // when asked to end
+#ifndef HOOKLINE_SERVER_SERVICE_SERVER_H_
+#define HOOKLINE_SERVER_SERVICE_SERVER_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "server/capture/engine.h"
+
+namespace hookline {
+
+struct ServerOptions {
+  // HOST:PORT or unix:PATH; port 0: any free one. No TLS, no authentication: whoever reaches an address may use it.
+  std::vector<std::string> listen = {"127.0.0.1:7471"};
+  // The largest request message. 16 Mi token ids below 2^21 take 48 MiB.
+  int64_t max_request_bytes = int64_t{64} << 20;
+  // Calls at a time on one connection; more wait in the client.
+  int max_calls_per_connection = 1024;
+  // A connection on which nothing came for so long is asked for a sign of life, and closed when none comes for a third
+  // of it: calls of clients that vanished end.
+  absl::Duration keepalive = absl::Seconds(60);
+};
+
+// Thread-safe but for its destructor.
+class Server {
+ public:
+  // Listens and serves. Since an engine's models are on their devices, grpc.health.v1 answers SERVING from the first
+  // moment on, for the empty name and for each service. `engine` must outlive the server.
+  // Errors: INVALID_ARGUMENT for an option out of range; UNAVAILABLE for an address that is malformed, taken or not
+  // ours, naming it.
+  static absl::StatusOr<std::unique_ptr<Server>> Start(const ServerOptions& options, Engine* engine);
+
+  // Cancels the calls that still run.
+  virtual ~Server() = default;
+
+  // The port of each of ServerOptions::listen; 1 for a unix socket.
+  virtual const std::vector<int>& ports() const = 0;
+
+  // Ends in good order: health says NOT_SERVING, new captures are refused, those that run may end until `deadline` and
+  // are then ended with a summary; calls that have not taken theirs five seconds later are cancelled. Returns when no
+  // call is left. Calling it again waits for the same.
+  virtual void Drain(absl::Time deadline) = 0;
+};
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_SERVICE_SERVER_H_

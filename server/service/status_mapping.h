@@ -1,0 +1,25 @@
+// absl::Status as gRPC's, with the field at fault in the details.
+#ifndef HOOKLINE_SERVER_SERVICE_STATUS_MAPPING_H_
+#define HOOKLINE_SERVER_SERVICE_STATUS_MAPPING_H_
+
+#include "absl/status/status.h"
+#include "grpcpp/support/status.h"
+
+namespace hookline {
+
+// A longer message is cut to this, "..." included. Message and details travel as HTTP/2 headers, of which a client
+// takes 8 KiB: as text, where every byte may be escaped as three, and twice in the details, in base64.
+constexpr size_t kMaxStatusMessageBytes = 1024;
+
+// The same code and message. Where FieldOf(status) names a field, a google.rpc.BadRequest in `grpc-status-details-bin`
+// does too. An encoded google.rpc.Status, as github.com/googleapis/googleapis defines it (google/rpc/status.proto and
+// error_details.proto):
+//   Status {int32 code = 1; string message = 2; repeated google.protobuf.Any details = 3;}
+//   Any {string type_url = 1; bytes value = 2;}
+//   BadRequest {repeated FieldViolation field_violations = 1;}
+//   FieldViolation {string field = 1; string description = 2;}
+grpc::Status ToGrpc(const absl::Status& status);
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_SERVICE_STATUS_MAPPING_H_

@@ -1,0 +1,41 @@
+// Threads on which calls go on after the engine woke them.
+#ifndef HOOKLINE_SERVER_SERVICE_WAKE_QUEUE_H_
+#define HOOKLINE_SERVER_SERVICE_WAKE_QUEUE_H_
+
+#include <deque>
+#include <functional>
+#include <thread>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+
+namespace hookline {
+
+// The engine calls back from its executor, and, where a slab that comes back is what somebody waited for, from
+// whichever thread of gRPC's let go of it, under who knows which of gRPC's locks. Neither should write to sockets,
+// which is what starting a write does. Thread-safe.
+class WakeQueue {
+ public:
+  WakeQueue();
+  // Runs what was posted before.
+  ~WakeQueue();
+  WakeQueue(const WakeQueue&) = delete;
+  WakeQueue& operator=(const WakeQueue&) = delete;
+
+  // Runs `action` soon, on a thread of this queue, possibly beside others. Never blocks. The caller bounds how much is
+  // posted: a call has one action here at a time.
+  void Post(std::function<void()> action);
+
+ private:
+  void Run();
+
+  absl::Mutex mutex_;
+  std::deque<std::function<void()>> actions_ ABSL_GUARDED_BY(mutex_);
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  std::vector<std::thread> threads_;
+};
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_SERVICE_WAKE_QUEUE_H_

@@ -1,0 +1,293 @@
+// How fast rows reach a C++ client: Hookline's wire against a plain TCP loop and against plain protobuf messages, all
+// on the loopback, one after another in each round, the best round of each. Both ends are in this process, malloc told
+// to keep freed memory mapped.
+//
+//   build/release/bin/wire_bench [ROUNDS [MEGABYTES_PER_ROUND]]
+#include <malloc.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "client/cpp/client.h"
+#include "grpcpp/grpcpp.h"
+#include "hookline/v1/capture_service.grpc.pb.h"
+#include "server/service/server.h"
+#include "tests/service/fake_engine.h"
+
+namespace hookline {
+namespace {
+
+constexpr int64_t kWidth = 768;
+constexpr int64_t kRowBytes = kWidth * sizeof(float);
+constexpr int64_t kMessageBytes = int64_t{1} << 20;
+constexpr int64_t kRowsPerMessage = (kMessageBytes - 256) / kRowBytes;
+constexpr int64_t kDataBytes = kRowsPerMessage * kRowBytes;
+
+[[noreturn]] void Fail(const std::string& why) {
+  std::fprintf(stderr, "wire_bench: %s\n", why.c_str());
+  std::exit(1);
+}
+
+double GigabytesPerSecond(int64_t bytes, absl::Time start) {
+  return static_cast<double>(bytes) / 1e9 / absl::ToDoubleSeconds(absl::Now() - start);
+}
+
+// A process that sends: `serve` starts listening and answers the port. It ends with this object.
+class Sender {
+ public:
+  explicit Sender(const std::function<int()>& serve) {
+    int to_parent[2];
+    int to_child[2];
+    if (pipe(to_parent) != 0 || pipe(to_child) != 0) Fail("no pipe");
+    child_ = fork();
+    if (child_ < 0) Fail("no process");
+    if (child_ == 0) {
+      close(to_child[1]);
+      const int port = serve();
+      char end;
+      if (write(to_parent[1], &port, sizeof port) == sizeof port) (void)!read(to_child[0], &end, 1);
+      std::_Exit(0);
+    }
+    close(to_child[0]);
+    alive_ = to_child[1];
+    if (read(to_parent[0], &port_, sizeof port_) != sizeof port_) Fail("a sender did not start");
+    close(to_parent[0]);
+    close(to_parent[1]);
+  }
+
+  ~Sender() {
+    close(alive_);
+    waitpid(child_, nullptr, 0);
+  }
+
+  int port() const { return port_; }
+  std::string address() const { return absl::StrCat("127.0.0.1:", port_); }
+
+ private:
+  pid_t child_;
+  int alive_;
+  int port_ = 0;
+};
+
+// Rows of the fake engine, through the server's encoder and the C++ client, copied once into the reader's buffer.
+class Hookline {
+ public:
+  static int Serve() {
+    FakeEngineOptions options;
+    options.width = kWidth;
+    options.write_values = false;
+    auto* engine = new FakeEngine(std::move(options));
+    ServerOptions server_options;
+    server_options.listen = {"127.0.0.1:0"};
+    auto server = Server::Start(server_options, engine);
+    if (!server.ok()) Fail(server.status().ToString());
+    return server->release()->ports()[0];
+  }
+
+  explicit Hookline(const Sender& sender) {
+    auto client = client::Client::Connect(sender.address());
+    if (!client.ok()) Fail(client.status().ToString());
+    client_ = *std::move(client);
+  }
+
+  double Measure(int64_t messages) {
+    v1::CaptureRequest request;
+    request.add_hook_points("a");
+    request.set_max_activations(messages * kRowsPerMessage);
+    request.mutable_tokens()->add_sequences()->add_ids(1);
+    int64_t bytes = 0;
+    const absl::Time start = absl::Now();
+    auto call = client_->Capture(request);
+    while (true) {
+      auto event = call->Next();
+      if (!event.ok()) Fail(event.status().ToString());
+      if (!event->has_value()) break;
+      if (auto* chunk = std::get_if<client::Chunk>(&**event)) {
+        chunk->CopyData(0, chunk->data_bytes(), buffer_.data());
+        bytes += chunk->data_bytes();
+      }
+    }
+    if (bytes != messages * kDataBytes) Fail(absl::StrCat("received ", bytes, " bytes"));
+    return GigabytesPerSecond(bytes, start);
+  }
+
+ private:
+  std::unique_ptr<client::Client> client_;
+  std::vector<uint8_t> buffer_ = std::vector<uint8_t>(kDataBytes);
+};
+
+// The same messages as protobuf's generated code sends and reads them.
+class PlainProtobuf {
+ public:
+  static int Serve() {
+    grpc::ServerBuilder builder;
+    int port = 0;
+    builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
+    builder.RegisterService(new Service);
+    if (builder.BuildAndStart().release() == nullptr) Fail("the plain server does not start");
+    return port;
+  }
+
+  explicit PlainProtobuf(const Sender& sender)
+      : stub_(v1::CaptureService::NewStub(grpc::CreateChannel(sender.address(), grpc::InsecureChannelCredentials()))) {}
+
+  double Measure(int64_t messages) {
+    v1::CaptureRequest request;
+    request.set_max_activations(messages);
+    int64_t bytes = 0;
+    const absl::Time start = absl::Now();
+    grpc::ClientContext context;
+    auto reader = stub_->Capture(&context, request);
+    v1::CaptureResponse response;
+    while (reader->Read(&response)) {
+      std::memcpy(buffer_.data(), response.chunk().data().data(), response.chunk().data().size());
+      bytes += static_cast<int64_t>(response.chunk().data().size());
+    }
+    if (grpc::Status status = reader->Finish(); !status.ok()) Fail(status.error_message());
+    if (bytes != messages * kDataBytes) Fail(absl::StrCat("received ", bytes, " bytes"));
+    return GigabytesPerSecond(bytes, start);
+  }
+
+ private:
+  struct Service final : v1::CaptureService::Service {
+    grpc::Status Capture(grpc::ServerContext*, const v1::CaptureRequest* request,
+                         grpc::ServerWriter<v1::CaptureResponse>* writer) override {
+      for (int64_t i = 0; i < request->max_activations(); ++i) {
+        v1::CaptureResponse response;
+        v1::ActivationChunk& chunk = *response.mutable_chunk();
+        chunk.set_hook_point("a");
+        chunk.set_first_row(i * kRowsPerMessage);
+        chunk.set_rows(kRowsPerMessage);
+        chunk.set_width(kWidth);
+        chunk.set_dtype(v1::DTYPE_FLOAT32);
+        chunk.set_data(rows);
+        writer->Write(response);
+      }
+      return grpc::Status::OK;
+    }
+
+    const std::string rows = std::string(kDataBytes, 'r');
+  };
+
+  std::vector<uint8_t> buffer_ = std::vector<uint8_t>(kDataBytes);
+  std::unique_ptr<v1::CaptureService::Stub> stub_;
+};
+
+// What the machine can do: send from eight buffers in turn, receive into one.
+class PlainTcp {
+ public:
+  static int Serve() {
+    const int listener = socket(AF_INET, SOCK_STREAM, 0);
+    sockaddr_in address = Loopback(0);
+    socklen_t length = sizeof address;
+    if (bind(listener, reinterpret_cast<sockaddr*>(&address), length) != 0 || listen(listener, 1) != 0 ||
+        getsockname(listener, reinterpret_cast<sockaddr*>(&address), &length) != 0) {
+      Fail("no loopback port");
+    }
+    std::thread([listener] { Send(accept(listener, nullptr, nullptr)); }).detach();
+    return ntohs(address.sin_port);
+  }
+
+  explicit PlainTcp(const Sender& sender) : socket_(socket(AF_INET, SOCK_STREAM, 0)) {
+    sockaddr_in address = Loopback(sender.port());
+    if (connect(socket_, reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) Fail("no connection");
+  }
+  ~PlainTcp() { close(socket_); }
+
+  double Measure(int64_t messages) {
+    const absl::Time start = absl::Now();
+    if (send(socket_, &messages, sizeof messages, 0) != sizeof messages) Fail("send failed");
+    for (int64_t i = 0; i < messages; ++i) {
+      for (int64_t at = 0; at < kDataBytes;) {
+        const ssize_t received = recv(socket_, buffer_.data() + at, kDataBytes - at, 0);
+        if (received <= 0) Fail("recv failed");
+        at += received;
+      }
+    }
+    return GigabytesPerSecond(messages * kDataBytes, start);
+  }
+
+ private:
+  static sockaddr_in Loopback(int port) {
+    sockaddr_in address = {};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    address.sin_port = htons(static_cast<uint16_t>(port));
+    return address;
+  }
+
+  // As many messages as each number asks for.
+  static void Send(int socket) {
+    std::vector<std::vector<uint8_t>> buffers(8, std::vector<uint8_t>(kDataBytes, 's'));
+    int64_t messages;
+    while (recv(socket, &messages, sizeof messages, MSG_WAITALL) == sizeof messages) {
+      for (int64_t i = 0; i < messages; ++i) {
+        for (int64_t at = 0; at < kDataBytes;) {
+          const ssize_t sent = send(socket, buffers[i % 8].data() + at, kDataBytes - at, MSG_NOSIGNAL);
+          if (sent <= 0) return;
+          at += sent;
+        }
+      }
+    }
+  }
+
+  const int socket_;
+  std::vector<uint8_t> buffer_ = std::vector<uint8_t>(kDataBytes);
+};
+
+void Run(int rounds, int64_t megabytes) {
+  const int64_t messages = megabytes * 1'000'000 / kDataBytes;
+  // All processes before any thread of gRPC's.
+  const Sender hookline_sender(&Hookline::Serve);
+  const Sender protobuf_sender(&PlainProtobuf::Serve);
+  const Sender tcp_sender(&PlainTcp::Serve);
+  Hookline hookline(hookline_sender);
+  PlainProtobuf protobuf(protobuf_sender);
+  PlainTcp tcp(tcp_sender);
+  // Once each so that memory is there.
+  hookline.Measure(messages / 4);
+  protobuf.Measure(messages / 4);
+  tcp.Measure(messages / 4);
+  double best_hookline = 0;
+  double best_protobuf = 0;
+  double best_tcp = 0;
+  for (int round = 0; round < rounds; ++round) {
+    const double hookline_rate = hookline.Measure(messages);
+    const double tcp_rate = tcp.Measure(messages);
+    const double protobuf_rate = protobuf.Measure(messages);
+    std::printf("round %d: hookline %.2f, tcp %.2f, protobuf %.2f GB/s\n", round + 1, hookline_rate, tcp_rate,
+                protobuf_rate);
+    best_hookline = std::max(best_hookline, hookline_rate);
+    best_protobuf = std::max(best_protobuf, protobuf_rate);
+    best_tcp = std::max(best_tcp, tcp_rate);
+  }
+  char host[64] = "";
+  gethostname(host, sizeof host - 1);
+  std::printf(
+      "%s, %u cores, %ld-byte messages, best of %d: hookline %.2f GB/s; to tcp (%.2f) %.2f, to protobuf (%.2f) %.2f\n",
+      host, std::thread::hardware_concurrency(), static_cast<long>(kDataBytes), rounds, best_hookline, best_tcp,
+      best_hookline / best_tcp, best_protobuf, best_hookline / best_protobuf);
+}
+
+}  // namespace
+}  // namespace hookline
+
+int main(int argc, char** argv) {
+  mallopt(M_MMAP_THRESHOLD, 1 << 30);
+  mallopt(M_TRIM_THRESHOLD, 1 << 30);
+  hookline::Run(argc > 1 ? std::max(1, std::atoi(argv[1])) : 5, argc > 2 ? std::max(10, std::atoi(argv[2])) : 1000);
+  return 0;
+}

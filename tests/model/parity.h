@@ -1,0 +1,38 @@
+// Compares a model with reference activations.
+#ifndef HOOKLINE_TESTS_MODEL_PARITY_H_
+#define HOOKLINE_TESTS_MODEL_PARITY_H_
+
+#include <ATen/ATen.h>
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "server/model/model.h"
+
+namespace hookline {
+
+// A reference.safetensors: `tokens_j`, `<hook point>/<j>`, and where a sequence is stored in part `positions_j`.
+struct Reference {
+  std::vector<at::Tensor> tokens;                                // int64 (T)
+  std::vector<at::Tensor> positions;                             // int64, undefined where all are stored
+  std::map<std::string, std::map<int, at::Tensor>> activations;  // by hook point and sequence, float32 (T, width)
+};
+Reference ReadReference(const std::string& path);
+
+struct Difference {
+  std::string what;      // "HOOK POINT/SEQUENCE"
+  double relative = 0;   // ||a - b|| / ||b||
+  double worst_row = 0;  // the same of a single row
+};
+
+// Every activation of the reference, computed by running each sequence alone. Fails the test where a hook point is
+// missing; `logits` are left out.
+std::vector<Difference> CompareWithReference(Model& model, const Reference& reference);
+
+// Runs one batch and returns the values of `hook_points` (indices, ascending), each (batch * positions, width) float32.
+std::vector<at::Tensor> RunModel(Model& model, const at::Tensor& token_ids, const std::vector<int>& hook_points);
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_TESTS_MODEL_PARITY_H_

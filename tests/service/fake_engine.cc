@@ -1,0 +1,382 @@
+#include "tests/service/fake_engine.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <deque>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "server/base/status.h"
+#include "tests/service/fake_model.h"
+
+namespace hookline {
+namespace {
+
+constexpr absl::Duration kPatience = absl::Seconds(20);
+// Of a streamed capture: tokens that wait before it has no room.
+constexpr int64_t kRoomTokens = 64;
+
+}  // namespace
+
+// Guarded by its engine's mutex, but for what is const.
+class FakeCapture final : public Capture {
+ public:
+  FakeCapture(FakeEngine* engine, CaptureRequest request, std::vector<std::string> names, CaptureCallbacks callbacks,
+              std::unique_ptr<SlabWindow> window)
+      : engine_(engine),
+        request_(std::move(request)),
+        names_(std::move(names)),
+        callbacks_(std::move(callbacks)),
+        streamed_(std::holds_alternative<StreamedSource>(request_.source)),
+        window_(std::move(window)) {
+    rows_.resize(names_.size());
+  }
+
+  ~FakeCapture() override { FakeCapture::Cancel(); }
+
+  std::optional<CaptureEvent> Next() override {
+    absl::MutexLock lock(&engine_->mutex_);
+    if (events_.empty()) {
+      hungry_ = true;
+      return std::nullopt;
+    }
+    CaptureEvent event = std::move(events_.front());
+    events_.pop_front();
+    if (std::holds_alternative<CaptureEnded>(event)) --engine_->running_;
+    return event;
+  }
+
+  absl::StatusOr<bool> AddSequences(TokenBatch batch) override {
+    absl::MutexLock lock(&engine_->mutex_);
+    if (batch.sequences.empty()) {
+      absl::Status status = InvalidField("tokens.sequences", "empty; at least one sequence is needed");
+      if (!ended_) End(status, StopReason::kError);
+      engine_->work_ = true;
+      return status;
+    }
+    if (wants_room_) ++engine_->sequences_without_room_;
+    for (const auto& sequence : batch.sequences) tokens_ += static_cast<int64_t>(sequence.size());
+    engine_->work_ = true;
+    wants_room_ = tokens_ - Produced() > kRoomTokens;
+    return !wants_room_;
+  }
+
+  void FinishSource() override {
+    absl::MutexLock lock(&engine_->mutex_);
+    source_finished_ = true;
+    engine_->work_ = true;
+  }
+
+  void Cancel() override {
+    std::deque<CaptureEvent> dropped;
+    std::unique_ptr<SlabWindow> window;
+    {
+      absl::MutexLock lock(&engine_->mutex_);
+      if (!cancelled_) {
+        cancelled_ = true;
+        const bool end_taken = ended_ && (events_.empty() || !std::holds_alternative<CaptureEnded>(events_.back()));
+        if (!end_taken) --engine_->running_;
+        ended_ = true;
+      }
+      dropped.swap(events_);
+      window = std::move(window_);
+      auto no_callback = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(engine_->mutex_) { return !in_callback_; };
+      engine_->mutex_.Await(absl::Condition(&no_callback));
+    }
+  }
+
+  void AddWireTime(absl::Duration duration) override {
+    absl::MutexLock lock(&engine_->mutex_);
+    wire_time_ += duration;
+    engine_->longest_wire_time_ = std::max(engine_->longest_wire_time_, duration);
+  }
+
+  // Fills what the window has room for, and calls back what it owes. On the engine's thread.
+  void Produce() {
+    bool ready = false;
+    bool room = false;
+    {
+      absl::MutexLock lock(&engine_->mutex_);
+      Fill();
+      if (cancelled_) return;
+      ready = hungry_ && !events_.empty();
+      if (ready) hungry_ = false;
+      room = wants_room_ && tokens_ - Produced() <= kRoomTokens;
+      if (room) wants_room_ = false;
+      in_callback_ = true;
+    }
+    if (ready) callbacks_.on_ready();
+    if (room) callbacks_.on_source_room();
+    absl::MutexLock lock(&engine_->mutex_);
+    in_callback_ = false;
+  }
+
+ private:
+  int64_t Produced() const { return *std::min_element(rows_.begin(), rows_.end()); }
+
+  void Fill() ABSL_EXCLUSIVE_LOCKS_REQUIRED(engine_->mutex_) {
+    if (ended_) return;
+    if (!started_) {
+      started_ = true;
+      CaptureStarted started;
+      started.model = "fake";
+      for (const std::string& name : names_) {
+        started.hook_points.push_back(
+            {name, engine_->fake_options_.width, request_.max_activations.value_or(0), false});
+      }
+      started.dtype = request_.dtype;
+      started.max_message_bytes = engine_->fake_options_.slab_bytes;
+      started.window_bytes = window_->slabs() * engine_->fake_options_.slab_bytes;
+      events_.emplace_back(std::move(started));
+    }
+    const int64_t wanted = streamed_ ? tokens_ : request_.max_activations.value_or(0);
+    while (Produced() < wanted) {
+      if (engine_->fail_after_ >= 0 && Produced() >= engine_->fail_after_) {
+        return End(engine_->failure_, StopReason::kError);
+      }
+      if (engine_->past_deadline_) break;
+      SlabRef slab = window_->Take();
+      if (!slab) return;
+      Emit(std::move(slab), wanted);
+    }
+    if (Produced() >= wanted && (!streamed_ || source_finished_)) {
+      End(absl::OkStatus(), streamed_ ? StopReason::kSourceEnded : StopReason::kBudget);
+    } else if (engine_->past_deadline_) {
+      End(absl::UnavailableError("the server shuts down"), StopReason::kShuttingDown);
+    }
+  }
+
+  void Emit(SlabRef slab, int64_t wanted) ABSL_EXCLUSIVE_LOCKS_REQUIRED(engine_->mutex_) {
+    const int64_t width = engine_->fake_options_.width;
+    const int64_t row_bytes = width * DtypeBytes(request_.dtype);
+    const auto least = std::min_element(rows_.begin(), rows_.end());
+    Chunk chunk;
+    chunk.hook_point = static_cast<int>(least - rows_.begin());
+    chunk.first_row = *least;
+    // Room for the other fields below the size of a slab, as in a message of that size.
+    chunk.rows = std::min(wanted - *least, (slab.bytes() - 256) / row_bytes);
+    *least += chunk.rows;
+    if (request_.dtype == Dtype::kFloat32 && engine_->fake_options_.write_values) {
+      auto* values = reinterpret_cast<float*>(slab.data());
+      for (int64_t row = 0; row < chunk.rows; ++row) {
+        for (int64_t column = 0; column < width; ++column) {
+          values[row * width + column] =
+              static_cast<float>(chunk.first_row + row) + static_cast<float>(column) / 1024.0F;
+        }
+      }
+    }
+    if (request_.provenance) {
+      auto provenance = std::make_shared<Provenance>();
+      for (int64_t row = chunk.first_row; row < *least; ++row) {
+        provenance->sequence.push_back(row / 10);
+        provenance->position.push_back(static_cast<int32_t>(row % 10));
+        provenance->token_id.push_back(static_cast<uint32_t>(row % 1000));
+      }
+      chunk.provenance = std::move(provenance);
+    }
+    chunk.resume_token = absl::StrCat("after ", *least);
+    chunk.data.push_back({std::move(slab), 0, chunk.rows * row_bytes});
+    events_.emplace_back(std::move(chunk));
+  }
+
+  void End(absl::Status status, StopReason reason) ABSL_EXCLUSIVE_LOCKS_REQUIRED(engine_->mutex_) {
+    CaptureEnded ended;
+    ended.status = std::move(status);
+    ended.stop_reason = reason;
+    for (int64_t rows : rows_) {
+      ended.hook_points.emplace_back();
+      ended.hook_points.back().rows = rows;
+    }
+    ended.tokens = tokens_;
+    ended.wire_time = wire_time_;
+    ended.resume_token = "end";
+    events_.emplace_back(std::move(ended));
+    ended_ = true;
+  }
+
+  FakeEngine* const engine_;
+  const CaptureRequest request_;
+  const std::vector<std::string> names_;
+  const CaptureCallbacks callbacks_;
+  const bool streamed_;
+  std::unique_ptr<SlabWindow> window_;
+  std::deque<CaptureEvent> events_;
+  std::vector<int64_t> rows_;  // brought, by hook point
+  int64_t tokens_ = 0;
+  absl::Duration wire_time_;
+  bool started_ = false;
+  bool ended_ = false;
+  bool hungry_ = false;
+  bool wants_room_ = false;
+  bool source_finished_ = false;
+  bool cancelled_ = false;
+  bool in_callback_ = false;
+};
+
+FakeEngine::FakeEngine(FakeEngineOptions options)
+    : fake_options_(std::move(options)), model_(NewFakeModel(fake_options_.width)) {
+  const int64_t bytes = fake_options_.slab_bytes * fake_options_.slab_count;
+  std::shared_ptr<uint8_t> memory(static_cast<uint8_t*>(std::aligned_alloc(4096, (bytes + 4095) / 4096 * 4096)),
+                                  &std::free);
+  pool_ = std::make_unique<SlabPool>(std::move(memory), fake_options_.slab_bytes, fake_options_.slab_count,
+                                     /*on_free=*/[this] { Wake(); });
+  producer_ = std::thread([this] { Produce(); });
+}
+
+FakeEngine::~FakeEngine() {
+  {
+    absl::MutexLock lock(&mutex_);
+    stop_ = true;
+  }
+  producer_.join();
+}
+
+void FakeEngine::Wake() {
+  absl::MutexLock lock(&mutex_);
+  work_ = true;
+}
+
+void FakeEngine::Produce() {
+  while (true) {
+    std::vector<std::shared_ptr<FakeCapture>> captures;
+    {
+      absl::MutexLock lock(&mutex_);
+      auto wake = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return work_ || stop_; };
+      mutex_.Await(absl::Condition(&wake));
+      if (stop_) return;
+      work_ = false;
+      auto gone = [](const std::weak_ptr<FakeCapture>& capture) { return capture.expired(); };
+      captures_.erase(std::remove_if(captures_.begin(), captures_.end(), gone), captures_.end());
+      for (const auto& capture : captures_) {
+        if (auto alive = capture.lock()) captures.push_back(std::move(alive));
+      }
+    }
+    for (const auto& capture : captures) capture->Produce();
+  }
+}
+
+void FakeEngine::FailAfter(int64_t rows, absl::Status status) {
+  absl::MutexLock lock(&mutex_);
+  fail_after_ = rows;
+  failure_ = std::move(status);
+}
+
+void FakeEngine::SetSnapshot(EngineSnapshot snapshot) {
+  absl::MutexLock lock(&mutex_);
+  snapshot_ = std::move(snapshot);
+}
+
+absl::StatusOr<const Model*> FakeEngine::FindModel(absl::string_view name) const {
+  if (name.empty() || name == "fake") return model_.get();
+  return absl::NotFoundError(absl::StrCat("no model `", name, "`; there is `fake`"));
+}
+
+std::vector<const Dataset*> FakeEngine::datasets() const {
+  std::vector<const Dataset*> datasets;
+  for (const auto& dataset : fake_options_.datasets) datasets.push_back(dataset.get());
+  return datasets;
+}
+
+absl::StatusOr<const Dataset*> FakeEngine::FindDataset(absl::string_view name) const {
+  for (const auto& dataset : fake_options_.datasets) {
+    if (dataset->name() == name) return dataset.get();
+  }
+  return absl::NotFoundError(absl::StrCat("no dataset `", name, "`"));
+}
+
+absl::StatusOr<std::shared_ptr<Capture>> FakeEngine::Start(CaptureRequest request, absl::string_view address,
+                                                           CaptureCallbacks callbacks) {
+  ASSIGN_OR_RETURN(std::vector<ResolvedHookPoint> resolved, model_->hook_points().Resolve(request.hook_points, 4096));
+  if (std::holds_alternative<std::monostate>(request.source)) {
+    return InvalidField("source", "none given; give tokens, dataset or feed");
+  }
+  std::vector<std::string> names;
+  for (ResolvedHookPoint& hook_point : resolved) names.push_back(std::move(hook_point.name));
+  std::unique_ptr<SlabWindow> window = pool_->TryReserve(fake_options_.window_slabs, /*on_return=*/[this] { Wake(); });
+  if (window == nullptr) return absl::ResourceExhaustedError("no window is free");
+  absl::MutexLock lock(&mutex_);
+  if (draining_) return absl::UnavailableError("the server shuts down");
+  last_address_ = std::string(address);
+  auto capture = std::make_shared<FakeCapture>(this, std::move(request), std::move(names), std::move(callbacks),
+                                               std::move(window));
+  captures_.push_back(capture);
+  ++running_;
+  work_ = true;
+  return capture;
+}
+
+absl::StatusOr<CaptureEstimate> FakeEngine::Estimate(const CaptureRequest& request) const {
+  ASSIGN_OR_RETURN(std::vector<ResolvedHookPoint> resolved, model_->hook_points().Resolve(request.hook_points, 4096));
+  CaptureEstimate estimate;
+  for (const ResolvedHookPoint& hook_point : resolved) {
+    const int64_t rows = request.max_activations.value_or(0);
+    estimate.hook_points.push_back({hook_point.name, rows, rows * fake_options_.width * DtypeBytes(request.dtype)});
+    estimate.bytes += estimate.hook_points.back().bytes;
+  }
+  estimate.sequences = 3;
+  estimate.tokens = 30;
+  estimate.time = absl::Milliseconds(1500);
+  return estimate;
+}
+
+absl::StatusOr<std::string> FakeEngine::RequestDigest(const CaptureRequest&) const {
+  return absl::UnimplementedError("a fake engine has no digests");
+}
+
+EngineSnapshot FakeEngine::Snapshot() const {
+  const SlabPool::Counts counts = pool_->counts();
+  absl::MutexLock lock(&mutex_);
+  if (snapshot_.has_value()) return *snapshot_;
+  EngineSnapshot snapshot;
+  snapshot.slabs_free = counts.free;
+  snapshot.slabs_reserved = counts.reserved;
+  snapshot.slabs_filled = counts.filled;
+  snapshot.captures_running = running_;
+  return snapshot;
+}
+
+void FakeEngine::Drain(absl::Time deadline) {
+  absl::MutexLock lock(&mutex_);
+  draining_ = true;
+  auto idle = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return running_ == 0; };
+  if (mutex_.AwaitWithDeadline(absl::Condition(&idle), deadline)) return;
+  past_deadline_ = true;
+  work_ = true;
+  mutex_.Await(absl::Condition(&idle));
+}
+
+bool FakeEngine::WaitUntilSlabsAreBack() {
+  absl::MutexLock lock(&mutex_);
+  auto back = [this] { return pool_->counts().free == fake_options_.slab_count; };
+  return mutex_.AwaitWithTimeout(absl::Condition(&back), kPatience);
+}
+
+bool FakeEngine::WaitUntilFilled(int64_t slabs) {
+  absl::MutexLock lock(&mutex_);
+  auto filled = [this, slabs] { return pool_->counts().filled == slabs; };
+  return mutex_.AwaitWithTimeout(absl::Condition(&filled), kPatience);
+}
+
+bool FakeEngine::WaitUntilRunning(int64_t captures) {
+  absl::MutexLock lock(&mutex_);
+  auto running = [this, captures]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return running_ == captures; };
+  return mutex_.AwaitWithTimeout(absl::Condition(&running), kPatience);
+}
+
+std::string FakeEngine::last_address() const {
+  absl::MutexLock lock(&mutex_);
+  return last_address_;
+}
+
+int64_t FakeEngine::sequences_without_room() const {
+  absl::MutexLock lock(&mutex_);
+  return sequences_without_room_;
+}
+
+absl::Duration FakeEngine::longest_wire_time() const {
+  absl::MutexLock lock(&mutex_);
+  return longest_wire_time_;
+}
+
+}  // namespace hookline

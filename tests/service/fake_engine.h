@@ -1,0 +1,98 @@
+// An engine without a model: captures bring synthetic rows out of real slabs, as fast as their windows come back.
+#ifndef HOOKLINE_TESTS_SERVICE_FAKE_ENGINE_H_
+#define HOOKLINE_TESTS_SERVICE_FAKE_ENGINE_H_
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
+#include "server/base/slab_pool.h"
+#include "server/capture/engine.h"
+
+namespace hookline {
+
+class FakeCapture;
+
+struct FakeEngineOptions {
+  int64_t slab_bytes = int64_t{1} << 20;
+  int64_t slab_count = 64;
+  int64_t window_slabs = 8;
+  int64_t width = 768;  // of each hook point
+  // Otherwise slabs are sent as they are, which costs nothing.
+  bool write_values = true;
+  std::vector<std::unique_ptr<const Dataset>> datasets;
+};
+
+// One model, `fake`, with the hook points `a` and `b`. A capture brings `max_activations` rows for each hook point that
+// it names, a slab to a chunk, the two alternating; a streamed one as many rows as it got tokens. The float32 value at
+// (row, column) is row + column / 1024.
+class FakeEngine final : public Engine {
+ public:
+  explicit FakeEngine(FakeEngineOptions options = {});
+  ~FakeEngine() override;
+
+  // Ends captures with `status` once they have brought `rows` rows.
+  void FailAfter(int64_t rows, absl::Status status);
+
+  // What Snapshot answers from now on.
+  void SetSnapshot(EngineSnapshot snapshot);
+
+  const EngineOptions& options() const override { return engine_options_; }
+  std::vector<const Model*> models() const override { return {model_.get()}; }
+  absl::StatusOr<const Model*> FindModel(absl::string_view name) const override;
+  std::vector<const Dataset*> datasets() const override;
+  absl::StatusOr<const Dataset*> FindDataset(absl::string_view name) const override;
+  absl::StatusOr<std::shared_ptr<Capture>> Start(CaptureRequest request, absl::string_view address,
+                                                 CaptureCallbacks callbacks) override;
+  absl::StatusOr<CaptureEstimate> Estimate(const CaptureRequest& request) const override;
+  absl::StatusOr<std::string> RequestDigest(const CaptureRequest& request) const override;
+  EngineSnapshot Snapshot() const override;
+  void Drain(absl::Time deadline) override;
+
+  // All of them block until it is so, or 20 seconds have passed: then false.
+  bool WaitUntilSlabsAreBack();
+  bool WaitUntilFilled(int64_t slabs);  // as many slabs hold rows
+  bool WaitUntilRunning(int64_t captures);
+
+  std::string last_address() const;
+  // How often Capture::AddSequences was called although there was no room.
+  int64_t sequences_without_room() const;
+  // The longest that Capture::AddWireTime was told of.
+  absl::Duration longest_wire_time() const;
+
+ private:
+  friend class FakeCapture;
+
+  void Produce();
+  // Has the producer look at every capture.
+  void Wake();
+
+  const FakeEngineOptions fake_options_;
+  EngineOptions engine_options_;
+  std::unique_ptr<Model> model_;
+  mutable absl::Mutex mutex_;
+  bool work_ ABSL_GUARDED_BY(mutex_) = false;
+  bool stop_ ABSL_GUARDED_BY(mutex_) = false;
+  bool draining_ ABSL_GUARDED_BY(mutex_) = false;
+  bool past_deadline_ ABSL_GUARDED_BY(mutex_) = false;
+  int64_t fail_after_ ABSL_GUARDED_BY(mutex_) = -1;
+  absl::Status failure_ ABSL_GUARDED_BY(mutex_);
+  std::optional<EngineSnapshot> snapshot_ ABSL_GUARDED_BY(mutex_);
+  std::string last_address_ ABSL_GUARDED_BY(mutex_);
+  int64_t sequences_without_room_ ABSL_GUARDED_BY(mutex_) = 0;
+  absl::Duration longest_wire_time_ ABSL_GUARDED_BY(mutex_);
+  std::vector<std::weak_ptr<FakeCapture>> captures_ ABSL_GUARDED_BY(mutex_);
+  int64_t running_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::unique_ptr<SlabPool> pool_;
+  std::thread producer_;
+};
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_TESTS_SERVICE_FAKE_ENGINE_H_

@@ -1,0 +1,174 @@
+#include "server/flags.h"
+
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+#include "gmock/gmock.h"
+
+namespace hookline {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::internal::CaptureStderr;
+using ::testing::internal::CaptureStdout;
+using ::testing::internal::GetCapturedStderr;
+using ::testing::internal::GetCapturedStdout;
+
+// Null: the program goes on with `flags`.
+std::optional<int> Parse(std::vector<const char*> arguments, ServerFlags* flags) {
+  arguments.insert(arguments.begin(), "hookline-server");
+  return ParseFlags(static_cast<int>(arguments.size()), arguments.data(), flags);
+}
+
+class Environment {
+ public:
+  Environment(const char* name, const char* value) : name_(name) { setenv(name, value, 1); }
+  ~Environment() { unsetenv(name_); }
+
+ private:
+  const char* const name_;
+};
+
+TEST(Flags, StayOnTheLoopbackUnlessToldOtherwise) {
+  ServerFlags flags;
+  ASSERT_EQ(Parse({"--model", "checkpoints/d20"}, &flags), std::nullopt);
+  EXPECT_THAT(flags.server.listen, ElementsAre("127.0.0.1:7471"));
+  EXPECT_EQ(flags.metrics_listen, "");
+  ASSERT_EQ(flags.models.size(), 1u);
+  EXPECT_EQ(flags.models[0].path, "checkpoints/d20");
+  EXPECT_EQ(flags.models[0].name, "");
+  EXPECT_EQ(flags.models[0].device, "auto");
+}
+
+TEST(Flags, SetEveryLimit) {
+  ServerFlags flags;
+  ASSERT_EQ(Parse({"--model=m",
+                   "--step=12",
+                   "--device=cuda:1",
+                   "--dtype=float16",
+                   "--window-pattern=SSSL",
+                   "--threads=3",
+                   "--listen=0.0.0.0:1",
+                   "--listen=unix:/run/h.sock",
+                   "--port-file=port",
+                   "--metrics-listen=:9",
+                   "--drain-timeout=5s",
+                   "--log-level=debug",
+                   "--slab-bytes=64KiB",
+                   "--slab-count=9",
+                   "--window-slabs=2",
+                   "--max-pending-bytes=1GiB",
+                   "--max-batch-tokens=77",
+                   "--max-batch-delay=3ms",
+                   "--max-request-tokens=88",
+                   "--max-request-bytes=2MiB",
+                   "--max-sequence-length=99",
+                   "--max-hook-points=11",
+                   "--max-rows=22",
+                   "--max-captures=33",
+                   "--max-captures-per-address=44",
+                   "--max-calls-per-connection=55",
+                   "--feed-stall-timeout=1m",
+                   "--keepalive=10s"},
+                  &flags),
+            std::nullopt);
+  EXPECT_EQ(flags.models[0].step, 12);
+  EXPECT_EQ(flags.models[0].device, "cuda:1");
+  EXPECT_EQ(flags.models[0].dtype, "float16");
+  EXPECT_EQ(flags.models[0].window_pattern, "SSSL");
+  EXPECT_EQ(flags.threads, 3);
+  EXPECT_THAT(flags.server.listen, ElementsAre("0.0.0.0:1", "unix:/run/h.sock"));
+  EXPECT_EQ(flags.port_file, "port");
+  EXPECT_EQ(flags.metrics_listen, ":9");
+  EXPECT_EQ(flags.drain_timeout, absl::Seconds(5));
+  EXPECT_EQ(flags.log_level, "debug");
+  EXPECT_EQ(flags.engine.slab_bytes, 64 << 10);
+  EXPECT_EQ(flags.engine.slab_count, 9);
+  EXPECT_EQ(flags.engine.window_slabs, 2);
+  EXPECT_EQ(flags.engine.max_pending_bytes, 1 << 30);
+  EXPECT_EQ(flags.engine.max_batch_tokens, 77);
+  EXPECT_EQ(flags.engine.max_batch_delay, absl::Milliseconds(3));
+  EXPECT_EQ(flags.engine.max_request_tokens, 88);
+  EXPECT_EQ(flags.server.max_request_bytes, 2 << 20);
+  EXPECT_EQ(flags.engine.max_sequence_length, 99);
+  EXPECT_EQ(flags.engine.max_hook_points, 11);
+  EXPECT_EQ(flags.engine.max_rows, 22);
+  EXPECT_EQ(flags.engine.max_captures, 33);
+  EXPECT_EQ(flags.engine.max_captures_per_address, 44);
+  EXPECT_EQ(flags.server.max_calls_per_connection, 55);
+  EXPECT_EQ(flags.engine.feed_stall_timeout, absl::Minutes(1));
+  EXPECT_EQ(flags.server.keepalive, absl::Seconds(10));
+}
+
+TEST(Flags, TakeNamesBeforePaths) {
+  ServerFlags flags;
+  ASSERT_EQ(Parse({"--model", "demo=/a/b", "--model", "/runs/lr=3/d20", "--dataset", "pile=/d/pile.npy", "--dataset",
+                   "bytes=x.bin:uint8"},
+                  &flags),
+            std::nullopt);
+  ASSERT_EQ(flags.models.size(), 2u);
+  EXPECT_EQ(flags.models[0].name, "demo");
+  EXPECT_EQ(flags.models[0].path, "/a/b");
+  EXPECT_EQ(flags.models[1].name, "");
+  EXPECT_EQ(flags.models[1].path, "/runs/lr=3/d20");
+  ASSERT_EQ(flags.datasets.size(), 2u);
+  EXPECT_EQ(flags.datasets[1].name, "bytes");
+  EXPECT_EQ(flags.datasets[1].source, "x.bin:uint8");
+}
+
+TEST(Flags, ComeFromTheEnvironmentToo) {
+  Environment model("HOOKLINE_MODEL", "a=/m/a,b=/m/b");
+  Environment slabs("HOOKLINE_SLAB_COUNT", "17");
+  Environment delay("HOOKLINE_MAX_BATCH_DELAY", "7ms");
+  Environment bytes("HOOKLINE_SLAB_BYTES", "2MiB");
+  ServerFlags flags;
+  ASSERT_EQ(Parse({"--slab-bytes=1MiB"}, &flags), std::nullopt);
+  ASSERT_EQ(flags.models.size(), 2u);
+  EXPECT_EQ(flags.models[1].name, "b");
+  EXPECT_EQ(flags.engine.slab_count, 17);
+  EXPECT_EQ(flags.engine.max_batch_delay, absl::Milliseconds(7));
+  EXPECT_EQ(flags.engine.slab_bytes, 1 << 20);
+}
+
+TEST(Flags, EndWithTwoAfterAMistakeNamingIt) {
+  struct Mistake {
+    std::vector<const char*> arguments;
+    const char* said;
+  };
+  for (const Mistake& mistake : std::vector<Mistake>{
+           {{}, "--model"},
+           {{"--model=m", "--slab-bits=3"}, "--slab-bits"},
+           {{"--model=m", "--slab-count=many"}, "--slab-count"},
+           {{"--model=m", "--slab-bytes=1parsec"}, "--slab-bytes"},
+           {{"--model=m", "--drain-timeout=soon"}, "`soon`"},
+           {{"--model=m", "--log-level=loud"}, "loud"},
+           {{"--model=m", "--dataset=pile.npy"}, "`pile.npy`"},
+           {{"--model=m", "--dataset=a=x", "--dataset=a=y"}, "`a`"},
+           {{"--model=a=x", "--model=a=y"}, "`a`"},
+           {{"--model=a="}, "`a=`"},
+           {{"--model=m", "left"}, "left"},
+       }) {
+    ServerFlags flags;
+    CaptureStderr();
+    const std::optional<int> exit_code = Parse(mistake.arguments, &flags);
+    EXPECT_THAT(GetCapturedStderr(), HasSubstr(mistake.said));
+    EXPECT_EQ(exit_code, kExitUsage) << mistake.said;
+  }
+}
+
+TEST(Flags, ExplainThemselves) {
+  ServerFlags flags;
+  CaptureStdout();
+  EXPECT_EQ(Parse({"--help"}, &flags), kExitOk);
+  EXPECT_THAT(GetCapturedStdout(), AllOf(HasSubstr("--model"), HasSubstr("HOOKLINE_MODEL"), HasSubstr("127.0.0.1:7471"),
+                                         HasSubstr("Exit codes")));
+  CaptureStdout();
+  EXPECT_EQ(Parse({"--version"}, &flags), kExitOk);
+  EXPECT_THAT(GetCapturedStdout(), HasSubstr("hookline-server 0."));
+}
+
+}  // namespace
+}  // namespace hookline
