@@ -122,6 +122,7 @@ absl::Status BatchedCapture::TakeChunk(Chunk chunk) {
   parked_.push_back(Parked{std::move(chunk)});
   parked_bytes_ += bytes;
   while (true) {
+    const int64_t submitted = submitted_rows_;
     for (auto parked = parked_.begin(); parked != parked_.end();) {
       if (Place(*parked)) {
         parked_bytes_ -= parked->chunk.data_bytes();
@@ -131,6 +132,7 @@ absl::Status BatchedCapture::TakeChunk(Chunk chunk) {
       }
     }
     if (parked_.empty()) return absl::OkStatus();
+    if (submitted_rows_ != submitted) continue;  // while rows were copied
     // The oldest batch may lack rows of other hook points that come after these.
     if (MustReadOn()) {
       const int64_t limit = (int64_t{first_started_->hook_points_size()} + 1) * kMaxReceiveBytes;
@@ -138,9 +140,8 @@ absl::Status BatchedCapture::TakeChunk(Chunk chunk) {
       return absl::InternalError(
           absl::StrCat("the server broke the protocol: ", parked_bytes_, " bytes came out of the order of row groups"));
     }
-    const int64_t submitted_before = submitted_rows_;
-    auto more = [this, submitted_before]()
-                    ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return cancelled_ || submitted_rows_ != submitted_before; };
+    auto more = [this, submitted]()
+                    ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return cancelled_ || submitted_rows_ != submitted; };
     mutex_.Await(absl::Condition(&more));
     if (cancelled_) return absl::CancelledError("the capture was cancelled");
   }
