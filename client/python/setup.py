@@ -48,7 +48,7 @@ class BuildLibrary(build_ext):
 
     def build_library(self, library, temporary):
         sources = sorted((ROOT / "client" / "cpp").glob("*.cc"))
-        if not any(source.name == "c_api.cc" for source in sources):
+        if not any("hookline_abi_version" in source.read_text() for source in sources):
             raise OSError("the sources of the C++ client are not beside this package")
         sources.append(ROOT / "server" / "base" / "status.cc")
         temporary.mkdir(parents=True, exist_ok=True)

@@ -36,6 +36,19 @@ def test_rows_arrive_in_order_and_batches_have_the_exact_size(fake):
         np.testing.assert_array_equal(rows.numpy(), expected(name, SEQUENCES))
 
 
+@pytest.mark.parametrize("chunk_rows, batch_rows, prefetch", [(1, 5, 1), (3, 2, 1), (7, 3, 4), (64, 1, 1), (20, 33, 2)])
+def test_chunks_and_batches_may_be_cut_differently(fake, chunk_rows, batch_rows, prefetch):
+    names = [RESID, POST, "blocks.1.hook_resid_post"]
+    sequences = [list(range(i, i + 1 + i % 9)) for i in range(60)]
+    client = hookline.connect(fake(chunk_rows=chunk_rows).address)
+    capture = client.capture(names, sequences, batch_rows=batch_rows, prefetch=prefetch, max_activations=271)
+    batches = list(capture)
+    assert [batch.rows for batch in batches[:-1]] == [batch_rows] * ((271 - 1) // batch_rows)
+    for name in names:
+        rows = torch.cat([batch[name] for batch in batches])
+        np.testing.assert_array_equal(rows.numpy(), expected(name, sequences)[:271])
+
+
 def test_summary_tells_why_the_capture_ended_and_what_was_granted(fake):
     client = hookline.connect(fake(cap=20).address)
     capture = client.capture(RESID, SEQUENCES, max_activations=30)

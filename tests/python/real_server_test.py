@@ -216,7 +216,7 @@ def test_the_asyncio_client_brings_the_same_rows(server, client, tokens):
 
 def test_a_capture_survives_the_death_of_its_server(tokens):
     """Killed while rows flow, and started again on the same port: the rows are those of an undisturbed capture."""
-    ids = tokens[: 600 * 256].reshape(600, 256)
+    ids = tokens[: 250 * 256].reshape(250, 256)
     first = Server()
     second = None
     try:

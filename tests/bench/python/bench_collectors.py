@@ -126,8 +126,8 @@ def write_checkpoint(model, folder, layers, width, heads, length):
 
 
 def start_server(program, folder, port):
-    process = subprocess.Popen([program, "--model", folder, "--listen", f"127.0.0.1:{port}", "--device", "cpu"],
-                               stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([program, "--model", folder, "--listen", f"127.0.0.1:{port}", "--device", "cpu",
+                                "--log-level", "warn"], stdout=subprocess.DEVNULL)
     import grpc
 
     with grpc.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.max_reconnect_backoff_ms", 200)]) as channel:
