@@ -173,6 +173,43 @@ def test_a_dataset_is_named_to_the_server(fake):
     assert server.requests[0].dataset.HasField("prepend_token_id")
 
 
+def test_a_recording_is_read_like_a_capture_in_its_own_dtype(fake):
+    server = fake(datasets={"r": SEQUENCES}, breaks=[20])
+    client = hookline.connect(server.address)
+    source = hookline.Recording("r", first_row=3, row_count=30, shuffle_seed=0)
+    capture = client.capture([RESID, POST], source, batch_rows=7, retry=hookline.Retry(3, 0.001))
+    batches = list(capture)
+    assert [batch.rows for batch in batches] == [7] * 5 + [4]
+    for name in (RESID, POST):
+        rows = torch.cat([batch[name] for batch in batches])
+        assert rows.dtype == torch.bfloat16
+        np.testing.assert_array_equal(rows.float().numpy(), expected(name, SEQUENCES))
+    read = server.requests[0]
+    assert (read.name, read.first_row, read.row_count) == ("r", 3, 30)
+    assert read.HasField("shuffle_seed") and read.shuffle_seed == 0
+    assert list(read.hook_points) == [RESID, POST]
+    assert capture.summary.reconnects == 1
+
+
+def test_recordings_are_listed_over_all_pages(fake):
+    client = hookline.connect(fake(datasets={"a": [], "b": [], "c": []}).address)
+    assert [(found.name, found.state) for found in client.recordings()] == [(n, "complete") for n in "abc"]
+    assert client.recording("b").hook_points[0].rows == 7
+
+
+def test_a_recording_takes_no_argument_of_its_making(fake):
+    client = hookline.connect(fake().address)
+    for options in ({"model": "m"}, {"selection": hookline.Selection(1)}, {"deterministic": True}, {"record_as": "x"}):
+        with pytest.raises(ValueError, match=next(iter(options))):
+            client.capture(RESID, hookline.Recording("r"), **options)
+
+
+def test_a_capture_may_be_recorded_on_the_way(fake):
+    server = fake()
+    list(hookline.connect(server.address).capture(RESID, SEQUENCES, record_as="mine"))
+    assert server.requests[0].record_as == "mine"
+
+
 def test_leaving_the_loop_cancels_on_the_server(fake):
     server = fake(datasets={"d": [list(range(64))] * 50_000}, cap=10_000_000)
     client = hookline.connect(server.address)

@@ -40,7 +40,8 @@ class Server:
         self.port = port
         self.address = f"127.0.0.1:{port}"
         self._process = subprocess.Popen(
-            [PROGRAM, "--model", DEMO, "--listen", self.address, "--device", "cpu"],
+            [PROGRAM, "--model", DEMO, "--listen", self.address, "--device", "cpu",
+             "--dataset", "text=" + os.path.join(DEMO, "tokens.npy")],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )
         options = [("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 200)]
@@ -182,6 +183,36 @@ def test_collectors_take_wildcards(client, tokens):
         client_model = collector.model
         client_model(torch.from_numpy(tokens[None, :100]))
     assert collector.counts == {"blocks.0.hook_mlp_out": 100, "blocks.1.hook_mlp_out": 100}
+
+
+def test_a_dataset_on_the_server_is_read_there(client, tokens):
+    (info,) = client.datasets()
+    assert (info.name, info.tokens, info.row_length) == ("text", len(tokens), 0)
+    source = hookline.Dataset("text", 128, first_sequence=2, sequence_count=8)
+    batches = list(client.capture(RESID, source, provenance=True, batch_rows=300))
+    sent = tokens[2 * 128 : 10 * 128].reshape(8, 128)
+    assert torch.cat([batch.token_id for batch in batches]).tolist() == sent.reshape(-1).tolist()
+    rows = torch.cat([batch[RESID] for batch in batches])
+    torch.testing.assert_close(rows, rows_of(client.capture(RESID, sent))[RESID], rtol=1e-4, atol=1e-4)
+    dataset = hookline.torch.ActivationDataset(client.address, RESID, source)
+    torch.testing.assert_close(torch.cat([batch[RESID] for batch in dataset]), rows, rtol=1e-4, atol=1e-4)
+
+
+def test_members_of_a_feed_share_its_pass(client):
+    feed = hookline.Feed("shared", hookline.Dataset("text", 128, sequence_count=12), start_when_subscribers=2)
+    found = {}
+
+    def run(name):
+        found[name] = rows_of(client.capture(name, feed))[name]
+
+    threads = [threading.Thread(target=run, args=(name,)) for name in (RESID, POST)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    alone = rows_of(client.capture([RESID, POST], feed.dataset))
+    for name in (RESID, POST):
+        torch.testing.assert_close(found[name], alone[name], rtol=1e-4, atol=1e-4)
 
 
 def test_an_unknown_hook_point_is_answered_with_the_nearest(client):

@@ -20,6 +20,13 @@ from hookline.types import CaptureStarted, CaptureSummary, capture_started, capt
 _WAIT_MS = 200
 
 
+_METHODS = {
+    _protocol.CAPTURE: _library.CAPTURE,
+    _protocol.CAPTURE_STREAM: _library.CAPTURE_STREAM,
+    _protocol.READ_RECORDING: _library.READ_RECORDING,
+}
+
+
 class NativeClient:
     """A channel of the library's."""
 
@@ -69,7 +76,7 @@ class NativeReceiver:
         self._error = _library.Error()
         self._handle = ctypes.c_void_p()
         first = self._request.SerializeToString()
-        method = _library.CAPTURE if self._feed is None else _library.CAPTURE_STREAM
+        method = _METHODS[options.method]
         result = self._library.capture_start(
             client.handle, method, first, len(first), ctypes.byref(self._handle), ctypes.byref(self._error)
         )

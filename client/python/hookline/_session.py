@@ -94,9 +94,8 @@ class Session:
         """The method and the first message of the next call."""
         self._call_started = None
         self._ended_well = False
-        if self.feed is None:
-            return _protocol.CAPTURE, self._request.SerializeToString()
-        return _protocol.CAPTURE_STREAM, _protocol.CaptureStreamRequest(request=self._request).SerializeToString()
+        message = self._request if self.feed is None else _protocol.CaptureStreamRequest(request=self._request)
+        return self._options.method, message.SerializeToString()
 
     @property
     def next_sequence(self) -> Optional[int]:

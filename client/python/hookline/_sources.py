@@ -12,7 +12,7 @@ from typing import Any, Deque, Iterable, Iterator, List, Optional, Sequence, Tup
 
 import numpy as np
 
-from hookline.types import Dataset, Feed, Selection
+from hookline.types import Dataset, Feed, Recording, Selection
 
 # One message to the server holds at most this many ids: 5 bytes each at most, well below gRPC's 4 MiB default limit.
 MESSAGE_TOKENS = 1 << 16
@@ -116,7 +116,7 @@ def source_batches(source: Any) -> Iterator[List[Ids]]:
         return map(batch_sequences, source)
     raise TypeError(
         f"source: {type(source).__name__} is none of a tensor, array or list of token ids, an iterable of batches, "
-        "hookline.Dataset, hookline.Feed"
+        "hookline.Dataset, hookline.Feed, hookline.Recording"
     )
 
 
@@ -129,7 +129,7 @@ def _row_blocks(array: Any) -> Iterator[List[Ids]]:
 
 def is_server_source(source: Any) -> bool:
     """Whether the server reads the source itself."""
-    return isinstance(source, (Dataset, Feed))
+    return isinstance(source, (Dataset, Feed, Recording))
 
 
 def can_be_read_again(source: Any) -> bool:

@@ -14,7 +14,7 @@ import torch.utils.data
 
 from hookline import client as _client
 from hookline._sources import Ids, source_batches
-from hookline.types import CaptureSummary, Dataset, Feed
+from hookline.types import CaptureSummary, Dataset, Feed, Recording
 
 
 class ActivationDataset(torch.utils.data.IterableDataset):  # type: ignore[type-arg, misc, unused-ignore]
@@ -58,7 +58,7 @@ def shard(client: _client.Client, source: Any, index: int, count: int) -> Any:
         if first == end:
             return None
         return dataclasses.replace(source, first_sequence=source.first_sequence + first, sequence_count=end - first)
-    if isinstance(source, Feed) or hasattr(source, "__next__"):
+    if isinstance(source, (Feed, Recording)) or hasattr(source, "__next__"):
         raise ValueError(
             f"source: {count} workers cannot share a {type(source).__name__}; use one worker, a hookline.Dataset, or "
             "token ids in a list or tensor"
