@@ -1,6 +1,8 @@
 #include "server/flags.h"
 
 #include <algorithm>
+#include <cstdint>
+#include <limits>
 #include <set>
 
 #include "CLI/CLI.hpp"
@@ -88,7 +90,9 @@ void DeclareAll(CLI::App* app, ServerFlags* flags, std::vector<std::string>* mod
   Declare declare(app);
   declare
       .List("--model", *models,
-            "[NAME=]PATH of a checkpoint; without a name, the last part of the path. Repeat it for more models")
+            "[NAME=]PATH of a nanochat or Hugging Face checkpoint directory or a TorchScript file; without a name, the "
+            "last "
+            "part of the path. Repeat it for more models")
       ->type_name("[NAME=]PATH");
   declare.Value("--step", model->step, "Of a checkpoint directory the step to load; -1: the highest");
   declare.Value("--device", model->device, "cpu, cuda, cuda:N, or auto: CUDA where there is one");
@@ -99,6 +103,14 @@ void DeclareAll(CLI::App* app, ServerFlags* flags, std::vector<std::string>* mod
       "--window-pattern", model->window_pattern,
       "nanochat: which layers attend to a sliding window, letters S and L. Default: what the checkpoint says, "
       "else L");
+  declare
+      .Value("--context-length", model->context_length,
+             "TorchScript, whose files do not tell: tokens in the longest sequence that the module takes; 0: unknown")
+      ->check(CLI::Range(0, std::numeric_limits<int32_t>::max()));
+  declare
+      .Value("--vocab-size", model->vocabulary_size,
+             "TorchScript, whose files do not tell: token ids are below this; 0: unknown")
+      ->check(CLI::Range(0, std::numeric_limits<int32_t>::max()));
   declare.Value("--threads", flags->threads, "Threads of a forward pass on the CPU; 0: one for each core")
       ->check(CLI::Range(0, 1024));
   declare

@@ -40,7 +40,6 @@ If the server goes away the capture continues where it was once the server is ba
 standard input cannot be sent again, so then it fails).)";
 
 struct CaptureFlags {
-  std::string server = kDefaultServer;
   std::string model;
   std::vector<std::string> hook_points;
   std::string tokens;
@@ -166,18 +165,16 @@ std::optional<int64_t> TotalRows(const CaptureFlags& flags, const v1::CaptureReq
   return total;
 }
 
-absl::Status Run(const CaptureFlags& flags, Interrupt& interrupt) {
+absl::Status Run(const CaptureFlags& flags, const std::string& server, Interrupt& interrupt) {
   ASSIGN_OR_RETURN(v1::CaptureRequest request, MakeRequest(flags));
-  ASSIGN_OR_RETURN(std::unique_ptr<client::Client> client, client::Client::Connect(flags.server));
+  ASSIGN_OR_RETURN(std::unique_ptr<client::Client> client, client::Client::Connect(server));
   std::unique_ptr<TokenSource> tokens;
   if (!flags.tokens.empty()) {
     absl::StatusOr<std::unique_ptr<TokenSource>> opened = OpenTokens(flags, *client);
-    if (!opened.ok()) return ExplainUnavailable(opened.status(), flags.server);
+    if (!opened.ok()) return ExplainUnavailable(opened.status(), server);
     tokens = *std::move(opened);
   }
 
-  // While files are being written a signal must not end the program before their temporary names are gone.
-  Interrupt::Listener keep_running(&interrupt, [] {});
   std::unique_ptr<RowFiles> files;
   absl::StatusOr<CaptureResult> result;
   absl::Duration elapsed;
@@ -211,7 +208,7 @@ absl::Status Run(const CaptureFlags& flags, Interrupt& interrupt) {
     }
     elapsed = progress.elapsed();
   }
-  if (!result.ok()) return ExplainUnavailable(result.status(), flags.server);
+  if (!result.ok()) return ExplainUnavailable(result.status(), server);
 
   std::vector<std::string> paths;
   for (int i = 0; files != nullptr && i < result->started.hook_points_size(); ++i) paths.push_back(files->path(i));
@@ -226,7 +223,7 @@ void AddCaptureCommand(CLI::App& app, Invocation& invocation) {
   CLI::App* command = app.add_subcommand("capture", kDescription);
   command->footer(kFooter);
   auto flags = std::make_shared<CaptureFlags>();
-  AddServerOption(*command, flags->server);
+  AddServerOption(*command, invocation);
   command->add_option("--model", flags->model, "The model's name; not needed where the server holds one")
       ->type_name("NAME");
   command
@@ -351,7 +348,7 @@ void AddCaptureCommand(CLI::App& app, Invocation& invocation) {
     if (flags->tokens.empty() && flags->dataset.empty()) {
       throw CLI::RequiredError("--tokens or --dataset");
     }
-    invocation.run = [flags, &invocation] { return Run(*flags, *invocation.interrupt); };
+    invocation.run = [flags, &invocation] { return Run(*flags, invocation.server, *invocation.interrupt); };
   });
 }
 

@@ -17,6 +17,7 @@ namespace hookline::cli {
 // What the command line asks for: set by the subcommand that was named, called after parsing.
 struct Invocation {
   Interrupt* interrupt = nullptr;  // outlives the program's work
+  std::string server;
   std::function<absl::Status()> run;
 };
 
@@ -24,11 +25,11 @@ void AddModelsCommand(CLI::App& app, Invocation& invocation);
 void AddHooksCommand(CLI::App& app, Invocation& invocation);
 void AddCaptureCommand(CLI::App& app, Invocation& invocation);
 
-// Where hookline-server listens unless told otherwise.
-inline constexpr char kDefaultServer[] = "127.0.0.1:7471";
+// HOOKLINE_SERVER of the environment, else where hookline-server listens unless told otherwise.
+std::string DefaultServer();
 
-// Declares --server, which every subcommand has.
-void AddServerOption(CLI::App& command, std::string& address);
+// Declares --server, which the program and every subcommand have, so that it may stand before or after their name.
+void AddServerOption(CLI::App& command, Invocation& invocation);
 
 // `status`, where it says that there is no server, with what to do about it.
 absl::Status ExplainUnavailable(const absl::Status& status, const std::string& address);

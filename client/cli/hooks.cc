@@ -9,15 +9,10 @@
 namespace hookline::cli {
 namespace {
 
-struct HooksFlags {
-  std::string server = kDefaultServer;
-  std::string model;
-};
-
-absl::Status Run(const HooksFlags& flags) {
-  ASSIGN_OR_RETURN(std::unique_ptr<client::Client> client, client::Client::Connect(flags.server));
-  absl::StatusOr<v1::Model> model = client->GetModel(flags.model);
-  if (!model.ok()) return ExplainUnavailable(model.status(), flags.server);
+absl::Status Run(const std::string& server, const std::string& model_name) {
+  ASSIGN_OR_RETURN(std::unique_ptr<client::Client> client, client::Client::Connect(server));
+  absl::StatusOr<v1::Model> model = client->GetModel(model_name);
+  if (!model.ok()) return ExplainUnavailable(model.status(), server);
   std::vector<std::vector<std::string>> rows = {{"hook point", "width", "layer"}};
   for (const v1::HookPoint& point : model->hook_points()) {
     rows.push_back({point.name(), absl::StrCat(point.width()), absl::StrCat(point.layer())});
@@ -35,11 +30,11 @@ absl::Status Run(const HooksFlags& flags) {
 
 void AddHooksCommand(CLI::App& app, Invocation& invocation) {
   CLI::App* command = app.add_subcommand("hooks", "Lists a model's hook points, in the order of the forward pass");
-  auto flags = std::make_shared<HooksFlags>();
-  AddServerOption(*command, flags->server);
-  command->add_option("--model", flags->model, "The model's name; not needed where the server holds one")
-      ->type_name("NAME");
-  command->callback([flags, &invocation] { invocation.run = [flags] { return Run(*flags); }; });
+  auto model = std::make_shared<std::string>();
+  AddServerOption(*command, invocation);
+  command->add_option("--model", *model, "The model's name; not needed where the server holds one")->type_name("NAME");
+  command->callback(
+      [model, &invocation] { invocation.run = [model, &invocation] { return Run(invocation.server, *model); }; });
 }
 
 }  // namespace hookline::cli

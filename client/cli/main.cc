@@ -18,17 +18,17 @@ constexpr char kFooter[] =
     "`hookline COMMAND --help` tells more.\n\n"
     "Results go to standard output, progress and errors to standard error.\n\n"
     "Exit codes: 0 done; 1 the server or the disk failed; 2 what was asked for is wrong: flags, tokens, or a name that "
-    "the "
-    "server does not know; 3 no server, or it went away for good; 130 interrupted.";
+    "the server does not know; 3 no server, or it went away for good; 130 interrupted.";
 
 int Main(int argc, const char* const* argv) {
   using namespace hookline::cli;
   Interrupt interrupt;
-  Invocation invocation{&interrupt, nullptr};
+  Invocation invocation{&interrupt, DefaultServer(), nullptr};
   CLI::App app(kDescription, "hookline");
   app.footer(kFooter);
   app.set_version_flag("--version", HOOKLINE_VERSION);
   app.require_subcommand(1);
+  AddServerOption(app, invocation);
   AddModelsCommand(app, invocation);
   AddHooksCommand(app, invocation);
   AddCaptureCommand(app, invocation);

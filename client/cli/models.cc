@@ -8,14 +8,10 @@
 namespace hookline::cli {
 namespace {
 
-struct ModelsFlags {
-  std::string server = kDefaultServer;
-};
-
-absl::Status Run(const ModelsFlags& flags) {
-  ASSIGN_OR_RETURN(std::unique_ptr<client::Client> client, client::Client::Connect(flags.server));
+absl::Status Run(const std::string& server) {
+  ASSIGN_OR_RETURN(std::unique_ptr<client::Client> client, client::Client::Connect(server));
   absl::StatusOr<v1::ListModelsResponse> response = client->ListModels();
-  if (!response.ok()) return ExplainUnavailable(response.status(), flags.server);
+  if (!response.ok()) return ExplainUnavailable(response.status(), server);
   std::vector<std::vector<std::string>> rows = {{"model", "architecture", "layers", "width", "heads", "context",
                                                  "vocabulary", "parameters", "dtype", "device", "fingerprint"}};
   for (const v1::Model& model : response->models()) {
@@ -33,9 +29,8 @@ absl::Status Run(const ModelsFlags& flags) {
 
 void AddModelsCommand(CLI::App& app, Invocation& invocation) {
   CLI::App* command = app.add_subcommand("models", "Lists the models that the server holds");
-  auto flags = std::make_shared<ModelsFlags>();
-  AddServerOption(*command, flags->server);
-  command->callback([flags, &invocation] { invocation.run = [flags] { return Run(*flags); }; });
+  AddServerOption(*command, invocation);
+  command->callback([&invocation] { invocation.run = [&invocation] { return Run(invocation.server); }; });
 }
 
 }  // namespace hookline::cli

@@ -1,12 +1,18 @@
+#include <cstdlib>
+
 #include "absl/strings/str_cat.h"
 #include "client/cli/commands.h"
 
 namespace hookline::cli {
 
-void AddServerOption(CLI::App& command, std::string& address) {
-  command.add_option("--server", address, "The server to ask")
+std::string DefaultServer() {
+  const char* named = std::getenv("HOOKLINE_SERVER");
+  return named != nullptr && *named != '\0' ? named : "127.0.0.1:7471";
+}
+
+void AddServerOption(CLI::App& command, Invocation& invocation) {
+  command.add_option("--server", invocation.server, "The server to ask; also by the environment's HOOKLINE_SERVER")
       ->type_name("HOST:PORT")
-      ->envname("HOOKLINE_SERVER")
       ->capture_default_str();
 }
 

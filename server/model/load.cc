@@ -48,15 +48,6 @@ at::ScalarType ScalarTypeOf(Dtype dtype) {
   return dtype == Dtype::kFloat32 ? at::kFloat : dtype == Dtype::kBFloat16 ? at::kBFloat16 : at::kHalf;
 }
 
-// The last part of a path, without a file's ending.
-std::string NameOf(absl::string_view path) {
-  while (path.size() > 1 && absl::ConsumeSuffix(&path, "/")) {
-  }
-  const size_t slash = path.rfind('/');
-  if (slash != absl::string_view::npos) path.remove_prefix(slash + 1);
-  return std::string(absl::StripSuffix(path, ".pt"));
-}
-
 // One token through the whole model: what the device's LibTorch cannot do in this dtype shows here and not in a
 // capture.
 absl::Status TryOneToken(Model& model, const at::Device& device) {
@@ -72,17 +63,26 @@ absl::StatusOr<std::unique_ptr<Model>> Load(const ModelOptions& options) {
   ASSIGN_OR_RETURN(const at::Device device, FindDevice(options.device));
   ASSIGN_OR_RETURN(const Dtype dtype, FindDtype(options.dtype, device));
   ModelInfo info;
-  info.name = options.name.empty() ? NameOf(options.path) : options.name;
+  info.name = ModelName(options);
   info.dtype = dtype;
   info.device = device.str();
   std::unique_ptr<Model> model;
   if (S_ISDIR(status.st_mode) && IsNanochatFolder(options.path)) {
     ASSIGN_OR_RETURN(model, LoadNanochat(options, std::move(info), device, ScalarTypeOf(dtype)));
+  } else if (S_ISREG(status.st_mode)) {
+    TorchScriptOptions script;
+    script.name = info.name;
+    script.path = options.path;
+    script.device = info.device;
+    script.dtype = dtype;
+    script.context_length = options.context_length;
+    script.vocabulary_size = options.vocabulary_size;
+    return LoadTorchScript(script);
   } else {
     return absl::FailedPreconditionError(
         absl::StrCat(options.path,
                      ": not a model; a nanochat checkpoint directory holds model_NNNNNN.pt and "
-                     "meta_NNNNNN.json"));
+                     "meta_NNNNNN.json, a TorchScript model is one file"));
   }
   if (absl::Status tried = TryOneToken(*model, device); !tried.ok()) {
     return absl::InvalidArgumentError(absl::StrCat(options.path, ": LibTorch ", TORCH_VERSION,
@@ -93,6 +93,16 @@ absl::StatusOr<std::unique_ptr<Model>> Load(const ModelOptions& options) {
 }
 
 }  // namespace
+
+std::string ModelName(const ModelOptions& options) {
+  if (!options.name.empty()) return options.name;
+  absl::string_view path = options.path;
+  while (path.size() > 1 && absl::ConsumeSuffix(&path, "/")) {
+  }
+  const size_t slash = path.rfind('/');
+  if (slash != absl::string_view::npos) path.remove_prefix(slash + 1);
+  return std::string(absl::StripSuffix(path, ".pt"));
+}
 
 absl::StatusOr<std::unique_ptr<Model>> LoadModel(const ModelOptions& options) {
   try {

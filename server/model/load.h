@@ -27,9 +27,13 @@ struct ModelOptions {
   int64_t vocabulary_size = 0;  // TorchScript: its token ids are below this; 0: unknown
 };
 
+// `options.name`, or the last part of the path without a file's ending `.pt`.
+std::string ModelName(const ModelOptions& options);
+
 // Reads the checkpoint and copies its weights to the device; when it returns, they are there.
 // Errors: NOT_FOUND (no such path or step), INVALID_ARGUMENT (an option's value, named), FAILED_PRECONDITION (a
-// checkpoint that is corrupt, incomplete or of an architecture we do not run: the message names file and key).
+// checkpoint that is corrupt, incomplete or of an architecture we do not run: the message names file and key),
+// RESOURCE_EXHAUSTED (memory, with both numbers where they are known before).
 absl::StatusOr<std::unique_ptr<Model>> LoadModel(const ModelOptions& options);
 
 }  // namespace hookline

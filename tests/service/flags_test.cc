@@ -50,6 +50,8 @@ TEST(Flags, SetEveryLimit) {
                    "--device=cuda:1",
                    "--dtype=float16",
                    "--window-pattern=SSSL",
+                   "--context-length=96",
+                   "--vocab-size=120",
                    "--threads=3",
                    "--listen=0.0.0.0:1",
                    "--listen=unix:/run/h.sock",
@@ -79,6 +81,8 @@ TEST(Flags, SetEveryLimit) {
   EXPECT_EQ(flags.models[0].device, "cuda:1");
   EXPECT_EQ(flags.models[0].dtype, "float16");
   EXPECT_EQ(flags.models[0].window_pattern, "SSSL");
+  EXPECT_EQ(flags.models[0].context_length, 96);
+  EXPECT_EQ(flags.models[0].vocabulary_size, 120);
   EXPECT_EQ(flags.threads, 3);
   EXPECT_THAT(flags.server.listen, ElementsAre("0.0.0.0:1", "unix:/run/h.sock"));
   EXPECT_EQ(flags.port_file, "port");

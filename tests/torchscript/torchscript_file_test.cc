@@ -3,6 +3,7 @@
 
 #include <random>
 
+#include "server/model/load.h"
 #include "tests/torchscript/torchscript_testing.h"
 
 namespace hookline {
@@ -131,6 +132,28 @@ TEST(TorchScriptFileTest, AModuleThatFailsOnZerosIsRefusedWithItsReason) {
   ExpectCodeRefused("def forward(self, ids):\n  assert int(ids.max()) > 3, 'wants more'\n  return self.table[ids]\n",
                     "does not run on token ids of shape (2, 5) as float32 on cpu: ");
   ExpectCodeRefused("def forward(self, ids):\n  return self.table[ids].sum()\n", "none of its modules returns");
+}
+
+TEST(TorchScriptFileTest, LoadModelTakesAFileForTorchScript) {
+  ModelOptions options;
+  options.path = Fixture("traced");
+  options.device = "cpu";
+  options.context_length = 96;
+  options.vocabulary_size = 120;
+  auto model = LoadModel(options);
+  ASSERT_TRUE(model.ok()) << model.status();
+  EXPECT_EQ((*model)->info().architecture, "torchscript");
+  EXPECT_EQ((*model)->info().name, "model");
+  EXPECT_EQ((*model)->info().device, "cpu");
+  EXPECT_EQ((*model)->info().dtype, Dtype::kFloat32);
+  EXPECT_EQ((*model)->info().context_length, 96);
+  EXPECT_EQ((*model)->info().vocabulary_size, 120);
+  options.name = "mine";
+  options.dtype = "bfloat16";
+  model = LoadModel(options);
+  ASSERT_TRUE(model.ok()) << model.status();
+  EXPECT_EQ((*model)->info().name, "mine");
+  EXPECT_EQ((*model)->info().dtype, Dtype::kBFloat16);
 }
 
 TEST(TorchScriptFileTest, OptionsOutOfRangeAreNamed) {

@@ -28,4 +28,13 @@ std::string WeightsFingerprint(const StateDict& weights, absl::string_view confi
   return absl::StrCat(absl::Hex(hash.high64, absl::kZeroPad16), absl::Hex(hash.low64, absl::kZeroPad16));
 }
 
+int64_t WeightBytes(const StateDict& weights, at::ScalarType dtype) {
+  int64_t bytes = 0;
+  for (const auto& [name, tensor] : weights.tensors) {
+    bytes += tensor.numel() *
+             static_cast<int64_t>(c10::elementSize(tensor.is_floating_point() ? dtype : tensor.scalar_type()));
+  }
+  return bytes;
+}
+
 }  // namespace hookline

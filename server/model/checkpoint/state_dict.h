@@ -23,6 +23,9 @@ struct StateDict {
 // and over `configuration`.
 std::string WeightsFingerprint(const StateDict& weights, absl::string_view configuration);
 
+// Bytes of all tensors once those of floating types have `dtype`.
+int64_t WeightBytes(const StateDict& weights, at::ScalarType dtype);
+
 }  // namespace hookline
 
 #endif  // HOOKLINE_SERVER_MODEL_CHECKPOINT_STATE_DICT_H_

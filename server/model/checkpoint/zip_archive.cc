@@ -177,4 +177,16 @@ absl::StatusOr<ZipArchive> ZipArchive::Open(std::shared_ptr<const MappedFile> fi
   return archive;
 }
 
+absl::StatusOr<absl::btree_map<std::string, uint32_t>> ZipArchive::Checksums(const MappedFile& file) {
+  const Reader reader(file);
+  ASSIGN_OR_RETURN(const Directory directory, reader.FindDirectory());
+  absl::btree_map<std::string, uint32_t> checksums;
+  uint64_t offset = directory.offset;
+  for (uint64_t i = 0; i < directory.entries; ++i) {
+    ASSIGN_OR_RETURN(const Record record, reader.ReadRecord(directory, &offset));
+    if (!checksums.emplace(record.name, record.crc).second) return reader.BadEntry(record.name, "is there twice");
+  }
+  return checksums;
+}
+
 }  // namespace hookline

@@ -21,6 +21,10 @@ class ZipArchive {
   // entry.
   static absl::StatusOr<ZipArchive> Open(std::shared_ptr<const MappedFile> file);
 
+  // What the central directory alone says: the CRC-32 of each entry's contents by name, for archives with compressed
+  // entries. FAILED_PRECONDITION naming the file.
+  static absl::StatusOr<absl::btree_map<std::string, uint32_t>> Checksums(const MappedFile& file);
+
   const std::shared_ptr<const MappedFile>& file() const { return file_; }
   const absl::btree_map<std::string, absl::Span<const uint8_t>>& entries() const { return entries_; }
 

@@ -19,6 +19,7 @@
 #include "server/base/status.h"
 #include "server/model/checkpoint/torch_checkpoint.h"
 #include "server/model/decoder.h"
+#include "server/model/memory.h"
 #include "server/model/weight_taker.h"
 
 namespace hookline {
@@ -271,6 +272,7 @@ absl::StatusOr<std::unique_ptr<Model>> LoadNanochat(const ModelOptions& options,
   ASSIGN_OR_RETURN(const Meta meta, ReadMeta(absl::StrCat(options.path, "/meta_", chosen->second, ".json")));
   ASSIGN_OR_RETURN(const StateDict state,
                    ReadTorchCheckpoint(absl::StrCat(options.path, "/model_", chosen->second, ".pt")));
+  RETURN_IF_ERROR(CheckMemory({{info.name, info.device, WeightBytes(state, dtype)}}, MemoryOf));
   const bool stated = !options.window_pattern.empty();
   ASSIGN_OR_RETURN(const Era era, FindEra(state, meta, stated || meta.window_pattern.has_value()));
   const std::string pattern = stated ? options.window_pattern : meta.window_pattern.value_or("L");

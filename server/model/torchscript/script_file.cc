@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
@@ -18,7 +19,7 @@
 #include "absl/strings/str_split.h"
 #include "server/base/mapped_file.h"
 #include "server/base/status.h"
-#include "server/model/torchscript/zip_checksums.h"
+#include "server/model/checkpoint/zip_archive.h"
 
 namespace hookline {
 namespace {
@@ -112,13 +113,15 @@ absl::StatusOr<ScriptFile> LoadScriptFile(const std::string& path) {
     return absl::FailedPreconditionError(
         absl::StrCat(path, ": not a TorchScript archive, as torch.jit.save writes them (a zip file)"));
   }
-  auto checksums = ZipChecksums(archive);
-  if (!checksums.ok()) return absl::FailedPreconditionError(absl::StrCat(path, ": ", checksums.status().message()));
+  ASSIGN_OR_RETURN(const auto entries, ZipArchive::Checksums(*mapped));
+  // All entries stand in one folder, of which PyTorch's reader makes no part of the name.
+  absl::flat_hash_map<std::string, uint32_t> checksums;
+  for (const auto& [name, checksum] : entries) checksums[name.substr(name.find('/') + 1)] = checksum;
   try {
     ScriptFile file;
     {
       PyTorchStreamReader reader(path);
-      ASSIGN_OR_RETURN(file.fingerprint, CheckRecords(path, *checksums, reader));
+      ASSIGN_OR_RETURN(file.fingerprint, CheckRecords(path, checksums, reader));
     }
     file.module = torch::jit::load(path, c10::Device(c10::kCPU));
     for (torch::jit::Module submodule : file.module.modules()) {

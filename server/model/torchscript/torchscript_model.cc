@@ -11,6 +11,7 @@
 #include <limits>
 #include <list>
 #include <map>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -20,6 +21,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "server/base/status.h"
+#include "server/model/memory.h"
 #include "server/model/torchscript/script_file.h"
 #include "server/model/torchscript/tapped_graph.h"
 
@@ -110,9 +112,15 @@ bool IsOutOfMemory(const std::exception& error) {
 
 class TorchScriptModel : public Model {
  public:
-  explicit TorchScriptModel(const TorchScriptOptions& options) : options_(options), device_(options.device) {}
+  explicit TorchScriptModel(const TorchScriptOptions& options) : options_(options), device_(options.device) {
+    info_.name = options_.name.empty() ? std::filesystem::path(options_.path).filename().string() : options_.name;
+  }
 
   absl::Status Load() {
+    // LibTorch reads all of it to the host, wherever it goes from there.
+    std::error_code unreadable;
+    const uintmax_t file_bytes = std::filesystem::file_size(options_.path, unreadable);
+    if (!unreadable) RETURN_IF_ERROR(CheckMemory({{info_.name, "cpu", static_cast<int64_t>(file_bytes)}}, MemoryOf));
     ASSIGN_OR_RETURN(ScriptFile file, LoadScriptFile(options_.path));
     module_ = std::move(file.module);
     info_.fingerprint = std::move(file.fingerprint);
@@ -222,6 +230,14 @@ class TorchScriptModel : public Model {
       node->output()->replaceAllUsesWith(tapped_.graph->insertConstant(value));
       node->destroy();
     }
+    if (!device_.is_cpu()) {
+      MemoryNeed need{info_.name, options_.device, 0};
+      for (const at::Tensor& tensor : Tensors()) {
+        need.bytes += tensor.numel() * static_cast<int64_t>(tensor.is_floating_point() ? DtypeBytes(options_.dtype)
+                                                                                       : tensor.element_size());
+      }
+      RETURN_IF_ERROR(CheckMemory({need}, MemoryOf));
+    }
     auto convert = [&](at::Tensor tensor) {
       const c10::ScalarType wanted = tensor.is_floating_point() ? dtype : tensor.scalar_type();
       if (tensor.scalar_type() != wanted || tensor.device() != device_) tensor.set_data(tensor.to(device_, wanted));
@@ -325,7 +341,6 @@ class TorchScriptModel : public Model {
                                        [](const auto& a, const auto& b) { return a.second < b.second; });
     if (widest_use != points_of_width.end()) info_.width = widest_use->first;
 
-    info_.name = options_.name.empty() ? std::filesystem::path(options_.path).filename().string() : options_.name;
     info_.architecture = "torchscript";
     info_.variant = tapped_.taps.empty() ? "" : tapped_.taps.back().class_name;
     info_.dtype = options_.dtype;

@@ -40,8 +40,9 @@ struct TorchScriptOptions {
 //
 // Loading a file runs no Python; what its code may do with tensors it may do. Errors, naming the file: NOT_FOUND;
 // INVALID_ARGUMENT (an option, named: also CUDA without both limits); FAILED_PRECONDITION (not a TorchScript file, a
-// corrupt one, one that reads or writes files, keeps state or takes more than token ids and an attention mask, one that
-// cannot run on zeros, a frozen one for another device or dtype than its constants').
+// damaged one, one that reads or writes files, keeps state or takes more than token ids and an attention mask, one that
+// cannot run on zeros, a frozen one for another device or dtype than its constants'); RESOURCE_EXHAUSTED
+// (memory, with both numbers).
 absl::StatusOr<std::unique_ptr<Model>> LoadTorchScript(const TorchScriptOptions& options);
 
 }  // namespace hookline

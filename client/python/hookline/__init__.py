@@ -1,0 +1,93 @@
+"""Activations of a language model, streamed from a Hookline server.
+
+    import hookline
+
+    client = hookline.connect("localhost:7471")
+    for batch in client.capture("blocks.*.hook_resid_post", token_ids, max_activations=1_000_000):
+        for hook_point, rows in batch.items():  # (4096, width) tensors, row-aligned
+            ...
+
+`hookline.torch`, `hookline.sae_lens` and `hookline.aio` are imported when they are first named.
+"""
+
+import importlib
+from typing import Any
+
+from hookline.capture import Batch, Capture
+from hookline.client import Client, connect
+from hookline.collector import ActivationCollector, collect_activations_from_dataloader
+from hookline.errors import (
+    CancelledError,
+    DeadlineExceededError,
+    FailedPreconditionError,
+    HooklineError,
+    InternalError,
+    InvalidArgumentError,
+    NotFoundError,
+    ResourceExhaustedError,
+    UnavailableError,
+)
+from hookline.model import RemoteModel
+from hookline.types import (
+    CaptureEstimate,
+    CaptureStarted,
+    CaptureSummary,
+    Dataset,
+    DatasetInfo,
+    Feed,
+    HookPoint,
+    HookPointEstimate,
+    HookPointGrant,
+    HookPointSummary,
+    ModelInfo,
+    RecordedHookPoint,
+    Recording,
+    RecordingInfo,
+    Retry,
+    Selection,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ActivationCollector",
+    "Batch",
+    "CancelledError",
+    "Capture",
+    "CaptureEstimate",
+    "CaptureStarted",
+    "CaptureSummary",
+    "Client",
+    "Dataset",
+    "DatasetInfo",
+    "DeadlineExceededError",
+    "FailedPreconditionError",
+    "Feed",
+    "HookPoint",
+    "HookPointEstimate",
+    "HookPointGrant",
+    "HookPointSummary",
+    "HooklineError",
+    "InternalError",
+    "InvalidArgumentError",
+    "ModelInfo",
+    "NotFoundError",
+    "RecordedHookPoint",
+    "Recording",
+    "RecordingInfo",
+    "RemoteModel",
+    "ResourceExhaustedError",
+    "Retry",
+    "Selection",
+    "UnavailableError",
+    "collect_activations_from_dataloader",
+    "connect",
+]
+
+_ON_DEMAND = ("aio", "sae_lens", "torch")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ON_DEMAND:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

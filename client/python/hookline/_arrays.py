@@ -1,0 +1,113 @@
+"""Batch memory: allocated once, written by the receiver, handed out as tensors or arrays without a copy."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, Optional, Protocol
+
+import numpy as np
+
+RAW_DTYPES: Dict[str, "np.dtype[Any]"] = {
+    "float32": np.dtype("<f4"),
+    "bfloat16": np.dtype("<u2"),
+    "float16": np.dtype("<f2"),
+}
+
+
+def dtype_name(dtype: Any) -> str:
+    """"float32", "bfloat16" or "float16" for a name, a torch.dtype, a numpy dtype or ml_dtypes.bfloat16."""
+    name = dtype if isinstance(dtype, str) else str(dtype)
+    name = name[len("torch."):] if name.startswith("torch.") else name
+    if name not in RAW_DTYPES:
+        try:
+            name = np.dtype(dtype).name
+        except TypeError:
+            pass
+    if name not in RAW_DTYPES:
+        raise ValueError(f"dtype: {dtype!r} is none of float32, bfloat16, float16")
+    return name
+
+
+class Block:
+    """Memory for rows of one hook point. `raw` is a C-contiguous (rows, width) array of the dtype's raw form."""
+
+    __slots__ = ("raw", "handle")
+
+    def __init__(self, raw: "np.ndarray[Any, Any]", handle: Any) -> None:
+        self.raw = raw
+        self.handle = handle  # the same memory as the user gets it
+
+    def first(self, rows: int) -> Any:
+        """The first rows as the user gets them."""
+        return self.handle if rows == len(self.raw) else self.handle[:rows]
+
+
+class Allocator(Protocol):
+    """Makes the memory that batches are received into."""
+
+    def allocate(self, hook_point: int, first_row: int, rows: int, width: int) -> Block:
+        """Room for `rows` rows of the capture's hook point of that index, from row `first_row` of the capture on."""
+
+    def column(self, column: "np.ndarray[Any, Any]") -> Any:
+        """A provenance column as the user gets it."""
+
+
+class NumpyArrays:
+    """numpy arrays; bfloat16 needs ml_dtypes."""
+
+    def __init__(self, dtype: str) -> None:
+        self._raw_dtype = RAW_DTYPES[dtype]
+        self._view: Optional[Any] = None
+        if dtype == "bfloat16":
+            try:
+                import ml_dtypes
+            except ImportError:
+                raise ValueError(
+                    "dtype: numpy has no bfloat16; install ml_dtypes or torch, or ask for float32 or float16"
+                ) from None
+            self._view = np.dtype(ml_dtypes.bfloat16)
+
+    def allocate(self, hook_point: int, first_row: int, rows: int, width: int) -> Block:
+        raw = np.empty((rows, width), self._raw_dtype)
+        return Block(raw, raw if self._view is None else raw.view(self._view))
+
+    def column(self, column: "np.ndarray[Any, Any]") -> Any:
+        return column
+
+
+class TorchArrays:
+    """torch tensors in host memory, page-locked if asked."""
+
+    def __init__(self, dtype: str, pin_memory: bool) -> None:
+        import torch
+
+        self._torch = torch
+        self._dtype = getattr(torch, dtype)
+        self._pin_memory = pin_memory
+
+    def allocate(self, hook_point: int, first_row: int, rows: int, width: int) -> Block:
+        tensor = self._torch.empty((rows, width), dtype=self._dtype, pin_memory=self._pin_memory)
+        if self._dtype == self._torch.bfloat16:
+            return Block(tensor.view(self._torch.int16).numpy().view(RAW_DTYPES["bfloat16"]), tensor)
+        return Block(tensor.numpy(), tensor)
+
+    def column(self, column: "np.ndarray[Any, Any]") -> Any:
+        return self._torch.from_numpy(column.astype(np.int64) if column.dtype == np.uint32 else column)
+
+
+def have_torch() -> bool:
+    try:
+        import torch  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def make_allocator(output: str, dtype: str, pin_memory: bool) -> Allocator:
+    """For `output` "torch", "numpy", or "auto": torch where it is installed."""
+    if output not in ("auto", "torch", "numpy"):
+        raise ValueError(f"output: {output!r} is none of auto, torch, numpy")
+    if output == "torch" or (output == "auto" and have_torch()):
+        return TorchArrays(dtype, pin_memory)
+    if pin_memory:
+        raise ValueError("pin_memory: only torch allocates page-locked memory; output is numpy")
+    return NumpyArrays(dtype)

@@ -1,0 +1,37 @@
+"""Keeps freed memory mapped.
+
+A capture allocates and frees a message of about a megabyte many hundred times a second. glibc gives blocks of that size
+back to the kernel on free, and taking fresh pages again costs more than everything else in the receive path. The setting
+is the process's, so it is made once, by the first `connect`; HOOKLINE_MALLOC=default in the environment leaves the
+allocator alone.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
+_KEEP_BYTES = 1 << 30
+_LARGEST_MMAP_THRESHOLD = 32 << 20  # glibc refuses more (half of HEAP_MAX_SIZE)
+
+_done = False
+
+
+def keep_freed_memory() -> bool:
+    """Whether freed blocks stay mapped from now on. False where the libc is not glibc or the environment opts out."""
+    global _done
+    if _done:
+        return True
+    if os.environ.get("HOOKLINE_MALLOC", "") == "default" or not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):
+        return False
+    if not mallopt(_M_MMAP_THRESHOLD, _KEEP_BYTES) and not mallopt(_M_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD):
+        return False
+    _done = bool(mallopt(_M_TRIM_THRESHOLD, _KEEP_BYTES))
+    return _done

@@ -1,0 +1,263 @@
+"""The receiver that lets the C++ client write rows into the batches; the interpreter is not touched between two of them."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections import deque
+from typing import Any, Callable, Deque, Optional
+
+from hookline import _library, _protocol
+from hookline._arrays import Allocator
+from hookline._batches import Layout, RawBatch
+from hookline._request import CaptureOptions
+from hookline._session import Progress, layout_of, raise_source_error
+from hookline._sources import TokenFeed, flat_ids
+from hookline.errors import CancelledError, HooklineError
+from hookline.types import CaptureStarted, CaptureSummary, capture_started, capture_summary
+
+# A thread inside the library does not run Python's signal handlers: between two waits Ctrl-C has its turn.
+_WAIT_MS = 200
+
+
+_METHODS = {
+    _protocol.CAPTURE: _library.CAPTURE,
+    _protocol.CAPTURE_STREAM: _library.CAPTURE_STREAM,
+    _protocol.READ_RECORDING: _library.READ_RECORDING,
+}
+
+
+class NativeClient:
+    """A channel of the library's."""
+
+    def __init__(self, functions: Any, address: str, max_receive_bytes: int) -> None:
+        self.functions = functions
+        self.handle = ctypes.c_void_p()
+        error = _library.Error()
+        result = functions.client_connect(
+            address.encode(), max_receive_bytes, ctypes.byref(self.handle), ctypes.byref(error)
+        )
+        if result != _library.OK:
+            raise error.exception()
+
+    def close(self) -> None:
+        """Frees the channel; running captures go on. Idempotent."""
+        handle, self.handle = self.handle, ctypes.c_void_p()
+        self.functions.client_free(handle)
+
+    def __del__(self) -> None:
+        if getattr(self, "handle", None):
+            self.close()
+
+
+class NativeReceiver:
+    """Keeps `prefetch` batches submitted beside the one that is being filled."""
+
+    def __init__(
+        self, client: NativeClient, options: CaptureOptions, make_allocator: Callable[[CaptureStarted], Allocator]
+    ) -> None:
+        self._library = client.functions
+        self._options = options
+        self._make_allocator = make_allocator
+        self._request = options.message()
+        self._feed = TokenFeed(options.source, options.selection) if options.streams_tokens else None
+        self._progress = Progress(options)
+        self._reading = threading.Lock()  # held by whoever is inside started, wait, submit, resume
+        self._writing = threading.Lock()  # held by whoever is inside write_tokens
+        self._generation = 0  # of the call that tokens are for; guarded by _writing
+        self._closed = threading.Event()
+        self._started: Optional[CaptureStarted] = None
+        self._summary: Optional[CaptureSummary] = None
+        self._ended = False
+        self._failure: Optional[BaseException] = None
+        self._submitted: Deque[RawBatch] = deque()
+        self._submitted_batches = 0
+        self._token = b""
+        self._error = _library.Error()
+        self._handle = ctypes.c_void_p()
+        first = self._request.SerializeToString()
+        method = _METHODS[options.method]
+        result = self._library.capture_start(
+            client.handle, method, first, len(first), ctypes.byref(self._handle), ctypes.byref(self._error)
+        )
+        if result != _library.OK:
+            raise self._error.exception()
+        self._write_from(self._generation, 0)
+
+    @property
+    def summary(self) -> Optional[CaptureSummary]:
+        return self._summary
+
+    def started(self) -> CaptureStarted:
+        with self._reading:
+            self._check()
+            try:
+                return self._wait_started()
+            except BaseException as error:
+                self._failure = error
+                raise
+
+    def next(self) -> Optional[RawBatch]:
+        with self._reading:
+            self._check()
+            if self._ended:
+                return None
+            try:
+                return self._next()
+            except BaseException as error:
+                if not isinstance(error, KeyboardInterrupt):
+                    self._failure = error
+                raise
+
+    def close(self) -> None:
+        self._closed.set()
+        with self._writing_interrupted():
+            self._generation = -1
+        with self._reading:
+            handle, self._handle = self._handle, ctypes.c_void_p()
+            if handle:
+                self._library.capture_free(handle)
+            self._submitted.clear()
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        if self._closed.is_set() and not self._ended:
+            raise CancelledError("the capture was closed")
+
+    def _writing_interrupted(self) -> Any:
+        if self._handle:
+            self._library.capture_cancel(self._handle)  # who writes or waits returns soon
+        return self._writing
+
+    def _wait_started(self) -> CaptureStarted:
+        """Under _reading."""
+        if self._started is None:
+            message = self._started_message()
+            self._started = capture_started(message)
+            self._layout: Layout = layout_of(self._started, self._options)
+            self._allocator = self._make_allocator(self._started)
+            self._rows = (ctypes.c_int64 * len(self._layout.names))()
+        return self._started
+
+    def _started_message(self) -> Any:
+        data, size = ctypes.c_void_p(), ctypes.c_size_t()
+        while True:
+            result = self._library.capture_started(
+                self._handle, _WAIT_MS, ctypes.byref(data), ctypes.byref(size), ctypes.byref(self._error)
+            )
+            if result == _library.OK:
+                return _protocol.CaptureStarted.FromString(ctypes.string_at(data.value or 0, size.value))
+            if result == _library.ERROR:
+                raise self._failed()
+
+    def _failed(self) -> BaseException:
+        """The exception for what the library says."""
+        if self._closed.is_set():
+            return CancelledError("the capture was closed")
+        return self._error.exception()
+
+    def _next(self) -> Optional[RawBatch]:
+        self._wait_started()
+        while True:
+            while len(self._submitted) <= self._options.prefetch and self._submit():
+                pass
+            result = self._library.capture_wait(self._handle, _WAIT_MS, self._rows, ctypes.byref(self._error))
+            if result == _library.OK:
+                self._progress.rows_came()
+                batch = self._submitted.popleft()
+                batch.rows = list(self._rows)
+                if self._feed is not None:
+                    self._feed.received(batch.first_row + max(batch.rows))
+                return batch
+            if result == _library.END:
+                self._ended = True
+                self._submitted.clear()
+                self._take_summary()
+                if self._summary is not None:
+                    raise_source_error(self._feed, self._started, self._summary)
+                return None
+            if result == _library.ERROR:
+                self._resume(self._failed())
+
+    def _submit(self) -> bool:
+        """Submits the next batch; False if the budgets leave nothing for one. The first is submitted even then, since
+        there is no waiting for the end without."""
+        layout = self._layout
+        rows = max(layout.rows(self._submitted_batches, i) for i in range(len(layout.names)))
+        if rows == 0:
+            return False
+        batch = RawBatch(layout, self._submitted_batches, self._allocator)
+        addresses = [0 if block is None else block.raw.ctypes.data for block in batch.blocks]
+        columns: Any = [column.ctypes.data for column in batch.columns] or [None] * 3
+        description = _library.Batch(rows, (ctypes.c_void_p * len(addresses))(*addresses), *columns)
+        if self._library.capture_submit(self._handle, ctypes.byref(description), ctypes.byref(self._error)) != _library.OK:
+            raise self._failed()
+        self._submitted.append(batch)
+        self._submitted_batches += 1
+        return True
+
+    def _take_summary(self) -> None:
+        data, size = ctypes.c_void_p(), ctypes.c_size_t()
+        if self._library.capture_summary(self._handle, ctypes.byref(data), ctypes.byref(size)) == _library.OK:
+            message = _protocol.CaptureSummary.FromString(ctypes.string_at(data.value or 0, size.value))
+            self._summary = capture_summary(message, self._progress.reconnects)
+
+    def _resume(self, error: BaseException) -> None:
+        """Calls the server again after `error`, or raises it."""
+        if not isinstance(error, HooklineError):
+            raise error
+        size = self._library.capture_resume_token(self._handle, None, 0)
+        buffer = ctypes.create_string_buffer(size + 1)
+        self._library.capture_resume_token(self._handle, buffer, size)
+        token = buffer.raw[:size]
+        if token != self._token:
+            self._progress.rows_came()
+        self._token = token
+        if self._closed.wait(self._progress.delay(error, self._started is not None)):
+            raise CancelledError("the capture was closed")
+        self._request.resume_token = token
+        request = self._request.SerializeToString()
+        with self._writing:
+            self._generation += 1
+            generation = self._generation
+            result = self._library.capture_resume(self._handle, request, len(request), ctypes.byref(self._error))
+        if result != _library.OK:
+            raise self._failed()
+        if self._feed is not None:
+            try:
+                message = self._started_message()
+            except HooklineError:
+                return  # the next wait says the same
+            self._write_from(generation, message.next_sequence)
+
+    def _write_from(self, generation: int, sequence: int) -> None:
+        if self._feed is not None:
+            threading.Thread(
+                target=self._write, args=(self._feed, generation, sequence), name="hookline-send", daemon=True
+            ).start()
+
+    def _write(self, feed: TokenFeed, generation: int, sequence: int) -> None:
+        """Sends the source from this sequence on, as long as the call lasts."""
+        error = _library.Error()
+        try:
+            while True:
+                sequences = feed.read(sequence)
+                with self._writing:
+                    if self._generation != generation:
+                        return
+                    if sequences is None:
+                        self._library.capture_finish_tokens(self._handle)
+                        return
+                    ids, lengths = flat_ids(sequences)
+                    result = self._library.capture_write_tokens(
+                        self._handle, ids.ctypes.data, lengths.ctypes.data, len(lengths), ctypes.byref(error)
+                    )
+                if result != _library.OK:  # the call is over: the receiving side learns how
+                    return
+                sequence += len(sequences)
+        except BaseException as problem:  # where the source fails it ends; after the rows before, the error is raised
+            feed.fail(problem)
+            with self._writing:
+                if self._generation == generation:
+                    self._library.capture_finish_tokens(self._handle)

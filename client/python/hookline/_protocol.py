@@ -1,0 +1,106 @@
+"""The messages of proto/hookline/v1, built from a serialized FileDescriptorSet.
+
+protoc's Python output demands the protobuf runtime of its own or a later major version, and runs with a bounded range of
+them. A descriptor set is data: every runtime from 3.21 on makes its classes from it. It lives in a pool of its own, so a
+program that also carries generated hookline modules meets no conflict.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from typing import Any
+
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+PACKAGE = "hookline.v1"
+
+# google.rpc.Status and BadRequest, as far as the server's error details use them.
+_ERROR_DETAILS = {
+    "Status": [("code", 1, "int32", False), ("message", 2, "string", False), ("details", 3, ".google.rpc.Any", True)],
+    "Any": [("type_url", 1, "string", False), ("value", 2, "bytes", False)],
+    "BadRequest": [("field_violations", 1, ".google.rpc.FieldViolation", True)],
+    "FieldViolation": [("field", 1, "string", False), ("description", 2, "string", False)],
+}
+
+
+def _error_details_file() -> descriptor_pb2.FileDescriptorProto:
+    field_types = descriptor_pb2.FieldDescriptorProto
+    file = descriptor_pb2.FileDescriptorProto(name="hookline/error_details.proto", package="google.rpc", syntax="proto3")
+    for name, fields in _ERROR_DETAILS.items():
+        message = file.message_type.add(name=name)
+        for field_name, number, kind, repeated in fields:
+            field = message.field.add(name=field_name, number=number)
+            field.label = field_types.LABEL_REPEATED if repeated else field_types.LABEL_OPTIONAL
+            if kind.startswith("."):
+                field.type, field.type_name = field_types.TYPE_MESSAGE, kind
+            else:
+                field.type = getattr(field_types, "TYPE_" + kind.upper())
+    return file
+
+
+def _load_pool() -> Any:
+    data = pkgutil.get_data(__package__, "protocol.binpb")
+    if data is None:
+        raise ImportError("hookline is installed without protocol.binpb; install the package again")
+    pool = descriptor_pool.DescriptorPool()
+    for file in [*descriptor_pb2.FileDescriptorSet.FromString(data).file, _error_details_file()]:
+        pool.AddSerializedFile(file.SerializeToString())
+    return pool
+
+
+_POOL = _load_pool()
+
+
+def message_class(full_name: str) -> Any:
+    """The class of a message, for example `hookline.v1.CaptureRequest`."""
+    descriptor = _POOL.FindMessageTypeByName(full_name)
+    if hasattr(message_factory, "GetMessageClass"):
+        return message_factory.GetMessageClass(descriptor)
+    factory: Any = message_factory.MessageFactory(_POOL)  # protobuf before 4.22
+    return factory.GetPrototype(descriptor)
+
+
+def enum_names(full_name: str, prefix: str) -> dict[int, str]:
+    """Number -> lower-case name without `prefix`, for example {1: "float32", ...}."""
+    values = _POOL.FindEnumTypeByName(full_name).values
+    return {value.number: value.name[len(prefix):].lower() for value in values}
+
+
+ActivationChunk = message_class("hookline.v1.ActivationChunk")
+CaptureRequest = message_class("hookline.v1.CaptureRequest")
+CaptureResponse = message_class("hookline.v1.CaptureResponse")
+CaptureStarted = message_class("hookline.v1.CaptureStarted")
+CaptureStreamRequest = message_class("hookline.v1.CaptureStreamRequest")
+CaptureSummary = message_class("hookline.v1.CaptureSummary")
+Dataset = message_class("hookline.v1.Dataset")
+EstimateCaptureRequest = message_class("hookline.v1.EstimateCaptureRequest")
+EstimateCaptureResponse = message_class("hookline.v1.EstimateCaptureResponse")
+GetDatasetRequest = message_class("hookline.v1.GetDatasetRequest")
+GetRecordingRequest = message_class("hookline.v1.GetRecordingRequest")
+GetModelRequest = message_class("hookline.v1.GetModelRequest")
+ListDatasetsRequest = message_class("hookline.v1.ListDatasetsRequest")
+ListDatasetsResponse = message_class("hookline.v1.ListDatasetsResponse")
+ListModelsRequest = message_class("hookline.v1.ListModelsRequest")
+ListModelsResponse = message_class("hookline.v1.ListModelsResponse")
+ListRecordingsRequest = message_class("hookline.v1.ListRecordingsRequest")
+ListRecordingsResponse = message_class("hookline.v1.ListRecordingsResponse")
+Model = message_class("hookline.v1.Model")
+ReadRecordingRequest = message_class("hookline.v1.ReadRecordingRequest")
+Recording = message_class("hookline.v1.Recording")
+BadRequest = message_class("google.rpc.BadRequest")
+Status = message_class("google.rpc.Status")
+
+DTYPES = enum_names("hookline.v1.Dtype", "DTYPE_")
+STOP_REASONS = enum_names("hookline.v1.StopReason", "STOP_REASON_")
+RECORDING_STATES = enum_names("hookline.v1.RecordingState", "RECORDING_STATE_")
+
+CAPTURE = "/hookline.v1.CaptureService/Capture"
+CAPTURE_STREAM = "/hookline.v1.CaptureService/CaptureStream"
+READ_RECORDING = "/hookline.v1.RecordingService/ReadRecording"
+GET_RECORDING = "/hookline.v1.RecordingService/GetRecording"
+LIST_RECORDINGS = "/hookline.v1.RecordingService/ListRecordings"
+ESTIMATE_CAPTURE = "/hookline.v1.CaptureService/EstimateCapture"
+LIST_MODELS = "/hookline.v1.ModelService/ListModels"
+GET_MODEL = "/hookline.v1.ModelService/GetModel"
+LIST_DATASETS = "/hookline.v1.DatasetService/ListDatasets"
+GET_DATASET = "/hookline.v1.DatasetService/GetDataset"

@@ -1,0 +1,142 @@
+"""Builds requests from what people write."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Mapping, Optional, Sequence, Union
+
+from hookline import _protocol
+from hookline._arrays import dtype_name
+from hookline._sources import is_server_source
+from hookline.types import Dataset, Feed, Recording, Retry, Selection
+
+_DTYPE_NUMBERS = {name: number for number, name in _protocol.DTYPES.items()}
+_ON_LAG = {"detach": 1, "wait": 2}
+
+
+@dataclass(frozen=True)
+class CaptureOptions:
+    """What a capture asks for, checked as far as the client can."""
+
+    hook_points: Sequence[str]
+    source: Any
+    model: str = ""
+    max_activations: Optional[int] = None
+    max_activations_by_hook_point: Mapping[str, int] = field(default_factory=dict)
+    dtype: Any = "float32"
+    batch_rows: int = 4096
+    selection: Optional[Selection] = None
+    provenance: bool = False
+    deterministic: bool = False
+    record_as: str = ""
+    max_message_bytes: int = 0
+    shuffle_buffer: int = 0
+    seed: int = 0
+    prefetch: int = 2
+    retry: Optional[Retry] = field(default_factory=Retry)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dtype", dtype_name(self.dtype))
+        for name, value, least in (
+            ("batch_rows", self.batch_rows, 1),
+            ("prefetch", self.prefetch, 1),
+            ("shuffle_buffer", self.shuffle_buffer, 0),
+        ):
+            if value < least:
+                raise ValueError(f"{name}: {value} is below {least}")
+
+        if isinstance(self.source, Recording):
+            for name in ("model", "selection", "deterministic", "record_as"):
+                if getattr(self, name):
+                    raise ValueError(f"{name}: a recording was made with its own; leave it out to read one")
+
+    @property
+    def method(self) -> str:
+        """The full name of the gRPC method that runs this."""
+        if isinstance(self.source, Recording):
+            return _protocol.READ_RECORDING
+        return _protocol.CAPTURE_STREAM if self.streams_tokens else _protocol.CAPTURE
+
+    def message(self) -> Any:
+        """The CaptureRequest, without a source if the client streams it; or the ReadRecordingRequest."""
+        if isinstance(self.source, Recording):
+            request = _recording_request(self.source)
+        else:
+            request = _protocol.CaptureRequest(
+                model=self.model,
+                dtype=_DTYPE_NUMBERS[self.dtype],
+                deterministic=self.deterministic,
+                record_as=self.record_as,
+            )
+        request.hook_points.extend(self.hook_points)
+        request.provenance = self.provenance
+        request.max_message_bytes = self.max_message_bytes
+        if self.max_activations is not None:
+            request.max_activations = self.max_activations
+        for name, rows in self.max_activations_by_hook_point.items():
+            request.max_activations_by_hook_point[name] = rows
+        if self.selection is not None:
+            selection = self.selection
+            request.selection.SetInParent()
+            request.selection.skip_first = selection.skip_first
+            request.selection.position_end = selection.position_end
+            request.selection.position_stride = selection.position_stride
+            request.selection.exclude_token_ids.extend(selection.exclude_token_ids)
+            request.selection.sample_rows = selection.sample_rows
+            request.selection.seed = selection.seed
+        if isinstance(self.source, Dataset):
+            _fill_dataset(request.dataset, self.source)
+        elif isinstance(self.source, Feed):
+            if self.source.on_lag not in _ON_LAG:
+                raise ValueError(f"on_lag: {self.source.on_lag!r} is none of detach, wait")
+            request.feed.name = self.source.name
+            _fill_dataset(request.feed.dataset, self.source.dataset)
+            request.feed.start_when_subscribers = self.source.start_when_subscribers
+            request.feed.on_lag = _ON_LAG[self.source.on_lag]
+        return request
+
+    @property
+    def streams_tokens(self) -> bool:
+        return not is_server_source(self.source)
+
+
+def capture_options(
+    hook_points: Union[str, Sequence[str]],
+    source: Any,
+    max_activations_by_hook_point: Optional[Mapping[str, int]] = None,
+    **options: Any,
+) -> CaptureOptions:
+    """Options from the arguments of a `capture` method: one hook point may stand alone."""
+    return CaptureOptions(
+        hook_points=[hook_points] if isinstance(hook_points, str) else list(hook_points),
+        source=source,
+        max_activations_by_hook_point=dict(max_activations_by_hook_point or {}),
+        **options,
+    )
+
+
+def _recording_request(recording: Recording) -> Any:
+    request = _protocol.ReadRecordingRequest(
+        name=recording.name, first_row=recording.first_row, row_count=recording.row_count
+    )
+    if recording.shuffle_seed is not None:
+        request.shuffle_seed = recording.shuffle_seed
+    return request
+
+
+def _fill_dataset(message: Any, dataset: Dataset) -> None:
+    message.SetInParent()
+    message.name = dataset.name
+    message.sequence_length = dataset.sequence_length
+    message.first_sequence = dataset.first_sequence
+    message.sequence_count = dataset.sequence_count
+    if dataset.prepend_token_id is not None:
+        message.prepend_token_id = dataset.prepend_token_id
+
+
+def token_batch(sequences: Sequence[Any]) -> Any:
+    """A TokenBatch of these sequences."""
+    message = _protocol.CaptureStreamRequest()
+    for ids in sequences:
+        message.tokens.sequences.add().ids.extend(ids.tolist() if hasattr(ids, "tolist") else ids)
+    return message.tokens

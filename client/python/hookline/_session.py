@@ -1,0 +1,215 @@
+"""What a capture does with messages, apart from how they travel.
+
+A session lives through reconnects. The transport asks it how to call the server, gives it each message, and asks at the
+end of each call what to do next; `grpc` and `grpc.aio` share it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Iterator, List, Optional, Tuple
+
+import numpy as np
+
+from hookline import _protocol
+from hookline._arrays import Allocator
+from hookline._batches import Assembler, Layout, RawBatch
+from hookline._request import CaptureOptions, token_batch
+from hookline._sources import TokenFeed
+from hookline._wire import split_chunk
+from hookline.errors import InternalError, FailedPreconditionError, HooklineError, UnavailableError
+from hookline.types import CaptureStarted, CaptureSummary, capture_started, capture_summary
+
+
+def layout_of(started: CaptureStarted, options: CaptureOptions) -> Layout:
+    """The stream's shape, from what was granted."""
+    return Layout(
+        names=tuple(point.name for point in started.hook_points),
+        widths=tuple(point.width for point in started.hook_points),
+        budgets=tuple(point.max_activations for point in started.hook_points),
+        dtype=started.dtype,
+        batch_rows=options.batch_rows,
+        provenance=options.provenance,
+    )
+
+
+def check_same_capture(before: CaptureStarted, now: CaptureStarted) -> None:
+    """FailedPreconditionError if a reconnect reached something that cannot continue the capture."""
+    for what in ("fingerprint", "dtype", "hook_points"):
+        if getattr(before, what) != getattr(now, what):
+            raise FailedPreconditionError(
+                f"after the reconnect the server grants another {what}: {getattr(now, what)!r} "
+                f"instead of {getattr(before, what)!r}"
+            )
+
+
+class Progress:
+    """Decides about reconnects."""
+
+    def __init__(self, options: CaptureOptions) -> None:
+        self._retry = options.retry
+        self._failures = 0
+        self.reconnects = 0
+
+    def rows_came(self) -> None:
+        self._failures = 0
+
+    def delay(self, error: HooklineError, has_started: bool) -> float:
+        """Seconds until the reconnect; raises `error` where there is none. A call that never got an answer is not tried
+        again: a wrong address should say so at once."""
+        self._failures += 1
+        delay = self._retry.delay(self._failures) if self._retry is not None else None
+        if not isinstance(error, UnavailableError) or not has_started or delay is None:
+            raise error
+        self.reconnects += 1
+        return delay
+
+
+def raise_source_error(feed: Optional[TokenFeed], started: Optional[CaptureStarted], summary: CaptureSummary) -> None:
+    """Raises what the source raised, once the rows before it have come, if they did not fill the budgets."""
+    if feed is None or feed.error is None:
+        return
+    for point in started.hook_points if started is not None else ():
+        told = summary.hook_points.get(point.name)
+        if told is None or told.rows < point.max_activations:
+            raise feed.error
+
+
+class Session:
+    """One capture over any number of calls."""
+
+    def __init__(self, options: CaptureOptions, make_allocator: Callable[[CaptureStarted], Allocator]) -> None:
+        self.feed = TokenFeed(options.source, options.selection) if options.streams_tokens else None
+        self.started: Optional[CaptureStarted] = None
+        self.summary: Optional[CaptureSummary] = None
+        self._options = options
+        self._make_allocator = make_allocator
+        self._request = options.message()
+        self._progress = Progress(options)
+        self._assembler: Optional[Assembler] = None
+        self._index: dict[str, int] = {}
+        self._call_started: Optional[CaptureStarted] = None
+        self._ended_well = False
+
+    def call(self) -> Tuple[str, bytes]:
+        """The method and the first message of the next call."""
+        self._call_started = None
+        self._ended_well = False
+        message = self._request if self.feed is None else _protocol.CaptureStreamRequest(request=self._request)
+        return self._options.method, message.SerializeToString()
+
+    @property
+    def next_sequence(self) -> Optional[int]:
+        """From where this call's tokens are to be sent; None until the server has said it, which only matters on a
+        reconnect."""
+        if self._call_started is not None:
+            return self._call_started.next_sequence
+        return None if self._request.resume_token else 0
+
+    @property
+    def is_granted(self) -> bool:
+        """Whether the server has accepted this call's request."""
+        return self._call_started is not None
+
+    def tokens(self, sequence: int) -> Optional[Tuple[bytes, int]]:
+        """The next message of tokens from this sequence on, and the sequence after it; None at the end of the source.
+        Blocks while the source does. Where it fails it ends, and `end` raises the error."""
+        assert self.feed is not None
+        try:
+            sequences = self.feed.read(sequence)
+        except BaseException as error:
+            self.feed.fail(error)
+            return None
+        if sequences is None:
+            return None
+        message = _protocol.CaptureStreamRequest(tokens=token_batch(sequences))
+        return message.SerializeToString(), sequence + len(sequences)
+
+    def receive(self, message: bytes) -> Iterator[RawBatch]:
+        """Takes a message; the batches that are full now."""
+        try:
+            chunk = split_chunk(message)
+            response: Any = _protocol.CaptureResponse.FromString(message) if chunk is None else None
+        except Exception as error:
+            raise InternalError(f"the server sent no readable CaptureResponse: {error}") from error
+        if chunk is not None:
+            yield from self._receive_chunk(message, *chunk)
+            return
+        kind = response.WhichOneof("kind")
+        if kind == "started":
+            self._receive_started(response.started)
+        elif kind == "summary":
+            self._ended_well = True
+            if response.summary.resume_token:
+                self._request.resume_token = response.summary.resume_token
+            self.summary = capture_summary(response.summary, self._progress.reconnects)
+        elif kind == "chunk":
+            data = response.chunk.data
+            yield from self._receive_chunk(data, response.chunk, 0, len(data))
+
+    def end(self, error: Optional[HooklineError]) -> Optional[float]:
+        """A call has ended, with this error or well. None: so has the capture; else seconds until the next call. Raises
+        what the capture failed of."""
+        if error is None and self._ended_well and self.summary is not None:
+            raise_source_error(self.feed, self.started, self.summary)
+            return None
+        if error is None:
+            error = UnavailableError("the server ended the stream without a summary")
+        return self._progress.delay(error, self.started is not None)
+
+    def finish(self) -> Iterator[RawBatch]:
+        """The last, short batch, once `end` has returned None."""
+        if self._assembler is not None:
+            yield from self._assembler.finish()
+
+    def _receive_started(self, message: Any) -> None:
+        now = capture_started(message)
+        if self.started is not None:
+            check_same_capture(self.started, now)
+        else:
+            self._index = {point.name: i for i, point in enumerate(now.hook_points)}
+            self._assembler = Assembler(layout_of(now, self._options), self._make_allocator(now))
+            self.started = now
+        self._call_started = now
+        if message.resume_token:
+            self._request.resume_token = message.resume_token
+
+    def _receive_chunk(self, message: bytes, chunk: Any, offset: int, length: int) -> Iterator[RawBatch]:
+        assembler = self._assembler
+        if assembler is None:
+            raise InternalError("the server sent rows before it said what it granted")
+        hook_point = self._index.get(chunk.hook_point)
+        if hook_point is None:
+            raise InternalError(f"the server sent rows of {chunk.hook_point!r}, which it had not granted")
+        layout = assembler.layout
+        expected = assembler.received[hook_point]
+        if chunk.first_row != expected:
+            raise InternalError(f"{chunk.hook_point}: row {chunk.first_row} came where row {expected} was due")
+        value_bytes = 4 if layout.dtype == "float32" else 2
+        width = layout.widths[hook_point]
+        dtype = _protocol.DTYPES.get(chunk.dtype)
+        if chunk.rows < 1 or chunk.width != width or dtype != layout.dtype or length != chunk.rows * width * value_bytes:
+            raise InternalError(
+                f"{chunk.hook_point}: a chunk of {length} bytes says {chunk.rows} rows of {chunk.width} {dtype}, "
+                f"where {width} {layout.dtype} were granted"
+            )
+        values = np.frombuffer(message, np.uint8, length, offset)
+        assembler.write(hook_point, chunk.rows, values, self._columns(chunk) if layout.provenance else ())
+        self._progress.rows_came()
+        if chunk.resume_token:
+            self._request.resume_token = chunk.resume_token
+        for batch in assembler.complete():
+            if self.feed is not None:
+                self.feed.received(batch.first_row + max(batch.rows))
+            yield batch
+
+    @staticmethod
+    def _columns(chunk: Any) -> List["np.ndarray[Any, Any]"]:
+        columns: List["np.ndarray[Any, Any]"] = [
+            np.array(chunk.sequence, np.int64),
+            np.array(chunk.position, np.int32),
+            np.array(chunk.token_id, np.uint32),
+        ]
+        for column in columns:
+            if len(column) != chunk.rows:
+                raise InternalError(f"{chunk.hook_point}: {len(column)} provenance entries for {chunk.rows} rows")
+        return columns

@@ -1,0 +1,131 @@
+"""A running capture: an iterator of batches."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, Callable, Dict, Iterator, Optional
+
+from hookline._arrays import Allocator
+from hookline._batches import COLUMNS, RawBatch, Shuffler
+from hookline._receive import Receiver
+from hookline._request import CaptureOptions
+from hookline._session import layout_of
+from hookline.types import CaptureStarted, CaptureSummary
+
+
+class Batch(Dict[str, Any]):
+    """Hook point -> rows, a torch.Tensor or numpy array of shape (rows, width). Row i is the same token in each.
+
+    `first_row` is the index of the batch's first row in the capture (with `shuffle_buffer`: in the shuffled order).
+    `sequence`, `position` and `token_id` have one entry a row where provenance was asked for, else they are None. Where
+    budgets differ they belong to the longest tensors; the shorter ones' rows are the first of them.
+    """
+
+    first_row: int
+    sequence: Optional[Any] = None
+    position: Optional[Any] = None
+    token_id: Optional[Any] = None
+
+    @property
+    def rows(self) -> int:
+        """Rows of the longest tensor."""
+        return max(map(len, self.values()), default=0)
+
+
+def finished_batch(raw: RawBatch, names: Any, allocator: Allocator) -> Batch:
+    """The batch as the user gets it: views of the memory that was received into."""
+    batch = Batch()
+    batch.first_row = raw.first_row
+    for name, block, rows in zip(names, raw.blocks, raw.rows):
+        if block is not None and rows:
+            batch[name] = block.first(rows)
+    for (column_name, _), column in zip(COLUMNS, raw.columns):
+        setattr(batch, column_name, allocator.column(column[: max(raw.rows)]))
+    return batch
+
+
+class Finisher:
+    """The steps between a received batch and the user's: mixing, where asked for, and the user's types."""
+
+    def __init__(self, started: CaptureStarted, options: CaptureOptions, allocator: Allocator) -> None:
+        layout = layout_of(started, options)
+        self._names = layout.names
+        self._allocator = allocator
+        self._shuffler = (
+            Shuffler(layout, allocator, options.shuffle_buffer, options.seed) if options.shuffle_buffer else None
+        )
+
+    def push(self, raw: RawBatch) -> Iterator[Batch]:
+        for ready in (raw,) if self._shuffler is None else self._shuffler.push(raw):
+            yield finished_batch(ready, self._names, self._allocator)
+
+    def finish(self) -> Iterator[Batch]:
+        if self._shuffler is not None:
+            for ready in self._shuffler.finish():
+                yield finished_batch(ready, self._names, self._allocator)
+
+
+class Capture(Iterator[Batch]):
+    """Iterates over a capture's batches, each with exactly `batch_rows` rows, the last one with what is left.
+
+    The server begins when the object is made, and runs at most `prefetch` batches (and its own window) ahead. Leaving the
+    loop early is no error: `close`, the end of a `with` block, or dropping the object cancels the rest.
+
+        with client.capture("blocks.*.hook_resid_post", dataset, max_activations=1_000_000) as capture:
+            for batch in capture:
+                train(batch["blocks.3.hook_resid_post"])
+        print(capture.summary)
+
+    Iterate from one thread at a time.
+    """
+
+    def __init__(
+        self,
+        receiver: Receiver,
+        options: CaptureOptions,
+        make_allocator: Callable[[CaptureStarted], Allocator],
+    ) -> None:
+        self._receiver = receiver
+        self._batches = _iterate(receiver, options, make_allocator)
+
+    @property
+    def started(self) -> CaptureStarted:
+        """What the server granted. Waits for the server's first answer."""
+        return self._receiver.started()
+
+    @property
+    def summary(self) -> Optional[CaptureSummary]:
+        """How the capture ended and what it brought; None until the last batch has been taken."""
+        return self._receiver.summary
+
+    def __next__(self) -> Batch:
+        return next(self._batches)
+
+    def close(self) -> None:
+        """Cancels what is not finished. Idempotent."""
+        self._receiver.close()
+
+    def __enter__(self) -> "Capture":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        receiver = getattr(self, "_receiver", None)
+        if receiver is not None and not sys.is_finalizing():
+            receiver.close()
+
+
+def _iterate(
+    receiver: Receiver, options: CaptureOptions, make_allocator: Callable[[CaptureStarted], Allocator]
+) -> Iterator[Batch]:
+    # Apart from the Capture, so that dropping that one ends the capture at once.
+    started = receiver.started()
+    finisher = Finisher(started, options, make_allocator(started))
+    while True:
+        raw = receiver.next()
+        if raw is None:
+            break
+        yield from finisher.push(raw)
+    yield from finisher.finish()

@@ -1,0 +1,297 @@
+"""Connections to a server, and the models it holds."""
+
+from __future__ import annotations
+
+import atexit
+import weakref
+from typing import Any, Callable, List, Mapping, Optional, Sequence, Tuple, Union
+
+import grpc
+import grpc.experimental
+
+from hookline import _library, _memory, _protocol
+from hookline._arrays import Allocator, make_allocator
+from hookline._native import NativeClient, NativeReceiver
+from hookline._receive import GrpcReceiver, Receiver
+from hookline._request import CaptureOptions, capture_options, token_batch
+from hookline._session import Session
+from hookline._sources import is_server_source, source_batches
+from hookline.capture import Capture
+from hookline.errors import UnavailableError, from_rpc_error
+from hookline.model import RemoteModel
+from hookline.types import (
+    CaptureEstimate,
+    CaptureStarted,
+    DatasetInfo,
+    ModelInfo,
+    Recording,
+    RecordingInfo,
+    Retry,
+    Selection,
+    capture_estimate,
+    dataset_info,
+    model_info,
+    recording_info,
+)
+
+# The most that a request's `max_message_bytes` may ask for.
+MAX_RECEIVE_BYTES = 16 << 20
+DEFAULT_RETRY = Retry()
+
+# Closed at the interpreter's end, while their threads still run: later nobody could wait for them any more.
+_open_receivers: "weakref.WeakSet[Receiver]" = weakref.WeakSet()
+
+
+@atexit.register
+def _close_receivers() -> None:
+    for receiver in list(_open_receivers):
+        receiver.close()
+
+
+AllocatorFactory = Callable[[CaptureStarted], Allocator]
+
+
+def channel_options() -> List[Tuple[str, int]]:
+    """Options of the channels that this package opens."""
+    return [
+        ("grpc.max_receive_message_length", MAX_RECEIVE_BYTES),
+        ("grpc.max_send_message_length", -1),
+        # The client decides when to try again; gRPC's own wait of a second and more would only add to it.
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 5000),
+    ]
+
+
+def check_address(address: str) -> None:
+    """ValueError if an address lacks its port, which gRPC would take for one of its own."""
+    if ":" not in address:
+        raise ValueError(f"address: {address!r} has no port; it should read like localhost:7471")
+
+
+def connect(
+    address: str, *, credentials: Optional[grpc.ChannelCredentials] = None, receiver: str = "auto"
+) -> "Client":
+    """A client of the server at `address` (`"host:port"`). Nothing is sent yet.
+
+    `credentials`: for a server behind TLS. `receiver` decides how rows are received, with the same results: "grpc" uses
+    grpcio alone, "native" the C++ client's library, "auto" the library where it is found.
+
+    The first call also tells glibc to keep freed memory mapped, which about doubles the speed of a capture;
+    HOOKLINE_MALLOC=default in the environment leaves the allocator alone.
+    """
+    check_address(address)
+    if receiver not in ("auto", "grpc", "native"):
+        raise ValueError(f"receiver: {receiver!r} is none of auto, grpc, native")
+    _memory.keep_freed_memory()
+    return Client(address, credentials, receiver)
+
+
+class Client:
+    """A connection to a server. Thread-safe. Usable as a context manager, which closes it."""
+
+    def __init__(self, address: str, credentials: Optional[grpc.ChannelCredentials], receiver: str) -> None:
+        self.address = address
+        if receiver == "native" and credentials is not None:
+            raise ValueError('receiver: the C++ client has no TLS; use "grpc" or "auto" with credentials')
+        functions = _library.find(receiver) if credentials is None else None
+        self._native = None if functions is None else NativeClient(functions, address, MAX_RECEIVE_BYTES)
+        # Rows are read on the thread that places them, not on one of grpcio's, which costs a third of the speed.
+        options = [*channel_options(), (grpc.experimental.ChannelOptions.SingleThreadedUnaryStream, 1)]
+        if credentials is None:
+            self._channel = grpc.insecure_channel(address, options=options)
+        else:
+            self._channel = grpc.secure_channel(address, credentials, options=options)
+
+    def close(self) -> None:
+        """Closes the connection; running captures end with an error."""
+        self._channel.close()
+        if self._native is not None:
+            self._native.close()
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    @property
+    def receiver(self) -> str:
+        """How rows are received: "native" or "grpc"."""
+        return "grpc" if self._native is None else "native"
+
+    def __repr__(self) -> str:
+        return f"<hookline.Client of {self.address}>"
+
+    def models(self, *, timeout: Optional[float] = None) -> Tuple[ModelInfo, ...]:
+        """The models that the server holds, without their hook points."""
+        answer = self._call(_protocol.LIST_MODELS, _protocol.ListModelsRequest(), _protocol.ListModelsResponse, timeout)
+        return tuple(map(model_info, answer.models))
+
+    def model(self, name: str = "", *, timeout: Optional[float] = None) -> RemoteModel:
+        """A model of the server. `name` may be left out where there is only one."""
+        request = _protocol.GetModelRequest(name=name)
+        return RemoteModel(self, model_info(self._call(_protocol.GET_MODEL, request, _protocol.Model, timeout)))
+
+    def datasets(self, *, timeout: Optional[float] = None) -> Tuple[DatasetInfo, ...]:
+        """The token datasets that the server holds."""
+        answer = self._call(
+            _protocol.LIST_DATASETS, _protocol.ListDatasetsRequest(), _protocol.ListDatasetsResponse, timeout
+        )
+        return tuple(map(dataset_info, answer.datasets))
+
+    def dataset(self, name: str, *, timeout: Optional[float] = None) -> DatasetInfo:
+        """One dataset of the server."""
+        request = _protocol.GetDatasetRequest(name=name)
+        return dataset_info(self._call(_protocol.GET_DATASET, request, _protocol.Dataset, timeout))
+
+    def recordings(self, *, timeout: Optional[float] = None) -> Tuple[RecordingInfo, ...]:
+        """The recordings on the server, without their hook points."""
+        found: List[RecordingInfo] = []
+        request = _protocol.ListRecordingsRequest()
+        while True:
+            answer = self._call(_protocol.LIST_RECORDINGS, request, _protocol.ListRecordingsResponse, timeout)
+            found.extend(map(recording_info, answer.recordings))
+            if not answer.next_page_token:
+                return tuple(found)
+            request.page_token = answer.next_page_token
+
+    def recording(self, name: str, *, timeout: Optional[float] = None) -> RecordingInfo:
+        """One recording on the server."""
+        request = _protocol.GetRecordingRequest(name=name)
+        return recording_info(self._call(_protocol.GET_RECORDING, request, _protocol.Recording, timeout))
+
+    def capture(
+        self,
+        hook_points: Union[str, Sequence[str]],
+        source: Any,
+        *,
+        max_activations: Optional[int] = None,
+        max_activations_by_hook_point: Optional[Mapping[str, int]] = None,
+        dtype: Any = "float32",
+        batch_rows: int = 4096,
+        model: str = "",
+        selection: Optional[Selection] = None,
+        provenance: bool = False,
+        deterministic: bool = False,
+        record_as: str = "",
+        shuffle_buffer: int = 0,
+        seed: int = 0,
+        prefetch: int = 2,
+        output: str = "auto",
+        pin_memory: bool = False,
+        max_message_bytes: int = 0,
+        retry: Optional[Retry] = DEFAULT_RETRY,
+    ) -> Capture:
+        """Streams the rows of hook points; an iterator of `{hook point: (rows, width) tensor}`.
+
+        hook_points: names and wildcards (`"blocks.*.hook_resid_post"`, `"blocks.{2,5}.hook_mlp_out"`).
+        source: a list, array or tensor of token ids (one sequence, or a batch of them), or an iterable of such batches, for
+            example a DataLoader, streamed with backpressure both ways; `hookline.Dataset` or `hookline.Feed` for tokens
+            that the server reads itself; `hookline.Recording` for rows that it recorded. Members of a batch beside the
+            ids, such as targets, are left out.
+        max_activations: most rows for each hook point; None: as many as the server allows.
+        max_activations_by_hook_point: budgets that differ, by name.
+        dtype: "float32", "bfloat16" or "float16", or torch's or numpy's name of it. Converted by the server. A
+            recording's rows come in its own.
+        batch_rows: rows of every batch but the last.
+        model: which one; may be left out where the server has one.
+        selection: which rows of a sequence are kept.
+        provenance: whether batches carry `sequence`, `position` and `token_id` of each row.
+        deterministic: whether rows must not depend on who else is connected, not even in the last bit.
+        record_as: also writes the rows to a recording of this name on the server.
+        shuffle_buffer: mixes rows through a buffer of that many; 0: in the source's order.
+        seed: of the mixing.
+        prefetch: batches received ahead of the loop, at least 1.
+        output: "torch", "numpy", or "auto": torch where it is installed.
+        pin_memory: page-locked torch tensors, for copies to a GPU that overlap its work.
+        max_message_bytes: largest message to send; 0: the server's choice of about 1 MiB, which is fastest.
+        retry: what to do when the connection breaks; None: raise. Rows are neither repeated nor lost by it.
+
+        What the server objects to is raised by the first step of the iterator, or by `started`.
+        """
+        options = capture_options(
+            hook_points=hook_points,
+            source=source,
+            model=model,
+            max_activations=max_activations,
+            max_activations_by_hook_point=max_activations_by_hook_point,
+            dtype=dtype,
+            batch_rows=batch_rows,
+            selection=selection,
+            provenance=provenance,
+            deterministic=deterministic,
+            record_as=record_as,
+            max_message_bytes=max_message_bytes,
+            shuffle_buffer=shuffle_buffer,
+            seed=seed,
+            prefetch=prefetch,
+            retry=retry,
+        )
+        # Made once before the call too, so that an output that cannot be is an error of this line.
+        make_allocator(output, options.dtype, pin_memory)
+        return self.start(options, lambda started: make_allocator(output, started.dtype, pin_memory))
+
+    def start(self, options: CaptureOptions, allocators: AllocatorFactory) -> Capture:
+        """Starts a capture whose rows are received into memory from `allocators`."""
+        return Capture(self.receive(options, allocators), options, allocators)
+
+    def receive(self, options: CaptureOptions, allocators: AllocatorFactory) -> Receiver:
+        """The receiver under a capture, for whoever has memory of its own to receive into."""
+        receiver: Receiver
+        if self._native is not None:
+            receiver = NativeReceiver(self._native, options, allocators)
+        else:
+            receiver = GrpcReceiver(self._channel, Session(options, allocators), options.prefetch)
+        _open_receivers.add(receiver)
+        return receiver
+
+    def estimate(
+        self,
+        hook_points: Union[str, Sequence[str]],
+        source: Any,
+        *,
+        max_activations: Optional[int] = None,
+        max_activations_by_hook_point: Optional[Mapping[str, int]] = None,
+        dtype: Any = "float32",
+        model: str = "",
+        selection: Optional[Selection] = None,
+        timeout: Optional[float] = None,
+    ) -> CaptureEstimate:
+        """What a capture with these arguments would bring and cost; nothing is run. An iterator cannot be asked about: it
+        would be used up."""
+        if hasattr(source, "__next__"):
+            raise TypeError("source: an iterator would be used up by estimating; give a list, tensor or server dataset")
+        options = capture_options(
+            hook_points=hook_points,
+            source=source,
+            model=model,
+            max_activations=max_activations,
+            max_activations_by_hook_point=max_activations_by_hook_point,
+            dtype=dtype,
+            selection=selection,
+        )
+        if isinstance(source, Recording):
+            raise TypeError("source: a recording costs nothing to estimate; Client.recording tells what it holds")
+        request = options.message()
+        if not is_server_source(source):
+            sequences = [ids for batch in source_batches(source) for ids in batch]
+            request.tokens.CopyFrom(token_batch(sequences))
+        answer = self._call(
+            _protocol.ESTIMATE_CAPTURE,
+            _protocol.EstimateCaptureRequest(capture=request),
+            _protocol.EstimateCaptureResponse,
+            timeout,
+        )
+        return capture_estimate(answer)
+
+    def _call(self, method: str, request: Any, response: Any, timeout: Optional[float]) -> Any:
+        call = self._channel.unary_unary(
+            method, request_serializer=type(request).SerializeToString, response_deserializer=response.FromString
+        )
+        try:
+            return call(request, timeout=timeout)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from None
+        except ValueError as error:  # grpcio's word for a closed channel
+            raise UnavailableError(str(error)) from None

@@ -1,0 +1,329 @@
+"""The collector that trainers know from hooks on a local model, for a model that stands on a server."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections import deque
+from pathlib import Path
+from typing import Any, Deque, Dict, Iterable, Iterator, List, Optional, Sequence, Union
+
+import numpy as np
+
+from hookline import _saving
+from hookline._arrays import Block, dtype_name
+from hookline._request import CaptureOptions
+from hookline._sources import Ids
+from hookline._store import RowStore
+from hookline.model import RemoteModel
+from hookline.types import CaptureStarted
+
+# Batches of tokens that wait to be sent; beyond them a call of the model waits.
+_WAITING_BATCHES = 8
+# Rows received in one piece into the store: long enough that the bookkeeping of a piece does not matter.
+_PIECE_ROWS = 1 << 16
+
+
+class _TokenQueue(Iterator[List[Ids]]):
+    """Tokens on their way from the model's calls to the capture, which iterates over it."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._batches: Deque[List[Ids]] = deque()
+        self._closed = False
+        self._unread = False
+
+    def put(self, batch: List[Ids]) -> None:
+        """Waits for room. Once nobody reads any more, batches are left out."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._unread or len(self._batches) < _WAITING_BATCHES)
+            self._batches.append(batch)
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """No more batches will come."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def abandon(self) -> None:
+        """Nobody reads any more."""
+        with self._changed:
+            self._unread = True
+            self._changed.notify_all()
+
+    def __next__(self) -> List[Ids]:
+        with self._changed:
+            self._changed.wait_for(lambda: self._unread or self._closed or bool(self._batches))
+            if self._unread or not self._batches:
+                raise StopIteration
+            batch = self._batches.popleft()
+            self._changed.notify_all()
+            return batch
+
+
+class _Stores:
+    """An allocator that lets a capture receive into the stores, after the rows that they hold already."""
+
+    def __init__(self, stores: Sequence[RowStore], first_rows: Sequence[int]) -> None:
+        self._stores = stores
+        self._first_rows = first_rows
+
+    def allocate(self, hook_point: int, first_row: int, rows: int, width: int) -> Block:
+        return self._stores[hook_point].block(self._first_rows[hook_point] + first_row, rows)
+
+    def column(self, column: "np.ndarray[Any, Any]") -> Any:
+        return column
+
+
+class ActivationCollector:
+    """Collects the rows of hook points while `model` is called inside a `with` block.
+
+        model = hookline.connect("localhost:7471").model()
+        with hookline.ActivationCollector(model, ["blocks.3.hook_resid_post"], max_activations=100_000) as collector:
+            for batch in dataloader:
+                model(batch)
+        activations = collector.get_activations()  # {"blocks.3.hook_resid_post": (rows, width)}
+
+    Calls of the model return when their tokens are on their way: forward passes and rows of several batches overlap.
+    `counts` says at once how many rows the calls so far bring, `get_activations` waits for them. What the server objects
+    to is raised by the next call, by `get_activations`, or at the end of the block.
+
+    hook_points: names and wildcards.
+    max_activations: most rows for each hook point.
+    device: where `get_activations` puts the rows. They are received in host memory, which holds each row once.
+    save_path: the folder for `save_activations`.
+    dtype: of the rows, "float32", "bfloat16" or "float16".
+
+    One thread at a time may use a collector.
+    """
+
+    def __init__(
+        self,
+        model: RemoteModel,
+        hook_points: Sequence[str],
+        max_activations: int = 10_000_000,
+        device: Any = "cpu",
+        save_path: Union[str, Path, None] = None,
+        *,
+        dtype: Any = "float32",
+    ) -> None:
+        if max_activations < 1:
+            raise ValueError(f"max_activations: {max_activations} is below 1")
+        if isinstance(hook_points, str):
+            raise TypeError(f"hook_points: a list of names, not {hook_points!r} alone")
+        self.model = model
+        self.hook_points = model.expand(hook_points)
+        self.max_activations = max_activations
+        self.device = device
+        self.save_path = Path(save_path) if save_path else None
+        self.counts: Dict[str, int] = {hook_point: 0 for hook_point in self.hook_points}
+        self._dtype = dtype_name(dtype)
+        self._limit = max_activations  # smaller where the server grants less
+        self._stores: Dict[str, RowStore] = {}
+        self._running: Optional[_Run] = None
+
+    @property
+    def is_full(self) -> bool:
+        """Whether every hook point has as many rows as it may get."""
+        return all(count >= self._limit for count in self.counts.values())
+
+    @property
+    def activations(self) -> Dict[str, List[Any]]:
+        """The rows of each hook point as a list of tensors: of one, or of none before the first row."""
+        return {name: [rows] if len(rows) else [] for name, rows in self.get_activations().items()}
+
+    def __enter__(self) -> "ActivationCollector":
+        self.model.attach(self)
+        return self
+
+    def __exit__(self, exc_type: Any, exc_value: Any, traceback: Any) -> None:
+        self.model.detach(self)
+        try:
+            self._finish()
+        except Exception:
+            if exc_type is None:
+                raise
+
+    def take(self, sequences: List[Ids]) -> None:
+        """Sends these token sequences. The model's calls do it."""
+        if self.is_full:
+            return
+        if self._running is None:
+            self._running = _Run(self)
+        # The caller may fill its tensor anew as soon as this returns.
+        self._running.tokens.put([np.array(ids, np.uint32) for ids in sequences])
+        rows = sum(map(len, sequences))
+        for hook_point, count in self.counts.items():
+            self.counts[hook_point] = min(self._limit, count + rows)
+        if self._running.failed:
+            self._finish()
+
+    def get_activations(self, hook_point: Optional[str] = None) -> Dict[str, Any]:
+        """Hook point -> its rows so far, (rows, width); of one hook point, or of all. Waits for those on their way."""
+        if hook_point is not None and hook_point not in self.counts:
+            raise ValueError(f"Unknown hook point: {hook_point}; this collector has {', '.join(self.counts)}")
+        self._finish()
+        return {name: self._rows(name) for name in ([hook_point] if hook_point is not None else self.counts)}
+
+    def save_activations(self, save_path: Union[str, Path, None] = None) -> None:
+        """Writes the rows of each hook point to `<hook point, dots replaced by underscores>.pt` in the folder, readable by
+        `load_activations` and by `torch.load`. The exact name stands in the file."""
+        folder = save_path or self.save_path
+        if folder is None:
+            raise ValueError("No save path specified")
+        activations = self.get_activations()
+        for name, path in _saving.save(Path(folder), activations).items():
+            print(f"Saved {len(activations[name])} activations for {name} to {path}")
+
+    @staticmethod
+    def load_activations(
+        load_path: Union[str, Path], hook_points: Optional[Sequence[str]] = None
+    ) -> Dict[str, Any]:
+        """Hook point -> rows, from the files of `save_activations` in a folder: of these hook points, or of all. Files of
+        the collector that worked with hooks on a local model are read as well."""
+        import torch
+
+        folder = Path(load_path)
+        if not folder.exists():
+            raise ValueError(f"Load path does not exist: {folder}")
+        activations = {}
+        for name, path in _saving.find(folder, hook_points).items():
+            if path is None:
+                print(f"Warning: file not found: {folder / _saving.file_name(name)}")
+                continue
+            activations[name] = torch.load(path, map_location="cpu", weights_only=True)
+            print(f"Loaded {len(activations[name])} activations for {name}")
+        return activations
+
+    def clear(self) -> None:
+        """Forgets all rows; the next calls collect anew."""
+        if self._running is not None:
+            self._running.close()
+            self._running = None
+        self._stores = {}
+        self.counts = {hook_point: 0 for hook_point in self.hook_points}
+        self._limit = self.max_activations
+
+    def start_stores(self, started: CaptureStarted) -> _Stores:
+        """Room for what a capture was granted."""
+        names = [point.name for point in started.hook_points]
+        for point in started.hook_points:
+            if point.name not in self._stores:
+                self._stores[point.name] = RowStore(
+                    point.name, self.max_activations, point.width, started.dtype, self.device
+                )
+        return _Stores([self._stores[name] for name in names], [self.counts[name] for name in names])
+
+    def granted(self, started: CaptureStarted) -> None:
+        """Takes note of what may still come."""
+        if any(point.clipped for point in started.hook_points):
+            point = min(started.hook_points, key=lambda point: point.max_activations)
+            self._limit = self.counts[point.name] + point.max_activations
+            warnings.warn(
+                f"the server sends at most {point.max_activations} rows in a capture: this collector ends with "
+                f"{self._limit} instead of {self.max_activations}",
+                stacklevel=5,  # the model's caller
+            )
+
+    def _rows(self, hook_point: str) -> Any:
+        import torch
+
+        store = self._stores.get(hook_point)
+        return torch.empty(0, device=self.device) if store is None else store.tensor(self.counts[hook_point])
+
+    def _finish(self) -> None:
+        """Waits for the rows of all calls so far."""
+        run, self._running = self._running, None
+        if run is not None:
+            try:
+                run.finish()
+            finally:
+                self.counts.update(run.counts)
+
+
+class _Run:
+    """One capture of a collector, from a call of the model to the next look at the rows."""
+
+    def __init__(self, collector: ActivationCollector) -> None:
+        self.tokens = _TokenQueue()
+        self.counts = dict(collector.counts)  # with the rows that have arrived; settled after `finish`
+        self._error: Optional[BaseException] = None
+        left = collector.max_activations - min(self.counts.values())
+        options = CaptureOptions(
+            hook_points=list(collector.hook_points),
+            source=self.tokens,
+            model=collector.model.name,
+            max_activations=left,
+            dtype=collector._dtype,
+            batch_rows=min(left, _PIECE_ROWS),
+        )
+        self._receiver = collector.model.client.receive(options, collector.start_stores)
+        try:
+            started = self._receiver.started()
+        except BaseException:
+            self.close()
+            raise
+        collector.granted(started)
+        self._names = [point.name for point in started.hook_points]
+        self._thread = threading.Thread(target=self._receive, name="hookline-collect", daemon=True)
+        self._thread.start()
+
+    @property
+    def failed(self) -> bool:
+        return self._error is not None
+
+    def finish(self) -> None:
+        """Ends the source and waits for the last row. Raises what the capture failed of."""
+        self.tokens.close()
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def close(self) -> None:
+        self.tokens.abandon()
+        self._receiver.close()
+
+    def _receive(self) -> None:
+        try:
+            while True:
+                batch = self._receiver.next()
+                if batch is None:
+                    return
+                for name, rows in zip(self._names, batch.rows):
+                    self.counts[name] += rows
+        except BaseException as error:
+            self._error = error
+        finally:
+            self.tokens.abandon()
+
+
+def collect_activations_from_dataloader(
+    model: RemoteModel,
+    dataloader: Iterable[Any],
+    hook_points: Sequence[str],
+    max_activations: int = 10_000_000,
+    device: Any = "cpu",
+    save_path: Union[str, Path, None] = None,
+    verbose: bool = True,
+    *,
+    dtype: Any = "float32",
+) -> Dict[str, Any]:
+    """Runs the batches of `dataloader` through the model until every hook point has `max_activations` rows, or the loader
+    ends. Hook point -> rows. Arguments as for `ActivationCollector`; `verbose` shows a progress bar; with `save_path` the
+    rows are saved, too."""
+    collector = ActivationCollector(model, hook_points, max_activations, device, save_path, dtype=dtype)
+    batches: Any = dataloader
+    if verbose:
+        from tqdm import tqdm
+
+        batches = tqdm(dataloader, desc="Collecting activations")
+    model.eval()
+    with collector:
+        for batch in batches:
+            model(batch)
+            if collector.is_full:
+                break
+    if save_path is not None:
+        collector.save_activations()
+    return collector.get_activations()

@@ -1,0 +1,131 @@
+"""The exceptions that this package raises for what a server or a connection reports."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Optional
+
+import grpc
+
+from hookline import _protocol
+
+# `FIELD: ...` at the head of a message, for servers or proxies that strip the details beside the status.
+_FIELD_PREFIX = re.compile(r"""([a-z_][a-z0-9_]*(?:\.[a-z_][a-z0-9_]*|\[[^\]]*\])*): """)
+
+
+class HooklineError(Exception):
+    """What went wrong, as the server said it.
+
+    `code` is the canonical code's name (`"INVALID_ARGUMENT"`), `message` the server's sentence, `field` the path of the
+    request field it is about (`"tokens.sequences[3].ids[17]"`), or None.
+    """
+
+    code = "UNKNOWN"
+
+    def __init__(self, message: str, code: Optional[str] = None, field: Optional[str] = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code or type(self).code
+        self.field = field
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.message}"
+
+    def __reduce__(self) -> Any:  # exceptions cross process borders in data loaders
+        return type(self), (self.message, self.code, self.field)
+
+
+class InvalidArgumentError(HooklineError, ValueError):
+    """The request asks for something that cannot be; `field` says which part of it."""
+
+    code = "INVALID_ARGUMENT"
+
+
+class NotFoundError(HooklineError, LookupError):
+    """The server has no model or dataset of that name."""
+
+    code = "NOT_FOUND"
+
+
+class ResourceExhaustedError(HooklineError):
+    """A limit of the server; the message has both numbers."""
+
+    code = "RESOURCE_EXHAUSTED"
+
+
+class FailedPreconditionError(HooklineError):
+    """The request does not fit what the server does at present, or another model answers after a reconnect."""
+
+    code = "FAILED_PRECONDITION"
+
+
+class UnavailableError(HooklineError, ConnectionError):
+    """No server answered, also after the reconnects that were allowed."""
+
+    code = "UNAVAILABLE"
+
+
+class InternalError(HooklineError):
+    """The server failed, or broke its promises about the stream: rows missing, repeated, or of another shape."""
+
+    code = "INTERNAL"
+
+
+class CancelledError(HooklineError):
+    """The capture was closed."""
+
+    code = "CANCELLED"
+
+
+class DeadlineExceededError(HooklineError, TimeoutError):
+    """The timeout given to the call passed."""
+
+    code = "DEADLINE_EXCEEDED"
+
+
+_BY_CODE = {
+    error.code: error
+    for error in (
+        InvalidArgumentError,
+        NotFoundError,
+        ResourceExhaustedError,
+        FailedPreconditionError,
+        UnavailableError,
+        InternalError,
+        CancelledError,
+        DeadlineExceededError,
+    )
+}
+
+
+def make_error(
+    code: str, message: str, details: Optional[bytes] = None, field: Optional[str] = None
+) -> HooklineError:
+    """The exception for a status; `details` is a serialized google.rpc.Status (trailer `grpc-status-details-bin`)."""
+    if details and field is None:
+        field = _field_of(details)
+    if field is None and code == "INVALID_ARGUMENT":
+        match = _FIELD_PREFIX.match(message)
+        field = match.group(1) if match else None
+    return _BY_CODE.get(code, HooklineError)(message, code, field)
+
+
+def from_rpc_error(error: Any) -> HooklineError:
+    """The exception for a grpc.RpcError (sync or aio)."""
+    code = error.code() if callable(getattr(error, "code", None)) else grpc.StatusCode.UNKNOWN
+    details = None
+    for key, value in error.trailing_metadata() or ():
+        if key == "grpc-status-details-bin":
+            details = value
+    return make_error((code or grpc.StatusCode.UNKNOWN).name, error.details() or "", details)
+
+
+def _field_of(details: bytes) -> Optional[str]:
+    try:
+        for detail in _protocol.Status.FromString(details).details:
+            if detail.type_url.endswith("google.rpc.BadRequest"):
+                for violation in _protocol.BadRequest.FromString(detail.value).field_violations:
+                    return str(violation.field)
+    except Exception:  # foreign bytes in a trailer must not hide the error itself
+        return None
+    return None

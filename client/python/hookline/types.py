@@ -1,0 +1,311 @@
+"""What requests name and what servers tell, as plain values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Mapping, Optional, Sequence, Tuple
+
+from hookline import _protocol
+
+
+@dataclass(frozen=True)
+class HookPoint:
+    """A tensor inside the forward pass that can be captured."""
+
+    name: str
+    width: int  # values in a row; heads are flattened into it, head 0 first
+    layer: int  # from 0; -1 before the first block, the number of layers after the last
+    description: str
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """A model that the server holds. `hook_points` is empty in `Client.models()`."""
+
+    name: str
+    architecture: str
+    variant: str
+    details: str
+    layers: int
+    width: int
+    heads: int
+    key_value_heads: int
+    context_length: int  # tokens
+    vocabulary_size: int
+    dtype: str  # in which the model computes: "float32", "bfloat16" or "float16"
+    device: str
+    fingerprint: str
+    parameters: int
+    hook_points: Tuple[HookPoint, ...]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Consecutive sequences of a dataset that the server holds."""
+
+    name: str
+    sequence_length: int = 0  # tokens, without the prepended one; required for a stream of tokens
+    first_sequence: int = 0
+    sequence_count: int = 0  # 0: all that follow
+    prepend_token_id: Optional[int] = None
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """Token ids on the server's disk."""
+
+    name: str
+    tokens: int
+    row_length: int  # where the file holds rows; 0 for a stream, which is cut at the request's sequence_length
+    token_dtype: str
+    largest_token_id: int
+
+
+@dataclass(frozen=True)
+class Feed:
+    """One pass over a dataset that all captures naming the same feed share."""
+
+    name: str
+    dataset: Dataset
+    start_when_subscribers: int = 0  # members to wait for before the first forward pass; 0 means 1
+    on_lag: str = "detach"  # or "wait": the whole feed waits for its slowest member
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Rows that the server recorded earlier; no model runs. They come in the recording's dtype."""
+
+    name: str
+    first_row: int = 0
+    row_count: int = 0  # 0: all that follow
+    shuffle_seed: Optional[int] = None  # sends the rows in an order that this seed alone decides; None: as recorded
+
+
+@dataclass(frozen=True)
+class RecordedHookPoint:
+    """One hook point of a recording."""
+
+    name: str
+    width: int
+    max_activations: int  # rows asked for
+    rows: int  # rows on disk
+
+
+@dataclass(frozen=True)
+class RecordingInfo:
+    """Rows on the server's disk. `hook_points` is empty in `Client.recordings()`."""
+
+    name: str
+    state: str  # "running", "complete", "stopped", "interrupted" or "failed"
+    error: str  # why it failed
+    model: str
+    fingerprint: str
+    hook_points: Tuple[RecordedHookPoint, ...]
+    dtype: str
+    rows: int  # of the hook point that has most
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which rows of each sequence are kept. All conditions must hold; what is dropped counts towards no budget."""
+
+    skip_first: int = 0  # positions below are left out
+    position_end: int = 0  # positions from here on are left out; 0: no end
+    position_stride: int = 1  # keeps every n-th position, counted from skip_first
+    exclude_token_ids: Sequence[int] = ()  # rows of these tokens are left out
+    sample_rows: int = 0  # keeps this many of the rows left, per sequence; 0: all
+    seed: int = 0  # of the sampling
+
+    def rows_of(self, ids: Any) -> int:
+        """Rows that a sequence with these token ids brings."""
+        end = min(len(ids), self.position_end or len(ids))
+        positions = range(self.skip_first, end, max(self.position_stride, 1))
+        rows = len(positions)
+        if self.exclude_token_ids:
+            excluded = frozenset(self.exclude_token_ids)
+            rows -= sum(int(ids[position] in excluded) for position in positions)
+        return min(rows, self.sample_rows) if self.sample_rows else rows
+
+
+@dataclass(frozen=True)
+class Retry:
+    """How a capture goes on after UNAVAILABLE: up to `attempts` reconnects without a new row between them, the n-th after
+    `initial_seconds` * 2^(n-1), at most `max_seconds`."""
+
+    attempts: int = 10
+    initial_seconds: float = 0.1
+    max_seconds: float = 10.0
+
+    def delay(self, failures: int) -> Optional[float]:
+        """Seconds before the reconnect after this many failures in a row; None: give up."""
+        if failures > self.attempts:
+            return None
+        return float(min(self.initial_seconds * 2.0 ** (failures - 1), self.max_seconds))
+
+
+@dataclass(frozen=True)
+class HookPointGrant:
+    """What the server granted for one hook point."""
+
+    name: str
+    width: int
+    max_activations: int  # rows
+    clipped: bool  # whether the server's cap made it smaller than was asked for
+
+
+@dataclass(frozen=True)
+class CaptureStarted:
+    """What the server granted."""
+
+    model: str
+    fingerprint: str
+    hook_points: Tuple[HookPointGrant, ...]
+    dtype: str
+    max_message_bytes: int
+    next_sequence: int
+    window_bytes: int
+
+
+@dataclass(frozen=True)
+class HookPointSummary:
+    """What one hook point brought. The statistics cover `statistics_rows`: those sent since the start or the last
+    reconnect."""
+
+    rows: int
+    statistics_rows: int
+    mean_row_norm: float
+    mean: float
+    rms: float
+    nan_count: int
+    infinity_count: int
+
+
+@dataclass(frozen=True)
+class CaptureSummary:
+    """How a capture ended. Counts and times cover the part since the last reconnect, if there was one."""
+
+    stop_reason: str  # "budget", "source_ended", "cancelled", "shutting_down" or "error"
+    hook_points: Mapping[str, HookPointSummary]
+    sequences: int
+    tokens: int
+    batches: int
+    mean_batch_fill: float
+    total_seconds: float
+    queue_seconds: float
+    forward_seconds: float
+    copy_seconds: float
+    wire_seconds: float
+    reconnects: int = field(default=0)
+
+
+@dataclass(frozen=True)
+class HookPointEstimate:
+    """What one hook point would bring."""
+
+    rows: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class CaptureEstimate:
+    """What a capture would bring and cost."""
+
+    hook_points: Mapping[str, HookPointEstimate]
+    sequences: int
+    tokens: int
+    bytes: int
+    seconds: Optional[float]  # None until the server has measured a forward pass
+
+
+def model_info(message: Any) -> ModelInfo:
+    points = tuple(HookPoint(p.name, p.width, p.layer, p.description) for p in message.hook_points)
+    return ModelInfo(
+        name=message.name,
+        architecture=message.architecture,
+        variant=message.variant,
+        details=message.details,
+        layers=message.layers,
+        width=message.width,
+        heads=message.heads,
+        key_value_heads=message.key_value_heads,
+        context_length=message.context_length,
+        vocabulary_size=message.vocabulary_size,
+        dtype=_protocol.DTYPES.get(message.dtype, "unspecified"),
+        device=message.device,
+        fingerprint=message.fingerprint,
+        parameters=message.parameters,
+        hook_points=points,
+    )
+
+
+def dataset_info(message: Any) -> DatasetInfo:
+    return DatasetInfo(
+        name=message.name,
+        tokens=message.tokens,
+        row_length=message.row_length,
+        token_dtype=message.token_dtype,
+        largest_token_id=message.largest_token_id,
+    )
+
+
+def recording_info(message: Any) -> RecordingInfo:
+    return RecordingInfo(
+        name=message.name,
+        state=_protocol.RECORDING_STATES.get(message.state, "unspecified"),
+        error=message.error,
+        model=message.model,
+        fingerprint=message.fingerprint,
+        hook_points=tuple(
+            RecordedHookPoint(p.hook_point, p.width, p.max_activations, p.rows) for p in message.hook_points
+        ),
+        dtype=_protocol.DTYPES.get(message.dtype, "unspecified"),
+        rows=message.rows,
+        bytes=message.bytes,
+    )
+
+
+def capture_started(message: Any) -> CaptureStarted:
+    return CaptureStarted(
+        model=message.model,
+        fingerprint=message.fingerprint,
+        hook_points=tuple(
+            HookPointGrant(p.hook_point, p.width, p.max_activations, p.clipped) for p in message.hook_points
+        ),
+        dtype=_protocol.DTYPES.get(message.dtype, "unspecified"),
+        max_message_bytes=message.max_message_bytes,
+        next_sequence=message.next_sequence,
+        window_bytes=message.window_bytes,
+    )
+
+
+def capture_summary(message: Any, reconnects: int) -> CaptureSummary:
+    return CaptureSummary(
+        stop_reason=_protocol.STOP_REASONS.get(message.stop_reason, "unspecified"),
+        hook_points={
+            p.hook_point: HookPointSummary(
+                p.rows, p.statistics_rows, p.mean_row_norm, p.mean, p.rms, p.nan_count, p.infinity_count
+            )
+            for p in message.hook_points
+        },
+        sequences=message.sequences,
+        tokens=message.tokens,
+        batches=message.batches,
+        mean_batch_fill=message.mean_batch_fill,
+        total_seconds=message.timing.total_seconds,
+        queue_seconds=message.timing.queue_seconds,
+        forward_seconds=message.timing.forward_seconds,
+        copy_seconds=message.timing.copy_seconds,
+        wire_seconds=message.timing.wire_seconds,
+        reconnects=reconnects,
+    )
+
+
+def capture_estimate(message: Any) -> CaptureEstimate:
+    return CaptureEstimate(
+        hook_points={p.hook_point: HookPointEstimate(p.rows, p.bytes) for p in message.hook_points},
+        sequences=message.sequences,
+        tokens=message.tokens,
+        bytes=message.bytes,
+        seconds=message.seconds if message.HasField("seconds") else None,
+    )

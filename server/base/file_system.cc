@@ -1,0 +1,226 @@
+#include "server/base/file_system.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <climits>
+#include <cstring>
+#include <utility>
+
+#include "absl/cleanup/cleanup.h"
+#include "absl/strings/str_cat.h"
+#include "server/base/status.h"
+
+namespace hookline {
+namespace {
+
+absl::Status ErrorOf(int error, absl::string_view what) {
+  switch (error) {
+    case ENOTDIR:
+    case ELOOP:
+    case ENOTEMPTY:
+    case EISDIR:
+      return absl::FailedPreconditionError(absl::StrCat(what, ": ", strerror(error)));
+    default:
+      return absl::ErrnoToStatus(error, what);
+  }
+}
+
+// The same for what changes the disk: a disk that cannot be written to is out of room, whatever the reason.
+absl::Status WriteErrorOf(int error, absl::string_view what) {
+  switch (error) {
+    case ENOSPC:
+    case EDQUOT:
+    case EFBIG:
+    case EROFS:
+    case EACCES:
+    case EPERM:
+      return absl::ResourceExhaustedError(absl::StrCat(what, ": ", strerror(error)));
+    default:
+      return ErrorOf(error, what);
+  }
+}
+
+class PosixFile final : public WritableFile {
+ public:
+  PosixFile(int fd, std::string path) : fd_(fd), path_(std::move(path)) {}
+  ~PosixFile() override { close(fd_); }
+
+  absl::Status WriteAt(int64_t offset, absl::Span<const uint8_t> bytes) override {
+    while (!bytes.empty()) {
+      const ssize_t written = pwrite(fd_, bytes.data(), bytes.size(), offset);
+      if (written < 0) {
+        if (errno == EINTR) continue;
+        return WriteErrorOf(errno, absl::StrCat(path_, ": writing ", bytes.size(), " bytes at ", offset));
+      }
+      offset += written;
+      bytes.remove_prefix(written);
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status Sync() override {
+    if (fdatasync(fd_) != 0) return WriteErrorOf(errno, absl::StrCat(path_, ": fdatasync"));
+    return absl::OkStatus();
+  }
+
+ private:
+  const int fd_;
+  const std::string path_;
+};
+
+class PosixDirectory final : public Directory {
+ public:
+  PosixDirectory(int fd, std::string path) : fd_(fd), path_(std::move(path)) {}
+  ~PosixDirectory() override { close(fd_); }
+
+  const std::string& path() const override { return path_; }
+
+  absl::StatusOr<std::unique_ptr<Directory>> OpenDirectory(absl::string_view name) override {
+    RETURN_IF_ERROR(CheckFileName(name));
+    const int fd = openat(fd_, std::string(name).c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0) return ErrorOf(errno, PathOf(name));
+    return std::make_unique<PosixDirectory>(fd, PathOf(name));
+  }
+
+  absl::Status MakeDirectory(absl::string_view name) override {
+    RETURN_IF_ERROR(CheckFileName(name));
+    if (mkdirat(fd_, std::string(name).c_str(), 0777) != 0) return WriteErrorOf(errno, PathOf(name));
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<std::unique_ptr<WritableFile>> Create(absl::string_view name) override {
+    RETURN_IF_ERROR(CheckFileName(name));
+    const int fd = openat(fd_, std::string(name).c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
+    if (fd < 0) return WriteErrorOf(errno, PathOf(name));
+    return std::make_unique<PosixFile>(fd, PathOf(name));
+  }
+
+  absl::StatusOr<FileView> Map(absl::string_view name) override {
+    RETURN_IF_ERROR(CheckFileName(name));
+    // O_NONBLOCK: opening a pipe that somebody left there must not wait for its writer.
+    const int fd = openat(fd_, std::string(name).c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    if (fd < 0) return ErrorOf(errno, PathOf(name));
+    absl::Cleanup close_fd = [fd] { close(fd); };
+    struct stat facts;
+    if (fstat(fd, &facts) != 0) return ErrorOf(errno, PathOf(name));
+    if (!S_ISREG(facts.st_mode))
+      return absl::FailedPreconditionError(absl::StrCat(PathOf(name), ": not a regular file"));
+    if (facts.st_size == 0) return FileView{};
+    const size_t bytes = facts.st_size;
+    void* data = mmap(nullptr, bytes, PROT_READ, MAP_SHARED, fd, 0);
+    if (data == MAP_FAILED) return ErrorOf(errno, absl::StrCat(PathOf(name), ": mmap"));
+    return FileView{std::shared_ptr<const void>(data, [bytes](const void* p) { munmap(const_cast<void*>(p), bytes); }),
+                    {static_cast<const uint8_t*>(data), bytes}};
+  }
+
+  absl::Status Rename(absl::string_view from, absl::string_view to) override {
+    RETURN_IF_ERROR(CheckFileName(from));
+    RETURN_IF_ERROR(CheckFileName(to));
+    if (renameat(fd_, std::string(from).c_str(), fd_, std::string(to).c_str()) != 0) {
+      return WriteErrorOf(errno, absl::StrCat(PathOf(from), ": renaming to ", to));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status Remove(absl::string_view name) override { return Unlink(name, 0); }
+  absl::Status RemoveDirectory(absl::string_view name) override { return Unlink(name, AT_REMOVEDIR); }
+
+  absl::StatusOr<std::vector<DirectoryEntry>> List() override {
+    // A descriptor of its own: readdir moves the position.
+    const int fd = openat(fd_, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0) return ErrorOf(errno, path_);
+    DIR* stream = fdopendir(fd);
+    if (stream == nullptr) {
+      const int error = errno;
+      close(fd);
+      return ErrorOf(error, path_);
+    }
+    absl::Cleanup close_stream = [stream] { closedir(stream); };
+    std::vector<DirectoryEntry> entries;
+    while (true) {
+      errno = 0;
+      const dirent* found = readdir(stream);
+      if (found == nullptr) {
+        if (errno != 0) return ErrorOf(errno, path_);
+        break;
+      }
+      const std::string name = found->d_name;
+      if (name == "." || name == "..") continue;
+      struct stat facts;
+      if (fstatat(fd_, name.c_str(), &facts, AT_SYMLINK_NOFOLLOW) != 0) {
+        if (errno == ENOENT) continue;  // removed meanwhile
+        return ErrorOf(errno, PathOf(name));
+      }
+      DirectoryEntry entry;
+      entry.name = name;
+      if (S_ISREG(facts.st_mode)) {
+        entry.kind = DirectoryEntry::Kind::kFile;
+        entry.bytes = facts.st_size;
+      } else if (S_ISDIR(facts.st_mode)) {
+        entry.kind = DirectoryEntry::Kind::kDirectory;
+      }
+      entries.push_back(std::move(entry));
+    }
+    std::sort(entries.begin(), entries.end(),
+              [](const DirectoryEntry& a, const DirectoryEntry& b) { return a.name < b.name; });
+    return entries;
+  }
+
+  absl::Status Sync() override {
+    if (fsync(fd_) != 0) return WriteErrorOf(errno, absl::StrCat(path_, ": fsync"));
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<int64_t> FreeBytes() override {
+    struct statvfs facts;
+    if (fstatvfs(fd_, &facts) != 0) return ErrorOf(errno, path_);
+    return static_cast<int64_t>(facts.f_bavail) * static_cast<int64_t>(facts.f_frsize);
+  }
+
+  absl::Status Lock() override {
+    if (flock(fd_, LOCK_EX | LOCK_NB) == 0) return absl::OkStatus();
+    if (errno == EWOULDBLOCK) {
+      return absl::FailedPreconditionError(absl::StrCat(path_, ": in use by another process"));
+    }
+    return ErrorOf(errno, absl::StrCat(path_, ": flock"));
+  }
+
+ private:
+  std::string PathOf(absl::string_view name) const { return absl::StrCat(path_, "/", name); }
+
+  absl::Status Unlink(absl::string_view name, int flags) {
+    RETURN_IF_ERROR(CheckFileName(name));
+    if (unlinkat(fd_, std::string(name).c_str(), flags) != 0) return WriteErrorOf(errno, PathOf(name));
+    return absl::OkStatus();
+  }
+
+  const int fd_;
+  const std::string path_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Directory>> OpenDirectory(const std::string& path) {
+  const int fd = open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) return ErrorOf(errno, path);
+  return std::make_unique<PosixDirectory>(fd, path);
+}
+
+absl::Status CheckFileName(absl::string_view name) {
+  if (name.empty() || name == "." || name == ".." || name.size() > NAME_MAX ||
+      name.find_first_of(absl::string_view("/\0", 2)) != absl::string_view::npos) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("not a file name (1 to ", NAME_MAX, " bytes without a slash): \"", name.substr(0, 64), "\""));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace hookline

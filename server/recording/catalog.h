@@ -1,0 +1,110 @@
+// All recordings of a server, in one directory.
+//
+//   ASSIGN_OR_RETURN(auto directory, OpenDirectory("/data/recordings"));
+//   ASSIGN_OR_RETURN(auto catalog, Catalog::Open(std::move(directory), options));
+//   ASSIGN_OR_RETURN(auto writer, catalog->Create(manifest));
+#ifndef HOOKLINE_SERVER_RECORDING_CATALOG_H_
+#define HOOKLINE_SERVER_RECORDING_CATALOG_H_
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/synchronization/mutex.h"
+#include "server/base/file_system.h"
+#include "server/recording/manifest.h"
+#include "server/recording/reader.h"
+#include "server/recording/writer.h"
+
+namespace hookline {
+
+struct CatalogOptions {
+  int64_t quota_bytes = 0;                   // of all shards together; 0: none
+  int64_t free_bytes = int64_t{1} << 30;     // what recordings leave free on the file system
+  int64_t shard_bytes = int64_t{256} << 20;  // about; a shard has at least one row
+};
+
+// Where a recording is cut back to, to be continued from there.
+struct ResumePoint {
+  int64_t row = 0;
+  std::string token;
+};
+
+// Thread-safe. Outlives its writers; readers are on their own.
+class Catalog {
+ public:
+  // Takes the directory for itself alone and sweeps it: leftovers are removed, what was RUNNING is INTERRUPTED now, and
+  // a recording whose shards are missing or of another length is FAILED. What is not ours is left alone.
+  // FAILED_PRECONDITION: another process has the directory. A disk that is read-only still reads.
+  static absl::StatusOr<std::unique_ptr<Catalog>> Open(std::unique_ptr<Directory> root, const CatalogOptions& options);
+
+  Catalog(const Catalog&) = delete;
+  Catalog& operator=(const Catalog&) = delete;
+
+  // What Open found that somebody should look at, one line each.
+  const std::vector<std::string>& notes() const { return notes_; }
+
+  // A new recording. Of `manifest` the caller fills what a request says: name, model, fingerprint, request_digest,
+  // deterministic, dtype, hook_points, source, selection and resume_token (of the capture's beginning).
+  // INVALID_ARGUMENT: the name; a hook point's name that FORMAT.md keeps for itself. ALREADY_EXISTS.
+  // RESOURCE_EXHAUSTED: disk or quota.
+  absl::StatusOr<std::unique_ptr<RecordingWriter>> Create(Manifest manifest);
+
+  // Goes on with a recording that nobody writes, after its last row or, cut back first, after `resume`.
+  // NOT_FOUND; FAILED_PRECONDITION: it is being written, or it has fewer rows than `resume`; DATA_LOSS: its last shard
+  // is not as it was written; RESOURCE_EXHAUSTED.
+  absl::StatusOr<std::unique_ptr<RecordingWriter>> Continue(absl::string_view name,
+                                                            std::optional<ResumePoint> resume = std::nullopt);
+
+  // INVALID_ARGUMENT: not a name; NOT_FOUND; DATA_LOSS: its manifest cannot be read.
+  absl::StatusOr<std::shared_ptr<const Manifest>> Get(absl::string_view name) const;
+
+  // Up to `count` manifests in order of name, of names after `after`. Those that cannot be read are left out.
+  std::vector<std::shared_ptr<const Manifest>> List(absl::string_view after, int64_t count) const;
+
+  // Reads what is finished now. Errors as Get.
+  absl::StatusOr<std::shared_ptr<const RecordingReader>> OpenReader(absl::string_view name) const;
+
+  // Removes a recording, and answers the bytes that this frees. FAILED_PRECONDITION: it is being written, or its
+  // directory holds something that is not ours, which then is all that remains.
+  absl::StatusOr<int64_t> Delete(absl::string_view name);
+
+  // Bytes of all shards, those being written included.
+  int64_t used_bytes() const;
+
+ private:
+  struct Entry {
+    std::shared_ptr<const Manifest> manifest;  // null: damage says why
+    absl::Status damage;
+    bool is_busy = false;       // has a writer, or is being removed
+    int64_t charged_bytes = 0;  // by its writer, beyond what the manifest names
+  };
+
+  Catalog(std::unique_ptr<Directory> root, const CatalogOptions& options) : root_(std::move(root)), options_(options) {}
+
+  absl::Status Sweep();
+  void SweepRecording(const std::string& name);
+  std::unique_ptr<RecordingWriter> MakeWriter(std::unique_ptr<Directory> directory, Manifest manifest);
+  absl::StatusOr<Manifest> CutBack(Directory& directory, const Manifest& manifest, const ResumePoint& resume);
+  absl::Status Charge(const std::string& name, int64_t bytes) ABSL_LOCKS_EXCLUDED(mutex_);
+  int64_t UsedBytes() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::StatusOr<Entry*> Find(absl::string_view name) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  const std::unique_ptr<Directory> root_;
+  const CatalogOptions options_;
+  std::vector<std::string> notes_;
+  mutable absl::Mutex mutex_;
+  std::map<std::string, Entry, std::less<>> entries_ ABSL_GUARDED_BY(mutex_);
+  int64_t used_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_RECORDING_CATALOG_H_

@@ -1,0 +1,323 @@
+#include "server/recording/manifest.h"
+
+#include <algorithm>
+#include <limits>
+#include <optional>
+#include <set>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "server/base/status.h"
+
+namespace hookline {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr int kVersion = 1;
+// A recording of 10 TiB in shards of 256 MiB has a manifest of 8 MiB; what is larger is none of ours.
+constexpr size_t kMaxManifestBytes = size_t{256} << 20;
+constexpr size_t kMaxNameBytes = 128;
+// Rows are numbered by 12 digits in the shards' names.
+constexpr int64_t kMaxRows = 999'999'999'999;
+// Keeps products of rows, width and value size far from overflow.
+constexpr int64_t kMaxWidth = int64_t{1} << 24;
+
+constexpr RecordingState kStates[] = {RecordingState::kRunning, RecordingState::kComplete, RecordingState::kStopped,
+                                      RecordingState::kInterrupted, RecordingState::kFailed};
+constexpr Dtype kDtypes[] = {Dtype::kFloat32, Dtype::kBFloat16, Dtype::kFloat16};
+
+// Reads members of a JSON object and remembers the first that is not as it should be.
+class Members {
+ public:
+  Members(const nlohmann::json& object, std::string path, absl::Status& status)
+      : object_(object), path_(std::move(path)), status_(status) {
+    if (!object.is_object()) Fail("", "an object");
+  }
+
+  std::string String(const char* key, size_t max_bytes) {
+    const nlohmann::json* value = Find(key);
+    if (value == nullptr || !value->is_string() || value->get_ref<const std::string&>().size() > max_bytes) {
+      Fail(key, absl::StrCat("a string of at most ", max_bytes, " bytes"));
+      return "";
+    }
+    return value->get<std::string>();
+  }
+
+  int64_t Integer(const char* key, int64_t least, int64_t most) {
+    const nlohmann::json* value = Find(key);
+    const bool fits = value != nullptr && value->is_number_integer() &&
+                      (!value->is_number_unsigned() ||
+                       value->get<uint64_t>() <= static_cast<uint64_t>(std::numeric_limits<int64_t>::max()));
+    if (!fits || value->get<int64_t>() < least || value->get<int64_t>() > most) {
+      Fail(key, absl::StrCat("an integer from ", least, " to ", most));
+      return least;
+    }
+    return value->get<int64_t>();
+  }
+
+  bool Boolean(const char* key) {
+    const nlohmann::json* value = Find(key);
+    if (value == nullptr || !value->is_boolean()) {
+      Fail(key, "true or false");
+      return false;
+    }
+    return value->get<bool>();
+  }
+
+  nlohmann::json Object(const char* key) {
+    const nlohmann::json* value = Find(key);
+    if (value == nullptr || !value->is_object()) {
+      Fail(key, "an object");
+      return nlohmann::json::object();
+    }
+    return *value;
+  }
+
+  nlohmann::json Array(const char* key) {
+    const nlohmann::json* value = Find(key);
+    if (value == nullptr || !value->is_array()) {
+      Fail(key, "an array");
+      return nlohmann::json::array();
+    }
+    return *value;
+  }
+
+  void Fail(absl::string_view key, absl::string_view wanted) {
+    if (!status_.ok()) return;
+    status_ = absl::DataLossError(absl::StrCat(path_, path_.empty() || key.empty() ? "" : ".", key, ": not ", wanted));
+  }
+
+ private:
+  const nlohmann::json* Find(const char* key) const {
+    if (!object_.is_object()) return nullptr;
+    const auto found = object_.find(key);
+    return found == object_.end() ? nullptr : &*found;
+  }
+
+  const nlohmann::json& object_;
+  const std::string path_;
+  absl::Status& status_;
+};
+
+absl::Status CheckShards(const Manifest& manifest) {
+  int64_t row = 0;
+  for (size_t i = 0; i < manifest.shards.size(); ++i) {
+    const ShardInfo& shard = manifest.shards[i];
+    const bool is_last = i + 1 == manifest.shards.size();
+    if (shard.first_row != row || shard.rows > manifest.shard_rows || (!is_last && shard.rows != manifest.shard_rows) ||
+        shard.end_row() > manifest.max_rows()) {
+      return absl::DataLossError(absl::StrCat("shards[", i, "]: rows ", shard.first_row, " to ", shard.end_row(),
+                                              " do not follow row ", row, " in shards of ", manifest.shard_rows,
+                                              " rows up to ", manifest.max_rows()));
+    }
+    if (shard.file != ShardFileName(shard.first_row, shard.end_row())) {
+      return absl::DataLossError(absl::StrCat("shards[", i, "].file: not the name of its rows"));
+    }
+    row = shard.end_row();
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::string_view RecordingStateName(RecordingState state) {
+  switch (state) {
+    case RecordingState::kRunning:
+      return "RUNNING";
+    case RecordingState::kComplete:
+      return "COMPLETE";
+    case RecordingState::kStopped:
+      return "STOPPED";
+    case RecordingState::kInterrupted:
+      return "INTERRUPTED";
+    case RecordingState::kFailed:
+      return "FAILED";
+  }
+  return "";
+}
+
+int64_t Manifest::RowsOf(int hook_point) const { return std::min(rows(), hook_points[hook_point].max_activations); }
+
+int64_t Manifest::bytes() const {
+  int64_t bytes = 0;
+  for (const ShardInfo& shard : shards) bytes += shard.bytes;
+  return bytes;
+}
+
+int64_t Manifest::max_rows() const {
+  int64_t rows = 0;
+  for (const RecordedHookPoint& point : hook_points) rows = std::max(rows, point.max_activations);
+  return rows;
+}
+
+absl::Status CheckRecordingName(absl::string_view name) {
+  const auto is_allowed = [](char c) { return absl::ascii_isalnum(c) || c == '.' || c == '_' || c == '-'; };
+  if (name.empty() || name.size() > kMaxNameBytes || !absl::ascii_isalnum(name[0]) ||
+      !std::all_of(name.begin(), name.end(), is_allowed)) {
+    return InvalidField("name", absl::StrCat("\"", absl::CHexEscape(name.substr(0, 64)),
+                                             "\" is no name of a recording: [A-Za-z0-9][A-Za-z0-9._-]{0,127}"));
+  }
+  return absl::OkStatus();
+}
+
+std::string ShardFileName(int64_t first_row, int64_t end_row) {
+  return absl::StrFormat("rows-%012d-%012d.safetensors", first_row, end_row);
+}
+
+bool IsLeftover(absl::string_view name) {
+  return absl::EndsWith(name, kTemporarySuffix) ||
+         (absl::StartsWith(name, "rows-") && absl::EndsWith(name, ".safetensors"));
+}
+
+std::string FormatManifest(const Manifest& manifest) {
+  Json json;
+  json["format"] = "hookline-recording";
+  json["version"] = kVersion;
+  json["name"] = manifest.name;
+  json["state"] = std::string(RecordingStateName(manifest.state));
+  json["error"] = manifest.error;
+  json["model"] = manifest.model;
+  json["fingerprint"] = manifest.fingerprint;
+  json["request_digest"] = manifest.request_digest;
+  json["deterministic"] = manifest.deterministic;
+  json["dtype"] = std::string(DtypeName(manifest.dtype));
+  json["hook_points"] = Json::array();
+  for (size_t i = 0; i < manifest.hook_points.size(); ++i) {
+    const RecordedHookPoint& point = manifest.hook_points[i];
+    json["hook_points"].push_back(Json{{"name", point.name},
+                                       {"width", point.width},
+                                       {"max_activations", point.max_activations},
+                                       {"rows", manifest.RowsOf(static_cast<int>(i))}});
+  }
+  json["rows"] = manifest.rows();
+  json["shard_rows"] = manifest.shard_rows;
+  json["source"] = manifest.source;
+  json["selection"] = manifest.selection;
+  json["shards"] = Json::array();
+  for (const ShardInfo& shard : manifest.shards) {
+    json["shards"].push_back(Json{{"file", shard.file},
+                                  {"first_row", shard.first_row},
+                                  {"rows", shard.rows},
+                                  {"bytes", shard.bytes},
+                                  {"xxh3", shard.xxh3}});
+  }
+  json["resume"] = Json{{"token", absl::Base64Escape(manifest.resume_token)}, {"row", manifest.resume_row}};
+  json["create_time"] = absl::FormatTime(absl::RFC3339_full, manifest.create_time, absl::UTCTimeZone());
+  json["update_time"] = absl::FormatTime(absl::RFC3339_full, manifest.update_time, absl::UTCTimeZone());
+  // `replace`: an error's text may hold a path that is no UTF-8, which must not throw.
+  return json.dump(1, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+absl::StatusOr<Manifest> ParseManifest(absl::string_view text) {
+  if (text.size() > kMaxManifestBytes) {
+    return absl::DataLossError(absl::StrCat("of ", text.size(), " bytes; at most ", kMaxManifestBytes));
+  }
+  // Nothing of ours nests deeper; the parser itself keeps no stack, but destroying what it built would.
+  constexpr int kMaxDepth = 16;
+  const nlohmann::json json = nlohmann::json::parse(
+      text.begin(), text.end(),
+      [](int depth, nlohmann::json::parse_event_t, const nlohmann::json&) { return depth <= kMaxDepth; },
+      /*allow_exceptions=*/false);
+  if (!json.is_object()) return absl::DataLossError("not a JSON object");
+
+  absl::Status status;
+  Members members(json, "", status);
+  Manifest manifest;
+  if (members.String("format", 64) != "hookline-recording") members.Fail("format", "\"hookline-recording\"");
+  members.Integer("version", kVersion, kVersion);
+  manifest.name = members.String("name", kMaxNameBytes);
+  const std::string state = members.String("state", 32);
+  const auto found_state = std::find_if(std::begin(kStates), std::end(kStates),
+                                        [&](RecordingState s) { return RecordingStateName(s) == state; });
+  if (found_state == std::end(kStates)) {
+    members.Fail("state", "RUNNING, COMPLETE, STOPPED, INTERRUPTED or FAILED");
+  } else {
+    manifest.state = *found_state;
+  }
+  manifest.error = members.String("error", 1 << 16);
+  manifest.model = members.String("model", 1 << 12);
+  manifest.fingerprint = members.String("fingerprint", 64);
+  manifest.request_digest = members.String("request_digest", 64);
+  manifest.deterministic = members.Boolean("deterministic");
+  const std::string dtype = members.String("dtype", 32);
+  const auto found_dtype =
+      std::find_if(std::begin(kDtypes), std::end(kDtypes), [&](Dtype d) { return DtypeName(d) == dtype; });
+  if (found_dtype == std::end(kDtypes)) {
+    members.Fail("dtype", "float32, bfloat16 or float16");
+  } else {
+    manifest.dtype = *found_dtype;
+  }
+  const nlohmann::json hook_points = members.Array("hook_points");
+  if (hook_points.empty()) members.Fail("hook_points", "at least one");
+  std::set<std::string> names;
+  for (size_t i = 0; i < hook_points.size(); ++i) {
+    Members point(hook_points[i], absl::StrCat("hook_points[", i, "]"), status);
+    RecordedHookPoint read;
+    read.name = point.String("name", 1 << 12);
+    read.width = point.Integer("width", 1, kMaxWidth);
+    read.max_activations = point.Integer("max_activations", 1, kMaxRows);
+    if (!names.insert(read.name).second) point.Fail("name", "unique");
+    manifest.hook_points.push_back(std::move(read));
+  }
+  manifest.shard_rows = members.Integer("shard_rows", 1, kMaxRows);
+  manifest.source = members.Object("source");
+  manifest.selection = members.Object("selection");
+  const nlohmann::json shards = members.Array("shards");
+  for (size_t i = 0; i < shards.size(); ++i) {
+    Members shard(shards[i], absl::StrCat("shards[", i, "]"), status);
+    ShardInfo read;
+    read.file = shard.String("file", 255);
+    read.first_row = shard.Integer("first_row", 0, kMaxRows);
+    read.rows = shard.Integer("rows", 1, kMaxRows);
+    read.bytes = shard.Integer("bytes", 1, std::numeric_limits<int64_t>::max() >> 20);
+    read.xxh3 = shard.String("xxh3", 32);
+    manifest.shards.push_back(std::move(read));
+  }
+  if (members.Integer("rows", 0, kMaxRows) != manifest.rows()) members.Fail("rows", "the end of the last shard");
+  const nlohmann::json resume = members.Object("resume");
+  Members resume_members(resume, "resume", status);
+  if (!absl::Base64Unescape(resume_members.String("token", 1 << 20), &manifest.resume_token)) {
+    resume_members.Fail("token", "base64");
+  }
+  manifest.resume_row = resume_members.Integer("row", 0, kMaxRows);
+  std::string error;
+  for (const auto& [key, time] :
+       {std::make_pair("create_time", &manifest.create_time), std::make_pair("update_time", &manifest.update_time)}) {
+    if (!absl::ParseTime(absl::RFC3339_full, members.String(key, 64), time, &error)) members.Fail(key, "a time");
+  }
+  RETURN_IF_ERROR(status);
+  RETURN_IF_ERROR(CheckShards(manifest));
+  if (manifest.resume_row > manifest.rows()) members.Fail("resume.row", "at most `rows`");
+  RETURN_IF_ERROR(status);
+  return manifest;
+}
+
+absl::StatusOr<Manifest> ReadManifest(Directory& directory) {
+  ASSIGN_OR_RETURN(const FileView view, directory.Map(kManifestFile));
+  auto manifest = ParseManifest({reinterpret_cast<const char*>(view.bytes.data()), view.bytes.size()});
+  if (!manifest.ok()) {
+    return absl::Status(manifest.status().code(),
+                        absl::StrCat(directory.path(), "/", kManifestFile, ": ", manifest.status().message()));
+  }
+  return manifest;
+}
+
+absl::Status WriteManifest(Directory& directory, const Manifest& manifest) {
+  const std::string temporary = absl::StrCat(kManifestFile, kTemporarySuffix);
+  const std::string json = FormatManifest(manifest);
+  if (absl::Status removed = directory.Remove(temporary); !removed.ok() && !absl::IsNotFound(removed)) return removed;
+  {
+    ASSIGN_OR_RETURN(std::unique_ptr<WritableFile> file, directory.Create(temporary));
+    RETURN_IF_ERROR(file->WriteAt(0, {reinterpret_cast<const uint8_t*>(json.data()), json.size()}));
+    RETURN_IF_ERROR(file->Sync());
+  }
+  RETURN_IF_ERROR(directory.Rename(temporary, kManifestFile));
+  return directory.Sync();
+}
+
+}  // namespace hookline

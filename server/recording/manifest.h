@@ -1,0 +1,93 @@
+// What a recording says of itself; see FORMAT.md.
+#ifndef HOOKLINE_SERVER_RECORDING_MANIFEST_H_
+#define HOOKLINE_SERVER_RECORDING_MANIFEST_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "nlohmann/json.hpp"
+#include "server/base/dtype.h"
+#include "server/base/file_system.h"
+
+namespace hookline {
+
+inline constexpr char kManifestFile[] = "manifest.json";
+inline constexpr char kTemporarySuffix[] = ".tmp";
+
+enum class RecordingState { kRunning, kComplete, kStopped, kInterrupted, kFailed };
+
+// `RUNNING`, `COMPLETE`, ...
+absl::string_view RecordingStateName(RecordingState state);
+
+// A tensor of activations that a recording holds.
+struct RecordedHookPoint {
+  std::string name;
+  int64_t width = 0;
+  int64_t max_activations = 0;  // the budget granted, in rows
+};
+
+// One file of a recording.
+struct ShardInfo {
+  std::string file;
+  int64_t first_row = 0;
+  int64_t rows = 0;
+  int64_t bytes = 0;
+  std::string xxh3;  // 32 hexadecimal digits
+
+  int64_t end_row() const { return first_row + rows; }
+};
+
+struct Manifest {
+  std::string name;
+  RecordingState state = RecordingState::kRunning;
+  std::string error;
+  std::string model;
+  std::string fingerprint;
+  std::string request_digest;
+  bool deterministic = false;
+  Dtype dtype = Dtype::kFloat32;
+  std::vector<RecordedHookPoint> hook_points;
+  int64_t shard_rows = 0;
+  nlohmann::json source = nlohmann::json::object();
+  nlohmann::json selection = nlohmann::json::object();
+  std::vector<ShardInfo> shards;
+  std::string resume_token;  // continues the capture after resume_row, which is at most rows()
+  int64_t resume_row = 0;
+  absl::Time create_time;
+  absl::Time update_time;
+
+  int64_t rows() const { return shards.empty() ? 0 : shards.back().end_row(); }
+  int64_t RowsOf(int hook_point) const;
+  int64_t bytes() const;
+  // The largest budget.
+  int64_t max_rows() const;
+};
+
+// INVALID_ARGUMENT unless `name` matches [A-Za-z0-9][A-Za-z0-9._-]{0,127}.
+absl::Status CheckRecordingName(absl::string_view name);
+
+// `rows-FIRST-END.safetensors`.
+std::string ShardFileName(int64_t first_row, int64_t end_row);
+
+// Whether `name` has the form of a shard's name or of a temporary file's: what a sweep may remove.
+bool IsLeftover(absl::string_view name);
+
+std::string FormatManifest(const Manifest& manifest);
+
+// DATA_LOSS, naming the member: anything that FORMAT.md does not allow.
+absl::StatusOr<Manifest> ParseManifest(absl::string_view json);
+
+// NOT_FOUND: there is none; otherwise as ParseManifest, with the path.
+absl::StatusOr<Manifest> ReadManifest(Directory& directory);
+
+// Replaces the manifest as FORMAT.md demands. When it returns an error the manifest is the old one or this one.
+absl::Status WriteManifest(Directory& directory, const Manifest& manifest);
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_RECORDING_MANIFEST_H_

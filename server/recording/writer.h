@@ -1,0 +1,106 @@
+// Writes a recording, row group by row group. Catalog makes writers:
+//
+//   ASSIGN_OR_RETURN(std::unique_ptr<RecordingWriter> writer, catalog.Create(spec));
+//   for (...) RETURN_IF_ERROR(writer->Append(rows));
+//   RETURN_IF_ERROR(writer->Close(RecordingState::kComplete, absl::OkStatus()));
+#ifndef HOOKLINE_SERVER_RECORDING_WRITER_H_
+#define HOOKLINE_SERVER_RECORDING_WRITER_H_
+
+#include <atomic>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+#include "server/base/file_system.h"
+#include "server/recording/manifest.h"
+#include "server/recording/shard_writer.h"
+
+namespace hookline {
+
+// Rows of one hook point, as a capture's chunk carries them. Borrowed for the call.
+struct RowsToRecord {
+  int hook_point = 0;  // into Manifest::hook_points
+  int64_t first_row = 0;
+  int64_t rows = 0;
+  // rows * width values together, row-major.
+  absl::Span<const absl::Span<const uint8_t>> data;
+  // One value for each row of the row group, which may have more rows than these (a budget cut them).
+  absl::Span<const int64_t> sequence;
+  absl::Span<const int32_t> position;
+  absl::Span<const uint32_t> token_id;
+  // Continues the capture after these rows.
+  absl::string_view resume_token;
+};
+
+// One thread at a time; rows() and bytes() from any. Destroyed without Close it leaves what a crash would leave, and
+// the catalog calls the recording INTERRUPTED.
+class RecordingWriter {
+ public:
+  // What the catalog does for its writers.
+  struct Host {
+    // Room for so many more bytes, or RESOURCE_EXHAUSTED with the numbers.
+    std::function<absl::Status(int64_t bytes)> charge;
+    // The manifest on the disk is this one now.
+    std::function<void(const Manifest&)> publish;
+    // No more comes; `manifest` is what is known of the recording, whether or not the disk took it.
+    std::function<void(const Manifest& manifest)> closed;
+  };
+
+  // `manifest` is on the disk in `directory`, RUNNING, and its shards are whole.
+  RecordingWriter(std::unique_ptr<Directory> directory, Manifest manifest, Host host);
+  ~RecordingWriter();
+  RecordingWriter(const RecordingWriter&) = delete;
+  RecordingWriter& operator=(const RecordingWriter&) = delete;
+
+  // Takes chunks in the order in which a capture sends them: row group by row group, in each one chunk for every hook
+  // point whose budget is not reached, in order. Rows that are there already are dropped, so that a capture which was
+  // resumed a little before the recording's end continues it. INTERNAL: rows out of that order. RESOURCE_EXHAUSTED: the
+  // disk, the quota or the floor of free space. After an error the writer only closes.
+  absl::Status Append(const RowsToRecord& rows);
+
+  // Finishes the shard begun, up to the last whole row group, and sets the state (not kRunning; `error` belongs to
+  // kFailed). If the disk refuses, the recording is FAILED with what was finished before, and the error is returned.
+  absl::Status Close(RecordingState state, const absl::Status& error);
+
+  const Manifest& manifest() const { return manifest_; }
+  // Rows of whole row groups, in finished shards or not.
+  int64_t rows() const { return rows_.load(std::memory_order_relaxed); }
+  // Bytes of values and provenance of this recording, in finished shards or not.
+  int64_t bytes() const { return bytes_.load(std::memory_order_relaxed); }
+
+ private:
+  // Appends a run of rows from `first_row` to a tensor, shard by shard.
+  absl::Status Distribute(int tensor, int64_t first_row, int64_t rows,
+                          absl::Span<const absl::Span<const uint8_t>> data);
+  absl::Status AppendProvenance(const RowsToRecord& rows);
+  absl::StatusOr<ShardWriter*> ShardOf(int64_t row);
+  absl::Status FinishFullShards();
+  absl::Status AddShard(ShardInfo shard);
+  absl::Status Write(RecordingState state);
+  absl::Status CloseShards();
+  int LastHookPointOf(int64_t row) const;
+
+  const std::unique_ptr<Directory> directory_;
+  Manifest manifest_;
+  const Host host_;
+  std::deque<std::unique_ptr<ShardWriter>> open_shards_;  // consecutive, the first one first
+  std::vector<int64_t> written_;                          // rows of each tensor, as in ShardLayout::tensors
+  std::string superseded_;    // a short shard whose rows are in open_shards_.front(); empty: none
+  std::string resume_token_;  // of the last whole row group, which may not be in a finished shard yet
+  int64_t resume_row_;
+  bool failed_ = false;
+  bool closed_ = false;
+  std::atomic<int64_t> rows_;
+  std::atomic<int64_t> bytes_;
+};
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_RECORDING_WRITER_H_

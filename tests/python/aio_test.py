@@ -1,0 +1,96 @@
+"""The asyncio client keeps the promises of the other one."""
+
+import asyncio
+
+import grpc
+import numpy as np
+import pytest
+import torch
+
+import hookline
+from fake_server import expected
+
+RESID = "blocks.0.hook_resid_post"
+POST = "blocks.1.mlp.hook_post"
+SEQUENCES = [[1, 2, 3], [4, 5, 6, 7, 8, 9, 10], [11], list(range(12, 40))]
+QUICK = hookline.Retry(attempts=3, initial_seconds=0.001)
+
+
+def collect(address, source, **options):
+    async def run():
+        async with hookline.aio.connect(address) as client:
+            made = source() if callable(source) else source
+            async with client.capture([RESID, POST], made, **options) as capture:
+                batches = [batch async for batch in capture]
+            return batches, capture.summary
+
+    return asyncio.run(asyncio.wait_for(run(), 60))
+
+
+async def numbers():
+    for ids in SEQUENCES:
+        await asyncio.sleep(0)
+        yield [ids]
+
+
+@pytest.mark.parametrize("breaks", [[], [1], [13, 5]])
+@pytest.mark.parametrize(
+    "source", [SEQUENCES, hookline.Dataset("d"), numbers, lambda: ([ids] for ids in SEQUENCES)],
+    ids=["list", "dataset", "async generator", "generator"],
+)
+def test_rows_arrive_in_order_once_also_over_reconnects(fake, breaks, source):
+    server = fake(breaks=breaks, datasets={"d": SEQUENCES})
+    batches, summary = collect(server.address, source, batch_rows=4, retry=QUICK)
+    assert [batch.rows for batch in batches] == [4] * 9 + [3]
+    for name in (RESID, POST):
+        np.testing.assert_array_equal(torch.cat([b[name] for b in batches]).numpy(), expected(name, SEQUENCES))
+    assert summary.reconnects == len(breaks)
+
+
+def test_rows_can_be_mixed(fake):
+    batches, _ = collect(fake().address, SEQUENCES, shuffle_buffer=20, seed=1, provenance=True, batch_rows=8)
+    ids = torch.cat([batch.token_id for batch in batches]).tolist()
+    assert sorted(ids) == list(range(1, 40)) and ids != sorted(ids)
+
+
+def test_errors_are_raised_by_the_loop(fake):
+    server = fake()
+    server.failure = (grpc.StatusCode.INVALID_ARGUMENT, "hook_points: none", ())
+    with pytest.raises(hookline.InvalidArgumentError) as caught:
+        collect(server.address, SEQUENCES)
+    assert caught.value.field == "hook_points"
+
+    async def broken():
+        yield [[1]]
+        raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        collect(fake().address, broken)
+
+
+def test_leaving_the_loop_cancels_on_the_server(fake):
+    server = fake(datasets={"d": [list(range(64))] * 50_000})
+
+    async def run():
+        async with hookline.aio.connect(server.address) as client:
+            async with client.capture(POST, hookline.Dataset("d"), batch_rows=64) as capture:
+                assert (await capture.started()).hook_points[0].width == 32
+                async for _ in capture:
+                    break
+            with pytest.raises(hookline.CancelledError):
+                async for _ in capture:
+                    pass
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+    assert server.cancelled.wait(10)
+
+
+def test_models_are_described(fake):
+    async def run():
+        async with hookline.aio.connect(fake().address) as client:
+            assert (await client.model()).hook_points[0].name == RESID
+            assert [model.name for model in await client.models()] == ["fake"]
+            with pytest.raises(hookline.NotFoundError):
+                await client.model("nope")
+
+    asyncio.run(run())

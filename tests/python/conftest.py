@@ -1,0 +1,36 @@
+import os
+import sys
+
+import pytest
+
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "..", "client", "python"))
+sys.path.insert(0, os.path.dirname(__file__))
+
+from fake_server import FakeServer  # noqa: E402
+
+LIBRARY = os.environ.pop("HOOKLINE_CLIENT_LIBRARY", "")
+os.environ["HOOKLINE_CLIENT_LIBRARY"] = ""  # no library but where a test asks for it
+
+
+@pytest.fixture(params=["grpc", "native"])
+def receiver(request, monkeypatch):
+    """Runs a test with either receiver; results are the same."""
+    if request.param == "native":
+        if not LIBRARY:
+            pytest.skip("HOOKLINE_CLIENT_LIBRARY does not name the C++ client's library")
+        monkeypatch.setenv("HOOKLINE_CLIENT_LIBRARY", LIBRARY)
+    return request.param
+
+
+@pytest.fixture
+def fake():
+    """Makes fake servers; they stop with the test."""
+    servers = []
+
+    def make(**options):
+        servers.append(FakeServer(**options))
+        return servers[-1]
+
+    yield make
+    for server in servers:
+        server.stop()

@@ -1,0 +1,230 @@
+"""A capture server of a few lines, written from the proto's comments, for what a real one cannot be made to do on demand:
+break a connection after a given row, change its model, send a malformed chunk.
+
+Its rows are arithmetic: `value(hook_point, token, position, column)`.
+"""
+
+from concurrent import futures
+import json
+import threading
+
+import grpc
+import numpy as np
+
+from hookline import _protocol
+
+WIDTHS = {"blocks.0.hook_resid_post": 8, "blocks.1.hook_resid_post": 8, "blocks.1.mlp.hook_post": 32}
+
+
+def rows_of(hook_point, ids, width=None):
+    """The rows of one sequence, (len(ids), width) float32; small whole numbers, exact in every dtype."""
+    index = list(WIDTHS).index(hook_point)
+    ids = np.asarray(ids, np.int64).reshape(-1, 1)
+    positions = np.arange(len(ids)).reshape(-1, 1)
+    columns = np.arange(WIDTHS[hook_point]).reshape(1, -1)
+    return ((ids * 7 + positions * 3 + index * 5 + columns) % 128).astype(np.float32)
+
+
+def expected(hook_point, sequences):
+    return np.concatenate([rows_of(hook_point, ids) for ids in sequences])
+
+
+def encode(rows, dtype):
+    if dtype == 2:
+        return (rows.astype("<f4").view("<u4") >> 16).astype("<u2").tobytes()
+    return rows.astype({1: "<f4", 3: "<f2"}[dtype]).tobytes()
+
+
+class FakeServer:
+    """`breaks`: rows after which the first, second, ... call ends with UNAVAILABLE; later calls end well."""
+
+    def __init__(self, datasets=None, chunk_rows=5, breaks=(), cap=10_000_000, port=0):
+        self.datasets = datasets or {}
+        self.chunk_rows = chunk_rows
+        self.breaks = list(breaks)
+        self.cap = cap
+        self.fingerprint = "f" * 32
+        self.requests = []  # every CaptureRequest
+        self.sequences_read = 0  # from streams, also those sent again
+        self.alter = lambda response: response  # applied to each CaptureResponse
+        self.failure = None  # (code, message, trailing metadata) of every capture
+        self.release = threading.Event()  # chunks after the first wait for it
+        self.release.set()
+        self.cancelled = threading.Event()
+        self._server = grpc.server(futures.ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)])
+        unary, stream, unary_stream = (
+            grpc.unary_unary_rpc_method_handler,
+            grpc.stream_stream_rpc_method_handler,
+            grpc.unary_stream_rpc_method_handler,
+        )
+        self._server.add_generic_rpc_handlers(
+            [
+                grpc.method_handlers_generic_handler(
+                    "hookline.v1.CaptureService",
+                    {"Capture": unary_stream(self._capture), "CaptureStream": stream(self._capture_stream)},
+                ),
+                grpc.method_handlers_generic_handler(
+                    "hookline.v1.RecordingService",
+                    {
+                        "ReadRecording": unary_stream(self._read_recording),
+                        "ListRecordings": unary(self._list_recordings),
+                        "GetRecording": unary(self._get_recording),
+                    },
+                ),
+                grpc.method_handlers_generic_handler(
+                    "hookline.v1.ModelService", {"GetModel": unary(self._get_model), "ListModels": unary(self._list_models)}
+                ),
+            ]
+        )
+        self.port = self._server.add_insecure_port(f"127.0.0.1:{port}")
+        self.address = f"127.0.0.1:{self.port}"
+        self._server.start()
+
+    def stop(self):
+        self.release.set()
+        self._server.stop(None).wait()
+
+    def _model(self):
+        return _protocol.Model(
+            name="fake",
+            architecture="fake",
+            layers=2,
+            width=8,
+            dtype=1,
+            device="cpu",
+            hook_points=[{"name": n, "width": w, "layer": 0, "description": "A tensor."} for n, w in WIDTHS.items()],
+        )
+
+    def _get_model(self, message, context):
+        name = _protocol.GetModelRequest.FromString(message).name
+        if name not in ("", "fake"):
+            context.abort(grpc.StatusCode.NOT_FOUND, f'name: there is no model "{name}"; there is "fake"')
+        return self._model().SerializeToString()
+
+    def _list_models(self, message, context):
+        return _protocol.ListModelsResponse(models=[self._model()]).SerializeToString()
+
+    def _capture(self, message, context):
+        request = _protocol.CaptureRequest.FromString(message)
+        sequences = self.datasets[request.dataset.name]
+        return self._run(request, lambda start: iter(sequences[start:]), context)
+
+    def _read_recording(self, message, context):
+        read = _protocol.ReadRecordingRequest.FromString(message)
+        request = _protocol.CaptureRequest(
+            hook_points=read.hook_points, provenance=read.provenance, resume_token=read.resume_token, dtype=2
+        )
+        if read.HasField("max_activations"):
+            request.max_activations = read.max_activations
+        sequences = self.datasets[read.name]
+        responses = self._run(request, lambda start: iter(sequences[start:]), context)
+        self.requests.append(read)
+        return responses
+
+    def _recording(self, name):
+        return _protocol.Recording(name=name, state=2, dtype=2, rows=7, hook_points=[{"hook_point": "x", "rows": 7}])
+
+    def _list_recordings(self, message, context):
+        """One on each page."""
+        names = sorted(self.datasets)
+        token = _protocol.ListRecordingsRequest.FromString(message).page_token
+        index = int(token or 0)
+        following = str(index + 1) if index + 1 < len(names) else ""
+        recordings = [self._recording(names[index])]
+        return _protocol.ListRecordingsResponse(recordings=recordings, next_page_token=following).SerializeToString()
+
+    def _get_recording(self, message, context):
+        return self._recording(_protocol.GetRecordingRequest.FromString(message).name).SerializeToString()
+
+    def _capture_stream(self, messages, context):
+        request = _protocol.CaptureStreamRequest.FromString(next(messages)).request
+
+        def sequences(start):
+            for message in messages:
+                for sequence in _protocol.CaptureStreamRequest.FromString(message).tokens.sequences:
+                    self.sequences_read += 1
+                    yield list(sequence.ids)
+
+        return self._run(request, sequences, context)
+
+    def _run(self, request, sequences_from, context):
+        self.requests.append(request)
+        context.add_callback(self.cancelled.set)
+        if self.failure:
+            code, message, metadata = self.failure
+            context.set_trailing_metadata(metadata)
+            context.abort(code, message)
+        for response in self._responses(request, sequences_from, context):
+            yield self.alter(response).SerializeToString()
+
+    def _responses(self, request, sequences_from, context):
+        Response = _protocol.CaptureResponse
+        names = list(request.hook_points)
+        asked = request.max_activations if request.HasField("max_activations") else self.cap
+        wanted = {name: request.max_activations_by_hook_point.get(name, asked) for name in names}
+        budgets = {name: min(rows, self.cap) for name, rows in wanted.items()}
+        state = json.loads(request.resume_token) if request.resume_token else {"row": 0, "sequence": 0, "skip": 0}
+        dtype = request.dtype or 1
+        started = Response(
+            started={
+                "model": "fake",
+                "fingerprint": self.fingerprint,
+                "hook_points": [
+                    {
+                        "hook_point": name,
+                        "width": WIDTHS[name],
+                        "max_activations": budgets[name],
+                        "clipped": budgets[name] < wanted[name],
+                    }
+                    for name in names
+                ],
+                "dtype": dtype,
+                "next_sequence": state["sequence"],
+                "resume_token": json.dumps(state).encode(),
+            }
+        )
+        yield started
+        sent_in_call, reason = 0, 2
+        limit = self.breaks.pop(0) if self.breaks else None
+        for ids in sequences_from(state["sequence"]):
+            for first in range(state["skip"], len(ids), self.chunk_rows):
+                count = min(self.chunk_rows, len(ids) - first)
+                end = first + count
+                after = dict(row=state["row"] + count, sequence=state["sequence"], skip=end)
+                if end == len(ids):
+                    after.update(sequence=state["sequence"] + 1, skip=0)
+                receivers = [name for name in names if budgets[name] > state["row"]]
+                for name in receivers:
+                    rows = min(count, budgets[name] - state["row"])
+                    chunk = _protocol.ActivationChunk(
+                        hook_point=name, first_row=state["row"], rows=rows, width=WIDTHS[name], dtype=dtype
+                    )
+                    if request.provenance:
+                        chunk.sequence.extend([state["sequence"]] * rows)
+                        chunk.position.extend(range(first, first + rows))
+                        chunk.token_id.extend(ids[first : first + rows])
+                    # The token of a group stands on its last chunk: a cut before that repeats nothing.
+                    token = dict(after, done=[]) if name == receivers[-1] else dict(state, done=receivers[: receivers.index(name) + 1])
+                    skip_sent = name in state.get("done", ())
+                    chunk.resume_token = json.dumps(token).encode()
+                    chunk.data = encode(rows_of(name, ids)[first : first + rows], dtype)
+                    if not skip_sent:
+                        yield Response(chunk=chunk)
+                        sent_in_call += rows
+                        if limit is not None and sent_in_call >= limit:
+                            context.abort(grpc.StatusCode.UNAVAILABLE, "the fake server breaks here")
+                    self.release.wait()
+                state = dict(after, done=[])
+                if all(budgets[name] <= state["row"] for name in names):
+                    reason = 1
+                    break
+            if reason == 1:
+                break
+        yield Response(
+            summary={
+                "stop_reason": reason,
+                "hook_points": [{"hook_point": n, "rows": min(budgets[n], state["row"])} for n in names],
+                "sequences": state["sequence"],
+                "resume_token": json.dumps(state).encode(),
+            }
+        )

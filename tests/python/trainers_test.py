@@ -1,0 +1,76 @@
+"""What trainers plug in: a torch dataset and SAELens's data provider."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+import hookline
+from fake_server import expected
+from hookline.torch import shard
+
+pytestmark = pytest.mark.usefixtures("receiver")
+
+RESID = "blocks.0.hook_resid_post"
+POST = "blocks.1.mlp.hook_post"
+SEQUENCES = [list(range(i, i + 10)) for i in range(20)]
+
+
+def test_a_dataset_yields_a_captures_batches_in_every_pass(fake):
+    dataset = hookline.torch.ActivationDataset(fake().address, [RESID, POST], SEQUENCES, batch_rows=64)
+    for _ in range(2):
+        batches = list(DataLoader(dataset, batch_size=None))
+        assert [len(batch[RESID]) for batch in batches] == [64, 64, 64, 8]
+        for name in (RESID, POST):
+            np.testing.assert_array_equal(torch.cat([b[name] for b in batches]).numpy(), expected(name, SEQUENCES))
+    assert dataset.summary.stop_reason == "source_ended"
+
+
+def test_a_dataset_and_its_errors_can_cross_to_another_process(fake):
+    dataset = hookline.torch.ActivationDataset(fake().address, RESID, torch.tensor(SEQUENCES), dtype="bfloat16")
+    assert next(iter(pickle.loads(pickle.dumps(dataset))))[RESID].dtype == torch.bfloat16
+    error = pickle.loads(pickle.dumps(hookline.InvalidArgumentError("m", field="f")))
+    assert (error.message, error.field, error.code) == ("m", "f", "INVALID_ARGUMENT")
+
+
+def test_workers_share_a_source_without_overlap(fake):
+    server = fake(datasets={"d": SEQUENCES})
+    with hookline.connect(server.address) as client:
+        parts = [shard(client, hookline.Dataset("d", 10, first_sequence=3, sequence_count=11), i, 4) for i in range(4)]
+        covered = [n for part in parts for n in range(part.first_sequence, part.first_sequence + part.sequence_count)]
+        assert covered == list(range(3, 14))
+        parts = [shard(client, SEQUENCES, i, 3) for i in range(3)]
+        assert sorted(ids for part in parts for ids in part) == SEQUENCES
+        assert shard(client, SEQUENCES[:1], 1, 2) is None
+        with pytest.raises(ValueError, match="2 workers"):
+            shard(client, iter(SEQUENCES), 0, 2)
+
+
+def test_spawned_workers_receive_their_parts(fake):
+    dataset = hookline.torch.ActivationDataset(fake().address, RESID, SEQUENCES)
+    loader = DataLoader(dataset, batch_size=None, num_workers=2, multiprocessing_context="spawn")
+    rows = torch.cat([batch[RESID] for batch in loader]).numpy()
+    in_order = expected(RESID, SEQUENCES)
+    assert sorted(map(tuple, rows)) == sorted(map(tuple, in_order))
+
+
+def test_a_data_provider_yields_full_batches_for_ever(fake):
+    provider = hookline.sae_lens.data_provider(fake().address, RESID, SEQUENCES, batch_size=64, shuffle_buffer=100)
+    batches = [next(provider) for _ in range(10)]  # three in a pass
+    assert {tuple(batch.shape) for batch in batches} == {(64, 8)}
+    first_pass, second_pass = torch.cat(batches[:3]), torch.cat(batches[3:6])
+    assert not torch.equal(first_pass, second_pass)
+
+
+def test_a_data_provider_may_end(fake):
+    provider = hookline.sae_lens.data_provider(fake().address, RESID, iter(SEQUENCES), batch_size=64)
+    assert len(list(provider)) == 3
+    provider = hookline.sae_lens.data_provider(fake().address, RESID, SEQUENCES, batch_size=64, repeat=False)
+    assert len(list(provider)) == 3
+
+
+def test_a_source_smaller_than_a_batch_is_an_error_not_an_endless_loop(fake):
+    with pytest.raises(ValueError, match="fewer than the 64 rows"):
+        next(hookline.sae_lens.data_provider(fake().address, RESID, SEQUENCES[:2], batch_size=64))

@@ -1,0 +1,82 @@
+"""The parts under the receiver, against protobuf's own view of the same bytes."""
+
+import glob
+import os
+import random
+import shutil
+import subprocess
+
+import pytest
+from google.protobuf import descriptor_pb2
+
+from hookline import _protocol
+from hookline._wire import split_chunk
+
+ROOT = os.path.join(os.path.dirname(__file__), "..", "..")
+
+
+def random_chunk(random_source):
+    chunk = _protocol.ActivationChunk()
+    for field, value in [
+        ("hook_point", "blocks.%d.hook_resid_post" % random_source.randrange(10**6)),
+        ("first_row", random_source.randrange(1 << 62)),
+        ("rows", random_source.randrange(1 << 30)),
+        ("width", random_source.randrange(1 << 30)),
+        ("dtype", random_source.randrange(4)),
+        ("resume_token", random_source.randbytes(random_source.randrange(300))),
+        ("data", random_source.randbytes(random_source.choice([0, 1, 127, 128, 70_000]))),
+    ]:
+        if random_source.random() < 0.8:
+            setattr(chunk, field, value)
+    if random_source.random() < 0.5:
+        chunk.values.extend(random_source.random() for _ in range(5))
+        chunk.token_id.extend(random_source.randrange(1 << 32) for _ in range(50))
+    return chunk
+
+
+def test_splitting_a_message_finds_what_protobuf_finds():
+    random_source = random.Random(7)
+    for _ in range(500):
+        chunk = random_chunk(random_source)
+        message = _protocol.CaptureResponse(chunk=chunk).SerializeToString()
+        fields, offset, length = split_chunk(message)
+        assert message[offset : offset + length] == chunk.data
+        chunk.ClearField("data")
+        assert fields == chunk
+
+
+def test_no_malformed_message_does_more_than_raise_a_value_error():
+    random_source = random.Random(8)
+    for _ in range(2000):
+        message = bytearray(_protocol.CaptureResponse(chunk=random_chunk(random_source)).SerializeToString()[:400])
+        for _ in range(random_source.randrange(1, 5)):
+            message[random_source.randrange(len(message))] = random_source.randrange(256)
+        message = bytes(message[: random_source.randrange(len(message) + 1)])
+        try:
+            found = split_chunk(message)
+        except ValueError:
+            continue
+        except Exception as error:
+            assert type(error).__name__ == "DecodeError"
+            continue
+        assert found is None or 0 <= found[1] <= found[1] + found[2] <= len(message)
+
+
+def test_other_messages_are_left_to_protobuf():
+    assert split_chunk(_protocol.CaptureResponse(started={"model": "m"}).SerializeToString()) is None
+    assert split_chunk(b"") is None
+
+
+def test_the_packaged_descriptors_are_those_of_proto(tmp_path):
+    protoc = shutil.which("protoc")
+    if protoc is None:
+        pytest.skip("no protoc to compare with")
+    made = tmp_path / "protocol.binpb"
+    files = sorted(glob.glob(os.path.join(ROOT, "proto", "hookline", "v1", "*.proto")))
+    subprocess.run(
+        [protoc, "-I", os.path.join(ROOT, "proto"), "--include_imports", f"--descriptor_set_out={made}", *files], check=True
+    )
+    with open(os.path.join(os.path.dirname(_protocol.__file__), "protocol.binpb"), "rb") as packaged:
+        assert descriptor_pb2.FileDescriptorSet.FromString(
+            packaged.read()
+        ) == descriptor_pb2.FileDescriptorSet.FromString(made.read_bytes()), "run client/python/update-protocol"

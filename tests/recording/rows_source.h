@@ -1,0 +1,42 @@
+// A capture for tests: rows whose values say where they come from, in row groups, from any row on.
+#ifndef HOOKLINE_TESTS_RECORDING_ROWS_SOURCE_H_
+#define HOOKLINE_TESTS_RECORDING_ROWS_SOURCE_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "server/recording/manifest.h"
+#include "server/recording/writer.h"
+
+namespace hookline {
+
+class RowsSource {
+ public:
+  // Row groups of `group_rows` rows, cut where a batch of `batch_rows` ends, as an engine does. After `rows` rows it
+  // ends.
+  RowsSource(int64_t rows, int64_t group_rows, int64_t batch_rows)
+      : rows_(rows), group_rows_(group_rows), batch_rows_(batch_rows) {}
+
+  // What a request would say; a recording of it can be created.
+  static Manifest Request(const std::string& name, std::vector<RecordedHookPoint> hook_points, Dtype dtype);
+
+  // The bytes of one row.
+  static std::string Row(const Manifest& manifest, int hook_point, int64_t row);
+  static int64_t Sequence(int64_t row) { return row / 7; }
+  static int32_t Position(int64_t row) { return static_cast<int32_t>(row % 7); }
+  static uint32_t TokenId(int64_t row) { return static_cast<uint32_t>(row * 2654435761u); }
+
+  // Sends the rows from the writer's resume token on. Stops after `most_groups` row groups.
+  absl::Status SendTo(RecordingWriter& writer, int64_t most_groups = int64_t{1} << 40) const;
+
+ private:
+  const int64_t rows_;
+  const int64_t group_rows_;
+  const int64_t batch_rows_;
+};
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_TESTS_RECORDING_ROWS_SOURCE_H_
