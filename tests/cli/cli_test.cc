@@ -188,8 +188,7 @@ TEST_F(CliTest, AnInterruptCancelsTheCaptureAndLeavesNoFile) {
                     {"capture", "--server", server.address(), "--hook-points", kResid, "--tokens", "-", "--out", out_,
                      "--provenance", "--quiet"},
                     "1 2 3\n", Input::kStaysOpen);
-    // The first sequences of a pipe wait for a message to fill, so the call may have got none yet.
-    while (server.requests().empty()) std::this_thread::yield();
+    ASSERT_TRUE(server.WaitUntilStarted());
     program.Signal(signal);
     ProgramResult result = program.Wait();
     EXPECT_EQ(result.exit_code, 130);
