@@ -132,6 +132,7 @@ def main():
         flight = Serving([sys.executable, os.path.abspath(__file__), "--serve-flight"], kept)
         servers.append(flight)
         subjects["Arrow Flight DoGet, view (kept)"] = ([*python, "flight", flight.address, str(rows)], kept)
+        subjects["Arrow Flight DoGet, view (default)"] = ([*python, "flight", flight.address, str(rows)], environment)
     except ImportError:
         print("pyarrow is not installed: Arrow Flight is left out")
 
