@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "server/base/status.h"
+#include "server/model/families/hugging_face.h"
 #include "server/model/families/nanochat.h"
 #include "server/model/torch_compat.h"
 #include "server/model/torchscript/torchscript_model.h"
@@ -70,6 +71,8 @@ absl::StatusOr<std::unique_ptr<Model>> Load(const ModelOptions& options) {
   std::unique_ptr<Model> model;
   if (S_ISDIR(status.st_mode) && IsNanochatFolder(options.path)) {
     ASSIGN_OR_RETURN(model, LoadNanochat(options, std::move(info), device, ScalarTypeOf(dtype)));
+  } else if (S_ISDIR(status.st_mode) && IsHuggingFaceFolder(options.path)) {
+    ASSIGN_OR_RETURN(model, LoadHuggingFace(options, std::move(info), device, ScalarTypeOf(dtype)));
   } else if (S_ISREG(status.st_mode)) {
     TorchScriptOptions script;
     script.name = info.name;
@@ -83,7 +86,8 @@ absl::StatusOr<std::unique_ptr<Model>> Load(const ModelOptions& options) {
     return absl::FailedPreconditionError(
         absl::StrCat(options.path,
                      ": not a model; a nanochat checkpoint directory holds model_NNNNNN.pt and "
-                     "meta_NNNNNN.json, a TorchScript model is one file"));
+                     "meta_NNNNNN.json, a Hugging Face one config.json and safetensors, a TorchScript model is one "
+                     "file"));
   }
   if (absl::Status tried = TryOneToken(*model, device); !tried.ok()) {
     return absl::InvalidArgumentError(absl::StrCat(options.path, ": LibTorch ", TORCH_VERSION,
