@@ -175,6 +175,8 @@ absl::Status Run(const CaptureFlags& flags, const std::string& server, Interrupt
     tokens = *std::move(opened);
   }
 
+  // While files are being written a signal must not end the program before their temporary names are gone.
+  Interrupt::Listener keep_running(&interrupt, [] {});
   std::unique_ptr<RowFiles> files;
   absl::StatusOr<CaptureResult> result;
   absl::Duration elapsed;

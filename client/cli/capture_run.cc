@@ -5,7 +5,10 @@
 #include <thread>
 #include <utility>
 
+#include "absl/base/thread_annotations.h"
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
 #include "client/cli/exit_code.h"
 #include "google/protobuf/util/message_differencer.h"
 #include "server/base/status.h"
@@ -93,6 +96,7 @@ class Runner {
       : start_call_(start_call), tokens_(tokens), handlers_(handlers), progress_(progress), interrupt_(interrupt) {}
 
   absl::StatusOr<CaptureResult> Run() {
+    Interrupt::Listener listener(&interrupt_, [this] { CancelCall(); });
     while (true) {
       absl::Status status = OneCall();
       if (interrupt_.came()) return absl::CancelledError("interrupted; nothing was kept");
@@ -110,8 +114,10 @@ class Runner {
  private:
   absl::Status OneCall() {
     const bool resumes = !token_.empty();
-    std::unique_ptr<client::CaptureCall> call = start_call_(token_);
-    Interrupt::Listener listener(&interrupt_, [&call] { call->Cancel(); });
+    const std::unique_ptr<client::CaptureCall> call = start_call_(token_);
+    SetCall(call.get());
+    const absl::Cleanup forget_call = [this] { SetCall(nullptr); };
+    if (interrupt_.came()) call->Cancel();
     std::unique_ptr<TokenWriter> writer;
     absl::Status status;
     while (true) {
@@ -202,6 +208,16 @@ class Runner {
     return absl::OkStatus();
   }
 
+  void SetCall(client::CaptureCall* call) {
+    absl::MutexLock lock(&mutex_);
+    call_ = call;
+  }
+
+  void CancelCall() {
+    absl::MutexLock lock(&mutex_);
+    if (call_ != nullptr) call_->Cancel();
+  }
+
   const StartCall& start_call_;
   TokenSource* const tokens_;
   const CaptureHandlers& handlers_;
@@ -212,6 +228,8 @@ class Runner {
   std::string token_;
   bool ended_ = false;
   int failures_ = 0;  // since the last row
+  absl::Mutex mutex_;
+  client::CaptureCall* call_ ABSL_GUARDED_BY(mutex_) = nullptr;
 };
 
 }  // namespace

@@ -49,13 +49,13 @@ void Interrupt::Run() {
 
 Interrupt::Listener::Listener(Interrupt* interrupt, std::function<void()> listener) : interrupt_(interrupt) {
   absl::MutexLock lock(&interrupt_->mutex_);
-  interrupt_->listener_ = std::move(listener);
+  before_ = std::exchange(interrupt_->listener_, std::move(listener));
   if (interrupt_->came_) interrupt_->listener_();
 }
 
 Interrupt::Listener::~Listener() {
   absl::MutexLock lock(&interrupt_->mutex_);
-  interrupt_->listener_ = nullptr;
+  interrupt_->listener_ = std::move(before_);
 }
 
 bool Interrupt::came() const {

@@ -23,7 +23,7 @@ class Interrupt {
   Interrupt& operator=(const Interrupt&) = delete;
 
   // Calls `listener`, from a thread of its own, at the first signal, or now if that has come. It must not block.
-  // Destroying the listener waits for a call of it.
+  // Destroying the listener waits for a call of it, and the one before listens again.
   class Listener {
    public:
     Listener(Interrupt* interrupt, std::function<void()> listener);
@@ -33,6 +33,7 @@ class Interrupt {
 
    private:
     Interrupt* const interrupt_;
+    std::function<void()> before_;
   };
 
   bool came() const;

@@ -84,6 +84,7 @@ TEST_F(CliTest, TellsTheModelsAndTheirHookPoints) {
   EXPECT_EQ(result.exit_code, 0) << result.errors;
   EXPECT_THAT(result.output, HasSubstr("1,234,567"));
   EXPECT_THAT(result.output, HasSubstr("00112233445566778899aabbccddeeff"));
+  EXPECT_EQ(Run({"--server", server_.address(), "models"}).output, result.output);
   setenv("HOOKLINE_SERVER", server_.address().c_str(), 1);
   result = Run({"hooks", "--model", "fake"});
   EXPECT_EQ(result.exit_code, 0) << result.errors;
@@ -188,8 +189,7 @@ TEST_F(CliTest, AnInterruptCancelsTheCaptureAndLeavesNoFile) {
                     {"capture", "--server", server.address(), "--hook-points", kResid, "--tokens", "-", "--out", out_,
                      "--provenance", "--quiet"},
                     "1 2 3\n", Input::kStaysOpen);
-    // The first sequences of a pipe wait for a message to fill, so the call may have got none yet.
-    while (server.requests().empty()) std::this_thread::yield();
+    ASSERT_TRUE(server.WaitUntilStarted());
     program.Signal(signal);
     ProgramResult result = program.Wait();
     EXPECT_EQ(result.exit_code, 130);

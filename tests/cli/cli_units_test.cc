@@ -24,7 +24,7 @@ TEST(FileNames, AreDifferentAndStayInTheDirectory) {
   const std::vector<std::string> names =
       FileNames({"blocks.0.hook_z", "../../etc/passwd", "a/b", "a_b", "A_B", ".hidden", "", std::string(300, 'x')});
   EXPECT_THAT(names, ElementsAre("blocks.0.hook_z.safetensors", "_.._.._etc_passwd.safetensors", "a_b.safetensors",
-                                 "a_b-2.safetensors", "A_B-2.safetensors", "_.hidden.safetensors", "_.safetensors",
+                                 "a_b-2.safetensors", "A_B-3.safetensors", "_.hidden.safetensors", "_.safetensors",
                                  std::string(200, 'x') + ".safetensors"));
 }
 
@@ -42,7 +42,7 @@ TEST(Numbers, AreShortAndReadable) {
 
 TEST(ProgressLine, FitsTheTerminal) {
   const std::string line = ProgressLine(500, 1000, 4096, absl::Seconds(2), 80);
-  EXPECT_EQ(line, " 50% [=====>     ] 500/1,000 rows  250 rows/s  2.05 KB/s  0:02 left");
+  EXPECT_EQ(line, " 50% [===========>           ] 500/1,000 rows  250 rows/s  2.05 KB/s  0:02 left");
   for (int width : {40, 80, 200}) {
     EXPECT_LE(ProgressLine(123456789, 1'000'000'000, int64_t{1} << 40, absl::Hours(1), width).size(),
               static_cast<size_t>(std::max(width, 80)));

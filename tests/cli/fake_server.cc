@@ -38,13 +38,13 @@ v1::Model FakeModel() {
 
 struct FakeServer::Call {
   std::function<bool(const v1::CaptureResponse&)> write;
-  v1::CaptureRequest request;
-  std::vector<int64_t> budgets;
-  std::vector<int64_t> rows;  // sent, per hook point
-  int64_t sequence = 0;       // the next one
-  int position = 0;           // in it, where the next row group begins
-  int hook_points_done = 0;   // of that row group, by the call before
-  int chunks_left = -1;       // until the call breaks; -1: it does not
+  v1::CaptureRequest request = {};
+  std::vector<int64_t> budgets = {};
+  std::vector<int64_t> rows = {};  // sent, per hook point
+  int64_t sequence = 0;            // the next one
+  int position = 0;                // in it, where the next row group begins
+  int hook_points_done = 0;        // of that row group, by the call before
+  int chunks_left = -1;            // until the call breaks; -1: it does not
 
   std::string Token() const {
     return absl::StrCat(sequence, " ", position, " ", hook_points_done, " ", absl::StrJoin(rows, " "));
@@ -77,9 +77,9 @@ void FakeServer::BreakAfter(int chunks) {
   breaks_.push_back(chunks);
 }
 
-bool FakeServer::WaitUntilChunkSent() {
+bool FakeServer::WaitUntilStarted() {
   absl::MutexLock lock(&mutex_);
-  return mutex_.AwaitWithTimeout(absl::Condition(&chunk_sent_), kPatience);
+  return mutex_.AwaitWithTimeout(absl::Condition(&started_), kPatience);
 }
 
 bool FakeServer::WaitUntilCancelled() {
@@ -164,6 +164,8 @@ grpc::Status FakeServer::Start(const v1::CaptureRequest& request, Call* call) {
   started.set_next_sequence(call->sequence);
   started.set_resume_token(call->Token());
   call->write(response);
+  absl::MutexLock lock(&mutex_);
+  started_ = true;
   return grpc::Status::OK;
 }
 
@@ -198,8 +200,6 @@ grpc::Status FakeServer::SendSequence(Call& call, const std::vector<uint32_t>& i
         call.hook_points_done = i + 1;
         chunk.set_resume_token(call.Token());
         if (!call.write(response)) return grpc::Status::CANCELLED;
-        absl::MutexLock lock(&mutex_);
-        chunk_sent_ = true;
       }
     }
     call.hook_points_done = 0;

@@ -36,7 +36,7 @@ class FakeServer final : public v1::ModelService::Service, public v1::CaptureSer
   // The next call breaks with UNAVAILABLE after so many chunks; further ones queue up.
   void BreakAfter(int chunks);
   // Both block until it is so; false after 20 seconds.
-  bool WaitUntilChunkSent();
+  bool WaitUntilStarted();
   bool WaitUntilCancelled();  // by the client, a call of CaptureStream
 
   // Every sequence that came, also those sent again.
@@ -62,7 +62,7 @@ class FakeServer final : public v1::ModelService::Service, public v1::CaptureSer
   std::string address_;
   mutable absl::Mutex mutex_;
   std::deque<int> breaks_ ABSL_GUARDED_BY(mutex_);
-  bool chunk_sent_ ABSL_GUARDED_BY(mutex_) = false;
+  bool started_ ABSL_GUARDED_BY(mutex_) = false;
   bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
   std::vector<std::vector<uint32_t>> sequences_ ABSL_GUARDED_BY(mutex_);
   int64_t largest_message_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
