@@ -119,6 +119,12 @@ void DeclareAll(CLI::App* app, ServerFlags* flags, std::vector<std::string>* mod
       ->type_name("NAME=PATH");
 
   declare
+      .Value("--recordings-dir", flags->recordings_dir,
+             "Directory for recordings, of this server alone; empty: none are kept. Without --model the server only "
+             "reads them back")
+      ->type_name("DIR");
+
+  declare
       .List("--listen", flags->server.listen,
             "HOST:PORT or unix:PATH to serve on; port 0: any free one. Repeat it for more [127.0.0.1:7471]")
       ->type_name("HOST:PORT");
@@ -156,6 +162,15 @@ void DeclareAll(CLI::App* app, ServerFlags* flags, std::vector<std::string>* mod
       .Value("--max-sequence-length", flags->engine.max_sequence_length,
              "Token ids in one sequence; 0: as many as the model computes")
       ->group(limits);
+  declare
+      .Bytes("--recordings-quota-bytes", flags->recordings.quota_bytes, "Size of all recordings together; 0: no limit")
+      ->group(limits);
+  declare.Bytes("--recordings-free-bytes", flags->recordings.free_bytes, "What recordings leave free on their disk")
+      ->group(limits);
+  declare
+      .Bytes("--recordings-shard-bytes", flags->recordings.shard_bytes,
+             "Size of a recording's files, about; after a crash a recording continues with its last whole one")
+      ->group(limits);
   declare.Value("--max-hook-points", flags->engine.max_hook_points, "Hook points in one capture")->group(limits);
   declare
       .Value("--max-rows", flags->engine.max_rows, "Rows for each hook point of a capture; larger budgets are clipped")
@@ -182,7 +197,7 @@ void DeclareAll(CLI::App* app, ServerFlags* flags, std::vector<std::string>* mod
 // Turns the texts of --model and --dataset into what they mean; throws as CLI11 does.
 void ReadLists(const std::vector<std::string>& models, const std::vector<std::string>& datasets,
                const ModelOptions& model, ServerFlags* flags) {
-  if (models.empty()) {
+  if (models.empty() && flags->recordings_dir.empty()) {
     throw CLI::RequiredError("--model PATH (or HOOKLINE_MODEL), a checkpoint to serve,");
   }
   std::set<std::string> names;

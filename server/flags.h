@@ -9,6 +9,7 @@
 #include "absl/time/time.h"
 #include "server/capture/engine.h"
 #include "server/model/load.h"
+#include "server/recording/catalog.h"
 #include "server/service/server.h"
 
 namespace hookline {
@@ -19,9 +20,11 @@ struct DatasetFlag {
 };
 
 struct ServerFlags {
-  std::vector<ModelOptions> models;  // at least one, no name given twice
+  std::vector<ModelOptions> models;  // at least one unless there are recordings; no name given twice
   std::vector<DatasetFlag> datasets;
-  int threads = 0;  // of LibTorch on the CPU; 0: its own choice
+  int threads = 0;             // of LibTorch on the CPU; 0: its own choice
+  std::string recordings_dir;  // empty: none are kept
+  CatalogOptions recordings;
   EngineOptions engine;
   ServerOptions server;
   std::string port_file;       // empty: none

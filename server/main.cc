@@ -2,6 +2,7 @@
 #include <malloc.h>
 #include <pthread.h>
 
+#include <algorithm>
 #include <atomic>
 #include <csignal>
 #include <cstdio>
@@ -17,12 +18,16 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
+#include "server/base/file_system.h"
 #include "server/base/status.h"
 #include "server/capture/engine.h"
+#include "server/capture/recorder.h"
 #include "server/dataset/dataset.h"
 #include "server/flags.h"
+#include "server/model/check_models.h"
 #include "server/model/load.h"
 #include "server/model/runtime.h"
+#include "server/recording/catalog.h"
 #include "server/service/library_logs.h"
 #include "server/service/metrics.h"
 #include "server/service/server.h"
@@ -111,6 +116,7 @@ absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const ServerFlags& flags) {
                  std::string(TokenDtypeName(dataset->dtype())));
     datasets.push_back(std::move(dataset));
   }
+  RETURN_IF_ERROR(CheckModels(flags.models));
   std::vector<std::unique_ptr<Model>> models;
   for (const ModelOptions& options : flags.models) {
     const absl::Time start = absl::Now();
@@ -118,10 +124,22 @@ absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const ServerFlags& flags) {
     const ModelInfo& info = model->info();
     spdlog::info("model {}: {} {}, {}, {} parameters as {} on {} in {}; fingerprint {}", info.name, info.architecture,
                  info.variant, info.details, info.parameters, std::string(DtypeName(info.dtype)), info.device,
-                 absl::FormatDuration(absl::Now() - start), info.fingerprint);
+                 absl::FormatDuration(absl::Trunc(absl::Now() - start, absl::Milliseconds(1))), info.fingerprint);
+    if (!info.warning.empty()) spdlog::warn("model {}: {}", info.name, info.warning);
     models.push_back(std::move(model));
   }
-  return Engine::Create(flags.engine, std::move(models), std::move(datasets));
+  EngineOptions options = flags.engine;
+  // Nothing takes slabs where nothing is computed; this many an engine wants at least.
+  if (models.empty()) options.slab_count = std::min<int64_t>(options.slab_count, 8);
+  return Engine::Create(options, std::move(models), std::move(datasets));
+}
+
+absl::StatusOr<std::unique_ptr<Catalog>> OpenCatalog(const ServerFlags& flags) {
+  ASSIGN_OR_RETURN(std::unique_ptr<Directory> directory, OpenDirectory(flags.recordings_dir));
+  ASSIGN_OR_RETURN(std::unique_ptr<Catalog> catalog, Catalog::Open(std::move(directory), flags.recordings));
+  for (const std::string& note : catalog->notes()) spdlog::warn("recordings: {}", note);
+  spdlog::info("recordings in {}: {} bytes", flags.recordings_dir, catalog->used_bytes());
+  return catalog;
 }
 
 absl::Status Run(const ServerFlags& flags, EndSignals& signals) {
@@ -136,8 +154,14 @@ absl::Status Run(const ServerFlags& flags, EndSignals& signals) {
     ASSIGN_OR_RETURN(metrics, MetricsServer::Start(flags.metrics_listen, engine.get()));
     spdlog::info("metrics at {} (port {}), /metrics", flags.metrics_listen, metrics->port());
   }
+  std::unique_ptr<Catalog> catalog;
+  std::unique_ptr<Recorder> recorder;
+  if (!flags.recordings_dir.empty()) {
+    ASSIGN_OR_RETURN(catalog, OpenCatalog(flags));
+    recorder = std::make_unique<Recorder>(engine.get(), catalog.get());
+  }
   // Addresses are opened last: whoever is answered finds the weights on their device.
-  ASSIGN_OR_RETURN(std::unique_ptr<Server> server, Server::Start(flags.server, engine.get()));
+  ASSIGN_OR_RETURN(std::unique_ptr<Server> server, Server::Start(flags.server, engine.get(), recorder.get()));
   signals.Serve();
   for (size_t i = 0; i < flags.server.listen.size(); ++i) {
     const std::string& address = flags.server.listen[i];

@@ -71,6 +71,7 @@ struct CaptureRequest {
   int64_t max_message_bytes = 0;  // 0: the default
   bool deterministic = false;
   std::string resume_token;
+  std::string record_as;  // the service's to act on (Recorder); the engine takes no notice
 };
 
 }  // namespace hookline

@@ -206,7 +206,9 @@ std::string FormatManifest(const Manifest& manifest) {
                                   {"bytes", shard.bytes},
                                   {"xxh3", shard.xxh3}});
   }
-  json["resume"] = Json{{"token", absl::Base64Escape(manifest.resume_token)}, {"row", manifest.resume_row}};
+  json["resume"] = Json{{"token", absl::Base64Escape(manifest.resume_token)},
+                        {"row", manifest.resume_row},
+                        {"message_bytes", manifest.resume_message_bytes}};
   json["create_time"] = absl::FormatTime(absl::RFC3339_full, manifest.create_time, absl::UTCTimeZone());
   json["update_time"] = absl::FormatTime(absl::RFC3339_full, manifest.update_time, absl::UTCTimeZone());
   // `replace`: an error's text may hold a path that is no UTF-8, which must not throw.
@@ -285,6 +287,7 @@ absl::StatusOr<Manifest> ParseManifest(absl::string_view text) {
     resume_members.Fail("token", "base64");
   }
   manifest.resume_row = resume_members.Integer("row", 0, kMaxRows);
+  manifest.resume_message_bytes = resume_members.Integer("message_bytes", 0, 1 << 30);
   std::string error;
   for (const auto& [key, time] :
        {std::make_pair("create_time", &manifest.create_time), std::make_pair("update_time", &manifest.update_time)}) {

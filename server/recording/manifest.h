@@ -58,6 +58,7 @@ struct Manifest {
   std::vector<ShardInfo> shards;
   std::string resume_token;  // continues the capture after resume_row, which is at most rows()
   int64_t resume_row = 0;
+  int64_t resume_message_bytes = 0;  // the capture's max_message_bytes, which its tokens are bound to
   absl::Time create_time;
   absl::Time update_time;
 

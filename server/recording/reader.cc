@@ -120,25 +120,16 @@ absl::StatusOr<RecordingReader::Provenance> RecordingReader::ProvenanceOf(int64_
                     static_cast<uint32_t>(Load<int64_t>(value_at(kTokenIdTensor)))};
 }
 
-std::vector<ShardDamage> RecordingReader::Verify(size_t max_damaged,
-                                                 const std::function<bool(int64_t, int64_t)>& progress) const {
-  std::vector<ShardDamage> damaged;
-  int64_t shards = 0;
-  int64_t bytes = 0;
-  for (const ShardInfo& info : manifest_.shards) {
-    // Mapped anew and not kept: a check touches every page once.
-    auto view = directory_->Map(info.file);
-    if (!view.ok()) {
-      damaged.push_back({info.file, std::string(view.status().message())});
-    } else if (auto shard = CheckShard(info, *std::move(view)); !shard.ok()) {
-      damaged.push_back({info.file, std::string(shard.status().message())});
-    } else if (const std::string found = ShardChecksum((*shard)->layout, (*shard)->view.bytes); found != info.xxh3) {
-      damaged.push_back({info.file, absl::StrCat("checksum ", found, "; the manifest says ", info.xxh3)});
-    }
-    bytes += info.bytes;
-    if (damaged.size() >= max_damaged || !progress(++shards, bytes)) break;
-  }
-  return damaged;
+std::optional<ShardDamage> RecordingReader::VerifyShard(size_t shard) const {
+  const ShardInfo& info = manifest_.shards[shard];
+  // Mapped anew and not kept: a check touches every page once.
+  auto view = directory_->Map(info.file);
+  if (!view.ok()) return ShardDamage{info.file, std::string(view.status().message())};
+  const auto checked = CheckShard(info, *std::move(view));
+  if (!checked.ok()) return ShardDamage{info.file, std::string(checked.status().message())};
+  const std::string found = ShardChecksum((*checked)->layout, (*checked)->view.bytes);
+  if (found == info.xxh3) return std::nullopt;
+  return ShardDamage{info.file, absl::StrCat("checksum ", found, "; the manifest says ", info.xxh3)};
 }
 
 ShuffledOrder::ShuffledOrder(int64_t size, uint64_t seed) : size_(size), seed_(seed), half_bits_(1) {

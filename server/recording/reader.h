@@ -3,8 +3,8 @@
 #define HOOKLINE_SERVER_RECORDING_READER_H_
 
 #include <cstdint>
-#include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -44,7 +44,7 @@ class RecordingReader {
 
   // `rows` rows of a hook point from `first_row` on, in as few runs as there are shards under them. The range lies
   // within Manifest::RowsOf. DATA_LOSS: a shard is not there, or its length or header is not what the manifest says;
-  // its values are checked by Verify alone.
+  // its values are checked by VerifyShard alone.
   absl::StatusOr<std::vector<RecordedRun>> Rows(int hook_point, int64_t first_row, int64_t rows) const;
 
   // Copies one row of a hook point (row_bytes of it) to `out`.
@@ -58,9 +58,9 @@ class RecordingReader {
   };
   absl::StatusOr<Provenance> ProvenanceOf(int64_t row) const;
 
-  // Reads every byte and compares lengths, headers and checksums, calling `progress(shards, bytes)` after each shard;
-  // when it answers false, the rest is left out. Stops looking after `max_damaged` shards.
-  std::vector<ShardDamage> Verify(size_t max_damaged, const std::function<bool(int64_t, int64_t)>& progress) const;
+  // Reads every byte of a shard and compares length, header and checksum with the manifest. None: it is as it was
+  // written.
+  std::optional<ShardDamage> VerifyShard(size_t shard) const;
 
  private:
   struct OpenShard {

@@ -240,9 +240,8 @@ grpc::ByteBuffer EncodeChunk(const CaptureStarted& started, Encoding encoding, C
   return message;
 }
 
-grpc::ByteBuffer EncodeSummary(const CaptureStarted& started, const CaptureEnded& ended) {
-  v1::CaptureResponse response;
-  v1::CaptureSummary& out = *response.mutable_summary();
+v1::CaptureSummary SummaryToProto(const CaptureStarted& started, const CaptureEnded& ended) {
+  v1::CaptureSummary out;
   out.set_stop_reason(ToProto(ended.stop_reason));
   const size_t hook_points = std::min(started.hook_points.size(), ended.hook_points.size());
   for (size_t i = 0; i < hook_points; ++i) {
@@ -268,6 +267,12 @@ grpc::ByteBuffer EncodeSummary(const CaptureStarted& started, const CaptureEnded
   timing.set_copy_seconds(absl::ToDoubleSeconds(ended.copy_time));
   timing.set_wire_seconds(absl::ToDoubleSeconds(ended.wire_time));
   out.set_resume_token(ended.resume_token);
+  return out;
+}
+
+grpc::ByteBuffer EncodeSummary(const CaptureStarted& started, const CaptureEnded& ended) {
+  v1::CaptureResponse response;
+  *response.mutable_summary() = SummaryToProto(started, ended);
   return ToByteBuffer(response);
 }
 

@@ -3,6 +3,7 @@
 #define HOOKLINE_SERVER_SERVICE_CAPTURE_RESPONSE_ENCODER_H_
 
 #include "grpcpp/support/byte_buffer.h"
+#include "hookline/v1/capture_service.pb.h"
 #include "server/capture/capture.h"
 
 namespace hookline {
@@ -15,6 +16,7 @@ grpc::ByteBuffer EncodeStarted(const CaptureStarted& started);
 grpc::ByteBuffer EncodeChunk(const CaptureStarted& started, Encoding encoding, Chunk chunk);
 
 // `started` gives the hook points their names.
+v1::CaptureSummary SummaryToProto(const CaptureStarted& started, const CaptureEnded& ended);
 grpc::ByteBuffer EncodeSummary(const CaptureStarted& started, const CaptureEnded& ended);
 
 }  // namespace hookline

@@ -15,20 +15,32 @@
 namespace hookline {
 namespace {
 
+absl::StatusOr<std::shared_ptr<Capture>> Start(Engine& engine, Recorder* recorder, CaptureRequest request,
+                                               const std::string& address, CaptureCallbacks callbacks) {
+  if (request.record_as.empty()) return engine.Start(std::move(request), address, std::move(callbacks));
+  if (recorder == nullptr) {
+    return absl::UnimplementedError("record_as: this server keeps no recordings (--recordings-dir)");
+  }
+  const std::string name = request.record_as;
+  return recorder->Record(name, std::move(request), address, std::move(callbacks));
+}
+
 class UnaryCaptureCall final : public CaptureCall<grpc::ServerWriteReactor<grpc::ByteBuffer>> {
  public:
   using CaptureCall::CaptureCall;
 
-  void Begin(Engine& engine, const std::string& address, const grpc::ByteBuffer& message) {
-    absl::Status status = StartCapture(engine, address, message);
+  void Begin(Engine& engine, Recorder* recorder, const std::string& address, const grpc::ByteBuffer& message) {
+    absl::Status status = StartCapture(engine, recorder, address, message);
     if (!status.ok()) Refuse(std::move(status));
   }
 
  private:
-  absl::Status StartCapture(Engine& engine, const std::string& address, const grpc::ByteBuffer& message) {
+  absl::Status StartCapture(Engine& engine, Recorder* recorder, const std::string& address,
+                            const grpc::ByteBuffer& message) {
     ASSIGN_OR_RETURN(CaptureRequest request, ParseCaptureRequest(message));
     const Encoding encoding = request.encoding;
-    ASSIGN_OR_RETURN(std::shared_ptr<Capture> capture, engine.Start(std::move(request), address, callbacks()));
+    ASSIGN_OR_RETURN(std::shared_ptr<Capture> capture,
+                     Start(engine, recorder, std::move(request), address, callbacks()));
     Run(std::move(capture), encoding);
     return absl::OkStatus();
   }
@@ -37,8 +49,8 @@ class UnaryCaptureCall final : public CaptureCall<grpc::ServerWriteReactor<grpc:
 // Reads while the engine has room. One read is in flight at a time, so OnReadDone runs on one thread at a time.
 class StreamedCaptureCall final : public CaptureCall<grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>> {
  public:
-  StreamedCaptureCall(WakeQueue* wakes, Engine& engine, std::string address)
-      : CaptureCall(wakes), engine_(engine), address_(std::move(address)) {}
+  StreamedCaptureCall(WakeQueue* wakes, Engine& engine, Recorder* recorder, std::string address)
+      : CaptureCall(wakes), engine_(engine), recorder_(recorder), address_(std::move(address)) {}
 
   void Begin() { StartRead(&input_); }
 
@@ -72,7 +84,8 @@ class StreamedCaptureCall final : public CaptureCall<grpc::ServerBidiReactor<grp
     }
     request->source = StreamedSource{};
     const Encoding encoding = request->encoding;
-    ASSIGN_OR_RETURN(std::shared_ptr<Capture> capture, engine_.Start(std::move(*request), address_, callbacks()));
+    ASSIGN_OR_RETURN(std::shared_ptr<Capture> capture,
+                     Start(engine_, recorder_, std::move(*request), address_, callbacks()));
     Run(std::move(capture), encoding);
     return absl::OkStatus();
   }
@@ -110,6 +123,7 @@ class StreamedCaptureCall final : public CaptureCall<grpc::ServerBidiReactor<grp
   }
 
   Engine& engine_;
+  Recorder* const recorder_;
   const std::string address_;
   // With gRPC while a read is in flight, otherwise OnReadDone's.
   grpc::ByteBuffer input_;
@@ -125,13 +139,13 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* CaptureServiceImpl::Capture(grpc::Ca
                                                                         const grpc::ByteBuffer* request) {
   auto call = std::make_shared<UnaryCaptureCall>(&wakes_);
   call->Keep();
-  call->Begin(*engine_, PeerAddress(context->peer()), *request);
+  call->Begin(*engine_, recorder_, PeerAddress(context->peer()), *request);
   return call.get();
 }
 
 grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* CaptureServiceImpl::CaptureStream(
     grpc::CallbackServerContext* context) {
-  auto call = std::make_shared<StreamedCaptureCall>(&wakes_, *engine_, PeerAddress(context->peer()));
+  auto call = std::make_shared<StreamedCaptureCall>(&wakes_, *engine_, recorder_, PeerAddress(context->peer()));
   call->Keep();
   call->Begin();
   return call.get();

@@ -4,6 +4,7 @@
 
 #include "hookline/v1/capture_service.grpc.pb.h"
 #include "server/capture/engine.h"
+#include "server/capture/recorder.h"
 #include "server/service/wake_queue.h"
 
 namespace hookline {
@@ -15,8 +16,9 @@ using RawCaptureService =
 
 class CaptureServiceImpl final : public RawCaptureService {
  public:
-  // `engine` must outlive the server that this service is registered with.
-  explicit CaptureServiceImpl(Engine* engine) : engine_(engine) {}
+  // `engine` and `recorder` must outlive the server that this service is registered with. Without a recorder captures
+  // with `record_as` are UNIMPLEMENTED.
+  explicit CaptureServiceImpl(Engine* engine, Recorder* recorder = nullptr) : engine_(engine), recorder_(recorder) {}
 
   grpc::ServerWriteReactor<grpc::ByteBuffer>* Capture(grpc::CallbackServerContext* context,
                                                       const grpc::ByteBuffer* request) override;
@@ -27,6 +29,7 @@ class CaptureServiceImpl final : public RawCaptureService {
 
  private:
   Engine* const engine_;
+  Recorder* const recorder_;
   WakeQueue wakes_;
 };
 

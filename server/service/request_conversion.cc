@@ -107,6 +107,7 @@ absl::StatusOr<CaptureRequest> FromProto(const v1::CaptureRequest& request) {
   out.max_message_bytes = request.max_message_bytes();
   out.deterministic = request.deterministic();
   out.resume_token = request.resume_token();
+  out.record_as = request.record_as();
   return out;
 }
 

@@ -11,6 +11,7 @@
 #include "google/protobuf/wire_format_lite.h"
 #include "grpcpp/support/proto_buffer_reader.h"
 #include "hookline/v1/capture_service.pb.h"
+#include "hookline/v1/recording_service.pb.h"
 #include "server/base/status.h"
 #include "server/service/request_conversion.h"
 
@@ -139,6 +140,28 @@ absl::StatusOr<CaptureRequest> ParseCaptureRequest(grpc::ByteBuffer message) {
     return Malformed("CaptureRequest");
   }
   return Join(std::move(request));
+}
+
+absl::StatusOr<PersistRequest> ParsePersistRequest(grpc::ByteBuffer message) {
+  SplitRequest request;
+  PersistRequest persist;
+  const bool ok = ReadAll(message, [&](CodedInputStream& input) {
+    while (const uint32_t tag = input.ReadTag()) {
+      bool read;
+      if (IsMessage(tag, v1::PersistRequest::kNameFieldNumber)) {
+        read = WireFormatLite::ReadString(&input, &persist.name);
+      } else if (IsMessage(tag, v1::PersistRequest::kCaptureFieldNumber)) {
+        read = ReadNested(input, [&] { return ReadCaptureRequest(input, request); });
+      } else {
+        read = WireFormatLite::SkipField(&input, tag);
+      }
+      if (!read) return false;
+    }
+    return true;
+  });
+  if (!ok) return Malformed("PersistRequest");
+  ASSIGN_OR_RETURN(persist.capture, Join(std::move(request)));
+  return persist;
 }
 
 absl::StatusOr<CaptureRequest> ParseEstimateCaptureRequest(grpc::ByteBuffer message) {

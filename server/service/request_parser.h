@@ -3,6 +3,7 @@
 #ifndef HOOKLINE_SERVER_SERVICE_REQUEST_PARSER_H_
 #define HOOKLINE_SERVER_SERVICE_REQUEST_PARSER_H_
 
+#include <string>
 #include <variant>
 
 #include "absl/status/statusor.h"
@@ -18,6 +19,13 @@ namespace hookline {
 // nothing but empty sequences stays as small as it came.
 
 absl::StatusOr<CaptureRequest> ParseCaptureRequest(grpc::ByteBuffer message);
+
+// A PersistRequest. Fields of its capture are named from `capture` on.
+struct PersistRequest {
+  std::string name;
+  CaptureRequest capture;
+};
+absl::StatusOr<PersistRequest> ParsePersistRequest(grpc::ByteBuffer message);
 
 // Of an EstimateCaptureRequest its `capture`.
 absl::StatusOr<CaptureRequest> ParseEstimateCaptureRequest(grpc::ByteBuffer message);

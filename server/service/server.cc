@@ -1,5 +1,6 @@
 #include "server/service/server.h"
 
+#include <optional>
 #include <thread>
 #include <utility>
 
@@ -14,6 +15,7 @@
 #include "server/service/capture_service.h"
 #include "server/service/dataset_service.h"
 #include "server/service/model_service.h"
+#include "server/service/recording_service.h"
 
 namespace hookline {
 namespace {
@@ -25,8 +27,14 @@ constexpr absl::Duration kFlushGrace = absl::Seconds(1);
 
 class GrpcServer final : public Server {
  public:
-  explicit GrpcServer(Engine* engine)
-      : engine_(engine), capture_service_(engine), model_service_(engine), dataset_service_(engine) {}
+  GrpcServer(Engine* engine, Recorder* recorder)
+      : engine_(engine),
+        recorder_(recorder),
+        capture_service_(engine, recorder),
+        model_service_(engine),
+        dataset_service_(engine) {
+    if (recorder != nullptr) recording_service_.emplace(recorder);
+  }
 
   ~GrpcServer() override {
     if (server_ == nullptr) return;
@@ -53,6 +61,7 @@ class GrpcServer final : public Server {
       builder.AddListeningPort(options.listen[i], grpc::InsecureServerCredentials(), &ports_[i]);
     }
     builder.RegisterService(&capture_service_).RegisterService(&model_service_).RegisterService(&dataset_service_);
+    if (recording_service_.has_value()) builder.RegisterService(&*recording_service_);
     builder.SetMaxReceiveMessageSize(static_cast<int>(options.max_request_bytes));
     // Otherwise a second server would share the port, and each get some of the clients.
     builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
@@ -86,6 +95,7 @@ class GrpcServer final : public Server {
     absl::Notification captures_ended;
     std::thread drain([&] {
       engine_->Drain(deadline);
+      if (recorder_ != nullptr) recorder_->WaitUntilIdle();
       captures_ended.Notify();
     });
     captures_ended.WaitForNotificationWithDeadline(deadline + kSummaryGrace);
@@ -103,12 +113,17 @@ class GrpcServer final : public Server {
                                 v1::DatasetService::service_full_name()}) {
       health.SetServingStatus(service, serving);
     }
+    if (recording_service_.has_value()) {
+      health.SetServingStatus(v1::RecordingService::service_full_name(), serving);
+    }
   }
 
   Engine* const engine_;
+  Recorder* const recorder_;
   CaptureServiceImpl capture_service_;
   ModelServiceImpl model_service_;
   DatasetServiceImpl dataset_service_;
+  std::optional<RecordingServiceImpl> recording_service_;
   std::vector<int> ports_;
   std::unique_ptr<grpc::Server> server_;
   absl::Mutex drain_mutex_;
@@ -117,8 +132,9 @@ class GrpcServer final : public Server {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options, Engine* engine) {
-  auto server = std::make_unique<GrpcServer>(engine);
+absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options, Engine* engine,
+                                                      Recorder* recorder) {
+  auto server = std::make_unique<GrpcServer>(engine, recorder);
   RETURN_IF_ERROR(server->Listen(options));
   return server;
 }

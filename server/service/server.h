@@ -16,6 +16,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "server/capture/engine.h"
+#include "server/capture/recorder.h"
 
 namespace hookline {
 
@@ -35,10 +36,12 @@ struct ServerOptions {
 class Server {
  public:
   // Listens and serves. Since an engine's models are on their devices, grpc.health.v1 answers SERVING from the first
-  // moment on, for the empty name and for each service. `engine` must outlive the server.
+  // moment on, for the empty name and for each service. `engine` and `recorder` must outlive the server; without a
+  // recorder there is no RecordingService.
   // Errors: INVALID_ARGUMENT for an option out of range; UNAVAILABLE for an address that is malformed, taken or not
   // ours, naming it.
-  static absl::StatusOr<std::unique_ptr<Server>> Start(const ServerOptions& options, Engine* engine);
+  static absl::StatusOr<std::unique_ptr<Server>> Start(const ServerOptions& options, Engine* engine,
+                                                       Recorder* recorder = nullptr);
 
   // Cancels the calls that still run.
   virtual ~Server() = default;

@@ -111,7 +111,10 @@ def test_provenance_names_each_row(fake):
         ([{"idx": [[1, 2]]}, {"idx": [[3]]}], [[1, 2], [3]]),
         ([(torch.tensor([[1, 2]]), torch.tensor([[2, 3]]))] * 2, [[1, 2], [1, 2]]),
         (lambda: (torch.tensor([[i, i + 1]]) for i in range(3)), [[0, 1], [1, 2], [2, 3]]),
-        (torch.utils.data.DataLoader(torch.arange(12).reshape(6, 2), batch_size=4), torch.arange(12).reshape(6, 2).tolist()),
+        (
+            torch.utils.data.DataLoader(torch.arange(12).reshape(6, 2), batch_size=4),
+            torch.arange(12).reshape(6, 2).tolist(),
+        ),
     ],
     ids=["ids", "tensor", "tensor1d", "array", "tensors", "dict", "dicts", "targets", "generator", "loader"],
 )
@@ -123,7 +126,13 @@ def test_token_ids_may_come_in_every_usual_form(fake, source, sequences):
 
 @pytest.mark.parametrize(
     "source, message",
-    [("text", "tokenize"), ([1.5], "batch"), ([-1], "-1 is no token id"), (torch.ones(2, 2), "integers"), (7, "source")],
+    [
+        ("text", "tokenize"),
+        ([1.5], "batch"),
+        ([-1], "-1 is no token id"),
+        (torch.ones(2, 2), "integers"),
+        (7, "source"),
+    ],
 )
 def test_what_is_no_token_id_is_named(fake, source, message):
     client = hookline.connect(fake().address)
@@ -159,7 +168,7 @@ def test_a_slow_reader_holds_back_the_source(fake):
         for _ in range(3):
             next(capture)
         assert len(pulled) * 4096 < 2_000_000
-    assert server.cancelled.wait(10)
+    assert server.cancelled.wait(60)
 
 
 def test_a_dataset_is_named_to_the_server(fake):
@@ -215,7 +224,29 @@ def test_leaving_the_loop_cancels_on_the_server(fake):
     client = hookline.connect(server.address)
     for _ in client.capture(POST, hookline.Dataset("d"), batch_rows=64):
         break
-    assert server.cancelled.wait(10)
+    assert server.cancelled.wait(60)
+
+
+def test_a_closed_capture_does_not_look_like_one_that_ended(fake):
+    server = fake()
+    capture = hookline.connect(server.address).capture(RESID, SEQUENCES, batch_rows=20)
+    assert next(capture).rows == 20
+    capture.close()
+    with pytest.raises(hookline.CancelledError):
+        next(capture)
+
+
+def test_a_library_that_cannot_be_loaded_is_an_error_where_it_was_named(fake, tmp_path, monkeypatch):
+    broken = tmp_path / "libhookline_client.so"
+    broken.write_bytes(b"no library")
+    monkeypatch.setenv("HOOKLINE_CLIENT_LIBRARY", str(broken))
+    with pytest.raises(OSError):
+        hookline.connect("localhost:1")
+    assert hookline.connect("localhost:1", receiver="grpc").receiver == "grpc"
+    monkeypatch.delenv("HOOKLINE_CLIENT_LIBRARY")
+    monkeypatch.setattr("hookline._library.path", lambda: str(broken))
+    with pytest.warns(UserWarning, match="grpcio"):
+        assert hookline.connect("localhost:1").receiver == "grpc"
 
 
 def test_close_wakes_a_waiting_loop(fake):
@@ -269,8 +300,15 @@ def test_an_address_without_server_fails_at_once():
         hookline.connect("localhost")
 
 
-@pytest.mark.parametrize("options, name", [({"batch_rows": 0}, "batch_rows"), ({"prefetch": 0}, "prefetch"),
-                                           ({"dtype": "int8"}, "dtype"), ({"output": "jax"}, "output")])
+@pytest.mark.parametrize(
+    "options, name",
+    [
+        ({"batch_rows": 0}, "batch_rows"),
+        ({"prefetch": 0}, "prefetch"),
+        ({"dtype": "int8"}, "dtype"),
+        ({"output": "jax"}, "output"),
+    ],
+)
 def test_arguments_that_cannot_be_are_errors_of_the_call(fake, options, name):
     client = hookline.connect(fake().address)
     with pytest.raises(ValueError, match=name):
@@ -288,7 +326,15 @@ def break_chunk(field, value):
 
 @pytest.mark.parametrize(
     "field, value",
-    [("first_row", 1), ("rows", 2), ("rows", -1), ("width", 9), ("dtype", 2), ("hook_point", "other"), ("data", b"123")],
+    [
+        ("first_row", 1),
+        ("rows", 2),
+        ("rows", -1),
+        ("width", 9),
+        ("dtype", 2),
+        ("hook_point", "other"),
+        ("data", b"123"),
+    ],
 )
 def test_a_stream_that_breaks_its_promises_is_an_internal_error(fake, field, value):
     server = fake()
@@ -318,8 +364,8 @@ next(capture), next(streamed)
 """
     package = os.path.dirname(os.path.dirname(hookline.__file__))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([package, os.environ.get("PYTHONPATH", "")])}
-    subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=60)
-    assert server.cancelled.wait(10)
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=120)
+    assert server.cancelled.wait(60)
 
 
 def test_an_array_mapped_from_a_file_is_read_as_it_is_sent(fake, tmp_path):

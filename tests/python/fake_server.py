@@ -1,5 +1,5 @@
-"""A capture server of a few lines, written from the proto's comments, for what a real one cannot be made to do on demand:
-break a connection after a given row, change its model, send a malformed chunk.
+"""A capture server of a few lines, written from the proto's comments, for what a real one cannot be made to do on
+demand: break a connection after a given row, change its model, send a malformed chunk.
 
 Its rows are arithmetic: `value(hook_point, token, position, column)`.
 """
@@ -72,7 +72,8 @@ class FakeServer:
                     },
                 ),
                 grpc.method_handlers_generic_handler(
-                    "hookline.v1.ModelService", {"GetModel": unary(self._get_model), "ListModels": unary(self._list_models)}
+                    "hookline.v1.ModelService",
+                    {"GetModel": unary(self._get_model), "ListModels": unary(self._list_models)},
                 ),
             ]
         )
@@ -204,7 +205,11 @@ class FakeServer:
                         chunk.position.extend(range(first, first + rows))
                         chunk.token_id.extend(ids[first : first + rows])
                     # The token of a group stands on its last chunk: a cut before that repeats nothing.
-                    token = dict(after, done=[]) if name == receivers[-1] else dict(state, done=receivers[: receivers.index(name) + 1])
+                    token = (
+                        dict(after, done=[])
+                        if name == receivers[-1]
+                        else dict(state, done=receivers[: receivers.index(name) + 1])
+                    )
                     skip_sent = name in state.get("done", ())
                     chunk.resume_token = json.dumps(token).encode()
                     chunk.data = encode(rows_of(name, ids)[first : first + rows], dtype)

@@ -101,7 +101,7 @@ TEST_P(CrashTest, AtEveryOperationWhatTheManifestNamesIsWholeAndContinuesToTheSa
           EXPECT_NE((*manifest)->state, RecordingState::kFailed) << (*manifest)->error;
           auto reader = (*catalog)->OpenReader(kName);
           ASSERT_TRUE(reader.ok()) << reader.status();
-          EXPECT_THAT((*reader)->Verify(9, [](int64_t, int64_t) { return true; }), IsEmpty());
+          EXPECT_THAT(Damage(**reader), IsEmpty());
           // Nothing but what the manifest names.
           EXPECT_EQ(Shards(disk).size(), (*manifest)->shards.size());
         } else {
@@ -133,7 +133,7 @@ TEST_P(CrashTest, ARemovalCutOffAtAnyOperationLeavesAWholeRecordingOrNone) {
       EXPECT_EQ(reader.status().code(), absl::StatusCode::kNotFound);
     }
     if (reader.ok()) {
-      EXPECT_THAT((*reader)->Verify(9, [](int64_t, int64_t) { return true; }), IsEmpty());
+      EXPECT_THAT(Damage(**reader), IsEmpty());
     } else {
       EXPECT_THAT(disk.Files(), IsEmpty());
     }
@@ -170,7 +170,7 @@ TEST(FullDiskTest, FinishedShardsStayAndTheRecordingContinuesOnceThereIsRoom) {
       writer->reset();
       auto reader = (*catalog)->OpenReader(kName);
       ASSERT_TRUE(reader.ok());
-      EXPECT_THAT((*reader)->Verify(9, [](int64_t, int64_t) { return true; }), IsEmpty());
+      EXPECT_THAT(Damage(**reader), IsEmpty());
     }
     disk.set_capacity(int64_t{1} << 40);
     ASSERT_TRUE(WriteAll(disk).ok());

@@ -71,4 +71,12 @@ absl::Status RowsSource::SendTo(RecordingWriter& writer, int64_t most_groups) co
   return absl::OkStatus();
 }
 
+std::vector<ShardDamage> Damage(const RecordingReader& reader) {
+  std::vector<ShardDamage> damaged;
+  for (size_t i = 0; i < reader.manifest().shards.size(); ++i) {
+    if (std::optional<ShardDamage> damage = reader.VerifyShard(i)) damaged.push_back(*std::move(damage));
+  }
+  return damaged;
+}
+
 }  // namespace hookline

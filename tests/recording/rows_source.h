@@ -8,6 +8,7 @@
 
 #include "absl/status/status.h"
 #include "server/recording/manifest.h"
+#include "server/recording/reader.h"
 #include "server/recording/writer.h"
 
 namespace hookline {
@@ -36,6 +37,9 @@ class RowsSource {
   const int64_t group_rows_;
   const int64_t batch_rows_;
 };
+
+// What is damaged, of all shards.
+std::vector<ShardDamage> Damage(const RecordingReader& reader);
 
 }  // namespace hookline
 

@@ -187,7 +187,12 @@ class Session:
         value_bytes = 4 if layout.dtype == "float32" else 2
         width = layout.widths[hook_point]
         dtype = _protocol.DTYPES.get(chunk.dtype)
-        if chunk.rows < 1 or chunk.width != width or dtype != layout.dtype or length != chunk.rows * width * value_bytes:
+        if (
+            chunk.rows < 1
+            or chunk.width != width
+            or dtype != layout.dtype
+            or length != chunk.rows * width * value_bytes
+        ):
             raise InternalError(
                 f"{chunk.hook_point}: a chunk of {length} bytes says {chunk.rows} rows of {chunk.width} {dtype}, "
                 f"where {width} {layout.dtype} were granted"

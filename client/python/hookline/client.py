@@ -69,9 +69,7 @@ def check_address(address: str) -> None:
         raise ValueError(f"address: {address!r} has no port; it should read like localhost:7471")
 
 
-def connect(
-    address: str, *, credentials: Optional[grpc.ChannelCredentials] = None, receiver: str = "auto"
-) -> "Client":
+def connect(address: str, *, credentials: Optional[grpc.ChannelCredentials] = None, receiver: str = "auto") -> "Client":
     """A client of the server at `address` (`"host:port"`). Nothing is sent yet.
 
     `credentials`: for a server behind TLS. `receiver` decides how rows are received, with the same results: "grpc" uses
@@ -186,10 +184,10 @@ class Client:
         """Streams the rows of hook points; an iterator of `{hook point: (rows, width) tensor}`.
 
         hook_points: names and wildcards (`"blocks.*.hook_resid_post"`, `"blocks.{2,5}.hook_mlp_out"`).
-        source: a list, array or tensor of token ids (one sequence, or a batch of them), or an iterable of such batches, for
-            example a DataLoader, streamed with backpressure both ways; `hookline.Dataset` or `hookline.Feed` for tokens
-            that the server reads itself; `hookline.Recording` for rows that it recorded. Members of a batch beside the
-            ids, such as targets, are left out.
+        source: a list, array or tensor of token ids (one sequence, or a batch of them), or an iterable of such batches,
+            for example a DataLoader, streamed with backpressure both ways; `hookline.Dataset` or `hookline.Feed` for
+            tokens that the server reads itself; `hookline.Recording` for rows that it recorded. Members of a batch
+            beside the ids, such as targets, are left out.
         max_activations: most rows for each hook point; None: as many as the server allows.
         max_activations_by_hook_point: budgets that differ, by name.
         dtype: "float32", "bfloat16" or "float16", or torch's or numpy's name of it. Converted by the server. A
@@ -258,8 +256,8 @@ class Client:
         selection: Optional[Selection] = None,
         timeout: Optional[float] = None,
     ) -> CaptureEstimate:
-        """What a capture with these arguments would bring and cost; nothing is run. An iterator cannot be asked about: it
-        would be used up."""
+        """What a capture with these arguments would bring and cost; nothing is run. An iterator cannot be asked about:
+        it would be used up."""
         if hasattr(source, "__next__"):
             raise TypeError("source: an iterator would be used up by estimating; give a list, tensor or server dataset")
         options = capture_options(

@@ -130,8 +130,8 @@ class Selection:
 
 @dataclass(frozen=True)
 class Retry:
-    """How a capture goes on after UNAVAILABLE: up to `attempts` reconnects without a new row between them, the n-th after
-    `initial_seconds` * 2^(n-1), at most `max_seconds`."""
+    """How a capture goes on after UNAVAILABLE: up to `attempts` reconnects without a new row between them, the n-th
+    after `initial_seconds` * 2^(n-1), at most `max_seconds`."""
 
     attempts: int = 10
     initial_seconds: float = 0.1

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""GB/s (10^9 bytes of values) of every receiver on the same stream, one after another in rounds; the best of each counts.
+"""GB/s (10^9 bytes of values) of every receiver on the same stream; best of several rounds.
 
     tests/bench/python/bench_receivers.py build/release/bin
 
@@ -94,21 +94,30 @@ def main():
     arguments = parser.parse_args()
     rows = int(arguments.gigabytes * 1e9 / WIDTH / 4)
 
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([PACKAGE, *filter(None, [os.environ.get("PYTHONPATH")])])}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([PACKAGE, *filter(None, [os.environ.get("PYTHONPATH")])]),
+    }
     environment.pop("HOOKLINE_MALLOC", None)
     if arguments.library:
         environment["HOOKLINE_CLIENT_LIBRARY"] = arguments.library
     # What the hookline client sets by mallopt, for the processes that do not contain it.
     kept = {**environment, "MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}
 
-    server = Serving([os.path.join(arguments.programs, "stream_server"), str(WIDTH), str(ROWS_PER_MESSAGE)], environment)
+    server = Serving(
+        [os.path.join(arguments.programs, "stream_server"), str(WIDTH), str(ROWS_PER_MESSAGE)], environment
+    )
     servers = [server]
     python = [sys.executable, os.path.abspath(__file__), "--receive"]
     subjects = {
-        "C++ client (kept)": ([os.path.join(arguments.programs, "receive_rows"), server.address, str(rows)], environment),
+        "C++ client (kept)": (
+            [os.path.join(arguments.programs, "receive_rows"), server.address, str(rows)],
+            environment,
+        ),
         "Python, grpcio (kept)": ([*python, "grpc", server.address, str(rows)], environment),
         "Python, grpcio (default)": (
-            [*python, "grpc", server.address, str(rows)], {**environment, "HOOKLINE_MALLOC": "default"}
+            [*python, "grpc", server.address, str(rows)],
+            {**environment, "HOOKLINE_MALLOC": "default"},
         ),
     }
     if arguments.library:

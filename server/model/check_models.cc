@@ -1,4 +1,4 @@
-#include "server/model/load_models.h"
+#include "server/model/check_models.h"
 
 #include <ATen/Context.h>
 
@@ -6,7 +6,7 @@
 #include <filesystem>
 #include <set>
 #include <system_error>
-#include <utility>
+#include <vector>
 
 #include "absl/algorithm/container.h"
 #include "absl/strings/ascii.h"
@@ -14,7 +14,6 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "server/base/status.h"
 
 namespace hookline {
 namespace {
@@ -75,17 +74,15 @@ MemoryNeed LeastNeed(const ModelOptions& options) {
 
 }  // namespace
 
-absl::StatusOr<std::vector<std::unique_ptr<Model>>> LoadModels(
-    absl::Span<const ModelOptions> options,
-    absl::FunctionRef<absl::StatusOr<std::unique_ptr<Model>>(const ModelOptions&)> load,
-    absl::FunctionRef<std::optional<AvailableMemory>(const std::string& device)> available) {
-  if (options.empty() || options.size() > kMaxModels) {
+absl::Status CheckModels(absl::Span<const ModelOptions> models,
+                         absl::FunctionRef<std::optional<AvailableMemory>(const std::string& device)> available) {
+  if (models.empty() || models.size() > kMaxModels) {
     return absl::InvalidArgumentError(
-        absl::StrCat(options.size(), " models; --model is needed 1 to ", kMaxModels, " times"));
+        absl::StrCat(models.size(), " models; --model is needed 1 to ", kMaxModels, " times"));
   }
   std::set<std::string> names;
   std::vector<MemoryNeed> needs;
-  for (const ModelOptions& one : options) {
+  for (const ModelOptions& one : models) {
     const std::string name = ModelName(one);
     if (!IsName(name)) {
       return absl::InvalidArgumentError(absl::StrCat(
@@ -98,15 +95,7 @@ absl::StatusOr<std::vector<std::unique_ptr<Model>>> LoadModels(
     }
     needs.push_back(LeastNeed(one));
   }
-  RETURN_IF_ERROR(CheckMemory(needs, available));
-  std::vector<std::unique_ptr<Model>> models;
-  for (const ModelOptions& one : options) {
-    ModelOptions named = one;
-    named.name = ModelName(one);
-    ASSIGN_OR_RETURN(std::unique_ptr<Model> model, load(named));
-    models.push_back(std::move(model));
-  }
-  return models;
+  return CheckMemory(needs, available);
 }
 
 }  // namespace hookline

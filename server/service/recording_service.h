@@ -1,0 +1,48 @@
+// The proto RecordingService in front of the recorder and its catalog.
+#ifndef HOOKLINE_SERVER_SERVICE_RECORDING_SERVICE_H_
+#define HOOKLINE_SERVER_SERVICE_RECORDING_SERVICE_H_
+
+#include "hookline/v1/recording_service.grpc.pb.h"
+#include "server/capture/recorder.h"
+#include "server/service/wake_queue.h"
+
+namespace hookline {
+
+// Persist is raw since its request holds token sequences, ReadRecording since it answers as Capture does.
+using RawRecordingService = v1::RecordingService::WithRawCallbackMethod_Persist<
+    v1::RecordingService::WithRawCallbackMethod_ReadRecording<v1::RecordingService::WithCallbackMethod_ListRecordings<
+        v1::RecordingService::WithCallbackMethod_GetRecording<v1::RecordingService::WithCallbackMethod_StopRecording<
+            v1::RecordingService::WithCallbackMethod_DeleteRecording<
+                v1::RecordingService::WithCallbackMethod_VerifyRecording<v1::RecordingService::Service>>>>>>>;
+
+class RecordingServiceImpl final : public RawRecordingService {
+ public:
+  // `recorder` must outlive the server that this service is registered with.
+  explicit RecordingServiceImpl(Recorder* recorder) : recorder_(recorder) {}
+
+  grpc::ServerWriteReactor<grpc::ByteBuffer>* Persist(grpc::CallbackServerContext* context,
+                                                      const grpc::ByteBuffer* request) override;
+  grpc::ServerUnaryReactor* ListRecordings(grpc::CallbackServerContext* context,
+                                           const v1::ListRecordingsRequest* request,
+                                           v1::ListRecordingsResponse* response) override;
+  grpc::ServerUnaryReactor* GetRecording(grpc::CallbackServerContext* context, const v1::GetRecordingRequest* request,
+                                         v1::Recording* response) override;
+  grpc::ServerUnaryReactor* StopRecording(grpc::CallbackServerContext* context, const v1::StopRecordingRequest* request,
+                                          v1::Recording* response) override;
+  grpc::ServerUnaryReactor* DeleteRecording(grpc::CallbackServerContext* context,
+                                            const v1::DeleteRecordingRequest* request,
+                                            v1::DeleteRecordingResponse* response) override;
+  grpc::ServerWriteReactor<v1::VerifyRecordingResponse>* VerifyRecording(
+      grpc::CallbackServerContext* context, const v1::VerifyRecordingRequest* request) override;
+  grpc::ServerWriteReactor<grpc::ByteBuffer>* ReadRecording(grpc::CallbackServerContext* context,
+                                                            const grpc::ByteBuffer* request) override;
+
+ private:
+  Recorder* const recorder_;
+  WakeQueue wakes_;
+  WakeQueue disk_;  // what waits for a disk must not hold up what is woken
+};
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_SERVICE_RECORDING_SERVICE_H_
