@@ -1,50 +1,98 @@
-// The C interface against a server in this process.
+// The C interface, called as C would, against a server in this process.
 #include "client/cpp/c_api.h"
 
-#include <array>
+#include <algorithm>
+#include <cstring>
+#include <deque>
+#include <memory>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
-#include "absl/strings/str_cat.h"
+#include "absl/status/status.h"
 #include "gmock/gmock.h"
-#include "hookline/v1/capture_service.pb.h"
-#include "tests/client/capture_server.h"
+#include "tests/cli/fake_server.h"
 
-namespace hookline::client {
+namespace hookline {
 namespace {
 
+using cli::FakeServer;
+using cli::FakeValue;
+using cli::kFakeWidth;
 using ::testing::Each;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
-constexpr int64_t kForEver = -1;
-constexpr int kHookPoints = 2;
+constexpr char kResid[] = "blocks.0.hook_resid_post";
+constexpr char kMlp[] = "blocks.1.hook_mlp_out";
+// Far longer than anything here takes; a test that waits as long has failed.
+constexpr int64_t kPatienceMs = 20'000;
 
-// Memory of one batch. What nobody wrote is -1.
+// The buffers of one batch of two hook points.
 struct Buffers {
-  explicit Buffers(int64_t rows) : rows(rows) {
-    for (auto& buffer : values) buffer.assign(static_cast<size_t>(rows * kFakeWidth), -1);
-    sequence.assign(static_cast<size_t>(rows), -1);
-    position.assign(static_cast<size_t>(rows), -1);
-    token_id.assign(static_cast<size_t>(rows), 0);
-  }
-  // The first column.
-  std::vector<float> Rows(int hook_point, int64_t count) const {
-    std::vector<float> column;
-    for (int64_t r = 0; r < count; ++r) {
-      column.push_back(values[hook_point][r * kFakeWidth]);
-      for (int c = 1; c < kFakeWidth; ++c) EXPECT_EQ(values[hook_point][r * kFakeWidth + c], column.back());
-    }
-    return column;
-  }
+  explicit Buffers(int64_t rows)
+      : first(rows * kFakeWidth, -1),
+        second(rows * kFakeWidth, -1),
+        sequence(rows, -1),
+        position(rows, -1),
+        token_id(rows, 0),
+        data{first.data(), second.data()},
+        batch{rows, data, sequence.data(), position.data(), token_id.data()} {}
+  Buffers(const Buffers&) = delete;
+  Buffers& operator=(const Buffers&) = delete;
 
-  const int64_t rows;
-  std::array<std::vector<float>, kHookPoints> values;
+  std::vector<float> first, second;
   std::vector<int64_t> sequence;
   std::vector<int32_t> position;
   std::vector<uint32_t> token_id;
+  void* data[2];
+  hookline_batch batch;
 };
+
+// What came of a capture.
+struct Rows {
+  std::vector<float> first, second;
+  std::vector<int64_t> sequence;
+  std::vector<int32_t> position;
+  std::vector<uint32_t> token_id;
+
+  void Add(const Buffers& buffers, const int64_t rows[2]) {
+    const auto add = [](auto& to, const auto& from, int64_t count) {
+      to.insert(to.end(), from.begin(), from.begin() + count);
+    };
+    add(first, buffers.first, rows[0] * kFakeWidth);
+    add(second, buffers.second, rows[1] * kFakeWidth);
+    const int64_t most = std::max(rows[0], rows[1]);
+    add(sequence, buffers.sequence, most);
+    add(position, buffers.position, most);
+    add(token_id, buffers.token_id, most);
+  }
+};
+
+// The rows of the fake server's dataset: sequences i, i + 1, i + 2 for i below 5.
+Rows Expected(int64_t first_rows, int64_t second_rows) {
+  Rows rows;
+  for (int64_t row = 0; row < std::max(first_rows, second_rows); ++row) {
+    const auto token = static_cast<uint32_t>(row / 3 + row % 3);
+    for (int column = 0; column < kFakeWidth; ++column) {
+      if (row < first_rows) rows.first.push_back(FakeValue(0, token, column));
+      if (row < second_rows) rows.second.push_back(FakeValue(1, token, column));
+    }
+    rows.sequence.push_back(row / 3);
+    rows.position.push_back(static_cast<int32_t>(row % 3));
+    rows.token_id.push_back(token);
+  }
+  return rows;
+}
+
+void ExpectSame(const Rows& rows, const Rows& expected) {
+  EXPECT_EQ(rows.first, expected.first);
+  EXPECT_EQ(rows.second, expected.second);
+  EXPECT_EQ(rows.sequence, expected.sequence);
+  EXPECT_EQ(rows.position, expected.position);
+  EXPECT_EQ(rows.token_id, expected.token_id);
+}
 
 class CApiTest : public ::testing::Test {
  protected:
@@ -56,309 +104,271 @@ class CApiTest : public ::testing::Test {
     hookline_client_free(client_);
   }
 
-  void Start(const v1::CaptureRequest& request = {}, int32_t method = HOOKLINE_CAPTURE) {
-    const std::string bytes = request.SerializeAsString();
-    ASSERT_EQ(hookline_capture_start(client_, method, bytes.data(), bytes.size(), &capture_, &error_), HOOKLINE_OK);
+  static v1::CaptureRequest Request() {
+    v1::CaptureRequest request;
+    request.add_hook_points(kResid);
+    request.add_hook_points(kMlp);
+    request.set_provenance(true);
+    return request;
   }
-  v1::CaptureStarted Started() {
+  static v1::CaptureRequest DatasetRequest() {
+    v1::CaptureRequest request = Request();
+    request.mutable_dataset()->set_name("counting");
+    return request;
+  }
+
+  void Start(int32_t method, const v1::CaptureRequest& request) {
+    const std::string encoded = request.SerializeAsString();
+    ASSERT_EQ(hookline_capture_start(client_, method, encoded.data(), encoded.size(), &capture_, &error_), HOOKLINE_OK);
+  }
+  int32_t WaitForStarted(v1::CaptureStarted* started = nullptr) {
     const void* message = nullptr;
     size_t bytes = 0;
-    v1::CaptureStarted started;
-    EXPECT_EQ(hookline_capture_started(capture_, kForEver, &message, &bytes, &error_), HOOKLINE_OK) << error_.message;
-    EXPECT_TRUE(message != nullptr && started.ParseFromArray(message, static_cast<int>(bytes)));
-    return started;
+    const int32_t result = hookline_capture_started(capture_, kPatienceMs, &message, &bytes, &error_);
+    if (result == HOOKLINE_OK && started != nullptr) started->ParseFromArray(message, static_cast<int>(bytes));
+    return result;
   }
-  int32_t Submit(Buffers& buffers, bool provenance = false) {
-    void* data[kHookPoints] = {buffers.values[0].data(), buffers.values[1].data()};
-    hookline_batch batch = {buffers.rows, data, nullptr, nullptr, nullptr};
-    if (provenance) {
-      batch.sequence = buffers.sequence.data();
-      batch.position = buffers.position.data();
-      batch.token_id = buffers.token_id.data();
-    }
-    return hookline_capture_submit(capture_, &batch, &error_);
+  int32_t Submit(const Buffers& buffers) { return hookline_capture_submit(capture_, &buffers.batch, &error_); }
+  int32_t Wait(int64_t rows[2], int64_t timeout_ms = kPatienceMs) {
+    return hookline_capture_wait(capture_, timeout_ms, rows, &error_);
   }
-  int32_t Wait(int64_t timeout_ms = kForEver) {
-    return hookline_capture_wait(capture_, timeout_ms, rows_.data(), &error_);
-  }
-  int32_t Resume() {
+  std::string Token() {
     std::string token(hookline_capture_resume_token(capture_, nullptr, 0), '\0');
-    EXPECT_EQ(hookline_capture_resume_token(capture_, token.data(), token.size()), token.size());
-    v1::CaptureRequest request;
-    request.set_resume_token(token);
-    const std::string bytes = request.SerializeAsString();
-    return hookline_capture_resume(capture_, bytes.data(), bytes.size(), &error_);
+    hookline_capture_resume_token(capture_, token.data(), token.size());
+    return token;
   }
-  static std::vector<float> Expected(int hook_point, int64_t first, int64_t count) {
-    std::vector<float> rows;
-    for (int64_t r = first; r < first + count; ++r) rows.push_back(FakeValue(hook_point, r));
-    return rows;
+
+  // Reads the capture to its end with `ahead` batches submitted, resuming wherever it breaks.
+  Rows ReadAll(v1::CaptureRequest request, int64_t batch_rows, int ahead, int* breaks) {
+    Rows rows;
+    std::deque<std::unique_ptr<Buffers>> submitted;
+    EXPECT_EQ(WaitForStarted(), HOOKLINE_OK) << error_.message;
+    while (true) {
+      while (static_cast<int>(submitted.size()) < ahead) {
+        submitted.push_back(std::make_unique<Buffers>(batch_rows));
+        EXPECT_EQ(Submit(*submitted.back()), HOOKLINE_OK) << error_.message;
+      }
+      int64_t counts[2];
+      const int32_t result = Wait(counts);
+      if (result == HOOKLINE_OK) {
+        rows.Add(*submitted.front(), counts);
+        submitted.pop_front();
+      } else if (result == HOOKLINE_ERROR && error_.code == 14 && ++*breaks < 100) {
+        request.set_resume_token(Token());
+        const std::string encoded = request.SerializeAsString();
+        EXPECT_EQ(hookline_capture_resume(capture_, encoded.data(), encoded.size(), &error_), HOOKLINE_OK);
+      } else {
+        EXPECT_EQ(result, HOOKLINE_END) << error_.message;
+        return rows;
+      }
+    }
   }
-  void ExpectError(absl::StatusCode code, const std::string& part) {
-    EXPECT_EQ(error_.code, static_cast<int32_t>(code));
+
+  void ExpectError(int32_t result, absl::StatusCode code, const std::string& part) {
+    EXPECT_EQ(result, HOOKLINE_ERROR);
+    EXPECT_EQ(error_.code, static_cast<int32_t>(code)) << error_.message;
     EXPECT_THAT(error_.message, HasSubstr(part));
   }
 
-  CaptureServer server_;
+  FakeServer server_;
   hookline_client* client_ = nullptr;
   hookline_capture* capture_ = nullptr;
   hookline_error error_ = {};
-  std::array<int64_t, kHookPoints> rows_ = {};
 };
 
-TEST_F(CApiTest, FillsBatchesInOrderWhereverChunksAreCut) {
-  v1::CaptureRequest request;
-  request.set_provenance(true);
-  Start(request);
-  EXPECT_EQ(Started().hook_points(1).hook_point(), "hook1");
-  std::vector<Buffers> batches(3, Buffers(4));
-  for (Buffers& batch : batches) ASSERT_EQ(Submit(batch, /*provenance=*/true), HOOKLINE_OK) << error_.message;
-  const std::array<int64_t, 3> counts = {4, 4, 2};
-  for (int i = 0; i < 3; ++i) {
-    ASSERT_EQ(Wait(), HOOKLINE_OK) << error_.message;
-    EXPECT_THAT(rows_, Each(counts[i]));
-    for (int h = 0; h < kHookPoints; ++h) EXPECT_EQ(batches[i].Rows(h, counts[i]), Expected(h, 4 * i, counts[i]));
-    for (int64_t r = 0; r < counts[i]; ++r) {
-      EXPECT_EQ(batches[i].sequence[r], i);
-      EXPECT_EQ(batches[i].position[r], r);
-      EXPECT_EQ(batches[i].token_id[r], 100 + 4 * i + r);
+TEST_F(CApiTest, FillsBatchesOfAnySizeInOrderAndTellsTheEnd) {
+  for (int64_t batch_rows : {1, 2, 3, 4, 7, 15, 100}) {
+    for (int ahead : {1, 3}) {
+      Start(HOOKLINE_CAPTURE, DatasetRequest());
+      int breaks = 0;
+      ExpectSame(ReadAll(DatasetRequest(), batch_rows, ahead, &breaks), Expected(15, 15));
+      EXPECT_EQ(breaks, 0);
+      const void* message = nullptr;
+      size_t bytes = 0;
+      ASSERT_EQ(hookline_capture_summary(capture_, &message, &bytes), HOOKLINE_OK);
+      v1::CaptureSummary summary;
+      ASSERT_TRUE(summary.ParseFromArray(message, static_cast<int>(bytes)));
+      EXPECT_EQ(summary.hook_points(1).rows(), 15);
+      int64_t rows[2];
+      EXPECT_EQ(Wait(rows), HOOKLINE_END);
+      EXPECT_THAT(rows, Each(0));
+      hookline_capture_free(std::exchange(capture_, nullptr));
     }
   }
-  EXPECT_EQ(batches[2].values[0].back(), -1) << "rows that never came were written";
-  EXPECT_EQ(Wait(), HOOKLINE_END);
+}
+
+TEST_F(CApiTest, BudgetsThatDifferEndTheirHookPointOnly) {
+  v1::CaptureRequest request = DatasetRequest();
+  request.set_max_activations(11);
+  (*request.mutable_max_activations_by_hook_point())[kMlp] = 5;
+  for (int64_t batch_rows : {1, 4, 5, 20}) {
+    Start(HOOKLINE_CAPTURE, request);
+    int breaks = 0;
+    ExpectSame(ReadAll(request, batch_rows, 2, &breaks), Expected(11, 5));
+    hookline_capture_free(std::exchange(capture_, nullptr));
+  }
+}
+
+TEST_F(CApiTest, AResumeRepeatsNoRowAndDropsNone) {
+  // 16 chunks; the call breaks before each of them, and twice at the same place.
+  for (int chunk = 0; chunk < 20; ++chunk) {
+    server_.BreakAfter(chunk);
+    if (chunk % 3 == 0) server_.BreakAfter(0);
+    Start(HOOKLINE_CAPTURE, DatasetRequest());
+    int breaks = 0;
+    ExpectSame(ReadAll(DatasetRequest(), 4, 2, &breaks), Expected(15, 15));
+    EXPECT_EQ(breaks, chunk % 3 == 0 ? 2 : 1) << chunk;
+    hookline_capture_free(std::exchange(capture_, nullptr));
+  }
+}
+
+TEST_F(CApiTest, OtherWeightsAfterAResumeAreAnError) {
+  server_.BreakAfter(3);
+  Start(HOOKLINE_CAPTURE, DatasetRequest());
+  ASSERT_EQ(WaitForStarted(), HOOKLINE_OK);
+  Buffers buffers(100);
+  ASSERT_EQ(Submit(buffers), HOOKLINE_OK);
+  int64_t rows[2];
+  ExpectError(Wait(rows), absl::StatusCode::kUnavailable, "the connection broke");
+  EXPECT_THAT(rows, ElementsAre(3, 2));
+  server_.SetFingerprint("another");
+  v1::CaptureRequest request = DatasetRequest();
+  request.set_resume_token(Token());
+  const std::string encoded = request.SerializeAsString();
+  ASSERT_EQ(hookline_capture_resume(capture_, encoded.data(), encoded.size(), &error_), HOOKLINE_OK);
+  ExpectError(Wait(rows), absl::StatusCode::kFailedPrecondition, "fingerprint");
+}
+
+TEST_F(CApiTest, StreamsTokensAndWaitsOnlyAsLongAsTold) {
+  Start(HOOKLINE_CAPTURE_STREAM, Request());
+  v1::CaptureStarted started;
+  ASSERT_EQ(WaitForStarted(&started), HOOKLINE_OK) << error_.message;
+  EXPECT_EQ(started.hook_points(1).hook_point(), kMlp);
+  Buffers buffers(4);
+  ASSERT_EQ(Submit(buffers), HOOKLINE_OK);
+  int64_t rows[2];
+  EXPECT_EQ(Wait(rows, 0), HOOKLINE_TIMEOUT);
+  EXPECT_EQ(Wait(rows, 10), HOOKLINE_TIMEOUT);
   const void* message = nullptr;
   size_t bytes = 0;
-  ASSERT_EQ(hookline_capture_summary(capture_, &message, &bytes), HOOKLINE_OK);
-  v1::CaptureSummary summary;
-  ASSERT_TRUE(summary.ParseFromArray(message, static_cast<int>(bytes)));
-  EXPECT_EQ(summary.stop_reason(), v1::STOP_REASON_BUDGET);
-}
-
-TEST_F(CApiTest, ABatchIsFinishedWhereASmallerBudgetEnds) {
-  Script script;
-  script.budgets = {10, 5};
-  server_.Set(script);
-  Start();
-  Started();
-  std::vector<Buffers> batches(3, Buffers(4));
-  for (Buffers& batch : batches) ASSERT_EQ(Submit(batch), HOOKLINE_OK);
-  for (const auto& [first, second] : std::vector<std::pair<int64_t, int64_t>>{{4, 4}, {4, 1}, {2, 0}}) {
-    ASSERT_EQ(Wait(), HOOKLINE_OK) << error_.message;
-    EXPECT_THAT(rows_, ElementsAre(first, second));
-  }
-  EXPECT_EQ(Wait(), HOOKLINE_END);
-}
-
-TEST_F(CApiTest, ContinuesAfterBreaksSoThatNoRowIsMissingOrComesTwice) {
-  Script script;
-  script.breaks = {3, 0, 2};  // between the chunks of a row group, before any chunk, and after one
-  server_.Set(script);
-  Start();
-  Started();
-  std::vector<Buffers> batches(3, Buffers(4));
-  for (Buffers& batch : batches) ASSERT_EQ(Submit(batch), HOOKLINE_OK);
-  int breaks = 0;
-  for (int i = 0; i < 3; ++i) {
-    int32_t result;
-    while ((result = Wait()) == HOOKLINE_ERROR) {
-      ExpectError(absl::StatusCode::kUnavailable, "the connection broke");
-      if (breaks == 0) EXPECT_THAT(rows_, ElementsAre(4, 3)) << "what the oldest batch holds so far";
-      ASSERT_LE(++breaks, 3);
-      ASSERT_EQ(Resume(), HOOKLINE_OK) << error_.message;
-    }
-    ASSERT_EQ(result, HOOKLINE_OK);
-    for (int h = 0; h < kHookPoints; ++h) EXPECT_EQ(batches[i].Rows(h, rows_[h]), Expected(h, 4 * i, rows_[h]));
-  }
-  EXPECT_EQ(breaks, 3);
-  EXPECT_EQ(Wait(), HOOKLINE_END);
-}
-
-TEST_F(CApiTest, RefusesToContinueWithOtherWeights) {
-  Script script;
-  script.breaks = {1};
-  server_.Set(script);
-  Start();
-  Started();
-  Buffers batch(10);
-  ASSERT_EQ(Submit(batch), HOOKLINE_OK);
-  ASSERT_EQ(Wait(), HOOKLINE_ERROR);
-  script.breaks.clear();
-  script.fingerprint = "other weights";
-  server_.Set(script);
-  ASSERT_EQ(Resume(), HOOKLINE_OK);
-  ASSERT_EQ(Wait(), HOOKLINE_ERROR);
-  ExpectError(absl::StatusCode::kFailedPrecondition, "fingerprint");
-}
-
-TEST_F(CApiTest, OnlyACaptureThatBrokeCanBeResumed) {
-  Script script;
-  script.holds = true;
-  server_.Set(script);
-  Start();
-  Started();
-  EXPECT_EQ(Resume(), HOOKLINE_ERROR);
-  ExpectError(absl::StatusCode::kFailedPrecondition, "has not failed");
-}
-
-TEST_F(CApiTest, WaitsNoLongerThanItWasTold) {
-  Script script;
-  script.holds = true;
-  server_.Set(script);
-  Start();
-  Started();
-  Buffers batch(4);
-  ASSERT_EQ(Submit(batch), HOOKLINE_OK);
-  EXPECT_EQ(Wait(0), HOOKLINE_TIMEOUT);
-  EXPECT_EQ(Wait(20), HOOKLINE_TIMEOUT);
-  server_.Release();
-  ASSERT_EQ(Wait(), HOOKLINE_OK);
-  EXPECT_THAT(rows_, ElementsAre(4, 4));
-}
-
-TEST_F(CApiTest, CancelEndsAWaitThatRuns) {
-  Script script;
-  script.holds = true;
-  server_.Set(script);
-  Start();
-  Started();
-  Buffers batch(4);
-  ASSERT_EQ(Submit(batch), HOOKLINE_OK);
-  int32_t result = HOOKLINE_OK;
-  std::thread waiter([&] { result = Wait(); });
-  hookline_capture_cancel(capture_);
-  hookline_capture_cancel(capture_);
-  waiter.join();
-  EXPECT_EQ(result, HOOKLINE_ERROR);
-  EXPECT_EQ(error_.code, static_cast<int32_t>(absl::StatusCode::kCancelled));
-}
-
-TEST_F(CApiTest, FreeEndsACaptureThatRunsAndLeavesTheBuffersAlone) {
-  Script script;
-  script.budgets = {int64_t{1} << 40, int64_t{1} << 40};
-  script.group_rows = 1000;
-  server_.Set(script);
-  Start();
-  Started();
-  Buffers first(500), second(500);
-  ASSERT_EQ(Submit(first), HOOKLINE_OK);
-  ASSERT_EQ(Submit(second), HOOKLINE_OK);
-  ASSERT_EQ(Wait(), HOOKLINE_OK);
-  hookline_capture_free(std::exchange(capture_, nullptr));
-  server_.AwaitAbandoned();
-  second.values[0].assign(second.values[0].size(), 7);
-  EXPECT_THAT(second.values[0], Each(7));
-}
-
-TEST_F(CApiTest, ACaptureMayOutliveItsClient) {
-  Start();
-  hookline_client_free(std::exchange(client_, nullptr));
-  Started();
-  Buffers batch(10);
-  ASSERT_EQ(Submit(batch), HOOKLINE_OK);
-  EXPECT_EQ(Wait(), HOOKLINE_OK);
-  EXPECT_EQ(batch.Rows(1, 10), Expected(1, 0, 10));
-}
-
-TEST_F(CApiTest, StreamsSequencesIn) {
-  Start({}, HOOKLINE_CAPTURE_STREAM);
-  const std::vector<uint32_t> ids = {1, 2, 3, 4, 5, 6};
-  const std::vector<int64_t> lengths = {1, 3, 2};
-  ASSERT_EQ(hookline_capture_write_tokens(capture_, ids.data(), lengths.data(), 3, &error_), HOOKLINE_OK);
-  const int64_t negative = -1;
-  EXPECT_EQ(hookline_capture_write_tokens(capture_, ids.data(), &negative, 1, &error_), HOOKLINE_ERROR);
-  ExpectError(absl::StatusCode::kInvalidArgument, "lengths[0]: -1");
+  EXPECT_EQ(hookline_capture_summary(capture_, &message, &bytes), HOOKLINE_TIMEOUT);
+  const uint32_t ids[] = {7, 8, 9, 10, 11};
+  const int64_t lengths[] = {2, 3};
+  ASSERT_EQ(hookline_capture_write_tokens(capture_, ids, lengths, 2, &error_), HOOKLINE_OK);
+  ASSERT_EQ(Wait(rows), HOOKLINE_OK);
+  EXPECT_THAT(rows, ElementsAre(4, 4));
+  EXPECT_THAT(buffers.token_id, ElementsAre(7, 8, 9, 10));
+  EXPECT_THAT(buffers.sequence, ElementsAre(0, 0, 1, 1));
+  Buffers last(4);
+  ASSERT_EQ(Submit(last), HOOKLINE_OK);
   hookline_capture_finish_tokens(capture_);
-  Started();
-  EXPECT_THAT(server_.sequences(), ElementsAre(ElementsAre(1), ElementsAre(2, 3, 4), ElementsAre(5, 6)));
-  Buffers batch(10);
-  ASSERT_EQ(Submit(batch), HOOKLINE_OK);
-  ASSERT_EQ(Wait(), HOOKLINE_OK);
-  ASSERT_EQ(Wait(), HOOKLINE_END);
-  EXPECT_EQ(hookline_capture_write_tokens(capture_, ids.data(), lengths.data(), 3, &error_), HOOKLINE_END);
+  ASSERT_EQ(Wait(rows), HOOKLINE_OK);
+  EXPECT_THAT(rows, ElementsAre(1, 1));
+  EXPECT_EQ(Wait(rows), HOOKLINE_END);
+  EXPECT_EQ(hookline_capture_write_tokens(capture_, ids, lengths, 2, &error_), HOOKLINE_END);
 }
 
-TEST_F(CApiTest, ACaptureWithoutASummaryIsBroken) {
-  Script script;
-  script.summary = false;
-  server_.Set(script);
-  Start();
-  Started();
-  Buffers batch(20);
-  ASSERT_EQ(Submit(batch), HOOKLINE_OK);
-  int32_t result = Wait();
-  if (result == HOOKLINE_OK) result = Wait();
-  EXPECT_EQ(result, HOOKLINE_ERROR);
-  ExpectError(absl::StatusCode::kUnavailable, "without a summary");
+TEST_F(CApiTest, ACancelEndsAWaitOfAnotherThread) {
+  Start(HOOKLINE_CAPTURE_STREAM, Request());
+  ASSERT_EQ(WaitForStarted(), HOOKLINE_OK);
+  Buffers buffers(4);
+  ASSERT_EQ(Submit(buffers), HOOKLINE_OK);
+  std::thread canceller([this] { hookline_capture_cancel(capture_); });
+  int64_t rows[2];
+  ExpectError(Wait(rows, -1), absl::StatusCode::kCancelled, "");
+  canceller.join();
+  hookline_capture_cancel(capture_);
+  ExpectError(Wait(rows), absl::StatusCode::kCancelled, "");
 }
 
-TEST_F(CApiTest, RefusesBatchesThatContradictTheCapture) {
-  Script script;
-  script.holds = true;
-  server_.Set(script);
-  Start();
-  Started();
-  Buffers batch(4);
-  void* data[kHookPoints] = {batch.values[0].data(), nullptr};
-  hookline_batch wrong = {4, data, nullptr, nullptr, nullptr};
-  EXPECT_EQ(hookline_capture_submit(capture_, &wrong, &error_), HOOKLINE_ERROR);
-  ExpectError(absl::StatusCode::kInvalidArgument, "data[1]: null");
-  data[1] = batch.values[1].data();
-  wrong.rows = 0;
-  EXPECT_EQ(hookline_capture_submit(capture_, &wrong, &error_), HOOKLINE_ERROR);
-  ExpectError(absl::StatusCode::kInvalidArgument, "rows: 0");
-  wrong.rows = 4;
-  wrong.position = batch.position.data();
-  EXPECT_EQ(hookline_capture_submit(capture_, &wrong, &error_), HOOKLINE_ERROR);
-  ExpectError(absl::StatusCode::kInvalidArgument, "sequence, position, token_id");
-  EXPECT_EQ(Wait(), HOOKLINE_ERROR);
-  ExpectError(absl::StatusCode::kFailedPrecondition, "no batch is submitted");
+TEST_F(CApiTest, AFreeEndsACaptureThatRunsAndItsClientMayBeGone) {
+  // Waiting for tokens, and waiting for a batch with rows in hand.
+  Start(HOOKLINE_CAPTURE_STREAM, Request());
+  ASSERT_EQ(WaitForStarted(), HOOKLINE_OK);
+  {
+    Buffers buffers(4);
+    ASSERT_EQ(Submit(buffers), HOOKLINE_OK);
+    hookline_client_free(std::exchange(client_, nullptr));
+    hookline_capture_free(std::exchange(capture_, nullptr));
+  }
+  EXPECT_TRUE(server_.WaitUntilCancelled());
+  ASSERT_EQ(hookline_client_connect(server_.address().c_str(), 0, &client_, &error_), HOOKLINE_OK);
+  Start(HOOKLINE_CAPTURE, DatasetRequest());
+  ASSERT_EQ(WaitForStarted(), HOOKLINE_OK);
+  hookline_capture_free(std::exchange(capture_, nullptr));
+  Start(HOOKLINE_CAPTURE, DatasetRequest());  // freed at once
 }
 
-TEST_F(CApiTest, TakesAtMostAThousandBatchesAhead) {
-  Script script;
-  script.budgets = {5000, 5000};
-  script.group_rows = 1;
-  script.holds = true;
-  server_.Set(script);
-  Start();
-  Started();
-  std::vector<Buffers> batches(1025, Buffers(2));
-  for (int i = 0; i < 1024; ++i) ASSERT_EQ(Submit(batches[i]), HOOKLINE_OK) << i;
-  EXPECT_EQ(Submit(batches[1024]), HOOKLINE_ERROR);
-  ExpectError(absl::StatusCode::kResourceExhausted, "1024");
-}
-
-TEST_F(CApiTest, TellsWhatTheServerObjectsTo) {
+TEST_F(CApiTest, ErrorsOfTheServerComeFromTheFirstWaitingCall) {
   v1::CaptureRequest request;
-  request.set_resume_token("nonsense");
-  Start(request);
-  const void* message = nullptr;
-  size_t bytes = 0;
-  EXPECT_EQ(hookline_capture_started(capture_, kForEver, &message, &bytes, &error_), HOOKLINE_ERROR);
-  ExpectError(absl::StatusCode::kInvalidArgument, "resume_token");
+  request.add_hook_points("nothing");
+  Start(HOOKLINE_CAPTURE, request);
+  ExpectError(WaitForStarted(), absl::StatusCode::kInvalidArgument, "`nothing` is no hook point");
+  EXPECT_STREQ(error_.field, "");
 }
 
-TEST_F(CApiTest, TellsThatTheServerIsGone) {
-  server_.Shutdown();
-  Start();
-  const void* message = nullptr;
-  size_t bytes = 0;
-  EXPECT_EQ(hookline_capture_started(capture_, kForEver, &message, &bytes, &error_), HOOKLINE_ERROR);
-  EXPECT_EQ(error_.code, static_cast<int32_t>(absl::StatusCode::kUnavailable));
+TEST_F(CApiTest, ErrorsThatAreTooLongAreCut) {
+  v1::CaptureRequest request;
+  request.add_hook_points(std::string(5000, 'x'));
+  Start(HOOKLINE_CAPTURE, request);
+  ExpectError(WaitForStarted(), absl::StatusCode::kInvalidArgument, "xxx");
+  EXPECT_EQ(std::strlen(error_.message), sizeof(error_.message) - 1);
 }
 
-TEST_F(CApiTest, RefusesWhatItCannotBeAskedFor) {
+TEST_F(CApiTest, SaysWhatIsWrongWithACall) {
+  hookline_client* other = nullptr;
+  ExpectError(hookline_client_connect("", 0, &other, &error_), absl::StatusCode::kInvalidArgument, "address");
+  ExpectError(hookline_client_connect("localhost:1", 1 << 30, &other, &error_), absl::StatusCode::kInvalidArgument,
+              "max_receive_bytes: 1073741824");
+  ExpectError(hookline_capture_start(client_, 3, "", 0, &capture_, &error_), absl::StatusCode::kInvalidArgument,
+              "method: 3");
+  Start(HOOKLINE_CAPTURE_STREAM, Request());
+  ASSERT_EQ(WaitForStarted(), HOOKLINE_OK);
+  int64_t rows[2];
+  ExpectError(Wait(rows), absl::StatusCode::kFailedPrecondition, "no batch is submitted");
+  Buffers buffers(2);
+  buffers.batch.rows = 0;
+  ExpectError(Submit(buffers), absl::StatusCode::kInvalidArgument, "rows: 0");
+  buffers.batch.rows = 2;
+  buffers.batch.position = nullptr;
+  ExpectError(Submit(buffers), absl::StatusCode::kInvalidArgument, "sequence, position, token_id");
+  buffers.batch.position = buffers.position.data();
+  buffers.data[1] = nullptr;
+  ExpectError(Submit(buffers), absl::StatusCode::kInvalidArgument, "data[1]: null");
+  const uint32_t id = 1;
+  const int64_t length = -1;
+  ExpectError(hookline_capture_write_tokens(capture_, &id, &length, 1, &error_), absl::StatusCode::kInvalidArgument,
+              "lengths[0]: -1");
+  ExpectError(hookline_capture_resume(capture_, "", 0, &error_), absl::StatusCode::kFailedPrecondition,
+              "has not failed");
+}
+
+TEST_F(CApiTest, TakesAThousandBatchesAheadAndNoMore) {
+  Start(HOOKLINE_CAPTURE_STREAM, Request());
+  ASSERT_EQ(WaitForStarted(), HOOKLINE_OK);
+  Buffers buffers(1);
+  for (int i = 0; i < 1024; ++i) ASSERT_EQ(Submit(buffers), HOOKLINE_OK) << i;
+  ExpectError(Submit(buffers), absl::StatusCode::kResourceExhausted, "1024");
+}
+
+TEST_F(CApiTest, AnAbsentServerIsUnavailable) {
+  hookline_client_free(std::exchange(client_, nullptr));
+  std::string address;
+  {
+    FakeServer gone;
+    address = gone.address();
+  }
+  ASSERT_EQ(hookline_client_connect(address.c_str(), 0, &client_, &error_), HOOKLINE_OK);
+  Start(HOOKLINE_CAPTURE, DatasetRequest());
+  ExpectError(WaitForStarted(), absl::StatusCode::kUnavailable, "");
+  EXPECT_EQ(hookline_capture_resume_token(capture_, nullptr, 0), 0U);
+}
+
+TEST_F(CApiTest, TellsItsVersionAndTakesNullToFree) {
   EXPECT_EQ(hookline_abi_version(), HOOKLINE_ABI_VERSION);
-  hookline_client* client = nullptr;
-  EXPECT_EQ(hookline_client_connect("", 0, &client, &error_), HOOKLINE_ERROR);
-  EXPECT_EQ(error_.code, static_cast<int32_t>(absl::StatusCode::kInvalidArgument));
-  EXPECT_EQ(hookline_client_connect("localhost:1", int64_t{17} << 20, &client, &error_), HOOKLINE_ERROR);
-  EXPECT_EQ(error_.code, static_cast<int32_t>(absl::StatusCode::kInvalidArgument));
-  EXPECT_EQ(hookline_capture_start(client_, 3, nullptr, 0, &capture_, &error_), HOOKLINE_ERROR);
-  ExpectError(absl::StatusCode::kInvalidArgument, "method: 3");
-  hookline_client_free(nullptr);
   hookline_capture_free(nullptr);
+  hookline_client_free(nullptr);
 }
 
 }  // namespace
-}  // namespace hookline::client
+}  // namespace hookline
