@@ -101,7 +101,8 @@ at::Tensor AttendInBlocks(const at::Tensor& q, const at::Tensor& k, const at::Te
   const at::Tensor keys = k.to(type).permute({0, 2, 3, 1}).reshape({batch * groups, width, positions});
   const at::Tensor values = v.to(type).permute({0, 2, 1, 3}).reshape({batch * groups, positions, width});
   at::Tensor out = at::empty({batch, positions, heads * width}, q.options());
-  const at::Tensor unused = at::empty({1}, keys.options());
+  // Zero and not merely unused: for small products LibTorch 1.13 multiplies it by beta all the same.
+  const at::Tensor zero = at::zeros({1}, keys.options());
   for (int64_t begin = 0; begin < positions; begin += kQueryBlock) {
     const int64_t count = std::min(kQueryBlock, positions - begin);
     const int64_t first_key = config.reach < 0 ? 0 : std::max<int64_t>(0, begin - config.reach);
@@ -113,7 +114,7 @@ at::Tensor AttendInBlocks(const at::Tensor& q, const at::Tensor& k, const at::Te
                                    .permute({0, 2, 3, 1, 4})
                                    .reshape({batch * groups, in_group * count, width});
     at::Tensor scores =
-        at::baddbmm(unused, queries, keys.narrow(2, first_key, key_count), /*beta=*/0, /*alpha=*/config.scale);
+        at::baddbmm(zero, queries, keys.narrow(2, first_key, key_count), /*beta=*/0, /*alpha=*/config.scale);
     if (scores.scalar_type() != at::kFloat) scores = scores.to(at::kFloat);
     if (config.soft_cap != 0) scores.div_(config.soft_cap).tanh_().mul_(config.soft_cap);
     // Unless the reach ends among these keys, only those of the block itself can be hidden.
