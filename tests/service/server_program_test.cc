@@ -168,7 +168,7 @@ TEST(ServerProgram, TellsWrongFlagsFromFailures) {
   for (const Case& c : std::vector<Case>{
            {{"--no-such-flag"}, 2, "--no-such-flag"},
            {Arguments({"--dtype=float8"}), 2, "float8"},
-           {{"--model=" + std::string(HOOKLINE_FIXTURES) + "/nanochat/demo", "--listen=127.0.0.1:0", "--slab-count=1"}, 2, "slab_count"},
+           {Arguments({"--window-slabs=0"}), 2, "window_slabs"},
            {{"--model=/no/such/model"}, 1, "/no/such/model"},
            {Arguments({"--dataset=a=/no/such/file.npy"}), 1, "/no/such/file.npy"},
            {Arguments({"--listen=" + taken}), 1, taken.c_str()},
