@@ -47,7 +47,7 @@ else()
   message(STATUS "LibTorch of the distribution: ${HOOKLINE_TORCH_LIBRARY}")
 endif()
 
-file(WRITE ${CMAKE_BINARY_DIR}/torch_pch.cc "")
+file(CONFIGURE OUTPUT ${CMAKE_BINARY_DIR}/torch_pch.cc CONTENT "")
 add_library(hookline_torch_pch OBJECT ${CMAKE_BINARY_DIR}/torch_pch.cc)
 target_link_libraries(hookline_torch_pch PUBLIC hookline::torch PRIVATE hookline_warnings)
 target_compile_options(hookline_torch_pch PRIVATE -Wno-pedantic)

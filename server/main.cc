@@ -24,6 +24,7 @@
 #include "server/capture/recorder.h"
 #include "server/dataset/dataset.h"
 #include "server/flags.h"
+#include "server/model/check_models.h"
 #include "server/model/load.h"
 #include "server/model/runtime.h"
 #include "server/recording/catalog.h"
@@ -115,6 +116,7 @@ absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const ServerFlags& flags) {
                  std::string(TokenDtypeName(dataset->dtype())));
     datasets.push_back(std::move(dataset));
   }
+  RETURN_IF_ERROR(CheckModels(flags.models));
   std::vector<std::unique_ptr<Model>> models;
   for (const ModelOptions& options : flags.models) {
     const absl::Time start = absl::Now();
@@ -122,7 +124,8 @@ absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const ServerFlags& flags) {
     const ModelInfo& info = model->info();
     spdlog::info("model {}: {} {}, {}, {} parameters as {} on {} in {}; fingerprint {}", info.name, info.architecture,
                  info.variant, info.details, info.parameters, std::string(DtypeName(info.dtype)), info.device,
-                 absl::FormatDuration(absl::Now() - start), info.fingerprint);
+                 absl::FormatDuration(absl::Trunc(absl::Now() - start, absl::Milliseconds(1))), info.fingerprint);
+    if (!info.warning.empty()) spdlog::warn("model {}: {}", info.name, info.warning);
     models.push_back(std::move(model));
   }
   EngineOptions options = flags.engine;

@@ -1,80 +1,49 @@
-// `hookline`, the command-line client.
-#include <signal.h>
-#include <stdlib.h>
-
-#include <CLI/CLI.hpp>
+// `hookline`: asks a Hookline server from the command line.
 #include <cstdio>
-#include <string>
 
-#include "absl/status/status.h"
-#include "client/cli/command.h"
+#include "CLI/CLI.hpp"
+#include "client/cli/commands.h"
+#include "client/cli/exit_code.h"
+#include "client/cli/interrupt.h"
 
-namespace hookline::cli {
 namespace {
 
 constexpr char kDescription[] =
-    "Captures activations from a Hookline server.\n\n"
-    "  hookline models                                   what the server holds\n"
-    "  hookline hooks                                    what can be captured\n"
+    "Captures a language model's activations from a Hookline server.\n\n"
+    "  hookline models                      which models there are\n"
+    "  hookline hooks                       what can be captured\n"
     "  hookline capture --hook-points 'blocks.*.hook_resid_post' --tokens ids.txt --out rows\n";
 
 constexpr char kFooter[] =
-    "Exit codes: 0 done; 1 error; 2 the command line is wrong; 3 no server there; 130 interrupted.";
+    "`hookline COMMAND --help` tells more.\n\n"
+    "Results go to standard output, progress and errors to standard error.\n\n"
+    "Exit codes: 0 done; 1 the server or the disk failed; 2 what was asked for is wrong: flags, tokens, or a name that "
+    "the server does not know; 3 no server, or it went away for good; 130 interrupted.";
 
-int ExitCode(const absl::Status& status) {
-  switch (status.code()) {
-    case absl::StatusCode::kOk:
-      return kExitOk;
-    case absl::StatusCode::kUnavailable:
-      return kExitUnavailable;
-    case absl::StatusCode::kCancelled:
-      return kExitInterrupted;
-    default:
-      return kExitError;
-  }
-}
-
-// One line, whatever the server or the system wrote.
-std::string OneLine(absl::string_view text) {
-  std::string line(text);
-  for (char& c : line) {
-    if (c == '\n' || c == '\r') c = ' ';
-  }
-  return line;
-}
-
-int Main(int argc, char** argv) {
-  signal(SIGPIPE, SIG_IGN);
+int Main(int argc, const char* const* argv) {
+  using namespace hookline::cli;
+  Interrupt interrupt;
+  Invocation invocation{&interrupt, DefaultServer(), nullptr};
   CLI::App app(kDescription, "hookline");
   app.footer(kFooter);
-  app.require_subcommand(1);
   app.set_version_flag("--version", HOOKLINE_VERSION);
-  CommonOptions common;
-  common.server = "127.0.0.1:7471";
-  app.add_option("--server", common.server, "Where the server listens, HOST:PORT")
-      ->envname("HOOKLINE_SERVER")
-      ->capture_default_str();
-  app.fallthrough();
-  Run run;
-  AddModelCommands(app, common, &run);
-  AddCaptureCommand(app, common, &run);
+  app.require_subcommand(1);
+  AddServerOption(app, invocation);
+  AddModelsCommand(app, invocation);
+  AddHooksCommand(app, invocation);
+  AddCaptureCommand(app, invocation);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? kExitOk : kExitUsage;
+    if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
+    std::fprintf(stderr, "hookline: %s; see hookline --help\n", error.what());
+    return kExitUsage;
   }
-  const absl::Status status = run();
-  if (!status.ok()) {
-    std::fprintf(stderr, "hookline: %s\n", OneLine(status.message()).c_str());
-    if (status.code() == absl::StatusCode::kUnavailable) {
-      std::fprintf(stderr, "hookline: is a server listening at %s? Name another with --server HOST:PORT\n",
-                   common.server.c_str());
-    }
-  }
-  return ExitCode(status);
+  const absl::Status status = invocation.run();
+  if (!status.ok()) std::fprintf(stderr, "hookline: %s\n", ErrorLine(status).c_str());
+  return ExitCodeOf(status);
 }
 
 }  // namespace
-}  // namespace hookline::cli
 
-int main(int argc, char** argv) { return hookline::cli::Main(argc, argv); }
+int main(int argc, char** argv) { return Main(argc, argv); }

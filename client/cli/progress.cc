@@ -1,73 +1,105 @@
 #include "client/cli/progress.h"
 
+#include <stdio.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstdio>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
+#include "client/cli/names.h"
 
 namespace hookline::cli {
 namespace {
 
-constexpr int kBarWidth = 30;
+constexpr absl::Duration kBarInterval = absl::Milliseconds(100);
+constexpr absl::Duration kLineInterval = absl::Seconds(1);
+// For terminals that do not tell.
+constexpr int kDefaultWidth = 80;
+
+int TerminalWidth() {
+  winsize size;
+  if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) != 0 || size.ws_col == 0) return kDefaultWidth;
+  return size.ws_col;
+}
 
 }  // namespace
 
-std::string Count(double number) {
-  for (const char* unit : {"", " k", " M", " G"}) {
-    if (number < 1000) return absl::StrFormat(*unit == '\0' ? "%.0f%s" : "%.3g%s", number, unit);
-    number /= 1000;
+ProgressStyle DefaultProgressStyle() { return isatty(STDERR_FILENO) ? ProgressStyle::kBar : ProgressStyle::kLines; }
+
+std::string ProgressLine(int64_t rows, std::optional<int64_t> total_rows, int64_t bytes, absl::Duration elapsed,
+                         int width) {
+  const double seconds = std::max(absl::ToDoubleSeconds(elapsed), 1e-3);
+  const double rate = static_cast<double>(rows) / seconds;
+  std::string numbers = WithCommas(rows);
+  if (total_rows.has_value()) absl::StrAppend(&numbers, "/", WithCommas(*total_rows));
+  absl::StrAppend(&numbers, " rows  ", ShortNumber(rate), "rows/s  ", ShortNumber(static_cast<double>(bytes) / seconds),
+                  "B/s");
+  if (!total_rows.has_value() || *total_rows < 1) return numbers;
+  const double done = std::min(1.0, static_cast<double>(rows) / static_cast<double>(*total_rows));
+  if (rows > 0) {
+    absl::StrAppend(&numbers, "  ", ShortTime(static_cast<double>(*total_rows - rows) / rate), " left");
   }
-  return absl::StrFormat("%.3g T", number);
+  std::string bar;
+  // 100% [=====>    ] and a space
+  const int room = width - static_cast<int>(numbers.size()) - 9;
+  if (room >= 5) {
+    const int filled = static_cast<int>(done * room);
+    bar = absl::StrCat(std::string(filled, '='), filled < room ? ">" : "",
+                       std::string(std::max(0, room - filled - 1), ' '));
+    bar = absl::StrCat("[", bar, "] ");
+  }
+  return absl::StrFormat("%3d%% %s%s", static_cast<int>(done * 100), bar, numbers);
 }
 
-std::string Bytes(double bytes) { return absl::StrCat(Count(bytes), bytes < 1000 ? " B" : "B"); }
-
-Progress::Progress(std::optional<int64_t> total_rows)
-    : total_rows_(total_rows), terminal_(isatty(STDERR_FILENO) == 1), begin_(absl::Now()), shown_(begin_) {}
+Progress::Progress(ProgressStyle style) : style_(style), start_(absl::Now()) {
+  if (style_ != ProgressStyle::kNone) thread_ = std::thread(&Progress::Run, this);
+}
 
 Progress::~Progress() {
-  if (bar_there_) std::fputc('\n', stderr);
+  if (style_ == ProgressStyle::kNone) return;
+  {
+    absl::MutexLock lock(&mutex_);
+    ended_ = true;
+  }
+  thread_.join();
 }
 
-void Progress::Update(int64_t rows, int64_t bytes) {
-  rows_ = rows;
-  bytes_ = bytes;
-  const absl::Time now = absl::Now();
-  if (now - shown_ >= (terminal_ ? absl::Milliseconds(100) : absl::Seconds(1))) Show(now);
+void Progress::Run() {
+  absl::MutexLock lock(&mutex_);
+  const absl::Duration interval = style_ == ProgressStyle::kBar ? kBarInterval : kLineInterval;
+  while (!mutex_.AwaitWithTimeout(absl::Condition(&ended_), interval)) Draw();
+  if (style_ == ProgressStyle::kBar || rows_ > 0) Draw();
+  if (style_ == ProgressStyle::kBar && drawn_) fputs("\n", stderr);
 }
 
-void Progress::Finish() { Show(absl::Now()); }
-
-void Progress::Show(absl::Time now) {
-  shown_ = now;
-  const double seconds = std::max(1e-9, absl::ToDoubleSeconds(now - begin_));
-  const double rate = static_cast<double>(rows_) / seconds;
-  std::string line = absl::StrCat(Count(static_cast<double>(rows_)), " rows");
-  double share = 0;
-  if (total_rows_.has_value() && *total_rows_ > 0) {
-    share = std::min(1.0, static_cast<double>(rows_) / static_cast<double>(*total_rows_));
-    absl::StrAppend(&line, " of ", Count(static_cast<double>(*total_rows_)));
-  }
-  absl::StrAppend(&line, ", ", Count(rate), " rows/s, ", Bytes(static_cast<double>(bytes_) / seconds), "/s");
-  if (share > 0 && share < 1) {
-    const int64_t left = static_cast<int64_t>(seconds * (1 - share) / share) + 1;
-    absl::StrAppend(&line, ", ", absl::FormatDuration(absl::Seconds(left)), " left");
-  }
-  if (!terminal_) {
-    absl::FPrintF(stderr, "%s\n", line);
-    return;
-  }
-  const int filled = static_cast<int>(share * kBarWidth);
-  const std::string bar = total_rows_.has_value()
-                              ? absl::StrCat("[", std::string(filled, '#'), std::string(kBarWidth - filled, '.'), "] ")
-                              : "";
-  absl::FPrintF(stderr, "\r\033[K%s%s", bar, line);
-  std::fflush(stderr);
-  bar_there_ = true;
+void Progress::Draw() {
+  if (rows_ == 0 && !total_rows_.has_value()) return;  // nothing was granted yet
+  drawn_ = true;
+  const bool bar = style_ == ProgressStyle::kBar;
+  const std::string line = ProgressLine(rows_, total_rows_, bytes_, elapsed(), bar ? TerminalWidth() : 0);
+  // ESC [ K clears what is left of a longer line.
+  fputs(bar ? absl::StrCat("\r", line, "\x1b[K").c_str() : absl::StrCat(line, "\n").c_str(), stderr);
 }
+
+void Progress::SetTotal(std::optional<int64_t> total_rows) {
+  absl::MutexLock lock(&mutex_);
+  total_rows_ = total_rows;
+}
+
+void Progress::Add(int64_t rows, int64_t bytes) {
+  absl::MutexLock lock(&mutex_);
+  rows_ += rows;
+  bytes_ += bytes;
+}
+
+void Progress::Note(const std::string& text) {
+  absl::MutexLock lock(&mutex_);
+  fputs(absl::StrCat(drawn_ && style_ == ProgressStyle::kBar ? "\r\x1b[K" : "", text, "\n").c_str(), stderr);
+}
+
+absl::Duration Progress::elapsed() const { return absl::Now() - start_; }
 
 }  // namespace hookline::cli

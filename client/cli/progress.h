@@ -1,40 +1,58 @@
-// How far a long command is: a bar on a terminal, a line a second elsewhere. On standard error.
+// How far a transfer is, on standard error: a bar on a terminal, else one line a second.
 #ifndef HOOKLINE_CLIENT_CLI_PROGRESS_H_
 #define HOOKLINE_CLIENT_CLI_PROGRESS_H_
 
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <thread>
 
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 
 namespace hookline::cli {
 
-// "12.3 M", "4.56 GB".
-std::string Count(double number);
-std::string Bytes(double bytes);
+enum class ProgressStyle { kNone, kLines, kBar };
 
+// kBar if standard error is a terminal, else kLines.
+ProgressStyle DefaultProgressStyle();
+
+// One line of progress. `width` is the terminal's, for a bar; 0: no bar.
+std::string ProgressLine(int64_t rows, std::optional<int64_t> total_rows, int64_t bytes, absl::Duration elapsed,
+                         int width);
+
+// Thread-safe.
 class Progress {
  public:
-  // `total_rows`: how many are expected, where that is known.
-  explicit Progress(std::optional<int64_t> total_rows);
+  // Begins to count time.
+  explicit Progress(ProgressStyle style);
+  // Ends the line.
   ~Progress();
+  Progress(const Progress&) = delete;
+  Progress& operator=(const Progress&) = delete;
 
-  // What has come so far, all of it. Shows it now and then.
-  void Update(int64_t rows, int64_t bytes);
-  // Shows the end of it.
-  void Finish();
+  // How many rows there will be, at most; none where nobody knows.
+  void SetTotal(std::optional<int64_t> total_rows);
+  void Add(int64_t rows, int64_t bytes);
+  // Says something beside, in a line of its own, whatever the style.
+  void Note(const std::string& text);
+
+  absl::Duration elapsed() const;
 
  private:
-  void Show(absl::Time now);
+  void Run();
+  void Draw() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
-  const std::optional<int64_t> total_rows_;
-  const bool terminal_;
-  const absl::Time begin_;
-  absl::Time shown_;
-  int64_t rows_ = 0;
-  int64_t bytes_ = 0;
-  bool bar_there_ = false;
+  const ProgressStyle style_;
+  const absl::Time start_;
+  mutable absl::Mutex mutex_;
+  std::optional<int64_t> total_rows_ ABSL_GUARDED_BY(mutex_);
+  int64_t rows_ ABSL_GUARDED_BY(mutex_) = 0;
+  int64_t bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool drawn_ ABSL_GUARDED_BY(mutex_) = false;
+  bool ended_ ABSL_GUARDED_BY(mutex_) = false;
+  std::thread thread_;
 };
 
 }  // namespace hookline::cli

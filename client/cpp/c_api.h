@@ -65,7 +65,7 @@ typedef struct hookline_error {
 typedef struct hookline_batch {
   int64_t rows;        // rows that each buffer has room for, at least 1
   void* const* data;   // for each hook point, in the order of `started`: rows * width values of the capture's dtype,
-                       // row-major
+                       // row-major; room for fewer rows where its budget ends, NULL where none is left
   int64_t* sequence;   // provenance columns of `rows` entries; all three or none (NULL). They belong to the hook
   int32_t* position;   // point with the most rows in the batch; the others' are a prefix. The request must have
   uint32_t* token_id;  // asked for provenance.
@@ -106,7 +106,7 @@ HOOKLINE_EXPORT int32_t hookline_capture_submit(hookline_capture* capture, const
 //   before
 //                     that were returned before; `rows` says what the oldest one holds so far. Nothing is written to
 //                     submitted batches until a resume, and they are the caller's again if it does not resume.
-//                     FAILED_PRECONDITION: none is submitted, and the capture has not ended.
+//                     FAILED_PRECONDITION: none is submitted, and rows are still to come.
 HOOKLINE_EXPORT int32_t hookline_capture_wait(hookline_capture* capture, int64_t timeout_ms, int64_t* rows,
                                               hookline_error* error);
 

@@ -6,6 +6,7 @@
 #include "client/cpp/rpc_status.h"
 #include "grpcpp/create_channel.h"
 #include "grpcpp/security/credentials.h"
+#include "hookline/v1/capture_service.grpc.pb.h"
 #include "hookline/v1/model_service.grpc.pb.h"
 
 namespace hookline::client {
@@ -18,6 +19,10 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Connect(const std::string& addre
   }
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(static_cast<int>(options.max_receive_bytes));
+  // gRPC's own are 1 and 120 seconds, within which every call fails at once: a resume would miss a restarted server.
+  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 200);
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 200);
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 2000);
   return std::unique_ptr<Client>(
       new Client(grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments), options));
 }
@@ -43,6 +48,17 @@ absl::StatusOr<v1::Model> Client::GetModel(const std::string& name) {
   grpc::Status status = v1::ModelService::NewStub(channel_)->GetModel(&context, request, &model);
   if (!status.ok()) return FromGrpc(status);
   return model;
+}
+
+absl::StatusOr<v1::EstimateCaptureResponse> Client::EstimateCapture(const v1::CaptureRequest& request) {
+  grpc::ClientContext context;
+  context.set_deadline(absl::ToChronoTime(absl::Now() + options_.rpc_timeout));
+  v1::EstimateCaptureRequest estimate_request;
+  *estimate_request.mutable_capture() = request;
+  v1::EstimateCaptureResponse response;
+  grpc::Status status = v1::CaptureService::NewStub(channel_)->EstimateCapture(&context, estimate_request, &response);
+  if (!status.ok()) return FromGrpc(status);
+  return response;
 }
 
 std::unique_ptr<CaptureCall> Client::Capture(const v1::CaptureRequest& request) {

@@ -32,7 +32,7 @@ inline constexpr int64_t kMaxReceiveBytes = int64_t{16} << 20;
 struct ClientOptions {
   // The largest message to accept, up to kMaxReceiveBytes. A request's `max_message_bytes` must not exceed it.
   int64_t max_receive_bytes = kDefaultReceiveBytes;
-  // How long ListModels and GetModel wait for an answer. Captures wait for ever.
+  // How long ListModels, GetModel and EstimateCapture wait for an answer. Captures wait for ever.
   absl::Duration rpc_timeout = absl::Seconds(30);
 };
 
@@ -48,6 +48,9 @@ class Client {
 
   // "" names the only model.
   absl::StatusOr<v1::Model> GetModel(const std::string& name);
+
+  // What a capture would bring and cost; runs nothing.
+  absl::StatusOr<v1::EstimateCaptureResponse> EstimateCapture(const v1::CaptureRequest& request);
 
   // Never null. The call may outlive this client.
   std::unique_ptr<CaptureCall> Capture(const v1::CaptureRequest& request);

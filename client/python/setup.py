@@ -1,7 +1,7 @@
 """Builds the C++ client's library into the package where a C++ compiler, protoc, and gRPC with pkg-config are.
 
-Where one of them is missing, or HOOKLINE_NATIVE=0 is in the environment, the package is installed without it and receives
-through grpcio. HOOKLINE_NATIVE=1 makes that an error.
+Where one of them is missing, or HOOKLINE_NATIVE=0 is in the environment, the package is installed without it and
+receives through grpcio. HOOKLINE_NATIVE=1 makes that an error.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +15,17 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ["grpc++", "protobuf", "absl_flat_hash_map", "absl_span", "absl_status", "absl_statusor", "absl_strings",
-            "absl_synchronization", "absl_time"]
+PACKAGES = [
+    "grpc++",
+    "protobuf",
+    "absl_flat_hash_map",
+    "absl_span",
+    "absl_status",
+    "absl_statusor",
+    "absl_strings",
+    "absl_synchronization",
+    "absl_time",
+]
 WANTED = os.environ.get("HOOKLINE_NATIVE", "")
 
 
@@ -48,18 +57,32 @@ class BuildLibrary(build_ext):
 
     def build_library(self, library, temporary):
         sources = sorted((ROOT / "client" / "cpp").glob("*.cc"))
-        if not any(source.name == "c_api.cc" for source in sources):
+        if not any("hookline_abi_version" in source.read_text() for source in sources):
             raise OSError("the sources of the C++ client are not beside this package")
         sources.append(ROOT / "server" / "base" / "status.cc")
         temporary.mkdir(parents=True, exist_ok=True)
         compiler = os.environ.get("CXX", "g++")
-        flags = [*pkg_config("--cflags"), "-std=c++17", "-O2", "-DNDEBUG", "-fPIC", "-fvisibility=hidden",
-                 f"-I{ROOT}", f"-I{temporary}"]
+        flags = [
+            *pkg_config("--cflags"),
+            "-std=c++17",
+            "-O2",
+            "-DNDEBUG",
+            "-fPIC",
+            "-fvisibility=hidden",
+            f"-I{ROOT}",
+            f"-I{temporary}",
+        ]
         libraries = pkg_config("--libs")
         plugin = call("which", "grpc_cpp_plugin", capture_output=True, text=True).stdout.strip()
         protos = sorted(str(path.relative_to(ROOT / "proto")) for path in (ROOT / "proto").rglob("*.proto"))
-        call("protoc", f"-I{ROOT / 'proto'}", f"--cpp_out={temporary}", f"--grpc_out={temporary}",
-             f"--plugin=protoc-gen-grpc={plugin}", *protos)
+        call(
+            "protoc",
+            f"-I{ROOT / 'proto'}",
+            f"--cpp_out={temporary}",
+            f"--grpc_out={temporary}",
+            f"--plugin=protoc-gen-grpc={plugin}",
+            *protos,
+        )
         sources.extend(sorted(temporary.rglob("*.pb.cc")))
         objects = [temporary / f"{index}_{source.stem}.o" for index, source in enumerate(sources)]
         with ThreadPoolExecutor(os.cpu_count()) as pool:

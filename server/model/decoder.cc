@@ -1,8 +1,13 @@
 #include "server/model/decoder.h"
 
+#include <algorithm>
+#include <array>
+#include <initializer_list>
+#include <new>
 #include <utility>
 
 #include "server/model/layers.h"
+#include "server/model/torch_compat.h"
 
 namespace hookline {
 
@@ -21,9 +26,24 @@ class Decoder::Taps {
     return wanted_.empty();
   }
 
-  bool Wants(Hook hook, int layer) const { return !wanted_.empty() && hooks_.Index(hook, layer) == wanted_.front(); }
+  // Whether one of `hooks` is to be recorded, or the pass goes on to `reader`, which is computed from them.
+  bool Need(std::initializer_list<Hook> hooks, Hook reader, int layer) const {
+    return Reach(reader, layer) || std::any_of(hooks.begin(), hooks.end(), [&](Hook hook) {
+             return std::binary_search(wanted_.begin(), wanted_.end(), hooks_.Index(hook, layer));
+           });
+  }
+
+  // Whether the pass goes on to `hook`, which every decoder has.
+  bool Reach(Hook hook, int layer) const { return !wanted_.empty() && wanted_.back() >= hooks_.Index(hook, layer); }
+
+  // Whether what is recorded next comes after `hook`, which every decoder has.
+  bool NextIsAfter(Hook hook, int layer) const {
+    return !wanted_.empty() && wanted_.front() > hooks_.Index(hook, layer);
+  }
 
  private:
+  bool Wants(Hook hook, int layer) const { return !wanted_.empty() && hooks_.Index(hook, layer) == wanted_.front(); }
+
   const DecoderHookPoints& hooks_;
   absl::Span<const int> wanted_;  // ascending, as they are computed
   Tap tap_;
@@ -52,10 +72,9 @@ absl::Status Decoder::Forward(const at::Tensor& token_ids, absl::Span<const int>
     Taps taps(hooks_, hook_points, tap);
     Run(token_ids, taps);
     return absl::OkStatus();
-  } catch (const c10::OutOfMemoryError& error) {
-    return absl::ResourceExhaustedError(error.what_without_backtrace());
   } catch (const c10::Error& error) {
-    return absl::InternalError(error.what_without_backtrace());
+    return IsOutOfMemory(error) ? absl::ResourceExhaustedError(error.what_without_backtrace())
+                                : absl::InternalError(error.what_without_backtrace());
   } catch (const std::bad_alloc&) {
     return absl::ResourceExhaustedError("no memory for a forward pass");
   } catch (const std::exception& error) {
@@ -129,6 +148,9 @@ bool Decoder::Block(int i, const at::Tensor& token_ids, Taps& taps, at::Tensor* 
   ++blocks_executed_;
   const at::Tensor before = *x;
   if (taps(Hook::kResidPre, i, before)) return true;
+  if (config_.parallel && taps.NextIsAfter(Hook::kAttentionOut, i) && !taps.Reach(Hook::kResidPost, i)) {
+    return Mlp(i, before, taps, x);
+  }
   at::Tensor attention_out;
   if (Attention(i, token_ids, before, taps, &attention_out)) return true;
   const at::Tensor middle = before + attention_out;
@@ -137,6 +159,18 @@ bool Decoder::Block(int i, const at::Tensor& token_ids, Taps& taps, at::Tensor* 
   if (Mlp(i, config_.parallel ? before : middle, taps, &mlp_out)) return true;
   *x = middle + mlp_out;
   return taps(Hook::kResidPost, i, *x);
+}
+
+// The value projection of h, and the gated embedding of the token's own values where the layer has one.
+at::Tensor Decoder::Values(const LayerWeights& layer, const at::Tensor& token_ids, const at::Tensor& h) const {
+  const at::Tensor v = Linear(h, layer.value);
+  if (!layer.value_embedding.defined()) return v;
+  const std::array<int64_t, 3> by_head = {-1, config_.key_value_heads, config_.head_width};
+  const at::Tensor embedded = at::index_select(layer.value_embedding, 0, token_ids.reshape(-1)).to(dtype_);
+  const at::Tensor gate = at::mm(h.narrow(1, 0, layer.value_embedding_gate.size(0)), layer.value_embedding_gate)
+                              .sigmoid_()
+                              .mul_(config_.value_embedding_factor);  // (B * T, K)
+  return (v.view(by_head) + gate.unsqueeze(-1) * embedded.view(by_head)).view(v.sizes());
 }
 
 // H heads of E values read by queries, K of them by keys and values.
@@ -154,20 +188,20 @@ bool Decoder::Attention(int i, const at::Tensor& token_ids, const at::Tensor& x,
     if (taps(Hook::kLn1Out, i, h)) return true;
   }
 
-  at::Tensor q = Linear(h, layer.query);  // (B * T, H E)
-  if (taps(Hook::kQuery, i, q)) return true;
-  at::Tensor k = Linear(h, layer.key);  // (B * T, K E)
-  if (taps(Hook::kKey, i, k)) return true;
-  at::Tensor v = Linear(h, layer.value);
-  if (layer.value_embedding.defined()) {
-    const at::Tensor embedded = at::index_select(layer.value_embedding, 0, token_ids.reshape(-1)).to(dtype_);
-    const at::Tensor gate = at::mm(h.narrow(1, 0, layer.value_embedding_gate.size(0)), layer.value_embedding_gate)
-                                .sigmoid_()
-                                .mul_(config_.value_embedding_factor);  // (B * T, K)
-    v = (v.view({-1, groups, width}) + gate.unsqueeze(-1) * embedded.view({-1, groups, width}))
-            .view({-1, groups * width});
+  // Where the pass ends before attention, only what is tapped is projected.
+  at::Tensor q, k, v;
+  if (taps.Need({Hook::kQuery, Hook::kRotatedQuery}, Hook::kZ, i)) {
+    q = Linear(h, layer.query);  // (B * T, H E)
+    if (taps(Hook::kQuery, i, q)) return true;
   }
-  if (taps(Hook::kValue, i, v)) return true;
+  if (taps.Need({Hook::kKey, Hook::kRotatedKey}, Hook::kZ, i)) {
+    k = Linear(h, layer.key);  // (B * T, K E)
+    if (taps(Hook::kKey, i, k)) return true;
+  }
+  if (taps.Need({Hook::kValue}, Hook::kZ, i)) {
+    v = Values(layer, token_ids, h);  // (B * T, K E)
+    if (taps(Hook::kValue, i, v)) return true;
+  }
 
   const QueryKeyNormConfig& query_key_norm = config_.query_key_norm;
   const auto prepare = [&](at::Tensor t, int64_t count, const NormWeights& norm) {
@@ -184,8 +218,10 @@ bool Decoder::Attention(int i, const at::Tensor& token_ids, const at::Tensor& x,
     if (has_norm && query_key_norm.place == QueryKeyNormConfig::Place::kAfterRotary) t = normed(t);
     return t;
   };
-  q = prepare(q, heads, layer.query_norm);
-  if (taps(Hook::kRotatedQuery, i, q)) return true;
+  if (q.defined()) {
+    q = prepare(q, heads, layer.query_norm);
+    if (taps(Hook::kRotatedQuery, i, q)) return true;
+  }
   k = prepare(k, groups, layer.key_norm);
   if (taps(Hook::kRotatedKey, i, k)) return true;
 
@@ -212,8 +248,11 @@ bool Decoder::Mlp(int i, const at::Tensor& x, Taps& taps, at::Tensor* out) {
   }
   at::Tensor hidden;  // (B * T, mlp_width)
   if (config_.gated) {
-    const at::Tensor pre = Linear(h, layer.gate);
-    if (taps(Hook::kMlpPre, i, pre)) return true;
+    at::Tensor pre;
+    if (taps.Need({Hook::kMlpPre}, Hook::kMlpPost, i)) {
+      pre = Linear(h, layer.gate);
+      if (taps(Hook::kMlpPre, i, pre)) return true;
+    }
     const at::Tensor linear = Linear(h, layer.up);
     if (taps(Hook::kMlpPreLinear, i, linear)) return true;
     hidden = Activate(pre, config_.activation).mul_(linear);

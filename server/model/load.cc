@@ -6,14 +6,16 @@
 #include <torch/version.h>
 
 #include <cstring>
-#include <optional>
+#include <new>
 #include <utility>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "server/base/status.h"
+#include "server/model/families/hugging_face.h"
 #include "server/model/families/nanochat.h"
+#include "server/model/torch_compat.h"
 #include "server/model/torchscript/torchscript_model.h"
 
 namespace hookline {
@@ -69,6 +71,8 @@ absl::StatusOr<std::unique_ptr<Model>> Load(const ModelOptions& options) {
   std::unique_ptr<Model> model;
   if (S_ISDIR(status.st_mode) && IsNanochatFolder(options.path)) {
     ASSIGN_OR_RETURN(model, LoadNanochat(options, std::move(info), device, ScalarTypeOf(dtype)));
+  } else if (S_ISDIR(status.st_mode) && IsHuggingFaceFolder(options.path)) {
+    ASSIGN_OR_RETURN(model, LoadHuggingFace(options, std::move(info), device, ScalarTypeOf(dtype)));
   } else if (S_ISREG(status.st_mode)) {
     TorchScriptOptions script;
     script.name = info.name;
@@ -82,7 +86,8 @@ absl::StatusOr<std::unique_ptr<Model>> Load(const ModelOptions& options) {
     return absl::FailedPreconditionError(
         absl::StrCat(options.path,
                      ": not a model; a nanochat checkpoint directory holds model_NNNNNN.pt and "
-                     "meta_NNNNNN.json, a TorchScript model is one file"));
+                     "meta_NNNNNN.json, a Hugging Face one config.json and safetensors, a TorchScript model is one "
+                     "file"));
   }
   if (absl::Status tried = TryOneToken(*model, device); !tried.ok()) {
     return absl::InvalidArgumentError(absl::StrCat(options.path, ": LibTorch ", TORCH_VERSION,
@@ -107,10 +112,11 @@ std::string ModelName(const ModelOptions& options) {
 absl::StatusOr<std::unique_ptr<Model>> LoadModel(const ModelOptions& options) {
   try {
     return Load(options);
-  } catch (const c10::OutOfMemoryError& error) {
-    return absl::ResourceExhaustedError(absl::StrCat(options.path, ": ", error.what_without_backtrace()));
   } catch (const c10::Error& error) {
-    return absl::FailedPreconditionError(absl::StrCat(options.path, ": ", error.what_without_backtrace()));
+    const std::string message = absl::StrCat(options.path, ": ", error.what_without_backtrace());
+    return IsOutOfMemory(error) ? absl::ResourceExhaustedError(message) : absl::FailedPreconditionError(message);
+  } catch (const std::bad_alloc&) {
+    return absl::ResourceExhaustedError(absl::StrCat(options.path, ": no memory to load it"));
   } catch (const std::exception& error) {
     return absl::FailedPreconditionError(absl::StrCat(options.path, ": ", error.what()));
   }

@@ -24,6 +24,7 @@ struct ModelInfo {
   std::string architecture;  // "nanochat"
   std::string variant;       // "I"
   std::string details;       // what was found or set that changes activations, one line for people
+  std::string warning;       // what whoever runs the server should know, one line; empty: nothing
   int layers = 0;
   int64_t width = 0;  // of the residual stream
   int heads = 0;

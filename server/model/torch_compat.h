@@ -7,6 +7,8 @@
 
 #include <optional>
 
+#include "absl/strings/match.h"
+
 #define HOOKLINE_TORCH_AT_LEAST(major, minor) \
   (TORCH_VERSION_MAJOR > (major) || (TORCH_VERSION_MAJOR == (major) && TORCH_VERSION_MINOR >= (minor)))
 
@@ -29,6 +31,12 @@ inline at::Tensor CausalAttention(const at::Tensor& q, const at::Tensor& k, cons
   (void)k, (void)v, (void)scale, (void)visible;
   return q;
 #endif
+}
+
+// Whether `error` is that a device has no memory left. The CPU's allocator has no type of its own for it.
+inline bool IsOutOfMemory(const c10::Error& error) {
+  return dynamic_cast<const c10::OutOfMemoryError*>(&error) != nullptr ||
+         absl::StrContains(error.what_without_backtrace(), "DefaultCPUAllocator");
 }
 
 }  // namespace hookline

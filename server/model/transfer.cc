@@ -14,6 +14,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "server/base/status.h"
+#include "server/model/torch_compat.h"
 
 #if TORCH_VERSION_MAJOR > 2 || (TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR >= 9)
 #include <c10/core/CachingDeviceAllocator.h>
@@ -39,10 +40,9 @@ template <typename Function>
 absl::Status CatchTorch(Function&& function) {
   try {
     return function();
-  } catch (const c10::OutOfMemoryError& error) {
-    return absl::ResourceExhaustedError(error.what_without_backtrace());
   } catch (const c10::Error& error) {
-    return absl::InternalError(error.what_without_backtrace());
+    return IsOutOfMemory(error) ? absl::ResourceExhaustedError(error.what_without_backtrace())
+                                : absl::InternalError(error.what_without_backtrace());
   } catch (const std::exception& error) {
     return absl::InternalError(error.what());
   }

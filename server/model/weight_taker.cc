@@ -34,7 +34,7 @@ at::Tensor WeightTaker::Take(const std::string& name, const std::vector<int64_t>
                                                          "; floating-point weights are read, not quantised ones"));
     return {};
   }
-  taken_.insert(name);
+  if (taken_.insert(name).second) parameters_ += tensor.numel();
   return tensor;
 }
 
@@ -70,6 +70,12 @@ void WeightTaker::Ignore(const std::string& name, const std::vector<int64_t>& si
     taken_.insert(name);
   } else {
     Take(name, sizes);
+  }
+}
+
+void WeightTaker::IgnoreIf(absl::FunctionRef<bool(const std::string& name)> unused) {
+  for (const auto& [name, tensor] : weights_.tensors) {
+    if (unused(name)) taken_.insert(name);
   }
 }
 

@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "server/model/checkpoint/state_dict.h"
@@ -42,6 +43,12 @@ class WeightTaker {
   // Not used, but rightly there. Sizes are checked unless empty.
   void Ignore(const std::string& name, const std::vector<int64_t>& sizes = {});
 
+  // The same for every tensor whose name `unused` accepts.
+  void IgnoreIf(absl::FunctionRef<bool(const std::string& name)> unused);
+
+  // Values of the tensors that were taken, and of those ignored with their sizes checked.
+  int64_t parameters() const { return parameters_; }
+
   // The first error; without one, whether all of the checkpoint was taken.
   absl::Status Finish() const;
 
@@ -53,6 +60,7 @@ class WeightTaker {
   const at::Device device_;
   const at::ScalarType dtype_;
   std::set<std::string> taken_;
+  int64_t parameters_ = 0;
   absl::Status status_;
 };
 

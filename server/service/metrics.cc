@@ -1,11 +1,17 @@
 #include "server/service/metrics.h"
 
-#include <exception>
+#include <sys/socket.h>
+
 #include <limits>
+#include <thread>
 #include <utility>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "prometheus/exposer.h"
+#include "httplib.h"
+#include "prometheus/client_metric.h"
+#include "prometheus/text_serializer.h"
+#include "server/base/status.h"
 
 namespace hookline {
 namespace {
@@ -50,12 +56,16 @@ class FamilyWriter {
   MetricFamily family_;
 };
 
+// A scraper and somebody who looks.
+constexpr size_t kThreads = 2;
+// A GET has no body.
+constexpr size_t kMaxRequestBytes = 1024;
+
 constexpr const char* kReasons[] = {"budget", "source_ended", "cancelled", "shutting_down", "error"};
 
 }  // namespace
 
-std::vector<MetricFamily> EngineMetrics::Collect() const {
-  const EngineSnapshot snapshot = engine_->Snapshot();
+std::vector<MetricFamily> CollectMetrics(const EngineSnapshot& snapshot) {
   std::vector<MetricFamily> families;
 
   FamilyWriter slabs("hookline_slabs", "Slabs by state: in no window, in a window and empty, with rows.",
@@ -108,28 +118,55 @@ std::vector<MetricFamily> EngineMetrics::Collect() const {
   return families;
 }
 
-MetricsServer::MetricsServer(std::unique_ptr<prometheus::Exposer> exposer, std::shared_ptr<EngineMetrics> metrics)
-    : metrics_(std::move(metrics)), exposer_(std::move(exposer)) {}
+// prometheus-cpp's own Exposer runs on threads of 100 KiB, into which OpenBLAS's and glog's thread-local variables do
+// not fit; so only its text format is used here.
+struct MetricsServer::Http {
+  httplib::Server server;
+  int port = 0;
+  std::thread thread;
+};
 
-MetricsServer::~MetricsServer() = default;
+MetricsServer::MetricsServer(std::unique_ptr<Http> http) : http_(std::move(http)) {}
+
+MetricsServer::~MetricsServer() {
+  http_->server.stop();
+  http_->thread.join();
+}
 
 absl::StatusOr<std::unique_ptr<MetricsServer>> MetricsServer::Start(const std::string& address, const Engine* engine) {
-  auto metrics = std::make_shared<EngineMetrics>(engine);
-  try {
-    auto exposer = std::make_unique<prometheus::Exposer>(address);
-    exposer->RegisterCollectable(metrics);
-    return std::unique_ptr<MetricsServer>(new MetricsServer(std::move(exposer), std::move(metrics)));
-  } catch (const std::exception& error) {
-    return absl::UnavailableError(absl::StrCat("cannot serve metrics on `", address,
-                                               "`: it is malformed, in use or not "
-                                               "an address of this machine (",
-                                               error.what(), ")"));
+  const size_t colon = address.rfind(':');
+  int port = 0;
+  if (colon == std::string::npos || colon == 0 || !absl::SimpleAtoi(address.substr(colon + 1), &port) || port < 0 ||
+      port > 65535) {
+    return InvalidField("metrics-listen", absl::StrCat("`", address, "` is not HOST:PORT"));
   }
+  std::string host = address.substr(0, colon);
+  if (host.front() == '[' && host.back() == ']') host = host.substr(1, host.size() - 2);
+
+  auto http = std::make_unique<Http>();
+  httplib::Server& server = http->server;
+  server.new_task_queue = [] { return new httplib::ThreadPool(kThreads); };
+  server.set_payload_max_length(kMaxRequestBytes);
+  // By default another server could share the port.
+  server.set_socket_options([](socket_t socket) {
+    const int on = 1;
+    setsockopt(socket, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+  });
+  server.Get("/metrics", [engine](const httplib::Request&, httplib::Response& response) {
+    response.set_content(prometheus::TextSerializer().Serialize(CollectMetrics(engine->Snapshot())),
+                         "text/plain; version=0.0.4");
+  });
+  http->port = port == 0 ? server.bind_to_any_port(host) : server.bind_to_port(host, port) ? port : -1;
+  if (http->port < 0) {
+    return absl::UnavailableError(
+        absl::StrCat("cannot serve metrics on `", address, "`: it is in use or not an address of this machine"));
+  }
+  http->thread = std::thread([&server] { server.listen_after_bind(); });
+  // An answer, whichever, says that it runs, before which it cannot be stopped.
+  httplib::Client(host, http->port).Get("/");
+  return std::unique_ptr<MetricsServer>(new MetricsServer(std::move(http)));
 }
 
-int MetricsServer::port() const {
-  const std::vector<int> ports = exposer_->GetListeningPorts();
-  return ports.empty() ? 0 : ports[0];
-}
+int MetricsServer::port() const { return http_->port; }
 
 }  // namespace hookline

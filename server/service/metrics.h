@@ -7,42 +7,29 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "prometheus/collectable.h"
 #include "prometheus/metric_family.h"
 #include "server/capture/engine.h"
 
-namespace prometheus {
-class Exposer;
-}
-
 namespace hookline {
 
-// The engine's snapshot at the time of each scrape. `engine` must outlive it.
-class EngineMetrics final : public prometheus::Collectable {
- public:
-  explicit EngineMetrics(const Engine* engine) : engine_(engine) {}
+// The snapshot as Prometheus's metric families.
+std::vector<prometheus::MetricFamily> CollectMetrics(const EngineSnapshot& snapshot);
 
-  std::vector<prometheus::MetricFamily> Collect() const override;
-
- private:
-  const Engine* const engine_;
-};
-
-// Answers GET /metrics over HTTP until it is destroyed.
+// Answers GET /metrics over HTTP with the engine's snapshot at that moment, until it is destroyed.
 class MetricsServer {
  public:
-  // `address` is HOST:PORT; port 0: any free one. UNAVAILABLE for an address that is malformed or taken. `engine` must
-  // outlive it.
+  // `address` is HOST:PORT; port 0: any free one. INVALID_ARGUMENT for another form, UNAVAILABLE for an address that is
+  // taken or not ours. `engine` must outlive it.
   static absl::StatusOr<std::unique_ptr<MetricsServer>> Start(const std::string& address, const Engine* engine);
   ~MetricsServer();
 
   int port() const;
 
  private:
-  MetricsServer(std::unique_ptr<prometheus::Exposer> exposer, std::shared_ptr<EngineMetrics> metrics);
+  struct Http;
+  explicit MetricsServer(std::unique_ptr<Http> http);
 
-  const std::shared_ptr<EngineMetrics> metrics_;
-  const std::unique_ptr<prometheus::Exposer> exposer_;
+  const std::unique_ptr<Http> http_;
 };
 
 }  // namespace hookline

@@ -36,6 +36,19 @@ def test_rows_arrive_in_order_and_batches_have_the_exact_size(fake):
         np.testing.assert_array_equal(rows.numpy(), expected(name, SEQUENCES))
 
 
+@pytest.mark.parametrize("chunk_rows, batch_rows, prefetch", [(1, 5, 1), (3, 2, 1), (7, 3, 4), (64, 1, 1), (20, 33, 2)])
+def test_chunks_and_batches_may_be_cut_differently(fake, chunk_rows, batch_rows, prefetch):
+    names = [RESID, POST, "blocks.1.hook_resid_post"]
+    sequences = [list(range(i, i + 1 + i % 9)) for i in range(60)]
+    client = hookline.connect(fake(chunk_rows=chunk_rows).address)
+    capture = client.capture(names, sequences, batch_rows=batch_rows, prefetch=prefetch, max_activations=271)
+    batches = list(capture)
+    assert [batch.rows for batch in batches[:-1]] == [batch_rows] * ((271 - 1) // batch_rows)
+    for name in names:
+        rows = torch.cat([batch[name] for batch in batches])
+        np.testing.assert_array_equal(rows.numpy(), expected(name, sequences)[:271])
+
+
 def test_summary_tells_why_the_capture_ended_and_what_was_granted(fake):
     client = hookline.connect(fake(cap=20).address)
     capture = client.capture(RESID, SEQUENCES, max_activations=30)
@@ -98,7 +111,10 @@ def test_provenance_names_each_row(fake):
         ([{"idx": [[1, 2]]}, {"idx": [[3]]}], [[1, 2], [3]]),
         ([(torch.tensor([[1, 2]]), torch.tensor([[2, 3]]))] * 2, [[1, 2], [1, 2]]),
         (lambda: (torch.tensor([[i, i + 1]]) for i in range(3)), [[0, 1], [1, 2], [2, 3]]),
-        (torch.utils.data.DataLoader(torch.arange(12).reshape(6, 2), batch_size=4), torch.arange(12).reshape(6, 2).tolist()),
+        (
+            torch.utils.data.DataLoader(torch.arange(12).reshape(6, 2), batch_size=4),
+            torch.arange(12).reshape(6, 2).tolist(),
+        ),
     ],
     ids=["ids", "tensor", "tensor1d", "array", "tensors", "dict", "dicts", "targets", "generator", "loader"],
 )
@@ -110,7 +126,13 @@ def test_token_ids_may_come_in_every_usual_form(fake, source, sequences):
 
 @pytest.mark.parametrize(
     "source, message",
-    [("text", "tokenize"), ([1.5], "batch"), ([-1], "-1 is no token id"), (torch.ones(2, 2), "integers"), (7, "source")],
+    [
+        ("text", "tokenize"),
+        ([1.5], "batch"),
+        ([-1], "-1 is no token id"),
+        (torch.ones(2, 2), "integers"),
+        (7, "source"),
+    ],
 )
 def test_what_is_no_token_id_is_named(fake, source, message):
     client = hookline.connect(fake().address)
@@ -146,7 +168,7 @@ def test_a_slow_reader_holds_back_the_source(fake):
         for _ in range(3):
             next(capture)
         assert len(pulled) * 4096 < 2_000_000
-    assert server.cancelled.wait(10)
+    assert server.cancelled.wait(60)
 
 
 def test_a_dataset_is_named_to_the_server(fake):
@@ -160,12 +182,71 @@ def test_a_dataset_is_named_to_the_server(fake):
     assert server.requests[0].dataset.HasField("prepend_token_id")
 
 
+def test_a_recording_is_read_like_a_capture_in_its_own_dtype(fake):
+    server = fake(datasets={"r": SEQUENCES}, breaks=[20])
+    client = hookline.connect(server.address)
+    source = hookline.Recording("r", first_row=3, row_count=30, shuffle_seed=0)
+    capture = client.capture([RESID, POST], source, batch_rows=7, retry=hookline.Retry(3, 0.001))
+    batches = list(capture)
+    assert [batch.rows for batch in batches] == [7] * 5 + [4]
+    for name in (RESID, POST):
+        rows = torch.cat([batch[name] for batch in batches])
+        assert rows.dtype == torch.bfloat16
+        np.testing.assert_array_equal(rows.float().numpy(), expected(name, SEQUENCES))
+    read = server.requests[0]
+    assert (read.name, read.first_row, read.row_count) == ("r", 3, 30)
+    assert read.HasField("shuffle_seed") and read.shuffle_seed == 0
+    assert list(read.hook_points) == [RESID, POST]
+    assert capture.summary.reconnects == 1
+
+
+def test_recordings_are_listed_over_all_pages(fake):
+    client = hookline.connect(fake(datasets={"a": [], "b": [], "c": []}).address)
+    assert [(found.name, found.state) for found in client.recordings()] == [(n, "complete") for n in "abc"]
+    assert client.recording("b").hook_points[0].rows == 7
+
+
+def test_a_recording_takes_no_argument_of_its_making(fake):
+    client = hookline.connect(fake().address)
+    for options in ({"model": "m"}, {"selection": hookline.Selection(1)}, {"deterministic": True}, {"record_as": "x"}):
+        with pytest.raises(ValueError, match=next(iter(options))):
+            client.capture(RESID, hookline.Recording("r"), **options)
+
+
+def test_a_capture_may_be_recorded_on_the_way(fake):
+    server = fake()
+    list(hookline.connect(server.address).capture(RESID, SEQUENCES, record_as="mine"))
+    assert server.requests[0].record_as == "mine"
+
+
 def test_leaving_the_loop_cancels_on_the_server(fake):
     server = fake(datasets={"d": [list(range(64))] * 50_000}, cap=10_000_000)
     client = hookline.connect(server.address)
     for _ in client.capture(POST, hookline.Dataset("d"), batch_rows=64):
         break
-    assert server.cancelled.wait(10)
+    assert server.cancelled.wait(60)
+
+
+def test_a_closed_capture_does_not_look_like_one_that_ended(fake):
+    server = fake()
+    capture = hookline.connect(server.address).capture(RESID, SEQUENCES, batch_rows=20)
+    assert next(capture).rows == 20
+    capture.close()
+    with pytest.raises(hookline.CancelledError):
+        next(capture)
+
+
+def test_a_library_that_cannot_be_loaded_is_an_error_where_it_was_named(fake, tmp_path, monkeypatch):
+    broken = tmp_path / "libhookline_client.so"
+    broken.write_bytes(b"no library")
+    monkeypatch.setenv("HOOKLINE_CLIENT_LIBRARY", str(broken))
+    with pytest.raises(OSError):
+        hookline.connect("localhost:1")
+    assert hookline.connect("localhost:1", receiver="grpc").receiver == "grpc"
+    monkeypatch.delenv("HOOKLINE_CLIENT_LIBRARY")
+    monkeypatch.setattr("hookline._library.path", lambda: str(broken))
+    with pytest.warns(UserWarning, match="grpcio"):
+        assert hookline.connect("localhost:1").receiver == "grpc"
 
 
 def test_close_wakes_a_waiting_loop(fake):
@@ -219,8 +300,15 @@ def test_an_address_without_server_fails_at_once():
         hookline.connect("localhost")
 
 
-@pytest.mark.parametrize("options, name", [({"batch_rows": 0}, "batch_rows"), ({"prefetch": 0}, "prefetch"),
-                                           ({"dtype": "int8"}, "dtype"), ({"output": "jax"}, "output")])
+@pytest.mark.parametrize(
+    "options, name",
+    [
+        ({"batch_rows": 0}, "batch_rows"),
+        ({"prefetch": 0}, "prefetch"),
+        ({"dtype": "int8"}, "dtype"),
+        ({"output": "jax"}, "output"),
+    ],
+)
 def test_arguments_that_cannot_be_are_errors_of_the_call(fake, options, name):
     client = hookline.connect(fake().address)
     with pytest.raises(ValueError, match=name):
@@ -238,7 +326,15 @@ def break_chunk(field, value):
 
 @pytest.mark.parametrize(
     "field, value",
-    [("first_row", 1), ("rows", 2), ("rows", -1), ("width", 9), ("dtype", 2), ("hook_point", "other"), ("data", b"123")],
+    [
+        ("first_row", 1),
+        ("rows", 2),
+        ("rows", -1),
+        ("width", 9),
+        ("dtype", 2),
+        ("hook_point", "other"),
+        ("data", b"123"),
+    ],
 )
 def test_a_stream_that_breaks_its_promises_is_an_internal_error(fake, field, value):
     server = fake()
@@ -268,8 +364,8 @@ next(capture), next(streamed)
 """
     package = os.path.dirname(os.path.dirname(hookline.__file__))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([package, os.environ.get("PYTHONPATH", "")])}
-    subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=60)
-    assert server.cancelled.wait(10)
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=120)
+    assert server.cancelled.wait(60)
 
 
 def test_an_array_mapped_from_a_file_is_read_as_it_is_sent(fake, tmp_path):

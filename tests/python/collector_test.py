@@ -31,7 +31,10 @@ def check(activations, budget=96):
 
 def test_it_is_used_like_one_on_a_local_model(model):
     model.eval()
-    with torch.no_grad(), hookline.ActivationCollector(model, hook_points=[RESID, POST], max_activations=50) as collector:
+    with (
+        torch.no_grad(),
+        hookline.ActivationCollector(model, hook_points=[RESID, POST], max_activations=50) as collector,
+    ):
         for batch in DataLoader(TensorDataset(TOKENS, TOKENS + 1), batch_size=5):
             if all(collector.counts[name] >= 50 for name in collector.hook_points):
                 break
@@ -161,8 +164,15 @@ def test_names_that_share_a_file_name_are_kept_apart(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["blocks.11.hook_resid_pre", "blocks.3.attn.hook_rot_q", "ln_final.hook_normalized", "hook_embed",
-             "blocks.0.ln1.hook_normalized", "blocks.0.hook_attn"]
+    "name",
+    [
+        "blocks.11.hook_resid_pre",
+        "blocks.3.attn.hook_rot_q",
+        "ln_final.hook_normalized",
+        "hook_embed",
+        "blocks.0.ln1.hook_normalized",
+        "blocks.0.hook_attn",
+    ],
 )
 def test_files_of_the_original_collector_load_under_their_names(tmp_path, name):
     torch.save(torch.ones(3, 2), tmp_path / (name.replace(".", "_") + ".pt"))

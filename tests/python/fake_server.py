@@ -1,5 +1,5 @@
-"""A capture server of a few lines, written from the proto's comments, for what a real one cannot be made to do on demand:
-break a connection after a given row, change its model, send a malformed chunk.
+"""A capture server of a few lines, written from the proto's comments, for what a real one cannot be made to do on
+demand: break a connection after a given row, change its model, send a malformed chunk.
 
 Its rows are arithmetic: `value(hook_point, token, position, column)`.
 """
@@ -64,7 +64,16 @@ class FakeServer:
                     {"Capture": unary_stream(self._capture), "CaptureStream": stream(self._capture_stream)},
                 ),
                 grpc.method_handlers_generic_handler(
-                    "hookline.v1.ModelService", {"GetModel": unary(self._get_model), "ListModels": unary(self._list_models)}
+                    "hookline.v1.RecordingService",
+                    {
+                        "ReadRecording": unary_stream(self._read_recording),
+                        "ListRecordings": unary(self._list_recordings),
+                        "GetRecording": unary(self._get_recording),
+                    },
+                ),
+                grpc.method_handlers_generic_handler(
+                    "hookline.v1.ModelService",
+                    {"GetModel": unary(self._get_model), "ListModels": unary(self._list_models)},
                 ),
             ]
         )
@@ -100,6 +109,33 @@ class FakeServer:
         request = _protocol.CaptureRequest.FromString(message)
         sequences = self.datasets[request.dataset.name]
         return self._run(request, lambda start: iter(sequences[start:]), context)
+
+    def _read_recording(self, message, context):
+        read = _protocol.ReadRecordingRequest.FromString(message)
+        request = _protocol.CaptureRequest(
+            hook_points=read.hook_points, provenance=read.provenance, resume_token=read.resume_token, dtype=2
+        )
+        if read.HasField("max_activations"):
+            request.max_activations = read.max_activations
+        sequences = self.datasets[read.name]
+        responses = self._run(request, lambda start: iter(sequences[start:]), context)
+        self.requests.append(read)
+        return responses
+
+    def _recording(self, name):
+        return _protocol.Recording(name=name, state=2, dtype=2, rows=7, hook_points=[{"hook_point": "x", "rows": 7}])
+
+    def _list_recordings(self, message, context):
+        """One on each page."""
+        names = sorted(self.datasets)
+        token = _protocol.ListRecordingsRequest.FromString(message).page_token
+        index = int(token or 0)
+        following = str(index + 1) if index + 1 < len(names) else ""
+        recordings = [self._recording(names[index])]
+        return _protocol.ListRecordingsResponse(recordings=recordings, next_page_token=following).SerializeToString()
+
+    def _get_recording(self, message, context):
+        return self._recording(_protocol.GetRecordingRequest.FromString(message).name).SerializeToString()
 
     def _capture_stream(self, messages, context):
         request = _protocol.CaptureStreamRequest.FromString(next(messages)).request
@@ -169,7 +205,11 @@ class FakeServer:
                         chunk.position.extend(range(first, first + rows))
                         chunk.token_id.extend(ids[first : first + rows])
                     # The token of a group stands on its last chunk: a cut before that repeats nothing.
-                    token = dict(after, done=[]) if name == receivers[-1] else dict(state, done=receivers[: receivers.index(name) + 1])
+                    token = (
+                        dict(after, done=[])
+                        if name == receivers[-1]
+                        else dict(state, done=receivers[: receivers.index(name) + 1])
+                    )
                     skip_sent = name in state.get("done", ())
                     chunk.resume_token = json.dumps(token).encode()
                     chunk.data = encode(rows_of(name, ids)[first : first + rows], dtype)

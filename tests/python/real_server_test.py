@@ -1,6 +1,7 @@
 """The client against the server itself, on the trained demo model. HOOKLINE_SERVER_PROGRAM names the program."""
 
 import asyncio
+import glob
 import json
 import os
 import re
@@ -15,6 +16,10 @@ import pytest
 import torch
 
 import hookline
+
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "bench", "python"))
+
+import local_model  # noqa: E402
 
 PROGRAM = os.environ.get("HOOKLINE_SERVER_PROGRAM", "")
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
@@ -32,7 +37,7 @@ POST = "blocks.0.mlp.hook_post"
 class Server:
     """A server process on a port of its own."""
 
-    def __init__(self, port=None):
+    def __init__(self, port=None, model=DEMO):
         if port is None:
             with socket.socket() as probe:
                 probe.bind(("127.0.0.1", 0))
@@ -40,8 +45,19 @@ class Server:
         self.port = port
         self.address = f"127.0.0.1:{port}"
         self._process = subprocess.Popen(
-            [PROGRAM, "--model", DEMO, "--listen", self.address, "--device", "cpu"],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            [
+                PROGRAM,
+                "--model",
+                model,
+                "--listen",
+                self.address,
+                "--device",
+                "cpu",
+                "--dataset",
+                "text=" + os.path.join(DEMO, "tokens.npy"),
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         options = [("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 200)]
         with grpc.insecure_channel(self.address, options=options) as channel:
@@ -177,11 +193,75 @@ def test_the_collector_brings_the_rows_of_a_capture_under_the_names_asked_for(cl
     assert all(torch.equal(loaded[name], collected[name]) for name in names)
 
 
+def hooks_on_a_local_model(folder, names, batches):
+    """Rows of a collector with forward hooks on the modules of a PyTorch model, in nanochat's layout."""
+    weights = torch.load(glob.glob(os.path.join(folder, "*.pt"))[0], map_location="cpu", weights_only=True)
+    with open(glob.glob(os.path.join(folder, "*.json"))[0]) as file:
+        config = json.load(file)["model_config"]
+    model = local_model.Model(config["n_layer"], config["n_embd"], config["n_head"], config["vocab_size"])
+    model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+    rows = {name: [] for name in names}
+    for name in names:
+        block = model.transformer.h[int(name.split(".")[1])]
+        module = block.attn if name.endswith("attn") else block.mlp if name.endswith("mlp") else block
+        module.register_forward_hook(
+            lambda module, inputs, output, name=name: rows[name].append(output.reshape(-1, output.shape[-1]))
+        )
+    with torch.no_grad():
+        for batch in batches:
+            model(batch)
+    return {name: torch.cat(parts) for name, parts in rows.items()}
+
+
+def test_the_collector_brings_the_rows_of_hooks_on_a_local_model(receiver):
+    folder = os.path.join(ROOT, "tests", "fixtures", "nanochat", "A-mha")
+    names = ["blocks.0.hook_attn", "blocks.1.hook_resid_post", "blocks.2.hook_mlp", "blocks.3.hook_resid_post"]
+    batches = torch.randint(257, (5, 3, 40), generator=torch.Generator().manual_seed(1))
+    server = Server(model=folder)
+    try:
+        with hookline.connect(server.address) as connected:
+            found = hookline.collect_activations_from_dataloader(connected.model(), batches, names, 500, verbose=False)
+    finally:
+        server.kill()
+    for name, rows in hooks_on_a_local_model(folder, names, batches).items():
+        assert (found[name] - rows[:500]).norm() <= 1e-5 * rows.norm(), name
+
+
 def test_collectors_take_wildcards(client, tokens):
     with hookline.ActivationCollector(client.model(), ["blocks.{0,1}.hook_mlp_out"]) as collector:
         client_model = collector.model
         client_model(torch.from_numpy(tokens[None, :100]))
     assert collector.counts == {"blocks.0.hook_mlp_out": 100, "blocks.1.hook_mlp_out": 100}
+
+
+def test_a_dataset_on_the_server_is_read_there(client, tokens):
+    (info,) = client.datasets()
+    assert (info.name, info.tokens, info.row_length) == ("text", len(tokens), 0)
+    source = hookline.Dataset("text", 128, first_sequence=2, sequence_count=8)
+    batches = list(client.capture(RESID, source, provenance=True, batch_rows=300))
+    sent = tokens[2 * 128 : 10 * 128].reshape(8, 128)
+    assert torch.cat([batch.token_id for batch in batches]).tolist() == sent.reshape(-1).tolist()
+    rows = torch.cat([batch[RESID] for batch in batches])
+    torch.testing.assert_close(rows, rows_of(client.capture(RESID, sent))[RESID], rtol=1e-4, atol=1e-4)
+    dataset = hookline.torch.ActivationDataset(client.address, RESID, source)
+    torch.testing.assert_close(torch.cat([batch[RESID] for batch in dataset]), rows, rtol=1e-4, atol=1e-4)
+
+
+def test_members_of_a_feed_share_its_pass(client):
+    feed = hookline.Feed("shared", hookline.Dataset("text", 128, sequence_count=12), start_when_subscribers=2)
+    found = {}
+
+    def run(name):
+        found[name] = rows_of(client.capture(name, feed))[name]
+
+    threads = [threading.Thread(target=run, args=(name,)) for name in (RESID, POST)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    alone = rows_of(client.capture([RESID, POST], feed.dataset))
+    for name in (RESID, POST):
+        torch.testing.assert_close(found[name], alone[name], rtol=1e-4, atol=1e-4)
 
 
 def test_an_unknown_hook_point_is_answered_with_the_nearest(client):
@@ -216,7 +296,7 @@ def test_the_asyncio_client_brings_the_same_rows(server, client, tokens):
 
 def test_a_capture_survives_the_death_of_its_server(tokens):
     """Killed while rows flow, and started again on the same port: the rows are those of an undisturbed capture."""
-    ids = tokens[: 600 * 256].reshape(600, 256)
+    ids = tokens[: 250 * 256].reshape(250, 256)
     first = Server()
     second = None
     try:
@@ -261,9 +341,23 @@ def test_the_example_trains_an_autoencoder_from_the_server(server, receiver):
     environment = {**os.environ, "PYTHONPATH": os.path.join(ROOT, "client", "python")}
     program = os.path.join(ROOT, "client", "python", "examples", "train_sae.py")
     said = subprocess.run(
-        [sys.executable, program, "--server", server.address, "--tokens", os.path.join(DEMO, "tokens.npy"),
-         "--features", "512", "--passes", "1"],
-        env=environment, check=True, capture_output=True, text=True, timeout=300,
+        [
+            sys.executable,
+            program,
+            "--server",
+            server.address,
+            "--tokens",
+            os.path.join(DEMO, "tokens.npy"),
+            "--features",
+            "512",
+            "--passes",
+            "1",
+        ],
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=300,
     ).stdout
     losses = [float(loss) for loss in re.findall(r"step +\d+ +loss ([\d.]+)", said)]
     assert losses[-1] < losses[0] / 2, said

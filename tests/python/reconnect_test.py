@@ -20,7 +20,9 @@ QUICK = hookline.Retry(attempts=3, initial_seconds=0.001)
 def test_rows_are_neither_repeated_nor_lost_over_reconnects(fake, breaks, source):
     server = fake(breaks=breaks, datasets={"d": SEQUENCES})
     tokens = {"list": SEQUENCES, "generator": ([ids] for ids in SEQUENCES), "dataset": hookline.Dataset("d")}[source]
-    capture = hookline.connect(server.address).capture([RESID, POST], tokens, batch_rows=7, retry=QUICK, provenance=True)
+    capture = hookline.connect(server.address).capture(
+        [RESID, POST], tokens, batch_rows=7, retry=QUICK, provenance=True
+    )
     batches = list(capture)
     for name in (RESID, POST):
         np.testing.assert_array_equal(torch.cat([b[name] for b in batches]).numpy(), expected(name, SEQUENCES))

@@ -74,7 +74,8 @@ def test_the_packaged_descriptors_are_those_of_proto(tmp_path):
     made = tmp_path / "protocol.binpb"
     files = sorted(glob.glob(os.path.join(ROOT, "proto", "hookline", "v1", "*.proto")))
     subprocess.run(
-        [protoc, "-I", os.path.join(ROOT, "proto"), "--include_imports", f"--descriptor_set_out={made}", *files], check=True
+        [protoc, "-I", os.path.join(ROOT, "proto"), "--include_imports", f"--descriptor_set_out={made}", *files],
+        check=True,
     )
     with open(os.path.join(os.path.dirname(_protocol.__file__), "protocol.binpb"), "rb") as packaged:
         assert descriptor_pb2.FileDescriptorSet.FromString(

@@ -107,12 +107,14 @@ TEST(TorchScriptModelTest, LimitsThatTheFileCannotTellAreWarnedOf) {
   auto unknown = Load(Fixture("scripted"));
   EXPECT_THAT(unknown->info().details, HasSubstr("context length unknown (--context-length)"));
   EXPECT_THAT(unknown->info().details, HasSubstr("vocabulary size unknown (--vocab-size)"));
+  EXPECT_THAT(unknown->info().warning, HasSubstr("--vocab-size"));
   EXPECT_EQ(unknown->info().context_length, 2147483647);
   TorchScriptOptions options;
   options.context_length = 96;
   options.vocabulary_size = 120;
   auto known = Load(Fixture("scripted"), options);
   EXPECT_THAT(known->info().details, Not(HasSubstr("unknown")));
+  EXPECT_EQ(known->info().warning, "");
   EXPECT_EQ(known->info().context_length, 96);
   EXPECT_EQ(known->info().vocabulary_size, 120);
 }

@@ -80,7 +80,10 @@ def main():
     model = client.model()
     point = next((point for point in model.hook_points if point.name == arguments.hook_point), None)
     if point is None:
-        sys.exit(f"--hook-point: {model.name} has no {arguments.hook_point}; it has {', '.join(p.name for p in model.hook_points)}")
+        sys.exit(
+            f"--hook-point: {model.name} has no {arguments.hook_point}; it has "
+            + ", ".join(point.name for point in model.hook_points)
+        )
     text = sequences(arguments.tokens, arguments.sequence_length)
     held_out = max(1, len(text) // 10)
     train, test = text[:-held_out], text[-held_out:]
@@ -109,9 +112,14 @@ def main():
             step += 1
             if step % 50 == 1:
                 print(f"step {step:5d}  loss {loss.item():.4f}", flush=True)
-        print(f"pass {number + 1}: {step} steps, {time.monotonic() - start:.1f} s, last loss {loss.item():.4f}", flush=True)
+        print(
+            f"pass {number + 1}: {step} steps, {time.monotonic() - start:.1f} s, last loss {loss.item():.4f}",
+            flush=True,
+        )
 
-    variance, used = explained_variance(autoencoder, model.capture(point.name, test, batch_rows=8192), point.name, scale)
+    variance, used = explained_variance(
+        autoencoder, model.capture(point.name, test, batch_rows=8192), point.name, scale
+    )
     print(f"held out: explained variance {variance:.4f}, {used} of {arguments.features} features in use")
     return 0
 

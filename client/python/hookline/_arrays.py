@@ -14,9 +14,9 @@ RAW_DTYPES: Dict[str, "np.dtype[Any]"] = {
 
 
 def dtype_name(dtype: Any) -> str:
-    """"float32", "bfloat16" or "float16" for a name, a torch.dtype, a numpy dtype or ml_dtypes.bfloat16."""
+    """The name ("float32", "bfloat16" or "float16") of a name, a torch.dtype, a numpy dtype or ml_dtypes.bfloat16."""
     name = dtype if isinstance(dtype, str) else str(dtype)
-    name = name[len("torch."):] if name.startswith("torch.") else name
+    name = name[len("torch.") :] if name.startswith("torch.") else name
     if name not in RAW_DTYPES:
         try:
             name = np.dtype(dtype).name

@@ -33,17 +33,25 @@ class Layout:
         """Rows of a hook point in a batch, if the source lasts."""
         return max(0, min(self.batch_rows, self.budgets[hook_point] - batch * self.batch_rows))
 
+    def most_rows(self, batch: int) -> int:
+        """Rows of the hook point that has most in a batch."""
+        return max(self.rows(batch, hook_point) for hook_point in range(len(self.names)))
+
 
 class RawBatch:
-    """A batch that is being filled or has been: for each hook point its block (None if it is full already) and rows."""
+    """A batch that is being filled or has been: for each hook point its block (None if it is full already) and rows.
 
-    def __init__(self, layout: Layout, index: int, allocator: Allocator) -> None:
+    `equal_blocks`: blocks have room for the same rows, also where a budget ends inside the batch."""
+
+    def __init__(self, layout: Layout, index: int, allocator: Allocator, equal_blocks: bool = False) -> None:
         self.index = index
         self.first_row = index * layout.batch_rows
         self.rows = [0] * len(layout.names)
         self.blocks: List[Optional[Block]] = []
         for hook_point, width in enumerate(layout.widths):
             rows = layout.rows(index, hook_point)
+            if equal_blocks and rows:
+                rows = layout.most_rows(index)
             block = allocator.allocate(hook_point, self.first_row, rows, width) if rows else None
             self.blocks.append(block)
         self.pending = sum(block is not None for block in self.blocks)  # hook points that have room
@@ -97,7 +105,9 @@ class Assembler:
             block = batch.blocks[hook_point]
             assert block is not None
             target = block.raw.reshape(-1).view(np.uint8)
-            target[offset * row_bytes : (offset + count) * row_bytes] = values[done * row_bytes : (done + count) * row_bytes]
+            target[offset * row_bytes : (offset + count) * row_bytes] = values[
+                done * row_bytes : (done + count) * row_bytes
+            ]
             for batch_column, column in zip(batch.columns, columns):
                 batch_column[offset : offset + count] = column[done : done + count]
 

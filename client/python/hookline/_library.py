@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import warnings
 from typing import Any, Optional
 
 from hookline.errors import HooklineError, make_error
@@ -28,7 +29,9 @@ class Error(ctypes.Structure):
 
     def exception(self) -> HooklineError:
         code = _CODES[self.code] if 0 < self.code < len(_CODES) else "UNKNOWN"
-        return make_error(code, self.message.decode(errors="replace"), field=self.field.decode(errors="replace") or None)
+        return make_error(
+            code, self.message.decode(errors="replace"), field=self.field.decode(errors="replace") or None
+        )
 
 
 class Batch(ctypes.Structure):
@@ -105,10 +108,16 @@ def find(receiver: str) -> Any:
     """The functions for `receiver` "native" or "auto"; None for "grpc", and for "auto" where there is no library."""
     where = None if receiver == "grpc" else path()
     if where is not None:
-        return load(where)
+        try:
+            return load(where)
+        except OSError as error:
+            if receiver == "native" or "HOOKLINE_CLIENT_LIBRARY" in os.environ:
+                raise
+            warnings.warn(f"rows are received through grpcio: {error}; install hookline again", stacklevel=4)
+            return None
     if receiver == "native":
         raise OSError(
-            "receiver: the C++ client's library is not installed; install the package where a C++ compiler and gRPC are, "
-            "or set HOOKLINE_CLIENT_LIBRARY to libhookline_client.so"
+            "receiver: the C++ client's library is not installed; install the package where a C++ compiler and gRPC "
+            "are, or set HOOKLINE_CLIENT_LIBRARY to libhookline_client.so"
         )
     return None

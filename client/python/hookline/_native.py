@@ -1,14 +1,18 @@
-"""The receiver that lets the C++ client write rows into the batches; the interpreter is not touched between two of them."""
+"""The receiver that lets the C++ client write rows into the batches; the interpreter is not touched between two of
+them.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import threading
 from collections import deque
-from typing import Any, Callable, Deque, Optional
+from typing import Any, Callable, Deque, Optional, Sequence
+
+import numpy as np
 
 from hookline import _library, _protocol
-from hookline._arrays import Allocator
+from hookline._arrays import Allocator, Block
 from hookline._batches import Layout, RawBatch
 from hookline._request import CaptureOptions
 from hookline._session import Progress, layout_of, raise_source_error
@@ -18,6 +22,13 @@ from hookline.types import CaptureStarted, CaptureSummary, capture_started, capt
 
 # A thread inside the library does not run Python's signal handlers: between two waits Ctrl-C has its turn.
 _WAIT_MS = 200
+
+
+_METHODS = {
+    _protocol.CAPTURE: _library.CAPTURE,
+    _protocol.CAPTURE_STREAM: _library.CAPTURE_STREAM,
+    _protocol.READ_RECORDING: _library.READ_RECORDING,
+}
 
 
 class NativeClient:
@@ -65,11 +76,13 @@ class NativeReceiver:
         self._failure: Optional[BaseException] = None
         self._submitted: Deque[RawBatch] = deque()
         self._submitted_batches = 0
+        self._unused: Any = None  # memory that is submitted where nothing is to be written
+        self._unused_submitted = False
         self._token = b""
         self._error = _library.Error()
         self._handle = ctypes.c_void_p()
         first = self._request.SerializeToString()
-        method = _library.CAPTURE if self._feed is None else _library.CAPTURE_STREAM
+        method = _METHODS[options.method]
         result = self._library.capture_start(
             client.handle, method, first, len(first), ctypes.byref(self._handle), ctypes.byref(self._error)
         )
@@ -155,6 +168,10 @@ class NativeReceiver:
         while True:
             while len(self._submitted) <= self._options.prefetch and self._submit():
                 pass
+            if not self._submitted and not self._unused_submitted:
+                # Every row is here. The library waits for the end of a capture only with a batch in its hands.
+                self._unused_submitted = True
+                self._hand_over(1, [None] * len(self._layout.names), ())
             result = self._library.capture_wait(self._handle, _WAIT_MS, self._rows, ctypes.byref(self._error))
             if result == _library.OK:
                 self._progress.rows_came()
@@ -174,21 +191,28 @@ class NativeReceiver:
                 self._resume(self._failed())
 
     def _submit(self) -> bool:
-        """Submits the next batch; False if the budgets leave nothing for one. The first is submitted even then, since
-        there is no waiting for the end without."""
-        layout = self._layout
-        rows = max(layout.rows(self._submitted_batches, i) for i in range(len(layout.names)))
+        """Submits the next batch; False if the budgets leave nothing for one."""
+        rows = self._layout.most_rows(self._submitted_batches)
         if rows == 0:
             return False
-        batch = RawBatch(layout, self._submitted_batches, self._allocator)
-        addresses = [0 if block is None else block.raw.ctypes.data for block in batch.blocks]
-        columns: Any = [column.ctypes.data for column in batch.columns] or [None] * 3
-        description = _library.Batch(rows, (ctypes.c_void_p * len(addresses))(*addresses), *columns)
-        if self._library.capture_submit(self._handle, ctypes.byref(description), ctypes.byref(self._error)) != _library.OK:
-            raise self._failed()
+        batch = RawBatch(self._layout, self._submitted_batches, self._allocator, equal_blocks=True)
+        self._hand_over(rows, batch.blocks, batch.columns)
         self._submitted.append(batch)
         self._submitted_batches += 1
         return True
+
+    def _hand_over(self, rows: int, blocks: Sequence[Optional[Block]], columns: Sequence[Any]) -> None:
+        """Submits memory. Hook points without a block get room that nothing will be written to."""
+        if None in blocks and self._unused is None:
+            self._unused = np.empty(self._layout.batch_rows * max(self._layout.widths), np.float32)
+        addresses = [self._unused.ctypes.data if block is None else block.raw.ctypes.data for block in blocks]
+        column_addresses: Any = [column.ctypes.data for column in columns] or [None] * 3
+        description = _library.Batch(rows, (ctypes.c_void_p * len(addresses))(*addresses), *column_addresses)
+        if (
+            self._library.capture_submit(self._handle, ctypes.byref(description), ctypes.byref(self._error))
+            != _library.OK
+        ):
+            raise self._failed()
 
     def _take_summary(self) -> None:
         data, size = ctypes.c_void_p(), ctypes.c_size_t()

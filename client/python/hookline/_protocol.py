@@ -1,8 +1,8 @@
 """The messages of proto/hookline/v1, built from a serialized FileDescriptorSet.
 
-protoc's Python output demands the protobuf runtime of its own or a later major version, and runs with a bounded range of
-them. A descriptor set is data: every runtime from 3.21 on makes its classes from it. It lives in a pool of its own, so a
-program that also carries generated hookline modules meets no conflict.
+protoc's Python output demands the protobuf runtime of its own or a later major version, and runs with a bounded range
+of them. A descriptor set is data: every runtime from 3.21 on makes its classes from it. It lives in a pool of its own,
+so a program that also carries generated hookline modules meets no conflict.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ _ERROR_DETAILS = {
 
 def _error_details_file() -> descriptor_pb2.FileDescriptorProto:
     field_types = descriptor_pb2.FieldDescriptorProto
-    file = descriptor_pb2.FileDescriptorProto(name="hookline/error_details.proto", package="google.rpc", syntax="proto3")
+    file = descriptor_pb2.FileDescriptorProto(
+        name="hookline/error_details.proto", package="google.rpc", syntax="proto3"
+    )
     for name, fields in _ERROR_DETAILS.items():
         message = file.message_type.add(name=name)
         for field_name, number, kind, repeated in fields:
@@ -63,7 +65,7 @@ def message_class(full_name: str) -> Any:
 def enum_names(full_name: str, prefix: str) -> dict[int, str]:
     """Number -> lower-case name without `prefix`, for example {1: "float32", ...}."""
     values = _POOL.FindEnumTypeByName(full_name).values
-    return {value.number: value.name[len(prefix):].lower() for value in values}
+    return {value.number: value.name[len(prefix) :].lower() for value in values}
 
 
 ActivationChunk = message_class("hookline.v1.ActivationChunk")
@@ -76,20 +78,29 @@ Dataset = message_class("hookline.v1.Dataset")
 EstimateCaptureRequest = message_class("hookline.v1.EstimateCaptureRequest")
 EstimateCaptureResponse = message_class("hookline.v1.EstimateCaptureResponse")
 GetDatasetRequest = message_class("hookline.v1.GetDatasetRequest")
+GetRecordingRequest = message_class("hookline.v1.GetRecordingRequest")
 GetModelRequest = message_class("hookline.v1.GetModelRequest")
 ListDatasetsRequest = message_class("hookline.v1.ListDatasetsRequest")
 ListDatasetsResponse = message_class("hookline.v1.ListDatasetsResponse")
 ListModelsRequest = message_class("hookline.v1.ListModelsRequest")
 ListModelsResponse = message_class("hookline.v1.ListModelsResponse")
+ListRecordingsRequest = message_class("hookline.v1.ListRecordingsRequest")
+ListRecordingsResponse = message_class("hookline.v1.ListRecordingsResponse")
 Model = message_class("hookline.v1.Model")
+ReadRecordingRequest = message_class("hookline.v1.ReadRecordingRequest")
+Recording = message_class("hookline.v1.Recording")
 BadRequest = message_class("google.rpc.BadRequest")
 Status = message_class("google.rpc.Status")
 
 DTYPES = enum_names("hookline.v1.Dtype", "DTYPE_")
 STOP_REASONS = enum_names("hookline.v1.StopReason", "STOP_REASON_")
+RECORDING_STATES = enum_names("hookline.v1.RecordingState", "RECORDING_STATE_")
 
 CAPTURE = "/hookline.v1.CaptureService/Capture"
 CAPTURE_STREAM = "/hookline.v1.CaptureService/CaptureStream"
+READ_RECORDING = "/hookline.v1.RecordingService/ReadRecording"
+GET_RECORDING = "/hookline.v1.RecordingService/GetRecording"
+LIST_RECORDINGS = "/hookline.v1.RecordingService/ListRecordings"
 ESTIMATE_CAPTURE = "/hookline.v1.CaptureService/EstimateCapture"
 LIST_MODELS = "/hookline.v1.ModelService/ListModels"
 GET_MODEL = "/hookline.v1.ModelService/GetModel"

@@ -21,7 +21,7 @@ class Receiver(Protocol):
         """What was granted; blocks until the server has said it. Raises what the capture failed of."""
 
     def next(self) -> Optional[RawBatch]:
-        """The next batch, blocking; None at the end. Raises what the capture failed of, CancelledError after `close`."""
+        """The next batch, blocking; None at the end. Raises what the capture failed of, or that it was closed."""
 
     @property
     def summary(self) -> Optional[CaptureSummary]:
@@ -58,9 +58,13 @@ class _Pipe:
                 self._ended, self._error = True, error
                 self._changed.notify_all()
 
-    def discard(self) -> None:
+    def abort(self, error: BaseException) -> None:
+        """Drops what is there; `get` raises `error`, unless it has given out everything already."""
         with self._changed:
-            self._batches.clear()
+            if self._batches or not self._ended:
+                self._ended, self._error = True, error
+                self._batches.clear()
+                self._changed.notify_all()
 
     def get(self) -> Optional[RawBatch]:
         with self._changed:
@@ -129,8 +133,7 @@ class GrpcReceiver:
 
     def close(self) -> None:
         self._closed.set()
-        self._pipe.end(CancelledError("the capture was closed"))
-        self._pipe.discard()
+        self._pipe.abort(CancelledError("the capture was closed"))
         with self._lock:
             call = self._grpc_call
         if call is not None:

@@ -8,7 +8,7 @@ from typing import Any, Mapping, Optional, Sequence, Union
 from hookline import _protocol
 from hookline._arrays import dtype_name
 from hookline._sources import is_server_source
-from hookline.types import Dataset, Feed, Retry, Selection
+from hookline.types import Dataset, Feed, Recording, Retry, Selection
 
 _DTYPE_NUMBERS = {name: number for number, name in _protocol.DTYPES.items()}
 _ON_LAG = {"detach": 1, "wait": 2}
@@ -28,6 +28,7 @@ class CaptureOptions:
     selection: Optional[Selection] = None
     provenance: bool = False
     deterministic: bool = False
+    record_as: str = ""
     max_message_bytes: int = 0
     shuffle_buffer: int = 0
     seed: int = 0
@@ -44,16 +45,32 @@ class CaptureOptions:
             if value < least:
                 raise ValueError(f"{name}: {value} is below {least}")
 
+        if isinstance(self.source, Recording):
+            for name in ("model", "selection", "deterministic", "record_as"):
+                if getattr(self, name):
+                    raise ValueError(f"{name}: a recording was made with its own; leave it out to read one")
+
+    @property
+    def method(self) -> str:
+        """The full name of the gRPC method that runs this."""
+        if isinstance(self.source, Recording):
+            return _protocol.READ_RECORDING
+        return _protocol.CAPTURE_STREAM if self.streams_tokens else _protocol.CAPTURE
+
     def message(self) -> Any:
-        """The CaptureRequest; without a source if the client streams it."""
-        request = _protocol.CaptureRequest(
-            model=self.model,
-            hook_points=self.hook_points,
-            dtype=_DTYPE_NUMBERS[self.dtype],
-            provenance=self.provenance,
-            deterministic=self.deterministic,
-            max_message_bytes=self.max_message_bytes,
-        )
+        """The CaptureRequest, without a source if the client streams it; or the ReadRecordingRequest."""
+        if isinstance(self.source, Recording):
+            request = _recording_request(self.source)
+        else:
+            request = _protocol.CaptureRequest(
+                model=self.model,
+                dtype=_DTYPE_NUMBERS[self.dtype],
+                deterministic=self.deterministic,
+                record_as=self.record_as,
+            )
+        request.hook_points.extend(self.hook_points)
+        request.provenance = self.provenance
+        request.max_message_bytes = self.max_message_bytes
         if self.max_activations is not None:
             request.max_activations = self.max_activations
         for name, rows in self.max_activations_by_hook_point.items():
@@ -96,6 +113,15 @@ def capture_options(
         max_activations_by_hook_point=dict(max_activations_by_hook_point or {}),
         **options,
     )
+
+
+def _recording_request(recording: Recording) -> Any:
+    request = _protocol.ReadRecordingRequest(
+        name=recording.name, first_row=recording.first_row, row_count=recording.row_count
+    )
+    if recording.shuffle_seed is not None:
+        request.shuffle_seed = recording.shuffle_seed
+    return request
 
 
 def _fill_dataset(message: Any, dataset: Dataset) -> None:

@@ -1,7 +1,8 @@
 """Activations as `.pt` files, one for each hook point.
 
-A file is what `torch.save` writes of the tensor, under the hook point's name with dots replaced by underscores, and can be
-read by `torch.load` alone. Since underscores do not tell which of them was a dot, the exact name stands in the file as
+A file is what `torch.save` writes of the tensor, under the hook point's name with dots replaced by underscores, and can
+be read by `torch.load` alone. Since underscores do not tell which of them was a dot, the exact name stands in the file
+as
 well: a `.pt` file is a zip archive, and `hookline.json` is one more member of it.
 """
 
@@ -40,7 +41,9 @@ def save(folder: Path, activations: Mapping[str, Any]) -> Dict[str, Path]:
         torch.save(rows, part)
         with zipfile.ZipFile(part, "a") as archive:
             folder_inside = archive.namelist()[0].split("/")[0]  # torch.load wants every member in one
-            archive.writestr(f"{folder_inside}/{_MEMBER}", json.dumps({"hook_point": hook_point, "shape": list(rows.shape)}))
+            archive.writestr(
+                f"{folder_inside}/{_MEMBER}", json.dumps({"hook_point": hook_point, "shape": list(rows.shape)})
+            )
         os.replace(part, path)
         paths[hook_point] = path
     return paths

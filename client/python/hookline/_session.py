@@ -94,9 +94,8 @@ class Session:
         """The method and the first message of the next call."""
         self._call_started = None
         self._ended_well = False
-        if self.feed is None:
-            return _protocol.CAPTURE, self._request.SerializeToString()
-        return _protocol.CAPTURE_STREAM, _protocol.CaptureStreamRequest(request=self._request).SerializeToString()
+        message = self._request if self.feed is None else _protocol.CaptureStreamRequest(request=self._request)
+        return self._options.method, message.SerializeToString()
 
     @property
     def next_sequence(self) -> Optional[int]:
@@ -188,7 +187,12 @@ class Session:
         value_bytes = 4 if layout.dtype == "float32" else 2
         width = layout.widths[hook_point]
         dtype = _protocol.DTYPES.get(chunk.dtype)
-        if chunk.rows < 1 or chunk.width != width or dtype != layout.dtype or length != chunk.rows * width * value_bytes:
+        if (
+            chunk.rows < 1
+            or chunk.width != width
+            or dtype != layout.dtype
+            or length != chunk.rows * width * value_bytes
+        ):
             raise InternalError(
                 f"{chunk.hook_point}: a chunk of {length} bytes says {chunk.rows} rows of {chunk.width} {dtype}, "
                 f"where {width} {layout.dtype} were granted"

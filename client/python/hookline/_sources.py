@@ -1,7 +1,7 @@
 """Token ids in all the forms in which people hold them, and their way to the server.
 
-`TokenFeed` keeps what it sent until rows of later sequences have arrived, so that a capture survives a reconnect whatever
-its source is: a list, a loader that shuffles, or a generator that can be read once only.
+`TokenFeed` keeps what it sent until rows of later sequences have arrived, so that a capture survives a reconnect
+whatever its source is: a list, a loader that shuffles, or a generator that can be read once only.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Deque, Iterable, Iterator, List, Optional, Sequence, Tup
 
 import numpy as np
 
-from hookline.types import Dataset, Feed, Selection
+from hookline.types import Dataset, Feed, Recording, Selection
 
 # One message to the server holds at most this many ids: 5 bytes each at most, well below gRPC's 4 MiB default limit.
 MESSAGE_TOKENS = 1 << 16
@@ -73,16 +73,18 @@ def _holds_sequences(value: Any) -> bool:
 def batch_sequences(batch: Any) -> List[Ids]:
     """The token sequences of one batch.
 
-    A tensor or array of two dimensions has one sequence a row, of one dimension it is one sequence. A dict has them under
-    `input_ids` or `idx`. A list or tuple is either a batch with further members, such as targets, which are left out
-    (its first member is a tensor of two dimensions or a list of sequences beside others of the same kind), or a list of
-    sequences, or of token ids, which are one sequence.
+    A tensor or array of two dimensions has one sequence a row, of one dimension it is one sequence. A dict has them
+    under `input_ids` or `idx`. A list or tuple is either a batch with further members, such as targets, which are left
+    out (its first member is a tensor of two dimensions or a list of sequences beside others of the same kind), or a
+    list of sequences, or of token ids, which are one sequence.
     """
     if hasattr(batch, "keys") and hasattr(batch, "__getitem__"):
         for key in ("input_ids", "idx"):
             if key in batch:
                 return batch_sequences(batch[key])
-        raise TypeError(f"batch: a dict holds token ids as input_ids or idx; this one has {sorted(map(str, batch.keys()))}")
+        raise TypeError(
+            f"batch: a dict holds token ids as input_ids or idx; this one has {sorted(map(str, batch.keys()))}"
+        )
     value = _as_array(batch)
     if isinstance(value, np.ndarray):
         if value.ndim not in (1, 2):
@@ -102,8 +104,8 @@ def batch_sequences(batch: Any) -> List[Ids]:
 
 
 def source_batches(source: Any) -> Iterator[List[Ids]]:
-    """The batches of a source that is not the server's: token ids as `batch_sequences` takes them, a list of 2-d batches,
-    or an iterable of batches."""
+    """The batches of a source that is not the server's: token ids as `batch_sequences` takes them, a list of 2-d
+    batches, or an iterable of batches."""
     if isinstance(source, (str, bytes)):
         raise TypeError(f"source: {type(source).__name__} holds no token ids; tokenize it first")
     if isinstance(source, (list, tuple)) and source and _holds_sequences(source[0]):
@@ -116,12 +118,12 @@ def source_batches(source: Any) -> Iterator[List[Ids]]:
         return map(batch_sequences, source)
     raise TypeError(
         f"source: {type(source).__name__} is none of a tensor, array or list of token ids, an iterable of batches, "
-        "hookline.Dataset, hookline.Feed"
+        "hookline.Dataset, hookline.Feed, hookline.Recording"
     )
 
 
 def _row_blocks(array: Any) -> Iterator[List[Ids]]:
-    """A two-dimensional tensor or array in pieces of a message, so that one mapped from a file is read as it is sent."""
+    """A tensor or array of two dimensions in pieces of a message: one mapped from a file is read as it is sent."""
     step = max(1, MESSAGE_TOKENS // max(1, array.shape[1]))
     for first in range(0, len(array), step):
         yield list(_checked_array(_as_array(array[first : first + step]), f"source[{first}:]"))
@@ -129,7 +131,7 @@ def _row_blocks(array: Any) -> Iterator[List[Ids]]:
 
 def is_server_source(source: Any) -> bool:
     """Whether the server reads the source itself."""
-    return isinstance(source, (Dataset, Feed))
+    return isinstance(source, (Dataset, Feed, Recording))
 
 
 def can_be_read_again(source: Any) -> bool:
@@ -205,15 +207,16 @@ class TokenFeed:
     def received(self, rows: int) -> None:
         """So many rows, from the start of the capture, have arrived: what came before them need not be sent again."""
         with self._state:
-            # The server may ask again from the sequence after the last row on, and if it must repeat whole batches, from
-            # any sequence of the same message: a message goes once a row of a later one is here.
+            # The server may ask again from the sequence after the last row on, and if it must repeat whole batches,
+            # from any sequence of the same message: a message goes once a row of a later one is here.
             while len(self._kept) > 1 and rows > self._kept[1].first_row:
                 self._forget()
 
     def _find(self, sequence: int) -> Optional[List[Ids]]:
         if self._kept and sequence < self._kept[0].first_sequence:
             raise LookupError(
-                f"the server asks for sequence {sequence} again, but those before {self._kept[0].first_sequence} are gone"
+                f"the server asks for sequence {sequence} again, but those before "
+                f"{self._kept[0].first_sequence} are gone"
             )
         for kept in self._kept:
             if sequence < kept.first_sequence + len(kept.sequences):

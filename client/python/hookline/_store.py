@@ -1,7 +1,7 @@
 """Memory for rows whose number is only known at the end, held once.
 
-Appending to a list of tensors and concatenating them holds every row twice for a while. Here the address space for a whole
-budget is reserved at once and pages arrive as they are written, so that the rows lie in one piece from the start.
+Appending to a list of tensors and concatenating them holds every row twice for a while. Here the address space for a
+whole budget is reserved at once and pages arrive as they are written, so that the rows lie in one piece from the start.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class RowStore:
         return Block(raw, raw)
 
     def tensor(self, rows: int) -> Any:
-        """The first `rows` rows on the device. On the host: a view; storing it stores these rows and nothing beyond them.
-        Elsewhere they are moved, and the host keeps no second copy."""
+        """The first `rows` rows on the device. On the host: a view; storing it stores these rows and nothing beyond
+        them. Elsewhere they are moved, and the host keeps no second copy."""
         if rows == 0:
             return self._torch.empty(0, dtype=self._dtype, device=self._device)
         moved = 0 if self._moved is None else len(self._moved)

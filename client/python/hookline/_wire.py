@@ -1,7 +1,7 @@
 """Finds the values of a chunk inside a received message without parsing or copying them.
 
-protobuf copies a `bytes` field whenever it is read, and Python's has no view of one. `data` is the last field on the wire,
-so the fields before it are parsed as a message of their own and `data` stays where it is.
+protobuf copies a `bytes` field whenever it is read, and Python's has no view of one. `data` is the last field on the
+wire, so the fields before it are parsed as a message of their own and `data` stays where it is.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
 """The client for asyncio, on grpc.aio.
 
+For example:
+
     async with hookline.aio.connect("localhost:7471") as client:
         async with client.capture("blocks.*.hook_resid_post", token_ids) as capture:
             async for batch in capture:
@@ -24,8 +26,9 @@ from hookline.client import DEFAULT_RETRY, channel_options, check_address
 from hookline.errors import CancelledError, HooklineError, UnavailableError, from_rpc_error
 from hookline.types import CaptureStarted, CaptureSummary, ModelInfo, Retry, Selection, model_info
 
-# What grpc.aio says where a message is being sent as the call ends: its status has not arrived yet, and never does. Tokens
-# are therefore not sent before the server has accepted the request, and what ends the call later is asked for once more.
+# What grpc.aio says where a message is being sent as the call ends: its status has not arrived yet, and never does.
+# Tokens are therefore not sent before the server has accepted the request, and what ends the call later is asked for
+# once more.
 _LOST_STATUS = "Internal error from Core"
 
 
@@ -84,6 +87,7 @@ class AsyncClient:
         selection: Optional[Selection] = None,
         provenance: bool = False,
         deterministic: bool = False,
+        record_as: str = "",
         shuffle_buffer: int = 0,
         seed: int = 0,
         prefetch: int = 2,
@@ -107,6 +111,7 @@ class AsyncClient:
             selection=selection,
             provenance=provenance,
             deterministic=deterministic,
+            record_as=record_as,
             max_message_bytes=max_message_bytes,
             shuffle_buffer=shuffle_buffer,
             seed=seed,
@@ -114,9 +119,7 @@ class AsyncClient:
             retry=retry,
         )
         make_allocator(output, options.dtype, pin_memory)
-        return AsyncCapture(
-            self._channel, options, lambda started: make_allocator(output, started.dtype, pin_memory)
-        )
+        return AsyncCapture(self._channel, options, lambda started: make_allocator(output, started.dtype, pin_memory))
 
     async def _call(self, method: str, request: Any, response: Any, timeout: Optional[float]) -> Any:
         call = self._channel.unary_unary(
@@ -129,7 +132,7 @@ class AsyncClient:
 
 
 class AsyncCapture(AsyncIterator[Batch]):
-    """A running capture: an async iterator of batches. `aclose`, or the end of an `async with` block, cancels the rest."""
+    """A running capture: an async iterator of batches. `aclose`, or the end of `async with`, cancels the rest."""
 
     def __init__(
         self, channel: Any, options: CaptureOptions, make_allocator: Callable[[CaptureStarted], Allocator]

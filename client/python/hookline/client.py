@@ -24,11 +24,14 @@ from hookline.types import (
     CaptureStarted,
     DatasetInfo,
     ModelInfo,
+    Recording,
+    RecordingInfo,
     Retry,
     Selection,
     capture_estimate,
     dataset_info,
     model_info,
+    recording_info,
 )
 
 # The most that a request's `max_message_bytes` may ask for.
@@ -66,9 +69,7 @@ def check_address(address: str) -> None:
         raise ValueError(f"address: {address!r} has no port; it should read like localhost:7471")
 
 
-def connect(
-    address: str, *, credentials: Optional[grpc.ChannelCredentials] = None, receiver: str = "auto"
-) -> "Client":
+def connect(address: str, *, credentials: Optional[grpc.ChannelCredentials] = None, receiver: str = "auto") -> "Client":
     """A client of the server at `address` (`"host:port"`). Nothing is sent yet.
 
     `credentials`: for a server behind TLS. `receiver` decides how rows are received, with the same results: "grpc" uses
@@ -142,6 +143,22 @@ class Client:
         request = _protocol.GetDatasetRequest(name=name)
         return dataset_info(self._call(_protocol.GET_DATASET, request, _protocol.Dataset, timeout))
 
+    def recordings(self, *, timeout: Optional[float] = None) -> Tuple[RecordingInfo, ...]:
+        """The recordings on the server, without their hook points."""
+        found: List[RecordingInfo] = []
+        request = _protocol.ListRecordingsRequest()
+        while True:
+            answer = self._call(_protocol.LIST_RECORDINGS, request, _protocol.ListRecordingsResponse, timeout)
+            found.extend(map(recording_info, answer.recordings))
+            if not answer.next_page_token:
+                return tuple(found)
+            request.page_token = answer.next_page_token
+
+    def recording(self, name: str, *, timeout: Optional[float] = None) -> RecordingInfo:
+        """One recording on the server."""
+        request = _protocol.GetRecordingRequest(name=name)
+        return recording_info(self._call(_protocol.GET_RECORDING, request, _protocol.Recording, timeout))
+
     def capture(
         self,
         hook_points: Union[str, Sequence[str]],
@@ -155,6 +172,7 @@ class Client:
         selection: Optional[Selection] = None,
         provenance: bool = False,
         deterministic: bool = False,
+        record_as: str = "",
         shuffle_buffer: int = 0,
         seed: int = 0,
         prefetch: int = 2,
@@ -166,17 +184,20 @@ class Client:
         """Streams the rows of hook points; an iterator of `{hook point: (rows, width) tensor}`.
 
         hook_points: names and wildcards (`"blocks.*.hook_resid_post"`, `"blocks.{2,5}.hook_mlp_out"`).
-        source: a list, array or tensor of token ids (one sequence, or a batch of them), or an iterable of such batches, for
-            example a DataLoader, streamed with backpressure both ways; `hookline.Dataset` or `hookline.Feed` for tokens
-            that the server reads itself. Members of a batch beside the ids, such as targets, are left out.
+        source: a list, array or tensor of token ids (one sequence, or a batch of them), or an iterable of such batches,
+            for example a DataLoader, streamed with backpressure both ways; `hookline.Dataset` or `hookline.Feed` for
+            tokens that the server reads itself; `hookline.Recording` for rows that it recorded. Members of a batch
+            beside the ids, such as targets, are left out.
         max_activations: most rows for each hook point; None: as many as the server allows.
         max_activations_by_hook_point: budgets that differ, by name.
-        dtype: "float32", "bfloat16" or "float16", or torch's or numpy's name of it. Converted by the server.
+        dtype: "float32", "bfloat16" or "float16", or torch's or numpy's name of it. Converted by the server. A
+            recording's rows come in its own.
         batch_rows: rows of every batch but the last.
         model: which one; may be left out where the server has one.
         selection: which rows of a sequence are kept.
         provenance: whether batches carry `sequence`, `position` and `token_id` of each row.
         deterministic: whether rows must not depend on who else is connected, not even in the last bit.
+        record_as: also writes the rows to a recording of this name on the server.
         shuffle_buffer: mixes rows through a buffer of that many; 0: in the source's order.
         seed: of the mixing.
         prefetch: batches received ahead of the loop, at least 1.
@@ -198,6 +219,7 @@ class Client:
             selection=selection,
             provenance=provenance,
             deterministic=deterministic,
+            record_as=record_as,
             max_message_bytes=max_message_bytes,
             shuffle_buffer=shuffle_buffer,
             seed=seed,
@@ -234,8 +256,8 @@ class Client:
         selection: Optional[Selection] = None,
         timeout: Optional[float] = None,
     ) -> CaptureEstimate:
-        """What a capture with these arguments would bring and cost; nothing is run. An iterator cannot be asked about: it
-        would be used up."""
+        """What a capture with these arguments would bring and cost; nothing is run. An iterator cannot be asked about:
+        it would be used up."""
         if hasattr(source, "__next__"):
             raise TypeError("source: an iterator would be used up by estimating; give a list, tensor or server dataset")
         options = capture_options(
@@ -247,6 +269,8 @@ class Client:
             dtype=dtype,
             selection=selection,
         )
+        if isinstance(source, Recording):
+            raise TypeError("source: a recording costs nothing to estimate; Client.recording tells what it holds")
         request = options.message()
         if not is_server_source(source):
             sequences = [ids for batch in source_batches(source) for ids in batch]

@@ -86,8 +86,8 @@ class ActivationCollector:
         activations = collector.get_activations()  # {"blocks.3.hook_resid_post": (rows, width)}
 
     Calls of the model return when their tokens are on their way: forward passes and rows of several batches overlap.
-    `counts` says at once how many rows the calls so far bring, `get_activations` waits for them. What the server objects
-    to is raised by the next call, by `get_activations`, or at the end of the block.
+    `counts` says at once how many rows the calls so far bring, `get_activations` waits for them. What the server
+    objects to is raised by the next call, by `get_activations`, or at the end of the block.
 
     hook_points: names and wildcards.
     max_activations: most rows for each hook point.
@@ -167,8 +167,8 @@ class ActivationCollector:
         return {name: self._rows(name) for name in ([hook_point] if hook_point is not None else self.counts)}
 
     def save_activations(self, save_path: Union[str, Path, None] = None) -> None:
-        """Writes the rows of each hook point to `<hook point, dots replaced by underscores>.pt` in the folder, readable by
-        `load_activations` and by `torch.load`. The exact name stands in the file."""
+        """Writes the rows of each hook point to `<hook point, dots replaced by underscores>.pt` in the folder, readable
+        by `load_activations` and by `torch.load`. The exact name stands in the file."""
         folder = save_path or self.save_path
         if folder is None:
             raise ValueError("No save path specified")
@@ -177,11 +177,9 @@ class ActivationCollector:
             print(f"Saved {len(activations[name])} activations for {name} to {path}")
 
     @staticmethod
-    def load_activations(
-        load_path: Union[str, Path], hook_points: Optional[Sequence[str]] = None
-    ) -> Dict[str, Any]:
-        """Hook point -> rows, from the files of `save_activations` in a folder: of these hook points, or of all. Files of
-        the collector that worked with hooks on a local model are read as well."""
+    def load_activations(load_path: Union[str, Path], hook_points: Optional[Sequence[str]] = None) -> Dict[str, Any]:
+        """Hook point -> rows, from the files of `save_activations` in a folder: of these hook points, or of all. Files
+        of the collector that worked with hooks on a local model are read as well."""
         import torch
 
         folder = Path(load_path)
@@ -309,9 +307,9 @@ def collect_activations_from_dataloader(
     *,
     dtype: Any = "float32",
 ) -> Dict[str, Any]:
-    """Runs the batches of `dataloader` through the model until every hook point has `max_activations` rows, or the loader
-    ends. Hook point -> rows. Arguments as for `ActivationCollector`; `verbose` shows a progress bar; with `save_path` the
-    rows are saved, too."""
+    """Runs the batches of `dataloader` through the model until every hook point has `max_activations` rows, or the
+    loader ends. Hook point -> rows. Arguments as for `ActivationCollector`; `verbose` shows a progress bar; with
+    `save_path` the rows are saved, too."""
     collector = ActivationCollector(model, hook_points, max_activations, device, save_path, dtype=dtype)
     batches: Any = dataloader
     if verbose:

@@ -98,9 +98,7 @@ _BY_CODE = {
 }
 
 
-def make_error(
-    code: str, message: str, details: Optional[bytes] = None, field: Optional[str] = None
-) -> HooklineError:
+def make_error(code: str, message: str, details: Optional[bytes] = None, field: Optional[str] = None) -> HooklineError:
     """The exception for a status; `details` is a serialized google.rpc.Status (trailer `grpc-status-details-bin`)."""
     if details and field is None:
         field = _field_of(details)

@@ -1,6 +1,9 @@
 """Rows for SAELens: its `SAETrainer` takes any iterator of `(batch, d_in)` tensors as its data provider.
 
-    provider = hookline.sae_lens.data_provider("localhost:7471", "blocks.3.hook_resid_post", hookline.Dataset("pile", 256))
+For example:
+
+    source = hookline.Dataset("pile", 256)
+    provider = hookline.sae_lens.data_provider("localhost:7471", "blocks.3.hook_resid_post", source)
     trainer = SAETrainer(cfg=..., sae=..., data_provider=provider)
     trainer.fit()
 """
@@ -27,12 +30,13 @@ def data_provider(
     """An iterator of `(batch_size, width)` torch tensors on `device`.
 
     server: an address, or a client.
-    hook_point: one name. What an SAE reads and what it should give back are the same; for transcoders use `Client.capture`.
+    hook_point: one name. What an SAE reads and what it should give back are the same; for transcoders use
+    `Client.capture`.
     source: as for `Client.capture`.
     shuffle_buffer: rows among which the order is mixed; the default takes 2^18 rows of memory.
     seed: of the mixing; each pass over the source adds one.
-    repeat: starts again when the source ends, as a trainer that counts its own samples expects. A source that can be read
-        once only ends.
+    repeat: starts again when the source ends, as a trainer that counts its own samples expects. A source that can be
+        read once only ends.
     options: as for `Client.capture`.
 
     All batches have exactly `batch_size` rows: the short one at the end of the last pass is left out.

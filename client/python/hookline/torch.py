@@ -1,6 +1,9 @@
 """Captures as a dataset for torch's DataLoader.
 
-    dataset = hookline.torch.ActivationDataset("localhost:7471", ["blocks.3.hook_resid_post"], hookline.Dataset("pile", 256))
+For example:
+
+    source = hookline.Dataset("pile", 256)
+    dataset = hookline.torch.ActivationDataset("localhost:7471", ["blocks.3.hook_resid_post"], source)
     for batch in torch.utils.data.DataLoader(dataset, batch_size=None):
         ...  # {"blocks.3.hook_resid_post": (4096, width)}
 """
@@ -14,7 +17,7 @@ import torch.utils.data
 
 from hookline import client as _client
 from hookline._sources import Ids, source_batches
-from hookline.types import CaptureSummary, Dataset, Feed
+from hookline.types import CaptureSummary, Dataset, Feed, Recording
 
 
 class ActivationDataset(torch.utils.data.IterableDataset):  # type: ignore[type-arg, misc, unused-ignore]
@@ -23,10 +26,10 @@ class ActivationDataset(torch.utils.data.IterableDataset):  # type: ignore[type-
     address: of the server. The connection is made in the process that iterates, so that the dataset can be pickled.
     hook_points, source, options: as for `Client.capture`. An iterator as source lasts for one pass.
 
-    Give it to a DataLoader with `batch_size=None`: its items are batches already. With `num_workers`, each worker captures
-    its own part of the source (a `hookline.Dataset`, or token ids in a list, tensor or array), and budgets hold in each
-    worker. Workers that are forked must be so before the program's first capture, since gRPC does not survive a fork:
-    `multiprocessing_context="spawn"` always works.
+    Give it to a DataLoader with `batch_size=None`: its items are batches already. With `num_workers`, each worker
+    captures its own part of the source (a `hookline.Dataset`, or token ids in a list, tensor or array), and budgets
+    hold in each worker. Workers that are forked must be so before the program's first capture, since gRPC does not
+    survive a fork: `multiprocessing_context="spawn"` always works.
     """
 
     def __init__(self, address: str, hook_points: Union[str, Sequence[str]], source: Any, **options: Any) -> None:
@@ -58,7 +61,7 @@ def shard(client: _client.Client, source: Any, index: int, count: int) -> Any:
         if first == end:
             return None
         return dataclasses.replace(source, first_sequence=source.first_sequence + first, sequence_count=end - first)
-    if isinstance(source, Feed) or hasattr(source, "__next__"):
+    if isinstance(source, (Feed, Recording)) or hasattr(source, "__next__"):
         raise ValueError(
             f"source: {count} workers cannot share a {type(source).__name__}; use one worker, a hookline.Dataset, or "
             "token ids in a list or tensor"

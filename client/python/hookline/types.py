@@ -72,6 +72,41 @@ class Feed:
 
 
 @dataclass(frozen=True)
+class Recording:
+    """Rows that the server recorded earlier; no model runs. They come in the recording's dtype."""
+
+    name: str
+    first_row: int = 0
+    row_count: int = 0  # 0: all that follow
+    shuffle_seed: Optional[int] = None  # sends the rows in an order that this seed alone decides; None: as recorded
+
+
+@dataclass(frozen=True)
+class RecordedHookPoint:
+    """One hook point of a recording."""
+
+    name: str
+    width: int
+    max_activations: int  # rows asked for
+    rows: int  # rows on disk
+
+
+@dataclass(frozen=True)
+class RecordingInfo:
+    """Rows on the server's disk. `hook_points` is empty in `Client.recordings()`."""
+
+    name: str
+    state: str  # "running", "complete", "stopped", "interrupted" or "failed"
+    error: str  # why it failed
+    model: str
+    fingerprint: str
+    hook_points: Tuple[RecordedHookPoint, ...]
+    dtype: str
+    rows: int  # of the hook point that has most
+    bytes: int
+
+
+@dataclass(frozen=True)
 class Selection:
     """Which rows of each sequence are kept. All conditions must hold; what is dropped counts towards no budget."""
 
@@ -95,8 +130,8 @@ class Selection:
 
 @dataclass(frozen=True)
 class Retry:
-    """How a capture goes on after UNAVAILABLE: up to `attempts` reconnects without a new row between them, the n-th after
-    `initial_seconds` * 2^(n-1), at most `max_seconds`."""
+    """How a capture goes on after UNAVAILABLE: up to `attempts` reconnects without a new row between them, the n-th
+    after `initial_seconds` * 2^(n-1), at most `max_seconds`."""
 
     attempts: int = 10
     initial_seconds: float = 0.1
@@ -211,6 +246,22 @@ def dataset_info(message: Any) -> DatasetInfo:
         row_length=message.row_length,
         token_dtype=message.token_dtype,
         largest_token_id=message.largest_token_id,
+    )
+
+
+def recording_info(message: Any) -> RecordingInfo:
+    return RecordingInfo(
+        name=message.name,
+        state=_protocol.RECORDING_STATES.get(message.state, "unspecified"),
+        error=message.error,
+        model=message.model,
+        fingerprint=message.fingerprint,
+        hook_points=tuple(
+            RecordedHookPoint(p.hook_point, p.width, p.max_activations, p.rows) for p in message.hook_points
+        ),
+        dtype=_protocol.DTYPES.get(message.dtype, "unspecified"),
+        rows=message.rows,
+        bytes=message.bytes,
     )
 
 

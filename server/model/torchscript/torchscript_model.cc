@@ -349,8 +349,14 @@ class TorchScriptModel : public Model {
     info_.context_length = options_.context_length > 0 ? options_.context_length : kUnknownLimit;
     info_.vocabulary_size = options_.vocabulary_size > 0 ? options_.vocabulary_size : kUnknownLimit;
     info_.details = absl::StrCat(points.size(), " hook points by module path, ", refused.size(), " names refused");
-    if (options_.context_length <= 0) absl::StrAppend(&info_.details, "; context length unknown (--context-length)");
-    if (options_.vocabulary_size <= 0) absl::StrAppend(&info_.details, "; vocabulary size unknown (--vocab-size)");
+    std::vector<std::string> unknown;
+    if (options_.context_length <= 0) unknown.push_back("context length unknown (--context-length)");
+    if (options_.vocabulary_size <= 0) unknown.push_back("vocabulary size unknown (--vocab-size)");
+    if (!unknown.empty()) {
+      const std::string text = absl::StrJoin(unknown, ", ");
+      absl::StrAppend(&info_.details, "; ", text);
+      info_.warning = absl::StrCat(text, ": requests beyond it are refused only if the module throws");
+    }
     hook_points_ = HookPoints(std::move(points), /*aliases=*/{}, std::move(refused));
   }
 

@@ -35,8 +35,8 @@ struct TorchScriptOptions {
 // is refused by name when a request asks for it.
 //
 // In ModelInfo: architecture "torchscript", variant the module's class. Where context_length or vocabulary_size are not
-// given, INT32_MAX stands for them, `details` says so, and an exception that the module throws in Forward is
-// INVALID_ARGUMENT instead of INTERNAL. `blocks_executed` counts module calls that returned a tensor.
+// given, INT32_MAX stands for them, `details` and `warning` say so, and an exception that the module throws in Forward
+// is INVALID_ARGUMENT instead of INTERNAL. `blocks_executed` counts module calls that returned a tensor.
 //
 // Loading a file runs no Python; what its code may do with tensors it may do. Errors, naming the file: NOT_FOUND;
 // INVALID_ARGUMENT (an option, named: also CUDA without both limits); FAILED_PRECONDITION (not a TorchScript file, a

@@ -19,85 +19,13 @@ import tempfile
 import time
 
 import torch
-import torch.nn.functional as F
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "..", "client", "python"))
 
 import hookline  # noqa: E402
+from local_model import Model  # noqa: E402
 
 VOCABULARY = 32768
-
-
-def norm(x):
-    return F.rms_norm(x, (x.shape[-1],)) if hasattr(F, "rms_norm") else x * (x.square().mean(-1, True) + 1.1920929e-07).rsqrt()
-
-
-def turn(x):
-    """Rotary embedding of (B, T, heads, d), half-split."""
-    length, half = x.shape[1], x.shape[3] // 2
-    angles = torch.arange(length)[:, None] * 10000.0 ** (-torch.arange(half) / half)
-    cos, sin = angles.cos()[:, None], angles.sin()[:, None]
-    first, second = x[..., :half], x[..., half:]
-    return torch.cat([first * cos + second * sin, second * cos - first * sin], dim=-1)
-
-
-class Attention(torch.nn.Module):
-    def __init__(self, width, heads):
-        super().__init__()
-        self.heads = heads
-        for name in ("c_q", "c_k", "c_v", "c_proj"):
-            setattr(self, name, torch.nn.Linear(width, width, bias=False))
-
-    def forward(self, x):
-        shape = (*x.shape[:2], self.heads, -1)
-        q, k, v = (project(x).view(shape) for project in (self.c_q, self.c_k, self.c_v))
-        q, k = norm(turn(q)), norm(turn(k))
-        q, k, v = (t.transpose(1, 2) for t in (q, k, v))
-        if hasattr(F, "scaled_dot_product_attention"):
-            z = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        else:
-            scores = q @ k.transpose(2, 3) / q.shape[-1] ** 0.5
-            later = torch.ones(scores.shape[2:], dtype=torch.bool).triu(1)
-            z = scores.masked_fill(later, float("-inf")).softmax(-1) @ v
-        return self.c_proj(z.transpose(1, 2).reshape(x.shape))
-
-
-class Mlp(torch.nn.Module):
-    def __init__(self, width):
-        super().__init__()
-        self.c_fc = torch.nn.Linear(width, 4 * width, bias=False)
-        self.c_proj = torch.nn.Linear(4 * width, width, bias=False)
-
-    def forward(self, x):
-        return self.c_proj(self.c_fc(x).relu().square())
-
-
-class Block(torch.nn.Module):
-    def __init__(self, width, heads):
-        super().__init__()
-        self.attn, self.mlp = Attention(width, heads), Mlp(width)
-
-    def forward(self, x):
-        x = x + self.attn(norm(x))
-        return x + self.mlp(norm(x))
-
-
-class Model(torch.nn.Module):
-    def __init__(self, layers, width, heads):
-        super().__init__()
-        self.transformer = torch.nn.ModuleDict(
-            {
-                "wte": torch.nn.Embedding(VOCABULARY, width),
-                "h": torch.nn.ModuleList(Block(width, heads) for _ in range(layers)),
-            }
-        )
-        self.lm_head = torch.nn.Linear(width, VOCABULARY, bias=False)
-
-    def forward(self, ids):
-        x = norm(self.transformer.wte(ids))
-        for block in self.transformer.h:
-            x = block(x)
-        return 15 * torch.tanh(self.lm_head(norm(x)) / 15)
 
 
 def collect_locally(model, batches, layer):
@@ -120,14 +48,18 @@ def collect_remotely(model, batches, layer):
 
 def write_checkpoint(model, folder, layers, width, heads, length):
     torch.save(model.state_dict(), os.path.join(folder, "model_000001.pt"))
-    config = dict(sequence_len=length, vocab_size=VOCABULARY, n_layer=layers, n_head=heads, n_kv_head=heads, n_embd=width)
+    config = dict(
+        sequence_len=length, vocab_size=VOCABULARY, n_layer=layers, n_head=heads, n_kv_head=heads, n_embd=width
+    )
     with open(os.path.join(folder, "meta_000001.json"), "w") as file:
         json.dump({"step": 1, "model_config": config}, file)
 
 
 def start_server(program, folder, port):
-    process = subprocess.Popen([program, "--model", folder, "--listen", f"127.0.0.1:{port}", "--device", "cpu"],
-                               stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [program, "--model", folder, "--listen", f"127.0.0.1:{port}", "--device", "cpu", "--log-level", "warn"],
+        stdout=subprocess.DEVNULL,
+    )
     import grpc
 
     with grpc.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.max_reconnect_backoff_ms", 200)]) as channel:
@@ -147,8 +79,9 @@ def main():
     arguments = parser.parse_args()
 
     torch.manual_seed(0)
+    torch.set_num_threads(os.cpu_count())  # as the server does
     heads = max(1, arguments.width // 64)
-    local = Model(arguments.layers, arguments.width, heads).eval()
+    local = Model(arguments.layers, arguments.width, heads, VOCABULARY).eval()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -167,9 +100,12 @@ def main():
 def measure(arguments, local, remote):
     batches = torch.randint(VOCABULARY, (arguments.batches, arguments.sequences, arguments.length))
     tokens = batches.numel()
-    print(f"{platform.node()}, {os.cpu_count()} cores, torch {torch.__version__} here, {torch.get_num_threads()} threads; "
-          f"{arguments.layers} layers, width {arguments.width}, {tokens} tokens, best of {arguments.rounds}; "
-          f"{remote.client.receiver} receiver")
+    print(
+        f"{platform.node()}, {os.cpu_count()} cores, torch {torch.__version__} here, "
+        f"{torch.get_num_threads()} threads; "
+        f"{arguments.layers} layers, width {arguments.width}, {tokens} tokens, best of {arguments.rounds}; "
+        f"{remote.client.receiver} receiver"
+    )
     layers = sorted({0, arguments.layers // 2, arguments.layers - 1})
     collect_locally(local, batches[:1], 0)
     collect_remotely(remote, batches[:1], arguments.layers - 1)
@@ -182,8 +118,10 @@ def measure(arguments, local, remote):
                 speeds[name] = max(speeds.get(name, 0), tokens / (time.perf_counter() - start))
         error = ((rows["remote"] - rows["local"]).norm() / rows["local"].norm()).item()
         wanted = 1.0 if layer == arguments.layers - 1 else 0.9 * arguments.layers / (layer + 1)
-        print(f"layer {layer:2}: local {speeds['local']:8.0f} tokens/s, remote {speeds['remote']:8.0f} tokens/s, "
-              f"ratio {speeds['remote'] / speeds['local']:.2f} (wanted {wanted:.2f}), rows differ by {error:.1e}")
+        print(
+            f"layer {layer:2}: local {speeds['local']:8.0f} tokens/s, remote {speeds['remote']:8.0f} tokens/s, "
+            f"ratio {speeds['remote'] / speeds['local']:.2f} (wanted {wanted:.2f}), rows differ by {error:.1e}"
+        )
 
 
 if __name__ == "__main__":

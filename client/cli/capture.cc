@@ -1,0 +1,153 @@
+#include <cstdio>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "client/cli/capture_request.h"
+#include "client/cli/capture_run.h"
+#include "client/cli/commands.h"
+#include "client/cli/names.h"
+#include "client/cli/report.h"
+#include "client/cli/row_files.h"
+#include "server/base/status.h"
+
+namespace hookline::cli {
+namespace {
+
+constexpr char kDescription[] = "Captures the rows of hook points and writes one safetensors file for each";
+
+constexpr char kFooter[] =
+    R"(One of --tokens and --dataset says where the token sequences come from.
+
+Examples:
+  Every residual stream of the ids in a file (one sequence a line), 100000 rows of each:
+    hookline capture --hook-points 'blocks.*.hook_resid_post' --tokens ids.txt --max-activations 100000 --out rows
+  A text for a byte-level model whose documents begin with token 256, in sequences of 255 bytes and that token:
+    hookline capture --hook-points blocks.2.hook_mlp_out --tokens book.txt --token-format bytes --prepend-token 256 --out rows
+  A dataset that the server holds, in bfloat16, without the first position, saying where each row comes from:
+    hookline capture --hook-points blocks.2.hook_mlp_out --dataset pile --sequence-length 1024 --skip-first 1 \
+        --dtype bfloat16 --provenance --out rows
+  Statistics only:
+    hookline capture --hook-points '*' --tokens ids.npy --max-activations 1000
+
+Files are named after their hook points; the tensor inside and the metadata carry the exact name. With --provenance each
+file also holds provenance/sequence, provenance/position and provenance/token_id. Files appear when they are whole: a
+capture that fails or is interrupted leaves none.
+
+If the server goes away the capture continues where it was once the server is back, for about a minute (tokens from
+standard input cannot be sent again, so then it fails).)";
+
+struct CaptureFlags : CaptureRequestFlags {
+  bool provenance = false;
+  std::string out;
+  std::string record_as;
+  bool overwrite = false;
+  bool json = false;
+  bool quiet = false;
+};
+
+// The most rows that can come, over all hook points; none where that is not known.
+std::optional<int64_t> TotalRows(const CaptureFlags& flags, const v1::CaptureRequest& request,
+                                 const v1::CaptureStarted& started, const TokenSource* tokens, client::Client& client) {
+  if (tokens == nullptr && request.has_dataset()) {
+    absl::StatusOr<v1::EstimateCaptureResponse> estimate = client.EstimateCapture(request);
+    if (!estimate.ok()) return std::nullopt;  // only the display depends on it
+    int64_t total = 0;
+    for (const v1::HookPointEstimate& point : estimate->hook_points()) total += point.rows();
+    return total;
+  }
+  const std::optional<int64_t> ids = tokens == nullptr ? std::nullopt : tokens->total_ids();
+  if (!ids.has_value() && !flags.max_activations.has_value()) return std::nullopt;
+  int64_t total = 0;
+  for (const v1::HookPointGrant& grant : started.hook_points()) {
+    total += std::min(grant.max_activations(), ids.value_or(grant.max_activations()));
+  }
+  return total;
+}
+
+absl::Status Run(const CaptureFlags& flags, const std::string& server, Interrupt& interrupt) {
+  ASSIGN_OR_RETURN(v1::CaptureRequest request, MakeCaptureRequest(flags));
+  request.set_provenance(flags.provenance);
+  request.set_record_as(flags.record_as);
+  ASSIGN_OR_RETURN(std::unique_ptr<client::Client> client, client::Client::Connect(server));
+  std::unique_ptr<TokenSource> tokens;
+  if (!flags.tokens.empty()) {
+    absl::StatusOr<std::unique_ptr<TokenSource>> opened = OpenTokens(flags, *client);
+    if (!opened.ok()) return ExplainUnavailable(opened.status(), server);
+    tokens = *std::move(opened);
+  }
+
+  // While files are being written a signal must not end the program before their temporary names are gone.
+  Interrupt::Listener keep_running(&interrupt, [] {});
+  std::unique_ptr<RowFiles> files;
+  absl::StatusOr<CaptureResult> result;
+  absl::Duration elapsed;
+  {
+    Progress progress(flags.quiet ? ProgressStyle::kNone : DefaultProgressStyle());
+    CaptureHandlers handlers;
+    handlers.on_started = [&](const v1::CaptureStarted& started) -> absl::Status {
+      for (const v1::HookPointGrant& grant : started.hook_points()) {
+        if (!grant.clipped()) continue;
+        progress.Note(absl::StrCat("hookline: the server grants ", WithCommas(grant.max_activations()), " rows of ",
+                                   grant.hook_point(), ", its cap"));
+      }
+      if (!flags.out.empty()) {
+        ASSIGN_OR_RETURN(files, RowFiles::Create(flags.out, started, flags.provenance,
+                                                 flags.overwrite ? IfExists::kReplace : IfExists::kRefuse));
+      }
+      progress.SetTotal(TotalRows(flags, request, started, tokens.get(), *client));
+      return absl::OkStatus();
+    };
+    handlers.on_chunk = [&](const client::Chunk& chunk) {
+      return files == nullptr ? absl::OkStatus() : files->Append(chunk);
+    };
+    const StartCall start_call = [&](const std::string& resume_token) {
+      v1::CaptureRequest resumed = request;
+      resumed.set_resume_token(resume_token);
+      return tokens == nullptr ? client->Capture(resumed) : client->CaptureStream(resumed);
+    };
+    result = RunCapture(start_call, tokens.get(), handlers, progress, interrupt);
+    if (result.ok() && files != nullptr) {
+      if (absl::Status status = files->Finish(result->summary.stop_reason()); !status.ok()) result = status;
+    }
+    elapsed = progress.elapsed();
+  }
+  if (!result.ok()) return ExplainUnavailable(result.status(), server);
+
+  std::vector<std::string> paths;
+  for (int i = 0; files != nullptr && i < result->started.hook_points_size(); ++i) paths.push_back(files->path(i));
+  std::fputs((flags.json ? CaptureJson(*result, elapsed, paths) : CaptureTable(*result, elapsed, paths)).c_str(),
+             stdout);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+void AddCaptureCommand(CLI::App& app, Invocation& invocation) {
+  CLI::App* command = app.add_subcommand("capture", kDescription);
+  command->footer(kFooter);
+  auto flags = std::make_shared<CaptureFlags>();
+  AddServerOption(*command, invocation);
+  AddCaptureRequestOptions(*command, *flags, Feeds::kOffered);
+
+  const std::string values = "What is written";
+  CLI::Option* out = command->add_option("--out", flags->out, "Directory for the files. Without it: statistics only")
+                         ->type_name("DIR")
+                         ->group(values);
+  command->add_flag("--provenance", flags->provenance, "Also write where each row comes from")
+      ->needs(out)
+      ->group(values);
+  command->add_flag("--overwrite", flags->overwrite, "Replace files that are there")->needs(out)->group(values);
+  command->add_option("--record-as", flags->record_as, "Also record the rows on the server under this name")
+      ->type_name("NAME")
+      ->group(values);
+  command->add_flag("--json", flags->json, "Print what came as JSON")->group(values);
+  command->add_flag("--quiet,-q", flags->quiet, "No progress")->group(values);
+
+  command->callback([flags, &invocation] {
+    RequireSource(*flags);
+    invocation.run = [flags, &invocation] { return Run(*flags, invocation.server, *invocation.interrupt); };
+  });
+}
+
+}  // namespace hookline::cli

@@ -1,0 +1,39 @@
+// The subcommands of `hookline`, a file each.
+#ifndef HOOKLINE_CLIENT_CLI_COMMANDS_H_
+#define HOOKLINE_CLIENT_CLI_COMMANDS_H_
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "CLI/CLI.hpp"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "client/cli/interrupt.h"
+#include "client/cpp/client.h"
+
+namespace hookline::cli {
+
+// What the command line asks for: set by the subcommand that was named, called after parsing.
+struct Invocation {
+  Interrupt* interrupt = nullptr;  // outlives the program's work
+  std::string server;
+  std::function<absl::Status()> run;
+};
+
+void AddModelsCommand(CLI::App& app, Invocation& invocation);
+void AddHooksCommand(CLI::App& app, Invocation& invocation);
+void AddCaptureCommand(CLI::App& app, Invocation& invocation);
+
+// HOOKLINE_SERVER of the environment, else where hookline-server listens unless told otherwise.
+std::string DefaultServer();
+
+// Declares --server, which the program and every subcommand have, so that it may stand before or after their name.
+void AddServerOption(CLI::App& command, Invocation& invocation);
+
+// `status`, where it says that there is no server, with what to do about it.
+absl::Status ExplainUnavailable(const absl::Status& status, const std::string& address);
+
+}  // namespace hookline::cli
+
+#endif  // HOOKLINE_CLIENT_CLI_COMMANDS_H_

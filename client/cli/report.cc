@@ -1,0 +1,99 @@
+#include "client/cli/report.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "client/cli/names.h"
+#include "nlohmann/json.hpp"
+
+namespace hookline::cli {
+
+std::string Table(const std::vector<std::vector<std::string>>& rows) {
+  std::vector<size_t> widths;
+  for (const auto& row : rows) {
+    widths.resize(std::max(widths.size(), row.size()));
+    for (size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
+  }
+  std::string text;
+  for (const auto& row : rows) {
+    for (size_t i = 0; i < row.size(); ++i) {
+      const std::string padding(widths[i] - row[i].size(), ' ');
+      if (i == 0) {
+        absl::StrAppend(&text, row[i], row.size() > 1 ? padding : "");
+      } else {
+        absl::StrAppend(&text, "  ", padding, row[i]);
+      }
+    }
+    absl::StrAppend(&text, "\n");
+  }
+  return text;
+}
+
+std::string CaptureTable(const CaptureResult& result, absl::Duration elapsed, const std::vector<std::string>& paths) {
+  std::vector<std::vector<std::string>> rows = {
+      {"hook point", "rows", "width", "mean row norm", "mean", "rms", "NaN", "infinite"}};
+  bool partial = false;
+  int64_t all_rows = 0;
+  for (int i = 0; i < result.summary.hook_points_size(); ++i) {
+    const v1::HookPointSummary& summary = result.summary.hook_points(i);
+    rows.push_back({summary.hook_point(), WithCommas(summary.rows()),
+                    absl::StrCat(result.started.hook_points(i).width()),
+                    absl::StrFormat("%.6g", summary.mean_row_norm()), absl::StrFormat("%.6g", summary.mean()),
+                    absl::StrFormat("%.6g", summary.rms()), WithCommas(summary.nan_count()),
+                    WithCommas(summary.infinity_count())});
+    partial |= summary.statistics_rows() != summary.rows();
+    all_rows += summary.rows();
+  }
+  std::string text = Table(rows);
+  if (partial) absl::StrAppend(&text, "The statistics leave out rows from before a reconnect.\n");
+  const double seconds = std::max(absl::ToDoubleSeconds(elapsed), 1e-3);
+  absl::StrAppend(&text, WithCommas(all_rows), " rows of ", DtypeName(result.started.dtype()), ", ",
+                  ShortNumber(static_cast<double>(result.bytes)), "B, in ", absl::StrFormat("%.2f", seconds),
+                  " s; ended by: ", StopReasonName(result.summary.stop_reason()), ". Model ", result.started.model(),
+                  ", ", WithCommas(result.summary.tokens()), " tokens in ", WithCommas(result.summary.batches()),
+                  " batches.\n");
+  for (const std::string& path : paths) absl::StrAppend(&text, path, "\n");
+  return text;
+}
+
+std::string CaptureJson(const CaptureResult& result, absl::Duration elapsed, const std::vector<std::string>& paths) {
+  nlohmann::ordered_json hook_points = nlohmann::ordered_json::array();
+  for (int i = 0; i < result.summary.hook_points_size(); ++i) {
+    const v1::HookPointSummary& summary = result.summary.hook_points(i);
+    nlohmann::ordered_json entry = {{"hook_point", summary.hook_point()},
+                                    {"rows", summary.rows()},
+                                    {"width", result.started.hook_points(i).width()},
+                                    {"max_activations", result.started.hook_points(i).max_activations()},
+                                    {"clipped", result.started.hook_points(i).clipped()},
+                                    {"statistics_rows", summary.statistics_rows()},
+                                    {"mean_row_norm", summary.mean_row_norm()},
+                                    {"mean", summary.mean()},
+                                    {"rms", summary.rms()},
+                                    {"nan_count", summary.nan_count()},
+                                    {"infinity_count", summary.infinity_count()}};
+    if (!paths.empty()) entry["path"] = paths[i];
+    hook_points.push_back(std::move(entry));
+  }
+  const v1::CaptureTiming& timing = result.summary.timing();
+  const nlohmann::ordered_json json = {{"model", result.started.model()},
+                                       {"fingerprint", result.started.fingerprint()},
+                                       {"dtype", DtypeName(result.started.dtype())},
+                                       {"stop_reason", StopReasonName(result.summary.stop_reason())},
+                                       {"sequences", result.summary.sequences()},
+                                       {"tokens", result.summary.tokens()},
+                                       {"batches", result.summary.batches()},
+                                       {"bytes", result.bytes},
+                                       {"seconds", absl::ToDoubleSeconds(elapsed)},
+                                       {"reconnects", result.reconnects},
+                                       {"server_seconds",
+                                        {{"total", timing.total_seconds()},
+                                         {"queue", timing.queue_seconds()},
+                                         {"forward", timing.forward_seconds()},
+                                         {"copy", timing.copy_seconds()},
+                                         {"wire", timing.wire_seconds()}}},
+                                       {"hook_points", std::move(hook_points)}};
+  return json.dump(2, ' ', /*ensure_ascii=*/false, nlohmann::json::error_handler_t::replace) + "\n";
+}
+
+}  // namespace hookline::cli

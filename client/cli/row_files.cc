@@ -1,0 +1,193 @@
+#include "client/cli/row_files.h"
+
+#include <unistd.h>
+
+#include <filesystem>
+#include <set>
+#include <system_error>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "client/cli/names.h"
+#include "nlohmann/json.hpp"
+#include "server/base/status.h"
+
+namespace hookline::cli {
+namespace {
+
+// File systems take 255 bytes; the rest is for the suffixes.
+constexpr size_t kMaxStemBytes = 200;
+constexpr char kSuffix[] = ".safetensors";
+// Where the tensor begins, so that its values are aligned for whoever maps the file.
+constexpr size_t kAlignment = 64;
+
+absl::string_view SafetensorsDtype(v1::Dtype dtype) {
+  if (dtype == v1::DTYPE_BFLOAT16) return "BF16";
+  return dtype == v1::DTYPE_FLOAT16 ? "F16" : "F32";
+}
+
+int64_t ValueBytes(v1::Dtype dtype) { return dtype == v1::DTYPE_FLOAT32 ? 4 : 2; }
+
+template <typename To, typename Column>
+absl::Status AppendColumn(ScratchFile& file, const Column& column) {
+  const std::vector<To> values(column.begin(), column.end());
+  return file.Append(values.data(), static_cast<int64_t>(values.size() * sizeof(To)));
+}
+
+}  // namespace
+
+struct RowFiles::File {
+  std::string name;  // in the directory
+  int hook_point;    // into started_
+  int64_t header_bytes = 0;
+  int64_t rows = 0;
+  std::unique_ptr<ScratchFile> scratch;
+};
+
+std::vector<std::string> FileNames(const std::vector<std::string>& hook_points) {
+  std::vector<std::string> names;
+  std::set<std::string> taken;
+  for (const std::string& hook_point : hook_points) {
+    std::string stem = hook_point.substr(0, kMaxStemBytes);
+    for (char& c : stem) {
+      const bool safe = absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '.' || c == '_' || c == '-';
+      if (!safe) c = '_';
+    }
+    if (stem.empty() || stem[0] == '.' || stem[0] == '-') stem.insert(0, 1, '_');
+    std::string name = stem + kSuffix;
+    for (int i = 2; !taken.insert(absl::AsciiStrToLower(name)).second; ++i) name = absl::StrCat(stem, "-", i, kSuffix);
+    names.push_back(std::move(name));
+  }
+  return names;
+}
+
+RowFiles::RowFiles(std::string directory, const v1::CaptureStarted& started, bool provenance)
+    : directory_(std::move(directory)), started_(started), provenance_(provenance) {}
+
+RowFiles::~RowFiles() = default;
+
+absl::StatusOr<std::unique_ptr<RowFiles>> RowFiles::Create(const std::string& directory,
+                                                           const v1::CaptureStarted& started, bool provenance,
+                                                           IfExists if_exists) {
+  std::error_code error;
+  std::filesystem::create_directories(directory, error);
+  if (error) {
+    return absl::ErrnoToStatus(error.value(), absl::StrCat("cannot make the directory ", directory));
+  }
+  std::unique_ptr<RowFiles> files(new RowFiles(directory, started, provenance));
+  std::vector<std::string> hook_points;
+  for (const v1::HookPointGrant& grant : started.hook_points()) {
+    if (absl::StartsWith(grant.hook_point(), "provenance/") || absl::StartsWith(grant.hook_point(), "__")) {
+      return absl::InternalError(absl::StrCat("the server names a hook point ", grant.hook_point(),
+                                              ", which safetensors files use for something else"));
+    }
+    hook_points.push_back(grant.hook_point());
+  }
+  const std::vector<std::string> names = FileNames(hook_points);
+  const auto temporary = [&](absl::string_view name) {
+    return absl::StrCat(directory, "/.", name, ".", getpid(), ".partial");
+  };
+  for (int i = 0; i < started.hook_points_size(); ++i) {
+    auto file = std::make_unique<File>();
+    file->name = names[i];
+    file->hook_point = i;
+    if (if_exists == IfExists::kRefuse && std::filesystem::exists(absl::StrCat(directory, "/", names[i]), error)) {
+      return absl::AlreadyExistsError(
+          absl::StrCat(directory, "/", names[i], " exists; choose another --out, or give --overwrite"));
+    }
+    ASSIGN_OR_RETURN(file->scratch, ScratchFile::Create(temporary(names[i])));
+    // No header is longer than that of the whole budget. Until Finish its place is spaces, which nobody takes for a
+    // file.
+    const std::string longest =
+        files->Header(*file, started.hook_points(i).max_activations(), v1::STOP_REASON_SOURCE_ENDED);
+    const size_t unaligned = (8 + longest.size()) % kAlignment;
+    file->header_bytes = static_cast<int64_t>(longest.size() + (unaligned == 0 ? 0 : kAlignment - unaligned));
+    const std::string spaces(static_cast<size_t>(8 + file->header_bytes), ' ');
+    RETURN_IF_ERROR(file->scratch->Append(spaces.data(), static_cast<int64_t>(spaces.size())));
+    files->files_.push_back(std::move(file));
+  }
+  if (provenance) {
+    ASSIGN_OR_RETURN(files->sequence_, ScratchFile::Create(temporary("provenance-sequence")));
+    ASSIGN_OR_RETURN(files->token_id_, ScratchFile::Create(temporary("provenance-token_id")));
+    ASSIGN_OR_RETURN(files->position_, ScratchFile::Create(temporary("provenance-position")));
+  }
+  return files;
+}
+
+std::string RowFiles::path(int hook_point) const {
+  return absl::StrCat(absl::StripSuffix(directory_, "/"), "/", files_[hook_point]->name);
+}
+
+std::string RowFiles::Header(const File& file, int64_t rows, v1::StopReason stop_reason) const {
+  const v1::HookPointGrant& grant = started_.hook_points(file.hook_point);
+  nlohmann::ordered_json json;
+  json["__metadata__"] = {{"format", "hookline-capture"},          {"version", "1"},
+                          {"hook_point", grant.hook_point()},      {"model", started_.model()},
+                          {"fingerprint", started_.fingerprint()}, {"stop_reason", StopReasonName(stop_reason)}};
+  int64_t offset = 0;
+  const auto add = [&](const std::string& name, absl::string_view dtype, std::vector<int64_t> shape, int64_t bytes) {
+    json[name] = {
+        {"dtype", std::string(dtype)}, {"shape", std::move(shape)}, {"data_offsets", {offset, offset + bytes}}};
+    offset += bytes;
+  };
+  add(grant.hook_point(), SafetensorsDtype(started_.dtype()), {rows, grant.width()},
+      rows * grant.width() * ValueBytes(started_.dtype()));
+  if (provenance_) {
+    add("provenance/sequence", "I64", {rows}, rows * 8);
+    add("provenance/token_id", "I64", {rows}, rows * 8);
+    add("provenance/position", "I32", {rows}, rows * 4);
+  }
+  return json.dump(-1, ' ', /*ensure_ascii=*/false, nlohmann::json::error_handler_t::replace);
+}
+
+absl::Status RowFiles::Append(const client::Chunk& chunk) {
+  const v1::ActivationChunk& header = chunk.header();
+  if (header.values_size() > 0) {
+    return absl::InternalError("the server sent numbers (ENCODING_VALUES) where bytes were asked for");
+  }
+  if (provenance_) RETURN_IF_ERROR(AppendProvenance(header));
+  File& file = *files_[chunk.hook_point_index()];
+  RETURN_IF_ERROR(file.scratch->Append(chunk.pieces()));
+  file.rows += header.rows();
+  return absl::OkStatus();
+}
+
+absl::Status RowFiles::AppendProvenance(const v1::ActivationChunk& header) {
+  if (header.sequence_size() == 0) return absl::InternalError("the server sent a chunk without provenance");
+  if (header.first_row() + header.rows() <= provenance_rows_) return absl::OkStatus();  // another hook point brought it
+  const auto known = static_cast<int>(provenance_rows_ - header.first_row());
+  if (known < 0) return absl::InternalError("the server's hook points are not row-aligned");
+  const auto rest = [known](const auto& column) { return absl::MakeConstSpan(column).subspan(known); };
+  RETURN_IF_ERROR(AppendColumn<int64_t>(*sequence_, rest(header.sequence())));
+  RETURN_IF_ERROR(AppendColumn<int64_t>(*token_id_, rest(header.token_id())));
+  RETURN_IF_ERROR(AppendColumn<int32_t>(*position_, rest(header.position())));
+  provenance_rows_ = header.first_row() + header.rows();
+  return absl::OkStatus();
+}
+
+absl::Status RowFiles::Complete(File& file, v1::StopReason stop_reason) {
+  if (provenance_) {
+    RETURN_IF_ERROR(file.scratch->AppendFrom(*sequence_, file.rows * 8));
+    RETURN_IF_ERROR(file.scratch->AppendFrom(*token_id_, file.rows * 8));
+    RETURN_IF_ERROR(file.scratch->AppendFrom(*position_, file.rows * 4));
+  }
+  std::string header = Header(file, file.rows, stop_reason);
+  header.resize(static_cast<size_t>(file.header_bytes), ' ');
+  std::string begin(8, '\0');
+  for (int i = 0; i < 8; ++i) begin[i] = static_cast<char>(file.header_bytes >> (8 * i));
+  RETURN_IF_ERROR(file.scratch->Overwrite(begin + header));
+  return file.scratch->Sync();
+}
+
+absl::Status RowFiles::Finish(v1::StopReason stop_reason) {
+  for (auto& file : files_) RETURN_IF_ERROR(Complete(*file, stop_reason));
+  sequence_.reset();
+  token_id_.reset();
+  position_.reset();
+  for (int i = 0; i < static_cast<int>(files_.size()); ++i) RETURN_IF_ERROR(files_[i]->scratch->Keep(path(i)));
+  return SyncDirectory(directory_);
+}
+
+}  // namespace hookline::cli

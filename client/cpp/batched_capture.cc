@@ -1,0 +1,330 @@
+#include "client/cpp/batched_capture.h"
+
+#include <algorithm>
+#include <utility>
+#include <variant>
+
+#include "absl/strings/str_cat.h"
+#include "client/cpp/client.h"
+
+namespace hookline::client {
+namespace {
+
+absl::Status SameCapture(const v1::CaptureStarted& before, const v1::CaptureStarted& now) {
+  auto differs = [](absl::string_view what) {
+    return absl::FailedPreconditionError(absl::StrCat("after the reconnect the server grants another ", what));
+  };
+  if (before.fingerprint() != now.fingerprint()) return differs("fingerprint");
+  if (before.dtype() != now.dtype()) return differs("dtype");
+  if (before.hook_points_size() != now.hook_points_size()) return differs("number of hook_points");
+  for (int i = 0; i < now.hook_points_size(); ++i) {
+    const v1::HookPointGrant &a = before.hook_points(i), &b = now.hook_points(i);
+    if (a.hook_point() != b.hook_point() || a.width() != b.width() || a.max_activations() != b.max_activations()) {
+      return differs(absl::StrCat("hook point: ", b.hook_point(), " with width ", b.width(), " and budget ",
+                                  b.max_activations(), " instead of ", a.hook_point(), " with ", a.width(), " and ",
+                                  a.max_activations()));
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+BatchedCapture::BatchedCapture(std::shared_ptr<grpc::Channel> channel, std::string method, const std::string& request,
+                               bool streams_tokens)
+    : channel_(std::move(channel)), method_(std::move(method)), streams_tokens_(streams_tokens) {
+  absl::MutexLock lock(&mutex_);
+  StartCall(request);
+}
+
+BatchedCapture::~BatchedCapture() {
+  Cancel();
+  reader_.join();
+}
+
+void BatchedCapture::StartCall(const std::string& request) {
+  std::string first = request;
+  if (streams_tokens_) {
+    v1::CaptureStreamRequest message;
+    message.mutable_request()->ParseFromString(request);
+    first = message.SerializeAsString();
+  }
+  started_.reset();
+  summary_.reset();
+  over_ = false;
+  status_ = absl::OkStatus();
+  call_ = std::make_shared<CaptureCall>(channel_, method_, first, streams_tokens_);
+  if (cancelled_) call_->Cancel();
+  reader_ = std::thread([this, call = call_.get()] { Run(call); });
+}
+
+void BatchedCapture::Run(CaptureCall* call) {
+  absl::Status status;
+  while (status.ok()) {
+    absl::StatusOr<std::optional<CaptureEvent>> event = call->Next();
+    if (!event.ok()) {
+      status = event.status();
+    } else if (!event->has_value()) {
+      break;
+    } else {
+      status = Take(**std::move(event));
+    }
+  }
+  if (!status.ok()) call->Cancel();
+  absl::MutexLock lock(&mutex_);
+  if (status.ok() && !summary_.has_value()) {
+    status = absl::UnavailableError("the server ended the stream without a summary");
+  }
+  if (status.ok() && !parked_.empty()) {
+    status = absl::InternalError("the server broke the protocol: hook points ended with different numbers of rows");
+  }
+  over_ = true;
+  status_ = std::move(status);
+}
+
+absl::Status BatchedCapture::Take(CaptureEvent event) {
+  if (auto* chunk = std::get_if<Chunk>(&event)) return TakeChunk(std::move(*chunk));
+  absl::MutexLock lock(&mutex_);
+  if (auto* started = std::get_if<v1::CaptureStarted>(&event)) return TakeStarted(std::move(*started));
+  const auto& summary = std::get<v1::CaptureSummary>(event);
+  if (!summary.resume_token().empty()) resume_token_ = summary.resume_token();
+  summary_ = summary.SerializeAsString();
+  return absl::OkStatus();
+}
+
+absl::Status BatchedCapture::TakeStarted(v1::CaptureStarted started) {
+  if (first_started_.has_value()) {
+    if (absl::Status status = SameCapture(*first_started_, started); !status.ok()) return status;
+  } else {
+    received_.assign(started.hook_points_size(), 0);
+    placed_.assign(started.hook_points_size(), 0);
+    first_started_ = started;
+  }
+  if (!started.resume_token().empty()) resume_token_ = started.resume_token();
+  started_ = started.SerializeAsString();
+  return absl::OkStatus();
+}
+
+absl::Status BatchedCapture::TakeChunk(Chunk chunk) {
+  const v1::ActivationChunk& header = chunk.header();
+  if (header.values_size() > 0) {
+    return absl::InvalidArgumentError("encoding: rows come as values; batches take ENCODING_BYTES");
+  }
+  absl::MutexLock lock(&mutex_);
+  int64_t& received = received_[chunk.hook_point_index()];
+  if (header.first_row() != received) {
+    return absl::InternalError(absl::StrCat("the server broke the protocol: row ", header.first_row(), " of ",
+                                            header.hook_point(), " came where row ", received, " was due"));
+  }
+  received += header.rows();
+  if (!header.resume_token().empty()) resume_token_ = header.resume_token();
+  const int64_t bytes = chunk.data_bytes();
+  parked_.push_back(Parked{std::move(chunk)});
+  parked_bytes_ += bytes;
+  while (true) {
+    const int64_t submitted = submitted_rows_;
+    for (auto parked = parked_.begin(); parked != parked_.end();) {
+      if (Place(*parked)) {
+        parked_bytes_ -= parked->chunk.data_bytes();
+        parked = parked_.erase(parked);
+      } else {
+        ++parked;
+      }
+    }
+    if (parked_.empty()) return absl::OkStatus();
+    if (submitted_rows_ != submitted) continue;  // while rows were copied
+    // The oldest batch may lack rows of other hook points that come after these.
+    if (MustReadOn()) {
+      const int64_t limit = (int64_t{first_started_->hook_points_size()} + 1) * kMaxReceiveBytes;
+      if (parked_bytes_ <= limit) return absl::OkStatus();
+      return absl::InternalError(
+          absl::StrCat("the server broke the protocol: ", parked_bytes_, " bytes came out of the order of row groups"));
+    }
+    auto more = [this, submitted]()
+                    ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return cancelled_ || submitted_rows_ != submitted; };
+    mutex_.Await(absl::Condition(&more));
+    if (cancelled_) return absl::CancelledError("the capture was cancelled");
+  }
+}
+
+bool BatchedCapture::Place(Parked& parked) {
+  const int64_t first = parked.chunk.header().first_row(), rows = parked.chunk.header().rows();
+  while (parked.done < rows) {
+    const int64_t row = first + parked.done;
+    auto batch = std::find_if(batches_.begin(), batches_.end(), [row](const Batch& candidate) {
+      return row >= candidate.first_row && row < candidate.first_row + candidate.buffers.rows;
+    });
+    if (batch == batches_.end()) return false;
+    const int64_t count = std::min(rows - parked.done, batch->first_row + batch->buffers.rows - row);
+    CopyRows(parked.chunk, parked.done, count, *batch);
+    parked.done += count;
+  }
+  return true;
+}
+
+void BatchedCapture::CopyRows(const Chunk& chunk, int64_t from, int64_t rows, Batch& batch) {
+  const int hook_point = chunk.hook_point_index();
+  const int64_t row_bytes = RowBytes(hook_point);
+  const int64_t at = chunk.header().first_row() + from - batch.first_row;
+  const v1::ActivationChunk& header = chunk.header();
+  uint8_t* const target = batch.buffers.data[hook_point] + at * row_bytes;
+  // Only this thread writes to submitted batches, and a batch stays where it is until it is finished.
+  mutex_.Unlock();
+  chunk.CopyData(from * row_bytes, rows * row_bytes, target);
+  if (batch.buffers.sequence != nullptr && header.sequence_size() == header.rows()) {
+    std::copy_n(header.sequence().begin() + from, rows, batch.buffers.sequence + at);
+    std::copy_n(header.position().begin() + from, rows, batch.buffers.position + at);
+    std::copy_n(header.token_id().begin() + from, rows, batch.buffers.token_id + at);
+  }
+  mutex_.Lock();
+  batch.filled[hook_point] += rows;
+  placed_[hook_point] += rows;
+}
+
+int64_t BatchedCapture::RowBytes(int hook_point) const {
+  return int64_t{first_started_->hook_points(hook_point).width()} *
+         (first_started_->dtype() == v1::DTYPE_FLOAT32 ? 4 : 2);
+}
+
+bool BatchedCapture::IsFinished(const Batch& batch) const {
+  for (int i = 0; i < first_started_->hook_points_size(); ++i) {
+    if (batch.filled[i] < batch.buffers.rows && placed_[i] < first_started_->hook_points(i).max_activations()) {
+      return false;
+    }
+  }
+  return true;
+}
+
+bool BatchedCapture::AllBudgetsReached() const {
+  for (int i = 0; i < first_started_->hook_points_size(); ++i) {
+    if (placed_[i] < first_started_->hook_points(i).max_activations()) return false;
+  }
+  return true;
+}
+
+bool BatchedCapture::MustReadOn() const { return !batches_.empty() && !IsFinished(batches_.front()); }
+
+absl::StatusOr<const std::string*> BatchedCapture::Started(absl::Duration timeout) {
+  absl::MutexLock lock(&mutex_);
+  auto known = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return started_.has_value() || over_; };
+  mutex_.AwaitWithTimeout(absl::Condition(&known), timeout);
+  if (started_.has_value()) return &*started_;
+  if (!over_) return nullptr;
+  return status_.ok() ? absl::InternalError("the capture ended before it started") : status_;
+}
+
+int BatchedCapture::hook_points() const {
+  absl::MutexLock lock(&mutex_);
+  return first_started_.has_value() ? first_started_->hook_points_size() : 0;
+}
+
+absl::Status BatchedCapture::Submit(const BatchBuffers& batch) {
+  absl::MutexLock lock(&mutex_);
+  if (!first_started_.has_value()) return absl::FailedPreconditionError("submit: the capture has not started");
+  if (batch.rows < 1) return absl::InvalidArgumentError(absl::StrCat("rows: ", batch.rows, " is below 1"));
+  if (batch.data.size() != static_cast<size_t>(first_started_->hook_points_size())) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("data: ", batch.data.size(), " buffers for ", first_started_->hook_points_size(), " hook points"));
+  }
+  for (size_t i = 0; i < batch.data.size(); ++i) {
+    const v1::HookPointGrant& grant = first_started_->hook_points(static_cast<int>(i));
+    if (batch.data[i] == nullptr && grant.max_activations() > submitted_rows_) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("data[", i, "]: null, but rows of ", grant.hook_point(), " are still to come"));
+    }
+  }
+  const int columns = (batch.sequence != nullptr) + (batch.position != nullptr) + (batch.token_id != nullptr);
+  if (columns != 0 && columns != 3) {
+    return absl::InvalidArgumentError("sequence, position, token_id: give all of them or none");
+  }
+  if (batches_.size() >= kMaxSubmitted) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat(batches_.size(), " batches are submitted, of at most ", kMaxSubmitted));
+  }
+  batches_.push_back(Batch{batch, submitted_rows_, std::vector<int64_t>(batch.data.size(), 0)});
+  submitted_rows_ += batch.rows;
+  return absl::OkStatus();
+}
+
+bool BatchedCapture::HasRows(const Batch& batch) {
+  return std::any_of(batch.filled.begin(), batch.filled.end(), [](int64_t rows) { return rows > 0; });
+}
+
+bool BatchedCapture::CanStopWaiting() const {
+  if (over_) return true;
+  if (batches_.empty()) return !AllBudgetsReached();
+  return HasRows(batches_.front()) && IsFinished(batches_.front());
+}
+
+absl::StatusOr<BatchedCapture::WaitResult> BatchedCapture::Wait(absl::Duration timeout, int64_t* rows) {
+  absl::MutexLock lock(&mutex_);
+  if (!first_started_.has_value() && !over_) return absl::FailedPreconditionError("wait: the capture has not started");
+  std::fill_n(rows, received_.size(), 0);
+  auto stop = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return CanStopWaiting(); };
+  mutex_.AwaitWithTimeout(absl::Condition(&stop), timeout);
+  if (!CanStopWaiting()) return WaitResult::kTimeout;
+  if (batches_.empty()) {
+    if (!over_) return absl::FailedPreconditionError("wait: no batch is submitted, and rows are still to come");
+    if (!status_.ok()) return status_;
+    return WaitResult::kEnd;
+  }
+  const Batch& oldest = batches_.front();
+  std::copy(oldest.filled.begin(), oldest.filled.end(), rows);
+  if (HasRows(oldest) && (IsFinished(oldest) || (over_ && status_.ok()))) {
+    batches_.pop_front();
+    return WaitResult::kBatch;
+  }
+  if (!status_.ok()) return status_;
+  batches_.clear();
+  return WaitResult::kEnd;
+}
+
+std::string BatchedCapture::resume_token() const {
+  absl::MutexLock lock(&mutex_);
+  return resume_token_;
+}
+
+absl::Status BatchedCapture::Resume(const std::string& request) {
+  {
+    absl::MutexLock lock(&mutex_);
+    if (!over_ || status_.ok()) return absl::FailedPreconditionError("resume: the capture has not failed");
+    if (cancelled_) return absl::CancelledError("the capture was cancelled");
+  }
+  reader_.join();
+  absl::MutexLock lock(&mutex_);
+  StartCall(request);
+  return absl::OkStatus();
+}
+
+bool BatchedCapture::WriteTokens(const v1::TokenBatch& tokens) {
+  std::shared_ptr<CaptureCall> call;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (over_) return false;
+    call = call_;
+  }
+  return call->WriteTokens(tokens);
+}
+
+void BatchedCapture::FinishTokens() {
+  std::shared_ptr<CaptureCall> call;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (over_) return;
+    call = call_;
+  }
+  call->FinishTokens();
+}
+
+const std::string* BatchedCapture::Summary() const {
+  absl::MutexLock lock(&mutex_);
+  return summary_.has_value() ? &*summary_ : nullptr;
+}
+
+void BatchedCapture::Cancel() {
+  absl::MutexLock lock(&mutex_);
+  cancelled_ = true;
+  call_->Cancel();
+}
+
+}  // namespace hookline::client

@@ -1,0 +1,133 @@
+// A capture whose rows land in memory that the caller owns, batch by batch. What c_api.h promises, in C++.
+#ifndef HOOKLINE_CLIENT_CPP_BATCHED_CAPTURE_H_
+#define HOOKLINE_CLIENT_CPP_BATCHED_CAPTURE_H_
+
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "client/cpp/capture_call.h"
+#include "grpcpp/channel.h"
+#include "hookline/v1/capture_service.pb.h"
+
+namespace hookline::client {
+
+// The buffers of one batch. They are the capture's from Submit until Wait returns the batch or the capture is
+// destroyed.
+struct BatchBuffers {
+  // The batch takes this many rows of each hook point, at least 1; fewer where a budget ends.
+  int64_t rows = 0;
+  // For each hook point room for its rows, row-major; null where its budget leaves none.
+  std::vector<uint8_t*> data;
+  // Provenance columns of `rows` entries, all or none.
+  int64_t* sequence = nullptr;
+  int32_t* position = nullptr;
+  uint32_t* token_id = nullptr;
+};
+
+// Thread-safe; Submit, Wait with Resume, and WriteTokens with FinishTokens belong to one thread at a time each.
+class BatchedCapture {
+ public:
+  // Batches submitted and not yet waited for.
+  static constexpr size_t kMaxSubmitted = 1024;
+
+  // Calls `method`, whose answers are CaptureResponses, with an encoded request.
+  BatchedCapture(std::shared_ptr<grpc::Channel> channel, std::string method, const std::string& request,
+                 bool streams_tokens);
+  // Cancels, and returns when nothing is written to buffers any more.
+  ~BatchedCapture();
+  BatchedCapture(const BatchedCapture&) = delete;
+  BatchedCapture& operator=(const BatchedCapture&) = delete;
+
+  // The current call's CaptureStarted, encoded; valid until the next Resume. Null: the timeout passed.
+  absl::StatusOr<const std::string*> Started(absl::Duration timeout);
+
+  // How many hook points were granted; 0 before `started`.
+  int hook_points() const;
+
+  // INVALID_ARGUMENT: the batch contradicts the capture; RESOURCE_EXHAUSTED: too many batches;
+  // FAILED_PRECONDITION: before `started`.
+  absl::Status Submit(const BatchBuffers& batch);
+
+  enum class WaitResult { kBatch, kEnd, kTimeout };
+  // Waits until the oldest submitted batch is finished. `rows`, one for each hook point: how many rows it holds, also
+  // with an error.
+  absl::StatusOr<WaitResult> Wait(absl::Duration timeout, int64_t* rows);
+
+  std::string resume_token() const;
+
+  // After an error of Wait: calls again with `request`. FAILED_PRECONDITION: there was none.
+  absl::Status Resume(const std::string& request);
+
+  // False: the call is over and Wait tells how.
+  bool WriteTokens(const v1::TokenBatch& tokens);
+  void FinishTokens();
+
+  // The CaptureSummary, encoded, once it has come; valid until the next Resume. Null before.
+  const std::string* Summary() const;
+
+  void Cancel();
+
+ private:
+  struct Batch {
+    BatchBuffers buffers;
+    int64_t first_row = 0;
+    std::vector<int64_t> filled;  // rows for each hook point
+  };
+  // A part of a chunk for which no batch is submitted yet.
+  struct Parked {
+    Chunk chunk;
+    int64_t done = 0;  // rows placed
+  };
+
+  void StartCall(const std::string& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Run(CaptureCall* call);
+  absl::Status Take(CaptureEvent event);
+  absl::Status TakeStarted(v1::CaptureStarted started) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status TakeChunk(Chunk chunk);
+  // Places what it can of `parked`; whether all of it is placed.
+  bool Place(Parked& parked) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void CopyRows(const Chunk& chunk, int64_t from, int64_t rows, Batch& batch) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool IsFinished(const Batch& batch) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool AllBudgetsReached() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  static bool HasRows(const Batch& batch);
+  bool CanStopWaiting() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool MustReadOn() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  int64_t RowBytes(int hook_point) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  const std::shared_ptr<grpc::Channel> channel_;
+  const std::string method_;
+  const bool streams_tokens_;
+
+  mutable absl::Mutex mutex_;
+  std::shared_ptr<CaptureCall> call_ ABSL_GUARDED_BY(mutex_);
+  std::optional<v1::CaptureStarted> first_started_ ABSL_GUARDED_BY(mutex_);  // of the first call
+  std::optional<std::string> started_ ABSL_GUARDED_BY(mutex_);               // of this call, encoded
+  std::optional<std::string> summary_ ABSL_GUARDED_BY(mutex_);
+  std::string resume_token_ ABSL_GUARDED_BY(mutex_);
+  std::deque<Batch> batches_ ABSL_GUARDED_BY(mutex_);      // submitted, oldest first
+  std::deque<Parked> parked_ ABSL_GUARDED_BY(mutex_);      // in the order received
+  std::vector<int64_t> received_ ABSL_GUARDED_BY(mutex_);  // rows of each hook point, parked ones included
+  std::vector<int64_t> placed_ ABSL_GUARDED_BY(mutex_);    // rows of each hook point in batches
+  int64_t submitted_rows_ ABSL_GUARDED_BY(mutex_) = 0;     // first row of the next batch
+  int64_t parked_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
+  bool over_ ABSL_GUARDED_BY(mutex_) = false;  // the call has ended, with `status_`
+  absl::Status status_ ABSL_GUARDED_BY(mutex_);
+
+  std::thread reader_;  // replaced by Resume
+};
+
+}  // namespace hookline::client
+
+#endif  // HOOKLINE_CLIENT_CPP_BATCHED_CAPTURE_H_

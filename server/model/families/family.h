@@ -1,0 +1,39 @@
+// What every family of Hugging Face checkpoints gives: its reading of config.json, and the weights by their names. One
+// file per family; server/model/README.md tells how to add one.
+#ifndef HOOKLINE_SERVER_MODEL_FAMILIES_FAMILY_H_
+#define HOOKLINE_SERVER_MODEL_FAMILIES_FAMILY_H_
+
+#include <functional>
+
+#include "server/model/decoder_config.h"
+#include "server/model/decoder_weights.h"
+#include "server/model/families/config_reader.h"
+#include "server/model/weight_taker.h"
+
+namespace hookline {
+
+struct Architecture {
+  DecoderConfig config;
+  // Takes every weight of a checkpoint of this configuration; errors are the taker's.
+  std::function<DecoderWeights(const DecoderConfig& config, WeightTaker& take)> take_weights;
+};
+
+// Each reads a config.json of its `model_type`. What it does not compute is an error of the reader, in which case the
+// result means nothing.
+using ReadFamily = Architecture (*)(const ConfigReader& config);
+
+Architecture ReadGpt2(const ConfigReader& config);
+Architecture ReadGptNeox(const ConfigReader& config);
+Architecture ReadLlama(const ConfigReader& config);
+Architecture ReadMistral(const ConfigReader& config);
+Architecture ReadQwen2(const ConfigReader& config);
+Architecture ReadQwen3(const ConfigReader& config);
+Architecture ReadGemma(const ConfigReader& config);
+Architecture ReadGemma2(const ConfigReader& config);
+Architecture ReadGemma3(const ConfigReader& config);
+Architecture ReadGemma3Multimodal(const ConfigReader& config);
+Architecture ReadOlmo2(const ConfigReader& config);
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_MODEL_FAMILIES_FAMILY_H_

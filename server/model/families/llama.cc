@@ -1,0 +1,80 @@
+// Llama, Mistral, Qwen 2 and Qwen 3: norms before attention and MLP, rotation, grouped queries, a gated MLP.
+#include <optional>
+
+#include "server/model/families/config_fields.h"
+#include "server/model/families/family.h"
+#include "server/model/families/llama_weights.h"
+
+namespace hookline {
+namespace {
+
+Architecture WithNames(DecoderConfig decoder, const LlamaNames& names) {
+  return {std::move(decoder),
+          [names](const DecoderConfig& config, WeightTaker& take) { return TakeLlamaWeights(config, names, take); }};
+}
+
+DecoderConfig ReadLlamaLike(const ConfigReader& config, const ShapeDefaults& defaults) {
+  DecoderConfig decoder = ReadLlamaShape(config, defaults);
+  decoder.activation = ReadActivation(config, "hidden_act", "silu");
+  decoder.rotary = {ReadRotary(config, decoder.head_width, {})};
+  return decoder;
+}
+
+bool NoLayer(int /*layer*/) { return false; }
+bool EveryLayer(int /*layer*/) { return true; }
+
+// Qwen's window is switched on apart from its size.
+void ReadQwenWindows(const ConfigReader& config, DecoderConfig* decoder) {
+  std::optional<int64_t> window;
+  if (config.Flag("use_sliding_window", false)) window = config.Integer("sliding_window", 4096);
+  const int64_t first = config.Count("max_window_layers", 28);
+  ReadWindows(
+      config, window, [&](int layer) { return window.has_value() && layer >= first; }, decoder);
+}
+
+}  // namespace
+
+Architecture ReadLlama(const ConfigReader& config) {
+  DecoderConfig decoder = ReadLlamaLike(config, {});
+  ReadWindows(config, std::nullopt, NoLayer, &decoder);
+  LlamaNames names;
+  names.query_key_value_bias = names.attention_out_bias = config.Flag("attention_bias", false);
+  names.mlp_bias = config.Flag("mlp_bias", false);
+  return WithNames(std::move(decoder), names);
+}
+
+Architecture ReadMistral(const ConfigReader& config) {
+  ShapeDefaults defaults;
+  defaults.context_length = 4096 * 32;
+  DecoderConfig decoder = ReadLlamaLike(config, defaults);
+  if (config.IsNull("sliding_window")) {
+    ReadWindows(config, std::nullopt, NoLayer, &decoder);
+  } else {
+    ReadWindows(config, config.Integer("sliding_window", 4096), EveryLayer, &decoder);
+  }
+  return WithNames(std::move(decoder), {});
+}
+
+Architecture ReadQwen2(const ConfigReader& config) {
+  ShapeDefaults defaults;
+  defaults.context_length = 32768;
+  DecoderConfig decoder = ReadLlamaLike(config, defaults);
+  ReadQwenWindows(config, &decoder);
+  LlamaNames names;
+  names.query_key_value_bias = true;
+  return WithNames(std::move(decoder), names);
+}
+
+Architecture ReadQwen3(const ConfigReader& config) {
+  ShapeDefaults defaults;
+  defaults.context_length = 32768;
+  defaults.head_width = 128;
+  DecoderConfig decoder = ReadLlamaLike(config, defaults);
+  decoder.query_key_norm.norm = decoder.ln1;
+  ReadQwenWindows(config, &decoder);
+  LlamaNames names;
+  names.query_key_value_bias = names.attention_out_bias = config.Flag("attention_bias", false);
+  return WithNames(std::move(decoder), names);
+}
+
+}  // namespace hookline

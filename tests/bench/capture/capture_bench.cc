@@ -1,0 +1,239 @@
+// What the server costs beside the forward pass that it runs: ratios, each against a baseline in the same minutes.
+//
+//   capture_bench [overhead] [feed] [batching] [latency]        (all without arguments)
+#include <malloc.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <fstream>
+#include <functional>
+#include <set>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
+#include "client/cpp/client.h"
+#include "server/capture/engine.h"
+#include "server/model/runtime.h"
+#include "server/service/server.h"
+#include "tests/bench/capture/bare_forward.h"
+#include "tests/support/random_decoder.h"
+
+namespace hookline {
+namespace {
+
+template <typename T>
+T Must(absl::StatusOr<T> result) {
+  if (!result.ok()) {
+    absl::FPrintF(stderr, "%s\n", result.status().ToString());
+    std::exit(1);
+  }
+  return *std::move(result);
+}
+
+void Must(const absl::Status& status) {
+  if (!status.ok()) {
+    absl::FPrintF(stderr, "%s\n", status.ToString());
+    std::exit(1);
+  }
+}
+
+double Seconds(const std::function<void()>& work) {
+  const absl::Time begin = absl::Now();
+  work();
+  return absl::ToDoubleSeconds(absl::Now() - begin);
+}
+
+double Median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
+// A model behind a server, and a client of it.
+struct Bench {
+  Bench(RandomDecoderOptions decoder, EngineOptions options, const std::string& dataset = "") {
+    auto owned = RandomDecoder(decoder);
+    model = owned.get();
+    std::vector<std::unique_ptr<Model>> models;
+    models.push_back(std::move(owned));
+    std::vector<std::unique_ptr<const Dataset>> datasets;
+    if (!dataset.empty()) datasets.push_back(Must(Dataset::Open("tokens", dataset)));
+    engine = Must(Engine::Create(options, std::move(models), std::move(datasets)));
+    ServerOptions server_options;
+    server_options.listen = {"127.0.0.1:0"};
+    server = Must(Server::Start(server_options, engine.get()));
+    client = Must(client::Client::Connect(absl::StrCat("127.0.0.1:", server->ports()[0])));
+  }
+  ~Bench() { server->Drain(absl::Now() + absl::Seconds(5)); }
+
+  // Captures and drops; returns the rows of the first hook point.
+  int64_t Run(const v1::CaptureRequest& request) {
+    auto call = client->Capture(request);
+    int64_t rows = 0;
+    while (auto event = Must(call->Next())) {
+      if (const auto* chunk = std::get_if<client::Chunk>(&*event)) {
+        if (chunk->hook_point_index() == 0) rows = chunk->header().first_row() + chunk->header().rows();
+      }
+    }
+    return rows;
+  }
+
+  Model* model;
+  std::unique_ptr<Engine> engine;
+  std::unique_ptr<Server> server;
+  std::unique_ptr<client::Client> client;
+};
+
+v1::CaptureRequest TokensRequest(const std::string& hook_point, int64_t sequences, int64_t length) {
+  v1::CaptureRequest request;
+  request.add_hook_points(hook_point);
+  for (int64_t s = 0; s < sequences; ++s) {
+    auto* ids = request.mutable_tokens()->add_sequences();
+    for (int64_t t = 0; t < length; ++t) ids->add_ids(static_cast<uint32_t>((s * length + t) % 251));
+  }
+  return request;
+}
+
+// One capture against the same forward passes by themselves, in the same process, taking turns.
+void Overhead() {
+  constexpr int64_t kSequences = 16, kLength = 256, kBatch = 8;
+  Bench bench(Gpt2SizedDecoder(), {});
+  const std::string name = "blocks.11.hook_resid_post";
+  const int hook_point = bench.model->hook_points().Find(name);
+  const v1::CaptureRequest request = TokensRequest(name, kSequences, kLength);
+  bench.Run(request);
+  Must(RunBareForward(*bench.model, hook_point, kSequences, kLength, kBatch));
+  std::vector<double> bare, captured, ratios;
+  for (int round = 0; round < 7; ++round) {
+    bare.push_back(Seconds([&] { Must(RunBareForward(*bench.model, hook_point, kSequences, kLength, kBatch)); }));
+    captured.push_back(Seconds([&] { bench.Run(request); }));
+    ratios.push_back(bare.back() / captured.back());
+  }
+  const double tokens = kSequences * kLength;
+  absl::PrintF(
+      "overhead: 12x768, %s, one capture of %d x %d tokens over gRPC %.0f tokens/s, bare forward %.0f; "
+      "ratio (median of 7 pairs) %.3f\n",
+      name, kSequences, kLength, tokens / Median(captured), tokens / Median(bare), Median(ratios));
+}
+
+// One pass over a dataset for eight members against one.
+void Feed() {
+  const std::string path = absl::StrCat("/tmp/hookline-bench-", getpid(), ".bin");
+  {
+    std::ofstream out(path, std::ios::binary);
+    for (int i = 0; i < 64 * 1024; ++i) {
+      const uint16_t id = static_cast<uint16_t>(i % 251);
+      out.write(reinterpret_cast<const char*>(&id), sizeof(id));
+    }
+  }
+  RandomDecoderOptions decoder;
+  decoder.layers = 12;
+  decoder.width = 128;
+  Bench bench(decoder, {}, path + ":uint16");
+  const auto run = [&](int members, int round) {
+    std::vector<std::thread> threads;
+    std::vector<int64_t> rows(static_cast<size_t>(members));
+    const double seconds = Seconds([&] {
+      for (int m = 0; m < members; ++m) {
+        threads.emplace_back([&, m] {
+          v1::CaptureRequest request;
+          request.add_hook_points("blocks.11.hook_resid_post");
+          auto* feed = request.mutable_feed();
+          feed->set_name(absl::StrCat("feed-", members, "-", round));
+          feed->mutable_dataset()->set_name("tokens");
+          feed->mutable_dataset()->set_sequence_length(128);
+          feed->set_start_when_subscribers(members);
+          rows[m] = bench.Run(request);
+        });
+      }
+      for (std::thread& thread : threads) thread.join();
+    });
+    int64_t total = 0;
+    for (int64_t count : rows) total += count;
+    return static_cast<double>(total) / seconds;
+  };
+  run(8, -1);
+  std::vector<double> one, eight, ratios;
+  for (int round = 0; round < 5; ++round) {
+    one.push_back(run(1, round));
+    eight.push_back(run(8, round));
+    ratios.push_back(eight.back() / one.back());
+  }
+  absl::PrintF("feed: 12x128, eight members %.0f rows/s, one member %.0f; ratio (median of 5 pairs) %.2f\n",
+               Median(eight), Median(one), Median(ratios));
+  std::remove(path.c_str());
+}
+
+// Short sequences of eight captures at once against one after another.
+void Batching() {
+  Bench bench(Gpt2SizedDecoder(), {});
+  const v1::CaptureRequest request = TokensRequest("blocks.11.hook_resid_post", 1, 16);
+  bench.Run(request);
+  std::vector<double> ratios, together, apart;
+  for (int round = 0; round < 5; ++round) {
+    apart.push_back(Seconds([&] {
+      for (int i = 0; i < 8; ++i) bench.Run(request);
+    }));
+    together.push_back(Seconds([&] {
+      std::vector<std::thread> threads;
+      for (int i = 0; i < 8; ++i) threads.emplace_back([&] { bench.Run(request); });
+      for (std::thread& thread : threads) thread.join();
+    }));
+    ratios.push_back(apart.back() / together.back());
+  }
+  absl::PrintF(
+      "batching: 12x768, eight captures of 16 tokens at once %.0f tokens/s, one after another %.0f; ratio (median "
+      "of 5 pairs) %.2f\n",
+      128 / Median(together), 128 / Median(apart), Median(ratios));
+}
+
+// A small capture while a bulky one runs.
+void Latency() {
+  Bench bench(Gpt2SizedDecoder(), {});
+  const std::string name = "blocks.11.hook_resid_post";
+  const double batch_seconds =
+      Seconds([&] { Must(RunBareForward(*bench.model, bench.model->hook_points().Find(name), 8, 256, 8)); });
+  const v1::CaptureRequest bulk = TokensRequest(name, 400, 256);
+  const v1::CaptureRequest small = TokensRequest(name, 1, 16);
+  auto call = bench.client->Capture(bulk);
+  std::thread reader([&] {
+    while (true) {
+      auto event = call->Next();
+      if (!event.ok() || !event->has_value()) return;
+    }
+  });
+  std::vector<double> latencies;
+  for (int i = 0; i < 20; ++i) latencies.push_back(Seconds([&] { bench.Run(small); }));
+  call->Cancel();
+  reader.join();
+  std::sort(latencies.begin(), latencies.end());
+  absl::PrintF(
+      "latency: 12x768, 16 tokens under a bulk capture: median %.3f s, slowest of 20 %.3f s; a batch of 2048 tokens "
+      "%.3f s; slowest / batch %.2f\n",
+      Median(latencies), latencies.back(), batch_seconds, latencies.back() / batch_seconds);
+}
+
+int Main(int argc, char** argv) {
+  mallopt(M_MMAP_THRESHOLD, 1 << 30);
+  mallopt(M_TRIM_THRESHOLD, 1 << 30);
+  const RuntimeInfo runtime = ConfigureRuntime(0);
+  utsname machine;
+  uname(&machine);
+  absl::PrintF("%s, %d threads, LibTorch %s, %s\n", machine.nodename, runtime.threads, runtime.libtorch, runtime.blas);
+  const std::set<std::string> chosen(argv + 1, argv + argc);
+  for (const auto& [name, run] : {std::pair("overhead", &Overhead), std::pair("feed", &Feed),
+                                  std::pair("batching", &Batching), std::pair("latency", &Latency)}) {
+    if (chosen.empty() || chosen.count(name) != 0) run();
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace hookline
+
+int main(int argc, char** argv) { return hookline::Main(argc, argv); }

@@ -1,0 +1,145 @@
+// What taps cost: the forward pass of a 12-layer, 768-wide decoder without taps against one with taps. Nothing is
+// asserted; the figures are printed with the machine's name.
+//
+//   build/release/bin/forward_bench --threads 2 --rounds 15
+//
+// "Without taps" runs every block and hands out the last hook point only, which a pass needs to have an end. Each round
+// measures every variant once, in an order that turns from round to round, and a ratio is the median over the rounds of
+// (time without) / (time with) of the same round, so that what else the machine does falls on both.
+#include <ATen/ATen.h>
+#include <malloc.h>
+#include <time.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <fstream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "server/model/runtime.h"
+#include "tests/support/random_decoder.h"
+
+namespace hookline {
+namespace {
+
+struct Variant {
+  std::string name;
+  std::vector<int> hook_points;  // ascending; the last one ends the pass
+  bool copies = false;           // rows are copied to host memory that was touched before, as the server does
+  std::vector<double> seconds;   // by round
+};
+
+double Now(clockid_t clock) {
+  timespec now;
+  clock_gettime(clock, &now);
+  return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) * 1e-9;
+}
+
+double Median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
+std::string Processor() {
+  std::ifstream info("/proc/cpuinfo");
+  for (std::string line; std::getline(info, line);) {
+    if (line.rfind("model name", 0) == 0) return line.substr(line.find(':') + 2);
+  }
+  return "unknown processor";
+}
+
+std::vector<Variant> MakeVariants(const Model& model) {
+  const int layers = model.info().layers;
+  const int end = model.hook_points().size() - 2;  // ln_final.hook_normalized
+  const auto residual = [&](int layer) {
+    return model.hook_points().Find("blocks." + std::to_string(layer) + ".hook_resid_post");
+  };
+  std::vector<int> one = {residual(layers / 2), end}, four, all;
+  for (int i = 1; i <= 4; ++i) four.push_back(residual(layers * i / 4 - 1));
+  for (int i = 0; i < layers; ++i) all.push_back(residual(i));
+  four.push_back(end);
+  all.push_back(end);
+  return {{"no tap", {end}, false, {}},
+          {"one tap", one, false, {}},
+          {"four taps", four, false, {}},
+          {"all residual taps", all, false, {}},
+          {"one tap, copied", one, true, {}},
+          {"four taps, copied", four, true, {}},
+          {"all residual taps, copied", all, true, {}}};
+}
+
+int Main(int argc, char** argv) {
+  mallopt(M_MMAP_THRESHOLD, 1 << 30);  // as the server does: freed memory stays mapped
+  mallopt(M_TRIM_THRESHOLD, 1 << 30);
+  int threads = 0, rounds = 15, batch = 2;
+  int64_t positions = 256;
+  bool cpu_time = false;
+  RandomDecoderOptions options = Gpt2SizedDecoder();
+  CLI::App app("Forward passes with and without taps");
+  app.add_option("--threads", threads, "of one operation; 0: one for each core")->check(CLI::Range(0, 1024));
+  app.add_option("--rounds", rounds, "each measures every variant once")->check(CLI::Range(1, 10000));
+  app.add_flag("--cpu-time", cpu_time, "count what one thread computes, not what passes: for a busy machine");
+  app.add_option("--batch", batch, "sequences")->check(CLI::Range(1, 4096));
+  app.add_option("--positions", positions, "tokens in a sequence")->check(CLI::Range(1, 1024));
+  app.add_option("--layers", options.layers, "blocks; at least 4")->check(CLI::Range(4, 64));
+  app.add_option("--width", options.width, "of the residual stream, a multiple of 12")->check(CLI::Range(12, 16384));
+  CLI11_PARSE(app, argc, argv);
+
+  const clockid_t clock = cpu_time ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC;
+  const RuntimeInfo runtime = ConfigureRuntime(cpu_time ? 1 : threads);
+  const std::unique_ptr<Model> model = RandomDecoder(options);
+  const at::Tensor ids =
+      at::arange(batch * positions, at::kLong).remainder_(options.vocabulary_size).view({batch, positions});
+  const int64_t row_bytes = options.width * static_cast<int64_t>(sizeof(float));
+  std::vector<char> host(static_cast<size_t>(ids.numel() * row_bytes * options.layers), 1);
+  std::vector<Variant> variants = MakeVariants(*model);
+
+  const auto measure = [&](const Variant& variant) {
+    size_t copied = 0;
+    const double start = Now(clock);
+    const absl::Status status = model->Forward(ids, variant.hook_points, [&](int hook_point, const at::Tensor& value) {
+      if (!variant.copies || hook_point == variant.hook_points.back()) return;
+      std::memcpy(host.data() + copied, value.data_ptr<float>(), value.nbytes());
+      copied += value.nbytes();
+    });
+    if (!status.ok()) {
+      std::fprintf(stderr, "%s\n", status.ToString().c_str());
+      std::exit(1);
+    }
+    return Now(clock) - start;
+  };
+  measure(variants.front());
+  for (int round = 0; round < rounds; ++round) {
+    for (size_t i = 0; i < variants.size(); ++i) {
+      Variant& variant = variants[(i + static_cast<size_t>(round)) % variants.size()];
+      variant.seconds.push_back(measure(variant));
+    }
+  }
+
+  std::printf("%s, %u cores; LibTorch %s, %s, %d threads\n", Processor().c_str(), std::thread::hardware_concurrency(),
+              runtime.libtorch.c_str(), runtime.blas.c_str(), runtime.threads);
+  std::printf("%d blocks of %ld, %d x %ld tokens, float32, %d rounds, %s\n", options.layers,
+              static_cast<long>(options.width), batch, static_cast<long>(positions), rounds,
+              cpu_time ? "time of the computing thread" : "time by the clock");
+  std::printf("%-28s %10s %12s %22s\n", "", "ms", "tokens/s", "ratio (quartiles)");
+  for (const Variant& variant : variants) {
+    std::vector<double> ratios;
+    for (size_t i = 0; i < variant.seconds.size(); ++i) {
+      ratios.push_back(variants.front().seconds[i] / variant.seconds[i]);
+    }
+    std::sort(ratios.begin(), ratios.end());
+    const double seconds = Median(variant.seconds);
+    std::printf("%-28s %10.1f %12.0f %8.3f (%.3f - %.3f)\n", variant.name.c_str(), seconds * 1e3,
+                static_cast<double>(ids.numel()) / seconds, ratios[ratios.size() / 2], ratios[ratios.size() / 4],
+                ratios[ratios.size() * 3 / 4]);
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace hookline
+
+int main(int argc, char** argv) { return hookline::Main(argc, argv); }

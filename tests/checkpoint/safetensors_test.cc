@@ -1,0 +1,165 @@
+#include "server/model/checkpoint/safetensors.h"
+
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "gmock/gmock.h"
+#include "tests/checkpoint/archive_writer.h"
+
+namespace hookline {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+std::string File(const std::string& header, const std::string& data) {
+  return Little(header.size(), 8) + header + data;
+}
+
+absl::StatusOr<StateDict> Load(const std::string& bytes) {
+  const ScratchFile file;
+  file.Write(bytes);
+  auto weights = ReadSafetensors(file.path());
+  if (!weights.ok()) {
+    EXPECT_EQ(weights.status().code(), absl::StatusCode::kFailedPrecondition) << weights.status();
+    EXPECT_THAT(weights.status().message(), HasSubstr(file.path()));
+  }
+  return weights;
+}
+
+std::string Refusal(const std::string& header, const std::string& data = FourFloats()) {
+  const auto weights = Load(File(header, data));
+  EXPECT_FALSE(weights.ok()) << header;
+  return std::string(weights.status().message());
+}
+
+std::string Tensor(const std::string& dtype, const std::string& shape, const std::string& offsets) {
+  return absl::StrCat(R"({"dtype":")", dtype, R"(","shape":)", shape, R"(,"data_offsets":)", offsets, "}");
+}
+
+constexpr char kTwo[] = R"({"__metadata__":{"format":"pt"},"a":{"dtype":"F32","shape":[2,1],"data_offsets":[0,8]},)"
+                        R"("b":{"dtype":"F32","shape":[2],"data_offsets":[8,16]}})";
+
+TEST(SafetensorsTest, TensorsHaveTheirNamesShapesAndValues) {
+  const auto weights = Load(File(kTwo, FourFloats()));
+  ASSERT_TRUE(weights.ok()) << weights.status();
+  ASSERT_EQ(weights->tensors.size(), 2u);
+  EXPECT_TRUE(at::equal(weights->tensors.at("a"), at::tensor({0.0f, 1.0f}).view({2, 1})));
+  EXPECT_TRUE(at::equal(weights->tensors.at("b"), at::tensor({2.0f, 3.0f})));
+}
+
+TEST(SafetensorsTest, DataThatIsNotAlignedIsReadRightly) {
+  for (size_t padding = 0; padding < 8; ++padding) {
+    const auto weights = Load(File(kTwo + std::string(padding, ' '), FourFloats()));
+    ASSERT_TRUE(weights.ok()) << weights.status();
+    EXPECT_TRUE(at::equal(weights->tensors.at("b"), at::tensor({2.0f, 3.0f})));
+  }
+}
+
+TEST(SafetensorsTest, AWrongHeaderLengthIsRefused) {
+  for (const uint64_t length : {uint64_t{17}, uint64_t{1} << 30, UINT64_MAX, UINT64_MAX - 7, uint64_t{1} << 63}) {
+    EXPECT_THAT(Load(Little(length, 8) + "{}").status().message(), HasSubstr(absl::StrCat(length))) << length;
+  }
+  EXPECT_FALSE(Load("1234567").ok());
+}
+
+TEST(SafetensorsTest, OffsetsThatOverlapLeaveHolesOrLeaveTheFileAreRefused) {
+  const auto two = [](const std::string& a, const std::string& b) {
+    return absl::StrCat("{\"a\":", Tensor("F32", "[2]", a), ",\"b\":", Tensor("F32", "[2]", b), "}");
+  };
+  EXPECT_THAT(Refusal(two("[0,8]", "[4,12]")), AllOf(HasSubstr("'b'"), HasSubstr("inside the one before")));
+  EXPECT_THAT(Refusal(two("[0,8]", "[0,8]")), HasSubstr("inside the one before"));
+  EXPECT_THAT(Refusal(two("[0,8]", "[16,24]"), std::string(24, '\0')), HasSubstr("leaving a hole"));
+  EXPECT_THAT(Refusal(two("[0,8]", "[12,20]")), AllOf(HasSubstr("'b'"), HasSubstr("16 bytes of data")));
+  EXPECT_THAT(Refusal(two("[0,8]", "[8,0]")), HasSubstr("data_offsets 8 to 0"));
+  EXPECT_THAT(Refusal(two("[0,8]", "[8,16]"), FourFloats() + "more"), HasSubstr("of which tensors use 16"));
+  EXPECT_THAT(Refusal(two("[0,8]", "[18446744073709551608,18446744073709551615]")), HasSubstr("'b'"));
+}
+
+TEST(SafetensorsTest, ShapesThatTheDataDoesNotHaveAreRefused) {
+  EXPECT_THAT(Refusal("{\"a\":" + Tensor("F32", "[5]", "[0,16]") + "}"), HasSubstr("shape and dtype make 20"));
+  EXPECT_THAT(Refusal("{\"a\":" + Tensor("F32", "[-4]", "[0,16]") + "}"), HasSubstr("'a'"));
+  EXPECT_THAT(Refusal("{\"a\":" + Tensor("F32", "[4.0]", "[0,16]") + "}"), HasSubstr("'a'"));
+  EXPECT_THAT(Refusal("{\"a\":" + Tensor("F32", "[4294967296,4294967296,4]", "[0,16]") + "}"),
+              HasSubstr("larger than any file"));
+  EXPECT_THAT(Refusal("{\"a\":" + Tensor("F32", "[0,18446744073709551615]", "[0,0]") + "}", ""), HasSubstr("'a'"));
+  EXPECT_THAT(Refusal("{\"a\":" + Tensor("F32", "[1,1,1,1,1,1,1,1,4]", "[0,16]") + "}"), HasSubstr("at most 8"));
+}
+
+TEST(SafetensorsTest, AnUnknownDtypeIsRefusedByName) {
+  EXPECT_THAT(Refusal("{\"a\":" + Tensor("F8_E4M3", "[16]", "[0,16]") + "}"),
+              AllOf(HasSubstr("'a'"), HasSubstr("'F8_E4M3'")));
+  EXPECT_THAT(Refusal(R"({"a":{"dtype":3,"shape":[4],"data_offsets":[0,16]}})"), HasSubstr("no dtype"));
+}
+
+TEST(SafetensorsTest, AHeaderThatIsNoObjectOfObjectsIsRefused) {
+  for (const char* header :
+       {"", "[]", "null", "{", R"({"a":1})", R"({"a":{}})", R"({"a":[]})", "\xff\xfe", "{\"a\":}"}) {
+    Refusal(header);
+  }
+  EXPECT_THAT(Refusal(std::string(1 << 20, '[')), HasSubstr("nests too deeply"));
+  std::string deep = "{\"__metadata__\":";
+  for (int i = 0; i < 100000; ++i) deep += "{\"a\":";
+  EXPECT_THAT(Refusal(deep), HasSubstr("nests too deeply"));
+}
+
+TEST(SafetensorsTest, EveryCutIsAnError) {
+  const std::string bytes = File(kTwo, FourFloats());
+  for (size_t length = 0; length < bytes.size(); ++length) EXPECT_FALSE(Load(bytes.substr(0, length)).ok()) << length;
+}
+
+class ShardsTest : public ::testing::Test {
+ protected:
+  ShardsTest() {
+    root_ = fs::temp_directory_path() /
+            absl::StrCat("hookline-", ::testing::UnitTest::GetInstance()->current_test_info()->name(), "-", getpid());
+    fs::create_directories(root_ / "model");
+    Write("model/one.safetensors", File("{\"a\":" + Tensor("F32", "[4]", "[0,16]") + "}", FourFloats()));
+    Write("outside.safetensors", File("{\"b\":" + Tensor("F32", "[4]", "[0,16]") + "}", FourFloats()));
+  }
+  ~ShardsTest() override { fs::remove_all(root_); }
+
+  void Write(const std::string& name, const std::string& bytes) {
+    std::ofstream(root_ / name, std::ios::binary) << bytes;
+  }
+
+  absl::StatusOr<StateDict> LoadIndex(const std::string& index) {
+    Write("model/model.safetensors.index.json", index);
+    return ReadSafetensorsFolder(root_ / "model");
+  }
+
+  fs::path root_;
+};
+
+TEST_F(ShardsTest, AShardOutsideTheFolderIsRefused) {
+  EXPECT_TRUE(LoadIndex(R"({"weight_map":{"a":"one.safetensors"}})").ok());
+  const std::string absolute = root_ / "outside.safetensors";
+  for (const std::string& name : {std::string("../outside.safetensors"), absolute, std::string(".."), std::string(""),
+                                  std::string("x/../../outside.safetensors")}) {
+    const auto weights = LoadIndex(R"({"weight_map":{"b":")" + name + R"("}})");
+    EXPECT_EQ(weights.status().code(), absl::StatusCode::kFailedPrecondition) << name;
+    EXPECT_THAT(weights.status().message(), HasSubstr("no file of this folder")) << name;
+  }
+}
+
+TEST_F(ShardsTest, AnIndexThatItsShardsContradictIsRefused) {
+  EXPECT_THAT(LoadIndex(R"({"weight_map":{"a":"one.safetensors","b":"one.safetensors"}})").status().message(),
+              AllOf(HasSubstr("'b'"), HasSubstr("is not in 'one.safetensors'")));
+  EXPECT_THAT(LoadIndex(R"({"weight_map":{"b":"one.safetensors"}})").status().message(), HasSubstr("'a'"));
+  EXPECT_EQ(LoadIndex(R"({"weight_map":{"a":"two.safetensors"}})").status().code(), absl::StatusCode::kNotFound);
+  for (const char* index : {"", "{}", R"({"weight_map":[]})", R"({"weight_map":{"a":1}})", "[1]"}) {
+    EXPECT_FALSE(LoadIndex(index).ok()) << index;
+  }
+}
+
+TEST_F(ShardsTest, AFolderWithNeitherFileIsNotFound) {
+  EXPECT_EQ(ReadSafetensorsFolder(root_).status().code(), absl::StatusCode::kNotFound);
+}
+
+}  // namespace
+}  // namespace hookline

@@ -1,0 +1,78 @@
+// A server in this process that captures without a model: every row tells which token it is of.
+#ifndef HOOKLINE_TESTS_CLI_FAKE_SERVER_H_
+#define HOOKLINE_TESTS_CLI_FAKE_SERVER_H_
+
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "grpcpp/grpcpp.h"
+#include "hookline/v1/capture_service.grpc.pb.h"
+#include "hookline/v1/model_service.grpc.pb.h"
+
+namespace hookline::cli {
+
+inline constexpr int kFakeWidth = 3;
+
+// The float32 value of hook point `index` (in the request's order) at a token's row and column.
+inline float FakeValue(int index, uint32_t token, int column) {
+  return static_cast<float>(token) + 1000.0f * static_cast<float>(index) + 0.25f * static_cast<float>(column);
+}
+
+// One model, `fake`, with 300 tokens, a context of 8 and the hook points `blocks.0.hook_resid_post`,
+// `blocks.1.hook_mlp_out` and `odd/name`, each of width 3. A dataset `counting`: sequence i holds the tokens i, i + 1,
+// i + 2.
+class FakeServer final : public v1::ModelService::Service, public v1::CaptureService::Service {
+ public:
+  FakeServer();
+  ~FakeServer() override;
+
+  const std::string& address() const { return address_; }
+
+  // The next call breaks with UNAVAILABLE after so many chunks; further ones queue up.
+  void BreakAfter(int chunks);
+  // What calls from now on say that the weights are.
+  void SetFingerprint(const std::string& fingerprint);
+  // Both block until it is so; false after 20 seconds.
+  bool WaitUntilStarted();
+  bool WaitUntilCancelled();  // by the client, a call of CaptureStream
+
+  // Every sequence that came, also those sent again.
+  std::vector<std::vector<uint32_t>> sequences() const;
+  // The largest message of tokens.
+  int64_t largest_message_bytes() const;
+  std::vector<v1::CaptureRequest> requests() const;
+
+  grpc::Status ListModels(grpc::ServerContext*, const v1::ListModelsRequest*, v1::ListModelsResponse*) override;
+  grpc::Status GetModel(grpc::ServerContext*, const v1::GetModelRequest*, v1::Model*) override;
+  grpc::Status Capture(grpc::ServerContext*, const v1::CaptureRequest*,
+                       grpc::ServerWriter<v1::CaptureResponse>*) override;
+  grpc::Status CaptureStream(grpc::ServerContext*,
+                             grpc::ServerReaderWriter<v1::CaptureResponse, v1::CaptureStreamRequest>*) override;
+
+ private:
+  struct Call;
+
+  grpc::Status Start(const v1::CaptureRequest& request, Call* call);
+  grpc::Status SendSequence(Call& call, const std::vector<uint32_t>& ids);
+  grpc::Status End(Call& call);
+
+  std::string address_;
+  mutable absl::Mutex mutex_;
+  std::deque<int> breaks_ ABSL_GUARDED_BY(mutex_);
+  std::string fingerprint_ ABSL_GUARDED_BY(mutex_) = "00112233445566778899aabbccddeeff";
+  bool started_ ABSL_GUARDED_BY(mutex_) = false;
+  bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
+  std::vector<std::vector<uint32_t>> sequences_ ABSL_GUARDED_BY(mutex_);
+  int64_t largest_message_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::vector<v1::CaptureRequest> requests_ ABSL_GUARDED_BY(mutex_);
+  std::unique_ptr<grpc::Server> server_;
+};
+
+}  // namespace hookline::cli
+
+#endif  // HOOKLINE_TESTS_CLI_FAKE_SERVER_H_

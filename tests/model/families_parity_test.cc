@@ -1,0 +1,120 @@
+#include <dirent.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "server/model/load.h"
+#include "tests/model/parity.h"
+
+namespace hookline {
+namespace {
+
+std::string Fixture(const std::string& name) { return std::string(HOOKLINE_FIXTURES) + "/families/" + name; }
+
+std::unique_ptr<Model> LoadFixture(const std::string& name, const std::string& dtype) {
+  ModelOptions options;
+  options.path = Fixture(name);
+  options.device = "cpu";
+  options.dtype = dtype;
+  auto model = LoadModel(options);
+  EXPECT_TRUE(model.ok()) << model.status();
+  return model.ok() ? *std::move(model) : nullptr;
+}
+
+std::vector<std::string> Fixtures() {
+  std::vector<std::string> names;
+  DIR* directory = opendir(Fixture("").c_str());
+  while (const dirent* entry = readdir(directory)) {
+    const std::string name = entry->d_name;
+    if (name[0] != '.' && access((Fixture(name) + "/config.json").c_str(), F_OK) == 0) names.push_back(name);
+  }
+  closedir(directory);
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+std::vector<int> EveryHookPoint(const Model& model) {
+  std::vector<int> all(static_cast<size_t>(model.hook_points().size()));
+  for (size_t i = 0; i < all.size(); ++i) all[i] = static_cast<int>(i);
+  return all;
+}
+
+double Median(const std::vector<Difference>& differences) {
+  std::vector<double> values;
+  for (const Difference& difference : differences) values.push_back(difference.relative);
+  std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
+  return values[values.size() / 2];
+}
+
+class FamiliesParityTest : public ::testing::TestWithParam<std::string> {};
+
+TEST_P(FamiliesParityTest, EveryHookPointEqualsTransformersInFloat32) {
+  const auto model = LoadFixture(GetParam(), "float32");
+  ASSERT_NE(model, nullptr);
+  const Reference reference = ReadReference(Fixture(GetParam()) + "/reference.safetensors");
+  ASSERT_EQ(reference.tokens.size(), 3u);
+  const std::vector<Difference> differences = CompareWithReference(*model, reference);
+  ASSERT_FALSE(differences.empty());
+  for (const Difference& difference : differences) {
+    EXPECT_LE(difference.relative, 1e-5) << difference.what;
+    EXPECT_LE(difference.worst_row, 5e-5) << difference.what;
+  }
+  EXPECT_LE(Median(differences), 1e-6);
+  // And no hook point is offered that the reference does not know.
+  for (const HookPoint& hook_point : model->hook_points().all()) {
+    EXPECT_EQ(reference.activations.count(hook_point.name), 1u) << hook_point.name;
+  }
+}
+
+TEST_P(FamiliesParityTest, EveryHookPointIsNearTransformersInBfloat16) {
+  const auto model = LoadFixture(GetParam(), "bfloat16");
+  ASSERT_NE(model, nullptr);
+  const Reference reference = ReadReference(Fixture(GetParam()) + "/reference.safetensors");
+  const std::vector<Difference> differences = CompareWithReference(*model, reference);
+  ASSERT_FALSE(differences.empty());
+  for (const Difference& difference : differences) EXPECT_LE(difference.relative, 5e-2) << difference.what;
+  EXPECT_LE(Median(differences), 2e-2);
+}
+
+TEST_P(FamiliesParityTest, ABatchOfUnequalLengthsEqualsEachAlone) {
+  const auto model = LoadFixture(GetParam(), "float32");
+  ASSERT_NE(model, nullptr);
+  const Reference reference = ReadReference(Fixture(GetParam()) + "/reference.safetensors");
+  const std::vector<int> all = EveryHookPoint(*model);
+  const int64_t longest = reference.tokens[2].size(0);
+  const int64_t last_id = model->info().vocabulary_size - 1;
+  at::Tensor batch = at::full({3, longest}, last_id, at::kLong);
+  for (int64_t j = 0; j < 3; ++j) {
+    batch[j].narrow(0, 0, reference.tokens[j].size(0)).copy_(reference.tokens[j]);
+  }
+  const std::vector<at::Tensor> together = RunModel(*model, batch, all);
+  for (int64_t j = 0; j < 3; ++j) {
+    const int64_t length = reference.tokens[j].size(0);
+    const std::vector<at::Tensor> alone = RunModel(*model, reference.tokens[j].unsqueeze(0), all);
+    for (size_t i = 0; i < all.size(); ++i) {
+      const at::Tensor rows = together[i].narrow(0, j * longest, length);
+      EXPECT_LE((rows - alone[i]).norm().item<double>(), 1e-5 * alone[i].norm().item<double>())
+          << model->hook_points()[all[i]].name << " of sequence " << j;
+    }
+  }
+}
+
+TEST_P(FamiliesParityTest, BlocksAfterTheDeepestHookPointAreNotExecuted) {
+  const auto model = LoadFixture(GetParam(), "float32");
+  ASSERT_NE(model, nullptr);
+  for (int layer = 0; layer < model->info().layers; ++layer) {
+    const int64_t before = model->blocks_executed();
+    RunModel(*model, at::zeros({1, 4}, at::kLong),
+             {model->hook_points().Find("blocks." + std::to_string(layer) + ".hook_resid_post")});
+    EXPECT_EQ(model->blocks_executed() - before, layer + 1);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(, FamiliesParityTest, ::testing::ValuesIn(Fixtures()),
+                         [](const ::testing::TestParamInfo<std::string>& info) { return info.param; });
+
+}  // namespace
+}  // namespace hookline

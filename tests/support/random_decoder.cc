@@ -1,0 +1,101 @@
+#include "tests/support/random_decoder.h"
+
+#include <ATen/ATen.h>
+#include <ATen/CPUGeneratorImpl.h>
+
+#include <cmath>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "server/model/decoder.h"
+
+namespace hookline {
+namespace {
+
+// Draws on the CPU, so that every device gets the same numbers.
+class Weights {
+ public:
+  Weights(uint64_t seed, const at::Device& device, at::ScalarType dtype)
+      : generator_(at::detail::createCPUGenerator(seed)), device_(device), dtype_(dtype) {}
+
+  at::Tensor Normal(at::IntArrayRef sizes, double mean, double deviation) {
+    return at::empty(sizes, at::kFloat).normal_(mean, deviation, generator_).to(device_, dtype_);
+  }
+
+  // Stored as (out, in), as most checkpoints do; the deviation keeps the rows' size.
+  LinearWeights Linear(int64_t in, int64_t out) {
+    return {Normal({out, in}, 0, 1 / std::sqrt(static_cast<double>(in))).t(), Normal({out}, 0, 0.02)};
+  }
+
+  NormWeights Norm(int64_t width) { return {Normal({width}, 1, 0.1), Normal({width}, 0, 0.1)}; }
+
+ private:
+  at::Generator generator_;
+  const at::Device device_;
+  const at::ScalarType dtype_;
+};
+
+}  // namespace
+
+RandomDecoderOptions Gpt2SizedDecoder() {
+  RandomDecoderOptions options;
+  options.name = "random-12x768";
+  options.layers = 12;
+  options.width = 768;
+  options.heads = 12;
+  options.vocabulary_size = 1024;
+  return options;
+}
+
+std::unique_ptr<Model> RandomDecoder(const RandomDecoderOptions& options) {
+  const int64_t d = options.width;
+  const at::ScalarType dtype = options.dtype == Dtype::kFloat32    ? at::kFloat
+                               : options.dtype == Dtype::kBFloat16 ? at::kBFloat16
+                                                                   : at::kHalf;
+  DecoderConfig config;
+  config.width = d;
+  config.heads = config.key_value_heads = options.heads;
+  config.head_width = d / options.heads;
+  config.mlp_width = 4 * d;
+  config.vocabulary_size = options.vocabulary_size;
+  config.context_length = options.context_length;
+  config.position_embedding = true;
+  config.ln1 = config.ln2 = config.ln_final = {NormConfig::Kind::kLayer, 1e-5, /*weighted=*/true};
+  config.activation = Activation::kGeluTanh;
+  LayerConfig layer;
+  layer.attention_scale = 1 / std::sqrt(static_cast<double>(config.head_width));
+  config.layers.assign(static_cast<size_t>(options.layers), layer);
+
+  Weights random(options.seed, at::Device(options.device), dtype);
+  DecoderWeights weights;
+  weights.token_embedding = random.Normal({options.vocabulary_size, d}, 0, 1);
+  weights.position_embedding = random.Normal({options.context_length, d}, 0, 0.1);
+  for (int i = 0; i < options.layers; ++i) {
+    LayerWeights block;
+    block.ln1 = random.Norm(d);
+    block.query = random.Linear(d, d);
+    block.key = random.Linear(d, d);
+    block.value = random.Linear(d, d);
+    block.attention_out = random.Linear(d, d);
+    block.ln2 = random.Norm(d);
+    block.up = random.Linear(d, config.mlp_width);
+    block.down = random.Linear(config.mlp_width, d);
+    weights.layers.push_back(std::move(block));
+  }
+  weights.ln_final = random.Norm(d);
+
+  ModelInfo info;
+  info.name = options.name;
+  info.architecture = "gpt2";
+  info.variant = "random";
+  info.details = absl::StrFormat("random weights, seed %d", options.seed);
+  info.dtype = options.dtype;
+  info.device = options.device;
+  // What distinguishes these weights from others, without reading them.
+  info.fingerprint = absl::StrFormat("%016x%04x%04x%08x", options.seed, options.layers, d, options.vocabulary_size);
+  info.parameters =
+      options.vocabulary_size * d + options.context_length * d + options.layers * (12 * d * d + 13 * d) + 2 * d;
+  return std::make_unique<Decoder>(std::move(info), std::move(config), std::move(weights), dtype);
+}
+
+}  // namespace hookline
