@@ -3,11 +3,12 @@
 import json
 import os
 import pathlib
+import re
 import signal
-import socket
 import struct
 import subprocess
 import sys
+import threading
 
 import grpc
 import numpy as np
@@ -20,10 +21,8 @@ POINTS = ["blocks.0.hook_resid_post", "blocks.1.hook_resid_post"]
 LENGTH = 100  # tokens in a sequence
 
 
-@pytest.fixture(scope="session")
-def proto(tmp_path_factory):
-    """The generated message modules."""
-    out = tmp_path_factory.mktemp("proto")
+def compile_proto(out):
+    """The generated message modules, which are importable until the generator is closed."""
     files = [str(path.relative_to(ROOT / "proto")) for path in sorted((ROOT / "proto/hookline/v1").glob("*.proto"))]
     subprocess.run(["protoc", "-I", str(ROOT / "proto"), "--python_out", str(out), *files], check=True)
     sys.path.insert(0, str(out))
@@ -37,6 +36,12 @@ def proto(tmp_path_factory):
     sys.path.remove(str(out))
 
 
+@pytest.fixture(scope="session")
+def proto(tmp_path_factory):
+    """The protocol's messages."""
+    yield from compile_proto(tmp_path_factory.mktemp("proto"))
+
+
 class Server:
     """A server process. `models=False`: it only reads recordings."""
 
@@ -44,22 +49,28 @@ class Server:
         self.proto = proto
         self.recordings = tmp_path / "recordings"
         self.recordings.mkdir(exist_ok=True)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        command = [PROGRAM, "--listen", f"127.0.0.1:{port}", "--drain-timeout", "0s", "--recordings-free-bytes", "0",
-                   "--recordings-shard-bytes", "1MiB"]
+        command = [PROGRAM, "--listen", "127.0.0.1:0", "--drain-timeout", "0s", "--recordings-free-bytes", "0"]
+        if "--recordings-shard-bytes" not in flags:
+            command += ["--recordings-shard-bytes", "1MiB"]
         if recordings:
             command += ["--recordings-dir", str(self.recordings)]
         if models:
             command += ["--model", str(DEMO), "--device", "cpu", "--threads", "1"]
         if dataset:
             command += ["--dataset", f"text={dataset}"]
-        self.process = subprocess.Popen([*command, *flags], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        options = [("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 200),
-                   ("grpc.use_local_subchannel_pool", 1)]
-        self.channel = grpc.insecure_channel(f"127.0.0.1:{port}", options=options)
-        grpc.channel_ready_future(self.channel).result(timeout=120)
+        self.process = subprocess.Popen([*command, *flags], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                                        text=True)
+        log = []
+        for line in self.process.stderr:
+            log.append(line)
+            if "listening on" in line:
+                break
+        else:
+            raise RuntimeError("the server ended at its start:\n" + "".join(log))
+        port = int(re.search(r"\(port (\d+)\)", line).group(1))
+        # Or it would wait for room in the pipe.
+        threading.Thread(target=self.process.stderr.read, daemon=True).start()
+        self.channel = grpc.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.use_local_subchannel_pool", 1)])
 
     def _method(self, service, name, streams, response):
         kind = self.channel.unary_stream if streams else self.channel.unary_unary

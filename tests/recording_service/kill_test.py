@@ -43,6 +43,7 @@ def test_after_kill_9_at_any_moment_the_recording_is_whole_and_continues_to_the_
         assert {path.name for path in (server.recordings / "a").iterdir()} == set(on_disk) | {"manifest.json"}
         assert all(wanted[name] == data for name, data in on_disk.items() if name in wanted)
         names.add(len(on_disk))
+        print("round", round_number, "state", found.state, "shards", len(on_disk), flush=True)
         if found.state == proto.recording.RECORDING_STATE_COMPLETE:
             assert on_disk == wanted
             server.delete("a")

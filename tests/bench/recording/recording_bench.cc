@@ -5,6 +5,7 @@
 //
 // Both alternate, in pairs, since disks and neighbours change their minds; the median of the pairs' ratios counts.
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -35,8 +36,31 @@ std::vector<uint8_t> ChunkBytes() {
   return bytes;
 }
 
+struct Seconds {
+  double wall = 0;
+  double processor = 0;  // of this process, the kernel's work for it included
+};
+
+class Stopwatch {
+ public:
+  Seconds seconds() const { return {absl::ToDoubleSeconds(absl::Now() - start_), Processor() - processor_}; }
+
+ private:
+  static double Processor() {
+    rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    const auto seconds = [](const timeval& time) {
+      return static_cast<double>(time.tv_sec) + 1e-6 * static_cast<double>(time.tv_usec);
+    };
+    return seconds(usage.ru_utime) + seconds(usage.ru_stime);
+  }
+
+  const absl::Time start_ = absl::Now();
+  const double processor_ = Processor();
+};
+
 // Answers the seconds, and in `bytes` what stands on the disk.
-absl::StatusOr<double> WriteRecording(const std::string& path, int64_t groups, int64_t* bytes) {
+absl::StatusOr<Seconds> WriteRecording(const std::string& path, int64_t groups, int64_t* bytes) {
   const std::vector<uint8_t> chunk = ChunkBytes();
   ASSIGN_OR_RETURN(std::unique_ptr<Directory> root, OpenDirectory(path));
   CatalogOptions options;
@@ -49,7 +73,7 @@ absl::StatusOr<double> WriteRecording(const std::string& path, int64_t groups, i
   for (int64_t h = 0; h < kHookPoints; ++h) {
     manifest.hook_points.push_back({absl::StrCat("blocks.", h, ".hook_resid_post"), kWidth, groups * kGroupRows});
   }
-  const absl::Time start = absl::Now();
+  const Stopwatch stopwatch;
   ASSIGN_OR_RETURN(std::unique_ptr<RecordingWriter> writer, catalog->Create(std::move(manifest)));
   const std::vector<int64_t> sequence(kGroupRows);
   const std::vector<int32_t> position(kGroupRows);
@@ -69,7 +93,7 @@ absl::StatusOr<double> WriteRecording(const std::string& path, int64_t groups, i
     }
   }
   RETURN_IF_ERROR(writer->Close(RecordingState::kComplete, absl::OkStatus()));
-  const double seconds = absl::ToDoubleSeconds(absl::Now() - start);
+  const Seconds seconds = stopwatch.seconds();
   *bytes = writer->manifest().bytes();
   writer.reset();
   RETURN_IF_ERROR(catalog->Delete("bench").status());
@@ -87,12 +111,12 @@ absl::Status WriteSmall(int directory) {
 }
 
 // Straight to the kernel, so that nothing of ours is measured on both sides.
-absl::StatusOr<double> WriteRaw(const std::string& path, int64_t bytes) {
+absl::StatusOr<Seconds> WriteRaw(const std::string& path, int64_t bytes) {
   const std::vector<uint8_t> chunk = ChunkBytes();
   const int directory = open(path.c_str(), O_RDONLY | O_DIRECTORY);
   const auto failed = [](const char* what) { return absl::ErrnoToStatus(errno, what); };
   if (directory < 0) return failed("open");
-  const absl::Time start = absl::Now();
+  const Stopwatch stopwatch;
   std::vector<std::string> names;
   if (fsync(directory) != 0) return failed("fsync");  // of the recording's new directory
   RETURN_IF_ERROR(WriteSmall(directory));
@@ -114,7 +138,7 @@ absl::StatusOr<double> WriteRaw(const std::string& path, int64_t bytes) {
     bytes -= file_bytes;
   }
   RETURN_IF_ERROR(WriteSmall(directory));
-  const double seconds = absl::ToDoubleSeconds(absl::Now() - start);
+  const Seconds seconds = stopwatch.seconds();
   names.push_back("small");
   for (const std::string& name : names) unlinkat(directory, name.c_str(), 0);
   close(directory);
@@ -130,11 +154,12 @@ absl::Status Run(const std::string& path, int64_t mib, int rounds) {
   std::vector<double> ratios;
   for (int round = 0; round < rounds; ++round) {
     int64_t bytes = 0;
-    ASSIGN_OR_RETURN(const double recording, WriteRecording(path, groups, &bytes));
-    ASSIGN_OR_RETURN(const double raw, WriteRaw(path, bytes));
-    ratios.push_back(raw / recording);
-    absl::PrintF("%d MiB: recording %.0f MB/s, raw %.0f MB/s, ratio %.3f\n", bytes >> 20,
-                 static_cast<double>(bytes) / recording / 1e6, static_cast<double>(bytes) / raw / 1e6, ratios.back());
+    ASSIGN_OR_RETURN(const Seconds recording, WriteRecording(path, groups, &bytes));
+    ASSIGN_OR_RETURN(const Seconds raw, WriteRaw(path, bytes));
+    ratios.push_back(raw.wall / recording.wall);
+    const double megabytes = static_cast<double>(bytes) / 1e6;
+    absl::PrintF("%d MiB: recording %.0f MB/s, raw %.0f MB/s, ratio %.3f; processor %.2f s and %.2f s\n", bytes >> 20,
+                 megabytes / recording.wall, megabytes / raw.wall, ratios.back(), recording.processor, raw.processor);
   }
   std::sort(ratios.begin(), ratios.end());
   absl::PrintF("median ratio %.3f (wanted: 0.9)\n", ratios[ratios.size() / 2]);
