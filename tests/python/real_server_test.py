@@ -37,7 +37,7 @@ POST = "blocks.0.mlp.hook_post"
 class Server:
     """A server process on a port of its own."""
 
-    def __init__(self, port=None, model=DEMO):
+    def __init__(self, port=None, model=DEMO, arguments=()):
         if port is None:
             with socket.socket() as probe:
                 probe.bind(("127.0.0.1", 0))
@@ -53,15 +53,18 @@ class Server:
                 self.address,
                 "--device",
                 "cpu",
+                "--threads",
+                "1",  # several servers, each with a thread for every core, would spin against each other
                 "--dataset",
                 "text=" + os.path.join(DEMO, "tokens.npy"),
+                *arguments,
             ],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
         options = [("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 200)]
         with grpc.insecure_channel(self.address, options=options) as channel:
-            grpc.channel_ready_future(channel).result(timeout=60)
+            grpc.channel_ready_future(channel).result(timeout=120)
 
     def kill(self):
         self._process.kill()
@@ -69,8 +72,8 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def server():
-    started = Server()
+def server(tmp_path_factory):
+    started = Server(arguments=["--recordings-dir", str(tmp_path_factory.mktemp("recordings"))])
     yield started
     started.kill()
 
@@ -245,6 +248,20 @@ def test_a_dataset_on_the_server_is_read_there(client, tokens):
     torch.testing.assert_close(rows, rows_of(client.capture(RESID, sent))[RESID], rtol=1e-4, atol=1e-4)
     dataset = hookline.torch.ActivationDataset(client.address, RESID, source)
     torch.testing.assert_close(torch.cat([batch[RESID] for batch in dataset]), rows, rtol=1e-4, atol=1e-4)
+
+
+def test_a_recording_gives_back_the_rows_of_its_capture(client, tokens, receiver):
+    ids = tokens[:1024].reshape(8, 128)
+    name = f"by-{receiver}"
+    captured = rows_of(client.capture([RESID, POST], ids, dtype="bfloat16", record_as=name))
+    info = client.recording(name)
+    assert (info.rows, info.dtype, [point.name for point in info.hook_points]) == (1024, "bfloat16", [RESID, POST])
+    assert name in [found.name for found in client.recordings()]
+    read = rows_of(client.capture([RESID, POST], hookline.Recording(name), batch_rows=100))
+    part = rows_of(client.capture(POST, hookline.Recording(name, first_row=1000)))
+    for hook_point in (RESID, POST):
+        assert torch.equal(read[hook_point], captured[hook_point])
+    assert torch.equal(part[POST], captured[POST][1000:])
 
 
 def test_members_of_a_feed_share_its_pass(client):
