@@ -84,6 +84,7 @@ TEST_F(CliTest, TellsTheModelsAndTheirHookPoints) {
   EXPECT_EQ(result.exit_code, 0) << result.errors;
   EXPECT_THAT(result.output, HasSubstr("1,234,567"));
   EXPECT_THAT(result.output, HasSubstr("00112233445566778899aabbccddeeff"));
+  EXPECT_EQ(Run({"--server", server_.address(), "models"}).output, result.output);
   setenv("HOOKLINE_SERVER", server_.address().c_str(), 1);
   result = Run({"hooks", "--model", "fake"});
   EXPECT_EQ(result.exit_code, 0) << result.errors;

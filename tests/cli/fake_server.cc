@@ -77,6 +77,11 @@ void FakeServer::BreakAfter(int chunks) {
   breaks_.push_back(chunks);
 }
 
+void FakeServer::SetFingerprint(const std::string& fingerprint) {
+  absl::MutexLock lock(&mutex_);
+  fingerprint_ = fingerprint;
+}
+
 bool FakeServer::WaitUntilStarted() {
   absl::MutexLock lock(&mutex_);
   return mutex_.AwaitWithTimeout(absl::Condition(&started_), kPatience);
@@ -124,18 +129,18 @@ grpc::Status FakeServer::GetModel(grpc::ServerContext*, const v1::GetModelReques
 
 grpc::Status FakeServer::Start(const v1::CaptureRequest& request, Call* call) {
   call->request = request;
+  v1::CaptureResponse response;
+  v1::CaptureStarted& started = *response.mutable_started();
   {
     absl::MutexLock lock(&mutex_);
     requests_.push_back(request);
+    started.set_fingerprint(fingerprint_);
     if (!breaks_.empty()) {
       call->chunks_left = breaks_.front();
       breaks_.pop_front();
     }
   }
-  v1::CaptureResponse response;
-  v1::CaptureStarted& started = *response.mutable_started();
   started.set_model("fake");
-  started.set_fingerprint(FakeModel().fingerprint());
   started.set_dtype(v1::DTYPE_FLOAT32);
   for (const std::string& name : request.hook_points()) {
     if (std::find(std::begin(kHookPoints), std::end(kHookPoints), name) == std::end(kHookPoints)) {

@@ -35,6 +35,8 @@ class FakeServer final : public v1::ModelService::Service, public v1::CaptureSer
 
   // The next call breaks with UNAVAILABLE after so many chunks; further ones queue up.
   void BreakAfter(int chunks);
+  // What calls from now on say that the weights are.
+  void SetFingerprint(const std::string& fingerprint);
   // Both block until it is so; false after 20 seconds.
   bool WaitUntilStarted();
   bool WaitUntilCancelled();  // by the client, a call of CaptureStream
@@ -62,6 +64,7 @@ class FakeServer final : public v1::ModelService::Service, public v1::CaptureSer
   std::string address_;
   mutable absl::Mutex mutex_;
   std::deque<int> breaks_ ABSL_GUARDED_BY(mutex_);
+  std::string fingerprint_ ABSL_GUARDED_BY(mutex_) = "00112233445566778899aabbccddeeff";
   bool started_ ABSL_GUARDED_BY(mutex_) = false;
   bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
   std::vector<std::vector<uint32_t>> sequences_ ABSL_GUARDED_BY(mutex_);
