@@ -97,12 +97,13 @@ at::Tensor AttendInBlocks(const at::Tensor& q, const at::Tensor& k, const at::Te
   const int64_t groups = k.size(2), in_group = heads / groups;
   // Narrow scores would be rounded before the softmax; the CPU's products in float32 cost no more.
   const at::ScalarType type = q.is_cpu() ? at::kFloat : q.scalar_type();
+  // The scale goes to the keys, once; where they are narrow it would be rounded, so there it goes to the scores.
+  const bool wide = type == at::kFloat;
   // (batch * groups, width, positions) and (batch * groups, positions, width)
-  const at::Tensor keys = k.to(type).permute({0, 2, 3, 1}).reshape({batch * groups, width, positions});
+  const at::Tensor scaled = wide ? k.to(type) * config.scale : k;
+  const at::Tensor keys = scaled.permute({0, 2, 3, 1}).reshape({batch * groups, width, positions});
   const at::Tensor values = v.to(type).permute({0, 2, 1, 3}).reshape({batch * groups, positions, width});
   at::Tensor out = at::empty({batch, positions, heads * width}, q.options());
-  // Zero and not merely unused: for small products LibTorch 1.13 multiplies it by beta all the same.
-  const at::Tensor zero = at::zeros({1}, keys.options());
   for (int64_t begin = 0; begin < positions; begin += kQueryBlock) {
     const int64_t count = std::min(kQueryBlock, positions - begin);
     const int64_t first_key = config.reach < 0 ? 0 : std::max<int64_t>(0, begin - config.reach);
@@ -113,9 +114,8 @@ at::Tensor AttendInBlocks(const at::Tensor& q, const at::Tensor& k, const at::Te
                                    .view({batch, count, groups, in_group, width})
                                    .permute({0, 2, 3, 1, 4})
                                    .reshape({batch * groups, in_group * count, width});
-    at::Tensor scores =
-        at::baddbmm(zero, queries, keys.narrow(2, first_key, key_count), /*beta=*/0, /*alpha=*/config.scale);
-    if (scores.scalar_type() != at::kFloat) scores = scores.to(at::kFloat);
+    at::Tensor scores = at::bmm(queries, keys.narrow(2, first_key, key_count));
+    if (!wide) scores = scores.to(at::kFloat).mul_(config.scale);
     if (config.soft_cap != 0) scores.div_(config.soft_cap).tanh_().mul_(config.soft_cap);
     // Unless the reach ends among these keys, only those of the block itself can be hidden.
     const bool cut = config.reach >= 0 && begin + count - 1 - first_key > config.reach;
