@@ -8,6 +8,8 @@ sys.path.insert(0, os.path.dirname(__file__))
 
 from fake_server import FakeServer  # noqa: E402
 
+# Threads that spin for each other's work make everything else on a busy machine slow; nothing here needs them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 LIBRARY = os.environ.pop("HOOKLINE_CLIENT_LIBRARY", "")
 os.environ["HOOKLINE_CLIENT_LIBRARY"] = ""  # no library but where a test asks for it
 
