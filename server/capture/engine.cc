@@ -353,8 +353,11 @@ CaptureStarted EngineImpl::StartedOf(const RunningCapture& capture, const Resume
 void EngineImpl::StopCapture(const std::shared_ptr<RunningCapture>& capture, StopReason reason, absl::Status status,
                              Deferred* deferred) {
   if (capture->ended) return;
-  const bool overrides = reason == StopReason::kCancelled || reason == StopReason::kShuttingDown;
-  if (capture->stop.has_value() && !overrides) return;
+  if (capture->stop.has_value()) {
+    // A source may end while the batch that fills the budgets is on its way.
+    const bool filled = reason == StopReason::kBudget && capture->stop->reason == StopReason::kSourceEnded;
+    if (!filled && reason != StopReason::kCancelled && reason != StopReason::kShuttingDown) return;
+  }
   capture->stop = CaptureStop{reason, std::move(status)};
   if (capture->window == nullptr && reason != StopReason::kCancelled) {
     deferred->Run(

@@ -100,13 +100,12 @@ TEST_P(EndsTest, ReturnsEverySlabAndAffectsNobodyElse) {
     case End::kStalledReader:
       break;  // it never reads, until the others are done
     case End::kShutdown: {
-      std::thread drain([&] { engine_->Drain(absl::Now()); });
+      engine_->Drain(absl::Now());  // the victim's rows do not fit its window, so it cannot have ended before
       const Collected& got = victim->ReadAll();
       EXPECT_EQ(got.ended->stop_reason, StopReason::kShuttingDown);
       EXPECT_EQ(got.ended->status.code(), absl::StatusCode::kUnavailable);
       EXPECT_FALSE(got.ended->resume_token.empty());
       other.ReadAll();
-      drain.join();
       EXPECT_EQ(Collector(*engine_, other_request).status().code(), absl::StatusCode::kUnavailable);
       return;
     }

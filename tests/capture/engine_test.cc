@@ -280,6 +280,20 @@ TEST_F(EngineTest, StreamedSequencesComeInTheirOrder) {
   sender.join();
 }
 
+TEST_F(EngineTest, AFullBudgetIsTheReasonAlsoWhereTheSourceEndsDuringTheLastBatch) {
+  Create();
+  model_->Close();
+  CaptureRequest request = Request(kTwo, {});
+  request.source = StreamedSource{};
+  request.max_activations = 10;
+  Collector collector(*engine_, request);
+  ASSERT_TRUE(collector.Send({Sequences({10})}).ok());
+  model_->WaitUntilBlocked();
+  collector.capture().FinishSource();
+  model_->Open();
+  EXPECT_EQ(collector.ReadAll().ended->stop_reason, StopReason::kBudget);
+}
+
 TEST_F(EngineTest, AStreamWithoutSequencesEndsWell) {
   Create();
   CaptureRequest request = Request(kTwo, {});
