@@ -25,10 +25,9 @@ PROGRAM = os.environ.get("HOOKLINE_SERVER_PROGRAM", "")
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
 DEMO = os.path.join(ROOT, "tests", "fixtures", "nanochat", "demo")
 
-pytestmark = [
-    pytest.mark.skipif(not os.path.exists(PROGRAM), reason="HOOKLINE_SERVER_PROGRAM names no server"),
-    pytest.mark.usefixtures("receiver"),
-]
+assert os.path.exists(PROGRAM), "HOOKLINE_SERVER_PROGRAM must name hookline-server; ctest sets it"
+
+pytestmark = pytest.mark.usefixtures("receiver")
 
 RESID = "blocks.1.hook_resid_post"
 POST = "blocks.0.mlp.hook_post"
@@ -353,8 +352,6 @@ def test_many_captures_at_once(client, tokens):
 
 
 def test_the_example_trains_an_autoencoder_from_the_server(server, receiver):
-    if receiver == "native":
-        pytest.skip("once is enough")
     environment = {**os.environ, "PYTHONPATH": os.path.join(ROOT, "client", "python")}
     program = os.path.join(ROOT, "client", "python", "examples", "train_sae.py")
     said = subprocess.run(
