@@ -54,6 +54,15 @@ void Mutex::Lock() {
   __tsan_mutex_post_lock(this, 0, 0);
 }
 
+bool Mutex::TryLock() {
+  static const auto library = Library(&Mutex::TryLock);
+  __tsan_mutex_pre_lock(this, __tsan_mutex_try_lock);
+  const bool locked = (this->*library)();
+  __tsan_mutex_post_lock(this, locked ? __tsan_mutex_try_lock : __tsan_mutex_try_lock | __tsan_mutex_try_lock_failed,
+                         0);
+  return locked;
+}
+
 void Mutex::Unlock() {
   static const auto library = Library(&Mutex::Unlock);
   __tsan_mutex_pre_unlock(this, 0);
