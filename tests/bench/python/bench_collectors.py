@@ -98,6 +98,7 @@ def main():
     parser.add_argument("--sequences", type=int, default=8, help="of a batch (default: %(default)s)")
     parser.add_argument("--batches", type=int, default=4, help="(default: %(default)s)")
     parser.add_argument("--original", metavar="FILE", help="with the collector to compare with")
+    parser.add_argument("--layer", type=int, action="append", help="to collect (default: first, middle and last)")
     parser.add_argument("--rounds", type=int, default=3, help="(default: %(default)s)")
     arguments = parser.parse_args()
 
@@ -133,7 +134,7 @@ def measure(arguments, local, remote):
     collect_here = local_collector(arguments.original)
     collect_here(local, batches[:1], 0)
     collect_remotely(remote, batches[:1], arguments.layers - 1)
-    for layer in sorted({0, arguments.layers // 2, arguments.layers - 1}):
+    for layer in arguments.layer or (0, arguments.layers // 2, arguments.layers - 1):
         speeds, rows = {"local": [], "remote": []}, {}
         for _ in range(arguments.rounds):
             for name, collect, model in (("local", collect_here, local), ("remote", collect_remotely, remote)):

@@ -89,7 +89,7 @@ def serve_flight():
     class Server(pyarrow.flight.FlightServerBase):
         def do_get(self, context, ticket):
             whole, rest = divmod(int(ticket.ticket), ROWS_PER_MESSAGE)
-            batches = [batch] * whole + ([batch.slice(0, rest)] if rest else [])  # one piece of memory, as stream_server
+            batches = [batch] * whole + ([batch.slice(0, rest)] if rest else [])
             return pyarrow.flight.RecordBatchStream(pa.Table.from_batches(batches))  # no Python between the batches
 
     server = Server("grpc://127.0.0.1:0")
