@@ -92,8 +92,9 @@ absl::Status Run(const CaptureFlags& flags, const std::string& server, Interrupt
                                    grant.hook_point(), ", its cap"));
       }
       if (!flags.out.empty()) {
-        ASSIGN_OR_RETURN(files, RowFiles::Create(flags.out, started, flags.provenance,
-                                                 flags.overwrite ? IfExists::kReplace : IfExists::kRefuse));
+        ASSIGN_OR_RETURN(files, RowFiles::Create(flags.out, started,
+                                                 {FileFormat::kSafetensors, flags.provenance,
+                                                  flags.overwrite ? IfExists::kReplace : IfExists::kRefuse}));
       }
       progress.SetTotal(TotalRows(flags, request, started, tokens.get(), *client));
       return absl::OkStatus();
