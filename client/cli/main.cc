@@ -1,4 +1,6 @@
 // `hookline`: asks a Hookline server from the command line.
+#include <malloc.h>
+
 #include <cstdio>
 
 #include "CLI/CLI.hpp"
@@ -22,6 +24,9 @@ constexpr char kFooter[] =
 
 int Main(int argc, const char* const* argv) {
   using namespace hookline::cli;
+  // Messages are megabytes: glibc would give their memory back after each, and the next would fault it in again.
+  mallopt(M_MMAP_THRESHOLD, 1 << 30);
+  mallopt(M_TRIM_THRESHOLD, 1 << 30);
   Interrupt interrupt;
   Invocation invocation{&interrupt, DefaultServer(), nullptr};
   CLI::App app(kDescription, "hookline");

@@ -21,7 +21,6 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Connect(const std::string& addre
   arguments.SetMaxReceiveMessageSize(static_cast<int>(options.max_receive_bytes));
   // gRPC's own are 1 and 120 seconds, within which every call fails at once: a resume would miss a restarted server.
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 200);
-  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 200);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 2000);
   return std::unique_ptr<Client>(
       new Client(grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments), options));

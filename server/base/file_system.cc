@@ -21,6 +21,10 @@
 namespace hookline {
 namespace {
 
+constexpr int64_t kPageBytes = 4096;
+// A disk takes pieces of this size as well as larger ones; smaller ones are better left to be gathered.
+constexpr int64_t kEarlyWriteBytes = 256 << 10;
+
 absl::Status ErrorOf(int error, absl::string_view what) {
   switch (error) {
     case ENOTDIR:
@@ -54,6 +58,7 @@ class PosixFile final : public WritableFile {
   ~PosixFile() override { close(fd_); }
 
   absl::Status WriteAt(int64_t offset, absl::Span<const uint8_t> bytes) override {
+    const int64_t begin = offset;
     while (!bytes.empty()) {
       const ssize_t written = pwrite(fd_, bytes.data(), bytes.size(), offset);
       if (written < 0) {
@@ -63,6 +68,10 @@ class PosixFile final : public WritableFile {
       offset += written;
       bytes.remove_prefix(written);
     }
+    // Whole pages set out for the disk now, so that Sync finds little left to wait for; it is Sync that reports errors.
+    const int64_t first_page = (begin + kPageBytes - 1) / kPageBytes * kPageBytes;
+    const int64_t whole_bytes = offset / kPageBytes * kPageBytes - first_page;
+    if (whole_bytes >= kEarlyWriteBytes) sync_file_range(fd_, first_page, whole_bytes, SYNC_FILE_RANGE_WRITE);
     return absl::OkStatus();
   }
 

@@ -95,7 +95,8 @@ struct CaptureEnded {
 
 using CaptureEvent = std::variant<CaptureStarted, Chunk, CaptureEnded>;
 
-// Called from the engine's threads, holding no lock of the engine. They must not block.
+// Called from the engine's threads and from any that lets go of a chunk, holding no lock of the engine. They must not
+// block.
 struct CaptureCallbacks {
   // An event is there after Next returned none.
   std::function<void()> on_ready;

@@ -2,6 +2,7 @@
 #ifndef HOOKLINE_SERVER_CAPTURE_ENGINE_H_
 #define HOOKLINE_SERVER_CAPTURE_ENGINE_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -60,6 +61,12 @@ struct Histogram {
   std::vector<double> bounds;
   std::vector<uint64_t> counts;  // one more than bounds, not cumulative
   double sum = 0;
+
+  void Add(double value) {
+    const auto bucket = std::lower_bound(bounds.begin(), bounds.end(), value);
+    ++counts[static_cast<size_t>(bucket - bounds.begin())];
+    sum += value;
+  }
 };
 
 // What the engine has done and is doing, for metrics. Counters count from the engine's start.
@@ -98,7 +105,7 @@ class Engine {
                                                         std::vector<std::unique_ptr<Model>> models,
                                                         std::vector<std::unique_ptr<const Dataset>> datasets);
 
-  // Cancels what still runs and joins the engine's threads.
+  // Cancels what still runs and joins the engine's threads. Captures, and chunks taken from them, must be gone before.
   virtual ~Engine() = default;
 
   virtual const EngineOptions& options() const = 0;
@@ -130,7 +137,8 @@ class Engine {
   virtual EngineSnapshot Snapshot() const = 0;
 
   // Refuses new captures (UNAVAILABLE), lets running ones end until `deadline`, then ends the rest with a summary
-  // (kShuttingDown, UNAVAILABLE). Returns when every capture has ended and its sink has taken the end or let go.
+  // (kShuttingDown, UNAVAILABLE). Returns when every capture has ended, its sink has taken the end or let go, and every
+  // slab is back; or a second after the deadline.
   virtual void Drain(absl::Time deadline) = 0;
 };
 

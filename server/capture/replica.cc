@@ -21,12 +21,6 @@ Histogram MakeHistogram(std::vector<double> bounds) {
   return histogram;
 }
 
-void AddTo(Histogram& histogram, double value) {
-  const auto bucket = std::lower_bound(histogram.bounds.begin(), histogram.bounds.end(), value);
-  ++histogram.counts[static_cast<size_t>(bucket - histogram.bounds.begin())];
-  histogram.sum += value;
-}
-
 const std::vector<double> kSecondsBounds = {0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1,
                                             0.25,   0.5,   1,      2.5,   5,    10,    30};
 const std::vector<double> kShareBounds = {0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1};
@@ -158,7 +152,7 @@ std::optional<Replica::Batch> Replica::NextBatch() {
     for (const std::shared_ptr<Lane>& lane : lanes_) {
       if (in_batch.count(lane.get()) == 0) continue;
       batch.lanes.push_back(lane);
-      AddTo(load_.queue_seconds, absl::ToDoubleSeconds(now - lane->ready_since));
+      load_.queue_seconds.Add(absl::ToDoubleSeconds(now - lane->ready_since));
       for (const auto& capture : lane->receivers) {
         capture->queue_time += now - std::max(lane->ready_since, capture->arrived);
         ++capture->in_flight;
@@ -351,7 +345,7 @@ absl::Status Replica::RunOnce(const Batch& batch, absl::Span<const BatchItem> it
   Deferred deferred;
   absl::MutexLock lock(&engine_->mu_);
   const double fill = static_cast<double>(tokens) / static_cast<double>(count * positions);
-  AddTo(load_.batch_fill, fill);
+  load_.batch_fill.Add(fill);
   load_.tokens += tokens;
   for (size_t d = 0; d < deliveries.size(); ++d) {
     const std::shared_ptr<Delivery>& delivery = deliveries[d];
@@ -390,116 +384,6 @@ void Replica::StartCopies(Delivery& delivery, int hook_point, size_t first_group
   }
   if (status->ok() && delivery.placed < delivery.groups.size()) {
     *status = staged.DropBefore(delivery.groups[delivery.placed].first);
-  }
-}
-
-// Hands over what has been copied and goes on as far as the capture's window allows.
-absl::StatusOr<Replica::Progress> Replica::Advance(const std::shared_ptr<Delivery>& delivery) {
-  RunningCapture& capture = *delivery->capture;
-  while (true) {
-    const absl::Time begin = absl::Now();
-    QueueGroups(*delivery);
-    if (delivery->queued == delivery->groups.size()) return Progress::kDone;
-    {
-      absl::MutexLock lock(&engine_->mu_);
-      capture.copy_time += absl::Now() - begin;
-      const bool wanted = !capture.stop.has_value() || capture.stop->reason == StopReason::kBudget ||
-                          capture.stop->reason == StopReason::kSourceEnded;
-      if (!wanted || capture.cancelled) return Progress::kDone;
-      if (!NextGroupFits(*delivery, options_.slab_bytes)) {
-        capture.waiting = delivery;
-        return Progress::kWaiting;
-      }
-    }
-    const size_t first_group = delivery->placed;
-    PlaceGroups(*delivery, options_.slab_bytes);
-    absl::Status status;
-    for (size_t h = 0; h < delivery->staged.size(); ++h) {
-      if (delivery->staged[h] != nullptr) StartCopies(*delivery, static_cast<int>(h), first_group, &status);
-    }
-    auto event = transfer_->Record();
-    if (event.ok()) status.Update((*event)->Wait());
-    status.Update(event.status());
-    if (!status.ok()) return status;
-    if (delivery->placed == delivery->groups.size()) {
-      absl::MutexLock lock(&engine_->mu_);
-      capture.unplaced = false;
-      Wake();
-    }
-  }
-}
-
-void Replica::QueueGroups(Delivery& delivery) {
-  RunningCapture& capture = *delivery.capture;
-  for (; delivery.queued < delivery.placed; ++delivery.queued) {
-    std::vector<Delivery::PlacedChunk>& placed = delivery.groups[delivery.queued].chunks;
-    if (!capture.cancelled) {
-      std::vector<QueuedChunk> chunks = MakeChunks(delivery, delivery.queued);
-      {
-        absl::MutexLock lock(&engine_->mu_);
-        for (const QueuedChunk& queued : chunks) {
-          const CapturePlan::HookPoint& hook_point = capture.plan.hook_points[queued.chunk.hook_point];
-          auto& [rows, bytes] = engine_->delivered_[{model_.get(), hook_point.index}];
-          rows += queued.chunk.rows;
-          bytes += queued.chunk.rows * hook_point.row_bytes;
-        }
-      }
-      capture.queue.PushChunks(std::move(chunks));
-    }
-    placed.clear();
-  }
-}
-
-void Replica::CopierLoop() {
-  absl::Time last_reached = absl::InfinitePast();
-  while (true) {
-    FinishedBatch finished;
-    {
-      absl::MutexLock lock(&engine_->mu_);
-      while (finished_.empty() && resumed_.empty() && !copier_stopping_) wake_copier_.Wait(&engine_->mu_);
-      // What has waited longest goes first; both are bounded by the captures.
-      if (!resumed_.empty()) {
-        finished.deliveries.push_back(std::move(resumed_.front()));
-        resumed_.pop_front();
-      } else if (!finished_.empty()) {
-        finished = std::move(finished_.front());
-        finished_.pop_front();
-      } else {
-        return;
-      }
-    }
-    absl::Status status;
-    if (finished.event != nullptr) {
-      status = finished.event->Wait();
-      const absl::Time now = absl::Now();
-      absl::Duration forward_time = finished.forward_time;
-      if (model_->info().device != "cpu") forward_time = now - std::max(finished.launched, last_reached);
-      last_reached = now;
-      absl::MutexLock lock(&engine_->mu_);
-      --launched_batches_;
-      AddTo(load_.forward_seconds, absl::ToDoubleSeconds(forward_time));
-      const double rate =
-          absl::ToDoubleSeconds(forward_time) / (static_cast<double>(finished.tokens) * finished.layers);
-      // Recent passes count most.
-      seconds_per_token_layer_ = seconds_per_token_layer_ == 0 ? rate : 0.8 * seconds_per_token_layer_ + 0.2 * rate;
-      for (const auto& delivery : finished.deliveries) delivery->capture->forward_time += forward_time;
-      Wake();
-    }
-    for (std::shared_ptr<Delivery>& delivery : finished.deliveries) {
-      absl::StatusOr<Progress> progress = Progress::kDone;
-      progress = status.ok() ? Advance(delivery) : absl::StatusOr<Progress>(status);
-      if (progress.ok() && *progress == Progress::kWaiting) continue;
-      std::shared_ptr<RunningCapture> capture = delivery->capture;
-      const bool was_unplaced = delivery->placed < delivery->groups.size();
-      delivery.reset();  // its slabs, and what it holds on the device
-      Deferred deferred;
-      absl::MutexLock lock(&engine_->mu_);
-      if (was_unplaced) capture->unplaced = false;
-      if (!progress.ok()) engine_->StopCapture(capture, StopReason::kError, progress.status(), &deferred);
-      --capture->in_flight;
-      engine_->MaybeEnd(capture, &deferred);
-      Wake();
-    }
   }
 }
 

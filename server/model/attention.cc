@@ -12,7 +12,7 @@ namespace {
 
 // Queries that are computed together where there is no fused kernel: of the keys after them nothing is computed, and
 // their scores stay in the cache.
-constexpr int64_t kQueryBlock = 128;
+constexpr int64_t kQueryBlock = 64;
 // Batches come in few shapes, but a client can send any.
 constexpr int64_t kMaxMaskBytes = int64_t{64} << 20;
 // A fused kernel with a window needs the whole mask, positions^2 bytes, and computes what the mask hides.
@@ -97,8 +97,11 @@ at::Tensor AttendInBlocks(const at::Tensor& q, const at::Tensor& k, const at::Te
   const int64_t groups = k.size(2), in_group = heads / groups;
   // Narrow scores would be rounded before the softmax; the CPU's products in float32 cost no more.
   const at::ScalarType type = q.is_cpu() ? at::kFloat : q.scalar_type();
+  // The scale goes to the keys, once; where they are narrow it would be rounded, so there it goes to the scores.
+  const bool wide = type == at::kFloat;
   // (batch * groups, width, positions) and (batch * groups, positions, width)
-  const at::Tensor keys = k.to(type).permute({0, 2, 3, 1}).reshape({batch * groups, width, positions});
+  const at::Tensor scaled = wide ? k.to(type) * config.scale : k;
+  const at::Tensor keys = scaled.permute({0, 2, 3, 1}).reshape({batch * groups, width, positions});
   const at::Tensor values = v.to(type).permute({0, 2, 1, 3}).reshape({batch * groups, positions, width});
   at::Tensor out = at::empty({batch, positions, heads * width}, q.options());
   for (int64_t begin = 0; begin < positions; begin += kQueryBlock) {
@@ -112,12 +115,16 @@ at::Tensor AttendInBlocks(const at::Tensor& q, const at::Tensor& k, const at::Te
                                    .permute({0, 2, 3, 1, 4})
                                    .reshape({batch * groups, in_group * count, width});
     at::Tensor scores = at::bmm(queries, keys.narrow(2, first_key, key_count));
-    if (scores.scalar_type() != at::kFloat) scores = scores.to(at::kFloat);
-    scores.mul_(config.scale);
+    if (!wide) scores = scores.to(at::kFloat).mul_(config.scale);
     if (config.soft_cap != 0) scores.div_(config.soft_cap).tanh_().mul_(config.soft_cap);
-    scores.view({batch * groups, in_group, count, key_count})
-        .masked_fill_(masks.Hidden(count, key_count, begin - first_key, config.reach),
-                      -std::numeric_limits<float>::infinity());
+    // Unless the reach ends among these keys, only those of the block itself can be hidden.
+    const bool cut = config.reach >= 0 && begin + count - 1 - first_key > config.reach;
+    const int64_t masked = cut ? key_count : count;
+    scores.narrow(2, key_count - masked, masked)
+        .view({batch * groups, in_group, count, masked})
+        .masked_fill_(
+            cut ? masks.Hidden(count, key_count, begin - first_key, config.reach) : masks.Hidden(count, count, 0, -1),
+            -std::numeric_limits<float>::infinity());
     at::Tensor weights = at::softmax(scores, -1).to(type);
     // (batch * groups, in_group * count, width) -> (batch, count, heads * width)
     const at::Tensor mixed = at::bmm(weights, values.narrow(1, first_key, key_count))

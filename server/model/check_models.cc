@@ -76,9 +76,9 @@ MemoryNeed LeastNeed(const ModelOptions& options) {
 
 absl::Status CheckModels(absl::Span<const ModelOptions> models,
                          absl::FunctionRef<std::optional<AvailableMemory>(const std::string& device)> available) {
-  if (models.empty() || models.size() > kMaxModels) {
+  if (models.size() > kMaxModels) {
     return absl::InvalidArgumentError(
-        absl::StrCat(models.size(), " models; --model is needed 1 to ", kMaxModels, " times"));
+        absl::StrCat(models.size(), " models; --model may be given ", kMaxModels, " times"));
   }
   std::set<std::string> names;
   std::vector<MemoryNeed> needs;

@@ -32,6 +32,17 @@ Normed Norm(const at::Tensor& x, const NormConfig& config, const NormWeights& we
   return result;
 }
 
+namespace {
+
+// x (1 + tanh(u)) / 2 is x sigmoid(2 u), u = sqrt(2 / pi) (x + 0.044715 x^3), which LibTorch computes in half the time
+// on a CPU, and as exactly.
+at::Tensor GeluTanh(const at::Tensor& x) {
+  constexpr double kTwiceRoot = 1.5957691216057308;  // 2 sqrt(2 / pi)
+  return at::mul(x, x).mul_(kTwiceRoot * 0.044715).add_(kTwiceRoot).mul_(x).sigmoid_().mul_(x);
+}
+
+}  // namespace
+
 at::Tensor Activate(const at::Tensor& x, Activation activation) {
   switch (activation) {
     case Activation::kRelu:
@@ -43,7 +54,7 @@ at::Tensor Activate(const at::Tensor& x, Activation activation) {
     case Activation::kGelu:
       return at::gelu(x);
     case Activation::kGeluTanh:
-      return at::gelu(x, "tanh");
+      return x.is_cpu() && x.scalar_type() == at::kFloat ? GeluTanh(x) : at::gelu(x, "tanh");
   }
   return x;
 }

@@ -1,6 +1,7 @@
 #include "server/recording/catalog.h"
 
 #include <algorithm>
+#include <initializer_list>
 #include <set>
 #include <utility>
 
@@ -14,11 +15,11 @@
 namespace hookline {
 namespace {
 
-// Removes shards that `manifest` does not name (all of them, if it is null) and temporary files. What refuses to go
-// stays: the next sweep finds it again.
-void RemoveLeftovers(Directory& directory, const Manifest* manifest) {
+// Removes temporary files, and shards that none of `manifests` names. What refuses to go stays: the next sweep finds it
+// again.
+void RemoveLeftovers(Directory& directory, std::initializer_list<const Manifest*> manifests) {
   std::set<std::string> named;
-  if (manifest != nullptr) {
+  for (const Manifest* manifest : manifests) {
     for (const ShardInfo& shard : manifest->shards) named.insert(shard.file);
   }
   const auto entries = directory.List();
@@ -110,7 +111,7 @@ void Catalog::SweepRecording(const std::string& name) {
   absl::MutexLock lock(&mutex_);
   auto manifest = ReadManifest(**directory);
   if (absl::IsNotFound(manifest.status())) {
-    RemoveLeftovers(**directory, nullptr);
+    RemoveLeftovers(**directory, {});
     directory->reset();
     if (absl::Status removed = root_->RemoveDirectory(name); !removed.ok()) {
       note("no manifest, and it holds what is not ours; left alone");
@@ -125,7 +126,7 @@ void Catalog::SweepRecording(const std::string& name) {
     entries_[name].damage = absl::DataLossError(manifest.status().message());
     return;
   }
-  RemoveLeftovers(**directory, &*manifest);
+  RemoveLeftovers(**directory, {&*manifest});
   const RecordingState was = manifest->state;
   if (was == RecordingState::kRunning) manifest->state = RecordingState::kInterrupted;
   if (absl::Status lengths = CheckLengths(**directory, *manifest); !lengths.ok()) {
@@ -176,7 +177,7 @@ absl::StatusOr<std::unique_ptr<RecordingWriter>> Catalog::Create(Manifest manife
     if (absl::IsAlreadyExists(directory.status())) return exists();
     if (auto left = root_->OpenDirectory(manifest.name); left.ok()) {
       (*left)->Remove(kManifestFile).IgnoreError();
-      RemoveLeftovers(**left, nullptr);
+      RemoveLeftovers(**left, {});
       root_->RemoveDirectory(manifest.name).IgnoreError();
     }
     return directory.status();
@@ -210,7 +211,7 @@ absl::StatusOr<std::unique_ptr<RecordingWriter>> Catalog::Continue(absl::string_
     }
     manifest.update_time = absl::Now();
     RETURN_IF_ERROR(WriteManifest(*opened, manifest));
-    RemoveLeftovers(*opened, &manifest);
+    RemoveLeftovers(*opened, {&manifest});
     return opened;
   }();
   absl::MutexLock lock(&mutex_);
@@ -255,8 +256,19 @@ std::unique_ptr<RecordingWriter> Catalog::MakeWriter(std::unique_ptr<Directory> 
     entry.is_busy = is_busy;
   };
   host.publish = [set](const Manifest& now) { set(now, true); };
-  host.closed = [this, set](const Manifest& now) {
-    if (auto opened = root_->OpenDirectory(now.name); opened.ok()) RemoveLeftovers(**opened, &now);
+  host.closed = [this, set](const Manifest& last, bool is_on_disk) {
+    Manifest now = last;
+    if (auto opened = root_->OpenDirectory(now.name); opened.ok()) {
+      if (is_on_disk) {
+        RemoveLeftovers(**opened, {&now});
+      } else if (auto found = ReadManifest(**opened); found.ok()) {
+        // After a power loss the disk may hold this one, or the one before it.
+        RemoveLeftovers(**opened, {&*found, Get(last.name)->get()});
+        now = *std::move(found);
+        now.state = last.state;
+        now.error = last.error;
+      }
+    }
     set(now, false);
   };
   return std::make_unique<RecordingWriter>(std::move(directory), std::move(manifest), std::move(host));
@@ -344,7 +356,7 @@ absl::StatusOr<int64_t> Catalog::Delete(absl::string_view name) {
     // First the manifest: without it the rest is leftovers, whenever this is cut off.
     RETURN_IF_ERROR(directory->Remove(kManifestFile));
     RETURN_IF_ERROR(directory->Sync());
-    RemoveLeftovers(*directory, nullptr);
+    RemoveLeftovers(*directory, {});
     directory.reset();
     RETURN_IF_ERROR(root_->RemoveDirectory(name));
     return root_->Sync();

@@ -48,7 +48,7 @@ RecordingWriter::RecordingWriter(std::unique_ptr<Directory> directory, Manifest 
 RecordingWriter::~RecordingWriter() {
   if (closed_) return;
   manifest_.state = RecordingState::kInterrupted;
-  host_.closed(manifest_);
+  host_.closed(manifest_, /*is_on_disk=*/false);
 }
 
 absl::Status RecordingWriter::Append(const RowsToRecord& rows) {
@@ -204,7 +204,7 @@ absl::Status RecordingWriter::Close(RecordingState state, const absl::Status& er
     manifest_.state = RecordingState::kFailed;
     manifest_.error = std::string(error.ok() ? status.message() : error.message());
   }
-  host_.closed(manifest_);
+  host_.closed(manifest_, /*is_on_disk=*/status.ok());
   return status;
 }
 

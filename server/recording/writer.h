@@ -49,8 +49,8 @@ class RecordingWriter {
     std::function<absl::Status(int64_t bytes)> charge;
     // The manifest on the disk is this one now.
     std::function<void(const Manifest&)> publish;
-    // No more comes; `manifest` is what is known of the recording, whether or not the disk took it.
-    std::function<void(const Manifest& manifest)> closed;
+    // No more comes. Unless `is_on_disk`, the manifest on the disk is an older one, or this one without it being known.
+    std::function<void(const Manifest& manifest, bool is_on_disk)> closed;
   };
 
   // `manifest` is on the disk in `directory`, RUNNING, and its shards are whole.

@@ -11,6 +11,9 @@
 namespace hookline {
 namespace {
 
+// About a megabyte, so that a recording stays below the 4 MiB that a client takes.
+constexpr size_t kMaxShards = 10000;
+
 v1::RecordingState ToProto(RecordingState state) {
   switch (state) {
     case RecordingState::kRunning:
@@ -82,6 +85,7 @@ v1::Recording ToProto(const Manifest& manifest, RecordingView view) {
     point.set_max_activations(from.max_activations);
     point.set_rows(manifest.RowsOf(static_cast<int>(i)));
   }
+  if (manifest.shards.size() > kMaxShards) return recording;
   for (const ShardInfo& from : manifest.shards) {
     v1::Shard& shard = *recording.add_shards();
     shard.set_file(from.file);

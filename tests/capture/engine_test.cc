@@ -226,6 +226,7 @@ TEST_F(EngineTest, Promise6CapturesWithoutAWindowQueueInTheOrderOfArrival) {
   options_.slab_count = 8;
   options_.window_slabs = 2;
   Create();
+  model_->Close();  // who has computed everything gives back what it does not need of its window
   std::vector<std::unique_ptr<Collector>> holders;
   for (int i = 0; i < 4; ++i) {
     holders.push_back(std::make_unique<Collector>(*engine_, Request(kTwo, Sequences({10}))));
@@ -233,6 +234,7 @@ TEST_F(EngineTest, Promise6CapturesWithoutAWindowQueueInTheOrderOfArrival) {
   }
   Collector queued(*engine_, Request(kTwo, Sequences({10})));
   EXPECT_EQ(queued.capture().Next(), std::nullopt);
+  model_->Open();
   holders[0]->ReadAll();
   EXPECT_TRUE(queued.ReadAll().ended->status.ok());
 }
@@ -278,6 +280,20 @@ TEST_F(EngineTest, StreamedSequencesComeInTheirOrder) {
   });
   ExpectSameRows(collector.ReadAll().hook_points, Expected(request, kTwo, sequences));
   sender.join();
+}
+
+TEST_F(EngineTest, AFullBudgetIsTheReasonAlsoWhereTheSourceEndsDuringTheLastBatch) {
+  Create();
+  model_->Close();
+  CaptureRequest request = Request(kTwo, {});
+  request.source = StreamedSource{};
+  request.max_activations = 10;
+  Collector collector(*engine_, request);
+  ASSERT_TRUE(collector.Send({Sequences({10})}).ok());
+  model_->WaitUntilBlocked();
+  collector.capture().FinishSource();
+  model_->Open();
+  EXPECT_EQ(collector.ReadAll().ended->stop_reason, StopReason::kBudget);
 }
 
 TEST_F(EngineTest, AStreamWithoutSequencesEndsWell) {

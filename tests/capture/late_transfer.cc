@@ -38,19 +38,16 @@ class LateEvent : public TransferEvent {
   LateEvent(std::shared_ptr<Outstanding> outstanding, int64_t before)
       : outstanding_(std::move(outstanding)), before_(before) {}
 
+  // Copies with the mutex held: who waits for the same ones meanwhile returns when they are done.
   absl::Status Wait() override {
-    std::vector<std::function<absl::Status()>> due;
-    {
-      absl::MutexLock lock(&outstanding_->mu);
-      auto& copies = outstanding_->copies;
-      std::shuffle(copies.begin(), copies.end(), outstanding_->random);
-      const auto middle =
-          std::stable_partition(copies.begin(), copies.end(), [&](const auto& copy) { return copy.first >= before_; });
-      for (auto it = middle; it != copies.end(); ++it) due.push_back(std::move(it->second));
-      copies.erase(middle, copies.end());
-    }
+    absl::MutexLock lock(&outstanding_->mu);
+    auto& copies = outstanding_->copies;
+    std::shuffle(copies.begin(), copies.end(), outstanding_->random);
+    const auto due =
+        std::stable_partition(copies.begin(), copies.end(), [&](const auto& copy) { return copy.first >= before_; });
     absl::Status status;
-    for (const auto& copy : due) status.Update(copy());
+    for (auto copy = due; copy != copies.end(); ++copy) status.Update(copy->second());
+    copies.erase(due, copies.end());
     return status;
   }
 

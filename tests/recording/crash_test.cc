@@ -178,6 +178,55 @@ TEST(FullDiskTest, FinishedShardsStayAndTheRecordingContinuesOnceThereIsRoom) {
   }
 }
 
+// Stops once and is continued, as WriteAll; what fails is closed as failed, and the process goes on.
+void WriteAndCloseWhatFails(Catalog& catalog) {
+  const auto write = [](RecordingWriter& writer, int64_t most_groups, RecordingState state) {
+    const absl::Status sent = kSource.SendTo(writer, most_groups);
+    writer.Close(sent.ok() ? state : RecordingState::kFailed, sent).IgnoreError();
+  };
+  if (auto writer = catalog.Create(RowsSource::Request(kName, kPoints, Dtype::kFloat32)); writer.ok()) {
+    write(**writer, 3, RecordingState::kStopped);
+  }
+  if (auto writer = catalog.Continue(kName); writer.ok()) write(**writer, 1, RecordingState::kStopped);
+  if (auto writer = catalog.Continue(kName, ResumePoint{10, "10"}); writer.ok()) {
+    write(**writer, 100, RecordingState::kComplete);
+  }
+}
+
+TEST(FullDiskTest, OneOperationThatFailsLosesNothingThatWasFinishedNowOrAfterAPowerLoss) {
+  FakeDisk undisturbed;
+  ASSERT_TRUE(WriteAll(undisturbed).ok());
+  for (const Loss loss : {Loss::kNothing, Loss::kAll, Loss::kContents}) {
+    for (int64_t operation = 1; operation <= undisturbed.operations(); ++operation) {
+      SCOPED_TRACE(absl::StrCat("operation ", operation, ", loss ", static_cast<int>(loss)));
+      FakeDisk disk;
+      disk.FailOnceAt(operation, absl::ResourceExhaustedError("No space left on device"));
+      {
+        auto catalog = Catalog::Open(disk.root(), kOptions);
+        ASSERT_TRUE(catalog.ok());
+        WriteAndCloseWhatFails(**catalog);
+        if ((*catalog)->Get(kName).ok()) {
+          auto reader = (*catalog)->OpenReader(kName);
+          ASSERT_TRUE(reader.ok()) << reader.status();
+          EXPECT_THAT(Damage(**reader), IsEmpty());
+        }
+      }
+      disk.LosePower(loss);
+      {
+        auto catalog = Catalog::Open(disk.root(), kOptions);
+        ASSERT_TRUE(catalog.ok());
+        EXPECT_THAT((*catalog)->notes(), IsEmpty());
+        if ((*catalog)->Get(kName).ok()) {
+          EXPECT_THAT(Damage(**(*catalog)->OpenReader(kName)), IsEmpty());
+        }
+      }
+      if (disk.Files().empty()) continue;
+      ASSERT_TRUE(WriteAll(disk).ok());
+      EXPECT_EQ(Shards(disk), Shards(undisturbed));
+    }
+  }
+}
+
 TEST(FullDiskTest, QuotaAndFloorOfFreeSpaceAreResourceExhaustedWithTheNumbers) {
   FakeDisk disk;
   {

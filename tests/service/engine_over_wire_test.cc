@@ -173,7 +173,8 @@ class EngineOverWire : public ::testing::TestWithParam<Kind> {
   }
 
   // Reads `started` and waits until half of the window holds rows that nobody reads; the other half may be too small
-  // for the next row group.
+  // for the next row group. How much gRPC takes off the window before it stops is its own affair, so there is no event
+  // to wait for: this looks at the metrics' numbers, as an operator would.
   void Stall(Call& call) {
     ASSERT_TRUE(call.Read());
     const int64_t window = call.last().started().window_bytes() / options_.slab_bytes;
@@ -186,10 +187,8 @@ class EngineOverWire : public ::testing::TestWithParam<Kind> {
     EXPECT_TRUE(full);
   }
 
-  // The engine tells nobody when a slab comes back, so this looks until it is so.
   void ExpectEverySlabBack() {
-    const absl::Time patience = absl::Now() + absl::Seconds(20);
-    while (engine_->Snapshot().slabs_free != options_.slab_count && absl::Now() < patience) std::this_thread::yield();
+    engine_->Drain(absl::Now() + absl::Seconds(20));
     const EngineSnapshot snapshot = engine_->Snapshot();
     EXPECT_EQ(snapshot.slabs_free, options_.slab_count);
     EXPECT_EQ(snapshot.captures_running, 0);
@@ -233,12 +232,13 @@ TEST_P(EngineOverWire, CancelReturnsEverySlab) {
 }
 
 TEST_P(EngineOverWire, ADeadlineReturnsEverySlab) {
+  // It passes in the middle of a forward pass, or before.
+  model_->Close();
   auto call = Open(absl::Milliseconds(200));
-  ASSERT_TRUE(call->Read());
-  // Nobody reads until it has passed.
-  ExpectEverySlabBack();
   EXPECT_EQ(call->Finish().error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
+  model_->Open();
   ExpectOthersServed();
+  ExpectEverySlabBack();
 }
 
 TEST_P(EngineOverWire, ADisconnectReturnsEverySlab) {

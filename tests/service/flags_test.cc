@@ -43,6 +43,19 @@ TEST(Flags, StayOnTheLoopbackUnlessToldOtherwise) {
   EXPECT_EQ(flags.models[0].device, "auto");
 }
 
+TEST(Flags, ADirectoryOfRecordingsNeedsNoModel) {
+  ServerFlags flags;
+  ASSERT_EQ(Parse({"--recordings-dir=/r", "--recordings-quota-bytes=3GiB", "--recordings-free-bytes=5MiB",
+                   "--recordings-shard-bytes=64KiB"},
+                  &flags),
+            std::nullopt);
+  EXPECT_TRUE(flags.models.empty());
+  EXPECT_EQ(flags.recordings_dir, "/r");
+  EXPECT_EQ(flags.recordings.quota_bytes, int64_t{3} << 30);
+  EXPECT_EQ(flags.recordings.free_bytes, int64_t{5} << 20);
+  EXPECT_EQ(flags.recordings.shard_bytes, int64_t{64} << 10);
+}
+
 TEST(Flags, SetEveryLimit) {
   ServerFlags flags;
   ASSERT_EQ(Parse({"--model=m",

@@ -25,13 +25,14 @@ struct FakeDisk::State {
   std::mt19937_64 random;
   int64_t operations = 0;
   int64_t fail_at = 0;
+  bool fail_once = false;
   absl::Status failure;
   int64_t capacity = std::numeric_limits<int64_t>::max();
   bool locked = false;
 
   absl::Status Operate() {
     ++operations;
-    if (fail_at != 0 && operations >= fail_at) return failure;
+    if (fail_at != 0 && (fail_once ? operations == fail_at : operations >= fail_at)) return failure;
     return absl::OkStatus();
   }
 
@@ -256,7 +257,13 @@ int64_t FakeDisk::operations() const { return state_->operations; }
 
 void FakeDisk::FailAt(int64_t operation, absl::Status status) {
   state_->fail_at = operation;
+  state_->fail_once = false;
   state_->failure = std::move(status);
+}
+
+void FakeDisk::FailOnceAt(int64_t operation, absl::Status status) {
+  FailAt(operation, std::move(status));
+  state_->fail_once = true;
 }
 
 void FakeDisk::set_capacity(int64_t bytes) { state_->capacity = bytes; }

@@ -43,6 +43,9 @@ class FakeDisk {
   // said); a write of it may have been done by half. 0: none fails.
   void FailAt(int64_t operation, absl::Status status = absl::UnavailableError("the power is gone"));
 
+  // The same for the `operation`-th alone.
+  void FailOnceAt(int64_t operation, absl::Status status);
+
   // The disk's size; writes past it fail with RESOURCE_EXHAUSTED.
   void set_capacity(int64_t bytes);
   int64_t used_bytes() const;

@@ -23,7 +23,7 @@ TEST_P(ReferenceTest, EveryHookPointEqualsPythonsForwardHooks) {
   auto model = Load(Fixture(GetParam()));
   ASSERT_NE(model, nullptr);
   auto reference =
-      ReadSafetensors(absl::StrCat(HOOKLINE_FIXTURES, "/torchscript/", GetParam(), "/reference.safetensors"));
+      ReadReferenceFile(absl::StrCat(HOOKLINE_FIXTURES, "/torchscript/", GetParam(), "/reference.safetensors"));
   int compared = 0;
   std::vector<std::string> expected_names;
   for (int j = 0; reference.count(absl::StrCat("tokens_", j)) != 0; ++j) {

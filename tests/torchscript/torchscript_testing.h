@@ -52,7 +52,7 @@ inline void WriteFile(const std::string& path, const std::string& bytes) {
 }
 
 // The float32 and int32 tensors of a safetensors file that is known to be good.
-inline std::map<std::string, at::Tensor> ReadSafetensors(const std::string& path) {
+inline std::map<std::string, at::Tensor> ReadReferenceFile(const std::string& path) {
   const std::string bytes = ReadFile(path);
   uint64_t header_size = 0;
   std::memcpy(&header_size, bytes.data(), sizeof(header_size));

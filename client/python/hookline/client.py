@@ -58,7 +58,8 @@ def channel_options() -> List[Tuple[str, int]]:
         ("grpc.max_send_message_length", -1),
         # The client decides when to try again; gRPC's own wait of a second and more would only add to it.
         ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 100),
+        # gRPC also gives up an attempt to connect after this long, which a far or busy server may need.
+        ("grpc.min_reconnect_backoff_ms", 20000),
         ("grpc.max_reconnect_backoff_ms", 5000),
     ]
 

@@ -63,6 +63,7 @@ absl::StatusOr<StateDict> Read(std::shared_ptr<const MappedFile> file) {
 
   StateDict weights;
   weights.path = file->path();
+  uint64_t copied_bytes = 0;
   for (const PickledTensor& tensor : *pickled) {
     const std::string name(absl::StripPrefix(tensor.name, kCompiledPrefix));
     const auto bad = [&](absl::string_view what) {
@@ -79,6 +80,12 @@ absl::StatusOr<StateDict> Read(std::shared_ptr<const MappedFile> file) {
         storage->second.size() % c10::elementSize(type) != 0) {
       return bad(absl::StrCat("has a storage of ", tensor.storage_values, " values (", tensor.storage_type,
                               "), for which the archive holds ", storage->second.size(), " bytes"));
+    }
+    // torch.save aligns storages. Where something else did not, views become copies, which a storage that many tensors
+    // share would make any number of.
+    if (reinterpret_cast<uintptr_t>(storage->second.data()) % c10::elementSize(type) != 0) {
+      copied_bytes += storage->second.size();
+      if (copied_bytes > file->bytes().size()) return bad("shares a storage that is not aligned for its type");
     }
     absl::StatusOr<at::Tensor> view =
         ViewTensor(file, storage->second, type, tensor.offset, tensor.sizes, tensor.strides);

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
@@ -13,9 +14,11 @@ namespace hookline {
 namespace {
 
 // A state dict of a hundred thousand tensors takes about ten megabytes.
-constexpr size_t kMaxPickleBytes = size_t{64} << 20;
-// About twelve objects describe a tensor.
-constexpr size_t kMaxObjects = 4'000'000;
+constexpr size_t kMaxPickleBytes = size_t{16} << 20;
+// About twelve objects describe a tensor. Bounds the stack and the memo too, which a few bytes of pickle could fill.
+constexpr size_t kMaxObjects = 1'500'000;
+// torch.save numbers its storages. Every tensor keeps a copy of the key of its storage.
+constexpr size_t kMaxStorageKeyBytes = 64;
 constexpr size_t kMaxDimensions = 8;
 constexpr size_t kMaxQuotedBytes = 120;
 
@@ -37,10 +40,10 @@ struct Object {
     kMark,
   };
   Kind kind = Kind::kNone;
-  int64_t number = 0;          // kBool, kInt
-  std::string text;            // kString; kGlobal: "module name"
-  std::vector<Object*> items;  // kTuple, kList; kDict: key, value, key, value...
-  PickledTensor tensor;        // kTensor; kStorage: its storage fields
+  int64_t number = 0;                     // kBool, kInt
+  std::string text;                       // kString; kGlobal: "module name"
+  std::vector<Object*> items;             // kTuple, kList; kDict: key, value, key, value...
+  std::unique_ptr<PickledTensor> tensor;  // kTensor; kStorage: its storage fields
 };
 using Kind = Object::Kind;
 
@@ -108,6 +111,7 @@ class Unpickler {
     ASSIGN_OR_RETURN(Object * result, Pop());
     if (result->kind != Kind::kDict) return Bad(absl::StrCat("holds ", Name(result->kind), ", not a state dict"));
     std::vector<PickledTensor> tensors;
+    absl::flat_hash_set<absl::string_view> names;
     for (size_t i = 0; i < result->items.size(); i += 2) {
       const Object& key = *result->items[i];
       const Object& value = *result->items[i + 1];
@@ -115,7 +119,8 @@ class Unpickler {
       if (value.kind != Kind::kTensor) {
         return Bad(absl::StrCat("has ", Name(value.kind), " under ", Quoted(key.text), " instead of a tensor"));
       }
-      tensors.push_back(value.tensor);
+      if (!names.insert(key.text).second) return Bad(absl::StrCat("names two tensors ", Quoted(key.text)));
+      tensors.push_back(*value.tensor);
       tensors.back().name = key.text;
     }
     return tensors;
@@ -242,9 +247,15 @@ class Unpickler {
     return objects_.back().get();
   }
 
+  absl::Status PushObject(Object* object) {
+    if (stack_.size() == kMaxObjects) return Bad(absl::StrCat("stacks more than ", kMaxObjects, " objects"));
+    stack_.push_back(object);
+    return absl::OkStatus();
+  }
+
   absl::StatusOr<Object*> Push(Kind kind) {
     ASSIGN_OR_RETURN(Object * object, New(kind));
-    stack_.push_back(object);
+    RETURN_IF_ERROR(PushObject(object));
     return object;
   }
 
@@ -325,6 +336,7 @@ class Unpickler {
 
   absl::Status Memoize(uint64_t index) {
     if (stack_.empty()) return Bad("remembers the top of an empty stack");
+    if (memo_.size() == kMaxObjects) return Bad(absl::StrCat("remembers more than ", kMaxObjects, " objects"));
     memo_[index] = stack_.back();
     return absl::OkStatus();
   }
@@ -333,8 +345,7 @@ class Unpickler {
     ASSIGN_OR_RETURN(const uint64_t index, Number(bytes));
     const auto it = memo_.find(index);
     if (it == memo_.end()) return Bad(absl::StrCat("recalls object ", index, ", which it never remembered"));
-    stack_.push_back(it->second);
-    return absl::OkStatus();
+    return PushObject(it->second);
   }
 
   absl::StatusOr<std::string> Line() {
@@ -366,13 +377,14 @@ class Unpickler {
     if (id->kind != Kind::kTuple || parts.size() != 5 || parts[0]->kind != Kind::kString ||
         parts[0]->text != "storage" || parts[1]->kind != Kind::kGlobal || !IsStorageType(parts[1]->text) ||
         parts[2]->kind != Kind::kString || parts[3]->kind != Kind::kString || parts[4]->kind != Kind::kInt ||
-        parts[4]->number < 0) {
+        parts[4]->number < 0 || parts[2]->text.size() > kMaxStorageKeyBytes) {
       return Bad("describes a storage in a way that torch.save does not");
     }
     ASSIGN_OR_RETURN(Object * storage, Push(Kind::kStorage));
-    storage->tensor.storage_type = parts[1]->text.substr(parts[1]->text.find(' ') + 1);
-    storage->tensor.storage_key = parts[2]->text;
-    storage->tensor.storage_values = parts[4]->number;
+    storage->tensor = std::make_unique<PickledTensor>();
+    storage->tensor->storage_type = parts[1]->text.substr(parts[1]->text.find(' ') + 1);
+    storage->tensor->storage_key = parts[2]->text;
+    storage->tensor->storage_values = parts[4]->number;
     return absl::OkStatus();
   }
 
@@ -390,8 +402,7 @@ class Unpickler {
       if (arguments->items.empty() || arguments->items[0]->kind != Kind::kTensor) {
         return Bad("makes a parameter of something else than a tensor");
       }
-      stack_.push_back(arguments->items[0]);
-      return absl::OkStatus();
+      return PushObject(arguments->items[0]);
     }
     return Bad(absl::StrCat("calls ", Quoted(function->text)));
   }
@@ -402,7 +413,7 @@ class Unpickler {
         arguments[1]->kind != Kind::kInt) {
       return Bad("describes a tensor in a way that torch.save does not");
     }
-    PickledTensor tensor = arguments[0]->tensor;
+    PickledTensor tensor = *arguments[0]->tensor;
     tensor.offset = arguments[1]->number;
     for (const auto& [object, numbers] :
          {std::pair(arguments[2], &tensor.sizes), std::pair(arguments[3], &tensor.strides)}) {
@@ -415,7 +426,7 @@ class Unpickler {
       }
     }
     ASSIGN_OR_RETURN(Object * object, Push(Kind::kTensor));
-    object->tensor = std::move(tensor);
+    object->tensor = std::make_unique<PickledTensor>(std::move(tensor));
     return absl::OkStatus();
   }
 

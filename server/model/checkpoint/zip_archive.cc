@@ -123,11 +123,7 @@ class Reader {
     const uint64_t begin =
         record.offset + kLocalHeaderBytes + Read(bytes_, record.offset + 26, 2) + Read(bytes_, record.offset + 28, 2);
     if (!Inside(begin, record.size, bytes_.size())) return BadEntry(record.name, "reaches past the end of the file");
-    const absl::Span<const uint8_t> data = bytes_.subspan(begin, record.size);
-    if (crc32_z(0, data.data(), data.size()) != record.crc) {
-      return BadEntry(record.name, "does not have the checksum that the archive gives");
-    }
-    return data;
+    return bytes_.subspan(begin, record.size);
   }
 
  private:
@@ -162,16 +158,25 @@ absl::StatusOr<ZipArchive> ZipArchive::Open(std::shared_ptr<const MappedFile> fi
   ASSIGN_OR_RETURN(const Directory directory, reader.FindDirectory());
   ZipArchive archive;
   std::vector<std::pair<const uint8_t*, uint64_t>> spans;
+  std::vector<Record> records;
   uint64_t offset = directory.offset;
   for (uint64_t i = 0; i < directory.entries; ++i) {
     ASSIGN_OR_RETURN(Record record, reader.ReadRecord(directory, &offset));
     ASSIGN_OR_RETURN(const absl::Span<const uint8_t> data, reader.Data(record));
     if (!data.empty()) spans.emplace_back(data.data(), data.size());
     if (!archive.entries_.emplace(record.name, data).second) return reader.BadEntry(record.name, "is there twice");
+    records.push_back(std::move(record));
   }
   std::sort(spans.begin(), spans.end());
   for (size_t i = 1; i < spans.size(); ++i) {
     if (spans[i - 1].first + spans[i - 1].second > spans[i].first) return reader.Bad("two of its entries overlap");
+  }
+  // Only now: entries that share their bytes would have them summed again and again.
+  for (const Record& record : records) {
+    const absl::Span<const uint8_t> data = archive.entries_.at(record.name);
+    if (crc32_z(0, data.data(), data.size()) != record.crc) {
+      return reader.BadEntry(record.name, "does not have the checksum that the archive gives");
+    }
   }
   archive.file_ = std::move(file);
   return archive;

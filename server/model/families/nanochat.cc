@@ -19,6 +19,8 @@
 #include "server/base/status.h"
 #include "server/model/checkpoint/torch_checkpoint.h"
 #include "server/model/decoder.h"
+#include "server/model/families/config_fields.h"
+#include "server/model/families/config_reader.h"
 #include "server/model/memory.h"
 #include "server/model/weight_taker.h"
 
@@ -32,9 +34,6 @@ constexpr double kEpsilon = 1.1920928955078125e-07;
 // The positions that its rotary tables have, times sequence_len.
 constexpr int64_t kContextFactor = 10;
 constexpr int64_t kMaxMetaBytes = int64_t{16} << 20;
-// Above any model's; products of two fit 64 bits.
-constexpr int64_t kMaxConfigNumber = int64_t{1} << 24;
-constexpr int64_t kMaxLayers = 1024;
 constexpr int64_t kTableMultiple = 64;
 
 // A checkpoint's numbers by step.
@@ -75,27 +74,17 @@ absl::StatusOr<Meta> ReadMeta(const std::string& path) {
   const Json json = Json::parse(file->bytes().begin(), file->bytes().end(), /*cb=*/nullptr,
                                 /*allow_exceptions=*/false);
   if (!json.is_object()) return bad("is no JSON object");
-  const auto config = json.find("model_config");
-  if (config == json.end() || !config->is_object()) return bad("has no object model_config");
+  const ConfigReader reader(json, path);
+  const ConfigReader config = reader.Object("model_config");
   Meta meta;
-  for (const auto& [key, number] :
-       {std::pair("sequence_len", &meta.sequence_len), std::pair("vocab_size", &meta.vocab_size),
-        std::pair("n_layer", &meta.n_layer), std::pair("n_head", &meta.n_head), std::pair("n_kv_head", &meta.n_kv_head),
-        std::pair("n_embd", &meta.n_embd)}) {
-    const auto it = config->find(key);
-    if (it == config->end()) return bad(absl::StrCat("model_config.", key, " is missing"));
-    const int64_t most = number == &meta.n_layer ? kMaxLayers : kMaxConfigNumber;
-    if (!it->is_number_integer() || it->get<int64_t>() < 1 || it->get<int64_t>() > most) {
-      return bad(absl::StrCat("model_config.", key, " is ", it->dump().substr(0, 80), "; a number from 1 to ", most,
-                              " is wanted"));
-    }
-    *number = it->get<int64_t>();
-  }
-  if (const auto it = config->find("window_pattern"); it != config->end()) {
-    if (!it->is_string())
-      return bad(absl::StrCat("model_config.window_pattern is ", it->dump().substr(0, 80), ", no string"));
-    meta.window_pattern = it->get<std::string>();
-  }
+  meta.sequence_len = config.Integer("sequence_len");
+  meta.vocab_size = config.Integer("vocab_size");
+  meta.n_layer = config.Integer("n_layer", std::nullopt, kMaxLayers);
+  meta.n_head = config.Integer("n_head");
+  meta.n_kv_head = config.Integer("n_kv_head");
+  meta.n_embd = config.Integer("n_embd");
+  if (config.Has("window_pattern")) meta.window_pattern = config.Text("window_pattern");
+  RETURN_IF_ERROR(config.status());
   if (meta.n_embd % meta.n_head != 0) {
     return bad(absl::StrCat("model_config.n_embd ", meta.n_embd, " is no multiple of n_head ", meta.n_head));
   }

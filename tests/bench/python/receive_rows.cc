@@ -1,12 +1,13 @@
 // The C++ client's loop that the Python receivers are compared with: rows copied once, into batches of 4096.
 //
-//   receive_rows HOST:PORT ROWS    prints GB/s (10^9 bytes of values)
+//   receive_rows HOST:PORT ROWS    prints GB/s (10^9 bytes of values) and GB for each second of CPU time
 #include <malloc.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <cstdlib>
+#include <ctime>
 #include <iostream>
 #include <memory>
 #include <optional>
@@ -31,6 +32,7 @@ int main(int argc, char** argv) {
   request.add_hook_points("blocks.0.hook_resid_post");
   request.set_max_activations(std::atoll(argv[2]));
 
+  const std::clock_t cpu_start = std::clock();
   const auto start = std::chrono::steady_clock::now();
   std::unique_ptr<hookline::client::CaptureCall> call = (*client)->Capture(request);
   std::unique_ptr<float[]> batch;
@@ -55,6 +57,8 @@ int main(int argc, char** argv) {
     bytes += chunk->data_bytes();
   }
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-  std::cout << static_cast<double>(bytes) / seconds.count() / 1e9 << std::endl;
+  const double cpu_seconds = static_cast<double>(std::clock() - cpu_start) / CLOCKS_PER_SEC;
+  const double gigabytes = static_cast<double>(bytes) / 1e9;
+  std::cout << gigabytes / seconds.count() << ' ' << gigabytes / cpu_seconds << std::endl;
   return 0;
 }

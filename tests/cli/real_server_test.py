@@ -1,0 +1,212 @@
+"""The program `hookline` against the program `hookline-server`, on the trained demo model.
+
+HOOKLINE_PROGRAM and HOOKLINE_SERVER_PROGRAM name the programs.
+"""
+
+import json
+import os
+import signal
+import struct
+import subprocess
+
+import numpy as np
+import pytest
+
+ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
+DEMO = os.path.join(ROOT, "tests", "fixtures", "nanochat", "demo")
+RESID = "blocks.2.hook_resid_post"
+MLP = "blocks.3.hook_mlp_out"
+PATIENCE = 300  # seconds, far longer than anything here takes
+
+
+def read_safetensors(path):
+    """The metadata, and the tensors by name."""
+    with open(path, "rb") as file:
+        contents = file.read()
+    (header_bytes,) = struct.unpack("<Q", contents[:8])
+    header = json.loads(contents[8 : 8 + header_bytes])
+    metadata = header.pop("__metadata__", {})
+    types = {"F32": "<f4", "I64": "<i8", "I32": "<i4", "BF16": "<u2", "F16": "<f2"}
+    tensors = {}
+    for name, entry in header.items():
+        begin, end = (8 + header_bytes + offset for offset in entry["data_offsets"])
+        tensors[name] = np.frombuffer(contents[begin:end], types[entry["dtype"]]).reshape(entry["shape"])
+    return metadata, tensors
+
+
+class Server:
+    """A server process; `port` is its to keep over restarts."""
+
+    def __init__(self, port=0):
+        self.process = subprocess.Popen(
+            [os.environ["HOOKLINE_SERVER_PROGRAM"], "--model", DEMO, "--device", "cpu", "--slab-count", "32"]
+            + ["--dataset", "text=" + os.path.join(DEMO, "tokens.npy")]
+            + ["--listen", f"127.0.0.1:{port}"],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        # The log tells the port; what follows is read no more and fits the pipe.
+        for line in self.process.stderr:
+            if "listening on" in line:
+                self.port = int(line.rsplit("(port ", 1)[1].rstrip(")\n"))
+                return
+        raise RuntimeError("the server did not start")
+
+    @property
+    def address(self):
+        return f"127.0.0.1:{self.port}"
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+        self.process.stderr.close()
+
+
+@pytest.fixture(scope="module")
+def server():
+    running = Server()
+    yield running
+    running.kill()
+
+
+def start(server, *arguments, **options):
+    return subprocess.Popen(
+        [os.environ["HOOKLINE_PROGRAM"], *arguments, "--server", server.address],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def run(server, *arguments, input=""):
+    process = start(server, *arguments)
+    output, errors = process.communicate(input, timeout=PATIENCE)
+    return process.returncode, output, errors
+
+
+def capture(server, *arguments, input=""):
+    code, output, errors = run(server, "capture", "--json", "--quiet", *arguments, input=input)
+    assert code == 0, errors
+    return json.loads(output)
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return read_safetensors(os.path.join(DEMO, "reference.safetensors"))[1]
+
+
+def assert_close(rows, expected):
+    error = np.linalg.norm(rows - expected, axis=1) / np.linalg.norm(expected, axis=1)
+    assert error.max() <= 1e-4
+
+
+@pytest.mark.parametrize("form", ["text", "npy", "bytes", "standard input"])
+def test_rows_are_the_models_in_whatever_form_the_tokens_come(server, reference, tmp_path, form):
+    ids = reference["tokens_1"]
+    assert ids[0] == 256
+    text = " ".join(map(str, ids)) + "\n"
+    path, more = str(tmp_path / "tokens"), []
+    if form == "text":
+        (tmp_path / "tokens").write_text(text)
+    elif form == "npy":
+        path += ".npy"
+        np.save(path, ids[None].astype(np.uint16))
+    elif form == "bytes":
+        (tmp_path / "tokens").write_bytes(bytes(int(id) for id in ids[1:]))
+        more = ["--token-format", "bytes", "--bos", "256"]
+    else:
+        path = "-"
+    out = str(tmp_path / "rows")
+    came = capture(
+        server, "--hook-points", f"{RESID},{MLP}", "--tokens", path, "--out", out, *more,
+        input=text if path == "-" else "",
+    )  # fmt: skip
+    assert [point["hook_point"] for point in came["hook_points"]] == [RESID, MLP]
+    for point in came["hook_points"]:
+        name = point["hook_point"]
+        metadata, tensors = read_safetensors(point["path"])
+        assert metadata["hook_point"] == name
+        assert metadata["fingerprint"] == came["fingerprint"]
+        assert_close(tensors[name], reference[f"{name}/1"])
+        norms = np.linalg.norm(tensors[name].astype(np.float64), axis=1)
+        assert point["mean_row_norm"] == pytest.approx(norms.mean(), rel=1e-5)
+        assert point["rms"] == pytest.approx(np.sqrt((tensors[name].astype(np.float64) ** 2).mean()), rel=1e-5)
+
+
+def test_budgets_are_exact_and_provenance_names_each_row(server, tmp_path):
+    out = str(tmp_path / "rows")
+    came = capture(
+        server, "--hook-points", f"{RESID},{MLP}", "--dataset", "text", "--sequence-length", "100",
+        "--max-activations", "1001", "--max-activations-for", f"{MLP}=7", "--skip-first", "3", "--provenance",
+        "--dtype", "bfloat16", "--out", out,
+    )  # fmt: skip
+    assert came["stop_reason"] == "budget"
+    tokens = np.load(os.path.join(DEMO, "tokens.npy"))
+    for point, rows in zip(came["hook_points"], (1001, 7)):
+        assert point["rows"] == rows
+        tensors = read_safetensors(point["path"])[1]
+        assert tensors[point["hook_point"]].shape == (rows, 128)
+        row = np.arange(rows)
+        sequence, position = row // 97, row % 97 + 3
+        np.testing.assert_array_equal(tensors["provenance/sequence"], sequence)
+        np.testing.assert_array_equal(tensors["provenance/position"], position)
+        np.testing.assert_array_equal(tensors["provenance/token_id"], tokens[100 * sequence + position])
+
+
+def test_a_server_that_is_killed_and_comes_back_costs_no_row(server, tmp_path):
+    arguments = [
+        "--hook-points", RESID, "--tokens", os.path.join(DEMO, "tokens.npy"), "--max-activations", "40000",
+        "--deterministic", "--provenance",
+    ]  # fmt: skip
+    (undisturbed,) = capture(server, *arguments, "--out", str(tmp_path / "undisturbed"))["hook_points"]
+    first = Server()
+    process = start(first, "capture", *arguments, "--out", str(tmp_path / "disturbed"))
+    assert "rows" in process.stderr.readline()  # rows have come
+    first.kill()
+    assert "continuing in" in next(line for line in process.stderr if "attempt" in line)
+    second = Server(first.port)
+    errors = process.communicate(timeout=PATIENCE)[1]
+    second.kill()
+    assert process.returncode == 0, errors
+    name = os.path.basename(undisturbed["path"])
+    expected = (tmp_path / "undisturbed" / name).read_bytes()
+    assert (tmp_path / "disturbed" / name).read_bytes() == expected
+
+
+def test_an_interrupt_leaves_no_file(server, tmp_path):
+    process = start(
+        server, "capture", "--hook-points", "*", "--dataset", "text", "--sequence-length", "256",
+        "--out", str(tmp_path / "rows"),
+    )  # fmt: skip
+    assert "rows" in process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    errors = process.communicate(timeout=PATIENCE)[1]
+    assert process.returncode == 130
+    assert errors.endswith("hookline: interrupted; nothing was kept\n")
+    assert os.listdir(tmp_path / "rows") == []
+
+
+@pytest.mark.parametrize(
+    "tokens, arguments, code, message",
+    [
+        ("1 2", ["--hook-points", "blocks.9.hook_resid_post"], 2, "nearest: blocks.0.hook_resid_post"),
+        ("1 2\n3 999", ["--hook-points", RESID], 2, "token id 999"),
+        ("1 2", ["--hook-points", RESID, "--max-activations-for", f"{MLP}=1"], 2, MLP),
+        ("1 2", ["--hook-points", RESID, "--max-activations", "0"], 2, "max_activations"),
+        ("1 2", ["--hook-points", RESID, "--model", "other"], 1, "demo"),
+    ],
+)
+def test_what_the_server_objects_to_is_said_in_one_line(server, tokens, arguments, code, message):
+    status, _, errors = run(server, "capture", "--quiet", "--tokens", "-", *arguments, input=tokens)
+    assert status == code
+    assert errors.startswith("hookline: ") and errors.count("\n") == 1
+    assert message in errors
+
+
+def test_tells_the_model_and_its_hook_points(server):
+    code, output, _ = run(server, "models")
+    assert code == 0 and "950,402" in output
+    code, output, _ = run(server, "hooks")
+    assert code == 0 and RESID in output
