@@ -10,9 +10,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "client/cli/commands.h"
-#include "client/cli/names.h"
+#include "client/cli/export_manifest.h"
 #include "client/cli/progress.h"
 #include "client/cli/pt_file.h"
+#include "client/cli/report.h"
 #include "server/base/file_system.h"
 #include "server/base/status.h"
 #include "server/recording/catalog.h"
@@ -22,8 +23,8 @@ namespace {
 
 constexpr char kFooter[] =
     R"(Reads the files that the original collector's save_activations, `hookline export --format pt` or the Python client wrote: a
-tensor of (rows, width) each, all of one dtype. Hook points are named as the files say, or else as their names do
-(blocks_3_hook_mlp_out.pt). A server must not have the directory meanwhile; it serves the recording once it has it again.
+tensor of (rows, width) each, all of one dtype. Hook points are named as the export's manifest.json or the files say, or else as
+their names do (blocks_3_hook_mlp_out.pt). A server must not have the directory meanwhile; it serves the recording once it has it again.
 
 Such files do not tell which token a row is of: provenance is sequence -1, position -1, token id 0.
 
@@ -44,28 +45,39 @@ struct ImportFlags {
   bool quiet = false;
 };
 
-absl::StatusOr<std::vector<PtFile>> ReadFolder(const std::string& folder) {
+absl::StatusOr<std::vector<std::string>> PtPathsOf(const std::string& folder) {
   std::vector<std::string> paths;
   std::error_code error;
   for (auto entry = std::filesystem::directory_iterator(folder, error);
        !error && entry != std::filesystem::directory_iterator(); entry.increment(error)) {
-    if (entry->path().extension() == ".pt") paths.push_back(entry->path().string());
+    if (entry->path().extension() != ".pt") continue;
+    if (paths.size() == kMaxFiles) {
+      return absl::InvalidArgumentError(absl::StrCat(folder, ": more than ", kMaxFiles, " .pt files"));
+    }
+    paths.push_back(entry->path().string());
   }
   if (error) return absl::ErrnoToStatus(error.value(), absl::StrCat("cannot list ", folder));
   if (paths.empty()) return absl::NotFoundError(absl::StrCat(folder, ": no .pt file is there"));
-  if (paths.size() > kMaxFiles) {
-    return absl::InvalidArgumentError(absl::StrCat(folder, ": ", paths.size(), " .pt files, at most ", kMaxFiles));
-  }
   std::sort(paths.begin(), paths.end());
+  return paths;
+}
+
+absl::StatusOr<std::vector<PtFile>> ReadFolder(const std::string& folder) {
+  ASSIGN_OR_RETURN(const std::vector<std::string> paths, PtPathsOf(folder));
+  ASSIGN_OR_RETURN(const auto names_by_file, ReadExportManifest(folder));
   std::vector<PtFile> files;
   std::set<std::string> names;
   for (const std::string& path : paths) {
     ASSIGN_OR_RETURN(PtFile file, ReadPtFile(path));
+    const auto named = names_by_file.find(std::filesystem::path(path).filename().string());
+    if (named != names_by_file.end()) file.hook_point = named->second;
     if (!names.insert(file.hook_point).second) {
       return absl::InvalidArgumentError(absl::StrCat(path, ": another file is of ", file.hook_point, " too"));
     }
     if (!files.empty() && file.dtype != files[0].dtype) {
-      return absl::InvalidArgumentError(absl::StrCat(path, ": its dtype is not that of ", paths[0]));
+      return absl::InvalidArgumentError(absl::StrCat(path, ": its values are ", DtypeName(file.dtype), ", those of ",
+                                                     paths[0], " are ", DtypeName(files[0].dtype),
+                                                     "; a recording has one dtype"));
     }
     files.push_back(std::move(file));
   }
@@ -105,8 +117,11 @@ absl::Status Write(const std::vector<PtFile>& files, RecordingWriter& writer, Pr
 
 absl::Status Run(const ImportFlags& flags, Interrupt& interrupt) {
   ASSIGN_OR_RETURN(const std::vector<PtFile> files, ReadFolder(flags.folder));
-  ASSIGN_OR_RETURN(std::unique_ptr<Directory> directory, OpenDirectory(flags.recordings));
-  ASSIGN_OR_RETURN(const std::unique_ptr<Catalog> catalog, Catalog::Open(std::move(directory), {}));
+  absl::StatusOr<std::unique_ptr<Directory>> directory = OpenDirectory(flags.recordings);
+  if (!directory.ok()) {
+    return absl::Status(directory.status().code(), absl::StrCat("--recordings-dir: ", directory.status().message()));
+  }
+  ASSIGN_OR_RETURN(const std::unique_ptr<Catalog> catalog, Catalog::Open(*std::move(directory), {}));
   Manifest manifest;
   manifest.name = flags.name;
   manifest.model = flags.model;
@@ -133,9 +148,9 @@ absl::Status Run(const ImportFlags& flags, Interrupt& interrupt) {
     catalog->Delete(flags.name).status().IgnoreError();  // what is left over cannot be continued
     return absl::IsCancelled(status) ? absl::CancelledError("interrupted; nothing was kept") : status;
   }
-  std::fputs(absl::StrCat(flags.name, ": ", WithCommas(static_cast<int64_t>(files.size())), " hook points, ",
-                          WithCommas(writer->manifest().rows()), " rows in ",
-                          WithCommas(static_cast<int64_t>(writer->manifest().shards.size())), " shards\n")
+  std::fputs(absl::StrCat(flags.name, ": ", Count(static_cast<int64_t>(files.size()), "hook point"), ", ",
+                          Count(writer->manifest().rows(), "row"), " in ",
+                          Count(static_cast<int64_t>(writer->manifest().shards.size()), "shard"), "\n")
                  .c_str(),
              stdout);
   return absl::OkStatus();

@@ -83,7 +83,7 @@ absl::Status Run(const PersistFlags& flags, const std::string& server, Interrupt
       if (first) {
         progress.Note(absl::StrCat("hookline: recording ", flags.name, " ", WhatWasFound(response.disposition())));
         progress.SetTotal(response.max_rows());
-        progress.SetBefore(response.rows() - response.new_rows(), response.new_rows() == 0 ? response.bytes() : 0);
+        progress.SetBefore(response.rows(), response.bytes());
         first = false;
       }
       progress.Set(response.rows(), response.bytes());

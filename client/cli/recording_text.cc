@@ -20,13 +20,15 @@ std::string RecordingText(const v1::Recording& recording) {
   std::string text = absl::StrCat(recording.name(), ": ", StateName(recording.state()));
   if (!recording.error().empty()) absl::StrAppend(&text, " (", recording.error(), ")");
   absl::StrAppend(&text, ", ", WithCommas(recording.rows()), " rows of ", DtypeName(recording.dtype()), ", ",
-                  ShortNumber(static_cast<double>(recording.bytes())), "B in ", WithCommas(recording.shard_count()),
-                  " shards\nmodel ", recording.model(), ", fingerprint ", recording.fingerprint(), "\n");
+                  ShortNumber(static_cast<double>(recording.bytes())), "B in ", Count(recording.shard_count(), "shard"),
+                  "\n");
+  if (!recording.model().empty()) absl::StrAppend(&text, "model ", recording.model(), ", ");
+  if (!recording.fingerprint().empty()) absl::StrAppend(&text, "fingerprint ", recording.fingerprint(), "\n");
   if (recording.has_dataset()) {
     absl::StrAppend(&text, "dataset ", recording.dataset().name(), ", sequences of ",
                     WithCommas(recording.dataset().sequence_length()), "\n");
   } else {
-    absl::StrAppend(&text, WithCommas(recording.token_sequences()), " sequences of the request's own\n");
+    absl::StrAppend(&text, Count(recording.token_sequences(), "sequence"), " of the request's own\n");
   }
   std::vector<std::vector<std::string>> rows = {{"hook point", "rows", "of", "width"}};
   for (const v1::RecordedHookPoint& point : recording.hook_points()) {

@@ -1,6 +1,5 @@
 #include "client/cli/row_files.h"
 
-#include <unistd.h>
 #include <zlib.h>
 
 #include <filesystem>
@@ -96,9 +95,6 @@ absl::StatusOr<std::unique_ptr<RowFiles>> RowFiles::Create(const std::string& di
     hook_points.push_back(grant.hook_point());
   }
   const std::vector<std::string> names = FileNames(hook_points, options.format);
-  const auto temporary = [&](absl::string_view name) {
-    return absl::StrCat(directory, "/.", name, ".", getpid(), ".partial");
-  };
   for (int i = 0; i < started.hook_points_size(); ++i) {
     auto file = std::make_unique<File>();
     file->name = names[i];
@@ -108,7 +104,7 @@ absl::StatusOr<std::unique_ptr<RowFiles>> RowFiles::Create(const std::string& di
       return absl::AlreadyExistsError(
           absl::StrCat(directory, "/", names[i], " exists; choose another --out, or give --overwrite"));
     }
-    ASSIGN_OR_RETURN(file->scratch, ScratchFile::Create(temporary(names[i])));
+    ASSIGN_OR_RETURN(file->scratch, ScratchFile::Create(TemporaryPath(directory, names[i])));
     file->header_bytes = files->ReservedBytes(*file);
     // Until Finish its place is spaces, which nobody takes for a file.
     const std::string spaces(static_cast<size_t>(file->header_bytes), ' ');
@@ -116,9 +112,9 @@ absl::StatusOr<std::unique_ptr<RowFiles>> RowFiles::Create(const std::string& di
     files->files_.push_back(std::move(file));
   }
   if (options.provenance) {
-    ASSIGN_OR_RETURN(files->sequence_, ScratchFile::Create(temporary("provenance-sequence")));
-    ASSIGN_OR_RETURN(files->token_id_, ScratchFile::Create(temporary("provenance-token_id")));
-    ASSIGN_OR_RETURN(files->position_, ScratchFile::Create(temporary("provenance-position")));
+    ASSIGN_OR_RETURN(files->sequence_, ScratchFile::Create(TemporaryPath(directory, "provenance-sequence")));
+    ASSIGN_OR_RETURN(files->token_id_, ScratchFile::Create(TemporaryPath(directory, "provenance-token_id")));
+    ASSIGN_OR_RETURN(files->position_, ScratchFile::Create(TemporaryPath(directory, "provenance-position")));
   }
   return files;
 }

@@ -5,6 +5,7 @@
 #include "client/cli/commands.h"
 #include "client/cli/names.h"
 #include "client/cli/progress.h"
+#include "client/cli/report.h"
 #include "client/cpp/rpc_status.h"
 #include "hookline/v1/recording_service.grpc.pb.h"
 #include "server/base/status.h"
@@ -48,10 +49,11 @@ absl::Status Run(const VerifyFlags& flags, const std::string& server, Interrupt&
     std::fputs(absl::StrCat(shard.file(), ": ", shard.error(), "\n").c_str(), stdout);
   }
   if (response.damaged_size() > 0) {
-    return absl::DataLossError(absl::StrCat(flags.name, ": ", response.damaged_size(), " of ", response.shards(),
-                                            " shards are not as they were written; record them anew"));
+    return absl::DataLossError(absl::StrCat(flags.name, ": ", response.damaged_size(), " of ",
+                                            Count(recording.shard_count(), "shard"),
+                                            " not as written; record it anew"));
   }
-  std::fputs(absl::StrCat(flags.name, ": ", WithCommas(response.shards()), " shards, ",
+  std::fputs(absl::StrCat(flags.name, ": ", Count(response.shards(), "shard"), ", ",
                           ShortNumber(static_cast<double>(response.bytes())), "B, every byte as it was written\n")
                  .c_str(),
              stdout);
