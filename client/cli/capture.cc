@@ -1,14 +1,14 @@
-#include <cstdio>
+#include <algorithm>
+#include <memory>
 #include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "client/cli/capture_request.h"
-#include "client/cli/capture_run.h"
 #include "client/cli/commands.h"
 #include "client/cli/names.h"
 #include "client/cli/report.h"
-#include "client/cli/row_files.h"
+#include "client/cli/transfer.h"
 #include "server/base/status.h"
 
 namespace hookline::cli {
@@ -37,13 +37,8 @@ capture that fails or is interrupted leaves none.
 If the server goes away the capture continues where it was once the server is back, for about a minute (tokens from
 standard input cannot be sent again, so then it fails).)";
 
-struct CaptureFlags : CaptureRequestFlags {
-  bool provenance = false;
-  std::string out;
+struct CaptureFlags : CaptureRequestFlags, TransferFlags {
   std::string record_as;
-  bool overwrite = false;
-  bool json = false;
-  bool quiet = false;
 };
 
 // The most rows that can come, over all hook points; none where that is not known.
@@ -77,48 +72,23 @@ absl::Status Run(const CaptureFlags& flags, const std::string& server, Interrupt
     tokens = *std::move(opened);
   }
 
-  // While files are being written a signal must not end the program before their temporary names are gone.
-  Interrupt::Listener keep_running(&interrupt, [] {});
-  std::unique_ptr<RowFiles> files;
-  absl::StatusOr<CaptureResult> result;
-  absl::Duration elapsed;
-  {
-    Progress progress(flags.quiet ? ProgressStyle::kNone : DefaultProgressStyle());
-    CaptureHandlers handlers;
-    handlers.on_started = [&](const v1::CaptureStarted& started) -> absl::Status {
-      for (const v1::HookPointGrant& grant : started.hook_points()) {
-        if (!grant.clipped()) continue;
-        progress.Note(absl::StrCat("hookline: the server grants ", WithCommas(grant.max_activations()), " rows of ",
-                                   grant.hook_point(), ", its cap"));
-      }
-      if (!flags.out.empty()) {
-        ASSIGN_OR_RETURN(files, RowFiles::Create(flags.out, started, flags.provenance,
-                                                 flags.overwrite ? IfExists::kReplace : IfExists::kRefuse));
-      }
-      progress.SetTotal(TotalRows(flags, request, started, tokens.get(), *client));
-      return absl::OkStatus();
-    };
-    handlers.on_chunk = [&](const client::Chunk& chunk) {
-      return files == nullptr ? absl::OkStatus() : files->Append(chunk);
-    };
-    const StartCall start_call = [&](const std::string& resume_token) {
-      v1::CaptureRequest resumed = request;
-      resumed.set_resume_token(resume_token);
-      return tokens == nullptr ? client->Capture(resumed) : client->CaptureStream(resumed);
-    };
-    result = RunCapture(start_call, tokens.get(), handlers, progress, interrupt);
-    if (result.ok() && files != nullptr) {
-      if (absl::Status status = files->Finish(result->summary.stop_reason()); !status.ok()) result = status;
+  Transfer transfer;
+  transfer.start_call = [&](const std::string& resume_token) {
+    v1::CaptureRequest resumed = request;
+    resumed.set_resume_token(resume_token);
+    return tokens == nullptr ? client->Capture(resumed) : client->CaptureStream(resumed);
+  };
+  transfer.tokens = tokens.get();
+  transfer.on_started = [&](const v1::CaptureStarted& started, Progress& progress) {
+    for (const v1::HookPointGrant& grant : started.hook_points()) {
+      if (!grant.clipped()) continue;
+      progress.Note(absl::StrCat("hookline: the server grants ", WithCommas(grant.max_activations()), " rows of ",
+                                 grant.hook_point(), ", its cap"));
     }
-    elapsed = progress.elapsed();
-  }
-  if (!result.ok()) return ExplainUnavailable(result.status(), server);
-
-  std::vector<std::string> paths;
-  for (int i = 0; files != nullptr && i < result->started.hook_points_size(); ++i) paths.push_back(files->path(i));
-  std::fputs((flags.json ? CaptureJson(*result, elapsed, paths) : CaptureTable(*result, elapsed, paths)).c_str(),
-             stdout);
-  return absl::OkStatus();
+    progress.SetTotal(TotalRows(flags, request, started, tokens.get(), *client));
+  };
+  transfer.table = CaptureTable;
+  return RunTransfer(flags, transfer, server, interrupt);
 }
 
 }  // namespace

@@ -140,24 +140,31 @@ void RequireSource(const CaptureRequestFlags& flags) {
   if (flags.tokens.empty() && flags.dataset.empty()) throw CLI::RequiredError("--tokens or --dataset");
 }
 
-absl::StatusOr<v1::CaptureRequest> MakeCaptureRequest(const CaptureRequestFlags& flags) {
-  v1::CaptureRequest request;
-  request.set_model(flags.model);
+absl::Status FillHookPoints(const HookPointFlags& flags, google::protobuf::RepeatedPtrField<std::string>* hook_points,
+                            google::protobuf::Map<std::string, int64_t>* max_activations_by_hook_point) {
   for (const std::string& list : flags.hook_points) {
-    for (const std::string& name : SplitHookPoints(list)) request.add_hook_points(name);
+    for (const std::string& name : SplitHookPoints(list)) *hook_points->Add() = name;
   }
-  if (flags.max_activations.has_value()) request.set_max_activations(*flags.max_activations);
   for (const std::string& entry : flags.max_activations_for) {
     const size_t equals = entry.rfind('=');
     int64_t rows = 0;
     if (equals == std::string::npos || !absl::SimpleAtoi(entry.substr(equals + 1), &rows)) {
       return absl::InvalidArgumentError(absl::StrCat("--max-activations-for: `", entry, "` is not NAME=ROWS"));
     }
-    if (!request.mutable_max_activations_by_hook_point()->insert({entry.substr(0, equals), rows}).second) {
+    if (!max_activations_by_hook_point->insert({entry.substr(0, equals), rows}).second) {
       return absl::InvalidArgumentError(
           absl::StrCat("--max-activations-for: ", entry.substr(0, equals), " is given twice"));
     }
   }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<v1::CaptureRequest> MakeCaptureRequest(const CaptureRequestFlags& flags) {
+  v1::CaptureRequest request;
+  request.set_model(flags.model);
+  RETURN_IF_ERROR(
+      FillHookPoints(flags, request.mutable_hook_points(), request.mutable_max_activations_by_hook_point()));
+  if (flags.max_activations.has_value()) request.set_max_activations(*flags.max_activations);
   request.set_dtype(Dtypes().at(flags.dtype));
   request.set_deterministic(flags.deterministic);
   v1::Selection selection;

@@ -16,9 +16,14 @@
 
 namespace hookline::cli {
 
-struct CaptureRequestFlags {
+struct HookPointFlags {
+  std::vector<std::string> hook_points;  // lists, as SplitHookPoints takes them
+  std::optional<int64_t> max_activations;
+  std::vector<std::string> max_activations_for;  // NAME=ROWS
+};
+
+struct CaptureRequestFlags : HookPointFlags {
   std::string model;
-  std::vector<std::string> hook_points;
   std::string tokens;
   std::string token_format = "auto";
   std::string dataset;
@@ -29,8 +34,6 @@ struct CaptureRequestFlags {
   int64_t feed_members = 1;
   std::string feed_on_lag = "detach";
   std::optional<uint32_t> prepend_token;
-  std::optional<int64_t> max_activations;
-  std::vector<std::string> max_activations_for;
   std::string dtype = "float32";
   int32_t skip_first = 0;
   int32_t position_end = 0;
@@ -45,6 +48,10 @@ enum class Feeds { kOffered, kNotOffered };
 
 // Declares the flags. `flags` outlives the parsing.
 void AddCaptureRequestOptions(CLI::App& command, CaptureRequestFlags& flags, Feeds feeds);
+
+// Puts the names and the budgets by name into a request's fields. INVALID_ARGUMENT names the flag.
+absl::Status FillHookPoints(const HookPointFlags& flags, google::protobuf::RepeatedPtrField<std::string>* hook_points,
+                            google::protobuf::Map<std::string, int64_t>* max_activations_by_hook_point);
 
 // For a command's callback: one source must be given.
 void RequireSource(const CaptureRequestFlags& flags);

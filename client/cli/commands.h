@@ -24,6 +24,12 @@ struct Invocation {
 void AddModelsCommand(CLI::App& app, Invocation& invocation);
 void AddHooksCommand(CLI::App& app, Invocation& invocation);
 void AddCaptureCommand(CLI::App& app, Invocation& invocation);
+void AddPersistCommand(CLI::App& app, Invocation& invocation);
+void AddRecordingsCommand(CLI::App& app, Invocation& invocation);
+void AddVerifyCommand(CLI::App& app, Invocation& invocation);
+void AddReadCommand(CLI::App& app, Invocation& invocation);
+void AddExportCommand(CLI::App& app, Invocation& invocation);
+void AddImportCommand(CLI::App& app, Invocation& invocation);
 
 // HOOKLINE_SERVER of the environment, else where hookline-server listens unless told otherwise.
 std::string DefaultServer();

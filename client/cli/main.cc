@@ -35,6 +35,12 @@ int Main(int argc, const char* const* argv) {
   AddModelsCommand(app, invocation);
   AddHooksCommand(app, invocation);
   AddCaptureCommand(app, invocation);
+  AddPersistCommand(app, invocation);
+  AddRecordingsCommand(app, invocation);
+  AddReadCommand(app, invocation);
+  AddVerifyCommand(app, invocation);
+  AddExportCommand(app, invocation);
+  AddImportCommand(app, invocation);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

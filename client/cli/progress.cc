@@ -29,18 +29,17 @@ int TerminalWidth() {
 
 ProgressStyle DefaultProgressStyle() { return isatty(STDERR_FILENO) ? ProgressStyle::kBar : ProgressStyle::kLines; }
 
-std::string ProgressLine(int64_t rows, std::optional<int64_t> total_rows, int64_t bytes, absl::Duration elapsed,
-                         int width) {
+std::string ProgressLine(const ProgressState& state, absl::Duration elapsed, int width) {
   const double seconds = std::max(absl::ToDoubleSeconds(elapsed), 1e-3);
-  const double rate = static_cast<double>(rows) / seconds;
-  std::string numbers = WithCommas(rows);
-  if (total_rows.has_value()) absl::StrAppend(&numbers, "/", WithCommas(*total_rows));
-  absl::StrAppend(&numbers, " rows  ", ShortNumber(rate), "rows/s  ", ShortNumber(static_cast<double>(bytes) / seconds),
-                  "B/s");
-  if (!total_rows.has_value() || *total_rows < 1) return numbers;
-  const double done = std::min(1.0, static_cast<double>(rows) / static_cast<double>(*total_rows));
-  if (rows > 0) {
-    absl::StrAppend(&numbers, "  ", ShortTime(static_cast<double>(*total_rows - rows) / rate), " left");
+  const double rate = static_cast<double>(state.rows - state.rows_before) / seconds;
+  std::string numbers = WithCommas(state.rows);
+  if (state.total_rows.has_value()) absl::StrAppend(&numbers, "/", WithCommas(*state.total_rows));
+  absl::StrAppend(&numbers, " ", state.unit, "  ", ShortNumber(rate), state.unit, "/s  ",
+                  ShortNumber(static_cast<double>(state.bytes - state.bytes_before) / seconds), "B/s");
+  if (!state.total_rows.has_value() || *state.total_rows < 1) return numbers;
+  const double done = std::min(1.0, static_cast<double>(state.rows) / static_cast<double>(*state.total_rows));
+  if (rate > 0) {
+    absl::StrAppend(&numbers, "  ", ShortTime(static_cast<double>(*state.total_rows - state.rows) / rate), " left");
   }
   std::string bar;
   // 100% [=====>    ] and a space
@@ -54,7 +53,8 @@ std::string ProgressLine(int64_t rows, std::optional<int64_t> total_rows, int64_
   return absl::StrFormat("%3d%% %s%s", static_cast<int>(done * 100), bar, numbers);
 }
 
-Progress::Progress(ProgressStyle style) : style_(style), start_(absl::Now()) {
+Progress::Progress(ProgressStyle style, const char* unit) : style_(style), start_(absl::Now()) {
+  state_.unit = unit;
   if (style_ != ProgressStyle::kNone) thread_ = std::thread(&Progress::Run, this);
 }
 
@@ -71,28 +71,40 @@ void Progress::Run() {
   absl::MutexLock lock(&mutex_);
   const absl::Duration interval = style_ == ProgressStyle::kBar ? kBarInterval : kLineInterval;
   while (!mutex_.AwaitWithTimeout(absl::Condition(&ended_), interval)) Draw();
-  if (style_ == ProgressStyle::kBar || rows_ > 0) Draw();
+  if (style_ == ProgressStyle::kBar || state_.rows > 0) Draw();
   if (style_ == ProgressStyle::kBar && drawn_) fputs("\n", stderr);
 }
 
 void Progress::Draw() {
-  if (rows_ == 0 && !total_rows_.has_value()) return;  // nothing was granted yet
+  if (state_.rows == 0 && !state_.total_rows.has_value()) return;  // nothing was granted yet
   drawn_ = true;
   const bool bar = style_ == ProgressStyle::kBar;
-  const std::string line = ProgressLine(rows_, total_rows_, bytes_, elapsed(), bar ? TerminalWidth() : 0);
+  const std::string line = ProgressLine(state_, elapsed(), bar ? TerminalWidth() : 0);
   // ESC [ K clears what is left of a longer line.
   fputs(bar ? absl::StrCat("\r", line, "\x1b[K").c_str() : absl::StrCat(line, "\n").c_str(), stderr);
 }
 
 void Progress::SetTotal(std::optional<int64_t> total_rows) {
   absl::MutexLock lock(&mutex_);
-  total_rows_ = total_rows;
+  state_.total_rows = total_rows;
 }
 
 void Progress::Add(int64_t rows, int64_t bytes) {
   absl::MutexLock lock(&mutex_);
-  rows_ += rows;
-  bytes_ += bytes;
+  state_.rows += rows;
+  state_.bytes += bytes;
+}
+
+void Progress::SetBefore(int64_t rows, int64_t bytes) {
+  absl::MutexLock lock(&mutex_);
+  state_.rows_before = rows;
+  state_.bytes_before = bytes;
+}
+
+void Progress::Set(int64_t rows, int64_t bytes) {
+  absl::MutexLock lock(&mutex_);
+  state_.rows = rows;
+  state_.bytes = bytes;
 }
 
 void Progress::Note(const std::string& text) {

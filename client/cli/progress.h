@@ -18,15 +18,25 @@ enum class ProgressStyle { kNone, kLines, kBar };
 // kBar if standard error is a terminal, else kLines.
 ProgressStyle DefaultProgressStyle();
 
+// What was done in some time.
+struct ProgressState {
+  int64_t rows = 0;  // or what else `unit` says
+  std::optional<int64_t> total_rows;
+  int64_t bytes = 0;
+  // Rows and bytes that were there before the time began.
+  int64_t rows_before = 0;
+  int64_t bytes_before = 0;
+  const char* unit = "rows";
+};
+
 // One line of progress. `width` is the terminal's, for a bar; 0: no bar.
-std::string ProgressLine(int64_t rows, std::optional<int64_t> total_rows, int64_t bytes, absl::Duration elapsed,
-                         int width);
+std::string ProgressLine(const ProgressState& state, absl::Duration elapsed, int width);
 
 // Thread-safe.
 class Progress {
  public:
-  // Begins to count time.
-  explicit Progress(ProgressStyle style);
+  // Begins to count time. `unit`, a literal, is what is counted.
+  explicit Progress(ProgressStyle style, const char* unit = "rows");
   // Ends the line.
   ~Progress();
   Progress(const Progress&) = delete;
@@ -35,6 +45,10 @@ class Progress {
   // How many rows there will be, at most; none where nobody knows.
   void SetTotal(std::optional<int64_t> total_rows);
   void Add(int64_t rows, int64_t bytes);
+  // What was there before this began.
+  void SetBefore(int64_t rows, int64_t bytes);
+  // What there is now.
+  void Set(int64_t rows, int64_t bytes);
   // Says something beside, in a line of its own, whatever the style.
   void Note(const std::string& text);
 
@@ -47,9 +61,7 @@ class Progress {
   const ProgressStyle style_;
   const absl::Time start_;
   mutable absl::Mutex mutex_;
-  std::optional<int64_t> total_rows_ ABSL_GUARDED_BY(mutex_);
-  int64_t rows_ ABSL_GUARDED_BY(mutex_) = 0;
-  int64_t bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+  ProgressState state_ ABSL_GUARDED_BY(mutex_);
   bool drawn_ ABSL_GUARDED_BY(mutex_) = false;
   bool ended_ ABSL_GUARDED_BY(mutex_) = false;
   std::thread thread_;

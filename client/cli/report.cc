@@ -4,10 +4,29 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "client/cli/names.h"
 #include "nlohmann/json.hpp"
 
 namespace hookline::cli {
+namespace {
+
+// What came, how fast, why no more, and of which model.
+std::string Totals(const CaptureResult& result, absl::Duration elapsed) {
+  int64_t rows = 0;
+  for (const v1::HookPointSummary& summary : result.summary.hook_points()) rows += summary.rows();
+  return absl::StrCat(WithCommas(rows), " rows of ", DtypeName(result.started.dtype()), ", ",
+                      ShortNumber(static_cast<double>(result.bytes)), "B, in ",
+                      absl::StrFormat("%.2f", std::max(absl::ToDoubleSeconds(elapsed), 1e-3)),
+                      " s; ended by: ", StopReasonName(result.summary.stop_reason()),
+                      result.started.model().empty() ? "" : absl::StrCat(". Model ", result.started.model()));
+}
+
+std::string Lines(const std::vector<std::string>& lines) {
+  return lines.empty() ? "" : absl::StrJoin(lines, "\n") + "\n";
+}
+
+}  // namespace
 
 std::string Table(const std::vector<std::vector<std::string>>& rows) {
   std::vector<size_t> widths;
@@ -30,11 +49,24 @@ std::string Table(const std::vector<std::vector<std::string>>& rows) {
   return text;
 }
 
+std::string Count(int64_t count, absl::string_view thing) {
+  return absl::StrCat(WithCommas(count), " ", thing, count == 1 ? "" : "s");
+}
+
+std::string ReadTable(const CaptureResult& result, absl::Duration elapsed, const std::vector<std::string>& paths) {
+  std::vector<std::vector<std::string>> rows = {{"hook point", "rows", "width"}};
+  for (int i = 0; i < result.summary.hook_points_size(); ++i) {
+    const v1::HookPointSummary& summary = result.summary.hook_points(i);
+    rows.push_back(
+        {summary.hook_point(), WithCommas(summary.rows()), absl::StrCat(result.started.hook_points(i).width())});
+  }
+  return absl::StrCat(Table(rows), Totals(result, elapsed), ".\n", Lines(paths));
+}
+
 std::string CaptureTable(const CaptureResult& result, absl::Duration elapsed, const std::vector<std::string>& paths) {
   std::vector<std::vector<std::string>> rows = {
       {"hook point", "rows", "width", "mean row norm", "mean", "rms", "NaN", "infinite"}};
   bool partial = false;
-  int64_t all_rows = 0;
   for (int i = 0; i < result.summary.hook_points_size(); ++i) {
     const v1::HookPointSummary& summary = result.summary.hook_points(i);
     rows.push_back({summary.hook_point(), WithCommas(summary.rows()),
@@ -43,17 +75,11 @@ std::string CaptureTable(const CaptureResult& result, absl::Duration elapsed, co
                     absl::StrFormat("%.6g", summary.rms()), WithCommas(summary.nan_count()),
                     WithCommas(summary.infinity_count())});
     partial |= summary.statistics_rows() != summary.rows();
-    all_rows += summary.rows();
   }
   std::string text = Table(rows);
   if (partial) absl::StrAppend(&text, "The statistics leave out rows from before a reconnect.\n");
-  const double seconds = std::max(absl::ToDoubleSeconds(elapsed), 1e-3);
-  absl::StrAppend(&text, WithCommas(all_rows), " rows of ", DtypeName(result.started.dtype()), ", ",
-                  ShortNumber(static_cast<double>(result.bytes)), "B, in ", absl::StrFormat("%.2f", seconds),
-                  " s; ended by: ", StopReasonName(result.summary.stop_reason()), ". Model ", result.started.model(),
-                  ", ", WithCommas(result.summary.tokens()), " tokens in ", WithCommas(result.summary.batches()),
-                  " batches.\n");
-  for (const std::string& path : paths) absl::StrAppend(&text, path, "\n");
+  absl::StrAppend(&text, Totals(result, elapsed), ", ", WithCommas(result.summary.tokens()), " tokens in ",
+                  WithCommas(result.summary.batches()), " batches.\n", Lines(paths));
   return text;
 }
 

@@ -1,8 +1,8 @@
-// Writes a capture's rows to disk while they arrive: one safetensors file for each hook point.
+// Writes a capture's rows to disk while they arrive: one file for each hook point, safetensors, .npy or .pt.
 //
-// A file holds one tensor [rows, width] under the hook point's exact name, and with provenance `provenance/sequence`
-// and `provenance/token_id` (I64) and `provenance/position` (I32), each [rows]. Its metadata: `format` =
-// "hookline-capture", `version` = "1", `hook_point`, `model`, `fingerprint`, and `stop_reason`.
+// A safetensors file holds one tensor [rows, width] under the hook point's exact name, and with provenance
+// `provenance/sequence` and `provenance/token_id` (I64) and `provenance/position` (I32), each [rows]. Its metadata:
+// `format` = "hookline-capture", `version` = "1", `hook_point`, `model`, `fingerprint`, and `stop_reason`.
 #ifndef HOOKLINE_CLIENT_CLI_ROW_FILES_H_
 #define HOOKLINE_CLIENT_CLI_ROW_FILES_H_
 
@@ -19,20 +19,29 @@
 namespace hookline::cli {
 
 enum class IfExists { kRefuse, kReplace };
+enum class FileFormat { kSafetensors, kNpy, kPt };
 
 // The file names for hook points, in order: their characters beside A-Z a-z 0-9 . _ - replaced by _, made different
-// from each other also where case does not count, and none hidden or too long for a file system.
-std::vector<std::string> FileNames(const std::vector<std::string>& hook_points);
+// from each other also where case does not count, and none hidden or too long for a file system. In names of .pt files
+// dots are replaced too, as the original collector does.
+std::vector<std::string> FileNames(const std::vector<std::string>& hook_points,
+                                   FileFormat format = FileFormat::kSafetensors);
+
+struct RowFilesOptions {
+  FileFormat format = FileFormat::kSafetensors;
+  bool provenance = false;  // of safetensors only
+  IfExists if_exists = IfExists::kRefuse;
+};
 
 // Until Finish the directory holds temporary files only, whose names begin with a dot; destroying it without Finish
 // removes them. One thread at a time.
 class RowFiles {
  public:
-  // Makes `directory` where there is none. ALREADY_EXISTS names a file that is in the way; errors of the disk name the
-  // path.
+  // Makes `directory` where there is none. ALREADY_EXISTS names a file that is in the way; INVALID_ARGUMENT: the format
+  // has no such dtype; errors of the disk name the path.
   static absl::StatusOr<std::unique_ptr<RowFiles>> Create(const std::string& directory,
-                                                          const v1::CaptureStarted& started, bool provenance,
-                                                          IfExists if_exists);
+                                                          const v1::CaptureStarted& started,
+                                                          const RowFilesOptions& options);
   ~RowFiles();
   RowFiles(const RowFiles&) = delete;
   RowFiles& operator=(const RowFiles&) = delete;
@@ -45,18 +54,22 @@ class RowFiles {
 
   // Where the rows of a hook point are after Finish.
   std::string path(int hook_point) const;
+  // Without the directory.
+  const std::string& name(int hook_point) const;
 
  private:
   struct File;
 
-  RowFiles(std::string directory, const v1::CaptureStarted& started, bool provenance);
+  RowFiles(std::string directory, const v1::CaptureStarted& started, const RowFilesOptions& options);
 
+  int64_t ReservedBytes(const File& file) const;
   std::string Header(const File& file, int64_t rows, v1::StopReason stop_reason) const;
   absl::Status AppendProvenance(const v1::ActivationChunk& header);
   absl::Status Complete(File& file, v1::StopReason stop_reason);
 
   const std::string directory_;
   const v1::CaptureStarted started_;
+  const FileFormat format_;
   const bool provenance_;
   std::vector<std::unique_ptr<File>> files_;
   // Hook points are row-aligned, so one copy of each column serves all files.

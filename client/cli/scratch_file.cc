@@ -23,6 +23,10 @@ absl::Status DiskError(absl::string_view what, const std::string& path) {
 
 }  // namespace
 
+std::string TemporaryPath(absl::string_view directory, absl::string_view name) {
+  return absl::StrCat(directory, "/.", name, ".", getpid(), ".partial");
+}
+
 absl::StatusOr<std::unique_ptr<ScratchFile>> ScratchFile::Create(std::string path) {
   const int fd = open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
   if (fd < 0) return DiskError("create", path);

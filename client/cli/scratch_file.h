@@ -13,6 +13,9 @@
 
 namespace hookline::cli {
 
+// Where a file that is to be `name` in `directory` is written meanwhile: hidden, and another for each process.
+std::string TemporaryPath(absl::string_view directory, absl::string_view name);
+
 // Errors name the path. One thread at a time.
 class ScratchFile {
  public:

@@ -174,15 +174,14 @@ void EngineImpl::Admit(const std::shared_ptr<RunningCapture>& capture, Lane& lan
     // Rows begin with the sequence that the feed takes next.
     capture->skip_until.sequence = capture->skip_until.batch_sequence = lane.source.next_index();
   }
-  deferred->Run([capture, started = StartedOf(*capture, capture->skip_until)] { capture->queue.PushStarted(started); });
+  deferred->Run([capture, started = StartedOf(capture->plan, capture->skip_until)] { capture->queue.PushStarted(started); });
   lane.receivers.push_back(capture);
   if (capture->next_row >= capture->plan.max_budget) {
     StopCapture(capture, StopReason::kBudget, absl::OkStatus(), deferred);
   }
 }
 
-CaptureStarted EngineImpl::StartedOf(const RunningCapture& capture, const ResumePosition& position) const {
-  const CapturePlan& plan = capture.plan;
+CaptureStarted EngineImpl::StartedOf(const CapturePlan& plan, const ResumePosition& position) const {
   CaptureStarted started;
   started.model = plan.model->info().name;
   started.fingerprint = plan.model->info().fingerprint;
@@ -209,7 +208,7 @@ void EngineImpl::StopCapture(const std::shared_ptr<RunningCapture>& capture, Sto
   capture->stop = CaptureStop{reason, std::move(status)};
   if (capture->window == nullptr && reason != StopReason::kCancelled) {
     deferred->Run(
-        [capture, started = StartedOf(*capture, capture->plan.position)] { capture->queue.PushStarted(started); });
+        [capture, started = StartedOf(capture->plan, capture->plan.position)] { capture->queue.PushStarted(started); });
   }
   for (auto it = admissions_.begin(); it != admissions_.end();) {
     auto& waiting = it->captures;

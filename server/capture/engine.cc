@@ -165,6 +165,13 @@ Replica* EngineImpl::ReplicaOf(const RunningCapture& capture) const {
   return nullptr;
 }
 
+absl::StatusOr<CaptureStarted> EngineImpl::Grant(const CaptureRequest& request) const {
+  ASSIGN_OR_RETURN(const Replica* replica, FindReplica(request.model));
+  ASSIGN_OR_RETURN(const CapturePlan plan, MakeCapturePlan(request, replica->model(), replica->options(), datasets()));
+  RETURN_IF_ERROR(CheckSource(request, plan, *replica));
+  return StartedOf(plan, plan.position);
+}
+
 absl::StatusOr<CaptureEstimate> EngineImpl::Estimate(const CaptureRequest& request) const {
   ASSIGN_OR_RETURN(const Replica* replica, FindReplica(request.model));
   ASSIGN_OR_RETURN(CapturePlan plan, MakeCapturePlan(request, replica->model(), replica->options(), datasets()));

@@ -128,6 +128,10 @@ class Engine {
   virtual absl::StatusOr<std::shared_ptr<Capture>> Start(CaptureRequest request, absl::string_view address,
                                                          CaptureCallbacks callbacks) = 0;
 
+  // What Start would grant, without starting: what the capture's first event says once it is admitted. Errors as
+  // Start's, except those of what else is running. Not for a feed, whose members begin where it is by then.
+  virtual absl::StatusOr<CaptureStarted> Grant(const CaptureRequest& request) const = 0;
+
   virtual absl::StatusOr<CaptureEstimate> Estimate(const CaptureRequest& request) const = 0;
 
   // Checks the request and answers 32 hexadecimal digits that are equal for requests which bring the same rows of the

@@ -143,6 +143,7 @@ class EngineImpl : public Engine {
   absl::StatusOr<const Dataset*> FindDataset(absl::string_view name) const override;
   absl::StatusOr<std::shared_ptr<Capture>> Start(CaptureRequest request, absl::string_view address,
                                                  CaptureCallbacks callbacks) override;
+  absl::StatusOr<CaptureStarted> Grant(const CaptureRequest& request) const override;
   absl::StatusOr<CaptureEstimate> Estimate(const CaptureRequest& request) const override;
   absl::StatusOr<std::string> RequestDigest(const CaptureRequest& request) const override;
   EngineSnapshot Snapshot() const override;
@@ -175,7 +176,7 @@ class EngineImpl : public Engine {
   void AdmitWaiting() ABSL_LOCKS_EXCLUDED(mu_);
   void Admit(const std::shared_ptr<RunningCapture>& capture, Lane& lane, Deferred* deferred)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  CaptureStarted StartedOf(const RunningCapture& capture, const ResumePosition& position) const;
+  CaptureStarted StartedOf(const CapturePlan& plan, const ResumePosition& position) const;
 
   // The capture takes no more sequences and ends so when all that is in flight has reached its queue.
   void StopCapture(const std::shared_ptr<RunningCapture>& capture, StopReason reason, absl::Status status,

@@ -36,6 +36,7 @@ absl::StatusOr<std::shared_ptr<RecordingSession>> RecordingSession::Start(Engine
     absl::MutexLock lock(&self->callback_mutex_);
     if (self->client_callbacks_.on_source_room) self->client_callbacks_.on_source_room();
   };
+  ASSIGN_OR_RETURN(session->started_, engine->Grant(session->options_.request));
   ASSIGN_OR_RETURN(session->capture_, engine->Start(session->options_.request, address, std::move(callbacks)));
   // The capture has its own copy of the sequences; another for as long as it runs is of no use.
   if (std::holds_alternative<TokenBatch>(session->options_.request.source)) {
@@ -117,6 +118,10 @@ void RecordingSession::ClientLeft() {
 }
 
 void RecordingSession::Run() {
+  last_token_ = started_.resume_token;
+  for (const auto& point : started_.hook_points) rows_.push_back(point.rows);
+  if (absl::Status status = Begin(started_); !status.ok()) return EndEarly(RecordingState::kFailed, std::move(status));
+  Notify();
   while (true) {
     Wish wish;
     {
@@ -143,14 +148,8 @@ void RecordingSession::Run() {
 }
 
 bool RecordingSession::Handle(CaptureEvent event) {
-  if (auto* started = std::get_if<CaptureStarted>(&event)) {
-    started_ = *started;
-    last_token_ = started->resume_token;
-    for (const auto& point : started->hook_points) rows_.push_back(point.rows);
-    if (absl::Status status = Begin(*started); !status.ok()) {
-      EndEarly(RecordingState::kFailed, std::move(status));
-      return true;
-    }
+  if (std::holds_alternative<CaptureStarted>(event)) {
+    admitted_ = true;
   } else if (auto* chunk = std::get_if<Chunk>(&event)) {
     if (absl::Status status = Record(*chunk); !status.ok()) {
       EndEarly(RecordingState::kFailed, std::move(status));
@@ -256,6 +255,13 @@ void RecordingSession::End(RecordingState state, CaptureEnded ended) {
       ended.stop_reason = StopReason::kError;
     }
     writer_.reset();
+    // Its client was told nothing that could continue it.
+    bool left;
+    {
+      absl::MutexLock lock(&mutex_);
+      left = client_left_;
+    }
+    if (left && !admitted_ && !options_.continues) catalog_->Delete(options_.name).status().IgnoreError();
   }
   {
     absl::MutexLock lock(&mutex_);

@@ -48,9 +48,9 @@ class RecordingSession {
     int64_t new_rows = 0;  // since this session began
     absl::Duration time;   // since then
     bool ended = false;
-    // Once ended: how, in the codes of the proto's PersistResponse; and what the capture told, if it came so far.
+    std::optional<CaptureStarted> started;  // once the recording is in the catalog
+    // Once ended: how, in the codes of the proto's PersistResponse; and what the capture told.
     absl::Status status;
-    std::optional<CaptureStarted> started;
     std::optional<CaptureEnded> summary;
   };
 
@@ -105,8 +105,10 @@ class RecordingSession {
   std::shared_ptr<Capture> capture_;
   std::thread thread_;
 
+  CaptureStarted started_;  // known before the capture is admitted, so that a recording that waits is there
+
   // The thread's alone.
-  CaptureStarted started_;
+  bool admitted_ = false;
   std::unique_ptr<RecordingWriter> writer_;
   std::vector<int64_t> rows_;  // of each hook point, handed on
   std::string last_token_;

@@ -137,7 +137,7 @@ void PersistCall::Advance() {
       progress.bytes = (*manifest)->bytes();
     }
   }
-  if (!progress.ended && !news_) return;
+  if (!progress.ended && (!news_ || !progress.started.has_value())) return;
   news_ = false;
   v1::PersistResponse response = Message(progress);
   if (is_first_ || progress.ended) AddRecording(response);

@@ -41,17 +41,22 @@ TEST(Numbers, AreShortAndReadable) {
 }
 
 TEST(ProgressLine, FitsTheTerminal) {
-  const std::string line = ProgressLine(500, 1000, 4096, absl::Seconds(2), 80);
+  const std::string line = ProgressLine({500, 1000, 4096}, absl::Seconds(2), 80);
   EXPECT_EQ(line, " 50% [===========>           ] 500/1,000 rows  250 rows/s  2.05 KB/s  0:02 left");
   for (int width : {40, 80, 200}) {
-    EXPECT_LE(ProgressLine(123456789, 1'000'000'000, int64_t{1} << 40, absl::Hours(1), width).size(),
+    EXPECT_LE(ProgressLine({123456789, 1'000'000'000, int64_t{1} << 40}, absl::Hours(1), width).size(),
               static_cast<size_t>(std::max(width, 80)));
   }
 }
 
 TEST(ProgressLine, SaysNothingOfWhatItDoesNotKnow) {
-  EXPECT_EQ(ProgressLine(500, std::nullopt, 4096, absl::Seconds(2), 80), "500 rows  250 rows/s  2.05 KB/s");
-  EXPECT_THAT(ProgressLine(0, 1000, 0, absl::Seconds(2), 0), StartsWith("  0% 0/1,000 rows"));
+  EXPECT_EQ(ProgressLine({500, std::nullopt, 4096}, absl::Seconds(2), 80), "500 rows  250 rows/s  2.05 KB/s");
+  EXPECT_THAT(ProgressLine({0, 1000, 0}, absl::Seconds(2), 0), StartsWith("  0% 0/1,000 rows"));
+}
+
+TEST(ProgressLine, CountsTheRateWithoutWhatWasThereBefore) {
+  EXPECT_EQ(ProgressLine({600, 1000, 5096, 100, 1000}, absl::Seconds(2), 0),
+            " 60% 600/1,000 rows  250 rows/s  2.05 KB/s  0:02 left");
 }
 
 TEST(ReconnectDelay, DoublesAndIsBounded) {

@@ -26,11 +26,12 @@ def compile_proto(out):
     files = [str(path.relative_to(ROOT / "proto")) for path in sorted((ROOT / "proto/hookline/v1").glob("*.proto"))]
     subprocess.run(["protoc", "-I", str(ROOT / "proto"), "--python_out", str(out), *files], check=True)
     sys.path.insert(0, str(out))
-    from hookline.v1 import capture_service_pb2, recording_service_pb2
+    from hookline.v1 import capture_service_pb2, recording_service_pb2, types_pb2
 
     class Messages:
         capture = capture_service_pb2
         recording = recording_service_pb2
+        types = types_pb2
 
     yield Messages
     sys.path.remove(str(out))

@@ -153,6 +153,34 @@ def test_tokens_that_were_interrupted_continue_to_the_same_bytes(serve, proto):
     assert shards(server.recordings / "a") == shards(server.recordings / "b")
 
 
+def test_a_recording_that_waits_to_be_admitted_is_there_and_can_be_stopped(serve, proto, text):
+    server = serve(dataset=text, flags=["--slab-count", "32", "--window-slabs", "8"])
+    request = dataset_request(proto)
+    # Four windows are all slabs, and a client that reads no more keeps its own.
+    readers = [server.capture(dataset_request(proto)) for _ in range(4)]
+    for reader in readers:
+        assert next(reader).HasField("started")
+    persist = server.persist("a", request)
+    assert disposition(next(persist), server) == "STARTED"
+    assert state(server, "a") == "RUNNING"
+    assert [r.name for r in server.list().recordings] == ["a"]
+    stopped = server.stop("a")
+    assert stopped.state == proto.recording.RECORDING_STATE_STOPPED and stopped.rows == 0
+    assert code(persist) == grpc.StatusCode.CANCELLED
+    recorded = server.capture(dataset_request(proto, record_as="b"))
+    assert disposition(next(server.persist("b", request)), server) == "JOINED"
+    server.stop("b")
+    assert state(server, "b") == "STOPPED"
+    assert code(recorded) == grpc.StatusCode.CANCELLED
+    for reader in readers:
+        reader.cancel()
+    for name in ("a", "b"):
+        messages = list(server.persist(name, request))
+        assert disposition(messages[0], server) == "CONTINUED"
+        assert messages[-1].recording.state == proto.recording.RECORDING_STATE_COMPLETE
+    assert shards(server.recordings / "a") == shards(server.recordings / "b")
+
+
 def test_record_as_streams_and_writes_in_one_pass(serve, proto):
     server = serve()
     rows, summary = collect(server.capture(tokens_request(proto, record_as="a")))
@@ -280,13 +308,3 @@ def test_without_a_directory_there_are_no_recordings(serve, proto):
     server = serve(recordings=False)
     assert code(server.persist("a", tokens_request(proto))) == grpc.StatusCode.UNIMPLEMENTED
     assert code(server.capture(tokens_request(proto, record_as="a"))) == grpc.StatusCode.UNIMPLEMENTED
-
-
-def test_public_safetensors_reads_a_shard_alone(serve, proto):
-    safetensors = pytest.importorskip("safetensors.numpy")
-    server = serve()
-    list(server.persist("a", tokens_request(proto)))
-    for path in (server.recordings / "a").glob("*.safetensors"):
-        tensors = safetensors.load_file(path)
-        assert {"provenance/sequence", "provenance/position", "provenance/token_id", *POINTS} == set(tensors)
-        assert len({len(tensor) for tensor in tensors.values()}) == 1

@@ -306,6 +306,10 @@ absl::StatusOr<std::shared_ptr<Capture>> FakeEngine::Start(CaptureRequest reques
   return capture;
 }
 
+absl::StatusOr<CaptureStarted> FakeEngine::Grant(const CaptureRequest&) const {
+  return absl::UnimplementedError("a fake engine records nothing");
+}
+
 absl::StatusOr<CaptureEstimate> FakeEngine::Estimate(const CaptureRequest& request) const {
   ASSIGN_OR_RETURN(std::vector<ResolvedHookPoint> resolved, model_->hook_points().Resolve(request.hook_points, 4096));
   CaptureEstimate estimate;

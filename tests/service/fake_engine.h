@@ -50,6 +50,7 @@ class FakeEngine final : public Engine {
   absl::StatusOr<const Dataset*> FindDataset(absl::string_view name) const override;
   absl::StatusOr<std::shared_ptr<Capture>> Start(CaptureRequest request, absl::string_view address,
                                                  CaptureCallbacks callbacks) override;
+  absl::StatusOr<CaptureStarted> Grant(const CaptureRequest& request) const override;
   absl::StatusOr<CaptureEstimate> Estimate(const CaptureRequest& request) const override;
   absl::StatusOr<std::string> RequestDigest(const CaptureRequest& request) const override;
   EngineSnapshot Snapshot() const override;

@@ -1,0 +1,45 @@
+// What the commands that bring rows share: progress while they come, a file for each hook point where a directory was
+// given, and a report at the end.
+#ifndef HOOKLINE_CLIENT_CLI_TRANSFER_H_
+#define HOOKLINE_CLIENT_CLI_TRANSFER_H_
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "client/cli/capture_run.h"
+#include "client/cli/interrupt.h"
+#include "client/cli/row_files.h"
+
+namespace hookline::cli {
+
+struct TransferFlags {
+  std::string out;  // empty: no files
+  bool provenance = false;
+  bool overwrite = false;
+  bool json = false;
+  bool quiet = false;
+};
+
+struct Transfer {
+  StartCall start_call;
+  TokenSource* tokens = nullptr;  // as for RunCapture
+  FileFormat format = FileFormat::kSafetensors;
+  // Tells the progress how much there will be. Before any row.
+  std::function<void(const v1::CaptureStarted& started, Progress& progress)> on_started;
+  // Runs once the files have their names. May be empty.
+  std::function<absl::Status(const CaptureResult& result, const RowFiles& files)> on_finished;
+  // CaptureTable or ReadTable.
+  std::string (*table)(const CaptureResult& result, absl::Duration elapsed, const std::vector<std::string>& paths);
+};
+
+// Errors of RunCapture and of RowFiles; where there is no server, what to do about it. A transfer that fails or is
+// interrupted leaves no file.
+absl::Status RunTransfer(const TransferFlags& flags, const Transfer& transfer, const std::string& server,
+                         Interrupt& interrupt);
+
+}  // namespace hookline::cli
+
+#endif  // HOOKLINE_CLIENT_CLI_TRANSFER_H_
