@@ -6,7 +6,8 @@ Makes a Llama checkpoint of random weights of more than 1 GB, two shards and an 
 Each load is a process of its own; loads and reads alternate, all with the files in the page cache. Needs numpy.
 
 Resident memory counts what loading added: pages of the mapped files too, which the kernel can drop and share, so what is
-used in place shows in it once; "of its own" is the part that is not a file's.
+used in place shows in it once; "of its own" is the part that is not a file's. bfloat16 computed in float32 is a copy of twice
+the size, which no file in the map can spare.
 """
 
 import argparse
@@ -22,12 +23,13 @@ import time
 import numpy as np
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
-LAYERS, WIDTH, MLP, VOCABULARY = 16, 1280, 3456, 16000
+WIDTH, MLP, VOCABULARY = 1280, 3456, 16000
+LAYERS = {"F32": 16, "BF16": 34}  # more than 1 GB of either
 
 
-def shapes():
+def shapes(layers):
     yield "model.embed_tokens.weight", (VOCABULARY, WIDTH)
-    for i in range(LAYERS):
+    for i in range(layers):
         layer = f"model.layers.{i}."
         for name in "qkvo":
             yield f"{layer}self_attn.{name}_proj.weight", (WIDTH, WIDTH)
@@ -60,13 +62,13 @@ def make_checkpoint(directory, dtype):
     """The bytes of its shards."""
     directory.mkdir()
     config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": WIDTH,
-              "intermediate_size": MLP, "num_hidden_layers": LAYERS, "num_attention_heads": WIDTH // 64,
+              "intermediate_size": MLP, "num_hidden_layers": LAYERS[dtype], "num_attention_heads": WIDTH // 64,
               "num_key_value_heads": WIDTH // 64, "vocab_size": VOCABULARY, "max_position_embeddings": 2048,
               "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "hidden_act": "silu", "tie_word_embeddings": False,
               "attention_bias": False, "mlp_bias": False}
     (directory / "config.json").write_text(json.dumps(config))
     rng = np.random.default_rng(1)
-    tensors = list(shapes())
+    tensors = list(shapes(LAYERS[dtype]))
     half = len(tensors) // 2
     index = {}
     for number, part in enumerate([tensors[:half], tensors[half:]], 1):
