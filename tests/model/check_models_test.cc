@@ -3,12 +3,11 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
 
-#include "absl/strings/str_cat.h"
+#include "tests/model/scratch_folder.h"
 
 namespace hookline {
 namespace {
@@ -23,14 +22,8 @@ ModelOptions Named(const std::string& name, const std::string& path) {
   return options;
 }
 
-class CheckModelsTest : public ::testing::Test {
+class CheckModelsTest : public ScratchFolderTest {
  protected:
-  CheckModelsTest() {
-    root_ = std::filesystem::temp_directory_path() /
-            absl::StrCat("hookline-", ::testing::UnitTest::GetInstance()->current_test_info()->name(), "-", ::getpid());
-  }
-  ~CheckModelsTest() override { std::filesystem::remove_all(root_); }
-
   // A file of `bytes` zeros.
   std::string File(const std::string& name, size_t bytes) {
     const std::filesystem::path path = root_ / name;
@@ -43,8 +36,6 @@ class CheckModelsTest : public ::testing::Test {
   static absl::Status Check(const std::vector<ModelOptions>& models, int64_t available = 1000) {
     return CheckModels(models, [&](const std::string&) { return AvailableMemory{available, "a test"}; });
   }
-
-  std::filesystem::path root_;
 };
 
 TEST_F(CheckModelsTest, ANameIsGivenOrTheLastPartOfThePath) {

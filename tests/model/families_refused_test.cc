@@ -1,16 +1,14 @@
 // Configurations and weights that do not fit each other or ask for what is not computed.
-#include <unistd.h>
-
 #include <filesystem>
 #include <fstream>
 #include <functional>
 #include <nlohmann/json.hpp>
 #include <string>
 
-#include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "server/model/load.h"
 #include "tests/model/parity.h"
+#include "tests/model/scratch_folder.h"
 
 namespace hookline {
 namespace {
@@ -21,14 +19,8 @@ using ::testing::AllOf;
 using ::testing::HasSubstr;
 
 // A copy of a fixture whose config.json and safetensors header a test can change.
-class FamiliesRefusedTest : public ::testing::Test {
+class FamiliesRefusedTest : public ScratchFolderTest {
  protected:
-  FamiliesRefusedTest() {
-    root_ = fs::temp_directory_path() /
-            absl::StrCat("hookline-", ::testing::UnitTest::GetInstance()->current_test_info()->name(), "-", getpid());
-  }
-  ~FamiliesRefusedTest() override { fs::remove_all(root_); }
-
   void Use(const std::string& fixture) {
     fs::remove_all(root_);
     fs::create_directories(root_);
@@ -87,8 +79,6 @@ class FamiliesRefusedTest : public ::testing::Test {
     EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << fixture << ": " << status;
     return std::string(status.message());
   }
-
-  fs::path root_;
 };
 
 TEST_F(FamiliesRefusedTest, AnotherModelTypeIsRefusedWithThoseThatAreComputed) {

@@ -1,15 +1,12 @@
 // nanochat checkpoints whose metadata and weights do not fit each other.
-#include <unistd.h>
-
 #include <filesystem>
 #include <fstream>
-#include <functional>
 #include <nlohmann/json.hpp>
 #include <string>
 
-#include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "server/model/load.h"
+#include "tests/model/scratch_folder.h"
 
 namespace hookline {
 namespace {
@@ -19,16 +16,12 @@ using Json = nlohmann::json;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 
-class NanochatRefusedTest : public ::testing::Test {
+class NanochatRefusedTest : public ScratchFolderTest {
  protected:
   NanochatRefusedTest() {
-    root_ = fs::temp_directory_path() /
-            absl::StrCat("hookline-", ::testing::UnitTest::GetInstance()->current_test_info()->name(), "-", getpid());
-    fs::create_directories(root_);
     const fs::path fixture = fs::path(HOOKLINE_FIXTURES) / "nanochat" / "A-gqa";
     for (const char* name : {"model_000123.pt", "meta_000123.json"}) fs::copy(fixture / name, root_ / name);
   }
-  ~NanochatRefusedTest() override { fs::remove_all(root_); }
 
   // What is said once `key` of model_config was changed.
   std::string RefusalOf(const std::string& key, const Json& value) {
@@ -47,8 +40,6 @@ class NanochatRefusedTest : public ::testing::Test {
     EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << status;
     return std::string(status.message());
   }
-
-  fs::path root_;
 };
 
 TEST_F(NanochatRefusedTest, MetadataThatContradictTheWeightsAreRefusedByTheWeightsName) {
