@@ -1,5 +1,4 @@
 // hookline-server: flags -> models, engine, gRPC server; signals; exit codes.
-#include <malloc.h>
 #include <pthread.h>
 
 #include <algorithm>
@@ -19,6 +18,7 @@
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "server/base/file_system.h"
+#include "server/base/freed_memory.h"
 #include "server/base/status.h"
 #include "server/capture/engine.h"
 #include "server/capture/recorder.h"
@@ -36,13 +36,6 @@
 
 namespace hookline {
 namespace {
-
-// glibc gives large freed blocks back to the kernel, which zeroes them page by page when they are needed again. What a
-// forward pass and gRPC allocate comes back at once, so keeping it saves a sixth of the one and half of the other.
-void KeepFreedMemory() {
-  mallopt(M_MMAP_THRESHOLD, 1 << 30);
-  mallopt(M_TRIM_THRESHOLD, 1 << 30);
-}
 
 // The signals that end the server, taken by a thread of its own: a handler could do nothing but set a flag. To be
 // created before any other thread, so that all inherit the mask.

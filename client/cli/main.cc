@@ -1,5 +1,4 @@
 // `hookline`: asks a Hookline server from the command line.
-#include <malloc.h>
 
 #include <cstdio>
 
@@ -7,6 +6,7 @@
 #include "client/cli/commands.h"
 #include "client/cli/exit_code.h"
 #include "client/cli/interrupt.h"
+#include "server/base/freed_memory.h"
 
 namespace {
 
@@ -24,9 +24,7 @@ constexpr char kFooter[] =
 
 int Main(int argc, const char* const* argv) {
   using namespace hookline::cli;
-  // Messages are megabytes: glibc would give their memory back after each, and the next would fault it in again.
-  mallopt(M_MMAP_THRESHOLD, 1 << 30);
-  mallopt(M_TRIM_THRESHOLD, 1 << 30);
+  hookline::KeepFreedMemory();
   Interrupt interrupt;
   Invocation invocation{&interrupt, DefaultServer(), nullptr};
   CLI::App app(kDescription, "hookline");

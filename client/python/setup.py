@@ -39,9 +39,10 @@ def pkg_config(what):
 
 class BuildLibrary(build_ext):
     def run(self):
+        library = Path(self.get_ext_fullpath("hookline.libhookline_client"))
+        library.unlink(missing_ok=True)  # an earlier build's: setuptools would install it again
         if WANTED == "0":
             return
-        library = Path(self.get_ext_fullpath("hookline.libhookline_client"))
         try:
             self.build_library(library, Path(self.build_temp))
         except (OSError, subprocess.CalledProcessError) as error:

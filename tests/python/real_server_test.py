@@ -263,6 +263,38 @@ def test_a_recording_gives_back_the_rows_of_its_capture(client, tokens, receiver
     assert torch.equal(part[POST], captured[POST][1000:])
 
 
+def test_the_server_writes_a_recording_by_itself(client, receiver):
+    name, source = f"persisted-{receiver}", hookline.Dataset("text", 128, sequence_count=6)
+    progress = list(client.persist(name, "blocks.1.*_post", source, max_activations=700, dtype="bfloat16"))
+    assert progress[0].disposition == "started" and progress[-1].rows == 700
+    info = progress[-1].recording
+    assert (info.state, info.rows, info.dtype) == ("complete", 700, "bfloat16")
+    read = rows_of(client.capture(RESID, hookline.Recording(name)))
+    torch.testing.assert_close(read, rows_of(client.capture(RESID, source, max_activations=700, dtype="bfloat16")))
+
+    again = client.persist(name, "blocks.1.*_post", source, max_activations=700, dtype="bfloat16")
+    assert again.wait() == info and next(again, None) is None
+    with pytest.raises(hookline.HooklineError, match=name) as caught:
+        client.persist(name, RESID, source)
+    assert caught.value.code == "ALREADY_EXISTS"
+    assert client.stop_recording(name).state == "complete"
+    assert client.delete_recording(name) >= info.bytes
+    with pytest.raises(hookline.NotFoundError):
+        client.recording(name)
+
+
+def test_token_ids_may_be_recorded_without_being_streamed_back(client, tokens, receiver):
+    ids = tokens[:200].reshape(2, 100)
+    with client.persist(f"ids-{receiver}", RESID, ids) as recording:
+        assert recording.wait().rows == 200
+    read = rows_of(client.capture(RESID, hookline.Recording(f"ids-{receiver}")))
+    torch.testing.assert_close(read, rows_of(client.capture(RESID, ids)), rtol=1e-4, atol=1e-4)
+    with pytest.raises(TypeError, match="batch_rows"):
+        client.persist("x", RESID, ids, batch_rows=7)
+    with pytest.raises(TypeError, match="iterator"):
+        client.persist("x", RESID, iter(ids))
+
+
 def test_members_of_a_feed_share_its_pass(client):
     feed = hookline.Feed("shared", hookline.Dataset("text", 128, sequence_count=12), start_when_subscribers=2)
     found = {}

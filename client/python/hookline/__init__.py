@@ -28,6 +28,7 @@ from hookline.errors import (
     UnavailableError,
 )
 from hookline.model import RemoteModel
+from hookline.persist import Persist, PersistProgress
 from hookline.types import (
     CaptureEstimate,
     CaptureStarted,
@@ -72,6 +73,8 @@ __all__ = [
     "InvalidArgumentError",
     "ModelInfo",
     "NotFoundError",
+    "Persist",
+    "PersistProgress",
     "RecordedHookPoint",
     "Recording",
     "RecordingInfo",

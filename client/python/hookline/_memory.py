@@ -1,9 +1,10 @@
 """Keeps freed memory mapped.
 
 A capture allocates and frees a message of about a megabyte many hundred times a second. glibc gives blocks of that size
-back to the kernel on free, and taking fresh pages again costs more than everything else in the receive path. The
-setting is the process's, so it is made once, by the first `connect`; HOOKLINE_MALLOC=default in the environment leaves
-the allocator alone.
+back to the kernel on free, and taking fresh pages again costs more than everything else in the receive path. One arena
+for all threads, since what one thread frees in its own arena no other one reuses, and messages change hands. The setting
+is the process's, so it is made once, by the first `connect`; HOOKLINE_MALLOC=default in the environment leaves the
+allocator alone.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import sys
 
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
+_M_ARENA_MAX = -8
 _KEEP_BYTES = 1 << 30
 _LARGEST_MMAP_THRESHOLD = 32 << 20  # glibc refuses more (half of HEAP_MAX_SIZE)
 
@@ -33,5 +35,5 @@ def keep_freed_memory() -> bool:
         return False
     if not mallopt(_M_MMAP_THRESHOLD, _KEEP_BYTES) and not mallopt(_M_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD):
         return False
-    _done = bool(mallopt(_M_TRIM_THRESHOLD, _KEEP_BYTES))
+    _done = bool(mallopt(_M_TRIM_THRESHOLD, _KEEP_BYTES)) and bool(mallopt(_M_ARENA_MAX, 1))
     return _done

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Mapping, Optional, Sequence, Union
+from typing import Any, Callable, Mapping, Optional, Sequence, Union
 
 from hookline import _protocol
-from hookline._arrays import dtype_name
-from hookline._sources import is_server_source
-from hookline.types import Dataset, Feed, Recording, Retry, Selection
+from hookline._arrays import Allocator, dtype_name, make_allocator
+from hookline._sources import is_server_source, source_batches
+from hookline.types import CaptureStarted, Dataset, Feed, Recording, Retry, Selection
 
 _DTYPE_NUMBERS = {name: number for number, name in _protocol.DTYPES.items()}
 _ON_LAG = {"detach": 1, "wait": 2}
@@ -33,6 +33,8 @@ class CaptureOptions:
     shuffle_buffer: int = 0
     seed: int = 0
     prefetch: int = 2
+    output: str = "auto"
+    pin_memory: bool = False
     retry: Optional[Retry] = field(default_factory=Retry)
 
     def __post_init__(self) -> None:
@@ -94,6 +96,22 @@ class CaptureOptions:
             request.feed.start_when_subscribers = self.source.start_when_subscribers
             request.feed.on_lag = _ON_LAG[self.source.on_lag]
         return request
+
+    def whole_message(self) -> Any:
+        """The CaptureRequest with its source, also where that is token ids."""
+        if isinstance(self.source, Recording):
+            raise TypeError("source: a recording runs no model; Client.recording tells what it holds")
+        if hasattr(self.source, "__next__"):
+            raise TypeError("source: an iterator cannot stand in a request; give a list, tensor or server dataset")
+        request = self.message()
+        if self.streams_tokens:
+            request.tokens.CopyFrom(token_batch([ids for batch in source_batches(self.source) for ids in batch]))
+        return request
+
+    def allocators(self) -> Callable[[CaptureStarted], Allocator]:
+        """Makes the memory of batches for what a server granted. ValueError at once for an output that cannot be."""
+        make_allocator(self.output, self.dtype, self.pin_memory)
+        return lambda started: make_allocator(self.output, started.dtype, self.pin_memory)
 
     @property
     def streams_tokens(self) -> bool:

@@ -11,20 +11,20 @@ For example:
 from __future__ import annotations
 
 import asyncio
-from typing import Any, AsyncIterator, Callable, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, AsyncIterator, Callable, Iterator, List, Optional, Sequence, Tuple, Union
 
 import grpc
 import grpc.aio
 
 from hookline import _memory, _protocol
-from hookline._arrays import Allocator, make_allocator
+from hookline._arrays import Allocator
 from hookline._batches import RawBatch
 from hookline._request import CaptureOptions, capture_options
 from hookline._session import Session
 from hookline.capture import Batch, Finisher
-from hookline.client import DEFAULT_RETRY, channel_options, check_address
+from hookline.client import channel_options, check_address
 from hookline.errors import CancelledError, HooklineError, UnavailableError, from_rpc_error
-from hookline.types import CaptureStarted, CaptureSummary, ModelInfo, Retry, Selection, model_info
+from hookline.types import CaptureStarted, CaptureSummary, ModelInfo, model_info
 
 # What grpc.aio says where a message is being sent as the call ends: its status has not arrived yet, and never does.
 # Tokens are therefore not sent before the server has accepted the request, and what ends the call later is asked for
@@ -74,52 +74,13 @@ class AsyncClient:
         request = _protocol.GetModelRequest(name=name)
         return model_info(await self._call(_protocol.GET_MODEL, request, _protocol.Model, timeout))
 
-    def capture(
-        self,
-        hook_points: Union[str, Sequence[str]],
-        source: Any,
-        *,
-        max_activations: Optional[int] = None,
-        max_activations_by_hook_point: Optional[Mapping[str, int]] = None,
-        dtype: Any = "float32",
-        batch_rows: int = 4096,
-        model: str = "",
-        selection: Optional[Selection] = None,
-        provenance: bool = False,
-        deterministic: bool = False,
-        record_as: str = "",
-        shuffle_buffer: int = 0,
-        seed: int = 0,
-        prefetch: int = 2,
-        output: str = "auto",
-        pin_memory: bool = False,
-        max_message_bytes: int = 0,
-        retry: Optional[Retry] = DEFAULT_RETRY,
-    ) -> "AsyncCapture":
-        """`Client.capture` for `async for`. `source` may be an async iterable of batches, too. It is read on another
-        thread, so that one that blocks does not hold the event loop."""
+    def capture(self, hook_points: Union[str, Sequence[str]], source: Any, **options: Any) -> "AsyncCapture":
+        """`Client.capture`, with the same arguments, for `async for`. `source` may be an async iterable of batches, too.
+        It is read on another thread, so that one that blocks does not hold the event loop."""
         if hasattr(source, "__aiter__"):
             source = _FromAsync(source.__aiter__(), asyncio.get_running_loop())
-        options = capture_options(
-            hook_points=hook_points,
-            source=source,
-            model=model,
-            max_activations=max_activations,
-            max_activations_by_hook_point=max_activations_by_hook_point,
-            dtype=dtype,
-            batch_rows=batch_rows,
-            selection=selection,
-            provenance=provenance,
-            deterministic=deterministic,
-            record_as=record_as,
-            max_message_bytes=max_message_bytes,
-            shuffle_buffer=shuffle_buffer,
-            seed=seed,
-            prefetch=prefetch,
-            retry=retry,
-        )
-        make_allocator(output, options.dtype, pin_memory)
-        return AsyncCapture(self._channel, options, lambda started: make_allocator(output, started.dtype, pin_memory))
+        settled = capture_options(hook_points, source, **options)
+        return AsyncCapture(self._channel, settled, settled.allocators())
 
     async def _call(self, method: str, request: Any, response: Any, timeout: Optional[float]) -> Any:
         call = self._channel.unary_unary(

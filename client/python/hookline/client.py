@@ -10,21 +10,20 @@ import grpc
 import grpc.experimental
 
 from hookline import _library, _memory, _protocol
-from hookline._arrays import Allocator, make_allocator
+from hookline._arrays import Allocator
 from hookline._native import NativeClient, NativeReceiver
 from hookline._receive import GrpcReceiver, Receiver
-from hookline._request import CaptureOptions, capture_options, token_batch
+from hookline._request import CaptureOptions, capture_options
 from hookline._session import Session
-from hookline._sources import is_server_source, source_batches
 from hookline.capture import Capture
 from hookline.errors import UnavailableError, from_rpc_error
 from hookline.model import RemoteModel
+from hookline.persist import Persist
 from hookline.types import (
     CaptureEstimate,
     CaptureStarted,
     DatasetInfo,
     ModelInfo,
-    Recording,
     RecordingInfo,
     Retry,
     Selection,
@@ -37,6 +36,10 @@ from hookline.types import (
 # The most that a request's `max_message_bytes` may ask for.
 MAX_RECEIVE_BYTES = 16 << 20
 DEFAULT_RETRY = Retry()
+
+_PERSIST_OPTIONS = frozenset(
+    ["max_activations", "max_activations_by_hook_point", "dtype", "model", "selection", "deterministic"]
+)
 
 # Closed at the interpreter's end, while their threads still run: later nobody could wait for them any more.
 _open_receivers: "weakref.WeakSet[Receiver]" = weakref.WeakSet()
@@ -160,6 +163,38 @@ class Client:
         request = _protocol.GetRecordingRequest(name=name)
         return recording_info(self._call(_protocol.GET_RECORDING, request, _protocol.Recording, timeout))
 
+    def persist(self, name: str, hook_points: Union[str, Sequence[str]], source: Any, **options: Any) -> Persist:
+        """Lets the server write a capture's rows, with provenance, to a recording of this name on its own disk; an
+        iterator of its progress. `persist(...).wait()` waits for the end.
+
+        source: `hookline.Dataset`, or token ids in a list, array or tensor, which are sent whole.
+        options: `max_activations`, `max_activations_by_hook_point`, `dtype`, `model`, `selection` and `deterministic`,
+            as for `capture`.
+
+        The same call again joins a recording that runs, continues one that was ended early, and finds a complete one.
+        """
+        unknown = sorted(options.keys() - _PERSIST_OPTIONS)
+        if unknown:
+            raise TypeError(f"{unknown[0]}: a recording takes {', '.join(sorted(_PERSIST_OPTIONS))}")
+        capture = capture_options(hook_points, source, **options).whole_message()
+        request = _protocol.PersistRequest(name=name, capture=capture)
+        channel: Any = self._channel  # messages stay bytes
+        try:
+            return Persist(channel.unary_stream(_protocol.PERSIST)(request.SerializeToString()))
+        except ValueError as error:  # grpcio's word for a closed channel
+            raise UnavailableError(str(error)) from None
+
+    def stop_recording(self, name: str, *, timeout: Optional[float] = None) -> RecordingInfo:
+        """Ends a running recording after its last rows; what is written stays and can be continued."""
+        request = _protocol.StopRecordingRequest(name=name)
+        return recording_info(self._call(_protocol.STOP_RECORDING, request, _protocol.Recording, timeout))
+
+    def delete_recording(self, name: str, *, timeout: Optional[float] = None) -> int:
+        """Removes a recording that is not running. The bytes that this gave back."""
+        request = _protocol.DeleteRecordingRequest(name=name)
+        answer = self._call(_protocol.DELETE_RECORDING, request, _protocol.DeleteRecordingResponse, timeout)
+        return int(answer.bytes)
+
     def capture(
         self,
         hook_points: Union[str, Sequence[str]],
@@ -225,14 +260,11 @@ class Client:
             shuffle_buffer=shuffle_buffer,
             seed=seed,
             prefetch=prefetch,
+            output=output,
+            pin_memory=pin_memory,
             retry=retry,
         )
-        # Made once before the call too, so that an output that cannot be is an error of this line.
-        make_allocator(output, options.dtype, pin_memory)
-        return self.start(options, lambda started: make_allocator(output, started.dtype, pin_memory))
-
-    def start(self, options: CaptureOptions, allocators: AllocatorFactory) -> Capture:
-        """Starts a capture whose rows are received into memory from `allocators`."""
+        allocators = options.allocators()
         return Capture(self.receive(options, allocators), options, allocators)
 
     def receive(self, options: CaptureOptions, allocators: AllocatorFactory) -> Receiver:
@@ -259,8 +291,6 @@ class Client:
     ) -> CaptureEstimate:
         """What a capture with these arguments would bring and cost; nothing is run. An iterator cannot be asked about:
         it would be used up."""
-        if hasattr(source, "__next__"):
-            raise TypeError("source: an iterator would be used up by estimating; give a list, tensor or server dataset")
         options = capture_options(
             hook_points=hook_points,
             source=source,
@@ -270,15 +300,9 @@ class Client:
             dtype=dtype,
             selection=selection,
         )
-        if isinstance(source, Recording):
-            raise TypeError("source: a recording costs nothing to estimate; Client.recording tells what it holds")
-        request = options.message()
-        if not is_server_source(source):
-            sequences = [ids for batch in source_batches(source) for ids in batch]
-            request.tokens.CopyFrom(token_batch(sequences))
         answer = self._call(
             _protocol.ESTIMATE_CAPTURE,
-            _protocol.EstimateCaptureRequest(capture=request),
+            _protocol.EstimateCaptureRequest(capture=options.whole_message()),
             _protocol.EstimateCaptureResponse,
             timeout,
         )

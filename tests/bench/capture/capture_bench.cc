@@ -4,7 +4,6 @@
 //
 // --cpu-time: one thread for the forward pass, and what the whole process computes (forward pass, server and client)
 // instead of what passes: for a machine with busy neighbours. It says nothing of feed, batching and latency.
-#include <malloc.h>
 #include <sys/utsname.h>
 #include <time.h>
 #include <unistd.h>
@@ -22,6 +21,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "client/cpp/client.h"
+#include "server/base/freed_memory.h"
 #include "server/capture/engine.h"
 #include "server/model/runtime.h"
 #include "server/service/server.h"
@@ -231,8 +231,7 @@ void Latency() {
 }
 
 int Main(int argc, char** argv) {
-  mallopt(M_MMAP_THRESHOLD, 1 << 30);
-  mallopt(M_TRIM_THRESHOLD, 1 << 30);
+  KeepFreedMemory();
   std::set<std::string> chosen(argv + 1, argv + argc);
   cpu_time = chosen.erase("--cpu-time") != 0;
   const RuntimeInfo runtime = ConfigureRuntime(cpu_time ? 1 : 0);

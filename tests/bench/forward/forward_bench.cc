@@ -7,7 +7,6 @@
 // measures every variant once, in an order that turns from round to round, and a ratio is the median over the rounds of
 // (time without) / (time with) of the same round, so that what else the machine does falls on both.
 #include <ATen/ATen.h>
-#include <malloc.h>
 #include <time.h>
 
 #include <CLI/CLI.hpp>
@@ -19,6 +18,7 @@
 #include <thread>
 #include <vector>
 
+#include "server/base/freed_memory.h"
 #include "server/model/runtime.h"
 #include "tests/support/random_decoder.h"
 
@@ -72,8 +72,7 @@ std::vector<Variant> MakeVariants(const Model& model) {
 }
 
 int Main(int argc, char** argv) {
-  mallopt(M_MMAP_THRESHOLD, 1 << 30);  // as the server does: freed memory stays mapped
-  mallopt(M_TRIM_THRESHOLD, 1 << 30);
+  KeepFreedMemory();
   int threads = 0, rounds = 15, batch = 2;
   int64_t positions = 256;
   bool cpu_time = false;

@@ -4,15 +4,19 @@
     tests/bench/python/bench_collectors.py build/release/bin/hookline-server
 
 Both run the same random checkpoint (nanochat's first architecture, 12 layers, 768 wide) on the same CPU with the same
-number of threads, one after the other in rounds; the best of each counts. The local model computes all layers and the
-logits, as a model with hooks does; the server ends at the deepest hook point. Their rows are compared as well.
+number of threads, one after the other in rounds; speeds are medians of the rounds, and so are the ratios, each of which
+compares two runs of the same round. The local model computes all layers and the logits, as a model with hooks does; the
+server ends at the deepest hook point. Their rows are compared as well. `--original` names a Python file with another
+`ActivationCollector` to run on the local model in place of the hook of this file.
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import platform
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -39,6 +43,24 @@ def collect_locally(model, batches, layer):
             model(batch)
     handle.remove()
     return torch.cat(rows)
+
+
+def local_collector(path):
+    """`collect_locally`, or the same with the ActivationCollector of a file."""
+    if path is None:
+        return collect_locally
+    spec = importlib.util.spec_from_file_location("original_collector", path)
+    original = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(original)
+
+    def collect(model, batches, layer):
+        name = f"blocks.{layer}.hook_resid_post"
+        with original.ActivationCollector(model, [name]) as collector, torch.no_grad():
+            for batch in batches:
+                model(batch)
+        return collector.get_activations()[name]
+
+    return collect
 
 
 def collect_remotely(model, batches, layer):
@@ -75,7 +97,9 @@ def main():
     parser.add_argument("--length", type=int, default=256, help="tokens of a sequence (default: %(default)s)")
     parser.add_argument("--sequences", type=int, default=8, help="of a batch (default: %(default)s)")
     parser.add_argument("--batches", type=int, default=4, help="(default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=2, help="(default: %(default)s)")
+    parser.add_argument("--original", metavar="FILE", help="with the collector to compare with")
+    parser.add_argument("--layer", type=int, action="append", help="to collect (default: first, middle and last)")
+    parser.add_argument("--rounds", type=int, default=3, help="(default: %(default)s)")
     arguments = parser.parse_args()
 
     torch.manual_seed(0)
@@ -103,24 +127,28 @@ def measure(arguments, local, remote):
     print(
         f"{platform.node()}, {os.cpu_count()} cores, torch {torch.__version__} here, "
         f"{torch.get_num_threads()} threads; "
-        f"{arguments.layers} layers, width {arguments.width}, {tokens} tokens, best of {arguments.rounds}; "
+        f"{arguments.layers} layers, width {arguments.width}, {tokens} tokens, medians of {arguments.rounds} "
+        f"rounds; "
         f"{remote.client.receiver} receiver"
     )
-    layers = sorted({0, arguments.layers // 2, arguments.layers - 1})
-    collect_locally(local, batches[:1], 0)
+    collect_here = local_collector(arguments.original)
+    collect_here(local, batches[:1], 0)
     collect_remotely(remote, batches[:1], arguments.layers - 1)
-    for layer in layers:
-        speeds, rows = {}, {}
+    for layer in arguments.layer or (0, arguments.layers // 2, arguments.layers - 1):
+        speeds, rows = {"local": [], "remote": []}, {}
         for _ in range(arguments.rounds):
-            for name, collect, model in (("local", collect_locally, local), ("remote", collect_remotely, remote)):
+            for name, collect, model in (("local", collect_here, local), ("remote", collect_remotely, remote)):
                 start = time.perf_counter()
                 rows[name] = collect(model, batches, layer)
-                speeds[name] = max(speeds.get(name, 0), tokens / (time.perf_counter() - start))
+                speeds[name].append(tokens / (time.perf_counter() - start))
         error = ((rows["remote"] - rows["local"]).norm() / rows["local"].norm()).item()
+        ratios = [remote_speed / local_speed for local_speed, remote_speed in zip(speeds["local"], speeds["remote"])]
         wanted = 1.0 if layer == arguments.layers - 1 else 0.9 * arguments.layers / (layer + 1)
         print(
-            f"layer {layer:2}: local {speeds['local']:8.0f} tokens/s, remote {speeds['remote']:8.0f} tokens/s, "
-            f"ratio {speeds['remote'] / speeds['local']:.2f} (wanted {wanted:.2f}), rows differ by {error:.1e}"
+            f"layer {layer:2}: local {statistics.median(speeds['local']):8.0f} tokens/s, "
+            f"remote {statistics.median(speeds['remote']):8.0f} tokens/s, ratio {statistics.median(ratios):.2f} "
+            f"({min(ratios):.2f} to {max(ratios):.2f}; wanted {wanted:.2f}), rows differ by {error:.1e}",
+            flush=True,
         )
 
 

@@ -1,25 +1,45 @@
 #!/usr/bin/env python3
 """GB/s (10^9 bytes of values) of every receiver on the same stream, and GB for each second of its CPU time.
 
-Best of several rounds; on a machine with other work the second number says more.
+    tests/bench/python/bench_receivers.py build/release/bin --library build/release/lib/libhookline_client.so
 
-    tests/bench/python/bench_receivers.py build/release/bin
-
-The server sends prepared rows of 768 floats in messages of about 1 MiB, so that nothing but the transport is measured.
-Each measurement is a process of its own. Beside each stands what its malloc was told: "kept" keeps freed memory mapped.
-Arrow Flight's DoGet, which sends record batches of the same size, is measured where pyarrow is installed.
+The servers send prepared rows of 768 floats in messages of about 1 MiB, so that nothing but the transport is measured.
+Each measurement is a process of its own, one subject after the other in every round; figures are medians of the rounds,
+and so are the ratios, each of which compares two measurements of the same round. Beside each subject stands what its
+malloc was told: "kept" keeps freed memory mapped. Hookline's receivers, and "batches", end with rows in batches of 4096
+that own their memory; "view" looks at Arrow's memory. Arrow Flight is left out where pyarrow is not installed.
 """
 
 import argparse
 import os
 import platform
+import statistics
 import subprocess
 import sys
 import time
 
-WIDTH, ROWS_PER_MESSAGE = 768, 340
+WIDTH, ROWS_PER_MESSAGE, BATCH_ROWS = 768, 340, 4096
+RATIOS = [
+    ("Python, native (kept)", "C++ client (kept)"),
+    ("Python, grpcio (kept)", "C++ client (kept)"),
+    ("Python, grpcio (default)", "C++ client (kept)"),
+    ("Python, grpcio (kept)", "Arrow Flight DoGet, view (kept)"),
+    ("Python, grpcio (kept)", "Arrow Flight DoGet, view (default)"),
+    ("Python, grpcio (kept)", "Arrow Flight DoGet, batches (kept)"),
+    ("Python, grpcio (kept)", "Arrow Flight DoGet, batches (default)"),
+]
 HERE = os.path.dirname(os.path.abspath(__file__))
 PACKAGE = os.path.join(HERE, "..", "..", "..", "client", "python")
+
+
+def measured(receive_all, rows):
+    """GB/s and GB for each CPU second of a function that receives `rows` rows and returns their number."""
+    start, cpu_start = time.perf_counter(), time.process_time()
+    received = receive_all()
+    seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
+    assert received == rows, received
+    gigabytes = rows * WIDTH * 4 / 1e9
+    return f"{gigabytes / seconds} {gigabytes / cpu_seconds}"
 
 
 def receive(receiver, address, rows):
@@ -28,31 +48,34 @@ def receive(receiver, address, rows):
     import hookline
 
     client = hookline.connect(address, receiver=receiver)
-    start, cpu_start = time.perf_counter(), time.process_time()
-    received = 0
-    for batch in client.capture("blocks.0.hook_resid_post", hookline.Dataset("d"), max_activations=rows):
-        for tensor in batch.values():
-            received += len(tensor)
-    gigabytes = rows * WIDTH * 4 / 1e9
-    speed = gigabytes / (time.perf_counter() - start)
-    assert received == rows, received
-    return f"{speed} {gigabytes / (time.process_time() - cpu_start)}"
+    capture = client.capture("blocks.0.hook_resid_post", hookline.Dataset("d"), max_activations=rows)
+    return measured(lambda: sum(len(tensor) for batch in capture for tensor in batch.values()), rows)
 
 
-def receive_flight(address, rows):
+def receive_flight(how, address, rows):
     import pyarrow.flight
+    import torch
 
     client = pyarrow.flight.connect(f"grpc://{address}")
-    start, cpu_start = time.perf_counter(), time.process_time()
-    reader = client.do_get(pyarrow.flight.Ticket(str(rows).encode()))
-    received = 0
-    for chunk in reader:
-        view = chunk.data.column(0).flatten().to_numpy(zero_copy_only=True).reshape(-1, WIDTH)
-        received += len(view)
-    gigabytes = rows * WIDTH * 4 / 1e9
-    speed = gigabytes / (time.perf_counter() - start)
-    assert received == rows, received
-    return f"{speed} {gigabytes / (time.process_time() - cpu_start)}"
+
+    def views():
+        for chunk in client.do_get(pyarrow.flight.Ticket(str(rows).encode())):
+            yield chunk.data.column(0).flatten().to_numpy(zero_copy_only=True).reshape(-1, WIDTH)
+
+    def batches():
+        batch, filled = torch.empty((BATCH_ROWS, WIDTH)), 0
+        for view in views():
+            done = 0
+            while done < len(view):
+                count = min(BATCH_ROWS - filled, len(view) - done)
+                batch.numpy()[filled : filled + count] = view[done : done + count]
+                done, filled = done + count, filled + count
+                if filled == BATCH_ROWS:
+                    yield batch
+                    batch, filled = torch.empty((BATCH_ROWS, WIDTH)), 0
+        yield batch[:filled]
+
+    return measured(lambda: sum(map(len, views() if how == "view" else batches())), rows)
 
 
 def serve_flight():
@@ -65,9 +88,9 @@ def serve_flight():
 
     class Server(pyarrow.flight.FlightServerBase):
         def do_get(self, context, ticket):
-            rows = int(ticket.ticket)
-            batches = (batch.slice(0, min(ROWS_PER_MESSAGE, rows - i)) for i in range(0, rows, ROWS_PER_MESSAGE))
-            return pyarrow.flight.GeneratorStream(batch.schema, batches)
+            whole, rest = divmod(int(ticket.ticket), ROWS_PER_MESSAGE)
+            batches = [batch] * whole + ([batch.slice(0, rest)] if rest else [])
+            return pyarrow.flight.RecordBatchStream(pa.Table.from_batches(batches))  # no Python between the batches
 
     server = Server("grpc://127.0.0.1:0")
     print(server.port, flush=True)
@@ -94,7 +117,7 @@ def main():
     parser.add_argument("programs", help="folder with stream_server and receive_rows")
     parser.add_argument("--library", default=os.environ.get("HOOKLINE_CLIENT_LIBRARY"), help="libhookline_client.so")
     parser.add_argument("--gigabytes", type=float, default=4.0, help="in each measurement (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=3, help="(default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="(default: %(default)s)")
     arguments = parser.parse_args()
     rows = int(arguments.gigabytes * 1e9 / WIDTH / 4)
 
@@ -131,32 +154,49 @@ def main():
 
         flight = Serving([sys.executable, os.path.abspath(__file__), "--serve-flight"], kept)
         servers.append(flight)
-        subjects["Arrow Flight DoGet, view (kept)"] = ([*python, "flight", flight.address, str(rows)], kept)
-        subjects["Arrow Flight DoGet, view (default)"] = ([*python, "flight", flight.address, str(rows)], environment)
+        for how in ("view", "batches"):
+            command = [*python, f"flight-{how}", flight.address, str(rows)]
+            subjects[f"Arrow Flight DoGet, {how} (kept)"] = (command, kept)
+            subjects[f"Arrow Flight DoGet, {how} (default)"] = (command, environment)
     except ImportError:
         print("pyarrow is not installed: Arrow Flight is left out")
 
-    print(f"{platform.node()}, {os.cpu_count()} cores, {arguments.gigabytes} GB each, best of {arguments.rounds}")
-    best = dict.fromkeys(subjects, (0.0, 0.0))
+    print(
+        f"{platform.node()}, {os.cpu_count()} cores, {versions()}; {arguments.gigabytes} GB each, medians of "
+        f"{arguments.rounds} rounds"
+    )
+    figures = {name: [] for name in subjects}
     for _ in range(arguments.rounds):
         for name, (command, surroundings) in subjects.items():
             said = subprocess.check_output(command, env=surroundings, text=True).split()
-            best[name] = tuple(max(pair) for pair in zip(best[name], map(float, said)))
+            figures[name].append(tuple(map(float, said)))
     for stopping in servers:
         stopping.stop()
-    speed_of_cpp, work_of_cpp = best["C++ client (kept)"]
-    for name, (speed, work) in best.items():
-        print(
-            f"{name:35} {speed:5.2f} GB/s, {speed / speed_of_cpp:4.2f} of the C++ client; "
-            f"{work:5.2f} GB for each CPU second, {work / work_of_cpp:4.2f}"
-        )
+    for name, pairs in figures.items():
+        speed, work = (statistics.median(column) for column in zip(*pairs))
+        print(f"{name:36} {speed:5.2f} GB/s, {work:5.2f} GB for each CPU second")
+    for above, below in RATIOS:
+        if above in figures and below in figures:
+            ratios = [a[0] / b[0] for a, b in zip(figures[above], figures[below])]
+            print(f"{above} / {below}: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
     return 0
+
+
+def versions():
+    import grpc
+    import numpy
+    import torch
+
+    return f"Python {platform.python_version()}, grpcio {grpc.__version__}, numpy {numpy.__version__}, torch {torch.__version__}"
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--receive"]:
         how, where, count = sys.argv[2:5]
-        print(receive_flight(where, int(count)) if how == "flight" else receive(how, where, int(count)))
+        if how.startswith("flight-"):
+            print(receive_flight(how[len("flight-") :], where, int(count)))
+        else:
+            print(receive(how, where, int(count)))
     elif sys.argv[1:2] == ["--serve-flight"]:
         serve_flight()
     else:

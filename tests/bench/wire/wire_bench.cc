@@ -3,7 +3,6 @@
 // own and sends from eight buffers in turn; malloc is told to keep freed memory mapped in all of them.
 //
 //   build/release/bin/wire_bench [ROUNDS [MEGABYTES_PER_ROUND]]
-#include <malloc.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -24,6 +23,7 @@
 #include "client/cpp/client.h"
 #include "grpcpp/grpcpp.h"
 #include "hookline/v1/capture_service.grpc.pb.h"
+#include "server/base/freed_memory.h"
 #include "server/service/server.h"
 #include "tests/service/fake_engine.h"
 
@@ -290,8 +290,7 @@ void Run(int rounds, int64_t megabytes) {
 }  // namespace hookline
 
 int main(int argc, char** argv) {
-  mallopt(M_MMAP_THRESHOLD, 1 << 30);
-  mallopt(M_TRIM_THRESHOLD, 1 << 30);
+  hookline::KeepFreedMemory();
   hookline::Run(argc > 1 ? std::max(1, std::atoi(argv[1])) : 5, argc > 2 ? std::max(10, std::atoi(argv[2])) : 1000);
   return 0;
 }

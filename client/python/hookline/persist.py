@@ -1,0 +1,88 @@
+"""A capture that the server writes to its own disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Iterator, Optional
+
+import grpc
+
+from hookline import _protocol
+from hookline.errors import InternalError, from_rpc_error
+from hookline.types import RecordingInfo, recording_info
+
+
+@dataclass(frozen=True)
+class PersistProgress:
+    """How far a recording is."""
+
+    disposition: str  # what was found under the name: "started", "joined", "continued" or "already_complete"
+    rows: int  # written of the hook point that has most, from the recording's start
+    max_rows: int  # the most that this may become
+    bytes: int  # of values written, of all hook points
+    seconds: float  # since this server began or continued it
+    new_rows: int  # written in that time
+    recording: Optional[RecordingInfo]  # with the last progress
+
+
+class Persist(Iterator[PersistProgress]):
+    """Watches a recording being made: an iterator of its progress, about one a second, the last one with the recording.
+
+    The recording goes on when nobody watches any more; `Client.stop_recording` ends it. Iterate from one thread at a
+    time.
+    """
+
+    def __init__(self, call: Any) -> None:
+        self._call = call
+        self._last: Optional[PersistProgress] = None
+        # The server answers at once. Waiting for it here raises its objections, and a request is on its way only then.
+        self._first = self._receive()
+
+    def __next__(self) -> PersistProgress:
+        first, self._first = self._first, None
+        following = self._receive() if first is None else first
+        if following is None:
+            raise StopIteration
+        return following
+
+    def _receive(self) -> Optional[PersistProgress]:
+        """The next progress; None at the end of a complete recording."""
+        try:
+            message = next(self._call, None)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from None
+        if message is not None:
+            self._last = _progress(_protocol.PersistResponse.FromString(message))
+            return self._last
+        return None
+
+    def wait(self) -> RecordingInfo:
+        """Waits for the end. The recording, complete; raises what it ended of otherwise: CancelledError where somebody
+        stopped it, UnavailableError where the server went away. The same request continues such a recording."""
+        for _ in self:
+            pass
+        if self._last is None or self._last.recording is None:
+            raise InternalError("the server ended the call without the recording")
+        return self._last.recording
+
+    def close(self) -> None:
+        """Watches no longer; the recording goes on. Idempotent."""
+        self._call.cancel()
+
+    def __enter__(self) -> "Persist":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def _progress(message: Any) -> PersistProgress:
+    return PersistProgress(
+        disposition=_protocol.PERSIST_DISPOSITIONS.get(message.disposition, "unspecified"),
+        rows=message.rows,
+        max_rows=message.max_rows,
+        bytes=message.bytes,
+        seconds=message.seconds,
+        new_rows=message.new_rows,
+        recording=recording_info(message.recording) if message.HasField("recording") else None,
+    )
