@@ -4,7 +4,9 @@
 
 Each client is a process that makes one random capture after another (token lists, streams, the dataset, feeds; random hook
 points, selections, budgets and types; some read slowly, some leave in the middle). Every second or so one of them is
-killed with SIGKILL and replaced. Slabs are few, so that growth elsewhere would show beside them.
+killed with SIGKILL and replaced. Slabs are few, so that growth elsewhere would show beside them. The server keeps what it
+once needed, so the first thing that the first clients do is the most that any of them asks for, all at once: what grows
+after that is lost.
 """
 
 import argparse
@@ -26,8 +28,8 @@ HOOK_POINTS = ["blocks.*.hook_resid_post", "blocks.0.hook_mlp_out", "blocks.1.ho
 VOCABULARY = 256
 
 
-def captures(address, seed):
-    """Random captures until this process is killed."""
+def captures(address, seed, first):
+    """Random captures until this process is killed. `first`: after the largest one."""
     sys.path.insert(0, str(ROOT / "client/python"))
     import hookline
 
@@ -49,6 +51,9 @@ def captures(address, seed):
         return hookline.Feed(f"feed-{rng.randrange(3)}", dataset, on_lag=rng.choice(["detach", "wait"]))
 
     with hookline.connect(address, receiver="grpc") as client:
+        if first:
+            for _ in client.capture("blocks.*", [[1] * 128] * 64, output="numpy", batch_rows=64, provenance=True):
+                time.sleep(0.01)
         while True:
             capture = client.capture(
                 rng.choice(HOOK_POINTS), source(), dtype=rng.choice(["float32", "float16"]), output="numpy",
@@ -96,13 +101,13 @@ def measure(arguments, directory):
     rng = random.Random(7)
     clients, killed = [], 0
 
-    def start_client():
-        command = [sys.executable, __file__, "--client", address, str(rng.randrange(1 << 30))]
+    def start_client(kind="later"):
+        command = [sys.executable, __file__, "--client", address, str(rng.randrange(1 << 30)), kind]
         return subprocess.Popen(command, env=dict(os.environ, OMP_NUM_THREADS="1"))
 
     samples = {}  # the mean of a minute's last ten seconds
     try:
-        clients = [start_client() for _ in range(arguments.clients)]
+        clients = [start_client("first") for _ in range(arguments.clients)]
         begin = time.monotonic()
         for minute in range(1, arguments.minutes + 1):
             late = []
@@ -136,10 +141,10 @@ def main():
     parser.add_argument("--minutes", type=int, default=10)
     parser.add_argument("--clients", type=int, default=6)
     parser.add_argument("--program", default=str(ROOT / "build/release/bin/hookline-server"))
-    parser.add_argument("--client", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--client", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.client:
-        captures(arguments.client[0], int(arguments.client[1]))
+        captures(arguments.client[0], int(arguments.client[1]), first=arguments.client[2] == "first")
     with tempfile.TemporaryDirectory() as directory:
         measure(arguments, pathlib.Path(directory))
 

@@ -1,0 +1,134 @@
+"""Forward tokens/s of every family beside Hugging Face transformers' eager forward of the same weights.
+
+    python3 tests/bench/model/bench_families.py --program build/release/bin/model_bench [--family llama ...] [--rounds 7]
+
+Needs torch and transformers in this Python; build model_bench against that torch (-DHOOKLINE_TORCH_PYTHON) to compare the
+models and not two versions of LibTorch. 12 blocks, 768 wide, random weights, float32, 4 x 256 tokens, as many threads on
+either side. Both run up to the last block's residual stream, without logits: transformers' base model (whose final norm
+comes on top, a thousandth of the work) with attn_implementation="eager" in inference mode, ours with one tap. Early exit:
+ours with the tap at block l of L against the same whole forward, which is worth L / (l + 1).
+
+Both sides take turns within each round; the one that waits is stopped, so that its threads don't spin, and malloc keeps
+freed memory mapped in both. Medians over the rounds.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import platform
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+try:
+    import torch
+    import transformers
+except ImportError as error:
+    sys.exit(f"{error}: this comparison needs torch and transformers in the Python that runs it")
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+sys.path.insert(0, str(ROOT / "client/python"))
+from hookline import _memory  # noqa: E402
+
+LAYERS, WIDTH, HEADS, MLP, VOCABULARY, CONTEXT = 12, 768, 12, 3072, 8192, 1024
+BATCH, POSITIONS = 4, 256
+COMMON = dict(vocab_size=VOCABULARY, hidden_size=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
+              intermediate_size=MLP, max_position_embeddings=CONTEXT)
+GROUPED = dict(COMMON, num_key_value_heads=4)
+SMALL_IDS = dict(bos_token_id=0, eos_token_id=1, pad_token_id=None)
+FAMILIES = {
+    "gpt2": dict(vocab_size=VOCABULARY, n_embd=WIDTH, n_layer=LAYERS, n_head=HEADS, n_positions=CONTEXT),
+    "gpt_neox": dict(COMMON, rotary_pct=0.25),
+    "llama": GROUPED,
+    "mistral": dict(GROUPED, sliding_window=128),
+    "qwen2": GROUPED,
+    "qwen3": dict(GROUPED, head_dim=64),
+    "gemma": dict(GROUPED, head_dim=64),
+    "gemma2": dict(GROUPED, head_dim=64, sliding_window=128),
+    "gemma3_text": dict(GROUPED, head_dim=64, sliding_window=128),
+    "olmo2": GROUPED,
+}
+LAST, EARLY = LAYERS - 1, (3, 5)
+
+
+class Ours:
+    """model_bench in a process that is stopped unless it is asked."""
+
+    def __init__(self, program, directory, threads):
+        self.process = subprocess.Popen([program, directory, "--dtype", "float32", "--threads", str(threads)],
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        json.loads(self.process.stdout.readline())
+        self.forward(LAST)
+        self.process.send_signal(signal.SIGSTOP)
+
+    def forward(self, layer):
+        self.process.stdin.write(f"blocks.{layer}.hook_resid_post {BATCH} {POSITIONS}\n")
+        self.process.stdin.flush()
+        return float(self.process.stdout.readline())
+
+    def round(self):
+        """Seconds of the pass to each layer that is measured."""
+        self.process.send_signal(signal.SIGCONT)
+        seconds = {layer: self.forward(layer) for layer in (LAST, *EARLY)}
+        self.process.send_signal(signal.SIGSTOP)
+        return seconds
+
+    def close(self):
+        self.process.kill()
+        self.process.wait()
+
+
+def compare(family, arguments, directory):
+    torch.manual_seed(1)
+    config = transformers.AutoConfig.for_model(family, **FAMILIES[family], **SMALL_IDS)
+    whole = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=torch.float32)
+    whole.save_pretrained(directory)
+    model = whole.base_model.eval()
+    ids = torch.arange(BATCH * POSITIONS).remainder(VOCABULARY).view(BATCH, POSITIONS)
+
+    def eager():
+        start = time.perf_counter()
+        with torch.inference_mode():
+            model(input_ids=ids, use_cache=False)
+        return time.perf_counter() - start
+
+    ours = Ours(arguments.program, directory, arguments.threads)
+    try:
+        eager()
+        theirs, own = [], []
+        for _ in range(arguments.rounds):
+            theirs.append(eager())
+            own.append(ours.round())
+    finally:
+        ours.close()
+
+    def ratio(layer):
+        return statistics.median(their / our[layer] for their, our in zip(theirs, own))
+
+    early = "; ".join(f"to block {layer} {ratio(layer):.2f} (wanted {0.9 * LAYERS / (layer + 1):.2f})" for layer in EARLY)
+    print(f"{family}: {BATCH * POSITIONS / statistics.median(our[LAST] for our in own):.0f} tokens/s, transformers "
+          f"{BATCH * POSITIONS / statistics.median(theirs):.0f}; ratio {ratio(LAST):.2f} (wanted 1.00); {early}", flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--program", default=str(ROOT / "build/release/bin/model_bench"))
+    parser.add_argument("--family", nargs="*", choices=list(FAMILIES), default=list(FAMILIES))
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    arguments = parser.parse_args()
+    _memory.keep_freed_memory()
+    torch.set_num_threads(arguments.threads)
+    print(f"{platform.node()}, {arguments.threads} threads, torch {torch.__version__}, transformers "
+          f"{transformers.__version__}")
+    for family in arguments.family:
+        with tempfile.TemporaryDirectory() as directory:
+            compare(family, arguments, directory)
+
+
+if __name__ == "__main__":
+    main()
