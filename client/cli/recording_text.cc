@@ -22,12 +22,12 @@ std::string RecordingText(const v1::Recording& recording) {
   absl::StrAppend(&text, ", ", WithCommas(recording.rows()), " rows of ", DtypeName(recording.dtype()), ", ",
                   ShortNumber(static_cast<double>(recording.bytes())), "B in ", Count(recording.shard_count(), "shard"),
                   "\n");
-  if (!recording.model().empty()) absl::StrAppend(&text, "model ", recording.model(), ", ");
+  if (!recording.model().empty()) absl::StrAppend(&text, "model ", recording.model(), "\n");
   if (!recording.fingerprint().empty()) absl::StrAppend(&text, "fingerprint ", recording.fingerprint(), "\n");
   if (recording.has_dataset()) {
     absl::StrAppend(&text, "dataset ", recording.dataset().name(), ", sequences of ",
                     WithCommas(recording.dataset().sequence_length()), "\n");
-  } else {
+  } else if (recording.token_sequences() > 0) {
     absl::StrAppend(&text, Count(recording.token_sequences(), "sequence"), " of the request's own\n");
   }
   std::vector<std::vector<std::string>> rows = {{"hook point", "rows", "of", "width"}};

@@ -28,13 +28,17 @@ std::string TemporaryPath(absl::string_view directory, absl::string_view name) {
 }
 
 absl::StatusOr<std::unique_ptr<ScratchFile>> ScratchFile::Create(std::string path) {
-  const int fd = open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+  const std::string directory = path.substr(0, path.rfind('/') + 1);
+  int fd = open(directory.empty() ? "." : directory.c_str(), O_RDWR | O_TMPFILE | O_CLOEXEC, 0666);
+  const bool has_name =
+      fd < 0;  // not every file system has nameless files; where another error is to blame, it comes again
+  if (has_name) fd = open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
   if (fd < 0) return DiskError("create", path);
-  return std::unique_ptr<ScratchFile>(new ScratchFile(std::move(path), fd));
+  return std::unique_ptr<ScratchFile>(new ScratchFile(std::move(path), fd, has_name));
 }
 
 ScratchFile::~ScratchFile() {
-  if (!kept_) unlink(path_.c_str());
+  if (has_name_ && !kept_) unlink(path_.c_str());
   close(fd_);
 }
 
@@ -95,6 +99,14 @@ absl::Status ScratchFile::Sync() {
 }
 
 absl::Status ScratchFile::Keep(const std::string& path) {
+  if (!has_name_) {
+    // A link replaces nothing, so the file gets its temporary name first.
+    const std::string itself = absl::StrCat("/proc/self/fd/", fd_);
+    if (linkat(AT_FDCWD, itself.c_str(), AT_FDCWD, path_.c_str(), AT_SYMLINK_FOLLOW) != 0) {
+      return DiskError("create", path_);
+    }
+    has_name_ = true;
+  }
   if (rename(path_.c_str(), path.c_str()) != 0) return DiskError("rename a file to", path);
   path_ = path;
   kept_ = true;

@@ -19,7 +19,8 @@ std::string TemporaryPath(absl::string_view directory, absl::string_view name);
 // Errors name the path. One thread at a time.
 class ScratchFile {
  public:
-  // Creates `path`; what stands there is an error.
+  // A file that `path` is the temporary name of. Where the file system can, it has none before Keep, so that not even a
+  // kill leaves it behind; elsewhere it is created, and what stands there is an error.
   static absl::StatusOr<std::unique_ptr<ScratchFile>> Create(std::string path);
   // Removes the file unless Keep was called.
   ~ScratchFile();
@@ -39,10 +40,11 @@ class ScratchFile {
   absl::Status Keep(const std::string& path);
 
  private:
-  ScratchFile(std::string path, int fd) : path_(std::move(path)), fd_(fd) {}
+  ScratchFile(std::string path, int fd, bool has_name) : path_(std::move(path)), fd_(fd), has_name_(has_name) {}
 
   std::string path_;
   const int fd_;
+  bool has_name_;
   int64_t bytes_ = 0;
   bool kept_ = false;
 };

@@ -174,7 +174,8 @@ void EngineImpl::Admit(const std::shared_ptr<RunningCapture>& capture, Lane& lan
     // Rows begin with the sequence that the feed takes next.
     capture->skip_until.sequence = capture->skip_until.batch_sequence = lane.source.next_index();
   }
-  deferred->Run([capture, started = StartedOf(capture->plan, capture->skip_until)] { capture->queue.PushStarted(started); });
+  deferred->Run(
+      [capture, started = StartedOf(capture->plan, capture->skip_until)] { capture->queue.PushStarted(started); });
   lane.receivers.push_back(capture);
   if (capture->next_row >= capture->plan.max_budget) {
     StopCapture(capture, StopReason::kBudget, absl::OkStatus(), deferred);

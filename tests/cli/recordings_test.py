@@ -270,6 +270,20 @@ def test_an_interrupted_export_and_a_full_disk_leave_no_file(recorded, reader, t
     assert os.listdir(tmp_path / "full") == []
 
 
+def test_a_capture_that_is_killed_leaves_nothing_that_looks_like_a_file_of_rows(tmp_path):
+    server = Server()
+    try:
+        everything = ["--hook-points", "*", "--dataset", "text", "--sequence-length", "256"]
+        process = start(server, "capture", *everything, "--out", str(tmp_path / "out"))
+        assert "rows" in process.stderr.readline()  # rows have come
+        process.kill()
+        process.communicate()
+    finally:
+        server.kill()
+    # Where the file system has no nameless files, hidden ones stay.
+    assert [name for name in os.listdir(tmp_path / "out") if not name.startswith(".")] == []
+
+
 @pytest.mark.parametrize(
     "arguments, code, message",
     [

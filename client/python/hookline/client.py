@@ -211,7 +211,7 @@ class Client:
         record_as: str = "",
         shuffle_buffer: int = 0,
         seed: int = 0,
-        prefetch: int = 2,
+        prefetch: int = 1,
         output: str = "auto",
         pin_memory: bool = False,
         max_message_bytes: int = 0,
@@ -236,7 +236,8 @@ class Client:
         record_as: also writes the rows to a recording of this name on the server.
         shuffle_buffer: mixes rows through a buffer of that many; 0: in the source's order.
         seed: of the mixing.
-        prefetch: batches received ahead of the loop, at least 1.
+        prefetch: batches kept ready for the loop beside the one that is being received, at least 1. More help a loop of
+            uneven steps; each costs its memory, and speed once all no longer fit into the processor's cache.
         output: "torch", "numpy", or "auto": torch where it is installed.
         pin_memory: page-locked torch tensors, for copies to a GPU that overlap its work.
         max_message_bytes: largest message to send; 0: the server's choice of about 1 MiB, which is fastest.

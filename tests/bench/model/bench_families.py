@@ -125,6 +125,7 @@ def main():
     torch.set_num_threads(arguments.threads)
     print(f"{platform.node()}, {arguments.threads} threads, torch {torch.__version__}, transformers "
           f"{transformers.__version__}")
+    transformers.utils.logging.disable_progress_bar()
     for family in arguments.family:
         with tempfile.TemporaryDirectory() as directory:
             compare(family, arguments, directory)
