@@ -161,9 +161,9 @@ bool Decoder::Block(int i, const at::Tensor& token_ids, Taps& taps, at::Tensor* 
   return taps(Hook::kResidPost, i, *x);
 }
 
-// The value projection of h, and the gated embedding of the token's own values where the layer has one.
-at::Tensor Decoder::Values(const LayerWeights& layer, const at::Tensor& token_ids, const at::Tensor& h) const {
-  const at::Tensor v = Linear(h, layer.value);
+// v, the value projection of h, and the gated embedding of the token's own values where the layer has one.
+at::Tensor Decoder::Values(const LayerWeights& layer, const at::Tensor& token_ids, const at::Tensor& h,
+                           const at::Tensor& v) const {
   if (!layer.value_embedding.defined()) return v;
   const std::array<int64_t, 3> by_head = {-1, config_.key_value_heads, config_.head_width};
   const at::Tensor embedded = at::index_select(layer.value_embedding, 0, token_ids.reshape(-1)).to(dtype_);
@@ -188,18 +188,24 @@ bool Decoder::Attention(int i, const at::Tensor& token_ids, const at::Tensor& x,
     if (taps(Hook::kLn1Out, i, h)) return true;
   }
 
+  at::Tensor all;
+  const auto project = [&](const LinearWeights& own, int64_t part) -> at::Tensor {
+    if (!layer.query_key_value.weight.defined()) return Linear(h, own);
+    if (!all.defined()) all = Linear(h, layer.query_key_value).view({batch * positions, heads, 3, width});
+    return all.select(2, part).reshape({batch * positions, heads * width});
+  };
   // Where the pass ends before attention, only what is tapped is projected.
   at::Tensor q, k, v;
   if (taps.Need({Hook::kQuery, Hook::kRotatedQuery}, Hook::kZ, i)) {
-    q = Linear(h, layer.query);  // (B * T, H E)
+    q = project(layer.query, 0);  // (B * T, H E)
     if (taps(Hook::kQuery, i, q)) return true;
   }
   if (taps.Need({Hook::kKey, Hook::kRotatedKey}, Hook::kZ, i)) {
-    k = Linear(h, layer.key);  // (B * T, K E)
+    k = project(layer.key, 1);  // (B * T, K E)
     if (taps(Hook::kKey, i, k)) return true;
   }
   if (taps.Need({Hook::kValue}, Hook::kZ, i)) {
-    v = Values(layer, token_ids, h);  // (B * T, K E)
+    v = Values(layer, token_ids, h, project(layer.value, 2));  // (B * T, K E)
     if (taps(Hook::kValue, i, v)) return true;
   }
 

@@ -30,7 +30,8 @@ class Decoder : public Model {
   bool Embed(const at::Tensor& token_ids, Taps& taps, at::Tensor* x);
   at::Tensor EmbedBigrams(const at::Tensor& token_ids) const;
   bool Block(int layer, const at::Tensor& token_ids, Taps& taps, at::Tensor* x);
-  at::Tensor Values(const LayerWeights& layer, const at::Tensor& token_ids, const at::Tensor& h) const;
+  at::Tensor Values(const LayerWeights& layer, const at::Tensor& token_ids, const at::Tensor& h,
+                    const at::Tensor& v) const;
   bool Attention(int layer, const at::Tensor& token_ids, const at::Tensor& x, Taps& taps, at::Tensor* out);
   bool Mlp(int layer, const at::Tensor& x, Taps& taps, at::Tensor* out);
 

@@ -24,6 +24,9 @@ struct NormWeights {
 struct LayerWeights {
   NormWeights ln1, ln1_post, ln2, ln2_post;
   LinearWeights query, key, value;
+  // Instead of the three, where a checkpoint stores each head's query, key and value together, so that it is used where
+  // it lies: (width, heads * 3 * head_width).
+  LinearWeights query_key_value;
   NormWeights query_norm, key_norm;
   LinearWeights attention_out;
   LinearWeights gate;  // gated MLPs only

@@ -23,19 +23,6 @@ NormWeights TakeNorm(WeightTaker& take, const std::string& name, int64_t width) 
   return {take.Wide(name + ".weight", {width}), take.Wide(name + ".bias", {width})};
 }
 
-// Part 0, 1 or 2 (query, key, value) of each head, whose three stand together.
-LinearWeights Part(const LinearWeights& all, int64_t part, const DecoderConfig& config) {
-  LinearWeights weights;
-  const int64_t d = config.width;
-  if (all.weight.defined()) {
-    weights.weight =
-        all.weight.t().reshape({config.heads, 3, config.head_width, d}).select(1, part).reshape({d, d}).t();
-  }
-  if (all.bias.defined())
-    weights.bias = all.bias.reshape({config.heads, 3, config.head_width}).select(1, part).reshape({d});
-  return weights;
-}
-
 DecoderWeights TakeWeights(const DecoderConfig& config, bool attention_bias, WeightTaker& take) {
   const int64_t d = config.width;
   DecoderWeights weights;
@@ -45,10 +32,7 @@ DecoderWeights TakeWeights(const DecoderConfig& config, bool attention_bias, Wei
     LayerWeights layer;
     layer.ln1 = TakeNorm(take, block + "input_layernorm", d);
     layer.ln2 = TakeNorm(take, block + "post_attention_layernorm", d);
-    const LinearWeights all = TakeLinear(take, block + "attention.query_key_value", d, 3 * d, attention_bias);
-    layer.query = Part(all, 0, config);
-    layer.key = Part(all, 1, config);
-    layer.value = Part(all, 2, config);
+    layer.query_key_value = TakeLinear(take, block + "attention.query_key_value", d, 3 * d, attention_bias);
     layer.attention_out = TakeLinear(take, block + "attention.dense", d, d, attention_bias);
     layer.up = TakeLinear(take, block + "mlp.dense_h_to_4h", d, config.mlp_width, kBias);
     layer.down = TakeLinear(take, block + "mlp.dense_4h_to_h", config.mlp_width, d, kBias);
