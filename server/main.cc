@@ -128,8 +128,12 @@ absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const ServerFlags& flags) {
 }
 
 absl::StatusOr<std::unique_ptr<Catalog>> OpenCatalog(const ServerFlags& flags) {
-  ASSIGN_OR_RETURN(std::unique_ptr<Directory> directory, OpenDirectory(flags.recordings_dir));
-  ASSIGN_OR_RETURN(std::unique_ptr<Catalog> catalog, Catalog::Open(std::move(directory), flags.recordings));
+  auto directory = OpenDirectory(flags.recordings_dir);
+  if (!directory.ok()) {
+    return absl::Status(directory.status().code(), absl::StrCat("--recordings-dir: ", directory.status().message(),
+                                                                "; give a directory that is there"));
+  }
+  ASSIGN_OR_RETURN(std::unique_ptr<Catalog> catalog, Catalog::Open(*std::move(directory), flags.recordings));
   for (const std::string& note : catalog->notes()) spdlog::warn("recordings: {}", note);
   spdlog::info("recordings in {}: {} bytes", flags.recordings_dir, catalog->used_bytes());
   return catalog;
@@ -141,18 +145,19 @@ absl::Status Run(const ServerFlags& flags, EndSignals& signals) {
   if (runtime.reference_blas) {
     spdlog::warn("this is the reference BLAS, tens of times slower than others; install libopenblas0-openmp");
   }
+  // Before the models, which take longer to load.
+  std::unique_ptr<Catalog> catalog;
+  if (!flags.recordings_dir.empty()) {
+    ASSIGN_OR_RETURN(catalog, OpenCatalog(flags));
+  }
   ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine, CreateEngine(flags));
   std::unique_ptr<MetricsServer> metrics;
   if (!flags.metrics_listen.empty()) {
     ASSIGN_OR_RETURN(metrics, MetricsServer::Start(flags.metrics_listen, engine.get()));
     spdlog::info("metrics at {} (port {}), /metrics", flags.metrics_listen, metrics->port());
   }
-  std::unique_ptr<Catalog> catalog;
   std::unique_ptr<Recorder> recorder;
-  if (!flags.recordings_dir.empty()) {
-    ASSIGN_OR_RETURN(catalog, OpenCatalog(flags));
-    recorder = std::make_unique<Recorder>(engine.get(), catalog.get());
-  }
+  if (catalog != nullptr) recorder = std::make_unique<Recorder>(engine.get(), catalog.get());
   // Addresses are opened last: whoever is answered finds the weights on their device.
   ASSIGN_OR_RETURN(std::unique_ptr<Server> server, Server::Start(flags.server, engine.get(), recorder.get()));
   signals.Serve();

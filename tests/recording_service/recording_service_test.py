@@ -1,10 +1,12 @@
 """What the RecordingService promises, shown on a real server and a real model."""
 
+import subprocess
+
 import numpy as np
 import grpc
 import pytest
 
-from conftest import LENGTH, POINTS, collect, dataset_request, rows_on_disk, shards
+from conftest import DEMO, LENGTH, POINTS, PROGRAM, collect, dataset_request, rows_on_disk, shards
 
 
 def tokens_request(proto, sequences=40, **fields):
@@ -308,3 +310,12 @@ def test_without_a_directory_there_are_no_recordings(serve, proto):
     server = serve(recordings=False)
     assert code(server.persist("a", tokens_request(proto))) == grpc.StatusCode.UNIMPLEMENTED
     assert code(server.capture(tokens_request(proto, record_as="a"))) == grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_a_directory_that_is_not_there_is_said_before_any_model_is_loaded(tmp_path):
+    missing = tmp_path / "missing"
+    command = [PROGRAM, "--model", str(DEMO), "--recordings-dir", str(missing)]
+    run = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert run.returncode != 0
+    assert f"--recordings-dir: {missing}: No such file or directory; give a directory that is there" in run.stderr
+    assert "fingerprint" not in run.stderr
