@@ -1,6 +1,7 @@
 """What the RecordingService promises, shown on a real server and a real model."""
 
 import subprocess
+import time
 
 import numpy as np
 import grpc
@@ -170,6 +171,10 @@ def test_a_recording_that_waits_to_be_admitted_is_there_and_can_be_stopped(serve
     assert stopped.state == proto.recording.RECORDING_STATE_STOPPED and stopped.rows == 0
     assert code(persist) == grpc.StatusCode.CANCELLED
     recorded = server.capture(dataset_request(proto, record_as="b"))
+    # It says nothing before it is admitted, so that only the list tells when it has arrived.
+    deadline = time.monotonic() + 60
+    while "b" not in [r.name for r in server.list().recordings]:
+        assert time.monotonic() < deadline
     assert disposition(next(server.persist("b", request)), server) == "JOINED"
     server.stop("b")
     assert state(server, "b") == "STOPPED"

@@ -2,6 +2,7 @@
 // and others are served.
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdio>
 #include <cstring>
 #include <fstream>
@@ -44,7 +45,9 @@ class Call {
     request.add_hook_points("*");
     request.set_provenance(true);
     if (kind == Kind::kFeed) {
-      request.mutable_feed()->set_name(absl::StrCat("feed", sequences));
+      // A feed of its own: one that was cancelled just now may not have ended, and would be joined where it is.
+      static std::atomic<int> feeds = 0;
+      request.mutable_feed()->set_name(absl::StrCat("feed", ++feeds));
       request.mutable_feed()->mutable_dataset()->set_name(poisoned_sequence < 0 ? "ids" : "poisoned");
       request.mutable_feed()->mutable_dataset()->set_sequence_length(kLength);
       request.mutable_feed()->mutable_dataset()->set_sequence_count(sequences);
