@@ -181,6 +181,10 @@ void DeclareAll(CLI::App* app, ServerFlags* flags, std::vector<std::string>* mod
              "Captures at a time from one client address")
       ->group(limits);
   declare
+      .Bytes("--shared-memory-bytes", flags->server.shared_memory_bytes,
+             "Memory of clients on this machine that values are written to instead of being sent; 0: none")
+      ->group(limits);
+  declare
       .Value("--max-calls-per-connection", flags->server.max_calls_per_connection,
              "Calls at a time on one connection; more wait")
       ->group(limits);

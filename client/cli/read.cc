@@ -68,7 +68,7 @@ absl::Status Run(const ReadFlags& flags, const std::string& server, Interrupt& i
   transfer.start_call = [&](const std::string& resume_token) {
     v1::ReadRecordingRequest resumed = request;
     resumed.set_resume_token(resume_token);
-    return std::make_unique<client::CaptureCall>(client->channel(), client::kReadRecordingMethod,
+    return std::make_unique<client::CaptureCall>(client->connection(), client::kReadRecordingMethod,
                                                  resumed.SerializeAsString(), /*streams_tokens=*/false);
   };
   transfer.format = FormatOf(flags.format);

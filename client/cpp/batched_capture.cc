@@ -30,9 +30,9 @@ absl::Status SameCapture(const v1::CaptureStarted& before, const v1::CaptureStar
 
 }  // namespace
 
-BatchedCapture::BatchedCapture(std::shared_ptr<grpc::Channel> channel, std::string method, const std::string& request,
+BatchedCapture::BatchedCapture(Connection connection, std::string method, const std::string& request,
                                bool streams_tokens)
-    : channel_(std::move(channel)), method_(std::move(method)), streams_tokens_(streams_tokens) {
+    : connection_(std::move(connection)), method_(std::move(method)), streams_tokens_(streams_tokens) {
   absl::MutexLock lock(&mutex_);
   StartCall(request);
 }
@@ -53,7 +53,7 @@ void BatchedCapture::StartCall(const std::string& request) {
   summary_.reset();
   over_ = false;
   status_ = absl::OkStatus();
-  call_ = std::make_shared<CaptureCall>(channel_, method_, first, streams_tokens_);
+  call_ = std::make_shared<CaptureCall>(connection_, method_, first, streams_tokens_);
   if (cancelled_) call_->Cancel();
   reader_ = std::thread([this, call = call_.get()] { Run(call); });
 }

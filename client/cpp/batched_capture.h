@@ -42,8 +42,7 @@ class BatchedCapture {
   static constexpr size_t kMaxSubmitted = 1024;
 
   // Calls `method`, whose answers are CaptureResponses, with an encoded request.
-  BatchedCapture(std::shared_ptr<grpc::Channel> channel, std::string method, const std::string& request,
-                 bool streams_tokens);
+  BatchedCapture(Connection connection, std::string method, const std::string& request, bool streams_tokens);
   // Cancels, and returns when nothing is written to buffers any more.
   ~BatchedCapture();
   BatchedCapture(const BatchedCapture&) = delete;
@@ -105,7 +104,7 @@ class BatchedCapture {
   bool MustReadOn() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   int64_t RowBytes(int hook_point) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
-  const std::shared_ptr<grpc::Channel> channel_;
+  const Connection connection_;
   const std::string method_;
   const bool streams_tokens_;
 

@@ -65,11 +65,12 @@ int32_t Guard(hookline_error* error, Function function) {
 
 int32_t hookline_abi_version(void) { return HOOKLINE_ABI_VERSION; }
 
-int32_t hookline_client_connect(const char* address, int64_t max_receive_bytes, hookline_client** client,
-                                hookline_error* error) {
+int32_t hookline_client_connect(const char* address, int64_t max_receive_bytes, int64_t shared_memory_bytes,
+                                hookline_client** client, hookline_error* error) {
   return Guard(error, [&]() -> int32_t {
     ClientOptions options;
     if (max_receive_bytes != 0) options.max_receive_bytes = max_receive_bytes;
+    if (shared_memory_bytes != -1) options.shared_memory_bytes = shared_memory_bytes;
     absl::StatusOr<std::unique_ptr<Client>> connected = Client::Connect(address, options);
     if (!connected.ok()) return Fail(connected.status(), error);
     *client = new hookline_client{*std::move(connected)};
@@ -88,7 +89,7 @@ int32_t hookline_capture_start(hookline_client* client, int32_t method, const vo
       return Fail(absl::InvalidArgumentError(absl::StrCat("method: ", method, " is none of 0, 1, 2")), error);
     }
     *capture = new hookline_capture{std::make_unique<BatchedCapture>(
-        client->client->channel(), kMethods[method], std::string(static_cast<const char*>(request), request_bytes),
+        client->client->connection(), kMethods[method], std::string(static_cast<const char*>(request), request_bytes),
         /*streams_tokens=*/method == HOOKLINE_CAPTURE_STREAM)};
     return HOOKLINE_OK;
   });

@@ -37,7 +37,7 @@ extern "C" {
 #define HOOKLINE_EXPORT __attribute__((visibility("default")))
 
 // Grows whenever something below changes its meaning; additions leave it.
-#define HOOKLINE_ABI_VERSION 1
+#define HOOKLINE_ABI_VERSION 2
 
 // Results.
 #define HOOKLINE_OK 0
@@ -75,9 +75,12 @@ typedef struct hookline_batch {
 HOOKLINE_EXPORT int32_t hookline_abi_version(void);
 
 // Opens a channel to `address` (host:port, no TLS); nothing is sent yet. `max_receive_bytes`: the largest message to
-// accept, 0 for 4 MiB, at most 16 MiB (a request's `max_message_bytes` above 4 MiB needs as much). Free the result.
+// accept, 0 for 4 MiB, at most 16 MiB (a request's `max_message_bytes` above 4 MiB needs as much). `shared_memory_bytes`:
+// memory that each capture offers to a server on this machine for its values to come through, a multiple of 4096 from
+// 64 KiB to 64 MiB; -1 for 8 MiB, 0: values come over the wire. Free the result.
 HOOKLINE_EXPORT int32_t hookline_client_connect(const char* address, int64_t max_receive_bytes,
-                                                hookline_client** client, hookline_error* error);
+                                                int64_t shared_memory_bytes, hookline_client** client,
+                                                hookline_error* error);
 // Captures of the client may outlive it. NULL does nothing.
 HOOKLINE_EXPORT void hookline_client_free(hookline_client* client);
 

@@ -92,9 +92,10 @@ absl::Status CaptureOrder::CheckChunk(Chunk& chunk) {
   return absl::OkStatus();
 }
 
-CaptureCall::CaptureCall(std::shared_ptr<grpc::Channel> channel, const std::string& method, const std::string& request,
+CaptureCall::CaptureCall(const Connection& connection, const std::string& method, const std::string& request,
                          bool streams_tokens)
-    : channel_(std::move(channel)) {
+    : channel_(connection.channel), memory_(OfferedMemory::Offer(connection.address, connection.shared_memory_bytes)) {
+  if (memory_ != nullptr) context_.AddMetadata(kSharedMemoryMetadata, memory_->key());
   // What generated stubs call, but with byte buffers for messages. A call of one request is the same on the wire as one
   // that streams requests and closes after the first.
   grpc::internal::RpcMethod rpc(method.c_str(), grpc::internal::RpcMethod::BIDI_STREAMING, channel_);
@@ -131,7 +132,15 @@ absl::StatusOr<std::optional<CaptureEvent>> CaptureCall::Next() {
   absl::StatusOr<CaptureEvent> event = absl::InternalError("the server sent a message that cannot be decompressed");
   if (message.Dump(&slices).ok()) event = ParseCaptureResponse(std::move(slices));
   if (event.ok()) {
-    if (absl::Status status = order_.Check(*event); !status.ok()) event = status;
+    absl::Status status;
+    if (auto* started = std::get_if<v1::CaptureStarted>(&*event); started != nullptr && started->max_message_bytes() > 0) {
+      memory_pieces_ = started->shared_memory_bytes() / ((started->max_message_bytes() + 4095) / 4096 * 4096);
+    }
+    if (auto* chunk = std::get_if<Chunk>(&*event); chunk != nullptr && chunk->header().has_data_offset()) {
+      status = TakeSharedData(*chunk);
+    }
+    if (status.ok()) status = order_.Check(*event);
+    if (!status.ok()) event = status;
   }
   if (!event.ok()) {
     context_.TryCancel();
@@ -141,6 +150,29 @@ absl::StatusOr<std::optional<CaptureEvent>> CaptureCall::Next() {
     return status_;
   }
   return std::optional<CaptureEvent>(*std::move(event));
+}
+
+absl::Status CaptureCall::TakeSharedData(Chunk& chunk) {
+  const v1::ActivationChunk& header = chunk.header();
+  const int64_t offset = header.data_offset();
+  const int64_t memory_bytes = memory_ == nullptr ? 0 : memory_->bytes();
+  const int64_t values = int64_t{header.rows()} * header.width();
+  // What is no size at all is told from what only lies outside before it is multiplied.
+  const int64_t bytes = values > memory_bytes ? values : values * ValueBytes(header.dtype());
+  const uint8_t* data = memory_ == nullptr ? nullptr : memory_->Hold(offset, bytes);
+  if (data == nullptr) {
+    return OutOfOrder(absl::StrCat("a chunk of ", header.hook_point(), " has data_offset ", offset, " and ", values,
+                                   " values, in shared memory of ", memory_bytes, " bytes"));
+  }
+  std::shared_ptr<const void> hold(data, [memory = memory_, offset](const void*) { memory->Release(offset); });
+  if (2 * memory_->held() <= memory_pieces_) {
+    chunk.SetData({data, static_cast<size_t>(bytes)}, std::move(hold));
+    return absl::OkStatus();
+  }
+  // Somebody keeps chunks. The server must not wait for them with the rest.
+  auto copy = std::make_shared<std::vector<uint8_t>>(data, data + bytes);
+  chunk.SetData(*copy, copy);
+  return absl::OkStatus();
 }
 
 bool CaptureCall::WriteTokens(const v1::TokenBatch& tokens) {

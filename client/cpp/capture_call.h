@@ -19,6 +19,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
 #include "client/cpp/capture_response.h"
+#include "client/cpp/offered_memory.h"
 #include "grpcpp/channel.h"
 #include "grpcpp/client_context.h"
 #include "grpcpp/support/byte_buffer.h"
@@ -43,13 +44,19 @@ class CaptureOrder {
   std::vector<int64_t> next_row_;  // per hook point; -1 before its first chunk, since a resume begins anywhere
 };
 
+// Where calls go.
+struct Connection {
+  std::shared_ptr<grpc::Channel> channel;
+  std::string address;              // the channel's
+  int64_t shared_memory_bytes = 0;  // to offer to a server on this machine for each call; 0: none
+};
+
 // Next() belongs to one thread, WriteTokens and FinishTokens to one that may be another; Cancel is anybody's.
 class CaptureCall {
  public:
   // Calls `method` (its full path), whose answers are CaptureResponses, with an encoded request. Blocks until the
   // request is on its way or has failed, which Next() reports.
-  CaptureCall(std::shared_ptr<grpc::Channel> channel, const std::string& method, const std::string& request,
-              bool streams_tokens);
+  CaptureCall(const Connection& connection, const std::string& method, const std::string& request, bool streams_tokens);
   // Cancels what still runs.
   ~CaptureCall();
   CaptureCall(const CaptureCall&) = delete;
@@ -71,8 +78,12 @@ class CaptureCall {
 
  private:
   absl::StatusOr<std::optional<CaptureEvent>> Finish();
+  // Finds the values of a chunk that says where in the shared memory they are.
+  absl::Status TakeSharedData(Chunk& chunk);
 
   std::shared_ptr<grpc::Channel> channel_;
+  std::shared_ptr<OfferedMemory> memory_;  // null: there is none
+  int64_t memory_pieces_ = 0;              // that the server makes of it: as many chunks it can hold
   grpc::ClientContext context_;
   std::unique_ptr<grpc::ClientReaderWriter<grpc::ByteBuffer, grpc::ByteBuffer>> stream_;
   CaptureOrder order_;

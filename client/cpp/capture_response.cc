@@ -147,6 +147,13 @@ Chunk::Chunk(v1::ActivationChunk header, std::vector<grpc::Slice> slices, std::v
   for (const auto& piece : pieces_) data_bytes_ += static_cast<int64_t>(piece.size());
 }
 
+void Chunk::SetData(absl::Span<const uint8_t> data, std::shared_ptr<const void> memory) {
+  slices_.clear();
+  pieces_ = {data};
+  data_bytes_ = static_cast<int64_t>(data.size());
+  memory_ = std::move(memory);
+}
+
 void Chunk::CopyData(int64_t offset, int64_t bytes, void* destination) const {
   auto* out = static_cast<uint8_t*>(destination);
   for (const auto& piece : pieces_) {

@@ -4,6 +4,7 @@
 #define HOOKLINE_CLIENT_CPP_CAPTURE_RESPONSE_H_
 
 #include <cstdint>
+#include <memory>
 #include <variant>
 #include <vector>
 
@@ -14,7 +15,8 @@
 
 namespace hookline::client {
 
-// Rows of one hook point. Owns the received memory; movable.
+// Rows of one hook point. Owns the received memory, or holds a piece of the memory shared with the server, which the
+// server can use again when the chunk is destroyed; movable.
 class Chunk {
  public:
   Chunk(v1::ActivationChunk header, std::vector<grpc::Slice> slices, std::vector<absl::Span<const uint8_t>> pieces);
@@ -26,10 +28,12 @@ class Chunk {
 
   // Every field but `data`.
   const v1::ActivationChunk& header() const { return header_; }
-  // The field `data`, in pieces that follow each other. They are cut anywhere, also inside a value, and live as long as
+  // The values, as the field `data` holds them, in pieces that follow each other. They are cut anywhere, also inside a value, and live as long as
   // this chunk.
   absl::Span<const absl::Span<const uint8_t>> pieces() const { return pieces_; }
   int64_t data_bytes() const { return data_bytes_; }
+  // Has the values be these bytes, which `memory` keeps alive and unchanged, instead of the field `data`.
+  void SetData(absl::Span<const uint8_t> data, std::shared_ptr<const void> memory);
   // Copies `bytes` bytes of `data` from `offset` on; both must lie within data_bytes().
   void CopyData(int64_t offset, int64_t bytes, void* destination) const;
 
@@ -40,6 +44,7 @@ class Chunk {
  private:
   v1::ActivationChunk header_;
   std::vector<grpc::Slice> slices_;
+  std::shared_ptr<const void> memory_;
   std::vector<absl::Span<const uint8_t>> pieces_;
   int64_t data_bytes_ = 0;
   int hook_point_index_ = -1;

@@ -17,23 +17,33 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Connect(const std::string& addre
     return absl::InvalidArgumentError(
         absl::StrCat("max_receive_bytes: ", options.max_receive_bytes, " is not between 1 and ", kMaxReceiveBytes));
   }
+  if (options.shared_memory_bytes != 0 &&
+      (options.shared_memory_bytes < kMinSharedMemoryBytes || options.shared_memory_bytes > kMaxSharedMemoryBytes ||
+       options.shared_memory_bytes % 4096 != 0)) {
+    return absl::InvalidArgumentError(absl::StrCat("shared_memory_bytes: ", options.shared_memory_bytes,
+                                                   " is neither 0 nor a multiple of 4096 from ", kMinSharedMemoryBytes,
+                                                   " to ", kMaxSharedMemoryBytes));
+  }
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(static_cast<int>(options.max_receive_bytes));
   // gRPC's own are 1 and 120 seconds, within which every call fails at once: a resume would miss a restarted server.
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 200);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 2000);
-  return std::unique_ptr<Client>(
-      new Client(grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments), options));
+  Connection connection;
+  connection.channel = grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+  connection.address = address;
+  connection.shared_memory_bytes = options.shared_memory_bytes;
+  return std::unique_ptr<Client>(new Client(std::move(connection), options));
 }
 
-Client::Client(std::shared_ptr<grpc::Channel> channel, const ClientOptions& options)
-    : channel_(std::move(channel)), options_(options) {}
+Client::Client(Connection connection, const ClientOptions& options)
+    : connection_(std::move(connection)), options_(options) {}
 
 absl::StatusOr<v1::ListModelsResponse> Client::ListModels() {
   grpc::ClientContext context;
   context.set_deadline(absl::ToChronoTime(absl::Now() + options_.rpc_timeout));
   v1::ListModelsResponse response;
-  grpc::Status status = v1::ModelService::NewStub(channel_)->ListModels(&context, {}, &response);
+  grpc::Status status = v1::ModelService::NewStub(connection_.channel)->ListModels(&context, {}, &response);
   if (!status.ok()) return FromGrpc(status);
   return response;
 }
@@ -44,7 +54,7 @@ absl::StatusOr<v1::Model> Client::GetModel(const std::string& name) {
   v1::GetModelRequest request;
   request.set_name(name);
   v1::Model model;
-  grpc::Status status = v1::ModelService::NewStub(channel_)->GetModel(&context, request, &model);
+  grpc::Status status = v1::ModelService::NewStub(connection_.channel)->GetModel(&context, request, &model);
   if (!status.ok()) return FromGrpc(status);
   return model;
 }
@@ -55,19 +65,19 @@ absl::StatusOr<v1::EstimateCaptureResponse> Client::EstimateCapture(const v1::Ca
   v1::EstimateCaptureRequest estimate_request;
   *estimate_request.mutable_capture() = request;
   v1::EstimateCaptureResponse response;
-  grpc::Status status = v1::CaptureService::NewStub(channel_)->EstimateCapture(&context, estimate_request, &response);
+  grpc::Status status = v1::CaptureService::NewStub(connection_.channel)->EstimateCapture(&context, estimate_request, &response);
   if (!status.ok()) return FromGrpc(status);
   return response;
 }
 
 std::unique_ptr<CaptureCall> Client::Capture(const v1::CaptureRequest& request) {
-  return std::make_unique<CaptureCall>(channel_, kCaptureMethod, request.SerializeAsString(), /*streams_tokens=*/false);
+  return std::make_unique<CaptureCall>(connection_, kCaptureMethod, request.SerializeAsString(), /*streams_tokens=*/false);
 }
 
 std::unique_ptr<CaptureCall> Client::CaptureStream(const v1::CaptureRequest& request) {
   v1::CaptureStreamRequest first;
   *first.mutable_request() = request;
-  return std::make_unique<CaptureCall>(channel_, kCaptureStreamMethod, first.SerializeAsString(),
+  return std::make_unique<CaptureCall>(connection_, kCaptureStreamMethod, first.SerializeAsString(),
                                        /*streams_tokens=*/true);
 }
 

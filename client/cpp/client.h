@@ -29,11 +29,18 @@ inline constexpr char kReadRecordingMethod[] = "/hookline.v1.RecordingService/Re
 inline constexpr int64_t kDefaultReceiveBytes = int64_t{4} << 20;
 inline constexpr int64_t kMaxReceiveBytes = int64_t{16} << 20;
 
+// What a server takes of memory that is offered to it.
+inline constexpr int64_t kMinSharedMemoryBytes = int64_t{64} << 10;
+inline constexpr int64_t kMaxSharedMemoryBytes = int64_t{64} << 20;
+
 struct ClientOptions {
   // The largest message to accept, up to kMaxReceiveBytes. A request's `max_message_bytes` must not exceed it.
   int64_t max_receive_bytes = kDefaultReceiveBytes;
   // How long ListModels, GetModel and EstimateCapture wait for an answer. Captures wait for ever.
   absl::Duration rpc_timeout = absl::Seconds(30);
+  // Memory that each capture offers to a server on this machine for its values to come through, a multiple of 4096 from
+  // 64 KiB to 64 MiB; 0: they come over the wire. Of larger memory less stays in the processor's cache.
+  int64_t shared_memory_bytes = int64_t{8} << 20;
 };
 
 // Thread-safe. Errors of calls are the server's status with the field it names (hookline::FieldOf), or UNAVAILABLE
@@ -58,12 +65,13 @@ class Client {
   // The request has no source; sequences follow by WriteTokens.
   std::unique_ptr<CaptureCall> CaptureStream(const v1::CaptureRequest& request);
 
-  const std::shared_ptr<grpc::Channel>& channel() const { return channel_; }
+  const Connection& connection() const { return connection_; }
+  const std::shared_ptr<grpc::Channel>& channel() const { return connection_.channel; }
 
  private:
-  Client(std::shared_ptr<grpc::Channel> channel, const ClientOptions& options);
+  Client(Connection connection, const ClientOptions& options);
 
-  const std::shared_ptr<grpc::Channel> channel_;
+  const Connection connection_;
   const ClientOptions options_;
 };
 

@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = [
     "grpc++",
     "protobuf",
+    "absl_cleanup",
     "absl_flat_hash_map",
     "absl_span",
     "absl_status",

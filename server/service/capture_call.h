@@ -16,6 +16,7 @@
 #include "grpcpp/support/server_callback.h"
 #include "server/capture/capture.h"
 #include "server/service/capture_response_encoder.h"
+#include "server/service/shared_memory.h"
 #include "server/service/status_mapping.h"
 #include "server/service/wake_queue.h"
 
@@ -31,8 +32,8 @@ namespace hookline {
 template <typename Reactor>
 class CaptureCall : public Reactor, public std::enable_shared_from_this<CaptureCall<Reactor>> {
  public:
-  // `wakes` must outlive the call.
-  explicit CaptureCall(WakeQueue* wakes) : wakes_(wakes) {}
+  // `wakes` must outlive the call. `memory`: what the client offers for the values, or null.
+  CaptureCall(WakeQueue* wakes, std::shared_ptr<SharedMemory> memory) : wakes_(wakes), memory_(std::move(memory)) {}
 
   // Has gRPC own the call. To be called once, before anything is started.
   void Keep() { self_ = this->shared_from_this(); }
@@ -61,12 +62,18 @@ class CaptureCall : public Reactor, public std::enable_shared_from_this<CaptureC
 
   void OnDone() final {
     std::shared_ptr<Capture> capture;
+    std::shared_ptr<SharedMemory> memory;
+    std::optional<Chunk> unsent;
     {
       absl::MutexLock lock(&mutex_);
       capture = std::move(capture_);
+      memory = std::move(memory_);
+      unsent = std::exchange(unsent_, std::nullopt);
     }
-    // After this no wake comes; one that is queued finds the call finished.
+    // After these no wake comes; one that is queued finds the call finished.
     if (capture != nullptr) capture->Cancel();
+    if (memory != nullptr) memory->StopUsing();
+    unsent.reset();
     capture.reset();
     self_.reset();
   }
@@ -139,22 +146,48 @@ class CaptureCall : public Reactor, public std::enable_shared_from_this<CaptureC
       return;
     }
     if (capture_ == nullptr) return;
+    if (unsent_.has_value()) return WriteUnsent();
     std::optional<CaptureEvent> event = capture_->Next();
     if (!event.has_value()) return;
+    write_start_ = absl::Now();
     if (auto* started = std::get_if<CaptureStarted>(&*event)) {
       started_ = std::move(*started);
-      Write(EncodeStarted(started_));
+      Write(EncodeStarted(started_, UseMemory()));
     } else if (auto* chunk = std::get_if<Chunk>(&*event)) {
-      Write(EncodeChunk(started_, encoding_, std::move(*chunk)));
+      unsent_ = std::move(*chunk);
+      WriteUnsent();
     } else {
       WriteEnd(std::get<CaptureEnded>(*std::move(event)));
     }
   }
 
+  // How much of the client's memory is used.
+  int64_t UseMemory() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (memory_ == nullptr) return 0;
+    if (encoding_ == Encoding::kBytes &&
+        memory_->Use(started_.max_message_bytes, [this] { Wake(&CaptureCall::Advance); })) {
+      return memory_->bytes();
+    }
+    memory_.reset();
+    return 0;
+  }
+
+  // Unless the client's memory is full: then when it has read some of it.
+  void WriteUnsent() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    int64_t bytes = 0;
+    for (const SlabSpan& span : unsent_->data) bytes += span.bytes;
+    std::optional<int64_t> data_offset;
+    if (memory_ != nullptr && bytes >= kMinSharedBytes) {
+      const SharedMemory::Put put = memory_->TryPut(unsent_->data);
+      if (put.outcome == SharedMemory::Put::Outcome::kFull) return;
+      if (put.outcome == SharedMemory::Put::Outcome::kPut) data_offset = put.offset;
+    }
+    Write(EncodeChunk(started_, encoding_, *std::exchange(unsent_, std::nullopt), data_offset));
+  }
+
   void Write(grpc::ByteBuffer message) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     message_.Swap(&message);
     writing_ = true;
-    write_start_ = absl::Now();
     this->StartWrite(&message_);
   }
 
@@ -168,6 +201,9 @@ class CaptureCall : public Reactor, public std::enable_shared_from_this<CaptureC
     this->StartWriteAndFinish(&message_, grpc::WriteOptions(), ToGrpc(ended.status));
   }
 
+  // Fewer are sent as fast as they are copied.
+  static constexpr int64_t kMinSharedBytes = int64_t{64} << 10;
+
   WakeQueue* const wakes_;
   // Until OnDone, after which gRPC does not touch the call.
   std::shared_ptr<CaptureCall> self_;
@@ -175,10 +211,12 @@ class CaptureCall : public Reactor, public std::enable_shared_from_this<CaptureC
   std::shared_ptr<Capture> capture_ ABSL_GUARDED_BY(mutex_);
   Encoding encoding_ ABSL_GUARDED_BY(mutex_) = Encoding::kBytes;
   CaptureStarted started_ ABSL_GUARDED_BY(mutex_);
+  std::shared_ptr<SharedMemory> memory_ ABSL_GUARDED_BY(mutex_);
+  std::optional<Chunk> unsent_ ABSL_GUARDED_BY(mutex_);
   // With gRPC while `writing_`, and after the last write until OnDone.
   grpc::ByteBuffer message_ ABSL_GUARDED_BY(mutex_);
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;
-  absl::Time write_start_ ABSL_GUARDED_BY(mutex_);
+  absl::Time write_start_ ABSL_GUARDED_BY(mutex_);  // when what is being written was taken from the capture
   bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
   // Finish or StartWriteAndFinish was called: nothing may be started any more.
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;

@@ -55,7 +55,11 @@ class FieldWriter {
   uint64_t bytes() const { return bytes_; }
 
   void Varint(int field, uint64_t value) {
-    if (value == 0) return;
+    if (value != 0) PresentVarint(field, value);
+  }
+
+  // Also where it is zero.
+  void PresentVarint(int field, uint64_t value) {
     Tag(field, WireFormatLite::WIRETYPE_VARINT);
     Raw(value);
   }
@@ -94,7 +98,7 @@ class FieldWriter {
 
 // Every field of the chunk in the order of their numbers, up to where the values of `data` begin.
 void WriteFieldsBeforeData(const CaptureStarted& started, const Chunk& chunk, uint64_t data_bytes,
-                           FieldWriter& writer) {
+                           std::optional<int64_t> data_offset, FieldWriter& writer) {
   const CaptureStarted::HookPoint& hook_point = started.hook_points[chunk.hook_point];
   writer.Bytes(ChunkFields::kHookPointFieldNumber, hook_point.name);
   writer.Varint(ChunkFields::kFirstRowFieldNumber, static_cast<uint64_t>(chunk.first_row));
@@ -107,11 +111,15 @@ void WriteFieldsBeforeData(const CaptureStarted& started, const Chunk& chunk, ui
     writer.Packed(ChunkFields::kTokenIdFieldNumber, Column(chunk.provenance->token_id, chunk.rows));
   }
   writer.Bytes(ChunkFields::kResumeTokenFieldNumber, chunk.resume_token);
+  if (data_offset.has_value()) {
+    writer.PresentVarint(ChunkFields::kDataOffsetFieldNumber, static_cast<uint64_t>(*data_offset));
+  }
   if (data_bytes > 0) writer.Length(ChunkFields::kDataFieldNumber, data_bytes);
 }
 
 // The same message by protobuf, at the price of copying the values.
-v1::CaptureResponse ChunkByProtobuf(const CaptureStarted& started, const Chunk& chunk) {
+v1::CaptureResponse ChunkByProtobuf(const CaptureStarted& started, const Chunk& chunk,
+                                    std::optional<int64_t> data_offset) {
   v1::CaptureResponse response;
   v1::ActivationChunk& out = *response.mutable_chunk();
   const CaptureStarted::HookPoint& hook_point = started.hook_points[chunk.hook_point];
@@ -127,6 +135,7 @@ v1::CaptureResponse ChunkByProtobuf(const CaptureStarted& started, const Chunk& 
     *out.mutable_token_id() = {from.token_id.begin(), from.token_id.begin() + chunk.rows};
   }
   out.set_resume_token(chunk.resume_token);
+  if (data_offset.has_value()) out.set_data_offset(*data_offset);
   return response;
 }
 
@@ -139,10 +148,10 @@ std::string GatherData(const Chunk& chunk) {
 }
 
 #ifndef NDEBUG
-void CheckAgainstProtobuf(const CaptureStarted& started, const Chunk& chunk, const std::string& data,
+void CheckAgainstProtobuf(const CaptureStarted& started, const Chunk& chunk, std::optional<int64_t> data_offset,
                           const grpc::ByteBuffer& message) {
-  v1::CaptureResponse response = ChunkByProtobuf(started, chunk);
-  response.mutable_chunk()->set_data(data);
+  v1::CaptureResponse response = ChunkByProtobuf(started, chunk, data_offset);
+  if (!data_offset.has_value()) response.mutable_chunk()->set_data(GatherData(chunk));
   std::vector<grpc::Slice> slices;
   std::string encoded;
   if (message.Dump(&slices).ok()) {
@@ -175,7 +184,7 @@ v1::StopReason ToProto(StopReason reason) {
 
 }  // namespace
 
-grpc::ByteBuffer EncodeStarted(const CaptureStarted& started) {
+grpc::ByteBuffer EncodeStarted(const CaptureStarted& started, int64_t shared_memory_bytes) {
   v1::CaptureResponse response;
   v1::CaptureStarted& out = *response.mutable_started();
   out.set_model(started.model);
@@ -192,20 +201,24 @@ grpc::ByteBuffer EncodeStarted(const CaptureStarted& started) {
   out.set_next_sequence(started.next_sequence);
   out.set_window_bytes(started.window_bytes);
   out.set_resume_token(started.resume_token);
+  out.set_shared_memory_bytes(shared_memory_bytes);
   return ToByteBuffer(response);
 }
 
-grpc::ByteBuffer EncodeChunk(const CaptureStarted& started, Encoding encoding, Chunk chunk) {
+grpc::ByteBuffer EncodeChunk(const CaptureStarted& started, Encoding encoding, Chunk chunk,
+                             std::optional<int64_t> data_offset) {
   if (encoding == Encoding::kValues) {
-    v1::CaptureResponse response = ChunkByProtobuf(started, chunk);
+    v1::CaptureResponse response = ChunkByProtobuf(started, chunk, std::nullopt);
     AppendAsFloats(GatherData(chunk), started.dtype, response.mutable_chunk()->mutable_values());
     return ToByteBuffer(response);
   }
 
+  std::vector<SlabSpan> data;
+  if (!data_offset.has_value()) data = chunk.data;
   uint64_t data_bytes = 0;
-  for (const SlabSpan& span : chunk.data) data_bytes += static_cast<uint64_t>(span.bytes);
+  for (const SlabSpan& span : data) data_bytes += static_cast<uint64_t>(span.bytes);
   FieldWriter counted;
-  WriteFieldsBeforeData(started, chunk, data_bytes, counted);
+  WriteFieldsBeforeData(started, chunk, data_bytes, data_offset, counted);
   const uint64_t chunk_bytes = counted.bytes() + data_bytes;
   FieldWriter envelope;
   envelope.Length(v1::CaptureResponse::kChunkFieldNumber, chunk_bytes);
@@ -221,13 +234,13 @@ grpc::ByteBuffer EncodeChunk(const CaptureStarted& started, Encoding encoding, C
   //   of its threads, and slices that it cuts from ours share the count: the callback runs once, after the last.
   // - The callback frees one reference and calls nothing of gRPC's, as it may run under gRPC's locks.
   std::vector<grpc::Slice> slices;
-  slices.reserve(1 + chunk.data.size());
+  slices.reserve(1 + data.size());
   grpc_slice header = grpc_slice_malloc(envelope.bytes() + counted.bytes());
   FieldWriter writer(GRPC_SLICE_START_PTR(header));
   writer.Length(v1::CaptureResponse::kChunkFieldNumber, chunk_bytes);
-  WriteFieldsBeforeData(started, chunk, data_bytes, writer);
+  WriteFieldsBeforeData(started, chunk, data_bytes, data_offset, writer);
   slices.emplace_back(header, grpc::Slice::STEAL_REF);
-  for (const SlabSpan& span : chunk.data) {
+  for (const SlabSpan& span : data) {
     if (span.bytes == 0) continue;
     slices.emplace_back(
         span.data(), static_cast<size_t>(span.bytes), [](void* slab) { delete static_cast<SlabRef*>(slab); },
@@ -235,7 +248,7 @@ grpc::ByteBuffer EncodeChunk(const CaptureStarted& started, Encoding encoding, C
   }
   grpc::ByteBuffer message(slices.data(), slices.size());
 #ifndef NDEBUG
-  CheckAgainstProtobuf(started, chunk, GatherData(chunk), message);
+  CheckAgainstProtobuf(started, chunk, data_offset, message);
 #endif
   return message;
 }

@@ -49,8 +49,9 @@ class UnaryCaptureCall final : public CaptureCall<grpc::ServerWriteReactor<grpc:
 // Reads while the engine has room. One read is in flight at a time, so OnReadDone runs on one thread at a time.
 class StreamedCaptureCall final : public CaptureCall<grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>> {
  public:
-  StreamedCaptureCall(WakeQueue* wakes, Engine& engine, Recorder* recorder, std::string address)
-      : CaptureCall(wakes), engine_(engine), recorder_(recorder), address_(std::move(address)) {}
+  StreamedCaptureCall(WakeQueue* wakes, std::shared_ptr<SharedMemory> memory, Engine& engine, Recorder* recorder,
+                      std::string address)
+      : CaptureCall(wakes, std::move(memory)), engine_(engine), recorder_(recorder), address_(std::move(address)) {}
 
   void Begin() { StartRead(&input_); }
 
@@ -137,7 +138,7 @@ class StreamedCaptureCall final : public CaptureCall<grpc::ServerBidiReactor<grp
 
 grpc::ServerWriteReactor<grpc::ByteBuffer>* CaptureServiceImpl::Capture(grpc::CallbackServerContext* context,
                                                                         const grpc::ByteBuffer* request) {
-  auto call = std::make_shared<UnaryCaptureCall>(&wakes_);
+  auto call = std::make_shared<UnaryCaptureCall>(&wakes_, TakeOffered(memories_, *context));
   call->Keep();
   call->Begin(*engine_, recorder_, PeerAddress(context->peer()), *request);
   return call.get();
@@ -145,7 +146,8 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* CaptureServiceImpl::Capture(grpc::Ca
 
 grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* CaptureServiceImpl::CaptureStream(
     grpc::CallbackServerContext* context) {
-  auto call = std::make_shared<StreamedCaptureCall>(&wakes_, *engine_, recorder_, PeerAddress(context->peer()));
+  auto call = std::make_shared<StreamedCaptureCall>(&wakes_, TakeOffered(memories_, *context), *engine_, recorder_,
+                                                    PeerAddress(context->peer()));
   call->Keep();
   call->Begin();
   return call.get();

@@ -5,6 +5,7 @@
 #include "hookline/v1/capture_service.grpc.pb.h"
 #include "server/capture/engine.h"
 #include "server/capture/recorder.h"
+#include "server/service/shared_memory_listener.h"
 #include "server/service/wake_queue.h"
 
 namespace hookline {
@@ -16,9 +17,10 @@ using RawCaptureService =
 
 class CaptureServiceImpl final : public RawCaptureService {
  public:
-  // `engine` and `recorder` must outlive the server that this service is registered with. Without a recorder captures
-  // with `record_as` are UNIMPLEMENTED.
-  explicit CaptureServiceImpl(Engine* engine, Recorder* recorder = nullptr) : engine_(engine), recorder_(recorder) {}
+  // `engine`, `recorder` and `memories` must outlive the server that this service is registered with. Without a recorder captures
+  // with `record_as` are UNIMPLEMENTED, without `memories` all values go over the wire.
+  explicit CaptureServiceImpl(Engine* engine, Recorder* recorder = nullptr, SharedMemoryListener* memories = nullptr)
+      : engine_(engine), recorder_(recorder), memories_(memories) {}
 
   grpc::ServerWriteReactor<grpc::ByteBuffer>* Capture(grpc::CallbackServerContext* context,
                                                       const grpc::ByteBuffer* request) override;
@@ -30,6 +32,7 @@ class CaptureServiceImpl final : public RawCaptureService {
  private:
   Engine* const engine_;
   Recorder* const recorder_;
+  SharedMemoryListener* const memories_;
   WakeQueue wakes_;
 };
 

@@ -4,6 +4,7 @@
 
 #include "hookline/v1/recording_service.grpc.pb.h"
 #include "server/capture/recorder.h"
+#include "server/service/shared_memory_listener.h"
 #include "server/service/wake_queue.h"
 
 namespace hookline {
@@ -17,8 +18,9 @@ using RawRecordingService = v1::RecordingService::WithRawCallbackMethod_Persist<
 
 class RecordingServiceImpl final : public RawRecordingService {
  public:
-  // `recorder` must outlive the server that this service is registered with.
-  explicit RecordingServiceImpl(Recorder* recorder) : recorder_(recorder) {}
+  // `recorder` and `memories` must outlive the server that this service is registered with.
+  explicit RecordingServiceImpl(Recorder* recorder, SharedMemoryListener* memories = nullptr)
+      : recorder_(recorder), memories_(memories) {}
 
   grpc::ServerWriteReactor<grpc::ByteBuffer>* Persist(grpc::CallbackServerContext* context,
                                                       const grpc::ByteBuffer* request) override;
@@ -39,6 +41,7 @@ class RecordingServiceImpl final : public RawRecordingService {
 
  private:
   Recorder* const recorder_;
+  SharedMemoryListener* const memories_;
   WakeQueue wakes_;
   WakeQueue disk_;  // what waits for a disk must not hold up what is woken
 };

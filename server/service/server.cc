@@ -4,6 +4,7 @@
 #include <thread>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
@@ -30,10 +31,10 @@ class GrpcServer final : public Server {
   GrpcServer(Engine* engine, Recorder* recorder)
       : engine_(engine),
         recorder_(recorder),
-        capture_service_(engine, recorder),
+        capture_service_(engine, recorder, &memories_),
         model_service_(engine),
         dataset_service_(engine) {
-    if (recorder != nullptr) recording_service_.emplace(recorder);
+    if (recorder != nullptr) recording_service_.emplace(recorder, &memories_);
   }
 
   ~GrpcServer() override {
@@ -52,6 +53,9 @@ class GrpcServer final : public Server {
     }
     if (options.keepalive < absl::Seconds(1)) {
       return InvalidField("keepalive", absl::StrCat(absl::FormatDuration(options.keepalive), " is below 1s"));
+    }
+    if (options.shared_memory_bytes < 0) {
+      return InvalidField("shared_memory_bytes", absl::StrCat(options.shared_memory_bytes, " is negative"));
     }
     grpc::EnableDefaultHealthCheckService(true);
     grpc::reflection::InitProtoReflectionServerBuilderPlugin();
@@ -81,6 +85,11 @@ class GrpcServer final : public Server {
       }
     }
     if (server_ == nullptr) return absl::UnavailableError("gRPC cannot start its server");
+    std::vector<int> tcp_ports;
+    for (size_t i = 0; i < ports_.size(); ++i) {
+      if (!absl::StartsWith(options.listen[i], "unix")) tcp_ports.push_back(ports_[i]);
+    }
+    memories_.Listen(tcp_ports, options.shared_memory_bytes);
     SetServing(true);
     return absl::OkStatus();
   }
@@ -120,6 +129,7 @@ class GrpcServer final : public Server {
 
   Engine* const engine_;
   Recorder* const recorder_;
+  SharedMemoryListener memories_;
   CaptureServiceImpl capture_service_;
   ModelServiceImpl model_service_;
   DatasetServiceImpl dataset_service_;

@@ -97,7 +97,7 @@ void ExpectSame(const Rows& rows, const Rows& expected) {
 class CApiTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    ASSERT_EQ(hookline_client_connect(server_.address().c_str(), 0, &client_, &error_), HOOKLINE_OK);
+    ASSERT_EQ(hookline_client_connect(server_.address().c_str(), 0, -1, &client_, &error_), HOOKLINE_OK);
   }
   void TearDown() override {
     hookline_capture_free(capture_);
@@ -292,7 +292,7 @@ TEST_F(CApiTest, AFreeEndsACaptureThatRunsAndItsClientMayBeGone) {
     hookline_capture_free(std::exchange(capture_, nullptr));
   }
   EXPECT_TRUE(server_.WaitUntilCancelled());
-  ASSERT_EQ(hookline_client_connect(server_.address().c_str(), 0, &client_, &error_), HOOKLINE_OK);
+  ASSERT_EQ(hookline_client_connect(server_.address().c_str(), 0, -1, &client_, &error_), HOOKLINE_OK);
   Start(HOOKLINE_CAPTURE, DatasetRequest());
   ASSERT_EQ(WaitForStarted(), HOOKLINE_OK);
   hookline_capture_free(std::exchange(capture_, nullptr));
@@ -317,9 +317,11 @@ TEST_F(CApiTest, ErrorsThatAreTooLongAreCut) {
 
 TEST_F(CApiTest, SaysWhatIsWrongWithACall) {
   hookline_client* other = nullptr;
-  ExpectError(hookline_client_connect("", 0, &other, &error_), absl::StatusCode::kInvalidArgument, "address");
-  ExpectError(hookline_client_connect("localhost:1", 1 << 30, &other, &error_), absl::StatusCode::kInvalidArgument,
+  ExpectError(hookline_client_connect("", 0, -1, &other, &error_), absl::StatusCode::kInvalidArgument, "address");
+  ExpectError(hookline_client_connect("localhost:1", 1 << 30, -1, &other, &error_), absl::StatusCode::kInvalidArgument,
               "max_receive_bytes: 1073741824");
+  ExpectError(hookline_client_connect("localhost:1", 0, 4095, &other, &error_), absl::StatusCode::kInvalidArgument,
+              "shared_memory_bytes: 4095");
   ExpectError(hookline_capture_start(client_, 3, "", 0, &capture_, &error_), absl::StatusCode::kInvalidArgument,
               "method: 3");
   Start(HOOKLINE_CAPTURE_STREAM, Request());
@@ -358,7 +360,7 @@ TEST_F(CApiTest, AnAbsentServerIsUnavailable) {
     FakeServer gone;
     address = gone.address();
   }
-  ASSERT_EQ(hookline_client_connect(address.c_str(), 0, &client_, &error_), HOOKLINE_OK);
+  ASSERT_EQ(hookline_client_connect(address.c_str(), 0, -1, &client_, &error_), HOOKLINE_OK);
   Start(HOOKLINE_CAPTURE, DatasetRequest());
   ExpectError(WaitForStarted(), absl::StatusCode::kUnavailable, "");
   EXPECT_EQ(hookline_capture_resume_token(capture_, nullptr, 0), 0U);

@@ -342,6 +342,43 @@ def test_the_asyncio_client_brings_the_same_rows(server, client, tokens):
     assert torch.equal(asyncio.run(collect()), rows_of(client.capture(RESID, ids, deterministic=True))[RESID])
 
 
+def test_rows_come_through_shared_memory_as_over_the_wire(server, receiver, tokens):
+    ids = tokens[:8192].reshape(32, 256)
+    batches = {}
+    for shared in (True, False):
+        with hookline.connect(server.address, shared_memory=shared) as connected:
+            capture = connected.capture(
+                [RESID, POST], iter(ids), dtype="bfloat16", provenance=True, deterministic=True, batch_rows=1000
+            )
+            assert capture.started.shared_memory_bytes == (8 << 20 if shared else 0)
+            batches[shared] = list(capture)
+            assert capture.summary.stop_reason == "source_ended"
+    assert sum(len(batch[RESID]) for batch in batches[True]) == 8192
+    for through_memory, over_the_wire in zip(batches[True], batches[False]):
+        for name in (RESID, POST):
+            assert torch.equal(through_memory[name], over_the_wire[name])
+        for column in ("sequence", "position", "token_id"):
+            assert np.array_equal(getattr(through_memory, column), getattr(over_the_wire, column))
+
+
+def test_the_asyncio_client_uses_shared_memory(server, tokens):
+    async def collect(shared):
+        async with hookline.aio.connect(server.address, shared_memory=shared) as connected:
+            async with connected.capture(RESID, tokens[:4096].reshape(16, 256), deterministic=True) as capture:
+                assert (await capture.started()).shared_memory_bytes == (8 << 20 if shared else 0)
+                return torch.cat([batch[RESID] async for batch in capture])
+
+    assert torch.equal(asyncio.run(collect(True)), asyncio.run(collect(False)))
+
+
+def test_a_recording_comes_through_shared_memory(client, tokens, receiver):
+    name = f"shared-{receiver}"
+    rows = rows_of(client.capture(RESID, tokens[:4096].reshape(16, 256), record_as=name))[RESID]
+    reading = client.capture([], hookline.Recording(name))
+    assert reading.started.shared_memory_bytes == 8 << 20
+    assert torch.equal(rows_of(reading)[RESID], rows)
+
+
 def test_a_capture_survives_the_death_of_its_server(tokens):
     """Killed while rows flow, and started again on the same port: the rows are those of an undisturbed capture."""
     ids = tokens[: 250 * 256].reshape(250, 256)

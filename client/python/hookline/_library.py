@@ -10,7 +10,7 @@ from typing import Any, Optional
 
 from hookline.errors import HooklineError, make_error
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 
 OK, END, TIMEOUT, ERROR = 0, 1, 2, 3
 CAPTURE, CAPTURE_STREAM, READ_RECORDING = 0, 1, 2
@@ -51,7 +51,7 @@ _BYTES = ctypes.POINTER(ctypes.c_void_p)
 _SIZE = ctypes.POINTER(ctypes.c_size_t)
 _ERROR = ctypes.POINTER(Error)
 _FUNCTIONS = {
-    "client_connect": [ctypes.c_char_p, ctypes.c_int64, ctypes.POINTER(_HANDLE), _ERROR],
+    "client_connect": [ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64, ctypes.POINTER(_HANDLE), _ERROR],
     "client_free": [_HANDLE],
     "capture_start": [_HANDLE, ctypes.c_int32, ctypes.c_char_p, ctypes.c_size_t, ctypes.POINTER(_HANDLE), _ERROR],
     "capture_started": [_HANDLE, ctypes.c_int64, _BYTES, _SIZE, _ERROR],

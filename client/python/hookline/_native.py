@@ -11,7 +11,7 @@ from typing import Any, Callable, Deque, Optional, Sequence
 
 import numpy as np
 
-from hookline import _library, _protocol
+from hookline import _library, _protocol, _shared_memory
 from hookline._arrays import Allocator, Block
 from hookline._batches import Layout, RawBatch
 from hookline._request import CaptureOptions
@@ -34,12 +34,16 @@ _METHODS = {
 class NativeClient:
     """A channel of the library's."""
 
-    def __init__(self, functions: Any, address: str, max_receive_bytes: int) -> None:
+    def __init__(self, functions: Any, address: str, max_receive_bytes: int, shared_memory: bool) -> None:
         self.functions = functions
         self.handle = ctypes.c_void_p()
         error = _library.Error()
         result = functions.client_connect(
-            address.encode(), max_receive_bytes, ctypes.byref(self.handle), ctypes.byref(error)
+            address.encode(),
+            max_receive_bytes,
+            _shared_memory.BYTES if shared_memory else 0,
+            ctypes.byref(self.handle),
+            ctypes.byref(error),
         )
         if result != _library.OK:
             raise error.exception()

@@ -177,21 +177,22 @@ class GrpcReceiver:
         finally:
             state.finish()
             call.cancel()
+            self._session.hang_up()
 
     def _open(self, state: _Call) -> Any:
-        method, first = self._session.call()
+        method, first, metadata = self._session.call()
         with self._lock:
             if self._closed.is_set():
                 raise CancelledError("the capture was closed")
             channel: Any = self._channel  # messages stay bytes
             try:
                 if self._session.feed is None:
-                    self._grpc_call = channel.unary_stream(method)(first)
+                    self._grpc_call = channel.unary_stream(method)(first, metadata=metadata)
                 else:
                     if self._session.next_sequence is not None:
                         state.announce(self._session.next_sequence)
                     requests = token_messages(first, state.wait, self._session.tokens)
-                    self._grpc_call = channel.stream_stream(method)(requests)
+                    self._grpc_call = channel.stream_stream(method)(requests, metadata=metadata)
             except ValueError as error:  # grpcio's word for a closed channel
                 raise UnavailableError(str(error)) from None
             return self._grpc_call

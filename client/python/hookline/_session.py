@@ -14,6 +14,7 @@ from hookline import _protocol
 from hookline._arrays import Allocator
 from hookline._batches import Assembler, Layout, RawBatch
 from hookline._request import CaptureOptions, token_batch
+from hookline._shared_memory import SharedMemory
 from hookline._sources import TokenFeed
 from hookline._wire import split_chunk
 from hookline.errors import InternalError, FailedPreconditionError, HooklineError, UnavailableError
@@ -77,12 +78,19 @@ def raise_source_error(feed: Optional[TokenFeed], started: Optional[CaptureStart
 class Session:
     """One capture over any number of calls."""
 
-    def __init__(self, options: CaptureOptions, make_allocator: Callable[[CaptureStarted], Allocator]) -> None:
+    def __init__(
+        self,
+        options: CaptureOptions,
+        make_allocator: Callable[[CaptureStarted], Allocator],
+        offer_memory: Callable[[], Optional[SharedMemory]],
+    ) -> None:
         self.feed = TokenFeed(options.source, options.selection) if options.streams_tokens else None
         self.started: Optional[CaptureStarted] = None
         self.summary: Optional[CaptureSummary] = None
         self._options = options
         self._make_allocator = make_allocator
+        self._offer_memory = offer_memory
+        self._memory: Optional[SharedMemory] = None
         self._request = options.message()
         self._progress = Progress(options)
         self._assembler: Optional[Assembler] = None
@@ -90,12 +98,19 @@ class Session:
         self._call_started: Optional[CaptureStarted] = None
         self._ended_well = False
 
-    def call(self) -> Tuple[str, bytes]:
-        """The method and the first message of the next call."""
+    def call(self) -> Tuple[str, bytes, List[Tuple[str, str]]]:
+        """The method, the first message and the metadata of the next call, after which comes `hang_up`."""
+        self._memory = self._offer_memory()
         self._call_started = None
         self._ended_well = False
         message = self._request if self.feed is None else _protocol.CaptureStreamRequest(request=self._request)
-        return self._options.method, message.SerializeToString()
+        return self._options.method, message.SerializeToString(), [] if self._memory is None else [self._memory.metadata]
+
+    def hang_up(self) -> None:
+        """A call is over."""
+        memory, self._memory = self._memory, None
+        if memory is not None:
+            memory.close()
 
     @property
     def next_sequence(self) -> Optional[int]:
@@ -187,18 +202,22 @@ class Session:
         value_bytes = 4 if layout.dtype == "float32" else 2
         width = layout.widths[hook_point]
         dtype = _protocol.DTYPES.get(chunk.dtype)
-        if (
-            chunk.rows < 1
-            or chunk.width != width
-            or dtype != layout.dtype
-            or length != chunk.rows * width * value_bytes
-        ):
+        needed = chunk.rows * width * value_bytes
+        is_shared = chunk.HasField("data_offset")
+        if chunk.rows < 1 or chunk.width != width or dtype != layout.dtype or length != (0 if is_shared else needed):
             raise InternalError(
                 f"{chunk.hook_point}: a chunk of {length} bytes says {chunk.rows} rows of {chunk.width} {dtype}, "
                 f"where {width} {layout.dtype} were granted"
             )
-        values = np.frombuffer(message, np.uint8, length, offset)
-        assembler.write(hook_point, chunk.rows, values, self._columns(chunk) if layout.provenance else ())
+        columns = self._columns(chunk) if layout.provenance else ()
+        if is_shared:
+            if self._memory is None:
+                raise InternalError(f"{chunk.hook_point}: a chunk has a data_offset, and no memory is shared")
+            view = self._memory.view(chunk.data_offset, needed)
+            assembler.write(hook_point, chunk.rows, np.frombuffer(view, np.uint8), columns)
+            self._memory.release(chunk.data_offset)
+        else:
+            assembler.write(hook_point, chunk.rows, np.frombuffer(message, np.uint8, length, offset), columns)
         self._progress.rows_came()
         if chunk.resume_token:
             self._request.resume_token = chunk.resume_token

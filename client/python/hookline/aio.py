@@ -16,7 +16,7 @@ from typing import Any, AsyncIterator, Callable, Iterator, List, Optional, Seque
 import grpc
 import grpc.aio
 
-from hookline import _memory, _protocol
+from hookline import _memory, _protocol, _shared_memory
 from hookline._arrays import Allocator
 from hookline._batches import RawBatch
 from hookline._request import CaptureOptions, capture_options
@@ -32,19 +32,22 @@ from hookline.types import CaptureStarted, CaptureSummary, ModelInfo, model_info
 _LOST_STATUS = "Internal error from Core"
 
 
-def connect(address: str, *, credentials: Optional[grpc.ChannelCredentials] = None) -> "AsyncClient":
-    """A client of the server at `address` (`"host:port"`), for the running event loop. Nothing is sent yet. As
-    `hookline.connect`, it tells glibc to keep freed memory mapped."""
+def connect(
+    address: str, *, credentials: Optional[grpc.ChannelCredentials] = None, shared_memory: bool = True
+) -> "AsyncClient":
+    """A client of the server at `address` (`"host:port"`), for the running event loop. Nothing is sent yet. `credentials`
+    and `shared_memory` as for `hookline.connect`; like that, it tells glibc to keep freed memory mapped."""
     check_address(address)
     _memory.keep_freed_memory()
-    return AsyncClient(address, credentials)
+    return AsyncClient(address, credentials, shared_memory)
 
 
 class AsyncClient:
     """A connection to a server. To be used in one event loop; an async context manager, which closes it."""
 
-    def __init__(self, address: str, credentials: Optional[grpc.ChannelCredentials]) -> None:
+    def __init__(self, address: str, credentials: Optional[grpc.ChannelCredentials], shared_memory: bool) -> None:
         self.address = address
+        self._offer_memory = _shared_memory.offers(address, shared_memory)
         options = channel_options()
         self._channel: Any = (
             grpc.aio.insecure_channel(address, options=options)
@@ -80,7 +83,7 @@ class AsyncClient:
         if hasattr(source, "__aiter__"):
             source = _FromAsync(source.__aiter__(), asyncio.get_running_loop())
         settled = capture_options(hook_points, source, **options)
-        return AsyncCapture(self._channel, settled, settled.allocators())
+        return AsyncCapture(self._channel, settled, settled.allocators(), self._offer_memory)
 
     async def _call(self, method: str, request: Any, response: Any, timeout: Optional[float]) -> Any:
         call = self._channel.unary_unary(
@@ -96,12 +99,16 @@ class AsyncCapture(AsyncIterator[Batch]):
     """A running capture: an async iterator of batches. `aclose`, or the end of `async with`, cancels the rest."""
 
     def __init__(
-        self, channel: Any, options: CaptureOptions, make_allocator: Callable[[CaptureStarted], Allocator]
+        self,
+        channel: Any,
+        options: CaptureOptions,
+        make_allocator: Callable[[CaptureStarted], Allocator],
+        offer_memory: Callable[[], Optional[_shared_memory.SharedMemory]],
     ) -> None:
         self._channel = channel
         self._options = options
         self._make_allocator = make_allocator
-        self._session = Session(options, make_allocator)
+        self._session = Session(options, make_allocator, offer_memory)
         self._queue: "asyncio.Queue[Optional[RawBatch]]" = asyncio.Queue(options.prefetch)
         self._started = asyncio.Event()
         self._receiving = asyncio.get_running_loop().create_task(self._receive())
@@ -176,12 +183,12 @@ class AsyncCapture(AsyncIterator[Batch]):
 
     async def _run_call(self) -> Optional[HooklineError]:
         session = self._session
-        method, first = session.call()
+        method, first, metadata = session.call()
         next_sequence: "asyncio.Future[int]" = asyncio.get_running_loop().create_future()
         if session.feed is None:
-            call = self._channel.unary_stream(method)(first)
+            call = self._channel.unary_stream(method)(first, metadata=metadata)
         else:
-            call = self._channel.stream_stream(method)(self._requests(first, next_sequence))
+            call = self._channel.stream_stream(method)(self._requests(first, next_sequence), metadata=metadata)
         try:
             async for message in call:
                 for batch in session.receive(message):
@@ -198,6 +205,7 @@ class AsyncCapture(AsyncIterator[Batch]):
         finally:
             next_sequence.cancel()
             call.cancel()
+            session.hang_up()
 
     async def _requests(self, first: bytes, next_sequence: "asyncio.Future[int]") -> AsyncIterator[bytes]:
         yield first

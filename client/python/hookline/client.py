@@ -9,7 +9,7 @@ from typing import Any, Callable, List, Mapping, Optional, Sequence, Tuple, Unio
 import grpc
 import grpc.experimental
 
-from hookline import _library, _memory, _protocol
+from hookline import _library, _memory, _protocol, _shared_memory
 from hookline._arrays import Allocator
 from hookline._native import NativeClient, NativeReceiver
 from hookline._receive import GrpcReceiver, Receiver
@@ -73,11 +73,19 @@ def check_address(address: str) -> None:
         raise ValueError(f"address: {address!r} has no port; it should read like localhost:7471")
 
 
-def connect(address: str, *, credentials: Optional[grpc.ChannelCredentials] = None, receiver: str = "auto") -> "Client":
+def connect(
+    address: str,
+    *,
+    credentials: Optional[grpc.ChannelCredentials] = None,
+    receiver: str = "auto",
+    shared_memory: bool = True,
+) -> "Client":
     """A client of the server at `address` (`"host:port"`). Nothing is sent yet.
 
     `credentials`: for a server behind TLS. `receiver` decides how rows are received, with the same results: "grpc" uses
-    grpcio alone, "native" the C++ client's library, "auto" the library where it is found.
+    grpcio alone, "native" the C++ client's library, "auto" the library where it is found. `shared_memory`: whether rows
+    come through memory shared with the server, several times as fast, where it runs on this machine and `address` is a
+    loopback one; elsewhere, and with False, they come over the wire.
 
     The first call also tells glibc to keep freed memory mapped, which about doubles the speed of a capture;
     HOOKLINE_MALLOC=default in the environment leaves the allocator alone.
@@ -86,18 +94,23 @@ def connect(address: str, *, credentials: Optional[grpc.ChannelCredentials] = No
     if receiver not in ("auto", "grpc", "native"):
         raise ValueError(f"receiver: {receiver!r} is none of auto, grpc, native")
     _memory.keep_freed_memory()
-    return Client(address, credentials, receiver)
+    return Client(address, credentials, receiver, shared_memory)
 
 
 class Client:
     """A connection to a server. Thread-safe. Usable as a context manager, which closes it."""
 
-    def __init__(self, address: str, credentials: Optional[grpc.ChannelCredentials], receiver: str) -> None:
+    def __init__(
+        self, address: str, credentials: Optional[grpc.ChannelCredentials], receiver: str, shared_memory: bool
+    ) -> None:
         self.address = address
         if receiver == "native" and credentials is not None:
             raise ValueError('receiver: the C++ client has no TLS; use "grpc" or "auto" with credentials')
         functions = _library.find(receiver) if credentials is None else None
-        self._native = None if functions is None else NativeClient(functions, address, MAX_RECEIVE_BYTES)
+        self._native = (
+            None if functions is None else NativeClient(functions, address, MAX_RECEIVE_BYTES, shared_memory)
+        )
+        self._offer_memory = _shared_memory.offers(address, shared_memory)
         # Rows are read on the thread that places them, not on one of grpcio's, which costs a third of the speed.
         options = [*channel_options(), (grpc.experimental.ChannelOptions.SingleThreadedUnaryStream, 1)]
         if credentials is None:
@@ -274,7 +287,7 @@ class Client:
         if self._native is not None:
             receiver = NativeReceiver(self._native, options, allocators)
         else:
-            receiver = GrpcReceiver(self._channel, Session(options, allocators), options.prefetch)
+            receiver = GrpcReceiver(self._channel, Session(options, allocators, self._offer_memory), options.prefetch)
         _open_receivers.add(receiver)
         return receiver
 

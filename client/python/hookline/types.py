@@ -165,6 +165,8 @@ class CaptureStarted:
     max_message_bytes: int
     next_sequence: int
     window_bytes: int
+    shared_memory_bytes: int
+    """Of the memory shared with a server on this machine, through which rows come; 0: over the wire."""
 
 
 @dataclass(frozen=True)
@@ -276,6 +278,7 @@ def capture_started(message: Any) -> CaptureStarted:
         max_message_bytes=message.max_message_bytes,
         next_sequence=message.next_sequence,
         window_bytes=message.window_bytes,
+        shared_memory_bytes=message.shared_memory_bytes,
     )
 
 

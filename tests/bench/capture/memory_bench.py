@@ -5,8 +5,8 @@
 Each client is a process that makes one random capture after another (token lists, streams, the dataset, feeds; random hook
 points, selections, budgets and types; some read slowly, some leave in the middle). Every second or so one of them is
 killed with SIGKILL and replaced. Slabs are few, so that growth elsewhere would show beside them. The server keeps what it
-once needed, so the first thing that the first clients do is the most that any of them asks for, all at once: what grows
-after that is lost.
+once needed, so the first clients begin with the most that any of them asks for, all at once, and read none of it for a
+while: what grows after that is lost.
 """
 
 import argparse
@@ -52,8 +52,11 @@ def captures(address, seed, first):
 
     with hookline.connect(address, receiver="grpc") as client:
         if first:
-            for _ in client.capture("blocks.*", [[1] * 128] * 64, output="numpy", batch_rows=64, provenance=True):
-                time.sleep(0.01)
+            with client.capture("blocks.*", [[1] * 128] * 64, output="numpy", batch_rows=64, provenance=True) as capture:
+                capture.started
+                time.sleep(15)
+                for _ in capture:
+                    pass
         while True:
             capture = client.capture(
                 rng.choice(HOOK_POINTS), source(), dtype=rng.choice(["float32", "float16"]), output="numpy",
@@ -107,8 +110,9 @@ def measure(arguments, directory):
 
     samples = {}  # the mean of a minute's last ten seconds
     try:
-        clients = [start_client("first") for _ in range(arguments.clients)]
         begin = time.monotonic()
+        clients = [start_client("first") for _ in range(arguments.clients)]
+        time.sleep(25)
         for minute in range(1, arguments.minutes + 1):
             late = []
             while (now := time.monotonic()) < begin + 60 * minute:

@@ -1,6 +1,7 @@
-// How fast rows reach a C++ client: Hookline's wire against a plain TCP loop and against plain protobuf messages, all
-// on the loopback, one after another in each round; ratios are medians over the rounds. Each sender is a process of its
-// own and sends from eight buffers in turn; malloc is told to keep freed memory mapped in all of them.
+// How fast rows reach a C++ client: through shared memory and over the wire, against a plain TCP loop and against plain
+// protobuf messages, all on the loopback, one after another in each round; ratios are medians over the rounds. Each
+// sender is a process of its own and sends from eight buffers in turn; malloc is told to keep freed memory mapped in all
+// of them.
 //
 //   build/release/bin/wire_bench [ROUNDS [MEGABYTES_PER_ROUND]]
 #include <netinet/in.h>
@@ -103,8 +104,11 @@ class Hookline {
     return server->release()->ports()[0];
   }
 
-  explicit Hookline(const Sender& sender) {
-    auto client = client::Client::Connect(sender.address());
+  // Without shared memory values come over the wire.
+  Hookline(const Sender& sender, int64_t shared_memory_bytes) : shared_memory_bytes_(shared_memory_bytes) {
+    client::ClientOptions options;
+    options.shared_memory_bytes = shared_memory_bytes;
+    auto client = client::Client::Connect(sender.address(), options);
     if (!client.ok()) Fail(client.status().ToString());
     client_ = *std::move(client);
   }
@@ -121,7 +125,9 @@ class Hookline {
       auto event = call->Next();
       if (!event.ok()) Fail(event.status().ToString());
       if (!event->has_value()) break;
-      if (auto* chunk = std::get_if<client::Chunk>(&**event)) {
+      if (auto* started = std::get_if<v1::CaptureStarted>(&**event)) {
+        if (started->shared_memory_bytes() != shared_memory_bytes_) Fail("not the transport that was asked for");
+      } else if (auto* chunk = std::get_if<client::Chunk>(&**event)) {
         chunk->CopyData(0, chunk->data_bytes(), buffer_.data());
         bytes += chunk->data_bytes();
       }
@@ -131,6 +137,7 @@ class Hookline {
   }
 
  private:
+  const int64_t shared_memory_bytes_;
   std::unique_ptr<client::Client> client_;
   std::vector<uint8_t> buffer_ = std::vector<uint8_t>(kDataBytes);
 };
@@ -260,30 +267,43 @@ void Run(int rounds, int64_t megabytes) {
   const Sender hookline_sender(&Hookline::Serve);
   const Sender protobuf_sender(&PlainProtobuf::Serve);
   const Sender tcp_sender(&PlainTcp::Serve);
-  Hookline hookline(hookline_sender);
+  Hookline shared(hookline_sender, client::ClientOptions().shared_memory_bytes);
+  Hookline wire(hookline_sender, 0);
   PlainProtobuf protobuf(protobuf_sender);
   PlainTcp tcp(tcp_sender);
   // Once each so that memory is there.
-  hookline.Measure(messages / 4);
+  shared.Measure(messages / 4);
+  wire.Measure(messages / 4);
   protobuf.Measure(messages / 4);
   tcp.Measure(messages / 4);
-  std::vector<double> hookline_rates, to_tcp, to_protobuf;
+  struct Transport {
+    const char* name;
+    Hookline* client;
+    std::vector<double> rates, to_tcp, to_protobuf;
+  };
+  Transport transports[] = {{"shared memory", &shared, {}, {}, {}}, {"wire", &wire, {}, {}, {}}};
   for (int round = 0; round < rounds; ++round) {
-    const double hookline_rate = hookline.Measure(messages);
+    std::printf("round %d:", round + 1);
+    for (Transport& transport : transports) {
+      transport.rates.push_back(transport.client->Measure(messages));
+      std::printf(" %s %.2f,", transport.name, transport.rates.back());
+    }
     const double tcp_rate = tcp.Measure(messages);
     const double protobuf_rate = protobuf.Measure(messages);
-    std::printf("round %d: hookline %.2f, tcp %.2f, protobuf %.2f GB/s\n", round + 1, hookline_rate, tcp_rate,
-                protobuf_rate);
-    hookline_rates.push_back(hookline_rate);
-    to_tcp.push_back(hookline_rate / tcp_rate);
-    to_protobuf.push_back(hookline_rate / protobuf_rate);
+    std::printf(" tcp %.2f, protobuf %.2f GB/s\n", tcp_rate, protobuf_rate);
+    for (Transport& transport : transports) {
+      transport.to_tcp.push_back(transport.rates.back() / tcp_rate);
+      transport.to_protobuf.push_back(transport.rates.back() / protobuf_rate);
+    }
   }
   char host[64] = "";
   gethostname(host, sizeof host - 1);
-  std::printf(
-      "%s, %u cores, %ld-byte messages, medians of %d rounds: hookline %.2f GB/s; to tcp %.2f, to protobuf %.2f\n",
-      host, std::thread::hardware_concurrency(), static_cast<long>(kDataBytes), rounds, Median(hookline_rates),
-      Median(to_tcp), Median(to_protobuf));
+  std::printf("%s, %u cores, %ld-byte messages, medians of %d rounds\n", host, std::thread::hardware_concurrency(),
+              static_cast<long>(kDataBytes), rounds);
+  for (const Transport& transport : transports) {
+    std::printf("%s: %.2f GB/s; to tcp %.2f, to protobuf %.2f\n", transport.name, Median(transport.rates),
+                Median(transport.to_tcp), Median(transport.to_protobuf));
+  }
 }
 
 }  // namespace

@@ -1,0 +1,95 @@
+"""Memory that a call offers to a server on the same machine, so that values come without a socket in between.
+
+server/service/SHARED_MEMORY.md specifies what client and server say to each other.
+"""
+
+from __future__ import annotations
+
+import array
+import mmap
+import os
+import re
+import socket
+from typing import Callable, Optional, Tuple
+
+from hookline.errors import InternalError
+
+METADATA = "hookline-shared-memory"
+# Of larger memory less stays in the processor's cache.
+BYTES = 8 << 20
+
+_LOOPBACK = re.compile(r"(?:ipv4:|dns:///)?(?:localhost|127\.[0-9.]+|\[::1\]):([0-9]+)")
+_MAGIC = b"HKLNSHM1"
+_KEY_BYTES = 16
+# A server answers at once; something else that has the socket's name may not.
+_ANSWER_SECONDS = 2.0
+
+
+class SharedMemory:
+    """For one call; `offer` makes it. Not thread-safe."""
+
+    def __init__(self, key: bytes, memory: mmap.mmap, connection: socket.socket) -> None:
+        self._key = key
+        self._view = memoryview(memory)
+        self._connection: Optional[socket.socket] = connection
+
+    @property
+    def metadata(self) -> Tuple[str, str]:
+        """What names the memory to the server, among a call's metadata."""
+        return (METADATA, self._key.hex())
+
+    def view(self, offset: int, length: int) -> memoryview:
+        """The values of a chunk, until they are released."""
+        if offset < 0 or offset + length > len(self._view):
+            raise InternalError(
+                f"the server sent a chunk with data_offset {offset} and {length} bytes, in shared memory of "
+                f"{len(self._view)}"
+            )
+        return self._view[offset : offset + length]
+
+    def release(self, offset: int) -> None:
+        """The server may use these values' place again."""
+        if self._connection is not None:
+            try:
+                self._connection.sendall(offset.to_bytes(8, "little"))
+            except OSError:  # the server has ended the call, too
+                self.close()
+
+    def close(self) -> None:
+        """After the call. Idempotent."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+
+def offers(address: str, wanted: bool) -> Callable[[], Optional[SharedMemory]]:
+    """What makes the offer of each call to this address."""
+    return (lambda: offer(address)) if wanted else (lambda: None)
+
+
+def offer(address: str) -> Optional[SharedMemory]:
+    """Offers memory to the server at `address`; None where it is not on this machine or has no use for it."""
+    loopback = _LOOPBACK.fullmatch(address)
+    if loopback is None or not hasattr(os, "memfd_create"):
+        return None
+    import fcntl  # not on every system
+
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.settimeout(_ANSWER_SECONDS)
+        connection.connect(f"\0hookline-{int(loopback[1])}")
+        descriptor = os.memfd_create("hookline", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            os.ftruncate(descriptor, BYTES)
+            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+            key = os.urandom(_KEY_BYTES)
+            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))
+            connection.sendmsg([_MAGIC + key], [rights])
+            if connection.recv(1) == b"\1":
+                return SharedMemory(key, mmap.mmap(descriptor, BYTES, prot=mmap.PROT_READ), connection)
+        finally:
+            os.close(descriptor)
+    except OSError:
+        pass
+    connection.close()
+    return None
