@@ -1,6 +1,10 @@
 #include "server/flags.h"
 
 #include <cstdlib>
+#include <fstream>
+#include <memory>
+#include <regex>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -26,10 +30,10 @@ std::optional<int> Parse(std::vector<const char*> arguments, ServerFlags* flags)
 class Environment {
  public:
   Environment(const char* name, const char* value) : name_(name) { setenv(name, value, 1); }
-  ~Environment() { unsetenv(name_); }
+  ~Environment() { unsetenv(name_.c_str()); }
 
  private:
-  const char* const name_;
+  const std::string name_;
 };
 
 TEST(Flags, StayOnTheLoopbackUnlessToldOtherwise) {
@@ -85,6 +89,7 @@ TEST(Flags, SetEveryLimit) {
                    "--max-rows=22",
                    "--max-captures=33",
                    "--max-captures-per-address=44",
+                   "--shared-memory-bytes=3MiB",
                    "--max-calls-per-connection=55",
                    "--feed-stall-timeout=1m",
                    "--keepalive=10s"},
@@ -115,9 +120,44 @@ TEST(Flags, SetEveryLimit) {
   EXPECT_EQ(flags.engine.max_rows, 22);
   EXPECT_EQ(flags.engine.max_captures, 33);
   EXPECT_EQ(flags.engine.max_captures_per_address, 44);
+  EXPECT_EQ(flags.server.shared_memory_bytes, 3 << 20);
   EXPECT_EQ(flags.server.max_calls_per_connection, 55);
   EXPECT_EQ(flags.engine.feed_stall_timeout, absl::Minutes(1));
   EXPECT_EQ(flags.server.keepalive, absl::Seconds(10));
+}
+
+TEST(Flags, AllStandInTheServicesEnvironmentFile) {
+  static const std::regex kVariable("HOOKLINE_[A-Z_]+");
+  const auto variables = [](const std::string& text) {
+    return std::set<std::string>(std::sregex_token_iterator(text.begin(), text.end(), kVariable),
+                                 std::sregex_token_iterator());
+  };
+  std::ifstream file(HOOKLINE_ENVIRONMENT_FILE);
+  std::vector<std::unique_ptr<Environment>> settings;
+  std::string all;
+  for (std::string line; std::getline(file, line);) {
+    all += line;
+    // The defaults stand behind a `#` without a space.
+    const std::string setting = line.substr(line[0] == '#' ? 1 : 0);
+    const size_t equals = setting.find('=');
+    if (setting.rfind("HOOKLINE_", 0) != 0 || equals + 1 == setting.size()) continue;
+    settings.push_back(
+        std::make_unique<Environment>(setting.substr(0, equals).c_str(), setting.substr(equals + 1).c_str()));
+  }
+  ServerFlags flags;
+  CaptureStdout();
+  EXPECT_EQ(Parse({"--help"}, &flags), kExitOk);
+  EXPECT_EQ(variables(all), variables(GetCapturedStdout()));
+
+  ASSERT_EQ(Parse({}, &flags), std::nullopt);
+  const ServerFlags defaults;
+  EXPECT_EQ(flags.engine.slab_bytes, defaults.engine.slab_bytes);
+  EXPECT_EQ(flags.engine.max_rows, defaults.engine.max_rows);
+  EXPECT_EQ(flags.engine.feed_stall_timeout, defaults.engine.feed_stall_timeout);
+  EXPECT_EQ(flags.server.shared_memory_bytes, defaults.server.shared_memory_bytes);
+  EXPECT_EQ(flags.server.keepalive, defaults.server.keepalive);
+  EXPECT_EQ(flags.recordings.free_bytes, defaults.recordings.free_bytes);
+  EXPECT_EQ(flags.recordings.shard_bytes, defaults.recordings.shard_bytes);
 }
 
 TEST(Flags, TakeNamesBeforePaths) {

@@ -32,7 +32,7 @@ class CaptureOptions:
     max_message_bytes: int = 0
     shuffle_buffer: int = 0
     seed: int = 0
-    prefetch: int = 1
+    prefetch: int = 2
     output: str = "auto"
     pin_memory: bool = False
     retry: Optional[Retry] = field(default_factory=Retry)

@@ -11,12 +11,13 @@ For example:
 from __future__ import annotations
 
 import asyncio
-from typing import Any, AsyncIterator, Callable, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import TYPE_CHECKING, Any, AsyncIterator, Callable, Iterator, List, Optional, Sequence, Tuple, Union
 
 import grpc
 import grpc.aio
 
 from hookline import _memory, _protocol, _shared_memory
+from hookline._arguments import CaptureArguments
 from hookline._arrays import Allocator
 from hookline._batches import RawBatch
 from hookline._request import CaptureOptions, capture_options
@@ -25,6 +26,9 @@ from hookline.capture import Batch, Finisher
 from hookline.client import channel_options, check_address
 from hookline.errors import CancelledError, HooklineError, UnavailableError, from_rpc_error
 from hookline.types import CaptureStarted, CaptureSummary, ModelInfo, model_info
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 # What grpc.aio says where a message is being sent as the call ends: its status has not arrived yet, and never does.
 # Tokens are therefore not sent before the server has accepted the request, and what ends the call later is asked for
@@ -77,7 +81,9 @@ class AsyncClient:
         request = _protocol.GetModelRequest(name=name)
         return model_info(await self._call(_protocol.GET_MODEL, request, _protocol.Model, timeout))
 
-    def capture(self, hook_points: Union[str, Sequence[str]], source: Any, **options: Any) -> "AsyncCapture":
+    def capture(
+        self, hook_points: Union[str, Sequence[str]], source: Any, **options: "Unpack[CaptureArguments]"
+    ) -> "AsyncCapture":
         """`Client.capture`, with the same arguments, for `async for`. `source` may be an async iterable of batches, too.
         It is read on another thread, so that one that blocks does not hold the event loop."""
         if hasattr(source, "__aiter__"):

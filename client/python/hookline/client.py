@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import atexit
 import weakref
-from typing import Any, Callable, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import TYPE_CHECKING, Any, Callable, List, Mapping, Optional, Sequence, Tuple, Union
 
 import grpc
 import grpc.experimental
 
 from hookline import _library, _memory, _protocol, _shared_memory
+from hookline._arguments import PersistArguments
 from hookline._arrays import Allocator
 from hookline._native import NativeClient, NativeReceiver
 from hookline._receive import GrpcReceiver, Receiver
@@ -33,13 +34,12 @@ from hookline.types import (
     recording_info,
 )
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 # The most that a request's `max_message_bytes` may ask for.
 MAX_RECEIVE_BYTES = 16 << 20
 DEFAULT_RETRY = Retry()
-
-_PERSIST_OPTIONS = frozenset(
-    ["max_activations", "max_activations_by_hook_point", "dtype", "model", "selection", "deterministic"]
-)
 
 # Closed at the interpreter's end, while their threads still run: later nobody could wait for them any more.
 _open_receivers: "weakref.WeakSet[Receiver]" = weakref.WeakSet()
@@ -176,7 +176,9 @@ class Client:
         request = _protocol.GetRecordingRequest(name=name)
         return recording_info(self._call(_protocol.GET_RECORDING, request, _protocol.Recording, timeout))
 
-    def persist(self, name: str, hook_points: Union[str, Sequence[str]], source: Any, **options: Any) -> Persist:
+    def persist(
+        self, name: str, hook_points: Union[str, Sequence[str]], source: Any, **options: "Unpack[PersistArguments]"
+    ) -> Persist:
         """Lets the server write a capture's rows, with provenance, to a recording of this name on its own disk; an
         iterator of its progress. `persist(...).wait()` waits for the end.
 
@@ -186,9 +188,10 @@ class Client:
 
         The same call again joins a recording that runs, continues one that was ended early, and finds a complete one.
         """
-        unknown = sorted(options.keys() - _PERSIST_OPTIONS)
+        accepted = PersistArguments.__annotations__.keys()
+        unknown = sorted(options.keys() - accepted)
         if unknown:
-            raise TypeError(f"{unknown[0]}: a recording takes {', '.join(sorted(_PERSIST_OPTIONS))}")
+            raise TypeError(f"{unknown[0]}: a recording takes {', '.join(sorted(accepted))}")
         capture = capture_options(hook_points, source, **options).whole_message()
         request = _protocol.PersistRequest(name=name, capture=capture)
         channel: Any = self._channel  # messages stay bytes
@@ -224,7 +227,7 @@ class Client:
         record_as: str = "",
         shuffle_buffer: int = 0,
         seed: int = 0,
-        prefetch: int = 1,
+        prefetch: int = 2,
         output: str = "auto",
         pin_memory: bool = False,
         max_message_bytes: int = 0,

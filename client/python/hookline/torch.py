@@ -11,13 +11,17 @@ For example:
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Union
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Sequence, Union
 
 import torch.utils.data
 
 from hookline import client as _client
+from hookline._arguments import CaptureArguments
 from hookline._sources import Ids, source_batches
 from hookline.types import CaptureSummary, Dataset, Feed, Recording
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class ActivationDataset(torch.utils.data.IterableDataset):  # type: ignore[type-arg, misc, unused-ignore]
@@ -32,12 +36,14 @@ class ActivationDataset(torch.utils.data.IterableDataset):  # type: ignore[type-
     survive a fork: `multiprocessing_context="spawn"` always works.
     """
 
-    def __init__(self, address: str, hook_points: Union[str, Sequence[str]], source: Any, **options: Any) -> None:
+    def __init__(
+        self, address: str, hook_points: Union[str, Sequence[str]], source: Any, **options: "Unpack[CaptureArguments]"
+    ) -> None:
         super().__init__()
         self.address = address
         self.hook_points = hook_points
         self.source = source
-        self.options = options
+        self.options: CaptureArguments = {**options, "output": "torch"}
         self.summary: Optional[CaptureSummary] = None  # of the last pass in this process that ran to its end
 
     def __iter__(self) -> Iterator[Dict[str, Any]]:
@@ -46,7 +52,7 @@ class ActivationDataset(torch.utils.data.IterableDataset):  # type: ignore[type-
             source = self.source if worker is None else shard(client, self.source, worker.id, worker.num_workers)
             if source is None:
                 return
-            with client.capture(self.hook_points, source, **{**self.options, "output": "torch"}) as capture:
+            with client.capture(self.hook_points, source, **self.options) as capture:
                 yield from capture
                 self.summary = capture.summary
 

@@ -3,11 +3,13 @@
 
     tests/bench/python/bench_receivers.py build/release/bin --library build/release/lib/libhookline_client.so
 
-The servers send prepared rows of 768 floats in messages of about 1 MiB, so that nothing but the transport is measured.
-Each measurement is a process of its own, one subject after the other in every round; figures are medians of the rounds,
-and so are the ratios, each of which compares two measurements of the same round. Beside each subject stands what its
-malloc was told: "kept" keeps freed memory mapped. Hookline's receivers, and "batches", end with rows in batches of 4096
-that own their memory; "view" looks at Arrow's memory. Arrow Flight is left out where pyarrow is not installed.
+The server sends prepared rows of 768 floats in messages of about 1 MiB, so that nothing but the transport is measured:
+through shared memory, which is what clients on the server's machine use, and over the wire. Each measurement is a
+process of its own, one subject after the other in every round; figures are medians of the rounds, and so are the ratios,
+each of which compares two measurements of the same round. Beside each subject stands what its malloc was told: "kept"
+keeps freed memory mapped; "default" is what is installed. Arrow Flight's server is told the same as its client.
+Hookline's receivers, and "batches", end with rows in batches of 4096 that own their memory; "view" looks at Arrow's
+memory. Arrow Flight is left out where pyarrow is not installed.
 """
 
 import argparse
@@ -19,15 +21,8 @@ import sys
 import time
 
 WIDTH, ROWS_PER_MESSAGE, BATCH_ROWS = 768, 340, 4096
-RATIOS = [
-    ("Python, native (kept)", "C++ client (kept)"),
-    ("Python, grpcio (kept)", "C++ client (kept)"),
-    ("Python, grpcio (default)", "C++ client (kept)"),
-    ("Python, grpcio (kept)", "Arrow Flight DoGet, view (kept)"),
-    ("Python, grpcio (kept)", "Arrow Flight DoGet, view (default)"),
-    ("Python, grpcio (kept)", "Arrow Flight DoGet, batches (kept)"),
-    ("Python, grpcio (kept)", "Arrow Flight DoGet, batches (default)"),
-]
+TRANSPORTS = ("shared memory", "wire")
+FLIGHT = [f"Arrow Flight DoGet, {how} ({malloc})" for malloc in ("kept", "default") for how in ("view", "batches")]
 HERE = os.path.dirname(os.path.abspath(__file__))
 PACKAGE = os.path.join(HERE, "..", "..", "..", "client", "python")
 
@@ -42,13 +37,14 @@ def measured(receive_all, rows):
     return f"{gigabytes / seconds} {gigabytes / cpu_seconds}"
 
 
-def receive(receiver, address, rows):
+def receive(receiver, transport, address, rows):
     import torch  # noqa: F401  loading it is not what is measured
 
     import hookline
 
-    client = hookline.connect(address, receiver=receiver)
-    capture = client.capture("blocks.0.hook_resid_post", hookline.Dataset("d"), max_activations=rows)
+    client = hookline.connect(address, receiver=receiver, shared_memory=transport != "wire")
+    capture = client.capture("a", hookline.Dataset("d"), max_activations=rows)
+    assert (capture.started.shared_memory_bytes == 0) == (transport == "wire")
     return measured(lambda: sum(len(tensor) for batch in capture for tensor in batch.values()), rows)
 
 
@@ -131,33 +127,31 @@ def main():
     # What the hookline client sets by mallopt, for the processes that do not contain it.
     kept = {**environment, "MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}
 
-    server = Serving(
-        [os.path.join(arguments.programs, "stream_server"), str(WIDTH), str(ROWS_PER_MESSAGE)], environment
-    )
+    server = Serving([os.path.join(arguments.programs, "stream_server")], environment)
     servers = [server]
     python = [sys.executable, os.path.abspath(__file__), "--receive"]
-    subjects = {
-        "C++ client (kept)": (
-            [os.path.join(arguments.programs, "receive_rows"), server.address, str(rows)],
+    subjects = {}
+    for transport in TRANSPORTS:
+        subjects[f"C++ client, {transport} (kept)"] = (
+            [os.path.join(arguments.programs, "receive_rows"), server.address, str(rows)]
+            + (["wire"] if transport == "wire" else []),
             environment,
-        ),
-        "Python, grpcio (kept)": ([*python, "grpc", server.address, str(rows)], environment),
-        "Python, grpcio (default)": (
-            [*python, "grpc", server.address, str(rows)],
-            {**environment, "HOOKLINE_MALLOC": "default"},
-        ),
-    }
-    if arguments.library:
-        subjects["Python, native (kept)"] = ([*python, "native", server.address, str(rows)], environment)
+        )
+        native = [*python, "native", transport, server.address, str(rows)]
+        if arguments.library:
+            subjects[f"Python, native, {transport} (kept)"] = (native, environment)
+        grpcio = [*python, "grpc", transport, server.address, str(rows)]
+        subjects[f"Python, grpcio, {transport} (kept)"] = (grpcio, environment)
+        subjects[f"Python, grpcio, {transport} (default)"] = (grpcio, {**environment, "HOOKLINE_MALLOC": "default"})
     try:
         import pyarrow.flight  # noqa: F401
 
-        flight = Serving([sys.executable, os.path.abspath(__file__), "--serve-flight"], kept)
-        servers.append(flight)
-        for how in ("view", "batches"):
-            command = [*python, f"flight-{how}", flight.address, str(rows)]
-            subjects[f"Arrow Flight DoGet, {how} (kept)"] = (command, kept)
-            subjects[f"Arrow Flight DoGet, {how} (default)"] = (command, environment)
+        for malloc, surroundings in (("kept", kept), ("default", environment)):
+            flight = Serving([sys.executable, os.path.abspath(__file__), "--serve-flight"], surroundings)
+            servers.append(flight)
+            for how in ("view", "batches"):
+                command = [*python, "flight", how, flight.address, str(rows)]
+                subjects[f"Arrow Flight DoGet, {how} ({malloc})"] = (command, surroundings)
     except ImportError:
         print("pyarrow is not installed: Arrow Flight is left out")
 
@@ -174,11 +168,15 @@ def main():
         stopping.stop()
     for name, pairs in figures.items():
         speed, work = (statistics.median(column) for column in zip(*pairs))
-        print(f"{name:36} {speed:5.2f} GB/s, {work:5.2f} GB for each CPU second")
-    for above, below in RATIOS:
-        if above in figures and below in figures:
-            ratios = [a[0] / b[0] for a, b in zip(figures[above], figures[below])]
-            print(f"{above} / {below}: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+        print(f"{name:40} {speed:5.2f} GB/s, {work:5.2f} GB for each CPU second")
+    for above in figures:
+        if above.startswith("Arrow"):
+            continue
+        transport = TRANSPORTS[1] if "wire" in above else TRANSPORTS[0]
+        for below in (f"C++ client, {transport} (kept)", *FLIGHT):
+            if below in figures and below != above:
+                ratios = [a[0] / b[0] for a, b in zip(figures[above], figures[below])]
+                print(f"{above} / {below}: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
     return 0
 
 
@@ -192,11 +190,8 @@ def versions():
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--receive"]:
-        how, where, count = sys.argv[2:5]
-        if how.startswith("flight-"):
-            print(receive_flight(how[len("flight-") :], where, int(count)))
-        else:
-            print(receive(how, where, int(count)))
+        receiver, how, where, count = sys.argv[2:6]
+        print(receive_flight(how, where, int(count)) if receiver == "flight" else receive(receiver, how, where, int(count)))
     elif sys.argv[1:2] == ["--serve-flight"]:
         serve_flight()
     else:

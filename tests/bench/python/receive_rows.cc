@@ -1,8 +1,6 @@
 // The C++ client's loop that the Python receivers are compared with: rows copied once, into batches of 4096.
 //
-//   receive_rows HOST:PORT ROWS    prints GB/s (10^9 bytes of values) and GB for each second of CPU time
-#include <malloc.h>
-
+//   receive_rows HOST:PORT ROWS [wire]    prints GB/s (10^9 bytes of values) and GB for each second of CPU time
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
@@ -11,25 +9,30 @@
 #include <iostream>
 #include <memory>
 #include <optional>
+#include <string>
 #include <variant>
 
 #include "client/cpp/client.h"
+#include "server/base/freed_memory.h"
 
 int main(int argc, char** argv) {
-  if (argc != 3) {
-    std::cerr << "usage: receive_rows HOST:PORT ROWS\n";
+  const bool wire = argc == 4 && std::string(argv[3]) == "wire";
+  if (argc != 3 && !wire) {
+    std::cerr << "usage: receive_rows HOST:PORT ROWS [wire]\n";
     return 2;
   }
-  mallopt(M_MMAP_THRESHOLD, 1 << 30);
-  mallopt(M_TRIM_THRESHOLD, 1 << 30);
+  hookline::KeepFreedMemory();
   constexpr int64_t kBatchRows = 4096;
-  absl::StatusOr<std::unique_ptr<hookline::client::Client>> client = hookline::client::Client::Connect(argv[1]);
+  hookline::client::ClientOptions options;
+  if (wire) options.shared_memory_bytes = 0;
+  absl::StatusOr<std::unique_ptr<hookline::client::Client>> client = hookline::client::Client::Connect(argv[1], options);
   if (!client.ok()) {
     std::cerr << client.status() << '\n';
     return 1;
   }
   hookline::v1::CaptureRequest request;
-  request.add_hook_points("blocks.0.hook_resid_post");
+  request.add_hook_points("a");
+  request.mutable_dataset()->set_name("d");  // no server here looks at it
   request.set_max_activations(std::atoll(argv[2]));
 
   const std::clock_t cpu_start = std::clock();
@@ -45,6 +48,12 @@ int main(int argc, char** argv) {
     }
     if (!event->has_value()) break;
     const auto* chunk = std::get_if<hookline::client::Chunk>(&**event);
+    if (const auto* started = std::get_if<hookline::v1::CaptureStarted>(&**event)) {
+      if ((started->shared_memory_bytes() == 0) != wire) {
+        std::cerr << "not the transport that was asked for\n";
+        return 1;
+      }
+    }
     if (chunk == nullptr) continue;
     const int64_t width = chunk->header().width(), row_bytes = width * sizeof(float);
     for (int64_t row = 0; row < chunk->header().rows();) {

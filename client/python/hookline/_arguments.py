@@ -1,0 +1,31 @@
+"""The keyword arguments of captures, for the signatures that hand them on."""
+
+from typing import Any, Mapping, Optional, TypedDict
+
+from hookline.types import Retry, Selection
+
+
+class PersistArguments(TypedDict, total=False):
+    """Of `Client.persist`; `Client.capture` says what each means."""
+
+    max_activations: Optional[int]
+    max_activations_by_hook_point: Optional[Mapping[str, int]]
+    dtype: Any
+    model: str
+    selection: Optional[Selection]
+    deterministic: bool
+
+
+class CaptureArguments(PersistArguments, total=False):
+    """Of `Client.capture`, which says what each means."""
+
+    batch_rows: int
+    provenance: bool
+    record_as: str
+    shuffle_buffer: int
+    seed: int
+    prefetch: int
+    output: str
+    pin_memory: bool
+    max_message_bytes: int
+    retry: Optional[Retry]
