@@ -75,9 +75,9 @@ typedef struct hookline_batch {
 HOOKLINE_EXPORT int32_t hookline_abi_version(void);
 
 // Opens a channel to `address` (host:port, no TLS); nothing is sent yet. `max_receive_bytes`: the largest message to
-// accept, 0 for 4 MiB, at most 16 MiB (a request's `max_message_bytes` above 4 MiB needs as much). `shared_memory_bytes`:
-// memory that each capture offers to a server on this machine for its values to come through, a multiple of 4096 from
-// 64 KiB to 64 MiB; -1 for 8 MiB, 0: values come over the wire. Free the result.
+// accept, 0 for 4 MiB, at most 16 MiB (a request's `max_message_bytes` above 4 MiB needs as much).
+// `shared_memory_bytes`: memory that each capture offers to a server on this machine for its values to come through, a
+// multiple of 4096 from 64 KiB to 64 MiB; -1 for 8 MiB, 0: values come over the wire. Free the result.
 HOOKLINE_EXPORT int32_t hookline_client_connect(const char* address, int64_t max_receive_bytes,
                                                 int64_t shared_memory_bytes, hookline_client** client,
                                                 hookline_error* error);

@@ -133,7 +133,8 @@ absl::StatusOr<std::optional<CaptureEvent>> CaptureCall::Next() {
   if (message.Dump(&slices).ok()) event = ParseCaptureResponse(std::move(slices));
   if (event.ok()) {
     absl::Status status;
-    if (auto* started = std::get_if<v1::CaptureStarted>(&*event); started != nullptr && started->max_message_bytes() > 0) {
+    if (auto* started = std::get_if<v1::CaptureStarted>(&*event);
+        started != nullptr && started->max_message_bytes() > 0) {
       memory_pieces_ = started->shared_memory_bytes() / ((started->max_message_bytes() + 4095) / 4096 * 4096);
     }
     if (auto* chunk = std::get_if<Chunk>(&*event); chunk != nullptr && chunk->header().has_data_offset()) {

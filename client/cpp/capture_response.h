@@ -28,8 +28,8 @@ class Chunk {
 
   // Every field but `data`.
   const v1::ActivationChunk& header() const { return header_; }
-  // The values, as the field `data` holds them, in pieces that follow each other. They are cut anywhere, also inside a value, and live as long as
-  // this chunk.
+  // The values, as the field `data` holds them, in pieces that follow each other. They are cut anywhere, also inside a
+  // value, and live as long as this chunk.
   absl::Span<const absl::Span<const uint8_t>> pieces() const { return pieces_; }
   int64_t data_bytes() const { return data_bytes_; }
   // Has the values be these bytes, which `memory` keeps alive and unchanged, instead of the field `data`.

@@ -65,13 +65,15 @@ absl::StatusOr<v1::EstimateCaptureResponse> Client::EstimateCapture(const v1::Ca
   v1::EstimateCaptureRequest estimate_request;
   *estimate_request.mutable_capture() = request;
   v1::EstimateCaptureResponse response;
-  grpc::Status status = v1::CaptureService::NewStub(connection_.channel)->EstimateCapture(&context, estimate_request, &response);
+  grpc::Status status =
+      v1::CaptureService::NewStub(connection_.channel)->EstimateCapture(&context, estimate_request, &response);
   if (!status.ok()) return FromGrpc(status);
   return response;
 }
 
 std::unique_ptr<CaptureCall> Client::Capture(const v1::CaptureRequest& request) {
-  return std::make_unique<CaptureCall>(connection_, kCaptureMethod, request.SerializeAsString(), /*streams_tokens=*/false);
+  return std::make_unique<CaptureCall>(connection_, kCaptureMethod, request.SerializeAsString(),
+                                       /*streams_tokens=*/false);
 }
 
 std::unique_ptr<CaptureCall> Client::CaptureStream(const v1::CaptureRequest& request) {

@@ -15,9 +15,9 @@ namespace hookline {
 grpc::ByteBuffer EncodeStarted(const CaptureStarted& started, int64_t shared_memory_bytes = 0);
 
 // The message of a chunk of the capture that `started` began. With kBytes the chunk's slabs become slices of the
-// message and go back when gRPC has let go of the last of them; with kValues, and with the offset in the client's memory
-// to which the values have been copied, they go back at once.
-// The message takes at most MessageHeaderBytes + rows * MessageRowBytes (server/capture/message_size.h).
+// message and go back when gRPC has let go of the last of them; with kValues, and with the offset in the client's
+// memory to which the values have been copied, they go back at once. The message takes at most MessageHeaderBytes +
+// rows * MessageRowBytes (server/capture/message_size.h).
 grpc::ByteBuffer EncodeChunk(const CaptureStarted& started, Encoding encoding, Chunk chunk,
                              std::optional<int64_t> data_offset = std::nullopt);
 

@@ -17,8 +17,8 @@ using RawCaptureService =
 
 class CaptureServiceImpl final : public RawCaptureService {
  public:
-  // `engine`, `recorder` and `memories` must outlive the server that this service is registered with. Without a recorder captures
-  // with `record_as` are UNIMPLEMENTED, without `memories` all values go over the wire.
+  // `engine`, `recorder` and `memories` must outlive the server that this service is registered with. Without a
+  // recorder captures with `record_as` are UNIMPLEMENTED, without `memories` all values go over the wire.
   explicit CaptureServiceImpl(Engine* engine, Recorder* recorder = nullptr, SharedMemoryListener* memories = nullptr)
       : engine_(engine), recorder_(recorder), memories_(memories) {}
 

@@ -91,8 +91,8 @@ grpc::ServerWriteReactor<v1::VerifyRecordingResponse>* RecordingServiceImpl::Ver
   return call.get();
 }
 
-grpc::ServerWriteReactor<grpc::ByteBuffer>* RecordingServiceImpl::ReadRecording(
-    grpc::CallbackServerContext* context, const grpc::ByteBuffer* request) {
+grpc::ServerWriteReactor<grpc::ByteBuffer>* RecordingServiceImpl::ReadRecording(grpc::CallbackServerContext* context,
+                                                                                const grpc::ByteBuffer* request) {
   auto call = std::make_shared<ReadCall>(&wakes_, TakeOffered(memories_, *context));
   call->Keep();
   call->Begin(recorder_, &disk_, *request);

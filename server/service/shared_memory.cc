@@ -16,8 +16,8 @@ namespace {
 
 constexpr int64_t kPageBytes = 4096;
 
-// The size of the memory, if writing to a mapping of it cannot fail: a file that shrinks under a mapping, or huge pages that
-// run out, would end the process.
+// The size of the memory, if writing to a mapping of it cannot fail: a file that shrinks under a mapping, or huge pages
+// that run out, would end the process.
 absl::StatusOr<int64_t> SafeBytes(int descriptor) {
   struct statfs file_system;
   if (fstatfs(descriptor, &file_system) != 0 || file_system.f_type != TMPFS_MAGIC) {
@@ -53,8 +53,7 @@ absl::StatusOr<std::shared_ptr<SharedMemory>> SharedMemory::Map(int descriptor,
     mapped_bytes->fetch_sub(*bytes);
     return absl::FailedPreconditionError("it cannot be mapped for writing");
   }
-  return std::shared_ptr<SharedMemory>(
-      new SharedMemory(static_cast<uint8_t*>(data), *bytes, std::move(mapped_bytes)));
+  return std::shared_ptr<SharedMemory>(new SharedMemory(static_cast<uint8_t*>(data), *bytes, std::move(mapped_bytes)));
 }
 
 SharedMemory::~SharedMemory() {

@@ -1,5 +1,5 @@
-// One client's memory that values are written to instead of being sent. SHARED_MEMORY.md specifies what client and server
-// say to each other.
+// One client's memory that values are written to instead of being sent. SHARED_MEMORY.md specifies what client and
+// server say to each other.
 //
 //   std::shared_ptr<SharedMemory> memory = listener.Take(key);
 //   if (memory != nullptr && memory->Use(piece_bytes, [] { Wake(); })) {
@@ -29,8 +29,8 @@ class SharedMemory {
   static constexpr int64_t kMinBytes = int64_t{64} << 10;
   static constexpr int64_t kMaxBytes = int64_t{64} << 20;  // four messages of the largest size
 
-  // Maps the memory behind `descriptor`, which stays the caller's. `mapped_bytes` counts what all such objects map and is
-  // kept up to `max_mapped_bytes`. FAILED_PRECONDITION: it is no memory that can be written to without harm;
+  // Maps the memory behind `descriptor`, which stays the caller's. `mapped_bytes` counts what all such objects map and
+  // is kept up to `max_mapped_bytes`. FAILED_PRECONDITION: it is no memory that can be written to without harm;
   // RESOURCE_EXHAUSTED.
   static absl::StatusOr<std::shared_ptr<SharedMemory>> Map(int descriptor,
                                                            std::shared_ptr<std::atomic<int64_t>> mapped_bytes,
@@ -41,8 +41,8 @@ class SharedMemory {
 
   int64_t bytes() const { return bytes_; }
 
-  // Cuts it into pieces of at least `piece_bytes`. False if not one fits. `on_room` runs after a TryPut that found it full,
-  // when that has changed; it must not block nor call back.
+  // Cuts it into pieces of at least `piece_bytes`. False if not one fits. `on_room` runs after a TryPut that found it
+  // full, when that has changed; it must not block nor call back.
   bool Use(int64_t piece_bytes, std::function<void()> on_room);
   // When this returns, `on_room` is not running and will not run.
   void StopUsing();
@@ -72,7 +72,8 @@ class SharedMemory {
   absl::Mutex mutex_;
   std::function<void()> on_room_ ABSL_GUARDED_BY(mutex_);
   int64_t piece_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
-  std::vector<int64_t> free_ ABSL_GUARDED_BY(mutex_);  // pieces, by number; the last one is taken first, still in the cache
+  // Pieces, by number. The last one is taken first: it is still in the cache.
+  std::vector<int64_t> free_ ABSL_GUARDED_BY(mutex_);
   std::vector<bool> with_client_ ABSL_GUARDED_BY(mutex_);
   bool waiting_ ABSL_GUARDED_BY(mutex_) = false;
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;

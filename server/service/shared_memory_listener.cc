@@ -14,6 +14,8 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "spdlog/spdlog.h"
 
 namespace hookline {
@@ -26,6 +28,7 @@ constexpr size_t kOfferBytes = 24;
 constexpr size_t kReleaseBytes = 8;
 // Connections that offer nothing cost a descriptor each; calls are far fewer.
 constexpr size_t kMaxConnections = 1024;
+constexpr absl::Duration kDescriptorWait = absl::Milliseconds(100);
 // Pieces are about a megabyte: this many releases at once are more than there are.
 constexpr size_t kReceiveBytes = 4096;
 
@@ -109,7 +112,11 @@ void SharedMemoryListener::Run() {
 
 void SharedMemoryListener::Accept(int listener) {
   const int socket = accept4(listener, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
-  if (socket < 0) return;
+  if (socket < 0) {
+    // Without descriptors the connection keeps waiting, and epoll keeps saying so.
+    if (errno == EMFILE || errno == ENFILE) absl::SleepFor(kDescriptorWait);
+    return;
+  }
   epoll_event event = {};
   event.events = EPOLLIN;
   event.data.fd = socket;

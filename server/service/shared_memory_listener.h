@@ -28,8 +28,8 @@ class SharedMemoryListener {
   SharedMemoryListener(const SharedMemoryListener&) = delete;
   SharedMemoryListener& operator=(const SharedMemoryListener&) = delete;
 
-  // Begins to listen for the clients of each of these TCP ports, once; at most `max_bytes` of theirs are mapped at a time.
-  // A port for which that is not possible is left out: values then go over the wire.
+  // Begins to listen for the clients of each of these TCP ports, once; at most `max_bytes` of theirs are mapped at a
+  // time. A port for which that is not possible is left out: values then go over the wire.
   void Listen(const std::vector<int>& ports, int64_t max_bytes);
 
   // The memory offered under a key of 32 hexadecimal digits, once; null if there is none.
@@ -42,7 +42,7 @@ class SharedMemoryListener {
     std::array<uint8_t, 24> input;
     size_t input_bytes = 0;
     int descriptor = -1;  // until the offer is whole
-    std::string key;  // in hexadecimal digits
+    std::string key;      // in hexadecimal digits
     std::shared_ptr<SharedMemory> memory;
   };
 
@@ -58,10 +58,12 @@ class SharedMemoryListener {
   const std::shared_ptr<std::atomic<int64_t>> mapped_bytes_ = std::make_shared<std::atomic<int64_t>>(0);
   std::vector<int> listeners_;
   int epoll_ = -1;
-  int stop_ = -1;  // readable when the thread is to end
+  // Readable when the thread is to end.
+  int stop_ = -1;
   absl::flat_hash_map<int, std::unique_ptr<Connection>> connections_;  // by socket; the thread's
   absl::Mutex mutex_;
-  absl::flat_hash_map<std::string, std::shared_ptr<SharedMemory>> offered_ ABSL_GUARDED_BY(mutex_);  // by key, not taken
+  // By key, what is not taken.
+  absl::flat_hash_map<std::string, std::shared_ptr<SharedMemory>> offered_ ABSL_GUARDED_BY(mutex_);
   std::thread thread_;
 };
 

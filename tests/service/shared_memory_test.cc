@@ -312,14 +312,11 @@ TEST_F(SharedMemoryTest, TakesNoMemoryThatCouldHarmTheServer) {
   };
   const int regular = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
   int read_only_writes = MemoryFile(kMebibyte, kSealed | F_SEAL_WRITE);
-  for (const Case& refused : {Case{"not sealed", MemoryFile(kMebibyte, 0)},
-                              Case{"may shrink", MemoryFile(kMebibyte, F_SEAL_GROW)},
-                              Case{"too small", MemoryFile(4096)},
-                              Case{"too large", MemoryFile(65 * kMebibyte)},
-                              Case{"no pages", MemoryFile(kMebibyte + 1)},
-                              Case{"a file", regular},
-                              Case{"not to be written", read_only_writes},
-                              Case{"a socket", socket(AF_UNIX, SOCK_STREAM, 0)}}) {
+  for (const Case& refused :
+       {Case{"not sealed", MemoryFile(kMebibyte, 0)}, Case{"may shrink", MemoryFile(kMebibyte, F_SEAL_GROW)},
+        Case{"too small", MemoryFile(4096)}, Case{"too large", MemoryFile(65 * kMebibyte)},
+        Case{"no pages", MemoryFile(kMebibyte + 1)}, Case{"a file", regular},
+        Case{"not to be written", read_only_writes}, Case{"a socket", socket(AF_UNIX, SOCK_STREAM, 0)}}) {
     EXPECT_FALSE(Offer(port()).Make(refused.descriptor, kMebibyte)) << refused.what;
   }
   // Others go on.

@@ -25,7 +25,8 @@ int main(int argc, char** argv) {
   constexpr int64_t kBatchRows = 4096;
   hookline::client::ClientOptions options;
   if (wire) options.shared_memory_bytes = 0;
-  absl::StatusOr<std::unique_ptr<hookline::client::Client>> client = hookline::client::Client::Connect(argv[1], options);
+  absl::StatusOr<std::unique_ptr<hookline::client::Client>> client =
+      hookline::client::Client::Connect(argv[1], options);
   if (!client.ok()) {
     std::cerr << client.status() << '\n';
     return 1;

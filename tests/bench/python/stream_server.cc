@@ -1,5 +1,5 @@
-// A server whose rows cost nothing, for measuring receivers: every capture of hook point `a` gets `max_activations` rows
-// of 768 floats, in messages of about 1 MiB.
+// A server whose rows cost nothing, for measuring receivers: every capture of hook point `a` gets `max_activations`
+// rows of 768 floats, in messages of about 1 MiB.
 //
 //   stream_server    prints its port and serves until its standard input ends
 #include <iostream>

@@ -1,7 +1,7 @@
 // How fast rows reach a C++ client: through shared memory and over the wire, against a plain TCP loop and against plain
 // protobuf messages, all on the loopback, one after another in each round; ratios are medians over the rounds. Each
-// sender is a process of its own and sends from eight buffers in turn; malloc is told to keep freed memory mapped in all
-// of them.
+// sender is a process of its own and sends from eight buffers in turn; malloc is told to keep freed memory mapped in
+// all of them.
 //
 //   build/release/bin/wire_bench [ROUNDS [MEGABYTES_PER_ROUND]]
 #include <netinet/in.h>
