@@ -133,9 +133,9 @@ absl::StatusOr<std::optional<CaptureEvent>> CaptureCall::Next() {
   if (message.Dump(&slices).ok()) event = ParseCaptureResponse(std::move(slices));
   if (event.ok()) {
     absl::Status status;
-    if (auto* started = std::get_if<v1::CaptureStarted>(&*event);
-        started != nullptr && started->max_message_bytes() > 0) {
-      memory_pieces_ = started->shared_memory_bytes() / ((started->max_message_bytes() + 4095) / 4096 * 4096);
+    auto* started = std::get_if<v1::CaptureStarted>(&*event);
+    if (started != nullptr && memory_ != nullptr && started->max_message_bytes() > 0) {
+      memory_->SetPieces(started->shared_memory_bytes() / ((started->max_message_bytes() + 4095) / 4096 * 4096));
     }
     if (auto* chunk = std::get_if<Chunk>(&*event); chunk != nullptr && chunk->header().has_data_offset()) {
       status = TakeSharedData(*chunk);
@@ -166,7 +166,7 @@ absl::Status CaptureCall::TakeSharedData(Chunk& chunk) {
                                    " values, in shared memory of ", memory_bytes, " bytes"));
   }
   std::shared_ptr<const void> hold(data, [memory = memory_, offset](const void*) { memory->Release(offset); });
-  if (2 * memory_->held() <= memory_pieces_) {
+  if (2 * memory_->held() <= memory_->pieces()) {
     chunk.SetData({data, static_cast<size_t>(bytes)}, std::move(hold));
     return absl::OkStatus();
   }

@@ -83,7 +83,6 @@ class CaptureCall {
 
   std::shared_ptr<grpc::Channel> channel_;
   std::shared_ptr<OfferedMemory> memory_;  // null: there is none
-  int64_t memory_pieces_ = 0;              // that the server makes of it: as many chunks it can hold
   grpc::ClientContext context_;
   std::unique_ptr<grpc::ClientReaderWriter<grpc::ByteBuffer, grpc::ByteBuffer>> stream_;
   CaptureOrder order_;

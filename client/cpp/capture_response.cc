@@ -1,11 +1,11 @@
 #include "client/cpp/capture_response.h"
 
 #include <algorithm>
-#include <cstring>
 #include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "client/cpp/streaming_copy.h"
 #include "server/base/status.h"
 
 namespace hookline::client {
@@ -164,7 +164,7 @@ void Chunk::CopyData(int64_t offset, int64_t bytes, void* destination) const {
       continue;
     }
     const int64_t here = std::min(bytes, size - offset);
-    std::memcpy(out, piece.data() + offset, static_cast<size_t>(here));
+    StreamingCopy(out, piece.data() + offset, static_cast<size_t>(here));
     out += here;
     bytes -= here;
     offset = 0;

@@ -27,6 +27,8 @@ namespace {
 constexpr char kMagic[] = "HKLNSHM1";
 constexpr size_t kMagicBytes = 8;
 constexpr size_t kKeyBytes = 16;
+// The server is told when this share of the pieces has been read.
+constexpr int64_t kReleaseShare = 2;
 // A server answers at once; something else that has the socket's name may not.
 constexpr timeval kAnswerTimeout = {2, 0};
 
@@ -115,12 +117,26 @@ const uint8_t* OfferedMemory::Hold(int64_t offset, int64_t bytes) {
   return data_ + offset;
 }
 
+void OfferedMemory::SetPieces(int64_t pieces) {
+  absl::MutexLock lock(&mutex_);
+  pieces_ = pieces;
+}
+
+int64_t OfferedMemory::pieces() const {
+  absl::MutexLock lock(&mutex_);
+  return pieces_;
+}
+
 void OfferedMemory::Release(int64_t offset) {
   absl::MutexLock lock(&mutex_);
   --held_;
-  // Where the server has closed the connection its call has ended, too. Nothing else than 8 bytes whole or none can
-  // happen: they fit the socket's buffer or wait for it.
-  (void)!send(socket_, &offset, sizeof offset, MSG_NOSIGNAL);
+  released_.push_back(offset);
+  // With this and half of the pieces held, the server still has one to go on with.
+  if (static_cast<int64_t>(released_.size()) < pieces_ / kReleaseShare) return;
+  // Where the server has closed the connection its call has ended, too. Sent is all or nothing: it fits the socket's
+  // buffer or waits for it.
+  (void)!send(socket_, released_.data(), released_.size() * sizeof released_[0], MSG_NOSIGNAL);
+  released_.clear();
 }
 
 int64_t OfferedMemory::held() const {

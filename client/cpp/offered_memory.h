@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
@@ -29,9 +31,14 @@ class OfferedMemory {
   const std::string& key() const { return key_; }
   int64_t bytes() const { return bytes_; }
 
+  // How many pieces the server makes of it, as `started` says. Until then there is nothing to hold.
+  void SetPieces(int64_t pieces);
+  int64_t pieces() const;
+
   // The values at `offset`, which are held until Release. Null if they would not lie within the memory.
   const uint8_t* Hold(int64_t offset, int64_t bytes);
-  // To be called once for each Hold, when the values have been read.
+  // To be called once for each Hold, when the values have been read. The server is told of several at once, since each
+  // time wakes it.
   void Release(int64_t offset);
   // How many chunks' values are held.
   int64_t held() const;
@@ -45,7 +52,9 @@ class OfferedMemory {
   const int64_t bytes_;
   const int socket_;
   mutable absl::Mutex mutex_;
+  int64_t pieces_ ABSL_GUARDED_BY(mutex_) = 0;
   int64_t held_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::vector<int64_t> released_ ABSL_GUARDED_BY(mutex_);  // that the server is not told of yet
 };
 
 }  // namespace hookline::client

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Optional, Protocol
+from typing import Any, Callable, Dict, Optional, Protocol
 
 import numpy as np
 
@@ -28,17 +28,32 @@ def dtype_name(dtype: Any) -> str:
 
 
 class Block:
-    """Memory for rows of one hook point. `raw` is a C-contiguous (rows, width) array of the dtype's raw form."""
+    """Memory for rows of one hook point, C-contiguous (rows, width).
 
-    __slots__ = ("raw", "handle")
+    Between two batches the processor's caches hold rows, not the interpreter: every step here costs what it does cold.
+    """
 
-    def __init__(self, raw: "np.ndarray[Any, Any]", handle: Any) -> None:
-        self.raw = raw
-        self.handle = handle  # the same memory as the user gets it
+    __slots__ = ("handle", "rows", "address", "_make_raw", "_raw")
+
+    def __init__(
+        self, handle: Any, rows: int, address: int, make_raw: Callable[[Any], "np.ndarray[Any, Any]"]
+    ) -> None:
+        self.handle = handle  # as the user gets it
+        self.rows = rows
+        self.address = address
+        self._make_raw = make_raw
+        self._raw: Optional["np.ndarray[Any, Any]"] = None
+
+    @property
+    def raw(self) -> "np.ndarray[Any, Any]":
+        """The same memory as an array of the dtype's raw form."""
+        if self._raw is None:
+            self._raw = self._make_raw(self.handle)
+        return self._raw
 
     def first(self, rows: int) -> Any:
         """The first rows as the user gets them."""
-        return self.handle if rows == len(self.raw) else self.handle[:rows]
+        return self.handle if rows == self.rows else self.handle[:rows]
 
 
 class Allocator(Protocol):
@@ -49,6 +64,11 @@ class Allocator(Protocol):
 
     def column(self, column: "np.ndarray[Any, Any]") -> Any:
         """A provenance column as the user gets it."""
+
+
+def array_block(raw: "np.ndarray[Any, Any]", handle: Any) -> Block:
+    """A block of an array in the dtype's raw form, which the user gets as `handle`."""
+    return Block(handle, len(raw), raw.ctypes.data, lambda _: raw)
 
 
 class NumpyArrays:
@@ -68,7 +88,7 @@ class NumpyArrays:
 
     def allocate(self, hook_point: int, first_row: int, rows: int, width: int) -> Block:
         raw = np.empty((rows, width), self._raw_dtype)
-        return Block(raw, raw if self._view is None else raw.view(self._view))
+        return array_block(raw, raw if self._view is None else raw.view(self._view))
 
     def column(self, column: "np.ndarray[Any, Any]") -> Any:
         return column
@@ -86,9 +106,15 @@ class TorchArrays:
 
     def allocate(self, hook_point: int, first_row: int, rows: int, width: int) -> Block:
         tensor = self._torch.empty((rows, width), dtype=self._dtype, pin_memory=self._pin_memory)
+        return Block(tensor, rows, tensor.data_ptr(), self._raw)
+
+    def _raw(self, tensor: Any) -> "np.ndarray[Any, Any]":
+        raw: "np.ndarray[Any, Any]"
         if self._dtype == self._torch.bfloat16:
-            return Block(tensor.view(self._torch.int16).numpy().view(RAW_DTYPES["bfloat16"]), tensor)
-        return Block(tensor.numpy(), tensor)
+            raw = tensor.view(self._torch.int16).numpy().view(RAW_DTYPES["bfloat16"])
+        else:
+            raw = tensor.numpy()
+        return raw
 
     def column(self, column: "np.ndarray[Any, Any]") -> Any:
         return self._torch.from_numpy(column.astype(np.int64) if column.dtype == np.uint32 else column)

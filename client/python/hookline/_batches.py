@@ -35,7 +35,7 @@ class Layout:
 
     def most_rows(self, batch: int) -> int:
         """Rows of the hook point that has most in a batch."""
-        return max(self.rows(batch, hook_point) for hook_point in range(len(self.names)))
+        return max(0, min(self.batch_rows, max(self.budgets) - batch * self.batch_rows))
 
 
 class RawBatch:
@@ -48,16 +48,18 @@ class RawBatch:
         self.first_row = index * layout.batch_rows
         self.rows = [0] * len(layout.names)
         self.blocks: List[Optional[Block]] = []
+        self.pending = 0  # hook points that have room
+        most_rows = layout.most_rows(index)
         for hook_point, width in enumerate(layout.widths):
             rows = layout.rows(index, hook_point)
-            if equal_blocks and rows:
-                rows = layout.most_rows(index)
-            block = allocator.allocate(hook_point, self.first_row, rows, width) if rows else None
-            self.blocks.append(block)
-        self.pending = sum(block is not None for block in self.blocks)  # hook points that have room
-        capacity = max((len(block.raw) for block in self.blocks if block is not None), default=0)
+            if rows:
+                self.pending += 1
+                rows = most_rows if equal_blocks else rows
+                self.blocks.append(allocator.allocate(hook_point, self.first_row, rows, width))
+            else:
+                self.blocks.append(None)
         self.columns: List["np.ndarray[Any, Any]"] = (
-            [np.empty(capacity, dtype) for _, dtype in COLUMNS] if layout.provenance else []
+            [np.empty(most_rows, dtype) for _, dtype in COLUMNS] if layout.provenance else []
         )
 
 
@@ -88,12 +90,12 @@ class Assembler:
                 batch = self._open[index] = RawBatch(self.layout, index, self._allocator)
             block = batch.blocks[hook_point]
             assert block is not None
-            count = min(rows - done, len(block.raw) - offset)
+            count = min(rows - done, block.rows - offset)
             yield batch, offset, done, count
             done += count
             self.received[hook_point] = first + done
             batch.rows[hook_point] = offset + count
-            if offset + count == len(block.raw):
+            if offset + count == block.rows:
                 batch.pending -= 1
 
     def write(

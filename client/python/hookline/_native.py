@@ -84,6 +84,7 @@ class NativeReceiver:
         self._unused_submitted = False
         self._token = b""
         self._error = _library.Error()
+        self._error_reference = ctypes.byref(self._error)
         self._handle = ctypes.c_void_p()
         first = self._request.SerializeToString()
         method = _METHODS[options.method]
@@ -148,6 +149,10 @@ class NativeReceiver:
             self._layout: Layout = layout_of(self._started, self._options)
             self._allocator = self._make_allocator(self._started)
             self._rows = (ctypes.c_int64 * len(self._layout.names))()
+            # Filled anew for each batch: the library reads them during the call only.
+            self._addresses = (ctypes.c_void_p * len(self._layout.names))()
+            self._description = _library.Batch(data=self._addresses)
+            self._description_reference = ctypes.byref(self._description)
         return self._started
 
     def _started_message(self) -> Any:
@@ -176,7 +181,7 @@ class NativeReceiver:
                 # Every row is here. The library waits for the end of a capture only with a batch in its hands.
                 self._unused_submitted = True
                 self._hand_over(1, [None] * len(self._layout.names), ())
-            result = self._library.capture_wait(self._handle, _WAIT_MS, self._rows, ctypes.byref(self._error))
+            result = self._library.capture_wait(self._handle, _WAIT_MS, self._rows, self._error_reference)
             if result == _library.OK:
                 self._progress.rows_came()
                 batch = self._submitted.popleft()
@@ -209,11 +214,15 @@ class NativeReceiver:
         """Submits memory. Hook points without a block get room that nothing will be written to."""
         if None in blocks and self._unused is None:
             self._unused = np.empty(self._layout.batch_rows * max(self._layout.widths), np.float32)
-        addresses = [self._unused.ctypes.data if block is None else block.raw.ctypes.data for block in blocks]
-        column_addresses: Any = [column.ctypes.data for column in columns] or [None] * 3
-        description = _library.Batch(rows, (ctypes.c_void_p * len(addresses))(*addresses), *column_addresses)
+        for hook_point, block in enumerate(blocks):
+            self._addresses[hook_point] = self._unused.ctypes.data if block is None else block.address
+        description = self._description
+        description.rows = rows
+        if self._layout.provenance:
+            addresses: Any = [column.ctypes.data for column in columns] or [None] * 3
+            description.sequence, description.position, description.token_id = addresses
         if (
-            self._library.capture_submit(self._handle, ctypes.byref(description), ctypes.byref(self._error))
+            self._library.capture_submit(self._handle, self._description_reference, self._error_reference)
             != _library.OK
         ):
             raise self._failed()

@@ -185,6 +185,8 @@ class Session:
             self._assembler = Assembler(layout_of(now, self._options), self._make_allocator(now))
             self.started = now
         self._call_started = now
+        if self._memory is not None:
+            self._memory.set_message_bytes(now.max_message_bytes)
         if message.resume_token:
             self._request.resume_token = message.resume_token
 

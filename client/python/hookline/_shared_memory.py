@@ -10,7 +10,8 @@ import mmap
 import os
 import re
 import socket
-from typing import Callable, Optional, Tuple
+import struct
+from typing import Callable, List, Optional, Tuple
 
 from hookline.errors import InternalError
 
@@ -32,11 +33,18 @@ class SharedMemory:
         self._key = key
         self._view = memoryview(memory)
         self._connection: Optional[socket.socket] = connection
+        self._released: List[int] = []  # offsets that the server is not told of yet
+        self._told_at = 1
 
     @property
     def metadata(self) -> Tuple[str, str]:
         """What names the memory to the server, among a call's metadata."""
         return (METADATA, self._key.hex())
+
+    def set_message_bytes(self, max_message_bytes: int) -> None:
+        """As `started` says: the server makes pieces of that size of the memory, rounded up to pages."""
+        piece_bytes = (max_message_bytes + 4095) // 4096 * 4096
+        self._told_at = max(1, len(self._view) // piece_bytes // 2) if piece_bytes else 1
 
     def view(self, offset: int, length: int) -> memoryview:
         """The values of a chunk, until they are released."""
@@ -48,12 +56,14 @@ class SharedMemory:
         return self._view[offset : offset + length]
 
     def release(self, offset: int) -> None:
-        """The server may use these values' place again."""
-        if self._connection is not None:
+        """The server may use these values' place again. It is told of several at once, since each time wakes it."""
+        self._released.append(offset)
+        if len(self._released) >= self._told_at and self._connection is not None:
             try:
-                self._connection.sendall(offset.to_bytes(8, "little"))
+                self._connection.sendall(struct.pack(f"<{len(self._released)}q", *self._released))
             except OSError:  # the server has ended the call, too
                 self.close()
+            self._released.clear()
 
     def close(self) -> None:
         """After the call. Idempotent."""

@@ -12,7 +12,7 @@ from typing import Any, Optional
 
 import numpy as np
 
-from hookline._arrays import RAW_DTYPES, Block
+from hookline._arrays import RAW_DTYPES, Block, array_block
 
 _MAP_NORESERVE = 0x4000 if sys.platform.startswith("linux") else 0
 
@@ -46,7 +46,7 @@ class RowStore:
     def block(self, first_row: int, rows: int) -> Block:
         """Memory to receive these rows into."""
         raw = self._raw[first_row : first_row + rows]
-        return Block(raw, raw)
+        return array_block(raw, raw)
 
     def tensor(self, rows: int) -> Any:
         """The first `rows` rows on the device. On the host: a view; storing it stores these rows and nothing beyond
