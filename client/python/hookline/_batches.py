@@ -49,7 +49,7 @@ class RawBatch:
         self.rows = [0] * len(layout.names)
         self.blocks: List[Optional[Block]] = []
         self.pending = 0  # hook points that have room
-        most_rows = layout.most_rows(index)
+        self.most_rows = most_rows = layout.most_rows(index)  # of the hook point that has most
         for hook_point, width in enumerate(layout.widths):
             rows = layout.rows(index, hook_point)
             if rows:

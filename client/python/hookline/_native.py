@@ -148,6 +148,7 @@ class NativeReceiver:
             self._started = capture_started(message)
             self._layout: Layout = layout_of(self._started, self._options)
             self._allocator = self._make_allocator(self._started)
+            self._rows_to_submit = max(self._layout.budgets)
             self._rows = (ctypes.c_int64 * len(self._layout.names))()
             # Filled anew for each batch: the library reads them during the call only.
             self._addresses = (ctypes.c_void_p * len(self._layout.names))()
@@ -175,8 +176,8 @@ class NativeReceiver:
     def _next(self) -> Optional[RawBatch]:
         self._wait_started()
         while True:
-            while len(self._submitted) <= self._options.prefetch and self._submit():
-                pass
+            while len(self._submitted) <= self._options.prefetch and self._rows_to_submit > 0:
+                self._submit()
             if not self._submitted and not self._unused_submitted:
                 # Every row is here. The library waits for the end of a capture only with a batch in its hands.
                 self._unused_submitted = True
@@ -199,16 +200,13 @@ class NativeReceiver:
             if result == _library.ERROR:
                 self._resume(self._failed())
 
-    def _submit(self) -> bool:
-        """Submits the next batch; False if the budgets leave nothing for one."""
-        rows = self._layout.most_rows(self._submitted_batches)
-        if rows == 0:
-            return False
+    def _submit(self) -> None:
+        """Submits the next batch."""
         batch = RawBatch(self._layout, self._submitted_batches, self._allocator, equal_blocks=True)
-        self._hand_over(rows, batch.blocks, batch.columns)
+        self._hand_over(batch.most_rows, batch.blocks, batch.columns)
         self._submitted.append(batch)
         self._submitted_batches += 1
-        return True
+        self._rows_to_submit -= batch.most_rows
 
     def _hand_over(self, rows: int, blocks: Sequence[Optional[Block]], columns: Sequence[Any]) -> None:
         """Submits memory. Hook points without a block get room that nothing will be written to."""

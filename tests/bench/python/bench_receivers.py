@@ -5,11 +5,11 @@
 
 The server sends prepared rows of 768 floats in messages of about 1 MiB, so that nothing but the transport is measured:
 through shared memory, which is what clients on the server's machine use, and over the wire. Each measurement is a
-process of its own, one subject after the other in every round; figures are medians of the rounds, and so are the ratios,
-each of which compares two measurements of the same round. Beside each subject stands what its malloc was told: "kept"
-keeps freed memory mapped; "default" is what is installed. Arrow Flight's server is told the same as its client.
-Hookline's receivers, and "batches", end with rows in batches of 4096 that own their memory; "view" looks at Arrow's
-memory. Arrow Flight is left out where pyarrow is not installed.
+process of its own, which receives 1.2 GB before; one subject after the other in every round. Figures are medians of
+the rounds, and so are the ratios, each of which compares two measurements of the same round. Beside each subject
+stands what its malloc was told: "kept" keeps freed memory mapped; "default" is what is installed. Arrow Flight's server
+is told the same as its client. Hookline's receivers, and "batches", end with rows in batches of 4096 that own their
+memory; "view" looks at Arrow's memory. Arrow Flight is left out where pyarrow is not installed.
 """
 
 import argparse
@@ -21,16 +21,18 @@ import sys
 import time
 
 WIDTH, ROWS_PER_MESSAGE, BATCH_ROWS = 768, 340, 4096
+WARM_ROWS = 400_000
 TRANSPORTS = ("shared memory", "wire")
 FLIGHT = [f"Arrow Flight DoGet, {how} ({malloc})" for malloc in ("kept", "default") for how in ("view", "batches")]
 HERE = os.path.dirname(os.path.abspath(__file__))
 PACKAGE = os.path.join(HERE, "..", "..", "..", "client", "python")
 
 
-def measured(receive_all, rows):
-    """GB/s and GB for each CPU second of a function that receives `rows` rows and returns their number."""
+def measured(receive_rows, rows):
+    """GB/s and GB for each CPU second of a function that receives so many rows and returns their number."""
+    receive_rows(WARM_ROWS)  # so that memory is there
     start, cpu_start = time.perf_counter(), time.process_time()
-    received = receive_all()
+    received = receive_rows(rows)
     seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
     assert received == rows, received
     gigabytes = rows * WIDTH * 4 / 1e9
@@ -43,9 +45,13 @@ def receive(receiver, transport, address, rows):
     import hookline
 
     client = hookline.connect(address, receiver=receiver, shared_memory=transport != "wire")
-    capture = client.capture("a", hookline.Dataset("d"), max_activations=rows)
-    assert (capture.started.shared_memory_bytes == 0) == (transport == "wire")
-    return measured(lambda: sum(len(tensor) for batch in capture for tensor in batch.values()), rows)
+
+    def receive_rows(count):
+        capture = client.capture("a", hookline.Dataset("d"), max_activations=count)
+        assert (capture.started.shared_memory_bytes == 0) == (transport == "wire")
+        return sum(len(tensor) for batch in capture for tensor in batch.values())
+
+    return measured(receive_rows, rows)
 
 
 def receive_flight(how, address, rows):
@@ -54,24 +60,25 @@ def receive_flight(how, address, rows):
 
     client = pyarrow.flight.connect(f"grpc://{address}")
 
-    def views():
-        for chunk in client.do_get(pyarrow.flight.Ticket(str(rows).encode())):
+    def views(count):
+        for chunk in client.do_get(pyarrow.flight.Ticket(str(count).encode())):
             yield chunk.data.column(0).flatten().to_numpy(zero_copy_only=True).reshape(-1, WIDTH)
 
-    def batches():
+    def batches(count):
         batch, filled = torch.empty((BATCH_ROWS, WIDTH)), 0
-        for view in views():
+        for view in views(count):
             done = 0
             while done < len(view):
-                count = min(BATCH_ROWS - filled, len(view) - done)
-                batch.numpy()[filled : filled + count] = view[done : done + count]
-                done, filled = done + count, filled + count
+                part = min(BATCH_ROWS - filled, len(view) - done)
+                batch.numpy()[filled : filled + part] = view[done : done + part]
+                done, filled = done + part, filled + part
                 if filled == BATCH_ROWS:
                     yield batch
                     batch, filled = torch.empty((BATCH_ROWS, WIDTH)), 0
         yield batch[:filled]
 
-    return measured(lambda: sum(map(len, views() if how == "view" else batches())), rows)
+    items = views if how == "view" else batches
+    return measured(lambda count: sum(map(len, items(count))), rows)
 
 
 def serve_flight():
@@ -112,7 +119,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("programs", help="folder with stream_server and receive_rows")
     parser.add_argument("--library", default=os.environ.get("HOOKLINE_CLIENT_LIBRARY"), help="libhookline_client.so")
-    parser.add_argument("--gigabytes", type=float, default=4.0, help="in each measurement (default: %(default)s)")
+    parser.add_argument("--gigabytes", type=float, default=8.0, help="in each measurement (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="(default: %(default)s)")
     arguments = parser.parse_args()
     rows = int(arguments.gigabytes * 1e9 / WIDTH / 4)
@@ -133,7 +140,7 @@ def main():
     subjects = {}
     for transport in TRANSPORTS:
         subjects[f"C++ client, {transport} (kept)"] = (
-            [os.path.join(arguments.programs, "receive_rows"), server.address, str(rows)]
+            [os.path.join(arguments.programs, "receive_rows"), server.address, str(rows), str(WARM_ROWS)]
             + (["wire"] if transport == "wire" else []),
             environment,
         )
