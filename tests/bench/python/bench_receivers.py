@@ -5,11 +5,12 @@
 
 The server sends prepared rows of 768 floats in messages of about 1 MiB, so that nothing but the transport is measured:
 through shared memory, which is what clients on the server's machine use, and over the wire. Each measurement is a
-process of its own, which receives 1.2 GB before; one subject after the other in every round. Figures are medians of
-the rounds, and so are the ratios, each of which compares two measurements of the same round. Beside each subject
-stands what its malloc was told: "kept" keeps freed memory mapped; "default" is what is installed. Arrow Flight's server
-is told the same as its client. Hookline's receivers, and "batches", end with rows in batches of 4096 that own their
-memory; "view" looks at Arrow's memory. Arrow Flight is left out where pyarrow is not installed.
+process of its own, which receives 4 GB before, so that all its memory is there; one subject after the other in every
+round. Figures are medians of the rounds, and so are the ratios, each of which compares two measurements of the same
+round. Beside each subject stands what its malloc was told: "kept" keeps freed memory mapped; "default" is what is
+installed. Arrow Flight's server is told the same as its client. Hookline's receivers, and "batches", end with rows in
+batches of 4096 that own their memory; "view" looks at Arrow's memory. Arrow Flight is left out where pyarrow is not
+installed.
 """
 
 import argparse
@@ -21,7 +22,7 @@ import sys
 import time
 
 WIDTH, ROWS_PER_MESSAGE, BATCH_ROWS = 768, 340, 4096
-WARM_ROWS = 400_000
+WARM_ROWS = 1_300_000
 TRANSPORTS = ("shared memory", "wire")
 FLIGHT = [f"Arrow Flight DoGet, {how} ({malloc})" for malloc in ("kept", "default") for how in ("view", "batches")]
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -30,7 +31,7 @@ PACKAGE = os.path.join(HERE, "..", "..", "..", "client", "python")
 
 def measured(receive_rows, rows):
     """GB/s and GB for each CPU second of a function that receives so many rows and returns their number."""
-    receive_rows(WARM_ROWS)  # so that memory is there
+    receive_rows(WARM_ROWS)
     start, cpu_start = time.perf_counter(), time.process_time()
     received = receive_rows(rows)
     seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
@@ -119,7 +120,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("programs", help="folder with stream_server and receive_rows")
     parser.add_argument("--library", default=os.environ.get("HOOKLINE_CLIENT_LIBRARY"), help="libhookline_client.so")
-    parser.add_argument("--gigabytes", type=float, default=8.0, help="in each measurement (default: %(default)s)")
+    parser.add_argument("--gigabytes", type=float, default=16.0, help="in each measurement (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="(default: %(default)s)")
     arguments = parser.parse_args()
     rows = int(arguments.gigabytes * 1e9 / WIDTH / 4)
