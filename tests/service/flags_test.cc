@@ -3,7 +3,6 @@
 #include <cstdlib>
 #include <fstream>
 #include <memory>
-#include <regex>
 #include <set>
 #include <string>
 #include <vector>
@@ -127,10 +126,14 @@ TEST(Flags, SetEveryLimit) {
 }
 
 TEST(Flags, AllStandInTheServicesEnvironmentFile) {
-  static const std::regex kVariable("HOOKLINE_[A-Z_]+");
   const auto variables = [](const std::string& text) {
-    return std::set<std::string>(std::sregex_token_iterator(text.begin(), text.end(), kVariable),
-                                 std::sregex_token_iterator());
+    std::set<std::string> names;
+    for (size_t begin = text.find("HOOKLINE_"); begin != std::string::npos;) {
+      const size_t end = text.find_first_not_of("ABCDEFGHIJKLMNOPQRSTUVWXYZ_", begin);
+      names.insert(text.substr(begin, end - begin));
+      begin = text.find("HOOKLINE_", end);
+    }
+    return names;
   };
   std::ifstream file(HOOKLINE_ENVIRONMENT_FILE);
   std::vector<std::unique_ptr<Environment>> settings;
