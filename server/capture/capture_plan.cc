@@ -224,9 +224,8 @@ uint64_t Hash(absl::string_view text) { return XXH3_64bits(text.data(), text.siz
 std::string SourceText(const CapturePlan& plan) {
   if (plan.dataset == nullptr) return "client";
   const DatasetSource& source = plan.dataset_source;
-  return absl::StrCat("dataset ", source.name, " ", plan.dataset->tokens(), " ", plan.dataset->row_length(), " ",
-                      static_cast<int>(plan.dataset->dtype()), " ", source.sequence_length, " ", source.first_sequence,
-                      " ", source.sequence_count, " ",
+  return absl::StrCat("dataset ", source.name, " ", plan.dataset->fingerprint(), " ", source.sequence_length, " ",
+                      source.first_sequence, " ", source.sequence_count, " ",
                       source.prepend_token_id.has_value() ? absl::StrCat(*source.prepend_token_id) : "none");
 }
 

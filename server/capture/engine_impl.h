@@ -90,6 +90,29 @@ class Replica {
     std::vector<std::pair<const Lane*, std::shared_ptr<RunningCapture>>> receivers;
   };
 
+  // One forward pass over items of a batch: what it computes, and who takes which of its rows.
+  struct Pass {
+    struct Part {  // of one capture
+      std::shared_ptr<Delivery> delivery;
+      std::vector<int64_t> rows;  // of the pass; entry i is origins[i]'s
+      int64_t sequences = 0;      // that run for the capture
+      int64_t tokens = 0;
+      absl::Duration copy_time;
+    };
+    struct Taker {
+      size_t part = 0;     // into `parts`
+      int hook_point = 0;  // of the capture
+      int64_t rows = 0;    // the first so many of the part's
+    };
+    std::vector<Part> parts;
+    std::map<int, std::vector<Taker>> takers;  // by the model's hook point
+    std::vector<int64_t> places;               // of each item among the pass's sequences; -1: it is not run
+    int64_t sequences = 0;
+    int64_t positions = 0;  // of the longest sequence
+    int64_t tokens = 0;     // padding not counted
+    double layers = 1;      // blocks to run, at least 1
+  };
+
   void ExecutorLoop();
   // Waits for sequences that can run and takes a batch; it may be empty. None when the engine stops.
   std::optional<Batch> NextBatch();
@@ -97,7 +120,10 @@ class Replica {
   void AfterBatch(const Batch& batch);
   // Runs the items; where that fails, halves them until the ones at fault are alone.
   void RunItems(const Batch& batch, absl::Span<const BatchItem> items);
-  absl::Status RunOnce(const Batch& batch, absl::Span<const BatchItem> items);
+  // One forward pass. When it fails, every capture is as it was before.
+  absl::Status RunPass(const Batch& batch, absl::Span<const BatchItem> items);
+  Pass PlanPass(const Batch& batch, absl::Span<const BatchItem> items);
+  absl::Status Compute(Pass* pass, absl::Span<const BatchItem> items);
 
   void CopierLoop();
   enum class Progress { kDone, kWaiting };

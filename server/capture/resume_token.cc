@@ -70,7 +70,7 @@ absl::StatusOr<ResumePosition> DecodeResumeToken(absl::string_view token, const 
   body.remove_prefix(1);
   const uint64_t expected[] = {digests.model, digests.source, digests.request};
   constexpr absl::string_view kNames[] = {"another model (its weights differ)",
-                                          "another source (dataset, its cut, or the kind of source differ)",
+                                          "another source (dataset, its tokens, its cut, or the kind of source differ)",
                                           "another request (hook points, budgets, dtype, selection, provenance, "
                                           "message size or deterministic differ)"};
   for (int i = 0; i < 3; ++i, body.remove_prefix(8)) {

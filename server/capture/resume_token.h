@@ -16,7 +16,7 @@ namespace hookline {
 // What a token belongs to.
 struct CaptureDigests {
   uint64_t model = 0;    // weights
-  uint64_t source = 0;   // dataset and its cut, or that sequences come from the client
+  uint64_t source = 0;   // dataset with its tokens and cut, or that sequences come from the client
   uint64_t request = 0;  // everything else that decides what the rows are
 };
 

@@ -13,10 +13,13 @@ SequenceSource::SequenceSource(const CapturePlan& plan, int64_t max_batch_tokens
       dataset_source_(plan.dataset_source),
       dataset_end_(plan.dataset_source.first_sequence + plan.dataset_source.sequence_count),
       next_index_(plan.position.batch_sequence),
-      // A token that was forged can not ask for a larger batch than there is.
-      batch_sequences_(std::min(plan.position.batch_sequences, max_batch_tokens)),
+      batch_sequences_(plan.position.batch_sequences),
       finished_(plan.dataset != nullptr) {
-  if (dataset_ != nullptr) batch_sequences_ = std::max<int64_t>(1, max_batch_tokens_ / NextLength());
+  if (dataset_ != nullptr && batch_sequences_ == 0) batch_sequences_ = BatchSequencesOf(NextLength());
+}
+
+int64_t SequenceSource::BatchSequencesOf(int64_t length) const {
+  return std::max<int64_t>(1, max_batch_tokens_ / length);
 }
 
 void SequenceSource::Add(TokenBatch batch) {
@@ -31,7 +34,7 @@ void SequenceSource::BeginTokenBatch() {
   if (batch_sequences_ != 0) return;
   size_t longest = 1;
   for (const std::vector<uint32_t>& ids : queue_.front().sequences) longest = std::max(longest, ids.size());
-  batch_sequences_ = std::max<int64_t>(1, max_batch_tokens_ / static_cast<int64_t>(longest));
+  batch_sequences_ = BatchSequencesOf(static_cast<int64_t>(longest));
 }
 
 bool SequenceSource::HasNext() const { return dataset_ != nullptr ? next_index_ < dataset_end_ : !queue_.empty(); }
@@ -64,11 +67,19 @@ Sequence SequenceSource::Take() {
   return sequence;
 }
 
+// A resume's batch may be smaller than its token says: the token may be of a server that allowed more, or forged.
 int64_t SequenceSource::NextBatchSequences() const {
-  const int64_t left = dataset_ != nullptr
-                           ? dataset_end_ - next_index_
-                           : static_cast<int64_t>(queue_.front().sequences.size() - queue_.front().next);
-  return std::min(left, batch_sequences_);
+  if (dataset_ != nullptr) {
+    return std::min({dataset_end_ - next_index_, batch_sequences_, BatchSequencesOf(NextLength())});
+  }
+  const Queued& front = queue_.front();
+  size_t longest = 1;
+  int64_t count = 0;
+  for (size_t i = front.next; i < front.sequences.size() && count < batch_sequences_; ++i, ++count) {
+    longest = std::max(longest, front.sequences[i].size());
+    if (count >= BatchSequencesOf(static_cast<int64_t>(longest))) break;
+  }
+  return count;
 }
 
 }  // namespace hookline

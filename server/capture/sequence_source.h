@@ -47,6 +47,8 @@ class SequenceSource {
     size_t next = 0;
   };
   void BeginTokenBatch();
+  // Of this length, in a batch.
+  int64_t BatchSequencesOf(int64_t length) const;
 
   const int64_t max_batch_tokens_;
   const Dataset* const dataset_;

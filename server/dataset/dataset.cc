@@ -1,5 +1,7 @@
 #include "server/dataset/dataset.h"
 
+#include <xxhash.h>
+
 #include <algorithm>
 #include <cstring>
 #include <limits>
@@ -64,15 +66,23 @@ T Load(const uint8_t* data, int64_t index) {
   return value;
 }
 
-// The largest id, or an error naming the first that is no id.
+// Tokens that are looked at together: each piece is in the cache when it is hashed, and files may exceed the memory.
+constexpr int64_t kPieceTokens = int64_t{1} << 16;
+
+// The largest id, or an error naming the first that is no id. Adds all bytes to `hash`.
 template <typename T>
-absl::StatusOr<uint32_t> LargestId(const uint8_t* data, int64_t count) {
+absl::StatusOr<uint32_t> LargestId(const uint8_t* data, int64_t count, XXH3_state_t* hash) {
   int64_t smallest = 0;
   int64_t largest = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    const int64_t id = Load<T>(data, i);
-    smallest = std::min(smallest, id);
-    largest = std::max(largest, id);
+  for (int64_t begin = 0; begin < count; begin += kPieceTokens) {
+    const int64_t end = std::min(count, begin + kPieceTokens);
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t id = Load<T>(data, i);
+      smallest = std::min(smallest, id);
+      largest = std::max(largest, id);
+    }
+    XXH3_64bits_update(hash, data + begin * static_cast<int64_t>(sizeof(T)),
+                       static_cast<size_t>(end - begin) * sizeof(T));
   }
   constexpr int64_t kLargest = std::numeric_limits<uint32_t>::max();
   if (smallest >= 0 && largest <= kLargest) return static_cast<uint32_t>(largest);
@@ -149,10 +159,16 @@ absl::StatusOr<std::unique_ptr<const Dataset>> Dataset::Open(std::string name, a
   if (dataset->tokens_ == 0) return wrong("holds no tokens");
   dataset->data_ = bytes.data() + data_offset;
 
-  auto largest =
-      WithType(dataset->dtype_, [&](auto type) { return LargestId<decltype(type)>(dataset->data_, dataset->tokens_); });
+  const std::unique_ptr<XXH3_state_t, decltype(&XXH3_freeState)> hash(XXH3_createState(), &XXH3_freeState);
+  XXH3_64bits_reset(hash.get());
+  const std::string form = absl::StrCat(TokenDtypeName(dataset->dtype_), " ", dataset->row_length_);
+  XXH3_64bits_update(hash.get(), form.data(), form.size());
+  auto largest = WithType(dataset->dtype_, [&](auto type) {
+    return LargestId<decltype(type)>(dataset->data_, dataset->tokens_, hash.get());
+  });
   if (!largest.ok()) return wrong(largest.status().message());
   dataset->largest_token_id_ = *largest;
+  dataset->fingerprint_ = absl::StrCat(absl::Hex(XXH3_64bits_digest(hash.get()), absl::kZeroPad16));
   return dataset;
 }
 

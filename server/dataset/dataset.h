@@ -30,9 +30,9 @@ absl::string_view TokenDtypeName(TokenDtype dtype);
 // Immutable, so safe to share.
 class Dataset {
  public:
-  // `source` is PATH or PATH:DTYPE. Reads every id once, to know the largest. Errors: those of MappedFile::Open;
-  // FAILED_PRECONDITION for a file of another form, with a negative id or one that does not fit 32 bits (the index is
-  // named); INVALID_ARGUMENT for a `.bin` without a type or a `.npy` with one.
+  // `source` is PATH or PATH:DTYPE. Reads every id once, to know the largest and the fingerprint. Errors: those of
+  // MappedFile::Open; FAILED_PRECONDITION for a file of another form, with a negative id or one that does not fit 32
+  // bits (the index is named); INVALID_ARGUMENT for a `.bin` without a type or a `.npy` with one.
   static absl::StatusOr<std::unique_ptr<const Dataset>> Open(std::string name, absl::string_view source);
 
   const std::string& name() const { return name_; }
@@ -41,6 +41,8 @@ class Dataset {
   // Tokens in a row of a 2-D file; 0 for a stream.
   int64_t row_length() const { return row_length_; }
   uint32_t largest_token_id() const { return largest_token_id_; }
+  // 16 hexadecimal digits: equal for files with the same tokens in the same form.
+  const std::string& fingerprint() const { return fingerprint_; }
 
   // The length of sequences when a request asks for `sequence_length`, and how many there are. A stream is cut at
   // `sequence_length`, its partial last sequence dropped. INVALID_ARGUMENT (field `sequence_length`): 0 or less for a
@@ -64,6 +66,7 @@ class Dataset {
   int64_t tokens_ = 0;
   int64_t row_length_ = 0;
   uint32_t largest_token_id_ = 0;
+  std::string fingerprint_;
 };
 
 }  // namespace hookline

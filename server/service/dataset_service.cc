@@ -14,6 +14,7 @@ void Describe(const Dataset& dataset, v1::Dataset* out) {
   out->set_row_length(dataset.row_length());
   out->set_token_dtype(std::string(TokenDtypeName(dataset.dtype())));
   out->set_largest_token_id(dataset.largest_token_id());
+  out->set_fingerprint(dataset.fingerprint());
 }
 
 }  // namespace

@@ -141,6 +141,17 @@ TEST_F(EngineTest, ABatchThatDoesNotFitTheDeviceIsHalvedAndTriedAgain) {
   ExpectSameRows(collector.ReadAll().hook_points, Expected(request, {"hook_embed"}, sequences));
 }
 
+// Half a batch would have other sums.
+TEST_F(EngineTest, ADeterministicBatchThatDoesNotFitTheDeviceIsNotHalved) {
+  Create();
+  model_->FitOnly(1);
+  CaptureRequest request = Request({"hook_embed"}, Sequences({16, 16}));
+  request.deterministic = true;
+  Collector collector(*engine_, request);
+  EXPECT_EQ(collector.ReadAll().ended->status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(model_->passes().size(), 1u);
+}
+
 TEST_F(EngineTest, CancelDuringAForwardPassDiscardsWhatItBrings) {
   Create();
   model_->Close();

@@ -81,6 +81,11 @@ void FakeModel::FitOnly(int64_t sequences) {
   fit_only_ = sequences;
 }
 
+void FakeModel::ForgetPasses() {
+  absl::MutexLock lock(&mu_);
+  passes_.clear();
+}
+
 std::vector<FakeModel::Pass> FakeModel::passes() const {
   absl::MutexLock lock(&mu_);
   return passes_;

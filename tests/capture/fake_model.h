@@ -49,6 +49,7 @@ class FakeModel : public Model {
     std::vector<int> hook_points;
   };
   std::vector<Pass> passes() const;
+  void ForgetPasses();
 
  private:
   mutable absl::Mutex mu_;

@@ -87,6 +87,62 @@ TEST_F(ResumeTest, DeterministicCapturesRunTheCutBatchAgain) {
   CutEverywhere(request, kNames, sequences);
 }
 
+// Which rows of a batch are wanted or still missing must not change its shape.
+TEST_F(ResumeTest, DeterministicBatchesKeepTheirShapeWhateverIsWantedOfThem) {
+  options_.slab_count = 8;
+  Create();
+  const auto sequences = Sequences({21, 21, 1});
+  CaptureRequest request = Request({"hook_embed", "blocks.*"}, sequences);
+  request.deterministic = true;
+  request.selection.skip_first = 1;  // leaves no row of the last sequence
+  const auto shapes = [this] {
+    std::vector<std::pair<int64_t, int64_t>> shapes;
+    for (const FakeModel::Pass& pass : model_->passes()) shapes.emplace_back(pass.sequences, pass.positions);
+    model_->ForgetPasses();
+    return shapes;
+  };
+  const std::vector<std::pair<int64_t, int64_t>> whole = {{3, 21}};
+  Collector first(*engine_, request);
+  first.ReadAll();
+  EXPECT_EQ(shapes(), whole);
+  EXPECT_EQ(first.collected().ended->sequences, 3);
+  ASSERT_EQ(first.collected().chunks.size(), 8u);  // two row groups, one a sequence
+
+  CaptureRequest again = request;
+  again.resume_token = first.collected().chunks[3].resume_token;
+  Collector rest(*engine_, again);
+  EXPECT_EQ(rest.ReadAll().chunks.size(), 4u);
+  EXPECT_EQ(shapes(), whole);
+
+  CaptureRequest few = request;
+  few.max_activations = 5;
+  Collector little(*engine_, few);
+  little.ReadAll();
+  EXPECT_EQ(shapes(), whole);
+}
+
+TEST_F(ResumeTest, ABatchOfATokenIsNoLargerThanTheServerAllows) {
+  Create();
+  const auto sequences = Sequences({20, 20, 20, 20, 20, 20, 20});
+  CaptureRequest request = Request({"hook_embed"}, sequences);
+  request.deterministic = true;
+  std::string token;
+  {
+    Collector first(*engine_, request);
+    token = first.ReadChunks(1).chunks.back().resume_token;
+  }
+  model_ = nullptr;
+  engine_.reset();
+  options_.max_batch_tokens = 40;
+  Create();
+  request.resume_token = token;
+  request.source = TokenBatch{{sequences.begin() + 3, sequences.end()}};
+  Collector rest(*engine_, request);
+  ASSERT_TRUE(rest.status().ok()) << rest.status();
+  EXPECT_EQ(rest.ReadAll().ended->hook_points[0].rows, 140);
+  for (const FakeModel::Pass& pass : model_->passes()) EXPECT_LE(pass.sequences, 2);
+}
+
 TEST_F(ResumeTest, ATokenFromTheEndAnswersStartedAndSummary) {
   Create();
   CaptureRequest request = Request(kNames, Sequences({20, 20}));

@@ -63,6 +63,25 @@ TEST(DatasetTest, AStreamIsCutIntoSequencesAndItsPartialLastOneDropped) {
   EXPECT_THAT(Sequence(**dataset, 1, 3), ElementsAre(40000, 5, 6));
 }
 
+TEST(DatasetTest, TheFingerprintTellsTokensTypesAndRowsApart) {
+  const auto fingerprint = [](const std::string& name, const std::string& bytes, const std::string& type = "") {
+    auto dataset = Dataset::Open("d", WriteFile(name, bytes) + type);
+    EXPECT_TRUE(dataset.ok()) << dataset.status();
+    return (*dataset)->fingerprint();
+  };
+  const std::string tokens = Bytes<uint16_t>({1, 2, 3, 4});
+  const std::string stream = fingerprint("a.npy", Npy(Header("<u2", "(4,)"), tokens));
+  EXPECT_EQ(stream, fingerprint("b.bin", tokens, ":uint16"));
+  EXPECT_NE(stream, fingerprint("c.bin", Bytes<uint16_t>({1, 2, 4, 3}), ":uint16"));
+  EXPECT_NE(stream, fingerprint("d.bin", tokens, ":uint32"));
+  EXPECT_NE(stream, fingerprint("e.npy", Npy(Header("<u2", "(2, 2)"), tokens)));
+  // More than is hashed at once.
+  std::vector<uint8_t> many(200'000, 7);
+  const std::string before = fingerprint("f.bin", Bytes<uint8_t>(many), ":uint8");
+  many[150'000] = 8;
+  EXPECT_NE(before, fingerprint("g.bin", Bytes<uint8_t>(many), ":uint8"));
+}
+
 TEST(DatasetTest, RowsAreSequences) {
   const std::string path = WriteFile("rows.npy", Npy(Header("<i8", "(2, 3)"), Bytes<int64_t>({1, 2, 3, 4, 5, 6})));
   auto dataset = Dataset::Open("d", path);

@@ -173,6 +173,7 @@ TEST_F(ServerTest, ListsItsDatasetsAndDescribesEach) {
     EXPECT_EQ(response.datasets(0).row_length(), 0);
     EXPECT_EQ(response.datasets(0).token_dtype(), "uint16");
     EXPECT_EQ(response.datasets(0).largest_token_id(), 5u);
+    EXPECT_EQ(response.datasets(0).fingerprint().size(), 16u);
   }
   {
     grpc::ClientContext context;

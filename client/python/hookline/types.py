@@ -59,6 +59,7 @@ class DatasetInfo:
     row_length: int  # where the file holds rows; 0 for a stream, which is cut at the request's sequence_length
     token_dtype: str
     largest_token_id: int
+    fingerprint: str  # equal for files with the same tokens, type and rows
 
 
 @dataclass(frozen=True)
@@ -248,6 +249,7 @@ def dataset_info(message: Any) -> DatasetInfo:
         row_length=message.row_length,
         token_dtype=message.token_dtype,
         largest_token_id=message.largest_token_id,
+        fingerprint=message.fingerprint,
     )
 
 
