@@ -9,6 +9,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
+#include "grpc/health/v1/health.pb.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
 #include "grpcpp/grpcpp.h"
 #include "grpcpp/health_check_service_interface.h"
@@ -58,6 +59,8 @@ class GrpcServer final : public Server {
       return InvalidField("shared_memory_bytes", absl::StrCat(options.shared_memory_bytes, " is negative"));
     }
     grpc::EnableDefaultHealthCheckService(true);
+    // gRPC's own service has no descriptors for reflection to give out.
+    google::protobuf::LinkMessageReflection<grpc::health::v1::HealthCheckRequest>();
     grpc::reflection::InitProtoReflectionServerBuilderPlugin();
     grpc::ServerBuilder builder;
     ports_.resize(options.listen.size());

@@ -13,6 +13,7 @@
 #include "google/protobuf/descriptor_database.h"
 #include "google/protobuf/dynamic_message.h"
 #include "google/protobuf/util/json_util.h"
+#include "grpc/health/v1/health.grpc.pb.h"
 #include "grpcpp/generic/generic_stub.h"
 #include "grpcpp/grpcpp.h"
 #include "hookline/v1/dataset_service.grpc.pb.h"
@@ -68,21 +69,17 @@ class ByteCall {
   std::unique_ptr<grpc::ClientReaderWriter<grpc::ByteBuffer, grpc::ByteBuffer>> stream_;
 };
 
-// grpc.health.v1: HealthCheckRequest{string service = 1}, HealthCheckResponse{ServingStatus status = 1}.
-std::string HealthRequest(const std::string& service) {
-  return service.empty() ? "" : std::string{0x0a, static_cast<char>(service.size())} + service;
-}
-constexpr char kServing[] = "\x08\x01";
-constexpr char kNotServing[] = "\x08\x02";
+using grpc::health::v1::HealthCheckRequest;
+using grpc::health::v1::HealthCheckResponse;
 
-std::string Health(const std::shared_ptr<grpc::Channel>& channel, const std::string& service) {
-  ByteCall call(channel, "/grpc.health.v1.Health/Check");
-  call.Write(HealthRequest(service));
-  call.WritesDone();
-  std::string response;
-  if (!call.Read(&response)) return call.Finish().error_message();
-  EXPECT_TRUE(call.Finish().ok());
-  return response;
+HealthCheckResponse::ServingStatus Health(const std::shared_ptr<grpc::Channel>& channel, const std::string& service) {
+  grpc::ClientContext context;
+  HealthCheckRequest request;
+  request.set_service(service);
+  HealthCheckResponse response;
+  const grpc::Status status = grpc::health::v1::Health::NewStub(channel)->Check(&context, request, &response);
+  EXPECT_TRUE(status.ok()) << status.error_message();
+  return response.status();
 }
 
 using ServerTest = ServiceFixture;
@@ -91,21 +88,20 @@ TEST_F(ServerTest, IsHealthyFromItsStartAndNamesEachService) {
   Serve();
   for (const char* service :
        {"", "hookline.v1.CaptureService", "hookline.v1.ModelService", "hookline.v1.DatasetService"}) {
-    EXPECT_EQ(Health(channel_, service), kServing) << service;
+    EXPECT_EQ(Health(channel_, service), HealthCheckResponse::SERVING) << service;
   }
 }
 
 TEST_F(ServerTest, TellsWatchersOfItsHealthThatItDrains) {
   Serve();
-  ByteCall watch(channel_, "/grpc.health.v1.Health/Watch");
-  watch.Write("");
-  watch.WritesDone();
-  std::string response;
-  ASSERT_TRUE(watch.Read(&response));
-  EXPECT_EQ(response, kServing);
+  grpc::ClientContext context;
+  auto watch = grpc::health::v1::Health::NewStub(channel_)->Watch(&context, {});
+  HealthCheckResponse response;
+  ASSERT_TRUE(watch->Read(&response));
+  EXPECT_EQ(response.status(), HealthCheckResponse::SERVING);
   std::thread drain([this] { server_->Drain(absl::Now()); });
-  ASSERT_TRUE(watch.Read(&response));
-  EXPECT_EQ(response, kNotServing);
+  ASSERT_TRUE(watch->Read(&response));
+  EXPECT_EQ(response.status(), HealthCheckResponse::NOT_SERVING);
   drain.join();
 }
 
@@ -225,7 +221,7 @@ TEST_F(ServerTest, ListensOnSeveralAddressesAndOnUnixSockets) {
   auto server = Server::Start(options, &engine);
   ASSERT_TRUE(server.ok()) << server.status();
   for (const std::string& address : {absl::StrCat("127.0.0.1:", (*server)->ports()[0]), "unix:" + path}) {
-    EXPECT_EQ(Health(NewChannel(address), ""), kServing);
+    EXPECT_EQ(Health(NewChannel(address), ""), HealthCheckResponse::SERVING);
   }
   grpc::ClientContext context;
   auto stub = v1::CaptureService::NewStub(NewChannel("unix:" + path));
@@ -320,6 +316,7 @@ TEST_F(ServerTest, ServesACaptureToAClientThatKnowsItByReflectionOnly) {
                             "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}));
 
   google::protobuf::DescriptorPool pool(&reflection);
+  EXPECT_NE(pool.FindServiceByName("grpc.health.v1.Health"), nullptr);
   const auto* service = pool.FindServiceByName("hookline.v1.CaptureService");
   ASSERT_NE(service, nullptr);
   const auto* method = service->FindMethodByName("Capture");
