@@ -3,15 +3,12 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
-#include "google/protobuf/any.pb.h"
-#include "google/protobuf/io/coded_stream.h"
-#include "google/protobuf/wire_format_lite.h"
+#include "google/rpc/error_details.pb.h"
+#include "google/rpc/status.pb.h"
 #include "server/base/status.h"
 
 namespace hookline {
 namespace {
-
-using google::protobuf::internal::WireFormatLite;
 
 // A field's path names positions, so it is short; one that is not comes from a name in the request.
 constexpr size_t kMaxFieldBytes = 256;
@@ -24,32 +21,16 @@ std::string CutTo(absl::string_view text, size_t limit) {
   return absl::StrCat(text.substr(0, end), "...");
 }
 
-void AppendVarint(uint64_t value, std::string* out) {
-  uint8_t encoded[10];
-  const uint8_t* end = google::protobuf::io::CodedOutputStream::WriteVarint64ToArray(value, encoded);
-  out->append(reinterpret_cast<const char*>(encoded), static_cast<size_t>(end - encoded));
-}
-
-void AppendBytes(int field, absl::string_view value, std::string* out) {
-  AppendVarint(WireFormatLite::MakeTag(field, WireFormatLite::WIRETYPE_LENGTH_DELIMITED), out);
-  AppendVarint(value.size(), out);
-  out->append(value.data(), value.size());
-}
-
-std::string BadRequestDetails(const absl::Status& status, absl::string_view message, absl::string_view field) {
-  std::string violation;
-  AppendBytes(1, CutTo(field, kMaxFieldBytes), &violation);
-  AppendBytes(2, message, &violation);
-  google::protobuf::Any bad_request;
-  bad_request.set_type_url("type.googleapis.com/google.rpc.BadRequest");
-  AppendBytes(1, violation, bad_request.mutable_value());
-
-  std::string details;
-  AppendVarint(WireFormatLite::MakeTag(1, WireFormatLite::WIRETYPE_VARINT), &details);
-  AppendVarint(static_cast<uint64_t>(status.raw_code()), &details);
-  AppendBytes(2, message, &details);
-  AppendBytes(3, bad_request.SerializeAsString(), &details);
-  return details;
+std::string BadRequestDetails(const absl::Status& status, const std::string& message, absl::string_view field) {
+  google::rpc::BadRequest bad_request;
+  google::rpc::BadRequest::FieldViolation& violation = *bad_request.add_field_violations();
+  violation.set_field(CutTo(field, kMaxFieldBytes));
+  violation.set_description(message);
+  google::rpc::Status details;
+  details.set_code(status.raw_code());
+  details.set_message(message);
+  details.add_details()->PackFrom(bad_request);
+  return details.SerializeAsString();
 }
 
 }  // namespace

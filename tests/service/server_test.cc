@@ -317,6 +317,7 @@ TEST_F(ServerTest, ServesACaptureToAClientThatKnowsItByReflectionOnly) {
 
   google::protobuf::DescriptorPool pool(&reflection);
   EXPECT_NE(pool.FindServiceByName("grpc.health.v1.Health"), nullptr);
+  EXPECT_NE(pool.FindMessageTypeByName("google.rpc.BadRequest"), nullptr);
   const auto* service = pool.FindServiceByName("hookline.v1.CaptureService");
   ASSERT_NE(service, nullptr);
   const auto* method = service->FindMethodByName("Capture");
