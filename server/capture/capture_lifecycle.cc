@@ -314,7 +314,7 @@ absl::StatusOr<bool> EngineImpl::AddSequences(const std::shared_ptr<RunningCaptu
   // Not an error: the capture may end, by its budget, before its client has sent everything.
   if (capture->lane == nullptr) return true;
   capture->lane->source.Add(std::move(batch));
-  ReplicaOf(*capture)->Wake();
+  ReplicaOf(*capture)->Arrived();
   capture->source_full =
       capture->lane->source.queued_tokens() >= kStreamedBatchesAhead * ReplicaOf(*capture)->options().max_batch_tokens;
   return !capture->source_full;

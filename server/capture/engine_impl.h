@@ -15,6 +15,8 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "server/base/slab_pool.h"
 #include "server/capture/delivery.h"
 #include "server/capture/engine.h"
@@ -73,6 +75,11 @@ class Replica {
   void AddLane(std::shared_ptr<Lane> lane);
   void RemoveLane(const Lane* lane);
   void Wake() { wake_executor_.SignalAll(); }
+  // Sequences have come.
+  void Arrived() {
+    last_arrival_ = absl::Now();
+    Wake();
+  }
   // The delivery's window has room again, or its capture has ended.
   void Resume(std::shared_ptr<Delivery> delivery);
   EngineSnapshot::ModelLoad load() const { return load_; }
@@ -143,6 +150,7 @@ class Replica {
   std::deque<FinishedBatch> finished_;
   std::deque<std::shared_ptr<Delivery>> resumed_;
   int launched_batches_ = 0;  // not yet waited for
+  absl::Time last_arrival_ = absl::InfinitePast();
   bool stopping_ = false;
   bool copier_stopping_ = false;
   EngineSnapshot::ModelLoad load_;

@@ -13,6 +13,10 @@ namespace {
 // One is computed while the rows of the one before are copied; more would only delay who comes next.
 constexpr int kMaxLaunchedBatches = 2;
 
+// Clients that start together are heard of within this share of the batch delay, one after another. Whoever is alone
+// waits no longer than that.
+constexpr int kQuietShare = 4;
+
 Histogram MakeHistogram(std::vector<double> bounds) {
   Histogram histogram;
   histogram.counts.resize(bounds.size() + 1);
@@ -41,7 +45,7 @@ Replica::~Replica() = default;
 
 void Replica::AddLane(std::shared_ptr<Lane> lane) {
   if (std::find(lanes_.begin(), lanes_.end(), lane) == lanes_.end()) lanes_.push_back(std::move(lane));
-  Wake();
+  Arrived();
 }
 
 void Replica::RemoveLane(const Lane* lane) {
@@ -136,11 +140,12 @@ std::optional<Replica::Batch> Replica::NextBatch() {
       wake_executor_.WaitWithDeadline(&engine_->mu_, look_again);
       continue;
     }
-    // Sequences that do not fill a batch wait a moment for captures that are between two of theirs.
-    waits_for_more &=
-        more_may_come && queued_tokens < options_.max_batch_tokens && now < oldest + options_.max_batch_delay;
-    if (waits_for_more) {
-      wake_executor_.WaitWithDeadline(&engine_->mu_, std::min(look_again, oldest + options_.max_batch_delay));
+    // Sequences that do not fill a batch wait a moment for captures that are between two of theirs, and for those that
+    // are about to begin.
+    absl::Time run_at = oldest + options_.max_batch_delay;
+    if (!more_may_come) run_at = std::min(run_at, last_arrival_ + options_.max_batch_delay / kQuietShare);
+    if (waits_for_more && queued_tokens < options_.max_batch_tokens && now < run_at) {
+      wake_executor_.WaitWithDeadline(&engine_->mu_, std::min(look_again, run_at));
       continue;
     }
 

@@ -151,6 +151,17 @@ TEST_F(EngineTest, Promise5SequencesOfSeveralCapturesShareAForwardPass) {
   EXPECT_EQ(passes[1].hook_points, (std::vector<int>{0, 2}));
 }
 
+TEST_F(EngineTest, Promise5CapturesThatBeginTogetherShareTheirFirstForwardPass) {
+  options_.max_batch_delay = absl::Hours(1);  // cut short by a batch that is full
+  Create();
+  const auto a = Sequences({32}, 2), b = Sequences({32}, 3);
+  Collector first(*engine_, Request(kTwo, a));
+  Collector second(*engine_, Request(kTwo, b));
+  ExpectSameRows(first.ReadAll().hook_points, Expected(Request({}, {}), kTwo, a));
+  ExpectSameRows(second.ReadAll().hook_points, Expected(Request({}, {}), kTwo, b));
+  EXPECT_EQ(model_->passes().size(), 1u);
+}
+
 TEST_F(EngineTest, Promise5DeterministicBatchesHoldAFixedNumberOfTheirOwnSequencesAndNobodyElses) {
   Create();
   model_->Close();
