@@ -20,6 +20,7 @@ SlabRef::Holder::~Holder() {
 struct SlabWindow::State {
   SlabPool* pool = nullptr;
   int64_t free_slabs = 0;
+  int64_t slabs_out = 0;
   bool closed = false;
   std::function<void()> on_return;
 };
@@ -33,6 +34,7 @@ SlabRef SlabWindow::Take() {
     absl::MutexLock lock(&pool.mu_);
     if (state_->closed || state_->free_slabs == 0) return {};
     --state_->free_slabs;
+    ++state_->slabs_out;
     slab = pool.empty_.back();
     pool.empty_.pop_back();
   }
@@ -42,6 +44,11 @@ SlabRef SlabWindow::Take() {
 int64_t SlabWindow::free_slabs() const {
   absl::MutexLock lock(&state_->pool->mu_);
   return state_->closed ? 0 : state_->free_slabs;
+}
+
+int64_t SlabWindow::held_slabs() const {
+  absl::MutexLock lock(&state_->pool->mu_);
+  return state_->slabs_out + (state_->closed ? 0 : state_->free_slabs);
 }
 
 void SlabWindow::Close() {
@@ -95,6 +102,7 @@ void SlabPool::Return(uint8_t* slab, SlabWindow::State& window) {
   {
     absl::MutexLock lock(&mu_);
     empty_.push_back(slab);
+    --window.slabs_out;
     closed = window.closed;
     if (closed) {
       ++unreserved_;

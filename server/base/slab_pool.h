@@ -65,6 +65,8 @@ class SlabWindow {
   SlabRef Take();
   int64_t slabs() const { return slabs_; }
   int64_t free_slabs() const;
+  // Reserved or handed out: what others cannot have because of this window.
+  int64_t held_slabs() const;
   void Close();
 
  private:

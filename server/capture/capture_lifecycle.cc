@@ -62,7 +62,7 @@ absl::StatusOr<std::shared_ptr<Capture>> EngineImpl::Start(CaptureRequest reques
   *released = capture.get();
   capture->group_slabs = GroupSlabs(capture->plan.hook_points, capture->plan.group_rows, options_.slab_bytes);
   capture->streams = streams;
-  capture->arrived = absl::Now();
+  capture->ready_since = absl::Now();
   capture->next_row = capture->plan.position.rows;
   capture->skip_until = capture->plan.position;
   {
@@ -80,7 +80,7 @@ absl::StatusOr<std::shared_ptr<Capture>> EngineImpl::Start(CaptureRequest reques
       }
     } else {
       capture->lane = lane;
-      admissions_.push_back({lane, {capture}});
+      admissions_.push_back({lane, {capture}, {}});
     }
   }
   AdmitWaiting();
@@ -124,7 +124,7 @@ absl::Status EngineImpl::JoinFeed(const FeedSource& feed, const std::shared_ptr<
   }
   capture->lane = lane;
   if (lane->started) {
-    admissions_.push_back({lane, {capture}});
+    admissions_.push_back({lane, {capture}, {}});
     return absl::OkStatus();
   }
   int64_t slabs = capture->plan.window_slabs;
@@ -139,7 +139,7 @@ absl::Status EngineImpl::JoinFeed(const FeedSource& feed, const std::shared_ptr<
   lane->waiting_members.push_back(capture);
   if (static_cast<int64_t>(lane->waiting_members.size()) >= needed) {
     lane->started = true;
-    admissions_.push_back({lane, std::move(lane->waiting_members)});
+    admissions_.push_back({lane, std::move(lane->waiting_members), {}});
     lane->waiting_members.clear();
   }
   return absl::OkStatus();
@@ -148,14 +148,16 @@ absl::Status EngineImpl::JoinFeed(const FeedSource& feed, const std::shared_ptr<
 void EngineImpl::AdmitWaiting() {
   Deferred deferred;
   absl::MutexLock lock(&mu_);
-  // In the order of arrival, so that who asks for much is not passed by for ever.
-  while (!admissions_.empty()) {
-    int64_t slabs = 0;
-    for (const auto& capture : admissions_.front().captures) slabs += capture->plan.window_slabs;
-    if (slabs > pool_.counts().free) return;
-    Admission next = std::move(admissions_.front());
-    admissions_.pop_front();
-    for (const auto& capture : next.captures) Admit(capture, *next.lane, &deferred);
+  while (true) {
+    const auto found = NextAdmission(&deferred);
+    if (found == admissions_.end()) return;
+    Admission next = std::move(*found);
+    const bool passes = found != admissions_.begin();
+    admissions_.erase(found);
+    for (const auto& capture : next.captures) {
+      if (passes) admissions_.front().passed_by.push_back(capture);
+      Admit(capture, *next.lane, &deferred);
+    }
     if (!next.lane->receivers.empty()) {
       Replica* replica = ReplicaOf(*next.captures.front());
       replica->AddLane(next.lane);
@@ -165,7 +167,37 @@ void EngineImpl::AdmitWaiting() {
   }
 }
 
+// The oldest if there is room for it. Otherwise one that came later, or slow readers could, by keeping the oldest out,
+// keep everybody out. All that pass it hold no more together than leaves it its slabs once those who were there before
+// have ended, so that it is not kept out by them for ever; and no more than the largest window, a quarter of all.
+std::deque<EngineImpl::Admission>::iterator EngineImpl::NextAdmission(Deferred* deferred) {
+  if (admissions_.empty()) return admissions_.end();
+  const auto slabs_of = [](const Admission& admission) {
+    int64_t slabs = 0;
+    for (const auto& capture : admission.captures) slabs += capture->plan.window_slabs;
+    return slabs;
+  };
+  const int64_t free = pool_.counts().free;
+  Admission& oldest = admissions_.front();
+  if (slabs_of(oldest) <= free) return admissions_.begin();
+  int64_t may_pass = std::min(options_.slab_count / 4, options_.slab_count - slabs_of(oldest));
+  std::vector<std::weak_ptr<RunningCapture>> still_there;
+  for (const std::weak_ptr<RunningCapture>& weak : oldest.passed_by) {
+    std::shared_ptr<RunningCapture> passed = weak.lock();
+    if (passed == nullptr || passed->window->held_slabs() == 0) continue;
+    may_pass -= passed->window->held_slabs();
+    still_there.push_back(weak);
+    deferred->Drop(std::move(passed));
+  }
+  oldest.passed_by = std::move(still_there);
+  return std::find_if(std::next(admissions_.begin()), admissions_.end(),
+                      [&](const Admission& later) { return slabs_of(later) <= std::min(free, may_pass); });
+}
+
 void EngineImpl::Admit(const std::shared_ptr<RunningCapture>& capture, Lane& lane, Deferred* deferred) {
+  const absl::Time now = absl::Now();
+  capture->queue_time += now - capture->ready_since;
+  capture->ready_since = now;
   std::weak_ptr<RunningCapture> weak = capture;
   capture->window = pool_.TryReserve(capture->plan.window_slabs, [this, weak] {
     if (std::shared_ptr<RunningCapture> owner = weak.lock()) SlabReturned(owner);
@@ -270,8 +302,12 @@ void EngineImpl::MaybeEnd(const std::shared_ptr<RunningCapture>& capture, Deferr
     });
   }
   if (capture->in_flight == 0 && captures_.erase(capture.get()) != 0) {
-    deferred->Run([capture] {
-      if (capture->window != nullptr) capture->window->Close();
+    deferred->Run([this, capture] {
+      if (capture->window != nullptr) {
+        capture->window->Close();
+      } else {
+        AdmitWaiting();  // nobody waits behind it any more
+      }
     });
   }
 }

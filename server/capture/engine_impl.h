@@ -195,6 +195,8 @@ class EngineImpl : public Engine {
   struct Admission {
     std::shared_ptr<Lane> lane;
     std::vector<std::shared_ptr<RunningCapture>> captures;
+    // Captures that came later and went first, while this was the oldest.
+    std::vector<std::weak_ptr<RunningCapture>> passed_by;
   };
 
   EngineImpl(const EngineOptions& options, std::shared_ptr<uint8_t> memory,
@@ -208,6 +210,8 @@ class EngineImpl : public Engine {
   absl::Status JoinFeed(const FeedSource& feed, const std::shared_ptr<RunningCapture>& capture)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void AdmitWaiting() ABSL_LOCKS_EXCLUDED(mu_);
+  // Which of those that wait can be admitted now; the end if none can.
+  std::deque<Admission>::iterator NextAdmission(Deferred* deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Admit(const std::shared_ptr<RunningCapture>& capture, Lane& lane, Deferred* deferred)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   CaptureStarted StartedOf(const CapturePlan& plan, const ResumePosition& position) const;

@@ -158,7 +158,7 @@ std::optional<Replica::Batch> Replica::NextBatch() {
       batch.lanes.push_back(lane);
       load_.queue_seconds.Add(absl::ToDoubleSeconds(now - lane->ready_since));
       for (const auto& capture : lane->receivers) {
-        capture->queue_time += now - std::max(lane->ready_since, capture->arrived);
+        capture->queue_time += now - std::max(lane->ready_since, capture->ready_since);
         ++capture->in_flight;
         batch.receivers.emplace_back(lane.get(), capture);
         if (capture->source_full && 2 * lane->source.queued_tokens() < options_.max_batch_tokens * 4) {

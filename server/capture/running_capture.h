@@ -64,7 +64,7 @@ class RunningCapture {
   ResumePosition skip_until;  // rows before this place were sent before the resume
 
   // For the summary.
-  absl::Time arrived = absl::InfinitePast();
+  absl::Time ready_since = absl::InfinitePast();  // arrived or, once it is, admitted
   int64_t sequences = 0;
   int64_t tokens = 0;
   int64_t batches = 0;

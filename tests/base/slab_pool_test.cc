@@ -33,6 +33,7 @@ TEST_F(SlabPoolTest, AWindowGivesItsSlabsAndNoMore) {
   EXPECT_TRUE(b);
   EXPECT_NE(a.data(), b.data());
   EXPECT_FALSE(window->Take());
+  EXPECT_EQ(window->held_slabs(), 2);
   SlabRef copy = a;
   a.reset();
   EXPECT_EQ(returned_, 0);
@@ -49,7 +50,9 @@ TEST_F(SlabPoolTest, AClosedWindowsSlabsAreFreeAsTheyComeBack) {
   EXPECT_EQ(pool_.counts().free, 3);
   EXPECT_EQ(pool_.counts().filled, 1);
   EXPECT_FALSE(window->Take());
+  EXPECT_EQ(window->held_slabs(), 1);
   held.reset();
+  EXPECT_EQ(window->held_slabs(), 0);
   EXPECT_EQ(freed_, 2);
   EXPECT_EQ(returned_, 0);
   EXPECT_EQ(pool_.counts().free, 4);
