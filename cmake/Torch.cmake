@@ -19,6 +19,8 @@ if(HOOKLINE_TORCH_PYTHON)
   endif()
   target_include_directories(hookline_torch SYSTEM INTERFACE ${torch_dir}/include
                                                              ${torch_dir}/include/torch/csrc/api/include)
+  # The headers of current wheels demand it; whoever does not include them stays with C++17.
+  target_compile_features(hookline_torch INTERFACE cxx_std_20)
   # What a CUDA wheel was installed with stands beside it and is on no default path.
   file(GLOB torch_run_path LIST_DIRECTORIES true ${torch_dir}/../nvidia/*/lib)
   list(PREPEND torch_run_path ${torch_dir}/lib)
