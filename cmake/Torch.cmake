@@ -21,6 +21,10 @@ if(HOOKLINE_TORCH_PYTHON)
                                                              ${torch_dir}/include/torch/csrc/api/include)
   # The headers of current wheels demand it; whoever does not include them stays with C++17.
   target_compile_features(hookline_torch INTERFACE cxx_std_20)
+  if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+    # GCC 12 warns of its own std::string in C++20 (https://gcc.gnu.org/bugzilla/show_bug.cgi?id=105651).
+    target_compile_options(hookline_torch INTERFACE -Wno-restrict)
+  endif()
   # What a CUDA wheel was installed with stands beside it and is on no default path.
   file(GLOB torch_run_path LIST_DIRECTORIES true ${torch_dir}/../nvidia/*/lib)
   list(PREPEND torch_run_path ${torch_dir}/lib)
