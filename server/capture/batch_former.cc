@@ -6,6 +6,9 @@
 namespace hookline {
 namespace {
 
+// Of a batch: small enough that a forward pass between two full ones hardly delays those.
+constexpr int64_t kSmallShare = 32;
+
 BatchItem TakeFrom(Lane& lane) {
   BatchItem item;
   item.lane = &lane;
@@ -77,6 +80,19 @@ std::vector<BatchItem> FormBatch(const std::vector<Lane*>& lanes, const BatchLim
     items.push_back(TakeFrom(*best));
     longest = std::max(longest, static_cast<int64_t>(items.back().sequence.ids.size()));
   }
+}
+
+std::vector<Lane*> SmallLanes(const std::vector<Lane*>& lanes, const BatchLimits& limits) {
+  std::vector<Lane*> small;
+  int64_t others_tokens = 0;
+  for (Lane* lane : lanes) {
+    if (lane->source.finished() && lane->source.ready_tokens() <= limits.max_tokens / kSmallShare) {
+      small.push_back(lane);
+    } else {
+      others_tokens += lane->source.ready_tokens();
+    }
+  }
+  return others_tokens >= limits.max_tokens ? small : std::vector<Lane*>();
 }
 
 }  // namespace hookline

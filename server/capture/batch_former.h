@@ -32,6 +32,10 @@ struct BatchLimits {
 // one so far, because what is shorter is padded. A deterministic lane goes alone, with the batch that its source fixes.
 std::vector<BatchItem> FormBatch(const std::vector<Lane*>& lanes, const BatchLimits& limits);
 
+// The lanes whose whole rest is a small part of a batch, where the others fill batches by themselves; otherwise none. A
+// forward pass of their own is short, so they need not wait for a full one, nor be padded to its length.
+std::vector<Lane*> SmallLanes(const std::vector<Lane*>& lanes, const BatchLimits& limits);
+
 }  // namespace hookline
 
 #endif  // HOOKLINE_SERVER_CAPTURE_BATCH_FORMER_H_

@@ -30,7 +30,8 @@ struct EngineOptions {
   // Positions in a forward pass, padding included; a longer sequence runs alone. 0: 8192 on an accelerator, 2048 on the
   // CPU, where larger batches gain nothing and others wait longer.
   int64_t max_batch_tokens = 0;
-  // How long sequences that do not fill a batch wait for other captures' before they run.
+  // How long sequences that do not fill a batch wait for other captures' before they run; a quarter of it where there
+  // is no other capture.
   absl::Duration max_batch_delay = absl::Milliseconds(2);
   int64_t max_request_tokens = int64_t{16} << 20;  // in one request or one streamed message
   int64_t max_sequence_length = 0;                 // 0: the model's context_length
@@ -82,7 +83,7 @@ struct EngineSnapshot {
     int64_t tokens = 0;               // run, padding not counted
     Histogram batch_fill;             // share of a batch's positions that held a token
     Histogram forward_seconds;        // of a batch
-    Histogram queue_seconds;          // from a sequence's arrival to its forward pass
+    Histogram queue_seconds;          // from when a capture's next sequence could run to its forward pass
     int64_t device_memory_bytes = 0;  // allocated on the device; 0 on the CPU
   };
   int64_t slabs_free = 0;      // in no window

@@ -151,6 +151,7 @@ class Replica {
   std::deque<std::shared_ptr<Delivery>> resumed_;
   int launched_batches_ = 0;  // not yet waited for
   absl::Time last_arrival_ = absl::InfinitePast();
+  bool small_went_first_ = false;  // in the last batch
   bool stopping_ = false;
   bool copier_stopping_ = false;
   EngineSnapshot::ModelLoad load_;

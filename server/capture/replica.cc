@@ -150,7 +150,11 @@ std::optional<Replica::Batch> Replica::NextBatch() {
     }
 
     Batch batch;
-    batch.items = FormBatch(ready, {options_.max_batch_tokens, model_->info().mixes_lengths});
+    const BatchLimits limits{options_.max_batch_tokens, model_->info().mixes_lengths};
+    // Small ones go first, but not twice in a row, so that a stream of them delays the others by little.
+    const std::vector<Lane*> small = small_went_first_ ? std::vector<Lane*>() : SmallLanes(ready, limits);
+    small_went_first_ = !small.empty();
+    batch.items = FormBatch(small.empty() ? ready : small, limits);
     std::set<const Lane*> in_batch;
     for (const BatchItem& item : batch.items) in_batch.insert(item.lane);
     for (const std::shared_ptr<Lane>& lane : lanes_) {

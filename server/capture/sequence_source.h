@@ -24,6 +24,7 @@ class SequenceSource {
 
   void Add(TokenBatch batch);
   void Finish() { finished_ = true; }
+  bool finished() const { return finished_; }
 
   // Whether a sequence is there now, and whether none will ever come again.
   bool HasNext() const;
@@ -35,6 +36,10 @@ class SequenceSource {
 
   // Tokens given by Add and not yet taken.
   int64_t queued_tokens() const { return queued_tokens_; }
+  // The same, or all that is left of a dataset.
+  int64_t ready_tokens() const {
+    return dataset_ != nullptr ? (dataset_end_ - next_index_) * NextLength() : queued_tokens_;
+  }
 
   // Deterministic captures: how many sequences the batch has that the next one begins, and of how many such a batch has
   // when its TokenBatch (or dataset) does not end. Never spans two TokenBatches.

@@ -100,7 +100,8 @@ std::vector<MetricFamily> CollectMetrics(const EngineSnapshot& snapshot) {
   FamilyWriter fill("hookline_batch_fill_ratio", "Share of a batch's positions that held a token.",
                     MetricType::Histogram);
   FamilyWriter forward("hookline_forward_seconds", "Forward pass of a batch.", MetricType::Histogram);
-  FamilyWriter queue("hookline_queue_seconds", "From a sequence's arrival to its forward pass.", MetricType::Histogram);
+  FamilyWriter queue("hookline_queue_seconds", "From when a capture's next sequence could run to its forward pass.",
+                     MetricType::Histogram);
   FamilyWriter memory("hookline_device_memory_bytes", "Allocated on the device; 0 on the CPU.", MetricType::Gauge);
   for (const EngineSnapshot::ModelLoad& model : snapshot.models) {
     const Labels labels = {{"model", model.model}};

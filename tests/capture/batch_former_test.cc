@@ -96,6 +96,20 @@ TEST_F(BatchFormerTest, ASmallLaneWaitsForAtMostTwoBatchesOfABulkyOne) {
   EXPECT_LE(batches, 2);
 }
 
+TEST_F(BatchFormerTest, SmallLanesAreThoseThatFullBatchesWouldHoldUp) {
+  const BatchLimits limits{3200, true};
+  Lane* few = AddLane({90, 10});  // a thirty-second of a batch
+  AddLane({90, 11});
+  const auto all = [this] {
+    std::vector<Lane*> lanes;
+    for (const auto& lane : lanes_) lanes.push_back(lane.get());
+    return lanes;
+  };
+  EXPECT_TRUE(SmallLanes(all(), limits).empty()) << "nobody fills a batch";
+  AddLane(std::vector<int>(40, 100));
+  EXPECT_EQ(SmallLanes(all(), limits), std::vector<Lane*>{few});
+}
+
 TEST_F(BatchFormerTest, EqualLengthsOnlyWhereTheModelNeedsIt) {
   AddLane({10, 10, 11});
   AddLane({11, 10});

@@ -162,6 +162,23 @@ TEST_F(EngineTest, Promise5CapturesThatBeginTogetherShareTheirFirstForwardPass) 
   EXPECT_EQ(model_->passes().size(), 1u);
 }
 
+TEST_F(EngineTest, ASmallCaptureDoesNotWaitForABulkyOnesNextBatch) {
+  Create();
+  model_->Close();
+  const auto bulk_sequences = Sequences(std::vector<int>(6, 32));  // two in a batch
+  Collector bulk(*engine_, Request(kTwo, bulk_sequences));
+  model_->WaitUntilBlocked();
+  const auto a = Sequences({2}, 2), b = Sequences({1}, 3);
+  Collector first(*engine_, Request(kTwo, a)), second(*engine_, Request(kTwo, b));
+  model_->Open();
+  ExpectSameRows(bulk.ReadAll().hook_points, Expected(Request({}, {}), kTwo, bulk_sequences));
+  ExpectSameRows(first.ReadAll().hook_points, Expected(Request({}, {}), kTwo, a));
+  ExpectSameRows(second.ReadAll().hook_points, Expected(Request({}, {}), kTwo, b));
+  std::vector<int64_t> positions;
+  for (const FakeModel::Pass& pass : model_->passes()) positions.push_back(pass.positions);
+  EXPECT_EQ(positions, (std::vector<int64_t>{32, 2, 32, 32}));
+}
+
 TEST_F(EngineTest, Promise5DeterministicBatchesHoldAFixedNumberOfTheirOwnSequencesAndNobodyElses) {
   Create();
   model_->Close();
