@@ -165,6 +165,46 @@ TEST_F(FeedTest, ALaggardIsDetachedWithAResumeTokenAndGoesOnAlone) {
   }
 }
 
+TEST_F(FeedTest, Promise5ADeterministicFeedsBatchesAreTheSameWhoeverIsAMember) {
+  CreateWithDataset();
+  const auto shapes = [this](std::vector<CaptureRequest> members) {
+    std::vector<std::unique_ptr<Collector>> collectors;
+    for (CaptureRequest& member : members) {
+      member.deterministic = true;
+      collectors.push_back(std::make_unique<Collector>(*engine_, member));
+    }
+    for (const auto& collector : collectors) EXPECT_TRUE(collector->ReadAll().ended->status.ok());
+    std::vector<std::pair<int64_t, int64_t>> shapes;
+    for (const FakeModel::Pass& pass : model_->passes()) shapes.emplace_back(pass.sequences, pass.positions);
+    model_->ForgetPasses();
+    return shapes;
+  };
+  CaptureRequest few = Member(kZero, 1);
+  few.max_activations = 25;  // of the first batch's 60 rows
+  CaptureRequest few_of_two = Member(kZero, 2), more_of_two = Member(kTwo, 2);
+  few_of_two.max_activations = 25;
+  more_of_two.max_activations = 50;
+  const std::vector<std::pair<int64_t, int64_t>> whole = {{3, kLength}};
+  EXPECT_EQ(shapes({few}), whole);
+  EXPECT_EQ(shapes({few_of_two, more_of_two}), whole);
+}
+
+TEST_F(FeedTest, ATokenOfADatasetWithOtherContentIsRefused) {
+  CreateWithDataset();
+  CaptureRequest request = Request(kZero, {});
+  request.source = DatasetSource{"corpus", kLength, 0, 0, {}};
+  {
+    Collector first(*engine_, request);
+    request.resume_token = first.ReadChunks(1).chunks.back().resume_token;
+  }
+  engine_.reset();
+  std::fstream(path_, std::ios::in | std::ios::out | std::ios::binary).put(static_cast<char>(all_[0][0] ^ 1));
+  CreateWithDataset();
+  Collector again(*engine_, request);
+  EXPECT_EQ(FieldOf(again.status()), "resume_token");
+  EXPECT_THAT(std::string(again.status().message()), HasSubstr("another source"));
+}
+
 TEST_F(FeedTest, TheWholeFeedWaitsWhereItsFirstMemberAskedForThat) {
   options_.feed_stall_timeout = absl::Milliseconds(1);
   options_.slab_count = 8;
