@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "absl/time/time.h"
-#include "server/capture/engine.h"
+#include "server/engine/engine.h"
 #include "server/model/load.h"
 #include "server/recording/catalog.h"
 #include "server/service/server.h"

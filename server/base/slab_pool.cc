@@ -3,6 +3,8 @@
 #include <cstring>
 #include <utility>
 
+#include "server/base/lock_order.h"
+
 namespace hookline {
 
 SlabRef::SlabRef(uint8_t* data, int64_t bytes, std::function<void()> return_slab)
@@ -16,51 +18,21 @@ SlabRef::Holder::~Holder() {
   if (return_slab) return_slab();
 }
 
-// Guarded by the pool's mutex.
-struct SlabWindow::State {
-  SlabPool* pool = nullptr;
-  int64_t free_slabs = 0;
-  int64_t slabs_out = 0;
-  bool closed = false;
-  std::function<void()> on_return;
-};
-
-SlabWindow::~SlabWindow() { Close(); }
-
-SlabRef SlabWindow::Take() {
-  SlabPool& pool = *state_->pool;
-  uint8_t* slab = nullptr;
-  {
-    absl::MutexLock lock(&pool.mu_);
-    if (state_->closed || state_->free_slabs == 0) return {};
-    --state_->free_slabs;
-    ++state_->slabs_out;
-    slab = pool.empty_.back();
-    pool.empty_.pop_back();
-  }
-  return SlabRef(slab, pool.slab_bytes_, [&pool, slab, state = state_] { pool.Return(slab, *state); });
-}
+SlabRef SlabWindow::Take() { return pool_->Take(id_); }
 
 int64_t SlabWindow::free_slabs() const {
-  absl::MutexLock lock(&state_->pool->mu_);
-  return state_->closed ? 0 : state_->free_slabs;
+  RankedLock lock(&pool_->mu_, LockRank::kSlabPool);
+  const auto found = pool_->reservations_.find(id_);
+  return found == pool_->reservations_.end() ? 0 : found->second.free_slabs;
 }
 
 int64_t SlabWindow::held_slabs() const {
-  absl::MutexLock lock(&state_->pool->mu_);
-  return state_->slabs_out + (state_->closed ? 0 : state_->free_slabs);
+  RankedLock lock(&pool_->mu_, LockRank::kSlabPool);
+  const auto found = pool_->reservations_.find(id_);
+  return found == pool_->reservations_.end() ? 0 : found->second.slabs_out + found->second.free_slabs;
 }
 
-void SlabWindow::Close() {
-  SlabPool& pool = *state_->pool;
-  {
-    absl::MutexLock lock(&pool.mu_);
-    if (state_->closed) return;
-    state_->closed = true;
-    pool.unreserved_ += state_->free_slabs;
-  }
-  pool.on_free_();
-}
+void SlabWindow::Close() { pool_->CloseWindow(id_); }
 
 SlabPool::SlabPool(std::shared_ptr<uint8_t> memory, int64_t slab_bytes, int64_t slab_count,
                    std::function<void()> on_free)
@@ -78,18 +50,18 @@ SlabPool::SlabPool(std::shared_ptr<uint8_t> memory, int64_t slab_bytes, int64_t 
 SlabPool::~SlabPool() = default;
 
 std::unique_ptr<SlabWindow> SlabPool::TryReserve(int64_t slabs, std::function<void()> on_return) {
-  absl::MutexLock lock(&mu_);
+  RankedLock lock(&mu_, LockRank::kSlabPool);
   if (unreserved_ < slabs) return nullptr;
   unreserved_ -= slabs;
-  auto state = std::make_shared<SlabWindow::State>();
-  state->pool = this;
-  state->free_slabs = slabs;
-  state->on_return = std::move(on_return);
-  return std::unique_ptr<SlabWindow>(new SlabWindow(std::move(state), slabs));
+  const int64_t window = next_window_++;
+  Reservation& reservation = reservations_[window];
+  reservation.free_slabs = slabs;
+  reservation.on_return = std::make_shared<const std::function<void()>>(std::move(on_return));
+  return std::unique_ptr<SlabWindow>(new SlabWindow(this, window));
 }
 
 SlabPool::Counts SlabPool::counts() const {
-  absl::MutexLock lock(&mu_);
+  RankedLock lock(&mu_, LockRank::kSlabPool);
   Counts counts;
   counts.free = unreserved_;
   counts.filled = slab_count_ - static_cast<int64_t>(empty_.size());
@@ -97,25 +69,57 @@ SlabPool::Counts SlabPool::counts() const {
   return counts;
 }
 
-void SlabPool::Return(uint8_t* slab, SlabWindow::State& window) {
-  bool closed;
+SlabRef SlabPool::Take(int64_t window) {
+  uint8_t* slab = nullptr;
   {
-    absl::MutexLock lock(&mu_);
+    RankedLock lock(&mu_, LockRank::kSlabPool);
+    const auto found = reservations_.find(window);
+    if (found == reservations_.end() || found->second.free_slabs == 0) return {};
+    --found->second.free_slabs;
+    ++found->second.slabs_out;
+    slab = empty_.back();
+    empty_.pop_back();
+  }
+  return SlabRef(slab, slab_bytes_, [this, slab, window] { Return(slab, window); });
+}
+
+void SlabPool::Return(uint8_t* slab, int64_t window) {
+  std::shared_ptr<const std::function<void()>> on_return;
+  {
+    RankedLock lock(&mu_, LockRank::kSlabPool);
     empty_.push_back(slab);
-    --window.slabs_out;
-    closed = window.closed;
-    if (closed) {
-      ++unreserved_;
+    const auto found = reservations_.find(window);  // there, because this slab was out
+    Reservation& reservation = found->second;
+    --reservation.slabs_out;
+    if (!reservation.closed) {
+      ++reservation.free_slabs;
+      on_return = reservation.on_return;
     } else {
-      ++window.free_slabs;
+      ++unreserved_;
+      if (reservation.slabs_out == 0) reservations_.erase(found);
     }
   }
   // Running either without the lock is safe: what they wake looks at the pool's state, not at who woke it.
-  if (closed) {
-    on_free_();
+  if (on_return != nullptr) {
+    (*on_return)();
   } else {
-    window.on_return();
+    on_free_();
   }
+}
+
+void SlabPool::CloseWindow(int64_t window) {
+  std::shared_ptr<const std::function<void()>> on_return;  // what it holds may take locks when it goes
+  {
+    RankedLock lock(&mu_, LockRank::kSlabPool);
+    const auto found = reservations_.find(window);
+    if (found == reservations_.end() || found->second.closed) return;
+    Reservation& reservation = found->second;
+    reservation.closed = true;
+    on_return = std::move(reservation.on_return);
+    unreserved_ += std::exchange(reservation.free_slabs, 0);
+    if (reservation.slabs_out == 0) reservations_.erase(found);
+  }
+  on_free_();
 }
 
 }  // namespace hookline

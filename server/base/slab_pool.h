@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <unordered_map>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -57,13 +58,12 @@ class SlabPool;
 // for others at once, the rest as they come back. The pool must outlive every window and every slab.
 class SlabWindow {
  public:
-  ~SlabWindow();
+  ~SlabWindow() { Close(); }
   SlabWindow(const SlabWindow&) = delete;
   SlabWindow& operator=(const SlabWindow&) = delete;
 
   // A slab, or an empty reference when all of the window's are out or the window is closed.
   SlabRef Take();
-  int64_t slabs() const { return slabs_; }
   int64_t free_slabs() const;
   // Reserved or handed out: what others cannot have because of this window.
   int64_t held_slabs() const;
@@ -71,14 +71,13 @@ class SlabWindow {
 
  private:
   friend class SlabPool;
-  struct State;
-  SlabWindow(std::shared_ptr<State> state, int64_t slabs) : state_(std::move(state)), slabs_(slabs) {}
+  SlabWindow(SlabPool* pool, int64_t id) : pool_(pool), id_(id) {}
 
-  const std::shared_ptr<State> state_;
-  const int64_t slabs_;
+  SlabPool* const pool_;
+  const int64_t id_;
 };
 
-// Thread-safe.
+// Thread-safe. Its mutex may be taken with the scheduler's held, never the other way round: callbacks run without it.
 class SlabPool {
  public:
   // `memory` holds at least slab_bytes * slab_count bytes, aligned for any value; all of it is touched here. `on_free`
@@ -93,7 +92,6 @@ class SlabPool {
   std::unique_ptr<SlabWindow> TryReserve(int64_t slabs, std::function<void()> on_return);
 
   int64_t slab_bytes() const { return slab_bytes_; }
-  int64_t slab_count() const { return slab_count_; }
 
   struct Counts {
     int64_t free = 0;      // in no window
@@ -105,7 +103,17 @@ class SlabPool {
  private:
   friend class SlabWindow;
 
-  void Return(uint8_t* slab, SlabWindow::State& window);
+  // What is left of a window: there until it is closed and its last slab is back.
+  struct Reservation {
+    int64_t free_slabs = 0;  // none once it is closed
+    int64_t slabs_out = 0;
+    bool closed = false;
+    std::shared_ptr<const std::function<void()>> on_return;
+  };
+
+  SlabRef Take(int64_t window);
+  void Return(uint8_t* slab, int64_t window);
+  void CloseWindow(int64_t window);
 
   const std::shared_ptr<uint8_t> memory_;
   const int64_t slab_bytes_;
@@ -114,6 +122,8 @@ class SlabPool {
   mutable absl::Mutex mu_;
   std::vector<uint8_t*> empty_ ABSL_GUARDED_BY(mu_);
   int64_t unreserved_ ABSL_GUARDED_BY(mu_);
+  std::unordered_map<int64_t, Reservation> reservations_ ABSL_GUARDED_BY(mu_);
+  int64_t next_window_ ABSL_GUARDED_BY(mu_) = 0;
 };
 
 }  // namespace hookline

@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "server/base/dtype.h"
 #include "server/capture/request.h"
 
@@ -20,10 +22,13 @@ struct MessageShape {
   bool provenance = false;
 };
 
-// Bytes of a message besides its rows: every field's tag and longest length or varint, and the enclosing
-// CaptureResponse's; they come to 70 and the two strings.
+// An upper bound on a message's fixed part: every field's tag and longest length or varint, and the enclosing
+// CaptureResponse's, come to 70 bytes; the rest is room for fields to come.
+constexpr int64_t kMessageFieldBytes = 96;
+
+// Bytes of a message besides its rows.
 constexpr int64_t MessageHeaderBytes(const MessageShape& shape) {
-  return 96 + shape.hook_point_name_bytes + kMaxResumeTokenBytes;
+  return kMessageFieldBytes + shape.hook_point_name_bytes + kMaxResumeTokenBytes;
 }
 
 // Bytes that one row adds: its values, and as provenance varints of a sequence (10), a position (5), a token id (5).
@@ -37,6 +42,9 @@ constexpr int64_t MaxMessageRows(const MessageShape& shape, int64_t max_message_
   int64_t room = max_message_bytes - MessageHeaderBytes(shape);
   return room < 0 ? 0 : room / MessageRowBytes(shape);
 }
+
+// The same, for a hook point of that name. INVALID_ARGUMENT if not even one fits.
+absl::StatusOr<int64_t> MessageRows(const MessageShape& shape, absl::string_view hook_point, int64_t max_message_bytes);
 
 }  // namespace hookline
 

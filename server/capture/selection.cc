@@ -3,8 +3,14 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
+#include "server/base/status.h"
+
 namespace hookline {
 namespace {
+
+// Longer lists are not a choice of special tokens any more, and each id is looked up for each token.
+constexpr size_t kMaxExcludedIds = 1024;
 
 uint64_t Mix(uint64_t x) {
   x += 0x9e3779b97f4a7c15;
@@ -18,6 +24,50 @@ int64_t End(const Selection& selection, int64_t length) {
 }
 
 }  // namespace
+
+absl::StatusOr<Selection> NormalizeSelection(Selection selection, int64_t vocabulary_size,
+                                             int64_t max_sequence_length) {
+  if (selection.skip_first < 0) {
+    return InvalidField("selection.skip_first", absl::StrCat(selection.skip_first, " is negative"));
+  }
+  if (selection.position_end < 0) {
+    return InvalidField("selection.position_end", absl::StrCat(selection.position_end, " is negative; 0 means no end"));
+  }
+  if (selection.position_end != 0 && selection.position_end <= selection.skip_first) {
+    return InvalidField("selection.position_end",
+                        absl::StrCat(selection.position_end, " leaves no position after skip_first ",
+                                     selection.skip_first, "; ask for more, or 0 for no end"));
+  }
+  if (selection.skip_first >= max_sequence_length) {
+    return InvalidField("selection.skip_first",
+                        absl::StrCat(selection.skip_first, " skips every sequence, which has at most ",
+                                     max_sequence_length, " tokens"));
+  }
+  if (selection.position_stride < 0) {
+    return InvalidField("selection.position_stride",
+                        absl::StrCat(selection.position_stride, " is negative; 1 keeps each position"));
+  }
+  selection.position_stride = std::max<int64_t>(1, selection.position_stride);
+  if (selection.sample_rows < 0) {
+    return InvalidField("selection.sample_rows", absl::StrCat(selection.sample_rows, " is negative; 0 keeps all"));
+  }
+  if (selection.exclude_token_ids.size() > kMaxExcludedIds) {
+    return InvalidField(
+        "selection.exclude_token_ids",
+        absl::StrCat(selection.exclude_token_ids.size(), " ids; at most ", kMaxExcludedIds, " can be left out"));
+  }
+  for (size_t i = 0; i < selection.exclude_token_ids.size(); ++i) {
+    if (selection.exclude_token_ids[i] >= vocabulary_size) {
+      return InvalidField(absl::StrCat("selection.exclude_token_ids[", i, "]"),
+                          absl::StrCat("token id ", selection.exclude_token_ids[i],
+                                       " is not below the vocabulary's size ", vocabulary_size));
+    }
+  }
+  std::vector<uint32_t>& ids = selection.exclude_token_ids;
+  std::sort(ids.begin(), ids.end());
+  ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
+  return selection;
+}
 
 void SelectPositions(const Selection& selection, int64_t sequence, absl::Span<const uint32_t> ids,
                      std::vector<int32_t>* positions) {

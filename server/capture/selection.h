@@ -5,13 +5,18 @@
 #include <cstdint>
 #include <vector>
 
+#include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "server/capture/request.h"
 
 namespace hookline {
 
+// `selection` in the form that the functions below take: the stride is at least 1, the excluded ids are sorted and
+// unique. INVALID_ARGUMENT, naming the proto field, for what keeps nothing, contradicts itself or is too long.
+absl::StatusOr<Selection> NormalizeSelection(Selection selection, int64_t vocabulary_size, int64_t max_sequence_length);
+
 // Appends to `positions` the positions of sequence `sequence` that `selection` keeps, ascending. A function of its
-// arguments alone. `selection.exclude_token_ids` must be sorted.
+// arguments alone. `selection` is normalized.
 //
 // Sampling keeps the `sample_rows` positions whose key is smallest (ties by position), where key = mix(mix(mix(seed) +
 // sequence) + position) in 64-bit arithmetic and mix is the output function of splitmix64 (Steele, Lea, Flood: Fast

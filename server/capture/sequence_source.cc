@@ -3,23 +3,19 @@
 #include <algorithm>
 #include <utility>
 
-#include "absl/types/span.h"
-
 namespace hookline {
 
-SequenceSource::SequenceSource(const CapturePlan& plan, int64_t max_batch_tokens)
-    : max_batch_tokens_(max_batch_tokens),
-      dataset_(plan.dataset),
-      dataset_source_(plan.dataset_source),
-      dataset_end_(plan.dataset_source.first_sequence + plan.dataset_source.sequence_count),
+SequenceSource::SequenceSource(const CapturePlan& plan)
+    : max_batch_tokens_(plan.limits.max_batch_tokens),
+      dataset_(plan.dataset.dataset != nullptr ? std::make_optional(plan.dataset) : std::nullopt),
       next_index_(plan.position.batch_sequence),
       batch_sequences_(plan.position.batch_sequences),
-      finished_(plan.dataset != nullptr) {
-  if (dataset_ != nullptr && batch_sequences_ == 0) batch_sequences_ = BatchSequencesOf(NextLength());
+      finished_(dataset_.has_value()) {
+  if (dataset_.has_value() && batch_sequences_ == 0) batch_sequences_ = SequencesPerBatch(dataset_->length());
 }
 
-int64_t SequenceSource::BatchSequencesOf(int64_t length) const {
-  return std::max<int64_t>(1, max_batch_tokens_ / length);
+int64_t SequenceSource::SequencesPerBatch(int64_t sequence_length) const {
+  return std::max<int64_t>(1, max_batch_tokens_ / sequence_length);
 }
 
 void SequenceSource::Add(TokenBatch batch) {
@@ -34,31 +30,24 @@ void SequenceSource::BeginTokenBatch() {
   if (batch_sequences_ != 0) return;
   size_t longest = 1;
   for (const std::vector<uint32_t>& ids : queue_.front().sequences) longest = std::max(longest, ids.size());
-  batch_sequences_ = BatchSequencesOf(static_cast<int64_t>(longest));
+  batch_sequences_ = SequencesPerBatch(static_cast<int64_t>(longest));
 }
 
-bool SequenceSource::HasNext() const { return dataset_ != nullptr ? next_index_ < dataset_end_ : !queue_.empty(); }
+bool SequenceSource::HasNext() const { return dataset_.has_value() ? next_index_ < dataset_->end() : !queue_.empty(); }
 
 int64_t SequenceSource::NextLength() const {
-  if (dataset_ != nullptr) {
-    return dataset_source_.sequence_length + (dataset_source_.prepend_token_id.has_value() ? 1 : 0);
-  }
+  if (dataset_.has_value()) return dataset_->length();
   return static_cast<int64_t>(queue_.front().sequences[queue_.front().next].size());
 }
 
 Sequence SequenceSource::Take() {
   Sequence sequence;
   sequence.index = next_index_++;
-  if (dataset_ != nullptr) {
-    const size_t prepended = dataset_source_.prepend_token_id.has_value() ? 1 : 0;
-    sequence.ids.resize(prepended + dataset_source_.sequence_length);
-    if (prepended != 0) sequence.ids[0] = *dataset_source_.prepend_token_id;
-    dataset_->ReadSequence(sequence.index, absl::MakeSpan(sequence.ids).subspan(prepended));
-    return sequence;
-  }
+  sequence.length = NextLength();
+  if (dataset_.has_value()) return sequence;
   Queued& front = queue_.front();
   sequence.ids = std::move(front.sequences[front.next]);
-  queued_tokens_ -= static_cast<int64_t>(sequence.ids.size());
+  queued_tokens_ -= sequence.length;
   if (++front.next == front.sequences.size()) {
     queue_.pop_front();
     batch_sequences_ = 0;
@@ -69,15 +58,15 @@ Sequence SequenceSource::Take() {
 
 // A resume's batch may be smaller than its token says: the token may be of a server that allowed more, or forged.
 int64_t SequenceSource::NextBatchSequences() const {
-  if (dataset_ != nullptr) {
-    return std::min({dataset_end_ - next_index_, batch_sequences_, BatchSequencesOf(NextLength())});
+  if (dataset_.has_value()) {
+    return std::min({dataset_->end() - next_index_, batch_sequences_, SequencesPerBatch(dataset_->length())});
   }
   const Queued& front = queue_.front();
   size_t longest = 1;
   int64_t count = 0;
   for (size_t i = front.next; i < front.sequences.size() && count < batch_sequences_; ++i, ++count) {
     longest = std::max(longest, front.sequences[i].size());
-    if (count >= BatchSequencesOf(static_cast<int64_t>(longest))) break;
+    if (count >= SequencesPerBatch(static_cast<int64_t>(longest))) break;
   }
   return count;
 }

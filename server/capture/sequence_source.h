@@ -1,26 +1,29 @@
-// Where a capture's sequences come from, one after another: what the client sent, or a dataset.
+// Where a capture's sequences come from, one after another: what the client sent, or a dataset. It never reads a file:
+// the tokens of a dataset's sequence are read by whoever runs it.
 #ifndef HOOKLINE_SERVER_CAPTURE_SEQUENCE_SOURCE_H_
 #define HOOKLINE_SERVER_CAPTURE_SEQUENCE_SOURCE_H_
 
 #include <cstdint>
 #include <deque>
+#include <optional>
 #include <vector>
 
-#include "server/capture/capture_plan.h"
-#include "server/capture/request.h"
+#include "server/capture/dataset_range.h"
+#include "server/capture/plan.h"
 
 namespace hookline {
 
 struct Sequence {
-  int64_t index = 0;  // from the start of the source; in a dataset, the dataset's
-  std::vector<uint32_t> ids;
+  int64_t index = 0;          // from the start of the source; in a dataset, the dataset's
+  int64_t length = 0;         // tokens
+  std::vector<uint32_t> ids;  // empty where they are a dataset's, until DatasetRange::Read
 };
 
 // Not thread-safe.
 class SequenceSource {
  public:
   // Begins at plan.position.batch_sequence. A source without a dataset waits for Add and Finish.
-  SequenceSource(const CapturePlan& plan, int64_t max_batch_tokens);
+  explicit SequenceSource(const CapturePlan& plan);
 
   void Add(TokenBatch batch);
   void Finish() { finished_ = true; }
@@ -38,12 +41,13 @@ class SequenceSource {
   int64_t queued_tokens() const { return queued_tokens_; }
   // The same, or all that is left of a dataset.
   int64_t ready_tokens() const {
-    return dataset_ != nullptr ? (dataset_end_ - next_index_) * NextLength() : queued_tokens_;
+    return dataset_.has_value() ? (dataset_->end() - next_index_) * dataset_->length() : queued_tokens_;
   }
 
-  // Deterministic captures: how many sequences the batch has that the next one begins, and of how many such a batch has
-  // when its TokenBatch (or dataset) does not end. Never spans two TokenBatches.
+  // Deterministic captures: the size, in sequences, of the batch that starts at the next sequence. A batch never spans
+  // two TokenBatches.
   int64_t NextBatchSequences() const;
+  // Its nominal size: what it would be if its TokenBatch or dataset did not end.
   int64_t BatchSequences() const { return batch_sequences_; }
 
  private:
@@ -52,13 +56,10 @@ class SequenceSource {
     size_t next = 0;
   };
   void BeginTokenBatch();
-  // Of this length, in a batch.
-  int64_t BatchSequencesOf(int64_t length) const;
+  int64_t SequencesPerBatch(int64_t sequence_length) const;
 
   const int64_t max_batch_tokens_;
-  const Dataset* const dataset_;
-  const DatasetSource dataset_source_;
-  const int64_t dataset_end_;
+  const std::optional<DatasetRange> dataset_;
   std::deque<Queued> queue_;
   int64_t next_index_;
   int64_t queued_tokens_ = 0;

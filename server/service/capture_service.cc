@@ -17,12 +17,21 @@ namespace {
 
 absl::StatusOr<std::shared_ptr<Capture>> Start(Engine& engine, Recorder* recorder, CaptureRequest request,
                                                const std::string& address, CaptureCallbacks callbacks) {
-  if (request.record_as.empty()) return engine.Start(std::move(request), address, std::move(callbacks));
+  if (request.record_as.empty()) {
+    ASSIGN_OR_RETURN(CapturePlan plan, engine.Plan(std::move(request)));
+    return engine.Start(std::move(plan), address, std::move(callbacks));
+  }
   if (recorder == nullptr) {
     return absl::UnimplementedError("record_as: this server keeps no recordings (--recordings-dir)");
   }
   const std::string name = request.record_as;
   return recorder->Record(name, std::move(request), address, std::move(callbacks));
+}
+
+absl::StatusOr<CaptureEstimate> Estimate(const Engine& engine, const grpc::ByteBuffer& message) {
+  ASSIGN_OR_RETURN(CaptureRequest request, ParseEstimateCaptureRequest(message));
+  ASSIGN_OR_RETURN(const CapturePlan plan, engine.Plan(std::move(request)));
+  return engine.Estimate(plan);
 }
 
 class UnaryCaptureCall final : public CaptureCall<grpc::ServerWriteReactor<grpc::ByteBuffer>> {
@@ -157,8 +166,7 @@ grpc::ServerUnaryReactor* CaptureServiceImpl::EstimateCapture(grpc::CallbackServ
                                                               const grpc::ByteBuffer* request,
                                                               grpc::ByteBuffer* response) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  absl::StatusOr<CaptureRequest> parsed = ParseEstimateCaptureRequest(*request);
-  absl::StatusOr<CaptureEstimate> estimate = parsed.ok() ? engine_->Estimate(*parsed) : parsed.status();
+  const absl::StatusOr<CaptureEstimate> estimate = Estimate(*engine_, *request);
   if (!estimate.ok()) {
     reactor->Finish(ToGrpc(estimate.status()));
     return reactor;

@@ -3,8 +3,8 @@
 #define HOOKLINE_SERVER_SERVICE_CAPTURE_SERVICE_H_
 
 #include "hookline/v1/capture_service.grpc.pb.h"
-#include "server/capture/engine.h"
-#include "server/capture/recorder.h"
+#include "server/engine/engine.h"
+#include "server/recorder/recorder.h"
 #include "server/service/shared_memory_listener.h"
 #include "server/service/wake_queue.h"
 

@@ -3,7 +3,7 @@
 #define HOOKLINE_SERVER_SERVICE_MODEL_SERVICE_H_
 
 #include "hookline/v1/model_service.grpc.pb.h"
-#include "server/capture/engine.h"
+#include "server/engine/engine.h"
 
 namespace hookline {
 

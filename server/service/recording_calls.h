@@ -12,7 +12,7 @@
 #include "grpcpp/support/byte_buffer.h"
 #include "grpcpp/support/server_callback.h"
 #include "hookline/v1/recording_service.pb.h"
-#include "server/capture/recorder.h"
+#include "server/recorder/recorder.h"
 #include "server/service/capture_call.h"
 #include "server/service/wake_queue.h"
 

@@ -5,7 +5,7 @@
 #include "absl/status/statusor.h"
 #include "grpcpp/support/byte_buffer.h"
 #include "hookline/v1/recording_service.pb.h"
-#include "server/capture/replay.h"
+#include "server/recorder/replay.h"
 #include "server/recording/manifest.h"
 
 namespace hookline {

@@ -3,7 +3,7 @@
 #define HOOKLINE_SERVER_SERVICE_RECORDING_SERVICE_H_
 
 #include "hookline/v1/recording_service.grpc.pb.h"
-#include "server/capture/recorder.h"
+#include "server/recorder/recorder.h"
 #include "server/service/shared_memory_listener.h"
 #include "server/service/wake_queue.h"
 

@@ -15,8 +15,8 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
-#include "server/capture/engine.h"
-#include "server/capture/recorder.h"
+#include "server/engine/engine.h"
+#include "server/recorder/recorder.h"
 
 namespace hookline {
 

@@ -16,9 +16,9 @@
 #include "gmock/gmock.h"
 #include "grpcpp/grpcpp.h"
 #include "hookline/v1/capture_service.grpc.pb.h"
-#include "server/capture/engine.h"
+#include "server/engine/engine.h"
 #include "server/service/server.h"
-#include "tests/capture/fake_model.h"
+#include "tests/engine/fake_model.h"
 #include "tests/service/relay.h"
 
 namespace hookline {

@@ -22,15 +22,9 @@ constexpr int64_t kRoomTokens = 64;
 // Guarded by its engine's mutex, but for what is const.
 class FakeCapture final : public Capture {
  public:
-  FakeCapture(FakeEngine* engine, CaptureRequest request, std::vector<std::string> names, CaptureCallbacks callbacks,
-              std::unique_ptr<SlabWindow> window)
-      : engine_(engine),
-        request_(std::move(request)),
-        names_(std::move(names)),
-        callbacks_(std::move(callbacks)),
-        streamed_(std::holds_alternative<StreamedSource>(request_.source)),
-        window_(std::move(window)) {
-    rows_.resize(names_.size());
+  FakeCapture(FakeEngine* engine, CapturePlan plan, CaptureCallbacks callbacks, std::unique_ptr<SlabWindow> window)
+      : engine_(engine), plan_(std::move(plan)), callbacks_(std::move(callbacks)), window_(std::move(window)) {
+    rows_.resize(plan_.hook_points.size());
   }
 
   ~FakeCapture() override { FakeCapture::Cancel(); }
@@ -121,16 +115,15 @@ class FakeCapture final : public Capture {
       started_ = true;
       CaptureStarted started;
       started.model = "fake";
-      for (const std::string& name : names_) {
-        started.hook_points.push_back(
-            {name, engine_->fake_options_.width, request_.max_activations.value_or(0), false});
+      for (const CapturePlan::HookPoint& hook_point : plan_.hook_points) {
+        started.hook_points.push_back({hook_point.name, hook_point.width, hook_point.budget, false});
       }
-      started.dtype = request_.dtype;
+      started.dtype = plan_.dtype;
       started.max_message_bytes = engine_->fake_options_.slab_bytes;
-      started.window_bytes = window_->slabs() * engine_->fake_options_.slab_bytes;
+      started.window_bytes = engine_->fake_options_.window_slabs * engine_->fake_options_.slab_bytes;
       events_.emplace_back(std::move(started));
     }
-    const int64_t wanted = streamed_ ? tokens_ : request_.max_activations.value_or(0);
+    const int64_t wanted = plan_.streams ? tokens_ : plan_.max_budget;
     while (Produced() < wanted) {
       if (engine_->fail_after_ >= 0 && Produced() >= engine_->fail_after_) {
         return End(engine_->failure_, StopReason::kError);
@@ -140,8 +133,8 @@ class FakeCapture final : public Capture {
       if (!slab) return;
       Emit(std::move(slab), wanted);
     }
-    if (Produced() >= wanted && (!streamed_ || source_finished_)) {
-      End(absl::OkStatus(), streamed_ ? StopReason::kSourceEnded : StopReason::kBudget);
+    if (Produced() >= wanted && (!plan_.streams || source_finished_)) {
+      End(absl::OkStatus(), plan_.streams ? StopReason::kSourceEnded : StopReason::kBudget);
     } else if (engine_->past_deadline_) {
       End(absl::UnavailableError("the server shuts down"), StopReason::kShuttingDown);
     }
@@ -149,7 +142,7 @@ class FakeCapture final : public Capture {
 
   void Emit(SlabRef slab, int64_t wanted) ABSL_EXCLUSIVE_LOCKS_REQUIRED(engine_->mutex_) {
     const int64_t width = engine_->fake_options_.width;
-    const int64_t row_bytes = width * DtypeBytes(request_.dtype);
+    const int64_t row_bytes = width * DtypeBytes(plan_.dtype);
     const auto least = std::min_element(rows_.begin(), rows_.end());
     Chunk chunk;
     chunk.hook_point = static_cast<int>(least - rows_.begin());
@@ -157,7 +150,7 @@ class FakeCapture final : public Capture {
     // Room for the other fields below the size of a slab, as in a message of that size.
     chunk.rows = std::min(wanted - *least, (slab.bytes() - 256) / row_bytes);
     *least += chunk.rows;
-    if (request_.dtype == Dtype::kFloat32 && engine_->fake_options_.write_values) {
+    if (plan_.dtype == Dtype::kFloat32 && engine_->fake_options_.write_values) {
       auto* values = reinterpret_cast<float*>(slab.data());
       for (int64_t row = 0; row < chunk.rows; ++row) {
         for (int64_t column = 0; column < width; ++column) {
@@ -166,7 +159,7 @@ class FakeCapture final : public Capture {
         }
       }
     }
-    if (request_.provenance) {
+    if (plan_.provenance) {
       auto provenance = std::make_shared<Provenance>();
       for (int64_t row = chunk.first_row; row < *least; ++row) {
         provenance->sequence.push_back(row / 10);
@@ -196,10 +189,8 @@ class FakeCapture final : public Capture {
   }
 
   FakeEngine* const engine_;
-  const CaptureRequest request_;
-  const std::vector<std::string> names_;
+  const CapturePlan plan_;
   const CaptureCallbacks callbacks_;
-  const bool streamed_;
   std::unique_ptr<SlabWindow> window_;
   std::deque<CaptureEvent> events_;
   std::vector<int64_t> rows_;  // brought, by hook point
@@ -285,47 +276,53 @@ absl::StatusOr<const Dataset*> FakeEngine::FindDataset(absl::string_view name) c
   return absl::NotFoundError(absl::StrCat("no dataset `", name, "`"));
 }
 
-absl::StatusOr<std::shared_ptr<Capture>> FakeEngine::Start(CaptureRequest request, absl::string_view address,
-                                                           CaptureCallbacks callbacks) {
+absl::StatusOr<CapturePlan> FakeEngine::Plan(CaptureRequest request) const {
+  CapturePlan plan;
   ASSIGN_OR_RETURN(std::vector<ResolvedHookPoint> resolved, model_->hook_points().Resolve(request.hook_points, 4096));
   if (std::holds_alternative<std::monostate>(request.source)) {
     return InvalidField("source", "none given; give tokens, dataset or feed");
   }
-  std::vector<std::string> names;
-  for (ResolvedHookPoint& hook_point : resolved) names.push_back(std::move(hook_point.name));
+  plan.model = model_.get();
+  plan.dtype = request.dtype;
+  plan.encoding = request.encoding;
+  plan.provenance = request.provenance;
+  plan.max_budget = request.max_activations.value_or(0);
+  for (ResolvedHookPoint& point : resolved) {
+    CapturePlan::HookPoint& hook_point = plan.hook_points.emplace_back();
+    hook_point.index = point.index;
+    hook_point.name = std::move(point.name);
+    hook_point.width = fake_options_.width;
+    hook_point.row_bytes = hook_point.width * DtypeBytes(request.dtype);
+    hook_point.budget = plan.max_budget;
+  }
+  plan.streams = std::holds_alternative<StreamedSource>(request.source);
+  return plan;
+}
+
+absl::StatusOr<std::shared_ptr<Capture>> FakeEngine::Start(CapturePlan plan, absl::string_view address,
+                                                           CaptureCallbacks callbacks) {
   std::unique_ptr<SlabWindow> window = pool_->TryReserve(fake_options_.window_slabs, /*on_return=*/[this] { Wake(); });
   if (window == nullptr) return absl::ResourceExhaustedError("no window is free");
   absl::MutexLock lock(&mutex_);
   if (draining_) return absl::UnavailableError("the server shuts down");
   last_address_ = std::string(address);
-  auto capture = std::make_shared<FakeCapture>(this, std::move(request), std::move(names), std::move(callbacks),
-                                               std::move(window));
+  auto capture = std::make_shared<FakeCapture>(this, std::move(plan), std::move(callbacks), std::move(window));
   captures_.push_back(capture);
   ++running_;
   work_ = true;
   return capture;
 }
 
-absl::StatusOr<CaptureStarted> FakeEngine::Grant(const CaptureRequest&) const {
-  return absl::UnimplementedError("a fake engine records nothing");
-}
-
-absl::StatusOr<CaptureEstimate> FakeEngine::Estimate(const CaptureRequest& request) const {
-  ASSIGN_OR_RETURN(std::vector<ResolvedHookPoint> resolved, model_->hook_points().Resolve(request.hook_points, 4096));
+CaptureEstimate FakeEngine::Estimate(const CapturePlan& plan) const {
   CaptureEstimate estimate;
-  for (const ResolvedHookPoint& hook_point : resolved) {
-    const int64_t rows = request.max_activations.value_or(0);
-    estimate.hook_points.push_back({hook_point.name, rows, rows * fake_options_.width * DtypeBytes(request.dtype)});
+  for (const CapturePlan::HookPoint& hook_point : plan.hook_points) {
+    estimate.hook_points.push_back({hook_point.name, hook_point.budget, hook_point.budget * hook_point.row_bytes});
     estimate.bytes += estimate.hook_points.back().bytes;
   }
   estimate.sequences = 3;
   estimate.tokens = 30;
   estimate.time = absl::Milliseconds(1500);
   return estimate;
-}
-
-absl::StatusOr<std::string> FakeEngine::RequestDigest(const CaptureRequest&) const {
-  return absl::UnimplementedError("a fake engine has no digests");
 }
 
 EngineSnapshot FakeEngine::Snapshot() const {

@@ -13,7 +13,7 @@
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
 #include "server/base/slab_pool.h"
-#include "server/capture/engine.h"
+#include "server/engine/engine.h"
 
 namespace hookline {
 
@@ -48,11 +48,10 @@ class FakeEngine final : public Engine {
   absl::StatusOr<const Model*> FindModel(absl::string_view name) const override;
   std::vector<const Dataset*> datasets() const override;
   absl::StatusOr<const Dataset*> FindDataset(absl::string_view name) const override;
-  absl::StatusOr<std::shared_ptr<Capture>> Start(CaptureRequest request, absl::string_view address,
+  absl::StatusOr<CapturePlan> Plan(CaptureRequest request) const override;
+  CaptureEstimate Estimate(const CapturePlan& plan) const override;
+  absl::StatusOr<std::shared_ptr<Capture>> Start(CapturePlan plan, absl::string_view address,
                                                  CaptureCallbacks callbacks) override;
-  absl::StatusOr<CaptureStarted> Grant(const CaptureRequest& request) const override;
-  absl::StatusOr<CaptureEstimate> Estimate(const CaptureRequest& request) const override;
-  absl::StatusOr<std::string> RequestDigest(const CaptureRequest& request) const override;
   EngineSnapshot Snapshot() const override;
   void Drain(absl::Time deadline) override;
 

@@ -1,4 +1,4 @@
-#include "server/service/metrics.h"
+#include "server/metrics/metrics.h"
 
 #include <netinet/in.h>
 #include <sys/socket.h>

@@ -22,7 +22,7 @@
 #include "absl/time/clock.h"
 #include "client/cpp/client.h"
 #include "server/base/freed_memory.h"
-#include "server/capture/engine.h"
+#include "server/engine/engine.h"
 #include "server/model/runtime.h"
 #include "server/service/server.h"
 #include "tests/bench/capture/bare_forward.h"

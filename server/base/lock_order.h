@@ -1,0 +1,54 @@
+// The order in which the mutexes that are ever held together are taken, and its check in debug builds.
+//
+//   RankedLock lock(&mu_, LockRank::kSlabPool);
+#ifndef HOOKLINE_SERVER_BASE_LOCK_ORDER_H_
+#define HOOKLINE_SERVER_BASE_LOCK_ORDER_H_
+
+#include <cassert>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+
+namespace hookline {
+
+// A thread that holds a mutex takes only mutexes of a higher rank. Every other mutex is taken with none of these held,
+// and none is taken while it is held.
+enum class LockRank : int { kNone = 0, kScheduler = 1, kSlabPool = 2 };
+
+// absl::MutexLock that aborts, where assertions are on, when it is taken out of order.
+class ABSL_SCOPED_LOCKABLE RankedLock {
+ public:
+  RankedLock(absl::Mutex* mu, LockRank rank) ABSL_EXCLUSIVE_LOCK_FUNCTION(mu) : mu_(mu) {
+#ifndef NDEBUG
+    assert(rank > Held());
+    before_ = Held();
+    Held() = rank;
+#else
+    (void)rank;
+#endif
+    mu_->Lock();
+  }
+  ~RankedLock() ABSL_UNLOCK_FUNCTION() {
+    mu_->Unlock();
+#ifndef NDEBUG
+    Held() = before_;
+#endif
+  }
+  RankedLock(const RankedLock&) = delete;
+  RankedLock& operator=(const RankedLock&) = delete;
+
+ private:
+#ifndef NDEBUG
+  // The highest rank that this thread holds.
+  static LockRank& Held() {
+    thread_local LockRank held = LockRank::kNone;
+    return held;
+  }
+  LockRank before_;
+#endif
+  absl::Mutex* const mu_;
+};
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_BASE_LOCK_ORDER_H_

@@ -1,0 +1,73 @@
+#include "server/capture/dataset_range.h"
+
+#include <algorithm>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/strip.h"
+#include "server/base/status.h"
+
+namespace hookline {
+
+absl::StatusOr<DatasetRange> ResolveDatasetRange(const DatasetSource& source, absl::string_view field,
+                                                 const ModelInfo& info, const CaptureLimits& limits,
+                                                 const std::vector<const Dataset*>& datasets) {
+  DatasetRange range;
+  if (source.name.empty()) return InvalidField(absl::StrCat(field, ".name"), "is empty; name a dataset");
+  for (const Dataset* dataset : datasets) {
+    if (dataset->name() == source.name) range.dataset = dataset;
+  }
+  if (range.dataset == nullptr) {
+    std::vector<std::string> names;
+    for (const Dataset* dataset : datasets) names.push_back(dataset->name());
+    return absl::NotFoundError(absl::StrCat(field, ".name: no dataset \"", source.name, "\"; this server has ",
+                                            names.empty() ? "none" : absl::StrJoin(names, ", ")));
+  }
+  if (range.dataset->largest_token_id() >= info.vocabulary_size) {
+    return InvalidField(absl::StrCat(field, ".name"),
+                        absl::StrCat("dataset \"", source.name, "\" holds token id ", range.dataset->largest_token_id(),
+                                     ", but ids of model \"", info.name, "\" are below ", info.vocabulary_size));
+  }
+  auto cut = range.dataset->CutInto(source.sequence_length);
+  if (!cut.ok()) {
+    return FieldOf(cut.status()).empty()
+               ? cut.status()
+               : InvalidField(absl::StrCat(field, ".", FieldOf(cut.status())),
+                              absl::StripPrefix(cut.status().message(), absl::StrCat(FieldOf(cut.status()), ": ")));
+  }
+  if (source.prepend_token_id.has_value() && *source.prepend_token_id >= info.vocabulary_size) {
+    return InvalidField(absl::StrCat(field, ".prepend_token_id"),
+                        absl::StrCat("token id ", *source.prepend_token_id, " is not below the vocabulary's size ",
+                                     info.vocabulary_size));
+  }
+  const int64_t length = cut->sequence_length + (source.prepend_token_id.has_value() ? 1 : 0);
+  if (length > limits.max_sequence_length) {
+    return InvalidField(absl::StrCat(field, ".sequence_length"),
+                        absl::StrCat("sequences of ", length, " tokens (a prepended one included) are longer than the ",
+                                     limits.max_sequence_length, " that are allowed"));
+  }
+  if (source.first_sequence < 0 || source.first_sequence >= cut->sequence_count) {
+    return InvalidField(absl::StrCat(field, ".first_sequence"),
+                        absl::StrCat(source.first_sequence, " is not among the dataset's ", cut->sequence_count,
+                                     " sequences of ", cut->sequence_length, " tokens"));
+  }
+  if (source.sequence_count < 0) {
+    return InvalidField(absl::StrCat(field, ".sequence_count"), absl::StrCat(source.sequence_count, " is negative"));
+  }
+  range.sequence_length = cut->sequence_length;
+  range.first_sequence = source.first_sequence;
+  const int64_t rest = cut->sequence_count - source.first_sequence;
+  range.sequence_count = source.sequence_count == 0 ? rest : std::min(rest, source.sequence_count);
+  range.prepend_token_id = source.prepend_token_id;
+  return range;
+}
+
+void DatasetRange::Read(int64_t sequence, std::vector<uint32_t>* ids) const {
+  const size_t prepended = prepend_token_id.has_value() ? 1 : 0;
+  ids->resize(prepended + sequence_length);
+  if (prepended != 0) (*ids)[0] = *prepend_token_id;
+  dataset->ReadSequence(sequence, absl::MakeSpan(*ids).subspan(prepended));
+}
+
+}  // namespace hookline

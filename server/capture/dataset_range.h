@@ -1,0 +1,41 @@
+// The sequences of a dataset that a request names.
+#ifndef HOOKLINE_SERVER_CAPTURE_DATASET_RANGE_H_
+#define HOOKLINE_SERVER_CAPTURE_DATASET_RANGE_H_
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "server/capture/limits.h"
+#include "server/capture/request.h"
+#include "server/dataset/dataset.h"
+#include "server/model/model.h"
+
+namespace hookline {
+
+// Sequences first_sequence to end() - 1 of a dataset that is cut into sequences of sequence_length tokens.
+struct DatasetRange {
+  const Dataset* dataset = nullptr;  // null: no dataset
+  int64_t sequence_length = 0;       // without the prepended token
+  int64_t first_sequence = 0;
+  int64_t sequence_count = 0;
+  std::optional<uint32_t> prepend_token_id;
+
+  int64_t end() const { return first_sequence + sequence_count; }
+  // Tokens of each sequence, the prepended one included.
+  int64_t length() const { return sequence_length + (prepend_token_id.has_value() ? 1 : 0); }
+  // Reads the tokens of sequence `sequence` of the dataset. May wait for the file.
+  void Read(int64_t sequence, std::vector<uint32_t>* ids) const;
+};
+
+// The part of the dataset `source.name` that `source` asks for, clipped to what there is. `field` is the proto path of
+// the source. NOT_FOUND: no such dataset. INVALID_ARGUMENT naming the field otherwise.
+absl::StatusOr<DatasetRange> ResolveDatasetRange(const DatasetSource& source, absl::string_view field,
+                                                 const ModelInfo& info, const CaptureLimits& limits,
+                                                 const std::vector<const Dataset*>& datasets);
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_CAPTURE_DATASET_RANGE_H_

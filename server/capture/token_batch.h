@@ -1,0 +1,21 @@
+// Checks of the sequences that clients send.
+#ifndef HOOKLINE_SERVER_CAPTURE_TOKEN_BATCH_H_
+#define HOOKLINE_SERVER_CAPTURE_TOKEN_BATCH_H_
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "server/capture/limits.h"
+#include "server/capture/request.h"
+#include "server/model/model.h"
+
+namespace hookline {
+
+// OK if there is a sequence, none is empty or too long, every id is below the vocabulary's size, and all together are
+// within max_request_tokens. INVALID_ARGUMENT naming the field, RESOURCE_EXHAUSTED with both numbers. `field` is the
+// proto path of the TokenBatch.
+absl::Status CheckTokens(const TokenBatch& tokens, absl::string_view field, const ModelInfo& info,
+                         const CaptureLimits& limits);
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_CAPTURE_TOKEN_BATCH_H_

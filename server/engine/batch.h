@@ -1,0 +1,72 @@
+// A batch on its way through a device: what the scheduler hands to an executor.
+#ifndef HOOKLINE_SERVER_ENGINE_BATCH_H_
+#define HOOKLINE_SERVER_ENGINE_BATCH_H_
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "server/base/slab_pool.h"
+#include "server/capture/plan.h"
+#include "server/capture/resume_token.h"
+#include "server/engine/batch_former.h"
+#include "server/engine/event_queue.h"
+#include "server/engine/ids.h"
+
+namespace hookline {
+
+// What the executor and the copier may use of a capture: every member is immutable or thread-safe. Letting go of it may
+// call back into the scheduler, so that it is never done with the scheduler's mutex held.
+struct Recipient {
+  CaptureId capture{};
+  std::shared_ptr<const CapturePlan> plan;
+  std::shared_ptr<SlabWindow> window;
+  std::shared_ptr<EventQueue> events;
+};
+
+// How far a capture's rows have been planned.
+struct RowCursor {
+  int64_t next_row = 0;       // of the row that is planned next, from the capture's start
+  ResumePosition skip_until;  // rows before this position are not sent: they were before a resume or before a feed's
+                              // member joined
+};
+
+struct Batch {
+  // A capture that receives rows of the batch.
+  struct Member {
+    Recipient recipient;
+    FlowId flow = kNoFlow;
+    RowCursor cursor;  // the executor's to move on until it gives the batch back
+    // An earlier pass over the batch left rows without slabs, so that later ones must not take any.
+    bool has_unplaced = false;
+  };
+  std::vector<BatchItem> items;
+  std::vector<Member> members;
+};
+
+// One forward pass that was launched, as the scheduler accounts for it.
+struct LaunchedPass {
+  struct Share {  // of one capture
+    CaptureId capture{};
+    int64_t sequences = 0;
+    int64_t tokens = 0;
+    absl::Duration copy_time;
+    bool all_placed = true;  // every row has a slab
+  };
+  std::vector<Share> shares;
+  int64_t tokens = 0;     // padding not counted
+  int64_t positions = 0;  // padding counted
+};
+
+// The same pass when the device has computed it.
+struct ComputedPass {
+  std::vector<CaptureId> captures;
+  absl::Duration forward_time;
+  int64_t tokens = 0;
+  int layers = 1;  // blocks that it ran, at least 1
+};
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_ENGINE_BATCH_H_

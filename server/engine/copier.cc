@@ -1,0 +1,162 @@
+#include "server/engine/copier.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "server/base/clock.h"
+
+namespace hookline {
+
+void Copier::Join() {
+  {
+    absl::MutexLock lock(&mu_);
+    stopping_ = true;
+    wake_.SignalAll();
+  }
+  if (thread_.joinable()) thread_.join();
+}
+
+void Copier::Add(PassInFlight pass) {
+  absl::MutexLock lock(&mu_);
+  passes_.push_back(std::move(pass));
+  wake_.SignalAll();
+}
+
+void Copier::Resume(CaptureId capture) {
+  absl::MutexLock lock(&mu_);
+  if (parked_.count(capture) == 0) return;
+  if (std::find(resumable_.begin(), resumable_.end(), capture) != resumable_.end()) return;
+  resumable_.push_back(capture);
+  wake_.SignalAll();
+}
+
+std::map<int, Copier::Count> Copier::delivered() const {
+  absl::MutexLock lock(&mu_);
+  return delivered_;
+}
+
+void Copier::Run() {
+  while (true) {
+    Work work = NextWork();
+    if (work.pass.has_value()) {
+      FinishPass(*std::move(work.pass));
+    } else if (!work.resumed.empty()) {
+      Advance(std::move(work.resumed));
+    } else {
+      return;
+    }
+  }
+}
+
+Copier::Work Copier::NextWork() {
+  absl::MutexLock lock(&mu_);
+  Work work;
+  while (passes_.empty() && resumable_.empty()) {
+    if (stopping_) return work;
+    wake_.Wait(&mu_);
+  }
+  // What has waited longest goes first.
+  if (!resumable_.empty()) {
+    const auto parked = parked_.find(resumable_.front());
+    resumable_.pop_front();
+    work.resumed = std::move(parked->second);
+    parked_.erase(parked);
+  } else {
+    work.pass = std::move(passes_.front());
+    passes_.pop_front();
+  }
+  return work;
+}
+
+void Copier::FinishPass(PassInFlight pass) {
+  const absl::Status status = pass.copied->Wait();
+  const absl::Time now = MonotonicNow();
+  ComputedPass computed;
+  computed.forward_time = pass.forward_time.value_or(now - std::max(pass.launched, last_reached_));
+  computed.tokens = pass.tokens;
+  computed.layers = pass.layers;
+  for (const auto& delivery : pass.deliveries) computed.captures.push_back(delivery->recipient().capture);
+  last_reached_ = now;
+  scheduler_->Computed(model_, computed);
+  for (std::unique_ptr<Delivery>& delivery : pass.deliveries) {
+    if (!status.ok()) scheduler_->Failed(delivery->recipient().capture, status);
+    if (ParkBehindOthers(delivery)) continue;
+    Deliveries deliveries;
+    deliveries.push_back(std::move(delivery));
+    Advance(std::move(deliveries));
+  }
+}
+
+void Copier::Advance(Deliveries deliveries) {
+  while (!deliveries.empty()) {
+    Delivery& delivery = *deliveries.front();
+    const CaptureId capture = delivery.recipient().capture;
+    const bool was_placed = delivery.all_placed();
+    const absl::StatusOr<bool> is_over = AdvanceOne(delivery);
+    if (is_over.ok() && !*is_over) return Park(std::move(deliveries));
+    if (!is_over.ok()) scheduler_->Failed(capture, is_over.status());
+    const absl::Duration copy_time = delivery.copy_time();
+    deliveries.pop_front();  // gives back its slabs, and what it holds on the device
+    if (!was_placed && deliveries.empty()) scheduler_->Placed(capture);
+    scheduler_->Delivered(capture, copy_time);
+  }
+}
+
+absl::StatusOr<bool> Copier::AdvanceOne(Delivery& delivery) {
+  while (true) {
+    if (!IsWanted(delivery)) return true;
+    HandOver(delivery);
+    if (delivery.all_taken()) return true;
+    if (!delivery.NextGroupFits()) return false;
+    absl::Status status = delivery.CopyMore(transfer_);
+    absl::StatusOr<std::unique_ptr<TransferEvent>> copied = transfer_->Record();
+    if (copied.ok()) status.Update((*copied)->Wait());
+    status.Update(copied.status());
+    if (!status.ok()) return status;
+  }
+}
+
+void Copier::HandOver(Delivery& delivery) {
+  const absl::Time begin = MonotonicNow();
+  const Recipient& recipient = delivery.recipient();
+  while (delivery.HasGroup()) {
+    std::vector<QueuedChunk> chunks = delivery.TakeGroup();
+    {
+      absl::MutexLock lock(&mu_);
+      for (const QueuedChunk& queued : chunks) {
+        const CapturePlan::HookPoint& hook_point = recipient.plan->hook_points[queued.chunk.hook_point];
+        Count& count = delivered_[hook_point.index];
+        count.rows += queued.chunk.rows;
+        count.bytes += queued.chunk.rows * hook_point.row_bytes;
+      }
+    }
+    recipient.events->PushChunks(std::move(chunks));
+  }
+  delivery.AddCopyTime(MonotonicNow() - begin);
+}
+
+bool Copier::IsWanted(const Delivery& delivery) const {
+  return delivery.recipient().events->TakesChunks() && scheduler_->WantsRows(delivery.recipient().capture);
+}
+
+void Copier::Park(Deliveries deliveries) {
+  const Delivery& first = *deliveries.front();
+  const CaptureId capture = first.recipient().capture;
+  {
+    absl::MutexLock lock(&mu_);
+    parked_[capture] = std::move(deliveries);
+  }
+  // What Resume would have told meanwhile found nothing parked. Only this thread takes parked deliveries, so `first` is
+  // still there.
+  if (first.NextGroupFits() || !IsWanted(first)) Resume(capture);
+}
+
+bool Copier::ParkBehindOthers(std::unique_ptr<Delivery>& delivery) {
+  absl::MutexLock lock(&mu_);
+  const auto parked = parked_.find(delivery->recipient().capture);
+  if (parked == parked_.end()) return false;
+  parked->second.push_back(std::move(delivery));
+  return true;
+}
+
+}  // namespace hookline

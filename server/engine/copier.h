@@ -1,0 +1,107 @@
+// The copier of one device: waits for a forward pass's copies to end, hands rows to their sinks, and goes on with those
+// that found no room as slabs come back.
+#ifndef HOOKLINE_SERVER_ENGINE_COPIER_H_
+#define HOOKLINE_SERVER_ENGINE_COPIER_H_
+
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <memory>
+#include <optional>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "server/engine/batch.h"
+#include "server/engine/delivery.h"
+#include "server/engine/ids.h"
+#include "server/engine/scheduler.h"
+#include "server/model/transfer.h"
+
+namespace hookline {
+
+// What one forward pass brings, on its way to host memory.
+struct PassInFlight {
+  std::vector<std::unique_ptr<Delivery>> deliveries;
+  std::unique_ptr<TransferEvent> copied;  // reached when the copies that the executor started have ended
+  absl::Time launched;
+  // On the CPU, where Forward returns when all is computed. Otherwise measured when `copied` is reached.
+  std::optional<absl::Duration> forward_time;
+  int64_t tokens = 0;
+  int layers = 1;
+};
+
+// Thread-safe.
+class Copier {
+ public:
+  struct Count {
+    int64_t rows = 0;
+    int64_t bytes = 0;
+  };
+
+  // `scheduler` and `transfer` outlive the copier.
+  Copier(ModelId model, Scheduler* scheduler, Transfer* transfer)
+      : model_(model), scheduler_(scheduler), transfer_(transfer) {}
+
+  void Start() {
+    thread_ = std::thread([this] { Run(); });
+  }
+  // Ends when everything that was added has been handed on or dropped.
+  void Join();
+
+  // Adds a pass that the scheduler knows as launched. Bounded by the scheduler, which launches few at a time.
+  void Add(PassInFlight pass) ABSL_LOCKS_EXCLUDED(mu_);
+
+  // Slabs of the capture's window came back, or its rows are wanted no more.
+  void Resume(CaptureId capture) ABSL_LOCKS_EXCLUDED(mu_);
+
+  // What was handed to sinks, by the model's hook points.
+  std::map<int, Count> delivered() const ABSL_LOCKS_EXCLUDED(mu_);
+
+ private:
+  // Deliveries of one capture, in order.
+  using Deliveries = std::deque<std::unique_ptr<Delivery>>;
+  // Deliveries that may go on, or a pass that has come. Neither when the copier ends.
+  struct Work {
+    Deliveries resumed;
+    std::optional<PassInFlight> pass;
+  };
+
+  void Run();
+  Work NextWork() ABSL_LOCKS_EXCLUDED(mu_);
+  void FinishPass(PassInFlight pass) ABSL_LOCKS_EXCLUDED(mu_);
+  // Hands over as much as the capture's window allows, and parks the rest.
+  void Advance(Deliveries deliveries) ABSL_LOCKS_EXCLUDED(mu_);
+  // Whether the delivery is over: handed over whole, or wanted no more. Otherwise it waits for room.
+  absl::StatusOr<bool> AdvanceOne(Delivery& delivery) ABSL_LOCKS_EXCLUDED(mu_);
+  void HandOver(Delivery& delivery) ABSL_LOCKS_EXCLUDED(mu_);
+  void Park(Deliveries deliveries) ABSL_LOCKS_EXCLUDED(mu_);
+  // Parks it behind others of its capture; false if none are parked.
+  bool ParkBehindOthers(std::unique_ptr<Delivery>& delivery) ABSL_LOCKS_EXCLUDED(mu_);
+  bool IsWanted(const Delivery& delivery) const;
+
+  const ModelId model_;
+  Scheduler* const scheduler_;
+  Transfer* const transfer_;
+  std::thread thread_;
+
+  // The thread's alone.
+  absl::Time last_reached_ = absl::InfinitePast();
+
+  // Held with no other mutex.
+  mutable absl::Mutex mu_;
+  absl::CondVar wake_;
+  std::deque<PassInFlight> passes_ ABSL_GUARDED_BY(mu_);
+  std::map<CaptureId, Deliveries> parked_ ABSL_GUARDED_BY(mu_);  // wait for slabs
+  std::deque<CaptureId> resumable_ ABSL_GUARDED_BY(mu_);         // parked ones that may go on
+  bool stopping_ ABSL_GUARDED_BY(mu_) = false;
+  std::map<int, Count> delivered_ ABSL_GUARDED_BY(mu_);
+};
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_ENGINE_COPIER_H_

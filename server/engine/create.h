@@ -1,0 +1,28 @@
+// Engine::Create with another way to host memory, for tests.
+#ifndef HOOKLINE_SERVER_ENGINE_CREATE_H_
+#define HOOKLINE_SERVER_ENGINE_CREATE_H_
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "server/dataset/dataset.h"
+#include "server/engine/engine.h"
+#include "server/model/model.h"
+#include "server/model/transfer.h"
+
+namespace hookline {
+
+using TransferFactory = std::function<absl::StatusOr<std::unique_ptr<Transfer>>(const std::string& device)>;
+
+// Errors of Engine::Create and of `make_transfer`.
+absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const EngineOptions& options,
+                                                     std::vector<std::unique_ptr<Model>> models,
+                                                     std::vector<std::unique_ptr<const Dataset>> datasets,
+                                                     const TransferFactory& make_transfer);
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_ENGINE_CREATE_H_

@@ -1,0 +1,110 @@
+// A delivery: the rows of one capture from one forward pass, cut into row groups, on their way from the device to the
+// sink. The executor plans it and starts its copies; the copier hands it on, group by group.
+#ifndef HOOKLINE_SERVER_ENGINE_DELIVERY_H_
+#define HOOKLINE_SERVER_ENGINE_DELIVERY_H_
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "server/base/slab_pool.h"
+#include "server/capture/row_packing.h"
+#include "server/engine/batch.h"
+#include "server/engine/batch_former.h"
+#include "server/engine/event_queue.h"
+#include "server/model/transfer.h"
+
+namespace hookline {
+
+// Thread-compatible: the executor's until it is handed to the copier.
+class Delivery {
+ public:
+  // Where a row comes from.
+  struct Origin {
+    int64_t sequence = 0;
+    int32_t position = 0;
+    uint32_t token_id = 0;
+    int64_t rank = 0;  // selected rows of its sequence before it
+    size_t item = 0;   // into the batch
+  };
+
+  // Plans the rows that `member` gets of those `items` that are of its flow, from its cursor on: selects them, leaves
+  // out what was sent before, ends at the largest budget, cuts row groups. Null if there are none. Moves the cursor on.
+  // The flow's items must follow each other in its source.
+  static std::unique_ptr<Delivery> Plan(Batch::Member* member, absl::Span<const BatchItem> items);
+
+  const Recipient& recipient() const { return recipient_; }
+  const std::vector<Origin>& origins() const { return origins_; }
+  int64_t first_row() const { return first_row_; }
+
+  // How many of the rows, from the first, hook point `hook_point` of the capture takes.
+  int64_t RowsOf(int hook_point) const;
+
+  // Gives the next groups slabs, as many as the capture's window has room for.
+  void AssignSlabs();
+  bool NextGroupFits() const;
+  bool all_placed() const { return placed_ == groups_.size(); }
+  // Bytes of the groups that have no slabs yet.
+  int64_t UnplacedBytes() const;
+
+  // What the forward pass left for hook point `hook_point` of the capture; row i is origins()[i]'s. Starts the copies
+  // of what has slabs.
+  absl::Status Stage(int hook_point, std::shared_ptr<StagedRows> rows, Transfer* transfer);
+  // AssignSlabs, and starts the copies of what has got slabs by it.
+  absl::Status CopyMore(Transfer* transfer);
+
+  // Whether groups that have slabs have not been taken.
+  bool HasGroup() const { return queued_ < placed_; }
+  // The chunks of the next such group, whose copies must have ended, with statistics.
+  std::vector<QueuedChunk> TakeGroup();
+  bool all_taken() const { return queued_ == groups_.size(); }
+
+  // For the capture's account.
+  void AddCopyTime(absl::Duration duration) { copy_time_ += duration; }
+  absl::Duration copy_time() const { return copy_time_; }
+
+ private:
+  struct PlacedChunk {
+    int hook_point = 0;
+    int64_t first = 0;  // into origins_
+    int64_t rows = 0;
+    std::vector<SlabSpan> spans;  // cut between rows
+  };
+  struct Group {
+    int64_t first = 0;  // into origins_
+    int64_t rows = 0;
+    ResumePosition position;          // before its first row
+    std::vector<PlacedChunk> chunks;  // spans are empty until the group has slabs
+  };
+
+  explicit Delivery(const Recipient& recipient);
+
+  int64_t rows() const { return static_cast<int64_t>(origins_.size()); }
+  int64_t RowBytes(const PlacedChunk& chunk) const { return recipient_.plan->hook_points[chunk.hook_point].row_bytes; }
+  void SelectRows(const Batch::Member& member, absl::Span<const BatchItem> items);
+  void CutGroups(int64_t first, int64_t rows);
+  ResumePosition PositionBefore(int64_t row, absl::Span<const BatchItem> items) const;
+  absl::Status StartCopies(int hook_point, size_t first_group, Transfer* transfer);
+  ResumePosition PositionAfter(size_t group, const PlacedChunk& chunk) const;
+  std::shared_ptr<const Provenance> ProvenanceOf(const Group& group) const;
+
+  const Recipient recipient_;
+  int64_t first_row_ = 0;  // number of the first row, from the capture's start
+  std::vector<Origin> origins_;
+  std::vector<Group> groups_;
+  ResumePosition end_;  // after the last row
+
+  std::vector<std::shared_ptr<StagedRows>> staged_;  // per hook point of the capture; null where none is wanted
+  size_t placed_ = 0;                                // groups that have slabs
+  size_t queued_ = 0;                                // groups that were taken
+  absl::Duration copy_time_;
+  RowPacking packing_;
+  SlabRef open_slab_;  // the next chunk goes on in it
+};
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_ENGINE_DELIVERY_H_

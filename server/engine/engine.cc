@@ -1,0 +1,250 @@
+#include "server/engine/engine.h"
+
+#include <map>
+#include <set>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/time/clock.h"
+#include "server/base/clock.h"
+#include "server/base/status.h"
+#include "server/capture/token_batch.h"
+#include "server/engine/copier.h"
+#include "server/engine/create.h"
+#include "server/engine/executor.h"
+#include "server/engine/scheduler.h"
+
+namespace hookline {
+namespace {
+
+template <typename T>
+std::string Names(const std::vector<T>& named) {
+  return named.empty() ? "none" : absl::StrJoin(named, ", ");
+}
+
+class CaptureHandle final : public Capture {
+ public:
+  // Sequences that the client streams are checked against `info` and `limits`.
+  CaptureHandle(Scheduler* scheduler, Scheduler::Admitted admitted, const ModelInfo* info, const CaptureLimits& limits)
+      : scheduler_(scheduler), admitted_(std::move(admitted)), info_(info), limits_(limits) {}
+  ~CaptureHandle() override { Cancel(); }
+
+  std::optional<CaptureEvent> Next() override { return admitted_.events->Next(); }
+  absl::StatusOr<bool> AddSequences(TokenBatch batch) override {
+    if (absl::Status status = CheckTokens(batch, "tokens", *info_, limits_); !status.ok()) {
+      scheduler_->Failed(admitted_.id, status);
+      return status;
+    }
+    return scheduler_->AddSequences(admitted_.id, std::move(batch));
+  }
+  void FinishSource() override { scheduler_->FinishSource(admitted_.id); }
+  void Cancel() override {
+    scheduler_->Cancel(admitted_.id);
+    admitted_.events->Close();
+  }
+  void AddWireTime(absl::Duration duration) override { admitted_.events->AddWireTime(duration); }
+
+ private:
+  Scheduler* const scheduler_;
+  const Scheduler::Admitted admitted_;
+  const ModelInfo* const info_;
+  const CaptureLimits limits_;
+};
+
+// A model on its device, with the two threads that serve it.
+struct Replica {
+  Replica(std::unique_ptr<Model> served_model, std::unique_ptr<Transfer> device_transfer,
+          const CaptureLimits& its_limits)
+      : model(std::move(served_model)), transfer(std::move(device_transfer)), limits(its_limits) {}
+
+  const std::unique_ptr<Model> model;
+  const std::unique_ptr<Transfer> transfer;
+  const CaptureLimits limits;
+  ModelId id{};
+  std::unique_ptr<Copier> copier;
+  std::unique_ptr<Executor> executor;
+};
+
+class EngineImpl final : public Engine {
+ public:
+  EngineImpl(const EngineOptions& options, std::shared_ptr<uint8_t> slab_memory,
+             std::vector<std::unique_ptr<const Dataset>> datasets)
+      : options_(options),
+        datasets_(std::move(datasets)),
+        scheduler_(options, std::move(slab_memory), Clock::Monotonic()) {}
+
+  ~EngineImpl() override {
+    scheduler_.Stop();
+    for (const auto& replica : replicas_) replica->executor->Join();
+    for (const auto& replica : replicas_) replica->copier->Join();
+  }
+
+  void Add(std::unique_ptr<Model> model, std::unique_ptr<Transfer> transfer);
+  void StartThreads();
+
+  const EngineOptions& options() const override { return options_; }
+  std::vector<const Model*> models() const override;
+  absl::StatusOr<const Model*> FindModel(absl::string_view name) const override;
+  std::vector<const Dataset*> datasets() const override;
+  absl::StatusOr<const Dataset*> FindDataset(absl::string_view name) const override;
+  absl::StatusOr<CapturePlan> Plan(CaptureRequest request) const override;
+  CaptureEstimate Estimate(const CapturePlan& plan) const override;
+  absl::StatusOr<std::shared_ptr<Capture>> Start(CapturePlan plan, absl::string_view address,
+                                                 CaptureCallbacks callbacks) override;
+  EngineSnapshot Snapshot() const override;
+  void Drain(absl::Time deadline) override { scheduler_.Drain(MonotonicNow() + (deadline - absl::Now())); }
+
+ private:
+  absl::StatusOr<const Replica*> FindReplica(absl::string_view name) const;
+  const Replica& ReplicaOf(const Model* model) const;
+
+  const EngineOptions options_;
+  const std::vector<std::unique_ptr<const Dataset>> datasets_;
+  Scheduler scheduler_;
+  std::vector<std::unique_ptr<Replica>> replicas_;  // fixed once the threads run
+};
+
+void EngineImpl::Add(std::unique_ptr<Model> model, std::unique_ptr<Transfer> transfer) {
+  const CaptureLimits limits = LimitsFor(options_, model->info());
+  Replica& replica = *replicas_.emplace_back(std::make_unique<Replica>(std::move(model), std::move(transfer), limits));
+  Scheduler::ModelSetup setup;
+  setup.name = replica.model->info().name;
+  setup.mixes_lengths = replica.model->info().mixes_lengths;
+  setup.max_batch_tokens = limits.max_batch_tokens;
+  setup.on_room = [&replica](CaptureId capture) { replica.copier->Resume(capture); };
+  replica.id = scheduler_.AddModel(std::move(setup));
+  replica.copier = std::make_unique<Copier>(replica.id, &scheduler_, replica.transfer.get());
+  replica.executor = std::make_unique<Executor>(replica.id, replica.model.get(), replica.transfer.get(), &scheduler_,
+                                                replica.copier.get(), options_.max_pending_bytes);
+}
+
+void EngineImpl::StartThreads() {
+  for (const auto& replica : replicas_) {
+    replica->copier->Start();
+    replica->executor->Start();
+  }
+}
+
+std::vector<const Model*> EngineImpl::models() const {
+  std::vector<const Model*> models;
+  for (const auto& replica : replicas_) models.push_back(replica->model.get());
+  return models;
+}
+
+absl::StatusOr<const Replica*> EngineImpl::FindReplica(absl::string_view name) const {
+  std::vector<std::string> names;
+  for (const auto& replica : replicas_) {
+    if (replica->model->info().name == name) return replica.get();
+    names.push_back(replica->model->info().name);
+  }
+  if (!name.empty() || names.empty()) {
+    return absl::NotFoundError(absl::StrCat("model: no model \"", name, "\"; this server has ", Names(names)));
+  }
+  if (names.size() == 1) return replicas_[0].get();
+  return InvalidField("model", absl::StrCat("is empty, but this server has several: ", Names(names)));
+}
+
+const Replica& EngineImpl::ReplicaOf(const Model* model) const {
+  size_t i = 0;
+  while (replicas_[i]->model.get() != model) ++i;
+  return *replicas_[i];
+}
+
+absl::StatusOr<const Model*> EngineImpl::FindModel(absl::string_view name) const {
+  ASSIGN_OR_RETURN(const Replica* replica, FindReplica(name));
+  return replica->model.get();
+}
+
+std::vector<const Dataset*> EngineImpl::datasets() const {
+  std::vector<const Dataset*> datasets;
+  for (const std::unique_ptr<const Dataset>& dataset : datasets_) datasets.push_back(dataset.get());
+  return datasets;
+}
+
+absl::StatusOr<const Dataset*> EngineImpl::FindDataset(absl::string_view name) const {
+  std::vector<std::string> names;
+  for (const std::unique_ptr<const Dataset>& dataset : datasets_) {
+    if (dataset->name() == name) return dataset.get();
+    names.push_back(dataset->name());
+  }
+  return absl::NotFoundError(absl::StrCat("name: no dataset \"", name, "\"; this server has ", Names(names)));
+}
+
+absl::StatusOr<CapturePlan> EngineImpl::Plan(CaptureRequest request) const {
+  ASSIGN_OR_RETURN(const Replica* replica, FindReplica(request.model));
+  return MakeCapturePlan(std::move(request), *replica->model, replica->limits, datasets());
+}
+
+CaptureEstimate EngineImpl::Estimate(const CapturePlan& plan) const {
+  CaptureEstimate estimate = plan.Estimate();
+  const double seconds = scheduler_.SecondsPerTokenLayer(ReplicaOf(plan.model).id);
+  if (seconds > 0) {
+    estimate.time = absl::Seconds(seconds * static_cast<double>(estimate.tokens) * estimate.layers);
+  }
+  return estimate;
+}
+
+absl::StatusOr<std::shared_ptr<Capture>> EngineImpl::Start(CapturePlan plan, absl::string_view address,
+                                                           CaptureCallbacks callbacks) {
+  const Replica& replica = ReplicaOf(plan.model);
+  ASSIGN_OR_RETURN(Scheduler::Admitted admitted,
+                   scheduler_.Admit(replica.id, std::move(plan), address, std::move(callbacks)));
+  return std::make_shared<CaptureHandle>(&scheduler_, std::move(admitted), &replica.model->info(), replica.limits);
+}
+
+EngineSnapshot EngineImpl::Snapshot() const {
+  EngineSnapshot snapshot;
+  scheduler_.Snapshot(&snapshot);
+  for (size_t i = 0; i < replicas_.size(); ++i) {
+    const Model& model = *replicas_[i]->model;
+    snapshot.models[i].device_memory_bytes = DeviceMemoryBytes(model.info().device);
+    for (const auto& [hook_point, count] : replicas_[i]->copier->delivered()) {
+      snapshot.hook_points.push_back(
+          {model.info().name, model.hook_points()[hook_point].name, count.rows, count.bytes});
+    }
+  }
+  return snapshot;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& options,
+                                                       std::vector<std::unique_ptr<Model>> models,
+                                                       std::vector<std::unique_ptr<const Dataset>> datasets) {
+  return CreateEngine(options, std::move(models), std::move(datasets), MakeTransfer);
+}
+
+absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const EngineOptions& options,
+                                                     std::vector<std::unique_ptr<Model>> models,
+                                                     std::vector<std::unique_ptr<const Dataset>> datasets,
+                                                     const TransferFactory& make_transfer) {
+  RETURN_IF_ERROR(CheckOptions(options));
+  std::set<std::string> names;
+  std::string slab_device = "cpu";
+  for (const std::unique_ptr<Model>& model : models) {
+    if (!names.insert(model->info().name).second) {
+      return absl::InvalidArgumentError(absl::StrCat("two models are named \"", model->info().name, "\""));
+    }
+    for (const HookPoint& hook_point : model->hook_points().all()) {
+      const int64_t row_bytes = hook_point.width * DtypeBytes(Dtype::kFloat32);
+      if (row_bytes > options.slab_bytes) {
+        return InvalidField("slab_bytes", absl::StrCat(options.slab_bytes, " is less than a row of ", hook_point.name,
+                                                       " in model \"", model->info().name, "\", ", row_bytes));
+      }
+    }
+    if (model->info().device != "cpu") slab_device = model->info().device;
+  }
+  ASSIGN_OR_RETURN(std::shared_ptr<uint8_t> memory,
+                   AllocateHostMemory(options.slab_bytes * options.slab_count, slab_device));
+  auto engine = std::make_unique<EngineImpl>(options, std::move(memory), std::move(datasets));
+  for (std::unique_ptr<Model>& model : models) {
+    ASSIGN_OR_RETURN(std::unique_ptr<Transfer> transfer, make_transfer(model->info().device));
+    engine->Add(std::move(model), std::move(transfer));
+  }
+  engine->StartThreads();
+  return engine;
+}
+
+}  // namespace hookline

@@ -1,0 +1,73 @@
+// The engine: admits captures, lets their sequences share forward passes, and hands the rows to their sinks.
+//
+//   ASSIGN_OR_RETURN(CapturePlan plan, engine->Plan(std::move(request)));
+//   ASSIGN_OR_RETURN(std::shared_ptr<Capture> capture, engine->Start(std::move(plan), address, callbacks));
+#ifndef HOOKLINE_SERVER_ENGINE_ENGINE_H_
+#define HOOKLINE_SERVER_ENGINE_ENGINE_H_
+
+#include <memory>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "server/capture/capture.h"
+#include "server/capture/plan.h"
+#include "server/capture/request.h"
+#include "server/dataset/dataset.h"
+#include "server/engine/options.h"
+#include "server/engine/snapshot.h"
+#include "server/model/model.h"
+
+namespace hookline {
+
+// Thread-safe.
+class Engine {
+ public:
+  // INVALID_ARGUMENT: options that contradict each other; RESOURCE_EXHAUSTED: no memory for the slabs.
+  // A dataset may hold ids that a model lacks; a capture of both is refused. `models` may be empty.
+  static absl::StatusOr<std::unique_ptr<Engine>> Create(const EngineOptions& options,
+                                                        std::vector<std::unique_ptr<Model>> models,
+                                                        std::vector<std::unique_ptr<const Dataset>> datasets);
+
+  // Cancels what still runs and joins the engine's threads. Captures, and chunks taken from them, must be gone before.
+  virtual ~Engine() = default;
+
+  virtual const EngineOptions& options() const = 0;
+
+  // In the order given to Create. They live as long as the engine.
+  virtual std::vector<const Model*> models() const = 0;
+
+  // The model of that name; "" names the only one. NOT_FOUND or, for "" among several, INVALID_ARGUMENT; both list the
+  // names.
+  virtual absl::StatusOr<const Model*> FindModel(absl::string_view name) const = 0;
+
+  // In the order given to Create.
+  virtual std::vector<const Dataset*> datasets() const = 0;
+
+  // NOT_FOUND lists the names.
+  virtual absl::StatusOr<const Dataset*> FindDataset(absl::string_view name) const = 0;
+
+  // Checks the request and says what it would bring, without starting it. Errors as the proto CaptureService states
+  // them, except those that depend on what else is running.
+  virtual absl::StatusOr<CapturePlan> Plan(CaptureRequest request) const = 0;
+
+  // What the planned capture brings and costs. No time before the model has run its first forward pass.
+  virtual CaptureEstimate Estimate(const CapturePlan& plan) const = 0;
+
+  // Admits or queues the planned capture. `address` is the client's, for its limit. RESOURCE_EXHAUSTED: too many
+  // captures; FAILED_PRECONDITION: a feed of that name is another; UNAVAILABLE: the server is shutting down.
+  virtual absl::StatusOr<std::shared_ptr<Capture>> Start(CapturePlan plan, absl::string_view address,
+                                                         CaptureCallbacks callbacks) = 0;
+
+  virtual EngineSnapshot Snapshot() const = 0;
+
+  // Refuses new captures (UNAVAILABLE), lets running ones end until `deadline`, then ends the rest with a summary
+  // (kShuttingDown, UNAVAILABLE). Returns when every capture has ended, its sink has consumed the final event or been
+  // destroyed, and every slab is back; or a second after the deadline.
+  virtual void Drain(absl::Time deadline) = 0;
+};
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_ENGINE_ENGINE_H_

@@ -1,0 +1,127 @@
+#include "server/engine/event_queue.h"
+
+#include <utility>
+
+#include "server/base/clock.h"
+
+namespace hookline {
+
+EventQueue::EventQueue(CaptureCallbacks callbacks, std::function<void()> on_released)
+    : callbacks_(std::move(callbacks)), on_released_(std::move(on_released)), created_(MonotonicNow()) {}
+
+void EventQueue::PushStarted(CaptureStarted started) {
+  {
+    absl::MutexLock lock(&mu_);
+    if (closed_) return;
+    consumed_.resize(started.hook_points.size());
+    for (size_t i = 0; i < consumed_.size(); ++i) consumed_[i].rows = started.hook_points[i].rows;
+    resume_token_ = started.resume_token;
+    started_ = std::move(started);
+  }
+  Notify();
+}
+
+void EventQueue::PushChunks(std::vector<QueuedChunk> chunks) {
+  {
+    absl::MutexLock lock(&mu_);
+    if (!closed_ && !ended_.has_value() && !released_) {
+      for (QueuedChunk& chunk : chunks) chunks_.push_back(std::move(chunk));
+    }
+  }
+  Notify();
+}
+
+void EventQueue::End(CaptureEnded ended, Queued queued) {
+  std::deque<QueuedChunk> dropped;
+  {
+    absl::MutexLock lock(&mu_);
+    if (closed_ || ended_.has_value()) return;
+    if (queued == Queued::kDrop) dropped.swap(chunks_);
+    ended_ = std::move(ended);
+  }
+  Notify();
+}
+
+bool EventQueue::TakesChunks() const {
+  absl::MutexLock lock(&mu_);
+  return !closed_ && !ended_.has_value() && !released_;
+}
+
+std::optional<CaptureEvent> EventQueue::Next() {
+  CaptureEnded ended;
+  {
+    absl::MutexLock lock(&mu_);
+    if (closed_ || released_) return std::nullopt;
+    if (started_.has_value()) {
+      CaptureEvent event = std::move(*started_);
+      started_.reset();
+      return event;
+    }
+    if (!chunks_.empty()) {
+      QueuedChunk next = std::move(chunks_.front());
+      chunks_.pop_front();
+      Consumed& consumed = consumed_[next.chunk.hook_point];
+      consumed.rows = next.chunk.first_row + next.chunk.rows;
+      consumed.statistics.Add(next.statistics);
+      resume_token_ = next.chunk.resume_token;
+      return CaptureEvent(std::move(next.chunk));
+    }
+    if (!ended_.has_value()) {
+      sink_waits_ = true;
+      return std::nullopt;
+    }
+    ended = *std::move(ended_);
+    ended.hook_points.resize(consumed_.size());
+    for (size_t i = 0; i < consumed_.size(); ++i) {
+      ended.hook_points[i].rows = consumed_[i].rows;
+      consumed_[i].statistics.Summarize(&ended.hook_points[i]);
+    }
+    ended.resume_token = resume_token_;
+    ended.wire_time = wire_time_;
+    ended.total_time = MonotonicNow() - created_;
+    released_ = true;
+  }
+  on_released_();
+  return CaptureEvent(std::move(ended));
+}
+
+void EventQueue::AddWireTime(absl::Duration duration) {
+  absl::MutexLock lock(&mu_);
+  wire_time_ += duration;
+}
+
+void EventQueue::Close() {
+  std::deque<QueuedChunk> dropped;
+  bool release;
+  {
+    absl::MutexLock lock(&mu_);
+    if (closed_) return;
+    closed_ = true;
+    dropped.swap(chunks_);
+    release = !released_;
+    released_ = true;
+  }
+  {
+    absl::MutexLock lock(&callback_mu_);
+    closed_to_callbacks_ = true;
+  }
+  dropped.clear();
+  if (release) on_released_();
+}
+
+void EventQueue::NotifySourceRoom() {
+  absl::MutexLock lock(&callback_mu_);
+  if (!closed_to_callbacks_ && callbacks_.on_source_room) callbacks_.on_source_room();
+}
+
+void EventQueue::Notify() {
+  {
+    absl::MutexLock lock(&mu_);
+    if (!sink_waits_ || closed_) return;
+    sink_waits_ = false;
+  }
+  absl::MutexLock lock(&callback_mu_);
+  if (!closed_to_callbacks_ && callbacks_.on_ready) callbacks_.on_ready();
+}
+
+}  // namespace hookline

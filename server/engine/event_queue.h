@@ -1,0 +1,78 @@
+// What a capture has ready for its sink. Bounded by the capture's window: a chunk in it holds its slabs.
+#ifndef HOOKLINE_SERVER_ENGINE_EVENT_QUEUE_H_
+#define HOOKLINE_SERVER_ENGINE_EVENT_QUEUE_H_
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "server/capture/capture.h"
+#include "server/engine/row_statistics.h"
+
+namespace hookline {
+
+struct QueuedChunk {
+  Chunk chunk;
+  RowStatistics statistics;
+};
+
+// Thread-safe. Pushing runs on_ready when the sink waits, so nothing is pushed with a lock held.
+class EventQueue {
+ public:
+  // `on_released` runs once, when the sink has consumed the final event or closed the queue.
+  EventQueue(CaptureCallbacks callbacks, std::function<void()> on_released);
+
+  void PushStarted(CaptureStarted started);
+  void PushChunks(std::vector<QueuedChunk> chunks);
+  // False once the capture has ended or its sink is gone: what is pushed then is dropped.
+  bool TakesChunks() const;
+  // The last event. What the sink has consumed is filled in when it consumes this one. With kDrop, chunks that it has
+  // not consumed are dropped, so that the end comes next.
+  enum class Queued { kKeep, kDrop };
+  void End(CaptureEnded ended, Queued queued);
+
+  std::optional<CaptureEvent> Next();
+  void AddWireTime(absl::Duration duration);
+  // Drops everything; when it returns, no callback runs or will run.
+  void Close();
+
+  // Runs on_source_room, unless closed.
+  void NotifySourceRoom();
+
+ private:
+  void Notify();
+
+  const CaptureCallbacks callbacks_;
+  const std::function<void()> on_released_;
+  const absl::Time created_;
+
+  // Held while a callback runs.
+  absl::Mutex callback_mu_;
+  bool closed_to_callbacks_ ABSL_GUARDED_BY(callback_mu_) = false;
+
+  mutable absl::Mutex mu_;
+  std::optional<CaptureStarted> started_ ABSL_GUARDED_BY(mu_);
+  std::deque<QueuedChunk> chunks_ ABSL_GUARDED_BY(mu_);
+  std::optional<CaptureEnded> ended_ ABSL_GUARDED_BY(mu_);
+  bool closed_ ABSL_GUARDED_BY(mu_) = false;
+  bool released_ ABSL_GUARDED_BY(mu_) = false;
+  bool sink_waits_ ABSL_GUARDED_BY(mu_) = true;
+  // What the sink has consumed of one hook point.
+  struct Consumed {
+    int64_t rows = 0;
+    RowStatistics statistics;
+  };
+  std::vector<Consumed> consumed_ ABSL_GUARDED_BY(mu_);
+  std::string resume_token_ ABSL_GUARDED_BY(mu_);
+  absl::Duration wire_time_ ABSL_GUARDED_BY(mu_);
+};
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_ENGINE_EVENT_QUEUE_H_

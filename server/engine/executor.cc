@@ -1,0 +1,143 @@
+#include "server/engine/executor.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "server/base/clock.h"
+
+namespace hookline {
+
+void Executor::Run() {
+  while (std::optional<Batch> batch = scheduler_->NextBatch(id_)) {
+    ReadDatasets(&*batch);
+    RunItems(&*batch, batch->items);
+    scheduler_->BatchDone(*batch);
+  }
+}
+
+void Executor::ReadDatasets(Batch* batch) {
+  for (BatchItem& item : batch->items) {
+    if (!item.sequence.ids.empty()) continue;
+    // Every member of a flow has the same dataset.
+    const auto member = std::find_if(batch->members.begin(), batch->members.end(),
+                                     [&](const Batch::Member& m) { return m.flow == item.flow; });
+    member->recipient.plan->dataset.Read(item.sequence.index, &item.sequence.ids);
+  }
+}
+
+void Executor::RunItems(Batch* batch, absl::Span<const BatchItem> items) {
+  if (items.empty()) return;
+  const absl::Status status = RunPass(batch, items);
+  if (status.ok()) return;
+  // A deterministic batch's shape is part of its rows.
+  if (items.size() > 1 && !items[0].deterministic) {
+    RunItems(batch, items.subspan(0, items.size() / 2));
+    RunItems(batch, items.subspan(items.size() / 2));
+    return;
+  }
+  for (const Batch::Member& member : batch->members) {
+    if (member.flow == items[0].flow) scheduler_->Failed(member.recipient.capture, status);
+  }
+}
+
+absl::Status Executor::RunPass(Batch* batch, absl::Span<const BatchItem> items) {
+  std::vector<RowCursor> cursors;
+  for (const Batch::Member& member : batch->members) cursors.push_back(member.cursor);
+
+  ForwardPass pass(PlanDeliveries(batch, items), items, model_->hook_points());
+  if (pass.empty()) return absl::OkStatus();
+  PassInFlight in_flight;
+  in_flight.launched = MonotonicNow();
+  absl::Status status = Compute(&pass, items);
+  absl::StatusOr<std::unique_ptr<TransferEvent>> copied = transfer_->Record();
+  status.Update(copied.status());
+  if (!status.ok()) {
+    // Copies that were started end before their slabs go back.
+    if (copied.ok()) (void)(*copied)->Wait();
+    for (size_t i = 0; i < cursors.size(); ++i) batch->members[i].cursor = cursors[i];
+    return status;
+  }
+  in_flight.copied = *std::move(copied);
+  if (model_->info().device == "cpu") {
+    in_flight.forward_time = MonotonicNow() - in_flight.launched;
+    for (const ForwardPass::Part& part : pass.parts) *in_flight.forward_time -= part.share.copy_time;
+  }
+  for (Batch::Member& member : batch->members) {
+    for (const ForwardPass::Part& part : pass.parts) {
+      if (part.share.capture == member.recipient.capture) member.has_unplaced |= !part.delivery->all_placed();
+    }
+  }
+  Launch(std::move(pass), std::move(in_flight));
+  return absl::OkStatus();
+}
+
+std::vector<std::unique_ptr<Delivery>> Executor::PlanDeliveries(Batch* batch, absl::Span<const BatchItem> items) {
+  std::vector<std::unique_ptr<Delivery>> deliveries;
+  for (Batch::Member& member : batch->members) {
+    const CaptureId capture = member.recipient.capture;
+    // A capture that failed on the batch's first half takes nothing of the second.
+    if (!member.recipient.events->TakesChunks() || !scheduler_->WantsRows(capture)) continue;
+    std::unique_ptr<Delivery> delivery = Delivery::Plan(&member, items);
+    if (delivery == nullptr) continue;
+    if (!member.has_unplaced) delivery->AssignSlabs();
+    if (const int64_t waiting = delivery->UnplacedBytes(); waiting > max_pending_bytes_) {
+      scheduler_->Failed(capture, absl::ResourceExhaustedError(absl::StrCat(
+                                      "rows of one batch that wait on the device for the capture's window take ",
+                                      waiting, " bytes, more than the ", max_pending_bytes_,
+                                      " that the server allows (--max-pending-bytes); ask for fewer hook points or "
+                                      "rows, or send shorter sequences")));
+      continue;
+    }
+    deliveries.push_back(std::move(delivery));
+  }
+  return deliveries;
+}
+
+absl::Status Executor::Compute(ForwardPass* pass, absl::Span<const BatchItem> items) {
+  std::vector<int> hook_points;
+  for (const auto& [hook_point, uses] : pass->taps) hook_points.push_back(hook_point);
+  absl::Status copied;
+  absl::Status computed;
+  const auto tap = [&](int hook_point, const at::Tensor& value) {
+    for (const ForwardPass::TapUse& use : pass->taps[hook_point]) {
+      if (!copied.ok()) return;
+      const absl::Time begin = MonotonicNow();
+      ForwardPass::Part& part = pass->parts[use.part];
+      const Dtype dtype = part.delivery->recipient().plan->dtype;
+      absl::StatusOr<std::shared_ptr<StagedRows>> staged = transfer_->Stage(value, part.rows.data(), use.rows, dtype);
+      copied = staged.ok() ? part.delivery->Stage(use.hook_point, *std::move(staged), transfer_) : staged.status();
+      part.share.copy_time += MonotonicNow() - begin;
+    }
+  };
+  try {
+    at::Tensor ids = at::empty({pass->sequences, pass->positions}, at::kLong);
+    pass->FillTokenIds(items, ids.data_ptr<int64_t>());
+    if (model_->info().device != "cpu") ids = ids.to(c10::Device(model_->info().device), /*non_blocking=*/true);
+    computed = model_->Forward(ids, hook_points, tap);
+  } catch (const c10::Error& error) {
+    computed = absl::InternalError(error.what_without_backtrace());
+  } catch (const std::exception& error) {
+    computed = absl::InternalError(error.what());
+  }
+  computed.Update(copied);
+  return computed;
+}
+
+void Executor::Launch(ForwardPass pass, PassInFlight in_flight) {
+  LaunchedPass launched;
+  launched.tokens = in_flight.tokens = pass.tokens;
+  launched.positions = pass.sequences * pass.positions;
+  in_flight.layers = pass.layers;
+  for (ForwardPass::Part& part : pass.parts) {
+    part.share.all_placed = part.delivery->all_placed();
+    launched.shares.push_back(part.share);
+    in_flight.deliveries.push_back(std::move(part.delivery));
+  }
+  scheduler_->Launched(id_, launched);
+  copier_->Add(std::move(in_flight));
+}
+
+}  // namespace hookline

@@ -1,0 +1,71 @@
+// The executor of one device: runs the forward passes over the batches that the scheduler forms, and starts the copies
+// of their rows.
+#ifndef HOOKLINE_SERVER_ENGINE_EXECUTOR_H_
+#define HOOKLINE_SERVER_ENGINE_EXECUTOR_H_
+
+#include <cstdint>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/types/span.h"
+#include "server/engine/batch.h"
+#include "server/engine/copier.h"
+#include "server/engine/forward_pass.h"
+#include "server/engine/ids.h"
+#include "server/engine/scheduler.h"
+#include "server/model/model.h"
+#include "server/model/transfer.h"
+
+namespace hookline {
+
+// Thread-safe.
+class Executor {
+ public:
+  // All outlive the executor. `max_pending_bytes`: EngineOptions.
+  Executor(ModelId id, Model* model, Transfer* transfer, Scheduler* scheduler, Copier* copier,
+           int64_t max_pending_bytes)
+      : id_(id),
+        model_(model),
+        transfer_(transfer),
+        scheduler_(scheduler),
+        copier_(copier),
+        max_pending_bytes_(max_pending_bytes) {}
+
+  void Start() {
+    thread_ = std::thread([this] { Run(); });
+  }
+  // Ends after Scheduler::Stop, when the batch in hand is done.
+  void Join() {
+    if (thread_.joinable()) thread_.join();
+  }
+
+ private:
+  void Run();
+  // Reads the tokens of datasets' sequences, which the scheduler leaves out. Drops the sequences of a flow whose file
+  // cannot be read, and ends its captures.
+  void ReadDatasets(Batch* batch);
+  // Runs the items; where that fails, halves them until the ones at fault are alone.
+  void RunItems(Batch* batch, absl::Span<const BatchItem> items);
+  // One forward pass. When it fails, every capture is as it was before.
+  absl::Status RunPass(Batch* batch, absl::Span<const BatchItem> items);
+  // The rows that each member gets, with as many slabs as its window has. Ends captures whose rows would hold too much
+  // on the device meanwhile.
+  std::vector<std::unique_ptr<Delivery>> PlanDeliveries(Batch* batch, absl::Span<const BatchItem> items);
+  // Computes the hook points and starts the copies.
+  absl::Status Compute(ForwardPass* pass, absl::Span<const BatchItem> items);
+  void Launch(ForwardPass pass, PassInFlight in_flight);
+
+  const ModelId id_;
+  Model* const model_;
+  Transfer* const transfer_;
+  Scheduler* const scheduler_;
+  Copier* const copier_;
+  const int64_t max_pending_bytes_;
+  std::thread thread_;
+};
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_ENGINE_EXECUTOR_H_

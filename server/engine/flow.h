@@ -1,0 +1,44 @@
+// A flow: sequences that wait for forward passes, and the captures that receive their rows. A capture has a flow of its
+// own; a feed's members share one.
+#ifndef HOOKLINE_SERVER_ENGINE_FLOW_H_
+#define HOOKLINE_SERVER_ENGINE_FLOW_H_
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "server/capture/request.h"
+#include "server/capture/sequence_source.h"
+#include "server/engine/ids.h"
+
+namespace hookline {
+
+struct Flow {
+  Flow(FlowId flow_id, ModelId model_id, const CapturePlan& plan)
+      : id(flow_id), model(model_id), source(plan), deterministic(plan.deterministic), feed(plan.feed) {}
+
+  const FlowId id;
+  const ModelId model;
+  SequenceSource source;
+  const bool deterministic;
+
+  // Admitted captures that still want rows.
+  std::vector<CaptureId> receivers;
+  // Tokens that the flow may still put into batches before others' turn comes (deficit round robin).
+  int64_t deficit = 0;
+  // Since when a sequence waits while every receiver has room.
+  absl::Time ready_since = absl::InfiniteFuture();
+
+  // What its first member asked for, where the flow is a feed's.
+  const std::optional<FeedSource> feed;
+  // Members of a feed that has not started, which it does when it has enough of them; they hold no slabs.
+  std::vector<CaptureId> waiting_members;
+  bool started = !feed.has_value();
+  // Since when some, but not all, receivers of a feed have no room.
+  absl::Time stalled_since = absl::InfiniteFuture();
+};
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_ENGINE_FLOW_H_

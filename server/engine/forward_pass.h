@@ -1,0 +1,52 @@
+// One forward pass over sequences of a batch: which of them it runs, and who takes which rows of what it computes.
+// Pure: it touches neither the model nor the scheduler.
+#ifndef HOOKLINE_SERVER_ENGINE_FORWARD_PASS_H_
+#define HOOKLINE_SERVER_ENGINE_FORWARD_PASS_H_
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "absl/types/span.h"
+#include "server/engine/batch.h"
+#include "server/engine/delivery.h"
+#include "server/model/hook_points.h"
+
+namespace hookline {
+
+struct ForwardPass {
+  // The rows of one capture.
+  struct Part {
+    std::unique_ptr<Delivery> delivery;
+    std::vector<int64_t> rows;  // of the pass's (sequences * positions); entry i is the delivery's origin i
+    LaunchedPass::Share share;  // `sequences` and `tokens` are those that run for the capture
+  };
+  // One capture's use of one of the model's hook points.
+  struct TapUse {
+    size_t part = 0;     // into `parts`
+    int hook_point = 0;  // of the capture
+    int64_t rows = 0;    // the first so many of the part's
+  };
+
+  // The pass that brings `deliveries`, each planned over `items`. A sequence of which no row is wanted is not run,
+  // except where it belongs to a batch of fixed shape. An empty one runs nothing.
+  ForwardPass(std::vector<std::unique_ptr<Delivery>> deliveries, absl::Span<const BatchItem> items,
+              const HookPoints& hook_points);
+
+  bool empty() const { return sequences == 0; }
+  // The ids of a (sequences, positions) batch, padded with 0 on the right.
+  void FillTokenIds(absl::Span<const BatchItem> items, int64_t* ids) const;
+
+  std::vector<Part> parts;
+  std::map<int, std::vector<TapUse>> taps;  // by the model's hook point
+  std::vector<int64_t> batch_rows;          // of each item among the pass's sequences; -1: it is not run
+  int64_t sequences = 0;
+  int64_t positions = 0;  // of the longest sequence
+  int64_t tokens = 0;     // padding not counted
+  int layers = 1;         // blocks to run, at least 1
+};
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_ENGINE_FORWARD_PASS_H_

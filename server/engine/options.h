@@ -1,0 +1,47 @@
+// The engine's limits.
+#ifndef HOOKLINE_SERVER_ENGINE_OPTIONS_H_
+#define HOOKLINE_SERVER_ENGINE_OPTIONS_H_
+
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "server/capture/limits.h"
+#include "server/model/model.h"
+
+namespace hookline {
+
+// Each is a flag of the server. The defaults admit every hook point of a model at once, nanochat's 10 x sequence_len
+// positions, 10 million rows, and 64 captures, all from one address too.
+struct EngineOptions {
+  int64_t slab_bytes = int64_t{1} << 20;
+  int64_t slab_count = 512;  // all allocated and touched at start
+  int64_t window_slabs = 8;  // of a capture whose row groups need no more; at most a quarter of slab_count
+  // The most that rows of one capture may take on the device while they wait for its window, when a batch brings more
+  // than the window holds.
+  int64_t max_pending_bytes = int64_t{1} << 30;
+  // Positions in a forward pass, padding included; a longer sequence runs alone. 0: 8192 on an accelerator, 2048 on the
+  // CPU, where larger batches gain nothing and others wait longer.
+  int64_t max_batch_tokens = 0;
+  // How long sequences that do not fill a batch wait for other captures' before they run; a quarter of it where there
+  // is no other capture.
+  absl::Duration max_batch_delay = absl::Milliseconds(2);
+  int64_t max_request_tokens = int64_t{16} << 20;  // in one request or one streamed message
+  int64_t max_sequence_length = 0;                 // 0: the model's context_length
+  int max_hook_points = 4096;                      // after expansion
+  int64_t max_rows = 10'000'000;                   // per hook point and capture: larger budgets are clipped
+  int max_captures = 64;
+  int max_captures_per_address = 64;
+  // How long the other members of a feed wait for one that does not read.
+  absl::Duration feed_stall_timeout = absl::Seconds(30);
+};
+
+// INVALID_ARGUMENT, naming the option: not positive where it must be, or contradicting another.
+absl::Status CheckOptions(const EngineOptions& options);
+
+// The limits of a capture of `model`, with every default resolved.
+CaptureLimits LimitsFor(const EngineOptions& options, const ModelInfo& model);
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_ENGINE_OPTIONS_H_

@@ -1,0 +1,34 @@
+// Statistics of rows on their way out.
+#ifndef HOOKLINE_SERVER_ENGINE_ROW_STATISTICS_H_
+#define HOOKLINE_SERVER_ENGINE_ROW_STATISTICS_H_
+
+#include <cstdint>
+
+#include "server/base/dtype.h"
+#include "server/capture/capture.h"
+
+namespace hookline {
+
+// Sums over rows, and what follows from them. Values that are not finite are counted and otherwise left out.
+class RowStatistics {
+ public:
+  // Adds `rows` rows of `width` values of `dtype`, little-endian, row after row.
+  void Add(const uint8_t* data, int64_t rows, int64_t width, Dtype dtype);
+  void Add(const RowStatistics& other);
+
+  // Fills everything but `rows`.
+  void Summarize(HookPointSummary* summary) const;
+
+ private:
+  int64_t rows_ = 0;
+  int64_t finite_values_ = 0;
+  double norms_ = 0;
+  double sum_ = 0;
+  double squares_ = 0;
+  int64_t nan_count_ = 0;
+  int64_t infinity_count_ = 0;
+};
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_ENGINE_ROW_STATISTICS_H_

@@ -1,0 +1,197 @@
+// Decides who runs next. Captures, the flows of their sequences, feeds, and what waits for slabs are all kept here, by
+// value, and named by id elsewhere. Passive: it has no thread and knows no LibTorch; clients' threads, executors and
+// copiers call it.
+//
+//   ASSIGN_OR_RETURN(Scheduler::Admitted admitted, scheduler.Admit(model, std::move(plan), address, callbacks));
+//
+//   while (std::optional<Batch> batch = scheduler.NextBatch(model)) {   // an executor's thread
+//     scheduler.Launched(model, pass);                                  // for each forward pass over it
+//     scheduler.BatchDone(*batch);
+//   }
+//
+//   scheduler.Computed(model, pass);                                    // a copier's thread
+//   scheduler.Delivered(capture, copy_time);
+#ifndef HOOKLINE_SERVER_ENGINE_SCHEDULER_H_
+#define HOOKLINE_SERVER_ENGINE_SCHEDULER_H_
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "server/base/clock.h"
+#include "server/base/slab_pool.h"
+#include "server/capture/capture.h"
+#include "server/capture/plan.h"
+#include "server/engine/admission.h"
+#include "server/engine/batch.h"
+#include "server/engine/capture_state.h"
+#include "server/engine/flow.h"
+#include "server/engine/ids.h"
+#include "server/engine/options.h"
+#include "server/engine/snapshot.h"
+
+namespace hookline {
+
+// Thread-safe. Its mutex comes before a slab pool's (LockRank). Nothing is called back and nothing but its own
+// condition variables is waited for while the mutex is held.
+class Scheduler {
+ public:
+  struct ModelSetup {
+    std::string name;
+    bool mixes_lengths = true;
+    int64_t max_batch_tokens = 0;
+    // Runs, holding no lock, when rows of the capture that have no slabs may get some or are wanted no more.
+    std::function<void(CaptureId)> on_room;
+  };
+
+  // `slab_memory` is options.slab_bytes * options.slab_count bytes. `clock` outlives the scheduler.
+  Scheduler(const EngineOptions& options, std::shared_ptr<uint8_t> slab_memory, const Clock* clock);
+  ~Scheduler();
+
+  // Before anything else.
+  ModelId AddModel(ModelSetup setup) ABSL_LOCKS_EXCLUDED(mu_);
+
+  // --- Clients.
+
+  struct Admitted {
+    CaptureId id{};
+    std::shared_ptr<EventQueue> events;
+  };
+  // Takes the capture in: it runs, or waits for its slabs. Errors of Engine::Start.
+  absl::StatusOr<Admitted> Admit(ModelId model, CapturePlan plan, absl::string_view address, CaptureCallbacks callbacks)
+      ABSL_LOCKS_EXCLUDED(mu_);
+  // More sequences, which were checked. Returns whether there is room for more; if not, on_source_room says when.
+  bool AddSequences(CaptureId id, TokenBatch batch) ABSL_LOCKS_EXCLUDED(mu_);
+  void FinishSource(CaptureId id) ABSL_LOCKS_EXCLUDED(mu_);
+  void Cancel(CaptureId id) ABSL_LOCKS_EXCLUDED(mu_);
+  // Ends the capture with an error.
+  void Failed(CaptureId id, absl::Status status) ABSL_LOCKS_EXCLUDED(mu_);
+  // Engine::Drain; `deadline` is the monotonic clock's.
+  void Drain(absl::Time deadline) ABSL_LOCKS_EXCLUDED(mu_);
+  // Ends every capture, and has NextBatch answer none from now on.
+  void Stop() ABSL_LOCKS_EXCLUDED(mu_);
+
+  // --- Executors.
+
+  // Waits for sequences that can run. None once stopped.
+  std::optional<Batch> NextBatch(ModelId model) ABSL_LOCKS_EXCLUDED(mu_);
+  // The same without waiting: none, and when to look again if nothing else happens before.
+  std::optional<Batch> TryNextBatch(ModelId model, absl::Time* look_again) ABSL_LOCKS_EXCLUDED(mu_);
+  // Before the pass's rows are handed to the copier.
+  void Launched(ModelId model, const LaunchedPass& pass) ABSL_LOCKS_EXCLUDED(mu_);
+  // Every forward pass over the batch was launched or has failed.
+  void BatchDone(const Batch& batch) ABSL_LOCKS_EXCLUDED(mu_);
+  // Whether rows of the capture are still of use.
+  bool WantsRows(CaptureId id) const ABSL_LOCKS_EXCLUDED(mu_);
+
+  // --- Copiers.
+
+  void Computed(ModelId model, const ComputedPass& pass) ABSL_LOCKS_EXCLUDED(mu_);
+  // Every row of the capture that was launched has a slab, or was dropped.
+  void Placed(CaptureId id) ABSL_LOCKS_EXCLUDED(mu_);
+  // The capture's rows of a pass are in its queue, or were dropped.
+  void Delivered(CaptureId id, absl::Duration copy_time) ABSL_LOCKS_EXCLUDED(mu_);
+
+  // --- Observers.
+
+  // Fills in everything but `hook_points` and what the devices hold.
+  void Snapshot(EngineSnapshot* snapshot) const ABSL_LOCKS_EXCLUDED(mu_);
+  // Seconds for each token and block that it goes through, as of late; 0 before the first forward pass.
+  double SecondsPerTokenLayer(ModelId model) const ABSL_LOCKS_EXCLUDED(mu_);
+
+ private:
+  // Holds the mutex. What AfterUnlock collected meanwhile runs when it is released.
+  class Section;
+
+  // What the executors of one model share.
+  struct ModelQueue {
+    explicit ModelQueue(ModelSetup model_setup) : setup(std::move(model_setup)) {}
+    const ModelSetup setup;
+    std::vector<FlowId> turn;  // flows with an admitted capture, in the order of their turn
+    MonotonicCondVar wake;
+    int launched_batches = 0;  // not yet computed
+    absl::Time last_arrival = absl::InfinitePast();
+    bool small_went_first = false;  // in the last batch
+    EngineSnapshot::ModelLoad load;
+    double seconds_per_token_layer = 0;
+  };
+
+  void AfterUnlock(std::function<void()> action) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Keeps `value` alive until then: letting go of it may call back.
+  template <typename T>
+  void KeepUntilUnlocked(T value) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    AfterUnlock([value = std::make_shared<T>(std::move(value))] {});
+  }
+
+  ModelQueue& QueueOf(ModelId model) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return models_[static_cast<size_t>(model)]; }
+  // Null where the capture has ended and nothing of it is in flight.
+  CaptureState* Find(CaptureId id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
+  // Taking in.
+  absl::Status CheckCaptureCount(absl::string_view address) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  FlowId NewFlow(const CaptureState& capture) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::Status JoinFeed(CaptureId id, CaptureState& capture) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::Status CheckSameFeed(const Flow& flow, const CapturePlan& plan) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void Enqueue(FlowId flow, std::vector<CaptureId> captures) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void AdmitWaiting() ABSL_LOCKS_EXCLUDED(mu_);
+  std::optional<size_t> NextAdmission() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void Begin(CaptureId id, CaptureState& capture) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
+  // Ending. A capture leaves kRunning in StopCapture, becomes kEnded in EndIfDone, and is forgotten there.
+  void StopCapture(CaptureId id, StopReason reason, absl::Status status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void StopAll(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void LeaveAdmissions(CaptureId id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void LeaveFlow(CaptureId id, CaptureState& capture) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void EndIfDone(CaptureId id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void EndFlowIfDone(FlowId id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void Landed(CaptureId id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void Released(CaptureId id) ABSL_LOCKS_EXCLUDED(mu_);
+  void SlabReturned(CaptureId id) ABSL_LOCKS_EXCLUDED(mu_);
+  bool IsIdle() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  bool WaitUntilIdle(absl::Time deadline) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
+  // Who runs next.
+  bool HasRoom(CaptureId id) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  bool IsReady(const Flow& flow) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void UpdateWaitingTimes(Flow& flow, absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void DetachLaggards(Flow& flow, absl::Time now, absl::Time* look_again) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  std::optional<Batch> FormBatchNow(ModelQueue& queue, absl::Time* look_again) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::Time WhenToRun(const ModelQueue& queue, const std::vector<Flow*>& ready, absl::Time now) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void AddMembers(Flow& flow, absl::Time now, Batch* batch) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
+  const EngineOptions options_;
+  const Clock* const clock_;
+  SlabPool pool_;
+
+  mutable absl::Mutex mu_;
+  std::vector<std::function<void()>> after_unlock_ ABSL_GUARDED_BY(mu_);
+  std::deque<ModelQueue> models_ ABSL_GUARDED_BY(mu_);
+  std::map<CaptureId, CaptureState> captures_ ABSL_GUARDED_BY(mu_);
+  std::map<FlowId, Flow> flows_ ABSL_GUARDED_BY(mu_);
+  std::map<std::pair<ModelId, std::string>, FlowId> feeds_ ABSL_GUARDED_BY(mu_);
+  std::deque<Admission> admissions_ ABSL_GUARDED_BY(mu_);  // oldest first
+  // Captures whose sink has neither consumed the final event nor let go, which count against the limits; by address.
+  std::map<CaptureId, std::string> unreleased_ ABSL_GUARDED_BY(mu_);
+  std::vector<int64_t> ended_by_reason_ ABSL_GUARDED_BY(mu_);
+  int64_t last_id_ ABSL_GUARDED_BY(mu_) = 0;
+  bool draining_ ABSL_GUARDED_BY(mu_) = false;
+  bool stopped_ ABSL_GUARDED_BY(mu_) = false;
+  MonotonicCondVar maybe_idle_;
+};
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_ENGINE_SCHEDULER_H_

@@ -1,0 +1,58 @@
+// What the engine has done and is doing, for metrics.
+#ifndef HOOKLINE_SERVER_ENGINE_SNAPSHOT_H_
+#define HOOKLINE_SERVER_ENGINE_SNAPSHOT_H_
+
+#include <algorithm>
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace hookline {
+
+// Counts of what fell into buckets; `counts[i]` is of values up to `bounds[i]`, the last one of all larger.
+struct Histogram {
+  Histogram() = default;
+  explicit Histogram(std::vector<double> upper_bounds) : bounds(std::move(upper_bounds)), counts(bounds.size() + 1) {}
+
+  std::vector<double> bounds;
+  std::vector<uint64_t> counts;  // one more than bounds, not cumulative
+  double sum = 0;
+
+  void Add(double value) {
+    const auto bucket = std::lower_bound(bounds.begin(), bounds.end(), value);
+    ++counts[static_cast<size_t>(bucket - bounds.begin())];
+    sum += value;
+  }
+};
+
+// Counters count from the engine's start.
+struct EngineSnapshot {
+  struct HookPoint {
+    std::string model;
+    std::string name;
+    int64_t rows = 0;   // handed to sinks
+    int64_t bytes = 0;  // of values
+  };
+  struct ModelLoad {
+    std::string model;
+    int64_t tokens = 0;               // run, padding not counted
+    Histogram batch_fill;             // share of a batch's positions that held a token
+    Histogram forward_seconds;        // of a batch
+    Histogram queue_seconds;          // from when a capture's next sequence could run to its forward pass
+    int64_t device_memory_bytes = 0;  // allocated on the device; 0 on the CPU
+  };
+  int64_t slabs_free = 0;      // in no window
+  int64_t slabs_reserved = 0;  // in a window, empty
+  int64_t slabs_filled = 0;    // with rows
+  int64_t captures_queued = 0;
+  int64_t captures_running = 0;
+  // By StopReason, in its order.
+  std::vector<int64_t> captures_ended;
+  std::vector<HookPoint> hook_points;  // those that were captured
+  std::vector<ModelLoad> models;
+};
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_ENGINE_SNAPSHOT_H_

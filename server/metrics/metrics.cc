@@ -1,0 +1,173 @@
+#include "server/metrics/metrics.h"
+
+#include <sys/socket.h>
+
+#include <limits>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "httplib.h"
+#include "prometheus/client_metric.h"
+#include "prometheus/text_serializer.h"
+#include "server/base/status.h"
+
+namespace hookline {
+namespace {
+
+using prometheus::ClientMetric;
+using prometheus::MetricFamily;
+using prometheus::MetricType;
+using Labels = std::vector<ClientMetric::Label>;
+
+class FamilyWriter {
+ public:
+  FamilyWriter(std::string name, std::string help, MetricType type) {
+    family_.name = std::move(name);
+    family_.help = std::move(help);
+    family_.type = type;
+  }
+
+  void Add(Labels labels, double value) {
+    ClientMetric& metric = Metric(std::move(labels));
+    (family_.type == MetricType::Counter ? metric.counter.value : metric.gauge.value) = value;
+  }
+
+  void Add(Labels labels, const Histogram& histogram) {
+    ClientMetric::Histogram& out = Metric(std::move(labels)).histogram;
+    out.sample_sum = histogram.sum;
+    for (size_t i = 0; i < histogram.counts.size(); ++i) {
+      out.sample_count += histogram.counts[i];
+      out.bucket.push_back({out.sample_count, i < histogram.bounds.size() ? histogram.bounds[i]
+                                                                          : std::numeric_limits<double>::infinity()});
+    }
+  }
+
+  MetricFamily Take() { return std::move(family_); }
+
+ private:
+  ClientMetric& Metric(Labels labels) {
+    family_.metric.emplace_back();
+    family_.metric.back().label = std::move(labels);
+    return family_.metric.back();
+  }
+
+  MetricFamily family_;
+};
+
+// A scraper and somebody who looks.
+constexpr size_t kThreads = 2;
+// A GET has no body.
+constexpr size_t kMaxRequestBytes = 1024;
+
+constexpr const char* kReasons[] = {"budget", "source_ended", "cancelled", "shutting_down", "error"};
+
+}  // namespace
+
+std::vector<MetricFamily> CollectMetrics(const EngineSnapshot& snapshot) {
+  std::vector<MetricFamily> families;
+
+  FamilyWriter slabs("hookline_slabs", "Slabs by state: in no window, in a window and empty, with rows.",
+                     MetricType::Gauge);
+  slabs.Add({{"state", "free"}}, static_cast<double>(snapshot.slabs_free));
+  slabs.Add({{"state", "reserved"}}, static_cast<double>(snapshot.slabs_reserved));
+  slabs.Add({{"state", "filled"}}, static_cast<double>(snapshot.slabs_filled));
+  families.push_back(slabs.Take());
+
+  FamilyWriter captures("hookline_captures", "Captures by state.", MetricType::Gauge);
+  captures.Add({{"state", "queued"}}, static_cast<double>(snapshot.captures_queued));
+  captures.Add({{"state", "running"}}, static_cast<double>(snapshot.captures_running));
+  families.push_back(captures.Take());
+
+  FamilyWriter ended("hookline_captures_ended_total", "Captures that ended, by why.", MetricType::Counter);
+  for (size_t i = 0; i < snapshot.captures_ended.size() && i < std::size(kReasons); ++i) {
+    ended.Add({{"reason", kReasons[i]}}, static_cast<double>(snapshot.captures_ended[i]));
+  }
+  families.push_back(ended.Take());
+
+  FamilyWriter rows("hookline_rows_total", "Rows handed to sinks.", MetricType::Counter);
+  FamilyWriter bytes("hookline_bytes_total", "Bytes of values handed to sinks.", MetricType::Counter);
+  for (const EngineSnapshot::HookPoint& hook_point : snapshot.hook_points) {
+    const Labels labels = {{"model", hook_point.model}, {"hook_point", hook_point.name}};
+    rows.Add(labels, static_cast<double>(hook_point.rows));
+    bytes.Add(labels, static_cast<double>(hook_point.bytes));
+  }
+  families.push_back(rows.Take());
+  families.push_back(bytes.Take());
+
+  FamilyWriter tokens("hookline_tokens_total", "Tokens run, padding not counted.", MetricType::Counter);
+  FamilyWriter fill("hookline_batch_fill_ratio", "Share of a batch's positions that held a token.",
+                    MetricType::Histogram);
+  FamilyWriter forward("hookline_forward_seconds", "Forward pass of a batch.", MetricType::Histogram);
+  FamilyWriter queue("hookline_queue_seconds", "From when a capture's next sequence could run to its forward pass.",
+                     MetricType::Histogram);
+  FamilyWriter memory("hookline_device_memory_bytes", "Allocated on the device; 0 on the CPU.", MetricType::Gauge);
+  for (const EngineSnapshot::ModelLoad& model : snapshot.models) {
+    const Labels labels = {{"model", model.model}};
+    tokens.Add(labels, static_cast<double>(model.tokens));
+    fill.Add(labels, model.batch_fill);
+    forward.Add(labels, model.forward_seconds);
+    queue.Add(labels, model.queue_seconds);
+    memory.Add(labels, static_cast<double>(model.device_memory_bytes));
+  }
+  families.push_back(tokens.Take());
+  families.push_back(fill.Take());
+  families.push_back(forward.Take());
+  families.push_back(queue.Take());
+  families.push_back(memory.Take());
+  return families;
+}
+
+// prometheus-cpp's own Exposer runs on threads of 100 KiB, into which OpenBLAS's and glog's thread-local variables do
+// not fit; so only its text format is used here.
+struct MetricsServer::Http {
+  httplib::Server server;
+  int port = 0;
+  std::thread thread;
+};
+
+MetricsServer::MetricsServer(std::unique_ptr<Http> http) : http_(std::move(http)) {}
+
+MetricsServer::~MetricsServer() {
+  http_->server.stop();
+  http_->thread.join();
+}
+
+absl::StatusOr<std::unique_ptr<MetricsServer>> MetricsServer::Start(const std::string& address, const Engine* engine) {
+  const size_t colon = address.rfind(':');
+  int port = 0;
+  if (colon == std::string::npos || colon == 0 || !absl::SimpleAtoi(address.substr(colon + 1), &port) || port < 0 ||
+      port > 65535) {
+    return InvalidField("metrics-listen", absl::StrCat("`", address, "` is not HOST:PORT"));
+  }
+  std::string host = address.substr(0, colon);
+  if (host.front() == '[' && host.back() == ']') host = host.substr(1, host.size() - 2);
+
+  auto http = std::make_unique<Http>();
+  httplib::Server& server = http->server;
+  server.new_task_queue = [] { return new httplib::ThreadPool(kThreads); };
+  server.set_payload_max_length(kMaxRequestBytes);
+  // By default another server could share the port.
+  server.set_socket_options([](socket_t socket) {
+    const int on = 1;
+    setsockopt(socket, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+  });
+  server.Get("/metrics", [engine](const httplib::Request&, httplib::Response& response) {
+    response.set_content(prometheus::TextSerializer().Serialize(CollectMetrics(engine->Snapshot())),
+                         "text/plain; version=0.0.4");
+  });
+  http->port = port == 0 ? server.bind_to_any_port(host) : server.bind_to_port(host, port) ? port : -1;
+  if (http->port < 0) {
+    return absl::UnavailableError(
+        absl::StrCat("cannot serve metrics on `", address, "`: it is in use or not an address of this machine"));
+  }
+  http->thread = std::thread([&server] { server.listen_after_bind(); });
+  // An answer, whichever, says that it runs, before which it cannot be stopped.
+  httplib::Client(host, http->port).Get("/");
+  return std::unique_ptr<MetricsServer>(new MetricsServer(std::move(http)));
+}
+
+int MetricsServer::port() const { return http_->port; }
+
+}  // namespace hookline

@@ -1,0 +1,159 @@
+#include "server/recorder/recorder.h"
+
+#include <algorithm>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "server/base/status.h"
+
+namespace hookline {
+namespace {
+
+// What the client of a recorded capture sees.
+class RecordedCapture final : public Capture {
+ public:
+  explicit RecordedCapture(std::shared_ptr<RecordingSession> session) : session_(std::move(session)) {}
+  ~RecordedCapture() override { Cancel(); }
+
+  std::optional<CaptureEvent> Next() override { return session_->NextForClient(); }
+  absl::StatusOr<bool> AddSequences(TokenBatch batch) override {
+    return session_->inner().AddSequences(std::move(batch));
+  }
+  void FinishSource() override { session_->inner().FinishSource(); }
+  void Cancel() override { session_->ClientLeft(); }
+  void AddWireTime(absl::Duration duration) override { session_->inner().AddWireTime(duration); }
+
+ private:
+  const std::shared_ptr<RecordingSession> session_;
+};
+
+int64_t ExpectedRows(const CapturePlan& plan) {
+  int64_t rows = 0;
+  for (const CaptureEstimate::HookPoint& point : plan.Estimate().hook_points) rows = std::max(rows, point.rows);
+  return rows;
+}
+
+absl::Status CheckSourceCanBeRecorded(const CaptureRequest& request, absl::string_view field) {
+  if (!std::holds_alternative<FeedSource>(request.source)) return absl::OkStatus();
+  return InvalidField(field, "a feed cannot be recorded; name its dataset as the source");
+}
+
+}  // namespace
+
+Recorder::~Recorder() {
+  absl::MutexLock lock(&mutex_);
+  for (auto& [name, session] : sessions_) session->Interrupt();
+  sessions_.clear();
+}
+
+void Recorder::Reap() {
+  for (auto it = sessions_.begin(); it != sessions_.end();) {
+    it = it->second->progress().ended ? sessions_.erase(it) : std::next(it);
+  }
+}
+
+std::shared_ptr<RecordingSession> Recorder::FindLocked(absl::string_view name) {
+  Reap();
+  const auto found = sessions_.find(name);
+  return found == sessions_.end() ? nullptr : found->second;
+}
+
+std::shared_ptr<RecordingSession> Recorder::Find(absl::string_view name) {
+  absl::MutexLock lock(&mutex_);
+  return FindLocked(name);
+}
+
+void Recorder::WaitUntilIdle() {
+  std::vector<std::shared_ptr<RecordingSession>> running;
+  {
+    absl::MutexLock lock(&mutex_);
+    for (const auto& [name, session] : sessions_) running.push_back(session);
+  }
+  for (const auto& session : running) session->WaitUntilEnded();
+}
+
+absl::StatusOr<Persisted> Recorder::Persist(const std::string& name, CaptureRequest request,
+                                            absl::string_view address) {
+  RETURN_IF_ERROR(CheckRecordingName(name));
+  RETURN_IF_ERROR(CheckSourceCanBeRecorded(request, "capture.feed"));
+  if (!request.resume_token.empty()) {
+    return InvalidField("capture.resume_token", "must be empty: a recording knows where it continues");
+  }
+  // One form for all, so that tokens and digests of the same rows are the same.
+  request.provenance = true;
+  request.encoding = Encoding::kBytes;
+  request.max_message_bytes = 0;
+  RecordingSession::Options options;
+  ASSIGN_OR_RETURN(options.plan, engine_->Plan(std::move(request)));
+  options.name = name;
+  options.request_digest = options.plan.Digest();
+  options.expected_rows = ExpectedRows(options.plan);
+  const auto another = [&] {
+    return absl::AlreadyExistsError(absl::StrCat("recording ", name, " is of another request; give another name"));
+  };
+
+  absl::MutexLock lock(&mutex_);
+  if (std::shared_ptr<RecordingSession> session = FindLocked(name)) {
+    if (session->request_digest() != options.request_digest) return another();
+    return Persisted{PersistDisposition::kJoined, std::move(session)};
+  }
+  const absl::StatusOr<std::shared_ptr<const Manifest>> manifest = catalog_->Get(name);
+  if (manifest.ok()) {
+    if ((*manifest)->request_digest != options.request_digest) return another();
+    if ((*manifest)->state == RecordingState::kComplete) {
+      return Persisted{PersistDisposition::kAlreadyComplete, nullptr};
+    }
+    options.continues = true;
+    RETURN_IF_ERROR(options.plan.ContinueFrom((*manifest)->resume_token, (*manifest)->resume_message_bytes));
+  } else if (!absl::IsNotFound(manifest.status())) {
+    return manifest.status();
+  }
+  const PersistDisposition disposition =
+      options.continues ? PersistDisposition::kContinued : PersistDisposition::kStarted;
+  ASSIGN_OR_RETURN(std::shared_ptr<RecordingSession> session,
+                   RecordingSession::Start(engine_, catalog_, std::move(options), address));
+  sessions_[name] = session;
+  return Persisted{disposition, std::move(session)};
+}
+
+absl::StatusOr<std::shared_ptr<Capture>> Recorder::Record(const std::string& name, CaptureRequest request,
+                                                          absl::string_view address, CaptureCallbacks callbacks) {
+  if (!CheckRecordingName(name).ok()) {
+    return InvalidField("record_as", CheckRecordingName(name).message());
+  }
+  RETURN_IF_ERROR(CheckSourceCanBeRecorded(request, "feed"));
+  RecordingSession::Options options;
+  options.name = name;
+  options.has_client = true;
+  options.client_wants_provenance = request.provenance;
+  options.client_callbacks = std::move(callbacks);
+  options.continues = !request.resume_token.empty();
+  request.provenance = true;
+  ASSIGN_OR_RETURN(options.plan, engine_->Plan(std::move(request)));
+  // What a client streams in is not known now, so that no request of Persist could be equal to it.
+  if (!options.plan.streams) {
+    options.request_digest = options.plan.Digest();
+    options.expected_rows = ExpectedRows(options.plan);
+  }
+
+  absl::MutexLock lock(&mutex_);
+  const auto manifest = catalog_->Get(name);
+  if (FindLocked(name) != nullptr) {
+    return absl::AlreadyExistsError(absl::StrCat("record_as: recording ", name, " is being written"));
+  }
+  if (options.continues) {
+    if (!manifest.ok()) return manifest.status();
+    options.request_digest = (*manifest)->request_digest;  // the request at hand may hold the remaining sequences only
+  } else if (!absl::IsNotFound(manifest.status())) {
+    return absl::AlreadyExistsError(
+        absl::StrCat("record_as: recording ", name, " exists; continue it with its resume token or give another name"));
+  }
+  ASSIGN_OR_RETURN(std::shared_ptr<RecordingSession> session,
+                   RecordingSession::Start(engine_, catalog_, std::move(options), address));
+  sessions_[name] = session;
+  return std::make_shared<RecordedCapture>(std::move(session));
+}
+
+}  // namespace hookline

@@ -1,0 +1,64 @@
+// Recordings in the making: starts, joins and continues them as the proto RecordingService says.
+#ifndef HOOKLINE_SERVER_RECORDER_RECORDER_H_
+#define HOOKLINE_SERVER_RECORDER_RECORDER_H_
+
+#include <map>
+#include <memory>
+#include <string>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/synchronization/mutex.h"
+#include "server/capture/capture.h"
+#include "server/engine/engine.h"
+#include "server/recorder/recording_session.h"
+#include "server/recording/catalog.h"
+
+namespace hookline {
+
+enum class PersistDisposition { kStarted, kJoined, kContinued, kAlreadyComplete };
+
+struct Persisted {
+  PersistDisposition disposition = PersistDisposition::kStarted;
+  std::shared_ptr<RecordingSession> session;  // null where the recording is complete
+};
+
+// Thread-safe.
+class Recorder {
+ public:
+  // Both outlive the recorder.
+  Recorder(Engine* engine, Catalog* catalog) : engine_(engine), catalog_(catalog) {}
+  // Interrupts the sessions that still run.
+  ~Recorder();
+
+  Catalog& catalog() { return *catalog_; }
+
+  // The proto RecordingService.Persist. The session goes on without whoever asked for it.
+  absl::StatusOr<Persisted> Persist(const std::string& name, CaptureRequest request, absl::string_view address);
+
+  // A capture with `record_as`: `name` is recorded while its events go to the client. Released, the recording is
+  // STOPPED.
+  absl::StatusOr<std::shared_ptr<Capture>> Record(const std::string& name, CaptureRequest request,
+                                                  absl::string_view address, CaptureCallbacks callbacks);
+
+  // The session that writes `name`; null if none does.
+  std::shared_ptr<RecordingSession> Find(absl::string_view name);
+
+  // Returns when no session runs. For after Engine::Drain, which ends them all.
+  void WaitUntilIdle();
+
+ private:
+  std::shared_ptr<RecordingSession> FindLocked(absl::string_view name) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Lets go of sessions that have ended.
+  void Reap() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  Engine* const engine_;
+  Catalog* const catalog_;
+  absl::Mutex mutex_;
+  std::map<std::string, std::shared_ptr<RecordingSession>, std::less<>> sessions_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_RECORDER_RECORDER_H_

@@ -1,0 +1,23 @@
+// A recording's manifest of the capture that it is made from.
+#ifndef HOOKLINE_SERVER_RECORDER_RECORDING_REQUEST_H_
+#define HOOKLINE_SERVER_RECORDER_RECORDING_REQUEST_H_
+
+#include <string>
+
+#include "absl/status/status.h"
+#include "server/capture/capture.h"
+#include "server/capture/plan.h"
+#include "server/recording/manifest.h"
+
+namespace hookline {
+
+// The manifest of a new recording `name` of the planned capture.
+Manifest ManifestOf(const std::string& name, const std::string& request_digest, const CapturePlan& plan);
+
+// FAILED_PRECONDITION, naming what differs, unless the capture brings rows of the same model, shape and budgets as the
+// recording has.
+absl::Status CheckContinues(const Manifest& manifest, const CaptureStarted& started);
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_RECORDER_RECORDING_REQUEST_H_

@@ -1,0 +1,75 @@
+// A sink for tests: takes a capture's events and keeps what came. And the slow, obvious reference to compare with.
+#ifndef HOOKLINE_TESTS_ENGINE_COLLECTOR_H_
+#define HOOKLINE_TESTS_ENGINE_COLLECTOR_H_
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "server/engine/engine.h"
+
+namespace hookline {
+
+struct Collected {
+  std::optional<CaptureStarted> started;
+  struct Rows {
+    std::vector<std::vector<float>> values;
+    std::vector<int64_t> sequence;
+    std::vector<int32_t> position;
+    std::vector<uint32_t> token_id;
+  };
+  std::vector<Rows> hook_points;  // as in `started`
+  struct ChunkSeen {
+    int hook_point = 0;
+    int64_t first_row = 0;
+    int64_t rows = 0;
+    std::string resume_token;
+  };
+  std::vector<ChunkSeen> chunks;
+  std::optional<CaptureEnded> ended;
+};
+
+// Starts a capture and reads it. Events are taken by the thread that calls Read; the callbacks only wake it.
+class Collector {
+ public:
+  // Null capture and the error in status() if the engine refuses.
+  Collector(Engine& engine, CaptureRequest request, const std::string& address = "test");
+
+  const absl::Status& status() const { return status_; }
+  Capture& capture() { return *capture_; }
+
+  // Takes one event; waits for it. False after the end.
+  bool ReadOne();
+  // Everything up to the end.
+  const Collected& ReadAll();
+  // Up to `chunks` chunks, or the end.
+  const Collected& ReadChunks(int chunks);
+  // StreamedSource: sends a batch, waiting for room first.
+  absl::Status Send(TokenBatch batch);
+
+  const Collected& collected() const { return collected_; }
+  void Release() { capture_.reset(); }
+
+ private:
+  absl::Status status_;
+  absl::Mutex mu_;
+  bool ready_ ABSL_GUARDED_BY(mu_) = false;
+  bool room_ ABSL_GUARDED_BY(mu_) = true;
+  std::shared_ptr<Capture> capture_;
+  Collected collected_;
+};
+
+// What a capture of `sequences` from FakeModel must bring, computed in the plainest way. `names` in request order.
+std::vector<Collected::Rows> Reference(const Model& model, const std::vector<std::string>& names,
+                                       const std::vector<std::vector<uint32_t>>& sequences,
+                                       const std::map<std::string, int64_t>& budgets, const Selection& selection,
+                                       int64_t first_sequence = 0);
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_TESTS_ENGINE_COLLECTOR_H_
