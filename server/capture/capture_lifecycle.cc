@@ -38,7 +38,7 @@ class CaptureHandle : public Capture {
 absl::Status EngineImpl::CheckSource(const CaptureRequest& request, const CapturePlan& plan,
                                      const Replica& replica) const {
   const auto* tokens = std::get_if<TokenBatch>(&request.source);
-  if (tokens == nullptr || (plan.resumes && tokens->sequences.empty())) return absl::OkStatus();
+  if (tokens == nullptr || (plan.resumes && tokens->empty())) return absl::OkStatus();
   return CheckTokens(*tokens, "tokens", replica.model(), replica.options());
 }
 
@@ -52,6 +52,7 @@ absl::StatusOr<std::shared_ptr<Capture>> EngineImpl::Start(CaptureRequest reques
 
   auto lane = std::make_shared<Lane>(plan, replica->options().max_batch_tokens);
   const bool streams = std::holds_alternative<StreamedSource>(request.source);
+  // Counted under the lock below; here nobody else knows the lane.
   if (auto* tokens = std::get_if<TokenBatch>(&request.source)) lane->source.Add(std::move(*tokens));
   if (!streams) lane->source.Finish();
 
@@ -68,6 +69,7 @@ absl::StatusOr<std::shared_ptr<Capture>> EngineImpl::Start(CaptureRequest reques
   {
     Deferred deferred;
     absl::MutexLock lock(&mu_);
+    RETURN_IF_ERROR(CheckHeldTokens(lane->source.held_tokens()));
     RETURN_IF_ERROR(CountCapture(address));
     captures_[capture.get()] = capture;
     if (feed != nullptr) {
@@ -85,6 +87,20 @@ absl::StatusOr<std::shared_ptr<Capture>> EngineImpl::Start(CaptureRequest reques
   }
   AdmitWaiting();
   return std::make_shared<CaptureHandle>(this, std::move(capture));
+}
+
+absl::Status EngineImpl::CheckHeldTokens(int64_t more) const {
+  if (more == 0) return absl::OkStatus();
+  int64_t held = 0;
+  for (const auto& [key, capture] : captures_) {
+    if (capture->lane != nullptr) held += capture->lane->source.held_tokens();
+  }
+  if (held + more <= options_.max_held_tokens) return absl::OkStatus();
+  return absl::ResourceExhaustedError(
+      absl::StrCat("tokens: this server's captures hold ", held, " tokens, with these ", more, " more than the ",
+                   options_.max_held_tokens,
+                   " that it holds at a time (--max-held-tokens); try again later, or send "
+                   "them in smaller messages, by CaptureStream"));
 }
 
 absl::Status EngineImpl::CountCapture(absl::string_view address) {
@@ -340,13 +356,14 @@ void EngineImpl::Released(RunningCapture* capture) {
 
 absl::StatusOr<bool> EngineImpl::AddSequences(const std::shared_ptr<RunningCapture>& capture, TokenBatch batch) {
   const Replica* replica = ReplicaOf(*capture);
-  if (absl::Status status = CheckTokens(batch, "tokens", replica->model(), replica->options()); !status.ok()) {
-    Deferred deferred;
-    absl::MutexLock lock(&mu_);
+  absl::Status status = CheckTokens(batch, "tokens", replica->model(), replica->options());
+  Deferred deferred;
+  absl::MutexLock lock(&mu_);
+  if (status.ok()) status = CheckHeldTokens(batch.tokens());
+  if (!status.ok()) {
     StopCapture(capture, StopReason::kError, status, &deferred);
     return status;
   }
-  absl::MutexLock lock(&mu_);
   // Not an error: the capture may end, by its budget, before its client has sent everything.
   if (capture->lane == nullptr) return true;
   capture->lane->source.Add(std::move(batch));

@@ -303,14 +303,31 @@ absl::StatusOr<CapturePlan> MakeCapturePlan(const CaptureRequest& request, const
   return plan;
 }
 
+absl::Status CheckTokenCounts(int64_t sequences, int64_t tokens, absl::string_view field,
+                              const EngineOptions& options) {
+  if (tokens > options.max_request_tokens) {
+    return absl::ResourceExhaustedError(absl::StrCat(field, ": ", tokens, " tokens in one message are more than the ",
+                                                     options.max_request_tokens,
+                                                     " that the server takes (--max-request-tokens); send them in "
+                                                     "several, by CaptureStream"));
+  }
+  if (sequences > options.max_request_sequences) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        field, ": ", sequences, " sequences in one message are more than the ", options.max_request_sequences,
+        " that the server takes (--max-request-sequences); send them in "
+        "several, by CaptureStream"));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckTokens(const TokenBatch& tokens, absl::string_view field, const Model& model,
                          const EngineOptions& options) {
-  if (tokens.sequences.empty()) {
+  if (tokens.empty()) {
     return InvalidField(absl::StrCat(field, ".sequences"), "is empty; send at least one sequence");
   }
-  int64_t total = 0;
-  for (size_t i = 0; i < tokens.sequences.size(); ++i) {
-    const std::vector<uint32_t>& ids = tokens.sequences[i];
+  RETURN_IF_ERROR(CheckTokenCounts(tokens.sequences(), tokens.tokens(), field, options));
+  for (int64_t i = 0; i < tokens.sequences(); ++i) {
+    const absl::Span<const uint32_t> ids = tokens[i];
     const auto name = [&] { return absl::StrCat(field, ".sequences[", i, "].ids"); };
     if (ids.empty()) return InvalidField(name(), "is empty; a sequence has at least one token");
     if (static_cast<int64_t>(ids.size()) > options.max_sequence_length) {
@@ -326,13 +343,6 @@ absl::Status CheckTokens(const TokenBatch& tokens, absl::string_view field, cons
                                          " is not below the vocabulary's size ", vocabulary));
       }
     }
-    total += static_cast<int64_t>(ids.size());
-  }
-  if (total > options.max_request_tokens) {
-    return absl::ResourceExhaustedError(absl::StrCat(field, ": ", total, " tokens in one message are more than the ",
-                                                     options.max_request_tokens,
-                                                     " that the server takes (--max-request-tokens); send them in "
-                                                     "several, by CaptureStream"));
   }
   return absl::OkStatus();
 }
@@ -349,7 +359,8 @@ std::string RequestDigestOf(const CaptureRequest& request, const CapturePlan& pl
   add(SourceText(plan));
   add(RowsText(plan));
   if (const auto* tokens = std::get_if<TokenBatch>(&request.source)) {
-    for (const std::vector<uint32_t>& ids : tokens->sequences) {
+    for (int64_t i = 0; i < tokens->sequences(); ++i) {
+      const absl::Span<const uint32_t> ids = (*tokens)[i];
       add(absl::string_view(reinterpret_cast<const char*>(ids.data()), ids.size() * sizeof(uint32_t)));
     }
   }

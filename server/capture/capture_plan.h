@@ -58,6 +58,9 @@ int64_t GroupSlabs(const std::vector<CapturePlan::HookPoint>& hook_points, int64
 absl::StatusOr<CapturePlan> MakeCapturePlan(const CaptureRequest& request, const Model& model,
                                             const EngineOptions& options, const std::vector<const Dataset*>& datasets);
 
+// The limits on what one message holds: RESOURCE_EXHAUSTED with both numbers. `field` as below.
+absl::Status CheckTokenCounts(int64_t sequences, int64_t tokens, absl::string_view field, const EngineOptions& options);
+
 // Checks sequences that a client sent: not empty, not too long, ids below the vocabulary's size, not too many together.
 // `field` is the proto path of the TokenBatch.
 absl::Status CheckTokens(const TokenBatch& tokens, absl::string_view field, const Model& model,

@@ -28,6 +28,13 @@ absl::Status CheckOptions(const EngineOptions& options) {
   RETURN_IF_ERROR(CheckPositive("slab_count", options.slab_count));
   RETURN_IF_ERROR(CheckPositive("window_slabs", options.window_slabs));
   RETURN_IF_ERROR(CheckPositive("max_request_tokens", options.max_request_tokens));
+  RETURN_IF_ERROR(CheckPositive("max_request_sequences", options.max_request_sequences));
+  RETURN_IF_ERROR(CheckPositive("max_held_tokens", options.max_held_tokens));
+  if (options.max_held_tokens < options.max_request_tokens) {
+    return InvalidField("max_held_tokens",
+                        absl::StrCat(options.max_held_tokens, " is less than the ", options.max_request_tokens,
+                                     " of one message (max_request_tokens)"));
+  }
   RETURN_IF_ERROR(CheckPositive("max_hook_points", options.max_hook_points));
   RETURN_IF_ERROR(CheckPositive("max_rows", options.max_rows));
   RETURN_IF_ERROR(CheckPositive("max_captures", options.max_captures));
@@ -194,8 +201,8 @@ absl::StatusOr<CaptureEstimate> EngineImpl::Estimate(const CaptureRequest& reque
   } else if (const auto* tokens = std::get_if<TokenBatch>(&request.source)) {
     int64_t index = plan.position.batch_sequence;
     std::vector<int32_t> positions;
-    for (const std::vector<uint32_t>& ids : tokens->sequences) {
-      if (rows >= plan.max_budget) break;
+    for (int64_t i = 0; i < tokens->sequences() && rows < plan.max_budget; ++i) {
+      const absl::Span<const uint32_t> ids = (*tokens)[i];
       positions.clear();
       SelectPositions(plan.selection, index, ids, &positions);
       int64_t selected = static_cast<int64_t>(positions.size());

@@ -34,9 +34,13 @@ struct EngineOptions {
   // is no other capture.
   absl::Duration max_batch_delay = absl::Milliseconds(2);
   int64_t max_request_tokens = int64_t{16} << 20;  // in one request or one streamed message
-  int64_t max_sequence_length = 0;                 // 0: the model's context_length
-  int max_hook_points = 4096;                      // after expansion
-  int64_t max_rows = 10'000'000;                   // per hook point and capture: larger budgets are clipped
+  int64_t max_request_sequences = int64_t{1} << 20;
+  // Of all captures together, those that wait and those that run: ids that clients sent, from their arrival until the
+  // last sequence of their message has entered a batch. They take 4 bytes each, and 4 more for each sequence.
+  int64_t max_held_tokens = int64_t{64} << 20;
+  int64_t max_sequence_length = 0;  // 0: the model's context_length
+  int max_hook_points = 4096;       // after expansion
+  int64_t max_rows = 10'000'000;    // per hook point and capture: larger budgets are clipped
   int max_captures = 64;
   int max_captures_per_address = 64;
   // Of a feed: how long its other members wait for one that does not read.

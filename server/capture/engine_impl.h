@@ -207,6 +207,8 @@ class EngineImpl : public Engine {
   Replica* ReplicaOf(const RunningCapture& capture) const;
   absl::Status CheckSource(const CaptureRequest& request, const CapturePlan& plan, const Replica& replica) const;
 
+  // Whether `more` tokens may be held beside those that captures hold; RESOURCE_EXHAUSTED with both numbers.
+  absl::Status CheckHeldTokens(int64_t more) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Status CountCapture(absl::string_view address) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Status JoinFeed(const FeedSource& feed, const std::shared_ptr<RunningCapture>& capture)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);

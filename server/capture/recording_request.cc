@@ -18,7 +18,7 @@ nlohmann::json SourceJson(const CaptureRequest& request) {
     return {{"dataset", std::move(json)}};
   }
   const auto* tokens = std::get_if<TokenBatch>(&request.source);
-  return {{"tokens", {{"sequences", tokens == nullptr ? 0 : tokens->sequences.size()}}}};
+  return {{"tokens", {{"sequences", tokens == nullptr ? 0 : tokens->sequences()}}}};
 }
 
 nlohmann::json SelectionJson(const Selection& selection) {

@@ -36,13 +36,13 @@ absl::StatusOr<std::shared_ptr<RecordingSession>> RecordingSession::Start(Engine
     absl::MutexLock lock(&self->callback_mutex_);
     if (self->client_callbacks_.on_source_room) self->client_callbacks_.on_source_room();
   };
-  ASSIGN_OR_RETURN(session->started_, engine->Grant(session->options_.request));
-  ASSIGN_OR_RETURN(session->capture_, engine->Start(session->options_.request, address, std::move(callbacks)));
-  // The capture has its own copy of the sequences; another for as long as it runs is of no use.
-  if (std::holds_alternative<TokenBatch>(session->options_.request.source)) {
-    auto& kept = std::get<TokenBatch>(session->options_.request.source).sequences;
-    for (std::vector<uint32_t>& ids : kept) std::vector<uint32_t>().swap(ids);
+  CaptureRequest& request = session->options_.request;
+  ASSIGN_OR_RETURN(session->started_, engine->Grant(request));
+  if (!session->options_.continues) {
+    session->new_manifest_ =
+        ManifestOf(session->options_.name, session->options_.request_digest, request, session->started_);
   }
+  ASSIGN_OR_RETURN(session->capture_, engine->Start(std::move(request), address, std::move(callbacks)));
   session->thread_ = std::thread([self] { self->Run(); });
   return session;
 }
@@ -189,14 +189,11 @@ absl::Status RecordingSession::Begin(const CaptureStarted& started) {
     }
     ASSIGN_OR_RETURN(writer_, catalog_->Continue(options_.name, resume));
   } else {
-    ASSIGN_OR_RETURN(writer_,
-                     catalog_->Create(ManifestOf(options_.name, options_.request_digest, options_.request, started)));
+    ASSIGN_OR_RETURN(writer_, catalog_->Create(std::move(new_manifest_)));
   }
   if (options_.tokens.has_value()) {
-    auto& sequences = options_.tokens->sequences;
-    const int64_t taken = std::min<int64_t>(started.next_sequence, static_cast<int64_t>(sequences.size()));
-    sequences.erase(sequences.begin(), sequences.begin() + taken);
-    if (!sequences.empty()) RETURN_IF_ERROR(capture_->AddSequences(*std::move(options_.tokens)).status());
+    options_.tokens->RemoveFirst(std::min(started.next_sequence, options_.tokens->sequences()));
+    if (!options_.tokens->empty()) RETURN_IF_ERROR(capture_->AddSequences(*std::move(options_.tokens)).status());
     options_.tokens.reset();
     capture_->FinishSource();
   }

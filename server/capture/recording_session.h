@@ -31,7 +31,7 @@ class RecordingSession {
   struct Options {
     std::string name;
     std::string request_digest;
-    CaptureRequest request;  // with provenance; its resume token is where the capture goes on
+    CaptureRequest request;  // with provenance; its resume token is where the capture goes on. Start takes it away
     bool continues = false;  // the recording is there, else it is created
     // Of a capture that is continued: its sequences, of which those from CaptureStarted::next_sequence on are run.
     std::optional<TokenBatch> tokens;
@@ -108,6 +108,7 @@ class RecordingSession {
   CaptureStarted started_;  // known before the capture is admitted, so that a recording that waits is there
 
   // The thread's alone.
+  Manifest new_manifest_;  // of a recording that does not continue another, until it is created
   bool admitted_ = false;
   std::unique_ptr<RecordingWriter> writer_;
   std::vector<int64_t> rows_;  // of each hook point, handed on

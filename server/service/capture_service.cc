@@ -37,7 +37,7 @@ class UnaryCaptureCall final : public CaptureCall<grpc::ServerWriteReactor<grpc:
  private:
   absl::Status StartCapture(Engine& engine, Recorder* recorder, const std::string& address,
                             const grpc::ByteBuffer& message) {
-    ASSIGN_OR_RETURN(CaptureRequest request, ParseCaptureRequest(message));
+    ASSIGN_OR_RETURN(CaptureRequest request, ParseCaptureRequest(message, engine.options()));
     const Encoding encoding = request.encoding;
     ASSIGN_OR_RETURN(std::shared_ptr<Capture> capture,
                      Start(engine, recorder, std::move(request), address, callbacks()));
@@ -74,7 +74,7 @@ class StreamedCaptureCall final : public CaptureCall<grpc::ServerBidiReactor<grp
   }
 
   absl::Status StartCapture() {
-    ASSIGN_OR_RETURN(auto message, ParseCaptureStreamRequest(std::move(input_)));
+    ASSIGN_OR_RETURN(auto message, ParseCaptureStreamRequest(std::move(input_), engine_.options()));
     auto* request = std::get_if<CaptureRequest>(&message);
     if (request == nullptr) return FirstMessageMissing("it holds `tokens`");
     if (!std::holds_alternative<std::monostate>(request->source)) {
@@ -92,7 +92,7 @@ class StreamedCaptureCall final : public CaptureCall<grpc::ServerBidiReactor<grp
   }
 
   void AddTokens(Capture& running) {
-    auto message = ParseCaptureStreamRequest(std::move(input_));
+    auto message = ParseCaptureStreamRequest(std::move(input_), engine_.options());
     TokenBatch* tokens = message.ok() ? std::get_if<TokenBatch>(&*message) : nullptr;
     if (tokens == nullptr) {
       // What came before this message is served, then the call ends with the error.
@@ -157,7 +157,7 @@ grpc::ServerUnaryReactor* CaptureServiceImpl::EstimateCapture(grpc::CallbackServ
                                                               const grpc::ByteBuffer* request,
                                                               grpc::ByteBuffer* response) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  absl::StatusOr<CaptureRequest> parsed = ParseEstimateCaptureRequest(*request);
+  absl::StatusOr<CaptureRequest> parsed = ParseEstimateCaptureRequest(*request, engine_->options());
   absl::StatusOr<CaptureEstimate> estimate = parsed.ok() ? engine_->Estimate(*parsed) : parsed.status();
   if (!estimate.ok()) {
     reactor->Finish(ToGrpc(estimate.status()));

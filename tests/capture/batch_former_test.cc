@@ -3,6 +3,7 @@
 #include <map>
 
 #include "gmock/gmock.h"
+#include "tests/capture/tokens.h"
 
 namespace hookline {
 namespace {
@@ -13,9 +14,9 @@ class BatchFormerTest : public ::testing::Test {
     CapturePlan plan;
     plan.deterministic = deterministic;
     lanes_.push_back(std::make_unique<Lane>(plan, /*max_batch_tokens=*/100));
-    TokenBatch batch;
-    for (int length : lengths) batch.sequences.emplace_back(length, 1);
-    lanes_.back()->source.Add(std::move(batch));
+    std::vector<std::vector<uint32_t>> sequences;
+    for (int length : lengths) sequences.emplace_back(length, 1);
+    lanes_.back()->source.Add(Tokens(sequences));
     lanes_.back()->source.Finish();
     return lanes_.back().get();
   }

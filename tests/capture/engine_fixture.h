@@ -12,6 +12,7 @@
 #include "tests/capture/collector.h"
 #include "tests/capture/fake_model.h"
 #include "tests/capture/late_transfer.h"
+#include "tests/capture/tokens.h"
 
 namespace hookline {
 
@@ -57,10 +58,11 @@ class EngineTest : public ::testing::Test {
     return sequences;
   }
 
-  static CaptureRequest Request(std::vector<std::string> hook_points, std::vector<std::vector<uint32_t>> sequences) {
+  static CaptureRequest Request(std::vector<std::string> hook_points,
+                                const std::vector<std::vector<uint32_t>>& sequences) {
     CaptureRequest request;
     request.hook_points = std::move(hook_points);
-    request.source = TokenBatch{std::move(sequences)};
+    request.source = Tokens(sequences);
     request.max_message_bytes = 16384;
     request.provenance = true;
     return request;
