@@ -156,6 +156,13 @@ void DeclareAll(CLI::App* app, ServerFlags* flags, std::vector<std::string>* mod
                 "How long sequences that do not fill a batch wait for others")
       ->group(limits);
   declare.Value("--max-request-tokens", flags->engine.max_request_tokens, "Token ids in one message")->group(limits);
+  declare.Value("--max-request-sequences", flags->engine.max_request_sequences, "Sequences in one message")
+      ->group(limits);
+  declare
+      .Value("--max-held-tokens", flags->engine.max_held_tokens,
+             "Token ids that the server holds for all captures together, until they have entered a batch; 4 to 8 bytes "
+             "each")
+      ->group(limits);
   declare.Bytes("--max-request-bytes", flags->server.max_request_bytes, "Size of one message from a client")
       ->group(limits);
   declare

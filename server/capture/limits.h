@@ -16,13 +16,19 @@ constexpr int64_t kMaxMessageBytes = int64_t{16} << 20;  // what a client may ra
 // INVALID_ARGUMENT outside the limits above.
 absl::StatusOr<int64_t> ResolveMessageBytes(int64_t requested);
 
+// What one request or one streamed message may hold.
+struct TokenLimits {
+  int64_t max_request_tokens = 0;
+  int64_t max_request_sequences = 0;
+};
+
 // What a capture of one model may ask for. Every value is positive: the server's defaults are resolved for the model.
 struct CaptureLimits {
   int64_t slab_bytes = 0;
   int64_t slab_count = 0;    // of the whole server; a capture's window has at most a quarter
   int64_t window_slabs = 0;  // of a capture whose row groups need no more
   int64_t max_batch_tokens = 0;
-  int64_t max_request_tokens = 0;   // in one request or one streamed message
+  TokenLimits tokens;
   int64_t max_sequence_length = 0;  // at most the model's context
   int64_t max_rows = 0;             // per hook point; larger budgets are clipped
   int max_hook_points = 0;          // after expansion

@@ -233,8 +233,8 @@ CaptureEstimate CapturePlan::Estimate() const {
   } else {
     int64_t index = position.batch_sequence;
     std::vector<int32_t> positions;
-    for (const std::vector<uint32_t>& ids : tokens.sequences) {
-      if (counter.full()) break;
+    for (int64_t i = 0; i < tokens.sequences() && !counter.full(); ++i) {
+      const absl::Span<const uint32_t> ids = tokens[i];
       positions.clear();
       SelectPositions(selection, index, ids, &positions);
       counter.Add(index++, static_cast<int64_t>(positions.size()));
@@ -263,7 +263,8 @@ std::string CapturePlan::Digest() const {
   add(model->info().fingerprint);
   add(SourceText(*this));
   add(RowsText(*this));
-  for (const std::vector<uint32_t>& ids : tokens.sequences) {
+  for (int64_t i = 0; i < tokens.sequences(); ++i) {
+    const absl::Span<const uint32_t> ids = tokens[i];
     add(absl::string_view(reinterpret_cast<const char*>(ids.data()), ids.size() * sizeof(uint32_t)));
   }
   const XXH128_hash_t hash = XXH3_128bits_digest(state);
@@ -275,9 +276,7 @@ absl::Status CapturePlan::ContinueFrom(const std::string& resume_token, int64_t 
   ASSIGN_OR_RETURN(max_message_bytes, ResolveMessageBytes(message_bytes));
   RETURN_IF_ERROR(SizeMessages(this));
   RETURN_IF_ERROR(Resume(resume_token, this));
-  std::vector<std::vector<uint32_t>>& sequences = tokens.sequences;
-  const int64_t sent = std::min<int64_t>(position.batch_sequence, static_cast<int64_t>(sequences.size()));
-  sequences.erase(sequences.begin(), sequences.begin() + sent);
+  tokens.RemoveFirst(std::min(position.batch_sequence, tokens.sequences()));
   return absl::OkStatus();
 }
 
@@ -300,7 +299,7 @@ absl::StatusOr<CapturePlan> MakeCapturePlan(CaptureRequest request, const Model&
   if (!request.resume_token.empty()) RETURN_IF_ERROR(Resume(request.resume_token, &plan));
   // A resume needs no sequences where the first capture had taken them all.
   const bool needs_tokens = plan.dataset.dataset == nullptr && !plan.streams;
-  if (needs_tokens && !(plan.resumes && plan.tokens.sequences.empty())) {
+  if (needs_tokens && !(plan.resumes && plan.tokens.empty())) {
     RETURN_IF_ERROR(CheckTokens(plan.tokens, "tokens", model.info(), limits));
   }
   return plan;

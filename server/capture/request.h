@@ -10,13 +10,42 @@
 #include <variant>
 #include <vector>
 
+#include "absl/types/span.h"
 #include "server/base/dtype.h"
 
 namespace hookline {
 
-// Token sequences in order.
-struct TokenBatch {
-  std::vector<std::vector<uint32_t>> sequences;
+// Token sequences in order, all ids in one array: a sequence of one token takes 8 bytes, where a vector for each
+// sequence would take 56.
+//
+//   TokenBatch batch;
+//   for (uint32_t id : ids) batch.Append(id);
+//   batch.EndSequence();
+class TokenBatch {
+ public:
+  // Adds an id to the sequence that the next EndSequence ends.
+  void Append(uint32_t id) { ids_.push_back(id); }
+  void EndSequence() { ends_.push_back(static_cast<uint32_t>(ids_.size())); }
+  void RemoveFirst(int64_t sequences) {
+    if (sequences == 0) return;
+    const uint32_t begin = ends_[sequences - 1];
+    ids_.erase(ids_.begin(), ids_.begin() + begin);
+    ends_.erase(ends_.begin(), ends_.begin() + sequences);
+    for (uint32_t& end : ends_) end -= begin;
+  }
+
+  bool empty() const { return ends_.empty(); }
+  int64_t sequences() const { return static_cast<int64_t>(ends_.size()); }
+  int64_t tokens() const { return static_cast<int64_t>(ids_.size()); }
+  // The ids of sequence `i`; valid until the batch is changed or destroyed.
+  absl::Span<const uint32_t> operator[](int64_t i) const {
+    const uint32_t begin = i == 0 ? 0 : ends_[i - 1];
+    return absl::MakeConstSpan(ids_).subspan(begin, ends_[i] - begin);
+  }
+
+ private:
+  std::vector<uint32_t> ids_;
+  std::vector<uint32_t> ends_;  // of each sequence, in ids_; 32 bits, since a message is below 2 GiB
 };
 
 struct DatasetSource {

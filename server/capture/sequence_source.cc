@@ -19,9 +19,10 @@ int64_t SequenceSource::SequencesPerBatch(int64_t sequence_length) const {
 }
 
 void SequenceSource::Add(TokenBatch batch) {
-  if (batch.sequences.empty()) return;
-  for (const std::vector<uint32_t>& ids : batch.sequences) queued_tokens_ += static_cast<int64_t>(ids.size());
-  queue_.push_back({std::move(batch.sequences), 0});
+  if (batch.empty()) return;
+  queued_tokens_ += batch.tokens();
+  held_tokens_ += batch.tokens();
+  queue_.push_back({std::move(batch), 0});
   if (queue_.size() == 1) BeginTokenBatch();
 }
 
@@ -29,7 +30,8 @@ void SequenceSource::Add(TokenBatch batch) {
 void SequenceSource::BeginTokenBatch() {
   if (batch_sequences_ != 0) return;
   size_t longest = 1;
-  for (const std::vector<uint32_t>& ids : queue_.front().sequences) longest = std::max(longest, ids.size());
+  const TokenBatch& batch = queue_.front().batch;
+  for (int64_t i = 0; i < batch.sequences(); ++i) longest = std::max(longest, batch[i].size());
   batch_sequences_ = SequencesPerBatch(static_cast<int64_t>(longest));
 }
 
@@ -37,7 +39,7 @@ bool SequenceSource::HasNext() const { return dataset_.has_value() ? next_index_
 
 int64_t SequenceSource::NextLength() const {
   if (dataset_.has_value()) return dataset_->length();
-  return static_cast<int64_t>(queue_.front().sequences[queue_.front().next].size());
+  return static_cast<int64_t>(queue_.front().batch[queue_.front().next].size());
 }
 
 Sequence SequenceSource::Take() {
@@ -46,9 +48,11 @@ Sequence SequenceSource::Take() {
   sequence.length = NextLength();
   if (dataset_.has_value()) return sequence;
   Queued& front = queue_.front();
-  sequence.ids = std::move(front.sequences[front.next]);
+  const absl::Span<const uint32_t> ids = front.batch[front.next];
+  sequence.ids.assign(ids.begin(), ids.end());
   queued_tokens_ -= sequence.length;
-  if (++front.next == front.sequences.size()) {
+  if (++front.next == front.batch.sequences()) {
+    held_tokens_ -= front.batch.tokens();
     queue_.pop_front();
     batch_sequences_ = 0;
     if (!queue_.empty()) BeginTokenBatch();
@@ -64,8 +68,8 @@ int64_t SequenceSource::NextBatchSequences() const {
   const Queued& front = queue_.front();
   size_t longest = 1;
   int64_t count = 0;
-  for (size_t i = front.next; i < front.sequences.size() && count < batch_sequences_; ++i, ++count) {
-    longest = std::max(longest, front.sequences[i].size());
+  for (int64_t i = front.next; i < front.batch.sequences() && count < batch_sequences_; ++i, ++count) {
+    longest = std::max(longest, front.batch[i].size());
     if (count >= SequencesPerBatch(static_cast<int64_t>(longest))) break;
   }
   return count;

@@ -39,6 +39,8 @@ class SequenceSource {
 
   // Tokens given by Add and not yet taken.
   int64_t queued_tokens() const { return queued_tokens_; }
+  // Tokens in memory. A batch stays until its last sequence is taken.
+  int64_t held_tokens() const { return held_tokens_; }
   // The same, or all that is left of a dataset.
   int64_t ready_tokens() const {
     return dataset_.has_value() ? (dataset_->end() - next_index_) * dataset_->length() : queued_tokens_;
@@ -52,8 +54,8 @@ class SequenceSource {
 
  private:
   struct Queued {
-    std::vector<std::vector<uint32_t>> sequences;
-    size_t next = 0;
+    TokenBatch batch;
+    int64_t next = 0;
   };
   void BeginTokenBatch();
   int64_t SequencesPerBatch(int64_t sequence_length) const;
@@ -63,6 +65,7 @@ class SequenceSource {
   std::deque<Queued> queue_;
   int64_t next_index_;
   int64_t queued_tokens_ = 0;
+  int64_t held_tokens_ = 0;
   int64_t batch_sequences_;  // 0: to be set by the next TokenBatch
   bool finished_;
 };

@@ -5,14 +5,29 @@
 
 namespace hookline {
 
+absl::Status CheckTokenCounts(int64_t sequences, int64_t tokens, absl::string_view field, const TokenLimits& limits) {
+  const auto too_many = [&](int64_t count, absl::string_view what, int64_t most, absl::string_view flag) {
+    return absl::ResourceExhaustedError(absl::StrCat(field, ": ", count, " ", what, " in one message are more than the ",
+                                                     most, " that the server takes (", flag,
+                                                     "); send them in several, by CaptureStream"));
+  };
+  if (tokens > limits.max_request_tokens) {
+    return too_many(tokens, "tokens", limits.max_request_tokens, "--max-request-tokens");
+  }
+  if (sequences > limits.max_request_sequences) {
+    return too_many(sequences, "sequences", limits.max_request_sequences, "--max-request-sequences");
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckTokens(const TokenBatch& tokens, absl::string_view field, const ModelInfo& info,
                          const CaptureLimits& limits) {
-  if (tokens.sequences.empty()) {
+  if (tokens.empty()) {
     return InvalidField(absl::StrCat(field, ".sequences"), "is empty; send at least one sequence");
   }
-  int64_t total = 0;
-  for (size_t i = 0; i < tokens.sequences.size(); ++i) {
-    const std::vector<uint32_t>& ids = tokens.sequences[i];
+  RETURN_IF_ERROR(CheckTokenCounts(tokens.sequences(), tokens.tokens(), field, limits.tokens));
+  for (int64_t i = 0; i < tokens.sequences(); ++i) {
+    const absl::Span<const uint32_t> ids = tokens[i];
     const auto name = [&] { return absl::StrCat(field, ".sequences[", i, "].ids"); };
     if (ids.empty()) return InvalidField(name(), "is empty; a sequence has at least one token");
     if (static_cast<int64_t>(ids.size()) > limits.max_sequence_length) {
@@ -28,13 +43,6 @@ absl::Status CheckTokens(const TokenBatch& tokens, absl::string_view field, cons
                                          " is not below the vocabulary's size ", vocabulary));
       }
     }
-    total += static_cast<int64_t>(ids.size());
-  }
-  if (total > limits.max_request_tokens) {
-    return absl::ResourceExhaustedError(absl::StrCat(field, ": ", total, " tokens in one message are more than the ",
-                                                     limits.max_request_tokens,
-                                                     " that the server takes (--max-request-tokens); send them in "
-                                                     "several, by CaptureStream"));
   }
   return absl::OkStatus();
 }

@@ -10,9 +10,12 @@
 
 namespace hookline {
 
-// OK if there is a sequence, none is empty or too long, every id is below the vocabulary's size, and all together are
-// within max_request_tokens. INVALID_ARGUMENT naming the field, RESOURCE_EXHAUSTED with both numbers. `field` is the
-// proto path of the TokenBatch.
+// RESOURCE_EXHAUSTED, with both numbers, for more sequences or tokens than one message may hold. `field` is the proto
+// path of the TokenBatch.
+absl::Status CheckTokenCounts(int64_t sequences, int64_t tokens, absl::string_view field, const TokenLimits& limits);
+
+// OK if there is a sequence, none is empty or too long, every id is below the vocabulary's size, and they are within
+// CheckTokenCounts. INVALID_ARGUMENT naming the field, RESOURCE_EXHAUSTED with both numbers.
 absl::Status CheckTokens(const TokenBatch& tokens, absl::string_view field, const ModelInfo& info,
                          const CaptureLimits& limits);
 

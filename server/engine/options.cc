@@ -24,6 +24,13 @@ absl::Status CheckOptions(const EngineOptions& options) {
   RETURN_IF_ERROR(CheckPositive("slab_count", options.slab_count));
   RETURN_IF_ERROR(CheckPositive("window_slabs", options.window_slabs));
   RETURN_IF_ERROR(CheckPositive("max_request_tokens", options.max_request_tokens));
+  RETURN_IF_ERROR(CheckPositive("max_request_sequences", options.max_request_sequences));
+  RETURN_IF_ERROR(CheckPositive("max_held_tokens", options.max_held_tokens));
+  if (options.max_held_tokens < options.max_request_tokens) {
+    return InvalidField("max_held_tokens",
+                        absl::StrCat(options.max_held_tokens, " is less than the ", options.max_request_tokens,
+                                     " of one message (max_request_tokens)"));
+  }
   RETURN_IF_ERROR(CheckPositive("max_hook_points", options.max_hook_points));
   RETURN_IF_ERROR(CheckPositive("max_rows", options.max_rows));
   RETURN_IF_ERROR(CheckPositive("max_captures", options.max_captures));
@@ -50,7 +57,7 @@ CaptureLimits LimitsFor(const EngineOptions& options, const ModelInfo& model) {
   if (limits.max_batch_tokens == 0) {
     limits.max_batch_tokens = model.device == "cpu" ? kCpuBatchTokens : kAcceleratorBatchTokens;
   }
-  limits.max_request_tokens = options.max_request_tokens;
+  limits.tokens = options.token_limits();
   limits.max_sequence_length = model.context_length;
   if (options.max_sequence_length != 0) {
     limits.max_sequence_length = std::min(limits.max_sequence_length, options.max_sequence_length);

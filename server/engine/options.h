@@ -27,6 +27,10 @@ struct EngineOptions {
   // is no other capture.
   absl::Duration max_batch_delay = absl::Milliseconds(2);
   int64_t max_request_tokens = int64_t{16} << 20;  // in one request or one streamed message
+  int64_t max_request_sequences = int64_t{1} << 20;
+  // What all captures hold together, waiting and running: ids that clients sent, from their arrival until the last
+  // sequence of their message has entered a batch. They take 4 bytes each, and 4 more for each sequence.
+  int64_t max_held_tokens = int64_t{64} << 20;
   int64_t max_sequence_length = 0;                 // 0: the model's context_length
   int max_hook_points = 4096;                      // after expansion
   int64_t max_rows = 10'000'000;                   // per hook point and capture: larger budgets are clipped
@@ -34,6 +38,8 @@ struct EngineOptions {
   int max_captures_per_address = 64;
   // How long the other members of a feed wait for one that does not read.
   absl::Duration feed_stall_timeout = absl::Seconds(30);
+
+  TokenLimits token_limits() const { return {max_request_tokens, max_request_sequences}; }
 };
 
 // INVALID_ARGUMENT, naming the option: not positive where it must be, or contradicting another.

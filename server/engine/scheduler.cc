@@ -96,6 +96,7 @@ absl::StatusOr<Scheduler::Admitted> Scheduler::Admit(ModelId model, CapturePlan 
   Admitted admitted;
   {
     Section section(this);
+    RETURN_IF_ERROR(CheckHeldTokens(tokens.tokens()));
     RETURN_IF_ERROR(CheckCaptureCount(address));
     const CaptureId id{++last_id_};
     admitted.id = id;
@@ -140,6 +141,18 @@ absl::Status Scheduler::CheckCaptureCount(absl::string_view address) const {
                                                      " (--max-captures-per-address); end one of them first"));
   }
   return absl::OkStatus();
+}
+
+absl::Status Scheduler::CheckHeldTokens(int64_t more) const {
+  if (more == 0) return absl::OkStatus();
+  int64_t held = 0;
+  for (const auto& [id, flow] : flows_) held += flow.source.held_tokens();
+  if (held + more <= options_.max_held_tokens) return absl::OkStatus();
+  return absl::ResourceExhaustedError(
+      absl::StrCat("tokens: this server's captures hold ", held, " tokens, with these ", more, " more than the ",
+                   options_.max_held_tokens,
+                   " that it holds at a time (--max-held-tokens); try again later, or send them in smaller messages, by "
+                   "CaptureStream"));
 }
 
 FlowId Scheduler::NewFlow(const CaptureState& capture) {
@@ -250,8 +263,12 @@ void Scheduler::Begin(CaptureId id, CaptureState& capture) {
   flow.receivers.push_back(id);
 }
 
-bool Scheduler::AddSequences(CaptureId id, TokenBatch batch) {
+absl::StatusOr<bool> Scheduler::AddSequences(CaptureId id, TokenBatch batch) {
   Section section(this);
+  if (absl::Status status = CheckHeldTokens(batch.tokens()); !status.ok()) {
+    StopCapture(id, StopReason::kError, status);
+    return status;
+  }
   CaptureState* const capture = Find(id);
   // Not an error: the capture may end, by its budget, before its client has sent everything.
   if (capture == nullptr || capture->flow == kNoFlow) return true;

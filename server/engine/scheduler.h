@@ -73,7 +73,8 @@ class Scheduler {
   absl::StatusOr<Admitted> Admit(ModelId model, CapturePlan plan, absl::string_view address, CaptureCallbacks callbacks)
       ABSL_LOCKS_EXCLUDED(mu_);
   // More sequences, which were checked. Returns whether there is room for more; if not, on_source_room says when.
-  bool AddSequences(CaptureId id, TokenBatch batch) ABSL_LOCKS_EXCLUDED(mu_);
+  // RESOURCE_EXHAUSTED, which ends the capture too: captures hold too many tokens.
+  absl::StatusOr<bool> AddSequences(CaptureId id, TokenBatch batch) ABSL_LOCKS_EXCLUDED(mu_);
   void FinishSource(CaptureId id) ABSL_LOCKS_EXCLUDED(mu_);
   void Cancel(CaptureId id) ABSL_LOCKS_EXCLUDED(mu_);
   // Ends the capture with an error.
@@ -141,6 +142,8 @@ class Scheduler {
 
   // Taking in.
   absl::Status CheckCaptureCount(absl::string_view address) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Whether clients' flows may hold `more` tokens beside those that they hold.
+  absl::Status CheckHeldTokens(int64_t more) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   FlowId NewFlow(const CaptureState& capture) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Status JoinFeed(CaptureId id, CaptureState& capture) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Status CheckSameFeed(const Flow& flow, const CapturePlan& plan) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);

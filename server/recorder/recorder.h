@@ -33,6 +33,7 @@ class Recorder {
   ~Recorder();
 
   Catalog& catalog() { return *catalog_; }
+  TokenLimits token_limits() const { return engine_->options().token_limits(); }
 
   // The proto RecordingService.Persist. The session goes on without whoever asked for it.
   absl::StatusOr<Persisted> Persist(const std::string& name, CaptureRequest request, absl::string_view address);

@@ -29,7 +29,7 @@ absl::StatusOr<std::shared_ptr<Capture>> Start(Engine& engine, Recorder* recorde
 }
 
 absl::StatusOr<CaptureEstimate> Estimate(const Engine& engine, const grpc::ByteBuffer& message) {
-  ASSIGN_OR_RETURN(CaptureRequest request, ParseEstimateCaptureRequest(message));
+  ASSIGN_OR_RETURN(CaptureRequest request, ParseEstimateCaptureRequest(message, engine.options().token_limits()));
   ASSIGN_OR_RETURN(const CapturePlan plan, engine.Plan(std::move(request)));
   return engine.Estimate(plan);
 }
@@ -46,7 +46,7 @@ class UnaryCaptureCall final : public CaptureCall<grpc::ServerWriteReactor<grpc:
  private:
   absl::Status StartCapture(Engine& engine, Recorder* recorder, const std::string& address,
                             const grpc::ByteBuffer& message) {
-    ASSIGN_OR_RETURN(CaptureRequest request, ParseCaptureRequest(message));
+    ASSIGN_OR_RETURN(CaptureRequest request, ParseCaptureRequest(message, engine.options().token_limits()));
     const Encoding encoding = request.encoding;
     ASSIGN_OR_RETURN(std::shared_ptr<Capture> capture,
                      Start(engine, recorder, std::move(request), address, callbacks()));
@@ -83,7 +83,7 @@ class StreamedCaptureCall final : public CaptureCall<grpc::ServerBidiReactor<grp
   }
 
   absl::Status StartCapture() {
-    ASSIGN_OR_RETURN(auto message, ParseCaptureStreamRequest(std::move(input_)));
+    ASSIGN_OR_RETURN(auto message, ParseCaptureStreamRequest(std::move(input_), engine_.options().token_limits()));
     auto* request = std::get_if<CaptureRequest>(&message);
     if (request == nullptr) return FirstMessageMissing("it holds `tokens`");
     if (!std::holds_alternative<std::monostate>(request->source)) {
@@ -101,7 +101,7 @@ class StreamedCaptureCall final : public CaptureCall<grpc::ServerBidiReactor<grp
   }
 
   void AddTokens(Capture& running) {
-    auto message = ParseCaptureStreamRequest(std::move(input_));
+    auto message = ParseCaptureStreamRequest(std::move(input_), engine_.options().token_limits());
     TokenBatch* tokens = message.ok() ? std::get_if<TokenBatch>(&*message) : nullptr;
     if (tokens == nullptr) {
       // What came before this message is served, then the call ends with the error.

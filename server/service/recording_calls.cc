@@ -44,7 +44,7 @@ void PersistCall::Begin(const std::string& address, const grpc::ByteBuffer& requ
 }
 
 absl::Status PersistCall::Persist(const std::string& address, const grpc::ByteBuffer& request) {
-  ASSIGN_OR_RETURN(PersistRequest parsed, ParsePersistRequest(request));
+  ASSIGN_OR_RETURN(PersistRequest parsed, ParsePersistRequest(request, recorder_->token_limits()));
   if (!parsed.capture.record_as.empty()) {
     return InvalidField("capture.record_as", "must be empty; the recording's name is `name`");
   }

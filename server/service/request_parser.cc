@@ -13,6 +13,7 @@
 #include "hookline/v1/capture_service.pb.h"
 #include "hookline/v1/recording_service.pb.h"
 #include "server/base/status.h"
+#include "server/capture/token_batch.h"
 #include "server/service/request_conversion.h"
 
 namespace hookline {
@@ -54,22 +55,60 @@ bool ReadAll(grpc::ByteBuffer& message, Read read) {
   return read(input) && input.BytesUntilLimit() == 0;
 }
 
-bool ReadTokenSequence(CodedInputStream& input, std::vector<uint32_t>& ids) {
+// A TokenBatch as it is read: kept as far as the limits go, counted beyond them.
+class TokenReader {
+ public:
+  explicit TokenReader(const TokenLimits& limits) : limits_(limits) {}
+
+  // Reads what is left of `input` as a TokenBatch. Several are read as one, as protobuf merges them.
+  bool Read(CodedInputStream& input) {
+    while (const uint32_t tag = input.ReadTag()) {
+      if (!complete_ || !IsMessage(tag, v1::TokenBatch::kSequencesFieldNumber)) {
+        if (!WireFormatLite::SkipField(&input, tag)) return false;
+        continue;
+      }
+      const int64_t before = tokens_;
+      if (!ReadNested(input, [&] { return ReadSequence(input); })) return false;
+      if (++sequences_ <= limits_.max_request_sequences) batch_.EndSequence();
+      complete_ = tokens_ > before;
+    }
+    return true;
+  }
+
+  absl::StatusOr<TokenBatch> Take() {
+    RETURN_IF_ERROR(CheckTokenCounts(sequences_, tokens_, "tokens", limits_));
+    return std::move(batch_);
+  }
+
+ private:
+  bool ReadSequence(CodedInputStream& input);
+  bool ReadId(CodedInputStream& input) {
+    uint32_t id;
+    if (!input.ReadVarint32(&id)) return false;
+    if (++tokens_ <= limits_.max_request_tokens) batch_.Append(id);
+    return true;
+  }
+
+  const TokenLimits& limits_;
+  TokenBatch batch_;
+  int64_t tokens_ = 0;
+  int64_t sequences_ = 0;
+  bool complete_ = true;  // no sequence so far was empty
+};
+
+bool TokenReader::ReadSequence(CodedInputStream& input) {
   const int field = v1::TokenSequence::kIdsFieldNumber;
-  uint32_t id;
   while (const uint32_t tag = input.ReadTag()) {
     if (IsMessage(tag, field)) {
       const bool ok = ReadNested(input, [&] {
         while (input.BytesUntilLimit() > 0) {
-          if (!input.ReadVarint32(&id)) return false;
-          ids.push_back(id);
+          if (!ReadId(input)) return false;
         }
         return true;
       });
       if (!ok) return false;
     } else if (tag == WireFormatLite::MakeTag(field, WireFormatLite::WIRETYPE_VARINT)) {
-      if (!input.ReadVarint32(&id)) return false;
-      ids.push_back(id);
+      if (!ReadId(input)) return false;
     } else if (!WireFormatLite::SkipField(&input, tag)) {
       return false;
     }
@@ -77,26 +116,12 @@ bool ReadTokenSequence(CodedInputStream& input, std::vector<uint32_t>& ids) {
   return true;
 }
 
-bool ReadTokenBatch(CodedInputStream& input, TokenBatch& tokens) {
-  std::vector<uint32_t> ids;
-  bool complete = true;
-  while (const uint32_t tag = input.ReadTag()) {
-    if (!complete || !IsMessage(tag, v1::TokenBatch::kSequencesFieldNumber)) {
-      if (!WireFormatLite::SkipField(&input, tag)) return false;
-      continue;
-    }
-    ids.clear();
-    if (!ReadNested(input, [&] { return ReadTokenSequence(input, ids); })) return false;
-    // A copy as long as the sequence; `ids` keeps what it grew to.
-    tokens.sequences.emplace_back(ids.begin(), ids.end());
-    complete = !ids.empty();
-  }
-  return true;
-}
-
 // A CaptureRequest as it stands on the wire: its tokens read, its other fields as they are.
 struct SplitRequest {
-  std::optional<TokenBatch> tokens;
+  explicit SplitRequest(const TokenLimits& limits) : tokens(limits) {}
+
+  bool has_tokens = false;
+  TokenReader tokens;
   std::string other_fields;
 };
 
@@ -105,8 +130,8 @@ bool ReadCaptureRequest(CodedInputStream& input, SplitRequest& request) {
   google::protobuf::io::CodedOutputStream other_fields(&stream);
   while (const uint32_t tag = input.ReadTag()) {
     if (IsMessage(tag, v1::CaptureRequest::kTokensFieldNumber)) {
-      if (!request.tokens.has_value()) request.tokens.emplace();
-      if (!ReadNested(input, [&] { return ReadTokenBatch(input, *request.tokens); })) return false;
+      request.has_tokens = true;
+      if (!ReadNested(input, [&] { return request.tokens.Read(input); })) return false;
     } else if (!WireFormatLite::SkipField(&input, tag, &other_fields)) {
       return false;
     }
@@ -123,27 +148,27 @@ absl::StatusOr<CaptureRequest> Join(SplitRequest split) {
   v1::CaptureRequest message;
   if (!message.ParseFromString(split.other_fields)) return Malformed("CaptureRequest");
   ASSIGN_OR_RETURN(CaptureRequest request, FromProto(message));
-  if (split.tokens.has_value()) {
+  if (split.has_tokens) {
     if (!std::holds_alternative<std::monostate>(request.source)) {
       return InvalidField("tokens", "given beside `dataset` or `feed`; a request has exactly one source");
     }
-    request.source = std::move(*split.tokens);
+    ASSIGN_OR_RETURN(request.source, split.tokens.Take());
   }
   return request;
 }
 
 }  // namespace
 
-absl::StatusOr<CaptureRequest> ParseCaptureRequest(grpc::ByteBuffer message) {
-  SplitRequest request;
+absl::StatusOr<CaptureRequest> ParseCaptureRequest(grpc::ByteBuffer message, const TokenLimits& limits) {
+  SplitRequest request(limits);
   if (!ReadAll(message, [&](CodedInputStream& input) { return ReadCaptureRequest(input, request); })) {
     return Malformed("CaptureRequest");
   }
   return Join(std::move(request));
 }
 
-absl::StatusOr<PersistRequest> ParsePersistRequest(grpc::ByteBuffer message) {
-  SplitRequest request;
+absl::StatusOr<PersistRequest> ParsePersistRequest(grpc::ByteBuffer message, const TokenLimits& limits) {
+  SplitRequest request(limits);
   PersistRequest persist;
   const bool ok = ReadAll(message, [&](CodedInputStream& input) {
     while (const uint32_t tag = input.ReadTag()) {
@@ -164,8 +189,8 @@ absl::StatusOr<PersistRequest> ParsePersistRequest(grpc::ByteBuffer message) {
   return persist;
 }
 
-absl::StatusOr<CaptureRequest> ParseEstimateCaptureRequest(grpc::ByteBuffer message) {
-  SplitRequest request;
+absl::StatusOr<CaptureRequest> ParseEstimateCaptureRequest(grpc::ByteBuffer message, const TokenLimits& limits) {
+  SplitRequest request(limits);
   const bool ok = ReadAll(message, [&](CodedInputStream& input) {
     while (const uint32_t tag = input.ReadTag()) {
       const bool read = IsMessage(tag, v1::EstimateCaptureRequest::kCaptureFieldNumber)
@@ -179,18 +204,19 @@ absl::StatusOr<CaptureRequest> ParseEstimateCaptureRequest(grpc::ByteBuffer mess
   return Join(std::move(request));
 }
 
-absl::StatusOr<std::variant<CaptureRequest, TokenBatch>> ParseCaptureStreamRequest(grpc::ByteBuffer message) {
+absl::StatusOr<std::variant<CaptureRequest, TokenBatch>> ParseCaptureStreamRequest(grpc::ByteBuffer message,
+                                                                                   const TokenLimits& limits) {
   std::optional<SplitRequest> request;
-  std::optional<TokenBatch> tokens;
+  std::optional<TokenReader> tokens;
   const bool ok = ReadAll(message, [&](CodedInputStream& input) {
     while (const uint32_t tag = input.ReadTag()) {
       bool read;
       if (IsMessage(tag, v1::CaptureStreamRequest::kRequestFieldNumber)) {
-        if (!request.has_value()) request.emplace();
+        if (!request.has_value()) request.emplace(limits);
         read = ReadNested(input, [&] { return ReadCaptureRequest(input, *request); });
       } else if (IsMessage(tag, v1::CaptureStreamRequest::kTokensFieldNumber)) {
-        if (!tokens.has_value()) tokens.emplace();
-        read = ReadNested(input, [&] { return ReadTokenBatch(input, *tokens); });
+        if (!tokens.has_value()) tokens.emplace(limits);
+        read = ReadNested(input, [&] { return tokens->Read(input); });
       } else {
         read = WireFormatLite::SkipField(&input, tag);
       }
@@ -204,7 +230,10 @@ absl::StatusOr<std::variant<CaptureRequest, TokenBatch>> ParseCaptureStreamReque
                                           ? "the message holds both `request` and `tokens`; one is accepted"
                                           : "the message holds neither `request` nor `tokens`");
   }
-  if (tokens.has_value()) return std::variant<CaptureRequest, TokenBatch>(std::move(*tokens));
+  if (tokens.has_value()) {
+    ASSIGN_OR_RETURN(TokenBatch batch, tokens->Take());
+    return std::variant<CaptureRequest, TokenBatch>(std::move(batch));
+  }
   ASSIGN_OR_RETURN(CaptureRequest joined, Join(std::move(*request)));
   return std::variant<CaptureRequest, TokenBatch>(std::move(joined));
 }

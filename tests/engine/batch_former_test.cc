@@ -3,6 +3,7 @@
 #include <map>
 
 #include "gmock/gmock.h"
+#include "tests/support/tokens.h"
 
 namespace hookline {
 namespace {
@@ -14,9 +15,9 @@ class BatchFormerTest : public ::testing::Test {
     plan.deterministic = deterministic;
     plan.limits.max_batch_tokens = 100;
     flows_.push_back(std::make_unique<Flow>(FlowId{static_cast<int64_t>(flows_.size()) + 1}, ModelId{0}, plan));
-    TokenBatch batch;
-    for (int length : lengths) batch.sequences.emplace_back(length, 1);
-    flows_.back()->source.Add(std::move(batch));
+    std::vector<std::vector<uint32_t>> sequences;
+    for (int length : lengths) sequences.emplace_back(length, 1);
+    flows_.back()->source.Add(Tokens(sequences));
     flows_.back()->source.Finish();
     return flows_.back().get();
   }

@@ -38,12 +38,12 @@ class EndsTest : public EngineTest, public ::testing::WithParamInterface<std::tu
     CaptureRequest request = Request({"blocks.*"}, {});
     switch (from) {
       case From::kCapture:
-        request.source = TokenBatch{sequences};
+        request.source = Tokens(sequences);
         break;
       case From::kCaptureStream: {
         request.source = StreamedSource{};
         auto collector = std::make_unique<Collector>(*engine_, request);
-        (void)collector->capture().AddSequences({sequences});
+        (void)collector->capture().AddSequences(Tokens(sequences));
         collector->capture().FinishSource();
         return collector;
       }
@@ -192,7 +192,7 @@ TEST_F(EngineTest, SixtyFourClientsGetExactlyTheirRows) {
       Collector collector(*engine_, request, "client");
       ASSERT_TRUE(collector.status().ok()) << collector.status();
       if (streams) {
-        for (const auto& ids : sequences) ASSERT_TRUE(collector.capture().AddSequences({{ids}}).ok());
+        for (const auto& ids : sequences) ASSERT_TRUE(collector.capture().AddSequences(Tokens({ids})).ok());
         collector.capture().FinishSource();
       }
       if (random() % 5 == 0) {

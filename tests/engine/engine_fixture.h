@@ -12,6 +12,7 @@
 #include "tests/engine/collector.h"
 #include "tests/engine/fake_model.h"
 #include "tests/engine/late_transfer.h"
+#include "tests/support/tokens.h"
 
 namespace hookline {
 
@@ -63,10 +64,11 @@ class EngineTest : public ::testing::Test {
     return sequences;
   }
 
-  static CaptureRequest Request(std::vector<std::string> hook_points, std::vector<std::vector<uint32_t>> sequences) {
+  static CaptureRequest Request(std::vector<std::string> hook_points,
+                                const std::vector<std::vector<uint32_t>>& sequences) {
     CaptureRequest request;
     request.hook_points = std::move(hook_points);
-    request.source = TokenBatch{std::move(sequences)};
+    request.source = Tokens(sequences);
     request.max_message_bytes = 16384;
     request.provenance = true;
     return request;

@@ -285,7 +285,7 @@ TEST_F(EngineTest, StreamedSequencesComeInTheirOrder) {
   Collector collector(*engine_, request);
   std::thread sender([&] {
     for (size_t i = 0; i < sequences.size(); i += 5) {
-      ASSERT_TRUE(collector.Send({{sequences.begin() + i, sequences.begin() + i + 5}}).ok());
+      ASSERT_TRUE(collector.Send(Tokens({sequences.begin() + i, sequences.begin() + i + 5})).ok());
     }
     collector.capture().FinishSource();
   });
@@ -300,7 +300,7 @@ TEST_F(EngineTest, AFullBudgetIsTheReasonAlsoWhereTheSourceEndsDuringTheLastBatc
   request.source = StreamedSource{};
   request.max_activations = 10;
   Collector collector(*engine_, request);
-  ASSERT_TRUE(collector.Send({Sequences({10})}).ok());
+  ASSERT_TRUE(collector.Send(Tokens(Sequences({10}))).ok());
   model_->WaitUntilBlocked();
   collector.capture().FinishSource();
   model_->Open();
@@ -322,9 +322,9 @@ TEST_F(EngineTest, ABadStreamedSequenceEndsTheCaptureAfterWhatCameBefore) {
   CaptureRequest request = Request(kTwo, {});
   request.source = StreamedSource{};
   Collector collector(*engine_, request);
-  ASSERT_TRUE(collector.Send({sequences}).ok());
+  ASSERT_TRUE(collector.Send(Tokens(sequences)).ok());
   collector.ReadChunks(2);
-  EXPECT_EQ(FieldOf(collector.Send({{{1, 2, 512}}})), "tokens.sequences[0].ids[2]");
+  EXPECT_EQ(FieldOf(collector.Send(Tokens({{1, 2, 512}}))), "tokens.sequences[0].ids[2]");
   const Collected& got = collector.ReadAll();
   EXPECT_EQ(got.ended->status.code(), absl::StatusCode::kInvalidArgument);
   ExpectSameRows(got.hook_points, Expected(request, kTwo, sequences));
@@ -414,15 +414,15 @@ INSTANTIATE_TEST_SUITE_P(
         {"NoSequences", [](auto& r) { r.source = TokenBatch{}; }, kInvalid, "tokens.sequences", "at least one"},
         {"EmptySequence",
          [](auto& r) {
-           r.source = TokenBatch{{{1}, {}}};
+           r.source = Tokens({{1}, {}});
          },
          kInvalid, "tokens.sequences[1].ids", "empty"},
         {"TokenOutOfRange",
          [](auto& r) {
-           r.source = TokenBatch{{{1, 2}, {3, 512}}};
+           r.source = Tokens({{1, 2}, {3, 512}});
          },
          kInvalid, "tokens.sequences[1].ids[1]", "token id 512 in sequence 1 at position 1"},
-        {"TooLong", [](auto& r) { r.source = TokenBatch{{std::vector<uint32_t>(257, 1)}}; }, kInvalid,
+        {"TooLong", [](auto& r) { r.source = Tokens({std::vector<uint32_t>(257, 1)}); }, kInvalid,
          "tokens.sequences[0].ids", "257 tokens are more than the 256"},
         {"SmallMessages", [](auto& r) { r.max_message_bytes = 100; }, kInvalid, "max_message_bytes", "16384"},
         {"LargeMessages", [](auto& r) { r.max_message_bytes = 1 << 25; }, kInvalid, "max_message_bytes", "16777216"},
@@ -458,6 +458,48 @@ TEST_F(EngineTest, LimitsOnTokensAndHookPointsSayBothNumbers) {
   EXPECT_THAT(std::string(tokens.status().message()), HasSubstr("100"));
   Collector hook_points(*engine_, Request({"*"}, Sequences({5})));
   EXPECT_EQ(FieldOf(hook_points.status()), "hook_points");
+}
+
+TEST_F(EngineTest, LimitsTheSequencesOfAMessage) {
+  options_.max_request_sequences = 3;
+  Create();
+  Collector sequences(*engine_, Request(kTwo, Sequences({1, 1, 1, 1})));
+  EXPECT_EQ(sequences.status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(sequences.status().message()),
+              AllOf(HasSubstr("4 sequences"), HasSubstr("3 that"), HasSubstr("--max-request-sequences")));
+}
+
+TEST_F(EngineTest, TokensOfCapturesThatWaitAreBoundedTogether) {
+  options_.max_request_tokens = 100;
+  options_.max_held_tokens = 200;
+  options_.slab_count = 16;  // four captures run, others wait
+  Create();
+  // Nobody reads, so that these fill their windows and keep what is left of their tokens.
+  const CaptureRequest request = Request(kTwo, Sequences({50, 50}));
+  std::vector<std::unique_ptr<Collector>> holders;
+  while (holders.empty() || holders.back()->status().ok()) {
+    ASSERT_LT(holders.size(), 20u);
+    holders.push_back(std::make_unique<Collector>(*engine_, request));
+  }
+  const absl::Status refused = holders.back()->status();
+  holders.pop_back();
+  EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(refused.message()),
+              AllOf(HasSubstr("with these 100"), HasSubstr("more than the 200"), HasSubstr("--max-held-tokens")));
+
+  // A client that streams is bounded alike, and told so at the end of its capture.
+  CaptureRequest streamed = request;
+  streamed.source = StreamedSource{};
+  Collector stream(*engine_, streamed);
+  ASSERT_TRUE(stream.status().ok()) << stream.status();
+  EXPECT_EQ(stream.Send(Tokens(Sequences({50, 50}))).code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(stream.ReadAll().ended->status.code(), absl::StatusCode::kResourceExhausted);
+
+  // Captures that end give back what they held.
+  holders.clear();
+  Collector again(*engine_, request);
+  ASSERT_TRUE(again.status().ok()) << again.status();
+  EXPECT_TRUE(again.ReadAll().ended->status.ok());
 }
 
 TEST_F(EngineTest, LimitsOnCapturesCountPerServerAndPerAddress) {

@@ -38,7 +38,7 @@ class ResumeTest : public EngineTest {
         Collector probe(*engine_, again);
         probe.ReadOne();
         const int64_t next = probe.collected().started->next_sequence;
-        tokens->sequences.assign(sequences.begin() + std::min<int64_t>(next, sequences.size()), sequences.end());
+        tokens->RemoveFirst(std::min(next, tokens->sequences()));
       }
       Collector second(*engine_, again);
       ASSERT_TRUE(second.status().ok()) << second.status();
@@ -136,7 +136,7 @@ TEST_F(ResumeTest, ABatchOfATokenIsNoLargerThanTheServerAllows) {
   options_.max_batch_tokens = 40;
   Create();
   request.resume_token = token;
-  request.source = TokenBatch{{sequences.begin() + 3, sequences.end()}};
+  request.source = Tokens({sequences.begin() + 3, sequences.end()});
   Collector rest(*engine_, request);
   ASSERT_TRUE(rest.status().ok()) << rest.status();
   EXPECT_EQ(rest.ReadAll().ended->hook_points[0].rows, 140);

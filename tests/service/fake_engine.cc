@@ -43,14 +43,14 @@ class FakeCapture final : public Capture {
 
   absl::StatusOr<bool> AddSequences(TokenBatch batch) override {
     absl::MutexLock lock(&engine_->mutex_);
-    if (batch.sequences.empty()) {
+    if (batch.empty()) {
       absl::Status status = InvalidField("tokens.sequences", "empty; at least one sequence is needed");
       if (!ended_) End(status, StopReason::kError);
       engine_->work_ = true;
       return status;
     }
     if (wants_room_) ++engine_->sequences_without_room_;
-    for (const auto& sequence : batch.sequences) tokens_ += static_cast<int64_t>(sequence.size());
+    tokens_ += batch.tokens();
     engine_->work_ = true;
     wants_room_ = tokens_ - Produced() > kRoomTokens;
     return !wants_room_;

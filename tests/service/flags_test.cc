@@ -82,6 +82,8 @@ TEST(Flags, SetEveryLimit) {
                    "--max-batch-tokens=77",
                    "--max-batch-delay=3ms",
                    "--max-request-tokens=88",
+                   "--max-request-sequences=89",
+                   "--max-held-tokens=90",
                    "--max-request-bytes=2MiB",
                    "--max-sequence-length=99",
                    "--max-hook-points=11",
@@ -113,6 +115,8 @@ TEST(Flags, SetEveryLimit) {
   EXPECT_EQ(flags.engine.max_batch_tokens, 77);
   EXPECT_EQ(flags.engine.max_batch_delay, absl::Milliseconds(3));
   EXPECT_EQ(flags.engine.max_request_tokens, 88);
+  EXPECT_EQ(flags.engine.max_request_sequences, 89);
+  EXPECT_EQ(flags.engine.max_held_tokens, 90);
   EXPECT_EQ(flags.server.max_request_bytes, 2 << 20);
   EXPECT_EQ(flags.engine.max_sequence_length, 99);
   EXPECT_EQ(flags.engine.max_hook_points, 11);

@@ -9,6 +9,8 @@
 #include "grpcpp/support/slice.h"
 #include "hookline/v1/capture_service.pb.h"
 #include "server/base/status.h"
+#include "server/engine/options.h"
+#include "tests/support/tokens.h"
 
 namespace hookline {
 namespace {
@@ -27,7 +29,7 @@ grpc::ByteBuffer ToByteBuffer(const std::string& bytes, size_t slice_bytes = 5) 
 }
 
 absl::StatusOr<CaptureRequest> Parse(const v1::CaptureRequest& request) {
-  return ParseCaptureRequest(ToByteBuffer(request.SerializeAsString()));
+  return ParseCaptureRequest(ToByteBuffer(request.SerializeAsString()), EngineOptions().token_limits());
 }
 
 TEST(RequestParser, ReadsEveryFieldOfARequest) {
@@ -75,7 +77,7 @@ TEST(RequestParser, ReadsEveryFieldOfARequest) {
   EXPECT_TRUE(parsed->deterministic);
   EXPECT_EQ(parsed->resume_token, "token");
   ASSERT_TRUE(std::holds_alternative<TokenBatch>(parsed->source));
-  EXPECT_THAT(std::get<TokenBatch>(parsed->source).sequences,
+  EXPECT_THAT(SequencesOf(std::get<TokenBatch>(parsed->source)),
               ElementsAre(ElementsAre(256, 72), ElementsAre(4294967295, 72)));
 }
 
@@ -143,7 +145,8 @@ TEST(RequestParser, RefusesTwoSources) {
   v1::CaptureRequest dataset;
   dataset.mutable_dataset()->set_name("pile");
   absl::Status status =
-      ParseCaptureRequest(ToByteBuffer(dataset.SerializeAsString() + tokens.SerializeAsString())).status();
+      ParseCaptureRequest(ToByteBuffer(dataset.SerializeAsString() + tokens.SerializeAsString()), EngineOptions().token_limits())
+          .status();
   EXPECT_EQ(FieldOf(status), "tokens");
 }
 
@@ -153,9 +156,9 @@ TEST(RequestParser, ReadsUnpackedIdsAndSkipsFieldsOfLaterVersions) {
   const std::string unknown = {'\x82', '\x01', 0x02, 'h', 'i'};
   const std::string batch = std::string{0x0a, static_cast<char>(sequence.size())} + sequence + unknown;
   const std::string request = std::string{0x1a, static_cast<char>(batch.size())} + batch + unknown;
-  absl::StatusOr<CaptureRequest> parsed = ParseCaptureRequest(ToByteBuffer(request));
+  absl::StatusOr<CaptureRequest> parsed = ParseCaptureRequest(ToByteBuffer(request), EngineOptions().token_limits());
   ASSERT_TRUE(parsed.ok()) << parsed.status();
-  EXPECT_THAT(std::get<TokenBatch>(parsed->source).sequences, ElementsAre(ElementsAre(5, 6)));
+  EXPECT_THAT(SequencesOf(std::get<TokenBatch>(parsed->source)), ElementsAre(ElementsAre(5, 6)));
 }
 
 TEST(RequestParser, ReadsABatchUpToItsFirstEmptySequence) {
@@ -164,13 +167,35 @@ TEST(RequestParser, ReadsABatchUpToItsFirstEmptySequence) {
   for (int i = 0; i < 1000; ++i) request.mutable_tokens()->add_sequences();
   absl::StatusOr<CaptureRequest> parsed = Parse(request);
   ASSERT_TRUE(parsed.ok()) << parsed.status();
-  EXPECT_THAT(std::get<TokenBatch>(parsed->source).sequences, ElementsAre(ElementsAre(1), IsEmpty()));
+  EXPECT_THAT(SequencesOf(std::get<TokenBatch>(parsed->source)), ElementsAre(ElementsAre(1), IsEmpty()));
+}
+
+TEST(RequestParser, CountsButDoesNotKeepWhatIsBeyondTheLimits) {
+  TokenLimits limits = EngineOptions().token_limits();
+  limits.max_request_tokens = 5;
+  limits.max_request_sequences = 3;
+  const auto parse = [&](const std::vector<int>& lengths) {
+    v1::CaptureRequest request;
+    for (int length : lengths) {
+      v1::TokenSequence& sequence = *request.mutable_tokens()->add_sequences();
+      for (int t = 0; t < length; ++t) sequence.add_ids(t);
+    }
+    return ParseCaptureRequest(ToByteBuffer(request.SerializeAsString()), limits);
+  };
+  EXPECT_TRUE(parse({2, 2, 1}).ok());
+  EXPECT_EQ(parse({3, 3, 9}).status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(parse({3, 3, 9}).status().message()),
+              AllOf(HasSubstr("15 tokens"), HasSubstr("the 5 that"), HasSubstr("--max-request-tokens")));
+  EXPECT_EQ(parse({1, 1, 1, 1}).status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(parse({1, 1, 1, 1}).status().message()),
+              AllOf(HasSubstr("4 sequences"), HasSubstr("the 3 that"), HasSubstr("--max-request-sequences")));
 }
 
 TEST(RequestParser, RefusesARequestThatIsLargeBesidesItsTokens) {
   v1::CaptureRequest request;
   request.add_hook_points(std::string((4 << 20) + 1, 'h'));
-  absl::Status status = ParseCaptureRequest(ToByteBuffer(request.SerializeAsString(), 1 << 16)).status();
+  absl::Status status =
+      ParseCaptureRequest(ToByteBuffer(request.SerializeAsString(), 1 << 16), EngineOptions().token_limits()).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_THAT(std::string(status.message()), HasSubstr("4194304"));
 }
@@ -184,9 +209,9 @@ TEST(RequestParser, RefusesEveryMessageThatIsCut) {
   tokens.mutable_tokens()->add_sequences()->add_ids(1);
   for (const v1::CaptureStreamRequest& message : {request, tokens}) {
     const std::string bytes = message.SerializeAsString();
-    ASSERT_TRUE(ParseCaptureStreamRequest(ToByteBuffer(bytes)).ok());
+    ASSERT_TRUE(ParseCaptureStreamRequest(ToByteBuffer(bytes), EngineOptions().token_limits()).ok());
     for (size_t length = 0; length < bytes.size(); ++length) {
-      EXPECT_EQ(ParseCaptureStreamRequest(ToByteBuffer(bytes.substr(0, length))).status().code(),
+      EXPECT_EQ(ParseCaptureStreamRequest(ToByteBuffer(bytes.substr(0, length)), EngineOptions().token_limits()).status().code(),
                 absl::StatusCode::kInvalidArgument)
           << "cut to " << length << " of " << bytes.size() << " bytes";
     }
@@ -206,9 +231,9 @@ TEST(RequestParser, SurvivesRandomChangesToARequest) {
       std::string changed = original;
       for (int change = 0; change < 3; ++change) changed[random() % changed.size()] = static_cast<char>(random());
       // Whether it is a message is chance; that it ends is not.
-      (void)ParseCaptureRequest(ToByteBuffer(changed));
-      (void)ParseCaptureStreamRequest(ToByteBuffer(changed));
-      (void)ParseEstimateCaptureRequest(ToByteBuffer(changed));
+      (void)ParseCaptureRequest(ToByteBuffer(changed), EngineOptions().token_limits());
+      (void)ParseCaptureStreamRequest(ToByteBuffer(changed), EngineOptions().token_limits());
+      (void)ParseEstimateCaptureRequest(ToByteBuffer(changed), EngineOptions().token_limits());
     }
   }
 }
@@ -216,17 +241,18 @@ TEST(RequestParser, SurvivesRandomChangesToARequest) {
 TEST(RequestParser, TakesFromAStreamMessageOneOfItsTwoKinds) {
   v1::CaptureStreamRequest message;
   message.mutable_request()->set_model("demo");
-  auto parsed = ParseCaptureStreamRequest(ToByteBuffer(message.SerializeAsString()));
+  auto parsed = ParseCaptureStreamRequest(ToByteBuffer(message.SerializeAsString()), EngineOptions().token_limits());
   ASSERT_TRUE(parsed.ok()) << parsed.status();
   EXPECT_EQ(std::get<CaptureRequest>(*parsed).model, "demo");
 
   v1::CaptureStreamRequest tokens;
   tokens.mutable_tokens()->add_sequences()->add_ids(3);
-  parsed = ParseCaptureStreamRequest(ToByteBuffer(tokens.SerializeAsString()));
+  parsed = ParseCaptureStreamRequest(ToByteBuffer(tokens.SerializeAsString()), EngineOptions().token_limits());
   ASSERT_TRUE(parsed.ok()) << parsed.status();
-  EXPECT_THAT(std::get<TokenBatch>(*parsed).sequences, ElementsAre(ElementsAre(3)));
+  EXPECT_THAT(SequencesOf(std::get<TokenBatch>(*parsed)), ElementsAre(ElementsAre(3)));
 
-  parsed = ParseCaptureStreamRequest(ToByteBuffer(tokens.SerializeAsString() + message.SerializeAsString()));
+  parsed = ParseCaptureStreamRequest(ToByteBuffer(tokens.SerializeAsString() + message.SerializeAsString()),
+                                     EngineOptions().token_limits());
   EXPECT_THAT(std::string(parsed.status().message()), HasSubstr("both `request` and `tokens`"));
 }
 
@@ -234,10 +260,11 @@ TEST(RequestParser, ReadsTheCaptureOfAnEstimate) {
   v1::EstimateCaptureRequest message;
   message.mutable_capture()->add_hook_points("hook_embed");
   message.mutable_capture()->mutable_tokens()->add_sequences()->add_ids(3);
-  absl::StatusOr<CaptureRequest> parsed = ParseEstimateCaptureRequest(ToByteBuffer(message.SerializeAsString()));
+  absl::StatusOr<CaptureRequest> parsed =
+      ParseEstimateCaptureRequest(ToByteBuffer(message.SerializeAsString()), EngineOptions().token_limits());
   ASSERT_TRUE(parsed.ok()) << parsed.status();
   EXPECT_THAT(parsed->hook_points, ElementsAre("hook_embed"));
-  EXPECT_THAT(std::get<TokenBatch>(parsed->source).sequences, ElementsAre(ElementsAre(3)));
+  EXPECT_THAT(SequencesOf(std::get<TokenBatch>(parsed->source)), ElementsAre(ElementsAre(3)));
 }
 
 }  // namespace
