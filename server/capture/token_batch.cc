@@ -7,9 +7,9 @@ namespace hookline {
 
 absl::Status CheckTokenCounts(int64_t sequences, int64_t tokens, absl::string_view field, const TokenLimits& limits) {
   const auto too_many = [&](int64_t count, absl::string_view what, int64_t most, absl::string_view flag) {
-    return absl::ResourceExhaustedError(absl::StrCat(field, ": ", count, " ", what, " in one message are more than the ",
-                                                     most, " that the server takes (", flag,
-                                                     "); send them in several, by CaptureStream"));
+    return absl::ResourceExhaustedError(
+        absl::StrCat(field, ": ", count, " ", what, " in one message are more than the ", most,
+                     " that the server takes (", flag, "); send them in several, by CaptureStream"));
   };
   if (tokens > limits.max_request_tokens) {
     return too_many(tokens, "tokens", limits.max_request_tokens, "--max-request-tokens");

@@ -104,9 +104,9 @@ void Copier::Advance(Deliveries deliveries) {
 
 absl::StatusOr<bool> Copier::AdvanceOne(Delivery& delivery) {
   while (true) {
-    if (!IsWanted(delivery)) return true;
+    // What was computed before a capture failed is still the client's.
     HandOver(delivery);
-    if (delivery.all_taken()) return true;
+    if (delivery.all_taken() || !IsWanted(delivery)) return true;
     if (!delivery.NextGroupFits()) return false;
     absl::Status status = delivery.CopyMore(transfer_);
     absl::StatusOr<std::unique_ptr<TransferEvent>> copied = transfer_->Record();

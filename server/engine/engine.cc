@@ -110,8 +110,7 @@ void EngineImpl::Add(std::unique_ptr<Model> model, std::unique_ptr<Transfer> tra
   const CaptureLimits limits = LimitsFor(options_, model->info());
   Replica& replica = *replicas_.emplace_back(std::make_unique<Replica>(std::move(model), std::move(transfer), limits));
   Scheduler::ModelSetup setup;
-  setup.name = replica.model->info().name;
-  setup.mixes_lengths = replica.model->info().mixes_lengths;
+  setup.info = &replica.model->info();
   setup.max_batch_tokens = limits.max_batch_tokens;
   setup.on_room = [&replica](CaptureId capture) { replica.copier->Resume(capture); };
   replica.id = scheduler_.AddModel(std::move(setup));

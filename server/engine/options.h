@@ -31,9 +31,9 @@ struct EngineOptions {
   // What all captures hold together, waiting and running: ids that clients sent, from their arrival until the last
   // sequence of their message has entered a batch. They take 4 bytes each, and 4 more for each sequence.
   int64_t max_held_tokens = int64_t{64} << 20;
-  int64_t max_sequence_length = 0;                 // 0: the model's context_length
-  int max_hook_points = 4096;                      // after expansion
-  int64_t max_rows = 10'000'000;                   // per hook point and capture: larger budgets are clipped
+  int64_t max_sequence_length = 0;  // 0: the model's context_length
+  int max_hook_points = 4096;       // after expansion
+  int64_t max_rows = 10'000'000;    // per hook point and capture: larger budgets are clipped
   int max_captures = 64;
   int max_captures_per_address = 64;
   // How long the other members of a feed wait for one that does not read.

@@ -35,6 +35,10 @@ const std::vector<double>& ShareBounds() {
   return *bounds;
 }
 
+Histogram EmptyHistogram(const std::vector<double>& bounds) {
+  return {bounds, std::vector<uint64_t>(bounds.size() + 1), /*sum=*/0};
+}
+
 template <typename T>
 void Erase(std::vector<T>* values, const T& value) {
   values->erase(std::remove(values->begin(), values->end(), value), values->end());
@@ -68,15 +72,20 @@ Scheduler::Scheduler(const EngineOptions& options, std::shared_ptr<uint8_t> slab
       pool_(std::move(slab_memory), options.slab_bytes, options.slab_count, [this] { AdmitWaiting(); }),
       ended_by_reason_(static_cast<size_t>(StopReason::kError) + 1) {}
 
-Scheduler::~Scheduler() = default;
+Scheduler::~Scheduler() {
+  // Windows that are still held call back when they go.
+  Section section(this);
+  KeepUntilUnlocked(std::exchange(admissions_, {}));
+  KeepUntilUnlocked(std::exchange(captures_, {}));
+}
 
 ModelId Scheduler::AddModel(ModelSetup setup) {
   Section section(this);
   ModelQueue& queue = models_.emplace_back(std::move(setup));
-  queue.load.model = queue.setup.name;
-  queue.load.batch_fill = Histogram(ShareBounds());
-  queue.load.forward_seconds = Histogram(SecondsBounds());
-  queue.load.queue_seconds = Histogram(SecondsBounds());
+  queue.load.model = queue.setup.info->name;
+  queue.load.batch_fill = EmptyHistogram(ShareBounds());
+  queue.load.forward_seconds = EmptyHistogram(SecondsBounds());
+  queue.load.queue_seconds = EmptyHistogram(SecondsBounds());
   return ModelId{static_cast<int>(models_.size()) - 1};
 }
 
@@ -148,11 +157,11 @@ absl::Status Scheduler::CheckHeldTokens(int64_t more) const {
   int64_t held = 0;
   for (const auto& [id, flow] : flows_) held += flow.source.held_tokens();
   if (held + more <= options_.max_held_tokens) return absl::OkStatus();
-  return absl::ResourceExhaustedError(
-      absl::StrCat("tokens: this server's captures hold ", held, " tokens, with these ", more, " more than the ",
-                   options_.max_held_tokens,
-                   " that it holds at a time (--max-held-tokens); try again later, or send them in smaller messages, by "
-                   "CaptureStream"));
+  return absl::ResourceExhaustedError(absl::StrCat(
+      "tokens: this server's captures hold ", held, " tokens, with these ", more, " more than the ",
+      options_.max_held_tokens,
+      " that it holds at a time (--max-held-tokens); try again later, or send them in smaller messages, by "
+      "CaptureStream"));
 }
 
 FlowId Scheduler::NewFlow(const CaptureState& capture) {
@@ -529,7 +538,7 @@ std::optional<Batch> Scheduler::FormBatchNow(ModelQueue& queue, absl::Time* look
     return std::nullopt;
   }
 
-  const BatchLimits limits{queue.setup.max_batch_tokens, queue.setup.mixes_lengths};
+  const BatchLimits limits{queue.setup.max_batch_tokens, queue.setup.info->mixes_lengths};
   // Small flows go first, but not twice in a row, so that a stream of them delays the others by little.
   const std::vector<Flow*> small = queue.small_went_first ? std::vector<Flow*>() : SmallFlows(ready, limits);
   queue.small_went_first = !small.empty();

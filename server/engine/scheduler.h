@@ -41,6 +41,7 @@
 #include "server/engine/ids.h"
 #include "server/engine/options.h"
 #include "server/engine/snapshot.h"
+#include "server/model/model.h"
 
 namespace hookline {
 
@@ -49,8 +50,7 @@ namespace hookline {
 class Scheduler {
  public:
   struct ModelSetup {
-    std::string name;
-    bool mixes_lengths = true;
+    const ModelInfo* info = nullptr;  // outlives the scheduler
     int64_t max_batch_tokens = 0;
     // Runs, holding no lock, when rows of the capture that have no slabs may get some or are wanted no more.
     std::function<void(CaptureId)> on_room;

@@ -5,16 +5,12 @@
 #include <algorithm>
 #include <cstdint>
 #include <string>
-#include <utility>
 #include <vector>
 
 namespace hookline {
 
 // Counts of what fell into buckets; `counts[i]` is of values up to `bounds[i]`, the last one of all larger.
 struct Histogram {
-  Histogram() = default;
-  explicit Histogram(std::vector<double> upper_bounds) : bounds(std::move(upper_bounds)), counts(bounds.size() + 1) {}
-
   std::vector<double> bounds;
   std::vector<uint64_t> counts;  // one more than bounds, not cumulative
   double sum = 0;

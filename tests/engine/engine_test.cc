@@ -330,6 +330,15 @@ TEST_F(EngineTest, ABadStreamedSequenceEndsTheCaptureAfterWhatCameBefore) {
   ExpectSameRows(got.hook_points, Expected(request, kTwo, sequences));
 }
 
+TEST_F(EngineTest, RowsStayInOrderWhereAHalvedBatchDoesNotFitTheWindow) {
+  options_.max_batch_tokens = 1024;
+  Create();
+  model_->FitOnly(2);
+  const auto sequences = Sequences(std::vector<int>(30, 30));
+  Collector collector(*engine_, Request(kTwo, sequences));
+  ExpectSameRows(collector.ReadAll().hook_points, Expected(Request(kTwo, sequences), kTwo, sequences));
+}
+
 TEST_F(EngineTest, EstimateSaysWhatTheCaptureBrings) {
   Create();
   CaptureRequest request = Request(kTwo, Sequences({30, 64, 64}));

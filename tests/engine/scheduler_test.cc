@@ -1,0 +1,201 @@
+// The scheduler by itself: no thread, no device, and a clock that stands still.
+#include "server/engine/scheduler.h"
+
+#include <cstdlib>
+
+#include "gtest/gtest.h"
+#include "server/capture/plan.h"
+#include "tests/engine/fake_model.h"
+#include "tests/support/fake_clock.h"
+#include "tests/support/tokens.h"
+
+namespace hookline {
+namespace {
+
+constexpr absl::Duration kDelay = absl::Milliseconds(8);
+
+class SchedulerTest : public ::testing::Test {
+ protected:
+  SchedulerTest() {
+    options_.slab_bytes = 4096;
+    options_.slab_count = 16;
+    options_.window_slabs = 4;
+    options_.max_batch_tokens = 64;
+    options_.max_batch_delay = kDelay;
+    std::shared_ptr<uint8_t> memory(static_cast<uint8_t*>(std::aligned_alloc(4096, 16 * 4096)), std::free);
+    scheduler_ = std::make_unique<Scheduler>(options_, std::move(memory), &clock_);
+    Scheduler::ModelSetup setup;
+    setup.info = &model_.info();
+    setup.max_batch_tokens = options_.max_batch_tokens;
+    setup.on_room = [this](CaptureId id) { room_.push_back(id); };
+    model_id_ = scheduler_->AddModel(std::move(setup));
+  }
+
+  CapturePlan Plan(std::variant<std::monostate, TokenBatch, DatasetSource, FeedSource, StreamedSource> source) {
+    CaptureRequest request;
+    request.hook_points = {"hook_embed"};
+    request.source = std::move(source);
+    request.max_message_bytes = 16384;
+    absl::StatusOr<CapturePlan> plan =
+        MakeCapturePlan(std::move(request), model_, LimitsFor(options_, model_.info()), /*datasets=*/{});
+    EXPECT_TRUE(plan.ok()) << plan.status();
+    return *std::move(plan);
+  }
+  static TokenBatch Sequence(size_t length) { return Tokens({std::vector<uint32_t>(length, 1)}); }
+
+  Scheduler::Admitted Admit(CapturePlan plan) {
+    auto admitted = scheduler_->Admit(model_id_, std::move(plan), "test", {});
+    EXPECT_TRUE(admitted.ok()) << admitted.status();
+    return *std::move(admitted);
+  }
+
+  std::optional<Batch> NextBatch() { return scheduler_->TryNextBatch(model_id_, &look_again_); }
+
+  // What an executor and a copier report of a batch that takes no time and whose rows nobody needs to wait for.
+  void Run(Batch& batch) {
+    LaunchedPass launched;
+    ComputedPass computed;
+    for (Batch::Member& member : batch.members) {
+      LaunchedPass::Share share;
+      share.capture = member.recipient.capture;
+      launched.shares.push_back(share);
+      computed.captures.push_back(member.recipient.capture);
+    }
+    launched.tokens = launched.positions = computed.tokens = 1;
+    scheduler_->Launched(model_id_, launched);
+    scheduler_->BatchDone(batch);
+    scheduler_->Computed(model_id_, computed);
+  }
+
+  static bool HasEnded(const Scheduler::Admitted& admitted) {
+    while (std::optional<CaptureEvent> event = admitted.events->Next()) {
+      if (std::holds_alternative<CaptureEnded>(*event)) return true;
+    }
+    return false;
+  }
+
+  EngineOptions options_;
+  FakeClock clock_;
+  FakeModel model_;
+  std::vector<CaptureId> room_;
+  std::unique_ptr<Scheduler> scheduler_;
+  ModelId model_id_{};
+  absl::Time look_again_;
+};
+
+TEST_F(SchedulerTest, ACaptureThatIsAloneWaitsAQuarterOfTheDelayForOthersThatBeginNow) {
+  const auto capture = Admit(Plan(Sequence(10)));
+  EXPECT_EQ(NextBatch(), std::nullopt);
+  EXPECT_EQ(look_again_, clock_.Now() + kDelay / 4);
+  clock_.Advance(kDelay / 4);
+  EXPECT_TRUE(NextBatch().has_value());
+}
+
+TEST_F(SchedulerTest, SequencesThatFillABatchWaitForNobody) {
+  Admit(Plan(Sequence(64)));
+  EXPECT_TRUE(NextBatch().has_value());
+}
+
+TEST_F(SchedulerTest, SequencesWaitTheWholeDelayForACaptureThatMayStillSend) {
+  Admit(Plan(StreamedSource{}));
+  Admit(Plan(Sequence(10)));
+  clock_.Advance(kDelay / 2);
+  EXPECT_EQ(NextBatch(), std::nullopt);
+  clock_.Advance(kDelay);
+  const std::optional<Batch> batch = NextBatch();
+  ASSERT_TRUE(batch.has_value());
+  EXPECT_EQ(batch->items.size(), 1u);
+}
+
+TEST_F(SchedulerTest, LaunchesAtMostTwoBatchesThatAreNotComputed) {
+  Admit(Plan(Tokens(std::vector<std::vector<uint32_t>>(5, std::vector<uint32_t>(64, 1)))));
+  LaunchedPass nothing;
+  nothing.tokens = nothing.positions = 1;
+  for (int i = 0; i < 2; ++i) {
+    const std::optional<Batch> batch = NextBatch();
+    ASSERT_TRUE(batch.has_value()) << i;
+    scheduler_->Launched(model_id_, nothing);
+    scheduler_->BatchDone(*batch);
+  }
+  EXPECT_EQ(NextBatch(), std::nullopt);
+  ComputedPass computed;
+  computed.tokens = 1;
+  scheduler_->Computed(model_id_, computed);
+  EXPECT_TRUE(NextBatch().has_value());
+}
+
+TEST_F(SchedulerTest, ACaptureEndsWhenNothingOfItIsInFlight) {
+  const auto capture = Admit(Plan(Sequence(64)));
+  std::optional<Batch> batch = NextBatch();
+  ASSERT_TRUE(batch.has_value());
+  Run(*batch);
+  EXPECT_FALSE(HasEnded(capture));
+  scheduler_->Delivered(capture.id, absl::ZeroDuration());
+  EXPECT_TRUE(HasEnded(capture));
+}
+
+TEST_F(SchedulerTest, RowsThatWaitForSlabsKeepTheNextBatchBack) {
+  const auto capture = Admit(Plan(Tokens({std::vector<uint32_t>(64, 1), std::vector<uint32_t>(64, 1)})));
+  std::optional<Batch> batch = NextBatch();
+  ASSERT_TRUE(batch.has_value());
+  LaunchedPass launched;
+  launched.tokens = launched.positions = 64;
+  launched.shares.emplace_back();
+  launched.shares[0].capture = capture.id;
+  launched.shares[0].all_placed = false;
+  scheduler_->Launched(model_id_, launched);
+  scheduler_->BatchDone(*batch);
+  EXPECT_EQ(NextBatch(), std::nullopt);
+  {
+    const SlabRef slab = batch->members[0].recipient.window->Take();
+    EXPECT_TRUE(room_.empty());
+  }
+  EXPECT_EQ(room_, std::vector<CaptureId>{capture.id}) << "the copier is told of a slab that came back";
+  scheduler_->Placed(capture.id);
+  EXPECT_TRUE(NextBatch().has_value());
+  scheduler_->Failed(capture.id, absl::InternalError("end of the test"));
+}
+
+TEST_F(SchedulerTest, QueueTimeIsTheTimeThatASequenceCouldRunAndDidNot) {
+  const auto capture = Admit(Plan(Sequence(10)));
+  EXPECT_EQ(NextBatch(), std::nullopt);
+  clock_.Advance(kDelay);
+  std::optional<Batch> batch = NextBatch();
+  ASSERT_TRUE(batch.has_value());
+  Run(*batch);
+  clock_.Advance(absl::Hours(1));
+  scheduler_->Delivered(capture.id, absl::ZeroDuration());
+  ASSERT_TRUE(std::holds_alternative<CaptureStarted>(*capture.events->Next()));
+  EXPECT_EQ(std::get<CaptureEnded>(*capture.events->Next()).queue_time, kDelay);
+}
+
+TEST_F(SchedulerTest, AdmissionsRefuseMoreCapturesThanTheLimit) {
+  for (int i = 0; i < options_.max_captures; ++i) Admit(Plan(StreamedSource{}));
+  const auto refused = scheduler_->Admit(model_id_, Plan(StreamedSource{}), "test", {});
+  EXPECT_EQ(refused.status().code(), absl::StatusCode::kResourceExhausted);
+}
+
+TEST_F(SchedulerTest, TokensThatCapturesHoldAreBounded) {
+  options_.max_request_tokens = options_.max_held_tokens = 100;
+  scheduler_ = std::make_unique<Scheduler>(
+      options_, std::shared_ptr<uint8_t>(static_cast<uint8_t*>(std::aligned_alloc(4096, 16 * 4096)), std::free),
+      &clock_);
+  Scheduler::ModelSetup setup;
+  setup.info = &model_.info();
+  setup.max_batch_tokens = 64;
+  model_id_ = scheduler_->AddModel(std::move(setup));
+  Admit(Plan(Sequence(60)));
+  const auto refused = scheduler_->Admit(model_id_, Plan(Sequence(60)), "test", {});
+  EXPECT_EQ(refused.status().code(), absl::StatusCode::kResourceExhausted) << refused.status();
+}
+
+TEST_F(SchedulerTest, AnAdmissionThatOvertakesLeavesTheOldestItsSlabs) {
+  EXPECT_EQ(ChooseAdmission({5, 1}, /*free=*/6, /*slab_count=*/16, /*held_by_overtakers=*/0), 0u);
+  EXPECT_EQ(ChooseAdmission({5, 1}, /*free=*/4, /*slab_count=*/16, /*held_by_overtakers=*/0), 1u);
+  EXPECT_EQ(ChooseAdmission({5, 4}, /*free=*/4, /*slab_count=*/16, /*held_by_overtakers=*/1), std::nullopt);
+  EXPECT_EQ(ChooseAdmission({14, 3}, /*free=*/4, /*slab_count=*/16, /*held_by_overtakers=*/0), std::nullopt);
+  EXPECT_EQ(ChooseAdmission({}, /*free=*/4, /*slab_count=*/16, /*held_by_overtakers=*/0), std::nullopt);
+}
+
+}  // namespace
+}  // namespace hookline
