@@ -413,6 +413,11 @@ class Unpickler {
         arguments[1]->kind != Kind::kInt) {
       return Bad("describes a tensor in a way that torch.save does not");
     }
+    // torch.save writes the conjugate and the negative bit there, under which the values are not those stored.
+    if (arguments.size() == 7 && !(arguments[6]->kind == Kind::kNone ||
+                                   (arguments[6]->kind == Kind::kDict && arguments[6]->items.empty()))) {
+      return Bad("has a tensor with flags that change its values (conj, neg); save tensor.resolve_conj().resolve_neg()");
+    }
     PickledTensor tensor = *arguments[0]->tensor;
     tensor.offset = arguments[1]->number;
     for (const auto& [object, numbers] :
