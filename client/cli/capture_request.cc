@@ -75,8 +75,7 @@ void AddCaptureRequestOptions(CLI::App& command, CaptureRequestFlags& flags, Fee
           "a row, 1-D: cut at --sequence-length; bytes: each byte is a token, cut at --sequence-length; uint8, uint16, "
           "int32, uint32, int64 or uint64: such ids without a header, cut likewise; auto: npy by the file's name or "
           "first bytes, else text")
-      ->check(CLI::IsMember(
-          {"auto", "text", "npy", "bytes", "uint8", "uint16", "int32", "uint32", "int64", "uint64"}))
+      ->check(CLI::IsMember({"auto", "text", "npy", "bytes", "uint8", "uint16", "int32", "uint32", "int64", "uint64"}))
       ->needs(tokens)
       ->group(kSources)
       ->capture_default_str();

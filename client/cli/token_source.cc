@@ -95,10 +95,10 @@ class TextSource final : public TokenSource {
   std::string Place() const { return absl::StrCat(reader_->name(), ", line ", line_, ": "); }
 
   absl::Status NoId(const std::string& word) const {
-    return absl::InvalidArgumentError(
-        absl::StrCat(Place(), "`", absl::CHexEscape(word),
-                     "` is no token id (0 to 4294967295); give ids separated by spaces or commas, "
-                     "--token-format bytes for the text itself, or the type of binary ids, such as --token-format uint16"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        Place(), "`", absl::CHexEscape(word),
+        "` is no token id (0 to 4294967295); give ids separated by spaces or commas, "
+        "--token-format bytes for the text itself, or the type of binary ids, such as --token-format uint16"));
   }
 
   const std::unique_ptr<ByteReader> reader_;
@@ -114,7 +114,9 @@ class TextSource final : public TokenSource {
 class BytesSource final : public TokenSource {
  public:
   BytesSource(std::optional<uint32_t> prepend_token, std::unique_ptr<ByteReader> reader, int64_t sequence_length)
-      : TokenSource(reader->name(), prepend_token), reader_(std::move(reader)), buffer_(static_cast<size_t>(sequence_length)) {}
+      : TokenSource(reader->name(), prepend_token),
+        reader_(std::move(reader)),
+        buffer_(static_cast<size_t>(sequence_length)) {}
 
   void Stop() override { reader_->Stop(); }
 

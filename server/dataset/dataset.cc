@@ -134,18 +134,35 @@ absl::Status CheckFlat(absl::string_view text) {
   return absl::OkStatus();
 }
 
+// Whether the ids look like ones of twice the width: every second one is 0. Of fewer ids that may be chance.
+template <typename T>
+bool LookWider(const uint8_t* data, int64_t count) {
+  constexpr int64_t kLookedAt = 1024;
+  if (count < kLookedAt) return false;
+  bool all_zero = true;
+  for (int64_t i = 0; i < kLookedAt; i += 2) {
+    if (Load<T>(data, i + 1) != 0) return false;
+    all_zero = all_zero && Load<T>(data, i) == 0;
+  }
+  return !all_zero;
+}
+
 // Bytes before the ids of a flat file: those of llm.c's header, or none. An error names a header that does not fit.
 absl::StatusOr<int64_t> FlatOffset(absl::Span<const uint8_t> bytes, TokenDtype declared) {
   if (static_cast<int64_t>(bytes.size()) < kLlmcHeaderBytes) return 0;
   const auto field = [&](int64_t index) { return Load<int32_t>(bytes.data(), index); };
   for (const auto& format : kLlmcFormats) {
-    if (field(0) != format.magic || field(1) != format.version) continue;
+    if (field(0) != format.magic) continue;
+    if (field(1) != format.version) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("has llm.c's header of version ", field(1), "; version ", format.version, " is read"));
+    }
     const int64_t held = static_cast<int64_t>(bytes.size()) - kLlmcHeaderBytes;
     const TokenType& type = TypeOf(format.dtype);
     if (declared != format.dtype || held != field(2) * type.bytes) {
-      return absl::FailedPreconditionError(
-          absl::StrCat("has llm.c's header, which says ", field(2), " tokens of ", type.name, "; ", held,
-                       " bytes follow it, and ", TypeOf(declared).name, " was declared"));
+      return absl::FailedPreconditionError(absl::StrCat("has llm.c's header, which says ", field(2), " tokens of ",
+                                                        type.name, "; ", held, " bytes follow it, and ",
+                                                        TypeOf(declared).name, " was declared"));
     }
     return kLlmcHeaderBytes;
   }
@@ -174,15 +191,18 @@ absl::StatusOr<std::unique_ptr<const Dataset>> Dataset::Open(std::string name, a
     return absl::InvalidArgumentError(absl::StrCat(
         source, ": the file has NumPy's header, which names its type; leave out ':", TokenDtypeName(*declared), "'"));
   }
-  if (!npy && !declared) {
+  if (!npy) {
     if (const absl::Status other = CheckFlat(text); !other.ok()) return wrong(other.message());
     if (absl::EndsWith(path, ".npy")) {
       return wrong(
-          "not a .npy file: its first bytes are not \\x93NUMPY. Ids without a header, as dolma and OLMo write them under "
-          "this name, are read as FILE.npy:TYPE, for example FILE.npy:uint16");
+          "not a .npy file: its first bytes are not \\x93NUMPY. Ids without a header, as dolma and OLMo write them "
+          "under "
+          "this name, are read once renamed, as FILE.bin:TYPE, for example FILE.bin:uint16");
     }
-    return absl::InvalidArgumentError(absl::StrCat(
-        source, ": expected FILE.npy, or FILE:TYPE with the type of its tokens, ", kAcceptedTypes));
+    if (!declared) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(source, ": expected FILE.npy, or FILE:TYPE with the type of its tokens, ", kAcceptedTypes));
+    }
   }
 
   int64_t data_offset = 0;
@@ -213,7 +233,6 @@ absl::StatusOr<std::unique_ptr<const Dataset>> Dataset::Open(std::string name, a
                                 dataset->tokens_, " of ", type->bytes));
     }
   } else {
-    if (const absl::Status other = CheckFlat(text); !other.ok()) return wrong(other.message());
     const absl::StatusOr<int64_t> offset = FlatOffset(bytes, *declared);
     if (!offset.ok()) return wrong(offset.status().message());
     data_offset = *offset;
@@ -227,6 +246,11 @@ absl::StatusOr<std::unique_ptr<const Dataset>> Dataset::Open(std::string name, a
   }
   if (dataset->tokens_ == 0) return wrong("holds no tokens");
   dataset->data_ = bytes.data() + data_offset;
+  if (declared && WithType(dataset->dtype_,
+                           [&](auto type) { return LookWider<decltype(type)>(dataset->data_, dataset->tokens_); })) {
+    return wrong(absl::StrCat("every second ", TokenDtypeName(dataset->dtype_), " is 0, as where the ids are of ",
+                              16 * TypeOf(dataset->dtype_).bytes, " bits; declare their type"));
+  }
 
   const std::unique_ptr<XXH3_state_t, decltype(&XXH3_freeState)> hash(XXH3_createState(), &XXH3_freeState);
   XXH3_64bits_reset(hash.get());

@@ -4,10 +4,10 @@
 //   ASSIGN_OR_RETURN(int64_t count, (*dataset)->SequenceCount(1024));
 //   (*dataset)->ReadSequence(0, absl::MakeSpan(ids));      // ids.size() == 1024
 //
-// Files: NumPy's format (1.0 to 3.0, C order; 1-D: a stream of tokens, 2-D: one sequence a row) of uint8, uint16, int32,
-// uint32, int64 or uint64, little-endian, told by how it begins; or flat files, a stream of one of these types, declared
-// after the path as in `tokens.bin:uint16`, whatever they are called (dolma calls its own .npy). Of flat files llm.c's
-// header is skipped, and what begins like a file of another format is refused.
+// Files: NumPy's format (1.0 to 3.0, C order; 1-D: a stream of tokens, 2-D: one sequence a row) of uint8, uint16,
+// int32, uint32, int64 or uint64, little-endian, told by how it begins; or flat files, a stream of one of these types,
+// declared after the path as in `tokens.bin:uint16`. Of flat files llm.c's header is skipped; what begins like a file
+// of another format, or is called .npy and is not, is refused.
 #ifndef HOOKLINE_SERVER_DATASET_DATASET_H_
 #define HOOKLINE_SERVER_DATASET_DATASET_H_
 

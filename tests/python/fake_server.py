@@ -169,15 +169,16 @@ class FakeServer:
     def _capture_stream(self, messages, context):
         request = _protocol.CaptureStreamRequest.FromString(next(messages)).request
 
-        def sequences(start):
+        def sequences(index):
             for message in messages:
                 for sequence in _protocol.CaptureStreamRequest.FromString(message).tokens.sequences:
-                    index, self.sequences_read = self.sequences_read, self.sequences_read + 1
+                    self.sequences_read += 1
                     if self.refused_id in sequence.ids:
                         place = f"tokens.sequences[{index}].ids[{list(sequence.ids).index(self.refused_id)}]"
                         context.abort(
                             grpc.StatusCode.INVALID_ARGUMENT, f"{place}: token id {self.refused_id} is too large"
                         )
+                    index += 1
                     yield list(sequence.ids)
 
         return self._run(request, sequences, context)

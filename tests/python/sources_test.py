@@ -119,6 +119,21 @@ def test_a_mask_whose_place_is_not_said_is_refused(fake):
     check(fake, DataLoader(TensorDataset(IDS, torch.ones_like(IDS)), batch_size=2), IDS.tolist())
 
 
+def test_requests_that_hold_their_source_hold_no_padding(fake):
+    from hookline._request import capture_options
+
+    batch = {"input_ids": LEFT_IDS, "attention_mask": LEFT}
+    for source in (batch, [batch]):
+        message = capture_options(RESID, source).whole_message()
+        assert [list(sequence.ids) for sequence in message.tokens.sequences] == UNPADDED
+
+
+def test_workers_share_a_padded_source_without_its_padding(fake):
+    client = hookline.connect(fake().address)
+    parts = [hookline.torch.shard(client, [{"input_ids": IDS, "attention_mask": RIGHT}], i, 2) for i in range(2)]
+    assert [np.asarray(ids).tolist() for part in parts for ids in part] == UNPADDED
+
+
 def test_transposed_lists_of_default_collate_are_refused(fake):
     address = fake().address
     columns = DataLoader([{"input_ids": [1, 2, 3]}, {"input_ids": [4, 5, 6]}], batch_size=2)
@@ -195,3 +210,19 @@ def test_what_is_left_out_is_logged_once(fake, caplog, monkeypatch):
         check(fake, [batch, batch], IDS.tolist() * 2)
         check(fake, [batch], IDS.tolist())
     assert [record.getMessage().partition("left out: ")[2] for record in caplog.records] == ["labels, position_ids"]
+
+
+def test_sequences_that_do_not_begin_with_bos_are_said_once(fake, caplog, monkeypatch):
+    monkeypatch.setattr(_token_ids, "_told", set())
+    address = fake(datasets={"d": [[1, 2], [3, 4]]}).address
+    with caplog.at_level(logging.WARNING, "hookline"):
+        rows_of(address, [[256, i] for i in range(100)])  # all begin alike
+        rows_of(address, [[i, i] for i in range(10)])  # too few to tell
+        rows_of(address, hookline.Dataset("d", prepend_token_id=256, sequence_length=2))
+        assert not caplog.records
+        rows_of(address, [[i, i] for i in range(100)])
+        rows_of(address, ([[i, i]] for i in range(100)))
+        assert ["token ids sent" in record.getMessage() for record in caplog.records] == [True]
+        rows_of(address, hookline.Dataset("d", 2))
+    assert "dataset 'd' cut at 2 tokens" in caplog.records[1].getMessage()
+    assert "prepend_token_id" in caplog.records[1].getMessage()

@@ -7,7 +7,8 @@ from __future__ import annotations
 from typing import List, Optional
 
 from hookline._request import CaptureOptions
-from hookline.types import CaptureStarted, CaptureSummary, Recording
+from hookline._token_ids import tell_without_bos
+from hookline.types import CaptureStarted, CaptureSummary, Dataset, Feed, Recording
 
 
 def asked_rows(options: CaptureOptions, hook_point: str) -> Optional[int]:
@@ -23,7 +24,10 @@ def capped(options: CaptureOptions, started: CaptureStarted) -> List[str]:
 
 
 def notes_of_start(options: CaptureOptions, started: CaptureStarted) -> List[str]:
-    """What to say of the grant."""
+    """What to say of the grant. A stream that is cut without a BOS is said in the log."""
+    source = options.source.dataset if isinstance(options.source, Feed) else options.source
+    if isinstance(source, Dataset) and source.sequence_length and source.prepend_token_id is None:
+        tell_without_bos(f"dataset {source.name!r} cut at {source.sequence_length} tokens")
     return [
         f"{point.name}: the server grants {point.max_activations} rows in a capture, its --max-rows, of the "
         f"{asked_rows(options, point.name)} asked for"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import threading
 from collections import deque
-from typing import Any, Callable, Deque, Iterable, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Deque, Iterable, Iterator, List, Optional, Sequence, Set, Tuple
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from hookline._token_ids import (
     is_dict,
     is_table,
     list_sequences,
+    tell_without_bos,
 )
 from hookline.errors import HooklineError
 from hookline.types import Dataset, Feed, Recording, Selection
@@ -29,6 +30,8 @@ from hookline.types import Dataset, Feed, Recording, Selection
 MESSAGE_TOKENS = 1 << 16
 # Ids kept for a reconnect. Reached only where the server runs that many without a single row coming back.
 KEPT_TOKENS = 16 << 20
+# Sequences whose first ids are looked at: so many that by chance do not begin alike, and no more than a glance.
+_FIRST_SEQUENCES = 64
 
 
 def source_batches(source: Any) -> Iterator[TokenBatch]:
@@ -159,6 +162,7 @@ class TokenFeed:
         self._kept_tokens = 0
         self._sequences = 0
         self._rows = 0
+        self._first_ids: Set[int] = set()
         self._ended = False
         self.error: Optional[BaseException] = None  # why nothing more can be sent
 
@@ -226,6 +230,7 @@ class TokenFeed:
             if batch is None:
                 self._ended = True
                 return
+            self._look_at_first_ids(batch.sequences)
             kept = _Kept(self._sequences, batch, self._rows)
             self._kept.append(kept)
             self._kept_tokens += kept.tokens
@@ -236,6 +241,13 @@ class TokenFeed:
                 self._rows += sum(self._selection.rows_of(ids) for ids in batch.sequences)
             while self._kept_tokens > KEPT_TOKENS and len(self._kept) > 1:
                 self._forget()
+
+    def _look_at_first_ids(self, sequences: Sequence[Ids]) -> None:
+        if self._sequences >= _FIRST_SEQUENCES:
+            return
+        self._first_ids.update(int(ids[0]) for ids in sequences[: _FIRST_SEQUENCES - self._sequences])
+        if self._sequences + len(sequences) >= _FIRST_SEQUENCES and len(self._first_ids) > 1:
+            tell_without_bos("token ids sent to a server")
 
     def _forget(self) -> None:
         self._kept_tokens -= self._kept.popleft().tokens

@@ -21,7 +21,7 @@ _LARGEST_ID = 0xFFFFFFFF
 
 _log = logging.getLogger("hookline")
 _told_lock = threading.Lock()
-_told: Set[str] = set()  # what the log has said to be left out; guarded by _told_lock
+_told: Set[str] = set()  # what the log has said; guarded by _told_lock
 
 
 class TokenBatch(NamedTuple):
@@ -40,13 +40,28 @@ class Sequences(List[Ids]):
         return index if self.rows is None else self.rows[index]
 
 
-def _tell_left_out(names: Sequence[str]) -> None:
-    """Says in the log, once in a process, that these parts of a batch are not used."""
+def _tell_once(message: str, names: Sequence[str]) -> None:
+    """Says in the log, once for each name in a process."""
     with _told_lock:
         new = [name for name in names if name not in _told]
         _told.update(new)
     if new:
-        _log.warning("hookline uses the token ids and the attention_mask of a batch; left out: %s", ", ".join(new))
+        _log.warning(message, ", ".join(new))
+
+
+def _tell_left_out(names: Sequence[str]) -> None:
+    """Says that these parts of a batch are not used."""
+    _tell_once("hookline uses the token ids and the attention_mask of a batch; left out: %s", names)
+
+
+def tell_without_bos(what: str) -> None:
+    """Says that sequences do not begin with the token with which the model was trained to see them begin."""
+    _tell_once(
+        "%s: no token stands first in all sequences, as BOS would, and the first positions of such sequences have "
+        "activations of their own; put BOS first (prepend_token_id of a Dataset), or leave them out "
+        "(Selection.skip_first)",
+        [what],
+    )
 
 
 def as_array(value: Any, where: str) -> Any:
