@@ -52,9 +52,9 @@ def test_rows_of_a_padded_batch_are_those_of_the_unpadded_sequences(client, serv
     batch = {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
     rows = rows_of(client, [batch])
     torch.testing.assert_close(rows, rows_of(client, [ids.tolist() for ids in sequences]), rtol=1e-4, atol=1e-4)
-    with hookline.ActivationCollector(client.model(), [RESID]) as collector:
-        client_model = collector.model
-        client_model(**batch)
+    model = client.model()
+    with hookline.ActivationCollector(model, [RESID], max_activations=CAP) as collector:
+        model(**batch)
     torch.testing.assert_close(collector.get_activations()[RESID], rows, rtol=1e-4, atol=1e-4)
 
 
@@ -117,8 +117,9 @@ def test_a_provider_never_cycles_over_the_first_rows(client, server):
 def test_a_provider_over_a_feed_says_that_the_cap_ends_it(client):
     feed = hookline.Feed("capped", hookline.Dataset("stream", 128))
     provider = hookline.sae_lens.data_provider(client, RESID, feed, batch_size=500, shuffle_buffer=0)
-    with pytest.warns(UserWarning, match="cap of 1000 rows"), pytest.raises(ValueError, match="a feed cannot be continued"):
-        list(itertools.islice(provider, 8))
+    with pytest.warns(UserWarning, match="cap of 1000 rows"):
+        with pytest.raises(ValueError, match="a feed cannot be continued"):
+            list(itertools.islice(provider, 8))
 
 
 @pytest.mark.parametrize("bad, what", [([1, 999, 3], "token id 999"), ([1] * 5000, "5000 tokens are more")])

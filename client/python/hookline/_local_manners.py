@@ -59,7 +59,7 @@ class LocalModelManners:
         """Does nothing."""
 
     def parameters(self, recurse: bool = True) -> Iterator[Any]:
-        """None, with a warning: the weights are on the server. `device` and `dtype` say what code asks the first for."""
+        """None, with a warning: the weights are on the server. `device` and `dtype` say what code asks them."""
         warnings.warn(
             "the parameters of a model on a server are not here; model.device and model.dtype say where batches should "
             "be, and in which type it computes",
@@ -101,8 +101,8 @@ class LocalModelManners:
         if name.startswith("_"):
             raise AttributeError(name)
         raise AttributeError(
-            f"a model on a server has no {name!r}: it is called with token ids inside a hookline.ActivationCollector, or "
-            "capture() streams its activations; its weights and logits stay on the server"
+            f"a model on a server has no {name!r}: it is called with token ids inside a hookline.ActivationCollector, "
+            "or capture() streams its activations; its weights and logits stay on the server"
         )
 
 

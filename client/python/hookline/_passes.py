@@ -187,7 +187,7 @@ class _TokensPlace(_Place):
             index, part, skip_rows = self._find(row)
             entry, number = self._log[index], self._forgotten + index
         if skip_rows and self._selection is not None and self._selection.sample_rows:
-            # What is sampled depends on a sequence's index in the capture: which rows are left of this one is not known.
+            # What is sampled depends on a sequence's index in the capture: which rows this one has left is unknown.
             row += self._rows_of(entry.batch.sequences[part]) - skip_rows
             part, skip_rows = part + 1, 0
         self._capture_sequence = entry.first_sequence + part

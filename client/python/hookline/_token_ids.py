@@ -168,7 +168,7 @@ def _first_member(batch: Sequence[Any], where: str) -> Sequences:
                 '{"input_ids": ids, "attention_mask": mask}, so that its padding is left out'
             )
     if others:
-        _tell_left_out([f"member {index} of a batch that is a {type(batch).__name__}" for index in range(1, len(batch))])
+        _tell_left_out([f"member {index} of a {type(batch).__name__}" for index in range(1, len(batch))])
     return sequences
 
 
