@@ -144,6 +144,7 @@ CODES = {
 def test_every_method_keeps_the_class_of_an_error(fake, code):
     server = fake(datasets={"d": SEQUENCES})
     server.failure = (getattr(grpc.StatusCode, code), "the server objects", ())
+    server.fails_everywhere = True
     client = hookline.connect(server.address)
     methods = {
         "capture": lambda: list(client.capture(RESID, SEQUENCES)),

@@ -47,7 +47,8 @@ class FakeServer:
         self.requests = []  # every CaptureRequest
         self.sequences_read = 0  # from streams, also those sent again
         self.alter = lambda response: response  # applied to each CaptureResponse
-        self.failure = None  # (code, message, trailing metadata) of every call
+        self.failure = None  # (code, message, trailing metadata) of every capture, persist and estimate
+        self.fails_everywhere = False  # whether all other calls end with it, too
         self.refused_id = None  # a token id that streams may not hold
         self.release = threading.Event()  # chunks after the first wait for it
         self.release.set()
@@ -102,8 +103,8 @@ class FakeServer:
         self._fail(context)
         context.abort(grpc.StatusCode.UNIMPLEMENTED, "the fake server does not do this")
 
-    def _fail(self, context):
-        if self.failure:
+    def _fail(self, context, fails=True):
+        if self.failure and fails:
             code, message, metadata = self.failure
             context.set_trailing_metadata(metadata)
             context.abort(code, message)
@@ -120,14 +121,14 @@ class FakeServer:
         )
 
     def _get_model(self, message, context):
-        self._fail(context)
+        self._fail(context, self.fails_everywhere)
         name = _protocol.GetModelRequest.FromString(message).name
         if name not in ("", "fake"):
             context.abort(grpc.StatusCode.NOT_FOUND, f'name: there is no model "{name}"; there is "fake"')
         return self._model().SerializeToString()
 
     def _list_models(self, message, context):
-        self._fail(context)
+        self._fail(context, self.fails_everywhere)
         return _protocol.ListModelsResponse(models=[self._model()]).SerializeToString()
 
     def _capture(self, message, context):
@@ -154,7 +155,7 @@ class FakeServer:
 
     def _list_recordings(self, message, context):
         """One on each page."""
-        self._fail(context)
+        self._fail(context, self.fails_everywhere)
         names = sorted(self.datasets)
         token = _protocol.ListRecordingsRequest.FromString(message).page_token
         index = int(token or 0)
@@ -163,7 +164,7 @@ class FakeServer:
         return _protocol.ListRecordingsResponse(recordings=recordings, next_page_token=following).SerializeToString()
 
     def _get_recording(self, message, context):
-        self._fail(context)
+        self._fail(context, self.fails_everywhere)
         return self._recording(_protocol.GetRecordingRequest.FromString(message).name).SerializeToString()
 
     def _capture_stream(self, messages, context):
