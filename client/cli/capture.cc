@@ -62,7 +62,8 @@ std::optional<int64_t> TotalRows(const CaptureFlags& flags, const v1::CaptureReq
   return total;
 }
 
-// What came short or is not finite, which the rows do not tell by themselves.
+// What the report does not say by itself: that a cap nobody had asked for ended a hook point's rows, and why values are
+// infinite. A budget that the cap clips is said when the server grants it.
 std::vector<std::string> NotesOf(const v1::CaptureRequest& request, const CaptureResult& result) {
   std::vector<std::string> notes;
   const auto& own = request.max_activations_by_hook_point();
@@ -70,15 +71,13 @@ std::vector<std::string> NotesOf(const v1::CaptureRequest& request, const Captur
     const v1::HookPointGrant& grant = result.started.hook_points(i);
     const v1::HookPointSummary& summary = result.summary.hook_points(i);
     const bool asked = request.has_max_activations() || own.contains(grant.hook_point());
-    if (summary.rows() == grant.max_activations() && (grant.clipped() || !asked)) {
+    if (summary.rows() == grant.max_activations() && !asked) {
       notes.push_back(absl::StrCat(grant.hook_point(), " ended at the server's cap of ",
                                    WithCommas(grant.max_activations()), " rows (--max-rows), not with its source"));
     }
-    if (summary.nan_count() + summary.infinity_count() > 0) {
-      const bool overflows = result.started.dtype() == v1::DTYPE_FLOAT16 && summary.infinity_count() > 0;
-      notes.push_back(absl::StrCat(grant.hook_point(), ": ", Count(summary.nan_count(), "value"), " NaN and ",
-                                   WithCommas(summary.infinity_count()), " infinite",
-                                   overflows ? "; float16 ends at 65504: take bfloat16 or float32" : ""));
+    if (result.started.dtype() == v1::DTYPE_FLOAT16 && summary.infinity_count() > 0) {
+      notes.push_back(absl::StrCat(grant.hook_point(), ": ", Count(summary.infinity_count(), "infinite value"),
+                                   "; float16 ends at 65504: take bfloat16 or float32"));
     }
   }
   return notes;
