@@ -22,8 +22,9 @@ UNPADDED = [[5, 6, 7], [1, 2, 3, 4, 8]]
 
 
 def rows_of(address, source):
+    """`source` may be a function that makes one, for sources that can be read once only."""
     with hookline.connect(address) as client:
-        batches = list(client.capture(RESID, source))
+        batches = list(client.capture(RESID, source() if callable(source) else source))
     return torch.cat([batch[RESID] for batch in batches]).numpy() if batches else np.empty((0, 8), np.float32)
 
 
@@ -162,10 +163,10 @@ def test_a_sequence_beside_its_targets_is_not_taken_for_two(fake):
     "source, sequences",
     [
         ([torch.tensor([1, 2]), torch.tensor([3, 4])], [[1, 2], [3, 4]]),
-        (iter([[torch.tensor([1, 2, 3]), torch.tensor([4])]]), [[1, 2, 3], [4]]),
-        (iter([[np.array([1, 2]), np.array([3, 4])]]), [[1, 2], [3, 4]]),
-        (iter([[torch.tensor(1), torch.tensor(2)]]), [[1, 2]]),
-        (iter([torch.empty(0, 4, dtype=torch.long), torch.tensor([[1, 2]])]), [[1, 2]]),
+        (lambda: iter([[torch.tensor([1, 2, 3]), torch.tensor([4])]]), [[1, 2, 3], [4]]),
+        (lambda: iter([[np.array([1, 2]), np.array([3, 4])]]), [[1, 2], [3, 4]]),
+        (lambda: iter([[torch.tensor(1), torch.tensor(2)]]), [[1, 2]]),
+        (lambda: iter([torch.empty(0, 4, dtype=torch.long), torch.tensor([[1, 2]])]), [[1, 2]]),
         (np.array([[1, 2], [3]], dtype=object), [[1, 2], [3]]),
         ({"tokens": [[1, 2], [3]]}, [[1, 2], [3]]),
     ],
@@ -185,7 +186,7 @@ def test_nested_tensors_are_their_components(fake):
     "source, message",
     [
         ([[1, 2], []], r"source\[1\]: is empty.*leave out"),
-        (iter([[[1, 2]], [[3], []]]), r"batch 1 of the source\[1\]: is empty"),
+        (lambda: iter([[[1, 2]], [[3], []]]), r"batch 1 of the source\[1\]: is empty"),
         (torch.empty(2, 0, dtype=torch.long), r"\(2, 0\): a sequence has at least one token"),
         (torch.tensor([[1, 2]]).to_sparse(), "to_dense"),
         (np.ma.masked_array([[1, 2]], [[0, 1]]), "attention_mask"),
@@ -193,7 +194,7 @@ def test_nested_tensors_are_their_components(fake):
         (["a", "b"], "tokenize"),
         ({"tokens": ["the", "cat"]}, "tokenize"),
         ({"labels": [1]}, "input_ids, idx, tokens.*labels"),
-        (iter([[[[1, 2]], [[3], [4, 5]]]]), "other lengths"),
+        (lambda: iter([[[[1, 2]], [[3], [4, 5]]]]), "other lengths"),
         (torch.tensor([[True, False]]), "not bool"),
         (np.array([[1, 2**40]]), r"source\[0:\]\[0, 1\]: 1099511627776 is no token id"),
     ],
