@@ -115,7 +115,8 @@ void DeclareAll(CLI::App* app, ServerFlags* flags, std::vector<std::string>* mod
       ->check(CLI::Range(0, 1024));
   declare
       .List("--dataset", *datasets,
-            "NAME=PATH of token ids, .npy or .bin (then with its type: NAME=tokens.bin:uint16). Repeat it for more")
+            "NAME=PATH of token ids: NumPy's format, or ids alone with their type (NAME=tokens.bin:uint16). Repeat it "
+            "for more")
       ->type_name("NAME=PATH");
 
   declare

@@ -39,7 +39,7 @@ absl::Status EngineImpl::CheckSource(const CaptureRequest& request, const Captur
                                      const Replica& replica) const {
   const auto* tokens = std::get_if<TokenBatch>(&request.source);
   if (tokens == nullptr || (plan.resumes && tokens->sequences.empty())) return absl::OkStatus();
-  return CheckTokens(*tokens, "tokens", replica.model(), replica.options());
+  return CheckTokens(*tokens, "tokens", /*first_sequence=*/0, replica.model(), replica.options());
 }
 
 absl::StatusOr<std::shared_ptr<Capture>> EngineImpl::Start(CaptureRequest request, absl::string_view address,
@@ -340,7 +340,14 @@ void EngineImpl::Released(RunningCapture* capture) {
 
 absl::StatusOr<bool> EngineImpl::AddSequences(const std::shared_ptr<RunningCapture>& capture, TokenBatch batch) {
   const Replica* replica = ReplicaOf(*capture);
-  if (absl::Status status = CheckTokens(batch, "tokens", replica->model(), replica->options()); !status.ok()) {
+  int64_t first_sequence = 0;
+  {
+    absl::MutexLock lock(&mu_);
+    first_sequence = capture->next_streamed_sequence;
+    capture->next_streamed_sequence += static_cast<int64_t>(batch.sequences.size());
+  }
+  if (absl::Status status = CheckTokens(batch, "tokens", first_sequence, replica->model(), replica->options());
+      !status.ok()) {
     Deferred deferred;
     absl::MutexLock lock(&mu_);
     StopCapture(capture, StopReason::kError, status, &deferred);

@@ -303,7 +303,7 @@ absl::StatusOr<CapturePlan> MakeCapturePlan(const CaptureRequest& request, const
   return plan;
 }
 
-absl::Status CheckTokens(const TokenBatch& tokens, absl::string_view field, const Model& model,
+absl::Status CheckTokens(const TokenBatch& tokens, absl::string_view field, int64_t first_sequence, const Model& model,
                          const EngineOptions& options) {
   if (tokens.sequences.empty()) {
     return InvalidField(absl::StrCat(field, ".sequences"), "is empty; send at least one sequence");
@@ -311,7 +311,8 @@ absl::Status CheckTokens(const TokenBatch& tokens, absl::string_view field, cons
   int64_t total = 0;
   for (size_t i = 0; i < tokens.sequences.size(); ++i) {
     const std::vector<uint32_t>& ids = tokens.sequences[i];
-    const auto name = [&] { return absl::StrCat(field, ".sequences[", i, "].ids"); };
+    const int64_t index = first_sequence + static_cast<int64_t>(i);
+    const auto name = [&] { return absl::StrCat(field, ".sequences[", index, "].ids"); };
     if (ids.empty()) return InvalidField(name(), "is empty; a sequence has at least one token");
     if (static_cast<int64_t>(ids.size()) > options.max_sequence_length) {
       return InvalidField(
@@ -322,7 +323,7 @@ absl::Status CheckTokens(const TokenBatch& tokens, absl::string_view field, cons
     for (size_t t = 0; t < ids.size(); ++t) {
       if (ids[t] >= vocabulary) {
         return InvalidField(absl::StrCat(name(), "[", t, "]"),
-                            absl::StrCat("token id ", ids[t], " in sequence ", i, " at position ", t,
+                            absl::StrCat("token id ", ids[t], " in sequence ", index, " at position ", t,
                                          " is not below the vocabulary's size ", vocabulary));
       }
     }

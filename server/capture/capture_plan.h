@@ -59,8 +59,9 @@ absl::StatusOr<CapturePlan> MakeCapturePlan(const CaptureRequest& request, const
                                             const EngineOptions& options, const std::vector<const Dataset*>& datasets);
 
 // Checks sequences that a client sent: not empty, not too long, ids below the vocabulary's size, not too many together.
-// `field` is the proto path of the TokenBatch.
-absl::Status CheckTokens(const TokenBatch& tokens, absl::string_view field, const Model& model,
+// `field` is the proto path of the TokenBatch. `first_sequence` is the index of its first sequence among all that the
+// client streams; errors name sequences so, since a client does not know how its messages were cut.
+absl::Status CheckTokens(const TokenBatch& tokens, absl::string_view field, int64_t first_sequence, const Model& model,
                          const EngineOptions& options);
 
 // What Engine::RequestDigest answers.

@@ -33,13 +33,16 @@ class RunningCapture {
       : plan(std::move(capture_plan)),
         address(std::move(client_address)),
         group_slabs(0),
-        queue(std::move(callbacks), std::move(on_released)) {}
+        queue(std::move(callbacks), std::move(on_released)),
+        next_streamed_sequence(plan.position.batch_sequence) {}
 
   const CapturePlan plan;
   const std::string address;
   int64_t group_slabs;  // of a full row group; set before the capture is shared
   EventQueue queue;     // thread-safe
 
+  // Of the sequences that the client streams: the index of the first that has not come.
+  int64_t next_streamed_sequence;
   // Where its sequences come from; null once it wants no more.
   std::shared_ptr<Lane> lane;
   std::unique_ptr<SlabWindow> window;  // null until admitted; thread-safe itself

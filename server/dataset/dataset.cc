@@ -25,9 +25,28 @@ struct TokenType {
 constexpr TokenType kTokenTypes[] = {
     {TokenDtype::kUint8, "uint8", "|u1", 1}, {TokenDtype::kUint16, "uint16", "<u2", 2},
     {TokenDtype::kInt32, "int32", "<i4", 4}, {TokenDtype::kUint32, "uint32", "<u4", 4},
-    {TokenDtype::kInt64, "int64", "<i8", 8},
+    {TokenDtype::kInt64, "int64", "<i8", 8}, {TokenDtype::kUint64, "uint64", "<u8", 8},
 };
-constexpr absl::string_view kAcceptedTypes = "uint8, uint16, int32, uint32 or int64";
+constexpr absl::string_view kAcceptedTypes = "uint8, uint16, int32, uint32, int64 or uint64";
+
+// What files of other formats begin with, and what they are: as token ids they would be read as noise.
+constexpr struct {
+  absl::string_view start, what;
+} kOtherFormats[] = {
+    {absl::string_view("PK\x03\x04", 4), "a zip archive (.npz, .pt); save its array with numpy.save"},
+    {"PAR1", "a Parquet file; save its ids with numpy.save"},
+    {"ARROW1", "an Arrow file; save its ids with numpy.save"},
+    {"MMIDIDX", "the index of a Megatron dataset; name the .bin file beside it"},
+    {"LITPKDS", "a packed dataset of litgpt; save its ids with numpy.save"},
+};
+
+// The header that llm.c and its relatives write before the ids: 256 int32, the first three of them a magic number, a
+// version, and how many ids follow (llm.c, dev/data/data_common.py).
+constexpr int64_t kLlmcHeaderBytes = 1024;
+constexpr struct {
+  int32_t magic, version;
+  TokenDtype dtype;
+} kLlmcFormats[] = {{20240520, 1, TokenDtype::kUint16}, {20240801, 7, TokenDtype::kUint32}};
 
 const TokenType& TypeOf(TokenDtype dtype) {
   return *std::find_if(std::begin(kTokenTypes), std::end(kTokenTypes),
@@ -55,6 +74,8 @@ auto WithType(TokenDtype dtype, Body body) {
       return body(uint32_t{});
     case TokenDtype::kInt64:
       return body(int64_t{});
+    case TokenDtype::kUint64:
+      return body(uint64_t{});
   }
   return body(uint8_t{});
 }
@@ -69,29 +90,83 @@ T Load(const uint8_t* data, int64_t index) {
 // Tokens that are looked at together: each piece is in the cache when it is hashed, and files may exceed the memory.
 constexpr int64_t kPieceTokens = int64_t{1} << 16;
 
+// Where token `index` stands: in a row where the file has rows.
+std::string PlaceOf(int64_t index, int64_t row_length) {
+  if (row_length == 0) return absl::StrCat("token ", index);
+  return absl::StrCat("row ", index / row_length, ", column ", index % row_length, ": token ", index);
+}
+
 // The largest id, or an error naming the first that is no id. Adds all bytes to `hash`.
 template <typename T>
-absl::StatusOr<uint32_t> LargestId(const uint8_t* data, int64_t count, XXH3_state_t* hash) {
-  int64_t smallest = 0;
-  int64_t largest = 0;
+absl::StatusOr<uint32_t> LargestId(const uint8_t* data, int64_t count, int64_t row_length, XXH3_state_t* hash) {
+  constexpr uint32_t kLargest = std::numeric_limits<uint32_t>::max();
+  T smallest = 0;
+  T largest = 0;
   for (int64_t begin = 0; begin < count; begin += kPieceTokens) {
     const int64_t end = std::min(count, begin + kPieceTokens);
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t id = Load<T>(data, i);
+      const T id = Load<T>(data, i);
       smallest = std::min(smallest, id);
       largest = std::max(largest, id);
     }
     XXH3_64bits_update(hash, data + begin * static_cast<int64_t>(sizeof(T)),
                        static_cast<size_t>(end - begin) * sizeof(T));
   }
-  constexpr int64_t kLargest = std::numeric_limits<uint32_t>::max();
-  if (smallest >= 0 && largest <= kLargest) return static_cast<uint32_t>(largest);
+  // A negative one becomes a large unsigned one.
+  const auto is_id = [](T id) { return static_cast<uint64_t>(id) <= kLargest; };
+  if (is_id(smallest) && is_id(largest)) return static_cast<uint32_t>(largest);
   for (int64_t i = 0;; ++i) {
-    const int64_t id = Load<T>(data, i);
-    if (id < 0 || id > kLargest) {
-      return absl::FailedPreconditionError(absl::StrCat("token ", i, " is ", id, ", not an id of 0 to ", kLargest));
+    const T id = Load<T>(data, i);
+    if (!is_id(id)) {
+      return absl::FailedPreconditionError(
+          absl::StrCat(PlaceOf(i, row_length), " is ", id, ", not an id of 0 to ", kLargest));
     }
   }
+}
+
+// Refuses what is known to be something else than ids alone.
+absl::Status CheckFlat(absl::string_view text) {
+  for (const auto& format : kOtherFormats) {
+    if (absl::StartsWith(text, format.start)) {
+      return absl::FailedPreconditionError(absl::StrCat("is ", format.what));
+    }
+  }
+  return absl::OkStatus();
+}
+
+// Whether the ids look like ones of twice the width: every second one is 0. Of fewer ids that may be chance.
+template <typename T>
+bool LookWider(const uint8_t* data, int64_t count) {
+  constexpr int64_t kLookedAt = 1024;
+  if (count < kLookedAt) return false;
+  bool all_zero = true;
+  for (int64_t i = 0; i < kLookedAt; i += 2) {
+    if (Load<T>(data, i + 1) != 0) return false;
+    all_zero = all_zero && Load<T>(data, i) == 0;
+  }
+  return !all_zero;
+}
+
+// Bytes before the ids of a flat file: those of llm.c's header, or none. An error names a header that does not fit.
+absl::StatusOr<int64_t> FlatOffset(absl::Span<const uint8_t> bytes, TokenDtype declared) {
+  if (static_cast<int64_t>(bytes.size()) < kLlmcHeaderBytes) return 0;
+  const auto field = [&](int64_t index) { return Load<int32_t>(bytes.data(), index); };
+  for (const auto& format : kLlmcFormats) {
+    if (field(0) != format.magic) continue;
+    if (field(1) != format.version) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("has llm.c's header of version ", field(1), "; version ", format.version, " is read"));
+    }
+    const int64_t held = static_cast<int64_t>(bytes.size()) - kLlmcHeaderBytes;
+    const TokenType& type = TypeOf(format.dtype);
+    if (declared != format.dtype || held != field(2) * type.bytes) {
+      return absl::FailedPreconditionError(absl::StrCat("has llm.c's header, which says ", field(2), " tokens of ",
+                                                        type.name, "; ", held, " bytes follow it, and ",
+                                                        TypeOf(declared).name, " was declared"));
+    }
+    return kLlmcHeaderBytes;
+  }
+  return 0;
 }
 
 }  // namespace
@@ -107,18 +182,28 @@ absl::StatusOr<std::unique_ptr<const Dataset>> Dataset::Open(std::string name, a
   }
   auto dataset = std::unique_ptr<Dataset>(new Dataset);
   dataset->name_ = std::move(name);
-  const bool npy = absl::EndsWith(path, ".npy");
-  if (npy && declared) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(source, ": a .npy file names its own type; leave out ':", TokenDtypeName(*declared), "'"));
-  }
-  if (!npy && !declared) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(source, ": expected FILE.npy, or FILE:TYPE with the type of its tokens, ", kAcceptedTypes));
-  }
   ASSIGN_OR_RETURN(dataset->file_, MappedFile::Open(std::string(path)));
   const absl::Span<const uint8_t> bytes = dataset->file_->bytes();
+  const absl::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
   auto wrong = [&](absl::string_view what) { return absl::FailedPreconditionError(absl::StrCat(path, ": ", what)); };
+  const bool npy = IsNpy(text);
+  if (npy && declared) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        source, ": the file has NumPy's header, which names its type; leave out ':", TokenDtypeName(*declared), "'"));
+  }
+  if (!npy) {
+    if (const absl::Status other = CheckFlat(text); !other.ok()) return wrong(other.message());
+    if (absl::EndsWith(path, ".npy")) {
+      return wrong(
+          "not a .npy file: its first bytes are not \\x93NUMPY. Ids without a header, as dolma and OLMo write them "
+          "under "
+          "this name, are read once renamed, as FILE.bin:TYPE, for example FILE.bin:uint16");
+    }
+    if (!declared) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(source, ": expected FILE.npy, or FILE:TYPE with the type of its tokens, ", kAcceptedTypes));
+    }
+  }
 
   int64_t data_offset = 0;
   if (npy) {
@@ -148,23 +233,31 @@ absl::StatusOr<std::unique_ptr<const Dataset>> Dataset::Open(std::string name, a
                                 dataset->tokens_, " of ", type->bytes));
     }
   } else {
+    const absl::StatusOr<int64_t> offset = FlatOffset(bytes, *declared);
+    if (!offset.ok()) return wrong(offset.status().message());
+    data_offset = *offset;
     dataset->dtype_ = *declared;
     const int64_t token_bytes = TypeOf(*declared).bytes;
     if (static_cast<int64_t>(bytes.size()) % token_bytes != 0) {
       return wrong(absl::StrCat(bytes.size(), " bytes are not a multiple of ", token_bytes, ", the size of ",
                                 TokenDtypeName(*declared)));
     }
-    dataset->tokens_ = static_cast<int64_t>(bytes.size()) / token_bytes;
+    dataset->tokens_ = (static_cast<int64_t>(bytes.size()) - data_offset) / token_bytes;
   }
   if (dataset->tokens_ == 0) return wrong("holds no tokens");
   dataset->data_ = bytes.data() + data_offset;
+  if (declared && WithType(dataset->dtype_,
+                           [&](auto type) { return LookWider<decltype(type)>(dataset->data_, dataset->tokens_); })) {
+    return wrong(absl::StrCat("every second ", TokenDtypeName(dataset->dtype_), " is 0, as where the ids are of ",
+                              16 * TypeOf(dataset->dtype_).bytes, " bits; declare their type"));
+  }
 
   const std::unique_ptr<XXH3_state_t, decltype(&XXH3_freeState)> hash(XXH3_createState(), &XXH3_freeState);
   XXH3_64bits_reset(hash.get());
   const std::string form = absl::StrCat(TokenDtypeName(dataset->dtype_), " ", dataset->row_length_);
   XXH3_64bits_update(hash.get(), form.data(), form.size());
   auto largest = WithType(dataset->dtype_, [&](auto type) {
-    return LargestId<decltype(type)>(dataset->data_, dataset->tokens_, hash.get());
+    return LargestId<decltype(type)>(dataset->data_, dataset->tokens_, dataset->row_length_, hash.get());
   });
   if (!largest.ok()) return wrong(largest.status().message());
   dataset->largest_token_id_ = *largest;

@@ -4,9 +4,10 @@
 //   ASSIGN_OR_RETURN(int64_t count, (*dataset)->SequenceCount(1024));
 //   (*dataset)->ReadSequence(0, absl::MakeSpan(ids));      // ids.size() == 1024
 //
-// Files: `.npy` (NumPy's format 1.0 to 3.0, C order; 1-D: a stream of tokens, 2-D: one sequence a row) of uint8,
-// uint16, int32, uint32 or int64, little-endian; or flat `.bin`, a stream of one of these types, declared after the
-// path as in `tokens.bin:uint16`.
+// Files: NumPy's format (1.0 to 3.0, C order; 1-D: a stream of tokens, 2-D: one sequence a row) of uint8, uint16,
+// int32, uint32, int64 or uint64, little-endian, told by how it begins; or flat files, a stream of one of these types,
+// declared after the path as in `tokens.bin:uint16`. Of flat files llm.c's header is skipped; what begins like a file
+// of another format, or is called .npy and is not, is refused.
 #ifndef HOOKLINE_SERVER_DATASET_DATASET_H_
 #define HOOKLINE_SERVER_DATASET_DATASET_H_
 
@@ -22,9 +23,9 @@
 
 namespace hookline {
 
-enum class TokenDtype { kUint8, kUint16, kInt32, kUint32, kInt64 };
+enum class TokenDtype { kUint8, kUint16, kInt32, kUint32, kInt64, kUint64 };
 
-// `uint8`, `uint16`, `int32`, `uint32`, `int64`.
+// `uint8`, `uint16`, `int32`, `uint32`, `int64`, `uint64`.
 absl::string_view TokenDtypeName(TokenDtype dtype);
 
 // Immutable, so safe to share.
@@ -32,7 +33,7 @@ class Dataset {
  public:
   // `source` is PATH or PATH:DTYPE. Reads every id once, to know the largest and the fingerprint. Errors: those of
   // MappedFile::Open; FAILED_PRECONDITION for a file of another form, with a negative id or one that does not fit 32
-  // bits (the index is named); INVALID_ARGUMENT for a `.bin` without a type or a `.npy` with one.
+  // bits (the place is named); INVALID_ARGUMENT for a flat file without a type or NumPy's with one.
   static absl::StatusOr<std::unique_ptr<const Dataset>> Open(std::string name, absl::string_view source);
 
   const std::string& name() const { return name_; }

@@ -106,9 +106,11 @@ class HeaderParser {
 
 }  // namespace
 
+bool IsNpy(absl::string_view file) { return absl::StartsWith(file, kMagic); }
+
 absl::StatusOr<NpyHeader> ParseNpyHeader(absl::Span<const uint8_t> file) {
   const absl::string_view text(reinterpret_cast<const char*>(file.data()), file.size());
-  if (!absl::StartsWith(text, kMagic) || text.size() < 10) {
+  if (!IsNpy(text) || text.size() < 10) {
     return absl::FailedPreconditionError("not a .npy file: its first bytes are not \\x93NUMPY");
   }
   const int major = file[6];

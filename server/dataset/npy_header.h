@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 
 namespace hookline {
@@ -17,6 +18,9 @@ struct NpyHeader {
   std::vector<int64_t> shape;
   int64_t data_offset = 0;  // from the start of the file
 };
+
+// Whether a file begins as NumPy's do.
+bool IsNpy(absl::string_view file);
 
 // Reads the header at the start of `file`. FAILED_PRECONDITION says what is wrong; it does not name the file.
 absl::StatusOr<NpyHeader> ParseNpyHeader(absl::Span<const uint8_t> file);

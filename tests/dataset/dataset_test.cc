@@ -1,6 +1,7 @@
 #include "server/dataset/dataset.h"
 
 #include <cstdio>
+#include <cstring>
 #include <fstream>
 #include <random>
 #include <vector>
@@ -96,11 +97,9 @@ TEST(DatasetTest, RowsAreSequences) {
 TEST(DatasetTest, EveryTokenTypeIsReadFromNpyAndFromBin) {
   const struct {
     std::string descr, name, data;
-  } kTypes[] = {{"|u1", "uint8", Bytes<uint8_t>({9, 200})},
-                {"<u2", "uint16", Bytes<uint16_t>({9, 200})},
-                {"<i4", "int32", Bytes<int32_t>({9, 200})},
-                {"<u4", "uint32", Bytes<uint32_t>({9, 200})},
-                {"<i8", "int64", Bytes<int64_t>({9, 200})}};
+  } kTypes[] = {{"|u1", "uint8", Bytes<uint8_t>({9, 200})}, {"<u2", "uint16", Bytes<uint16_t>({9, 200})},
+                {"<i4", "int32", Bytes<int32_t>({9, 200})}, {"<u4", "uint32", Bytes<uint32_t>({9, 200})},
+                {"<i8", "int64", Bytes<int64_t>({9, 200})}, {"<u8", "uint64", Bytes<uint64_t>({9, 200})}};
   for (const auto& type : kTypes) {
     auto npy = Dataset::Open("d", WriteFile("t.npy", Npy(Header(type.descr, "(2,)"), type.data)));
     ASSERT_TRUE(npy.ok()) << npy.status();
@@ -130,6 +129,82 @@ TEST(DatasetTest, WhatIsNoIdIsRefusedByIndex) {
   EXPECT_THAT(std::string(negative.status().message()), HasSubstr("token 1 is -2"));
   auto large = Dataset::Open("d", WriteFile("l.npy", Npy(Header("<i8", "(1,)"), Bytes<int64_t>({1LL << 32}))));
   EXPECT_THAT(std::string(large.status().message()), HasSubstr("token 0 is 4294967296"));
+  auto unsigned_large =
+      Dataset::Open("d", WriteFile("u.npy", Npy(Header("<u8", "(2,)"), Bytes<uint64_t>({1, ~uint64_t{0}}))));
+  EXPECT_THAT(std::string(unsigned_large.status().message()), HasSubstr("token 1 is 18446744073709551615"));
+}
+
+TEST(DatasetTest, WhatIsNoIdIsNamedByRowAndColumnWhereTheFileHasThem) {
+  auto rows = Dataset::Open("d", WriteFile("r.npy", Npy(Header("<i4", "(2, 3)"), Bytes<int32_t>({1, 2, 3, 4, -5, 6}))));
+  EXPECT_THAT(std::string(rows.status().message()), HasSubstr("row 1, column 1: token 4 is -5"));
+}
+
+TEST(DatasetTest, IdsWithoutAHeaderAreNotReadUnderNumpysName) {
+  const std::string ids = Bytes<uint16_t>({0, 1, 2, 3});
+  const std::string path = WriteFile("part-0-00000.npy", ids);
+  for (const char* type : {"", ":uint16"}) {
+    const absl::Status status = Dataset::Open("d", path + type).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+    EXPECT_THAT(std::string(status.message()), HasSubstr("are read once renamed, as FILE.bin:TYPE"));
+  }
+  auto renamed = Dataset::Open("d", WriteFile("part-0-00000.bin", ids) + ":uint16");
+  ASSERT_TRUE(renamed.ok()) << renamed.status();
+  EXPECT_THAT(Sequence(**renamed, 0, 4), ElementsAre(0, 1, 2, 3));
+}
+
+TEST(DatasetTest, NumpysFilesAreReadWhateverTheyAreCalled) {
+  const std::string path = WriteFile("array.bin", Npy(Header("<u2", "(2,)"), Bytes<uint16_t>({7, 8})));
+  auto dataset = Dataset::Open("d", path);
+  ASSERT_TRUE(dataset.ok()) << dataset.status();
+  EXPECT_THAT(Sequence(**dataset, 0, 2), ElementsAre(7, 8));
+  EXPECT_THAT(std::string(Dataset::Open("d", path + ":uint16").status().message()), HasSubstr("leave out ':uint16'"));
+}
+
+// llm.c's files: 256 int32, then the ids.
+std::string LlmcFile(int32_t magic, int32_t version, int32_t tokens, const std::string& ids) {
+  std::vector<int32_t> header(256);
+  header[0] = magic;
+  header[1] = version;
+  header[2] = tokens;
+  return Bytes(header) + ids;
+}
+
+TEST(DatasetTest, LlmcsHeaderIsNotReadAsTokens) {
+  auto gpt2 = Dataset::Open("d", WriteFile("g.bin", LlmcFile(20240520, 1, 3, Bytes<uint16_t>({5, 6, 7}))) + ":uint16");
+  ASSERT_TRUE(gpt2.ok()) << gpt2.status();
+  EXPECT_EQ((*gpt2)->tokens(), 3);
+  EXPECT_THAT(Sequence(**gpt2, 0, 3), ElementsAre(5, 6, 7));
+  auto llama =
+      Dataset::Open("d", WriteFile("l.bin", LlmcFile(20240801, 7, 2, Bytes<uint32_t>({5, 100000}))) + ":uint32");
+  ASSERT_TRUE(llama.ok()) << llama.status();
+  EXPECT_THAT(Sequence(**llama, 0, 2), ElementsAre(5, 100000));
+  for (const std::string& source :
+       {WriteFile("t.bin", LlmcFile(20240520, 1, 3, Bytes<uint16_t>({5, 6, 7}))) + ":uint32",
+        WriteFile("v.bin", LlmcFile(20240520, 2, 3, Bytes<uint16_t>({5, 6, 7}))) + ":uint16",
+        WriteFile("n.bin", LlmcFile(20240520, 1, 4, Bytes<uint16_t>({5, 6, 7}))) + ":uint16"}) {
+    const absl::Status status = Dataset::Open("d", source).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << source;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("llm.c's header"));
+  }
+}
+
+TEST(DatasetTest, IdsOfTwiceTheDeclaredWidthAreNotReadAsIdsAndZeros) {
+  std::vector<uint32_t> ids(600);
+  for (size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<uint32_t>(i);
+  const std::string path = WriteFile("wide.bin", Bytes(ids));
+  EXPECT_THAT(std::string(Dataset::Open("d", path + ":uint16").status().message()),
+              HasSubstr("every second uint16 is 0, as where the ids are of 32 bits"));
+  EXPECT_TRUE(Dataset::Open("d", path + ":uint32").ok());
+  EXPECT_TRUE(Dataset::Open("d", WriteFile("zeros.bin", std::string(4096, '\0')) + ":uint16").ok());
+}
+
+TEST(DatasetTest, FilesOfOtherFormatsAreNotReadAsTokens) {
+  for (const char* start : {"PK\x03\x04", "PAR1", "ARROW1", "MMIDIDX", "LITPKDS"}) {
+    const std::string path = WriteFile("other.bin", absl::StrCat(start, std::string(32 - strlen(start), 'x')));
+    const absl::Status status = Dataset::Open("d", path + ":uint16").status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << start;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("other.bin: is ")) << start;
+  }
 }
 
 TEST(DatasetTest, FilesOfAnotherFormAreRefusedWithTheReason) {
