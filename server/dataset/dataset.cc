@@ -9,6 +9,8 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "server/base/checked_math.h"
+#include "server/base/escape.h"
 #include "server/base/status.h"
 #include "server/dataset/npy_header.h"
 
@@ -66,30 +68,26 @@ T Load(const uint8_t* data, int64_t index) {
   return value;
 }
 
-// Tokens that are looked at together: each piece is in the cache when it is hashed, and files may exceed the memory.
+// Tokens that are read together: a piece stays in the processor's cache between being read, looked at and hashed.
 constexpr int64_t kPieceTokens = int64_t{1} << 16;
+constexpr int64_t kLargestId = std::numeric_limits<uint32_t>::max();
 
-// The largest id, or an error naming the first that is no id. Adds all bytes to `hash`.
+// The largest of `count` ids, or an error naming the first that is no id. `first` is the index of the first one.
 template <typename T>
-absl::StatusOr<uint32_t> LargestId(const uint8_t* data, int64_t count, XXH3_state_t* hash) {
+absl::StatusOr<uint32_t> LargestId(const uint8_t* data, int64_t count, int64_t first) {
   int64_t smallest = 0;
   int64_t largest = 0;
-  for (int64_t begin = 0; begin < count; begin += kPieceTokens) {
-    const int64_t end = std::min(count, begin + kPieceTokens);
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t id = Load<T>(data, i);
-      smallest = std::min(smallest, id);
-      largest = std::max(largest, id);
-    }
-    XXH3_64bits_update(hash, data + begin * static_cast<int64_t>(sizeof(T)),
-                       static_cast<size_t>(end - begin) * sizeof(T));
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t id = Load<T>(data, i);
+    smallest = std::min(smallest, id);
+    largest = std::max(largest, id);
   }
-  constexpr int64_t kLargest = std::numeric_limits<uint32_t>::max();
-  if (smallest >= 0 && largest <= kLargest) return static_cast<uint32_t>(largest);
+  if (smallest >= 0 && largest <= kLargestId) return static_cast<uint32_t>(largest);
   for (int64_t i = 0;; ++i) {
     const int64_t id = Load<T>(data, i);
-    if (id < 0 || id > kLargest) {
-      return absl::FailedPreconditionError(absl::StrCat("token ", i, " is ", id, ", not an id of 0 to ", kLargest));
+    if (id < 0 || id > kLargestId) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("token ", first + i, " is ", id, ", not an id of 0 to ", kLargestId));
     }
   }
 }
@@ -116,60 +114,91 @@ absl::StatusOr<std::unique_ptr<const Dataset>> Dataset::Open(std::string name, a
     return absl::InvalidArgumentError(
         absl::StrCat(source, ": expected FILE.npy, or FILE:TYPE with the type of its tokens, ", kAcceptedTypes));
   }
-  ASSIGN_OR_RETURN(dataset->file_, MappedFile::Open(std::string(path)));
-  const absl::Span<const uint8_t> bytes = dataset->file_->bytes();
-  auto wrong = [&](absl::string_view what) { return absl::FailedPreconditionError(absl::StrCat(path, ": ", what)); };
-
-  int64_t data_offset = 0;
-  if (npy) {
-    auto header = ParseNpyHeader(bytes);
-    if (!header.ok()) return wrong(header.status().message());
-    const auto* type = std::find_if(std::begin(kTokenTypes), std::end(kTokenTypes),
-                                    [&](const TokenType& t) { return t.npy_descr == header->descr; });
-    if (type == std::end(kTokenTypes)) {
-      return wrong(absl::StrCat("type '", header->descr, "' is not ", kAcceptedTypes, ", little-endian"));
-    }
-    dataset->dtype_ = type->dtype;
-    data_offset = header->data_offset;
-    const std::vector<int64_t>& shape = header->shape;
-    if (shape.size() != 1 && shape.size() != 2) {
-      return wrong(absl::StrCat(shape.size(), " dimensions; expected 1 (a stream) or 2 (a sequence a row)"));
-    }
-    if (header->fortran_order && shape.size() == 2) return wrong("in Fortran order; save it in C order");
-    const int64_t held = (static_cast<int64_t>(bytes.size()) - data_offset) / type->bytes;
-    dataset->tokens_ = shape[0];
-    if (shape.size() == 2) {
-      dataset->row_length_ = shape[1];
-      if (shape[1] == 0 || shape[0] > held / shape[1]) return wrong("shorter than its shape says, or without columns");
-      dataset->tokens_ = shape[0] * shape[1];
-    }
-    if (dataset->tokens_ != held || (static_cast<int64_t>(bytes.size()) - data_offset) % type->bytes != 0) {
-      return wrong(absl::StrCat("holds ", bytes.size() - data_offset, " bytes of tokens, its shape says ",
-                                dataset->tokens_, " of ", type->bytes));
-    }
-  } else {
-    dataset->dtype_ = *declared;
-    const int64_t token_bytes = TypeOf(*declared).bytes;
-    if (static_cast<int64_t>(bytes.size()) % token_bytes != 0) {
-      return wrong(absl::StrCat(bytes.size(), " bytes are not a multiple of ", token_bytes, ", the size of ",
-                                TokenDtypeName(*declared)));
-    }
-    dataset->tokens_ = static_cast<int64_t>(bytes.size()) / token_bytes;
+  ASSIGN_OR_RETURN(dataset->file_, OpenFile(std::string(path)));
+  ASSIGN_OR_RETURN(dataset->facts_, dataset->file_->Facts());
+  absl::Status status =
+      npy ? dataset->ReadNpyForm(dataset->facts_.bytes) : dataset->ReadFlatForm(*declared, dataset->facts_.bytes);
+  if (status.ok() && dataset->tokens_ == 0) status = absl::FailedPreconditionError("holds no tokens");
+  if (status.ok()) status = dataset->ReadAllTokens();
+  if (absl::IsFailedPrecondition(status)) {
+    return absl::FailedPreconditionError(absl::StrCat(path, ": ", status.message()));
   }
-  if (dataset->tokens_ == 0) return wrong("holds no tokens");
-  dataset->data_ = bytes.data() + data_offset;
+  RETURN_IF_ERROR(status);
+  RETURN_IF_ERROR(dataset->CheckUnchanged());
+  return dataset;
+}
 
+absl::Status Dataset::ReadNpyForm(int64_t file_bytes) {
+  const auto wrong = [](auto... what) { return absl::FailedPreconditionError(absl::StrCat(what...)); };
+  std::vector<uint8_t> start(std::min(file_bytes, kMaxNpyHeaderEnd));
+  RETURN_IF_ERROR(file_->ReadAt(0, absl::MakeSpan(start)));
+  ASSIGN_OR_RETURN(const NpyHeader header, ParseNpyHeader(start));
+  const auto* type = std::find_if(std::begin(kTokenTypes), std::end(kTokenTypes),
+                                  [&](const TokenType& t) { return t.npy_descr == header.descr; });
+  if (type == std::end(kTokenTypes)) {
+    return wrong("type ", Quoted(header.descr), " is not ", kAcceptedTypes, ", little-endian");
+  }
+  dtype_ = type->dtype;
+  data_offset_ = header.data_offset;
+  const std::vector<int64_t>& shape = header.shape;
+  if (shape.size() != 1 && shape.size() != 2) {
+    return wrong(shape.size(), " dimensions; expected 1 (a stream) or 2 (a sequence a row)");
+  }
+  if (header.fortran_order && shape.size() == 2) return wrong("in Fortran order; save it in C order");
+  row_length_ = shape.size() == 2 ? shape[1] : 0;
+  if (shape.size() == 2 && row_length_ == 0) return wrong("rows without columns");
+  const CheckedInt64 tokens = CheckedInt64(shape[0]) * (shape.size() == 2 ? row_length_ : 1);
+  const std::optional<int64_t> end = (tokens * type->bytes + data_offset_).value();
+  if (!end.has_value()) return wrong("its shape says more tokens than any file holds");
+  tokens_ = *tokens.value();
+  if (*end != file_bytes) {
+    return wrong("holds ", file_bytes - data_offset_, " bytes of tokens, its shape says ", tokens_, " of ",
+                 type->bytes);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Dataset::ReadFlatForm(TokenDtype dtype, int64_t file_bytes) {
+  dtype_ = dtype;
+  const int64_t token_bytes = TypeOf(dtype).bytes;
+  if (file_bytes % token_bytes != 0) {
+    return absl::FailedPreconditionError(absl::StrCat(file_bytes, " bytes are not a multiple of ", token_bytes,
+                                                      ", the size of ", TokenDtypeName(dtype)));
+  }
+  tokens_ = file_bytes / token_bytes;
+  return absl::OkStatus();
+}
+
+absl::Status Dataset::ReadAllTokens() {
   const std::unique_ptr<XXH3_state_t, decltype(&XXH3_freeState)> hash(XXH3_createState(), &XXH3_freeState);
   XXH3_64bits_reset(hash.get());
-  const std::string form = absl::StrCat(TokenDtypeName(dataset->dtype_), " ", dataset->row_length_);
+  const std::string form = absl::StrCat(TokenDtypeName(dtype_), " ", row_length_);
   XXH3_64bits_update(hash.get(), form.data(), form.size());
-  auto largest = WithType(dataset->dtype_, [&](auto type) {
-    return LargestId<decltype(type)>(dataset->data_, dataset->tokens_, hash.get());
-  });
-  if (!largest.ok()) return wrong(largest.status().message());
-  dataset->largest_token_id_ = *largest;
-  dataset->fingerprint_ = absl::StrCat(absl::Hex(XXH3_64bits_digest(hash.get()), absl::kZeroPad16));
-  return dataset;
+  const int64_t token_bytes = TypeOf(dtype_).bytes;
+  std::vector<uint8_t> piece(std::min(tokens_, kPieceTokens) * token_bytes);
+  for (int64_t first = 0; first < tokens_; first += kPieceTokens) {
+    const int64_t count = std::min(tokens_ - first, kPieceTokens);
+    const absl::Span<uint8_t> bytes = absl::MakeSpan(piece).first(count * token_bytes);
+    RETURN_IF_ERROR(file_->ReadAt(data_offset_ + first * token_bytes, bytes));
+    ASSIGN_OR_RETURN(const uint32_t largest, WithType(dtype_, [&](auto type) {
+                       return LargestId<decltype(type)>(bytes.data(), count, first);
+                     }));
+    largest_token_id_ = std::max(largest_token_id_, largest);
+    XXH3_64bits_update(hash.get(), bytes.data(), bytes.size());
+  }
+  fingerprint_ = absl::StrCat(absl::Hex(XXH3_64bits_digest(hash.get()), absl::kZeroPad16));
+  return absl::OkStatus();
+}
+
+absl::Status Dataset::CheckUnchanged() const {
+  ASSIGN_OR_RETURN(const FileFacts now, file_->Facts());
+  if (now == facts_) return absl::OkStatus();
+  const auto describe = [](const FileFacts& facts) {
+    return absl::StrCat(facts.bytes, " bytes of ", absl::FormatTime(facts.modified, absl::UTCTimeZone()));
+  };
+  return absl::DataLossError(absl::StrCat("dataset ", Quoted(name_), ": ", file_->path(),
+                                          " was changed while it was held: it has ", describe(now), " and had ",
+                                          describe(facts_), "; restart to read what it holds now"));
 }
 
 absl::StatusOr<Dataset::Cut> Dataset::CutInto(int64_t sequence_length) const {
@@ -188,11 +217,31 @@ absl::StatusOr<Dataset::Cut> Dataset::CutInto(int64_t sequence_length) const {
   return Cut{sequence_length, tokens_ / sequence_length};
 }
 
-void Dataset::ReadSequence(int64_t index, absl::Span<uint32_t> ids) const {
-  const int64_t first = index * static_cast<int64_t>(ids.size());
+absl::Status Dataset::ReadSequence(int64_t index, int64_t vocabulary_size, absl::Span<uint32_t> ids) const {
+  const auto count = static_cast<int64_t>(ids.size());
+  const int64_t first = index * count;
+  const int64_t token_bytes = TypeOf(dtype_).bytes;
+  std::vector<uint8_t> bytes(count * token_bytes);
+  absl::Status read = file_->ReadAt(data_offset_ + first * token_bytes, absl::MakeSpan(bytes));
+  // After the read, so that nothing which was written before it goes unnoticed; and first, because it says most.
+  RETURN_IF_ERROR(CheckUnchanged());
+  RETURN_IF_ERROR(read);
+  int64_t unknown = -1;
+  int64_t unknown_id = 0;
   WithType(dtype_, [&](auto type) {
-    for (size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<uint32_t>(Load<decltype(type)>(data_, first + i));
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t id = Load<decltype(type)>(bytes.data(), i);
+      if ((id < 0 || id >= vocabulary_size) && unknown < 0) {
+        unknown = i;
+        unknown_id = id;
+      }
+      ids[i] = static_cast<uint32_t>(id);
+    }
   });
+  if (unknown < 0) return absl::OkStatus();
+  return absl::DataLossError(absl::StrCat("dataset ", Quoted(name_), ": ", file_->path(),
+                                          " was changed while it was held: token ", first + unknown, " is ", unknown_id,
+                                          " now, not an id below ", vocabulary_size, "; restart to read it anew"));
 }
 
 }  // namespace hookline
