@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, List, Sequence, Tuple
 
 from hookline._sources import batch_sequences
+from hookline._text import escaped
 from hookline.types import HookPoint, ModelInfo
 
 if TYPE_CHECKING:
@@ -78,6 +79,6 @@ class RemoteModel:
     def __repr__(self) -> str:
         info = self.info
         return (
-            f"<hookline model {info.name!r} at {self.client.address}: {info.architecture} {info.variant}, "
-            f"{info.layers} layers, width {info.width}, {info.dtype} on {info.device}>"
+            f"<hookline model {info.name!r} at {self.client.address}: {escaped(info.architecture)} {escaped(info.variant)}, "
+            f"{info.layers} layers, width {info.width}, {escaped(info.dtype)} on {escaped(info.device)}>"
         )

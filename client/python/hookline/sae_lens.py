@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Any, Iterator, Union
 
+from hookline._text import escaped
 from hookline.client import Client, connect
 
 
@@ -55,7 +56,7 @@ def data_provider(
             with client.capture(hook_point, source, seed=seed + passes, **options) as capture:
                 names = [point.name for point in capture.started.hook_points]
                 if len(names) != 1:
-                    raise ValueError(f"hook_point: {hook_point!r} means {len(names)}: {', '.join(names)}; name one")
+                    raise ValueError(f"hook_point: {hook_point!r} means {len(names)}: {escaped(', '.join(names))}; name one")
                 for batch in capture:
                     if batch.rows == batch_size:
                         rows += batch_size
