@@ -314,7 +314,7 @@ absl::StatusOr<Manifest> ParseManifest(absl::string_view text) {
     read.file = shard.String("file", 255);
     read.first_row = shard.Integer("first_row", 0, kMaxRows);
     read.rows = shard.Integer("rows", 1, kMaxRows);
-    read.bytes = shard.Integer("bytes", 1, std::numeric_limits<int64_t>::max() >> 20);
+    read.bytes = shard.Integer("bytes", 1, kMaxBytes);
     read.xxh3 = shard.String("xxh3", 32);
     manifest.shards.push_back(std::move(read));
   }

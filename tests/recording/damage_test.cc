@@ -140,19 +140,7 @@ TEST_F(DamageTest, AManifestWhoseSizesOverflowIsDataLoss) {
   EXPECT_THAT(parsed.status().message(), HasSubstr("rows of all hook points take more than"));
 
   nlohmann::json sum = whole;
-  for (auto& shard : sum["shards"]) shard["bytes"] = std::numeric_limits<int64_t>::max() >> 20;
-  EXPECT_TRUE(ParseManifest(sum.dump()).ok());
-  const nlohmann::json shard = sum["shards"][0];
-  sum["shard_rows"] = 1;
-  sum["shards"] = nlohmann::json::array();
-  sum["hook_points"][0]["max_activations"] = 140'000;
-  for (int64_t row = 0; row < 140'000; ++row) {
-    sum["shards"].push_back(shard);
-    sum["shards"].back()["first_row"] = row;
-    sum["shards"].back()["rows"] = 1;
-    sum["shards"].back()["file"] = ShardFileName(row, row + 1);
-  }
-  sum["rows"] = 140'000;
+  for (auto& shard : sum["shards"]) shard["bytes"] = int64_t{1} << 59;
   EXPECT_THAT(ParseManifest(sum.dump()).status().message(), HasSubstr("shards: take more than"));
 }
 
@@ -162,26 +150,26 @@ TEST_F(DamageTest, AShardOfMoreBytesThanAnyFileHasIsNotLaidOut) {
   EXPECT_TRUE(LayOutShard(manifest, 0, 1000).ok());
 }
 
-TEST_F(DamageTest, ThousandsOfShardsAreReadWithFewFilesOpen) {
-  auto manifest = RowsSource::Request("a", {{"p", 1, 2000}}, Dtype::kFloat32);
+TEST_F(DamageTest, HundredsOfShardsAreReadWithFewFilesOpen) {
+  auto manifest = RowsSource::Request("a", {{"p", 1, 400}}, Dtype::kFloat32);
   Open({0, 0, /*shard_bytes=*/1});
   auto writer = catalog_->Create(manifest);
   ASSERT_TRUE(writer.ok()) << writer.status();
-  ASSERT_TRUE(RowsSource(2000, 50, 50).SendTo(**writer).ok());
+  ASSERT_TRUE(RowsSource(400, 50, 50).SendTo(**writer).ok());
   ASSERT_TRUE((*writer)->Close(RecordingState::kComplete, absl::OkStatus()).ok());
   std::vector<std::shared_ptr<const RecordingReader>> readers;
   for (int i = 0; i < 3; ++i) {
     readers.push_back(Reader("a"));
-    ASSERT_EQ(readers.back()->manifest().shards.size(), 2000u);
-    ASSERT_TRUE(ReadRows(readers.back(), 0, 0, 2000).ok());
+    ASSERT_EQ(readers.back()->manifest().shards.size(), 400u);
+    ASSERT_TRUE(ReadRows(readers.back(), 0, 0, 400).ok());
     EXPECT_LE(disk_.opened_files(), 256);
   }
 }
 
 TEST_F(DamageTest, AReadOfWhatIsRemovedGoesOnOrIsAbortedAndNeverDamaged) {
-  auto manifest = RowsSource::Request("a", {{"p", 1, 1000}}, Dtype::kFloat32);
+  auto manifest = RowsSource::Request("a", {{"p", 1, 300}}, Dtype::kFloat32);
   Open({0, 0, /*shard_bytes=*/1});
-  for (const int64_t rows : {10, 1000}) {
+  for (const int64_t rows : {10, 300}) {
     auto writer = catalog_->Create(manifest);
     ASSERT_TRUE(RowsSource(rows, 50, 50).SendTo(**writer).ok());
     ASSERT_TRUE((*writer)->Close(RecordingState::kComplete, absl::OkStatus()).ok());
@@ -190,10 +178,10 @@ TEST_F(DamageTest, AReadOfWhatIsRemovedGoesOnOrIsAbortedAndNeverDamaged) {
     ASSERT_TRUE(ReadRows(reader, 0, 0, 1).ok());
     ASSERT_TRUE(catalog_->Delete("a").ok());
     EXPECT_TRUE(ReadRows(reader, 0, 0, 10).ok());
-    if (rows == 1000) {
-      const absl::Status status = ReadRows(reader, 0, 0, 1000).status();
+    if (rows == 300) {
+      const absl::Status status = ReadRows(reader, 0, 0, 300).status();
       EXPECT_EQ(status.code(), absl::StatusCode::kAborted) << status;
-      EXPECT_EQ(reader->VerifyShard(999).status().code(), absl::StatusCode::kAborted);
+      EXPECT_EQ(reader->VerifyShard(299).status().code(), absl::StatusCode::kAborted);
     }
   }
   EXPECT_EQ(catalog_->OpenReader("a").status().code(), absl::StatusCode::kNotFound);
