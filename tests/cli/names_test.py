@@ -112,9 +112,9 @@ def test_what_a_client_asks_for_comes_back_as_escapes(evil):
             lambda: client.estimate([RESID, "{" + EVIL], ids),
             lambda: client.estimate([RESID], ids, model=EVIL),
             lambda: client.estimate([RESID], dataset),
-            lambda: client.estimate([RESID], ids, max_activations={EVIL: 1}),
             lambda: client.estimate([RESID], hookline.Feed(EVIL, hookline.Dataset("text", sequence_length=4))),
-            lambda: client.capture([RESID], ids, record_as=EVIL).to_dict(),
+            lambda: next(iter(client.capture([RESID], ids, record_as=EVIL))),
+            lambda: client.estimate([RESID], ids, max_activations_by_hook_point={EVIL: 1}),
             lambda: client.persist(EVIL, [MLP], ids),
             lambda: client.recording(EVIL),
         ):
@@ -141,8 +141,8 @@ def test_a_start_that_fails_says_so_in_escapes(tmp_path):
     for flags in (
         ("--model", evil),
         ("--model", folder),
-        ("--dataset", b"x=" + evil + b":uint16"),
-        ("--dataset", b"x=" + folder + b":uint16"),
+        ("--dataset", b"x=" + evil + b":uint16", "--model", DEMO),
+        ("--dataset", b"x=" + folder + b":uint16", "--model", DEMO),
         ("--recordings-dir", evil),
         ("--device", b"cuda\x1b[31m\n2026-01-01 forged \xff", "--model", DEMO),
         (b"--\x1b[31m\n2026-01-01 forged \xff",),
@@ -154,7 +154,7 @@ def test_a_start_that_fails_says_so_in_escapes(tmp_path):
         b"{'descr\x1b[31m\n2026-01-01 forged\xff' }",
     ):
         (tmp_path / "x.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + b"\0\0")
-        assert "x.npy" in failed_start("--dataset", f"x={tmp_path}/x.npy")
+        assert "x.npy" in failed_start("--dataset", f"x={tmp_path}/x.npy", "--model", DEMO)
 
 
 def test_the_command_line_repeats_arguments_as_escapes(evil, tmp_path):
