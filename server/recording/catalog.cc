@@ -413,7 +413,7 @@ absl::StatusOr<int64_t> Catalog::Delete(absl::string_view name) {
     if (files != nullptr) files->SetManifest(entry.manifest);
     return removed;
   }
-  const int64_t bytes = entry.used_bytes;
+  const int64_t bytes = entry.manifest == nullptr ? 0 : entry.manifest->bytes();
   entries_.erase(found);
   if (!removed.ok()) return removed;
   return bytes;

@@ -74,7 +74,7 @@ class Catalog {
   // Reads what is finished now. Errors as Get; DATA_LOSS also where somebody removed its directory.
   absl::StatusOr<std::shared_ptr<const RecordingReader>> OpenReader(absl::string_view name) const;
 
-  // Removes a recording, and answers the bytes that this frees; one whose directory somebody else removed, too.
+  // Removes a recording, and answers the bytes of its shards; one whose directory somebody else removed, too.
   // FAILED_PRECONDITION: it is being written, or its directory holds something that is not ours, which then is all that
   // remains.
   absl::StatusOr<int64_t> Delete(absl::string_view name);
