@@ -176,9 +176,11 @@ class ArraySource final : public TokenSource {
     if (ids <= 0) return false;
     ids_.resize(static_cast<size_t>(ids));
     if (ids == length_) {
-      dataset_->ReadSequence(index_, absl::MakeSpan(ids_));
+      RETURN_IF_ERROR(dataset_->ReadSequence(index_, kAnyId, absl::MakeSpan(ids_)));
     } else {
-      for (int64_t i = 0; i < ids; ++i) dataset_->ReadSequence(first + i, absl::MakeSpan(ids_).subspan(i, 1));
+      for (int64_t i = 0; i < ids; ++i) {
+        RETURN_IF_ERROR(dataset_->ReadSequence(first + i, kAnyId, absl::MakeSpan(ids_).subspan(i, 1)));
+      }
     }
     sequence->mutable_ids()->Add(ids_.begin(), ids_.end());
     ++index_;
@@ -198,6 +200,9 @@ class ArraySource final : public TokenSource {
   }
 
  private:
+  // The server knows its model's vocabulary and says so.
+  static constexpr int64_t kAnyId = int64_t{1} << 32;
+
   const std::unique_ptr<const Dataset> dataset_;
   const int64_t length_;
   std::atomic<bool> stopped_ = false;

@@ -124,6 +124,9 @@ class Replica {
   // Waits for sequences that can run and takes a batch; it may be empty. None when the engine stops.
   std::optional<Batch> NextBatch();
   bool LaneReady(Lane& lane, absl::Time now, absl::Time* look_again, Deferred* deferred);
+  // Reads the ids that the batch takes from datasets. Where one cannot be read, or is not what it was, its captures end
+  // and the batch goes on without them.
+  void ReadSequences(Batch* batch);
   void AfterBatch(const Batch& batch);
   // Runs the items; where that fails, halves them until the ones at fault are alone.
   void RunItems(const Batch& batch, absl::Span<const BatchItem> items);

@@ -1,5 +1,6 @@
 // The executor's thread of a replica, but for the forward pass itself: who runs next.
 #include <algorithm>
+#include <map>
 #include <set>
 #include <utility>
 
@@ -181,10 +182,30 @@ std::optional<Replica::Batch> Replica::NextBatch() {
 
 void Replica::ExecutorLoop() {
   while (true) {
-    const std::optional<Batch> batch = NextBatch();
+    std::optional<Batch> batch = NextBatch();
     if (!batch.has_value()) return;
+    ReadSequences(&*batch);
     RunItems(*batch, batch->items);
     AfterBatch(*batch);
+  }
+}
+
+void Replica::ReadSequences(Batch* batch) {
+  std::map<const Lane*, absl::Status> failed;
+  for (BatchItem& item : batch->items) {
+    if (failed.count(item.lane) != 0) continue;
+    absl::Status read = ReadIds(model_->info().vocabulary_size, &item.sequence);
+    if (!read.ok()) failed[item.lane] = std::move(read);
+  }
+  if (failed.empty()) return;
+  batch->items.erase(std::remove_if(batch->items.begin(), batch->items.end(),
+                                    [&](const BatchItem& item) { return failed.count(item.lane) != 0; }),
+                     batch->items.end());
+  Deferred deferred;
+  absl::MutexLock lock(&engine_->mu_);
+  for (const auto& [lane, capture] : batch->receivers) {
+    const auto found = failed.find(lane);
+    if (found != failed.end()) engine_->StopCapture(capture, StopReason::kError, found->second, &deferred);
   }
 }
 

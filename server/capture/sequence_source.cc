@@ -7,6 +7,13 @@
 
 namespace hookline {
 
+absl::Status ReadIds(int64_t vocabulary_size, Sequence* sequence) {
+  if (sequence->unread == nullptr) return absl::OkStatus();
+  const Dataset& dataset = *std::exchange(sequence->unread, nullptr);
+  return dataset.ReadSequence(sequence->index, vocabulary_size,
+                              absl::MakeSpan(sequence->ids).subspan(sequence->prepended));
+}
+
 SequenceSource::SequenceSource(const CapturePlan& plan, int64_t max_batch_tokens)
     : max_batch_tokens_(max_batch_tokens),
       dataset_(plan.dataset),
@@ -50,10 +57,10 @@ Sequence SequenceSource::Take() {
   Sequence sequence;
   sequence.index = next_index_++;
   if (dataset_ != nullptr) {
-    const size_t prepended = dataset_source_.prepend_token_id.has_value() ? 1 : 0;
-    sequence.ids.resize(prepended + dataset_source_.sequence_length);
-    if (prepended != 0) sequence.ids[0] = *dataset_source_.prepend_token_id;
-    dataset_->ReadSequence(sequence.index, absl::MakeSpan(sequence.ids).subspan(prepended));
+    sequence.unread = dataset_;
+    sequence.prepended = dataset_source_.prepend_token_id.has_value() ? 1 : 0;
+    sequence.ids.resize(sequence.prepended + dataset_source_.sequence_length);
+    if (sequence.prepended != 0) sequence.ids[0] = *dataset_source_.prepend_token_id;
     return sequence;
   }
   Queued& front = queue_.front();

@@ -6,6 +6,7 @@
 #include <deque>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "server/capture/capture_plan.h"
 #include "server/capture/request.h"
 
@@ -14,7 +15,14 @@ namespace hookline {
 struct Sequence {
   int64_t index = 0;  // from the start of the source; in a dataset, the dataset's
   std::vector<uint32_t> ids;
+  // Where ids are still to be read from, all but the first `prepended`; null: all are there.
+  const Dataset* unread = nullptr;
+  size_t prepended = 0;
 };
+
+// Reads the ids of a dataset's sequence, which may wait for the disk: to be called without locks. DATA_LOSS as
+// Dataset::ReadSequence.
+absl::Status ReadIds(int64_t vocabulary_size, Sequence* sequence);
 
 // Not thread-safe.
 class SequenceSource {
@@ -32,6 +40,7 @@ class SequenceSource {
   // Of the next sequence; HasNext() must hold.
   int64_t NextLength() const;
   int64_t next_index() const { return next_index_; }
+  // A dataset's has its length, but its ids only after ReadIds.
   Sequence Take();
 
   // Tokens given by Add and not yet taken.

@@ -12,6 +12,9 @@
 
 namespace hookline {
 
+// No header that is accepted ends later in its file.
+inline constexpr int64_t kMaxNpyHeaderEnd = 12 + 10000;
+
 struct NpyHeader {
   std::string descr;  // type string, e.g. "<u2"
   bool fortran_order = false;
@@ -22,7 +25,8 @@ struct NpyHeader {
 // Whether a file begins as NumPy's do.
 bool IsNpy(absl::string_view file);
 
-// Reads the header at the start of `file`. FAILED_PRECONDITION says what is wrong; it does not name the file.
+// Reads the header at the start of `file`, of which the first kMaxNpyHeaderEnd bytes are enough. FAILED_PRECONDITION
+// says what is wrong; it does not name the file.
 absl::StatusOr<NpyHeader> ParseNpyHeader(absl::Span<const uint8_t> file);
 
 }  // namespace hookline

@@ -1,12 +1,17 @@
 #include "server/dataset/dataset.h"
 
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include <cstdio>
 #include <cstring>
 #include <fstream>
+#include <functional>
 #include <random>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "server/base/status.h"
@@ -44,9 +49,12 @@ std::string Header(absl::string_view descr, absl::string_view shape, absl::strin
   return absl::StrCat("{'descr': '", descr, "', 'fortran_order': ", fortran, ", 'shape': ", shape, ", }");
 }
 
+constexpr int64_t kVocabularySize = 50'000;
+
 std::vector<uint32_t> Sequence(const Dataset& dataset, int64_t index, int64_t length) {
   std::vector<uint32_t> ids(length);
-  dataset.ReadSequence(index, absl::MakeSpan(ids));
+  const absl::Status read = dataset.ReadSequence(index, kVocabularySize, absl::MakeSpan(ids));
+  EXPECT_TRUE(read.ok()) << read;
   return ids;
 }
 
@@ -220,7 +228,7 @@ TEST(DatasetTest, FilesOfAnotherFormAreRefusedWithTheReason) {
       {Npy(Header("<u2", "()"), two), "0 dimensions"},
       {Npy(Header("<u2", "(1, 1, 2)"), two), "3 dimensions"},
       {Npy(Header("<u2", "(2, 1)", "True"), two), "in Fortran order"},
-      {Npy(Header("<u2", "(4611686018427387904, 8)"), two), "shorter than its shape"},
+      {Npy(Header("<u2", "(4611686018427387904, 8)"), two), "more tokens than any file holds"},
       {Npy(Header("<u2", "(0,)"), ""), "holds no tokens"},
       {Npy("{'descr': [('a', '<u2')], 'fortran_order': False, 'shape': (1,), }", two), "structured types"},
       {Npy("{'descr': '<u2', 'shape': (2,), }", two), "is missing"},
@@ -246,6 +254,64 @@ TEST(DatasetTest, TheTypeIsDeclaredForFlatFilesAndForThemAlone) {
   EXPECT_EQ(Dataset::Open("d", ::testing::TempDir() + "/absent.npy").status().code(), absl::StatusCode::kNotFound);
   EXPECT_EQ(Dataset::Open("d", ::testing::TempDir() + "/:uint16").status().code(),
             absl::StatusCode::kFailedPrecondition);
+}
+
+// A dataset of 1000 tokens, and what reading one of its sequences says after `change` was done to its file.
+absl::Status ReadAfter(const std::function<void(const std::string& path)>& change) {
+  const std::string path = WriteFile("changing.bin", Bytes<uint16_t>(std::vector<uint16_t>(1000, 7)));
+  auto dataset = Dataset::Open("corpus", path + ":uint16");
+  EXPECT_TRUE(dataset.ok()) << dataset.status();
+  std::vector<uint32_t> ids(10);
+  EXPECT_TRUE((*dataset)->ReadSequence(99, kVocabularySize, absl::MakeSpan(ids)).ok());
+  absl::SleepFor(absl::Milliseconds(20));  // the kernel's clock for files ticks every 4 ms
+  change(path);
+  return (*dataset)->ReadSequence(99, kVocabularySize, absl::MakeSpan(ids));
+}
+
+TEST(DatasetTest, AFileThatIsTruncatedOrWrittenToIsDataLossThatNamesIt) {
+  const std::function<void(const std::string&)> kChanges[] = {
+      [](const std::string& path) { ASSERT_EQ(truncate(path.c_str(), 100), 0); },
+      [](const std::string& path) { ASSERT_EQ(truncate(path.c_str(), 0), 0); },
+      [](const std::string& path) { std::ofstream(path, std::ios::binary | std::ios::app) << "more"; },
+      [](const std::string& path) { std::fstream(path, std::ios::binary | std::ios::in | std::ios::out) << "ab"; },
+  };
+  for (const auto& change : kChanges) {
+    const absl::Status status = ReadAfter(change);
+    EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss) << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("changing.bin was changed"));
+    EXPECT_THAT(std::string(status.message()), HasSubstr("dataset 'corpus'"));
+  }
+}
+
+TEST(DatasetTest, AFileThatIsReplacedOrRemovedGoesOnGivingWhatItHeld) {
+  EXPECT_TRUE(ReadAfter([](const std::string& path) {
+                const std::string other = WriteFile("other.bin", "xy");
+                ASSERT_EQ(rename(other.c_str(), path.c_str()), 0);
+              }).ok());
+  EXPECT_TRUE(ReadAfter([](const std::string& path) { ASSERT_EQ(unlink(path.c_str()), 0); }).ok());
+}
+
+TEST(DatasetTest, AnIdBeyondTheVocabularyIsDataLossWhenItIsReadHoweverItCameThere) {
+  const std::string path = WriteFile("ids.bin", Bytes<int64_t>({1, 2, 300, -1 + 5}));
+  auto dataset = Dataset::Open("corpus", path + ":int64");
+  ASSERT_TRUE(dataset.ok()) << dataset.status();
+  std::vector<uint32_t> ids(2);
+  EXPECT_TRUE((*dataset)->ReadSequence(0, 262, absl::MakeSpan(ids)).ok());
+  const absl::Status status = (*dataset)->ReadSequence(1, 262, absl::MakeSpan(ids));
+  EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("token 2 is 300 now, not an id below 262"));
+  EXPECT_TRUE((*dataset)->ReadSequence(1, 301, absl::MakeSpan(ids)).ok());
+}
+
+TEST(DatasetTest, PipesAndDevicesAreRefusedAtOnce) {
+  const std::string pipe = ::testing::TempDir() + "/dataset_pipe";
+  unlink(pipe.c_str());
+  ASSERT_EQ(mkfifo(pipe.c_str(), 0600), 0);
+  for (const std::string& path : {pipe, std::string("/dev/zero"), std::string("/dev/null")}) {
+    const absl::Status status = Dataset::Open("d", path + ":uint16").status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << path;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("not a regular file"));
+  }
 }
 
 TEST(DatasetTest, NoMutationOfAHeaderCrashesTheReader) {

@@ -17,6 +17,7 @@ from hookline._notes import notes_of_end
 from hookline._request import CaptureOptions
 from hookline._token_ids import TokenBatch
 from hookline._store import RowStore
+from hookline._text import escaped
 from hookline.model import RemoteModel
 from hookline.types import CaptureStarted
 
@@ -163,7 +164,7 @@ class ActivationCollector:
     def get_activations(self, hook_point: Optional[str] = None) -> Dict[str, Any]:
         """Hook point -> its rows so far, (rows, width); of one hook point, or of all. Waits for those on their way."""
         if hook_point is not None and hook_point not in self.counts:
-            raise ValueError(f"Unknown hook point: {hook_point}; this collector has {', '.join(self.counts)}")
+            raise ValueError(f"Unknown hook point: {escaped(hook_point)}; this collector has {escaped(', '.join(self.counts))}")
         self._finish()
         return {name: self._rows(name) for name in ([hook_point] if hook_point is not None else self.counts)}
 
@@ -175,7 +176,7 @@ class ActivationCollector:
             raise ValueError("No save path specified")
         activations = self.get_activations()
         for name, path in _saving.save(Path(folder), activations).items():
-            print(f"Saved {len(activations[name])} activations for {name} to {path}")
+            print(f"Saved {len(activations[name])} activations for {escaped(name)} to {escaped(str(path))}")
 
     @staticmethod
     def load_activations(load_path: Union[str, Path], hook_points: Optional[Sequence[str]] = None) -> Dict[str, Any]:
@@ -189,10 +190,10 @@ class ActivationCollector:
         activations = {}
         for name, path in _saving.find(folder, hook_points).items():
             if path is None:
-                print(f"Warning: file not found: {folder / _saving.file_name(name)}")
+                print(f"Warning: file not found: {escaped(str(folder / _saving.file_name(name)))}")
                 continue
             activations[name] = torch.load(path, map_location="cpu", weights_only=True)
-            print(f"Loaded {len(activations[name])} activations for {name}")
+            print(f"Loaded {len(activations[name])} activations for {escaped(name)}")
         return activations
 
     def clear(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Dict, List, Sequence, Tuple
 
 from hookline._local_manners import LocalModelManners
+from hookline._text import escaped
 from hookline._token_ids import TokenBatch, batch_sequences
 from hookline.types import HookPoint, ModelInfo
 
@@ -87,6 +88,6 @@ class RemoteModel(LocalModelManners):
     def __repr__(self) -> str:
         info = self.info
         return (
-            f"<hookline model {info.name!r} at {self.client.address}: {info.architecture} {info.variant}, "
-            f"{info.layers} layers, width {info.width}, {info.dtype} on {info.device}>"
+            f"<hookline model {info.name!r} at {self.client.address}: {escaped(info.architecture)} {escaped(info.variant)}, "
+            f"{info.layers} layers, width {info.width}, {escaped(info.dtype)} on {escaped(info.device)}>"
         )

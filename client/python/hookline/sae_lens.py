@@ -18,6 +18,7 @@ import torch
 from hookline._counts import count
 from hookline._passes import Pass
 from hookline._sources import can_be_read_again
+from hookline._text import escaped
 from hookline.client import Client, connect
 
 
@@ -64,7 +65,7 @@ def data_provider(
                 for batch in batches:
                     if len(batch) != 1:
                         raise ValueError(
-                            f"hook_point: {hook_point!r} means {len(batch)}: {', '.join(batch)}; name one"
+                            f"hook_point: {hook_point!r} means {len(batch)}: {escaped(', '.join(batch))}; name one"
                         )
                     rows += batch.rows
                     yield next(iter(batch.values()))

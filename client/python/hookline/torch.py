@@ -83,5 +83,5 @@ def _sequences_after(client: _client.Client, source: Dataset) -> int:
     info = client.dataset(source.name)
     length = info.row_length or source.sequence_length
     if length < 1:
-        raise ValueError(f"sequence_length: dataset {source.name} is a stream of tokens; say at what length to cut it")
+        raise ValueError(f"sequence_length: dataset {source.name!r} is a stream of tokens; say at what length to cut it")
     return max(0, info.tokens // length - source.first_sequence)
