@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "absl/strings/strip.h"
+#include "server/base/escape.h"
 
 namespace hookline {
 namespace {
@@ -115,7 +116,8 @@ void DeclareAll(CLI::App* app, ServerFlags* flags, std::vector<std::string>* mod
       ->check(CLI::Range(0, 1024));
   declare
       .List("--dataset", *datasets,
-            "NAME=PATH of token ids, .npy or .bin (then with its type: NAME=tokens.bin:uint16). Repeat it for more")
+            "NAME=PATH of token ids: NumPy's format, or ids alone with their type (NAME=tokens.bin:uint16). Repeat it "
+            "for more")
       ->type_name("NAME=PATH");
 
   declare
@@ -177,6 +179,10 @@ void DeclareAll(CLI::App* app, ServerFlags* flags, std::vector<std::string>* mod
   declare
       .Bytes("--recordings-shard-bytes", flags->recordings.shard_bytes,
              "Size of a recording's files, about; after a crash a recording continues with its last whole one")
+      ->group(limits);
+  declare
+      .Bytes("--recordings-read-bytes", flags->recordings.read_bytes,
+             "Memory for the messages of all reads of recordings; each takes two messages of max_message_bytes")
       ->group(limits);
   declare.Value("--max-hook-points", flags->engine.max_hook_points, "Hook points in one capture")->group(limits);
   declare
@@ -243,6 +249,11 @@ std::optional<int> ParseFlags(int argc, const char* const* argv, ServerFlags* fl
   app.footer(kFooter);
   app.set_version_flag("--version", "hookline-server " HOOKLINE_VERSION);
   app.get_formatter()->column_width(40);
+  // An error quotes arguments and variables, whose bytes may be anything.
+  app.failure_message([](const CLI::App* failed, const CLI::Error& error) {
+    return CLI::FailureMessage::simple(
+        failed, CLI::Error(error.get_name(), Escaped(error.what()), CLI::ExitCodes(error.get_exit_code())));
+  });
   std::vector<std::string> models;
   std::vector<std::string> datasets;
   ModelOptions model;

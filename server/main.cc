@@ -181,7 +181,7 @@ int Main(int argc, char** argv) {
   if (std::optional<int> exit_code = ParseFlags(argc, argv, &flags); exit_code.has_value()) return *exit_code;
   spdlog::set_default_logger(spdlog::stderr_color_mt("hookline"));
   spdlog::set_level(spdlog::level::from_str(flags.log_level));
-  spdlog::set_pattern("%Y-%m-%dT%H:%M:%S.%e%z %^%l%$ %v");
+  spdlog::set_formatter(LogFormatter());
   RouteLibraryLogs();
   // Writing to a client that is gone is an error like any other.
   std::signal(SIGPIPE, SIG_IGN);

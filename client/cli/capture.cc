@@ -1,7 +1,9 @@
 #include <algorithm>
 #include <memory>
 #include <optional>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "client/cli/capture_request.h"
@@ -60,6 +62,27 @@ std::optional<int64_t> TotalRows(const CaptureFlags& flags, const v1::CaptureReq
   return total;
 }
 
+// What the report does not say by itself: that a cap nobody had asked for ended a hook point's rows, and why values are
+// infinite. A budget that the cap clips is said when the server grants it.
+std::vector<std::string> NotesOf(const v1::CaptureRequest& request, const CaptureResult& result) {
+  std::vector<std::string> notes;
+  const auto& own = request.max_activations_by_hook_point();
+  for (int i = 0; i < result.started.hook_points_size(); ++i) {
+    const v1::HookPointGrant& grant = result.started.hook_points(i);
+    const v1::HookPointSummary& summary = result.summary.hook_points(i);
+    const bool asked = request.has_max_activations() || own.contains(grant.hook_point());
+    if (summary.rows() == grant.max_activations() && !asked) {
+      notes.push_back(absl::StrCat(grant.hook_point(), " ended at the server's cap of ",
+                                   WithCommas(grant.max_activations()), " rows (--max-rows), not with its source"));
+    }
+    if (result.started.dtype() == v1::DTYPE_FLOAT16 && summary.infinity_count() > 0) {
+      notes.push_back(absl::StrCat(grant.hook_point(), ": ", Count(summary.infinity_count(), "infinite value"),
+                                   "; float16 ends at 65504: take bfloat16 or float32"));
+    }
+  }
+  return notes;
+}
+
 absl::Status Run(const CaptureFlags& flags, const std::string& server, Interrupt& interrupt) {
   ASSIGN_OR_RETURN(v1::CaptureRequest request, MakeCaptureRequest(flags));
   request.set_provenance(flags.provenance);
@@ -87,6 +110,7 @@ absl::Status Run(const CaptureFlags& flags, const std::string& server, Interrupt
     }
     progress.SetTotal(TotalRows(flags, request, started, tokens.get(), *client));
   };
+  transfer.notes = [&](const CaptureResult& result) { return NotesOf(request, result); };
   transfer.table = CaptureTable;
   return RunTransfer(flags, transfer, server, interrupt);
 }

@@ -1,5 +1,6 @@
 #include "client/cli/capture_request.h"
 
+#include <fstream>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -13,11 +14,22 @@ namespace {
 
 const char kSources[] = "Where the token sequences come from";
 
+constexpr absl::string_view kNumpyStart("\x93NUMPY", 6);
+
+// Whether the file begins as NumPy's do, whatever it is called.
+bool IsNumpyFile(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  char start[kNumpyStart.size()] = {};
+  file.read(start, sizeof(start));
+  return absl::string_view(start, static_cast<size_t>(file.gcount())) == kNumpyStart;
+}
+
 TokenFormat FormatOf(const CaptureRequestFlags& flags) {
   if (flags.token_format == "bytes") return TokenFormat::kBytes;
-  const bool npy =
-      flags.token_format == "npy" || (flags.token_format == "auto" && absl::EndsWith(flags.tokens, ".npy"));
-  return npy ? TokenFormat::kNpy : TokenFormat::kText;
+  if (flags.token_format == "text") return TokenFormat::kText;
+  if (flags.token_format != "auto") return TokenFormat::kArray;
+  if (flags.tokens == "-") return TokenFormat::kText;
+  return absl::EndsWith(flags.tokens, ".npy") || IsNumpyFile(flags.tokens) ? TokenFormat::kArray : TokenFormat::kText;
 }
 
 void AddFeedOptions(CLI::App& command, CaptureRequestFlags& flags, CLI::Option* dataset) {
@@ -60,9 +72,10 @@ void AddCaptureRequestOptions(CLI::App& command, CaptureRequestFlags& flags, Fee
       .add_option(
           "--token-format", flags.token_format,
           "text: ids separated by spaces or commas, one sequence a line; npy: an array of ids, 2-D: one sequence "
-          "a row, 1-D: cut at --sequence-length; bytes: each byte is a token, cut at --sequence-length; auto: npy "
-          "by the file's name, else text")
-      ->check(CLI::IsMember({"auto", "text", "npy", "bytes"}))
+          "a row, 1-D: cut at --sequence-length; bytes: each byte is a token, cut at --sequence-length; uint8, uint16, "
+          "int32, uint32, int64 or uint64: such ids without a header, cut likewise; auto: npy by the file's name or "
+          "first bytes, else text")
+      ->check(CLI::IsMember({"auto", "text", "npy", "bytes", "uint8", "uint16", "int32", "uint32", "int64", "uint64"}))
       ->needs(tokens)
       ->group(kSources)
       ->capture_default_str();
@@ -196,6 +209,9 @@ absl::StatusOr<std::unique_ptr<TokenSource>> OpenTokens(const CaptureRequestFlag
   TokenSourceOptions options;
   options.path = flags.tokens;
   options.format = FormatOf(flags);
+  if (options.format == TokenFormat::kArray && flags.token_format != "auto" && flags.token_format != "npy") {
+    options.array_type = flags.token_format;
+  }
   options.prepend_token = flags.prepend_token;
   options.sequence_length = flags.sequence_length;
   if (options.format == TokenFormat::kText) {

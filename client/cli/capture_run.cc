@@ -141,6 +141,7 @@ class Runner {
       // What the source says matters where it ended the call.
       absl::Status written = writer->Join();
       if (absl::IsCancelled(status) && !written.ok()) status = written;
+      if (absl::IsInvalidArgument(status) && written.ok()) status = tokens_->NamePlace(status);
     }
     if (status.ok() && !ended_) return absl::InternalError("the server ended the capture without a summary");
     return status;

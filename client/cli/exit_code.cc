@@ -1,6 +1,6 @@
 #include "client/cli/exit_code.h"
 
-#include "absl/strings/ascii.h"
+#include "server/base/escape.h"
 
 namespace hookline::cli {
 
@@ -20,10 +20,7 @@ int ExitCodeOf(const absl::Status& status) {
 }
 
 std::string ErrorLine(const absl::Status& status) {
-  std::string line(status.message());
-  for (char& c : line) {
-    if (absl::ascii_iscntrl(static_cast<unsigned char>(c))) c = ' ';
-  }
+  std::string line = Escaped(status.message());
   if (line.empty()) line = absl::StatusCodeToString(status.code());
   return line;
 }

@@ -4,6 +4,7 @@
 #include "absl/strings/str_split.h"
 #include "client/cli/commands.h"
 #include "client/cli/report.h"
+#include "server/base/escape.h"
 #include "server/base/status.h"
 
 namespace hookline::cli {
@@ -20,7 +21,7 @@ absl::Status Run(const std::string& server, const std::string& model_name) {
   // Descriptions are last and ragged, so they are no column of the table.
   std::vector<std::string> lines = absl::StrSplit(Table(rows), '\n', absl::SkipEmpty());
   for (size_t i = 0; i < lines.size(); ++i) {
-    const std::string& text = i == 0 ? "what it is" : model->hook_points(static_cast<int>(i) - 1).description();
+    const std::string text = i == 0 ? "what it is" : Escaped(model->hook_points(static_cast<int>(i) - 1).description());
     std::fputs(absl::StrCat(lines[i], "  ", text, "\n").c_str(), stdout);
   }
   return absl::OkStatus();

@@ -14,6 +14,7 @@
 #include "client/cli/progress.h"
 #include "client/cli/pt_file.h"
 #include "client/cli/report.h"
+#include "server/base/escape.h"
 #include "server/base/file_system.h"
 #include "server/base/status.h"
 #include "server/recording/catalog.h"
@@ -148,7 +149,7 @@ absl::Status Run(const ImportFlags& flags, Interrupt& interrupt) {
     catalog->Delete(flags.name).status().IgnoreError();  // what is left over cannot be continued
     return absl::IsCancelled(status) ? absl::CancelledError("interrupted; nothing was kept") : status;
   }
-  std::fputs(absl::StrCat(flags.name, ": ", Count(static_cast<int64_t>(files.size()), "hook point"), ", ",
+  std::fputs(absl::StrCat(Escaped(flags.name), ": ", Count(static_cast<int64_t>(files.size()), "hook point"), ", ",
                           Count(writer->manifest().rows(), "row"), " in ",
                           Count(static_cast<int64_t>(writer->manifest().shards.size()), "shard"), "\n")
                  .c_str(),

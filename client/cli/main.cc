@@ -6,6 +6,7 @@
 #include "client/cli/commands.h"
 #include "client/cli/exit_code.h"
 #include "client/cli/interrupt.h"
+#include "server/base/escape.h"
 #include "server/base/freed_memory.h"
 
 namespace {
@@ -45,7 +46,7 @@ int Main(int argc, const char* const* argv) {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
-    std::fprintf(stderr, "hookline: %s; see hookline --help\n", error.what());
+    std::fprintf(stderr, "hookline: %s; see hookline --help\n", hookline::Escaped(error.what()).c_str());
     return kExitUsage;
   }
   const absl::Status status = invocation.run();

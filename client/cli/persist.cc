@@ -30,12 +30,11 @@ struct PersistFlags : CaptureRequestFlags {
   bool quiet = false;
 };
 
-absl::Status AddTokens(const PersistFlags& flags, client::Client& client, v1::CaptureRequest& request) {
-  ASSIGN_OR_RETURN(std::unique_ptr<TokenSource> tokens, OpenTokens(flags, client));
+absl::Status AddTokens(TokenSource& tokens, v1::CaptureRequest& request) {
   size_t bytes = 0;
   while (true) {
     v1::TokenSequence sequence;
-    ASSIGN_OR_RETURN(bool more, tokens->Next(&sequence));
+    ASSIGN_OR_RETURN(bool more, tokens.Next(&sequence));
     if (!more) return absl::OkStatus();
     bytes += sequence.ByteSizeLong();
     if (bytes > kMaxRequestBytes) {
@@ -66,10 +65,12 @@ absl::Status Run(const PersistFlags& flags, const std::string& server, Interrupt
   request.set_name(flags.name);
   ASSIGN_OR_RETURN(*request.mutable_capture(), MakeCaptureRequest(flags));
   ASSIGN_OR_RETURN(std::unique_ptr<client::Client> client, client::Client::Connect(server));
+  std::unique_ptr<TokenSource> tokens;
   if (!flags.tokens.empty()) {
-    if (absl::Status status = AddTokens(flags, *client, *request.mutable_capture()); !status.ok()) {
-      return ExplainUnavailable(status, server);
-    }
+    absl::StatusOr<std::unique_ptr<TokenSource>> opened = OpenTokens(flags, *client);
+    if (!opened.ok()) return ExplainUnavailable(opened.status(), server);
+    tokens = *std::move(opened);
+    RETURN_IF_ERROR(AddTokens(*tokens, *request.mutable_capture()));
   }
   grpc::ClientContext context;
   Interrupt::Listener listener(&interrupt, [&context] { context.TryCancel(); });
@@ -96,6 +97,7 @@ absl::Status Run(const PersistFlags& flags, const std::string& server, Interrupt
                                              " (hookline recordings ", flags.name, " --stop ends it)"));
   }
   if (!recording.name().empty()) std::fputs(RecordingText(recording).c_str(), stdout);
+  if (tokens != nullptr && absl::IsInvalidArgument(status)) return tokens->NamePlace(status);
   return ExplainUnavailable(status, server);
 }
 

@@ -10,6 +10,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "client/cli/names.h"
+#include "server/base/escape.h"
 
 namespace hookline::cli {
 namespace {
@@ -109,7 +110,7 @@ void Progress::Set(int64_t rows, int64_t bytes) {
 
 void Progress::Note(const std::string& text) {
   absl::MutexLock lock(&mutex_);
-  fputs(absl::StrCat(drawn_ && style_ == ProgressStyle::kBar ? "\r\x1b[K" : "", text, "\n").c_str(), stderr);
+  fputs(absl::StrCat(drawn_ && style_ == ProgressStyle::kBar ? "\r\x1b[K" : "", Escaped(text), "\n").c_str(), stderr);
 }
 
 absl::Duration Progress::elapsed() const { return absl::Now() - start_; }

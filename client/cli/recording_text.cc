@@ -7,6 +7,7 @@
 #include "absl/strings/strip.h"
 #include "client/cli/names.h"
 #include "client/cli/report.h"
+#include "server/base/escape.h"
 
 namespace hookline::cli {
 
@@ -17,15 +18,15 @@ std::string StateName(v1::RecordingState state) {
 }
 
 std::string RecordingText(const v1::Recording& recording) {
-  std::string text = absl::StrCat(recording.name(), ": ", StateName(recording.state()));
-  if (!recording.error().empty()) absl::StrAppend(&text, " (", recording.error(), ")");
+  std::string text = absl::StrCat(Escaped(recording.name()), ": ", StateName(recording.state()));
+  if (!recording.error().empty()) absl::StrAppend(&text, " (", Escaped(recording.error()), ")");
   absl::StrAppend(&text, ", ", WithCommas(recording.rows()), " rows of ", DtypeName(recording.dtype()), ", ",
                   ShortNumber(static_cast<double>(recording.bytes())), "B in ", Count(recording.shard_count(), "shard"),
                   "\n");
-  if (!recording.model().empty()) absl::StrAppend(&text, "model ", recording.model(), "\n");
-  if (!recording.fingerprint().empty()) absl::StrAppend(&text, "fingerprint ", recording.fingerprint(), "\n");
+  if (!recording.model().empty()) absl::StrAppend(&text, "model ", Escaped(recording.model()), "\n");
+  if (!recording.fingerprint().empty()) absl::StrAppend(&text, "fingerprint ", Escaped(recording.fingerprint()), "\n");
   if (recording.has_dataset()) {
-    absl::StrAppend(&text, "dataset ", recording.dataset().name(), ", sequences of ",
+    absl::StrAppend(&text, "dataset ", Escaped(recording.dataset().name()), ", sequences of ",
                     WithCommas(recording.dataset().sequence_length()), "\n");
   } else if (recording.token_sequences() > 0) {
     absl::StrAppend(&text, Count(recording.token_sequences(), "sequence"), " of the request's own\n");

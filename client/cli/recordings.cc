@@ -8,6 +8,7 @@
 #include "client/cli/report.h"
 #include "client/cpp/rpc_status.h"
 #include "hookline/v1/recording_service.grpc.pb.h"
+#include "server/base/escape.h"
 #include "server/base/status.h"
 
 namespace hookline::cli {
@@ -49,7 +50,8 @@ absl::Status Run(const RecordingsFlags& flags, v1::RecordingService::Stub& stub)
     v1::DeleteRecordingResponse response;
     RETURN_IF_ERROR(client::FromGrpc(stub.DeleteRecording(&context, request, &response)));
     std::fputs(
-        absl::StrCat(flags.name, " is removed; ", ShortNumber(static_cast<double>(response.bytes())), "B\n").c_str(),
+        absl::StrCat(Escaped(flags.name), " is removed; ", ShortNumber(static_cast<double>(response.bytes())), "B\n")
+            .c_str(),
         stdout);
     return absl::OkStatus();
   }

@@ -4,9 +4,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_join.h"
 #include "client/cli/names.h"
 #include "nlohmann/json.hpp"
+#include "server/base/escape.h"
 
 namespace hookline::cli {
 namespace {
@@ -19,16 +19,23 @@ std::string Totals(const CaptureResult& result, absl::Duration elapsed) {
                       ShortNumber(static_cast<double>(result.bytes)), "B, in ",
                       absl::StrFormat("%.2f", std::max(absl::ToDoubleSeconds(elapsed), 1e-3)),
                       " s; ended by: ", StopReasonName(result.summary.stop_reason()),
-                      result.started.model().empty() ? "" : absl::StrCat(". Model ", result.started.model()));
+                      result.started.model().empty() ? "" : absl::StrCat(". Model ", Escaped(result.started.model())));
 }
 
 std::string Lines(const std::vector<std::string>& lines) {
-  return lines.empty() ? "" : absl::StrJoin(lines, "\n") + "\n";
+  std::string text;
+  for (const std::string& line : lines) absl::StrAppend(&text, Escaped(line), "\n");
+  return text;
 }
 
 }  // namespace
 
-std::string Table(const std::vector<std::vector<std::string>>& rows) {
+std::string Table(const std::vector<std::vector<std::string>>& cells) {
+  // Names are a server's.
+  std::vector<std::vector<std::string>> rows = cells;
+  for (auto& row : rows) {
+    for (std::string& cell : row) cell = Escaped(cell);
+  }
   std::vector<size_t> widths;
   for (const auto& row : rows) {
     widths.resize(std::max(widths.size(), row.size()));
@@ -119,7 +126,7 @@ std::string CaptureJson(const CaptureResult& result, absl::Duration elapsed, con
                                          {"copy", timing.copy_seconds()},
                                          {"wire", timing.wire_seconds()}}},
                                        {"hook_points", std::move(hook_points)}};
-  return json.dump(2, ' ', /*ensure_ascii=*/false, nlohmann::json::error_handler_t::replace) + "\n";
+  return json.dump(2, ' ', /*ensure_ascii=*/true, nlohmann::json::error_handler_t::replace) + "\n";
 }
 
 }  // namespace hookline::cli

@@ -46,6 +46,9 @@ absl::Status RunTransfer(const TransferFlags& flags, const Transfer& transfer, c
   const std::string report =
       flags.json ? CaptureJson(*result, elapsed, paths) : transfer.table(*result, elapsed, paths);
   std::fputs(report.c_str(), stdout);
+  if (transfer.notes) {
+    for (const std::string& note : transfer.notes(*result)) std::fprintf(stderr, "hookline: %s\n", note.c_str());
+  }
   return absl::OkStatus();
 }
 

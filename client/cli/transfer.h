@@ -31,6 +31,8 @@ struct Transfer {
   std::function<void(const v1::CaptureStarted& started, Progress& progress)> on_started;
   // Runs once the files have their names. May be empty.
   std::function<absl::Status(const CaptureResult& result, const RowFiles& files)> on_finished;
+  // What to say, beside the report and also where that is left out, of a transfer that ended well. May be empty.
+  std::function<std::vector<std::string>(const CaptureResult& result)> notes;
   // CaptureTable or ReadTable.
   std::string (*table)(const CaptureResult& result, absl::Duration elapsed, const std::vector<std::string>& paths);
 };

@@ -8,6 +8,7 @@
 #include "client/cli/report.h"
 #include "client/cpp/rpc_status.h"
 #include "hookline/v1/recording_service.grpc.pb.h"
+#include "server/base/escape.h"
 #include "server/base/status.h"
 
 namespace hookline::cli {
@@ -46,14 +47,14 @@ absl::Status Run(const VerifyFlags& flags, const std::string& server, Interrupt&
   if (!status.ok()) return ExplainUnavailable(status, server);
   if (!response.done()) return absl::InternalError("the server ended without its findings");
   for (const v1::DamagedShard& shard : response.damaged()) {
-    std::fputs(absl::StrCat(shard.file(), ": ", shard.error(), "\n").c_str(), stdout);
+    std::fputs(absl::StrCat(Escaped(shard.file()), ": ", Escaped(shard.error()), "\n").c_str(), stdout);
   }
   if (response.damaged_size() > 0) {
     return absl::DataLossError(absl::StrCat(flags.name, ": ", response.damaged_size(), " of ",
                                             Count(recording.shard_count(), "shard"),
                                             " not as written; record it anew"));
   }
-  std::fputs(absl::StrCat(flags.name, ": ", Count(response.shards(), "shard"), ", ",
+  std::fputs(absl::StrCat(Escaped(flags.name), ": ", Count(response.shards(), "shard"), ", ",
                           ShortNumber(static_cast<double>(response.bytes())), "B, every byte as it was written\n")
                  .c_str(),
              stdout);

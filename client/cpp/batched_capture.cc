@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "client/cpp/client.h"
+#include "server/base/escape.h"
 
 namespace hookline::client {
 namespace {
@@ -20,9 +21,9 @@ absl::Status SameCapture(const v1::CaptureStarted& before, const v1::CaptureStar
   for (int i = 0; i < now.hook_points_size(); ++i) {
     const v1::HookPointGrant &a = before.hook_points(i), &b = now.hook_points(i);
     if (a.hook_point() != b.hook_point() || a.width() != b.width() || a.max_activations() != b.max_activations()) {
-      return differs(absl::StrCat("hook point: ", b.hook_point(), " with width ", b.width(), " and budget ",
-                                  b.max_activations(), " instead of ", a.hook_point(), " with ", a.width(), " and ",
-                                  a.max_activations()));
+      return differs(absl::StrCat("hook point: ", Escaped(b.hook_point()), " with width ", b.width(), " and budget ",
+                                  b.max_activations(), " instead of ", Escaped(a.hook_point()), " with ", a.width(),
+                                  " and ", a.max_activations()));
     }
   }
   return absl::OkStatus();
@@ -114,7 +115,7 @@ absl::Status BatchedCapture::TakeChunk(Chunk chunk) {
   int64_t& received = received_[chunk.hook_point_index()];
   if (header.first_row() != received) {
     return absl::InternalError(absl::StrCat("the server broke the protocol: row ", header.first_row(), " of ",
-                                            header.hook_point(), " came where row ", received, " was due"));
+                                            Escaped(header.hook_point()), " came where row ", received, " was due"));
   }
   received += header.rows();
   if (!header.resume_token().empty()) resume_token_ = header.resume_token();
@@ -230,7 +231,7 @@ absl::Status BatchedCapture::Submit(const BatchBuffers& batch) {
     const v1::HookPointGrant& grant = first_started_->hook_points(static_cast<int>(i));
     if (batch.data[i] == nullptr && grant.max_activations() > submitted_rows_) {
       return absl::InvalidArgumentError(
-          absl::StrCat("data[", i, "]: null, but rows of ", grant.hook_point(), " are still to come"));
+          absl::StrCat("data[", i, "]: null, but rows of ", Escaped(grant.hook_point()), " are still to come"));
     }
   }
   const int columns = (batch.sequence != nullptr) + (batch.position != nullptr) + (batch.token_id != nullptr);

@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "client/cpp/rpc_status.h"
 #include "grpcpp/impl/codegen/rpc_method.h"
+#include "server/base/escape.h"
 #include "server/base/status.h"
 
 namespace hookline::client {
@@ -40,11 +41,11 @@ absl::Status CaptureOrder::Check(CaptureEvent& event) {
     }
     for (const v1::HookPointGrant& grant : started->hook_points()) {
       if (grant.width() < 1 || grant.max_activations() < 0) {
-        return OutOfOrder(absl::StrCat("hook point ", grant.hook_point(), " has width ", grant.width(), " and budget ",
-                                       grant.max_activations()));
+        return OutOfOrder(absl::StrCat("hook point ", Escaped(grant.hook_point()), " has width ", grant.width(),
+                                       " and budget ", grant.max_activations()));
       }
       if (!index_.emplace(grant.hook_point(), static_cast<int>(index_.size())).second) {
-        return OutOfOrder(absl::StrCat("hook point ", grant.hook_point(), " is granted twice"));
+        return OutOfOrder(absl::StrCat("hook point ", Escaped(grant.hook_point()), " is granted twice"));
       }
     }
     next_row_.assign(index_.size(), -1);
@@ -60,11 +61,12 @@ absl::Status CaptureOrder::CheckChunk(Chunk& chunk) {
   if (!started_.has_value()) return OutOfOrder("a chunk came before `started`");
   const v1::ActivationChunk& header = chunk.header();
   auto found = index_.find(header.hook_point());
-  if (found == index_.end()) return OutOfOrder(absl::StrCat("chunk of unknown hook point ", header.hook_point()));
+  if (found == index_.end())
+    return OutOfOrder(absl::StrCat("chunk of unknown hook point ", Escaped(header.hook_point())));
   const v1::HookPointGrant& grant = started_->hook_points(found->second);
   auto wrong = [&header](absl::string_view what, int64_t got, int64_t wanted) {
     return OutOfOrder(
-        absl::StrCat("a chunk of ", header.hook_point(), " has ", what, " ", got, " instead of ", wanted));
+        absl::StrCat("a chunk of ", Escaped(header.hook_point()), " has ", what, " ", got, " instead of ", wanted));
   };
   if (header.rows() < 1) return wrong("rows", header.rows(), 1);
   if (header.width() != grant.width()) return wrong("width", header.width(), grant.width());
@@ -72,8 +74,8 @@ absl::Status CaptureOrder::CheckChunk(Chunk& chunk) {
   int64_t& next_row = next_row_[found->second];
   if (next_row >= 0 && header.first_row() != next_row) return wrong("first_row", header.first_row(), next_row);
   if (header.first_row() < 0 || header.first_row() > grant.max_activations() - header.rows()) {
-    return OutOfOrder(absl::StrCat("a chunk of ", header.hook_point(), " with rows ", header.first_row(), " to ",
-                                   header.first_row() + header.rows(), " exceeds the budget ",
+    return OutOfOrder(absl::StrCat("a chunk of ", Escaped(header.hook_point()), " with rows ", header.first_row(),
+                                   " to ", header.first_row() + header.rows(), " exceeds the budget ",
                                    grant.max_activations()));
   }
   const int64_t values = int64_t{header.rows()} * header.width();
@@ -162,8 +164,8 @@ absl::Status CaptureCall::TakeSharedData(Chunk& chunk) {
   const int64_t bytes = values > memory_bytes ? values : values * ValueBytes(header.dtype());
   const uint8_t* data = memory_ == nullptr ? nullptr : memory_->Hold(offset, bytes);
   if (data == nullptr) {
-    return OutOfOrder(absl::StrCat("a chunk of ", header.hook_point(), " has data_offset ", offset, " and ", values,
-                                   " values, in shared memory of ", memory_bytes, " bytes"));
+    return OutOfOrder(absl::StrCat("a chunk of ", Escaped(header.hook_point()), " has data_offset ", offset, " and ",
+                                   values, " values, in shared memory of ", memory_bytes, " bytes"));
   }
   std::shared_ptr<const void> hold(data, [memory = memory_, offset](const void*) { memory->Release(offset); });
   if (2 * memory_->held() <= memory_->pieces()) {

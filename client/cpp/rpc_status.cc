@@ -5,6 +5,7 @@
 #include "absl/strings/match.h"
 #include "google/protobuf/io/coded_stream.h"
 #include "google/protobuf/wire_format_lite.h"
+#include "server/base/escape.h"
 #include "server/base/status.h"
 
 namespace hookline::client {
@@ -50,8 +51,9 @@ std::string BadRequestField(absl::string_view details) {
 
 absl::Status FromGrpc(const grpc::Status& status) {
   if (status.ok()) return absl::OkStatus();
-  return WithField(absl::Status(static_cast<absl::StatusCode>(status.error_code()), status.error_message()),
-                   BadRequestField(status.error_details()));
+  // A server's bytes, which whoever shows the status need not think of.
+  return WithField(absl::Status(static_cast<absl::StatusCode>(status.error_code()), Escaped(status.error_message())),
+                   Escaped(BadRequestField(status.error_details())));
 }
 
 }  // namespace hookline::client

@@ -10,7 +10,8 @@
 
 namespace hookline::client {
 
-// Code and message as the server sent them. Where the details name a field, hookline::FieldOf gives its path.
+// The code as the server sent it, and its message as Escaped gives it. Where the details name a field,
+// hookline::FieldOf gives its path.
 absl::Status FromGrpc(const grpc::Status& status);
 
 // The first field that a google.rpc.BadRequest in `details` names; "" if there is none or `details` is malformed.

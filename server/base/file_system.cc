@@ -3,7 +3,6 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <sys/file.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
@@ -85,6 +84,51 @@ class PosixFile final : public WritableFile {
   const std::string path_;
 };
 
+class PosixReadableFile final : public ReadableFile {
+ public:
+  PosixReadableFile(int fd, std::string path) : fd_(fd), path_(std::move(path)) {}
+  ~PosixReadableFile() override { close(fd_); }
+
+  const std::string& path() const override { return path_; }
+
+  absl::StatusOr<FileFacts> Facts() const override {
+    struct stat facts;
+    if (fstat(fd_, &facts) != 0) return absl::DataLossError(absl::StrCat(path_, ": fstat: ", strerror(errno)));
+    return FileFacts{facts.st_size, absl::TimeFromTimespec(facts.st_mtim)};
+  }
+
+  absl::Status ReadAt(int64_t offset, absl::Span<uint8_t> out) const override {
+    while (!out.empty()) {
+      const ssize_t got = pread(fd_, out.data(), out.size(), offset);
+      if (got < 0 && errno == EINTR) continue;
+      if (got <= 0) {
+        return absl::DataLossError(absl::StrCat(path_, ": reading ", out.size(), " bytes at ", offset, ": ",
+                                                got == 0 ? "the file ends before" : strerror(errno)));
+      }
+      offset += got;
+      out.remove_prefix(got);
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  const int fd_;
+  const std::string path_;
+};
+
+// `directory` and `name` are openat's.
+absl::StatusOr<std::unique_ptr<ReadableFile>> OpenRegular(int directory, const char* name, int flags,
+                                                          const std::string& path) {
+  // O_NONBLOCK: opening a pipe that somebody left there must not wait for its writer.
+  const int fd = openat(directory, name, O_RDONLY | O_NONBLOCK | O_CLOEXEC | flags);
+  if (fd < 0) return ErrorOf(errno, path);
+  auto file = std::make_unique<PosixReadableFile>(fd, path);
+  struct stat facts;
+  if (fstat(fd, &facts) != 0) return ErrorOf(errno, path);
+  if (!S_ISREG(facts.st_mode)) return absl::FailedPreconditionError(absl::StrCat(path, ": not a regular file"));
+  return file;
+}
+
 class PosixDirectory final : public Directory {
  public:
   PosixDirectory(int fd, std::string path) : fd_(fd), path_(std::move(path)) {}
@@ -112,22 +156,9 @@ class PosixDirectory final : public Directory {
     return std::make_unique<PosixFile>(fd, PathOf(name));
   }
 
-  absl::StatusOr<FileView> Map(absl::string_view name) override {
+  absl::StatusOr<std::unique_ptr<ReadableFile>> OpenFile(absl::string_view name) override {
     RETURN_IF_ERROR(CheckFileName(name));
-    // O_NONBLOCK: opening a pipe that somebody left there must not wait for its writer.
-    const int fd = openat(fd_, std::string(name).c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-    if (fd < 0) return ErrorOf(errno, PathOf(name));
-    absl::Cleanup close_fd = [fd] { close(fd); };
-    struct stat facts;
-    if (fstat(fd, &facts) != 0) return ErrorOf(errno, PathOf(name));
-    if (!S_ISREG(facts.st_mode))
-      return absl::FailedPreconditionError(absl::StrCat(PathOf(name), ": not a regular file"));
-    if (facts.st_size == 0) return FileView{};
-    const size_t bytes = facts.st_size;
-    void* data = mmap(nullptr, bytes, PROT_READ, MAP_SHARED, fd, 0);
-    if (data == MAP_FAILED) return ErrorOf(errno, absl::StrCat(PathOf(name), ": mmap"));
-    return FileView{std::shared_ptr<const void>(data, [bytes](const void* p) { munmap(const_cast<void*>(p), bytes); }),
-                    {static_cast<const uint8_t*>(data), bytes}};
+    return OpenRegular(fd_, std::string(name).c_str(), O_NOFOLLOW, PathOf(name));
   }
 
   absl::Status Rename(absl::string_view from, absl::string_view to) override {
@@ -221,6 +252,21 @@ absl::StatusOr<std::unique_ptr<Directory>> OpenDirectory(const std::string& path
   const int fd = open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (fd < 0) return ErrorOf(errno, path);
   return std::make_unique<PosixDirectory>(fd, path);
+}
+
+absl::StatusOr<std::unique_ptr<ReadableFile>> OpenFile(const std::string& path) {
+  return OpenRegular(AT_FDCWD, path.c_str(), 0, path);
+}
+
+absl::StatusOr<std::string> ReadAll(const ReadableFile& file, int64_t max_bytes) {
+  ASSIGN_OR_RETURN(const FileFacts facts, file.Facts());
+  if (facts.bytes > max_bytes) {
+    return absl::DataLossError(
+        absl::StrCat(file.path(), ": ", facts.bytes, " bytes; at most ", max_bytes, " belong there"));
+  }
+  std::string bytes(facts.bytes, '\0');
+  RETURN_IF_ERROR(file.ReadAt(0, {reinterpret_cast<uint8_t*>(bytes.data()), bytes.size()}));
+  return bytes;
 }
 
 absl::Status CheckFileName(absl::string_view name) {

@@ -8,6 +8,9 @@
 //   RETURN_IF_ERROR(root->Rename("a.tmp", "a"));
 //   RETURN_IF_ERROR(root->Sync());    // only now "a" is sure to be there after a power loss
 //
+// Files are read by pread and never mapped: a file that somebody truncates, or a disk that fails, is an error of one
+// read, where a map would end the process with SIGBUS.
+//
 // Names are single path components; one with a slash, `.`, `..` or nothing is INVALID_ARGUMENT. No link is followed.
 // Errors name the path. What a disk that is full, read-only or over quota refuses is RESOURCE_EXHAUSTED; what is not
 // there, NOT_FOUND.
@@ -22,6 +25,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/time.h"
 #include "absl/types/span.h"
 
 namespace hookline {
@@ -38,11 +42,29 @@ class WritableFile {
   virtual absl::Status Sync() = 0;
 };
 
-// A file's contents for reading, as they were when it was mapped. `owner` keeps `bytes` alive, also when the file is
-// removed.
-struct FileView {
-  std::shared_ptr<const void> owner;
-  absl::Span<const uint8_t> bytes;
+// What tells whether a file was changed. Two writes within a tick of the kernel's clock (4 ms) may have equal times.
+struct FileFacts {
+  int64_t bytes = 0;
+  absl::Time modified;
+
+  bool operator==(const FileFacts& other) const { return bytes == other.bytes && modified == other.modified; }
+  bool operator!=(const FileFacts& other) const { return !(*this == other); }
+};
+
+// A regular file, open for reading. Thread-safe. It goes on meaning the same file when that is renamed or removed.
+class ReadableFile {
+ public:
+  virtual ~ReadableFile() = default;
+
+  // For messages only.
+  virtual const std::string& path() const = 0;
+
+  // As they are now. DATA_LOSS: the file system does not say.
+  virtual absl::StatusOr<FileFacts> Facts() const = 0;
+
+  // Fills `out` with the bytes from `offset` on. DATA_LOSS, naming the file and the place: it ends before, or the disk
+  // fails.
+  virtual absl::Status ReadAt(int64_t offset, absl::Span<uint8_t> out) const = 0;
 };
 
 struct DirectoryEntry {
@@ -70,8 +92,8 @@ class Directory {
   // A new file. ALREADY_EXISTS: something of that name is there.
   virtual absl::StatusOr<std::unique_ptr<WritableFile>> Create(absl::string_view name) = 0;
 
-  // The whole of a regular file. An empty one is an empty view.
-  virtual absl::StatusOr<FileView> Map(absl::string_view name) = 0;
+  // FAILED_PRECONDITION: not a regular file; a pipe is not waited for.
+  virtual absl::StatusOr<std::unique_ptr<ReadableFile>> OpenFile(absl::string_view name) = 0;
 
   // Inside this directory; replaces a file that is called `to`.
   virtual absl::Status Rename(absl::string_view from, absl::string_view to) = 0;
@@ -97,6 +119,13 @@ class Directory {
 // The directory at `path` on the machine's disk; links in `path` itself are followed, for the operator chose it.
 // NOT_FOUND, PERMISSION_DENIED or FAILED_PRECONDITION (not a directory).
 absl::StatusOr<std::unique_ptr<Directory>> OpenDirectory(const std::string& path);
+
+// The regular file at `path`; links are followed, for the operator chose it. NOT_FOUND, PERMISSION_DENIED or
+// FAILED_PRECONDITION (a directory, a pipe, a device), each naming `path`. Never waits for a pipe's writer.
+absl::StatusOr<std::unique_ptr<ReadableFile>> OpenFile(const std::string& path);
+
+// All bytes of a file of at most `max_bytes`; DATA_LOSS if it has more.
+absl::StatusOr<std::string> ReadAll(const ReadableFile& file, int64_t max_bytes);
 
 // Whether `name` can be one path component. For implementations.
 absl::Status CheckFileName(absl::string_view name);

@@ -63,11 +63,11 @@ absl::StatusOr<DatasetRange> ResolveDatasetRange(const DatasetSource& source, ab
   return range;
 }
 
-void DatasetRange::Read(int64_t sequence, std::vector<uint32_t>* ids) const {
+absl::Status DatasetRange::Read(int64_t sequence, int64_t vocabulary_size, std::vector<uint32_t>* ids) const {
   const size_t prepended = prepend_token_id.has_value() ? 1 : 0;
   ids->resize(prepended + sequence_length);
   if (prepended != 0) (*ids)[0] = *prepend_token_id;
-  dataset->ReadSequence(sequence, absl::MakeSpan(*ids).subspan(prepended));
+  return dataset->ReadSequence(sequence, vocabulary_size, absl::MakeSpan(*ids).subspan(prepended));
 }
 
 }  // namespace hookline

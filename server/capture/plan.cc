@@ -300,7 +300,7 @@ absl::StatusOr<CapturePlan> MakeCapturePlan(CaptureRequest request, const Model&
   // A resume needs no sequences where the first capture had taken them all.
   const bool needs_tokens = plan.dataset.dataset == nullptr && !plan.streams;
   if (needs_tokens && !(plan.resumes && plan.tokens.empty())) {
-    RETURN_IF_ERROR(CheckTokens(plan.tokens, "tokens", model.info(), limits));
+    RETURN_IF_ERROR(CheckTokens(plan.tokens, "tokens", /*first_sequence=*/0, model.info(), limits));
   }
   return plan;
 }

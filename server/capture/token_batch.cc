@@ -20,15 +20,16 @@ absl::Status CheckTokenCounts(int64_t sequences, int64_t tokens, absl::string_vi
   return absl::OkStatus();
 }
 
-absl::Status CheckTokens(const TokenBatch& tokens, absl::string_view field, const ModelInfo& info,
-                         const CaptureLimits& limits) {
+absl::Status CheckTokens(const TokenBatch& tokens, absl::string_view field, int64_t first_sequence,
+                         const ModelInfo& info, const CaptureLimits& limits) {
   if (tokens.empty()) {
     return InvalidField(absl::StrCat(field, ".sequences"), "is empty; send at least one sequence");
   }
   RETURN_IF_ERROR(CheckTokenCounts(tokens.sequences(), tokens.tokens(), field, limits.tokens));
   for (int64_t i = 0; i < tokens.sequences(); ++i) {
     const absl::Span<const uint32_t> ids = tokens[i];
-    const auto name = [&] { return absl::StrCat(field, ".sequences[", i, "].ids"); };
+    const int64_t index = first_sequence + i;
+    const auto name = [&] { return absl::StrCat(field, ".sequences[", index, "].ids"); };
     if (ids.empty()) return InvalidField(name(), "is empty; a sequence has at least one token");
     if (static_cast<int64_t>(ids.size()) > limits.max_sequence_length) {
       return InvalidField(name(),
@@ -39,7 +40,7 @@ absl::Status CheckTokens(const TokenBatch& tokens, absl::string_view field, cons
     for (size_t t = 0; t < ids.size(); ++t) {
       if (ids[t] >= vocabulary) {
         return InvalidField(absl::StrCat(name(), "[", t, "]"),
-                            absl::StrCat("token id ", ids[t], " in sequence ", i, " at position ", t,
+                            absl::StrCat("token id ", ids[t], " in sequence ", index, " at position ", t,
                                          " is not below the vocabulary's size ", vocabulary));
       }
     }

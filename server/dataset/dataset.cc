@@ -9,6 +9,8 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "server/base/checked_math.h"
+#include "server/base/escape.h"
 #include "server/base/status.h"
 #include "server/dataset/npy_header.h"
 
@@ -25,9 +27,28 @@ struct TokenType {
 constexpr TokenType kTokenTypes[] = {
     {TokenDtype::kUint8, "uint8", "|u1", 1}, {TokenDtype::kUint16, "uint16", "<u2", 2},
     {TokenDtype::kInt32, "int32", "<i4", 4}, {TokenDtype::kUint32, "uint32", "<u4", 4},
-    {TokenDtype::kInt64, "int64", "<i8", 8},
+    {TokenDtype::kInt64, "int64", "<i8", 8}, {TokenDtype::kUint64, "uint64", "<u8", 8},
 };
-constexpr absl::string_view kAcceptedTypes = "uint8, uint16, int32, uint32 or int64";
+constexpr absl::string_view kAcceptedTypes = "uint8, uint16, int32, uint32, int64 or uint64";
+
+// What files of other formats begin with, and what they are: as token ids they would be read as noise.
+constexpr struct {
+  absl::string_view start, what;
+} kOtherFormats[] = {
+    {absl::string_view("PK\x03\x04", 4), "a zip archive (.npz, .pt); save its array with numpy.save"},
+    {"PAR1", "a Parquet file; save its ids with numpy.save"},
+    {"ARROW1", "an Arrow file; save its ids with numpy.save"},
+    {"MMIDIDX", "the index of a Megatron dataset; name the .bin file beside it"},
+    {"LITPKDS", "a packed dataset of litgpt; save its ids with numpy.save"},
+};
+
+// The header that llm.c and its relatives write before the ids: 256 int32, the first three of them a magic number, a
+// version, and how many ids follow (llm.c, dev/data/data_common.py).
+constexpr int64_t kLlmcHeaderBytes = 1024;
+constexpr struct {
+  int32_t magic, version;
+  TokenDtype dtype;
+} kLlmcFormats[] = {{20240520, 1, TokenDtype::kUint16}, {20240801, 7, TokenDtype::kUint32}};
 
 const TokenType& TypeOf(TokenDtype dtype) {
   return *std::find_if(std::begin(kTokenTypes), std::end(kTokenTypes),
@@ -55,6 +76,8 @@ auto WithType(TokenDtype dtype, Body body) {
       return body(uint32_t{});
     case TokenDtype::kInt64:
       return body(int64_t{});
+    case TokenDtype::kUint64:
+      return body(uint64_t{});
   }
   return body(uint8_t{});
 }
@@ -66,32 +89,107 @@ T Load(const uint8_t* data, int64_t index) {
   return value;
 }
 
-// Tokens that are looked at together: each piece is in the cache when it is hashed, and files may exceed the memory.
+// Tokens that are read together: a piece stays in the processor's cache between being read, looked at and hashed.
 constexpr int64_t kPieceTokens = int64_t{1} << 16;
+constexpr uint64_t kLargestId = std::numeric_limits<uint32_t>::max();
+// The start of a file that tells its form: NumPy's header, or llm.c's, or enough ids to look at.
+constexpr int64_t kStartBytes = std::max<int64_t>(kMaxNpyHeaderEnd, int64_t{16} << 10);
 
-// The largest id, or an error naming the first that is no id. Adds all bytes to `hash`.
+// Where token `index` stands: in a row where the file has rows.
+std::string PlaceOf(int64_t index, int64_t row_length) {
+  if (row_length == 0) return absl::StrCat("token ", index);
+  return absl::StrCat("row ", index / row_length, ", column ", index % row_length, ": token ", index);
+}
+
+// The largest of `count` ids, or an error naming the first that is no id. `first` is the index of the first one.
 template <typename T>
-absl::StatusOr<uint32_t> LargestId(const uint8_t* data, int64_t count, XXH3_state_t* hash) {
-  int64_t smallest = 0;
-  int64_t largest = 0;
-  for (int64_t begin = 0; begin < count; begin += kPieceTokens) {
-    const int64_t end = std::min(count, begin + kPieceTokens);
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t id = Load<T>(data, i);
-      smallest = std::min(smallest, id);
-      largest = std::max(largest, id);
-    }
-    XXH3_64bits_update(hash, data + begin * static_cast<int64_t>(sizeof(T)),
-                       static_cast<size_t>(end - begin) * sizeof(T));
+absl::StatusOr<uint32_t> LargestId(const uint8_t* data, int64_t count, int64_t first, int64_t row_length) {
+  T smallest = 0;
+  T largest = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const T id = Load<T>(data, i);
+    smallest = std::min(smallest, id);
+    largest = std::max(largest, id);
   }
-  constexpr int64_t kLargest = std::numeric_limits<uint32_t>::max();
-  if (smallest >= 0 && largest <= kLargest) return static_cast<uint32_t>(largest);
+  // A negative one becomes a large unsigned one.
+  const auto is_id = [](T id) { return static_cast<uint64_t>(id) <= kLargestId; };
+  if (is_id(smallest) && is_id(largest)) return static_cast<uint32_t>(largest);
   for (int64_t i = 0;; ++i) {
-    const int64_t id = Load<T>(data, i);
-    if (id < 0 || id > kLargest) {
-      return absl::FailedPreconditionError(absl::StrCat("token ", i, " is ", id, ", not an id of 0 to ", kLargest));
+    const T id = Load<T>(data, i);
+    if (!is_id(id)) {
+      return absl::FailedPreconditionError(
+          absl::StrCat(PlaceOf(first + i, row_length), " is ", id, ", not an id of 0 to ", kLargestId));
     }
   }
+}
+
+// Refuses what is known to be something else than ids alone.
+absl::Status CheckFlat(absl::string_view text) {
+  for (const auto& format : kOtherFormats) {
+    if (absl::StartsWith(text, format.start)) {
+      return absl::FailedPreconditionError(absl::StrCat("is ", format.what));
+    }
+  }
+  return absl::OkStatus();
+}
+
+// Whether the ids look like ones of twice the width: every second one is 0. Of fewer ids that may be chance.
+template <typename T>
+bool LookWider(const uint8_t* data, int64_t count) {
+  constexpr int64_t kLookedAt = 1024;
+  if (count < kLookedAt) return false;
+  bool all_zero = true;
+  for (int64_t i = 0; i < kLookedAt; i += 2) {
+    if (Load<T>(data, i + 1) != 0) return false;
+    all_zero = all_zero && Load<T>(data, i) == 0;
+  }
+  return !all_zero;
+}
+
+// Bytes before the ids of a flat file of `file_bytes` bytes: those of llm.c's header, or none. An error names a header
+// that does not fit.
+absl::StatusOr<int64_t> FlatOffset(absl::Span<const uint8_t> start, int64_t file_bytes, TokenDtype declared) {
+  if (file_bytes < kLlmcHeaderBytes) return 0;
+  const auto field = [&](int64_t index) { return Load<int32_t>(start.data(), index); };
+  for (const auto& format : kLlmcFormats) {
+    if (field(0) != format.magic) continue;
+    if (field(1) != format.version) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("has llm.c's header of version ", field(1), "; version ", format.version, " is read"));
+    }
+    const int64_t held = file_bytes - kLlmcHeaderBytes;
+    const TokenType& type = TypeOf(format.dtype);
+    if (declared != format.dtype || held != field(2) * type.bytes) {
+      return absl::FailedPreconditionError(absl::StrCat("has llm.c's header, which says ", field(2), " tokens of ",
+                                                        type.name, "; ", held, " bytes follow it, and ",
+                                                        TypeOf(declared).name, " was declared"));
+    }
+    return kLlmcHeaderBytes;
+  }
+  return 0;
+}
+
+absl::string_view AsText(absl::Span<const uint8_t> bytes) {
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+
+// Refuses a file whose form and declared type do not go together, or which is of another format.
+absl::Status CheckForm(absl::string_view source, absl::string_view path, absl::Span<const uint8_t> start,
+                       const std::optional<TokenDtype>& declared) {
+  if (IsNpy(AsText(start))) {
+    if (!declared) return absl::OkStatus();
+    return absl::InvalidArgumentError(absl::StrCat(
+        source, ": the file has NumPy's header, which names its type; leave out ':", TokenDtypeName(*declared), "'"));
+  }
+  RETURN_IF_ERROR(CheckFlat(AsText(start)));
+  if (absl::EndsWith(path, ".npy")) {
+    return absl::FailedPreconditionError(
+        "not a .npy file: its first bytes are not \\x93NUMPY. Ids without a header, as dolma and OLMo write them under "
+        "this name, are read once renamed, as FILE.bin:TYPE, for example FILE.bin:uint16");
+  }
+  if (declared) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(source, ": expected FILE.npy, or FILE:TYPE with the type of its tokens, ", kAcceptedTypes));
 }
 
 }  // namespace
@@ -107,69 +205,103 @@ absl::StatusOr<std::unique_ptr<const Dataset>> Dataset::Open(std::string name, a
   }
   auto dataset = std::unique_ptr<Dataset>(new Dataset);
   dataset->name_ = std::move(name);
-  const bool npy = absl::EndsWith(path, ".npy");
-  if (npy && declared) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(source, ": a .npy file names its own type; leave out ':", TokenDtypeName(*declared), "'"));
+  ASSIGN_OR_RETURN(dataset->file_, OpenFile(std::string(path)));
+  ASSIGN_OR_RETURN(dataset->facts_, dataset->file_->Facts());
+  std::vector<uint8_t> start(std::min(dataset->facts_.bytes, kStartBytes));
+  RETURN_IF_ERROR(dataset->file_->ReadAt(0, absl::MakeSpan(start)));
+  absl::Status status = CheckForm(source, path, start, declared);
+  if (status.ok()) {
+    status = declared ? dataset->ReadFlatForm(*declared, start) : dataset->ReadNpyForm(start);
   }
-  if (!npy && !declared) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(source, ": expected FILE.npy, or FILE:TYPE with the type of its tokens, ", kAcceptedTypes));
+  if (status.ok() && dataset->tokens_ == 0) status = absl::FailedPreconditionError("holds no tokens");
+  if (status.ok()) status = dataset->ReadAllTokens();
+  if (absl::IsFailedPrecondition(status)) {
+    return absl::FailedPreconditionError(absl::StrCat(path, ": ", status.message()));
   }
-  ASSIGN_OR_RETURN(dataset->file_, MappedFile::Open(std::string(path)));
-  const absl::Span<const uint8_t> bytes = dataset->file_->bytes();
-  auto wrong = [&](absl::string_view what) { return absl::FailedPreconditionError(absl::StrCat(path, ": ", what)); };
+  RETURN_IF_ERROR(status);
+  RETURN_IF_ERROR(dataset->CheckUnchanged());
+  return dataset;
+}
 
-  int64_t data_offset = 0;
-  if (npy) {
-    auto header = ParseNpyHeader(bytes);
-    if (!header.ok()) return wrong(header.status().message());
-    const auto* type = std::find_if(std::begin(kTokenTypes), std::end(kTokenTypes),
-                                    [&](const TokenType& t) { return t.npy_descr == header->descr; });
-    if (type == std::end(kTokenTypes)) {
-      return wrong(absl::StrCat("type '", header->descr, "' is not ", kAcceptedTypes, ", little-endian"));
-    }
-    dataset->dtype_ = type->dtype;
-    data_offset = header->data_offset;
-    const std::vector<int64_t>& shape = header->shape;
-    if (shape.size() != 1 && shape.size() != 2) {
-      return wrong(absl::StrCat(shape.size(), " dimensions; expected 1 (a stream) or 2 (a sequence a row)"));
-    }
-    if (header->fortran_order && shape.size() == 2) return wrong("in Fortran order; save it in C order");
-    const int64_t held = (static_cast<int64_t>(bytes.size()) - data_offset) / type->bytes;
-    dataset->tokens_ = shape[0];
-    if (shape.size() == 2) {
-      dataset->row_length_ = shape[1];
-      if (shape[1] == 0 || shape[0] > held / shape[1]) return wrong("shorter than its shape says, or without columns");
-      dataset->tokens_ = shape[0] * shape[1];
-    }
-    if (dataset->tokens_ != held || (static_cast<int64_t>(bytes.size()) - data_offset) % type->bytes != 0) {
-      return wrong(absl::StrCat("holds ", bytes.size() - data_offset, " bytes of tokens, its shape says ",
-                                dataset->tokens_, " of ", type->bytes));
-    }
-  } else {
-    dataset->dtype_ = *declared;
-    const int64_t token_bytes = TypeOf(*declared).bytes;
-    if (static_cast<int64_t>(bytes.size()) % token_bytes != 0) {
-      return wrong(absl::StrCat(bytes.size(), " bytes are not a multiple of ", token_bytes, ", the size of ",
-                                TokenDtypeName(*declared)));
-    }
-    dataset->tokens_ = static_cast<int64_t>(bytes.size()) / token_bytes;
+absl::Status Dataset::ReadNpyForm(absl::Span<const uint8_t> start) {
+  const auto wrong = [](auto... what) { return absl::FailedPreconditionError(absl::StrCat(what...)); };
+  const int64_t file_bytes = facts_.bytes;
+  ASSIGN_OR_RETURN(const NpyHeader header, ParseNpyHeader(start));
+  const auto* type = std::find_if(std::begin(kTokenTypes), std::end(kTokenTypes),
+                                  [&](const TokenType& t) { return t.npy_descr == header.descr; });
+  if (type == std::end(kTokenTypes)) {
+    return wrong("type ", Quoted(header.descr), " is not ", kAcceptedTypes, ", little-endian");
   }
-  if (dataset->tokens_ == 0) return wrong("holds no tokens");
-  dataset->data_ = bytes.data() + data_offset;
+  dtype_ = type->dtype;
+  data_offset_ = header.data_offset;
+  const std::vector<int64_t>& shape = header.shape;
+  if (shape.size() != 1 && shape.size() != 2) {
+    return wrong(shape.size(), " dimensions; expected 1 (a stream) or 2 (a sequence a row)");
+  }
+  if (header.fortran_order && shape.size() == 2) return wrong("in Fortran order; save it in C order");
+  row_length_ = shape.size() == 2 ? shape[1] : 0;
+  if (shape.size() == 2 && row_length_ == 0) return wrong("rows without columns");
+  const CheckedInt64 tokens = CheckedInt64(shape[0]) * (shape.size() == 2 ? row_length_ : 1);
+  const std::optional<int64_t> end = (tokens * type->bytes + data_offset_).value();
+  if (!end.has_value()) return wrong("its shape says more tokens than any file holds");
+  tokens_ = *tokens.value();
+  if (*end != file_bytes) {
+    return wrong("holds ", file_bytes - data_offset_, " bytes of tokens, its shape says ", tokens_, " of ",
+                 type->bytes);
+  }
+  return absl::OkStatus();
+}
 
+absl::Status Dataset::ReadFlatForm(TokenDtype dtype, absl::Span<const uint8_t> start) {
+  dtype_ = dtype;
+  ASSIGN_OR_RETURN(data_offset_, FlatOffset(start, facts_.bytes, dtype));
+  const int64_t token_bytes = TypeOf(dtype).bytes;
+  const int64_t bytes = facts_.bytes - data_offset_;
+  if (bytes % token_bytes != 0) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(bytes, " bytes are not a multiple of ", token_bytes, ", the size of ", TokenDtypeName(dtype)));
+  }
+  tokens_ = bytes / token_bytes;
+  const absl::Span<const uint8_t> ids = start.subspan(static_cast<size_t>(data_offset_));
+  const int64_t looked_at = std::min<int64_t>(tokens_, static_cast<int64_t>(ids.size()) / token_bytes);
+  if (WithType(dtype, [&](auto type) { return LookWider<decltype(type)>(ids.data(), looked_at); })) {
+    return absl::FailedPreconditionError(absl::StrCat("every second ", TokenDtypeName(dtype),
+                                                      " is 0, as where the ids are of ", 16 * token_bytes,
+                                                      " bits; declare their type"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Dataset::ReadAllTokens() {
   const std::unique_ptr<XXH3_state_t, decltype(&XXH3_freeState)> hash(XXH3_createState(), &XXH3_freeState);
   XXH3_64bits_reset(hash.get());
-  const std::string form = absl::StrCat(TokenDtypeName(dataset->dtype_), " ", dataset->row_length_);
+  const std::string form = absl::StrCat(TokenDtypeName(dtype_), " ", row_length_);
   XXH3_64bits_update(hash.get(), form.data(), form.size());
-  auto largest = WithType(dataset->dtype_, [&](auto type) {
-    return LargestId<decltype(type)>(dataset->data_, dataset->tokens_, hash.get());
-  });
-  if (!largest.ok()) return wrong(largest.status().message());
-  dataset->largest_token_id_ = *largest;
-  dataset->fingerprint_ = absl::StrCat(absl::Hex(XXH3_64bits_digest(hash.get()), absl::kZeroPad16));
-  return dataset;
+  const int64_t token_bytes = TypeOf(dtype_).bytes;
+  std::vector<uint8_t> piece(std::min(tokens_, kPieceTokens) * token_bytes);
+  for (int64_t first = 0; first < tokens_; first += kPieceTokens) {
+    const int64_t count = std::min(tokens_ - first, kPieceTokens);
+    const absl::Span<uint8_t> bytes = absl::MakeSpan(piece).first(count * token_bytes);
+    RETURN_IF_ERROR(file_->ReadAt(data_offset_ + first * token_bytes, bytes));
+    ASSIGN_OR_RETURN(const uint32_t largest, WithType(dtype_, [&](auto type) {
+                       return LargestId<decltype(type)>(bytes.data(), count, first, row_length_);
+                     }));
+    largest_token_id_ = std::max(largest_token_id_, largest);
+    XXH3_64bits_update(hash.get(), bytes.data(), bytes.size());
+  }
+  fingerprint_ = absl::StrCat(absl::Hex(XXH3_64bits_digest(hash.get()), absl::kZeroPad16));
+  return absl::OkStatus();
+}
+
+absl::Status Dataset::CheckUnchanged() const {
+  ASSIGN_OR_RETURN(const FileFacts now, file_->Facts());
+  if (now == facts_) return absl::OkStatus();
+  const auto describe = [](const FileFacts& facts) {
+    return absl::StrCat(facts.bytes, " bytes of ", absl::FormatTime(facts.modified, absl::UTCTimeZone()));
+  };
+  return absl::DataLossError(absl::StrCat("dataset ", Quoted(name_), ": ", file_->path(),
+                                          " was changed while it was held: it has ", describe(now), " and had ",
+                                          describe(facts_), "; restart to read what it holds now"));
 }
 
 absl::StatusOr<Dataset::Cut> Dataset::CutInto(int64_t sequence_length) const {
@@ -188,11 +320,31 @@ absl::StatusOr<Dataset::Cut> Dataset::CutInto(int64_t sequence_length) const {
   return Cut{sequence_length, tokens_ / sequence_length};
 }
 
-void Dataset::ReadSequence(int64_t index, absl::Span<uint32_t> ids) const {
-  const int64_t first = index * static_cast<int64_t>(ids.size());
+absl::Status Dataset::ReadSequence(int64_t index, int64_t vocabulary_size, absl::Span<uint32_t> ids) const {
+  const auto count = static_cast<int64_t>(ids.size());
+  const int64_t first = index * count;
+  const int64_t token_bytes = TypeOf(dtype_).bytes;
+  std::vector<uint8_t> bytes(count * token_bytes);
+  absl::Status read = file_->ReadAt(data_offset_ + first * token_bytes, absl::MakeSpan(bytes));
+  // After the read, so that nothing which was written before it goes unnoticed; and first, because it says most.
+  RETURN_IF_ERROR(CheckUnchanged());
+  RETURN_IF_ERROR(read);
+  int64_t unknown = -1;
+  int64_t unknown_id = 0;
   WithType(dtype_, [&](auto type) {
-    for (size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<uint32_t>(Load<decltype(type)>(data_, first + i));
+    for (int64_t i = 0; i < count; ++i) {
+      const auto id = static_cast<int64_t>(Load<decltype(type)>(bytes.data(), i));
+      if ((id < 0 || id >= vocabulary_size) && unknown < 0) {
+        unknown = i;
+        unknown_id = id;
+      }
+      ids[i] = static_cast<uint32_t>(id);
+    }
   });
+  if (unknown < 0) return absl::OkStatus();
+  return absl::DataLossError(absl::StrCat("dataset ", Quoted(name_), ": ", file_->path(),
+                                          " was changed while it was held: token ", first + unknown, " is ", unknown_id,
+                                          " now, not an id below ", vocabulary_size, "; restart to read it anew"));
 }
 
 }  // namespace hookline

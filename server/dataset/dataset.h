@@ -1,12 +1,16 @@
-// A token dataset that the server holds: token ids in a file, memory-mapped.
+// A token dataset that the server holds: token ids in a file, which stays open and is read where it is needed.
 //
-//   auto dataset = Dataset::Open("pile", "pile.npy");
-//   ASSIGN_OR_RETURN(int64_t count, (*dataset)->SequenceCount(1024));
-//   (*dataset)->ReadSequence(0, absl::MakeSpan(ids));      // ids.size() == 1024
+//   ASSIGN_OR_RETURN(auto dataset, Dataset::Open("pile", "pile.npy"));
+//   ASSIGN_OR_RETURN(Dataset::Cut cut, dataset->CutInto(1024));
+//   RETURN_IF_ERROR(dataset->ReadSequence(0, vocabulary_size, absl::MakeSpan(ids)));   // ids.size() == 1024
 //
-// Files: `.npy` (NumPy's format 1.0 to 3.0, C order; 1-D: a stream of tokens, 2-D: one sequence a row) of uint8,
-// uint16, int32, uint32 or int64, little-endian; or flat `.bin`, a stream of one of these types, declared after the
-// path as in `tokens.bin:uint16`.
+// A file that is changed while it is held gives an error instead of ids; one that is replaced by renaming another over
+// it goes on giving what it held.
+//
+// Files: NumPy's format (1.0 to 3.0, C order; 1-D: a stream of tokens, 2-D: one sequence a row) of uint8, uint16,
+// int32, uint32, int64 or uint64, little-endian, told by how it begins; or flat files, a stream of one of these types,
+// declared after the path as in `tokens.bin:uint16`. Of flat files llm.c's header is skipped; what begins like a file
+// of another format, or is called .npy and is not, is refused.
 #ifndef HOOKLINE_SERVER_DATASET_DATASET_H_
 #define HOOKLINE_SERVER_DATASET_DATASET_H_
 
@@ -18,21 +22,22 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
-#include "server/base/mapped_file.h"
+#include "server/base/file_system.h"
 
 namespace hookline {
 
-enum class TokenDtype { kUint8, kUint16, kInt32, kUint32, kInt64 };
+enum class TokenDtype { kUint8, kUint16, kInt32, kUint32, kInt64, kUint64 };
 
-// `uint8`, `uint16`, `int32`, `uint32`, `int64`.
+// `uint8`, `uint16`, `int32`, `uint32`, `int64`, `uint64`.
 absl::string_view TokenDtypeName(TokenDtype dtype);
 
 // Immutable, so safe to share.
 class Dataset {
  public:
   // `source` is PATH or PATH:DTYPE. Reads every id once, to know the largest and the fingerprint. Errors: those of
-  // MappedFile::Open; FAILED_PRECONDITION for a file of another form, with a negative id or one that does not fit 32
-  // bits (the index is named); INVALID_ARGUMENT for a `.bin` without a type or a `.npy` with one.
+  // OpenFile, without waiting for the writer of a pipe; FAILED_PRECONDITION for a file of another form or without
+  // tokens, with a negative id or one that does not fit 32 bits (the place is named); DATA_LOSS for a file that changes
+  // meanwhile or cannot be read; INVALID_ARGUMENT for a flat file without a type or NumPy's with one.
   static absl::StatusOr<std::unique_ptr<const Dataset>> Open(std::string name, absl::string_view source);
 
   const std::string& name() const { return name_; }
@@ -53,15 +58,28 @@ class Dataset {
   };
   absl::StatusOr<Cut> CutInto(int64_t sequence_length) const;
 
-  // Copies sequence `index` of those that have `ids.size()` tokens. `index` must be below CutInto's count.
-  void ReadSequence(int64_t index, absl::Span<uint32_t> ids) const;
+  // Reads sequence `index` of those that have `ids.size()` tokens, from the disk if the system does not hold it in
+  // memory. `index` must be below CutInto's count. DATA_LOSS, naming the file: it is not what it was when it was opened
+  // (its size or time differs, or it holds an id that is not below `vocabulary_size`), or it cannot be read. `ids` is
+  // then of no meaning.
+  absl::Status ReadSequence(int64_t index, int64_t vocabulary_size, absl::Span<uint32_t> ids) const;
 
  private:
   Dataset() = default;
 
+  // Sets dtype_, row_length_, tokens_ and data_offset_ from the start of a file in NumPy's format.
+  absl::Status ReadNpyForm(absl::Span<const uint8_t> start);
+  // The same for a flat file of tokens of `dtype`.
+  absl::Status ReadFlatForm(TokenDtype dtype, absl::Span<const uint8_t> start);
+  // Sets largest_token_id_ and fingerprint_.
+  absl::Status ReadAllTokens();
+  // DATA_LOSS unless the file's size and time are those of its opening.
+  absl::Status CheckUnchanged() const;
+
   std::string name_;
-  std::shared_ptr<const MappedFile> file_;
-  const uint8_t* data_ = nullptr;  // into file_; not aligned where the file's header is odd
+  std::unique_ptr<const ReadableFile> file_;
+  FileFacts facts_;          // at its opening
+  int64_t data_offset_ = 0;  // of the first token
   TokenDtype dtype_ = TokenDtype::kUint16;
   int64_t tokens_ = 0;
   int64_t row_length_ = 0;

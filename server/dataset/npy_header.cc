@@ -6,6 +6,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "server/base/escape.h"
 #include "server/base/status.h"
 
 namespace hookline {
@@ -14,6 +15,7 @@ namespace {
 constexpr absl::string_view kMagic("\x93NUMPY", 6);
 // NumPy itself reads no longer header without being told to.
 constexpr uint32_t kMaxHeaderBytes = 10000;
+static_assert(kMaxNpyHeaderEnd == 12 + kMaxHeaderBytes);
 constexpr size_t kMaxDimensions = 32;  // NumPy's own limit
 
 absl::Status Malformed(absl::string_view what) {
@@ -31,7 +33,7 @@ class HeaderParser {
     if (!Consume('{')) return Malformed("no dictionary");
     while (!Consume('}')) {
       ASSIGN_OR_RETURN(std::string key, String());
-      if (!Consume(':')) return Malformed(absl::StrCat("no value for '", key, "'"));
+      if (!Consume(':')) return Malformed(absl::StrCat("no value for ", Quoted(key)));
       if (key == "descr" && !has_descr) {
         ASSIGN_OR_RETURN(header.descr, String());
         has_descr = true;
@@ -42,7 +44,7 @@ class HeaderParser {
         ASSIGN_OR_RETURN(header.shape, Tuple());
         has_shape = true;
       } else {
-        return Malformed(absl::StrCat("unexpected or repeated key '", key, "'"));
+        return Malformed(absl::StrCat("unexpected or repeated key ", Quoted(key)));
       }
       if (!Consume(',') && !Peek('}')) return Malformed("neither ',' nor '}' after a value");
     }
@@ -106,9 +108,11 @@ class HeaderParser {
 
 }  // namespace
 
+bool IsNpy(absl::string_view file) { return absl::StartsWith(file, kMagic); }
+
 absl::StatusOr<NpyHeader> ParseNpyHeader(absl::Span<const uint8_t> file) {
   const absl::string_view text(reinterpret_cast<const char*>(file.data()), file.size());
-  if (!absl::StartsWith(text, kMagic) || text.size() < 10) {
+  if (!IsNpy(text) || text.size() < 10) {
     return absl::FailedPreconditionError("not a .npy file: its first bytes are not \\x93NUMPY");
   }
   const int major = file[6];

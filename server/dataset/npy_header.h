@@ -7,9 +7,13 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 
 namespace hookline {
+
+// No header that is accepted ends later in its file.
+inline constexpr int64_t kMaxNpyHeaderEnd = 12 + 10000;
 
 struct NpyHeader {
   std::string descr;  // type string, e.g. "<u2"
@@ -18,7 +22,11 @@ struct NpyHeader {
   int64_t data_offset = 0;  // from the start of the file
 };
 
-// Reads the header at the start of `file`. FAILED_PRECONDITION says what is wrong; it does not name the file.
+// Whether a file begins as NumPy's do.
+bool IsNpy(absl::string_view file);
+
+// Reads the header at the start of `file`, of which the first kMaxNpyHeaderEnd bytes are enough. FAILED_PRECONDITION
+// says what is wrong; it does not name the file.
 absl::StatusOr<NpyHeader> ParseNpyHeader(absl::Span<const uint8_t> file);
 
 }  // namespace hookline

@@ -1,5 +1,6 @@
 #include "server/engine/engine.h"
 
+#include <atomic>
 #include <map>
 #include <set>
 #include <string>
@@ -27,13 +28,19 @@ std::string Names(const std::vector<T>& named) {
 class CaptureHandle final : public Capture {
  public:
   // Sequences that the client streams are checked against `info` and `limits`.
-  CaptureHandle(Scheduler* scheduler, Scheduler::Admitted admitted, const ModelInfo* info, const CaptureLimits& limits)
-      : scheduler_(scheduler), admitted_(std::move(admitted)), info_(info), limits_(limits) {}
+  CaptureHandle(Scheduler* scheduler, Scheduler::Admitted admitted, const ModelInfo* info, const CaptureLimits& limits,
+                int64_t first_sequence)
+      : scheduler_(scheduler),
+        admitted_(std::move(admitted)),
+        info_(info),
+        limits_(limits),
+        next_streamed_sequence_(first_sequence) {}
   ~CaptureHandle() override { Cancel(); }
 
   std::optional<CaptureEvent> Next() override { return admitted_.events->Next(); }
   absl::StatusOr<bool> AddSequences(TokenBatch batch) override {
-    if (absl::Status status = CheckTokens(batch, "tokens", *info_, limits_); !status.ok()) {
+    const int64_t first_sequence = next_streamed_sequence_.fetch_add(batch.sequences());
+    if (absl::Status status = CheckTokens(batch, "tokens", first_sequence, *info_, limits_); !status.ok()) {
       scheduler_->Failed(admitted_.id, status);
       return status;
     }
@@ -51,6 +58,7 @@ class CaptureHandle final : public Capture {
   const Scheduler::Admitted admitted_;
   const ModelInfo* const info_;
   const CaptureLimits limits_;
+  std::atomic<int64_t> next_streamed_sequence_;
 };
 
 // A model on its device, with the two threads that serve it.
@@ -188,9 +196,11 @@ CaptureEstimate EngineImpl::Estimate(const CapturePlan& plan) const {
 absl::StatusOr<std::shared_ptr<Capture>> EngineImpl::Start(CapturePlan plan, absl::string_view address,
                                                            CaptureCallbacks callbacks) {
   const Replica& replica = ReplicaOf(plan.model);
+  const int64_t first_sequence = plan.position.batch_sequence;
   ASSIGN_OR_RETURN(Scheduler::Admitted admitted,
                    scheduler_.Admit(replica.id, std::move(plan), address, std::move(callbacks)));
-  return std::make_shared<CaptureHandle>(&scheduler_, std::move(admitted), &replica.model->info(), replica.limits);
+  return std::make_shared<CaptureHandle>(&scheduler_, std::move(admitted), &replica.model->info(), replica.limits,
+                                         first_sequence);
 }
 
 EngineSnapshot EngineImpl::Snapshot() const {

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <map>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -19,12 +20,22 @@ void Executor::Run() {
 }
 
 void Executor::ReadDatasets(Batch* batch) {
+  std::map<FlowId, absl::Status> failed;
   for (BatchItem& item : batch->items) {
-    if (!item.sequence.ids.empty()) continue;
+    if (!item.sequence.ids.empty() || failed.count(item.flow) != 0) continue;
     // Every member of a flow has the same dataset.
     const auto member = std::find_if(batch->members.begin(), batch->members.end(),
                                      [&](const Batch::Member& m) { return m.flow == item.flow; });
-    member->recipient.plan->dataset.Read(item.sequence.index, &item.sequence.ids);
+    const DatasetRange& range = member->recipient.plan->dataset;
+    absl::Status read = range.Read(item.sequence.index, model_->info().vocabulary_size, &item.sequence.ids);
+    if (!read.ok()) failed[item.flow] = std::move(read);
+  }
+  if (failed.empty()) return;
+  const auto has_failed = [&](const BatchItem& item) { return failed.count(item.flow) != 0; };
+  batch->items.erase(std::remove_if(batch->items.begin(), batch->items.end(), has_failed), batch->items.end());
+  for (const Batch::Member& member : batch->members) {
+    const auto found = failed.find(member.flow);
+    if (found != failed.end()) scheduler_->Failed(member.recipient.capture, found->second);
   }
 }
 

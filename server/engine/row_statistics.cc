@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 namespace hookline {
 namespace {
@@ -136,7 +137,12 @@ void RowStatistics::Add(const RowStatistics& other) {
 
 void RowStatistics::Summarize(HookPointSummary* summary) const {
   summary->statistics_rows = rows_;
-  if (rows_ > 0) summary->mean_row_norm = norms_ / static_cast<double>(rows_);
+  if (rows_ > 0 && finite_values_ == 0) {
+    // A mean of 0 would look like one that was measured.
+    summary->mean_row_norm = summary->mean = summary->rms = std::numeric_limits<double>::quiet_NaN();
+  } else if (rows_ > 0) {
+    summary->mean_row_norm = norms_ / static_cast<double>(rows_);
+  }
   if (finite_values_ > 0) {
     summary->mean = sum_ / static_cast<double>(finite_values_);
     summary->rms = std::sqrt(squares_ / static_cast<double>(finite_values_));

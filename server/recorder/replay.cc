@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <functional>
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
@@ -136,27 +137,86 @@ absl::Status SizeGroups(const Manifest& manifest, const ReplayRequest& request, 
   return absl::OkStatus();
 }
 
-class Replay final : public Capture {
+// Messages of one replay that are in memory at the same time: one on its way to the client, one being read.
+constexpr int64_t kBuffers = 2;
+
+// Memory for messages, used again and again. Thread-safe.
+class Buffers : public std::enable_shared_from_this<Buffers> {
  public:
-  Replay(std::shared_ptr<const RecordingReader> recording, Plan plan, Place place, int64_t max_message_bytes)
+  Buffers(std::shared_ptr<void> reservation, int64_t bytes) : reservation_(std::move(reservation)), bytes_(bytes) {}
+
+  // None while all are out; then `on_return` runs once when one is back.
+  SlabRef Take(std::function<void()> on_return) {
+    std::unique_ptr<uint8_t[]> buffer;
+    {
+      absl::MutexLock lock(&mutex_);
+      if (out_ == kBuffers) {
+        on_return_ = std::move(on_return);
+        return SlabRef();
+      }
+      ++out_;
+      if (!free_.empty()) {
+        buffer = std::move(free_.back());
+        free_.pop_back();
+      }
+    }
+    if (buffer == nullptr) buffer.reset(new uint8_t[bytes_]);
+    uint8_t* data = buffer.release();
+    return SlabRef(data, bytes_, [self = shared_from_this(), data] { self->Return(data); });
+  }
+
+ private:
+  void Return(uint8_t* data) {
+    std::function<void()> on_return;
+    {
+      absl::MutexLock lock(&mutex_);
+      --out_;
+      free_.emplace_back(data);
+      on_return = std::exchange(on_return_, nullptr);
+    }
+    if (on_return) on_return();
+  }
+
+  const std::shared_ptr<void> reservation_;  // until the last buffer is back
+  const int64_t bytes_;
+  absl::Mutex mutex_;
+  int64_t out_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::vector<std::unique_ptr<uint8_t[]>> free_ ABSL_GUARDED_BY(mutex_);
+  std::function<void()> on_return_ ABSL_GUARDED_BY(mutex_);
+};
+
+class Replay final : public Capture, public std::enable_shared_from_this<Replay> {
+ public:
+  Replay(std::shared_ptr<const RecordingReader> recording, Plan plan, const Place& place, int64_t max_message_bytes,
+         std::shared_ptr<Buffers> buffers, ReplayHost host)
       : recording_(std::move(recording)),
         plan_(std::move(plan)),
         max_message_bytes_(max_message_bytes),
         begin_(MonotonicNow()),
-        place_(place) {}
+        buffers_(std::move(buffers)),
+        post_(std::move(host.post)),
+        place_(SkipToChunk(place)),
+        on_ready_(std::move(host.on_ready)) {}
 
   std::optional<CaptureEvent> Next() override {
     absl::MutexLock lock(&mutex_);
     if (ended_) return std::nullopt;
     if (!started_) {
       started_ = true;
+      ReadOn();
       return Started();
     }
-    SkipToNextChunk();
     if (place_.row >= plan_.most_rows) return End(absl::OkStatus());
-    absl::StatusOr<Chunk> chunk = NextChunk();
-    if (!chunk.ok()) return End(chunk.status());
-    return *std::move(chunk);
+    if (!read_.has_value()) {
+      waits_ = true;
+      return std::nullopt;
+    }
+    if (!read_->ok()) return End(read_->status());
+    Chunk chunk = *std::move(*read_);
+    read_.reset();
+    place_ = After(place_);
+    ReadOn();
+    return chunk;
   }
 
   absl::StatusOr<bool> AddSequences(TokenBatch /*batch*/) override {
@@ -164,8 +224,14 @@ class Replay final : public Capture {
   }
   void FinishSource() override {}
   void Cancel() override {
-    absl::MutexLock lock(&mutex_);
-    ended_ = true;
+    std::optional<absl::StatusOr<Chunk>> dropped;  // gives its buffer back, which may call us: not under the mutex
+    {
+      absl::MutexLock lock(&mutex_);
+      ended_ = true;
+      dropped.swap(read_);
+    }
+    absl::MutexLock lock(&callback_mutex_);
+    on_ready_ = nullptr;
   }
   void AddWireTime(absl::Duration duration) override {
     absl::MutexLock lock(&mutex_);
@@ -194,75 +260,6 @@ class Replay final : public Capture {
     return started;
   }
 
-  void SkipToNextChunk() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    const int32_t hook_points = static_cast<int32_t>(plan_.hook_points.size());
-    while (place_.row < plan_.most_rows) {
-      while (place_.hook_points < hook_points && plan_.hook_points[place_.hook_points].budget <= place_.row) {
-        ++place_.hook_points;
-      }
-      if (place_.hook_points < hook_points) return;
-      place_ = {std::min(place_.row + plan_.group_rows, plan_.most_rows), 0};
-      provenance_ = nullptr;
-    }
-  }
-
-  absl::StatusOr<Chunk> NextChunk() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    const Wanted& point = plan_.hook_points[place_.hook_points];
-    Chunk chunk;
-    chunk.hook_point = place_.hook_points;
-    chunk.first_row = place_.row;
-    chunk.rows = std::min(plan_.group_rows, point.budget - place_.row);
-    if (plan_.order.has_value()) {
-      ASSIGN_OR_RETURN(SlabSpan span, Gather(point, chunk.rows));
-      chunk.data.push_back(std::move(span));
-    } else {
-      ASSIGN_OR_RETURN(std::vector<RecordedRun> runs,
-                       recording_->Rows(point.index, plan_.first_row + place_.row, chunk.rows));
-      for (RecordedRun& run : runs) {
-        // Nobody writes to what a slab reference gives to read.
-        auto* data = const_cast<uint8_t*>(run.bytes.data());
-        const auto bytes = static_cast<int64_t>(run.bytes.size());
-        chunk.data.push_back({SlabRef(data, bytes, [owner = std::move(run.owner)] {}), 0, bytes});
-      }
-    }
-    if (plan_.provenance) {
-      if (provenance_ == nullptr) {
-        ASSIGN_OR_RETURN(provenance_, GroupProvenance());
-      }
-      chunk.provenance = provenance_;
-    }
-    ++place_.hook_points;
-    SkipToNextChunk();
-    chunk.resume_token = EncodeToken(plan_, place_);
-    return chunk;
-  }
-
-  int64_t RecordedRow(int64_t row) const {
-    return plan_.first_row + (plan_.order.has_value() ? (*plan_.order)[row] : row);
-  }
-
-  absl::StatusOr<SlabSpan> Gather(const Wanted& point, int64_t rows) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    const int64_t bytes = rows * point.row_bytes;
-    std::shared_ptr<uint8_t> copy(new uint8_t[bytes], std::default_delete<uint8_t[]>());
-    for (int64_t i = 0; i < rows; ++i) {
-      RETURN_IF_ERROR(recording_->CopyRow(point.index, RecordedRow(place_.row + i), copy.get() + i * point.row_bytes));
-    }
-    uint8_t* data = copy.get();
-    return SlabSpan{SlabRef(data, bytes, [owner = std::move(copy)] {}), 0, bytes};
-  }
-
-  absl::StatusOr<std::shared_ptr<const Provenance>> GroupProvenance() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    auto provenance = std::make_shared<Provenance>();
-    const int64_t rows = std::min(plan_.group_rows, plan_.most_rows - place_.row);
-    for (int64_t i = 0; i < rows; ++i) {
-      ASSIGN_OR_RETURN(const RecordingReader::Provenance row, recording_->ProvenanceOf(RecordedRow(place_.row + i)));
-      provenance->sequence.push_back(row.sequence);
-      provenance->position.push_back(row.position);
-      provenance->token_id.push_back(row.token_id);
-    }
-    return std::shared_ptr<const Provenance>(std::move(provenance));
-  }
-
   CaptureEnded End(absl::Status status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     ended_ = true;
     CaptureEnded ended;
@@ -279,22 +276,167 @@ class Replay final : public Capture {
     return ended;
   }
 
+  // `place`, or the first after it at which a chunk begins.
+  Place SkipToChunk(Place place) const {
+    const auto hook_points = static_cast<int32_t>(plan_.hook_points.size());
+    while (place.row < plan_.most_rows) {
+      while (place.hook_points < hook_points && plan_.hook_points[place.hook_points].budget <= place.row) {
+        ++place.hook_points;
+      }
+      if (place.hook_points < hook_points) break;
+      place = {std::min(place.row + plan_.group_rows, plan_.most_rows), 0};
+    }
+    return place;
+  }
+  Place After(const Place& place) const { return SkipToChunk({place.row, place.hook_points + 1}); }
+
+  // Has the chunk at place_ read.
+  void ReadOn() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (place_.row >= plan_.most_rows) return;
+    work_ = Work();
+    work_.place = place_;
+    PostStep();
+  }
+
+  void PostStep() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (!ended_) post_([self = shared_from_this()] { self->RunStep(); });
+  }
+
+  void PostNextStep() {
+    absl::MutexLock lock(&mutex_);
+    PostStep();
+  }
+
+  void RunStep() {
+    {
+      absl::MutexLock lock(&mutex_);
+      if (ended_) return;
+    }
+    const absl::StatusOr<bool> done = Step();
+    if (done.ok() && !*done) return;  // the next step may run already
+    bool waits;
+    {
+      absl::MutexLock lock(&mutex_);
+      if (ended_) return;
+      if (done.ok()) {
+        read_ = std::move(work_.chunk);
+      } else {
+        read_ = done.status();
+      }
+      waits = std::exchange(waits_, false);
+    }
+    if (!waits) return;
+    absl::MutexLock lock(&callback_mutex_);
+    if (on_ready_) on_ready_();
+  }
+
+  // Whether the chunk is read. If not, another step is posted, or will be when a buffer is back.
+  absl::StatusOr<bool> Step() {
+    if (!work_.has_begun) {
+      SlabRef buffer = buffers_->Take([weak = weak_from_this()] {
+        if (std::shared_ptr<Replay> self = weak.lock()) self->PostNextStep();
+      });
+      if (!buffer) return false;
+      BeginChunk(std::move(buffer));
+    }
+    for (std::optional<RowRead>* read : {&work_.provenance_read, &work_.values_read}) {
+      if (!read->has_value()) continue;
+      ASSIGN_OR_RETURN(const bool done, (*read)->Advance());
+      if (!done) {
+        PostNextStep();
+        return false;
+      }
+      if (read == &work_.provenance_read) KeepProvenance();
+      read->reset();
+    }
+    if (plan_.provenance) work_.chunk.provenance = provenance_;
+    return true;
+  }
+
+  void BeginChunk(SlabRef buffer) {
+    work_.has_begun = true;
+    const Place& place = work_.place;
+    const Wanted& point = plan_.hook_points[place.hook_points];
+    Chunk& chunk = work_.chunk;
+    chunk.hook_point = place.hook_points;
+    chunk.first_row = place.row;
+    chunk.rows = std::min(plan_.group_rows, point.budget - place.row);
+    chunk.resume_token = EncodeToken(plan_, After(place));
+    work_.values_read = RowRead::OfHookPoint(recording_, point.index, RangesOf(place.row, chunk.rows), buffer.data());
+    chunk.data.push_back({std::move(buffer), 0, chunk.rows * point.row_bytes});
+    if (!plan_.provenance || (provenance_ != nullptr && provenance_row_ == place.row)) return;
+    const int64_t rows = std::min(plan_.group_rows, plan_.most_rows - place.row);
+    work_.provenance = std::make_shared<Provenance>();
+    work_.provenance->sequence.resize(rows);
+    work_.provenance->position.resize(rows);
+    work_.token_ids.resize(rows);
+    work_.provenance_read = RowRead::OfProvenance(
+        recording_, RangesOf(place.row, rows),
+        {work_.provenance->sequence.data(), work_.token_ids.data(), work_.provenance->position.data()});
+  }
+
+  // The row group's, for its other chunks too.
+  void KeepProvenance() {
+    work_.provenance->token_id.assign(work_.token_ids.begin(), work_.token_ids.end());
+    provenance_ = std::move(work_.provenance);
+    provenance_row_ = work_.place.row;
+  }
+
+  // Where rows of the replay stand in the recording, in the recording's order.
+  std::vector<RowRange> RangesOf(int64_t first_row, int64_t rows) const {
+    if (!plan_.order.has_value()) return {{plan_.first_row + first_row, rows, 0}};
+    std::vector<RowRange> ranges;
+    ranges.reserve(rows);
+    for (int64_t i = 0; i < rows; ++i) ranges.push_back({plan_.first_row + (*plan_.order)[first_row + i], 1, i});
+    std::sort(ranges.begin(), ranges.end(),
+              [](const RowRange& a, const RowRange& b) { return a.first_row < b.first_row; });
+    return ranges;
+  }
+
   const std::shared_ptr<const RecordingReader> recording_;
   const Plan plan_;
   const int64_t max_message_bytes_;
   const absl::Time begin_;
+  const std::shared_ptr<Buffers> buffers_;
+  const std::function<void(std::function<void()>)> post_;
+
+  // The steps' alone, of which there is one at a time; set under the mutex where none is posted.
+  struct Work {
+    Place place;
+    bool has_begun = false;
+    Chunk chunk;
+    std::optional<RowRead> values_read;
+    std::shared_ptr<Provenance> provenance;
+    std::vector<int64_t> token_ids;  // as wide as shards hold them
+    std::optional<RowRead> provenance_read;
+  };
+  Work work_;
+  std::shared_ptr<const Provenance> provenance_;  // of the row group at provenance_row_
+  int64_t provenance_row_ = 0;
+
   absl::Mutex mutex_;
-  Place place_ ABSL_GUARDED_BY(mutex_);
-  std::shared_ptr<const Provenance> provenance_ ABSL_GUARDED_BY(mutex_);  // of the row group at place_
+  Place place_ ABSL_GUARDED_BY(mutex_);                                // before the next chunk
+  std::optional<absl::StatusOr<Chunk>> read_ ABSL_GUARDED_BY(mutex_);  // at place_
+  bool waits_ ABSL_GUARDED_BY(mutex_) = false;                         // Next returned none
   bool started_ ABSL_GUARDED_BY(mutex_) = false;
   bool ended_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Duration wire_time_ ABSL_GUARDED_BY(mutex_);
+  // Held while on_ready_ runs, so that Cancel waits for it.
+  absl::Mutex callback_mutex_;
+  std::function<void()> on_ready_ ABSL_GUARDED_BY(callback_mutex_);
 };
+
+// Of the largest chunk's values.
+int64_t BufferBytes(const Plan& plan) {
+  int64_t bytes = 1;
+  for (const Wanted& point : plan.hook_points) bytes = std::max(bytes, plan.group_rows * point.row_bytes);
+  return bytes;
+}
 
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<Capture>> StartReplay(std::shared_ptr<const RecordingReader> recording,
-                                                     const ReplayRequest& request) {
+                                                     const ReplayRequest& request, ReplayHost host) {
   const Manifest& manifest = recording->manifest();
   ASSIGN_OR_RETURN(const int64_t max_message_bytes, ResolveMessageBytes(request.max_message_bytes));
   if (request.first_row < 0 || request.first_row > manifest.rows()) {
@@ -320,7 +462,13 @@ absl::StatusOr<std::shared_ptr<Capture>> StartReplay(std::shared_ptr<const Recor
   if (!request.resume_token.empty()) {
     ASSIGN_OR_RETURN(place, DecodeToken(request.resume_token, plan));
   }
-  return std::make_shared<Replay>(std::move(recording), std::move(plan), place, max_message_bytes);
+  const int64_t buffer_bytes = BufferBytes(plan);
+  const int64_t provenance_bytes = plan.provenance ? plan.group_rows * 2 * kProvenanceRowBytes : 0;
+  ASSIGN_OR_RETURN(std::shared_ptr<void> reservation,
+                   recording->memory().Reserve(kBuffers * (buffer_bytes + provenance_bytes)));
+  auto buffers = std::make_shared<Buffers>(std::move(reservation), buffer_bytes);
+  return std::make_shared<Replay>(std::move(recording), std::move(plan), place, max_message_bytes, std::move(buffers),
+                                  std::move(host));
 }
 
 }  // namespace hookline

@@ -4,6 +4,7 @@
 #define HOOKLINE_SERVER_RECORDER_REPLAY_H_
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -31,11 +32,20 @@ struct ReplayRequest {
   std::string resume_token;
 };
 
-// The capture has an event at every Next until it has ended. In the recording's order its chunks lie in the recording's
-// memory map, which they keep alive; in shuffled order they are copies, one chunk at a time.
-// INVALID_ARGUMENT, naming the field, as the proto says.
+// What a replay needs of who runs it.
+struct ReplayHost {
+  // Runs an action soon on another thread, which may wait for the disk. The replay has one action there at a time, and
+  // none is long: a slice of a shard's check, or one message's rows.
+  std::function<void(std::function<void()>)> post;
+  // An event is there after Next returned none. Called from the threads of `post`; must not block.
+  std::function<void()> on_ready;
+};
+
+// The next message is read while the one before is on its way; a capture holds two. Shards are checked before their
+// rows are sent, see RowRead. INVALID_ARGUMENT, naming the field, as the proto says; RESOURCE_EXHAUSTED: others read
+// too much.
 absl::StatusOr<std::shared_ptr<Capture>> StartReplay(std::shared_ptr<const RecordingReader> recording,
-                                                     const ReplayRequest& request);
+                                                     const ReplayRequest& request, ReplayHost host);
 
 }  // namespace hookline
 

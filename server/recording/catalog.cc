@@ -2,12 +2,15 @@
 
 #include <algorithm>
 #include <initializer_list>
+#include <limits>
 #include <set>
 #include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "server/base/checked_math.h"
+#include "server/base/escape.h"
 #include "server/base/status.h"
 #include "server/recording/shard.h"
 #include "server/recording/shard_writer.h"
@@ -53,12 +56,12 @@ absl::Status CheckLastShard(Directory& directory, const Manifest& manifest) {
   RETURN_IF_ERROR(CheckLengths(directory, manifest));
   if (manifest.shards.empty()) return absl::OkStatus();
   const ShardInfo& last = manifest.shards.back();
-  ASSIGN_OR_RETURN(const FileView view, directory.Map(last.file));
-  const ShardLayout layout = LayOutShard(manifest, last.first_row, last.end_row());
-  if (layout.file_bytes != static_cast<int64_t>(view.bytes.size()) || ShardChecksum(layout, view.bytes) != last.xxh3) {
-    return absl::DataLossError(absl::StrCat(last.file, ": not as it was written"));
-  }
-  return absl::OkStatus();
+  ASSIGN_OR_RETURN(std::shared_ptr<const ReadableFile> file, directory.OpenFile(last.file));
+  ShardCheck check(std::move(file), manifest, last);
+  absl::StatusOr<bool> done = false;
+  while (done.ok() && !*done) done = check.Advance();
+  if (done.ok()) return absl::OkStatus();
+  return absl::DataLossError(absl::StrCat(last.file, ": not as it was written: ", done.status().message()));
 }
 
 absl::Status CheckHookPoints(const Manifest& manifest) {
@@ -75,16 +78,31 @@ absl::Status CheckHookPoints(const Manifest& manifest) {
 }
 
 int64_t ShardRows(const Manifest& manifest, int64_t shard_bytes) {
-  int64_t row_bytes = kProvenanceRowBytes;
+  int64_t row_bytes = kProvenanceRowBytes;  // widths and the number of hook points are bounded far below overflow
   for (const RecordedHookPoint& point : manifest.hook_points) row_bytes += point.width * DtypeBytes(manifest.dtype);
   return std::max<int64_t>(1, shard_bytes / row_bytes);
+}
+
+// What a recording takes on the disk beside its shards: its directory and its manifest, each in blocks of 4 KiB. The
+// manifest stands there twice while it is replaced.
+int64_t OverheadBytes(const Manifest& manifest) {
+  constexpr int64_t kBlockBytes = 4096;
+  const auto manifest_bytes = static_cast<int64_t>(FormatManifest(manifest).size());
+  return kBlockBytes + 2 * ((manifest_bytes + kBlockBytes - 1) / kBlockBytes * kBlockBytes);
+}
+
+absl::Status GoneError(absl::string_view name) {
+  return absl::DataLossError(absl::StrCat("recording ", name,
+                                          ": its directory is gone, removed by somebody else than this server; "
+                                          "DeleteRecording frees its name"));
 }
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Catalog>> Catalog::Open(std::unique_ptr<Directory> root, const CatalogOptions& options) {
-  if (options.quota_bytes < 0 || options.free_bytes < 0 || options.shard_bytes <= 0) {
-    return absl::InvalidArgumentError("recordings: quota and free bytes are 0 or more, shards have at least one byte");
+  if (options.quota_bytes < 0 || options.free_bytes < 0 || options.shard_bytes <= 0 || options.read_bytes < 0) {
+    return absl::InvalidArgumentError(
+        "recordings: quota, free and read bytes are 0 or more, shards have at least one byte");
   }
   RETURN_IF_ERROR(root->Lock());
   std::unique_ptr<Catalog> catalog(new Catalog(std::move(root), options));
@@ -98,7 +116,7 @@ absl::Status Catalog::Sweep() {
     if (entry.kind == DirectoryEntry::Kind::kDirectory && CheckRecordingName(entry.name).ok()) {
       SweepRecording(entry.name);
     } else {
-      notes_.push_back(absl::StrCat(root_->path(), "/", entry.name, ": not a recording; left alone"));
+      notes_.push_back(absl::StrCat(root_->path(), ": ", Quoted(entry.name), " is not a recording; left alone"));
     }
   }
   return absl::OkStatus();
@@ -121,9 +139,10 @@ void Catalog::SweepRecording(const std::string& name) {
   if (manifest.ok() && manifest->name != name) {
     manifest = absl::DataLossError(absl::StrCat(kManifestFile, ": name: not ", name));
   }
+  Entry& entry = entries_[name];
   if (!manifest.ok()) {
     note(manifest.status().message());
-    entries_[name].damage = absl::DataLossError(manifest.status().message());
+    entry.damage = absl::DataLossError(manifest.status().message());
     return;
   }
   RemoveLeftovers(**directory, {&*manifest});
@@ -132,15 +151,21 @@ void Catalog::SweepRecording(const std::string& name) {
   if (absl::Status lengths = CheckLengths(**directory, *manifest); !lengths.ok()) {
     note(lengths.message());
     manifest->state = RecordingState::kFailed;
-    manifest->error = std::string(lengths.message());
+    manifest->error = Escaped(lengths.message());
   }
   if (manifest->state != was) {
     manifest->update_time = absl::Now();
     // A disk that is read-only keeps the old state, which the next sweep understands as well.
     if (absl::Status written = WriteManifest(**directory, *manifest); !written.ok()) note(written.message());
   }
-  used_bytes_ += manifest->bytes();
-  entries_[name].manifest = std::make_shared<const Manifest>(*std::move(manifest));
+  SetManifest(entry, *std::move(manifest));
+}
+
+void Catalog::SetManifest(Entry& entry, Manifest manifest) {
+  entry.used_bytes = manifest.bytes() + OverheadBytes(manifest);
+  if (entry.files == nullptr) entry.files = std::make_shared<RecordingFiles>(open_files_);
+  entry.manifest = std::make_shared<const Manifest>(std::move(manifest));
+  entry.files->SetManifest(entry.manifest);
 }
 
 absl::StatusOr<std::unique_ptr<RecordingWriter>> Catalog::Create(Manifest manifest) {
@@ -159,12 +184,15 @@ absl::StatusOr<std::unique_ptr<RecordingWriter>> Catalog::Create(Manifest manife
   {
     absl::MutexLock lock(&mutex_);
     const auto [entry, is_new] = entries_.try_emplace(manifest.name);
+    if (!is_new && entry->second.is_being_removed) {
+      return absl::AbortedError(absl::StrCat("recording ", manifest.name, " is just being removed; ask again"));
+    }
     if (!is_new) return exists();
     entry->second.is_busy = true;
-    entry->second.manifest = std::make_shared<const Manifest>(manifest);
+    SetManifest(entry->second, manifest);
   }
   auto directory = [&]() -> absl::StatusOr<std::unique_ptr<Directory>> {
-    RETURN_IF_ERROR(Charge(manifest.name, 0));
+    RETURN_IF_ERROR(Charge(manifest.name, 0));  // what it takes without rows is counted already
     RETURN_IF_ERROR(root_->MakeDirectory(manifest.name));
     RETURN_IF_ERROR(root_->Sync());
     ASSIGN_OR_RETURN(std::unique_ptr<Directory> made, root_->OpenDirectory(manifest.name));
@@ -202,7 +230,7 @@ absl::StatusOr<std::unique_ptr<RecordingWriter>> Catalog::Continue(absl::string_
   }
   auto directory = [&]() -> absl::StatusOr<std::unique_ptr<Directory>> {
     RETURN_IF_ERROR(Charge(std::string(name), 0));
-    ASSIGN_OR_RETURN(std::unique_ptr<Directory> opened, root_->OpenDirectory(name));
+    ASSIGN_OR_RETURN(std::unique_ptr<Directory> opened, OpenRecording(name));
     RETURN_IF_ERROR(CheckLastShard(*opened, manifest));
     manifest.state = RecordingState::kRunning;
     manifest.error.clear();
@@ -211,17 +239,19 @@ absl::StatusOr<std::unique_ptr<RecordingWriter>> Catalog::Continue(absl::string_
     }
     manifest.update_time = absl::Now();
     RETURN_IF_ERROR(WriteManifest(*opened, manifest));
+    {
+      // Before files are removed, so that their readers have them.
+      absl::MutexLock lock(&mutex_);
+      SetManifest(entries_.find(name)->second, manifest);
+    }
     RemoveLeftovers(*opened, {&manifest});
     return opened;
   }();
-  absl::MutexLock lock(&mutex_);
-  Entry& entry = entries_.find(name)->second;
   if (!directory.ok()) {
-    entry.is_busy = false;
+    absl::MutexLock lock(&mutex_);
+    entries_.find(name)->second.is_busy = false;
     return directory.status();
   }
-  used_bytes_ += manifest.bytes() - entry.manifest->bytes();
-  entry.manifest = std::make_shared<const Manifest>(manifest);
   return MakeWriter(*std::move(directory), std::move(manifest));
 }
 
@@ -234,9 +264,10 @@ absl::StatusOr<Manifest> Catalog::CutBack(Directory& directory, const Manifest& 
   if (cut.rows() <= resume.row) return cut;
   const ShardInfo last = cut.shards.back();
   const int64_t rows = resume.row - last.first_row;
-  ASSIGN_OR_RETURN(const FileView view, directory.Map(last.file));
+  ASSIGN_OR_RETURN(const std::unique_ptr<ReadableFile> file, directory.OpenFile(last.file));
   ASSIGN_OR_RETURN(std::unique_ptr<ShardWriter> writer, ShardWriter::Create(directory, manifest, last.first_row));
-  RETURN_IF_ERROR(CopyRows(LayOutShard(manifest, last.first_row, last.end_row()), view.bytes, rows, *writer));
+  ASSIGN_OR_RETURN(const ShardLayout layout, LayOutShard(manifest, last.first_row, last.end_row()));
+  RETURN_IF_ERROR(CopyRows(layout, *file, rows, *writer));
   ASSIGN_OR_RETURN(cut.shards.back(), writer->Finish(manifest, rows));
   return cut;
 }
@@ -250,9 +281,8 @@ std::unique_ptr<RecordingWriter> Catalog::MakeWriter(std::unique_ptr<Directory> 
     Entry& entry = entries_.find(name)->second;
     // What was charged for a shard is counted by the manifest once it is finished.
     const int64_t finished = now.bytes() - entry.manifest->bytes();
-    used_bytes_ += finished;
     entry.charged_bytes = is_busy ? std::max<int64_t>(0, entry.charged_bytes - finished) : 0;
-    entry.manifest = std::make_shared<const Manifest>(now);
+    SetManifest(entry, now);
     entry.is_busy = is_busy;
   };
   host.publish = [set](const Manifest& now) { set(now, true); };
@@ -277,7 +307,7 @@ std::unique_ptr<RecordingWriter> Catalog::MakeWriter(std::unique_ptr<Directory> 
 absl::Status Catalog::Charge(const std::string& name, int64_t bytes) {
   absl::MutexLock lock(&mutex_);
   const int64_t used = UsedBytes();
-  if (options_.quota_bytes > 0 && used + bytes > options_.quota_bytes) {
+  if (options_.quota_bytes > 0 && (used > options_.quota_bytes || bytes > options_.quota_bytes - used)) {
     return absl::ResourceExhaustedError(absl::StrCat("recordings take ", used, " bytes and would need ", bytes,
                                                      " more; the quota is ", options_.quota_bytes,
                                                      " (--recordings-quota-bytes)"));
@@ -292,10 +322,11 @@ absl::Status Catalog::Charge(const std::string& name, int64_t bytes) {
   return absl::OkStatus();
 }
 
+// A manifest may say more than there is, so sums stay at the end of the range rather than begin anew.
 int64_t Catalog::UsedBytes() const {
-  int64_t used = used_bytes_;
-  for (const auto& [name, entry] : entries_) used += entry.charged_bytes;
-  return used;
+  CheckedInt64 used = 0;
+  for (const auto& [name, entry] : entries_) used += CheckedInt64(entry.used_bytes) + entry.charged_bytes;
+  return used.value().value_or(std::numeric_limits<int64_t>::max());
 }
 
 int64_t Catalog::used_bytes() const {
@@ -306,7 +337,9 @@ int64_t Catalog::used_bytes() const {
 absl::StatusOr<Catalog::Entry*> Catalog::Find(absl::string_view name) {
   RETURN_IF_ERROR(CheckRecordingName(name));
   const auto found = entries_.find(name);
-  if (found == entries_.end()) return absl::NotFoundError(absl::StrCat("no recording is called ", name));
+  if (found == entries_.end() || found->second.is_being_removed) {
+    return absl::NotFoundError(absl::StrCat("no recording is called ", name));
+  }
   return &found->second;
 }
 
@@ -322,54 +355,65 @@ std::vector<std::shared_ptr<const Manifest>> Catalog::List(absl::string_view aft
   std::vector<std::shared_ptr<const Manifest>> manifests;
   for (auto it = entries_.upper_bound(after); it != entries_.end(); ++it) {
     if (static_cast<int64_t>(manifests.size()) == count) break;
-    if (it->second.manifest != nullptr) manifests.push_back(it->second.manifest);
+    if (it->second.manifest != nullptr && !it->second.is_being_removed) manifests.push_back(it->second.manifest);
   }
   return manifests;
 }
 
 absl::StatusOr<std::shared_ptr<const RecordingReader>> Catalog::OpenReader(absl::string_view name) const {
-  // Between the manifest and the maps a writer may replace the last shard by a longer one; then there is a newer
-  // manifest.
-  constexpr int kTries = 3;
-  absl::Status status;
-  for (int i = 0; i < kTries; ++i) {
-    ASSIGN_OR_RETURN(const std::shared_ptr<const Manifest> manifest, Get(name));
-    ASSIGN_OR_RETURN(std::unique_ptr<Directory> directory, root_->OpenDirectory(name));
-    auto reader = RecordingReader::Open(std::move(directory), *manifest);
-    if (!absl::IsNotFound(reader.status())) return reader;
-    status = absl::DataLossError(reader.status().message());
-  }
-  return status;
+  absl::MutexLock lock(&mutex_);
+  ASSIGN_OR_RETURN(const Entry* entry, const_cast<Catalog*>(this)->Find(name));
+  if (entry->manifest == nullptr) return entry->damage;
+  // With the mutex held, so that whoever removes files from now on finds that they are read.
+  ASSIGN_OR_RETURN(std::shared_ptr<RecordingFiles::Lease> lease,
+                   entry->files->Read([&] { return OpenRecording(name); }));
+  return std::make_shared<const RecordingReader>(entry->files, std::move(lease), entry->manifest, read_memory_);
+}
+
+absl::StatusOr<std::unique_ptr<Directory>> Catalog::OpenRecording(absl::string_view name) const {
+  auto directory = root_->OpenDirectory(name);
+  return absl::IsNotFound(directory.status()) ? GoneError(name) : std::move(directory);
+}
+
+absl::Status Catalog::RemoveFiles(absl::string_view name) {
+  auto directory = root_->OpenDirectory(name);
+  // Somebody was faster.
+  if (absl::IsNotFound(directory.status())) return absl::OkStatus();
+  RETURN_IF_ERROR(directory.status());
+  // First the manifest: without it the rest is leftovers, whenever this is cut off.
+  absl::Status removed = (*directory)->Remove(kManifestFile);
+  if (!absl::IsNotFound(removed)) RETURN_IF_ERROR(removed);
+  RETURN_IF_ERROR((*directory)->Sync());
+  RemoveLeftovers(**directory, {});
+  directory->reset();
+  removed = root_->RemoveDirectory(name);
+  if (!absl::IsNotFound(removed)) RETURN_IF_ERROR(removed);
+  return root_->Sync();
 }
 
 absl::StatusOr<int64_t> Catalog::Delete(absl::string_view name) {
+  std::shared_ptr<RecordingFiles> files;
   {
     absl::MutexLock lock(&mutex_);
     ASSIGN_OR_RETURN(Entry * entry, Find(name));
     if (entry->is_busy) {
       return absl::FailedPreconditionError(absl::StrCat("recording ", name, " is being written; stop it first"));
     }
-    entry->is_busy = true;
+    entry->is_busy = entry->is_being_removed = true;
+    files = entry->files;
   }
-  const absl::Status removed = [&]() -> absl::Status {
-    ASSIGN_OR_RETURN(std::unique_ptr<Directory> directory, root_->OpenDirectory(name));
-    // First the manifest: without it the rest is leftovers, whenever this is cut off.
-    RETURN_IF_ERROR(directory->Remove(kManifestFile));
-    RETURN_IF_ERROR(directory->Sync());
-    RemoveLeftovers(*directory, {});
-    directory.reset();
-    RETURN_IF_ERROR(root_->RemoveDirectory(name));
-    return root_->Sync();
-  }();
+  // Before the files are removed, so that their readers have them.
+  if (files != nullptr) files->SetManifest(nullptr);
+  const absl::Status removed = RemoveFiles(name);
   absl::MutexLock lock(&mutex_);
   const auto found = entries_.find(name);
   Entry& entry = found->second;
-  if (!removed.ok() && !absl::IsFailedPrecondition(removed) && !absl::IsNotFound(removed)) {
-    entry.is_busy = false;
+  if (!removed.ok() && !absl::IsFailedPrecondition(removed)) {
+    entry.is_busy = entry.is_being_removed = false;
+    if (files != nullptr) files->SetManifest(entry.manifest);
     return removed;
   }
   const int64_t bytes = entry.manifest == nullptr ? 0 : entry.manifest->bytes();
-  used_bytes_ -= bytes;
   entries_.erase(found);
   if (!removed.ok()) return removed;
   return bytes;

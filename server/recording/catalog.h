@@ -21,14 +21,16 @@
 #include "server/base/file_system.h"
 #include "server/recording/manifest.h"
 #include "server/recording/reader.h"
+#include "server/recording/shard_files.h"
 #include "server/recording/writer.h"
 
 namespace hookline {
 
 struct CatalogOptions {
-  int64_t quota_bytes = 0;                   // of all shards together; 0: none
+  int64_t quota_bytes = 0;                   // of all files together; 0: none
   int64_t free_bytes = int64_t{1} << 30;     // what recordings leave free on the file system
   int64_t shard_bytes = int64_t{256} << 20;  // about; a shard has at least one row
+  int64_t read_bytes = int64_t{512} << 20;   // of memory, for the messages of all reads together
 };
 
 // Where a recording is cut back to, to be continued from there.
@@ -53,41 +55,49 @@ class Catalog {
 
   // A new recording. Of `manifest` the caller fills what a request says: name, model, fingerprint, request_digest,
   // deterministic, dtype, hook_points, source, selection and resume_token (of the capture's beginning).
-  // INVALID_ARGUMENT: the name; a hook point's name that FORMAT.md keeps for itself. ALREADY_EXISTS.
-  // RESOURCE_EXHAUSTED: disk or quota.
+  // INVALID_ARGUMENT: the name; a hook point's name that FORMAT.md keeps for itself. ALREADY_EXISTS; ABORTED: one of
+  // that name is just being removed. RESOURCE_EXHAUSTED: disk or quota.
   absl::StatusOr<std::unique_ptr<RecordingWriter>> Create(Manifest manifest);
 
   // Goes on with a recording that nobody writes, after its last row or, cut back first, after `resume`.
-  // NOT_FOUND; FAILED_PRECONDITION: it is being written, or it has fewer rows than `resume`; DATA_LOSS: its last shard
-  // is not as it was written; RESOURCE_EXHAUSTED.
+  // NOT_FOUND; FAILED_PRECONDITION: it is being written or removed, or it has fewer rows than `resume`; DATA_LOSS: its
+  // last shard is not as it was written, or its directory is gone; RESOURCE_EXHAUSTED.
   absl::StatusOr<std::unique_ptr<RecordingWriter>> Continue(absl::string_view name,
                                                             std::optional<ResumePoint> resume = std::nullopt);
 
-  // INVALID_ARGUMENT: not a name; NOT_FOUND; DATA_LOSS: its manifest cannot be read.
+  // INVALID_ARGUMENT: not a name; NOT_FOUND, also while it is being removed; DATA_LOSS: its manifest cannot be read.
   absl::StatusOr<std::shared_ptr<const Manifest>> Get(absl::string_view name) const;
 
   // Up to `count` manifests in order of name, of names after `after`. Those that cannot be read are left out.
   std::vector<std::shared_ptr<const Manifest>> List(absl::string_view after, int64_t count) const;
 
-  // Reads what is finished now. Errors as Get.
+  // Reads what is finished now. Errors as Get; DATA_LOSS also where somebody removed its directory.
   absl::StatusOr<std::shared_ptr<const RecordingReader>> OpenReader(absl::string_view name) const;
 
-  // Removes a recording, and answers the bytes that this frees. FAILED_PRECONDITION: it is being written, or its
-  // directory holds something that is not ours, which then is all that remains.
+  // Removes a recording, and answers the bytes of its shards; one whose directory somebody else removed, too.
+  // FAILED_PRECONDITION: it is being written, or its directory holds something that is not ours, which then is all that
+  // remains.
   absl::StatusOr<int64_t> Delete(absl::string_view name);
 
-  // Bytes of all shards, those being written included.
+  // Bytes of all files, those being written included: every recording takes some, also one without rows.
   int64_t used_bytes() const;
 
  private:
   struct Entry {
     std::shared_ptr<const Manifest> manifest;  // null: damage says why
     absl::Status damage;
-    bool is_busy = false;       // has a writer, or is being removed
-    int64_t charged_bytes = 0;  // by its writer, beyond what the manifest names
+    std::shared_ptr<RecordingFiles> files;
+    bool is_busy = false;           // has a writer, or is being removed
+    bool is_being_removed = false;  // as if it was gone, for all but a new one of that name
+    int64_t used_bytes = 0;         // of the manifest, its directory, and the shards that it names
+    int64_t charged_bytes = 0;      // by its writer, beyond that
   };
 
-  Catalog(std::unique_ptr<Directory> root, const CatalogOptions& options) : root_(std::move(root)), options_(options) {}
+  Catalog(std::unique_ptr<Directory> root, const CatalogOptions& options)
+      : root_(std::move(root)),
+        options_(options),
+        open_files_(std::make_shared<ShardFileCache>()),
+        read_memory_(std::make_shared<ReadMemory>(options.read_bytes)) {}
 
   absl::Status Sweep();
   void SweepRecording(const std::string& name);
@@ -95,14 +105,21 @@ class Catalog {
   absl::StatusOr<Manifest> CutBack(Directory& directory, const Manifest& manifest, const ResumePoint& resume);
   absl::Status Charge(const std::string& name, int64_t bytes) ABSL_LOCKS_EXCLUDED(mutex_);
   int64_t UsedBytes() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Makes it the manifest of the recording, for readers too.
+  void SetManifest(Entry& entry, Manifest manifest) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // DATA_LOSS: it is gone.
+  absl::StatusOr<std::unique_ptr<Directory>> OpenRecording(absl::string_view name) const;
+  // Removes the recording's files and then its directory.
+  absl::Status RemoveFiles(absl::string_view name);
   absl::StatusOr<Entry*> Find(absl::string_view name) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const std::unique_ptr<Directory> root_;
   const CatalogOptions options_;
+  const std::shared_ptr<ShardFileCache> open_files_;
+  const std::shared_ptr<ReadMemory> read_memory_;
   std::vector<std::string> notes_;
   mutable absl::Mutex mutex_;
   std::map<std::string, Entry, std::less<>> entries_ ABSL_GUARDED_BY(mutex_);
-  int64_t used_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
 }  // namespace hookline

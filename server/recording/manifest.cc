@@ -11,6 +11,8 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "server/base/checked_math.h"
+#include "server/base/escape.h"
 #include "server/base/status.h"
 
 namespace hookline {
@@ -20,12 +22,13 @@ using Json = nlohmann::ordered_json;
 
 constexpr int kVersion = 1;
 // A recording of 10 TiB in shards of 256 MiB has a manifest of 8 MiB; what is larger is none of ours.
-constexpr size_t kMaxManifestBytes = size_t{256} << 20;
+constexpr int64_t kMaxManifestBytes = int64_t{256} << 20;
 constexpr size_t kMaxNameBytes = 128;
 // Rows are numbered by 12 digits in the shards' names.
 constexpr int64_t kMaxRows = 999'999'999'999;
-// Keeps products of rows, width and value size far from overflow.
 constexpr int64_t kMaxWidth = int64_t{1} << 24;
+// More than any disk holds, and so far below the end of int64_t that a sum over some recordings stays there too.
+constexpr int64_t kMaxBytes = int64_t{1} << 60;
 
 constexpr RecordingState kStates[] = {RecordingState::kRunning, RecordingState::kComplete, RecordingState::kStopped,
                                       RecordingState::kInterrupted, RecordingState::kFailed};
@@ -104,6 +107,28 @@ class Members {
   absl::Status& status_;
 };
 
+// Whether `json` has more arrays and objects inside each other than any manifest of ours. The parser itself keeps no
+// stack, but destroying what it built would. (Its own callback for this makes it quadratic in the number of shards.)
+bool NestsTooDeep(absl::string_view json) {
+  constexpr int kMaxDepth = 16;
+  int depth = 0;
+  bool in_string = false;
+  for (size_t i = 0; i < json.size(); ++i) {
+    const char c = json[i];
+    if (in_string) {
+      if (c == '\\') ++i;
+      if (c == '"') in_string = false;
+    } else if (c == '"') {
+      in_string = true;
+    } else if (c == '[' || c == '{') {
+      if (++depth > kMaxDepth) return true;
+    } else if (c == ']' || c == '}') {
+      --depth;
+    }
+  }
+  return false;
+}
+
 absl::Status CheckShards(const Manifest& manifest) {
   int64_t row = 0;
   for (size_t i = 0; i < manifest.shards.size(); ++i) {
@@ -119,6 +144,25 @@ absl::Status CheckShards(const Manifest& manifest) {
       return absl::DataLossError(absl::StrCat("shards[", i, "].file: not the name of its rows"));
     }
     row = shard.end_row();
+  }
+  return absl::OkStatus();
+}
+
+// A whole shard, and all of them, must have sizes that numbers of files can have; what is added up later relies on it.
+absl::Status CheckSizes(const Manifest& manifest) {
+  CheckedInt64 row_bytes = 8 + 8 + 4;  // of provenance
+  for (const RecordedHookPoint& point : manifest.hook_points) {
+    row_bytes += CheckedInt64(point.width) * DtypeBytes(manifest.dtype);
+  }
+  const std::optional<int64_t> shard_bytes = (row_bytes * std::min(manifest.shard_rows, manifest.max_rows())).value();
+  if (!shard_bytes.has_value() || *shard_bytes > kMaxBytes) {
+    return absl::DataLossError(absl::StrCat("shard_rows: ", manifest.shard_rows,
+                                            " rows of all hook points take more than ", kMaxBytes, " bytes"));
+  }
+  CheckedInt64 bytes = 0;
+  for (const ShardInfo& shard : manifest.shards) bytes += shard.bytes;
+  if (!bytes.value().has_value() || *bytes.value() > kMaxBytes) {
+    return absl::DataLossError(absl::StrCat("shards: take more than ", kMaxBytes, " bytes"));
   }
   return absl::OkStatus();
 }
@@ -159,8 +203,8 @@ absl::Status CheckRecordingName(absl::string_view name) {
   const auto is_allowed = [](char c) { return absl::ascii_isalnum(c) || c == '.' || c == '_' || c == '-'; };
   if (name.empty() || name.size() > kMaxNameBytes || !absl::ascii_isalnum(name[0]) ||
       !std::all_of(name.begin(), name.end(), is_allowed)) {
-    return InvalidField("name", absl::StrCat("\"", absl::CHexEscape(name.substr(0, 64)),
-                                             "\" is no name of a recording: [A-Za-z0-9][A-Za-z0-9._-]{0,127}"));
+    return InvalidField("name",
+                        absl::StrCat(Quoted(name, 64), " is no name of a recording: [A-Za-z0-9][A-Za-z0-9._-]{0,127}"));
   }
   return absl::OkStatus();
 }
@@ -216,15 +260,9 @@ std::string FormatManifest(const Manifest& manifest) {
 }
 
 absl::StatusOr<Manifest> ParseManifest(absl::string_view text) {
-  if (text.size() > kMaxManifestBytes) {
-    return absl::DataLossError(absl::StrCat("of ", text.size(), " bytes; at most ", kMaxManifestBytes));
-  }
-  // Nothing of ours nests deeper; the parser itself keeps no stack, but destroying what it built would.
-  constexpr int kMaxDepth = 16;
-  const nlohmann::json json = nlohmann::json::parse(
-      text.begin(), text.end(),
-      [](int depth, nlohmann::json::parse_event_t, const nlohmann::json&) { return depth <= kMaxDepth; },
-      /*allow_exceptions=*/false);
+  if (NestsTooDeep(text)) return absl::DataLossError("nested deeper than any manifest");
+  const nlohmann::json json =
+      nlohmann::json::parse(text.begin(), text.end(), /*cb=*/nullptr, /*allow_exceptions=*/false);
   if (!json.is_object()) return absl::DataLossError("not a JSON object");
 
   absl::Status status;
@@ -276,7 +314,7 @@ absl::StatusOr<Manifest> ParseManifest(absl::string_view text) {
     read.file = shard.String("file", 255);
     read.first_row = shard.Integer("first_row", 0, kMaxRows);
     read.rows = shard.Integer("rows", 1, kMaxRows);
-    read.bytes = shard.Integer("bytes", 1, std::numeric_limits<int64_t>::max() >> 20);
+    read.bytes = shard.Integer("bytes", 1, kMaxBytes);
     read.xxh3 = shard.String("xxh3", 32);
     manifest.shards.push_back(std::move(read));
   }
@@ -295,14 +333,16 @@ absl::StatusOr<Manifest> ParseManifest(absl::string_view text) {
   }
   RETURN_IF_ERROR(status);
   RETURN_IF_ERROR(CheckShards(manifest));
+  RETURN_IF_ERROR(CheckSizes(manifest));
   if (manifest.resume_row > manifest.rows()) members.Fail("resume.row", "at most `rows`");
   RETURN_IF_ERROR(status);
   return manifest;
 }
 
 absl::StatusOr<Manifest> ReadManifest(Directory& directory) {
-  ASSIGN_OR_RETURN(const FileView view, directory.Map(kManifestFile));
-  auto manifest = ParseManifest({reinterpret_cast<const char*>(view.bytes.data()), view.bytes.size()});
+  ASSIGN_OR_RETURN(const std::unique_ptr<ReadableFile> file, directory.OpenFile(kManifestFile));
+  ASSIGN_OR_RETURN(const std::string text, ReadAll(*file, kMaxManifestBytes));
+  auto manifest = ParseManifest(text);
   if (!manifest.ok()) {
     return absl::Status(manifest.status().code(),
                         absl::StrCat(directory.path(), "/", kManifestFile, ": ", manifest.status().message()));

@@ -1,24 +1,19 @@
 #include "server/recording/reader.h"
 
 #include <algorithm>
-#include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "server/base/escape.h"
 #include "server/base/status.h"
 
 namespace hookline {
 namespace {
 
-// The kernel allows a process 65530 maps unless told otherwise; a few recordings may be read at a time.
-constexpr int64_t kMaxMappedShards = 1024;
-
-template <typename T>
-T Load(const uint8_t* bytes) {
-  T value;
-  std::memcpy(&value, bytes, sizeof(T));
-  return value;
-}
+// A few kilobytes each with many hook points; a shuffled read comes back to each of its shards all the time.
+constexpr size_t kMaxLayouts = 1024;
+// A shard whose time changes while it is read is checked again, which finds it damaged or not; but not for ever.
+constexpr int kMaxTries = 3;
 
 // The finalizer of splitmix64.
 uint64_t Mix(uint64_t x) {
@@ -30,106 +25,138 @@ uint64_t Mix(uint64_t x) {
 
 }  // namespace
 
-RecordingReader::RecordingReader(std::unique_ptr<Directory> directory, Manifest manifest)
-    : directory_(std::move(directory)), manifest_(std::move(manifest)), open_(manifest_.shards.size()) {}
-
-absl::StatusOr<std::shared_ptr<const RecordingReader>> RecordingReader::Open(std::unique_ptr<Directory> directory,
-                                                                             Manifest manifest) {
-  std::shared_ptr<RecordingReader> reader(new RecordingReader(std::move(directory), std::move(manifest)));
-  const std::vector<ShardInfo>& shards = reader->manifest_.shards;
-  reader->first_held_ = shards.size() > kMaxMappedShards ? shards.size() - kMaxMappedShards : 0;
-  for (size_t i = reader->first_held_; i < shards.size(); ++i) {
-    ASSIGN_OR_RETURN(FileView view, reader->directory_->Map(shards[i].file));
-    reader->held_.push_back(std::move(view));
-  }
-  return reader;
-}
-
-absl::StatusOr<std::shared_ptr<const RecordingReader::OpenShard>> RecordingReader::CheckShard(const ShardInfo& shard,
-                                                                                              FileView view) const {
-  auto open = std::make_shared<OpenShard>();
-  open->layout = LayOutShard(manifest_, shard.first_row, shard.end_row());
-  open->view = std::move(view);
-  const absl::Span<const uint8_t> bytes = open->view.bytes;
-  if (static_cast<int64_t>(bytes.size()) != shard.bytes || shard.bytes != open->layout.file_bytes) {
-    return absl::DataLossError(absl::StrCat(directory_->path(), "/", shard.file, ": of ", bytes.size(),
-                                            " bytes; the manifest says ", shard.bytes, ", its rows take ",
-                                            open->layout.file_bytes));
-  }
-  if (std::memcmp(bytes.data(), open->layout.header.data(), open->layout.header.size()) != 0) {
-    return absl::DataLossError(
-        absl::StrCat(directory_->path(), "/", shard.file, ": the header is not the one of the manifest's rows"));
-  }
-  return open;
-}
-
-absl::StatusOr<std::shared_ptr<const RecordingReader::OpenShard>> RecordingReader::ShardAt(int64_t row) const {
-  const size_t index = row / manifest_.shard_rows;
-  const ShardInfo& info = manifest_.shards[index];
+absl::StatusOr<std::shared_ptr<const ShardLayout>> RecordingReader::LayoutOf(size_t shard) const {
   absl::MutexLock lock(&mutex_);
-  if (open_[index] == nullptr) {
-    FileView view;
-    if (index >= first_held_) {
-      view = held_[index - first_held_];
-    } else {
-      auto mapped = directory_->Map(info.file);
-      if (!mapped.ok()) return absl::DataLossError(mapped.status().message());
-      view = *std::move(mapped);
-    }
-    ASSIGN_OR_RETURN(std::shared_ptr<const OpenShard> shard, CheckShard(info, std::move(view)));
-    if (opened_ == kMaxMappedShards) {
-      std::fill(open_.begin(), open_.end(), nullptr);
-      opened_ = 0;
-    }
-    open_[index] = std::move(shard);
-    ++opened_;
-  }
-  return open_[index];
+  const auto found = layouts_.find(shard);
+  if (found != layouts_.end()) return found->second;
+  const ShardInfo& info = manifest_->shards[shard];
+  ASSIGN_OR_RETURN(ShardLayout layout, LayOutShard(*manifest_, info.first_row, info.end_row()));
+  layout.header = std::string();
+  if (layouts_.size() >= kMaxLayouts) layouts_.clear();
+  return layouts_[shard] = std::make_shared<const ShardLayout>(std::move(layout));
 }
 
-absl::StatusOr<std::vector<RecordedRun>> RecordingReader::Rows(int hook_point, int64_t first_row, int64_t rows) const {
-  std::vector<RecordedRun> runs;
-  while (rows > 0) {
-    ASSIGN_OR_RETURN(std::shared_ptr<const OpenShard> shard, ShardAt(first_row));
-    const ShardTensor& tensor = shard->layout.tensors[kProvenanceTensors + hook_point];
-    const int64_t skipped = first_row - shard->layout.first_row;
-    const int64_t now = std::min(rows, tensor.rows - skipped);
-    runs.push_back({shard->view.owner,
-                    shard->view.bytes.subspan(tensor.offset + skipped * tensor.row_bytes, now * tensor.row_bytes)});
-    first_row += now;
-    rows -= now;
-  }
-  return runs;
+absl::StatusOr<std::unique_ptr<ShardCheck>> RecordingReader::BeginVerify(size_t shard) const {
+  const ShardInfo& info = manifest_->shards[shard];
+  ASSIGN_OR_RETURN(std::shared_ptr<const ReadableFile> file, RecordingFiles::OpenAnew(*lease_, info));
+  return std::make_unique<ShardCheck>(std::move(file), *manifest_, info);
 }
 
-absl::Status RecordingReader::CopyRow(int hook_point, int64_t row, uint8_t* out) const {
-  ASSIGN_OR_RETURN(std::shared_ptr<const OpenShard> shard, ShardAt(row));
-  const ShardTensor& tensor = shard->layout.tensors[kProvenanceTensors + hook_point];
-  const int64_t offset = tensor.offset + (row - shard->layout.first_row) * tensor.row_bytes;
-  std::memcpy(out, shard->view.bytes.data() + offset, tensor.row_bytes);
+absl::StatusOr<ShardDamage> RecordingReader::DamageOf(size_t shard, const absl::Status& error) const {
+  const ShardInfo& info = manifest_->shards[shard];
+  if (files_->IsCurrent(info)) return ShardDamage{info.file, Escaped(error.message())};
+  return absl::AbortedError(
+      absl::StrCat("recording ", manifest_->name, " was removed or continued while it was read; look at it again"));
+}
+
+absl::StatusOr<std::optional<ShardDamage>> RecordingReader::VerifyShard(size_t shard) const {
+  const auto damage = [&](const absl::Status& error) -> absl::StatusOr<std::optional<ShardDamage>> {
+    ASSIGN_OR_RETURN(ShardDamage found, DamageOf(shard, error));
+    return found;
+  };
+  auto check = BeginVerify(shard);
+  if (!check.ok()) return damage(check.status());
+  absl::StatusOr<bool> done = false;
+  while (done.ok() && !*done) done = (*check)->Advance();
+  if (!done.ok()) return damage(done.status());
+  return std::nullopt;
+}
+
+RowRead RowRead::OfHookPoint(std::shared_ptr<const RecordingReader> reader, int hook_point,
+                             std::vector<RowRange> ranges, uint8_t* out) {
+  return RowRead(std::move(reader), std::move(ranges), {{kProvenanceTensors + hook_point, out}});
+}
+
+RowRead RowRead::OfProvenance(std::shared_ptr<const RecordingReader> reader, std::vector<RowRange> ranges,
+                              ProvenanceOut out) {
+  return RowRead(std::move(reader), std::move(ranges),
+                 {{kSequenceTensor, reinterpret_cast<uint8_t*>(out.sequence)},
+                  {kTokenIdTensor, reinterpret_cast<uint8_t*>(out.token_id)},
+                  {kPositionTensor, reinterpret_cast<uint8_t*>(out.position)}});
+}
+
+absl::Status RowRead::Finish() {
+  while (true) {
+    ASSIGN_OR_RETURN(const bool done, Advance());
+    if (done) return absl::OkStatus();
+  }
+}
+
+absl::StatusOr<bool> RowRead::Advance() {
+  const Manifest& manifest = reader_->manifest();
+  while (range_ < ranges_.size()) {
+    const size_t index = (ranges_[range_].first_row + taken_) / manifest.shard_rows;
+    const ShardInfo& shard = manifest.shards[index];
+    absl::StatusOr<bool> done = AdvanceInShard(index, shard);
+    if (!done.ok()) return Explain(shard, done.status());
+    if (!*done) return false;
+    tries_ = 0;
+  }
+  return true;
+}
+
+// Whether the rows of this shard are there.
+absl::StatusOr<bool> RowRead::AdvanceInShard(size_t index, const ShardInfo& shard) {
+  RecordingFiles& files = *reader_->files_;
+  if (check_ != nullptr) {
+    ASSIGN_OR_RETURN(const bool done, check_->Advance());
+    if (!done) return false;
+    files.SetChecked(*reader_->lease_, shard, check_->facts());
+    check_.reset();
+  }
+  ASSIGN_OR_RETURN(const std::shared_ptr<const ReadableFile> file, files.Open(*reader_->lease_, shard));
+  ASSIGN_OR_RETURN(const FileFacts before, file->Facts());
+  if (!files.IsChecked(*reader_->lease_, shard, before)) {
+    if (++tries_ > kMaxTries) return absl::DataLossError("is being written to while it is read");
+    check_ = std::make_unique<ShardCheck>(file, reader_->manifest(), shard);
+    return false;
+  }
+  ASSIGN_OR_RETURN(const std::shared_ptr<const ShardLayout> layout, reader_->LayoutOf(index));
+  size_t range = range_;
+  int64_t taken = taken_;
+  const absl::Status copied = CopyFrom(*file, *layout, &range, &taken);
+  ASSIGN_OR_RETURN(const FileFacts after, file->Facts());
+  if (after != before) {
+    if (++tries_ > kMaxTries) return absl::DataLossError("is being written to while it is read");
+    check_ = std::make_unique<ShardCheck>(file, reader_->manifest(), shard);
+    return false;
+  }
+  RETURN_IF_ERROR(copied);
+  range_ = range;
+  taken_ = taken;
+  return true;
+}
+
+// The rows from `range` and `taken` on that are in this shard; moves both behind them.
+absl::Status RowRead::CopyFrom(const ReadableFile& file, const ShardLayout& layout, size_t* range,
+                               int64_t* taken) const {
+  while (*range < ranges_.size() && ranges_[*range].first_row + *taken < layout.end_row) {
+    const RowRange& wanted = ranges_[*range];
+    const int64_t skipped = wanted.first_row + *taken - layout.first_row;
+    const int64_t rows = std::min(wanted.rows - *taken, layout.end_row - layout.first_row - skipped);
+    for (const Target& target : targets_) {
+      const ShardTensor& tensor = layout.tensors[target.tensor];
+      uint8_t* out = target.out + (wanted.out_row + *taken) * tensor.row_bytes;
+      RETURN_IF_ERROR(file.ReadAt(tensor.offset + skipped * tensor.row_bytes,
+                                  absl::MakeSpan(out, static_cast<size_t>(rows * tensor.row_bytes))));
+    }
+    *taken += rows;
+    if (*taken == wanted.rows) {
+      ++*range;
+      *taken = 0;
+    }
+  }
   return absl::OkStatus();
 }
 
-absl::StatusOr<RecordingReader::Provenance> RecordingReader::ProvenanceOf(int64_t row) const {
-  ASSIGN_OR_RETURN(std::shared_ptr<const OpenShard> shard, ShardAt(row));
-  const auto value_at = [&](ProvenanceTensor which) {
-    const ShardTensor& tensor = shard->layout.tensors[which];
-    return shard->view.bytes.data() + tensor.offset + (row - shard->layout.first_row) * tensor.row_bytes;
-  };
-  return Provenance{Load<int64_t>(value_at(kSequenceTensor)), Load<int32_t>(value_at(kPositionTensor)),
-                    static_cast<uint32_t>(Load<int64_t>(value_at(kTokenIdTensor)))};
-}
-
-std::optional<ShardDamage> RecordingReader::VerifyShard(size_t shard) const {
-  const ShardInfo& info = manifest_.shards[shard];
-  // Mapped anew and not kept: a check touches every page once.
-  auto view = directory_->Map(info.file);
-  if (!view.ok()) return ShardDamage{info.file, std::string(view.status().message())};
-  const auto checked = CheckShard(info, *std::move(view));
-  if (!checked.ok()) return ShardDamage{info.file, std::string(checked.status().message())};
-  const std::string found = ShardChecksum((*checked)->layout, (*checked)->view.bytes);
-  if (found == info.xxh3) return std::nullopt;
-  return ShardDamage{info.file, absl::StrCat("checksum ", found, "; the manifest says ", info.xxh3)};
+absl::Status RowRead::Explain(const ShardInfo& shard, const absl::Status& error) const {
+  const std::string& name = reader_->manifest().name;
+  if (!reader_->files_->IsCurrent(shard)) {
+    return absl::AbortedError(
+        absl::StrCat("recording ", name, " was removed or continued while it was read; read it again"));
+  }
+  return absl::DataLossError(absl::StrCat("recording ", name, ", rows ", shard.first_row, " to ", shard.end_row() - 1,
+                                          ", in shard ", shard.file, ": ", error.message()));
 }
 
 ShuffledOrder::ShuffledOrder(int64_t size, uint64_t seed) : size_(size), seed_(seed), half_bits_(1) {

@@ -1,8 +1,13 @@
-// Reads the finished shards of a recording from a memory map.
+// Reads the finished shards of a recording.
+//
+//   ASSIGN_OR_RETURN(auto reader, catalog->OpenReader("run1"));
+//   RowRead read = RowRead::OfHookPoint(reader, /*hook_point=*/0, {{first_row, rows}}, out);
+//   RETURN_IF_ERROR(read.Finish());                 // or Advance, step by step
 #ifndef HOOKLINE_SERVER_RECORDING_READER_H_
 #define HOOKLINE_SERVER_RECORDING_READER_H_
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -15,15 +20,11 @@
 #include "absl/types/span.h"
 #include "server/base/file_system.h"
 #include "server/recording/manifest.h"
+#include "server/recording/read_memory.h"
 #include "server/recording/shard.h"
+#include "server/recording/shard_files.h"
 
 namespace hookline {
-
-// Consecutive rows in a mapped shard.
-struct RecordedRun {
-  std::shared_ptr<const void> owner;  // keeps `bytes` alive
-  absl::Span<const uint8_t> bytes;
-};
 
 // A shard that is not as it was written.
 struct ShardDamage {
@@ -31,55 +32,98 @@ struct ShardDamage {
   std::string error;
 };
 
-// Thread-safe. Goes on reading when the recording grows, ends or is removed meanwhile: it holds the shards that the
-// manifest named (of more than 1024, the last 1024: then a removal can end it with DATA_LOSS). Whoever truncates a
-// shard under it ends the process with SIGBUS: the directory is the server's alone.
+// Thread-safe. Goes on reading the rows of its manifest when the recording grows, ends or is removed meanwhile; a
+// removal of very many shards (see ShardFileCache) ends it with ABORTED.
 class RecordingReader {
  public:
-  // NOT_FOUND: a shard was removed since the manifest was read.
-  static absl::StatusOr<std::shared_ptr<const RecordingReader>> Open(std::unique_ptr<Directory> directory,
-                                                                     Manifest manifest);
+  RecordingReader(std::shared_ptr<RecordingFiles> files, std::shared_ptr<RecordingFiles::Lease> lease,
+                  std::shared_ptr<const Manifest> manifest, std::shared_ptr<ReadMemory> memory)
+      : files_(std::move(files)),
+        lease_(std::move(lease)),
+        manifest_(std::move(manifest)),
+        memory_(std::move(memory)) {}
 
-  const Manifest& manifest() const { return manifest_; }
-
-  // `rows` rows of a hook point from `first_row` on, in as few runs as there are shards under them. The range lies
-  // within Manifest::RowsOf. DATA_LOSS: a shard is not there, or its length or header is not what the manifest says;
-  // its values are checked by VerifyShard alone.
-  absl::StatusOr<std::vector<RecordedRun>> Rows(int hook_point, int64_t first_row, int64_t rows) const;
-
-  // Copies one row of a hook point (row_bytes of it) to `out`.
-  absl::Status CopyRow(int hook_point, int64_t row, uint8_t* out) const;
-
-  // Where one row comes from.
-  struct Provenance {
-    int64_t sequence = 0;
-    int32_t position = 0;
-    uint32_t token_id = 0;
-  };
-  absl::StatusOr<Provenance> ProvenanceOf(int64_t row) const;
+  const Manifest& manifest() const { return *manifest_; }
+  // For what is read into.
+  ReadMemory& memory() const { return *memory_; }
 
   // Reads every byte of a shard and compares length, header and checksum with the manifest. None: it is as it was
-  // written.
-  std::optional<ShardDamage> VerifyShard(size_t shard) const;
+  // written. ABORTED: the shard was removed meanwhile.
+  absl::StatusOr<std::optional<ShardDamage>> VerifyShard(size_t shard) const;
+
+  // The same in slices: an error of Advance is for DamageOf.
+  absl::StatusOr<std::unique_ptr<ShardCheck>> BeginVerify(size_t shard) const;
+  // What to say of a shard that `error` was found of: damage, or ABORTED if the catalog names it no more.
+  absl::StatusOr<ShardDamage> DamageOf(size_t shard, const absl::Status& error) const;
 
  private:
-  struct OpenShard {
-    ShardLayout layout;
-    FileView view;
+  friend class RowRead;
+
+  absl::StatusOr<std::shared_ptr<const ShardLayout>> LayoutOf(size_t shard) const;
+
+  const std::shared_ptr<RecordingFiles> files_;
+  const std::shared_ptr<RecordingFiles::Lease> lease_;
+  const std::shared_ptr<const Manifest> manifest_;
+  const std::shared_ptr<ReadMemory> memory_;
+  mutable absl::Mutex mutex_;
+  // Without headers. Of the shards used lately.
+  mutable std::map<size_t, std::shared_ptr<const ShardLayout>> layouts_ ABSL_GUARDED_BY(mutex_);
+};
+
+// Consecutive rows of a recording.
+struct RowRange {
+  int64_t first_row = 0;
+  int64_t rows = 0;
+  // Where they go: rows of the output before them.
+  int64_t out_row = 0;
+};
+
+// Copies rows of a recording to memory. Before rows of a shard are given, its checksum is known to be right: it was
+// checked by this server while the file had the size and time that it has now. One thread at a time.
+class RowRead {
+ public:
+  // The rows of `ranges`, which are in the recording's order and within Manifest::RowsOf. `out` holds the values of all
+  // of them, and outlives the read.
+  static RowRead OfHookPoint(std::shared_ptr<const RecordingReader> reader, int hook_point,
+                             std::vector<RowRange> ranges, uint8_t* out);
+
+  // Where those rows come from: one value each.
+  struct ProvenanceOut {
+    int64_t* sequence;
+    int64_t* token_id;
+    int32_t* position;
+  };
+  static RowRead OfProvenance(std::shared_ptr<const RecordingReader> reader, std::vector<RowRange> ranges,
+                              ProvenanceOut out);
+
+  // Does a part of the work: at most one slice of a check, or the rows of the shards that need none. True: all of it is
+  // done. DATA_LOSS, naming shard and rows: it is not as it was written. ABORTED: the recording was removed, or
+  // continued with other rows, while it was read.
+  absl::StatusOr<bool> Advance();
+
+  // The same to the end.
+  absl::Status Finish();
+
+ private:
+  struct Target {
+    int tensor;
+    uint8_t* out;
   };
 
-  RecordingReader(std::unique_ptr<Directory> directory, Manifest manifest);
+  RowRead(std::shared_ptr<const RecordingReader> reader, std::vector<RowRange> ranges, std::vector<Target> targets)
+      : reader_(std::move(reader)), ranges_(std::move(ranges)), targets_(std::move(targets)) {}
 
-  absl::StatusOr<std::shared_ptr<const OpenShard>> ShardAt(int64_t row) const ABSL_LOCKS_EXCLUDED(mutex_);
-  absl::StatusOr<std::shared_ptr<const OpenShard>> CheckShard(const ShardInfo& shard, FileView view) const;
+  absl::StatusOr<bool> AdvanceInShard(size_t index, const ShardInfo& shard);
+  absl::Status CopyFrom(const ReadableFile& file, const ShardLayout& layout, size_t* range, int64_t* taken) const;
+  absl::Status Explain(const ShardInfo& shard, const absl::Status& error) const;
 
-  const std::unique_ptr<Directory> directory_;
-  const Manifest manifest_;
-  mutable absl::Mutex mutex_;
-  std::vector<FileView> held_;  // the last shards, by index less first_held_
-  size_t first_held_ = 0;
-  mutable std::vector<std::shared_ptr<const OpenShard>> open_ ABSL_GUARDED_BY(mutex_);  // null: not used lately
-  mutable int64_t opened_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::shared_ptr<const RecordingReader> reader_;
+  std::vector<RowRange> ranges_;
+  std::vector<Target> targets_;
+  size_t range_ = 0;   // the next to read
+  int64_t taken_ = 0;  // rows of it that are done
+  std::unique_ptr<ShardCheck> check_;
+  int tries_ = 0;  // of the shard at hand
 };
 
 // An order of the numbers 0 to size - 1 that `seed` alone decides, without a table: a Feistel network over the next

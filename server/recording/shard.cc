@@ -9,6 +9,9 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "nlohmann/json.hpp"
+#include "server/base/checked_math.h"
+#include "server/base/escape.h"
+#include "server/base/status.h"
 
 namespace hookline {
 namespace {
@@ -17,6 +20,10 @@ using Json = nlohmann::ordered_json;
 
 // So that a map of the file has aligned values.
 constexpr size_t kHeaderAlignment = 64;
+// Far more than the names of a manifest's hook points can make of a header.
+constexpr int64_t kMaxHeaderBytes = int64_t{1} << 40;
+// Read and hashed at a time, so that it stays in the processor's cache in between.
+constexpr int64_t kPieceBytes = int64_t{256} << 10;
 
 const char* SafetensorsDtype(Dtype dtype) {
   switch (dtype) {
@@ -32,7 +39,7 @@ const char* SafetensorsDtype(Dtype dtype) {
 
 }  // namespace
 
-ShardLayout LayOutShard(const Manifest& manifest, int64_t first_row, int64_t end_row) {
+absl::StatusOr<ShardLayout> LayOutShard(const Manifest& manifest, int64_t first_row, int64_t end_row) {
   ShardLayout layout;
   layout.first_row = first_row;
   layout.end_row = end_row;
@@ -41,14 +48,19 @@ ShardLayout LayOutShard(const Manifest& manifest, int64_t first_row, int64_t end
                                 {"version", "1"},
                                 {"fingerprint", manifest.fingerprint},
                                 {"first_row", absl::StrCat(first_row)}};
-  int64_t offset = 0;
+  CheckedInt64 offset = 0;
   const auto add = [&](const std::string& name, const char* dtype, int64_t rows, int64_t width, int64_t row_bytes) {
-    layout.tensors.push_back({name, rows, row_bytes, offset});
+    const CheckedInt64 end = offset + CheckedInt64(rows) * row_bytes;
+    if (!end.value().has_value()) {
+      offset = end;
+      return;
+    }
+    layout.tensors.push_back({rows, row_bytes, *offset.value()});
     if (rows == 0) return;
     Json shape = Json::array({rows});
     if (width > 0) shape.push_back(width);
-    header[name] = Json{{"dtype", dtype}, {"shape", shape}, {"data_offsets", {offset, offset + rows * row_bytes}}};
-    offset += rows * row_bytes;
+    header[name] = Json{{"dtype", dtype}, {"shape", shape}, {"data_offsets", {*offset.value(), *end.value()}}};
+    offset = end;
   };
   const int64_t rows = end_row - first_row;
   add("provenance/sequence", "I64", rows, 0, 8);
@@ -58,12 +70,16 @@ ShardLayout LayOutShard(const Manifest& manifest, int64_t first_row, int64_t end
     const int64_t kept = std::clamp<int64_t>(point.max_activations - first_row, 0, rows);
     add(point.name, SafetensorsDtype(manifest.dtype), kept, point.width, point.width * DtypeBytes(manifest.dtype));
   }
+  if (!(offset + kMaxHeaderBytes).value().has_value()) {
+    return absl::DataLossError(absl::StrCat("rows ", first_row, " to ", end_row,
+                                            ": take more bytes than any file has at the widths of the hook points"));
+  }
   std::string json = header.dump(-1, ' ', false, Json::error_handler_t::replace);
   json.append((kHeaderAlignment - (8 + json.size()) % kHeaderAlignment) % kHeaderAlignment, ' ');
   for (int byte = 0; byte < 8; ++byte) layout.header.push_back(static_cast<char>(json.size() >> (8 * byte) & 0xff));
   layout.header += json;
   for (ShardTensor& tensor : layout.tensors) tensor.offset += static_cast<int64_t>(layout.header.size());
-  layout.file_bytes = static_cast<int64_t>(layout.header.size()) + offset;
+  layout.file_bytes = static_cast<int64_t>(layout.header.size()) + *offset.value();
   return layout;
 }
 
@@ -71,6 +87,8 @@ Xxh3::Xxh3() : state_(XXH3_createState()) {
   if (state_ == nullptr) throw std::bad_alloc();
   XXH3_128bits_reset(state_.get());
 }
+
+void Xxh3::Reset() { XXH3_128bits_reset(state_.get()); }
 
 void Xxh3::Free::operator()(XXH3_state_s* state) const { XXH3_freeState(state); }
 
@@ -89,18 +107,50 @@ std::string Xxh3::hex() const {
   return absl::BytesToHexString({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
 }
 
-std::string ShardChecksum(const ShardLayout& layout, absl::Span<const uint8_t> bytes) {
-  Xxh3 whole;
-  const auto add = [&](int64_t offset, int64_t length) {
-    Xxh3 part;
-    part.Update(bytes.subspan(offset, length));
-    whole.Update(part.digest());
-  };
-  add(0, static_cast<int64_t>(layout.header.size()));
-  for (const ShardTensor& tensor : layout.tensors) {
-    if (tensor.rows > 0) add(tensor.offset, tensor.bytes());
+ShardCheck::ShardCheck(std::shared_ptr<const ReadableFile> file, const Manifest& manifest, const ShardInfo& shard)
+    : file_(std::move(file)), shard_(shard), layout_(LayOutShard(manifest, shard.first_row, shard.end_row())) {}
+
+absl::Status ShardCheck::Begin() {
+  RETURN_IF_ERROR(layout_.status());
+  ASSIGN_OR_RETURN(facts_, file_->Facts());
+  if (facts_.bytes != shard_.bytes || shard_.bytes != layout_->file_bytes) {
+    return absl::DataLossError(absl::StrCat("of ", facts_.bytes, " bytes; the manifest says ", shard_.bytes,
+                                            ", its rows take ", layout_->file_bytes));
   }
-  return whole.hex();
+  std::string header(layout_->header.size(), '\0');
+  const absl::Span<uint8_t> bytes(reinterpret_cast<uint8_t*>(header.data()), header.size());
+  RETURN_IF_ERROR(file_->ReadAt(0, bytes));
+  if (header != layout_->header) return absl::DataLossError("the header is not the one of the manifest's rows");
+  part_hash_.Update(bytes);
+  whole_hash_.Update(part_hash_.digest());
+  part_hash_.Reset();
+  part_ = 1;
+  buffer_.resize(std::min(kPieceBytes, shard_.bytes));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<bool> ShardCheck::Advance() {
+  if (part_ == 0) RETURN_IF_ERROR(Begin());
+  for (int64_t read = 0; part_ <= layout_->tensors.size();) {
+    const ShardTensor& tensor = layout_->tensors[part_ - 1];
+    const int64_t left = tensor.bytes() - part_bytes_;
+    if (left == 0) {
+      if (tensor.rows > 0) whole_hash_.Update(part_hash_.digest());
+      part_hash_.Reset();
+      part_bytes_ = 0;
+      ++part_;
+      continue;
+    }
+    if (read >= kSliceBytes) return false;
+    const absl::Span<uint8_t> piece = absl::MakeSpan(buffer_).first(std::min<int64_t>(left, buffer_.size()));
+    RETURN_IF_ERROR(file_->ReadAt(tensor.offset + part_bytes_, piece));
+    part_hash_.Update(piece);
+    part_bytes_ += static_cast<int64_t>(piece.size());
+    read += static_cast<int64_t>(piece.size());
+  }
+  const std::string found = whole_hash_.hex();
+  if (found == shard_.xxh3) return true;
+  return absl::DataLossError(absl::StrCat("checksum ", found, "; the manifest says ", Quoted(shard_.xxh3)));
 }
 
 }  // namespace hookline

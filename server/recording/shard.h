@@ -9,7 +9,10 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "server/base/file_system.h"
 #include "server/recording/manifest.h"
 
 struct XXH3_state_s;
@@ -23,7 +26,6 @@ enum ProvenanceTensor { kSequenceTensor, kTokenIdTensor, kPositionTensor, kProve
 inline constexpr int64_t kProvenanceRowBytes = 8 + 8 + 4;
 
 struct ShardTensor {
-  std::string name;
   int64_t rows = 0;  // 0: left out of the file
   int64_t row_bytes = 0;
   int64_t offset = 0;  // in the file
@@ -40,8 +42,9 @@ struct ShardLayout {
   int64_t file_bytes = 0;
 };
 
-// first_row is a multiple of manifest.shard_rows, end_row is above it and at most manifest.max_rows().
-ShardLayout LayOutShard(const Manifest& manifest, int64_t first_row, int64_t end_row);
+// first_row is a multiple of manifest.shard_rows, end_row is above it and at most manifest.max_rows(). DATA_LOSS: so
+// many rows of these widths take more bytes than any file has.
+absl::StatusOr<ShardLayout> LayOutShard(const Manifest& manifest, int64_t first_row, int64_t end_row);
 
 // XXH3-128 of bytes that come in pieces. One thread at a time.
 class Xxh3 {
@@ -49,6 +52,7 @@ class Xxh3 {
   using Digest = std::array<uint8_t, 16>;  // canonical: big-endian
 
   Xxh3();
+  void Reset();
   void Update(absl::Span<const uint8_t> bytes);
   Digest digest() const;
   std::string hex() const;
@@ -60,8 +64,35 @@ class Xxh3 {
   std::unique_ptr<XXH3_state_s, Free> state_;
 };
 
-// The checksum of a shard whose file is `bytes`, which has the layout's length.
-std::string ShardChecksum(const ShardLayout& layout, absl::Span<const uint8_t> bytes);
+// Compares a shard's file with the manifest, slice by slice, so that no thread is kept for a whole shard. One thread at
+// a time.
+class ShardCheck {
+ public:
+  ShardCheck(std::shared_ptr<const ReadableFile> file, const Manifest& manifest, const ShardInfo& shard);
+
+  // Reads at most kSliceBytes more. True: the length, the header and the checksum are those of the manifest. DATA_LOSS
+  // says what is wrong, without naming the shard. Not to be called again after either.
+  absl::StatusOr<bool> Advance();
+
+  // Of the file, before its first byte was read.
+  const FileFacts& facts() const { return facts_; }
+
+  // About a millisecond of a processor's time, and a few of a disk's.
+  static constexpr int64_t kSliceBytes = int64_t{4} << 20;
+
+ private:
+  absl::Status Begin();
+
+  const std::shared_ptr<const ReadableFile> file_;
+  const ShardInfo shard_;
+  absl::StatusOr<ShardLayout> layout_;
+  FileFacts facts_;
+  std::vector<uint8_t> buffer_;
+  size_t part_ = 0;         // 0: the header, which is not begun yet; n: tensor n - 1
+  int64_t part_bytes_ = 0;  // of the tensor that is read, so far
+  Xxh3 part_hash_;
+  Xxh3 whole_hash_;
+};
 
 }  // namespace hookline
 

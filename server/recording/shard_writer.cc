@@ -22,7 +22,7 @@ absl::Status RemoveIfThere(Directory& directory, absl::string_view name) {
 absl::StatusOr<std::unique_ptr<ShardWriter>> ShardWriter::Create(Directory& directory, const Manifest& manifest,
                                                                  int64_t first_row) {
   const int64_t end_row = std::min(first_row + manifest.shard_rows, manifest.max_rows());
-  ShardLayout layout = LayOutShard(manifest, first_row, end_row);
+  ASSIGN_OR_RETURN(ShardLayout layout, LayOutShard(manifest, first_row, end_row));
   std::string temporary = absl::StrCat(ShardFileName(first_row, end_row), kTemporarySuffix);
   RETURN_IF_ERROR(RemoveIfThere(directory, temporary));
   ASSIGN_OR_RETURN(std::unique_ptr<WritableFile> file, directory.Create(temporary));
@@ -85,14 +85,14 @@ absl::StatusOr<ShardInfo> ShardWriter::Finish(const Manifest& manifest, int64_t 
 absl::StatusOr<ShardInfo> ShardWriter::FinishShorter(const Manifest& manifest, int64_t rows) {
   file_.reset();
   const int64_t end_row = layout_.first_row + rows;
-  ShardLayout layout = LayOutShard(manifest, layout_.first_row, end_row);
+  ASSIGN_OR_RETURN(ShardLayout layout, LayOutShard(manifest, layout_.first_row, end_row));
   std::string temporary = absl::StrCat(ShardFileName(layout_.first_row, end_row), kTemporarySuffix);
   RETURN_IF_ERROR(RemoveIfThere(directory_, temporary));
   ASSIGN_OR_RETURN(std::unique_ptr<WritableFile> file, directory_.Create(temporary));
   ShardWriter shorter(directory_, std::move(layout), std::move(temporary), std::move(file));
   {
-    ASSIGN_OR_RETURN(const FileView view, directory_.Map(temporary_));
-    RETURN_IF_ERROR(CopyRows(layout_, view.bytes, rows, shorter));
+    ASSIGN_OR_RETURN(const std::unique_ptr<ReadableFile> whole, directory_.OpenFile(temporary_));
+    RETURN_IF_ERROR(CopyRows(layout_, *whole, rows, shorter));
   }
   ASSIGN_OR_RETURN(ShardInfo info, shorter.Finish(manifest, rows));
   RETURN_IF_ERROR(directory_.Remove(temporary_));
@@ -104,13 +104,20 @@ absl::Status ShardWriter::Discard() {
   return directory_.Remove(temporary_);
 }
 
-absl::Status CopyRows(const ShardLayout& layout, absl::Span<const uint8_t> file, int64_t rows, ShardWriter& writer) {
+absl::Status CopyRows(const ShardLayout& layout, const ReadableFile& file, int64_t rows, ShardWriter& writer) {
+  std::vector<uint8_t> buffer;
   for (size_t i = 0; i < layout.tensors.size(); ++i) {
     const ShardTensor& tensor = layout.tensors[i];
     const int64_t kept = std::min(rows, tensor.rows);
     if (kept == 0) continue;
-    const absl::Span<const uint8_t> piece = file.subspan(tensor.offset, kept * tensor.row_bytes);
-    RETURN_IF_ERROR(writer.Append(static_cast<int>(i), kept, {piece}));
+    const int64_t rows_at_once = std::clamp<int64_t>(kCopyBytes / tensor.row_bytes, 1, kept);
+    buffer.resize(rows_at_once * tensor.row_bytes);
+    for (int64_t row = 0; row < kept; row += rows_at_once) {
+      const int64_t now = std::min(rows_at_once, kept - row);
+      const absl::Span<uint8_t> piece = absl::MakeSpan(buffer).first(now * tensor.row_bytes);
+      RETURN_IF_ERROR(file.ReadAt(tensor.offset + row * tensor.row_bytes, piece));
+      RETURN_IF_ERROR(writer.Append(static_cast<int>(i), now, {piece}));
+    }
   }
   return absl::OkStatus();
 }

@@ -59,7 +59,7 @@ class ShardWriter {
 };
 
 // Appends the first `rows` rows of every tensor of a whole shard to `writer`, which begins at the same row.
-absl::Status CopyRows(const ShardLayout& layout, absl::Span<const uint8_t> file, int64_t rows, ShardWriter& writer);
+absl::Status CopyRows(const ShardLayout& layout, const ReadableFile& file, int64_t rows, ShardWriter& writer);
 
 }  // namespace hookline
 

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "server/base/escape.h"
 #include "server/base/status.h"
 
 namespace hookline {
@@ -24,6 +25,14 @@ std::vector<absl::Span<const uint8_t>> Cut(absl::Span<const absl::Span<const uin
     if (bytes == 0) break;
   }
   return cut;
+}
+
+// A name that is not there in a directory which is open: somebody removed the directory.
+absl::Status ExplainGone(const Manifest& manifest, absl::Status status) {
+  if (!absl::IsNotFound(status)) return status;
+  return absl::DataLossError(absl::StrCat("recording ", manifest.name,
+                                          " was removed, by somebody else than this server, ",
+                                          "while it was written: ", status.message()));
 }
 
 template <typename T>
@@ -51,7 +60,9 @@ RecordingWriter::~RecordingWriter() {
   host_.closed(manifest_, /*is_on_disk=*/false);
 }
 
-absl::Status RecordingWriter::Append(const RowsToRecord& rows) {
+absl::Status RecordingWriter::Append(const RowsToRecord& rows) { return ExplainGone(manifest_, AppendRows(rows)); }
+
+absl::Status RecordingWriter::AppendRows(const RowsToRecord& rows) {
   if (failed_ || closed_) return absl::FailedPreconditionError("the recording takes no more rows");
   failed_ = true;  // until all of it is done
   const int tensor = kProvenanceTensors + rows.hook_point;
@@ -129,8 +140,9 @@ absl::StatusOr<ShardWriter*> RecordingWriter::ShardOf(int64_t row) {
   // The last shard on the disk is short and these are the rows after it: begin with what it holds.
   if (!manifest_.shards.empty() && manifest_.shards.back().first_row == first_row) {
     const ShardInfo& last = manifest_.shards.back();
-    ASSIGN_OR_RETURN(const FileView view, directory_->Map(last.file));
-    RETURN_IF_ERROR(CopyRows(LayOutShard(manifest_, last.first_row, last.end_row()), view.bytes, last.rows, *shard));
+    ASSIGN_OR_RETURN(const std::unique_ptr<ReadableFile> file, directory_->OpenFile(last.file));
+    ASSIGN_OR_RETURN(const ShardLayout layout, LayOutShard(manifest_, last.first_row, last.end_row()));
+    RETURN_IF_ERROR(CopyRows(layout, *file, last.rows, *shard));
     superseded_ = last.file;
   }
   open_shards_.push_back(std::move(shard));
@@ -195,14 +207,14 @@ absl::Status RecordingWriter::CloseShards() {
 absl::Status RecordingWriter::Close(RecordingState state, const absl::Status& error) {
   if (closed_) return absl::FailedPreconditionError("the recording is closed");
   closed_ = true;
-  absl::Status status = CloseShards();
+  absl::Status status = ExplainGone(manifest_, CloseShards());
   if (status.ok()) {
-    manifest_.error = std::string(error.message());
-    status = Write(state);
+    manifest_.error = Escaped(error.message());
+    status = ExplainGone(manifest_, Write(state));
   }
   if (!status.ok()) {
     manifest_.state = RecordingState::kFailed;
-    manifest_.error = std::string(error.ok() ? status.message() : error.message());
+    manifest_.error = Escaped(error.ok() ? status.message() : error.message());
   }
   host_.closed(manifest_, /*is_on_disk=*/status.ok());
   return status;

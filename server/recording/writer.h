@@ -62,7 +62,8 @@ class RecordingWriter {
   // Takes chunks in the order in which a capture sends them: row group by row group, in each one chunk for every hook
   // point whose budget is not reached, in order. Rows that are there already are dropped, so that a capture which was
   // resumed a little before the recording's end continues it. INTERNAL: rows out of that order. RESOURCE_EXHAUSTED: the
-  // disk, the quota or the floor of free space. After an error the writer only closes.
+  // disk, the quota or the floor of free space. DATA_LOSS: the directory was removed. After an error the writer only
+  // closes.
   absl::Status Append(const RowsToRecord& rows);
 
   // Finishes the shard begun, up to the last whole row group, and sets the state (not kRunning; `error` belongs to
@@ -76,6 +77,7 @@ class RecordingWriter {
   int64_t bytes() const { return bytes_.load(std::memory_order_relaxed); }
 
  private:
+  absl::Status AppendRows(const RowsToRecord& rows);
   // Appends a run of rows from `first_row` to a tensor, shard by shard.
   absl::Status Distribute(int tensor, int64_t first_row, int64_t rows,
                           absl::Span<const absl::Span<const uint8_t>> data);

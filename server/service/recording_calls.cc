@@ -222,10 +222,12 @@ void VerifyCall::CheckNext() {
     findings_.set_done(true);
     return StartWriteAndFinish(&findings_, grpc::WriteOptions(), grpc::Status::OK);
   }
-  if (std::optional<ShardDamage> damage = reader_->VerifyShard(next_shard_)) {
+  const absl::StatusOr<std::optional<ShardDamage>> damage = reader_->VerifyShard(next_shard_);
+  if (!damage.ok()) return End(ToGrpc(damage.status()));
+  if (damage->has_value()) {
     v1::DamagedShard& damaged = *findings_.add_damaged();
-    damaged.set_file(damage->file);
-    damaged.set_error(damage->error);
+    damaged.set_file((*damage)->file);
+    damaged.set_error((*damage)->error);
   }
   findings_.set_bytes(findings_.bytes() + shards[next_shard_].bytes);
   findings_.set_shards(static_cast<int32_t>(++next_shard_));
@@ -239,20 +241,23 @@ void VerifyCall::OnWriteDone(bool /*ok: OnCancel tells*/) { Post(&VerifyCall::Ch
 void VerifyCall::End(grpc::Status status) { Finish(std::move(status)); }
 
 void ReadCall::Begin(Recorder* recorder, WakeQueue* disk, grpc::ByteBuffer message) {
-  disk->Post([self = shared_from_this(), this, recorder, message = std::move(message)] {
-    absl::Status status = Open(recorder->catalog(), message);
+  disk->Post([self = shared_from_this(), this, recorder, disk, message = std::move(message)] {
+    absl::Status status = Open(recorder->catalog(), disk, message);
     if (!status.ok()) Refuse(std::move(status));
   });
 }
 
-absl::Status ReadCall::Open(Catalog& catalog, grpc::ByteBuffer message) {
+absl::Status ReadCall::Open(Catalog& catalog, WakeQueue* disk, grpc::ByteBuffer message) {
   v1::ReadRecordingRequest request;
   if (!grpc::GenericDeserialize<grpc::ProtoBufferReader, v1::ReadRecordingRequest>(&message, &request).ok()) {
     return absl::InvalidArgumentError("the request is not a ReadRecordingRequest message");
   }
   ASSIGN_OR_RETURN(const ReplayRequest replay, FromProto(request));
   ASSIGN_OR_RETURN(std::shared_ptr<const RecordingReader> reader, catalog.OpenReader(request.name()));
-  ASSIGN_OR_RETURN(std::shared_ptr<Capture> capture, StartReplay(std::move(reader), replay));
+  ASSIGN_OR_RETURN(
+      std::shared_ptr<Capture> capture,
+      StartReplay(std::move(reader), replay,
+                  {[disk](std::function<void()> step) { disk->Post(std::move(step)); }, callbacks().on_ready}));
   Run(std::move(capture), replay.encoding);
   return absl::OkStatus();
 }

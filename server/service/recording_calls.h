@@ -120,7 +120,7 @@ class ReadCall final : public CaptureCall<grpc::ServerWriteReactor<grpc::ByteBuf
   void Begin(Recorder* recorder, WakeQueue* disk, grpc::ByteBuffer message);
 
  private:
-  absl::Status Open(Catalog& catalog, grpc::ByteBuffer message);
+  absl::Status Open(Catalog& catalog, WakeQueue* disk, grpc::ByteBuffer message);
 };
 
 }  // namespace hookline

@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
+#include "server/base/escape.h"
 #include "server/base/status.h"
 
 namespace hookline {
@@ -39,8 +40,9 @@ grpc::Status ToGrpc(const absl::Status& status) {
   if (status.ok()) return grpc::Status::OK;
   // The codes are the same numbers; code() maps those that a later Abseil may add to UNKNOWN.
   const auto code = static_cast<grpc::StatusCode>(status.code());
-  const std::string message = CutTo(status.message(), kMaxStatusMessageBytes);
-  const std::string field = FieldOf(status);
+  // Names from files and other clients go out as they may be shown; and Protobuf takes UTF-8 only.
+  const std::string message = CutTo(Escaped(status.message()), kMaxStatusMessageBytes);
+  const std::string field = Escaped(FieldOf(status));
   return field.empty() ? grpc::Status(code, message)
                        : grpc::Status(code, message, BadRequestDetails(status, message, field));
 }

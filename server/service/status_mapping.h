@@ -11,9 +11,9 @@ namespace hookline {
 // takes 8 KiB: as text, where every byte may be escaped as three, and twice in the details, in base64.
 constexpr size_t kMaxStatusMessageBytes = 1024;
 
-// The same code and message. Where FieldOf(status) names a field, a google.rpc.BadRequest in `grpc-status-details-bin`
-// does too. An encoded google.rpc.Status, as github.com/googleapis/googleapis defines it (google/rpc/status.proto and
-// error_details.proto):
+// The same code, and the message as Escaped gives it. Where FieldOf(status) names a field, a google.rpc.BadRequest in
+// `grpc-status-details-bin` does too. An encoded google.rpc.Status, as github.com/googleapis/googleapis defines it
+// (google/rpc/status.proto and error_details.proto):
 //   Status {int32 code = 1; string message = 2; repeated google.protobuf.Any details = 3;}
 //   Any {string type_url = 1; bytes value = 2;}
 //   BadRequest {repeated FieldViolation field_violations = 1;}

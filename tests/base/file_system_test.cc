@@ -6,6 +6,7 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/support/fake_disk.h"
@@ -20,7 +21,7 @@ absl::Span<const uint8_t> Bytes(absl::string_view text) {
   return {reinterpret_cast<const uint8_t*>(text.data()), text.size()};
 }
 
-std::string Text(const FileView& view) { return {view.bytes.begin(), view.bytes.end()}; }
+constexpr int64_t kMaxBytes = 1 << 20;
 
 // What every implementation promises.
 class FileSystemTest : public ::testing::TestWithParam<bool> {
@@ -51,7 +52,7 @@ class FileSystemTest : public ::testing::TestWithParam<bool> {
 INSTANTIATE_TEST_SUITE_P(Implementations, FileSystemTest, ::testing::Bool(),
                          [](const auto& info) { return info.param ? "Posix" : "Fake"; });
 
-TEST_P(FileSystemTest, FilesAreWrittenAtOffsetsRenamedMappedAndRemoved) {
+TEST_P(FileSystemTest, FilesAreWrittenAtOffsetsRenamedReadAndRemoved) {
   ASSERT_TRUE(root_->MakeDirectory("d").ok());
   EXPECT_EQ(root_->MakeDirectory("d").code(), absl::StatusCode::kAlreadyExists);
   auto d = root_->OpenDirectory("d");
@@ -67,9 +68,9 @@ TEST_P(FileSystemTest, FilesAreWrittenAtOffsetsRenamedMappedAndRemoved) {
   Write(**d, "a", "old");
   EXPECT_TRUE((*d)->Rename("a.tmp", "a").ok());
   EXPECT_TRUE((*d)->Sync().ok());
-  auto view = (*d)->Map("a");
-  ASSERT_TRUE(view.ok()) << view.status();
-  EXPECT_EQ(Text(*view), "elselast");
+  auto file = (*d)->OpenFile("a");
+  ASSERT_TRUE(file.ok()) << file.status();
+  EXPECT_EQ(*ReadAll(**file, kMaxBytes), "elselast");
   auto entries = (*d)->List();
   ASSERT_TRUE(entries.ok());
   ASSERT_EQ(entries->size(), 1u);
@@ -78,18 +79,46 @@ TEST_P(FileSystemTest, FilesAreWrittenAtOffsetsRenamedMappedAndRemoved) {
   EXPECT_EQ(entries->front().bytes, 8);
   EXPECT_EQ(root_->RemoveDirectory("d").code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_TRUE((*d)->Remove("a").ok());
-  EXPECT_EQ(Text(*view), "elselast");
-  EXPECT_EQ((*d)->Map("a").status().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(*ReadAll(**file, kMaxBytes), "elselast");
+  EXPECT_EQ((*d)->OpenFile("a").status().code(), absl::StatusCode::kNotFound);
   EXPECT_EQ((*d)->Remove("a").code(), absl::StatusCode::kNotFound);
   EXPECT_TRUE(root_->RemoveDirectory("d").ok());
   EXPECT_EQ(root_->OpenDirectory("d").status().code(), absl::StatusCode::kNotFound);
+}
+
+TEST_P(FileSystemTest, AReadPastTheEndIsDataLossThatNamesTheFileAndNothingWorse) {
+  Write(*root_, "a", "0123456789");
+  auto file = root_->OpenFile("a");
+  ASSERT_TRUE(file.ok()) << file.status();
+  uint8_t bytes[4] = {};
+  ASSERT_TRUE((*file)->ReadAt(6, absl::MakeSpan(bytes)).ok());
+  EXPECT_EQ(std::string(bytes, bytes + 4), "6789");
+  for (const int64_t offset : {7, 10, 1000}) {
+    const absl::Status status = (*file)->ReadAt(offset, absl::MakeSpan(bytes));
+    EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss) << offset;
+    EXPECT_THAT(status.message(), HasSubstr((*file)->path()));
+  }
+  EXPECT_EQ(ReadAll(**file, 9).status().code(), absl::StatusCode::kDataLoss);
+}
+
+TEST_P(FileSystemTest, FactsTellAFileThatWasWrittenToAgain) {
+  auto written = root_->Create("a");
+  ASSERT_TRUE((*written)->WriteAt(0, Bytes("0123")).ok());
+  auto file = root_->OpenFile("a");
+  const auto before = (*file)->Facts();
+  ASSERT_TRUE(before.ok());
+  EXPECT_EQ(before->bytes, 4);
+  EXPECT_EQ(*(*file)->Facts(), *before);
+  absl::SleepFor(absl::Milliseconds(20));  // the kernel's clock for files ticks every 4 ms
+  ASSERT_TRUE((*written)->WriteAt(0, Bytes("4")).ok());
+  EXPECT_NE(*(*file)->Facts(), *before);
 }
 
 TEST_P(FileSystemTest, NamesCannotLeaveTheDirectory) {
   for (const char* name : {"", ".", "..", "a/b", "/etc", "../x"}) {
     EXPECT_EQ(root_->Create(name).status().code(), absl::StatusCode::kInvalidArgument) << name;
     EXPECT_EQ(root_->OpenDirectory(name).status().code(), absl::StatusCode::kInvalidArgument) << name;
-    EXPECT_EQ(root_->Map(name).status().code(), absl::StatusCode::kInvalidArgument) << name;
+    EXPECT_EQ(root_->OpenFile(name).status().code(), absl::StatusCode::kInvalidArgument) << name;
     EXPECT_EQ(root_->MakeDirectory(name).code(), absl::StatusCode::kInvalidArgument) << name;
     EXPECT_EQ(root_->Remove(name).code(), absl::StatusCode::kInvalidArgument) << name;
   }
@@ -118,9 +147,12 @@ TEST(PosixFileSystemTest, LinksAreNotFollowed) {
   auto root = OpenDirectory(path);
   ASSERT_TRUE(root.ok());
   EXPECT_EQ((*root)->OpenDirectory("directory").status().code(), absl::StatusCode::kFailedPrecondition);
-  EXPECT_EQ((*root)->Map("file").status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ((*root)->OpenFile("file").status().code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_EQ((*root)->Create("file").status().code(), absl::StatusCode::kAlreadyExists);
-  EXPECT_THAT((*root)->Map("pipe").status().message(), HasSubstr("not a regular file"));
+  EXPECT_THAT((*root)->OpenFile("pipe").status().message(), HasSubstr("not a regular file"));
+  EXPECT_THAT(OpenFile(path + "/pipe").status().message(), HasSubstr("not a regular file"));
+  EXPECT_THAT(OpenFile("/dev/null").status().message(), HasSubstr("not a regular file"));
+  EXPECT_THAT(OpenFile(path).status().message(), HasSubstr("not a regular file"));
   const auto entries = (*root)->List();
   ASSERT_TRUE(entries.ok());
   for (const DirectoryEntry& entry : *entries) EXPECT_EQ(entry.kind, DirectoryEntry::Kind::kOther);

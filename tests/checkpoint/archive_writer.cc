@@ -107,7 +107,7 @@ Pickle& Pickle::Storage(const std::string& type, const std::string& key, int64_t
 Pickle& Pickle::Rebuild(const Tensor& tensor) {
   Global("torch._utils", "_rebuild_tensor_v2").Raw("(");
   Storage(tensor.type, tensor.key, tensor.storage_values).Int(tensor.offset).Tuple(tensor.sizes).Tuple(tensor.strides);
-  return Raw("\x89").Global("collections", "OrderedDict").Raw(")RtR");
+  return Raw("\x89").Global("collections", "OrderedDict").Raw(")R" + tensor.metadata + "tR");
 }
 
 std::string Pickle::StateDict(const std::string& name, const Tensor& tensor) {

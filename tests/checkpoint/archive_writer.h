@@ -66,6 +66,7 @@ class Pickle {
     int64_t offset = 0;
     std::vector<int64_t> sizes;
     std::vector<int64_t> strides;
+    std::string metadata = "";  // opcodes of the argument that torch adds since 2.0; empty: none
   };
   Pickle& Rebuild(const Tensor& tensor);
   // An OrderedDict of one tensor, and STOP.

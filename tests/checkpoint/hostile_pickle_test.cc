@@ -39,6 +39,24 @@ TEST(HostilePickleTest, TheSameFileWithoutHostilityIsRead) {
   EXPECT_TRUE(at::equal(weights->tensors.at("w"), at::arange(4, at::kFloat).view({2, 2})));
 }
 
+TEST(HostilePickleTest, NamesAreReadWithoutWhatWrappersPutBeforeThem) {
+  for (const char* name : {"module.w", "module._orig_mod.w", "_orig_mod.module.w", "w"}) {
+    const auto weights = Load(TorchFile(Pickle::StateDict(name, Square()), {FourFloats()}));
+    ASSERT_TRUE(weights.ok()) << weights.status();
+    EXPECT_EQ(weights->tensors.count("w"), 1U) << name;
+  }
+}
+
+TEST(HostilePickleTest, FlagsThatChangeValuesAreRefused) {
+  Pickle::Tensor tensor = Square();
+  tensor.metadata = "}X" + std::string("\x03\0\0\0neg\x88s", 9);
+  EXPECT_THAT(RefusalOf(tensor), HasSubstr("flags that change its values (conj, neg)"));
+  for (const std::string& none : {std::string("}"), std::string("N")}) {
+    tensor.metadata = none;
+    EXPECT_TRUE(Load(TorchFile(Pickle::StateDict("w", tensor), {FourFloats()})).ok());
+  }
+}
+
 TEST(HostilePickleTest, TransposedAndSharedStoragesAreViews) {
   Pickle pickle;
   pickle.Global("collections", "OrderedDict").Raw(")R(");
@@ -81,7 +99,8 @@ TEST(HostilePickleTest, WhatIsNotAStateDictIsRefused) {
   EXPECT_THAT(Refusal(Pickle().Int(3).Stop()), HasSubstr("holds an integer, not a state dict"));
   EXPECT_THAT(Refusal(Pickle().Raw("}").String("lr").Int(3).Raw("s").Stop()), HasSubstr("an integer under 'lr'"));
   EXPECT_THAT(Refusal(Pickle().Raw("}").Int(1).Rebuild(Square()).Raw("s").Stop()), HasSubstr("as a key"));
-  EXPECT_THAT(Refusal(Pickle().Raw("}").String("w").Raw("}").Raw("s").Stop()), HasSubstr("a dict under 'w'"));
+  EXPECT_THAT(Refusal(Pickle().Raw("}").String("w").Raw("}").Raw("s").Stop()),
+              HasSubstr("a dict under 'w' instead of a tensor: if that is the state dict, save it alone"));
   Pickle twice;
   twice.Raw("}").String("w").Rebuild(Square()).Raw("s").String("w").Rebuild(Square()).Raw("s");
   EXPECT_THAT(Refusal(twice.Stop()), HasSubstr("two tensors 'w'"));
@@ -157,7 +176,7 @@ TEST(HostilePickleTest, DeepNestingIsAnErrorAndNoStackOverflow) {
   EXPECT_THAT(
       Refusal(
           Pickle().Raw("}q").Raw(std::string(1, '\0')).String("w").Raw("h").Raw(std::string(1, '\0')).Raw("s").Stop()),
-      HasSubstr("a dict under 'w'"));
+      HasSubstr("a dict under 'w' instead of a tensor: if that is the state dict, save it alone"));
 }
 
 TEST(HostilePickleTest, FewBytesCannotClaimMuchMemory) {

@@ -229,6 +229,62 @@ TEST_F(CliTest, ArraysAreCutOrTakenRowByRow) {
   EXPECT_THAT(other.sequences(), ElementsAre(ElementsAre(9, 256, 257, 258), ElementsAre(9, 259, 260, 261)));
 }
 
+TEST_F(CliTest, BinaryIdsWithoutAHeaderAreReadAsTheTypeSays) {
+  const std::string ids("\x01\x00\x02\x01\x03\x00", 6);
+  ProgramResult result = Capture({"--hook-points", kResid, "--tokens", File("part-0-00000.npy", ids), "--quiet"});
+  EXPECT_EQ(result.exit_code, 1);
+  ExpectOneLine(result.errors, "part-0-00000.npy: not a .npy file");
+  const std::string path = File("part-0-00000.bin", ids);
+  result = Capture({"--hook-points", kResid, "--tokens", path, "--quiet"});
+  EXPECT_EQ(result.exit_code, 2);
+  ExpectOneLine(result.errors, "line 1: `\\x01\\x00");
+  result = Capture({"--hook-points", kResid, "--tokens", path, "--token-format", "uint16", "--quiet"});
+  EXPECT_EQ(result.exit_code, 0) << result.errors;
+  EXPECT_THAT(server_.sequences(), ElementsAre(ElementsAre(1, 258, 3)));
+}
+
+TEST_F(CliTest, AByteOrderMarkIsNoToken) {
+  ProgramResult result = Capture({"--hook-points", kResid, "--tokens",
+                                  File("bom",
+                                       "\xef\xbb\xbf"
+                                       "1 2\n3"),
+                                  "--quiet"});
+  EXPECT_EQ(result.exit_code, 0) << result.errors;
+  EXPECT_THAT(server_.sequences(), ElementsAre(ElementsAre(1, 2), ElementsAre(3)));
+  result = Capture({"--hook-points", kResid, "--tokens",
+                    File("utf16", std::string("\xff\xfe"
+                                              "1\0 \0",
+                                              6)),
+                    "--quiet"});
+  EXPECT_EQ(result.exit_code, 2);
+  ExpectOneLine(result.errors, "utf16: text in UTF-16, as its byte order mark says; save it as UTF-8");
+}
+
+TEST_F(CliTest, AFileWithoutTokensIsAnError) {
+  for (const char* contents : {"", "\n\n", "\xef\xbb\xbf"}) {
+    ProgramResult result = Capture({"--hook-points", kResid, "--tokens", File("empty", contents), "--quiet"});
+    EXPECT_EQ(result.exit_code, 2);
+    ExpectOneLine(result.errors, "empty: holds no tokens");
+  }
+  ProgramResult result = Capture({"--hook-points", kResid, "--tokens", "-", "--quiet"});
+  EXPECT_EQ(result.exit_code, 2);
+  ExpectOneLine(result.errors, "holds no tokens");
+  result = Capture({"--hook-points", kResid, "--tokens", File("b", ""), "--token-format", "bytes", "--quiet"});
+  EXPECT_EQ(result.exit_code, 2);
+  ExpectOneLine(result.errors, "b: holds no tokens");
+}
+
+TEST_F(CliTest, SaysThatTheServersCapEndedACapture) {
+  std::string ids;
+  for (int i = 0; i < 1500; ++i) ids += "1\n";
+  ProgramResult result = Capture({"--hook-points", kResid, "--tokens", File("many.txt", ids), "--quiet"});
+  EXPECT_EQ(result.exit_code, 0) << result.errors;
+  ExpectOneLine(result.errors, "blocks.0.hook_resid_post ended at the server's cap of 1,000 rows (--max-rows)");
+  result =
+      Capture({"--hook-points", kResid, "--tokens", File("few.txt", "1 2 3"), "--quiet", "--max-activations", "2"});
+  EXPECT_EQ(result.errors, "");
+}
+
 TEST_F(CliTest, SendsManyTokensInMessagesBelowFourMebibytes) {
   std::string ids;
   for (int i = 0; i < 3000; ++i)

@@ -123,6 +123,38 @@ def test_what_the_server_objects_to_is_said_in_one_line(server, tokens, argument
     assert message in errors
 
 
+@pytest.fixture(scope="module")
+def recording_server(tmp_path_factory):
+    running = Server(recordings=tmp_path_factory.mktemp("recordings"))
+    yield running
+    running.kill()
+
+
+@pytest.mark.parametrize("command", ["capture", "persist"])
+def test_a_bad_token_is_named_by_its_place_in_the_file(recording_server, tmp_path, command):
+    sequences = [[1, 2, 3]] * 9000
+    sequences[8500] = [1, 999, 3]
+    array = np.array(sequences, np.uint16)
+    lines = [" ".join(map(str, ids)) for ids in sequences]
+    (tmp_path / "ids.txt").write_text("\n" + "\n".join(lines))
+    np.save(tmp_path / "rows.npy", array)
+    np.save(tmp_path / "flat.npy", array.reshape(-1))
+    array.tofile(tmp_path / "ids.bin")
+    cases = [
+        (["ids.txt"], "line 8502 of "),
+        (["rows.npy"], "row 8500 of "),
+        (["flat.npy", "--sequence-length", "3"], "tokens 25500 to 25502 of "),
+        (["ids.bin", "--token-format", "uint16", "--sequence-length", "3"], "tokens 25500 to 25502 of "),
+    ]
+    for (name, *more), place in cases:
+        arguments = ["bad"] if command == "persist" else []
+        status, _, errors = run(
+            recording_server, command, *arguments, "--quiet", "--hook-points", RESID, "--tokens", str(tmp_path / name), *more
+        )
+        assert status == 2
+        assert errors.startswith(f"hookline: {place}") and f"{name}: token id 999 in sequence 8500 at position 1" in errors
+
+
 def test_tells_the_model_and_its_hook_points(server):
     code, output, _ = run(server, "models")
     assert code == 0 and "950,402" in output

@@ -6,6 +6,7 @@ import pty
 import re
 import signal
 import subprocess
+import zipfile
 
 import numpy as np
 import pytest
@@ -235,6 +236,24 @@ def test_import_reads_what_the_original_collector_saved(tmp_path, dtype):
 def test_import_names_what_is_no_tensor_of_rows_and_leaves_nothing(tmp_path, thing, message):
     code, errors = refused(None, "import", *make_collected(tmp_path / "pt", {"x": thing}), *into(tmp_path / "recordings"))
     assert "x.pt" in errors and message in errors
+    assert list((tmp_path / "recordings").iterdir()) == []
+
+
+def test_import_refuses_tensors_with_flags_that_change_their_values(tmp_path):
+    arguments = make_collected(tmp_path / "pt", {"x": torch.ones(2, 2)})
+    path = tmp_path / "pt" / "x.pt"
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    # Newer torch's seventh argument of _rebuild_tensor_v2, behind the OrderedDict of hooks: {"neg": True}.
+    pickle = next(name for name in members if name.endswith("/data.pkl"))
+    before, hooks, after = members[pickle].rpartition(b")Rq\tt")
+    assert hooks
+    members[pickle] = before + b")Rq\t}X\x03\x00\x00\x00neg\x88st" + after
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    code, errors = refused(None, "import", *arguments, *into(tmp_path / "recordings"))
+    assert "x.pt" in errors and "flags that change its values (conj, neg)" in errors
     assert list((tmp_path / "recordings").iterdir()) == []
 
 

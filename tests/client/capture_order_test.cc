@@ -100,6 +100,7 @@ TEST_F(CaptureOrderTest, RefusesGrantsThatMakeNoSense) {
 TEST_F(CaptureOrderTest, RefusesChunksThatContradictTheGrant) {
   Start();
   ExpectRefused(ChunkOf("c", 0, 1), "unknown hook point c");
+  ExpectRefused(ChunkOf("c\x1b[31m\nforged", 0, 1), "unknown hook point c\\x1b[31m\\nforged");
   ExpectRefused(ChunkOf("a", 0, 0), "rows 0");
   ExpectRefused(ChunkOf("a", 5, 6), "exceeds the budget 10");
   ExpectRefused(ChunkOf("a", -1, 1), "exceeds the budget");

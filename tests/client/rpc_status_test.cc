@@ -27,6 +27,13 @@ TEST(FromGrpc, KeepsCodeMessageAndField) {
   EXPECT_TRUE(FromGrpc(grpc::Status::OK).ok());
 }
 
+TEST(FromGrpc, EscapesWhatAServerSays) {
+  const std::string details = Details("google.rpc.BadRequest", Field(1, Field(1, "a\x1b[31m") + Field(2, "no")));
+  absl::Status status = FromGrpc(grpc::Status(grpc::StatusCode::INTERNAL, "no \x1b[31m\nforged \xff", details));
+  EXPECT_EQ(status.message(), "no \\x1b[31m\\nforged \\xff");
+  EXPECT_EQ(FieldOf(status), "a\\x1b[31m");
+}
+
 TEST(BadRequestField, TakesTheFirstViolation) {
   EXPECT_EQ(BadRequestField(Details("google.rpc.BadRequest", Field(1, Field(1, "x")) + Field(1, Field(1, "y")))), "x");
 }

@@ -1,11 +1,17 @@
 #include "server/dataset/dataset.h"
 
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include <cstdio>
+#include <cstring>
 #include <fstream>
+#include <functional>
 #include <random>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "server/base/status.h"
@@ -43,9 +49,12 @@ std::string Header(absl::string_view descr, absl::string_view shape, absl::strin
   return absl::StrCat("{'descr': '", descr, "', 'fortran_order': ", fortran, ", 'shape': ", shape, ", }");
 }
 
+constexpr int64_t kVocabularySize = 50'000;
+
 std::vector<uint32_t> Sequence(const Dataset& dataset, int64_t index, int64_t length) {
   std::vector<uint32_t> ids(length);
-  dataset.ReadSequence(index, absl::MakeSpan(ids));
+  const absl::Status read = dataset.ReadSequence(index, kVocabularySize, absl::MakeSpan(ids));
+  EXPECT_TRUE(read.ok()) << read;
   return ids;
 }
 
@@ -96,11 +105,9 @@ TEST(DatasetTest, RowsAreSequences) {
 TEST(DatasetTest, EveryTokenTypeIsReadFromNpyAndFromBin) {
   const struct {
     std::string descr, name, data;
-  } kTypes[] = {{"|u1", "uint8", Bytes<uint8_t>({9, 200})},
-                {"<u2", "uint16", Bytes<uint16_t>({9, 200})},
-                {"<i4", "int32", Bytes<int32_t>({9, 200})},
-                {"<u4", "uint32", Bytes<uint32_t>({9, 200})},
-                {"<i8", "int64", Bytes<int64_t>({9, 200})}};
+  } kTypes[] = {{"|u1", "uint8", Bytes<uint8_t>({9, 200})}, {"<u2", "uint16", Bytes<uint16_t>({9, 200})},
+                {"<i4", "int32", Bytes<int32_t>({9, 200})}, {"<u4", "uint32", Bytes<uint32_t>({9, 200})},
+                {"<i8", "int64", Bytes<int64_t>({9, 200})}, {"<u8", "uint64", Bytes<uint64_t>({9, 200})}};
   for (const auto& type : kTypes) {
     auto npy = Dataset::Open("d", WriteFile("t.npy", Npy(Header(type.descr, "(2,)"), type.data)));
     ASSERT_TRUE(npy.ok()) << npy.status();
@@ -130,6 +137,82 @@ TEST(DatasetTest, WhatIsNoIdIsRefusedByIndex) {
   EXPECT_THAT(std::string(negative.status().message()), HasSubstr("token 1 is -2"));
   auto large = Dataset::Open("d", WriteFile("l.npy", Npy(Header("<i8", "(1,)"), Bytes<int64_t>({1LL << 32}))));
   EXPECT_THAT(std::string(large.status().message()), HasSubstr("token 0 is 4294967296"));
+  auto unsigned_large =
+      Dataset::Open("d", WriteFile("u.npy", Npy(Header("<u8", "(2,)"), Bytes<uint64_t>({1, ~uint64_t{0}}))));
+  EXPECT_THAT(std::string(unsigned_large.status().message()), HasSubstr("token 1 is 18446744073709551615"));
+}
+
+TEST(DatasetTest, WhatIsNoIdIsNamedByRowAndColumnWhereTheFileHasThem) {
+  auto rows = Dataset::Open("d", WriteFile("r.npy", Npy(Header("<i4", "(2, 3)"), Bytes<int32_t>({1, 2, 3, 4, -5, 6}))));
+  EXPECT_THAT(std::string(rows.status().message()), HasSubstr("row 1, column 1: token 4 is -5"));
+}
+
+TEST(DatasetTest, IdsWithoutAHeaderAreNotReadUnderNumpysName) {
+  const std::string ids = Bytes<uint16_t>({0, 1, 2, 3});
+  const std::string path = WriteFile("part-0-00000.npy", ids);
+  for (const char* type : {"", ":uint16"}) {
+    const absl::Status status = Dataset::Open("d", path + type).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+    EXPECT_THAT(std::string(status.message()), HasSubstr("are read once renamed, as FILE.bin:TYPE"));
+  }
+  auto renamed = Dataset::Open("d", WriteFile("part-0-00000.bin", ids) + ":uint16");
+  ASSERT_TRUE(renamed.ok()) << renamed.status();
+  EXPECT_THAT(Sequence(**renamed, 0, 4), ElementsAre(0, 1, 2, 3));
+}
+
+TEST(DatasetTest, NumpysFilesAreReadWhateverTheyAreCalled) {
+  const std::string path = WriteFile("array.bin", Npy(Header("<u2", "(2,)"), Bytes<uint16_t>({7, 8})));
+  auto dataset = Dataset::Open("d", path);
+  ASSERT_TRUE(dataset.ok()) << dataset.status();
+  EXPECT_THAT(Sequence(**dataset, 0, 2), ElementsAre(7, 8));
+  EXPECT_THAT(std::string(Dataset::Open("d", path + ":uint16").status().message()), HasSubstr("leave out ':uint16'"));
+}
+
+// llm.c's files: 256 int32, then the ids.
+std::string LlmcFile(int32_t magic, int32_t version, int32_t tokens, const std::string& ids) {
+  std::vector<int32_t> header(256);
+  header[0] = magic;
+  header[1] = version;
+  header[2] = tokens;
+  return Bytes(header) + ids;
+}
+
+TEST(DatasetTest, LlmcsHeaderIsNotReadAsTokens) {
+  auto gpt2 = Dataset::Open("d", WriteFile("g.bin", LlmcFile(20240520, 1, 3, Bytes<uint16_t>({5, 6, 7}))) + ":uint16");
+  ASSERT_TRUE(gpt2.ok()) << gpt2.status();
+  EXPECT_EQ((*gpt2)->tokens(), 3);
+  EXPECT_THAT(Sequence(**gpt2, 0, 3), ElementsAre(5, 6, 7));
+  auto llama =
+      Dataset::Open("d", WriteFile("l.bin", LlmcFile(20240801, 7, 2, Bytes<uint32_t>({5, 100000}))) + ":uint32");
+  ASSERT_TRUE(llama.ok()) << llama.status();
+  EXPECT_THAT(Sequence(**llama, 0, 2), ElementsAre(5, 100000));
+  for (const std::string& source :
+       {WriteFile("t.bin", LlmcFile(20240520, 1, 3, Bytes<uint16_t>({5, 6, 7}))) + ":uint32",
+        WriteFile("v.bin", LlmcFile(20240520, 2, 3, Bytes<uint16_t>({5, 6, 7}))) + ":uint16",
+        WriteFile("n.bin", LlmcFile(20240520, 1, 4, Bytes<uint16_t>({5, 6, 7}))) + ":uint16"}) {
+    const absl::Status status = Dataset::Open("d", source).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << source;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("llm.c's header"));
+  }
+}
+
+TEST(DatasetTest, IdsOfTwiceTheDeclaredWidthAreNotReadAsIdsAndZeros) {
+  std::vector<uint32_t> ids(600);
+  for (size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<uint32_t>(i);
+  const std::string path = WriteFile("wide.bin", Bytes(ids));
+  EXPECT_THAT(std::string(Dataset::Open("d", path + ":uint16").status().message()),
+              HasSubstr("every second uint16 is 0, as where the ids are of 32 bits"));
+  EXPECT_TRUE(Dataset::Open("d", path + ":uint32").ok());
+  EXPECT_TRUE(Dataset::Open("d", WriteFile("zeros.bin", std::string(4096, '\0')) + ":uint16").ok());
+}
+
+TEST(DatasetTest, FilesOfOtherFormatsAreNotReadAsTokens) {
+  for (const char* start : {"PK\x03\x04", "PAR1", "ARROW1", "MMIDIDX", "LITPKDS"}) {
+    const std::string path = WriteFile("other.bin", absl::StrCat(start, std::string(32 - strlen(start), 'x')));
+    const absl::Status status = Dataset::Open("d", path + ":uint16").status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << start;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("other.bin: is ")) << start;
+  }
 }
 
 TEST(DatasetTest, FilesOfAnotherFormAreRefusedWithTheReason) {
@@ -145,7 +228,7 @@ TEST(DatasetTest, FilesOfAnotherFormAreRefusedWithTheReason) {
       {Npy(Header("<u2", "()"), two), "0 dimensions"},
       {Npy(Header("<u2", "(1, 1, 2)"), two), "3 dimensions"},
       {Npy(Header("<u2", "(2, 1)", "True"), two), "in Fortran order"},
-      {Npy(Header("<u2", "(4611686018427387904, 8)"), two), "shorter than its shape"},
+      {Npy(Header("<u2", "(4611686018427387904, 8)"), two), "more tokens than any file holds"},
       {Npy(Header("<u2", "(0,)"), ""), "holds no tokens"},
       {Npy("{'descr': [('a', '<u2')], 'fortran_order': False, 'shape': (1,), }", two), "structured types"},
       {Npy("{'descr': '<u2', 'shape': (2,), }", two), "is missing"},
@@ -171,6 +254,64 @@ TEST(DatasetTest, TheTypeIsDeclaredForFlatFilesAndForThemAlone) {
   EXPECT_EQ(Dataset::Open("d", ::testing::TempDir() + "/absent.npy").status().code(), absl::StatusCode::kNotFound);
   EXPECT_EQ(Dataset::Open("d", ::testing::TempDir() + "/:uint16").status().code(),
             absl::StatusCode::kFailedPrecondition);
+}
+
+// A dataset of 1000 tokens, and what reading one of its sequences says after `change` was done to its file.
+absl::Status ReadAfter(const std::function<void(const std::string& path)>& change) {
+  const std::string path = WriteFile("changing.bin", Bytes<uint16_t>(std::vector<uint16_t>(1000, 7)));
+  auto dataset = Dataset::Open("corpus", path + ":uint16");
+  EXPECT_TRUE(dataset.ok()) << dataset.status();
+  std::vector<uint32_t> ids(10);
+  EXPECT_TRUE((*dataset)->ReadSequence(99, kVocabularySize, absl::MakeSpan(ids)).ok());
+  absl::SleepFor(absl::Milliseconds(20));  // the kernel's clock for files ticks every 4 ms
+  change(path);
+  return (*dataset)->ReadSequence(99, kVocabularySize, absl::MakeSpan(ids));
+}
+
+TEST(DatasetTest, AFileThatIsTruncatedOrWrittenToIsDataLossThatNamesIt) {
+  const std::function<void(const std::string&)> kChanges[] = {
+      [](const std::string& path) { ASSERT_EQ(truncate(path.c_str(), 100), 0); },
+      [](const std::string& path) { ASSERT_EQ(truncate(path.c_str(), 0), 0); },
+      [](const std::string& path) { std::ofstream(path, std::ios::binary | std::ios::app) << "more"; },
+      [](const std::string& path) { std::fstream(path, std::ios::binary | std::ios::in | std::ios::out) << "ab"; },
+  };
+  for (const auto& change : kChanges) {
+    const absl::Status status = ReadAfter(change);
+    EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss) << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("changing.bin was changed"));
+    EXPECT_THAT(std::string(status.message()), HasSubstr("dataset 'corpus'"));
+  }
+}
+
+TEST(DatasetTest, AFileThatIsReplacedOrRemovedGoesOnGivingWhatItHeld) {
+  EXPECT_TRUE(ReadAfter([](const std::string& path) {
+                const std::string other = WriteFile("other.bin", "xy");
+                ASSERT_EQ(rename(other.c_str(), path.c_str()), 0);
+              }).ok());
+  EXPECT_TRUE(ReadAfter([](const std::string& path) { ASSERT_EQ(unlink(path.c_str()), 0); }).ok());
+}
+
+TEST(DatasetTest, AnIdBeyondTheVocabularyIsDataLossWhenItIsReadHoweverItCameThere) {
+  const std::string path = WriteFile("ids.bin", Bytes<int64_t>({1, 2, 300, -1 + 5}));
+  auto dataset = Dataset::Open("corpus", path + ":int64");
+  ASSERT_TRUE(dataset.ok()) << dataset.status();
+  std::vector<uint32_t> ids(2);
+  EXPECT_TRUE((*dataset)->ReadSequence(0, 262, absl::MakeSpan(ids)).ok());
+  const absl::Status status = (*dataset)->ReadSequence(1, 262, absl::MakeSpan(ids));
+  EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("token 2 is 300 now, not an id below 262"));
+  EXPECT_TRUE((*dataset)->ReadSequence(1, 301, absl::MakeSpan(ids)).ok());
+}
+
+TEST(DatasetTest, PipesAndDevicesAreRefusedAtOnce) {
+  const std::string pipe = ::testing::TempDir() + "/dataset_pipe";
+  unlink(pipe.c_str());
+  ASSERT_EQ(mkfifo(pipe.c_str(), 0600), 0);
+  for (const std::string& path : {pipe, std::string("/dev/zero"), std::string("/dev/null")}) {
+    const absl::Status status = Dataset::Open("d", path + ":uint16").status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << path;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("not a regular file"));
+  }
 }
 
 TEST(DatasetTest, NoMutationOfAHeaderCrashesTheReader) {

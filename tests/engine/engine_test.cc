@@ -324,7 +324,7 @@ TEST_F(EngineTest, ABadStreamedSequenceEndsTheCaptureAfterWhatCameBefore) {
   Collector collector(*engine_, request);
   ASSERT_TRUE(collector.Send(Tokens(sequences)).ok());
   collector.ReadChunks(2);
-  EXPECT_EQ(FieldOf(collector.Send(Tokens({{1, 2, 512}}))), "tokens.sequences[0].ids[2]");
+  EXPECT_EQ(FieldOf(collector.Send(Tokens({{7}, {1, 2, 512}}))), "tokens.sequences[2].ids[2]");
   const Collected& got = collector.ReadAll();
   EXPECT_EQ(got.ended->status.code(), absl::StatusCode::kInvalidArgument);
   ExpectSameRows(got.hook_points, Expected(request, kTwo, sequences));

@@ -2,6 +2,7 @@
 
 #include <cstdio>
 #include <fstream>
+#include <functional>
 #include <thread>
 
 #include "gmock/gmock.h"
@@ -21,6 +22,11 @@ class FeedTest : public EngineTest {
 
   FeedTest() : path_("/tmp/hookline-feed-test-" + std::to_string(getpid()) + ".bin") {
     all_ = Sequences(std::vector<int>(kSequences, kLength));
+    WriteAll();
+  }
+  ~FeedTest() override { std::remove(path_.c_str()); }
+
+  void WriteAll() const {
     std::ofstream out(path_, std::ios::binary);
     for (const auto& ids : all_) {
       for (uint32_t id : ids) {
@@ -29,7 +35,6 @@ class FeedTest : public EngineTest {
       }
     }
   }
-  ~FeedTest() override { std::remove(path_.c_str()); }
 
   void CreateWithDataset() {
     auto dataset = Dataset::Open("corpus", path_ + ":uint16");
@@ -187,6 +192,53 @@ TEST_F(FeedTest, Promise5ADeterministicFeedsBatchesAreTheSameWhoeverIsAMember) {
   const std::vector<std::pair<int64_t, int64_t>> whole = {{3, kLength}};
   EXPECT_EQ(shapes({few}), whole);
   EXPECT_EQ(shapes({few_of_two, more_of_two}), whole);
+}
+
+// What is done to a dataset's file while captures read it, and whether they can tell by its size and time.
+struct Change {
+  const char* name;
+  std::function<void(const std::string& path)> apply;
+  const char* message;
+};
+
+TEST_F(FeedTest, ADatasetThatChangesEndsTheCapturesThatReadItWithDataLossAndNoOther) {
+  const std::vector<Change> changes = {
+      {"cut short", [](const std::string& path) { ASSERT_EQ(truncate(path.c_str(), 100), 0); }, "was changed"},
+      {"written over",
+       [](const std::string& path) {
+         std::fstream file(path, std::ios::binary | std::ios::in | std::ios::out);
+         file << std::string(100, '\xff');
+       },
+       "was changed"}};
+  for (const Change& change : changes) {
+    SCOPED_TRACE(change.name);
+    if (engine_ != nullptr) ExpectAllSlabsBack();
+    WriteAll();
+    CreateWithDataset();
+    CaptureRequest request = Request(kZero, {});
+    request.source = DatasetSource{"corpus", kLength, 0, 0, {}};
+    Collector alone(*engine_, request);
+    Collector member(*engine_, Member(kTwo, 1));
+    ASSERT_TRUE(alone.status().ok() && member.status().ok());
+    // Their windows hold less than the dataset's rows, so both have more to read.
+    alone.ReadChunks(1);
+    member.ReadChunks(1);
+    absl::SleepFor(absl::Milliseconds(20));  // the kernel's clock for files ticks every 4 ms
+    change.apply(path_);
+    for (Collector* reader : {&alone, &member}) {
+      const Collected& got = reader->ReadAll();
+      EXPECT_EQ(got.ended->stop_reason, StopReason::kError);
+      EXPECT_EQ(got.ended->status.code(), absl::StatusCode::kDataLoss) << got.ended->status;
+      EXPECT_THAT(std::string(got.ended->status.message()), HasSubstr(path_));
+      EXPECT_THAT(std::string(got.ended->status.message()), HasSubstr(change.message));
+      EXPECT_FALSE(got.ended->resume_token.empty());
+    }
+    const auto sequences = Sequences({7, 9});
+    const CaptureRequest other = Request(kZero, sequences);
+    ExpectSameRows(Collector(*engine_, other).ReadAll().hook_points, Expected(other, kZero, sequences));
+    Collector later(*engine_, request);
+    EXPECT_EQ(later.ReadAll().ended->status.code(), absl::StatusCode::kDataLoss);
+  }
 }
 
 TEST_F(FeedTest, ATokenOfADatasetWithOtherContentIsRefused) {

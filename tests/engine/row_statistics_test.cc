@@ -30,6 +30,15 @@ TEST(RowStatisticsTest, CountsWhatIsNotFiniteAndLeavesItOut) {
   EXPECT_DOUBLE_EQ(summary.mean_row_norm, (5.0 + 0 + 12) / 3);
 }
 
+TEST(RowStatisticsTest, MeansOfNoFiniteValueAreNotZero) {
+  const HookPointSummary summary = Of({NAN, NAN, NAN, INFINITY}, 2);
+  EXPECT_EQ(summary.nan_count, 3);
+  EXPECT_TRUE(std::isnan(summary.mean_row_norm));
+  EXPECT_TRUE(std::isnan(summary.mean));
+  EXPECT_TRUE(std::isnan(summary.rms));
+  EXPECT_EQ(Of({}, 2).mean_row_norm, 0);
+}
+
 TEST(RowStatisticsTest, SquaresThatOverflowAreStillCounted) {
   const HookPointSummary summary = Of(std::vector<float>(32, 1e30f), 32);
   EXPECT_EQ(summary.infinity_count, 0);

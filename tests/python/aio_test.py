@@ -95,3 +95,21 @@ def test_models_are_described(fake):
                 await client.model("nope")
 
     asyncio.run(run())
+
+
+def test_padding_caps_and_places_are_those_of_the_other_clients(fake):
+    server = fake(cap=6)
+    server.refused_id = 999
+    padded = {"input_ids": [[1, 2, 0], [3, 4, 5]], "attention_mask": [[1, 1, 0], [1, 1, 1]]}
+
+    async def rows(source, **options):
+        async with hookline.aio.connect(server.address) as client, client.capture(RESID, source, **options) as capture:
+            return [batch.rows async for batch in capture]
+
+    assert asyncio.run(rows([padded])) == [5]
+    with pytest.warns(UserWarning, match="grants 6 rows"):
+        assert asyncio.run(rows([padded] * 2, max_activations=7.0)) == [6]
+    with pytest.warns(UserWarning, match="ended at the server's cap of 6 rows"):
+        assert asyncio.run(rows([padded] * 2)) == [6]
+    with pytest.raises(hookline.InvalidArgumentError, match="batch 1 of the source, row 1, position 2: token id 999"):
+        asyncio.run(rows([[[1]], [[1], [1, 2, 999]]]))

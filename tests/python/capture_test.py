@@ -128,7 +128,7 @@ def test_token_ids_may_come_in_every_usual_form(fake, source, sequences):
     "source, message",
     [
         ("text", "tokenize"),
-        ([1.5], "batch"),
+        ([1.5], r"source\[0\]: token ids are integers, not float"),
         ([-1], "-1 is no token id"),
         (torch.ones(2, 2), "integers"),
         (7, "source"),

@@ -54,7 +54,7 @@ def test_it_is_used_like_one_on_a_local_model(model):
         [TOKENS[:5], TOKENS[5:]],
         [(TOKENS[:5], TOKENS[:5]), (TOKENS[5:], TOKENS[5:])],
         [[TOKENS, TOKENS]],
-        [{"input_ids": TOKENS, "attention_mask": TOKENS}],
+        [{"input_ids": TOKENS, "attention_mask": torch.ones_like(TOKENS)}],
         [{"idx": TOKENS, "targets": TOKENS}],
         TOKENS.tolist(),
     ],

@@ -47,7 +47,9 @@ class FakeServer:
         self.requests = []  # every CaptureRequest
         self.sequences_read = 0  # from streams, also those sent again
         self.alter = lambda response: response  # applied to each CaptureResponse
-        self.failure = None  # (code, message, trailing metadata) of every capture
+        self.failure = None  # (code, message, trailing metadata) of every capture, persist and estimate
+        self.fails_everywhere = False  # whether all other calls end with it, too
+        self.refused_id = None  # a token id that streams may not hold
         self.release = threading.Event()  # chunks after the first wait for it
         self.release.set()
         self.cancelled = threading.Event()
@@ -61,7 +63,15 @@ class FakeServer:
             [
                 grpc.method_handlers_generic_handler(
                     "hookline.v1.CaptureService",
-                    {"Capture": unary_stream(self._capture), "CaptureStream": stream(self._capture_stream)},
+                    {
+                        "Capture": unary_stream(self._capture),
+                        "CaptureStream": stream(self._capture_stream),
+                        "EstimateCapture": unary(self._fails),
+                    },
+                ),
+                grpc.method_handlers_generic_handler(
+                    "hookline.v1.DatasetService",
+                    {"ListDatasets": unary(self._fails), "GetDataset": unary(self._fails)},
                 ),
                 grpc.method_handlers_generic_handler(
                     "hookline.v1.RecordingService",
@@ -69,6 +79,9 @@ class FakeServer:
                         "ReadRecording": unary_stream(self._read_recording),
                         "ListRecordings": unary(self._list_recordings),
                         "GetRecording": unary(self._get_recording),
+                        "Persist": unary_stream(self._fails),
+                        "StopRecording": unary(self._fails),
+                        "DeleteRecording": unary(self._fails),
                     },
                 ),
                 grpc.method_handlers_generic_handler(
@@ -85,6 +98,17 @@ class FakeServer:
         self.release.set()
         self._server.stop(None).wait()
 
+    def _fails(self, message, context):
+        """What this server has no answer to but `failure`."""
+        self._fail(context)
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, "the fake server does not do this")
+
+    def _fail(self, context, fails=True):
+        if self.failure and fails:
+            code, message, metadata = self.failure
+            context.set_trailing_metadata(metadata)
+            context.abort(code, message)
+
     def _model(self):
         return _protocol.Model(
             name="fake",
@@ -97,18 +121,22 @@ class FakeServer:
         )
 
     def _get_model(self, message, context):
+        self._fail(context, self.fails_everywhere)
         name = _protocol.GetModelRequest.FromString(message).name
         if name not in ("", "fake"):
             context.abort(grpc.StatusCode.NOT_FOUND, f'name: there is no model "{name}"; there is "fake"')
         return self._model().SerializeToString()
 
     def _list_models(self, message, context):
+        self._fail(context, self.fails_everywhere)
         return _protocol.ListModelsResponse(models=[self._model()]).SerializeToString()
 
     def _capture(self, message, context):
         request = _protocol.CaptureRequest.FromString(message)
-        sequences = self.datasets[request.dataset.name]
-        return self._run(request, lambda start: iter(sequences[start:]), context)
+        source = request.dataset
+        sequences = self.datasets[source.name]
+        end = source.first_sequence + source.sequence_count if source.sequence_count else len(sequences)
+        return self._run(request, lambda start: iter(sequences[start:end]), context)
 
     def _read_recording(self, message, context):
         read = _protocol.ReadRecordingRequest.FromString(message)
@@ -127,6 +155,7 @@ class FakeServer:
 
     def _list_recordings(self, message, context):
         """One on each page."""
+        self._fail(context, self.fails_everywhere)
         names = sorted(self.datasets)
         token = _protocol.ListRecordingsRequest.FromString(message).page_token
         index = int(token or 0)
@@ -135,15 +164,22 @@ class FakeServer:
         return _protocol.ListRecordingsResponse(recordings=recordings, next_page_token=following).SerializeToString()
 
     def _get_recording(self, message, context):
+        self._fail(context, self.fails_everywhere)
         return self._recording(_protocol.GetRecordingRequest.FromString(message).name).SerializeToString()
 
     def _capture_stream(self, messages, context):
         request = _protocol.CaptureStreamRequest.FromString(next(messages)).request
 
-        def sequences(start):
+        def sequences(index):
             for message in messages:
                 for sequence in _protocol.CaptureStreamRequest.FromString(message).tokens.sequences:
                     self.sequences_read += 1
+                    if self.refused_id in sequence.ids:
+                        place = f"tokens.sequences[{index}].ids[{list(sequence.ids).index(self.refused_id)}]"
+                        context.abort(
+                            grpc.StatusCode.INVALID_ARGUMENT, f"{place}: token id {self.refused_id} is too large"
+                        )
+                    index += 1
                     yield list(sequence.ids)
 
         return self._run(request, sequences, context)
@@ -151,10 +187,7 @@ class FakeServer:
     def _run(self, request, sequences_from, context):
         self.requests.append(request)
         context.add_callback(self.cancelled.set)
-        if self.failure:
-            code, message, metadata = self.failure
-            context.set_trailing_metadata(metadata)
-            context.abort(code, message)
+        self._fail(context)
         for response in self._responses(request, sequences_from, context):
             yield self.alter(response).SerializeToString()
 
@@ -164,7 +197,8 @@ class FakeServer:
         asked = request.max_activations if request.HasField("max_activations") else self.cap
         wanted = {name: request.max_activations_by_hook_point.get(name, asked) for name in names}
         budgets = {name: min(rows, self.cap) for name, rows in wanted.items()}
-        state = json.loads(request.resume_token) if request.resume_token else {"row": 0, "sequence": 0, "skip": 0}
+        begin = {"row": 0, "sequence": request.dataset.first_sequence, "skip": 0}
+        state = json.loads(request.resume_token) if request.resume_token else begin
         dtype = request.dtype or 1
         started = Response(
             started={

@@ -166,7 +166,7 @@ TEST(FullDiskTest, FinishedShardsStayAndTheRecordingContinuesOnceThereIsRoom) {
       EXPECT_EQ(manifest->state, RecordingState::kFailed);
       EXPECT_FALSE(manifest->error.empty());
       EXPECT_EQ(Shards(disk).size(), manifest->shards.size());
-      EXPECT_EQ((*catalog)->used_bytes(), manifest->bytes());
+      EXPECT_GE((*catalog)->used_bytes(), manifest->bytes());
       writer->reset();
       auto reader = (*catalog)->OpenReader(kName);
       ASSERT_TRUE(reader.ok());
@@ -230,13 +230,13 @@ TEST(FullDiskTest, OneOperationThatFailsLosesNothingThatWasFinishedNowOrAfterAPo
 TEST(FullDiskTest, QuotaAndFloorOfFreeSpaceAreResourceExhaustedWithTheNumbers) {
   FakeDisk disk;
   {
-    auto catalog = Catalog::Open(disk.root(), {1000, 0, 256});
+    auto catalog = Catalog::Open(disk.root(), {13000, 0, 256});
     auto writer = (*catalog)->Create(RowsSource::Request(kName, kPoints, Dtype::kFloat32));
     const absl::Status sent = kSource.SendTo(**writer);
     EXPECT_EQ(sent.code(), absl::StatusCode::kResourceExhausted);
-    EXPECT_THAT(sent.message(), HasSubstr("quota is 1000"));
+    EXPECT_THAT(sent.message(), HasSubstr("quota is 13000"));
     EXPECT_TRUE((*writer)->Close(RecordingState::kFailed, sent).ok());
-    EXPECT_LE((*catalog)->used_bytes(), 1000 + 1024);
+    EXPECT_LE((*catalog)->used_bytes(), 13000 + 1024);
     // Others under the same quota are refused as well, and what is there can still be read.
     EXPECT_TRUE((*catalog)->OpenReader(kName).ok());
   }
@@ -266,7 +266,7 @@ TEST(ReadOnlyDiskTest, StillReadsAndSaysInterrupted) {
   EXPECT_EQ((*(*catalog)->Get(kName))->state, RecordingState::kInterrupted);
   auto reader = (*catalog)->OpenReader(kName);
   ASSERT_TRUE(reader.ok());
-  EXPECT_TRUE((*reader)->Rows(0, 0, (*reader)->manifest().rows()).ok());
+  EXPECT_TRUE(ReadRows(*reader, 0, 0, (*reader)->manifest().rows()).ok());
   EXPECT_EQ((*catalog)->Continue(kName).status().code(), absl::StatusCode::kResourceExhausted);
   EXPECT_EQ((*catalog)->Create(RowsSource::Request("b", kPoints, Dtype::kFloat32)).status().code(),
             absl::StatusCode::kResourceExhausted);

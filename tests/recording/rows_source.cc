@@ -71,10 +71,25 @@ absl::Status RowsSource::SendTo(RecordingWriter& writer, int64_t most_groups) co
   return absl::OkStatus();
 }
 
+absl::StatusOr<std::string> ReadRows(const std::shared_ptr<const RecordingReader>& reader, int hook_point,
+                                     int64_t first_row, int64_t rows) {
+  const Manifest& manifest = reader->manifest();
+  std::string values(rows * manifest.hook_points[hook_point].width * DtypeBytes(manifest.dtype), '\0');
+  RETURN_IF_ERROR(
+      RowRead::OfHookPoint(reader, hook_point, {{first_row, rows, 0}}, reinterpret_cast<uint8_t*>(values.data()))
+          .Finish());
+  return values;
+}
+
 std::vector<ShardDamage> Damage(const RecordingReader& reader) {
   std::vector<ShardDamage> damaged;
   for (size_t i = 0; i < reader.manifest().shards.size(); ++i) {
-    if (std::optional<ShardDamage> damage = reader.VerifyShard(i)) damaged.push_back(*std::move(damage));
+    absl::StatusOr<std::optional<ShardDamage>> damage = reader.VerifyShard(i);
+    if (!damage.ok()) {
+      damaged.push_back({reader.manifest().shards[i].file, damage.status().ToString()});
+    } else if (damage->has_value()) {
+      damaged.push_back(**std::move(damage));
+    }
   }
   return damaged;
 }

@@ -3,10 +3,12 @@
 #define HOOKLINE_TESTS_RECORDING_ROWS_SOURCE_H_
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "server/recording/manifest.h"
 #include "server/recording/reader.h"
 #include "server/recording/writer.h"
@@ -37,6 +39,10 @@ class RowsSource {
   const int64_t group_rows_;
   const int64_t batch_rows_;
 };
+
+// The values of consecutive rows.
+absl::StatusOr<std::string> ReadRows(const std::shared_ptr<const RecordingReader>& reader, int hook_point,
+                                     int64_t first_row, int64_t rows);
 
 // What is damaged, of all shards.
 std::vector<ShardDamage> Damage(const RecordingReader& reader);

@@ -49,7 +49,7 @@ TEST(Flags, StayOnTheLoopbackUnlessToldOtherwise) {
 TEST(Flags, ADirectoryOfRecordingsNeedsNoModel) {
   ServerFlags flags;
   ASSERT_EQ(Parse({"--recordings-dir=/r", "--recordings-quota-bytes=3GiB", "--recordings-free-bytes=5MiB",
-                   "--recordings-shard-bytes=64KiB"},
+                   "--recordings-shard-bytes=64KiB", "--recordings-read-bytes=7MiB"},
                   &flags),
             std::nullopt);
   EXPECT_TRUE(flags.models.empty());
@@ -57,6 +57,7 @@ TEST(Flags, ADirectoryOfRecordingsNeedsNoModel) {
   EXPECT_EQ(flags.recordings.quota_bytes, int64_t{3} << 30);
   EXPECT_EQ(flags.recordings.free_bytes, int64_t{5} << 20);
   EXPECT_EQ(flags.recordings.shard_bytes, int64_t{64} << 10);
+  EXPECT_EQ(flags.recordings.read_bytes, int64_t{7} << 20);
 }
 
 TEST(Flags, SetEveryLimit) {

@@ -4,6 +4,8 @@
 
 #include "gmock/gmock.h"
 #include "server/base/status.h"
+#include "server/service/library_logs.h"
+#include "spdlog/details/log_msg.h"
 
 namespace hookline {
 namespace {
@@ -32,6 +34,18 @@ TEST(StatusMapping, CarriesTheFieldInDetails) {
                           std::string(1, static_cast<char>(bad_request.size())) + bad_request;
   EXPECT_EQ(status.error_details(),
             "\x08\x03\x12\x17hook_points[2]: unknown\x1a" + std::string(1, static_cast<char>(any.size())) + any);
+}
+
+TEST(StatusMapping, NamesInTheMessageAndTheFieldAreEscaped) {
+  grpc::Status status = ToGrpc(InvalidField("budgets[a\x1b[31m\n\xff]", "no \x9b hook point \xe2\x80\xae"));
+  EXPECT_EQ(status.error_message(), "budgets[a\\x1b[31m\\n\\xff]: no \\x9b hook point \\xe2\\x80\\xae");
+  EXPECT_THAT(status.error_details(), HasSubstr("budgets[a\\x1b[31m\\n\\xff]\x12"));
+}
+
+TEST(LogFormatter, AMessageIsOneLineOfWhatCanBeShown) {
+  spdlog::memory_buf_t out;
+  LogFormatter()->format(spdlog::details::log_msg("hookline", spdlog::level::warn, "a\x1b[31m\nforged \xff"), out);
+  EXPECT_THAT(std::string(out.data(), out.size()), EndsWith("a\\x1b[31m\\nforged \\xff\n"));
 }
 
 TEST(StatusMapping, FitsHeadersThatEveryClientTakes) {

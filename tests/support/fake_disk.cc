@@ -5,6 +5,8 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "server/base/checked_math.h"
 #include "server/base/status.h"
 
 namespace hookline {
@@ -16,6 +18,7 @@ struct FakeDisk::Node {
   Kind kind = Kind::kFile;
   std::string contents;
   std::string synced_contents;
+  int64_t modified = 0;  // the number of the operation that wrote to it last
   std::map<std::string, std::shared_ptr<Node>> entries;
   std::map<std::string, std::shared_ptr<Node>> synced_entries;
 };
@@ -29,6 +32,8 @@ struct FakeDisk::State {
   absl::Status failure;
   int64_t capacity = std::numeric_limits<int64_t>::max();
   bool locked = false;
+  int64_t opened_files = 0;
+  int64_t read_bytes = 0;
 
   absl::Status Operate() {
     ++operations;
@@ -105,6 +110,7 @@ class FakeFile final : public WritableFile {
   absl::Status WriteAt(int64_t offset, absl::Span<const uint8_t> bytes) override {
     absl::Status status = state_->Operate();
     if (!status.ok()) bytes = bytes.subspan(0, bytes.size() / 2);
+    node_->modified = state_->operations;
     const size_t end = offset + bytes.size();
     if (end > node_->contents.size()) {
       const int64_t room = state_->capacity - State::Used(*state_->root);
@@ -126,6 +132,34 @@ class FakeFile final : public WritableFile {
  private:
   const std::shared_ptr<State> state_;
   const std::shared_ptr<Node> node_;
+};
+
+class FakeReadableFile final : public ReadableFile {
+ public:
+  FakeReadableFile(std::shared_ptr<State> state, std::shared_ptr<Node> node, std::string path)
+      : state_(std::move(state)), node_(std::move(node)), path_(std::move(path)) {}
+  ~FakeReadableFile() override { --state_->opened_files; }
+
+  const std::string& path() const override { return path_; }
+
+  absl::StatusOr<FileFacts> Facts() const override {
+    return FileFacts{static_cast<int64_t>(node_->contents.size()),
+                     absl::UnixEpoch() + absl::Milliseconds(node_->modified)};
+  }
+
+  absl::Status ReadAt(int64_t offset, absl::Span<uint8_t> out) const override {
+    state_->read_bytes += static_cast<int64_t>(out.size());
+    if (!RangeFits(offset, out.size(), node_->contents.size())) {
+      return absl::DataLossError(absl::StrCat(path_, ": the file ends before"));
+    }
+    std::copy_n(node_->contents.begin() + offset, out.size(), out.begin());
+    return absl::OkStatus();
+  }
+
+ private:
+  const std::shared_ptr<State> state_;
+  const std::shared_ptr<Node> node_;
+  const std::string path_;
 };
 
 class FakeDirectory final : public Directory {
@@ -151,12 +185,11 @@ class FakeDirectory final : public Directory {
     return std::make_unique<FakeFile>(state_, std::move(node));
   }
 
-  absl::StatusOr<FileView> Map(absl::string_view name) override {
+  absl::StatusOr<std::unique_ptr<ReadableFile>> OpenFile(absl::string_view name) override {
     ASSIGN_OR_RETURN(std::shared_ptr<Node> node, Find(name));
     if (node->kind != Kind::kFile) return absl::FailedPreconditionError(absl::StrCat(name, ": not a regular file"));
-    // A copy: a file that is mapped is not written to any more.
-    auto copy = std::make_shared<const std::string>(node->contents);
-    return FileView{copy, {reinterpret_cast<const uint8_t*>(copy->data()), copy->size()}};
+    ++state_->opened_files;
+    return std::make_unique<FakeReadableFile>(state_, std::move(node), absl::StrCat(path_, "/", name));
   }
 
   absl::Status Rename(absl::string_view from, absl::string_view to) override {
@@ -221,6 +254,7 @@ class FakeDirectory final : public Directory {
     RETURN_IF_ERROR(state_->Operate());
     auto node = std::make_shared<Node>();
     node->kind = kind;
+    node->modified = state_->operations;
     if (!node_->entries.emplace(name, node).second) {
       return absl::AlreadyExistsError(absl::StrCat(path_, "/", name, ": exists"));
     }
@@ -270,6 +304,10 @@ void FakeDisk::set_capacity(int64_t bytes) { state_->capacity = bytes; }
 
 int64_t FakeDisk::used_bytes() const { return State::Used(*state_->root); }
 
+int64_t FakeDisk::opened_files() const { return state_->opened_files; }
+
+int64_t FakeDisk::read_bytes() const { return state_->read_bytes; }
+
 void FakeDisk::LosePower(Loss loss) {
   state_->fail_at = 0;
   state_->Lose(*state_->root, loss);
@@ -280,5 +318,18 @@ std::map<std::string, std::string> FakeDisk::Files() const {
   CollectFiles(*state_->root, "", files);
   return files;
 }
+
+FakeDisk::Node& FakeDisk::FileAt(const std::string& path) {
+  Node* node = state_->root.get();
+  for (const absl::string_view part : absl::StrSplit(path, '/')) node = node->entries.at(std::string(part)).get();
+  node->modified = ++state_->operations;
+  return *node;
+}
+
+void FakeDisk::Overwrite(const std::string& path, size_t offset, absl::string_view bytes) {
+  FileAt(path).contents.replace(offset, bytes.size(), bytes.data(), bytes.size());
+}
+
+void FakeDisk::Truncate(const std::string& path, size_t bytes) { FileAt(path).contents.resize(bytes); }
 
 }  // namespace hookline

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/strings/string_view.h"
 #include "server/base/file_system.h"
 
 namespace hookline {
@@ -50,6 +51,10 @@ class FakeDisk {
   void set_capacity(int64_t bytes);
   int64_t used_bytes() const;
 
+  // Files that are open for reading now, and what was read from any so far.
+  int64_t opened_files() const;
+  int64_t read_bytes() const;
+
   // Forgets what `loss` takes and the failure set by FailAt. Directories handed out before go on working, on what is
   // left.
   void LosePower(Loss loss);
@@ -57,10 +62,16 @@ class FakeDisk {
   // All files as they are now, by path.
   std::map<std::string, std::string> Files() const;
 
+  // Writes to a file, or cuts it, in place, behind the back of those who have it open.
+  void Overwrite(const std::string& path, size_t offset, absl::string_view bytes);
+  void Truncate(const std::string& path, size_t bytes);
+
   struct Node;
   struct State;
 
  private:
+  Node& FileAt(const std::string& path);
+
   std::shared_ptr<State> state_;
 };
 

@@ -143,10 +143,9 @@ class Shuffler:
         self._columns: List["np.ndarray[Any, Any]"] = []
         self._filled = 0
 
-    def push(self, batch: RawBatch) -> Iterator[RawBatch]:
-        """Takes a batch; the batches that are ready now."""
-        start = 0
-        for end in sorted({rows for rows in batch.rows if rows}):
+    def push(self, batch: RawBatch, start: int = 0) -> Iterator[RawBatch]:
+        """Takes a batch from this row on; the batches that are ready now."""
+        for end in sorted({rows for rows in batch.rows if rows > start}):
             members = tuple(i for i, rows in enumerate(batch.rows) if rows >= end)
             if members != self._members:
                 self._drain()

@@ -171,7 +171,8 @@ class NativeReceiver:
         """The exception for what the library says."""
         if self._closed.is_set():
             return CancelledError("the capture was closed")
-        return self._error.exception()
+        error = self._error.exception()
+        return error if self._feed is None else self._feed.named(error)
 
     def _next(self) -> Optional[RawBatch]:
         self._wait_started()

@@ -7,10 +7,13 @@ from typing import Any, Callable, Mapping, Optional, Sequence, Union
 
 from hookline import _protocol
 from hookline._arrays import Allocator, dtype_name, make_allocator
-from hookline._sources import is_server_source, source_batches
+from hookline._counts import count
+from hookline._sources import is_server_source, name_place, place_in, source_batches
+from hookline.errors import HooklineError
 from hookline.types import CaptureStarted, Dataset, Feed, Recording, Retry, Selection
 
 _DTYPE_NUMBERS = {name: number for number, name in _protocol.DTYPES.items()}
+DEFAULT_DTYPE = "float32"
 _ON_LAG = {"detach": 1, "wait": 2}
 
 
@@ -23,7 +26,7 @@ class CaptureOptions:
     model: str = ""
     max_activations: Optional[int] = None
     max_activations_by_hook_point: Mapping[str, int] = field(default_factory=dict)
-    dtype: Any = "float32"
+    dtype: Any = None  # as it was asked for; `dtype_name` says what it means
     batch_rows: int = 4096
     selection: Optional[Selection] = None
     provenance: bool = False
@@ -36,17 +39,22 @@ class CaptureOptions:
     output: str = "auto"
     pin_memory: bool = False
     retry: Optional[Retry] = field(default_factory=Retry)
+    skip_rows: int = 0  # rows at the start that are received and left out
+    goes_on: bool = False  # whether another capture follows where the server's cap ends this one
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "dtype", dtype_name(self.dtype))
-        for name, value, least in (
-            ("batch_rows", self.batch_rows, 1),
-            ("prefetch", self.prefetch, 1),
-            ("shuffle_buffer", self.shuffle_buffer, 0),
-        ):
-            if value < least:
-                raise ValueError(f"{name}: {value} is below {least}")
-
+        if self.dtype is not None:
+            object.__setattr__(self, "dtype", dtype_name(self.dtype))
+        least = {"batch_rows": 1, "prefetch": 1, "shuffle_buffer": 0, "seed": 0, "max_message_bytes": 0}
+        for name, smallest in least.items():
+            object.__setattr__(self, name, count(name, getattr(self, name), smallest))
+        if self.max_activations is not None:
+            object.__setattr__(self, "max_activations", count("max_activations", self.max_activations))
+        by_hook_point = {
+            name: count(f"max_activations_by_hook_point[{name!r}]", rows)
+            for name, rows in self.max_activations_by_hook_point.items()
+        }
+        object.__setattr__(self, "max_activations_by_hook_point", by_hook_point)
         if isinstance(self.source, Recording):
             for name in ("model", "selection", "deterministic", "record_as"):
                 if getattr(self, name):
@@ -66,7 +74,7 @@ class CaptureOptions:
         else:
             request = _protocol.CaptureRequest(
                 model=self.model,
-                dtype=_DTYPE_NUMBERS[self.dtype],
+                dtype=_DTYPE_NUMBERS[self.dtype or DEFAULT_DTYPE],
                 deterministic=self.deterministic,
                 record_as=self.record_as,
             )
@@ -105,12 +113,27 @@ class CaptureOptions:
             raise TypeError("source: an iterator cannot stand in a request; give a list, tensor or server dataset")
         request = self.message()
         if self.streams_tokens:
-            request.tokens.CopyFrom(token_batch([ids for batch in source_batches(self.source) for ids in batch]))
+            batches = source_batches(self.source)
+            request.tokens.CopyFrom(token_batch([ids for batch in batches for ids in batch.sequences]))
         return request
+
+    def named(self, error: HooklineError) -> HooklineError:
+        """An error about `whole_message`, with the place in the source where it is about a sequence."""
+        if not self.streams_tokens:
+            return error
+        return name_place(error, lambda index: place_in(list(source_batches(self.source)), index))
+
+    def check_granted(self, started: CaptureStarted) -> None:
+        """ValueError if rows come in another dtype than was asked for, as those of a recording may."""
+        if self.dtype is not None and started.dtype != self.dtype:
+            raise ValueError(
+                f"dtype: the recording holds {started.dtype}, in which its rows come, not {self.dtype}; leave dtype "
+                "out and convert the batches"
+            )
 
     def allocators(self) -> Callable[[CaptureStarted], Allocator]:
         """Makes the memory of batches for what a server granted. ValueError at once for an output that cannot be."""
-        make_allocator(self.output, self.dtype, self.pin_memory)
+        make_allocator(self.output, self.dtype or DEFAULT_DTYPE, self.pin_memory)
         return lambda started: make_allocator(self.output, started.dtype, self.pin_memory)
 
     @property

@@ -22,7 +22,8 @@ from hookline.types import CaptureStarted, CaptureSummary, capture_started, capt
 
 
 def layout_of(started: CaptureStarted, options: CaptureOptions) -> Layout:
-    """The stream's shape, from what was granted."""
+    """The stream's shape, from what was granted. ValueError if that is not what was asked for."""
+    options.check_granted(started)
     return Layout(
         names=tuple(point.name for point in started.hook_points),
         widths=tuple(point.width for point in started.hook_points),
@@ -169,6 +170,8 @@ class Session:
             return None
         if error is None:
             error = UnavailableError("the server ended the stream without a summary")
+        if self.feed is not None:
+            error = self.feed.named(error)
         return self._progress.delay(error, self.started is not None)
 
     def finish(self) -> Iterator[RawBatch]:

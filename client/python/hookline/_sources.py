@@ -1,4 +1,4 @@
-"""Token ids in all the forms in which people hold them, and their way to the server.
+"""The sources of token ids that the client sends, and their way to the server.
 
 `TokenFeed` keeps what it sent until rows of later sequences have arrived, so that a capture survives a reconnect
 whatever its source is: a list, a loader that shuffles, or a generator that can be read once only.
@@ -6,127 +6,77 @@ whatever its source is: a list, a loader that shuffles, or a generator that can 
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import deque
-from typing import Any, Deque, Iterable, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Deque, Iterable, Iterator, List, Optional, Sequence, Set, Tuple
 
 import numpy as np
 
+from hookline._token_ids import (
+    Ids,
+    TokenBatch,
+    batch_sequences,
+    holds_sequences,
+    is_dict,
+    is_table,
+    list_sequences,
+    tell_without_bos,
+)
+from hookline.errors import HooklineError
 from hookline.types import Dataset, Feed, Recording, Selection
 
 # One message to the server holds at most this many ids: 5 bytes each at most, well below gRPC's 4 MiB default limit.
 MESSAGE_TOKENS = 1 << 16
 # Ids kept for a reconnect. Reached only where the server runs that many without a single row coming back.
 KEPT_TOKENS = 16 << 20
-
-Ids = Union[List[int], "np.ndarray[Any, Any]"]
-
-
-def _as_array(value: Any) -> Any:
-    """torch tensors, and whatever numpy reads, as a numpy array; lists and others as they are."""
-    if hasattr(value, "detach") and hasattr(value, "cpu"):
-        value = value.detach().cpu().numpy()
-    elif not isinstance(value, np.ndarray) and hasattr(value, "__array__") and not np.isscalar(value):
-        value = np.asarray(value)
-    return value
+# Sequences whose first ids are looked at: so many that by chance do not begin alike, and no more than a glance.
+_FIRST_SEQUENCES = 64
 
 
-def _checked_array(array: "np.ndarray[Any, Any]", where: str) -> "np.ndarray[Any, Any]":
-    if array.dtype.kind not in "iu":
-        raise TypeError(f"{where}: token ids are integers, not {array.dtype}")
-    if array.size:
-        wrong = (array < 0) | (array > 0xFFFFFFFF) if array.dtype.itemsize > 4 or array.dtype.kind == "i" else None
-        if wrong is not None and wrong.any():
-            place = tuple(int(i) for i in np.argwhere(wrong)[0])
-            raise ValueError(f"{where}{list(place)}: {array[place]} is no token id")
-    return array
-
-
-def _checked_ids(sequence: Any, where: str) -> Ids:
-    value = _as_array(sequence)
-    if isinstance(value, np.ndarray):
-        if value.ndim != 1:
-            raise TypeError(f"{where}: a sequence has one dimension, not {value.ndim}")
-        return _checked_array(value, where)
-    if not isinstance(value, (list, tuple, range)):
-        raise TypeError(f"{where}: {type(sequence).__name__} is no sequence of token ids")
-    ids = list(value)
-    for position, token in enumerate(ids):
-        if not isinstance(token, (int, np.integer)) or isinstance(token, bool):
-            raise TypeError(f"{where}[{position}]: token ids are integers, not {type(token).__name__}")
-        if not 0 <= token <= 0xFFFFFFFF:
-            raise ValueError(f"{where}[{position}]: {token} is no token id")
-    return ids
-
-
-def _is_batch(value: Any) -> bool:
-    return getattr(value, "ndim", 0) == 2
-
-
-def _holds_sequences(value: Any) -> bool:
-    """Whether a member of a list is itself a batch, rather than a sequence or a token id."""
-    if _is_batch(value) or hasattr(value, "keys"):
-        return True
-    return isinstance(value, (list, tuple)) and bool(value) and not isinstance(value[0], (int, np.integer))
-
-
-def batch_sequences(batch: Any) -> List[Ids]:
-    """The token sequences of one batch.
-
-    A tensor or array of two dimensions has one sequence a row, of one dimension it is one sequence. A dict has them
-    under `input_ids` or `idx`. A list or tuple is either a batch with further members, such as targets, which are left
-    out (its first member is a tensor of two dimensions or a list of sequences beside others of the same kind), or a
-    list of sequences, or of token ids, which are one sequence.
-    """
-    if hasattr(batch, "keys") and hasattr(batch, "__getitem__"):
-        for key in ("input_ids", "idx"):
-            if key in batch:
-                return batch_sequences(batch[key])
-        raise TypeError(
-            f"batch: a dict holds token ids as input_ids or idx; this one has {sorted(map(str, batch.keys()))}"
-        )
-    value = _as_array(batch)
-    if isinstance(value, np.ndarray):
-        if value.ndim not in (1, 2):
-            raise TypeError(f"batch: token ids have one or two dimensions, not {value.ndim}")
-        checked = _checked_array(value, "batch")
-        return [checked] if value.ndim == 1 else list(checked)
-    if not isinstance(value, (list, tuple, range)):
-        raise TypeError(f"batch: {type(batch).__name__} holds no token ids")
-    if len(value) == 0:
-        return []
-    first = value[0]
-    if _holds_sequences(first):
-        return batch_sequences(first)
-    if isinstance(first, (int, np.integer)):
-        return [_checked_ids(value, "batch")]
-    return [_checked_ids(sequence, f"batch[{index}]") for index, sequence in enumerate(value)]
-
-
-def source_batches(source: Any) -> Iterator[List[Ids]]:
+def source_batches(source: Any) -> Iterator[TokenBatch]:
     """The batches of a source that is not the server's: token ids as `batch_sequences` takes them, a list of 2-d
-    batches, or an iterable of batches."""
+    batches, or an iterable of batches. Errors name the part of the source that they are about."""
     if isinstance(source, (str, bytes)):
         raise TypeError(f"source: {type(source).__name__} holds no token ids; tokenize it first")
-    if isinstance(source, (list, tuple)) and source and _holds_sequences(source[0]):
-        return map(batch_sequences, source)
-    if _is_batch(source):
+    if is_table(source) and str(getattr(source, "layout", "torch.strided")) == "torch.strided":
         return _row_blocks(source)
-    if isinstance(source, (list, tuple, range)) or hasattr(source, "keys") or hasattr(source, "__array__"):
-        return iter([batch_sequences(source)])
+    is_list = isinstance(source, (list, tuple, range))
+    if is_list and source and (isinstance(source[0], TokenBatch) or holds_sequences(source[0])):
+        return _each_batch(source)
+    if is_list or is_dict(source) or hasattr(source, "__array__") or hasattr(source, "detach"):
+        return iter([_whole_source(source)])
     if hasattr(source, "__iter__"):
-        return map(batch_sequences, source)
+        return _each_batch(source)
     raise TypeError(
         f"source: {type(source).__name__} is none of a tensor, array or list of token ids, an iterable of batches, "
         "hookline.Dataset, hookline.Feed, hookline.Recording"
     )
 
 
-def _row_blocks(array: Any) -> Iterator[List[Ids]]:
+def _whole_source(source: Any) -> TokenBatch:
+    """A source that is one batch. A list of tensors is one of sequences: it comes from no loader."""
+    is_list = isinstance(source, list) and len(source) > 0 and getattr(source[0], "ndim", 0) == 1
+    sequences = list_sequences(source, "source") if is_list else batch_sequences(source, "source")
+    return TokenBatch(sequences, lambda index: f"row {sequences.row(index)} of the source")
+
+
+def _each_batch(source: Iterable[Any]) -> Iterator[TokenBatch]:
+    for number, batch in enumerate(source):
+        yield batch if isinstance(batch, TokenBatch) else _numbered_batch(batch, number)
+
+
+def _numbered_batch(batch: Any, number: int) -> TokenBatch:
+    sequences = batch_sequences(batch, f"batch {number} of the source")
+    return TokenBatch(sequences, lambda index: f"batch {number} of the source, row {sequences.row(index)}")
+
+
+def _row_blocks(array: Any) -> Iterator[TokenBatch]:
     """A tensor or array of two dimensions in pieces of a message: one mapped from a file is read as it is sent."""
     step = max(1, MESSAGE_TOKENS // max(1, array.shape[1]))
     for first in range(0, len(array), step):
-        yield list(_checked_array(_as_array(array[first : first + step]), f"source[{first}:]"))
+        rows = batch_sequences(array[first : first + step], f"source[{first}:]")
+        yield TokenBatch(rows, lambda index, first=first: f"row {first + index} of the source")  # type: ignore[misc]
 
 
 def is_server_source(source: Any) -> bool:
@@ -139,29 +89,62 @@ def can_be_read_again(source: Any) -> bool:
     return is_server_source(source) or not isinstance(source, Iterator)
 
 
-def messages(batches: Iterable[List[Ids]]) -> Iterator[List[Ids]]:
+def messages(batches: Iterable[TokenBatch]) -> Iterator[TokenBatch]:
     """Cuts batches to what one message may hold. Batches without sequences are left out."""
     for batch in batches:
-        part: List[Ids] = []
-        tokens = 0
-        for ids in batch:
-            if part and tokens + len(ids) > MESSAGE_TOKENS:
-                yield part
-                part, tokens = [], 0
-            part.append(ids)
+        first = tokens = 0
+        for index, ids in enumerate(batch.sequences):
+            if index > first and tokens + len(ids) > MESSAGE_TOKENS:
+                yield _part(batch, first, index)
+                first, tokens = index, 0
             tokens += len(ids)
-        if part:
-            yield part
+        if first < len(batch.sequences):
+            yield _part(batch, first, len(batch.sequences))
+
+
+def _part(batch: TokenBatch, first: int, end: int) -> TokenBatch:
+    if first == 0 and end == len(batch.sequences):
+        return batch
+    return TokenBatch(batch.sequences[first:end], lambda index: batch.place(first + index))
+
+
+# How a server names a sequence: by its index in the request, or among all that were streamed.
+_SEQUENCE_PATH = re.compile(r"(?:\w+\.)*tokens\.sequences\[(\d+)\](?:\.ids)?(?:\[(\d+)\])?")
+
+
+def name_place(error: HooklineError, place: Callable[[int], Optional[str]]) -> HooklineError:
+    """Says in an error of the server where in the client's source the sequence stands that it names; `place` is asked
+    with the sequence's index and answers None for one that it does not know."""
+    match = _SEQUENCE_PATH.search(error.field or error.message)
+    where = place(int(match.group(1))) if match is not None else None
+    if match is None or where is None:
+        return error
+    position = f", position {match.group(2)}" if match.group(2) is not None else ""
+    what = _SEQUENCE_PATH.sub("", error.message, count=1).lstrip(": ")
+    return type(error)(f"{where}{position}: {what}", error.code, error.field)
+
+
+def place_in(batches: Sequence[TokenBatch], index: int) -> Optional[str]:
+    """Where the sequence of this index, counted over the batches, stands in their source."""
+    for batch in batches:
+        if index < len(batch.sequences):
+            return batch.place(index)
+        index -= len(batch.sequences)
+    return None
 
 
 class _Kept:
-    __slots__ = ("first_sequence", "sequences", "first_row", "tokens")
+    __slots__ = ("first_sequence", "batch", "first_row", "tokens")
 
-    def __init__(self, first_sequence: int, sequences: List[Ids], first_row: int) -> None:
+    def __init__(self, first_sequence: int, batch: TokenBatch, first_row: int) -> None:
         self.first_sequence = first_sequence
-        self.sequences = sequences
+        self.batch = batch
         self.first_row = first_row  # rows that the sequences before these bring
-        self.tokens = sum(len(ids) for ids in sequences)
+        self.tokens = sum(len(ids) for ids in batch.sequences)
+
+    @property
+    def end(self) -> int:
+        return self.first_sequence + len(self.batch.sequences)
 
 
 class TokenFeed:
@@ -179,6 +162,7 @@ class TokenFeed:
         self._kept_tokens = 0
         self._sequences = 0
         self._rows = 0
+        self._first_ids: Set[int] = set()
         self._ended = False
         self.error: Optional[BaseException] = None  # why nothing more can be sent
 
@@ -212,6 +196,17 @@ class TokenFeed:
             while len(self._kept) > 1 and rows > self._kept[1].first_row:
                 self._forget()
 
+    def named(self, error: HooklineError) -> HooklineError:
+        """The error, with the place in the source where it is about a sequence that is not done."""
+        return name_place(error, self._place)
+
+    def _place(self, sequence: int) -> Optional[str]:
+        with self._state:
+            for kept in self._kept:
+                if kept.first_sequence <= sequence < kept.end:
+                    return kept.batch.place(sequence - kept.first_sequence)
+        return None
+
     def _find(self, sequence: int) -> Optional[List[Ids]]:
         if self._kept and sequence < self._kept[0].first_sequence:
             raise LookupError(
@@ -219,32 +214,40 @@ class TokenFeed:
                 f"{self._kept[0].first_sequence} are gone"
             )
         for kept in self._kept:
-            if sequence < kept.first_sequence + len(kept.sequences):
-                return kept.sequences[sequence - kept.first_sequence :]
+            if sequence < kept.end:
+                return kept.batch.sequences[sequence - kept.first_sequence :]
         if sequence > self._sequences:
             raise LookupError(f"the server asks for sequence {sequence}, but only {self._sequences} were sent")
         return None
 
     def _pull(self) -> None:
         try:
-            sequences = next(self._messages, None)
+            batch = next(self._messages, None)
         except BaseException as error:
             self.fail(error)
             raise
         with self._state:
-            if sequences is None:
+            if batch is None:
                 self._ended = True
                 return
-            kept = _Kept(self._sequences, sequences, self._rows)
+            self._look_at_first_ids(batch.sequences)
+            kept = _Kept(self._sequences, batch, self._rows)
             self._kept.append(kept)
             self._kept_tokens += kept.tokens
-            self._sequences += len(sequences)
+            self._sequences = kept.end
             if self._selection is None:
                 self._rows += kept.tokens
             else:
-                self._rows += sum(self._selection.rows_of(ids) for ids in sequences)
+                self._rows += sum(self._selection.rows_of(ids) for ids in batch.sequences)
             while self._kept_tokens > KEPT_TOKENS and len(self._kept) > 1:
                 self._forget()
+
+    def _look_at_first_ids(self, sequences: Sequence[Ids]) -> None:
+        if self._sequences >= _FIRST_SEQUENCES:
+            return
+        self._first_ids.update(int(ids[0]) for ids in sequences[: _FIRST_SEQUENCES - self._sequences])
+        if self._sequences + len(sequences) >= _FIRST_SEQUENCES and len(self._first_ids) > 1:
+            tell_without_bos("token ids sent to a server")
 
     def _forget(self) -> None:
         self._kept_tokens -= self._kept.popleft().tokens

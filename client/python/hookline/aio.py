@@ -11,6 +11,7 @@ For example:
 from __future__ import annotations
 
 import asyncio
+import warnings
 from typing import TYPE_CHECKING, Any, AsyncIterator, Callable, Iterator, List, Optional, Sequence, Tuple, Union
 
 import grpc
@@ -20,6 +21,7 @@ from hookline import _memory, _protocol, _shared_memory
 from hookline._arguments import CaptureArguments
 from hookline._arrays import Allocator
 from hookline._batches import RawBatch
+from hookline._notes import notes_of_end, notes_of_start
 from hookline._request import CaptureOptions, capture_options
 from hookline._session import Session
 from hookline.capture import Batch, Finisher
@@ -149,6 +151,8 @@ class AsyncCapture(AsyncIterator[Batch]):
 
     async def _iterate(self) -> AsyncIterator[Batch]:
         started = await self.started()
+        for note in notes_of_start(self._options, started):
+            warnings.warn(note, stacklevel=3)
         finisher = Finisher(started, self._options, self._make_allocator(started))
         while True:
             raw = await self._next()
@@ -158,6 +162,9 @@ class AsyncCapture(AsyncIterator[Batch]):
                 yield batch
         for batch in finisher.finish():
             yield batch
+        if self.summary is not None:
+            for note in notes_of_end(self._options, started, self.summary):
+                warnings.warn(note, stacklevel=3)
 
     async def _next(self) -> Optional[RawBatch]:
         """The next batch, or what ended the receiving."""

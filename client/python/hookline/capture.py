@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, Callable, Dict, Iterator, Optional
+import warnings
+from typing import Any, Callable, Dict, Iterator, List, Optional
 
 from hookline._arrays import Allocator
 from hookline._batches import COLUMNS, RawBatch, Shuffler
+from hookline._notes import notes_of_end, notes_of_start
 from hookline._receive import Receiver
 from hookline._request import CaptureOptions
 from hookline._session import layout_of
@@ -32,15 +34,15 @@ class Batch(Dict[str, Any]):
         return max(map(len, self.values()), default=0)
 
 
-def finished_batch(raw: RawBatch, names: Any, allocator: Allocator) -> Batch:
-    """The batch as the user gets it: views of the memory that was received into."""
+def finished_batch(raw: RawBatch, names: Any, allocator: Allocator, start: int = 0) -> Batch:
+    """The batch from row `start` on as the user gets it: views of the memory that was received into."""
     batch = Batch()
-    batch.first_row = raw.first_row
+    batch.first_row = raw.first_row + start
     for name, block, rows in zip(names, raw.blocks, raw.rows):
-        if block is not None and rows:
-            batch[name] = block.first(rows)
+        if block is not None and rows > start:
+            batch[name] = block.first(rows)[start:] if start else block.first(rows)
     for (column_name, _), column in zip(COLUMNS, raw.columns):
-        setattr(batch, column_name, allocator.column(column[: max(raw.rows)]))
+        setattr(batch, column_name, allocator.column(column[start : max(raw.rows)]))
     return batch
 
 
@@ -51,12 +53,19 @@ class Finisher:
         layout = layout_of(started, options)
         self._names = layout.names
         self._allocator = allocator
+        self._skip_rows = options.skip_rows
         self._shuffler = (
             Shuffler(layout, allocator, options.shuffle_buffer, options.seed) if options.shuffle_buffer else None
         )
 
     def push(self, raw: RawBatch) -> Iterator[Batch]:
-        for ready in (raw,) if self._shuffler is None else self._shuffler.push(raw):
+        start = max(0, self._skip_rows - raw.first_row)
+        if start >= max(raw.rows):
+            return
+        if self._shuffler is None:
+            yield finished_batch(raw, self._names, self._allocator, start)
+            return
+        for ready in self._shuffler.push(raw, start):
             yield finished_batch(ready, self._names, self._allocator)
 
     def finish(self) -> Iterator[Batch]:
@@ -122,6 +131,7 @@ def _iterate(
 ) -> Iterator[Batch]:
     # Apart from the Capture, so that dropping that one ends the capture at once.
     started = receiver.started()
+    _warn(notes_of_start(options, started))
     finisher = Finisher(started, options, make_allocator(started))
     while True:
         raw = receiver.next()
@@ -129,3 +139,10 @@ def _iterate(
             break
         yield from finisher.push(raw)
     yield from finisher.finish()
+    if receiver.summary is not None:
+        _warn(notes_of_end(options, started, receiver.summary))
+
+
+def _warn(notes: List[str]) -> None:
+    for note in notes:
+        warnings.warn(note, stacklevel=4)  # the loop over the capture

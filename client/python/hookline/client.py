@@ -17,7 +17,7 @@ from hookline._receive import GrpcReceiver, Receiver
 from hookline._request import CaptureOptions, capture_options
 from hookline._session import Session
 from hookline.capture import Capture
-from hookline.errors import UnavailableError, from_rpc_error
+from hookline.errors import HooklineError, UnavailableError, from_rpc_error
 from hookline.model import RemoteModel
 from hookline.persist import Persist
 from hookline.types import (
@@ -192,13 +192,17 @@ class Client:
         unknown = sorted(options.keys() - accepted)
         if unknown:
             raise TypeError(f"{unknown[0]}: a recording takes {', '.join(sorted(accepted))}")
-        capture = capture_options(hook_points, source, **options).whole_message()
-        request = _protocol.PersistRequest(name=name, capture=capture)
+        settled = capture_options(hook_points, source, **options)
+        request = _protocol.PersistRequest(name=name, capture=settled.whole_message())
         channel: Any = self._channel  # messages stay bytes
         try:
-            return Persist(channel.unary_stream(_protocol.PERSIST)(request.SerializeToString()))
+            call = channel.unary_stream(_protocol.PERSIST)(request.SerializeToString())
         except ValueError as error:  # grpcio's word for a closed channel
             raise UnavailableError(str(error)) from None
+        try:
+            return Persist(call)
+        except HooklineError as error:
+            raise settled.named(error) from None
 
     def stop_recording(self, name: str, *, timeout: Optional[float] = None) -> RecordingInfo:
         """Ends a running recording after its last rows; what is written stays and can be continued."""
@@ -218,7 +222,7 @@ class Client:
         *,
         max_activations: Optional[int] = None,
         max_activations_by_hook_point: Optional[Mapping[str, int]] = None,
-        dtype: Any = "float32",
+        dtype: Any = None,
         batch_rows: int = 4096,
         model: str = "",
         selection: Optional[Selection] = None,
@@ -242,8 +246,8 @@ class Client:
             beside the ids, such as targets, are left out.
         max_activations: most rows for each hook point; None: as many as the server allows.
         max_activations_by_hook_point: budgets that differ, by name.
-        dtype: "float32", "bfloat16" or "float16", or torch's or numpy's name of it. Converted by the server. A
-            recording's rows come in its own.
+        dtype: "float32", "bfloat16" or "float16", or torch's or numpy's name of it. Converted by the server. None:
+            float32, or a recording's own, in which its rows always come; another is a ValueError.
         batch_rows: rows of every batch but the last.
         model: which one; may be left out where the server has one.
         selection: which rows of a sequence are kept.
@@ -281,6 +285,10 @@ class Client:
             pin_memory=pin_memory,
             retry=retry,
         )
+        return self.run(options)
+
+    def run(self, options: CaptureOptions) -> Capture:
+        """`capture` of options that are settled."""
         allocators = options.allocators()
         return Capture(self.receive(options, allocators), options, allocators)
 
@@ -301,7 +309,7 @@ class Client:
         *,
         max_activations: Optional[int] = None,
         max_activations_by_hook_point: Optional[Mapping[str, int]] = None,
-        dtype: Any = "float32",
+        dtype: Any = None,
         model: str = "",
         selection: Optional[Selection] = None,
         timeout: Optional[float] = None,
@@ -317,12 +325,11 @@ class Client:
             dtype=dtype,
             selection=selection,
         )
-        answer = self._call(
-            _protocol.ESTIMATE_CAPTURE,
-            _protocol.EstimateCaptureRequest(capture=options.whole_message()),
-            _protocol.EstimateCaptureResponse,
-            timeout,
-        )
+        request = _protocol.EstimateCaptureRequest(capture=options.whole_message())
+        try:
+            answer = self._call(_protocol.ESTIMATE_CAPTURE, request, _protocol.EstimateCaptureResponse, timeout)
+        except HooklineError as error:
+            raise options.named(error) from None
         return capture_estimate(answer)
 
     def _call(self, method: str, request: Any, response: Any, timeout: Optional[float]) -> Any:

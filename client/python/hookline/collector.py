@@ -12,9 +12,12 @@ import numpy as np
 
 from hookline import _saving
 from hookline._arrays import Block, dtype_name
+from hookline._counts import count
+from hookline._notes import notes_of_end
 from hookline._request import CaptureOptions
-from hookline._sources import Ids
+from hookline._token_ids import TokenBatch
 from hookline._store import RowStore
+from hookline._text import escaped
 from hookline.model import RemoteModel
 from hookline.types import CaptureStarted
 
@@ -24,16 +27,16 @@ _WAITING_BATCHES = 8
 _PIECE_ROWS = 1 << 16
 
 
-class _TokenQueue(Iterator[List[Ids]]):
+class _TokenQueue(Iterator[TokenBatch]):
     """Tokens on their way from the model's calls to the capture, which iterates over it."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._batches: Deque[List[Ids]] = deque()
+        self._batches: Deque[TokenBatch] = deque()
         self._closed = False
         self._unread = False
 
-    def put(self, batch: List[Ids]) -> None:
+    def put(self, batch: TokenBatch) -> None:
         """Waits for room. Once nobody reads any more, batches are left out."""
         with self._changed:
             self._changed.wait_for(lambda: self._unread or len(self._batches) < _WAITING_BATCHES)
@@ -52,7 +55,7 @@ class _TokenQueue(Iterator[List[Ids]]):
             self._unread = True
             self._changed.notify_all()
 
-    def __next__(self) -> List[Ids]:
+    def __next__(self) -> TokenBatch:
         with self._changed:
             self._changed.wait_for(lambda: self._unread or self._closed or bool(self._batches))
             if self._unread or not self._batches:
@@ -108,8 +111,7 @@ class ActivationCollector:
         *,
         dtype: Any = "float32",
     ) -> None:
-        if max_activations < 1:
-            raise ValueError(f"max_activations: {max_activations} is below 1")
+        max_activations = count("max_activations", max_activations, 1)
         if isinstance(hook_points, str):
             raise TypeError(f"hook_points: a list of names, not {hook_points!r} alone")
         self.model = model
@@ -145,15 +147,15 @@ class ActivationCollector:
             if exc_type is None:
                 raise
 
-    def take(self, sequences: List[Ids]) -> None:
+    def take(self, batch: TokenBatch) -> None:
         """Sends these token sequences. The model's calls do it."""
         if self.is_full:
             return
         if self._running is None:
             self._running = _Run(self)
         # The caller may fill its tensor anew as soon as this returns.
-        self._running.tokens.put([np.array(ids, np.uint32) for ids in sequences])
-        rows = sum(map(len, sequences))
+        self._running.tokens.put(TokenBatch([np.array(ids, np.uint32) for ids in batch.sequences], batch.place))
+        rows = sum(map(len, batch.sequences))
         for hook_point, count in self.counts.items():
             self.counts[hook_point] = min(self._limit, count + rows)
         if self._running.failed:
@@ -162,7 +164,7 @@ class ActivationCollector:
     def get_activations(self, hook_point: Optional[str] = None) -> Dict[str, Any]:
         """Hook point -> its rows so far, (rows, width); of one hook point, or of all. Waits for those on their way."""
         if hook_point is not None and hook_point not in self.counts:
-            raise ValueError(f"Unknown hook point: {hook_point}; this collector has {', '.join(self.counts)}")
+            raise ValueError(f"Unknown hook point: {escaped(hook_point)}; this collector has {escaped(', '.join(self.counts))}")
         self._finish()
         return {name: self._rows(name) for name in ([hook_point] if hook_point is not None else self.counts)}
 
@@ -174,7 +176,7 @@ class ActivationCollector:
             raise ValueError("No save path specified")
         activations = self.get_activations()
         for name, path in _saving.save(Path(folder), activations).items():
-            print(f"Saved {len(activations[name])} activations for {name} to {path}")
+            print(f"Saved {len(activations[name])} activations for {escaped(name)} to {escaped(str(path))}")
 
     @staticmethod
     def load_activations(load_path: Union[str, Path], hook_points: Optional[Sequence[str]] = None) -> Dict[str, Any]:
@@ -188,10 +190,10 @@ class ActivationCollector:
         activations = {}
         for name, path in _saving.find(folder, hook_points).items():
             if path is None:
-                print(f"Warning: file not found: {folder / _saving.file_name(name)}")
+                print(f"Warning: file not found: {escaped(str(folder / _saving.file_name(name)))}")
                 continue
             activations[name] = torch.load(path, map_location="cpu", weights_only=True)
-            print(f"Loaded {len(activations[name])} activations for {name}")
+            print(f"Loaded {len(activations[name])} activations for {escaped(name)}")
         return activations
 
     def clear(self) -> None:
@@ -248,7 +250,7 @@ class _Run:
         self.counts = dict(collector.counts)  # with the rows that have arrived; settled after `finish`
         self._error: Optional[BaseException] = None
         left = collector.max_activations - min(self.counts.values())
-        options = CaptureOptions(
+        self._options = CaptureOptions(
             hook_points=list(collector.hook_points),
             source=self.tokens,
             model=collector.model.name,
@@ -256,7 +258,7 @@ class _Run:
             dtype=collector._dtype,
             batch_rows=min(left, _PIECE_ROWS),
         )
-        self._receiver = collector.model.client.receive(options, collector.start_stores)
+        self._receiver = collector.model.client.receive(self._options, collector.start_stores)
         try:
             started = self._receiver.started()
         except BaseException:
@@ -277,6 +279,9 @@ class _Run:
         self._thread.join()
         if self._error is not None:
             raise self._error
+        if self._receiver.summary is not None:
+            for note in notes_of_end(self._options, self._receiver.started(), self._receiver.summary):
+                warnings.warn(note, stacklevel=4)
 
     def close(self) -> None:
         self.tokens.abandon()

@@ -8,6 +8,7 @@ from typing import Any, Optional
 import grpc
 
 from hookline import _protocol
+from hookline._text import escaped
 
 # `FIELD: ...` at the head of a message, for servers or proxies that strip the details beside the status.
 _FIELD_PREFIX = re.compile(r"""([a-z_][a-z0-9_]*(?:\.[a-z_][a-z0-9_]*|\[[^\]]*\])*): """)
@@ -16,17 +17,20 @@ _FIELD_PREFIX = re.compile(r"""([a-z_][a-z0-9_]*(?:\.[a-z_][a-z0-9_]*|\[[^\]]*\]
 class HooklineError(Exception):
     """What went wrong, as the server said it.
 
-    `code` is the canonical code's name (`"INVALID_ARGUMENT"`), `message` the server's sentence, `field` the path of the
+    `code` is the canonical code's name (`"INVALID_ARGUMENT"`), `message` the server's sentence (control characters and
+    the like as escapes), `field` the path of the
     request field it is about (`"tokens.sequences[3].ids[17]"`), or None.
     """
 
     code = "UNKNOWN"
 
     def __init__(self, message: str, code: Optional[str] = None, field: Optional[str] = None) -> None:
+        # Names in it are a server's.
+        message = escaped(message)
         super().__init__(message)
         self.message = message
         self.code = code or type(self).code
-        self.field = field
+        self.field = None if field is None else escaped(field)
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}"

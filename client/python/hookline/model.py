@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, List, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Sequence, Tuple
 
-from hookline._sources import batch_sequences
+from hookline._local_manners import LocalModelManners
+from hookline._text import escaped
+from hookline._token_ids import TokenBatch, batch_sequences
 from hookline.types import HookPoint, ModelInfo
 
 if TYPE_CHECKING:
@@ -13,16 +15,30 @@ if TYPE_CHECKING:
     from hookline.collector import ActivationCollector
 
 
-class RemoteModel:
+def _called_with(args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Any:
+    """A call's arguments as a batch: keywords beside the ids are those of a dict."""
+    if not args:
+        return kwargs
+    batch = args[0] if len(args) == 1 else args
+    if not kwargs:
+        return batch
+    if hasattr(batch, "keys"):
+        return {**batch, **kwargs}
+    return {"input_ids": args[0], **{f"argument {index}": arg for index, arg in enumerate(args[1:], 1)}, **kwargs}
+
+
+class RemoteModel(LocalModelManners):
     """A model of the server, described by `info`. Comes from `Client.model()`.
 
-    Inside an `ActivationCollector` it is called with batches of token ids, as a local model is.
+    Inside an `ActivationCollector` it is called with batches of token ids, as a local model is, and around that it has
+    what code for local models touches.
     """
 
     def __init__(self, client: "Client", info: ModelInfo) -> None:
         self.client = client
         self.info = info
         self._collectors: List["ActivationCollector"] = []
+        self._calls = 0
 
     @property
     def name(self) -> str:
@@ -47,25 +63,19 @@ class RemoteModel:
         """Runs a batch of token ids for the collectors that are active, and returns nothing: logits stay on the server.
 
         The ids are a tensor, array or list, the first member of a tuple or list whose others (targets) are left out, or
-        the `input_ids` or `idx` of a dict or of the keyword arguments."""
+        the `input_ids`, `idx` or `tokens` of a dict or of the keyword arguments, where an `attention_mask` says which
+        of them are padding, which is not run. `batch_sequences` says what is refused."""
         if not self._collectors:
             raise RuntimeError(
                 "a model on a server is called inside a `with hookline.ActivationCollector(...)` block; use capture() "
                 "elsewhere"
             )
-        sequences = batch_sequences(args[0] if args else kwargs)
+        self._calls += 1
+        sequences = batch_sequences(_called_with(args, kwargs))
+        number = self._calls
+        batch = TokenBatch(sequences, lambda index: f"call {number} of the model, row {sequences.row(index)}")
         for collector in self._collectors:
-            collector.take(sequences)
-
-    def eval(self) -> "RemoteModel":
-        """Does nothing: a server's model never trains."""
-        return self
-
-    def get_device(self) -> Any:
-        """Where batches should be before a call: torch.device("cpu"), since their ids go over the wire."""
-        import torch
-
-        return torch.device("cpu")
+            collector.take(batch)
 
     def attach(self, collector: "ActivationCollector") -> None:
         """Lets a collector take part in calls. Entering its block does it."""
@@ -78,6 +88,6 @@ class RemoteModel:
     def __repr__(self) -> str:
         info = self.info
         return (
-            f"<hookline model {info.name!r} at {self.client.address}: {info.architecture} {info.variant}, "
-            f"{info.layers} layers, width {info.width}, {info.dtype} on {info.device}>"
+            f"<hookline model {info.name!r} at {self.client.address}: {escaped(info.architecture)} {escaped(info.variant)}, "
+            f"{info.layers} layers, width {info.width}, {escaped(info.dtype)} on {escaped(info.device)}>"
         )

@@ -10,8 +10,15 @@ For example:
 
 from __future__ import annotations
 
-from typing import Any, Iterator, Union
+import itertools
+from typing import Any, Iterable, Iterator, List, Union
 
+import torch
+
+from hookline._counts import count
+from hookline._passes import Pass
+from hookline._sources import can_be_read_again
+from hookline._text import escaped
 from hookline.client import Client, connect
 
 
@@ -25,6 +32,7 @@ def data_provider(
     shuffle_buffer: int = 1 << 18,
     seed: int = 0,
     repeat: bool = True,
+    drop_last: bool = True,
     **options: Any,
 ) -> Iterator[Any]:
     """An iterator of `(batch_size, width)` torch tensors on `device`.
@@ -32,38 +40,63 @@ def data_provider(
     server: an address, or a client.
     hook_point: one name. What an SAE reads and what it should give back are the same; for transcoders use
     `Client.capture`.
-    source: as for `Client.capture`.
+    source: as for `Client.capture`. A pass covers all of it, also where the server's cap on rows (`--max-rows`) ends
+        captures before.
     shuffle_buffer: rows among which the order is mixed; the default takes 2^18 rows of memory.
     seed: of the mixing; each pass over the source adds one.
     repeat: starts again when the source ends, as a trainer that counts its own samples expects. A source that can be
         read once only ends.
+    drop_last: where the source ends for good, whether a last batch of fewer than `batch_size` rows is left out, as of
+        torch's DataLoader. Between two passes nothing is: what is left of one comes first in the next.
     options: as for `Client.capture`.
 
-    All batches have exactly `batch_size` rows: the short one at the end of the last pass is left out.
+    All batches but such a last one have exactly `batch_size` rows.
     """
-    import torch
-
+    batch_size = count("batch_size", batch_size, 1)
     client = connect(server) if isinstance(server, str) else server
-    readable_once = hasattr(source, "__next__")
+    ends = not repeat or not can_be_read_again(source)
     options = {**options, "output": "torch", "batch_rows": batch_size, "shuffle_buffer": shuffle_buffer}
     target = torch.device(device)
 
-    def batches() -> Iterator[Any]:
-        passes = 0
-        while True:
+    def passes() -> Iterator[Any]:
+        for number in itertools.count():
             rows = 0
-            with client.capture(hook_point, source, seed=seed + passes, **options) as capture:
-                names = [point.name for point in capture.started.hook_points]
-                if len(names) != 1:
-                    raise ValueError(f"hook_point: {hook_point!r} means {len(names)}: {', '.join(names)}; name one")
-                for batch in capture:
-                    if batch.rows == batch_size:
-                        rows += batch_size
-                        yield batch[names[0]].to(target, non_blocking=True)
-            passes += 1
-            if not repeat or readable_once:
+            with Pass(client, hook_point, source, seed=seed + number, **options) as batches:
+                for batch in batches:
+                    if len(batch) != 1:
+                        raise ValueError(
+                            f"hook_point: {hook_point!r} means {len(batch)}: {escaped(', '.join(batch))}; name one"
+                        )
+                    rows += batch.rows
+                    yield next(iter(batch.values()))
+            if ends:
                 return
-            if rows == 0:
+            if rows < batch_size:
                 raise ValueError(f"source: a pass over it brings fewer than the {batch_size} rows of a batch")
+            if batches.ended_at_cap:
+                raise ValueError(
+                    f"source: a feed cannot be continued after the server's cap of {rows} rows (--max-rows), and would "
+                    "begin again; give a hookline.Dataset, or repeat=False"
+                )
+
+    def batches() -> Iterator[Any]:
+        for rows in equal_batches(passes(), batch_size, drop_last):
+            yield rows.to(target, non_blocking=True)
 
     return batches()
+
+
+def equal_batches(parts: Iterable[Any], batch_size: int, drop_last: bool) -> Iterator[Any]:
+    """The rows of tensors in tensors of `batch_size` rows; one that has so many already is given on as it is."""
+    held: List[Any] = []
+    rows = 0
+    for part in parts:
+        held.append(part)
+        rows += len(part)
+        while rows >= batch_size:
+            whole = held[0] if len(held) == 1 else torch.cat(held)
+            yield whole[:batch_size] if rows > batch_size else whole
+            rows -= batch_size
+            held = [whole[batch_size:]] if rows else []
+    if rows and not drop_last:
+        yield held[0] if len(held) == 1 else torch.cat(held)

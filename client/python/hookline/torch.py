@@ -17,7 +17,9 @@ import torch.utils.data
 
 from hookline import client as _client
 from hookline._arguments import CaptureArguments
-from hookline._sources import Ids, source_batches
+from hookline._passes import Pass
+from hookline._sources import source_batches
+from hookline._token_ids import Ids
 from hookline.types import CaptureSummary, Dataset, Feed, Recording
 
 if TYPE_CHECKING:
@@ -25,7 +27,8 @@ if TYPE_CHECKING:
 
 
 class ActivationDataset(torch.utils.data.IterableDataset):  # type: ignore[type-arg, misc, unused-ignore]
-    """An IterableDataset of batches `{hook point: (rows, width) tensor}`; each pass is a capture of its own.
+    """An IterableDataset of batches `{hook point: (rows, width) tensor}`; each pass is a capture of its own,
+    or several one after another where the server's cap on rows (`--max-rows`) ends one before the source.
 
     address: of the server. The connection is made in the process that iterates, so that the dataset can be pickled.
     hook_points, source, options: as for `Client.capture`. An iterator as source lasts for one pass.
@@ -44,7 +47,7 @@ class ActivationDataset(torch.utils.data.IterableDataset):  # type: ignore[type-
         self.hook_points = hook_points
         self.source = source
         self.options: CaptureArguments = {**options, "output": "torch"}
-        self.summary: Optional[CaptureSummary] = None  # of the last pass in this process that ran to its end
+        self.summary: Optional[CaptureSummary] = None  # of the last capture that ended in this process
 
     def __iter__(self) -> Iterator[Dict[str, Any]]:
         with _client.connect(self.address) as client:
@@ -52,9 +55,9 @@ class ActivationDataset(torch.utils.data.IterableDataset):  # type: ignore[type-
             source = self.source if worker is None else shard(client, self.source, worker.id, worker.num_workers)
             if source is None:
                 return
-            with client.capture(self.hook_points, source, **self.options) as capture:
-                yield from capture
-                self.summary = capture.summary
+            with Pass(client, self.hook_points, source, **self.options) as batches:
+                yield from batches
+                self.summary = batches.summary
 
 
 def shard(client: _client.Client, source: Any, index: int, count: int) -> Any:
@@ -72,7 +75,7 @@ def shard(client: _client.Client, source: Any, index: int, count: int) -> Any:
             f"source: {count} workers cannot share a {type(source).__name__}; use one worker, a hookline.Dataset, or "
             "token ids in a list or tensor"
         )
-    sequences: List[Ids] = [ids for batch in source_batches(source) for ids in batch]
+    sequences: List[Ids] = [ids for batch in source_batches(source) for ids in batch.sequences]
     return sequences[index::count] or None
 
 
@@ -80,5 +83,5 @@ def _sequences_after(client: _client.Client, source: Dataset) -> int:
     info = client.dataset(source.name)
     length = info.row_length or source.sequence_length
     if length < 1:
-        raise ValueError(f"sequence_length: dataset {source.name} is a stream of tokens; say at what length to cut it")
+        raise ValueError(f"sequence_length: dataset {source.name!r} is a stream of tokens; say at what length to cut it")
     return max(0, info.tokens // length - source.first_sequence)

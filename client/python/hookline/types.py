@@ -6,6 +6,15 @@ from dataclasses import dataclass, field
 from typing import Any, Mapping, Optional, Sequence, Tuple
 
 from hookline import _protocol
+from hookline._counts import count, counts
+
+
+def _settle_counts(value: Any, **least: Optional[int]) -> None:
+    """Replaces these fields of a frozen dataclass by the whole numbers that they are; None stays."""
+    for name, smallest in least.items():
+        given = getattr(value, name)
+        if given is not None:
+            object.__setattr__(value, name, count(name, given, smallest))
 
 
 @dataclass(frozen=True)
@@ -47,7 +56,10 @@ class Dataset:
     sequence_length: int = 0  # tokens, without the prepended one; required for a stream of tokens
     first_sequence: int = 0
     sequence_count: int = 0  # 0: all that follow
-    prepend_token_id: Optional[int] = None
+    prepend_token_id: Optional[int] = None  # usually BOS, which a stream holds only where its maker put it
+
+    def __post_init__(self) -> None:
+        _settle_counts(self, sequence_length=None, first_sequence=None, sequence_count=None, prepend_token_id=0)
 
 
 @dataclass(frozen=True)
@@ -71,6 +83,9 @@ class Feed:
     start_when_subscribers: int = 0  # members to wait for before the first forward pass; 0 means 1
     on_lag: str = "detach"  # or "wait": the whole feed waits for its slowest member
 
+    def __post_init__(self) -> None:
+        _settle_counts(self, start_when_subscribers=None)
+
 
 @dataclass(frozen=True)
 class Recording:
@@ -80,6 +95,9 @@ class Recording:
     first_row: int = 0
     row_count: int = 0  # 0: all that follow
     shuffle_seed: Optional[int] = None  # sends the rows in an order that this seed alone decides; None: as recorded
+
+    def __post_init__(self) -> None:
+        _settle_counts(self, first_row=None, row_count=None, shuffle_seed=0)
 
 
 @dataclass(frozen=True)
@@ -117,6 +135,10 @@ class Selection:
     exclude_token_ids: Sequence[int] = ()  # rows of these tokens are left out
     sample_rows: int = 0  # keeps this many of the rows left, per sequence; 0: all
     seed: int = 0  # of the sampling
+
+    def __post_init__(self) -> None:
+        _settle_counts(self, skip_first=None, position_end=None, position_stride=None, sample_rows=None, seed=None)
+        object.__setattr__(self, "exclude_token_ids", counts("exclude_token_ids", self.exclude_token_ids, 0))
 
     def rows_of(self, ids: Any) -> int:
         """Rows that a sequence with these token ids brings."""

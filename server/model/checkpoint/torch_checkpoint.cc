@@ -17,8 +17,16 @@ namespace hookline {
 namespace {
 
 constexpr absl::string_view kPickle = "/data.pkl";
-// torch.compile puts this before every name.
-constexpr absl::string_view kCompiledPrefix = "_orig_mod.";
+// What torch.compile and DistributedDataParallel put before every name, in the order in which they were applied.
+constexpr absl::string_view kWrapperPrefixes[] = {"_orig_mod.", "module."};
+
+absl::string_view WithoutWrappers(absl::string_view name) {
+  for (size_t length = 0; length != name.size();) {
+    length = name.size();
+    for (const absl::string_view prefix : kWrapperPrefixes) absl::ConsumePrefix(&name, prefix);
+  }
+  return name;
+}
 
 at::ScalarType TypeOf(absl::string_view storage_type) {
   if (storage_type == "FloatStorage") return at::kFloat;
@@ -65,7 +73,7 @@ absl::StatusOr<StateDict> Read(std::shared_ptr<const MappedFile> file) {
   weights.path = file->path();
   uint64_t copied_bytes = 0;
   for (const PickledTensor& tensor : *pickled) {
-    const std::string name(absl::StripPrefix(tensor.name, kCompiledPrefix));
+    const std::string name(WithoutWrappers(tensor.name));
     const auto bad = [&](absl::string_view what) {
       return in_file(absl::FailedPreconditionError(
           absl::StrCat("tensor '", absl::Utf8SafeCHexEscape(name.substr(0, 120)), "' ", what)));

@@ -116,6 +116,10 @@ class Unpickler {
       const Object& key = *result->items[i];
       const Object& value = *result->items[i + 1];
       if (key.kind != Kind::kString) return Bad(absl::StrCat("has ", Name(key.kind), " as a key of its state dict"));
+      if (value.kind == Kind::kDict) {
+        return Bad(absl::StrCat("has a dict under ", Quoted(key.text),
+                                " instead of a tensor: if that is the state dict, save it alone"));
+      }
       if (value.kind != Kind::kTensor) {
         return Bad(absl::StrCat("has ", Name(value.kind), " under ", Quoted(key.text), " instead of a tensor"));
       }
@@ -412,6 +416,12 @@ class Unpickler {
     if (arguments.size() < 4 || arguments.size() > 7 || arguments[0]->kind != Kind::kStorage ||
         arguments[1]->kind != Kind::kInt) {
       return Bad("describes a tensor in a way that torch.save does not");
+    }
+    // torch.save writes the conjugate and the negative bit there, under which the values are not those stored.
+    if (arguments.size() == 7 &&
+        !(arguments[6]->kind == Kind::kNone || (arguments[6]->kind == Kind::kDict && arguments[6]->items.empty()))) {
+      return Bad(
+          "has a tensor with flags that change its values (conj, neg); save tensor.resolve_conj().resolve_neg()");
     }
     PickledTensor tensor = *arguments[0]->tensor;
     tensor.offset = arguments[1]->number;

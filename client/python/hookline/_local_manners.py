@@ -1,0 +1,129 @@
+"""What code that was written for a model in its own process touches beside calling it."""
+
+from __future__ import annotations
+
+import warnings
+from types import SimpleNamespace
+from typing import Any, Dict, Iterator, Tuple
+
+from hookline.types import ModelInfo
+
+
+class LocalModelManners:
+    """Methods and attributes of a torch module, as far as a server's model has them: it stays where it is, as it is."""
+
+    info: ModelInfo
+    training = False
+
+    def to(self, *args: Any, **kwargs: Any) -> Any:
+        """Does nothing: the model stays on the server's device, in its dtype."""
+        return self
+
+    def cpu(self) -> Any:
+        """Does nothing, as `to`."""
+        return self
+
+    def cuda(self, device: Any = None) -> Any:
+        """Does nothing, as `to`."""
+        return self
+
+    def float(self) -> Any:
+        """Does nothing, as `to`; `dtype` of a capture says in which type rows come."""
+        return self
+
+    def half(self) -> Any:
+        """Does nothing, as `float`."""
+        return self
+
+    def bfloat16(self) -> Any:
+        """Does nothing, as `float`."""
+        return self
+
+    def eval(self) -> Any:
+        """Does nothing: a server's model never trains."""
+        return self
+
+    def train(self, mode: bool = True) -> Any:
+        """Does nothing; with `mode` it warns that a server's model never trains."""
+        if mode:
+            warnings.warn("a model on a server does not train: dropout stays off, weights stay fixed", stacklevel=2)
+        return self
+
+    def requires_grad_(self, requires_grad: bool = True) -> Any:
+        """Does nothing but warn where gradients are asked for."""
+        if requires_grad:
+            warnings.warn("a model on a server has no gradients", stacklevel=2)
+        return self
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Does nothing."""
+
+    def parameters(self, recurse: bool = True) -> Iterator[Any]:
+        """None, with a warning: the weights are on the server. `device` and `dtype` say what code asks them."""
+        warnings.warn(
+            "the parameters of a model on a server are not here; model.device and model.dtype say where batches should "
+            "be, and in which type it computes",
+            stacklevel=2,
+        )
+        return iter(())
+
+    def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[Tuple[str, Any]]:
+        """None, with a warning, as `parameters`."""
+        warnings.warn("the parameters of a model on a server are not here", stacklevel=2)
+        return iter(())
+
+    @property
+    def device(self) -> Any:
+        """Where batches should be before a call: torch.device("cpu"), since their ids go over the wire."""
+        import torch
+
+        return torch.device("cpu")
+
+    def get_device(self) -> Any:
+        """`device`, by nanochat's name."""
+        return self.device
+
+    @property
+    def dtype(self) -> Any:
+        """The torch.dtype in which the model computes; rows come in that of the capture."""
+        import torch
+
+        return getattr(torch, self.info.dtype)
+
+    @property
+    def config(self) -> "ModelConfig":
+        """What the server knows of the model's shape, under the names of transformers, nanochat and TransformerLens."""
+        return ModelConfig(self.info)
+
+    cfg = config
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        raise AttributeError(
+            f"a model on a server has no {name!r}: it is called with token ids inside a hookline.ActivationCollector, "
+            "or capture() streams its activations; its weights and logits stay on the server"
+        )
+
+
+class ModelConfig(SimpleNamespace):
+    """A model's shape. What the server does not tell is not there."""
+
+    def __init__(self, info: ModelInfo) -> None:
+        names: Dict[str, Tuple[str, ...]] = {
+            "layers": ("num_hidden_layers", "n_layer", "n_layers"),
+            "width": ("hidden_size", "n_embd", "d_model"),
+            "heads": ("num_attention_heads", "n_head", "n_heads"),
+            "key_value_heads": ("num_key_value_heads", "n_kv_head", "n_key_value_heads"),
+            "context_length": ("max_position_embeddings", "sequence_len", "n_ctx"),
+            "vocabulary_size": ("vocab_size", "d_vocab"),
+            "architecture": ("model_type",),
+            "name": ("name_or_path", "model_name"),
+            "dtype": ("torch_dtype",),
+        }
+        super().__init__(**{name: getattr(info, field) for field, aliases in names.items() for name in aliases})
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise AttributeError(f"a server does not tell a model's {name!r}; it tells {', '.join(sorted(vars(self)))}")

@@ -1,0 +1,60 @@
+"""What to tell of a capture that the rows do not tell by themselves: that the server's cap cut them short, that there
+were none, that values are not finite.
+"""
+
+from __future__ import annotations
+
+from typing import List, Optional
+
+from hookline._request import CaptureOptions
+from hookline._token_ids import tell_without_bos
+from hookline.types import CaptureStarted, CaptureSummary, Dataset, Feed, Recording
+
+
+def asked_rows(options: CaptureOptions, hook_point: str) -> Optional[int]:
+    """The budget that was asked for this hook point; None: none was."""
+    return options.max_activations_by_hook_point.get(hook_point, options.max_activations)
+
+
+def capped(options: CaptureOptions, started: CaptureStarted) -> List[str]:
+    """The hook points whose budget is the server's cap instead of what was asked for."""
+    if isinstance(options.source, Recording):
+        return []
+    return [p.name for p in started.hook_points if p.clipped or asked_rows(options, p.name) is None]
+
+
+def notes_of_start(options: CaptureOptions, started: CaptureStarted) -> List[str]:
+    """What to say of the grant. A stream that is cut without a BOS is said in the log."""
+    source = options.source.dataset if isinstance(options.source, Feed) else options.source
+    if isinstance(source, Dataset) and source.sequence_length and source.prepend_token_id is None:
+        tell_without_bos(f"dataset {source.name!r} cut at {source.sequence_length} tokens")
+    return [
+        f"{point.name}: the server grants {point.max_activations} rows in a capture, its --max-rows, of the "
+        f"{asked_rows(options, point.name)} asked for"
+        for point in started.hook_points
+        if point.clipped and not options.goes_on
+    ]
+
+
+def notes_of_end(options: CaptureOptions, started: CaptureStarted, summary: CaptureSummary) -> List[str]:
+    """What to say of how it ended."""
+    notes = []
+    names = set(capped(options, started))
+    for point in started.hook_points:
+        told = summary.hook_points.get(point.name)
+        if told is None:
+            continue
+        if point.name in names and not point.clipped and told.rows >= point.max_activations and not options.goes_on:
+            notes.append(
+                f"{point.name}: ended at the server's cap of {point.max_activations} rows (--max-rows), not with the "
+                "source; max_activations says how many you want"
+            )
+        if told.nan_count or told.infinity_count:
+            cure = "; float16 ends at 65504: take bfloat16 or float32" if started.dtype == "float16" else ""
+            notes.append(
+                f"{point.name}: {told.nan_count} values NaN and {told.infinity_count} infinite among the "
+                f"{told.statistics_rows} rows, which its means leave out{cure}"
+            )
+    if summary.stop_reason == "source_ended" and summary.sequences == 0 and options.streams_tokens:
+        notes.append("the source held no tokens")
+    return notes

@@ -1,0 +1,242 @@
+"""One pass over a source, in as many captures as the server's cap on rows makes of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, Any, Deque, Iterator, NamedTuple, Optional, Sequence, Tuple, Union
+
+import numpy as np
+
+from hookline._notes import asked_rows, capped
+from hookline._request import CaptureOptions, capture_options
+from hookline._sources import source_batches
+from hookline._token_ids import TokenBatch
+from hookline.capture import Batch
+from hookline.types import CaptureStarted, CaptureSummary, Dataset, Feed, Recording, Selection
+
+if TYPE_CHECKING:
+    from hookline.client import Client
+
+
+class Pass(Iterator[Batch]):
+    """Iterates over the batches of one pass over a source, whatever the server's `--max-rows` is: where that cap ends a
+    capture, another one goes on with the row after it. A batch is short where a capture ends.
+
+    `summary` is that of the latest capture that ended. Closing it, or leaving its `with` block, cancels the rest.
+    A feed cannot be continued: it ends at the cap, with a warning.
+    """
+
+    def __init__(self, client: "Client", hook_points: Union[str, Sequence[str]], source: Any, **options: Any) -> None:
+        self._client = client
+        self._options = capture_options(hook_points, source, **options)
+        self._batches = self._iterate()
+        self.summary: Optional[CaptureSummary] = None
+        self.ended_at_cap = False  # where it could not go on
+
+    def __next__(self) -> Batch:
+        return next(self._batches)
+
+    def close(self) -> None:
+        """Cancels what is not finished. Idempotent."""
+        self._batches.close()
+
+    def __enter__(self) -> "Pass":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _iterate(self) -> Iterator[Batch]:
+        place = _place_of(self._options)
+        options: Optional[CaptureOptions] = place.first(self._options)
+        first_row = 0
+        while options is not None:
+            with self._client.run(options) as capture:
+                started = capture.started
+                for batch in capture:
+                    place.received(batch)
+                    batch.first_row += first_row - options.skip_rows
+                    yield self._as_asked(batch)
+                self.summary = capture.summary
+            first_row += max(point.max_activations for point in started.hook_points) - options.skip_rows
+            options = self._following(place, options, started, capture.summary, first_row)
+
+    def _following(
+        self,
+        place: "_Place",
+        options: CaptureOptions,
+        started: CaptureStarted,
+        summary: Optional[CaptureSummary],
+        rows: int,
+    ) -> Optional[CaptureOptions]:
+        """What to ask next after `rows` rows of the pass; None where the cap did not end the capture."""
+        names = capped(options, started)
+        if not names or summary is None or summary.stop_reason != "budget":
+            return None
+        if not options.goes_on:
+            self.ended_at_cap = True
+            return None
+        granted = max(point.max_activations for point in started.hook_points)
+        source, skip_rows = place.rest(granted)
+        if source is None:
+            return None
+        if skip_rows >= granted:
+            raise ValueError(
+                f"source: a sequence brings more rows than the {granted} that the server grants in a capture "
+                "(--max-rows), so that none can begin after it; raise that, or select fewer rows of a sequence"
+            )
+        left = {name: asked_rows(self._options, name) for name in names}
+        return dataclasses.replace(
+            options,
+            hook_points=names,
+            source=source,
+            skip_rows=skip_rows,
+            max_activations=None,
+            max_activations_by_hook_point={
+                name: asked - rows + skip_rows for name, asked in left.items() if asked is not None
+            },
+        )
+
+    def _as_asked(self, batch: Batch) -> Batch:
+        if not self._options.provenance:
+            batch.sequence = batch.position = batch.token_id = None
+        return batch
+
+
+class _Place:
+    """How far a pass is. This one's source cannot be continued."""
+
+    def first(self, options: CaptureOptions) -> CaptureOptions:
+        """What the first capture asks."""
+        return options
+
+    def received(self, batch: Batch) -> None:
+        """Takes note of what came."""
+
+    def rest(self, rows: int) -> Tuple[Any, int]:
+        """The source from the sequence on in which the capture ended, after this many rows of the capture, and how many
+        rows of that sequence have come; None where nothing is left."""
+        return None, 0
+
+
+class _DatasetPlace(_Place):
+    """By provenance: what token exclusion drops is known to the server alone."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+        self._sequence = dataset.first_sequence  # the last one of which rows came
+        self._rows = 0  # of it
+
+    def first(self, options: CaptureOptions) -> CaptureOptions:
+        return dataclasses.replace(options, goes_on=True, provenance=True)
+
+    def received(self, batch: Batch) -> None:
+        sequences = np.asarray(batch.sequence)
+        last = int(sequences.max())
+        if last > self._sequence:
+            self._sequence, self._rows = last, 0
+        self._rows += int((sequences == self._sequence).sum())
+
+    def rest(self, rows: int) -> Tuple[Any, int]:
+        first, count = self._dataset.first_sequence, self._dataset.sequence_count
+        self._dataset = dataclasses.replace(
+            self._dataset,
+            first_sequence=self._sequence,
+            sequence_count=count - (self._sequence - first) if count else 0,
+        )
+        return self._dataset, self._rows
+
+
+class _Logged(NamedTuple):
+    batch: TokenBatch
+    first_sequence: int
+    first_row: int  # of the pass
+    end_row: int
+
+
+class _TokensPlace(_Place):
+    """Keeps the batches of which rows are missing. One capture at a time reads, on a thread of its own; one that is
+    over may still be waiting for the source."""
+
+    def __init__(self, source: Any, selection: Optional[Selection]) -> None:
+        self._selection = selection
+        self._lock = threading.Lock()  # held while the user's code runs
+        self._batches = source_batches(source)
+        self._log: Deque[_Logged] = deque()
+        self._forgotten = 0  # batches that were in the log
+        self._end_sequence = self._end_row = 0  # of the log
+        self._done_rows = 0  # of the pass
+        self._capture_row = self._capture_sequence = 0  # where the capture began
+
+    def first(self, options: CaptureOptions) -> CaptureOptions:
+        return dataclasses.replace(options, goes_on=True, source=self._read(0, 0))
+
+    def received(self, batch: Batch) -> None:
+        self._done_rows += batch.rows
+        if batch.sequence is not None and self._capture_sequence:
+            batch.sequence = batch.sequence + self._capture_sequence
+
+    def rest(self, rows: int) -> Tuple[Any, int]:
+        row = self._capture_row + rows
+        with self._lock:
+            while row >= self._end_row:
+                if not self._pull():
+                    return None, 0
+            index, part, skip_rows = self._find(row)
+            entry, number = self._log[index], self._forgotten + index
+        if skip_rows and self._selection is not None and self._selection.sample_rows:
+            # What is sampled depends on a sequence's index in the capture: which rows this one has left is unknown.
+            row += self._rows_of(entry.batch.sequences[part]) - skip_rows
+            part, skip_rows = part + 1, 0
+        self._capture_sequence = entry.first_sequence + part
+        self._capture_row = row - skip_rows
+        return self._read(number, part), skip_rows
+
+    def _find(self, row: int) -> Tuple[int, int, int]:
+        """The batch in the log, the sequence in it, and the row in that one, in which a row of the pass stands."""
+        for index, entry in enumerate(self._log):
+            first = entry.first_row
+            for part, ids in enumerate(entry.batch.sequences if row < entry.end_row else ()):
+                end = first + self._rows_of(ids)
+                if row < end:
+                    return index, part, row - first
+                first = end
+        raise AssertionError(f"row {row} is not in the log")
+
+    def _rows_of(self, ids: Any) -> int:
+        return len(ids) if self._selection is None else self._selection.rows_of(ids)
+
+    def _read(self, number: int, part: int) -> Iterator[TokenBatch]:
+        """The source from this sequence of the batch of this number on."""
+        while True:
+            with self._lock:
+                number = max(number, self._forgotten)  # batches without rows may be forgotten unread
+                if number - self._forgotten == len(self._log) and not self._pull():
+                    return
+                batch = self._log[number - self._forgotten].batch
+            yield TokenBatch(batch.sequences[part:], lambda i, batch=batch, part=part: batch.place(part + i))
+            number, part = number + 1, 0
+
+    def _pull(self) -> bool:
+        """Reads one more batch; False at the end. Under the lock."""
+        batch = next(self._batches, None)
+        if batch is None:
+            return False
+        while self._log and self._log[0].end_row <= self._done_rows:
+            self._log.popleft()
+            self._forgotten += 1
+        end_row = self._end_row + sum(map(self._rows_of, batch.sequences))
+        self._log.append(_Logged(batch, self._end_sequence, self._end_row, end_row))
+        self._end_sequence += len(batch.sequences)
+        self._end_row = end_row
+        return True
+
+
+def _place_of(options: CaptureOptions) -> _Place:
+    if options.record_as or isinstance(options.source, (Feed, Recording)):
+        return _Place()
+    if isinstance(options.source, Dataset):
+        return _DatasetPlace(options.source)
+    return _TokensPlace(options.source, options.selection)

@@ -1,0 +1,294 @@
+"""Token ids in the forms in which people hold them, as sequences.
+
+A form that can be read in two ways, such as two one-dimensional tensors that may be two sequences or a sequence and its
+targets, is refused with the ways to say which is meant: rows that nobody meant must not be trained on.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Any, Callable, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
+
+import numpy as np
+
+Ids = Union[List[int], "np.ndarray[Any, Any]"]
+
+# Where a dict may hold its ids, first come first.
+_ID_KEYS = ("input_ids", "idx", "tokens")
+_MASK_KEY = "attention_mask"
+_LARGEST_ID = 0xFFFFFFFF
+
+_log = logging.getLogger("hookline")
+_told_lock = threading.Lock()
+_told: Set[str] = set()  # what the log has said; guarded by _told_lock
+
+
+class TokenBatch(NamedTuple):
+    """Sequences, and where in the source each stands: `place(index)` says it in words."""
+
+    sequences: List[Ids]
+    place: Callable[[int], str]
+
+
+class Sequences(List[Ids]):
+    """The sequences of a batch. `rows` says of each which row of the batch it was, where rows were left out."""
+
+    rows: Optional[List[int]] = None
+
+    def row(self, index: int) -> int:
+        return index if self.rows is None else self.rows[index]
+
+
+def _tell_once(message: str, names: Sequence[str]) -> None:
+    """Says in the log, once for each name in a process."""
+    with _told_lock:
+        new = [name for name in names if name not in _told]
+        _told.update(new)
+    if new:
+        _log.warning(message, ", ".join(new))
+
+
+def _tell_left_out(names: Sequence[str]) -> None:
+    """Says that these parts of a batch are not used."""
+    _tell_once("hookline uses the token ids and the attention_mask of a batch; left out: %s", names)
+
+
+def tell_without_bos(what: str) -> None:
+    """Says that sequences do not begin with the token with which the model was trained to see them begin."""
+    _tell_once(
+        "%s: no token stands first in all sequences, as BOS would, and the first positions of such sequences have "
+        "activations of their own; put BOS first (prepend_token_id of a Dataset), or leave them out "
+        "(Selection.skip_first)",
+        [what],
+    )
+
+
+def as_array(value: Any, where: str) -> Any:
+    """torch tensors, and whatever numpy reads, as a numpy array; nested tensors as a list; others as they are."""
+    if hasattr(value, "detach") and hasattr(value, "cpu"):
+        if getattr(value, "is_nested", False):
+            return [row.detach().cpu().numpy() for row in value.unbind()]
+        layout = str(getattr(value, "layout", "torch.strided"))
+        if layout != "torch.strided":
+            raise TypeError(f"{where}: token ids in a tensor of layout {layout}; give tensor.to_dense()")
+        value = value.detach().cpu()
+        if str(value.dtype) == "torch.bfloat16":
+            raise TypeError(f"{where}: token ids are integers, not {value.dtype}")
+        return value.numpy()
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{where}: a masked array; give its data as input_ids and ~mask as attention_mask of a dict")
+    if not isinstance(value, np.ndarray):
+        if hasattr(value, "__array__") and not np.isscalar(value):
+            value = np.asarray(value)
+        else:
+            return value
+    return value.tolist() if value.dtype == object else value
+
+
+def _checked_array(array: "np.ndarray[Any, Any]", where: str) -> "np.ndarray[Any, Any]":
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{where}: token ids are integers, not {array.dtype}")
+    wrong = (array < 0) | (array > _LARGEST_ID) if array.dtype.itemsize > 4 or array.dtype.kind == "i" else None
+    if wrong is not None and wrong.any():
+        place = tuple(int(i) for i in np.argwhere(wrong)[0])
+        raise ValueError(f"{where}{list(place)}: {array[place]} is no token id (0 to {_LARGEST_ID})")
+    if array.shape == (0,) or (array.ndim == 2 and array.shape[0] > 0 and array.shape[1] == 0):
+        raise ValueError(f"{where}: of shape {array.shape}: a sequence has at least one token; leave out empty ones")
+    return array
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) or (getattr(value, "ndim", None) == 0 and hasattr(value, "item"))
+
+
+def _checked_ids(sequence: Any, where: str) -> Ids:
+    value = as_array(sequence, where)
+    if isinstance(value, np.ndarray):
+        if value.ndim != 1:
+            raise TypeError(f"{where}: a sequence has one dimension, not {value.ndim}")
+        return _checked_array(value, where)
+    if isinstance(value, str):
+        raise TypeError(f"{where}: text, not token ids; tokenize it first")
+    if not isinstance(value, (list, tuple, range)):
+        raise TypeError(f"{where}: {type(sequence).__name__} is no sequence of token ids")
+    if len(value) == 0:
+        raise ValueError(f"{where}: is empty: a sequence has at least one token; leave out empty ones")
+    ids: List[int] = []
+    for position, token in enumerate(value):
+        token = token.item() if not isinstance(token, (int, np.integer)) and _is_id(token) else token
+        if not isinstance(token, (int, np.integer)) or isinstance(token, bool):
+            raise TypeError(f"{where}[{position}]: token ids are integers, not {type(token).__name__}")
+        if not 0 <= token <= _LARGEST_ID:
+            raise ValueError(f"{where}[{position}]: {token} is no token id (0 to {_LARGEST_ID})")
+        ids.append(int(token))
+    return ids
+
+
+def is_table(value: Any) -> bool:
+    """Whether a value is a tensor or array of two dimensions, one sequence a row."""
+    return getattr(value, "ndim", 0) == 2 and not getattr(value, "is_nested", False)
+
+
+def is_dict(value: Any) -> bool:
+    return hasattr(value, "keys") and hasattr(value, "__getitem__") and not hasattr(value, "tolist")
+
+
+def _is_line(value: Any) -> bool:
+    return getattr(value, "ndim", 0) == 1
+
+
+def _is_tensor(value: Any) -> bool:
+    return hasattr(value, "detach")
+
+
+def _holds_lists(value: Any) -> bool:
+    """Whether a list's first member is itself a sequence, as in [[1, 2], [3]]."""
+    return isinstance(value, (list, tuple)) and bool(value) and not _is_id(value[0]) and not isinstance(value[0], str)
+
+
+def holds_sequences(value: Any) -> bool:
+    """Whether a member of a list is itself a batch, rather than a sequence or a token id."""
+    return is_table(value) or is_dict(value) or _holds_lists(value) or bool(getattr(value, "is_nested", False))
+
+
+def _first_member(batch: Sequence[Any], where: str) -> Sequences:
+    """The sequences of a batch with further members, such as targets."""
+    first, others = batch[0], batch[1:]
+    sequences = batch_sequences(first, where + "[0]")
+    for index, other in enumerate(others, 1):
+        if (_holds_lists(other) and not is_table(first)) and [len(ids) for ids in sequences] != list(map(len, other)):
+            raise ValueError(
+                f"{where}[{index}]: neither targets beside the sequences of {where}[0], which have other lengths, nor "
+                "taken for more sequences; give the batches one by one, or a flat list of sequences"
+            )
+        if is_table(first) and _looks_like_mask(other, first):
+            raise ValueError(
+                f"{where}[{index}]: looks like an attention_mask, whose place a tuple or list does not say; give "
+                '{"input_ids": ids, "attention_mask": mask}, so that its padding is left out'
+            )
+    if others:
+        _tell_left_out([f"member {index} of a {type(batch).__name__}" for index in range(1, len(batch))])
+    return sequences
+
+
+def _looks_like_mask(value: Any, ids: Any) -> bool:
+    """Whether a tensor beside ids of the same shape holds 0 and 1 alone, which the ids do not."""
+    if not is_table(value) or tuple(value.shape) != tuple(ids.shape):
+        return False
+    mask, table = as_array(value, "batch"), as_array(ids, "batch")
+    return bool((mask == 0).any() and ((mask == 0) | (mask == 1)).all() and (table > 1).any())
+
+
+def _refuse_two_readings(batch: Sequence[Any], where: str) -> None:
+    """TypeError if a batch of one-dimensional members of one length can be read in more than one way."""
+    if len(batch) < 2 or len(set(map(len, batch))) != 1:
+        return
+    if isinstance(batch, tuple) and len(batch) == 2:
+        may_be = all(_is_line(member) or isinstance(member, (list, tuple)) for member in batch)
+    else:  # loaders make lists of tuples, and tensors of what is in them
+        may_be = all(_is_line(member) and _is_tensor(member) for member in batch)
+    if may_be:
+        raise TypeError(
+            f"{where}: {len(batch)} members of {len(batch[0])} ids each may be sequences, a sequence with its targets, "
+            "or the transposed lists that torch's default_collate makes of lists. Give torch.stack(batch) for "
+            "sequences, torch.stack(batch, dim=1) for transposed lists (or let the dataset return tensors, "
+            "set_format('torch')), batch[:1] for the first alone"
+        )
+
+
+def batch_sequences(batch: Any, where: str = "batch") -> Sequences:
+    """The token sequences of one batch, as a loader gives it or a model is called with.
+
+    A tensor or array of two dimensions has one sequence a row, of one dimension it is one sequence, and a nested tensor
+    has one in each component. A dict has them under `input_ids`, `idx` or `tokens`; where it has an `attention_mask`,
+    masked tokens are left out. A list or tuple is either a batch with further members, such as targets, which are left
+    out (its first member is a tensor of two dimensions or a list of sequences beside others of the same kind), or a
+    list of sequences, or of token ids, which are one sequence. `where` names the batch in errors.
+    """
+    if is_dict(batch):
+        return _dict_sequences(batch, where)
+    if isinstance(batch, str):
+        raise TypeError(f"{where}: text, not token ids; tokenize it first")
+    value = as_array(batch, where)
+    if isinstance(value, np.ndarray):
+        if value.ndim not in (1, 2):
+            raise TypeError(f"{where}: token ids have one or two dimensions, not {value.ndim}: shape {value.shape}")
+        checked = _checked_array(value, where)
+        return Sequences([checked] if value.ndim == 1 else checked)
+    if hasattr(value, "keys") and hasattr(value, "tolist"):  # a column of a table
+        value = value.tolist()
+    if not isinstance(value, (list, tuple, range)):
+        raise TypeError(f"{where}: {type(batch).__name__} holds no token ids")
+    if len(value) == 0:
+        return Sequences()
+    first = value[0]
+    if holds_sequences(first):
+        return _first_member(value, where)
+    if _is_id(first) or isinstance(first, float):
+        return Sequences([_checked_ids(value, where)])
+    if _is_line(first) and len(value) > 1 and all(getattr(member, "ndim", None) == 0 for member in value[1:]):
+        _tell_left_out([f"member {index} of a batch beside its ids" for index in range(1, len(value))])
+        return Sequences([_checked_ids(first, f"{where}[0]")])
+    if isinstance(batch, (list, tuple)) and (_is_line(first) or isinstance(first, (list, tuple))):
+        _refuse_two_readings(batch, where)
+    return list_sequences(value, where)
+
+
+def list_sequences(value: Sequence[Any], where: str) -> Sequences:
+    """The members of a list, each a sequence."""
+    return Sequences(_checked_ids(sequence, f"{where}[{index}]") for index, sequence in enumerate(value))
+
+
+def _dict_sequences(batch: Any, where: str) -> Sequences:
+    key = next((key for key in _ID_KEYS if key in batch), None)
+    names = sorted(map(str, batch.keys()))
+    if key is None:
+        raise TypeError(f"{where}: a dict holds token ids as {', '.join(_ID_KEYS)}; this one has {names}")
+    others = [name for name in names if name not in (key, _MASK_KEY) and batch[name] is not None]
+    if others:
+        _tell_left_out(others)
+    sequences = batch_sequences(batch[key], f"{where}.{key}")
+    mask = batch[_MASK_KEY] if _MASK_KEY in batch else None
+    return sequences if mask is None else _unmasked(sequences, mask, f"{where}.{_MASK_KEY}")
+
+
+def _unmasked(sequences: Sequences, mask: Any, where: str) -> Sequences:
+    """The sequences without the tokens that the mask says are padding; one that is all padding is none."""
+    rows = as_array(mask, where)
+    if isinstance(rows, np.ndarray):
+        if rows.ndim not in (1, 2):
+            raise ValueError(f"{where}: of shape {rows.shape}; expected that of the ids, one entry a token")
+        rows = [rows] if rows.ndim == 1 else list(rows)
+    elif isinstance(rows, (list, tuple)) and rows and _is_id(rows[0]):
+        rows = [rows]
+    if not isinstance(rows, (list, tuple)) or len(rows) != len(sequences):
+        held = len(rows) if isinstance(rows, (list, tuple)) else type(mask).__name__
+        raise ValueError(f"{where}: {held} rows beside {len(sequences)} sequences; expected one entry a token")
+    kept = Sequences()
+    kept.rows = []
+    for index, (ids, row) in enumerate(zip(sequences, rows)):
+        first, end = _kept_range(as_array(row, where), len(ids), f"{where}[{index}]")
+        if first < end:
+            kept.append(ids if end - first == len(ids) else ids[first:end])
+            kept.rows.append(index)
+    return kept
+
+
+def _kept_range(row: Any, length: int, where: str) -> Tuple[int, int]:
+    """The first token that a row of a mask keeps, and the one after the last."""
+    entries = np.asarray(row)
+    if entries.shape != (length,):
+        raise ValueError(f"{where}: of shape {entries.shape} beside {length} token ids; expected one entry a token")
+    if entries.dtype.kind not in "biuf" or not ((entries == 0) | (entries == 1)).all():
+        raise ValueError(f"{where}: holds other values than 0 and 1: packed sequences and additive masks are not taken")
+    places = np.flatnonzero(entries)
+    if len(places) == 0:
+        return 0, 0
+    first, end = int(places[0]), int(places[-1]) + 1
+    if end - first != len(places):
+        hole = first + int(np.argmin(entries[first:end]))
+        raise ValueError(
+            f"{where}: masks position {hole} between tokens that it keeps; padding is taken before or after a sequence"
+        )
+    return first, end

@@ -1,0 +1,184 @@
+"""Rows beyond the server's cap, and the ends of passes: nothing stops short without a word."""
+
+import itertools
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+import hookline
+from fake_server import FakeServer, expected
+from hookline.sae_lens import data_provider, equal_batches
+
+pytestmark = pytest.mark.usefixtures("receiver")
+
+RESID = "blocks.0.hook_resid_post"
+POST = "blocks.1.mlp.hook_post"
+SEQUENCES = [list(range(3 * i, 3 * i + 1 + i % 7)) for i in range(30)]  # 115 rows
+
+
+def in_order(parts):
+    return torch.cat(list(parts)).numpy()
+
+
+def sources():
+    return {
+        "list": SEQUENCES,
+        "generator": (SEQUENCES[i : i + 4] for i in range(0, 30, 4)),
+        "dataset": hookline.Dataset("d"),
+    }
+
+
+@pytest.mark.parametrize("cap", [8, 20, 56, 114, 115])
+@pytest.mark.parametrize("source", ["list", "generator", "dataset"])
+def test_a_provider_goes_on_behind_the_cap(fake, cap, source):
+    server = fake(cap=cap, datasets={"d": SEQUENCES})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        provider = data_provider(
+            server.address, RESID, sources()[source], batch_size=10, shuffle_buffer=0, repeat=False, drop_last=False
+        )
+        batches = list(provider)
+    assert [len(batch) for batch in batches] == [10] * 11 + [5]
+    np.testing.assert_array_equal(in_order(batches), expected(RESID, SEQUENCES))
+
+
+def test_a_mixing_provider_brings_every_row_once_behind_the_cap(fake):
+    server = fake(cap=40)
+    provider = data_provider(
+        server.address, RESID, SEQUENCES, batch_size=10, shuffle_buffer=16, repeat=False, drop_last=False
+    )
+    rows = in_order(provider)
+    assert sorted(map(tuple, rows)) == sorted(map(tuple, expected(RESID, SEQUENCES)))
+
+
+def test_a_budget_larger_than_the_cap_is_kept_to_the_row_in_each_pass(fake):
+    server = fake(cap=30, datasets={"d": SEQUENCES})
+    for source in (SEQUENCES, hookline.Dataset("d")):
+        provider = data_provider(
+            server.address, RESID, source, batch_size=50, shuffle_buffer=0, max_activations=100
+        )
+        batches = list(itertools.islice(provider, 4))
+        np.testing.assert_array_equal(in_order(batches), np.tile(expected(RESID, SEQUENCES)[:100], (2, 1)))
+
+
+def test_a_torch_dataset_goes_on_behind_the_cap(fake):
+    server = fake(cap=31, datasets={"d": SEQUENCES})
+    for source in (SEQUENCES, hookline.Dataset("d")):
+        dataset = hookline.torch.ActivationDataset(
+            server.address, [RESID, POST], source, batch_rows=8, max_activations_by_hook_point={POST: 70}
+        )
+        for _ in range(2):
+            batches = list(DataLoader(dataset, batch_size=None))
+            np.testing.assert_array_equal(in_order(b[RESID] for b in batches), expected(RESID, SEQUENCES))
+            np.testing.assert_array_equal(
+                in_order(b[POST] for b in batches if POST in b), expected(POST, SEQUENCES)[:70]
+            )
+
+
+def test_provenance_counts_on_behind_the_cap(fake):
+    server = fake(cap=31, datasets={"d": SEQUENCES})
+    for source in (SEQUENCES, hookline.Dataset("d")):
+        dataset = hookline.torch.ActivationDataset(server.address, RESID, source, batch_rows=8, provenance=True)
+        batches = list(dataset)
+        assert in_order(b.sequence for b in batches).tolist() == [i for i, ids in enumerate(SEQUENCES) for _ in ids]
+        assert [b.first_row for b in batches] == [0, *itertools.accumulate(b.rows for b in batches)][:-1]
+
+
+def test_a_sequence_longer_than_the_cap_is_an_error_not_an_endless_loop(fake):
+    provider = data_provider(fake(cap=5).address, RESID, [list(range(20))], batch_size=2, shuffle_buffer=0)
+    with pytest.raises(ValueError, match="more rows than the 5"):
+        list(itertools.islice(provider, 50))
+
+
+def test_a_capture_says_that_its_budget_was_clipped(fake):
+    client = hookline.connect(fake(cap=20).address)
+    with pytest.warns(UserWarning, match="grants 20 rows.*of the 30 asked for") as told:
+        assert sum(batch.rows for batch in client.capture(RESID, SEQUENCES, max_activations=30)) == 20
+    assert [warning.filename for warning in told] == [__file__]
+
+
+def test_a_capture_without_a_budget_says_that_the_cap_ended_it(fake):
+    client = hookline.connect(fake(cap=20).address)
+    with pytest.warns(UserWarning, match="ended at the server's cap of 20 rows") as told:
+        assert sum(batch.rows for batch in client.capture(RESID, SEQUENCES)) == 20
+    assert [warning.filename for warning in told] == [__file__]
+
+
+def test_a_capture_that_ends_as_was_asked_says_nothing(fake):
+    client = hookline.connect(fake(cap=200).address)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        list(client.capture(RESID, SEQUENCES))
+        list(client.capture(RESID, SEQUENCES, max_activations=20))
+        list(client.capture(RESID, SEQUENCES, max_activations=200))
+
+
+def test_a_source_without_tokens_is_said(fake):
+    client = hookline.connect(fake().address)
+    for source in ([], iter([]), iter([[]])):
+        with pytest.warns(UserWarning, match="the source held no tokens"):
+            assert list(client.capture(RESID, source)) == []
+
+
+def test_values_that_are_not_finite_are_said(fake):
+    server = fake()
+
+    def alter(response):
+        if response.WhichOneof("kind") == "summary":
+            response.summary.hook_points[0].nan_count = 2
+            response.summary.hook_points[0].infinity_count = 5
+            response.summary.hook_points[0].statistics_rows = 9
+        return response
+
+    server.alter = alter
+    client = hookline.connect(server.address)
+    told = "2 values NaN and 5 infinite among the 9 rows.*bfloat16"
+    with pytest.warns(UserWarning, match=told):
+        list(client.capture(RESID, SEQUENCES, dtype="float16"))
+    with pytest.warns(UserWarning, match=told):
+        hookline.collect_activations_from_dataloader(
+            client.model(), [SEQUENCES], [RESID], dtype="float16", verbose=False
+        )
+
+
+def test_the_short_last_batch_comes_first_in_the_next_pass(fake):
+    provider = data_provider(fake().address, RESID, SEQUENCES, batch_size=50, shuffle_buffer=0)
+    rows = in_order(itertools.islice(provider, 9))
+    whole = expected(RESID, SEQUENCES)
+    np.testing.assert_array_equal(rows, np.concatenate([whole] * 4)[:450])
+
+
+@pytest.mark.parametrize("once", [True, False])
+def test_the_last_batch_for_good_is_dropped_as_drop_last_says(fake, once):
+    address = fake().address
+    for drop_last, lengths in ((True, [50, 50]), (False, [50, 50, 15])):
+        source = iter([SEQUENCES]) if once else SEQUENCES
+        provider = data_provider(
+            address, RESID, source, batch_size=50, shuffle_buffer=0, repeat=once, drop_last=drop_last
+        )
+        assert [len(batch) for batch in provider] == lengths
+
+
+def test_equal_batches_keep_every_row_in_order():
+    for lengths in ([3, 3, 3], [10], [1] * 7, [4, 9, 1, 0, 2], []):
+        rows = torch.arange(sum(lengths))
+        for size in (1, 2, 3, 4, 100):
+            batches = list(equal_batches(rows.split(lengths) if lengths else [], size, drop_last=False))
+            assert [len(batch) for batch in batches[:-1]] == [size] * (len(batches) - 1)
+            assert torch.cat(batches).tolist() == rows.tolist() if lengths else batches == []
+
+
+def test_a_feed_that_the_cap_cuts_does_not_begin_again():
+    # The server of these tests has no feeds: what decides is the grant alone.
+    from hookline import _notes, _passes
+    from hookline._request import capture_options
+
+    feed = hookline.Feed("f", hookline.Dataset("d"))
+    options = capture_options(RESID, feed)
+    assert type(_passes._place_of(options)) is _passes._Place
+    grant = hookline.HookPointGrant(RESID, 8, 20, clipped=False)
+    started = hookline.CaptureStarted("m", "f", (grant,), "float32", 0, 0, 0, 0)
+    assert _notes.capped(options, started) == [RESID]

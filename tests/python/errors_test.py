@@ -1,0 +1,179 @@
+"""Errors name what people wrote: the place in their source, the argument, and the class that says whether to retry."""
+
+import numpy as np
+import pytest
+import torch
+
+import grpc
+import hookline
+from fake_server import expected
+
+pytestmark = pytest.mark.usefixtures("receiver")
+
+RESID = "blocks.0.hook_resid_post"
+SEQUENCES = [list(range(i, i + 10)) for i in range(20)]
+
+
+@pytest.mark.parametrize("number", [np.int64(25), np.int32(25), 25.0, np.float64(25), torch.tensor(25), np.array(25)])
+def test_counts_may_be_whole_numbers_of_any_type(fake, number):
+    client = hookline.connect(fake().address)
+    for options in (
+        {"max_activations": number},
+        {"max_activations_by_hook_point": {RESID: number}},
+        {"max_activations": 25, "batch_rows": number, "shuffle_buffer": number, "prefetch": number, "seed": number},
+    ):
+        assert sum(batch.rows for batch in client.capture(RESID, SEQUENCES, **options)) == 25
+    collector = hookline.ActivationCollector(client.model(), [RESID], max_activations=number)
+    assert collector.max_activations == 25
+    selection = hookline.Selection(skip_first=number, position_end=number, sample_rows=number)
+    assert (selection.skip_first, selection.position_end, selection.sample_rows) == (25, 25, 25)
+    assert hookline.Dataset("d", number).sequence_length == 25
+    assert hookline.Recording("r", first_row=number, shuffle_seed=number).first_row == 25
+
+
+@pytest.mark.parametrize(
+    "number, error",
+    [(True, TypeError), ("9", TypeError), (2.5, ValueError), (float("nan"), ValueError), ([9], TypeError)],
+)
+@pytest.mark.parametrize("name", ["max_activations", "batch_rows", "prefetch", "shuffle_buffer", "seed"])
+def test_what_is_no_count_is_refused_by_the_arguments_name(fake, number, error, name):
+    client = hookline.connect(fake().address)
+    with pytest.raises(error, match=f"^{name}: .*no whole number"):
+        client.capture(RESID, SEQUENCES, **{name: number})
+
+
+def test_counts_elsewhere_are_refused_by_name_too(fake):
+    client = hookline.connect(fake().address)
+    cases = [
+        (lambda: hookline.Selection(skip_first=True), "skip_first"),
+        (lambda: hookline.Selection(exclude_token_ids=[1, None]), r"exclude_token_ids\[1\]"),
+        (lambda: hookline.Selection(exclude_token_ids=None), "exclude_token_ids"),
+        (lambda: hookline.Selection(exclude_token_ids=[-1]), r"exclude_token_ids\[0\]: -1 is below 0"),
+        (lambda: hookline.Selection(exclude_token_ids=np.ones((2, 2), int)), "exclude_token_ids: has 2 dimensions"),
+        (lambda: hookline.Dataset("d", "128"), "sequence_length"),
+        (lambda: hookline.Dataset("d", 128, prepend_token_id=True), "prepend_token_id"),
+        (lambda: hookline.Recording("r", row_count=1.5), "row_count"),
+        (lambda: client.capture(RESID, SEQUENCES, max_activations_by_hook_point={RESID: "9"}), "max_activations_by"),
+        (lambda: client.capture(RESID, SEQUENCES, max_activations=1 << 64), "max_activations: .* 64 bits"),
+        (lambda: client.estimate(RESID, SEQUENCES, max_activations=True), "max_activations"),
+        (lambda: client.persist("r", RESID, SEQUENCES, max_activations=True), "max_activations"),
+        (lambda: hookline.ActivationCollector(client.model(), [RESID], max_activations=0), "max_activations: 0 is"),
+        (lambda: hookline.sae_lens.data_provider(client, RESID, SEQUENCES, batch_size="9"), "batch_size"),
+    ]
+    for call, message in cases:
+        with pytest.raises((TypeError, ValueError), match=message):
+            call()
+
+
+@pytest.mark.parametrize(
+    "ids", [[3, 4], (3, 4), {3, 4}, np.array([3, 4]), np.array([3, 4], np.uint16), torch.tensor([3, 4]), range(3, 5)]
+)
+def test_excluded_ids_may_come_in_every_usual_form(fake, ids):
+    server = fake()
+    selection = hookline.Selection(exclude_token_ids=ids)
+    assert selection.rows_of([1, 2, 3, 4, 5]) == 3
+    list(hookline.connect(server.address).capture(RESID, SEQUENCES, selection=selection))
+    assert sorted(server.requests[0].selection.exclude_token_ids) == [3, 4]
+    assert hookline.Selection(exclude_token_ids=3).exclude_token_ids == (3,)
+
+
+def sources(bad):
+    """The same sequences with one replaced, in the forms of sources, and where each says that it stands."""
+    lists = [ids if i != 13 else bad for i, ids in enumerate(SEQUENCES)]
+    yield lists, "row 13 of the source"
+    yield np.array(lists), "row 13 of the source"
+    yield torch.tensor(lists), "row 13 of the source"
+    yield (torch.tensor(lists[i : i + 4]) for i in range(0, 20, 4)), "batch 3 of the source, row 1"
+    yield {"input_ids": lists}, "row 13 of the source"
+    padded = [[0] * 10, *lists]
+    mask = [[0] * 10] + [[1] * 10] * 20
+    yield {"input_ids": padded, "attention_mask": mask}, "row 14 of the source"
+
+
+@pytest.mark.parametrize("form", range(6))
+def test_a_bad_sequence_is_named_by_its_place_in_the_source(fake, form, monkeypatch):
+    from hookline import _sources
+
+    monkeypatch.setattr(_sources, "MESSAGE_TOKENS", 30)  # three sequences a message
+    server = fake()
+    server.refused_id = 999
+    source, place = list(sources([5] * 7 + [999] + [5] * 2))[form]
+    capture = hookline.connect(server.address).capture(RESID, source, batch_rows=1)
+    said = f"^INVALID_ARGUMENT: {place}, position 7: token id 999"
+    with pytest.raises(hookline.InvalidArgumentError, match=said) as caught:
+        list(capture)
+    assert caught.value.field == "tokens.sequences[13].ids[7]"
+
+
+def test_a_bad_sequence_is_named_by_the_call_of_the_model(fake):
+    server = fake()
+    server.refused_id = 999
+    model = hookline.connect(server.address).model()
+    with pytest.raises(hookline.InvalidArgumentError, match="call 3 of the model, row 1, position 2: token id 999"):
+        with hookline.ActivationCollector(model, [RESID]):
+            for _ in range(2):
+                model([[1, 2, 3]])
+            model([[1, 2, 3], [1, 2, 999]])
+
+
+def test_persist_and_estimate_name_the_place_and_keep_the_class(fake):
+    server = fake()
+    server.failure = (grpc.StatusCode.INVALID_ARGUMENT, "capture.tokens.sequences[2].ids: is empty", ())
+    client = hookline.connect(server.address)
+    for call in (lambda: client.persist("r", RESID, SEQUENCES), lambda: client.estimate(RESID, SEQUENCES)):
+        with pytest.raises(hookline.InvalidArgumentError, match="row 2 of the source: is empty"):
+            call()
+
+
+CODES = {
+    "INVALID_ARGUMENT": hookline.InvalidArgumentError,
+    "NOT_FOUND": hookline.NotFoundError,
+    "ALREADY_EXISTS": hookline.HooklineError,
+    "RESOURCE_EXHAUSTED": hookline.ResourceExhaustedError,
+    "FAILED_PRECONDITION": hookline.FailedPreconditionError,
+    "UNAVAILABLE": hookline.UnavailableError,
+    "INTERNAL": hookline.InternalError,
+    "CANCELLED": hookline.CancelledError,
+    "DEADLINE_EXCEEDED": hookline.DeadlineExceededError,
+    "PERMISSION_DENIED": hookline.HooklineError,
+    "UNIMPLEMENTED": hookline.HooklineError,
+}
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_every_method_keeps_the_class_of_an_error(fake, code):
+    server = fake(datasets={"d": SEQUENCES})
+    server.failure = (getattr(grpc.StatusCode, code), "the server objects", ())
+    server.fails_everywhere = True
+    client = hookline.connect(server.address)
+    methods = {
+        "capture": lambda: list(client.capture(RESID, SEQUENCES)),
+        "capture of a dataset": lambda: list(client.capture(RESID, hookline.Dataset("d"))),
+        "capture of a recording": lambda: list(client.capture(RESID, hookline.Recording("d"))),
+        "started": lambda: client.capture(RESID, SEQUENCES).started,
+        "persist": lambda: client.persist("r", RESID, SEQUENCES).wait(),
+        "estimate": lambda: client.estimate(RESID, SEQUENCES),
+        "models": client.models,
+        "model": client.model,
+        "datasets": client.datasets,
+        "dataset": lambda: client.dataset("d"),
+        "recordings": client.recordings,
+        "recording": lambda: client.recording("r"),
+        "stop_recording": lambda: client.stop_recording("r"),
+        "delete_recording": lambda: client.delete_recording("r"),
+    }
+    for name, call in methods.items():
+        with pytest.raises(hookline.HooklineError) as caught:
+            call()
+        assert type(caught.value) is CODES[code], name
+        assert (caught.value.code, caught.value.message) == (code, "the server objects"), name
+
+
+def test_a_recordings_dtype_may_be_named_but_not_changed(fake):
+    client = hookline.connect(fake(datasets={"r": SEQUENCES}).address)
+    for dtype in (None, "bfloat16", torch.bfloat16):
+        rows = torch.cat([b[RESID] for b in client.capture(RESID, hookline.Recording("r"), dtype=dtype)])
+        assert rows.dtype == torch.bfloat16
+        np.testing.assert_array_equal(rows.float().numpy(), expected(RESID, SEQUENCES))
+    with pytest.raises(ValueError, match="dtype: the recording holds bfloat16.*not float32"):
+        list(client.capture(RESID, hookline.Recording("r"), dtype="float32"))
