@@ -4,8 +4,8 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "server/base/status.h"
+#include "server/base/steady.h"
 #include "server/capture/engine_impl.h"
 
 namespace hookline {
@@ -62,7 +62,7 @@ absl::StatusOr<std::shared_ptr<Capture>> EngineImpl::Start(CaptureRequest reques
   *released = capture.get();
   capture->group_slabs = GroupSlabs(capture->plan.hook_points, capture->plan.group_rows, options_.slab_bytes);
   capture->streams = streams;
-  capture->ready_since = absl::Now();
+  capture->ready_since = SteadyNow();
   capture->next_row = capture->plan.position.rows;
   capture->skip_until = capture->plan.position;
   {
@@ -195,7 +195,7 @@ std::deque<EngineImpl::Admission>::iterator EngineImpl::NextAdmission(Deferred* 
 }
 
 void EngineImpl::Admit(const std::shared_ptr<RunningCapture>& capture, Lane& lane, Deferred* deferred) {
-  const absl::Time now = absl::Now();
+  const absl::Time now = SteadyNow();
   capture->queue_time += now - capture->ready_since;
   capture->ready_since = now;
   std::weak_ptr<RunningCapture> weak = capture;

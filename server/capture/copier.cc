@@ -2,7 +2,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "absl/time/clock.h"
+#include "server/base/steady.h"
 #include "server/capture/engine_impl.h"
 
 namespace hookline {
@@ -11,12 +11,12 @@ namespace hookline {
 absl::StatusOr<Replica::Progress> Replica::Advance(const std::shared_ptr<Delivery>& delivery) {
   RunningCapture& capture = *delivery->capture;
   while (true) {
-    const absl::Time begin = absl::Now();
+    const absl::Time begin = SteadyNow();
     QueueGroups(*delivery);
     if (delivery->queued == delivery->groups.size()) return Progress::kDone;
     {
       absl::MutexLock lock(&engine_->mu_);
-      capture.copy_time += absl::Now() - begin;
+      capture.copy_time += SteadyNow() - begin;
       const bool wanted = !capture.stop.has_value() || capture.stop->reason == StopReason::kBudget ||
                           capture.stop->reason == StopReason::kSourceEnded;
       if (!wanted || capture.cancelled) return Progress::kDone;
@@ -85,7 +85,7 @@ void Replica::CopierLoop() {
     absl::Status status;
     if (finished.event != nullptr) {
       status = finished.event->Wait();
-      const absl::Time now = absl::Now();
+      const absl::Time now = SteadyNow();
       absl::Duration forward_time = finished.forward_time;
       if (model_->info().device != "cpu") forward_time = now - std::max(finished.launched, last_reached);
       last_reached = now;

@@ -15,9 +15,9 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
-#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "server/base/slab_pool.h"
+#include "server/base/steady.h"
 #include "server/capture/delivery.h"
 #include "server/capture/engine.h"
 #include "server/capture/lane.h"
@@ -77,7 +77,7 @@ class Replica {
   void Wake() { wake_executor_.SignalAll(); }
   // Sequences have come.
   void Arrived() {
-    last_arrival_ = absl::Now();
+    last_arrival_ = SteadyNow();
     Wake();
   }
   // The delivery's window has room again, or its capture has ended.

@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
+#include "server/base/steady.h"
 #include "server/capture/engine_impl.h"
 
 namespace hookline {
@@ -30,7 +30,7 @@ void Replica::RunItems(const Batch& batch, absl::Span<const BatchItem> items) {
 absl::Status Replica::RunPass(const Batch& batch, absl::Span<const BatchItem> items) {
   Pass pass = PlanPass(batch, items);
   if (pass.sequences == 0) return absl::OkStatus();
-  const absl::Time launched = absl::Now();
+  const absl::Time launched = SteadyNow();
   const absl::Status computed = Compute(&pass, items);
   absl::StatusOr<std::unique_ptr<TransferEvent>> event = transfer_->Record();
   const absl::Status status = computed.ok() ? event.status() : computed;
@@ -46,7 +46,7 @@ absl::Status Replica::RunPass(const Batch& batch, absl::Span<const BatchItem> it
   finished.tokens = pass.tokens;
   finished.layers = pass.layers;
   if (model_->info().device == "cpu") {
-    finished.forward_time = absl::Now() - launched;
+    finished.forward_time = SteadyNow() - launched;
     for (const Pass::Part& part : pass.parts) finished.forward_time -= part.copy_time;
   }
 
@@ -162,7 +162,7 @@ absl::Status Replica::Compute(Pass* pass, absl::Span<const BatchItem> items) {
     computed = model_->Forward(ids, hook_points, [&](int hook_point, const at::Tensor& value) {
       for (const Pass::Taker& taker : pass->takers[hook_point]) {
         if (!copied.ok()) return;
-        const absl::Time begin = absl::Now();
+        const absl::Time begin = SteadyNow();
         Pass::Part& part = pass->parts[taker.part];
         Delivery& delivery = *part.delivery;
         auto staged = transfer_->Stage(value, part.rows.data(), taker.rows, delivery.capture->plan.dtype);
@@ -172,7 +172,7 @@ absl::Status Replica::Compute(Pass* pass, absl::Span<const BatchItem> items) {
         }
         delivery.staged[taker.hook_point] = *std::move(staged);
         StartCopies(delivery, taker.hook_point, /*first_group=*/0, &copied);
-        part.copy_time += absl::Now() - begin;
+        part.copy_time += SteadyNow() - begin;
       }
     });
   } catch (const c10::Error& error) {

@@ -5,8 +5,8 @@
 #include <variant>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "server/base/status.h"
+#include "server/base/steady.h"
 #include "server/capture/recording_request.h"
 
 namespace hookline {
@@ -51,7 +51,7 @@ RecordingSession::RecordingSession(Engine* engine, Catalog* catalog, Options opt
     : engine_(engine),
       catalog_(catalog),
       options_(std::move(options)),
-      begin_(absl::Now()),
+      begin_(SteadyNow()),
       client_callbacks_(std::move(options_.client_callbacks)) {
   progress_.max_rows = options_.expected_rows;
 }
@@ -65,7 +65,7 @@ RecordingSession::~RecordingSession() {
 RecordingSession::Progress RecordingSession::progress() const {
   absl::MutexLock lock(&mutex_);
   Progress progress = progress_;
-  if (!progress.ended) progress.time = absl::Now() - begin_;
+  if (!progress.ended) progress.time = SteadyNow() - begin_;
   return progress;
 }
 
@@ -172,7 +172,7 @@ bool RecordingSession::Handle(CaptureEvent event) {
     return true;
   }
   HandOn(std::move(event));
-  if (absl::Now() - last_notify_ >= kProgressInterval) Notify();
+  if (SteadyNow() - last_notify_ >= kProgressInterval) Notify();
   return false;
 }
 
@@ -240,7 +240,7 @@ void RecordingSession::EndEarly(RecordingState state, absl::Status status) {
                                                               : StopReason::kError;
   ended.status = std::move(status);
   for (int64_t rows : rows_) ended.hook_points.emplace_back().rows = rows;
-  ended.total_time = absl::Now() - begin_;
+  ended.total_time = SteadyNow() - begin_;
   ended.resume_token = last_token_;
   End(state, std::move(ended));
 }
@@ -265,7 +265,7 @@ void RecordingSession::End(RecordingState state, CaptureEnded ended) {
   }
   {
     absl::MutexLock lock(&mutex_);
-    progress_.time = absl::Now() - begin_;
+    progress_.time = SteadyNow() - begin_;
     progress_.status = ended.status;
     progress_.summary = ended;
     progress_.ended = true;
@@ -286,7 +286,7 @@ void RecordingSession::HandOn(CaptureEvent event) {
 }
 
 void RecordingSession::Notify() {
-  last_notify_ = absl::Now();
+  last_notify_ = SteadyNow();
   absl::MutexLock lock(&callback_mutex_);
   for (const auto& [watch, changed] : watches_) changed();
 }

@@ -10,8 +10,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/synchronization/mutex.h"
-#include "absl/time/clock.h"
 #include "server/base/status.h"
+#include "server/base/steady.h"
 #include "server/capture/message_size.h"
 #include "server/model/hook_points.h"
 
@@ -158,7 +158,7 @@ class Replay final : public Capture {
       : recording_(std::move(recording)),
         plan_(std::move(plan)),
         max_message_bytes_(max_message_bytes),
-        begin_(absl::Now()),
+        begin_(SteadyNow()),
         place_(place) {}
 
   std::optional<CaptureEvent> Next() override {
@@ -289,7 +289,7 @@ class Replay final : public Capture {
     for (size_t i = 0; i < plan_.hook_points.size(); ++i) {
       ended.hook_points.emplace_back().rows = SentOf(static_cast<int>(i));
     }
-    ended.total_time = absl::Now() - begin_;
+    ended.total_time = SteadyNow() - begin_;
     ended.wire_time = wire_time_;
     ended.resume_token = EncodeToken(plan_, place_);
     return ended;

@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
+#include "server/base/steady.h"
 #include "server/capture/engine_impl.h"
 
 namespace hookline {
@@ -117,7 +117,7 @@ std::optional<Replica::Batch> Replica::NextBatch() {
   absl::MutexLock lock(&engine_->mu_);
   while (true) {
     if (stopping_) return std::nullopt;
-    const absl::Time now = absl::Now();
+    const absl::Time now = SteadyNow();
     absl::Time look_again = absl::InfiniteFuture();
     std::vector<Lane*> ready;
     bool more_may_come = false;
@@ -137,7 +137,7 @@ std::optional<Replica::Batch> Replica::NextBatch() {
     }
     if (!deferred.empty()) return Batch();  // what was put off must not wait with us
     if (ready.empty() || launched_batches_ >= kMaxLaunchedBatches) {
-      wake_executor_.WaitWithDeadline(&engine_->mu_, look_again);
+      wake_executor_.WaitWithTimeout(&engine_->mu_, look_again - now);
       continue;
     }
     // Sequences that do not fill a batch wait a moment for captures that are between two of theirs, and for those that
@@ -145,7 +145,7 @@ std::optional<Replica::Batch> Replica::NextBatch() {
     absl::Time run_at = oldest + options_.max_batch_delay;
     if (!more_may_come) run_at = std::min(run_at, last_arrival_ + options_.max_batch_delay / kQuietShare);
     if (waits_for_more && queued_tokens < options_.max_batch_tokens && now < run_at) {
-      wake_executor_.WaitWithDeadline(&engine_->mu_, std::min(look_again, run_at));
+      wake_executor_.WaitWithTimeout(&engine_->mu_, std::min(look_again, run_at) - now);
       continue;
     }
 
