@@ -61,7 +61,11 @@ class FakeServer:
             [
                 grpc.method_handlers_generic_handler(
                     "hookline.v1.CaptureService",
-                    {"Capture": unary_stream(self._capture), "CaptureStream": stream(self._capture_stream)},
+                    {
+                        "Capture": unary_stream(self._capture),
+                        "CaptureStream": stream(self._capture_stream),
+                        "EstimateCapture": unary(self._estimate),
+                    },
                 ),
                 grpc.method_handlers_generic_handler(
                     "hookline.v1.RecordingService",
@@ -91,6 +95,8 @@ class FakeServer:
             architecture="fake",
             layers=2,
             width=8,
+            context_length=64,
+            vocabulary_size=1000,
             dtype=1,
             device="cpu",
             hook_points=[{"name": n, "width": w, "layer": 0, "description": "A tensor."} for n, w in WIDTHS.items()],
@@ -137,6 +143,21 @@ class FakeServer:
     def _get_recording(self, message, context):
         return self._recording(_protocol.GetRecordingRequest.FromString(message).name).SerializeToString()
 
+    def _estimate(self, message, context):
+        request = _protocol.EstimateCaptureRequest.FromString(message).capture
+        self._refuse(context)
+        for index, name in enumerate(request.hook_points):
+            if name not in WIDTHS:
+                context.abort(grpc.StatusCode.INVALID_ARGUMENT, f'hook_points[{index}]: no hook point "{name}"')
+        points = [{"hook_point": name, "rows": 1} for name in request.hook_points]
+        return _protocol.EstimateCaptureResponse(hook_points=points).SerializeToString()
+
+    def _refuse(self, context):
+        if self.failure:
+            code, message, metadata = self.failure
+            context.set_trailing_metadata(metadata)
+            context.abort(code, message)
+
     def _capture_stream(self, messages, context):
         request = _protocol.CaptureStreamRequest.FromString(next(messages)).request
 
@@ -151,10 +172,7 @@ class FakeServer:
     def _run(self, request, sequences_from, context):
         self.requests.append(request)
         context.add_callback(self.cancelled.set)
-        if self.failure:
-            code, message, metadata = self.failure
-            context.set_trailing_metadata(metadata)
-            context.abort(code, message)
+        self._refuse(context)
         for response in self._responses(request, sequences_from, context):
             yield self.alter(response).SerializeToString()
 

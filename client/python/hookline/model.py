@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, List, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Sequence, Tuple
 
 from hookline._sources import batch_sequences
 from hookline.types import HookPoint, ModelInfo
@@ -57,6 +57,10 @@ class RemoteModel:
         for collector in self._collectors:
             collector.take(sequences)
 
+    def check(self, hook_points: Sequence[str]) -> None:
+        """Raises what the server objects to in these hook points."""
+        self.client.estimate(list(hook_points), [0], model=self.name)
+
     def eval(self) -> "RemoteModel":
         """Does nothing: a server's model never trains."""
         return self
@@ -74,6 +78,10 @@ class RemoteModel:
     def detach(self, collector: "ActivationCollector") -> None:
         """Ends that."""
         self._collectors.remove(collector)
+
+    def __getstate__(self) -> Dict[str, Any]:
+        """A pickled model reaches the same server through a client of its own; collectors stay where they are."""
+        return {**self.__dict__, "_collectors": []}
 
     def __repr__(self) -> str:
         info = self.info
