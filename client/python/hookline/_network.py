@@ -36,7 +36,8 @@ def check_address(address: str) -> None:
         raise wrong(f"begins with {address.split('://')[0]}://, which is left out")
     host, port = _split(address)
     if port is None:
-        raise wrong("is an IPv6 address without brackets" if host.count(":") > 1 else "has no port")
+        bare = host.count(":") > 1 and not host.startswith("[")
+        raise wrong("is an IPv6 address without brackets" if bare else "has no port")
     if not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
         raise wrong(f"has the port {port!r}, which is not a number from 1 to 65535")
     if host.startswith("["):
