@@ -38,7 +38,7 @@ def encode(rows, dtype):
 class FakeServer:
     """`breaks`: rows after which the first, second, ... call ends with UNAVAILABLE; later calls end well."""
 
-    def __init__(self, datasets=None, chunk_rows=5, breaks=(), cap=10_000_000, port=0):
+    def __init__(self, datasets=None, chunk_rows=5, breaks=(), cap=10_000_000, host="127.0.0.1", port=0):
         self.datasets = datasets or {}
         self.chunk_rows = chunk_rows
         self.breaks = list(breaks)
@@ -81,8 +81,8 @@ class FakeServer:
                 ),
             ]
         )
-        self.port = self._server.add_insecure_port(f"127.0.0.1:{port}")
-        self.address = f"127.0.0.1:{self.port}"
+        self.port = self._server.add_insecure_port(f"{host}:{port}")
+        self.address = f"{host}:{self.port}"
         self._server.start()
 
     def stop(self):

@@ -285,8 +285,9 @@ def test_ctrl_c_between_a_batch_and_its_return_loses_no_row(fake, monkeypatch):
     client = hookline.connect(fake().address)
     capture = client.capture(RESID, SEQUENCES, batch_rows=7)
     receiver = capture._receiver
-    if client.receiver != "native":
-        pytest.skip("the other receiver waits in Python")
+    if client.receiver == "grpc":  # it waits in Python, where Ctrl-C comes in the wait itself
+        assert sum(batch.rows for batch in capture) == 200
+        return
     library, calls = receiver._library, []
 
     class Interrupted:
