@@ -11,7 +11,7 @@ import grpc
 
 from hookline import _lifetime, _network
 from hookline._batches import RawBatch
-from hookline._connection import Connection
+from hookline._connection import Connection, StreamCall
 from hookline._session import Session
 from hookline.errors import CancelledError, HooklineError, from_rpc_error
 from hookline.types import CaptureStarted, CaptureSummary
@@ -175,19 +175,26 @@ class _Call:
 
 
 class _AnsweringPings:
-    """Lets grpcio read from a connection that no call reads from, while the block lasts."""
+    """Lets grpcio read from a connection that no call reads from, while the block lasts: by a call that the server
+    answers when its health changes. What grpcio has for it (`subscribe`) spins once the wall clock has been set back."""
 
-    def __init__(self, channel: grpc.Channel) -> None:
-        self._channel = channel
+    def __init__(self, connection: Connection) -> None:
+        self._call = StreamCall(connection, "/grpc.health.v1.Health/Watch", b"")
+        self._thread = threading.Thread(target=self._read, name="hookline-pings", daemon=True)
 
-    def _changed(self, connectivity: grpc.ChannelConnectivity) -> None:
-        pass
+    def _read(self) -> None:
+        try:
+            for _ in self._call:
+                pass
+        except grpc.RpcError:
+            pass
 
     def __enter__(self) -> None:
-        self._channel.subscribe(self._changed)
+        self._thread.start()
 
     def __exit__(self, *exc: object) -> None:
-        self._channel.unsubscribe(self._changed)
+        self._call.cancel()
+        self._thread.join()
 
 
 class GrpcReceiver:
@@ -300,7 +307,7 @@ class GrpcReceiver:
         """Whether the consumer still wants batches."""
         taken = self._pipe.put(batch, _PAUSE_SECONDS)
         if taken is None:
-            with _AnsweringPings(self._connection.channel):
+            with _AnsweringPings(self._connection):
                 taken = self._pipe.put(batch)
         return bool(taken)
 
