@@ -256,14 +256,9 @@ def test_what_cannot_be_pickled_says_why(fake):
 # ---- Ctrl-C.
 
 
-def interrupt_when(condition):
-    """Sends this program's main thread a Ctrl-C once the condition holds."""
-
-    def wait():
-        condition()
-        _thread.interrupt_main()
-
-    threading.Thread(target=wait, daemon=True).start()
+def interrupt():
+    """Sends this program's main thread a Ctrl-C soon, while it waits for what is not there yet."""
+    threading.Thread(target=_thread.interrupt_main, daemon=True).start()
 
 
 def test_a_capture_goes_on_after_ctrl_c(fake):
@@ -271,8 +266,8 @@ def test_a_capture_goes_on_after_ctrl_c(fake):
     server.release.clear()
     capture = hookline.connect(server.address).capture(RESID, hookline.Dataset("d"), batch_rows=7)
     capture.started
-    interrupt_when(lambda: None)
     with pytest.raises(KeyboardInterrupt):
+        interrupt()
         next(capture)
         threading.Event().wait(PATIENCE)
     server.release.set()
@@ -327,8 +322,8 @@ def test_ctrl_c_before_the_server_has_answered_leaves_the_capture_usable(fake):
     hold = threading.Event()
     server.alter = lambda response: (hold.wait(), response)[1]
     capture = hookline.connect(server.address).capture(RESID, SEQUENCES)
-    interrupt_when(lambda: None)
     with pytest.raises(KeyboardInterrupt):
+        interrupt()
         capture.started
         threading.Event().wait(PATIENCE)
     hold.set()

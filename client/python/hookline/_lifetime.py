@@ -22,7 +22,7 @@ from typing import Any, Protocol, Set
 from hookline.errors import FailedPreconditionError
 
 # gRPC's threads end at once, or after a timer of up to a second where a connection attempt had failed.
-_REST_SECONDS = 2.0
+_REST_SECONDS = 5.0
 # Threads of cancelled calls end at once; those that run the user's code may not.
 _EXIT_SECONDS = 5.0
 # As the kernel keeps their names, 15 characters long.
@@ -71,6 +71,7 @@ _channels: "weakref.WeakSet[Channels]" = weakref.WeakSet()
 _open: "weakref.WeakSet[Open]" = weakref.WeakSet()
 _ending: Set["Open"] = set()  # also where nobody else holds them any more
 _grpc_runs_at_fork = False
+_others_run = False  # gRPC went on running although nothing here uses it: the next fork does not wait for it
 _forked_beside_grpc = False
 
 
@@ -132,15 +133,17 @@ def _grpc_runs() -> bool:
 
 
 def _before_fork() -> None:
-    global _grpc_runs_at_fork
+    global _grpc_runs_at_fork, _others_run
     lock.acquire()
     rested = [channels.rest() for channels in list(_channels)]
     in_use = any(channels.is_open() for channels in _channels)
-    end = time.monotonic() + (_REST_SECONDS if any(rested) and not in_use else 0)
+    may_end = not in_use and (any(rested) or not _others_run)
+    end = time.monotonic() + (_REST_SECONDS if may_end else 0)
     _grpc_runs_at_fork = _grpc_runs()
     while _grpc_runs_at_fork and time.monotonic() < end:
         time.sleep(0.002)
         _grpc_runs_at_fork = _grpc_runs()
+    _others_run = may_end and _grpc_runs_at_fork
 
 
 def _after_fork_in_parent() -> None:
