@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "absl/strings/strip.h"
+#include "server/base/address.h"
 #include "server/base/escape.h"
 
 namespace hookline {
@@ -20,6 +21,16 @@ bool IsName(absl::string_view text) {
   return !text.empty() && text.size() <= 128 && std::all_of(text.begin(), text.end(), [](unsigned char c) {
     return absl::ascii_isalnum(c) || c == '.' || c == '_' || c == '-';
   });
+}
+
+// Addresses are checked before anything is loaded: gRPC would take another port for one that is missing.
+CLI::Validator AddressCheck() {
+  return CLI::Validator(
+      [](std::string& address) {
+        const absl::Status status = address.empty() ? absl::OkStatus() : CheckListenAddress(address);
+        return std::string(status.message());
+      },
+      "");
 }
 
 struct NamedPath {
@@ -129,10 +140,12 @@ void DeclareAll(CLI::App* app, ServerFlags* flags, std::vector<std::string>* mod
   declare
       .List("--listen", flags->server.listen,
             "HOST:PORT or unix:PATH to serve on; port 0: any free one. Repeat it for more [127.0.0.1:7471]")
-      ->type_name("HOST:PORT");
+      ->type_name("HOST:PORT")
+      ->check(AddressCheck());
   declare.Value("--port-file", flags->port_file, "File to write the first --listen's port to, once it is open");
-  declare.Value("--metrics-listen", flags->metrics_listen,
-                "HOST:PORT to serve Prometheus's /metrics on; empty: nowhere");
+  declare
+      .Value("--metrics-listen", flags->metrics_listen, "HOST:PORT to serve Prometheus's /metrics on; empty: nowhere")
+      ->check(AddressCheck());
   declare.Duration("--drain-timeout", flags->drain_timeout,
                    "How long running captures may go on after SIGTERM, before they end with a resume token");
   declare.Value("--log-level", flags->log_level, "What to log to standard error")

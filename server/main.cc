@@ -17,9 +17,11 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
+#include "server/base/address.h"
 #include "server/base/file_system.h"
 #include "server/base/freed_memory.h"
 #include "server/base/status.h"
+#include "server/base/steady.h"
 #include "server/dataset/dataset.h"
 #include "server/engine/engine.h"
 #include "server/flags.h"
@@ -96,8 +98,9 @@ absl::Status WritePortFile(const std::string& path, int port) {
 }
 
 bool IsLoopback(absl::string_view address) {
-  return absl::StartsWith(address, "127.") || absl::StartsWith(address, "localhost:") ||
-         absl::StartsWith(address, "[::1]:") || absl::StartsWith(address, "unix");
+  if (absl::StartsWith(address, "unix:")) return true;
+  const absl::StatusOr<HostPort> parsed = ParseHostPort(address);
+  return parsed.ok() && IsLoopbackHost(parsed->host);
 }
 
 absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const ServerFlags& flags) {
@@ -112,12 +115,12 @@ absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const ServerFlags& flags) {
   RETURN_IF_ERROR(CheckModels(flags.models));
   std::vector<std::unique_ptr<Model>> models;
   for (const ModelOptions& options : flags.models) {
-    const absl::Time start = absl::Now();
+    const absl::Time start = SteadyNow();
     ASSIGN_OR_RETURN(std::unique_ptr<Model> model, LoadModel(options));
     const ModelInfo& info = model->info();
     spdlog::info("model {}: {} {}, {}, {} parameters as {} on {} in {}; fingerprint {}", info.name, info.architecture,
                  info.variant, info.details, info.parameters, std::string(DtypeName(info.dtype)), info.device,
-                 absl::FormatDuration(absl::Trunc(absl::Now() - start, absl::Milliseconds(1))), info.fingerprint);
+                 absl::FormatDuration(absl::Trunc(SteadyNow() - start, absl::Milliseconds(1))), info.fingerprint);
     if (!info.warning.empty()) spdlog::warn("model {}: {}", info.name, info.warning);
     models.push_back(std::move(model));
   }

@@ -43,6 +43,7 @@ void Interrupt::Run() {
     absl::MutexLock lock(&mutex_);
     if (came_ || listener_ == nullptr) _exit(kExitInterrupted);
     came_ = true;
+    changed_.NotifyAll();
     listener_();
   }
 }
@@ -65,7 +66,7 @@ bool Interrupt::came() const {
 
 bool Interrupt::WaitFor(absl::Duration duration) const {
   absl::MutexLock lock(&mutex_);
-  return mutex_.AwaitWithTimeout(absl::Condition(&came_), duration);
+  return changed_.WaitFor(mutex_, duration, [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return came_; });
 }
 
 }  // namespace hookline::cli

@@ -8,6 +8,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "server/base/steady.h"
 
 namespace hookline::cli {
 
@@ -45,6 +46,7 @@ class Interrupt {
   void Run();
 
   mutable absl::Mutex mutex_;
+  mutable SteadyCondVar changed_;
   bool came_ ABSL_GUARDED_BY(mutex_) = false;
   std::function<void()> listener_ ABSL_GUARDED_BY(mutex_);
   std::thread thread_;

@@ -54,7 +54,7 @@ std::string ProgressLine(const ProgressState& state, absl::Duration elapsed, int
   return absl::StrFormat("%3d%% %s%s", static_cast<int>(done * 100), bar, numbers);
 }
 
-Progress::Progress(ProgressStyle style, const char* unit) : style_(style), start_(absl::Now()) {
+Progress::Progress(ProgressStyle style, const char* unit) : style_(style), start_(SteadyNow()) {
   state_.unit = unit;
   if (style_ != ProgressStyle::kNone) thread_ = std::thread(&Progress::Run, this);
 }
@@ -64,6 +64,7 @@ Progress::~Progress() {
   {
     absl::MutexLock lock(&mutex_);
     ended_ = true;
+    changed_.NotifyAll();
   }
   thread_.join();
 }
@@ -71,7 +72,8 @@ Progress::~Progress() {
 void Progress::Run() {
   absl::MutexLock lock(&mutex_);
   const absl::Duration interval = style_ == ProgressStyle::kBar ? kBarInterval : kLineInterval;
-  while (!mutex_.AwaitWithTimeout(absl::Condition(&ended_), interval)) Draw();
+  auto ended = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return ended_; };
+  while (!changed_.WaitFor(mutex_, interval, ended)) Draw();
   if (style_ == ProgressStyle::kBar || state_.rows > 0) Draw();
   if (style_ == ProgressStyle::kBar && drawn_) fputs("\n", stderr);
 }
@@ -113,6 +115,6 @@ void Progress::Note(const std::string& text) {
   fputs(absl::StrCat(drawn_ && style_ == ProgressStyle::kBar ? "\r\x1b[K" : "", Escaped(text), "\n").c_str(), stderr);
 }
 
-absl::Duration Progress::elapsed() const { return absl::Now() - start_; }
+absl::Duration Progress::elapsed() const { return SteadyNow() - start_; }
 
 }  // namespace hookline::cli

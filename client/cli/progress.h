@@ -10,6 +10,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "server/base/steady.h"
 
 namespace hookline::cli {
 
@@ -61,6 +62,7 @@ class Progress {
   const ProgressStyle style_;
   const absl::Time start_;
   mutable absl::Mutex mutex_;
+  SteadyCondVar changed_;
   ProgressState state_ ABSL_GUARDED_BY(mutex_);
   bool drawn_ ABSL_GUARDED_BY(mutex_) = false;
   bool ended_ ABSL_GUARDED_BY(mutex_) = false;

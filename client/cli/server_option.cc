@@ -2,6 +2,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "client/cli/commands.h"
+#include "client/cpp/proxy.h"
 
 namespace hookline::cli {
 
@@ -18,9 +19,9 @@ void AddServerOption(CLI::App& command, Invocation& invocation) {
 
 absl::Status ExplainUnavailable(const absl::Status& status, const std::string& address) {
   if (!absl::IsUnavailable(status) && !absl::IsDeadlineExceeded(status)) return status;
-  return absl::UnavailableError(
-      absl::StrCat("no answer from ", address, " (", status.message(),
-                   "); start hookline-server there, or name it by --server or HOOKLINE_SERVER"));
+  return absl::UnavailableError(absl::StrCat(
+      "no answer from ", address, " (", client::NameProxy(status, client::ProxyOnTheWay(address)).message(),
+      "); start hookline-server there, or name it by --server or HOOKLINE_SERVER"));
 }
 
 }  // namespace hookline::cli

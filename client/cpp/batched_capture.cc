@@ -6,10 +6,16 @@
 
 #include "absl/strings/str_cat.h"
 #include "client/cpp/client.h"
+#include "grpc/support/time.h"
 #include "server/base/escape.h"
 
 namespace hookline::client {
 namespace {
+
+// A caller that submits no batch for this long may go on submitting none for minutes.
+constexpr absl::Duration kPause = absl::Milliseconds(100);
+// For this long a batch may wait that is submitted after a pause; a caller that keeps several submitted never notices.
+constexpr int64_t kSliceMilliseconds = 20;
 
 absl::Status SameCapture(const v1::CaptureStarted& before, const v1::CaptureStarted& now) {
   auto differs = [](absl::string_view what) {
@@ -81,6 +87,7 @@ void BatchedCapture::Run(CaptureCall* call) {
   }
   over_ = true;
   status_ = std::move(status);
+  changed_.NotifyAll();
 }
 
 absl::Status BatchedCapture::Take(CaptureEvent event) {
@@ -103,6 +110,7 @@ absl::Status BatchedCapture::TakeStarted(v1::CaptureStarted started) {
   }
   if (!started.resume_token().empty()) resume_token_ = started.resume_token();
   started_ = started.SerializeAsString();
+  changed_.NotifyAll();
   return absl::OkStatus();
 }
 
@@ -141,10 +149,23 @@ absl::Status BatchedCapture::TakeChunk(Chunk chunk) {
       return absl::InternalError(
           absl::StrCat("the server broke the protocol: ", parked_bytes_, " bytes came out of the order of row groups"));
     }
-    auto more = [this, submitted]()
-                    ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return cancelled_ || submitted_rows_ != submitted; };
-    mutex_.Await(absl::Condition(&more));
+    AwaitBatch(submitted);
     if (cancelled_) return absl::CancelledError("the capture was cancelled");
+  }
+}
+
+void BatchedCapture::AwaitBatch(int64_t submitted_rows) {
+  auto more = [this, submitted_rows]()
+                  ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return cancelled_ || submitted_rows_ != submitted_rows; };
+  if (changed_.WaitFor(mutex_, kPause, more)) return;
+  // gRPC reads from a connection only while somebody waits for something of it. Waiting for a change of its state,
+  // which hardly ever comes, lets the server's keepalive pings be answered for as long as the caller takes no batch.
+  while (!more()) {
+    mutex_.Unlock();
+    const gpr_timespec slice =
+        gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC), gpr_time_from_millis(kSliceMilliseconds, GPR_TIMESPAN));
+    connection_.channel->WaitForStateChange(connection_.channel->GetState(/*try_to_connect=*/false), slice);
+    mutex_.Lock();
   }
 }
 
@@ -180,6 +201,7 @@ void BatchedCapture::CopyRows(const Chunk& chunk, int64_t from, int64_t rows, Ba
   mutex_.Lock();
   batch.filled[hook_point] += rows;
   placed_[hook_point] += rows;
+  changed_.NotifyAll();
 }
 
 int64_t BatchedCapture::RowBytes(int hook_point) const {
@@ -207,8 +229,8 @@ bool BatchedCapture::MustReadOn() const { return !batches_.empty() && !IsFinishe
 
 absl::StatusOr<const std::string*> BatchedCapture::Started(absl::Duration timeout) {
   absl::MutexLock lock(&mutex_);
-  auto known = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return started_.has_value() || over_; };
-  mutex_.AwaitWithTimeout(absl::Condition(&known), timeout);
+  changed_.WaitFor(mutex_, timeout,
+                   [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return started_.has_value() || over_; });
   if (started_.has_value()) return &*started_;
   if (!over_) return nullptr;
   return status_.ok() ? absl::InternalError("the capture ended before it started") : status_;
@@ -244,6 +266,8 @@ absl::Status BatchedCapture::Submit(const BatchBuffers& batch) {
   }
   batches_.push_back(Batch{batch, submitted_rows_, std::vector<int64_t>(batch.data.size(), 0)});
   submitted_rows_ += batch.rows;
+  ++progress_.submitted;
+  changed_.NotifyAll();
   return absl::OkStatus();
 }
 
@@ -262,8 +286,7 @@ absl::StatusOr<BatchedCapture::WaitResult> BatchedCapture::Wait(absl::Duration t
   if (!first_started_.has_value() && !over_) return absl::FailedPreconditionError("wait: the capture has not started");
   std::fill_n(rows, received_.size(), 0);
   auto stop = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return CanStopWaiting(); };
-  mutex_.AwaitWithTimeout(absl::Condition(&stop), timeout);
-  if (!CanStopWaiting()) return WaitResult::kTimeout;
+  if (!changed_.WaitFor(mutex_, timeout, stop)) return WaitResult::kTimeout;
   if (batches_.empty()) {
     if (!over_) return absl::FailedPreconditionError("wait: no batch is submitted, and rows are still to come");
     if (!status_.ok()) return status_;
@@ -273,11 +296,17 @@ absl::StatusOr<BatchedCapture::WaitResult> BatchedCapture::Wait(absl::Duration t
   std::copy(oldest.filled.begin(), oldest.filled.end(), rows);
   if (HasRows(oldest) && (IsFinished(oldest) || (over_ && status_.ok()))) {
     batches_.pop_front();
+    ++progress_.returned;
     return WaitResult::kBatch;
   }
   if (!status_.ok()) return status_;
   batches_.clear();
   return WaitResult::kEnd;
+}
+
+BatchedCapture::Progress BatchedCapture::progress() const {
+  absl::MutexLock lock(&mutex_);
+  return progress_;
 }
 
 std::string BatchedCapture::resume_token() const {
@@ -325,6 +354,7 @@ const std::string* BatchedCapture::Summary() const {
 void BatchedCapture::Cancel() {
   absl::MutexLock lock(&mutex_);
   cancelled_ = true;
+  changed_.NotifyAll();
   call_->Cancel();
 }
 

@@ -19,6 +19,7 @@
 #include "client/cpp/capture_call.h"
 #include "grpcpp/channel.h"
 #include "hookline/v1/capture_service.pb.h"
+#include "server/base/steady.h"
 
 namespace hookline::client {
 
@@ -63,6 +64,12 @@ class BatchedCapture {
   // with an error.
   absl::StatusOr<WaitResult> Wait(absl::Duration timeout, int64_t* rows);
 
+  struct Progress {
+    int64_t submitted = 0;  // batches
+    int64_t returned = 0;   // of those, by Wait
+  };
+  Progress progress() const;
+
   std::string resume_token() const;
 
   // After an error of Wait: calls again with `request`. FAILED_PRECONDITION: there was none.
@@ -101,6 +108,8 @@ class BatchedCapture {
   bool AllBudgetsReached() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   static bool HasRows(const Batch& batch);
   bool CanStopWaiting() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Waits until a batch has been submitted after `submitted_rows`, or the capture is cancelled.
+  void AwaitBatch(int64_t submitted_rows) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool MustReadOn() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   int64_t RowBytes(int hook_point) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
@@ -109,6 +118,7 @@ class BatchedCapture {
   const bool streams_tokens_;
 
   mutable absl::Mutex mutex_;
+  SteadyCondVar changed_;  // told of each change of what follows that somebody waits for
   std::shared_ptr<CaptureCall> call_ ABSL_GUARDED_BY(mutex_);
   std::optional<v1::CaptureStarted> first_started_ ABSL_GUARDED_BY(mutex_);  // of the first call
   std::optional<std::string> started_ ABSL_GUARDED_BY(mutex_);               // of this call, encoded
@@ -119,6 +129,7 @@ class BatchedCapture {
   std::vector<int64_t> received_ ABSL_GUARDED_BY(mutex_);  // rows of each hook point, parked ones included
   std::vector<int64_t> placed_ ABSL_GUARDED_BY(mutex_);    // rows of each hook point in batches
   int64_t submitted_rows_ ABSL_GUARDED_BY(mutex_) = 0;     // first row of the next batch
+  Progress progress_ ABSL_GUARDED_BY(mutex_);
   int64_t parked_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
   bool over_ ABSL_GUARDED_BY(mutex_) = false;  // the call has ended, with `status_`

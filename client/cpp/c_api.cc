@@ -137,6 +137,12 @@ int32_t hookline_capture_wait(hookline_capture* capture, int64_t timeout_ms, int
   });
 }
 
+void hookline_capture_progress(hookline_capture* capture, int64_t* submitted, int64_t* returned) {
+  const BatchedCapture::Progress progress = capture->capture->progress();
+  *submitted = progress.submitted;
+  *returned = progress.returned;
+}
+
 size_t hookline_capture_resume_token(hookline_capture* capture, void* token, size_t capacity) {
   const std::string current = capture->capture->resume_token();
   if (token != nullptr) std::memcpy(token, current.data(), std::min(capacity, current.size()));

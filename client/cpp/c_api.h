@@ -37,7 +37,7 @@ extern "C" {
 #define HOOKLINE_EXPORT __attribute__((visibility("default")))
 
 // Grows whenever something below changes its meaning; additions leave it.
-#define HOOKLINE_ABI_VERSION 2
+#define HOOKLINE_ABI_VERSION 3
 
 // Results.
 #define HOOKLINE_OK 0
@@ -112,6 +112,10 @@ HOOKLINE_EXPORT int32_t hookline_capture_submit(hookline_capture* capture, const
 //                     FAILED_PRECONDITION: none is submitted, and rows are still to come.
 HOOKLINE_EXPORT int32_t hookline_capture_wait(hookline_capture* capture, int64_t timeout_ms, int64_t* rows,
                                               hookline_error* error);
+
+// How many batches have been submitted, and how many of them waits have returned (HOOKLINE_OK): for a caller that was
+// interrupted before it could take note of a result.
+HOOKLINE_EXPORT void hookline_capture_progress(hookline_capture* capture, int64_t* submitted, int64_t* returned);
 
 // The resume token of the last message received; "" (0 bytes) before the first. Together with the rows that the library
 // holds it is exact, so it is meant for the request given to hookline_capture_resume. `token` NULL: only the size.

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "client/cpp/proxy.h"
 #include "client/cpp/rpc_status.h"
 #include "grpcpp/impl/codegen/rpc_method.h"
 #include "server/base/escape.h"
@@ -96,7 +97,9 @@ absl::Status CaptureOrder::CheckChunk(Chunk& chunk) {
 
 CaptureCall::CaptureCall(const Connection& connection, const std::string& method, const std::string& request,
                          bool streams_tokens)
-    : channel_(connection.channel), memory_(OfferedMemory::Offer(connection.address, connection.shared_memory_bytes)) {
+    : channel_(connection.channel),
+      proxy_(connection.proxy),
+      memory_(OfferedMemory::Offer(connection.address, connection.shared_memory_bytes)) {
   if (memory_ != nullptr) context_.AddMetadata(kSharedMemoryMetadata, memory_->key());
   // What generated stubs call, but with byte buffers for messages. A call of one request is the same on the wire as one
   // that streams requests and closes after the first.
@@ -119,7 +122,7 @@ CaptureCall::~CaptureCall() {
 
 absl::StatusOr<std::optional<CaptureEvent>> CaptureCall::Finish() {
   finished_ = true;
-  status_ = FromGrpc(stream_->Finish());
+  status_ = NameProxy(FromGrpc(stream_->Finish()), proxy_);
   return Next();
 }
 

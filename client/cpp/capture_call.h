@@ -49,6 +49,7 @@ struct Connection {
   std::shared_ptr<grpc::Channel> channel;
   std::string address;              // the channel's
   int64_t shared_memory_bytes = 0;  // to offer to a server on this machine for each call; 0: none
+  std::string proxy;                // what UNAVAILABLE says of the proxy on the way; empty: there is none
 };
 
 // Next() belongs to one thread, WriteTokens and FinishTokens to one that may be another; Cancel is anybody's.
@@ -82,6 +83,7 @@ class CaptureCall {
   absl::Status TakeSharedData(Chunk& chunk);
 
   std::shared_ptr<grpc::Channel> channel_;
+  const std::string proxy_;                // Connection's
   std::shared_ptr<OfferedMemory> memory_;  // null: there is none
   grpc::ClientContext context_;
   std::unique_ptr<grpc::ClientReaderWriter<grpc::ByteBuffer, grpc::ByteBuffer>> stream_;

@@ -3,16 +3,30 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "client/cpp/proxy.h"
 #include "client/cpp/rpc_status.h"
+#include "grpc/support/time.h"
 #include "grpcpp/create_channel.h"
 #include "grpcpp/security/credentials.h"
 #include "hookline/v1/capture_service.grpc.pb.h"
 #include "hookline/v1/model_service.grpc.pb.h"
+#include "server/base/address.h"
 
 namespace hookline::client {
+namespace {
+
+// A deadline that does not move when the wall clock is set.
+gpr_timespec After(absl::Duration duration) {
+  return gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC),
+                      gpr_time_from_nanos(absl::ToInt64Nanoseconds(duration), GPR_TIMESPAN));
+}
+
+}  // namespace
 
 absl::StatusOr<std::unique_ptr<Client>> Client::Connect(const std::string& address, const ClientOptions& options) {
-  if (address.empty()) return absl::InvalidArgumentError("address: empty; give HOST:PORT");
+  if (absl::Status status = CheckServerAddress(address); !status.ok()) {
+    return absl::InvalidArgumentError(absl::StrCat("address: ", status.message()));
+  }
   if (options.max_receive_bytes < 1 || options.max_receive_bytes > kMaxReceiveBytes) {
     return absl::InvalidArgumentError(
         absl::StrCat("max_receive_bytes: ", options.max_receive_bytes, " is not between 1 and ", kMaxReceiveBytes));
@@ -29,7 +43,10 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Connect(const std::string& addre
   // gRPC's own are 1 and 120 seconds, within which every call fails at once: a resume would miss a restarted server.
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 200);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 2000);
+  // What stays on this machine never goes through a proxy.
+  if (IsLoopbackHost(ServerHostPort(address).host)) arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   Connection connection;
+  connection.proxy = ProxyOnTheWay(address);
   connection.channel = grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
   connection.address = address;
   connection.shared_memory_bytes = options.shared_memory_bytes;
@@ -41,33 +58,33 @@ Client::Client(Connection connection, const ClientOptions& options)
 
 absl::StatusOr<v1::ListModelsResponse> Client::ListModels() {
   grpc::ClientContext context;
-  context.set_deadline(absl::ToChronoTime(absl::Now() + options_.rpc_timeout));
+  context.set_deadline(After(options_.rpc_timeout));
   v1::ListModelsResponse response;
   grpc::Status status = v1::ModelService::NewStub(connection_.channel)->ListModels(&context, {}, &response);
-  if (!status.ok()) return FromGrpc(status);
+  if (!status.ok()) return NameProxy(FromGrpc(status), connection_.proxy);
   return response;
 }
 
 absl::StatusOr<v1::Model> Client::GetModel(const std::string& name) {
   grpc::ClientContext context;
-  context.set_deadline(absl::ToChronoTime(absl::Now() + options_.rpc_timeout));
+  context.set_deadline(After(options_.rpc_timeout));
   v1::GetModelRequest request;
   request.set_name(name);
   v1::Model model;
   grpc::Status status = v1::ModelService::NewStub(connection_.channel)->GetModel(&context, request, &model);
-  if (!status.ok()) return FromGrpc(status);
+  if (!status.ok()) return NameProxy(FromGrpc(status), connection_.proxy);
   return model;
 }
 
 absl::StatusOr<v1::EstimateCaptureResponse> Client::EstimateCapture(const v1::CaptureRequest& request) {
   grpc::ClientContext context;
-  context.set_deadline(absl::ToChronoTime(absl::Now() + options_.rpc_timeout));
+  context.set_deadline(After(options_.rpc_timeout));
   v1::EstimateCaptureRequest estimate_request;
   *estimate_request.mutable_capture() = request;
   v1::EstimateCaptureResponse response;
   grpc::Status status =
       v1::CaptureService::NewStub(connection_.channel)->EstimateCapture(&context, estimate_request, &response);
-  if (!status.ok()) return FromGrpc(status);
+  if (!status.ok()) return NameProxy(FromGrpc(status), connection_.proxy);
   return response;
 }
 

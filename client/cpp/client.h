@@ -48,7 +48,7 @@ struct ClientOptions {
 class Client {
  public:
   // Opens a channel to `address`, host:port without TLS. Sends nothing yet, so that an absent server is found by the
-  // first call. INVALID_ARGUMENT: an empty address or an option out of range.
+  // first call. INVALID_ARGUMENT: no such address (base/address.h) or an option out of range.
   static absl::StatusOr<std::unique_ptr<Client>> Connect(const std::string& address, const ClientOptions& options = {});
 
   absl::StatusOr<v1::ListModelsResponse> ListModels();

@@ -15,11 +15,9 @@
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/escaping.h"
-#include "absl/strings/match.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
-#include "absl/strings/strip.h"
+#include "server/base/address.h"
 
 namespace hookline::client {
 namespace {
@@ -34,13 +32,8 @@ constexpr timeval kAnswerTimeout = {2, 0};
 
 // The port of a loopback address; 0 for any other.
 int LoopbackPort(absl::string_view address) {
-  if (!absl::ConsumePrefix(&address, "ipv4:")) absl::ConsumePrefix(&address, "dns:///");
-  const size_t colon = address.rfind(':');
-  if (colon == absl::string_view::npos) return 0;
-  const absl::string_view host = address.substr(0, colon);
-  if (host != "localhost" && host != "[::1]" && !absl::StartsWith(host, "127.")) return 0;
-  int port;
-  return absl::SimpleAtoi(address.substr(colon + 1), &port) ? port : 0;
+  const HostPort where = ServerHostPort(address);
+  return IsLoopbackHost(where.host) ? where.port : 0;
 }
 
 // -1 if nobody listens.

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "server/base/clock.h"
+#include "server/base/steady.h"
 
 namespace hookline {
 
@@ -70,7 +70,7 @@ Copier::Work Copier::NextWork() {
 
 void Copier::FinishPass(PassInFlight pass) {
   const absl::Status status = pass.copied->Wait();
-  const absl::Time now = MonotonicNow();
+  const absl::Time now = SteadyNow();
   ComputedPass computed;
   computed.forward_time = pass.forward_time.value_or(now - std::max(pass.launched, last_reached_));
   computed.tokens = pass.tokens;
@@ -117,7 +117,7 @@ absl::StatusOr<bool> Copier::AdvanceOne(Delivery& delivery) {
 }
 
 void Copier::HandOver(Delivery& delivery) {
-  const absl::Time begin = MonotonicNow();
+  const absl::Time begin = SteadyNow();
   const Recipient& recipient = delivery.recipient();
   while (delivery.HasGroup()) {
     std::vector<QueuedChunk> chunks = delivery.TakeGroup();
@@ -132,7 +132,7 @@ void Copier::HandOver(Delivery& delivery) {
     }
     recipient.events->PushChunks(std::move(chunks));
   }
-  delivery.AddCopyTime(MonotonicNow() - begin);
+  delivery.AddCopyTime(SteadyNow() - begin);
 }
 
 bool Copier::IsWanted(const Delivery& delivery) const {

@@ -10,6 +10,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "server/base/clock.h"
+#include "server/base/steady.h"
 #include "server/base/status.h"
 #include "server/capture/token_batch.h"
 #include "server/engine/copier.h"
@@ -81,7 +82,7 @@ class EngineImpl final : public Engine {
              std::vector<std::unique_ptr<const Dataset>> datasets)
       : options_(options),
         datasets_(std::move(datasets)),
-        scheduler_(options, std::move(slab_memory), Clock::Monotonic()) {}
+        scheduler_(options, std::move(slab_memory), Clock::Steady()) {}
 
   ~EngineImpl() override {
     scheduler_.Stop();
@@ -102,7 +103,7 @@ class EngineImpl final : public Engine {
   absl::StatusOr<std::shared_ptr<Capture>> Start(CapturePlan plan, absl::string_view address,
                                                  CaptureCallbacks callbacks) override;
   EngineSnapshot Snapshot() const override;
-  void Drain(absl::Time deadline) override { scheduler_.Drain(MonotonicNow() + (deadline - absl::Now())); }
+  void Drain(absl::Time deadline) override { scheduler_.Drain(SteadyNow() + (deadline - absl::Now())); }
 
  private:
   absl::StatusOr<const Replica*> FindReplica(absl::string_view name) const;

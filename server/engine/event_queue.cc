@@ -2,12 +2,12 @@
 
 #include <utility>
 
-#include "server/base/clock.h"
+#include "server/base/steady.h"
 
 namespace hookline {
 
 EventQueue::EventQueue(CaptureCallbacks callbacks, std::function<void()> on_released)
-    : callbacks_(std::move(callbacks)), on_released_(std::move(on_released)), created_(MonotonicNow()) {}
+    : callbacks_(std::move(callbacks)), on_released_(std::move(on_released)), created_(SteadyNow()) {}
 
 void EventQueue::PushStarted(CaptureStarted started) {
   {
@@ -78,7 +78,7 @@ std::optional<CaptureEvent> EventQueue::Next() {
     }
     ended.resume_token = resume_token_;
     ended.wire_time = wire_time_;
-    ended.total_time = MonotonicNow() - created_;
+    ended.total_time = SteadyNow() - created_;
     released_ = true;
   }
   on_released_();

@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "server/base/clock.h"
+#include "server/base/steady.h"
 
 namespace hookline {
 
@@ -61,7 +61,7 @@ absl::Status Executor::RunPass(Batch* batch, absl::Span<const BatchItem> items) 
   ForwardPass pass(PlanDeliveries(batch, items), items, model_->hook_points());
   if (pass.empty()) return absl::OkStatus();
   PassInFlight in_flight;
-  in_flight.launched = MonotonicNow();
+  in_flight.launched = SteadyNow();
   absl::Status status = Compute(&pass, items);
   absl::StatusOr<std::unique_ptr<TransferEvent>> copied = transfer_->Record();
   status.Update(copied.status());
@@ -73,7 +73,7 @@ absl::Status Executor::RunPass(Batch* batch, absl::Span<const BatchItem> items) 
   }
   in_flight.copied = *std::move(copied);
   if (model_->info().device == "cpu") {
-    in_flight.forward_time = MonotonicNow() - in_flight.launched;
+    in_flight.forward_time = SteadyNow() - in_flight.launched;
     for (const ForwardPass::Part& part : pass.parts) *in_flight.forward_time -= part.share.copy_time;
   }
   for (Batch::Member& member : batch->members) {
@@ -115,12 +115,12 @@ absl::Status Executor::Compute(ForwardPass* pass, absl::Span<const BatchItem> it
   const auto tap = [&](int hook_point, const at::Tensor& value) {
     for (const ForwardPass::TapUse& use : pass->taps[hook_point]) {
       if (!copied.ok()) return;
-      const absl::Time begin = MonotonicNow();
+      const absl::Time begin = SteadyNow();
       ForwardPass::Part& part = pass->parts[use.part];
       const Dtype dtype = part.delivery->recipient().plan->dtype;
       absl::StatusOr<std::shared_ptr<StagedRows>> staged = transfer_->Stage(value, part.rows.data(), use.rows, dtype);
       copied = staged.ok() ? part.delivery->Stage(use.hook_point, *std::move(staged), transfer_) : staged.status();
-      part.share.copy_time += MonotonicNow() - begin;
+      part.share.copy_time += SteadyNow() - begin;
     }
   };
   try {

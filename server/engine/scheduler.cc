@@ -214,7 +214,7 @@ absl::Status Scheduler::JoinFeed(CaptureId id, CaptureState& capture) {
 
 void Scheduler::AdmitWaiting() {
   Section section(this);
-  maybe_idle_.SignalAll();
+  maybe_idle_.NotifyAll();
   while (const std::optional<size_t> chosen = NextAdmission()) {
     Admission next = std::move(admissions_[*chosen]);
     admissions_.erase(admissions_.begin() + static_cast<std::ptrdiff_t>(*chosen));
@@ -226,7 +226,7 @@ void Scheduler::AdmitWaiting() {
     ModelQueue& queue = QueueOf(flows_.at(next.flow).model);
     if (std::find(queue.turn.begin(), queue.turn.end(), next.flow) == queue.turn.end()) queue.turn.push_back(next.flow);
     queue.last_arrival = clock_->Now();
-    queue.wake.SignalAll();
+    queue.wake.NotifyAll();
     for (CaptureId id : next.captures) {
       // A resume may have nothing left to bring.
       const CaptureState& capture = *Find(id);
@@ -285,7 +285,7 @@ absl::StatusOr<bool> Scheduler::AddSequences(CaptureId id, TokenBatch batch) {
   ModelQueue& queue = QueueOf(capture->model);
   flow.source.Add(std::move(batch));
   queue.last_arrival = clock_->Now();
-  queue.wake.SignalAll();
+  queue.wake.NotifyAll();
   capture->source_full = flow.source.queued_tokens() >= kStreamedBatchesAhead * queue.setup.max_batch_tokens;
   return !capture->source_full;
 }
@@ -295,7 +295,7 @@ void Scheduler::FinishSource(CaptureId id) {
   CaptureState* const capture = Find(id);
   if (capture == nullptr || capture->flow == kNoFlow) return;
   flows_.at(capture->flow).source.Finish();
-  QueueOf(capture->model).wake.SignalAll();
+  QueueOf(capture->model).wake.NotifyAll();
   if (capture->phase != CapturePhase::kWaiting) EndFlowIfDone(capture->flow);
 }
 
@@ -362,7 +362,7 @@ void Scheduler::LeaveFlow(CaptureId id, CaptureState& capture) {
     Erase(&queue.turn, flow_id);
     flows_.erase(flow_id);
   }
-  queue.wake.SignalAll();
+  queue.wake.NotifyAll();
 }
 
 void Scheduler::EndIfDone(CaptureId id) {
@@ -401,7 +401,7 @@ void Scheduler::EndFlowIfDone(FlowId id) {
 void Scheduler::Released(CaptureId id) {
   Section section(this);
   unreleased_.erase(id);
-  maybe_idle_.SignalAll();
+  maybe_idle_.NotifyAll();
 }
 
 void Scheduler::SlabReturned(CaptureId id) {
@@ -412,7 +412,7 @@ void Scheduler::SlabReturned(CaptureId id) {
   if (capture->unplaced) {
     AfterUnlock([&on_room = queue.setup.on_room, id] { on_room(id); });
   } else {
-    queue.wake.SignalAll();
+    queue.wake.NotifyAll();
   }
 }
 
@@ -430,7 +430,7 @@ bool Scheduler::IsIdle() const {
 bool Scheduler::WaitUntilIdle(absl::Time deadline) {
   while (!IsIdle()) {
     if (clock_->Now() >= deadline) return false;
-    maybe_idle_.WaitUntil(&mu_, deadline);
+    maybe_idle_.WaitUntil(mu_, deadline);
   }
   return true;
 }
@@ -450,7 +450,7 @@ void Scheduler::Stop() {
   Section section(this);
   StopAll(absl::UnavailableError("the server has stopped"));
   stopped_ = true;
-  for (ModelQueue& queue : models_) queue.wake.SignalAll();
+  for (ModelQueue& queue : models_) queue.wake.NotifyAll();
 }
 
 // --- Who runs next.
@@ -512,7 +512,7 @@ std::optional<Batch> Scheduler::NextBatch(ModelId model) {
     absl::Time look_again = absl::InfiniteFuture();
     if (std::optional<Batch> batch = FormBatchNow(queue, &look_again)) return batch;
     // What was put off until the mutex is released must not wait with this thread.
-    if (after_unlock_.empty()) queue.wake.WaitUntil(&mu_, look_again);
+    if (after_unlock_.empty()) queue.wake.WaitUntil(mu_, look_again);
   }
 }
 
@@ -654,21 +654,21 @@ void Scheduler::Computed(ModelId model, const ComputedPass& pass) {
   double& average = queue.seconds_per_token_layer;
   average = average == 0 ? rate : 0.8 * average + 0.2 * rate;
   for (CaptureId id : pass.captures) captures_.at(id).account.forward_time += pass.forward_time;
-  queue.wake.SignalAll();
+  queue.wake.NotifyAll();
 }
 
 void Scheduler::Placed(CaptureId id) {
   Section section(this);
   CaptureState& capture = captures_.at(id);
   capture.unplaced = false;
-  QueueOf(capture.model).wake.SignalAll();
+  QueueOf(capture.model).wake.NotifyAll();
 }
 
 void Scheduler::Delivered(CaptureId id, absl::Duration copy_time) {
   Section section(this);
   CaptureState& capture = captures_.at(id);
   capture.account.copy_time += copy_time;
-  QueueOf(capture.model).wake.SignalAll();
+  QueueOf(capture.model).wake.NotifyAll();
   Landed(id);
 }
 

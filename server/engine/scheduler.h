@@ -32,6 +32,7 @@
 #include "absl/time/time.h"
 #include "server/base/clock.h"
 #include "server/base/slab_pool.h"
+#include "server/base/steady.h"
 #include "server/capture/capture.h"
 #include "server/capture/plan.h"
 #include "server/engine/admission.h"
@@ -79,7 +80,7 @@ class Scheduler {
   void Cancel(CaptureId id) ABSL_LOCKS_EXCLUDED(mu_);
   // Ends the capture with an error.
   void Failed(CaptureId id, absl::Status status) ABSL_LOCKS_EXCLUDED(mu_);
-  // Engine::Drain; `deadline` is the monotonic clock's.
+  // Engine::Drain; `deadline` is a time of SteadyNow.
   void Drain(absl::Time deadline) ABSL_LOCKS_EXCLUDED(mu_);
   // Ends every capture, and has NextBatch answer none from now on.
   void Stop() ABSL_LOCKS_EXCLUDED(mu_);
@@ -121,7 +122,7 @@ class Scheduler {
     explicit ModelQueue(ModelSetup model_setup) : setup(std::move(model_setup)) {}
     const ModelSetup setup;
     std::vector<FlowId> turn;  // flows with an admitted capture, in the order of their turn
-    MonotonicCondVar wake;
+    SteadyCondVar wake;
     int launched_batches = 0;  // not yet computed
     absl::Time last_arrival = absl::InfinitePast();
     bool small_went_first = false;  // in the last batch
@@ -192,7 +193,7 @@ class Scheduler {
   int64_t last_id_ ABSL_GUARDED_BY(mu_) = 0;
   bool draining_ ABSL_GUARDED_BY(mu_) = false;
   bool stopped_ ABSL_GUARDED_BY(mu_) = false;
-  MonotonicCondVar maybe_idle_;
+  SteadyCondVar maybe_idle_;
 };
 
 }  // namespace hookline

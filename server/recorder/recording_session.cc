@@ -5,7 +5,7 @@
 #include <variant>
 
 #include "absl/strings/str_cat.h"
-#include "server/base/clock.h"
+#include "server/base/steady.h"
 #include "server/base/status.h"
 #include "server/recorder/recording_request.h"
 
@@ -44,7 +44,7 @@ absl::StatusOr<std::shared_ptr<RecordingSession>> RecordingSession::Start(Engine
 RecordingSession::RecordingSession(Catalog* catalog, Options options)
     : catalog_(catalog),
       options_(std::move(options)),
-      begin_(MonotonicNow()),
+      begin_(SteadyNow()),
       started_(options_.plan.Started()),
       client_callbacks_(std::move(options_.client_callbacks)) {
   if (!options_.continues) new_manifest_ = ManifestOf(options_.name, options_.request_digest, options_.plan);
@@ -60,7 +60,7 @@ RecordingSession::~RecordingSession() {
 RecordingSession::Progress RecordingSession::progress() const {
   absl::MutexLock lock(&mutex_);
   Progress progress = progress_;
-  if (!progress.ended) progress.time = MonotonicNow() - begin_;
+  if (!progress.ended) progress.time = SteadyNow() - begin_;
   return progress;
 }
 
@@ -167,7 +167,7 @@ bool RecordingSession::Handle(CaptureEvent event) {
     return true;
   }
   HandOn(std::move(event));
-  if (MonotonicNow() - last_notify_ >= kProgressInterval) Notify();
+  if (SteadyNow() - last_notify_ >= kProgressInterval) Notify();
   return false;
 }
 
@@ -226,7 +226,7 @@ void RecordingSession::EndEarly(RecordingState state, absl::Status status) {
                                                               : StopReason::kError;
   ended.status = std::move(status);
   for (int64_t rows : rows_) ended.hook_points.emplace_back().rows = rows;
-  ended.total_time = MonotonicNow() - begin_;
+  ended.total_time = SteadyNow() - begin_;
   ended.resume_token = last_token_;
   End(state, std::move(ended));
 }
@@ -251,7 +251,7 @@ void RecordingSession::End(RecordingState state, CaptureEnded ended) {
   }
   {
     absl::MutexLock lock(&mutex_);
-    progress_.time = MonotonicNow() - begin_;
+    progress_.time = SteadyNow() - begin_;
     progress_.status = ended.status;
     progress_.summary = ended;
     progress_.ended = true;
@@ -272,7 +272,7 @@ void RecordingSession::HandOn(CaptureEvent event) {
 }
 
 void RecordingSession::Notify() {
-  last_notify_ = MonotonicNow();
+  last_notify_ = SteadyNow();
   absl::MutexLock lock(&callback_mutex_);
   for (const auto& [watch, changed] : watches_) changed();
 }

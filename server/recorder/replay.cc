@@ -11,7 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/synchronization/mutex.h"
-#include "server/base/clock.h"
+#include "server/base/steady.h"
 #include "server/base/status.h"
 #include "server/capture/budgets.h"
 #include "server/capture/limits.h"
@@ -192,7 +192,7 @@ class Replay final : public Capture, public std::enable_shared_from_this<Replay>
       : recording_(std::move(recording)),
         plan_(std::move(plan)),
         max_message_bytes_(max_message_bytes),
-        begin_(MonotonicNow()),
+        begin_(SteadyNow()),
         buffers_(std::move(buffers)),
         post_(std::move(host.post)),
         place_(SkipToChunk(place)),
@@ -270,7 +270,7 @@ class Replay final : public Capture, public std::enable_shared_from_this<Replay>
     for (size_t i = 0; i < plan_.hook_points.size(); ++i) {
       ended.hook_points.emplace_back().rows = SentOf(static_cast<int>(i));
     }
-    ended.total_time = MonotonicNow() - begin_;
+    ended.total_time = SteadyNow() - begin_;
     ended.wire_time = wire_time_;
     ended.resume_token = EncodeToken(plan_, place_);
     return ended;

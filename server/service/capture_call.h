@@ -10,10 +10,10 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
-#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "grpcpp/support/byte_buffer.h"
 #include "grpcpp/support/server_callback.h"
+#include "server/base/steady.h"
 #include "server/capture/capture.h"
 #include "server/service/capture_response_encoder.h"
 #include "server/service/shared_memory.h"
@@ -42,7 +42,7 @@ class CaptureCall : public Reactor, public std::enable_shared_from_this<CaptureC
     {
       absl::MutexLock lock(&mutex_);
       writing_ = false;
-      capture_->AddWireTime(absl::Now() - write_start_);
+      capture_->AddWireTime(SteadyNow() - write_start_);
       message_.Clear();
     }
     Advance();
@@ -149,7 +149,7 @@ class CaptureCall : public Reactor, public std::enable_shared_from_this<CaptureC
     if (unsent_.has_value()) return WriteUnsent();
     std::optional<CaptureEvent> event = capture_->Next();
     if (!event.has_value()) return;
-    write_start_ = absl::Now();
+    write_start_ = SteadyNow();
     if (auto* started = std::get_if<CaptureStarted>(&*event)) {
       started_ = std::move(*started);
       Write(EncodeStarted(started_, UseMemory()));

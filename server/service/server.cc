@@ -8,8 +8,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
-#include "absl/time/clock.h"
 #include "grpc/health/v1/health.pb.h"
+#include "grpc/support/time.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
 #include "grpcpp/grpcpp.h"
 #include "grpcpp/health_check_service_interface.h"
@@ -21,6 +21,13 @@
 
 namespace hookline {
 namespace {
+
+// A deadline for gRPC. Of a time of the wall clock gRPC would ask how far it is from the program's start, which is
+// wrong once the clock has been set.
+gpr_timespec After(absl::Duration duration) {
+  return gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC),
+                      gpr_time_from_nanos(absl::ToInt64Nanoseconds(duration), GPR_TIMESPAN));
+}
 
 // For readers to take the summaries that Engine::Drain hands out at its deadline.
 constexpr absl::Duration kSummaryGrace = absl::Seconds(5);
@@ -40,7 +47,7 @@ class GrpcServer final : public Server {
 
   ~GrpcServer() override {
     if (server_ == nullptr) return;
-    server_->Shutdown(absl::ToChronoTime(absl::Now()));
+    server_->Shutdown(After(absl::ZeroDuration()));
     server_->Wait();
   }
 
@@ -111,8 +118,7 @@ class GrpcServer final : public Server {
       captures_ended.Notify();
     });
     captures_ended.WaitForNotificationWithDeadline(deadline + kSummaryGrace);
-    const absl::Time now = absl::Now();
-    server_->Shutdown(absl::ToChronoTime(captures_ended.HasBeenNotified() ? now + kFlushGrace : now));
+    server_->Shutdown(After(captures_ended.HasBeenNotified() ? kFlushGrace : absl::ZeroDuration()));
     server_->Wait();
     drain.join();
     drained_ = true;

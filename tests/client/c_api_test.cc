@@ -222,6 +222,24 @@ TEST_F(CApiTest, AResumeRepeatsNoRowAndDropsNone) {
   }
 }
 
+TEST_F(CApiTest, CountsWhatWasHandedOverForACallerThatWasInterrupted) {
+  Start(HOOKLINE_CAPTURE, DatasetRequest());
+  ASSERT_EQ(WaitForStarted(), HOOKLINE_OK);
+  const auto progress = [this] {
+    int64_t submitted = -1, returned = -1;
+    hookline_capture_progress(capture_, &submitted, &returned);
+    return std::make_pair(submitted, returned);
+  };
+  EXPECT_EQ(progress(), std::make_pair(int64_t{0}, int64_t{0}));
+  Buffers first(3), second(3);
+  ASSERT_EQ(Submit(first), HOOKLINE_OK);
+  ASSERT_EQ(Submit(second), HOOKLINE_OK);
+  EXPECT_EQ(progress().first, 2);
+  int64_t rows[2];
+  ASSERT_EQ(Wait(rows), HOOKLINE_OK);
+  EXPECT_EQ(progress(), std::make_pair(int64_t{2}, int64_t{1}));
+}
+
 TEST_F(CApiTest, OtherWeightsAfterAResumeAreAnError) {
   server_.BreakAfter(3);
   Start(HOOKLINE_CAPTURE, DatasetRequest());
@@ -364,6 +382,14 @@ TEST_F(CApiTest, AnAbsentServerIsUnavailable) {
   Start(HOOKLINE_CAPTURE, DatasetRequest());
   ExpectError(WaitForStarted(), absl::StatusCode::kUnavailable, "");
   EXPECT_EQ(hookline_capture_resume_token(capture_, nullptr, 0), 0U);
+}
+
+TEST_F(CApiTest, AddressesThatCannotBeAreErrorsOfConnect) {
+  for (const char* address : {"", "localhost", "http://localhost:7471", "localhost:99999", "::1"}) {
+    hookline_client* client = nullptr;
+    ExpectError(hookline_client_connect(address, 0, -1, &client, &error_), absl::StatusCode::kInvalidArgument,
+                "address: ");
+  }
 }
 
 TEST_F(CApiTest, TellsItsVersionAndTakesNullToFree) {

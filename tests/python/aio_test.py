@@ -1,6 +1,7 @@
 """The asyncio client keeps the promises of the other one."""
 
 import asyncio
+import pickle
 
 import grpc
 import numpy as np
@@ -113,3 +114,88 @@ def test_padding_caps_and_places_are_those_of_the_other_clients(fake):
         assert asyncio.run(rows([padded] * 2)) == [6]
     with pytest.raises(hookline.InvalidArgumentError, match="batch 1 of the source, row 1, position 2: token id 999"):
         asyncio.run(rows([[[1]], [[1], [1, 2, 999]]]))
+
+
+def test_outside_a_loop_it_says_where_to_call_it(fake):
+    with pytest.raises(RuntimeError, match="hookline.aio.connect: no event loop is running.*asyncio.run"):
+        hookline.aio.connect(fake().address)
+
+
+def test_in_another_loop_it_says_that_it_belongs_to_the_first(fake):
+    address = fake().address
+
+    async def connect():
+        client = hookline.aio.connect(address)
+        assert (await client.model()).name == "fake"
+        return client
+
+    client = asyncio.run(connect())
+
+    async def use():
+        for call in (client.model, client.models, client.close):
+            with pytest.raises(RuntimeError, match="another event loop.*in each loop"):
+                await call()
+        with pytest.raises(RuntimeError, match="another event loop"):
+            client.capture(RESID, SEQUENCES)
+
+    asyncio.run(use())
+
+
+def test_after_close_every_call_says_that_the_client_is_closed(fake):
+    async def run():
+        async with hookline.aio.connect(fake().address) as client:
+            await client.models()
+        await client.close()
+        for call in (client.model, client.models):
+            with pytest.raises(hookline.FailedPreconditionError, match="the client is closed"):
+                await call()
+        with pytest.raises(hookline.FailedPreconditionError, match="the client is closed"):
+            client.capture(RESID, SEQUENCES)
+
+    asyncio.run(run())
+
+
+def test_close_ends_running_captures_with_an_error(fake):
+    server = fake(datasets={"d": [list(range(64))] * 50_000})
+
+    async def run():
+        client = hookline.aio.connect(server.address)
+        capture = client.capture(POST, hookline.Dataset("d"), batch_rows=64)
+        await capture.__anext__()
+        await client.close()
+        with pytest.raises(hookline.CancelledError):
+            async for _ in capture:
+                pass
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+
+
+def test_it_says_why_it_cannot_be_pickled(fake):
+    async def run():
+        async with hookline.aio.connect(fake().address) as client:
+            with pytest.raises(TypeError, match="hookline.aio.connect"):
+                pickle.dumps(client)
+
+    asyncio.run(run())
+
+
+def test_rows_before_an_error_come_before_it(fake):
+    server = fake(chunk_rows=4)
+
+    def alter(response):
+        if response.WhichOneof("kind") == "chunk" and response.chunk.first_row == 19:
+            response.chunk.first_row += 1
+        return response
+
+    server.alter = alter
+
+    async def run():
+        rows = 0
+        async with hookline.aio.connect(server.address) as client:
+            capture = client.capture([RESID, POST], SEQUENCES, batch_rows=16)
+            with pytest.raises(hookline.InternalError):
+                async for batch in capture:
+                    rows += batch.rows
+        return rows
+
+    assert asyncio.run(asyncio.wait_for(run(), 60)) == 19

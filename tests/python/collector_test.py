@@ -243,12 +243,66 @@ def test_what_the_server_objects_to_is_raised(fake):
             model(TOKENS)
 
 
-def test_an_error_inside_the_block_is_not_hidden(model):
-    with pytest.raises(KeyError):
+@pytest.mark.parametrize("error", [KeyError, KeyboardInterrupt])
+def test_an_error_inside_the_block_leaves_at_once(fake, error):
+    server = fake()
+    server.release.clear()  # the rows of the calls never come
+    model = hookline.connect(server.address).model()
+    with pytest.raises(error):
         with hookline.ActivationCollector(model, [RESID]) as collector:
             model(TOKENS)
-            raise KeyError("mine")
-    assert collector.counts == {RESID: 96}
+            raise error("mine")
+    assert server.cancelled.wait(60)
+    rows = collector.get_activations()[RESID]
+    assert len(rows) == collector.counts[RESID] <= 96
+    np.testing.assert_array_equal(rows.numpy().reshape(-1, 8), expected(RESID, TOKENS.tolist())[: len(rows)])
+    server.release.set()
+    collector.clear()
+    with collector:
+        model(TOKENS)
+    np.testing.assert_array_equal(collector.get_activations()[RESID].numpy(), expected(RESID, TOKENS.tolist()))
+
+
+def test_rows_that_came_before_a_failure_are_kept(fake):
+    server = fake(chunk_rows=4)
+
+    def alter(response):
+        if response.WhichOneof("kind") == "chunk" and response.chunk.first_row == 40 and response.chunk.hook_point == POST:
+            response.chunk.width += 1
+        return response
+
+    server.alter = alter
+    model = hookline.connect(server.address).model()
+    with pytest.raises(hookline.InternalError):
+        with hookline.ActivationCollector(model, [RESID, POST]) as collector:
+            model(TOKENS)
+    assert collector.counts == {RESID: 40, POST: 40}
+    check(collector.get_activations(), 40)
+
+
+@pytest.mark.parametrize(
+    "bad, field",
+    [([[1, 2], [3, 1000]], "sequences[1].ids[1]"), ([list(range(65))], "sequences[0]"), ([[1], []], "sequences[1]")],
+    ids=["id", "length", "empty"],
+)
+def test_a_bad_call_costs_no_good_one(model, bad, field):
+    with hookline.ActivationCollector(model, [RESID, POST]) as collector:
+        model(TOKENS[:6])
+        with pytest.raises(hookline.InvalidArgumentError) as caught:
+            model(bad)
+        assert caught.value.field == field
+        model(TOKENS[6:])
+    check(collector.get_activations())
+
+
+@pytest.mark.parametrize("names", [["blocks.0.hook_nope"], [RESID, "blocks.0.hook_nope"]])
+def test_an_unknown_hook_point_is_raised_when_the_block_is_entered(model, names):
+    collector = hookline.ActivationCollector(model, names)
+    with pytest.raises(hookline.InvalidArgumentError, match="hook_nope"):
+        with collector:
+            pytest.fail("the block was entered")
+    with pytest.raises(RuntimeError, match="ActivationCollector"):  # nor does it listen
+        model(TOKENS)
 
 
 def test_calls_outside_a_collector_say_what_to_do(model):

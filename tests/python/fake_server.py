@@ -38,7 +38,7 @@ def encode(rows, dtype):
 class FakeServer:
     """`breaks`: rows after which the first, second, ... call ends with UNAVAILABLE; later calls end well."""
 
-    def __init__(self, datasets=None, chunk_rows=5, breaks=(), cap=10_000_000, port=0):
+    def __init__(self, datasets=None, chunk_rows=5, breaks=(), cap=10_000_000, host="127.0.0.1", port=0):
         self.datasets = datasets or {}
         self.chunk_rows = chunk_rows
         self.breaks = list(breaks)
@@ -66,7 +66,7 @@ class FakeServer:
                     {
                         "Capture": unary_stream(self._capture),
                         "CaptureStream": stream(self._capture_stream),
-                        "EstimateCapture": unary(self._fails),
+                        "EstimateCapture": unary(self._estimate),
                     },
                 ),
                 grpc.method_handlers_generic_handler(
@@ -90,8 +90,8 @@ class FakeServer:
                 ),
             ]
         )
-        self.port = self._server.add_insecure_port(f"127.0.0.1:{port}")
-        self.address = f"127.0.0.1:{self.port}"
+        self.port = self._server.add_insecure_port(f"{host}:{port}")
+        self.address = f"{host}:{self.port}"
         self._server.start()
 
     def stop(self):
@@ -115,6 +115,8 @@ class FakeServer:
             architecture="fake",
             layers=2,
             width=8,
+            context_length=64,
+            vocabulary_size=1000,
             dtype=1,
             device="cpu",
             hook_points=[{"name": n, "width": w, "layer": 0, "description": "A tensor."} for n, w in WIDTHS.items()],
@@ -166,6 +168,21 @@ class FakeServer:
     def _get_recording(self, message, context):
         self._fail(context, self.fails_everywhere)
         return self._recording(_protocol.GetRecordingRequest.FromString(message).name).SerializeToString()
+
+    def _estimate(self, message, context):
+        request = _protocol.EstimateCaptureRequest.FromString(message).capture
+        self._refuse(context)
+        for index, name in enumerate(request.hook_points):
+            if name not in WIDTHS:
+                context.abort(grpc.StatusCode.INVALID_ARGUMENT, f'hook_points[{index}]: no hook point "{name}"')
+        points = [{"hook_point": name, "rows": 1} for name in request.hook_points]
+        return _protocol.EstimateCaptureResponse(hook_points=points).SerializeToString()
+
+    def _refuse(self, context):
+        if self.failure:
+            code, message, metadata = self.failure
+            context.set_trailing_metadata(metadata)
+            context.abort(code, message)
 
     def _capture_stream(self, messages, context):
         request = _protocol.CaptureStreamRequest.FromString(next(messages)).request

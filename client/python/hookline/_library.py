@@ -10,7 +10,7 @@ from typing import Any, Optional
 
 from hookline.errors import HooklineError, make_error
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 
 OK, END, TIMEOUT, ERROR = 0, 1, 2, 3
 CAPTURE, CAPTURE_STREAM, READ_RECORDING = 0, 1, 2
@@ -57,6 +57,7 @@ _FUNCTIONS = {
     "capture_started": [_HANDLE, ctypes.c_int64, _BYTES, _SIZE, _ERROR],
     "capture_submit": [_HANDLE, ctypes.POINTER(Batch), _ERROR],
     "capture_wait": [_HANDLE, ctypes.c_int64, ctypes.POINTER(ctypes.c_int64), _ERROR],
+    "capture_progress": [_HANDLE, ctypes.POINTER(ctypes.c_int64), ctypes.POINTER(ctypes.c_int64)],
     "capture_resume_token": [_HANDLE, ctypes.c_char_p, ctypes.c_size_t],
     "capture_resume": [_HANDLE, ctypes.c_char_p, ctypes.c_size_t, _ERROR],
     "capture_write_tokens": [_HANDLE, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, _ERROR],
@@ -70,6 +71,7 @@ _RESULTS = {
     "capture_finish_tokens": None,
     "capture_cancel": None,
     "capture_free": None,
+    "capture_progress": None,
     "capture_resume_token": ctypes.c_size_t,
 }
 

@@ -7,18 +7,21 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections import deque
-from typing import Any, Callable, Deque, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Deque, Optional, Sequence
 
 import numpy as np
 
-from hookline import _library, _protocol, _shared_memory
+from hookline import _library, _lifetime, _protocol, _shared_memory
 from hookline._arrays import Allocator, Block
 from hookline._batches import Layout, RawBatch
 from hookline._request import CaptureOptions
-from hookline._session import Progress, layout_of, raise_source_error
+from hookline._session import Progress, aligned_rows, layout_of, raise_source_error
 from hookline._sources import TokenFeed, flat_ids
 from hookline.errors import CancelledError, HooklineError
 from hookline.types import CaptureStarted, CaptureSummary, capture_started, capture_summary
+
+if TYPE_CHECKING:
+    from hookline._connection import Connection
 
 # A thread inside the library does not run Python's signal handlers: between two waits Ctrl-C has its turn.
 _WAIT_MS = 200
@@ -53,6 +56,10 @@ class NativeClient:
         handle, self.handle = self.handle, ctypes.c_void_p()
         self.functions.client_free(handle)
 
+    def abandon(self) -> None:
+        """In a forked child: the channel is the parent's."""
+        self.handle = ctypes.c_void_p()
+
     def __del__(self) -> None:
         if getattr(self, "handle", None):
             self.close()
@@ -62,9 +69,12 @@ class NativeReceiver:
     """Keeps `prefetch` batches submitted beside the one that is being filled."""
 
     def __init__(
-        self, client: NativeClient, options: CaptureOptions, make_allocator: Callable[[CaptureStarted], Allocator]
+        self,
+        connection: "Connection",
+        options: CaptureOptions,
+        make_allocator: Callable[[CaptureStarted], Allocator],
     ) -> None:
-        self._library = client.functions
+        self._connection = connection
         self._options = options
         self._make_allocator = make_allocator
         self._request = options.message()
@@ -72,14 +82,17 @@ class NativeReceiver:
         self._progress = Progress(options)
         self._reading = threading.Lock()  # held by whoever is inside started, wait, submit, resume
         self._writing = threading.Lock()  # held by whoever is inside write_tokens
+        self._freeing = threading.Lock()  # held for moments: the handle is not freed beside it
         self._generation = 0  # of the call that tokens are for; guarded by _writing
         self._closed = threading.Event()
+        self._forked = False
         self._started: Optional[CaptureStarted] = None
         self._summary: Optional[CaptureSummary] = None
         self._ended = False
         self._failure: Optional[BaseException] = None
         self._submitted: Deque[RawBatch] = deque()
-        self._submitted_batches = 0
+        self._returned_batches = 0
+        self._was_interrupted = False  # between a call of the library and what follows it here
         self._unused: Any = None  # memory that is submitted where nothing is to be written
         self._unused_submitted = False
         self._token = b""
@@ -88,11 +101,19 @@ class NativeReceiver:
         self._handle = ctypes.c_void_p()
         first = self._request.SerializeToString()
         method = _METHODS[options.method]
-        result = self._library.capture_start(
-            client.handle, method, first, len(first), ctypes.byref(self._handle), ctypes.byref(self._error)
-        )
-        if result != _library.OK:
-            raise self._error.exception()
+        connection.acquire()
+        try:
+            native = connection.native
+            self._library = native.functions
+            result = self._library.capture_start(
+                native.handle, method, first, len(first), ctypes.byref(self._handle), ctypes.byref(self._error)
+            )
+            if result != _library.OK:
+                raise self._error.exception()
+        except BaseException:
+            connection.release()
+            raise
+        _lifetime.opened(self)
         self._write_from(self._generation, 0)
 
     @property
@@ -100,46 +121,82 @@ class NativeReceiver:
         return self._summary
 
     def started(self) -> CaptureStarted:
+        if self._forked:
+            raise _lifetime.of_the_parent()
         with self._reading:
             self._check()
             try:
                 return self._wait_started()
-            except BaseException as error:
-                self._failure = error
+            except Exception as error:
+                self._fail(error)
                 raise
 
     def next(self) -> Optional[RawBatch]:
+        if self._forked:
+            raise _lifetime.of_the_parent()
         with self._reading:
             self._check()
             if self._ended:
                 return None
             try:
                 return self._next()
-            except BaseException as error:
-                if not isinstance(error, KeyboardInterrupt):
-                    self._failure = error
+            except Exception as error:
+                self._fail(error)
+                raise
+            except BaseException:  # Ctrl-C: the capture goes on with the next call
+                self._was_interrupted = True
                 raise
 
-    def close(self) -> None:
+    def cancel(self) -> None:
         self._closed.set()
-        with self._writing_interrupted():
-            self._generation = -1
+        if self._forked:
+            return
+        with self._freeing:
+            if self._handle:
+                self._library.capture_cancel(self._handle)  # who writes or waits returns soon
+
+    def close(self) -> None:
+        self.cancel()
+        if self._forked:
+            return
         with self._reading:
-            handle, self._handle = self._handle, ctypes.c_void_p()
-            if handle:
-                self._library.capture_free(handle)
-            self._submitted.clear()
+            if not self._ended and self._failure is None:
+                self._failure = CancelledError("the capture was closed")
+            self._free()
+
+    def join(self, timeout: float) -> bool:
+        for lock in (self._writing, self._reading):
+            if not lock.acquire(timeout=timeout):
+                return False
+            lock.release()
+        self.close()
+        return True
+
+    def abandon(self) -> None:
+        self._forked = True
+        self._handle = ctypes.c_void_p()
+
+    def _free(self) -> None:
+        """Under _reading: frees the capture, once its call is over or cancelled. The library's thread has ended then."""
+        with self._writing:
+            self._generation = -1
+            with self._freeing:
+                handle, self._handle = self._handle, ctypes.c_void_p()
+        if handle:
+            self._library.capture_free(handle)  # until then the library's thread may write to what is submitted
+            self._connection.release()
+            _lifetime.ended(self)
+        self._submitted.clear()
 
     def _check(self) -> None:
         if self._failure is not None:
             raise self._failure
-        if self._closed.is_set() and not self._ended:
-            raise CancelledError("the capture was closed")
 
-    def _writing_interrupted(self) -> Any:
-        if self._handle:
-            self._library.capture_cancel(self._handle)  # who writes or waits returns soon
-        return self._writing
+    def _fail(self, error: Exception) -> None:
+        """Under _reading: nothing more will come, and every further call raises this error."""
+        self._failure = error
+        self._closed.set()
+        self._free()
 
     def _wait_started(self) -> CaptureStarted:
         """Under _reading."""
@@ -148,7 +205,6 @@ class NativeReceiver:
             self._started = capture_started(message)
             self._layout: Layout = layout_of(self._started, self._options)
             self._allocator = self._make_allocator(self._started)
-            self._rows_to_submit = max(self._layout.budgets)
             self._rows = (ctypes.c_int64 * len(self._layout.names))()
             # Filled anew for each batch: the library reads them during the call only.
             self._addresses = (ctypes.c_void_p * len(self._layout.names))()
@@ -176,8 +232,12 @@ class NativeReceiver:
 
     def _next(self) -> Optional[RawBatch]:
         self._wait_started()
+        if self._was_interrupted:
+            returned = self._catch_up()
+            if returned is not None:
+                return returned
         while True:
-            while len(self._submitted) <= self._options.prefetch and self._rows_to_submit > 0:
+            while len(self._submitted) <= self._options.prefetch and self._layout.most_rows(self._next_batch) > 0:
                 self._submit()
             if not self._submitted and not self._unused_submitted:
                 # Every row is here. The library waits for the end of a capture only with a batch in its hands.
@@ -185,29 +245,66 @@ class NativeReceiver:
                 self._hand_over(1, [None] * len(self._layout.names), ())
             result = self._library.capture_wait(self._handle, _WAIT_MS, self._rows, self._error_reference)
             if result == _library.OK:
-                self._progress.rows_came()
-                batch = self._submitted.popleft()
-                batch.rows = list(self._rows)
-                if self._feed is not None:
-                    self._feed.received(batch.first_row + max(batch.rows))
-                return batch
+                return self._take_batch()
             if result == _library.END:
-                self._ended = True
-                self._submitted.clear()
                 self._take_summary()
+                self._ended = True
+                self._free()
                 if self._summary is not None:
                     raise_source_error(self._feed, self._started, self._summary)
                 return None
             if result == _library.ERROR:
-                self._resume(self._failed())
+                try:
+                    self._resume(self._failed())
+                except HooklineError as error:
+                    broken = self._broken_batch()
+                    self._fail(error)
+                    if broken is None:
+                        raise
+                    return broken
+
+    def _take_batch(self) -> RawBatch:
+        """The oldest submitted batch, which a wait has returned with its rows."""
+        batch = self._submitted.popleft()
+        self._returned_batches += 1
+        self._progress.rows_came()
+        batch.rows = list(self._rows)
+        if self._feed is not None:
+            self._feed.received(batch.first_row + max(batch.rows))
+        return batch
+
+    def _broken_batch(self) -> Optional[RawBatch]:
+        """What the oldest batch held when the capture failed; None if that is no whole row."""
+        if not self._submitted:
+            return None
+        batch = self._submitted[0]
+        batch.rows = aligned_rows(self._layout, batch.index, self._rows)
+        return batch if any(batch.rows) else None
+
+    def _catch_up(self) -> Optional[RawBatch]:
+        """After Ctrl-C, which may have come between a call of the library and its consequences here. The batch that a
+        wait had returned then, if so."""
+        submitted, returned = ctypes.c_int64(), ctypes.c_int64()
+        self._library.capture_progress(self._handle, ctypes.byref(submitted), ctypes.byref(returned))
+        if submitted.value < self._next_batch + self._unused_submitted:
+            if self._unused_submitted:
+                self._unused_submitted = False
+            else:
+                batch = self._submitted[-1]
+                self._hand_over(batch.most_rows, batch.blocks, batch.columns)
+        self._was_interrupted = False
+        return self._take_batch() if returned.value > self._returned_batches else None
+
+    @property
+    def _next_batch(self) -> int:
+        """The index of the next batch to submit."""
+        return self._returned_batches + len(self._submitted)
 
     def _submit(self) -> None:
-        """Submits the next batch."""
-        batch = RawBatch(self._layout, self._submitted_batches, self._allocator, equal_blocks=True)
-        self._hand_over(batch.most_rows, batch.blocks, batch.columns)
+        """Submits the next batch. It is noted before it is handed over, so that `_catch_up` knows of it."""
+        batch = RawBatch(self._layout, self._next_batch, self._allocator, equal_blocks=True)
         self._submitted.append(batch)
-        self._submitted_batches += 1
-        self._rows_to_submit -= batch.most_rows
+        self._hand_over(batch.most_rows, batch.blocks, batch.columns)
 
     def _hand_over(self, rows: int, blocks: Sequence[Optional[Block]], columns: Sequence[Any]) -> None:
         """Submits memory. Hook points without a block get room that nothing will be written to."""

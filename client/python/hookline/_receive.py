@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from typing import Any, Callable, Deque, Iterator, Optional, Protocol, Tuple
+import time
+from typing import Any, Callable, Deque, Iterator, List, Optional, Protocol, Tuple
 
 import grpc
 
+from hookline import _lifetime, _network
 from hookline._batches import RawBatch
+from hookline._connection import Connection, StreamCall
 from hookline._session import Session
-from hookline.errors import CancelledError, HooklineError, UnavailableError, from_rpc_error
+from hookline.errors import CancelledError, HooklineError, from_rpc_error
 from hookline.types import CaptureStarted, CaptureSummary
+
+# A consumer that takes nothing for this long may go on taking nothing for minutes: until then nobody reads from the
+# connection, and a server asks in vain whether the client is still there.
+_PAUSE_SECONDS = 0.1
 
 
 class Receiver(Protocol):
@@ -21,14 +28,24 @@ class Receiver(Protocol):
         """What was granted; blocks until the server has said it. Raises what the capture failed of."""
 
     def next(self) -> Optional[RawBatch]:
-        """The next batch, blocking; None at the end. Raises what the capture failed of, or that it was closed."""
+        """The next batch, blocking; None at the end. Raises what the capture failed of, or that it was closed; where it
+        failed, what had come of a batch until then comes first."""
 
     @property
     def summary(self) -> Optional[CaptureSummary]:
         """How it ended, once `next` has returned None."""
 
+    def cancel(self) -> None:
+        """Ends the call: `next` brings what has been received, and then CancelledError. Idempotent, never blocks."""
+
     def close(self) -> None:
         """Cancels what is not finished and frees the connection's side of it. Idempotent."""
+
+    def join(self, timeout: float) -> bool:
+        """Waits after `cancel`, as `_lifetime.Open` says."""
+
+    def abandon(self) -> None:
+        """In a forked child, as `_lifetime.Open` says."""
 
 
 class _Pipe:
@@ -41,10 +58,11 @@ class _Pipe:
         self._ended = False
         self._error: Optional[BaseException] = None
 
-    def put(self, batch: RawBatch) -> bool:
-        """Waits for room; False if the pipe has been ended from the other side."""
+    def put(self, batch: RawBatch, timeout: Optional[float] = None) -> Optional[bool]:
+        """Waits for room; False if the pipe has been ended from the other side, None if there was no room in time."""
         with self._changed:
-            self._changed.wait_for(lambda: self._ended or len(self._batches) < self._limit)
+            if not self._changed.wait_for(lambda: self._ended or len(self._batches) < self._limit, timeout):
+                return None
             if self._ended:
                 return False
             self._batches.append(batch)
@@ -79,12 +97,20 @@ class _Pipe:
 
 
 class _Call:
-    """One call of the server: its end, and the moment from which tokens may be sent."""
+    """One call of the server: its end, the moment from which tokens may be sent, and the messages of tokens on their
+    way from the thread that reads the source to grpcio's.
+
+    The user's source never runs on a thread of grpcio's, which would hold grpcio's locks when it comes back after the
+    end of the program.
+    """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._next_sequence: Optional[int] = None
         self._over = False
+        self._message: Optional[bytes] = None
+        self._sent_all = False
+        self._threads: List[threading.Thread] = []
 
     def announce(self, next_sequence: int) -> None:
         with self._changed:
@@ -102,61 +128,156 @@ class _Call:
             self._changed.wait_for(lambda: self._over or self._next_sequence is not None)
             return None if self._over else self._next_sequence
 
+    def send(self, message: Optional[bytes]) -> bool:
+        """Hands a message over once the one before is on its way; None: there are no more. False: the call is over."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._over or self._message is None)
+            if message is None:
+                self._sent_all = True
+            else:
+                self._message = message
+            self._changed.notify_all()
+            return not self._over
+
+    def messages(self, first: bytes) -> Iterator[bytes]:
+        """What the call sends. grpcio iterates on a thread of its own."""
+        self.runs_here()
+        yield first
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._over or self._sent_all or self._message is not None)
+                message, self._message = self._message, None
+                self._changed.notify_all()
+                if self._over or message is None:
+                    return
+            yield message
+
+    def cancel(self) -> None:
+        self.finish()
+
+    def abandon(self) -> None:
+        pass
+
+    def runs_here(self, *_: Any) -> None:
+        """Notes that a thread of grpcio's works for this call."""
+        with self._changed:
+            self._threads.append(threading.current_thread())
+
+    def join(self, timeout: float) -> bool:
+        """Waits for grpcio's threads once the call has ended; whether they have ended in time."""
+        end = time.monotonic() + timeout
+        with self._changed:
+            threads = list(self._threads)
+        others = [thread for thread in threads if thread is not threading.current_thread()]
+        for thread in others:
+            thread.join(max(0.0, end - time.monotonic()))
+        return not any(thread.is_alive() for thread in others)
+
+
+class _AnsweringPings:
+    """Lets grpcio read from a connection that no call reads from, while the block lasts: by a call that the server
+    answers when its health changes. What grpcio has for it (`subscribe`) spins once the wall clock has been set back."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._call = StreamCall(connection, "/grpc.health.v1.Health/Watch", b"")
+        self._thread = threading.Thread(target=self._read, name="hookline-pings", daemon=True)
+
+    def _read(self) -> None:
+        try:
+            for _ in self._call:
+                pass
+        except grpc.RpcError:
+            pass
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *exc: object) -> None:
+        self._call.cancel()
+        self._thread.join()
+
 
 class GrpcReceiver:
     """Reads the stream on a thread of its own, at most `prefetch` batches ahead of the consumer."""
 
-    def __init__(self, channel: grpc.Channel, session: Session, prefetch: int) -> None:
-        self._channel = channel
+    def __init__(self, connection: Connection, session: Session, prefetch: int) -> None:
+        self._connection = connection
         self._session = session
         self._pipe = _Pipe(prefetch)
         self._closed = threading.Event()
+        self._forked = False
         self._lock = threading.Lock()
         self._grpc_call: Optional[Any] = None  # guarded by _lock
         self._started = threading.Event()
         self._failure: Optional[BaseException] = None  # set before _started
+        connection.acquire()
         self._thread = threading.Thread(target=self._run, name="hookline-receive", daemon=True)
+        _lifetime.opened(self)
         self._thread.start()
 
     def started(self) -> CaptureStarted:
+        self._check_process()
         self._started.wait()
         if self._session.started is None:
             raise self._failure or CancelledError("the capture was closed before it started")
         return self._session.started
 
     def next(self) -> Optional[RawBatch]:
+        self._check_process()
         return self._pipe.get()
 
     @property
     def summary(self) -> Optional[CaptureSummary]:
         return self._session.summary
 
-    def close(self) -> None:
+    def cancel(self) -> None:
         self._closed.set()
-        self._pipe.abort(CancelledError("the capture was closed"))
         with self._lock:
             call = self._grpc_call
         if call is not None:
             call.cancel()
+
+    def close(self) -> None:
+        if self._forked:
+            return
+        self._pipe.abort(CancelledError("the capture was closed"))
+        self.cancel()
         if threading.current_thread() is not self._thread:
             self._thread.join()
+
+    def join(self, timeout: float) -> bool:
+        self._pipe.abort(CancelledError("the capture was closed"))
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def abandon(self) -> None:
+        self._forked = True
+        _lifetime.keep_for_ever(self._grpc_call)
+
+    def _check_process(self) -> None:
+        if self._forked:
+            raise _lifetime.of_the_parent()
 
     def _run(self) -> None:
         try:
             while True:
-                delay = self._session.end(self._run_call())
+                error = self._run_call()
+                delay = self._session.end(CancelledError("the capture was closed") if self._closed.is_set() else error)
                 if delay is None:
                     for batch in self._session.finish():
                         self._pipe.put(batch)
                     self._pipe.end()
                     return
-                if self._closed.wait(delay):
-                    return
+                self._closed.wait(delay)
         except BaseException as error:
             self._failure = error
+            for batch in self._session.broken():
+                self._pipe.put(batch)
             self._pipe.end(error)
         finally:
             self._started.set()
+            self._connection.release()
+            _lifetime.ended(self)
 
     def _run_call(self) -> Optional[HooklineError]:
         """Calls the server once and takes all that comes. What ended the call, None if it ended well."""
@@ -165,7 +286,7 @@ class GrpcReceiver:
         try:
             for message in call:
                 for batch in self._session.receive(message):
-                    if not self._pipe.put(batch):
+                    if not self._deliver(batch):
                         return CancelledError("the capture was closed")
                 next_sequence = self._session.next_sequence
                 if next_sequence is not None:
@@ -173,42 +294,47 @@ class GrpcReceiver:
                     self._started.set()
             return None
         except grpc.RpcError as error:
-            return from_rpc_error(error)
+            return _network.name_proxy(from_rpc_error(error), self._connection.address)
         finally:
             state.finish()
             call.cancel()
+            _lifetime.ending(state)
+            with self._lock:
+                self._grpc_call = None
             self._session.hang_up()
+
+    def _deliver(self, batch: RawBatch) -> bool:
+        """Whether the consumer still wants batches."""
+        taken = self._pipe.put(batch, _PAUSE_SECONDS)
+        if taken is None:
+            with _AnsweringPings(self._connection):
+                taken = self._pipe.put(batch)
+        return bool(taken)
 
     def _open(self, state: _Call) -> Any:
         method, first, metadata = self._session.call()
         with self._lock:
             if self._closed.is_set():
                 raise CancelledError("the capture was closed")
-            channel: Any = self._channel  # messages stay bytes
+            channel: Any = self._connection.channel  # messages stay bytes
             try:
                 if self._session.feed is None:
                     self._grpc_call = channel.unary_stream(method)(first, metadata=metadata)
                 else:
                     if self._session.next_sequence is not None:
                         state.announce(self._session.next_sequence)
-                    requests = token_messages(first, state.wait, self._session.tokens)
-                    self._grpc_call = channel.stream_stream(method)(requests, metadata=metadata)
-            except ValueError as error:  # grpcio's word for a closed channel
-                raise UnavailableError(str(error)) from None
+                    self._grpc_call = channel.stream_stream(method)(state.messages(first), metadata=metadata)
+                    self._grpc_call.add_done_callback(state.runs_here)
+                    threading.Thread(target=self._send, args=(state,), name="hookline-send", daemon=True).start()
+            except ValueError:  # grpcio's word for a channel that was closed in between
+                raise CancelledError("the client was closed") from None
             return self._grpc_call
 
-
-def token_messages(
-    first: bytes,
-    next_sequence: Callable[[], Optional[int]],
-    tokens: Callable[[int], Optional[Tuple[bytes, int]]],
-) -> Iterator[bytes]:
-    """What a CaptureStream call sends: the request, then the source from the sequence that the server asks for."""
-    yield first
-    sequence = next_sequence()
-    while sequence is not None:
-        message = tokens(sequence)
-        if message is None:
-            return
-        yield message[0]
-        sequence = message[1]
+    def _send(self, state: _Call) -> None:
+        """Reads the source for a call, from the sequence that the server asks for."""
+        sequence = state.wait()
+        while sequence is not None:
+            message = self._session.tokens(sequence)
+            if not state.send(None if message is None else message[0]) or message is None:
+                return
+            sequence = message[1]

@@ -6,7 +6,7 @@ end of each call what to do next; `grpc` and `grpc.aio` share it.
 
 from __future__ import annotations
 
-from typing import Any, Callable, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -42,6 +42,13 @@ def check_same_capture(before: CaptureStarted, now: CaptureStarted) -> None:
                 f"after the reconnect the server grants another {what}: {getattr(now, what)!r} "
                 f"instead of {getattr(before, what)!r}"
             )
+
+
+def aligned_rows(layout: Layout, batch: int, rows: Sequence[int]) -> List[int]:
+    """How many rows of each hook point of a batch that was cut anywhere are rows of the same tokens: those that the
+    hook point which is furthest behind has, and never more than its budget."""
+    missing = [count for index, count in enumerate(rows) if count < layout.rows(batch, index)]
+    return [min(count, *missing) if missing else count for count in rows]
 
 
 class Progress:
@@ -178,6 +185,16 @@ class Session:
         """The last, short batch, once `end` has returned None."""
         if self._assembler is not None:
             yield from self._assembler.finish()
+
+    def broken(self) -> Iterator[RawBatch]:
+        """The batch that was being filled when the capture failed, as far as it came."""
+        if self._assembler is not None:
+            for batch in self._assembler.finish():
+                batch.rows = aligned_rows(self._assembler.layout, batch.index, batch.rows)
+                if any(batch.rows):
+                    yield batch
+                if not all(rows == self._assembler.layout.rows(batch.index, i) for i, rows in enumerate(batch.rows)):
+                    return
 
     def _receive_started(self, message: Any) -> None:
         now = capture_started(message)

@@ -8,18 +8,17 @@ from __future__ import annotations
 import array
 import mmap
 import os
-import re
 import socket
 import struct
 from typing import Callable, List, Optional, Tuple
 
+from hookline import _network
 from hookline.errors import InternalError
 
 METADATA = "hookline-shared-memory"
 # Of larger memory less stays in the processor's cache.
 BYTES = 8 << 20
 
-_LOOPBACK = re.compile(r"(?:ipv4:|dns:///)?(?:localhost|127\.[0-9.]+|\[::1\]):([0-9]+)")
 _MAGIC = b"HKLNSHM1"
 _KEY_BYTES = 16
 # A server answers at once; something else that has the socket's name may not.
@@ -79,15 +78,15 @@ def offers(address: str, wanted: bool) -> Callable[[], Optional[SharedMemory]]:
 
 def offer(address: str) -> Optional[SharedMemory]:
     """Offers memory to the server at `address`; None where it is not on this machine or has no use for it."""
-    loopback = _LOOPBACK.fullmatch(address)
-    if loopback is None or not hasattr(os, "memfd_create"):
+    port = _network.loopback_port(address)
+    if port is None or not hasattr(os, "memfd_create"):
         return None
     import fcntl  # not on every system
 
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         connection.settimeout(_ANSWER_SECONDS)
-        connection.connect(f"\0hookline-{int(loopback[1])}")
+        connection.connect(f"\0hookline-{port}")
         descriptor = os.memfd_create("hookline", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             os.ftruncate(descriptor, BYTES)

@@ -11,22 +11,32 @@ For example:
 from __future__ import annotations
 
 import asyncio
+import queue
+import threading
 import warnings
+import weakref
 from typing import TYPE_CHECKING, Any, AsyncIterator, Callable, Iterator, List, Optional, Sequence, Tuple, Union
 
 import grpc
 import grpc.aio
 
-from hookline import _memory, _protocol, _shared_memory
+from hookline import _lifetime, _memory, _network, _protocol, _shared_memory
 from hookline._arguments import CaptureArguments
 from hookline._arrays import Allocator
 from hookline._batches import RawBatch
+from hookline._connection import channel_options
 from hookline._notes import notes_of_end, notes_of_start
 from hookline._request import CaptureOptions, capture_options
 from hookline._session import Session
 from hookline.capture import Batch, Finisher
-from hookline.client import channel_options, check_address
-from hookline.errors import CancelledError, HooklineError, UnavailableError, from_rpc_error
+from hookline.errors import (
+    CancelledError,
+    DeadlineExceededError,
+    FailedPreconditionError,
+    HooklineError,
+    UnavailableError,
+    from_rpc_error,
+)
 from hookline.types import CaptureStarted, CaptureSummary, ModelInfo, model_info
 
 if TYPE_CHECKING:
@@ -43,7 +53,7 @@ def connect(
 ) -> "AsyncClient":
     """A client of the server at `address` (`"host:port"`), for the running event loop. Nothing is sent yet. `credentials`
     and `shared_memory` as for `hookline.connect`; like that, it tells glibc to keep freed memory mapped."""
-    check_address(address)
+    _network.check_address(address)
     _memory.keep_freed_memory()
     return AsyncClient(address, credentials, shared_memory)
 
@@ -52,18 +62,59 @@ class AsyncClient:
     """A connection to a server. To be used in one event loop; an async context manager, which closes it."""
 
     def __init__(self, address: str, credentials: Optional[grpc.ChannelCredentials], shared_memory: bool) -> None:
+        _lifetime.check_process()
         self.address = address
+        self._loop = _running_loop("hookline.aio.connect")
+        self._closed = False
+        self._captures: "weakref.WeakSet[AsyncCapture]" = weakref.WeakSet()
+        self._forked = False
         self._offer_memory = _shared_memory.offers(address, shared_memory)
-        options = channel_options()
+        options = channel_options(address)
         self._channel: Any = (
             grpc.aio.insecure_channel(address, options=options)
             if credentials is None
             else grpc.aio.secure_channel(address, credentials, options=options)
         )
+        _lifetime.opened(self)
 
     async def close(self) -> None:
-        """Closes the connection; running captures end with an error."""
-        await self._channel.close()
+        """Closes the connection; running captures end with an error, and every further call says that the client is
+        closed. Idempotent."""
+        if not self._closed:
+            self._check("close")
+            self._closed = True
+            _lifetime.ended(self)
+            for capture in list(self._captures):
+                await capture.aclose()
+            await self._channel.close()
+
+    def cancel(self) -> None:
+        """Nothing: what runs in a loop ends with the loop."""
+
+    def join(self, timeout: float) -> bool:
+        return True
+
+    def abandon(self) -> None:
+        """In a forked child: the connection is the parent's."""
+        self._forked = True
+        _lifetime.keep_for_ever(self._channel)
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            f"an asyncio client cannot be pickled; call hookline.aio.connect({self.address!r}) in the other process"
+        )
+
+    def _check(self, method: str) -> None:
+        """Raises why a method cannot be called here and now."""
+        if self._forked:
+            raise _lifetime.of_the_parent()
+        if self._closed:
+            raise FailedPreconditionError("the client is closed; connect again")
+        if _running_loop(method) is not self._loop:
+            raise RuntimeError(
+                f"{method}: this client was made in another event loop, and belongs to that one; call "
+                "hookline.aio.connect in each loop"
+            )
 
     async def __aenter__(self) -> "AsyncClient":
         return self
@@ -88,35 +139,55 @@ class AsyncClient:
     ) -> "AsyncCapture":
         """`Client.capture`, with the same arguments, for `async for`. `source` may be an async iterable of batches, too.
         It is read on another thread, so that one that blocks does not hold the event loop."""
+        self._check("capture")
         if hasattr(source, "__aiter__"):
             source = _FromAsync(source.__aiter__(), asyncio.get_running_loop())
         settled = capture_options(hook_points, source, **options)
-        return AsyncCapture(self._channel, settled, settled.allocators(), self._offer_memory)
+        capture = AsyncCapture(self, settled, settled.allocators())
+        self._captures.add(capture)
+        return capture
+
+    def _call_of(self, method: str, messages: Any, metadata: Any) -> Any:
+        """A call of a capture: one request, or an iterator of them."""
+        self._check("capture")
+        if isinstance(messages, bytes):
+            return self._channel.unary_stream(method)(messages, metadata=metadata)
+        return self._channel.stream_stream(method)(messages, metadata=metadata)
 
     async def _call(self, method: str, request: Any, response: Any, timeout: Optional[float]) -> Any:
+        self._check(method.rpartition("/")[2])
         call = self._channel.unary_unary(
             method, request_serializer=type(request).SerializeToString, response_deserializer=response.FromString
         )
         try:
-            return await call(request, timeout=timeout)
+            # grpcio's own time-outs end at a time of the wall clock, which may be set meanwhile.
+            return await asyncio.wait_for(call(request), timeout)
+        except asyncio.TimeoutError:
+            raise DeadlineExceededError(f"{self.address} has not answered within {timeout} s") from None
         except grpc.RpcError as error:
-            raise from_rpc_error(error) from None
+            raise _network.name_proxy(from_rpc_error(error), self.address) from None
+
+
+def _running_loop(caller: str) -> asyncio.AbstractEventLoop:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise RuntimeError(
+            f"{caller}: no event loop is running here; call it inside a coroutine, for example one that asyncio.run "
+            "runs, or use hookline.connect"
+        ) from None
 
 
 class AsyncCapture(AsyncIterator[Batch]):
     """A running capture: an async iterator of batches. `aclose`, or the end of `async with`, cancels the rest."""
 
     def __init__(
-        self,
-        channel: Any,
-        options: CaptureOptions,
-        make_allocator: Callable[[CaptureStarted], Allocator],
-        offer_memory: Callable[[], Optional[_shared_memory.SharedMemory]],
+        self, client: AsyncClient, options: CaptureOptions, make_allocator: Callable[[CaptureStarted], Allocator]
     ) -> None:
-        self._channel = channel
+        self._client = client
         self._options = options
         self._make_allocator = make_allocator
-        self._session = Session(options, make_allocator, offer_memory)
+        self._session = Session(options, make_allocator, client._offer_memory)
         self._queue: "asyncio.Queue[Optional[RawBatch]]" = asyncio.Queue(options.prefetch)
         self._started = asyncio.Event()
         self._receiving = asyncio.get_running_loop().create_task(self._receive())
@@ -140,6 +211,8 @@ class AsyncCapture(AsyncIterator[Batch]):
 
     async def aclose(self) -> None:
         """Cancels what is not finished. Idempotent."""
+        if self._receiving.get_loop().is_closed():  # its end has cancelled it
+            return
         self._receiving.cancel()
         await asyncio.wait([self._receiving])
 
@@ -154,14 +227,23 @@ class AsyncCapture(AsyncIterator[Batch]):
         for note in notes_of_start(self._options, started):
             warnings.warn(note, stacklevel=3)
         finisher = Finisher(started, self._options, self._make_allocator(started))
+        failure: Optional[Exception] = None
         while True:
-            raw = await self._next()
+            try:
+                raw = await self._next()
+            except CancelledError:
+                raise
+            except Exception as error:  # rows that still wait to be mixed come before it
+                failure = error
+                break
             if raw is None:
                 break
             for batch in finisher.push(raw):
                 yield batch
         for batch in finisher.finish():
             yield batch
+        if failure is not None:
+            raise failure
         if self.summary is not None:
             for note in notes_of_end(self._options, started, self.summary):
                 warnings.warn(note, stacklevel=3)
@@ -191,6 +273,10 @@ class AsyncCapture(AsyncIterator[Batch]):
                         await self._queue.put(batch)
                     return
                 await asyncio.sleep(delay)
+        except Exception:  # what had come of a batch until then comes first
+            for batch in session.broken():
+                await self._queue.put(batch)
+            raise
         finally:
             self._started.set()
 
@@ -198,10 +284,8 @@ class AsyncCapture(AsyncIterator[Batch]):
         session = self._session
         method, first, metadata = session.call()
         next_sequence: "asyncio.Future[int]" = asyncio.get_running_loop().create_future()
-        if session.feed is None:
-            call = self._channel.unary_stream(method)(first, metadata=metadata)
-        else:
-            call = self._channel.stream_stream(method)(self._requests(first, next_sequence), metadata=metadata)
+        messages = first if session.feed is None else self._requests(first, next_sequence)
+        call = self._client._call_of(method, messages, metadata)
         try:
             async for message in call:
                 for batch in session.receive(message):
@@ -214,7 +298,7 @@ class AsyncCapture(AsyncIterator[Batch]):
         except grpc.RpcError as error:
             if session.feed is not None and error.details() == _LOST_STATUS:
                 return UnavailableError("the call ended while tokens were sent")
-            return from_rpc_error(error)
+            return _network.name_proxy(from_rpc_error(error), self._client.address)
         finally:
             next_sequence.cancel()
             call.cancel()
@@ -226,13 +310,48 @@ class AsyncCapture(AsyncIterator[Batch]):
             sequence = await next_sequence
         except asyncio.CancelledError:  # the call ended before it said from where
             return
-        loop = asyncio.get_running_loop()
+        source = _SourceThread(self._session.tokens)
+        try:
+            while True:
+                message = await source.tokens(sequence)
+                if message is None:
+                    return
+                yield message[0]
+                sequence = message[1]
+        finally:
+            source.end()
+
+
+class _SourceThread:
+    """Reads the source for a coroutine. A daemon: the end of the program does not wait for a source that blocks."""
+
+    def __init__(self, tokens: Callable[[int], Optional[Tuple[bytes, int]]]) -> None:
+        self._tokens = tokens
+        self._loop = asyncio.get_running_loop()
+        self._wanted: "queue.SimpleQueue[Any]" = queue.SimpleQueue()
+        threading.Thread(target=self._run, name="hookline-send", daemon=True).start()
+
+    async def tokens(self, sequence: int) -> Optional[Tuple[bytes, int]]:
+        """`Session.tokens`."""
+        future: "asyncio.Future[Optional[Tuple[bytes, int]]]" = self._loop.create_future()
+        self._wanted.put((sequence, future))
+        return await future
+
+    def end(self) -> None:
+        """No more will be asked for."""
+        self._wanted.put(None)
+
+    def _run(self) -> None:
         while True:
-            message = await loop.run_in_executor(None, self._session.tokens, sequence)
-            if message is None:
+            wanted = self._wanted.get()
+            if wanted is None:
                 return
-            yield message[0]
-            sequence = message[1]
+            sequence, future = wanted
+            found = self._tokens(sequence)
+            try:
+                self._loop.call_soon_threadsafe(lambda: future.done() or future.set_result(found))
+            except RuntimeError:  # the loop has ended meanwhile
+                return
 
 
 class _FromAsync(Iterator[Any]):

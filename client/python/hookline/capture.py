@@ -12,6 +12,7 @@ from hookline._notes import notes_of_end, notes_of_start
 from hookline._receive import Receiver
 from hookline._request import CaptureOptions
 from hookline._session import layout_of
+from hookline.errors import CancelledError
 from hookline.types import CaptureStarted, CaptureSummary
 
 
@@ -95,7 +96,12 @@ class Capture(Iterator[Batch]):
         make_allocator: Callable[[CaptureStarted], Allocator],
     ) -> None:
         self._receiver = receiver
-        self._batches = _iterate(receiver, options, make_allocator)
+        self._options = options
+        self._make_allocator = make_allocator
+        self._finisher: Optional[Finisher] = None
+        self._ready: Iterator[Batch] = iter(())  # batches on their way to the user
+        self._ended = False
+        self._failure: Optional[BaseException] = None
 
     @property
     def started(self) -> CaptureStarted:
@@ -108,7 +114,36 @@ class Capture(Iterator[Batch]):
         return self._receiver.summary
 
     def __next__(self) -> Batch:
-        return next(self._batches)
+        while True:
+            for batch in self._ready:
+                return batch
+            if self._failure is not None:
+                raise self._failure
+            if self._ended:
+                raise StopIteration
+            self._receive()
+
+    def _receive(self) -> None:
+        """Makes the next batches ready. Ctrl-C while it waits changes nothing: the next call waits again."""
+        if self._finisher is None:
+            started = self._receiver.started()
+            _warn(notes_of_start(self._options, started))
+            self._finisher = Finisher(started, self._options, self._make_allocator(started))
+        try:
+            raw = self._receiver.next()
+        except CancelledError:
+            raise
+        except Exception as error:  # rows that still wait to be mixed come before it
+            self._failure = error
+            self._ready = self._finisher.finish()
+            return
+        if raw is not None:
+            self._ready = self._finisher.push(raw)
+        else:
+            self._ended = True
+            self._ready = self._finisher.finish()
+            if self._receiver.summary is not None:
+                _warn(notes_of_end(self._options, self._receiver.started(), self._receiver.summary))
 
     def close(self) -> None:
         """Cancels what is not finished. Idempotent."""
@@ -120,27 +155,16 @@ class Capture(Iterator[Batch]):
     def __exit__(self, *exc: object) -> None:
         self.close()
 
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "a running capture cannot be pickled; open it in the process that reads it, for example with "
+            "hookline.torch.ActivationDataset"
+        )
+
     def __del__(self) -> None:
         receiver = getattr(self, "_receiver", None)
         if receiver is not None and not sys.is_finalizing():
             receiver.close()
-
-
-def _iterate(
-    receiver: Receiver, options: CaptureOptions, make_allocator: Callable[[CaptureStarted], Allocator]
-) -> Iterator[Batch]:
-    # Apart from the Capture, so that dropping that one ends the capture at once.
-    started = receiver.started()
-    _warn(notes_of_start(options, started))
-    finisher = Finisher(started, options, make_allocator(started))
-    while True:
-        raw = receiver.next()
-        if raw is None:
-            break
-        yield from finisher.push(raw)
-    yield from finisher.finish()
-    if receiver.summary is not None:
-        _warn(notes_of_end(options, started, receiver.summary))
 
 
 def _warn(notes: List[str]) -> None:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import atexit
+import threading
 import weakref
 from typing import TYPE_CHECKING, Any, Callable, List, Mapping, Optional, Sequence, Tuple, Union
 
 import grpc
-import grpc.experimental
 
-from hookline import _library, _memory, _protocol, _shared_memory
+from hookline import _library, _memory, _network, _protocol, _shared_memory
 from hookline._arguments import PersistArguments
 from hookline._arrays import Allocator
-from hookline._native import NativeClient, NativeReceiver
+from hookline._connection import Connection, StreamCall
+from hookline._native import NativeReceiver
 from hookline._receive import GrpcReceiver, Receiver
 from hookline._request import CaptureOptions, capture_options
 from hookline._session import Session
 from hookline.capture import Capture
-from hookline.errors import HooklineError, UnavailableError, from_rpc_error
+from hookline.errors import DeadlineExceededError, HooklineError, InternalError, from_rpc_error
 from hookline.model import RemoteModel
 from hookline.persist import Persist
 from hookline.types import (
@@ -37,40 +37,9 @@ from hookline.types import (
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-# The most that a request's `max_message_bytes` may ask for.
-MAX_RECEIVE_BYTES = 16 << 20
 DEFAULT_RETRY = Retry()
 
-# Closed at the interpreter's end, while their threads still run: later nobody could wait for them any more.
-_open_receivers: "weakref.WeakSet[Receiver]" = weakref.WeakSet()
-
-
-@atexit.register
-def _close_receivers() -> None:
-    for receiver in list(_open_receivers):
-        receiver.close()
-
-
 AllocatorFactory = Callable[[CaptureStarted], Allocator]
-
-
-def channel_options() -> List[Tuple[str, int]]:
-    """Options of the channels that this package opens."""
-    return [
-        ("grpc.max_receive_message_length", MAX_RECEIVE_BYTES),
-        ("grpc.max_send_message_length", -1),
-        # The client decides when to try again; gRPC's own wait of a second and more would only add to it.
-        ("grpc.initial_reconnect_backoff_ms", 100),
-        # gRPC also gives up an attempt to connect after this long, which a far or busy server may need.
-        ("grpc.min_reconnect_backoff_ms", 20000),
-        ("grpc.max_reconnect_backoff_ms", 5000),
-    ]
-
-
-def check_address(address: str) -> None:
-    """ValueError if an address lacks its port, which gRPC would take for one of its own."""
-    if ":" not in address:
-        raise ValueError(f"address: {address!r} has no port; it should read like localhost:7471")
 
 
 def connect(
@@ -90,7 +59,7 @@ def connect(
     The first call also tells glibc to keep freed memory mapped, which about doubles the speed of a capture;
     HOOKLINE_MALLOC=default in the environment leaves the allocator alone.
     """
-    check_address(address)
+    _network.check_address(address)
     if receiver not in ("auto", "grpc", "native"):
         raise ValueError(f"receiver: {receiver!r} is none of auto, grpc, native")
     _memory.keep_freed_memory()
@@ -107,22 +76,26 @@ class Client:
         if receiver == "native" and credentials is not None:
             raise ValueError('receiver: the C++ client has no TLS; use "grpc" or "auto" with credentials')
         functions = _library.find(receiver) if credentials is None else None
-        self._native = (
-            None if functions is None else NativeClient(functions, address, MAX_RECEIVE_BYTES, shared_memory)
-        )
+        self._connection = Connection(address, credentials, functions, shared_memory)
         self._offer_memory = _shared_memory.offers(address, shared_memory)
-        # Rows are read on the thread that places them, not on one of grpcio's, which costs a third of the speed.
-        options = [*channel_options(), (grpc.experimental.ChannelOptions.SingleThreadedUnaryStream, 1)]
-        if credentials is None:
-            self._channel = grpc.insecure_channel(address, options=options)
-        else:
-            self._channel = grpc.secure_channel(address, credentials, options=options)
+        self._receivers: "weakref.WeakSet[Receiver]" = weakref.WeakSet()
+        self._arguments = (address, credentials, receiver, shared_memory)
 
     def close(self) -> None:
-        """Closes the connection; running captures end with an error."""
-        self._channel.close()
-        if self._native is not None:
-            self._native.close()
+        """Closes the connection: running captures end with a CancelledError, and every further call says that the
+        client is closed. Recordings that the server makes by itself go on. Idempotent."""
+        for receiver in list(self._receivers):
+            receiver.close()
+        self._connection.close()
+
+    def __reduce__(self) -> Any:
+        address, credentials, receiver, shared_memory = self._arguments
+        if credentials is not None:
+            raise TypeError(
+                f"a client with credentials cannot be pickled; call hookline.connect({address!r}, credentials=...) in "
+                "the other process"
+            )
+        return Client, (address, None, receiver, shared_memory)
 
     def __enter__(self) -> "Client":
         return self
@@ -133,7 +106,7 @@ class Client:
     @property
     def receiver(self) -> str:
         """How rows are received: "native" or "grpc"."""
-        return "grpc" if self._native is None else "native"
+        return "native" if self._connection.is_native else "grpc"
 
     def __repr__(self) -> str:
         return f"<hookline.Client of {self.address}>"
@@ -194,13 +167,8 @@ class Client:
             raise TypeError(f"{unknown[0]}: a recording takes {', '.join(sorted(accepted))}")
         settled = capture_options(hook_points, source, **options)
         request = _protocol.PersistRequest(name=name, capture=settled.whole_message())
-        channel: Any = self._channel  # messages stay bytes
         try:
-            call = channel.unary_stream(_protocol.PERSIST)(request.SerializeToString())
-        except ValueError as error:  # grpcio's word for a closed channel
-            raise UnavailableError(str(error)) from None
-        try:
-            return Persist(call)
+            return Persist(StreamCall(self._connection, _protocol.PERSIST, request.SerializeToString()))
         except HooklineError as error:
             raise settled.named(error) from None
 
@@ -295,11 +263,12 @@ class Client:
     def receive(self, options: CaptureOptions, allocators: AllocatorFactory) -> Receiver:
         """The receiver under a capture, for whoever has memory of its own to receive into."""
         receiver: Receiver
-        if self._native is not None:
-            receiver = NativeReceiver(self._native, options, allocators)
+        if self._connection.is_native:
+            receiver = NativeReceiver(self._connection, options, allocators)
         else:
-            receiver = GrpcReceiver(self._channel, Session(options, allocators, self._offer_memory), options.prefetch)
-        _open_receivers.add(receiver)
+            session = Session(options, allocators, self._offer_memory)
+            receiver = GrpcReceiver(self._connection, session, options.prefetch)
+        self._receivers.add(receiver)
         return receiver
 
     def estimate(
@@ -333,12 +302,29 @@ class Client:
         return capture_estimate(answer)
 
     def _call(self, method: str, request: Any, response: Any, timeout: Optional[float]) -> Any:
-        call = self._channel.unary_unary(
-            method, request_serializer=type(request).SerializeToString, response_deserializer=response.FromString
-        )
+        # On the wire a call of one answer is one of several, and this kind can be cancelled. grpcio's own time-outs end at
+        # a time of the wall clock, at once or never where that has been set since the program began.
+        call = StreamCall(self._connection, method, request.SerializeToString())
+        passed = threading.Event()
+
+        def end() -> None:
+            passed.set()
+            call.cancel()
+
+        timer = None if timeout is None else threading.Timer(timeout, end)
+        if timer is not None:
+            timer.daemon = True
+            timer.start()
         try:
-            return call(request, timeout=timeout)
+            answers = list(call)
         except grpc.RpcError as error:
-            raise from_rpc_error(error) from None
-        except ValueError as error:  # grpcio's word for a closed channel
-            raise UnavailableError(str(error)) from None
+            if passed.is_set():
+                raise DeadlineExceededError(f"{self.address} has not answered within {timeout} s") from None
+            raise _network.name_proxy(from_rpc_error(error), self.address) from None
+        finally:
+            if timer is not None:
+                timer.cancel()
+            call.cancel()
+        if len(answers) != 1:
+            raise InternalError(f"the server answered with {len(answers)} messages instead of one")
+        return response.FromString(answers[0])

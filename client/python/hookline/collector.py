@@ -18,6 +18,7 @@ from hookline._request import CaptureOptions
 from hookline._token_ids import TokenBatch
 from hookline._store import RowStore
 from hookline._text import escaped
+from hookline.errors import InvalidArgumentError
 from hookline.model import RemoteModel
 from hookline.types import CaptureStarted
 
@@ -136,21 +137,28 @@ class ActivationCollector:
         return {name: [rows] if len(rows) else [] for name, rows in self.get_activations().items()}
 
     def __enter__(self) -> "ActivationCollector":
+        self.model.check(self.hook_points)
         self.model.attach(self)
         return self
 
     def __exit__(self, exc_type: Any, exc_value: Any, traceback: Any) -> None:
         self.model.detach(self)
-        try:
+        if exc_type is None:
             self._finish()
-        except Exception:
-            if exc_type is None:
-                raise
+        else:  # Ctrl-C or an error: what is on its way is not waited for
+            self._leave()
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "a collector cannot be pickled; give the other process its rows (get_activations), or a model and let it "
+            "make a collector"
+        )
 
     def take(self, batch: TokenBatch) -> None:
         """Sends these token sequences. The model's calls do it."""
         if self.is_full:
             return
+        self._check(sequences)
         if self._running is None:
             self._running = _Run(self)
         # The caller may fill its tensor anew as soon as this returns.
@@ -198,9 +206,7 @@ class ActivationCollector:
 
     def clear(self) -> None:
         """Forgets all rows; the next calls collect anew."""
-        if self._running is not None:
-            self._running.close()
-            self._running = None
+        self._leave()
         self._stores = {}
         self.counts = {hook_point: 0 for hook_point in self.hook_points}
         self._limit = self.max_activations
@@ -232,14 +238,44 @@ class ActivationCollector:
         store = self._stores.get(hook_point)
         return torch.empty(0, device=self.device) if store is None else store.tensor(self.counts[hook_point])
 
+    def _check(self, sequences: List[Ids]) -> None:
+        """InvalidArgumentError for tokens that the server would refuse: there they would end the calls before, too."""
+        info = self.model.info
+        for index, ids in enumerate(sequences):
+            where = f"sequences[{index}]"
+            if len(ids) == 0:
+                raise InvalidArgumentError(f"{where}: no token ids", field=where)
+            if 0 < info.context_length < len(ids):
+                raise InvalidArgumentError(
+                    f"{where}: {len(ids)} tokens are more than the {info.context_length} that {info.name} computes",
+                    field=where,
+                )
+            largest = int(np.argmax(ids))
+            if 0 < info.vocabulary_size <= ids[largest]:
+                raise InvalidArgumentError(
+                    f"{where}.ids[{largest}]: token id {ids[largest]} is not below {info.vocabulary_size}, the size of "
+                    f"{info.name}'s vocabulary",
+                    field=f"{where}.ids[{largest}]",
+                )
+
     def _finish(self) -> None:
-        """Waits for the rows of all calls so far."""
+        """Waits for the rows of all calls so far. Interrupted, it leaves those that had not come."""
         run, self._running = self._running, None
         if run is not None:
             try:
                 run.finish()
+            except BaseException:
+                run.close()
+                raise
             finally:
                 self.counts.update(run.counts)
+
+    def _leave(self) -> None:
+        """Keeps the rows that have come and ends the calls that still run."""
+        run, self._running = self._running, None
+        if run is not None:
+            run.close()
+            self.counts.update(run.counts)
 
 
 class _Run:
@@ -249,6 +285,7 @@ class _Run:
         self.tokens = _TokenQueue()
         self.counts = dict(collector.counts)  # with the rows that have arrived; settled after `finish`
         self._error: Optional[BaseException] = None
+        self._thread: Optional[threading.Thread] = None
         left = collector.max_activations - min(self.counts.values())
         self._options = CaptureOptions(
             hook_points=list(collector.hook_points),
@@ -276,7 +313,8 @@ class _Run:
     def finish(self) -> None:
         """Ends the source and waits for the last row. Raises what the capture failed of."""
         self.tokens.close()
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
         if self._error is not None:
             raise self._error
         if self._receiver.summary is not None:
@@ -284,7 +322,11 @@ class _Run:
                 warnings.warn(note, stacklevel=4)
 
     def close(self) -> None:
+        """Cancels what has not come; `counts` are those of the rows that have."""
         self.tokens.abandon()
+        self._receiver.cancel()
+        if self._thread is not None:
+            self._thread.join()
         self._receiver.close()
 
     def _receive(self) -> None:

@@ -77,6 +77,10 @@ class RemoteModel(LocalModelManners):
         for collector in self._collectors:
             collector.take(batch)
 
+    def check(self, hook_points: Sequence[str]) -> None:
+        """Raises what the server objects to in these hook points."""
+        self.client.estimate(list(hook_points), [0], model=self.name)
+
     def attach(self, collector: "ActivationCollector") -> None:
         """Lets a collector take part in calls. Entering its block does it."""
         self._collectors.append(collector)
@@ -84,6 +88,10 @@ class RemoteModel(LocalModelManners):
     def detach(self, collector: "ActivationCollector") -> None:
         """Ends that."""
         self._collectors.remove(collector)
+
+    def __getstate__(self) -> Dict[str, Any]:
+        """A pickled model reaches the same server through a client of its own; collectors stay where they are."""
+        return {**self.__dict__, "_collectors": []}
 
     def __repr__(self) -> str:
         info = self.info

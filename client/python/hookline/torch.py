@@ -35,8 +35,8 @@ class ActivationDataset(torch.utils.data.IterableDataset):  # type: ignore[type-
 
     Give it to a DataLoader with `batch_size=None`: its items are batches already. With `num_workers`, each worker
     captures its own part of the source (a `hookline.Dataset`, or token ids in a list, tensor or array), and budgets
-    hold in each worker. Workers that are forked must be so before the program's first capture, since gRPC does not
-    survive a fork: `multiprocessing_context="spawn"` always works.
+    hold in each worker. Workers may be forked or spawned; forked ones must be so while no capture is open, since gRPC
+    does not survive a fork, and say so otherwise: `multiprocessing_context="spawn"` always works.
     """
 
     def __init__(

@@ -1,0 +1,180 @@
+"""What a client holds of gRPC: channels that are opened when they are first needed."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from typing import Any, Iterator, List, Optional, Tuple
+
+import grpc
+import grpc.experimental
+
+from hookline import _lifetime, _network
+from hookline._native import NativeClient
+from hookline.errors import CancelledError, FailedPreconditionError
+
+# The most that a request's `max_message_bytes` may ask for.
+MAX_RECEIVE_BYTES = 16 << 20
+
+
+def channel_options(address: str) -> List[Tuple[str, int]]:
+    """Options of the channels that this package opens."""
+    return [
+        ("grpc.max_receive_message_length", MAX_RECEIVE_BYTES),
+        ("grpc.max_send_message_length", -1),
+        # The client decides when to try again; gRPC's own wait of a second and more would only add to it.
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        # gRPC also gives up an attempt to connect after this long, which a far or busy server may need.
+        ("grpc.min_reconnect_backoff_ms", 20000),
+        ("grpc.max_reconnect_backoff_ms", 5000),
+        *_network.proxy_options(address),
+    ]
+
+
+class Connection:
+    """A client's channels, opened when they are first needed. Thread-safe."""
+
+    def __init__(
+        self, address: str, credentials: Optional[grpc.ChannelCredentials], functions: Any, shared_memory: bool
+    ) -> None:
+        self.address = address
+        self._credentials = credentials
+        self._functions = functions  # of the C++ client's library; None: everything goes through grpcio
+        self._shared_memory = shared_memory
+        self._users = 0  # guarded by _lifetime.lock, like all that follows
+        self._closed = False
+        self._channel: Optional[grpc.Channel] = None
+        self._native: Optional[NativeClient] = None
+        _lifetime.connected(self)
+
+    @property
+    def is_native(self) -> bool:
+        """Whether captures are received by the C++ client's library."""
+        return self._functions is not None
+
+    def acquire(self) -> None:
+        """Announces a use, which `release` ends: the channels stay open in between."""
+        _lifetime.check_process()
+        with _lifetime.lock:
+            self._check_open()
+            self._users += 1
+
+    def release(self) -> None:
+        with _lifetime.lock:
+            self._users = max(0, self._users - 1)  # 0 in a child that was forked in between
+
+    @property
+    def channel(self) -> grpc.Channel:
+        """grpcio's, while it is in use."""
+        with _lifetime.lock:
+            self._check_open()
+            if self._channel is None:
+                # Rows are read on the thread that places them, not on one of grpcio's, which costs a third of the speed.
+                single_threaded = (grpc.experimental.ChannelOptions.SingleThreadedUnaryStream, 1)
+                options = [*channel_options(self.address), single_threaded]
+                if self._credentials is None:
+                    self._channel = grpc.insecure_channel(self.address, options=options)
+                else:
+                    self._channel = grpc.secure_channel(self.address, self._credentials, options=options)
+            return self._channel
+
+    @property
+    def native(self) -> NativeClient:
+        """The library's channel, while it is in use."""
+        with _lifetime.lock:
+            self._check_open()
+            if self._native is None:
+                self._native = NativeClient(self._functions, self.address, MAX_RECEIVE_BYTES, self._shared_memory)
+            return self._native
+
+    def close(self) -> None:
+        """Closes the channels for good. Idempotent."""
+        with _lifetime.lock:
+            self._closed = True
+            self._close_channels()
+
+    def rest(self) -> bool:
+        if self._users or not self.is_open():
+            return False
+        self._close_channels()
+        return True
+
+    def abandon(self) -> None:
+        channel, self._channel = self._channel, None
+        native, self._native = self._native, None
+        if channel is not None:
+            _lifetime.keep_for_ever(channel)
+        if native is not None:
+            native.abandon()
+        self._users = 0
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise FailedPreconditionError("the client is closed; connect again")
+
+    def is_open(self) -> bool:
+        return self._channel is not None or self._native is not None
+
+    def end(self, keep: bool) -> None:
+        if keep and self._channel is not None:
+            _lifetime.keep_for_ever(self._channel)
+        self.close()
+
+    def _close_channels(self) -> None:
+        channel, self._channel = self._channel, None
+        native, self._native = self._native, None
+        if channel is not None:
+            channel.close()
+        if native is not None:
+            native.close()
+
+
+class StreamCall(Iterator[bytes]):
+    """A call of one request whose answers are read by the thread that asks for them. Raises grpc.RpcError."""
+
+    def __init__(self, connection: Connection, method: str, request: bytes) -> None:
+        self._connection = connection
+        self._reading = threading.Lock()
+        self._forked = False
+        connection.acquire()
+        self._holds = True
+        channel: Any = connection.channel  # messages stay bytes
+        try:
+            self._call: Any = channel.unary_stream(method)(request)
+        except ValueError:  # grpcio's word for a channel that was closed in between
+            self._release()
+            raise CancelledError("the client was closed") from None
+        _lifetime.opened(self)
+
+    def __next__(self) -> bytes:
+        if self._forked:
+            raise _lifetime.of_the_parent()
+        with self._reading:
+            try:
+                return bytes(next(self._call))
+            except (StopIteration, grpc.RpcError):
+                self._release()
+                raise
+
+    def cancel(self) -> None:
+        if not self._forked:
+            self._call.cancel()
+            self._release()
+
+    def join(self, timeout: float) -> bool:
+        inside = not self._reading.acquire(timeout=timeout)
+        return not inside  # and nobody gets inside any more
+
+    def abandon(self) -> None:
+        self._forked = True
+        _lifetime.keep_for_ever(self._call)
+
+    def _release(self) -> None:
+        if self._holds:
+            self._holds = False
+            self._connection.release()
+            _lifetime.ended(self)
+
+    def __del__(self) -> None:
+        if getattr(self, "_holds", False) and not self._forked and not sys.is_finalizing():
+            self.cancel()
