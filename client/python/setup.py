@@ -61,7 +61,7 @@ class BuildLibrary(build_ext):
         sources = sorted((ROOT / "client" / "cpp").glob("*.cc"))
         if not any("hookline_abi_version" in source.read_text() for source in sources):
             raise OSError("the sources of the C++ client are not beside this package")
-        sources.extend(ROOT / "server" / "base" / name for name in ("address.cc", "status.cc"))
+        sources.extend(ROOT / "server" / "base" / name for name in ("address.cc", "escape.cc", "status.cc"))
         temporary.mkdir(parents=True, exist_ok=True)
         compiler = os.environ.get("CXX", "g++")
         flags = [
