@@ -9,6 +9,7 @@
 #include "grpcpp/support/slice.h"
 #include "server/base/status.h"
 #include "server/service/capture_call.h"
+#include "server/service/exceptions.h"
 #include "server/service/peer_address.h"
 #include "server/service/request_parser.h"
 
@@ -30,7 +31,7 @@ class UnaryCaptureCall final : public CaptureCall<grpc::ServerWriteReactor<grpc:
   using CaptureCall::CaptureCall;
 
   void Begin(Engine& engine, Recorder* recorder, const std::string& address, const grpc::ByteBuffer& message) {
-    absl::Status status = StartCapture(engine, recorder, address, message);
+    absl::Status status = CatchExceptions("Capture", [&] { return StartCapture(engine, recorder, address, message); });
     if (!status.ok()) Refuse(std::move(status));
   }
 
@@ -56,6 +57,11 @@ class StreamedCaptureCall final : public CaptureCall<grpc::ServerBidiReactor<grp
   void Begin() { StartRead(&input_); }
 
   void OnReadDone(bool ok) override {
+    Guard([this, ok] { HandleRead(ok); });
+  }
+
+ private:
+  void HandleRead(bool ok) {
     const std::shared_ptr<Capture> running = capture();
     if (running == nullptr) {
       absl::Status status = ok ? StartCapture() : FirstMessageMissing("the stream ended");
@@ -68,7 +74,6 @@ class StreamedCaptureCall final : public CaptureCall<grpc::ServerBidiReactor<grp
     }
   }
 
- private:
   static absl::Status FirstMessageMissing(absl::string_view instead) {
     return InvalidField("request", absl::StrCat("must be the first message of the stream; ", instead));
   }
@@ -156,28 +161,24 @@ grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* CaptureServiceImpl:
 grpc::ServerUnaryReactor* CaptureServiceImpl::EstimateCapture(grpc::CallbackServerContext* context,
                                                               const grpc::ByteBuffer* request,
                                                               grpc::ByteBuffer* response) {
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  absl::StatusOr<CaptureRequest> parsed = ParseEstimateCaptureRequest(*request, engine_->options());
-  absl::StatusOr<CaptureEstimate> estimate = parsed.ok() ? engine_->Estimate(*parsed) : parsed.status();
-  if (!estimate.ok()) {
-    reactor->Finish(ToGrpc(estimate.status()));
-    return reactor;
-  }
-  v1::EstimateCaptureResponse message;
-  for (const CaptureEstimate::HookPoint& hook_point : estimate->hook_points) {
-    v1::HookPointEstimate& out = *message.add_hook_points();
-    out.set_hook_point(hook_point.name);
-    out.set_rows(hook_point.rows);
-    out.set_bytes(hook_point.bytes);
-  }
-  message.set_sequences(estimate->sequences);
-  message.set_tokens(estimate->tokens);
-  message.set_bytes(estimate->bytes);
-  if (estimate->time.has_value()) message.set_seconds(absl::ToDoubleSeconds(*estimate->time));
-  grpc::Slice encoded(message.SerializeAsString());
-  *response = grpc::ByteBuffer(&encoded, 1);
-  reactor->Finish(grpc::Status::OK);
-  return reactor;
+  return AnswerCall(context, "EstimateCapture", [&]() -> absl::Status {
+    ASSIGN_OR_RETURN(const CaptureRequest parsed, ParseEstimateCaptureRequest(*request, engine_->options()));
+    ASSIGN_OR_RETURN(const CaptureEstimate estimate, engine_->Estimate(parsed));
+    v1::EstimateCaptureResponse message;
+    for (const CaptureEstimate::HookPoint& hook_point : estimate.hook_points) {
+      v1::HookPointEstimate& out = *message.add_hook_points();
+      out.set_hook_point(hook_point.name);
+      out.set_rows(hook_point.rows);
+      out.set_bytes(hook_point.bytes);
+    }
+    message.set_sequences(estimate.sequences);
+    message.set_tokens(estimate.tokens);
+    message.set_bytes(estimate.bytes);
+    if (estimate.time.has_value()) message.set_seconds(absl::ToDoubleSeconds(*estimate.time));
+    grpc::Slice encoded(message.SerializeAsString());
+    *response = grpc::ByteBuffer(&encoded, 1);
+    return absl::OkStatus();
+  });
 }
 
 }  // namespace hookline
