@@ -94,7 +94,8 @@ constexpr char kFooter[] =
     "Every flag can be given as an environment variable instead, named beside it (Env:); the flag wins. Sizes take "
     "units "
     "(64KiB, 1MiB). There is no TLS and no authentication: whoever reaches an address may use the server.\n\n"
-    "SIGTERM and SIGINT end the server in good order (see --drain-timeout); a second one ends it at once.\n\n"
+    "SIGTERM and SIGINT end the server in good order (see --drain-timeout), at most ten seconds after that time; a "
+    "second one ends it at once.\n\n"
     "Exit codes: 0 ended as asked, 1 failed, 2 wrong flags.";
 
 void DeclareAll(CLI::App* app, ServerFlags* flags, std::vector<std::string>* models, std::vector<std::string>* datasets,
@@ -209,6 +210,23 @@ void DeclareAll(CLI::App* app, ServerFlags* flags, std::vector<std::string>* mod
   declare
       .Bytes("--shared-memory-bytes", flags->server.shared_memory_bytes,
              "Memory of clients on this machine that values are written to instead of being sent; 0: none")
+      ->group(limits);
+  declare
+      .Value("--max-connections", flags->server.max_connections,
+             "Connections at a time; never more than half of the descriptors that the process may have")
+      ->group(limits);
+  declare
+      .Value("--max-connections-per-address", flags->server.max_connections_per_address,
+             "Connections at a time from one client address")
+      ->group(limits);
+  declare
+      .Duration("--connection-idle", flags->server.connection_idle,
+                "A connection without calls is closed after this long; clients make another when they need it")
+      ->group(limits);
+  declare
+      .Bytes("--max-incoming-bytes", flags->server.max_incoming_bytes,
+             "Memory for messages that come in, while they are not whole, and for connections; at least twice "
+             "--max-request-bytes")
       ->group(limits);
   declare
       .Value("--max-calls-per-connection", flags->server.max_calls_per_connection,

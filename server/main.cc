@@ -1,8 +1,10 @@
 // hookline-server: flags -> models, engine, gRPC server; signals; exit codes.
 #include <pthread.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <csignal>
 #include <cstdio>
 #include <fstream>
@@ -12,12 +14,13 @@
 #include <utility>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
-#include "server/base/address.h"
+#include "server/base/descriptor_limit.h"
 #include "server/base/file_system.h"
 #include "server/base/freed_memory.h"
 #include "server/base/status.h"
@@ -39,11 +42,15 @@
 namespace hookline {
 namespace {
 
+// After --drain-timeout: for clients to take their summaries, for recordings to be closed, for threads to be joined.
+constexpr absl::Duration kEndGrace = absl::Seconds(10);
+
 // The signals that end the server, taken by a thread of its own: a handler could do nothing but set a flag. To be
 // created before any other thread, so that all inherit the mask.
 class EndSignals {
  public:
-  EndSignals() {
+  // `longest_end`: a process that has not ended so long after the first signal is ended, whatever it waits for.
+  explicit EndSignals(absl::Duration longest_end) : longest_end_(longest_end) {
     sigemptyset(&set_);
     sigaddset(&set_, SIGTERM);
     sigaddset(&set_, SIGINT);
@@ -62,7 +69,14 @@ class EndSignals {
     if (const int signal = Next(); !serving_) Die(signal);
     spdlog::info("ending in good order; a second signal ends at once");
     first_.Notify();
-    Die(Next());
+    const timespec longest = absl::ToTimespec(longest_end_);
+    int signal;
+    do {
+      signal = sigtimedwait(&set_, nullptr, &longest);
+    } while (signal < 0 && errno == EINTR);
+    if (signal >= 0) Die(signal);
+    spdlog::error("not ended after {}; ended by force", absl::FormatDuration(longest_end_));
+    std::_Exit(kExitFailure);
   }
 
   int Next() {
@@ -80,6 +94,7 @@ class EndSignals {
     std::_Exit(kExitFailure);
   }
 
+  const absl::Duration longest_end_;
   sigset_t set_;
   std::atomic<bool> serving_{false};
   absl::Notification first_;
@@ -97,11 +112,30 @@ absl::Status WritePortFile(const std::string& path, int port) {
   return absl::OkStatus();
 }
 
-bool IsLoopback(absl::string_view address) {
-  if (absl::StartsWith(address, "unix:")) return true;
-  const absl::StatusOr<HostPort> parsed = ParseHostPort(address);
-  return parsed.ok() && IsLoopbackHost(parsed->host);
+void LogAddress(absl::string_view what, const std::string& address, int port, bool is_loopback) {
+  spdlog::info("{} {} (port {})", std::string(what), address, port);
+  if (!is_loopback) spdlog::warn("{} is reachable from other machines, without authentication", address);
 }
+
+// Why the server ends by itself; OK where it does not.
+class Lost {
+ public:
+  void Set(absl::Status status) {
+    {
+      absl::MutexLock lock(&mutex_);
+      status_ = std::move(status);
+    }
+    kill(getpid(), SIGTERM);
+  }
+  absl::Status status() const {
+    absl::MutexLock lock(&mutex_);
+    return status_;
+  }
+
+ private:
+  mutable absl::Mutex mutex_;
+  absl::Status status_ ABSL_GUARDED_BY(mutex_);
+};
 
 absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const ServerFlags& flags) {
   // Datasets first: they are checked in seconds.
@@ -143,6 +177,8 @@ absl::StatusOr<std::unique_ptr<Catalog>> OpenCatalog(const ServerFlags& flags) {
 }
 
 absl::Status Run(const ServerFlags& flags, EndSignals& signals) {
+  RaiseDescriptorLimit();
+  const FreedMemoryReturner returner;
   const RuntimeInfo runtime = ConfigureRuntime(flags.threads);
   spdlog::info("LibTorch {}, {} threads, matrix products by {}", runtime.libtorch, runtime.threads, runtime.blas);
   if (runtime.reference_blas) {
@@ -157,25 +193,27 @@ absl::Status Run(const ServerFlags& flags, EndSignals& signals) {
   std::unique_ptr<MetricsServer> metrics;
   if (!flags.metrics_listen.empty()) {
     ASSIGN_OR_RETURN(metrics, MetricsServer::Start(flags.metrics_listen, engine.get()));
-    spdlog::info("metrics at {} (port {}), /metrics", flags.metrics_listen, metrics->port());
+    LogAddress("metrics at", flags.metrics_listen, metrics->port(), metrics->is_loopback());
   }
   std::unique_ptr<Recorder> recorder;
   if (catalog != nullptr) recorder = std::make_unique<Recorder>(engine.get(), catalog.get());
   // Addresses are opened last: whoever is answered finds the weights on their device.
-  ASSIGN_OR_RETURN(std::unique_ptr<Server> server, Server::Start(flags.server, engine.get(), recorder.get()));
+  Lost lost;
+  ServerOptions options = flags.server;
+  options.on_lost = [&lost](absl::Status status) { lost.Set(std::move(status)); };
+  ASSIGN_OR_RETURN(std::unique_ptr<Server> server, Server::Start(options, engine.get(), recorder.get()));
   signals.Serve();
   for (size_t i = 0; i < flags.server.listen.size(); ++i) {
-    const std::string& address = flags.server.listen[i];
-    spdlog::info("listening on {} (port {})", address, server->ports()[i]);
-    if (!IsLoopback(address)) {
-      spdlog::warn("{} is reachable from other machines, without authentication", address);
-    }
+    LogAddress("listening on", flags.server.listen[i], server->ports()[i], server->is_loopback(i));
   }
   if (!flags.port_file.empty()) RETURN_IF_ERROR(WritePortFile(flags.port_file, server->ports()[0]));
   signals.Wait();
-  server->Drain(absl::Now() + flags.drain_timeout);
+  const absl::Status why = lost.status();
+  // Without new connections nothing is gained by going on: clients continue, by their resume tokens, with the server
+  // that takes this one's place.
+  server->Drain(why.ok() ? absl::Now() + flags.drain_timeout : absl::Now());
   spdlog::info("ended");
-  return absl::OkStatus();
+  return why;
 }
 
 int Main(int argc, char** argv) {
@@ -188,7 +226,7 @@ int Main(int argc, char** argv) {
   RouteLibraryLogs();
   // Writing to a client that is gone is an error like any other.
   std::signal(SIGPIPE, SIG_IGN);
-  auto* signals = new EndSignals;
+  auto* signals = new EndSignals(flags.drain_timeout + kEndGrace);
   const absl::Status status = Run(flags, *signals);
   if (status.ok()) return kExitOk;
   spdlog::error("{}", std::string(status.message()));

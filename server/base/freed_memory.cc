@@ -1,8 +1,40 @@
 #include "server/base/freed_memory.h"
 
 #include <malloc.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <fstream>
+#include <limits>
+
+#include "absl/time/time.h"
 
 namespace hookline {
+namespace {
+
+// Five looks within the ten seconds that the header promises: a forward pass, which takes and frees memory all the
+// time, is caught with it in one of them.
+constexpr absl::Duration kLookInterval = absl::Seconds(2);
+constexpr int kLooks = 5;
+
+#ifdef __GLIBC__
+int64_t FreeBytes() { return static_cast<int64_t>(mallinfo2().fordblks); }
+
+int64_t ResidentBytes() {
+  int64_t pages = 0;
+  int64_t resident_pages = 0;
+  std::ifstream("/proc/self/statm") >> pages >> resident_pages;
+  return resident_pages * sysconf(_SC_PAGESIZE);
+}
+
+void Trim(int64_t kept_bytes) { malloc_trim(static_cast<size_t>(kept_bytes)); }
+#else
+int64_t FreeBytes() { return 0; }
+int64_t ResidentBytes() { return 0; }
+void Trim(int64_t) {}
+#endif
+
+}  // namespace
 
 void KeepFreedMemory() {
 #ifdef __GLIBC__
@@ -11,6 +43,37 @@ void KeepFreedMemory() {
   // Threads' own arenas are heaps of 64 MiB that are unmapped as soon as they are empty, whatever the thresholds say.
   mallopt(M_ARENA_MAX, 1);
 #endif
+}
+
+FreedMemoryReturner::FreedMemoryReturner(int64_t kept_bytes) : kept_bytes_(kept_bytes), thread_([this] { Loop(); }) {}
+
+FreedMemoryReturner::~FreedMemoryReturner() {
+  {
+    absl::MutexLock lock(&mutex_);
+    stopping_ = true;
+  }
+  thread_.join();
+}
+
+void FreedMemoryReturner::Loop() {
+  // malloc goes on counting as free what it has given back, so what grows the process is looked at too.
+  int64_t resident_after_trim = 0;
+  int64_t least_free = std::numeric_limits<int64_t>::max();
+  int looks = 0;
+  while (true) {
+    {
+      absl::MutexLock lock(&mutex_);
+      if (mutex_.AwaitWithTimeout(absl::Condition(&stopping_), kLookInterval)) return;
+    }
+    least_free = std::min(least_free, FreeBytes());
+    if (++looks < kLooks) continue;
+    if (least_free > kept_bytes_ && ResidentBytes() > resident_after_trim + kept_bytes_) {
+      Trim(kept_bytes_);
+      resident_after_trim = ResidentBytes();
+    }
+    looks = 0;
+    least_free = std::numeric_limits<int64_t>::max();
+  }
 }
 
 }  // namespace hookline

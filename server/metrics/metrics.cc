@@ -1,14 +1,10 @@
 #include "server/metrics/metrics.h"
 
-#include <sys/socket.h>
-
 #include <limits>
-#include <thread>
 #include <utility>
 
-#include "absl/strings/numbers.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "httplib.h"
 #include "prometheus/client_metric.h"
 #include "prometheus/text_serializer.h"
 #include "server/base/status.h"
@@ -55,11 +51,6 @@ class FamilyWriter {
 
   MetricFamily family_;
 };
-
-// A scraper and somebody who looks.
-constexpr size_t kThreads = 2;
-// A GET has no body.
-constexpr size_t kMaxRequestBytes = 1024;
 
 constexpr const char* kReasons[] = {"budget", "source_ended", "cancelled", "shutting_down", "error"};
 
@@ -121,53 +112,17 @@ std::vector<MetricFamily> CollectMetrics(const EngineSnapshot& snapshot) {
 
 // prometheus-cpp's own Exposer runs on threads of 100 KiB, into which OpenBLAS's and glog's thread-local variables do
 // not fit; so only its text format is used here.
-struct MetricsServer::Http {
-  httplib::Server server;
-  int port = 0;
-  std::thread thread;
-};
-
-MetricsServer::MetricsServer(std::unique_ptr<Http> http) : http_(std::move(http)) {}
-
-MetricsServer::~MetricsServer() {
-  http_->server.stop();
-  http_->thread.join();
-}
-
 absl::StatusOr<std::unique_ptr<MetricsServer>> MetricsServer::Start(const std::string& address, const Engine* engine) {
   const size_t colon = address.rfind(':');
-  int port = 0;
-  if (colon == std::string::npos || colon == 0 || !absl::SimpleAtoi(address.substr(colon + 1), &port) || port < 0 ||
-      port > 65535) {
+  if (colon == std::string::npos || colon == 0 || absl::StartsWith(address, "unix:")) {
     return InvalidField("metrics-listen", absl::StrCat("`", address, "` is not HOST:PORT"));
   }
-  std::string host = address.substr(0, colon);
-  if (host.front() == '[' && host.back() == ']') host = host.substr(1, host.size() - 2);
-
-  auto http = std::make_unique<Http>();
-  httplib::Server& server = http->server;
-  server.new_task_queue = [] { return new httplib::ThreadPool(kThreads); };
-  server.set_payload_max_length(kMaxRequestBytes);
-  // By default another server could share the port.
-  server.set_socket_options([](socket_t socket) {
-    const int on = 1;
-    setsockopt(socket, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-  });
-  server.Get("/metrics", [engine](const httplib::Request&, httplib::Response& response) {
-    response.set_content(prometheus::TextSerializer().Serialize(CollectMetrics(engine->Snapshot())),
-                         "text/plain; version=0.0.4");
-  });
-  http->port = port == 0 ? server.bind_to_any_port(host) : server.bind_to_port(host, port) ? port : -1;
-  if (http->port < 0) {
-    return absl::UnavailableError(
-        absl::StrCat("cannot serve metrics on `", address, "`: it is in use or not an address of this machine"));
-  }
-  http->thread = std::thread([&server] { server.listen_after_bind(); });
-  // An answer, whichever, says that it runs, before which it cannot be stopped.
-  httplib::Client(host, http->port).Get("/");
-  return std::unique_ptr<MetricsServer>(new MetricsServer(std::move(http)));
+  ASSIGN_OR_RETURN(BoundAddress bound, BindAddress(address));
+  return std::unique_ptr<MetricsServer>(new MetricsServer(std::move(bound), engine));
 }
 
-int MetricsServer::port() const { return http_->port; }
+MetricsServer::MetricsServer(BoundAddress bound, const Engine* engine)
+    : http_(std::move(bound), "/metrics", "text/plain; version=0.0.4",
+            [engine] { return prometheus::TextSerializer().Serialize(CollectMetrics(engine->Snapshot())); }) {}
 
 }  // namespace hookline

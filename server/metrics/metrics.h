@@ -9,6 +9,7 @@
 #include "absl/status/statusor.h"
 #include "prometheus/metric_family.h"
 #include "server/engine/engine.h"
+#include "server/metrics/http_responder.h"
 
 namespace hookline {
 
@@ -21,15 +22,15 @@ class MetricsServer {
   // `address` is HOST:PORT; port 0: any free one. INVALID_ARGUMENT for another form, UNAVAILABLE for an address that is
   // taken or not ours. `engine` must outlive it.
   static absl::StatusOr<std::unique_ptr<MetricsServer>> Start(const std::string& address, const Engine* engine);
-  ~MetricsServer();
 
-  int port() const;
+  int port() const { return http_.bound().port; }
+  // Whether only this machine reaches it.
+  bool is_loopback() const { return http_.bound().is_loopback; }
 
  private:
-  struct Http;
-  explicit MetricsServer(std::unique_ptr<Http> http);
+  MetricsServer(BoundAddress bound, const Engine* engine);
 
-  const std::unique_ptr<Http> http_;
+  HttpResponder http_;
 };
 
 }  // namespace hookline

@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <cassert>
 #include <numeric>
+#include <set>
 #include <utility>
 
+#include "absl/container/inlined_vector.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -19,6 +21,9 @@ constexpr size_t kMaxPatternBytes = 1024;
 // Every wildcard is matched against every name, so a request of thousands of them would be slow to answer; a model has
 // about twenty kinds of hook points, and one wildcard covers a kind.
 constexpr int kMaxWildcards = 256;
+// Of all wildcards of a request together; 64 for each of as many as there may be. Against a thousand names it is some
+// ten milliseconds' work.
+constexpr size_t kMaxWildcardBytes = size_t{16} << 10;
 // Of what a client sent, as much as helps to recognise it in an error message.
 constexpr size_t kMaxQuotedBytes = 120;
 constexpr int kNearestNames = 3;
@@ -30,8 +35,17 @@ std::string Quoted(absl::string_view text) {
 
 bool IsWildcard(absl::string_view pattern) { return pattern.find_first_of("*{}") != absl::string_view::npos; }
 
-// A pattern taken apart: texts to match one after the other, each with its alternatives. Alternatives may hold `*`.
+// A pattern taken apart: texts to match one after the other, each with its alternatives. Alternatives may hold `*`,
+// never two in a row, and differ from each other.
 using Wildcard = std::vector<std::vector<std::string>>;
+
+std::string OneStarForMany(absl::string_view text) {
+  std::string out;
+  for (char c : text) {
+    if (c != '*' || out.empty() || out.back() != '*') out.push_back(c);
+  }
+  return out;
+}
 
 // The error is a sentence about the pattern.
 absl::StatusOr<Wildcard> ParseWildcard(absl::string_view pattern) {
@@ -39,55 +53,92 @@ absl::StatusOr<Wildcard> ParseWildcard(absl::string_view pattern) {
   while (!pattern.empty()) {
     size_t brace = pattern.find_first_of("{}");
     if (brace == absl::string_view::npos) {
-      parts.push_back({std::string(pattern)});
+      parts.push_back({OneStarForMany(pattern)});
       break;
     }
     if (pattern[brace] == '}') return absl::InvalidArgumentError("'}' without '{' before it");
-    if (brace > 0) parts.push_back({std::string(pattern.substr(0, brace))});
+    if (brace > 0) parts.push_back({OneStarForMany(pattern.substr(0, brace))});
     pattern.remove_prefix(brace + 1);
     size_t end = pattern.find_first_of("{}");
     if (end == absl::string_view::npos) return absl::InvalidArgumentError("'{' without '}' after it");
     if (pattern[end] == '{') return absl::InvalidArgumentError("'{' inside '{...}'");
-    std::vector<std::string> alternatives = absl::StrSplit(pattern.substr(0, end), ',');
-    for (const std::string& alternative : alternatives) {
+    std::set<std::string> alternatives;
+    for (absl::string_view alternative : absl::StrSplit(pattern.substr(0, end), ',')) {
       if (alternative.empty()) return absl::InvalidArgumentError("an empty entry in '{...}'");
+      alternatives.insert(OneStarForMany(alternative));
     }
-    parts.push_back(std::move(alternatives));
+    parts.emplace_back(alternatives.begin(), alternatives.end());
     pattern.remove_prefix(end + 1);
   }
   return parts;
 }
 
-// Whether position p of the text can be reached, for p = 0 ... size of the text.
-using Reached = std::vector<bool>;
-
-// The positions reached from `from` by matching `text` (literal but for `*`).
-Reached Match(absl::string_view text, absl::string_view name, Reached from) {
-  for (char c : text) {
-    if (c == '*') {
-      for (size_t p = 1; p < from.size(); ++p) from[p] = from[p] || from[p - 1];
-    } else {
-      for (size_t p = from.size() - 1; p > 0; --p) from[p] = from[p - 1] && name[p - 1] == c;
-      from[0] = false;
+// A name to match wildcards with, 64 positions at a time: the time for a pattern is its length times a 64th of the
+// name's, whatever it holds.
+class MatchedName {
+ public:
+  explicit MatchedName(absl::string_view name) : words_((name.size() + 1 + 63) / 64), after_(256 * words_) {
+    for (size_t p = 0; p < name.size(); ++p) {
+      const size_t at = p + 1;
+      after_[static_cast<unsigned char>(name[p]) * words_ + at / 64] |= uint64_t{1} << (at % 64);
     }
+    last_ = name.size();
   }
-  return from;
-}
 
-bool Matches(const Wildcard& wildcard, absl::string_view name) {
-  Reached reached(name.size() + 1, false);
-  reached[0] = true;
-  for (const std::vector<std::string>& alternatives : wildcard) {
-    Reached next(name.size() + 1, false);
-    for (const std::string& alternative : alternatives) {
-      Reached one = Match(alternative, name, reached);
-      for (size_t p = 0; p < next.size(); ++p) next[p] = next[p] || one[p];
+  bool Matches(const Wildcard& wildcard) const {
+    Positions reached(words_, 0);
+    reached[0] = 1;
+    for (const std::vector<std::string>& alternatives : wildcard) {
+      Positions next(words_, 0);
+      for (const std::string& alternative : alternatives) {
+        const Positions one = Match(alternative, reached);
+        for (size_t w = 0; w < words_; ++w) next[w] |= one[w];
+      }
+      reached = std::move(next);
+      if (!Any(reached)) return false;
     }
-    reached = std::move(next);
-    if (std::find(reached.begin(), reached.end(), true) == reached.end()) return false;
+    return (reached[last_ / 64] >> (last_ % 64) & 1) != 0;
   }
-  return reached.back();
-}
+
+ private:
+  // A bit for each position of the name that can be reached, from 0 to the name's size.
+  using Positions = absl::InlinedVector<uint64_t, 4>;
+
+  static bool Any(const Positions& positions) {
+    return std::any_of(positions.begin(), positions.end(), [](uint64_t word) { return word != 0; });
+  }
+
+  // The positions reached from `from` by matching `text` (literal but for `*`).
+  Positions Match(absl::string_view text, Positions from) const {
+    for (char c : text) {
+      uint64_t any = 0;
+      if (c == '*') {
+        // From the first one on all.
+        for (uint64_t& word : from) {
+          const uint64_t first = word & (~word + 1);
+          word = any != 0 ? ~uint64_t{0} : ~(first - 1) & (first == 0 ? 0 : ~uint64_t{0});
+          any |= word;
+        }
+      } else {
+        uint64_t carry = 0;
+        const uint64_t* after = &after_[static_cast<unsigned char>(c) * words_];
+        for (size_t w = 0; w < words_; ++w) {
+          const uint64_t shifted = from[w] << 1 | carry;
+          carry = from[w] >> 63;
+          from[w] = shifted & after[w];
+          any |= from[w];
+        }
+      }
+      if (any == 0) break;
+    }
+    return from;
+  }
+
+  const size_t words_;
+  size_t last_;
+  // For each byte, the positions after one such in the name.
+  std::vector<uint64_t> after_;
+};
 
 // Levenshtein distance.
 int EditDistance(absl::string_view a, absl::string_view b) {
@@ -141,6 +192,8 @@ absl::StatusOr<std::vector<ResolvedHookPoint>> HookPoints::Resolve(absl::Span<co
   std::vector<int> named_by(points_.size(), -1);         // the entry that names it without a wildcard
   absl::flat_hash_map<absl::string_view, size_t> given;  // entries so far
   int wildcards = 0;
+  size_t wildcard_bytes = 0;
+  std::vector<MatchedName> names;  // of `points_`, once there is a wildcard
   // Adds a hook point where it is not there yet.
   auto add = [&](int index, absl::string_view name) {
     if (place[index] >= 0) return;
@@ -185,14 +238,23 @@ absl::StatusOr<std::vector<ResolvedHookPoint>> HookPoints::Resolve(absl::Span<co
       return InvalidField(
           FieldName(i), absl::StrCat("more than ", kMaxWildcards, " wildcards; use wider ones or write the names out"));
     }
+    wildcard_bytes += pattern.size();
+    if (wildcard_bytes > kMaxWildcardBytes) {
+      return InvalidField(FieldName(i), absl::StrCat("with it the wildcards have more than ", kMaxWildcardBytes,
+                                                     " bytes; use shorter ones or write the names out"));
+    }
     absl::StatusOr<Wildcard> wildcard = ParseWildcard(pattern);
     if (!wildcard.ok()) {
       return InvalidField(FieldName(i), absl::StrCat(Quoted(pattern), " is malformed: ", wildcard.status().message(),
                                                      "; '*' stands for any text, '{2,5}' for any of a list"));
     }
     bool matched = false;
+    if (names.empty()) {
+      names.reserve(points_.size());
+      for (const HookPoint& point : points_) names.emplace_back(point.name);
+    }
     for (int index = 0; index < size(); ++index) {
-      if (!Matches(*wildcard, points_[index].name)) continue;
+      if (!names[index].Matches(*wildcard)) continue;
       matched = true;
       add(index, points_[index].name);
     }
@@ -210,7 +272,10 @@ absl::StatusOr<std::vector<ResolvedHookPoint>> HookPoints::Resolve(absl::Span<co
 }
 
 std::vector<std::string> HookPoints::Nearest(absl::string_view name, int count) const {
-  name = name.substr(0, kMaxPatternBytes);
+  // What is much longer than any name is equally far from all of them.
+  size_t longest = 0;
+  for (const HookPoint& point : points_) longest = std::max(longest, point.name.size());
+  name = name.substr(0, 2 * longest);
   std::vector<std::pair<int, int>> distances;  // distance, index
   distances.reserve(points_.size());
   for (int i = 0; i < size(); ++i) distances.emplace_back(EditDistance(name, points_[i].name), i);

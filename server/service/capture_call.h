@@ -16,6 +16,7 @@
 #include "server/base/steady.h"
 #include "server/capture/capture.h"
 #include "server/service/capture_response_encoder.h"
+#include "server/service/exceptions.h"
 #include "server/service/shared_memory.h"
 #include "server/service/status_mapping.h"
 #include "server/service/wake_queue.h"
@@ -39,25 +40,29 @@ class CaptureCall : public Reactor, public std::enable_shared_from_this<CaptureC
   void Keep() { self_ = this->shared_from_this(); }
 
   void OnWriteDone(bool /*ok: false means a cancelled call, which OnCancel tells*/) final {
-    {
-      absl::MutexLock lock(&mutex_);
-      writing_ = false;
-      capture_->AddWireTime(SteadyNow() - write_start_);
-      message_.Clear();
-    }
-    Advance();
+    Guard([this] {
+      {
+        absl::MutexLock lock(&mutex_);
+        writing_ = false;
+        capture_->AddWireTime(SteadyNow() - write_start_);
+        message_.Clear();
+      }
+      Advance();
+    });
   }
 
   // The client cancelled or is gone, or its deadline passed.
   void OnCancel() final {
-    std::shared_ptr<Capture> capture;
-    {
-      absl::MutexLock lock(&mutex_);
-      cancelled_ = true;
-      capture = capture_;
-    }
-    if (capture != nullptr) capture->Cancel();
-    Advance();
+    Guard([this] {
+      std::shared_ptr<Capture> capture;
+      {
+        absl::MutexLock lock(&mutex_);
+        cancelled_ = true;
+        capture = capture_;
+      }
+      if (capture != nullptr) capture->Cancel();
+      Advance();
+    });
   }
 
   void OnDone() final {
@@ -79,6 +84,13 @@ class CaptureCall : public Reactor, public std::enable_shared_from_this<CaptureC
   }
 
  protected:
+  // Runs `action`; an exception ends the call with INTERNAL, once what is being written is.
+  template <typename Action>
+  void Guard(Action action) {
+    absl::Status status = CatchExceptions("a capture's call", action);
+    if (!status.ok()) Refuse(std::move(status));
+  }
+
   // For Engine::Start.
   CaptureCallbacks callbacks() {
     return {/*on_ready=*/[this] { Wake(&CaptureCall::Advance); },
@@ -95,7 +107,7 @@ class CaptureCall : public Reactor, public std::enable_shared_from_this<CaptureC
     Advance();
   }
 
-  // Ends the call, which has no capture.
+  // Ends the call without a summary.
   void Refuse(absl::Status status) {
     {
       absl::MutexLock lock(&mutex_);
@@ -128,7 +140,7 @@ class CaptureCall : public Reactor, public std::enable_shared_from_this<CaptureC
 
   // On the engine's threads, or on those of whoever it is that lets go of slabs.
   void Wake(void (CaptureCall::*action)()) {
-    wakes_->Post([self = this->shared_from_this(), action] { (self.get()->*action)(); });
+    wakes_->Post([self = this->shared_from_this(), action] { self->Guard([&] { (self.get()->*action)(); }); });
   }
 
   // Starts the next write or ends the call, if it is time for either.
@@ -187,8 +199,8 @@ class CaptureCall : public Reactor, public std::enable_shared_from_this<CaptureC
 
   void Write(grpc::ByteBuffer message) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     message_.Swap(&message);
-    writing_ = true;
     this->StartWrite(&message_);
+    writing_ = true;  // which OnWriteDone ends, after the mutex is free
   }
 
   void WriteEnd(CaptureEnded ended) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {

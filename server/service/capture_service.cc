@@ -9,6 +9,7 @@
 #include "grpcpp/support/slice.h"
 #include "server/base/status.h"
 #include "server/service/capture_call.h"
+#include "server/service/exceptions.h"
 #include "server/service/peer_address.h"
 #include "server/service/request_parser.h"
 
@@ -28,18 +29,12 @@ absl::StatusOr<std::shared_ptr<Capture>> Start(Engine& engine, Recorder* recorde
   return recorder->Record(name, std::move(request), address, std::move(callbacks));
 }
 
-absl::StatusOr<CaptureEstimate> Estimate(const Engine& engine, const grpc::ByteBuffer& message) {
-  ASSIGN_OR_RETURN(CaptureRequest request, ParseEstimateCaptureRequest(message, engine.options().token_limits()));
-  ASSIGN_OR_RETURN(const CapturePlan plan, engine.Plan(std::move(request)));
-  return engine.Estimate(plan);
-}
-
 class UnaryCaptureCall final : public CaptureCall<grpc::ServerWriteReactor<grpc::ByteBuffer>> {
  public:
   using CaptureCall::CaptureCall;
 
   void Begin(Engine& engine, Recorder* recorder, const std::string& address, const grpc::ByteBuffer& message) {
-    absl::Status status = StartCapture(engine, recorder, address, message);
+    absl::Status status = CatchExceptions("Capture", [&] { return StartCapture(engine, recorder, address, message); });
     if (!status.ok()) Refuse(std::move(status));
   }
 
@@ -65,6 +60,11 @@ class StreamedCaptureCall final : public CaptureCall<grpc::ServerBidiReactor<grp
   void Begin() { StartRead(&input_); }
 
   void OnReadDone(bool ok) override {
+    Guard([this, ok] { HandleRead(ok); });
+  }
+
+ private:
+  void HandleRead(bool ok) {
     const std::shared_ptr<Capture> running = capture();
     if (running == nullptr) {
       absl::Status status = ok ? StartCapture() : FirstMessageMissing("the stream ended");
@@ -77,7 +77,6 @@ class StreamedCaptureCall final : public CaptureCall<grpc::ServerBidiReactor<grp
     }
   }
 
- private:
   static absl::Status FirstMessageMissing(absl::string_view instead) {
     return InvalidField("request", absl::StrCat("must be the first message of the stream; ", instead));
   }
@@ -165,27 +164,25 @@ grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* CaptureServiceImpl:
 grpc::ServerUnaryReactor* CaptureServiceImpl::EstimateCapture(grpc::CallbackServerContext* context,
                                                               const grpc::ByteBuffer* request,
                                                               grpc::ByteBuffer* response) {
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  const absl::StatusOr<CaptureEstimate> estimate = Estimate(*engine_, *request);
-  if (!estimate.ok()) {
-    reactor->Finish(ToGrpc(estimate.status()));
-    return reactor;
-  }
-  v1::EstimateCaptureResponse message;
-  for (const CaptureEstimate::HookPoint& hook_point : estimate->hook_points) {
-    v1::HookPointEstimate& out = *message.add_hook_points();
-    out.set_hook_point(hook_point.name);
-    out.set_rows(hook_point.rows);
-    out.set_bytes(hook_point.bytes);
-  }
-  message.set_sequences(estimate->sequences);
-  message.set_tokens(estimate->tokens);
-  message.set_bytes(estimate->bytes);
-  if (estimate->time.has_value()) message.set_seconds(absl::ToDoubleSeconds(*estimate->time));
-  grpc::Slice encoded(message.SerializeAsString());
-  *response = grpc::ByteBuffer(&encoded, 1);
-  reactor->Finish(grpc::Status::OK);
-  return reactor;
+  return AnswerCall(context, "EstimateCapture", [&]() -> absl::Status {
+    ASSIGN_OR_RETURN(CaptureRequest parsed, ParseEstimateCaptureRequest(*request, engine_->options().token_limits()));
+    ASSIGN_OR_RETURN(const CapturePlan plan, engine_->Plan(std::move(parsed)));
+    const CaptureEstimate estimate = engine_->Estimate(plan);
+    v1::EstimateCaptureResponse message;
+    for (const CaptureEstimate::HookPoint& hook_point : estimate.hook_points) {
+      v1::HookPointEstimate& out = *message.add_hook_points();
+      out.set_hook_point(hook_point.name);
+      out.set_rows(hook_point.rows);
+      out.set_bytes(hook_point.bytes);
+    }
+    message.set_sequences(estimate.sequences);
+    message.set_tokens(estimate.tokens);
+    message.set_bytes(estimate.bytes);
+    if (estimate.time.has_value()) message.set_seconds(absl::ToDoubleSeconds(*estimate.time));
+    grpc::Slice encoded(message.SerializeAsString());
+    *response = grpc::ByteBuffer(&encoded, 1);
+    return absl::OkStatus();
+  });
 }
 
 }  // namespace hookline

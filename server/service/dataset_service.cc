@@ -3,7 +3,8 @@
 #include <string>
 
 #include "absl/status/statusor.h"
-#include "server/service/status_mapping.h"
+#include "server/base/status.h"
+#include "server/service/exceptions.h"
 
 namespace hookline {
 namespace {
@@ -22,19 +23,18 @@ void Describe(const Dataset& dataset, v1::Dataset* out) {
 grpc::ServerUnaryReactor* DatasetServiceImpl::ListDatasets(grpc::CallbackServerContext* context,
                                                            const v1::ListDatasetsRequest* /*request*/,
                                                            v1::ListDatasetsResponse* response) {
-  for (const Dataset* dataset : engine_->datasets()) Describe(*dataset, response->add_datasets());
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  reactor->Finish(grpc::Status::OK);
-  return reactor;
+  return AnswerCall(context, "ListDatasets", [&] {
+    for (const Dataset* dataset : engine_->datasets()) Describe(*dataset, response->add_datasets());
+  });
 }
 
 grpc::ServerUnaryReactor* DatasetServiceImpl::GetDataset(grpc::CallbackServerContext* context,
                                                          const v1::GetDatasetRequest* request, v1::Dataset* response) {
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  absl::StatusOr<const Dataset*> dataset = engine_->FindDataset(request->name());
-  if (dataset.ok()) Describe(**dataset, response);
-  reactor->Finish(ToGrpc(dataset.status()));
-  return reactor;
+  return AnswerCall(context, "GetDataset", [&]() -> absl::Status {
+    ASSIGN_OR_RETURN(const Dataset* dataset, engine_->FindDataset(request->name()));
+    Describe(*dataset, response);
+    return absl::OkStatus();
+  });
 }
 
 }  // namespace hookline

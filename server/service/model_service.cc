@@ -1,8 +1,9 @@
 #include "server/service/model_service.h"
 
 #include "absl/status/statusor.h"
+#include "server/base/status.h"
+#include "server/service/exceptions.h"
 #include "server/service/request_conversion.h"
-#include "server/service/status_mapping.h"
 
 namespace hookline {
 namespace {
@@ -30,28 +31,25 @@ void Describe(const ModelInfo& info, v1::Model* out) {
 grpc::ServerUnaryReactor* ModelServiceImpl::ListModels(grpc::CallbackServerContext* context,
                                                        const v1::ListModelsRequest* /*request*/,
                                                        v1::ListModelsResponse* response) {
-  for (const Model* model : engine_->models()) Describe(model->info(), response->add_models());
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  reactor->Finish(grpc::Status::OK);
-  return reactor;
+  return AnswerCall(context, "ListModels", [&] {
+    for (const Model* model : engine_->models()) Describe(model->info(), response->add_models());
+  });
 }
 
 grpc::ServerUnaryReactor* ModelServiceImpl::GetModel(grpc::CallbackServerContext* context,
                                                      const v1::GetModelRequest* request, v1::Model* response) {
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  absl::StatusOr<const Model*> model = engine_->FindModel(request->name());
-  if (model.ok()) {
-    Describe((*model)->info(), response);
-    for (const HookPoint& hook_point : (*model)->hook_points().all()) {
+  return AnswerCall(context, "GetModel", [&]() -> absl::Status {
+    ASSIGN_OR_RETURN(const Model* model, engine_->FindModel(request->name()));
+    Describe(model->info(), response);
+    for (const HookPoint& hook_point : model->hook_points().all()) {
       v1::HookPoint& out = *response->add_hook_points();
       out.set_name(hook_point.name);
       out.set_width(static_cast<int32_t>(hook_point.width));
       out.set_layer(hook_point.layer);
       out.set_description(hook_point.description);
     }
-  }
-  reactor->Finish(ToGrpc(model.status()));
-  return reactor;
+    return absl::OkStatus();
+  });
 }
 
 }  // namespace hookline

@@ -2,10 +2,12 @@
 
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "grpcpp/impl/codegen/proto_utils.h"
 #include "grpcpp/support/slice.h"
 #include "server/base/status.h"
 #include "server/service/capture_response_encoder.h"
+#include "server/service/exceptions.h"
 #include "server/service/recording_conversion.h"
 #include "server/service/request_parser.h"
 #include "server/service/status_mapping.h"
@@ -15,6 +17,8 @@ namespace {
 
 // Of a recording that is damaged all over, enough to see that it is.
 constexpr int kMaxDamagedShards = 1000;
+// Those that wait for their turn hold little, but one client should not keep others waiting for hours.
+constexpr int kMaxVerifications = 256;
 
 v1::PersistDisposition ToProto(PersistDisposition disposition) {
   switch (disposition) {
@@ -34,7 +38,7 @@ v1::PersistDisposition ToProto(PersistDisposition disposition) {
 
 void PersistCall::Begin(const std::string& address, const grpc::ByteBuffer& request) {
   self_ = shared_from_this();
-  absl::Status status = Persist(address, request);
+  absl::Status status = CatchExceptions("Persist", [&] { return Persist(address, request); });
   {
     absl::MutexLock lock(&mutex_);
     refusal_ = std::move(status);
@@ -117,6 +121,16 @@ v1::PersistResponse PersistCall::Message(const RecordingSession::Progress& progr
 }
 
 void PersistCall::Advance() {
+  const absl::Status status = CatchExceptions("Persist", [this] { TryAdvance(); });
+  if (status.ok()) return;
+  absl::MutexLock lock(&mutex_);
+  refusal_ = status;
+  if (writing_ || finished_) return;
+  finished_ = true;
+  Finish(ToGrpc(status));
+}
+
+void PersistCall::TryAdvance() {
   absl::MutexLock lock(&mutex_);
   if (writing_ || finished_ || !began_) return;
   if (cancelled_) {
@@ -148,8 +162,8 @@ void PersistCall::Advance() {
     finished_ = true;
     return StartWriteAndFinish(&message_, grpc::WriteOptions(), ToGrpc(progress.status));
   }
-  writing_ = true;
   StartWrite(&message_);
+  writing_ = true;  // which OnWriteDone ends, after the mutex is free
 }
 
 void StopCall::Begin(const std::string& name) {
@@ -170,10 +184,11 @@ void StopCall::FinishIfEnded() {
   absl::MutexLock lock(&mutex_);
   if (finished_ || (session_ != nullptr && !session_->progress().ended)) return;
   finished_ = true;
-  const auto manifest = recorder_->catalog().Get(name_);
-  if (!manifest.ok()) return Finish(ToGrpc(manifest.status()));
-  *response_ = ToProto(**manifest, RecordingView::kFull);
-  Finish(grpc::Status::OK);
+  Finish(ToGrpc(CatchExceptions("StopRecording", [this]() -> absl::Status {
+    ASSIGN_OR_RETURN(const std::shared_ptr<const Manifest> manifest, recorder_->catalog().Get(name_));
+    *response_ = ToProto(*manifest, RecordingView::kFull);
+    return absl::OkStatus();
+  })));
 }
 
 void StopCall::OnDone() {
@@ -192,11 +207,18 @@ void StopCall::OnDone() {
 void VerifyCall::Begin(const std::string& name) {
   self_ = shared_from_this();
   name_ = name;
+  if (const int others = (*running_)++; others >= kMaxVerifications) {
+    return End(ToGrpc(absl::ResourceExhaustedError(
+        absl::StrCat(others, " verifications run or wait, of at most ", kMaxVerifications, "; try again later"))));
+  }
   Post(&VerifyCall::Open);
 }
 
 void VerifyCall::Post(void (VerifyCall::*action)()) {
-  disk_->Post([self = shared_from_this(), action] { (self.get()->*action)(); });
+  disk_->Post([self = shared_from_this(), action] {
+    const absl::Status status = CatchExceptions("VerifyRecording", [&] { (self.get()->*action)(); });
+    if (!status.ok()) self->End(ToGrpc(status));
+  });
 }
 
 void VerifyCall::OnCancel() {
@@ -242,7 +264,7 @@ void VerifyCall::End(grpc::Status status) { Finish(std::move(status)); }
 
 void ReadCall::Begin(Recorder* recorder, WakeQueue* disk, grpc::ByteBuffer message) {
   disk->Post([self = shared_from_this(), this, recorder, disk, message = std::move(message)] {
-    absl::Status status = Open(recorder->catalog(), disk, message);
+    absl::Status status = CatchExceptions("ReadRecording", [&] { return Open(recorder->catalog(), disk, message); });
     if (!status.ok()) Refuse(std::move(status));
   });
 }

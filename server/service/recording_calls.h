@@ -2,6 +2,7 @@
 #ifndef HOOKLINE_SERVER_SERVICE_RECORDING_CALLS_H_
 #define HOOKLINE_SERVER_SERVICE_RECORDING_CALLS_H_
 
+#include <atomic>
 #include <memory>
 #include <optional>
 #include <string>
@@ -35,6 +36,7 @@ class PersistCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
  private:
   absl::Status Persist(const std::string& address, const grpc::ByteBuffer& request);
   void Advance();
+  void TryAdvance();
   v1::PersistResponse Message(const RecordingSession::Progress& progress) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void AddRecording(v1::PersistResponse& response) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
@@ -80,17 +82,21 @@ class StopCall final : public grpc::ServerUnaryReactor, public std::enable_share
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
-// Checks a recording shard by shard, on `disk`'s threads.
+// Checks a recording shard by shard, on `disk`'s threads. `running` counts the calls there are.
 class VerifyCall final : public grpc::ServerWriteReactor<v1::VerifyRecordingResponse>,
                          public std::enable_shared_from_this<VerifyCall> {
  public:
-  VerifyCall(Recorder* recorder, WakeQueue* disk) : recorder_(recorder), disk_(disk) {}
+  VerifyCall(Recorder* recorder, WakeQueue* disk, std::atomic<int>* running)
+      : recorder_(recorder), disk_(disk), running_(running) {}
 
   void Begin(const std::string& name);
 
   void OnWriteDone(bool ok) override;
   void OnCancel() override;
-  void OnDone() override { self_.reset(); }
+  void OnDone() override {
+    --*running_;
+    self_.reset();
+  }
 
  private:
   void Post(void (VerifyCall::*action)());
@@ -100,6 +106,7 @@ class VerifyCall final : public grpc::ServerWriteReactor<v1::VerifyRecordingResp
 
   Recorder* const recorder_;
   WakeQueue* const disk_;
+  std::atomic<int>* const running_;
   std::shared_ptr<VerifyCall> self_;  // until OnDone
   std::string name_;
   // One action at a time, and gRPC with the message in between.

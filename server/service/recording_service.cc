@@ -6,10 +6,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "server/base/status.h"
+#include "server/service/exceptions.h"
 #include "server/service/peer_address.h"
 #include "server/service/recording_calls.h"
 #include "server/service/recording_conversion.h"
-#include "server/service/status_mapping.h"
 
 namespace hookline {
 namespace {
@@ -48,19 +48,17 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* RecordingServiceImpl::Persist(grpc::
 grpc::ServerUnaryReactor* RecordingServiceImpl::ListRecordings(grpc::CallbackServerContext* context,
                                                                const v1::ListRecordingsRequest* request,
                                                                v1::ListRecordingsResponse* response) {
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  reactor->Finish(ToGrpc(List(recorder_->catalog(), *request, response)));
-  return reactor;
+  return AnswerCall(context, "ListRecordings", [&] { return List(recorder_->catalog(), *request, response); });
 }
 
 grpc::ServerUnaryReactor* RecordingServiceImpl::GetRecording(grpc::CallbackServerContext* context,
                                                              const v1::GetRecordingRequest* request,
                                                              v1::Recording* response) {
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  const auto manifest = recorder_->catalog().Get(request->name());
-  if (manifest.ok()) *response = ToProto(**manifest, RecordingView::kFull);
-  reactor->Finish(ToGrpc(manifest.status()));
-  return reactor;
+  return AnswerCall(context, "GetRecording", [&]() -> absl::Status {
+    ASSIGN_OR_RETURN(const std::shared_ptr<const Manifest> manifest, recorder_->catalog().Get(request->name()));
+    *response = ToProto(*manifest, RecordingView::kFull);
+    return absl::OkStatus();
+  });
 }
 
 grpc::ServerUnaryReactor* RecordingServiceImpl::StopRecording(grpc::CallbackServerContext* /*context*/,
@@ -77,16 +75,18 @@ grpc::ServerUnaryReactor* RecordingServiceImpl::DeleteRecording(grpc::CallbackSe
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   // `response` and the reactor are there until Finish.
   disk_.Post([this, reactor, response, name = request->name()] {
-    const absl::StatusOr<int64_t> bytes = recorder_->catalog().Delete(name);
-    if (bytes.ok()) response->set_bytes(*bytes);
-    reactor->Finish(ToGrpc(bytes.status()));
+    reactor->Finish(ToGrpc(CatchExceptions("DeleteRecording", [&]() -> absl::Status {
+      ASSIGN_OR_RETURN(const int64_t bytes, recorder_->catalog().Delete(name));
+      response->set_bytes(bytes);
+      return absl::OkStatus();
+    })));
   });
   return reactor;
 }
 
 grpc::ServerWriteReactor<v1::VerifyRecordingResponse>* RecordingServiceImpl::VerifyRecording(
     grpc::CallbackServerContext* /*context*/, const v1::VerifyRecordingRequest* request) {
-  auto call = std::make_shared<VerifyCall>(recorder_, &disk_);
+  auto call = std::make_shared<VerifyCall>(recorder_, &verify_, &verifications_);
   call->Begin(request->name());
   return call.get();
 }

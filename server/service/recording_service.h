@@ -2,6 +2,8 @@
 #ifndef HOOKLINE_SERVER_SERVICE_RECORDING_SERVICE_H_
 #define HOOKLINE_SERVER_SERVICE_RECORDING_SERVICE_H_
 
+#include <atomic>
+
 #include "hookline/v1/recording_service.grpc.pb.h"
 #include "server/recorder/recorder.h"
 #include "server/service/shared_memory_listener.h"
@@ -44,6 +46,9 @@ class RecordingServiceImpl final : public RawRecordingService {
   SharedMemoryListener* const memories_;
   WakeQueue wakes_;
   WakeQueue disk_;  // what waits for a disk must not hold up what is woken
+  // Verifications read whole recordings, so they have a thread of their own, on which they take turns shard by shard.
+  WakeQueue verify_{1};
+  std::atomic<int> verifications_{0};
 };
 
 }  // namespace hookline

@@ -9,6 +9,7 @@
 #define HOOKLINE_SERVER_SERVICE_SERVER_H_
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -23,8 +24,22 @@ namespace hookline {
 struct ServerOptions {
   // HOST:PORT or unix:PATH; port 0: any free one. No TLS, no authentication: whoever reaches an address may use it.
   std::vector<std::string> listen = {"127.0.0.1:7471"};
+  // Connections at a time, in all and from one address; more are closed at once. Never more than half of the
+  // descriptors that the process may have.
+  int max_connections = 512;
+  int max_connections_per_address = 256;
+  // A connection without calls is closed after this long. Clients of gRPC make another at their next call.
+  absl::Duration connection_idle = absl::Minutes(5);
+  // From a connection's start until it is one of HTTP/2; clients need two round trips.
+  absl::Duration handshake_timeout = absl::Seconds(10);
+  // Called once, from a thread of the server's, if it cannot accept connections any more. Those that are there go on,
+  // but only ending the process helps.
+  std::function<void(absl::Status)> on_lost = [](const absl::Status&) {};
   // The largest request message. 16 Mi token ids below 2^21 take 48 MiB.
   int64_t max_request_bytes = int64_t{64} << 20;
+  // Memory of gRPC's own for what comes in: messages that are not whole yet, and the connections themselves. Beyond it
+  // gRPC refuses calls and closes connections, those without calls first.
+  int64_t max_incoming_bytes = int64_t{512} << 20;
   // Calls at a time on one connection; more wait in the client.
   int max_calls_per_connection = 1024;
   // A connection on which nothing came for so long is asked for a sign of life, and closed when none comes for a third
@@ -51,6 +66,8 @@ class Server {
 
   // The port of each of ServerOptions::listen; 1 for a unix socket.
   virtual const std::vector<int>& ports() const = 0;
+  // Whether only this machine reaches ServerOptions::listen[index].
+  virtual bool is_loopback(size_t index) const = 0;
 
   // Ends in good order: health says NOT_SERVING, new captures are refused, those that run may end until `deadline` and
   // are then ended with a summary; calls that have not taken theirs five seconds later are cancelled. Returns when no

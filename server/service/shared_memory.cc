@@ -19,13 +19,14 @@ constexpr int64_t kPageBytes = 4096;
 // The size of the memory, if writing to a mapping of it cannot fail: a file that shrinks under a mapping, or huge pages
 // that run out, would end the process.
 absl::StatusOr<int64_t> SafeBytes(int descriptor) {
-  struct statfs file_system;
-  if (fstatfs(descriptor, &file_system) != 0 || file_system.f_type != TMPFS_MAGIC) {
-    return absl::FailedPreconditionError("it is no memory file");
-  }
+  // First, since it asks no file system, which could answer when it likes: only memory has seals.
   constexpr int kWanted = F_SEAL_SHRINK | F_SEAL_GROW;
   const int seals = fcntl(descriptor, F_GET_SEALS);
-  if (seals < 0 || (seals & kWanted) != kWanted) return absl::FailedPreconditionError("it is not sealed");
+  if (seals < 0 || (seals & kWanted) != kWanted) return absl::FailedPreconditionError("it is not sealed memory");
+  struct statfs file_system;
+  if (fstatfs(descriptor, &file_system) != 0 || file_system.f_type != TMPFS_MAGIC) {
+    return absl::FailedPreconditionError("it is memory of huge pages");
+  }
   struct stat file;
   if (fstat(descriptor, &file) != 0) return absl::FailedPreconditionError("it has no size");
   if (file.st_size < SharedMemory::kMinBytes || file.st_size > SharedMemory::kMaxBytes ||

@@ -16,6 +16,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "server/base/descriptor_limit.h"
 #include "spdlog/spdlog.h"
 
 namespace hookline {
@@ -26,9 +27,16 @@ constexpr char kMagic[] = "HKLNSHM1";
 constexpr size_t kMagicBytes = 8;
 constexpr size_t kOfferBytes = 24;
 constexpr size_t kReleaseBytes = 8;
-// Connections that offer nothing cost a descriptor each; calls are far fewer.
-constexpr size_t kMaxConnections = 1024;
-constexpr absl::Duration kDescriptorWait = absl::Milliseconds(100);
+// Four times the calls that can run by default; a client beyond them waits, and then has its values sent. Fewer where
+// they would take more than an eighth of the process's descriptors: the most that are open, being closed included.
+constexpr size_t kMaxConnections = 256;
+constexpr int64_t kDescriptorsPerConnection = 8;
+// Between looks at whether there is room again, or a descriptor.
+constexpr absl::Duration kRoomWait = absl::Milliseconds(100);
+// From its connection until an offer is whole. Clients of ours wait for two seconds.
+constexpr absl::Duration kOfferTime = absl::Seconds(5);
+// The most that the kernel lets one message bring (SCM_MAX_FD), so that none is cut off and lost sight of.
+constexpr size_t kMaxDescriptorsInMessage = 253;
 // Pieces are about a megabyte: this many releases at once are more than there are.
 constexpr size_t kReceiveBytes = 4096;
 
@@ -62,7 +70,7 @@ SharedMemoryListener::~SharedMemoryListener() {
     thread_.join();
   }
   while (!connections_.empty()) Close(connections_.begin()->first);
-  for (int listener : listeners_) close(listener);
+  for (int listener : listeners_) closer_.Close(listener);  // with who waits to be accepted
   if (stop_ >= 0) close(stop_);
   if (epoll_ >= 0) close(epoll_);
 }
@@ -97,42 +105,78 @@ std::shared_ptr<SharedMemory> SharedMemoryListener::Take(absl::string_view key) 
 void SharedMemoryListener::Run() {
   std::array<epoll_event, 64> events;
   while (true) {
-    const int count = epoll_wait(epoll_, events.data(), static_cast<int>(events.size()), -1);
+    // A time limit only while something depends on the time.
+    const bool has_offers = std::any_of(connections_.begin(), connections_.end(),
+                                        [](const auto& entry) { return entry.second->memory == nullptr; });
+    const int timeout = HasRoom() && !has_offers ? -1 : static_cast<int>(absl::ToInt64Milliseconds(kRoomWait));
+    const int count = epoll_wait(epoll_, events.data(), static_cast<int>(events.size()), timeout);
+    CloseLateOffers();
     for (int i = 0; i < count; ++i) {
       const int descriptor = events[static_cast<size_t>(i)].data.fd;
       if (descriptor == stop_) return;
       if (std::find(listeners_.begin(), listeners_.end(), descriptor) != listeners_.end()) {
-        Accept(descriptor);
-      } else if (!Receive(*connections_.at(descriptor))) {
-        Close(descriptor);
+        if (HasRoom()) Accept(descriptor);
+      } else if (const auto found = connections_.find(descriptor); found != connections_.end()) {
+        if (!Receive(*found->second)) Close(descriptor);
       }
     }
   }
+}
+
+// Who is accepted too much would have to be closed, which is not for this thread to wait for. So they stay where they
+// are, in the kernel.
+bool SharedMemoryListener::HasRoom() {
+  const size_t most =
+      std::min<size_t>(kMaxConnections, std::max<int64_t>(1, DescriptorLimit() / kDescriptorsPerConnection));
+  const bool has_room = connections_.size() + closer_.pending() < most;
+  if (has_room == is_listening_) return has_room;
+  is_listening_ = has_room;
+  for (int listener : listeners_) {
+    epoll_event event = {};
+    event.events = EPOLLIN;
+    event.data.fd = listener;
+    epoll_ctl(epoll_, has_room ? EPOLL_CTL_ADD : EPOLL_CTL_DEL, listener, &event);
+  }
+  return has_room;
+}
+
+void SharedMemoryListener::CloseLateOffers() {
+  const absl::Time now = absl::Now();
+  std::vector<int> late;
+  for (const auto& [socket, connection] : connections_) {
+    if (connection->memory == nullptr && connection->offer_deadline < now) late.push_back(socket);
+  }
+  for (int socket : late) Close(socket);
 }
 
 void SharedMemoryListener::Accept(int listener) {
   const int socket = accept4(listener, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
   if (socket < 0) {
     // Without descriptors the connection keeps waiting, and epoll keeps saying so.
-    if (errno == EMFILE || errno == ENFILE) absl::SleepFor(kDescriptorWait);
+    if (errno == EMFILE || errno == ENFILE) absl::SleepFor(kRoomWait);
     return;
   }
+  // Others could neither read the values nor map what is offered, but they could keep this thread busy.
+  ucred peer = {};
+  socklen_t length = sizeof peer;
   epoll_event event = {};
   event.events = EPOLLIN;
   event.data.fd = socket;
-  if (connections_.size() >= kMaxConnections || epoll_ctl(epoll_, EPOLL_CTL_ADD, socket, &event) != 0) {
-    close(socket);
+  if (getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0 || peer.uid != geteuid() ||
+      epoll_ctl(epoll_, EPOLL_CTL_ADD, socket, &event) != 0) {
+    closer_.Close(socket);
     return;
   }
   auto connection = std::make_unique<Connection>();
   connection->socket = socket;
+  connection->offer_deadline = absl::Now() + kOfferTime;
   connections_.emplace(socket, std::move(connection));
 }
 
 bool SharedMemoryListener::Receive(Connection& connection) {
   std::array<uint8_t, kReceiveBytes> bytes;
   iovec data = {bytes.data(), connection.memory == nullptr ? kOfferBytes - connection.input_bytes : bytes.size()};
-  alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> control;
+  alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int) * kMaxDescriptorsInMessage)> control;
   msghdr message = {};
   message.msg_iov = &data;
   message.msg_iovlen = 1;
@@ -140,18 +184,7 @@ bool SharedMemoryListener::Receive(Connection& connection) {
   message.msg_controllen = control.size();
   const ssize_t received = recvmsg(connection.socket, &message, MSG_CMSG_CLOEXEC);
   if (received < 0) return errno == EAGAIN || errno == EINTR;
-  for (cmsghdr* header = CMSG_FIRSTHDR(&message); header != nullptr; header = CMSG_NXTHDR(&message, header)) {
-    if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
-    int descriptor;
-    std::memcpy(&descriptor, CMSG_DATA(header), sizeof descriptor);
-    // One for each offer.
-    if (connection.descriptor >= 0 || connection.memory != nullptr) {
-      close(descriptor);
-      return false;
-    }
-    connection.descriptor = descriptor;
-  }
-  if (received == 0) return false;
+  if (!TakeDescriptors(connection, message) || received == 0) return false;
   for (ssize_t at = 0; at < received;) {
     const size_t whole = connection.memory == nullptr ? kOfferBytes : kReleaseBytes;
     const size_t count = std::min(whole - connection.input_bytes, static_cast<size_t>(received - at));
@@ -171,11 +204,30 @@ bool SharedMemoryListener::Receive(Connection& connection) {
   return true;
 }
 
+bool SharedMemoryListener::TakeDescriptors(Connection& connection, msghdr& message) {
+  std::vector<int> descriptors;
+  for (cmsghdr* header = CMSG_FIRSTHDR(&message); header != nullptr; header = CMSG_NXTHDR(&message, header)) {
+    if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
+    const size_t count = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+    const size_t before = descriptors.size();
+    descriptors.resize(before + count);
+    std::memcpy(descriptors.data() + before, CMSG_DATA(header), count * sizeof(int));
+  }
+  if (descriptors.empty()) return (message.msg_flags & MSG_CTRUNC) == 0;
+  // One for each offer.
+  if (descriptors.size() == 1 && (message.msg_flags & MSG_CTRUNC) == 0 && connection.descriptor < 0 &&
+      connection.memory == nullptr) {
+    connection.descriptor = descriptors[0];
+    return true;
+  }
+  for (int descriptor : descriptors) closer_.Close(descriptor);
+  return false;
+}
+
 bool SharedMemoryListener::TakeOffer(Connection& connection) {
   if (connection.descriptor < 0 || std::memcmp(connection.input.data(), kMagic, kMagicBytes) != 0) return false;
   auto memory = SharedMemory::Map(connection.descriptor, mapped_bytes_, max_bytes_);
-  close(connection.descriptor);
-  connection.descriptor = -1;
+  closer_.Close(std::exchange(connection.descriptor, -1));
   if (!memory.ok()) {
     spdlog::debug("a client's shared memory is not used: {}", std::string(memory.status().message()));
     return false;
@@ -202,8 +254,11 @@ void SharedMemoryListener::Close(int socket) {
     }
     connection.memory->Close();
   }
-  if (connection.descriptor >= 0) close(connection.descriptor);
-  close(socket);
+  if (connection.descriptor >= 0) closer_.Close(connection.descriptor);
+  epoll_ctl(epoll_, EPOLL_CTL_DEL, socket, nullptr);
+  // The client is told at once, however long the close takes.
+  shutdown(socket, SHUT_RDWR);
+  closer_.Close(socket);
 }
 
 }  // namespace hookline

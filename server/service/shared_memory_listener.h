@@ -2,6 +2,8 @@
 #ifndef HOOKLINE_SERVER_SERVICE_SHARED_MEMORY_LISTENER_H_
 #define HOOKLINE_SERVER_SERVICE_SHARED_MEMORY_LISTENER_H_
 
+#include <sys/socket.h>
+
 #include <array>
 #include <atomic>
 #include <cstdint>
@@ -14,7 +16,9 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
 #include "grpcpp/server_context.h"
+#include "server/service/descriptor_closer.h"
 #include "server/service/shared_memory.h"
 
 namespace hookline {
@@ -29,7 +33,8 @@ class SharedMemoryListener {
   SharedMemoryListener& operator=(const SharedMemoryListener&) = delete;
 
   // Begins to listen for the clients of each of these TCP ports, once; at most `max_bytes` of theirs are mapped at a
-  // time. A port for which that is not possible is left out: values then go over the wire.
+  // time. Only clients of the server's own user are heard. A port for which that is not possible is left out: values
+  // then go over the wire.
   void Listen(const std::vector<int>& ports, int64_t max_bytes);
 
   // The memory offered under a key of 32 hexadecimal digits, once; null if there is none.
@@ -42,21 +47,29 @@ class SharedMemoryListener {
     std::array<uint8_t, 24> input;
     size_t input_bytes = 0;
     int descriptor = -1;  // until the offer is whole
-    std::string key;      // in hexadecimal digits
+    absl::Time offer_deadline;
+    std::string key;  // in hexadecimal digits
     std::shared_ptr<SharedMemory> memory;
   };
 
   void ListenFor(int port);
   void Run();
+  // Whether another connection may be accepted; listens or not accordingly.
+  bool HasRoom();
   void Accept(int listener);
   // Takes what has come; false when the connection is to be closed.
   bool Receive(Connection& connection);
+  // Takes the descriptors that came with a message; false if they are not the one of an offer.
+  bool TakeDescriptors(Connection& connection, msghdr& message);
   bool TakeOffer(Connection& connection);
+  void CloseLateOffers();
   void Close(int socket);
 
   int64_t max_bytes_ = 0;
   const std::shared_ptr<std::atomic<int64_t>> mapped_bytes_ = std::make_shared<std::atomic<int64_t>>(0);
+  DescriptorCloser closer_;
   std::vector<int> listeners_;
+  bool is_listening_ = true;  // the thread's
   int epoll_ = -1;
   // Readable when the thread is to end.
   int stop_ = -1;

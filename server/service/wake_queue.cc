@@ -3,16 +3,9 @@
 #include <utility>
 
 namespace hookline {
-namespace {
 
-// One writes at about 4 GB/s, and is needed only while the engine is slower than the wire: otherwise a call goes on
-// from gRPC's threads. The second keeps a call with little to send from waiting for one with much.
-constexpr int kThreads = 2;
-
-}  // namespace
-
-WakeQueue::WakeQueue() {
-  for (int i = 0; i < kThreads; ++i) threads_.emplace_back([this] { Run(); });
+WakeQueue::WakeQueue(int threads) {
+  for (int i = 0; i < threads; ++i) threads_.emplace_back([this] { Run(); });
 }
 
 WakeQueue::~WakeQueue() {

@@ -17,7 +17,7 @@ namespace hookline {
 // which is what starting a write does. Thread-safe.
 class WakeQueue {
  public:
-  WakeQueue();
+  explicit WakeQueue(int threads = kDefaultThreads);
   // Runs what was posted before.
   ~WakeQueue();
   WakeQueue(const WakeQueue&) = delete;
@@ -28,6 +28,10 @@ class WakeQueue {
   void Post(std::function<void()> action);
 
  private:
+  // One writes at about 4 GB/s, and is needed only while the engine is slower than the wire: otherwise a call goes on
+  // from gRPC's threads. The second keeps a call with little to send from waiting for one with much.
+  static constexpr int kDefaultThreads = 2;
+
   void Run();
 
   absl::Mutex mutex_;

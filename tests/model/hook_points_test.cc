@@ -1,9 +1,11 @@
 #include "server/model/hook_points.h"
 
+#include <random>
 #include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "server/base/status.h"
@@ -146,8 +148,51 @@ TEST(HookPointsTest, WhatAHostileClientSendsIsAnsweredShortly) {
   ExpectRefused(TwelveLayers(), {std::string(1024, '*') + "z"}, "hook_points[0]", "has 1025 bytes");
   ExpectRefused(TwelveLayers(), {std::string(1023, '*') + "z"}, "hook_points[0]", "matches none");
   std::vector<std::string> many;
-  for (int i = 0; i < 300; ++i) many.push_back(absl::StrCat(std::string(i, '*'), "*"));
+  for (int i = 0; i < 300; ++i) many.push_back(absl::StrCat("{*,", i, "}"));
   ExpectRefused(TwelveLayers(), many, "hook_points[256]", "more than 256 wildcards");
+  std::vector<std::string> long_ones;
+  for (int i = 0; i < 17; ++i) long_ones.push_back(std::string(1024 - i, '*'));
+  ExpectRefused(TwelveLayers(), long_ones, "hook_points[16]", "more than 16384 bytes");
+}
+
+// The slow and obvious way: tries every length for every `*`.
+bool SlowlyMatches(absl::string_view pattern, absl::string_view name) {
+  if (pattern.empty()) return name.empty();
+  if (pattern[0] == '{') {
+    const size_t end = pattern.find('}');
+    for (absl::string_view alternative : absl::StrSplit(pattern.substr(1, end - 1), ',')) {
+      if (SlowlyMatches(absl::StrCat(alternative, pattern.substr(end + 1)), name)) return true;
+    }
+    return false;
+  }
+  if (pattern[0] == '*') {
+    return SlowlyMatches(pattern.substr(1), name) || (!name.empty() && SlowlyMatches(pattern, name.substr(1)));
+  }
+  return !name.empty() && pattern[0] == name[0] && SlowlyMatches(pattern.substr(1), name.substr(1));
+}
+
+TEST(HookPointsTest, WildcardsMatchWhatTheSlowAndObviousWayMatches) {
+  std::mt19937 random(5);
+  const auto text = [&](size_t length, absl::string_view letters) {
+    std::string out;
+    while (out.size() < length) out.push_back(letters[random() % letters.size()]);
+    return out;
+  };
+  for (int round = 0; round < 3000; ++round) {
+    // Around the ends of 64 bits too.
+    const size_t length = round % 3 == 0 ? 60 + random() % 70 : 1 + random() % 8;
+    const std::string name = text(length, "ab");
+    std::string pattern = round % 3 == 0 ? absl::StrCat("*", name.substr(random() % length)) : "";
+    for (size_t part = 0; part < random() % 4; ++part) {
+      absl::StrAppend(&pattern, text(random() % 3, "ab*"));
+      if (random() % 2 == 0) absl::StrAppend(&pattern, "{", text(1 + random() % 2, "ab*"), ",", text(1, "ab*"), "}");
+    }
+    pattern = absl::StrCat(pattern, "{*,a}");
+    if (random() % 2 == 0) pattern.resize(pattern.size() - 5);
+    if (pattern.find_first_of("*{") == std::string::npos) continue;
+    const HookPoints points({{name, 8, 0, ""}});
+    EXPECT_EQ(points.Resolve({pattern}, 10).ok(), SlowlyMatches(pattern, name)) << pattern << " and " << name;
+  }
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <deque>
+#include <stdexcept>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -16,6 +17,7 @@ namespace {
 constexpr absl::Duration kPatience = absl::Seconds(20);
 // Of a streamed capture: tokens that wait before it has no room.
 constexpr int64_t kRoomTokens = 64;
+constexpr char kThrown[] = "thrown by the fake engine";
 
 }  // namespace
 
@@ -35,6 +37,10 @@ class FakeCapture final : public Capture {
       hungry_ = true;
       return std::nullopt;
     }
+    if (taken_any_ && engine_->throws_ == FakeEngine::Throws::kAfterTheFirstEvent) {
+      throw std::out_of_range(kThrown);
+    }
+    taken_any_ = true;
     CaptureEvent event = std::move(events_.front());
     events_.pop_front();
     if (std::holds_alternative<CaptureEnded>(event)) --engine_->running_;
@@ -196,6 +202,7 @@ class FakeCapture final : public Capture {
   std::vector<int64_t> rows_;  // brought, by hook point
   int64_t tokens_ = 0;
   absl::Duration wire_time_;
+  bool taken_any_ = false;
   bool started_ = false;
   bool ended_ = false;
   bool hungry_ = false;
@@ -253,12 +260,23 @@ void FakeEngine::FailAfter(int64_t rows, absl::Status status) {
   failure_ = std::move(status);
 }
 
+void FakeEngine::Throw(Throws throws) {
+  absl::MutexLock lock(&mutex_);
+  throws_ = throws;
+}
+
+void FakeEngine::MaybeThrow() const {
+  absl::MutexLock lock(&mutex_);
+  if (throws_ == Throws::kAtOnce) throw std::out_of_range(kThrown);
+}
+
 void FakeEngine::SetSnapshot(EngineSnapshot snapshot) {
   absl::MutexLock lock(&mutex_);
   snapshot_ = std::move(snapshot);
 }
 
 absl::StatusOr<const Model*> FakeEngine::FindModel(absl::string_view name) const {
+  MaybeThrow();
   if (name.empty() || name == "fake") return model_.get();
   return absl::NotFoundError(absl::StrCat("no model `", name, "`; there is `fake`"));
 }
@@ -277,6 +295,7 @@ absl::StatusOr<const Dataset*> FakeEngine::FindDataset(absl::string_view name) c
 }
 
 absl::StatusOr<CapturePlan> FakeEngine::Plan(CaptureRequest request) const {
+  MaybeThrow();
   CapturePlan plan;
   ASSIGN_OR_RETURN(std::vector<ResolvedHookPoint> resolved, model_->hook_points().Resolve(request.hook_points, 4096));
   if (std::holds_alternative<std::monostate>(request.source)) {

@@ -40,6 +40,10 @@ class FakeEngine final : public Engine {
   // Ends captures with `status` once they have brought `rows` rows.
   void FailAfter(int64_t rows, absl::Status status);
 
+  // Exceptions, from whatever a service calls, or from taking a capture's events.
+  enum class Throws { kNever, kAtOnce, kAfterTheFirstEvent };
+  void Throw(Throws throws);
+
   // What Snapshot answers from now on.
   void SetSnapshot(EngineSnapshot snapshot);
 
@@ -67,6 +71,7 @@ class FakeEngine final : public Engine {
   absl::Duration longest_wire_time() const;
 
  private:
+  void MaybeThrow() const;
   friend class FakeCapture;
 
   void Produce();
@@ -82,6 +87,7 @@ class FakeEngine final : public Engine {
   bool draining_ ABSL_GUARDED_BY(mutex_) = false;
   bool past_deadline_ ABSL_GUARDED_BY(mutex_) = false;
   int64_t fail_after_ ABSL_GUARDED_BY(mutex_) = -1;
+  Throws throws_ ABSL_GUARDED_BY(mutex_) = Throws::kNever;
   absl::Status failure_ ABSL_GUARDED_BY(mutex_);
   std::optional<EngineSnapshot> snapshot_ ABSL_GUARDED_BY(mutex_);
   std::string last_address_ ABSL_GUARDED_BY(mutex_);

@@ -92,6 +92,10 @@ TEST(Flags, SetEveryLimit) {
                    "--max-captures=33",
                    "--max-captures-per-address=44",
                    "--shared-memory-bytes=3MiB",
+                   "--max-connections=45",
+                   "--max-connections-per-address=46",
+                   "--connection-idle=47s",
+                   "--max-incoming-bytes=48MiB",
                    "--max-calls-per-connection=55",
                    "--feed-stall-timeout=1m",
                    "--keepalive=10s"},
@@ -125,6 +129,10 @@ TEST(Flags, SetEveryLimit) {
   EXPECT_EQ(flags.engine.max_captures, 33);
   EXPECT_EQ(flags.engine.max_captures_per_address, 44);
   EXPECT_EQ(flags.server.shared_memory_bytes, 3 << 20);
+  EXPECT_EQ(flags.server.max_connections, 45);
+  EXPECT_EQ(flags.server.max_connections_per_address, 46);
+  EXPECT_EQ(flags.server.connection_idle, absl::Seconds(47));
+  EXPECT_EQ(flags.server.max_incoming_bytes, 48 << 20);
   EXPECT_EQ(flags.server.max_calls_per_connection, 55);
   EXPECT_EQ(flags.engine.feed_stall_timeout, absl::Minutes(1));
   EXPECT_EQ(flags.server.keepalive, absl::Seconds(10));

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <string>
+#include <vector>
 
 #include "gmock/gmock.h"
 #include "tests/service/fake_engine.h"
@@ -14,13 +15,18 @@ namespace {
 
 using ::testing::HasSubstr;
 
-std::string Get(int port, const std::string& path) {
+int Connect(int port) {
   const int connection = socket(AF_INET, SOCK_STREAM, 0);
   sockaddr_in address = {};
   address.sin_family = AF_INET;
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
   address.sin_port = htons(static_cast<uint16_t>(port));
   EXPECT_EQ(connect(connection, reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+  return connection;
+}
+
+std::string Get(int port, const std::string& path) {
+  const int connection = Connect(port);
   const std::string request = "GET " + path + " HTTP/1.0\r\n\r\n";
   EXPECT_EQ(send(connection, request.data(), request.size(), 0), static_cast<ssize_t>(request.size()));
   std::string response;
@@ -75,6 +81,45 @@ TEST(Metrics, ShowTheEnginesSnapshotToWhoeverAsks) {
        }) {
     EXPECT_THAT(text, HasSubstr(line));
   }
+}
+
+TEST(Metrics, OfSlowAndEndlessRequestsNobodyElseNotices) {
+  FakeEngine engine;
+  auto server = MetricsServer::Start("127.0.0.1:0", &engine);
+  ASSERT_TRUE(server.ok()) << server.status();
+  const int port = (*server)->port();
+  std::vector<int> slow;
+  for (int i = 0; i < 100; ++i) {
+    slow.push_back(Connect(port));
+    send(slow.back(), "GET /metrics HTTP/1.1\r\nA: b\r\n", 29, MSG_NOSIGNAL);
+    if (i % 10 == 0) {
+      EXPECT_THAT(Get(port, "/metrics"), HasSubstr("200 OK"));
+    }
+  }
+  const int endless = Connect(port);
+  const std::string line(1 << 16, 'A');
+  ssize_t sent = 0;
+  for (int i = 0; i < 1000 && sent >= 0; ++i) sent = send(endless, line.data(), line.size(), MSG_NOSIGNAL);
+  EXPECT_LT(sent, 0) << "64 MB were taken";
+  EXPECT_THAT(Get(port, "/metrics"), HasSubstr("200 OK"));
+  server->reset();  // waits for none of them
+  for (int connection : slow) close(connection);
+  close(endless);
+}
+
+TEST(Metrics, AnswerNothingElse) {
+  FakeEngine engine;
+  auto server = MetricsServer::Start("127.0.0.1:0", &engine);
+  ASSERT_TRUE(server.ok()) << server.status();
+  EXPECT_THAT(Get((*server)->port(), "/"), HasSubstr("404 Not Found"));
+  EXPECT_THAT(Get((*server)->port(), "/metrics?a=b"), HasSubstr("200 OK"));
+  EXPECT_THAT(Get((*server)->port(), "/metrics now"), HasSubstr("400 Bad Request"));
+}
+
+TEST(Metrics, SayWhetherOthersReachThem) {
+  FakeEngine engine;
+  EXPECT_TRUE((*MetricsServer::Start("localhost:0", &engine))->is_loopback());
+  EXPECT_FALSE((*MetricsServer::Start("0.0.0.0:0", &engine))->is_loopback());
 }
 
 TEST(Metrics, RefuseAnAddressThatIsTakenNamingIt) {

@@ -1,6 +1,8 @@
 // Values through memory that a client shares: what SHARED_MEMORY.md promises, by a client written from it, and with the
 // C++ client.
+#include <arpa/inet.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -62,19 +64,24 @@ class Offer {
 
   // Sends bytes, and a descriptor beside them unless it is negative.
   void Send(const std::string& bytes, int descriptor = -1) {
+    SendMany(bytes, descriptor < 0 ? std::vector<int>() : std::vector<int>{descriptor});
+  }
+
+  void SendMany(const std::string& bytes, const std::vector<int>& descriptors) {
     iovec data = {const_cast<char*>(bytes.data()), bytes.size()};
-    alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> control = {};
+    const size_t descriptor_bytes = descriptors.size() * sizeof(int);
+    std::vector<cmsghdr> control(CMSG_SPACE(descriptor_bytes) / sizeof(cmsghdr) + 1);
     msghdr message = {};
     message.msg_iov = &data;
     message.msg_iovlen = 1;
-    if (descriptor >= 0) {
+    if (!descriptors.empty()) {
       message.msg_control = control.data();
-      message.msg_controllen = control.size();
+      message.msg_controllen = CMSG_SPACE(descriptor_bytes);
       cmsghdr* header = CMSG_FIRSTHDR(&message);
       header->cmsg_level = SOL_SOCKET;
       header->cmsg_type = SCM_RIGHTS;
-      header->cmsg_len = CMSG_LEN(sizeof(int));
-      std::memcpy(CMSG_DATA(header), &descriptor, sizeof descriptor);
+      header->cmsg_len = CMSG_LEN(descriptor_bytes);
+      std::memcpy(CMSG_DATA(header), descriptors.data(), descriptor_bytes);
     }
     (void)!sendmsg(socket_, &message, MSG_NOSIGNAL);
   }
@@ -344,6 +351,100 @@ TEST_F(SharedMemoryTest, ClosesConnectionsThatSaySomethingElse) {
   // A key that is in use is not taken again.
   EXPECT_FALSE(Offer(port()).Make(MemoryFile(kMebibyte), kMebibyte, 'k'));
   close(memory);
+}
+
+int OpenDescriptors() {
+  int open_descriptors = 0;
+  for (int descriptor = 0; descriptor < 1024; ++descriptor) {
+    if (fcntl(descriptor, F_GETFD) >= 0) ++open_descriptors;
+  }
+  return open_descriptors;
+}
+
+TEST_F(SharedMemoryTest, ClosesEveryDescriptorThatArrives) {
+  ASSERT_TRUE(Offer(port()).Make(MemoryFile(kMebibyte), kMebibyte));
+  const int before = OpenDescriptors();
+  const int memory = MemoryFile(kMebibyte);
+  for (size_t count : {2, 3, 100, 253}) {
+    Offer offer(port());
+    offer.SendMany("HKLNSHM1", std::vector<int>(count, memory));
+    EXPECT_FALSE(offer.Answered()) << count;
+  }
+  close(memory);
+  const absl::Time give_up = absl::Now() + absl::Seconds(20);
+  while (OpenDescriptors() > before && absl::Now() < give_up) std::this_thread::yield();
+  EXPECT_LE(OpenDescriptors(), before);
+}
+
+// A TCP socket whose last close waits for a minute: it has data that nobody takes.
+class LingeringSocket {
+ public:
+  LingeringSocket() {
+    const int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    const int small = 4096;
+    setsockopt(listener, SOL_SOCKET, SO_RCVBUF, &small, sizeof small);
+    sockaddr_in address = {};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t length = sizeof address;
+    EXPECT_EQ(bind(listener, reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+    EXPECT_EQ(listen(listener, 1), 0);
+    getsockname(listener, reinterpret_cast<sockaddr*>(&address), &length);
+    socket_ = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    EXPECT_EQ(connect(socket_, reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+    peer_ = accept(listener, nullptr, nullptr);
+    close(listener);
+    const std::string data(65536, 'x');
+    while (send(socket_, data.data(), data.size(), MSG_DONTWAIT) > 0) {
+    }
+    const linger minute = {1, 60};
+    setsockopt(socket_, SOL_SOCKET, SO_LINGER, &minute, sizeof minute);
+  }
+  // Resets the connection, which ends the wait.
+  ~LingeringSocket() {
+    const linger reset = {1, 0};
+    setsockopt(peer_, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
+    close(peer_);
+  }
+
+  // Gives it away: the receiver has the last reference.
+  void SendTo(Offer& offer) {
+    offer.Send("H", socket_);
+    close(socket_);
+  }
+
+ private:
+  int socket_;
+  int peer_;
+};
+
+TEST_F(SharedMemoryTest, ADescriptorWhoseCloseBlocksHoldsUpNobody) {
+  LingeringSocket received;
+  LingeringSocket not_received;
+  {
+    Offer offer(port());
+    received.SendTo(offer);
+    not_received.SendTo(offer);  // behind the first, with which the connection ends
+  }
+  Offer offer(port());
+  const absl::Time begin = absl::Now();
+  EXPECT_TRUE(offer.Make(MemoryFile(2 * kMebibyte), 2 * kMebibyte));
+  grpc::ClientContext context;
+  offer.AddTo(context);
+  auto reader = stub()->Capture(&context, Request(5000));
+  v1::CaptureResponse response;
+  while (reader->Read(&response)) {
+    if (response.chunk().has_data_offset()) offer.Release(response.chunk().data_offset());
+  }
+  EXPECT_TRUE(reader->Finish().ok());
+  server_.reset();
+  EXPECT_LT(absl::Now() - begin, absl::Seconds(50));
+}
+
+TEST_F(SharedMemoryTest, WhoeverOffersNothingIsClosed) {
+  Offer silent(port());
+  EXPECT_FALSE(silent.Answered());
+  EXPECT_TRUE(Offer(port()).Make(MemoryFile(kMebibyte), kMebibyte));
 }
 
 TEST_F(SharedMemoryTest, CountsWhatAllClientsOffer) {

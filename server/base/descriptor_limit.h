@@ -1,0 +1,18 @@
+// How many descriptors the process may have open.
+#ifndef HOOKLINE_SERVER_BASE_DESCRIPTOR_LIMIT_H_
+#define HOOKLINE_SERVER_BASE_DESCRIPTOR_LIMIT_H_
+
+#include <cstdint>
+
+namespace hookline {
+
+// Raises the limit to what the process may set it to: the usual 1024 are for programs that use select(). Answers the
+// limit that holds then.
+int64_t RaiseDescriptorLimit();
+
+// The limit that holds now.
+int64_t DescriptorLimit();
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_BASE_DESCRIPTOR_LIMIT_H_

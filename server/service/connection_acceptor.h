@@ -1,0 +1,82 @@
+// Accepts the server's connections, so that running out of descriptors passes.
+//
+// gRPC 1.51 gives up its listener for good at the first accept that fails, while health goes on saying SERVING. So the
+// server accepts itself and hands each connection on; and since it does, it can limit them.
+#ifndef HOOKLINE_SERVER_SERVICE_CONNECTION_ACCEPTOR_H_
+#define HOOKLINE_SERVER_SERVICE_CONNECTION_ACCEPTOR_H_
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "server/base/listen_address.h"
+
+namespace hookline {
+
+struct ConnectionLimits {
+  int all = 512;
+  int per_address = 256;
+};
+
+class ConnectionAcceptor {
+ public:
+  ConnectionAcceptor() = default;
+  // Stops. Connections that were handed on stay open.
+  ~ConnectionAcceptor();
+  ConnectionAcceptor(const ConnectionAcceptor&) = delete;
+  ConnectionAcceptor& operator=(const ConnectionAcceptor&) = delete;
+
+  // Binds each of the addresses; errors of BindAddress. From now on clients may connect, and wait.
+  absl::Status Bind(const std::vector<std::string>& addresses);
+  // In their order.
+  const std::vector<BoundAddress>& bound() const { return bound_; }
+
+  // Begins to accept, on a thread of its own. `hand_on(listener, connection)` takes the connection's descriptor over
+  // and must not block; whoever has it closes it. Connections beyond the limits are closed at once. `lost` is called
+  // once, on that thread, if a listener cannot accept any more.
+  void Run(const ConnectionLimits& limits, std::function<void(int listener, int connection)> hand_on,
+           std::function<void(absl::Status)> lost);
+
+  // Accepts no more; idempotent. Not from `hand_on` or `lost`.
+  void Stop();
+
+ private:
+  // A connection is known by its descriptor and the kernel's cookie, which is never used twice: another owner may close
+  // the descriptor, and the kernel give the number to something else, at any time.
+  struct Connection {
+    int descriptor;
+    uint64_t cookie;
+    std::string address;
+  };
+
+  void Loop();
+  enum class Accepted { kNone, kOne, kNoDescriptors, kLost };
+  Accepted AcceptFrom(int listener);
+  // Counts the connection; false if there are too many.
+  bool Count(int connection, const std::string& address);
+  int CountOf(const std::string& address) const;
+  void ForgetClosed();
+  void LogRefusal(const std::string& why);
+
+  std::vector<BoundAddress> bound_;
+  ConnectionLimits limits_;
+  std::function<void(int, int)> hand_on_;
+  std::function<void(absl::Status)> lost_;
+  int stop_ = -1;  // readable when the thread is to end
+  std::thread thread_;
+
+  // The thread's alone.
+  std::vector<Connection> connections_;
+  std::map<std::string, int> by_address_;
+  absl::Time last_refusal_logged_ = absl::InfinitePast();
+  int64_t refusals_ = 0;  // since then
+};
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_SERVICE_CONNECTION_ACCEPTOR_H_

@@ -1,0 +1,48 @@
+#include "server/base/freed_memory.h"
+
+#include <unistd.h>
+
+#include <fstream>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "gtest/gtest.h"
+
+namespace hookline {
+namespace {
+
+// The sanitizers' malloc is not glibc's, and keeps what is freed on purpose.
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+
+constexpr int64_t kMebibyte = int64_t{1} << 20;
+
+int64_t ResidentMebibytes() {
+  int64_t pages = 0;
+  int64_t resident = 0;
+  std::ifstream("/proc/self/statm") >> pages >> resident;
+  return resident * sysconf(_SC_PAGESIZE) / kMebibyte;
+}
+
+TEST(FreedMemory, IsGivenBackAfterABurst) {
+  KeepFreedMemory();
+  const int64_t before = ResidentMebibytes();
+  std::unique_ptr<char[]> last;  // behind the rest, so that it is not given back for being at the end
+  {
+    std::vector<std::unique_ptr<char[]>> burst;
+    for (int i = 0; i < 200'000; ++i) burst.push_back(std::make_unique<char[]>(1000));
+    last = std::make_unique<char[]>(1000);
+  }
+  ASSERT_GT(ResidentMebibytes(), before + 150);
+  const FreedMemoryReturner returner(/*kept_bytes=*/16 * kMebibyte);
+  const absl::Time give_up = absl::Now() + absl::Minutes(2);
+  while (ResidentMebibytes() > before + 50 && absl::Now() < give_up) absl::SleepFor(absl::Milliseconds(100));
+  EXPECT_LE(ResidentMebibytes(), before + 50);
+}
+
+#endif
+
+}  // namespace
+}  // namespace hookline
