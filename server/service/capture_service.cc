@@ -31,7 +31,8 @@ absl::StatusOr<std::shared_ptr<Capture>> Start(Engine& engine, Recorder* recorde
 
 class UnaryCaptureCall final : public CaptureCall<grpc::ServerWriteReactor<grpc::ByteBuffer>> {
  public:
-  using CaptureCall::CaptureCall;
+  UnaryCaptureCall(TaskThreads* threads, std::shared_ptr<SharedMemory> memory)
+      : CaptureCall("Capture", threads, std::move(memory)) {}
 
   void Begin(Engine& engine, Recorder* recorder, const std::string& address, const grpc::ByteBuffer& message) {
     absl::Status status = CatchExceptions("Capture", [&] { return StartCapture(engine, recorder, address, message); });
@@ -53,9 +54,12 @@ class UnaryCaptureCall final : public CaptureCall<grpc::ServerWriteReactor<grpc:
 // Reads while the engine has room. One read is in flight at a time, so OnReadDone runs on one thread at a time.
 class StreamedCaptureCall final : public CaptureCall<grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>> {
  public:
-  StreamedCaptureCall(WakeQueue* wakes, std::shared_ptr<SharedMemory> memory, Engine& engine, Recorder* recorder,
+  StreamedCaptureCall(TaskThreads* threads, std::shared_ptr<SharedMemory> memory, Engine& engine, Recorder* recorder,
                       std::string address)
-      : CaptureCall(wakes, std::move(memory)), engine_(engine), recorder_(recorder), address_(std::move(address)) {}
+      : CaptureCall("CaptureStream", threads, std::move(memory)),
+        engine_(engine),
+        recorder_(recorder),
+        address_(std::move(address)) {}
 
   void Begin() { StartRead(&input_); }
 

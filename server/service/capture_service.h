@@ -6,7 +6,7 @@
 #include "server/engine/engine.h"
 #include "server/recorder/recorder.h"
 #include "server/service/shared_memory_listener.h"
-#include "server/service/wake_queue.h"
+#include "server/service/task_threads.h"
 
 namespace hookline {
 
@@ -33,7 +33,7 @@ class CaptureServiceImpl final : public RawCaptureService {
   Engine* const engine_;
   Recorder* const recorder_;
   SharedMemoryListener* const memories_;
-  WakeQueue wakes_;
+  TaskThreads wakes_;
 };
 
 }  // namespace hookline

@@ -15,7 +15,7 @@
 namespace hookline {
 namespace {
 
-// Of a recording that is damaged all over, enough to see that it is.
+// Enough to see that a recording is damaged all over.
 constexpr int kMaxDamagedShards = 1000;
 // Those that wait for their turn hold little, but one client should not keep others waiting for hours.
 constexpr int kMaxVerifications = 256;
@@ -37,13 +37,8 @@ v1::PersistDisposition ToProto(PersistDisposition disposition) {
 }  // namespace
 
 void PersistCall::Begin(const std::string& address, const grpc::ByteBuffer& request) {
-  self_ = shared_from_this();
   absl::Status status = CatchExceptions("Persist", [&] { return Persist(address, request); });
-  {
-    absl::MutexLock lock(&mutex_);
-    refusal_ = std::move(status);
-    began_ = true;
-  }
+  if (!status.ok()) return Refuse(std::move(status));
   Advance();
 }
 
@@ -57,12 +52,9 @@ absl::Status PersistCall::Persist(const std::string& address, const grpc::ByteBu
   int watch = -1;
   if (session != nullptr) {
     watch = session->Watch([this] {
-      wakes_->Post([self = shared_from_this()] {
-        {
-          absl::MutexLock lock(&self->mutex_);
-          self->news_ = true;
-        }
-        self->Advance();
+      Post([this] {
+        absl::MutexLock lock(&mutex_);
+        has_news_ = true;
       });
     });
   }
@@ -73,42 +65,31 @@ absl::Status PersistCall::Persist(const std::string& address, const grpc::ByteBu
   return absl::OkStatus();
 }
 
-void PersistCall::OnWriteDone(bool /*ok: OnCancel tells*/) {
-  {
-    absl::MutexLock lock(&mutex_);
-    writing_ = false;
-  }
-  Advance();
-}
-
-void PersistCall::OnCancel() {
-  {
-    absl::MutexLock lock(&mutex_);
-    cancelled_ = true;
-  }
-  Advance();
-}
-
-void PersistCall::OnDone() {
+void PersistCall::Release() {
   std::shared_ptr<RecordingSession> session;
   int watch;
   {
     absl::MutexLock lock(&mutex_);
-    session = std::move(persisted_.session);
+    if (persisted_.has_value()) session = std::move(persisted_->session);
     watch = watch_;
   }
   if (session != nullptr) session->Unwatch(watch);
-  self_.reset();
 }
 
-void PersistCall::AddRecording(v1::PersistResponse& response) const {
-  const auto manifest = recorder_->catalog().Get(name_);
-  if (manifest.ok()) *response.mutable_recording() = ToProto(**manifest, RecordingView::kFull);
+RecordingSession::Progress PersistCall::Progress() const {
+  if (persisted_->session != nullptr) return persisted_->session->progress();
+  RecordingSession::Progress progress;
+  progress.ended = true;
+  if (const auto manifest = recorder_->catalog().Get(name_); manifest.ok()) {
+    progress.rows = progress.max_rows = (*manifest)->rows();
+    progress.bytes = (*manifest)->bytes();
+  }
+  return progress;
 }
 
 v1::PersistResponse PersistCall::Message(const RecordingSession::Progress& progress) const {
   v1::PersistResponse response;
-  response.set_disposition(ToProto(persisted_.disposition));
+  response.set_disposition(ToProto(persisted_->disposition));
   response.set_rows(progress.rows);
   response.set_max_rows(progress.max_rows);
   response.set_bytes(progress.bytes);
@@ -117,159 +98,149 @@ v1::PersistResponse PersistCall::Message(const RecordingSession::Progress& progr
   if (progress.started.has_value() && progress.summary.has_value()) {
     *response.mutable_summary() = SummaryToProto(*progress.started, *progress.summary);
   }
+  if (is_first_ || progress.ended) {
+    const auto manifest = recorder_->catalog().Get(name_);
+    if (manifest.ok()) *response.mutable_recording() = ToProto(**manifest, RecordingView::kFull);
+  }
   return response;
 }
 
-void PersistCall::Advance() {
-  const absl::Status status = CatchExceptions("Persist", [this] { TryAdvance(); });
-  if (status.ok()) return;
-  absl::MutexLock lock(&mutex_);
-  refusal_ = status;
-  if (writing_ || finished_) return;
-  finished_ = true;
-  Finish(ToGrpc(status));
-}
-
-void PersistCall::TryAdvance() {
-  absl::MutexLock lock(&mutex_);
-  if (writing_ || finished_ || !began_) return;
-  if (cancelled_) {
-    finished_ = true;
-    return Finish(grpc::Status(grpc::StatusCode::CANCELLED, "the call was cancelled; the recording goes on"));
-  }
-  if (!refusal_.ok()) {
-    finished_ = true;
-    return Finish(ToGrpc(refusal_));
-  }
-  RecordingSession::Progress progress;
-  if (persisted_.session != nullptr) {
-    progress = persisted_.session->progress();
-  } else {
-    progress.ended = true;
-    if (const auto manifest = recorder_->catalog().Get(name_); manifest.ok()) {
-      progress.rows = progress.max_rows = (*manifest)->rows();
-      progress.bytes = (*manifest)->bytes();
-    }
-  }
-  if (!progress.ended && (!news_ || !progress.started.has_value())) return;
-  news_ = false;
-  v1::PersistResponse response = Message(progress);
-  if (is_first_ || progress.ended) AddRecording(response);
+PersistCall::Step PersistCall::NextStep() {
+  if (!persisted_.has_value()) return Step::Wait();
+  const RecordingSession::Progress progress = Progress();
+  if (!progress.ended && (!has_news_ || !progress.started.has_value())) return Step::Wait();
+  has_news_ = false;
+  grpc::Slice slice(Message(progress).SerializeAsString());
   is_first_ = false;
-  grpc::Slice slice(response.SerializeAsString());
-  message_ = grpc::ByteBuffer(&slice, 1);
-  if (progress.ended) {
-    finished_ = true;
-    return StartWriteAndFinish(&message_, grpc::WriteOptions(), ToGrpc(progress.status));
-  }
-  StartWrite(&message_);
-  writing_ = true;  // which OnWriteDone ends, after the mutex is free
+  grpc::ByteBuffer message(&slice, 1);
+  if (progress.ended) return Step::WriteAndFinish(std::move(message), progress.status);
+  return Step::Write(std::move(message));
 }
 
 void StopCall::Begin(const std::string& name) {
-  self_ = shared_from_this();
-  name_ = name;
-  std::shared_ptr<RecordingSession> session = recorder_->Find(name);
-  if (session != nullptr) {
-    const int watch = session->Watch([this] { wakes_->Post([self = shared_from_this()] { self->FinishIfEnded(); }); });
+  const std::shared_ptr<RecordingSession> session = recorder_->Find(name);
+  const int watch = session == nullptr ? -1 : session->Watch([this] { Wake(); });
+  {
     absl::MutexLock lock(&mutex_);
+    name_ = name;
     session_ = session;
     watch_ = watch;
   }
   if (session != nullptr) session->Stop();
-  FinishIfEnded();
+  Advance();
 }
 
-void StopCall::FinishIfEnded() {
-  absl::MutexLock lock(&mutex_);
-  if (finished_ || (session_ != nullptr && !session_->progress().ended)) return;
-  finished_ = true;
-  Finish(ToGrpc(CatchExceptions("StopRecording", [this]() -> absl::Status {
-    ASSIGN_OR_RETURN(const std::shared_ptr<const Manifest> manifest, recorder_->catalog().Get(name_));
-    *response_ = ToProto(*manifest, RecordingView::kFull);
-    return absl::OkStatus();
-  })));
+// The recording is stopped whether or not its client waits for the answer.
+StopCall::Step StopCall::NextStep() {
+  if (session_ != nullptr && !session_->progress().ended) return Step::Wait();
+  return Step::Finish(FillResponse());
 }
 
-void StopCall::OnDone() {
+absl::Status StopCall::FillResponse() const {
+  ASSIGN_OR_RETURN(const std::shared_ptr<const Manifest> manifest, recorder_->catalog().Get(name_));
+  *response_ = ToProto(*manifest, RecordingView::kFull);
+  return absl::OkStatus();
+}
+
+void StopCall::Release() {
   std::shared_ptr<RecordingSession> session;
   int watch;
   {
     absl::MutexLock lock(&mutex_);
-    finished_ = true;
     session = std::move(session_);
     watch = watch_;
   }
   if (session != nullptr) session->Unwatch(watch);
-  self_.reset();
 }
 
 void VerifyCall::Begin(const std::string& name) {
-  self_ = shared_from_this();
-  name_ = name;
   if (const int others = (*running_)++; others >= kMaxVerifications) {
-    return End(ToGrpc(absl::ResourceExhaustedError(
-        absl::StrCat(others, " verifications run or wait, of at most ", kMaxVerifications, "; try again later"))));
+    return Refuse(absl::ResourceExhaustedError(
+        absl::StrCat(others, " verifications run or wait, of at most ", kMaxVerifications, "; try again later")));
   }
-  Post(&VerifyCall::Open);
+  Post([this, name] { Open(name); });
 }
 
-void VerifyCall::Post(void (VerifyCall::*action)()) {
-  disk_->Post([self = shared_from_this(), action] {
-    const absl::Status status = CatchExceptions("VerifyRecording", [&] { (self.get()->*action)(); });
-    if (!status.ok()) self->End(ToGrpc(status));
-  });
-}
-
-void VerifyCall::OnCancel() {
-  absl::MutexLock lock(&mutex_);
-  cancelled_ = true;
-}
-
-void VerifyCall::Open() {
-  auto reader = recorder_->catalog().OpenReader(name_);
-  if (!reader.ok()) return End(ToGrpc(reader.status()));
+void VerifyCall::Open(const std::string& name) {
+  absl::StatusOr<std::shared_ptr<const RecordingReader>> reader = recorder_->catalog().OpenReader(name);
+  if (!reader.ok()) return Refuse(reader.status());
   reader_ = *std::move(reader);
-  findings_.set_total_bytes(reader_->manifest().bytes());
-  CheckNext();
-}
-
-void VerifyCall::CheckNext() {
   {
     absl::MutexLock lock(&mutex_);
-    if (cancelled_) return End(grpc::Status(grpc::StatusCode::CANCELLED, "the call was cancelled"));
+    findings_.set_total_bytes(reader_->manifest().bytes());
+    if (reader_->manifest().shards.empty()) {
+      has_news_ = true;
+      return;
+    }
   }
-  const std::vector<ShardInfo>& shards = reader_->manifest().shards;
-  if (next_shard_ == shards.size() || findings_.damaged_size() == kMaxDamagedShards) {
-    findings_.set_done(true);
-    return StartWriteAndFinish(&findings_, grpc::WriteOptions(), grpc::Status::OK);
-  }
-  const absl::StatusOr<std::optional<ShardDamage>> damage = reader_->VerifyShard(next_shard_);
-  if (!damage.ok()) return End(ToGrpc(damage.status()));
-  if (damage->has_value()) {
-    v1::DamagedShard& damaged = *findings_.add_damaged();
-    damaged.set_file((*damage)->file);
-    damaged.set_error((*damage)->error);
-  }
-  findings_.set_bytes(findings_.bytes() + shards[next_shard_].bytes);
-  findings_.set_shards(static_cast<int32_t>(++next_shard_));
-  message_ = findings_;
-  message_.clear_damaged();
-  StartWrite(&message_);
+  CheckSlice();
 }
 
-void VerifyCall::OnWriteDone(bool /*ok: OnCancel tells*/) { Post(&VerifyCall::CheckNext); }
+void VerifyCall::CheckSlice() {
+  size_t shard;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (finished()) return;
+    shard = next_shard_;
+  }
+  absl::StatusOr<bool> checked = false;
+  if (check_ == nullptr) {
+    absl::StatusOr<std::unique_ptr<ShardCheck>> check = reader_->BeginVerify(shard);
+    if (check.ok()) {
+      check_ = *std::move(check);
+    } else {
+      checked = check.status();
+    }
+  } else {
+    checked = check_->Advance();
+  }
+  if (checked.ok() && !*checked) return Post([this] { CheckSlice(); });
+  check_.reset();
+  absl::Status status;
+  {
+    absl::MutexLock lock(&mutex_);
+    status = AddShard(checked);
+  }
+  if (!status.ok()) Refuse(std::move(status));
+}
 
-void VerifyCall::End(grpc::Status status) { Finish(std::move(status)); }
+absl::Status VerifyCall::AddShard(const absl::StatusOr<bool>& checked) {
+  if (!checked.ok()) {
+    ASSIGN_OR_RETURN(const ShardDamage damage, reader_->DamageOf(next_shard_, checked.status()));
+    v1::DamagedShard& damaged = *findings_.add_damaged();
+    damaged.set_file(damage.file);
+    damaged.set_error(damage.error);
+  }
+  findings_.set_bytes(findings_.bytes() + reader_->manifest().shards[next_shard_].bytes);
+  findings_.set_shards(static_cast<int32_t>(++next_shard_));
+  has_news_ = true;
+  return absl::OkStatus();
+}
 
-void ReadCall::Begin(Recorder* recorder, WakeQueue* disk, grpc::ByteBuffer message) {
+VerifyCall::Step VerifyCall::NextStep() {
+  if (!has_news_) return Step::Wait();
+  has_news_ = false;
+  if (next_shard_ == reader_->manifest().shards.size() || findings_.damaged_size() == kMaxDamagedShards) {
+    findings_.set_done(true);
+    return Step::WriteAndFinish(findings_, absl::OkStatus());
+  }
+  v1::VerifyRecordingResponse progress = findings_;
+  progress.clear_damaged();
+  return Step::Write(std::move(progress));
+}
+
+void VerifyCall::Written() {
+  Post([this] { CheckSlice(); });
+}
+
+void ReadCall::Begin(Recorder* recorder, TaskThreads* disk, grpc::ByteBuffer message) {
   disk->Post([self = shared_from_this(), this, recorder, disk, message = std::move(message)] {
     absl::Status status = CatchExceptions("ReadRecording", [&] { return Open(recorder->catalog(), disk, message); });
     if (!status.ok()) Refuse(std::move(status));
   });
 }
 
-absl::Status ReadCall::Open(Catalog& catalog, WakeQueue* disk, grpc::ByteBuffer message) {
+absl::Status ReadCall::Open(Catalog& catalog, TaskThreads* disk, grpc::ByteBuffer message) {
   v1::ReadRecordingRequest request;
   if (!grpc::GenericDeserialize<grpc::ProtoBufferReader, v1::ReadRecordingRequest>(&message, &request).ok()) {
     return absl::InvalidArgumentError("the request is not a ReadRecordingRequest message");

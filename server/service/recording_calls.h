@@ -15,119 +15,94 @@
 #include "hookline/v1/recording_service.pb.h"
 #include "server/recorder/recorder.h"
 #include "server/service/capture_call.h"
-#include "server/service/wake_queue.h"
+#include "server/service/stream_call.h"
+#include "server/service/task_threads.h"
 
 namespace hookline {
 
-// Streams the progress of a recording. Alive from Begin to OnDone, and as long as a wake for it is queued. `recorder`
-// and `wakes` outlive it.
-class PersistCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
-                          public std::enable_shared_from_this<PersistCall> {
+// Streams the progress of a recording, which goes on when its client leaves. `recorder` and `threads` outlive the call.
+class PersistCall final : public StreamCall<grpc::ServerWriteReactor<grpc::ByteBuffer>, grpc::ByteBuffer> {
  public:
-  PersistCall(Recorder* recorder, WakeQueue* wakes) : recorder_(recorder), wakes_(wakes) {}
+  PersistCall(Recorder* recorder, TaskThreads* threads) : StreamCall("Persist", threads), recorder_(recorder) {}
 
   void Begin(const std::string& address, const grpc::ByteBuffer& request);
 
-  void OnWriteDone(bool ok) override;
-  // The client is gone; the recording goes on.
-  void OnCancel() override;
-  void OnDone() override;
-
  private:
   absl::Status Persist(const std::string& address, const grpc::ByteBuffer& request);
-  void Advance();
-  void TryAdvance();
+  Step NextStep() override ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Release() override;
+  RecordingSession::Progress Progress() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   v1::PersistResponse Message(const RecordingSession::Progress& progress) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void AddRecording(v1::PersistResponse& response) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   Recorder* const recorder_;
-  WakeQueue* const wakes_;
-  std::shared_ptr<PersistCall> self_;  // until OnDone
-  absl::Mutex mutex_;
   std::string name_ ABSL_GUARDED_BY(mutex_);
-  Persisted persisted_ ABSL_GUARDED_BY(mutex_);
+  std::optional<Persisted> persisted_ ABSL_GUARDED_BY(mutex_);  // none before Begin
   int watch_ ABSL_GUARDED_BY(mutex_) = -1;
-  absl::Status refusal_ ABSL_GUARDED_BY(mutex_);
-  grpc::ByteBuffer message_ ABSL_GUARDED_BY(mutex_);
-  bool began_ ABSL_GUARDED_BY(mutex_) = false;
-  bool news_ ABSL_GUARDED_BY(mutex_) = true;
-  bool writing_ ABSL_GUARDED_BY(mutex_) = false;
+  bool has_news_ ABSL_GUARDED_BY(mutex_) = true;
   bool is_first_ ABSL_GUARDED_BY(mutex_) = true;
-  bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
-  bool finished_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
 // Answers a StopRecording once the recording is closed.
-class StopCall final : public grpc::ServerUnaryReactor, public std::enable_shared_from_this<StopCall> {
+class StopCall final : public StreamCall<grpc::ServerUnaryReactor, NoMessage> {
  public:
   // `response` is gRPC's, until OnDone.
-  StopCall(Recorder* recorder, WakeQueue* wakes, v1::Recording* response)
-      : recorder_(recorder), wakes_(wakes), response_(response) {}
+  StopCall(Recorder* recorder, TaskThreads* threads, v1::Recording* response)
+      : StreamCall("StopRecording", threads), recorder_(recorder), response_(response) {}
 
   void Begin(const std::string& name);
 
-  void OnDone() override;
-
  private:
-  void FinishIfEnded();
+  Step NextStep() override ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Release() override;
+  absl::Status FillResponse() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   Recorder* const recorder_;
-  WakeQueue* const wakes_;
   v1::Recording* const response_;
-  std::shared_ptr<StopCall> self_;  // until OnDone
-  std::string name_;
-  absl::Mutex mutex_;
+  std::string name_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<RecordingSession> session_ ABSL_GUARDED_BY(mutex_);
   int watch_ ABSL_GUARDED_BY(mutex_) = -1;
-  bool finished_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
-// Checks a recording shard by shard, on `disk`'s threads. `running` counts the calls there are.
-class VerifyCall final : public grpc::ServerWriteReactor<v1::VerifyRecordingResponse>,
-                         public std::enable_shared_from_this<VerifyCall> {
+// Checks a recording shard by shard. Verifications share `disk`'s threads slice by slice, so that none waits for
+// another's shard. `running` counts the calls there are.
+class VerifyCall final
+    : public StreamCall<grpc::ServerWriteReactor<v1::VerifyRecordingResponse>, v1::VerifyRecordingResponse> {
  public:
-  VerifyCall(Recorder* recorder, WakeQueue* disk, std::atomic<int>* running)
-      : recorder_(recorder), disk_(disk), running_(running) {}
+  VerifyCall(Recorder* recorder, TaskThreads* disk, std::atomic<int>* running)
+      : StreamCall("VerifyRecording", disk), recorder_(recorder), running_(running) {}
+  ~VerifyCall() override { --*running_; }
 
   void Begin(const std::string& name);
 
-  void OnWriteDone(bool ok) override;
-  void OnCancel() override;
-  void OnDone() override {
-    --*running_;
-    self_.reset();
-  }
-
  private:
-  void Post(void (VerifyCall::*action)());
-  void Open();
-  void CheckNext();
-  void End(grpc::Status status);
+  Step NextStep() override ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Written() override ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Open(const std::string& name);
+  // Reads one slice of the shard at hand, and posts itself for the next until the shard is done.
+  void CheckSlice();
+  absl::Status AddShard(const absl::StatusOr<bool>& checked) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   Recorder* const recorder_;
-  WakeQueue* const disk_;
   std::atomic<int>* const running_;
-  std::shared_ptr<VerifyCall> self_;  // until OnDone
-  std::string name_;
-  // One action at a time, and gRPC with the message in between.
+  // One task uses them at a time.
   std::shared_ptr<const RecordingReader> reader_;
-  size_t next_shard_ = 0;
-  v1::VerifyRecordingResponse message_;
-  v1::VerifyRecordingResponse findings_;
-  absl::Mutex mutex_;
-  bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
+  std::unique_ptr<ShardCheck> check_;  // of the shard at hand
+  size_t next_shard_ ABSL_GUARDED_BY(mutex_) = 0;
+  v1::VerifyRecordingResponse findings_ ABSL_GUARDED_BY(mutex_);
+  bool has_news_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
 // Streams a recording.
 class ReadCall final : public CaptureCall<grpc::ServerWriteReactor<grpc::ByteBuffer>> {
  public:
-  using CaptureCall::CaptureCall;
+  ReadCall(TaskThreads* threads, std::shared_ptr<SharedMemory> memory)
+      : CaptureCall("ReadRecording", threads, std::move(memory)) {}
 
   // Opens and checks on `disk`'s threads.
-  void Begin(Recorder* recorder, WakeQueue* disk, grpc::ByteBuffer message);
+  void Begin(Recorder* recorder, TaskThreads* disk, grpc::ByteBuffer message);
 
  private:
-  absl::Status Open(Catalog& catalog, WakeQueue* disk, grpc::ByteBuffer message);
+  absl::Status Open(Catalog& catalog, TaskThreads* disk, grpc::ByteBuffer message);
 };
 
 }  // namespace hookline

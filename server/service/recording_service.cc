@@ -41,6 +41,7 @@ absl::Status List(const Catalog& catalog, const v1::ListRecordingsRequest& reque
 grpc::ServerWriteReactor<grpc::ByteBuffer>* RecordingServiceImpl::Persist(grpc::CallbackServerContext* context,
                                                                           const grpc::ByteBuffer* request) {
   auto call = std::make_shared<PersistCall>(recorder_, &wakes_);
+  call->Keep();
   call->Begin(PeerAddress(context->peer()), *request);
   return call.get();
 }
@@ -65,6 +66,7 @@ grpc::ServerUnaryReactor* RecordingServiceImpl::StopRecording(grpc::CallbackServ
                                                               const v1::StopRecordingRequest* request,
                                                               v1::Recording* response) {
   auto call = std::make_shared<StopCall>(recorder_, &wakes_, response);
+  call->Keep();
   call->Begin(request->name());
   return call.get();
 }
@@ -87,6 +89,7 @@ grpc::ServerUnaryReactor* RecordingServiceImpl::DeleteRecording(grpc::CallbackSe
 grpc::ServerWriteReactor<v1::VerifyRecordingResponse>* RecordingServiceImpl::VerifyRecording(
     grpc::CallbackServerContext* /*context*/, const v1::VerifyRecordingRequest* request) {
   auto call = std::make_shared<VerifyCall>(recorder_, &verify_, &verifications_);
+  call->Keep();
   call->Begin(request->name());
   return call.get();
 }

@@ -7,7 +7,7 @@
 #include "hookline/v1/recording_service.grpc.pb.h"
 #include "server/recorder/recorder.h"
 #include "server/service/shared_memory_listener.h"
-#include "server/service/wake_queue.h"
+#include "server/service/task_threads.h"
 
 namespace hookline {
 
@@ -44,11 +44,11 @@ class RecordingServiceImpl final : public RawRecordingService {
  private:
   Recorder* const recorder_;
   SharedMemoryListener* const memories_;
-  WakeQueue wakes_;
-  WakeQueue disk_;  // what waits for a disk must not hold up what is woken
-  // Verifications read whole recordings, so they have a thread of their own, on which they take turns shard by shard.
-  WakeQueue verify_{1};
+  TaskThreads wakes_;
+  TaskThreads disk_;  // what waits for a disk must not hold up what is woken
   std::atomic<int> verifications_{0};
+  // Verifications read whole recordings, so they have a thread of their own, on which they take turns slice by slice.
+  TaskThreads verify_{1};
 };
 
 }  // namespace hookline

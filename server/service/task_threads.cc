@@ -1,14 +1,14 @@
-#include "server/service/wake_queue.h"
+#include "server/service/task_threads.h"
 
 #include <utility>
 
 namespace hookline {
 
-WakeQueue::WakeQueue(int threads) {
+TaskThreads::TaskThreads(int threads) {
   for (int i = 0; i < threads; ++i) threads_.emplace_back([this] { Run(); });
 }
 
-WakeQueue::~WakeQueue() {
+TaskThreads::~TaskThreads() {
   {
     absl::MutexLock lock(&mutex_);
     stopping_ = true;
@@ -16,12 +16,12 @@ WakeQueue::~WakeQueue() {
   for (std::thread& thread : threads_) thread.join();
 }
 
-void WakeQueue::Post(std::function<void()> action) {
+void TaskThreads::Post(std::function<void()> action) {
   absl::MutexLock lock(&mutex_);
   actions_.push_back(std::move(action));
 }
 
-void WakeQueue::Run() {
+void TaskThreads::Run() {
   const auto wake = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return stopping_ || !actions_.empty(); };
   while (true) {
     std::function<void()> action;

@@ -1,6 +1,6 @@
 // Threads on which calls go on after the engine woke them.
-#ifndef HOOKLINE_SERVER_SERVICE_WAKE_QUEUE_H_
-#define HOOKLINE_SERVER_SERVICE_WAKE_QUEUE_H_
+#ifndef HOOKLINE_SERVER_SERVICE_TASK_THREADS_H_
+#define HOOKLINE_SERVER_SERVICE_TASK_THREADS_H_
 
 #include <deque>
 #include <functional>
@@ -12,16 +12,16 @@
 
 namespace hookline {
 
-// The engine calls back from its executor, and, where a slab that comes back is what somebody waited for, from
-// whichever thread of gRPC's let go of it, under who knows which of gRPC's locks. Neither should write to sockets,
-// which is what starting a write does. Thread-safe.
-class WakeQueue {
+// The engine calls back from its own threads, and, where a slab that comes back is what somebody waited for, from
+// whichever of gRPC's threads let go of it, possibly while gRPC holds internal locks. Neither should write to sockets,
+// which is what starting a write does; so calls go on here. Thread-safe.
+class TaskThreads {
  public:
-  explicit WakeQueue(int threads = kDefaultThreads);
+  explicit TaskThreads(int threads = kDefaultThreads);
   // Runs what was posted before.
-  ~WakeQueue();
-  WakeQueue(const WakeQueue&) = delete;
-  WakeQueue& operator=(const WakeQueue&) = delete;
+  ~TaskThreads();
+  TaskThreads(const TaskThreads&) = delete;
+  TaskThreads& operator=(const TaskThreads&) = delete;
 
   // Runs `action` soon, on a thread of this queue, possibly beside others. Never blocks. The caller bounds how much is
   // posted: a call has one action here at a time.
@@ -42,4 +42,4 @@ class WakeQueue {
 
 }  // namespace hookline
 
-#endif  // HOOKLINE_SERVER_SERVICE_WAKE_QUEUE_H_
+#endif  // HOOKLINE_SERVER_SERVICE_TASK_THREADS_H_

@@ -1,0 +1,187 @@
+// The life of a call that goes on for a while: who owns it, what it does next, and how it ends.
+//
+//   class CountCall final : public StreamCall<grpc::ServerWriteReactor<grpc::ByteBuffer>, grpc::ByteBuffer> {
+//    public:
+//     explicit CountCall(TaskThreads* threads) : StreamCall("Count", threads) {}
+//    private:
+//     Step NextStep() override { return left_-- > 0 ? Step::Write(Encode(left_)) : Step::Finish(absl::OkStatus()); }
+//   };
+//
+//   auto call = std::make_shared<CountCall>(&threads);
+//   call->Keep();
+//   call->Advance();
+//   return call.get();
+#ifndef HOOKLINE_SERVER_SERVICE_STREAM_CALL_H_
+#define HOOKLINE_SERVER_SERVICE_STREAM_CALL_H_
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <variant>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "absl/synchronization/mutex.h"
+#include "grpcpp/support/server_callback.h"
+#include "server/service/exceptions.h"
+#include "server/service/status_mapping.h"
+#include "server/service/task_threads.h"
+
+namespace hookline {
+
+// The message type of a unary call, which writes none.
+using NoMessage = std::monostate;
+
+// `Reactor` is gRPC's for the method: ServerWriteReactor, ServerBidiReactor or ServerUnaryReactor. `Message` is what it
+// writes.
+//
+// Whatever happens to the call (a write is done, the client has gone, somebody woke it) ends up in Advance, which alone
+// starts writes and finishes, under the mutex. An exception anywhere ends the call with INTERNAL.
+//
+// A call is alive from Keep to OnDone, and as long as a task for it is queued.
+template <typename Reactor, typename Message>
+class StreamCall : public Reactor, public std::enable_shared_from_this<StreamCall<Reactor, Message>> {
+ public:
+  // `threads` must outlive the call. `method` names it in the log.
+  StreamCall(absl::string_view method, TaskThreads* threads) : method_(method), threads_(threads) {}
+
+  // Transfers ownership to gRPC until OnDone. To be called once, before anything is started.
+  void Keep() { self_ = this->shared_from_this(); }
+
+  // Starts the next write or ends the call, if it is time for either.
+  void Advance() {
+    Guard([this] {
+      absl::MutexLock lock(&mutex_);
+      if (writing_ || finished_) return;
+      if (cancelled_) return FinishNow(absl::CancelledError("the call was cancelled"));
+      if (!refusal_.ok()) return FinishNow(refusal_);
+      Take(NextStep());
+    });
+  }
+
+  // Of reactors that write. `ok` false means a cancelled call, which OnCancel tells.
+  void OnWriteDone(bool /*ok*/) {
+    Guard([this] {
+      absl::MutexLock lock(&mutex_);
+      writing_ = false;
+      message_ = Message();
+      Written();
+    });
+    Advance();
+  }
+
+  // The client cancelled or is gone, or its deadline passed.
+  void OnCancel() final {
+    {
+      absl::MutexLock lock(&mutex_);
+      cancelled_ = true;
+    }
+    Guard([this] { Abandoned(); });
+    Advance();
+  }
+
+  void OnDone() final {
+    {
+      // A task that is queued finds the call finished.
+      absl::MutexLock lock(&mutex_);
+      finished_ = true;
+    }
+    Guard([this] { Release(); });
+    self_.reset();
+  }
+
+ protected:
+  // What the call does next.
+  struct Step {
+    // Nothing, until Advance is called again.
+    static Step Wait() { return {}; }
+    static Step Write(Message message) { return {std::move(message), std::nullopt}; }
+    static Step WriteAndFinish(Message message, absl::Status status) { return {std::move(message), std::move(status)}; }
+    static Step Finish(absl::Status status) { return {std::nullopt, std::move(status)}; }
+
+    std::optional<Message> message;
+    std::optional<absl::Status> status;
+  };
+
+  // Asked whenever something has happened and nothing is being written, until the call is finished.
+  virtual Step NextStep() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) = 0;
+  // What was written is the client's or lost.
+  virtual void Written() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {}
+  // The client is gone. Called without the mutex.
+  virtual void Abandoned() {}
+  // gRPC is done with the call: lets go of everything that calls back. Called without the mutex.
+  virtual void Release() {}
+
+  // Runs `action` and then Advance on the call's threads, soon.
+  template <typename Action>
+  void Post(Action action) {
+    threads_->Post([self = this->shared_from_this(), action = std::move(action)] {
+      self->Guard(action);
+      self->Advance();
+    });
+  }
+  // Advance, from a thread that must not write: the engine's, or one that lets go of slabs.
+  void Wake() {
+    Post([] {});
+  }
+
+  // Ends the call with `status`, once what is being written is.
+  void Refuse(absl::Status status) {
+    {
+      absl::MutexLock lock(&mutex_);
+      refusal_ = std::move(status);
+    }
+    Advance();
+  }
+
+  // Runs `action`; an exception refuses the call.
+  template <typename Action>
+  void Guard(const Action& action) {
+    absl::Status status = CatchExceptions(method_, action);
+    if (!status.ok()) Refuse(std::move(status));
+  }
+
+  bool finished() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return finished_; }
+
+  mutable absl::Mutex mutex_;
+
+ private:
+  void FinishNow(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    finished_ = true;
+    this->Finish(ToGrpc(status));
+  }
+
+  void Take(Step step) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if constexpr (!std::is_same_v<Message, NoMessage>) {
+      if (step.message.has_value()) {
+        message_ = *std::move(step.message);
+        if (step.status.has_value()) {
+          finished_ = true;
+          return this->StartWriteAndFinish(&message_, grpc::WriteOptions(), ToGrpc(*step.status));
+        }
+        this->StartWrite(&message_);
+        writing_ = true;  // which OnWriteDone ends, after the mutex is free
+        return;
+      }
+    }
+    if (step.status.has_value()) FinishNow(*step.status);
+  }
+
+  const std::string method_;
+  TaskThreads* const threads_;
+  // Until OnDone, after which gRPC does not touch the call.
+  std::shared_ptr<StreamCall> self_;
+  // gRPC's while `writing_`, and after the last write until OnDone.
+  Message message_ ABSL_GUARDED_BY(mutex_);
+  bool writing_ ABSL_GUARDED_BY(mutex_) = false;
+  bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
+  // Finish or StartWriteAndFinish was called: nothing may be started any more.
+  bool finished_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::Status refusal_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_SERVICE_STREAM_CALL_H_
