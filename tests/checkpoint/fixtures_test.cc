@@ -4,6 +4,7 @@
 #include "gmock/gmock.h"
 #include "server/model/checkpoint/safetensors.h"
 #include "server/model/checkpoint/torch_checkpoint.h"
+#include "tests/checkpoint/values_of.h"
 
 namespace hookline {
 namespace {
@@ -48,7 +49,7 @@ TEST(FixturesTest, EveryNanochatCheckpointHasTheTensorsThatTorchLoadsFromIt) {
       EXPECT_EQ(name.rfind("_orig_mod.", 0), std::string::npos) << name;
       values += tensor.numel();
       bfloat16_tensors += tensor.scalar_type() == at::kBFloat16 ? 1 : 0;
-      sum += tensor.to(at::kDouble).abs().sum().item<double>();
+      sum += ValuesOf(*weights, name, at::kDouble).abs().sum().item<double>();
     }
     EXPECT_EQ(weights->tensors.size(), facts.tensors) << facts.file;
     EXPECT_EQ(bfloat16_tensors, facts.bfloat16_tensors) << facts.file;
@@ -57,42 +58,11 @@ TEST(FixturesTest, EveryNanochatCheckpointHasTheTensorsThatTorchLoadsFromIt) {
   }
 }
 
-TEST(FixturesTest, TensorsAreViewsThatKeepTheFileMapped) {
-  at::Tensor table;
-  {
-    const auto weights = ReadTorchCheckpoint(std::string(HOOKLINE_FIXTURES) + "/nanochat/A-gqa/model_000123.pt");
-    ASSERT_TRUE(weights.ok()) << weights.status();
-    table = weights->tensors.at("lm_head.weight");
-  }
-  EXPECT_GT(table.abs().sum().item<double>(), 0);
-}
-
 TEST(FixturesTest, ShardsAreReadByTheNamesInTheirIndex) {
   const auto weights = ReadSafetensorsFolder(std::string(HOOKLINE_FIXTURES) + "/families/llama3_rope");
   ASSERT_TRUE(weights.ok()) << weights.status();
   EXPECT_EQ(weights->tensors.at("model.embed_tokens.weight").sizes(), at::IntArrayRef({301, 48}));
   EXPECT_EQ(weights->tensors.count("model.layers.2.mlp.down_proj.weight"), 1u);
-}
-
-TEST(FixturesTest, TheFingerprintTellsNamesValuesShapesAndConfigurationsApart) {
-  StateDict weights;
-  weights.tensors["a"] = at::arange(6, at::kFloat).view({2, 3});
-  const std::string fingerprint = WeightsFingerprint(weights, "config");
-  EXPECT_EQ(fingerprint.size(), 32u);
-  EXPECT_EQ(WeightsFingerprint(weights, "config"), fingerprint);
-  EXPECT_NE(WeightsFingerprint(weights, "config "), fingerprint);
-  StateDict other = weights;
-  other.tensors["a"] = weights.tensors["a"].view({3, 2});
-  EXPECT_NE(WeightsFingerprint(other, "config"), fingerprint);
-  other.tensors["a"] = weights.tensors["a"] + 1;
-  EXPECT_NE(WeightsFingerprint(other, "config"), fingerprint);
-  // The same values, however they lie in memory.
-  other.tensors["a"] = weights.tensors["a"].t().contiguous().t();
-  ASSERT_FALSE(other.tensors["a"].is_contiguous());
-  EXPECT_EQ(WeightsFingerprint(other, "config"), fingerprint);
-  other.tensors.clear();
-  other.tensors["b"] = weights.tensors["a"];
-  EXPECT_NE(WeightsFingerprint(other, "config"), fingerprint);
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "tests/checkpoint/archive_writer.h"
+#include "tests/checkpoint/values_of.h"
 
 namespace hookline {
 namespace {
@@ -49,15 +50,15 @@ TEST(SafetensorsTest, TensorsHaveTheirNamesShapesAndValues) {
   const auto weights = Load(File(kTwo, FourFloats()));
   ASSERT_TRUE(weights.ok()) << weights.status();
   ASSERT_EQ(weights->tensors.size(), 2u);
-  EXPECT_TRUE(at::equal(weights->tensors.at("a"), at::tensor({0.0f, 1.0f}).view({2, 1})));
-  EXPECT_TRUE(at::equal(weights->tensors.at("b"), at::tensor({2.0f, 3.0f})));
+  EXPECT_TRUE(at::equal(ValuesOf(*weights, "a"), at::tensor({0.0f, 1.0f}).view({2, 1})));
+  EXPECT_TRUE(at::equal(ValuesOf(*weights, "b"), at::tensor({2.0f, 3.0f})));
 }
 
 TEST(SafetensorsTest, DataThatIsNotAlignedIsReadRightly) {
   for (size_t padding = 0; padding < 8; ++padding) {
     const auto weights = Load(File(kTwo + std::string(padding, ' '), FourFloats()));
     ASSERT_TRUE(weights.ok()) << weights.status();
-    EXPECT_TRUE(at::equal(weights->tensors.at("b"), at::tensor({2.0f, 3.0f})));
+    EXPECT_TRUE(at::equal(ValuesOf(*weights, "b"), at::tensor({2.0f, 3.0f})));
   }
 }
 

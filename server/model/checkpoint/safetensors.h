@@ -9,8 +9,8 @@
 
 namespace hookline {
 
-// Maps one file and checks its header: length, JSON, dtypes, shapes, offsets within the file, no overlaps, no holes.
-// Errors: what MappedFile::Open says; FAILED_PRECONDITION naming the file, the tensor and what is wrong with it.
+// Reads one file's header and checks it: length, JSON, dtypes, shapes, offsets within the file, no overlaps, no holes.
+// Errors: what InputFile says; FAILED_PRECONDITION naming the file, the tensor and what is wrong with it.
 absl::StatusOr<StateDict> ReadSafetensors(const std::string& path);
 
 // A folder as Hugging Face's save_pretrained leaves it: `model.safetensors`, or `model.safetensors.index.json` and the

@@ -10,10 +10,10 @@
 
 namespace hookline {
 
-// Maps `path` and checks all of it before use, the entries' CRC-32 included. Nothing in the file is executed: the
-// pickle may build tensors, storages, OrderedDicts, dicts, lists, tuples and primitive values, everything else is
-// refused by name. A prefix `_orig_mod.` is taken off the names. Errors: what MappedFile::Open says;
-// FAILED_PRECONDITION naming the file and what is wrong with it.
+// Reads what `path` says of its tensors and checks it; the tensors' own bytes are checked when they are read, against
+// the entries' CRC-32. Nothing in the file is executed: the pickle may build tensors, storages, OrderedDicts, dicts,
+// lists, tuples and primitive values, everything else is refused by name. A prefix `_orig_mod.` is taken off the names.
+// Errors: what InputFile says; FAILED_PRECONDITION naming the file and what is wrong with it.
 absl::StatusOr<StateDict> ReadTorchCheckpoint(const std::string& path);
 
 }  // namespace hookline

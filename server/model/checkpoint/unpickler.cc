@@ -13,8 +13,6 @@
 namespace hookline {
 namespace {
 
-// A state dict of a hundred thousand tensors takes about ten megabytes.
-constexpr size_t kMaxPickleBytes = size_t{16} << 20;
 // About twelve objects describe a tensor. Bounds the stack and the memo too, which a few bytes of pickle could fill.
 constexpr size_t kMaxObjects = 1'500'000;
 // torch.save numbers its storages. Every tensor keeps a copy of the key of its storage.

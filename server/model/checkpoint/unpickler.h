@@ -12,6 +12,9 @@
 
 namespace hookline {
 
+// A state dict of a hundred thousand tensors takes about ten megabytes.
+constexpr size_t kMaxPickleBytes = size_t{16} << 20;
+
 // A tensor as the pickle describes it. Not yet checked against its storage.
 struct PickledTensor {
   std::string name;

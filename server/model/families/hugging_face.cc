@@ -8,7 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "server/base/mapped_file.h"
+#include "server/base/input_file.h"
 #include "server/base/status.h"
 #include "server/model/checkpoint/safetensors.h"
 #include "server/model/decoder.h"
@@ -23,7 +23,7 @@ namespace {
 using Json = nlohmann::json;
 
 // Published ones have a few kilobytes.
-constexpr size_t kMaxConfigBytes = size_t{4} << 20;
+constexpr int64_t kMaxConfigBytes = int64_t{4} << 20;
 
 struct NamedFamily {
   const char* model_type;
@@ -95,11 +95,8 @@ bool IsHuggingFaceFolder(const std::string& folder) { return access((folder + "/
 absl::StatusOr<std::unique_ptr<Model>> LoadHuggingFace(const ModelOptions& options, ModelInfo info, at::Device device,
                                                        at::ScalarType dtype) {
   const std::string path = options.path + "/config.json";
-  ASSIGN_OR_RETURN(const std::shared_ptr<const MappedFile> file, MappedFile::Open(path));
-  if (file->bytes().size() > kMaxConfigBytes) {
-    return absl::FailedPreconditionError(absl::StrCat(path, ": is larger than ", kMaxConfigBytes, " bytes"));
-  }
-  const Json json = Json::parse(file->bytes().begin(), file->bytes().end(), /*cb=*/nullptr, /*allow_exceptions=*/false);
+  ASSIGN_OR_RETURN(const std::string text, ReadWholeFile(path, kMaxConfigBytes));
+  const Json json = Json::parse(text, /*cb=*/nullptr, /*allow_exceptions=*/false);
   if (!json.is_object()) return absl::FailedPreconditionError(absl::StrCat(path, ": is no JSON object"));
   ASSIGN_OR_RETURN(Architecture architecture, ReadArchitecture(json, path, &info.architecture));
   ASSIGN_OR_RETURN(const StateDict state, ReadSafetensorsFolder(options.path));
@@ -108,7 +105,7 @@ absl::StatusOr<std::unique_ptr<Model>> LoadHuggingFace(const ModelOptions& optio
   DecoderWeights weights = architecture.take_weights(architecture.config, take);
   RETURN_IF_ERROR(take.Finish());
   info.details = Describe(architecture.config);
-  info.fingerprint = WeightsFingerprint(state, architecture.config.ToString());
+  ASSIGN_OR_RETURN(info.fingerprint, take.Fingerprint(architecture.config.ToString()));
   info.parameters = take.parameters();
   return std::make_unique<Decoder>(std::move(info), std::move(architecture.config), std::move(weights), dtype);
 }
