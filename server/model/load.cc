@@ -83,6 +83,7 @@ absl::StatusOr<std::unique_ptr<Model>> Load(const ModelOptions& options) {
     script.dtype = dtype;
     script.context_length = options.context_length;
     script.vocabulary_size = options.vocabulary_size;
+    script.timeout = options.torchscript_timeout;
     return LoadTorchScript(script);
   } else {
     return absl::FailedPreconditionError(

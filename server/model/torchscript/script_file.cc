@@ -21,6 +21,7 @@
 #include "server/base/input_file.h"
 #include "server/base/status.h"
 #include "server/model/checkpoint/zip_archive.h"
+#include "server/model/torchscript/script_program.h"
 
 namespace hookline {
 namespace {
@@ -51,20 +52,7 @@ class FileAdapter : public caffe2::serialize::ReadAdapterInterface {
   const std::shared_ptr<const InputFile> file_;
 };
 
-// The operator in `code` that reaches the file system, or "". Whatever is called by such a name counts, so that no way
-// of writing the call is missed.
-absl::string_view FileOperator(absl::string_view code) {
-  for (absl::string_view name : {"save", "from_file"}) {
-    for (size_t at = code.find(name); at != absl::string_view::npos; at = code.find(name, at + 1)) {
-      const absl::string_view before = absl::StripTrailingAsciiWhitespace(code.substr(0, at));
-      const absl::string_view after = absl::StripLeadingAsciiWhitespace(code.substr(at + name.size()));
-      if (absl::EndsWith(before, ".") && absl::StartsWith(after, "(")) return name;
-    }
-  }
-  return "";
-}
-
-// XXH3-128 over the records, in hexadecimal, once each is what its checksum says and reaches no files.
+// XXH3-128 over the records, in hexadecimal, once each is what its checksum says.
 absl::StatusOr<std::string> CheckRecords(const std::string& path,
                                          const absl::flat_hash_map<std::string, uint32_t>& checksums,
                                          PyTorchStreamReader& reader) {
@@ -94,11 +82,6 @@ absl::StatusOr<std::string> CheckRecords(const std::string& path,
       if (size > kMaxCodeBytes) {
         return absl::FailedPreconditionError(absl::StrCat(path, ": record ", absl::CHexEscape(name), " has ", size,
                                                           " bytes; at most ", kMaxCodeBytes, " are read"));
-      }
-      if (absl::string_view name_of_operator = FileOperator(bytes); !name_of_operator.empty()) {
-        return absl::FailedPreconditionError(absl::StrCat(path, ": record ", absl::CHexEscape(name), " calls '",
-                                                          name_of_operator,
-                                                          "', which reaches files; such modules are not loaded"));
       }
     }
     const uint64_t sizes[] = {name.size(), size};
@@ -139,12 +122,19 @@ absl::StatusOr<ScriptFile> LoadScriptFile(const std::string& path) {
   for (const auto& [name, checksum] : entries) checksums[name.substr(name.find('/') + 1)] = checksum;
   try {
     ScriptFile file;
+    std::vector<std::string> classes;
     {
       PyTorchStreamReader reader(std::make_shared<FileAdapter>(input));
       ASSIGN_OR_RETURN(file.fingerprint, CheckRecords(path, checksums, reader));
+      absl::StatusOr<std::vector<std::string>> checked = CheckProgram(reader);
+      if (!checked.ok()) return absl::FailedPreconditionError(absl::StrCat(path, ": ", checked.status().message()));
+      classes = *std::move(checked);
     }
+    // Loading runs code of the file, so it must be what was checked.
+    RETURN_IF_ERROR(input->CheckUnchanged());
     file.module = torch::jit::load(std::make_shared<FileAdapter>(input), c10::Device(c10::kCPU));
     RETURN_IF_ERROR(input->CheckUnchanged());
+    Confine(*file.module._ivalue()->compilation_unit(), classes);
     for (torch::jit::Module submodule : file.module.modules()) {
       if (submodule.hasattr("training") && submodule.attr("training").isBool()) submodule.setattr("training", false);
     }
