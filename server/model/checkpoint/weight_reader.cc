@@ -1,13 +1,16 @@
 #include "server/model/checkpoint/weight_reader.h"
 
+#include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 #include <sys/mman.h>
 #include <zlib.h>
 
 #include <algorithm>
 #include <atomic>
+#include <map>
 #include <memory>
 #include <new>
+#include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -17,6 +20,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/types/span.h"
 #include "server/base/status.h"
+#include "server/model/checkpoint/read_team.h"
 
 namespace hookline {
 namespace {
@@ -24,6 +28,10 @@ namespace {
 // What a thread reads at a time: it is still in the processor's cache when it is hashed and converted, and it holds
 // whole values of every type.
 constexpr int64_t kPieceBytes = int64_t{1} << 20;
+
+// Pieces that may be read before the one whose turn it is to be hashed: enough that a thread which the machine holds up
+// holds up no other, and few enough to bound the memory.
+constexpr int64_t kMaxAhead = 16;
 
 // Tensors from here on get memory of their own in huge pages: the kernel hands it out several times as fast, and matrix
 // products miss fewer translations. Smaller ones would leave too much of a page unused, and too many of them would meet
@@ -56,9 +64,8 @@ at::Tensor NewTensor(at::IntArrayRef sizes, at::ScalarType type) {
 // threads in any order.
 using UsePiece = absl::FunctionRef<void(int64_t begin, absl::Span<const uint8_t> bytes)>;
 
-// Reads a range of a file once, by LibTorch's threads, and computes its hash and checksum. Pieces are claimed in order
-// and hashed in order: whoever has read one waits for its turn, so that no more of them are held than there are
-// threads.
+// Reads a range of a file once, by the team's threads, and computes its hash and checksum. Pieces are claimed in order
+// and hashed in order; one that is read before its turn waits in memory, so that no thread has to wait for another's.
 class Pass {
  public:
   enum class Checksum { kNone, kCrc32 };
@@ -70,11 +77,13 @@ class Pass {
   }
 
   // With `into`, which has room for all of the range, pieces are read to where they belong there. To be called once.
-  absl::Status Run(uint8_t* into, UsePiece use) {
-    const int64_t pieces = (bytes_ + kPieceBytes - 1) / kPieceBytes;
-    at::parallel_for(0, std::min<int64_t>(at::get_num_threads(), pieces), 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) ReadPieces(into, use);
-    });
+  absl::Status Run(ReadTeam& team, uint8_t* into, UsePiece use) {
+    const auto read = [&] { ReadPieces(into, use); };
+    if (bytes_ > kPieceBytes) {
+      team.Run(read);
+    } else {
+      read();
+    }
     absl::MutexLock lock(&mutex_);
     return status_;
   }
@@ -90,46 +99,55 @@ class Pass {
   }
 
  private:
+  struct Piece {
+    std::vector<uint8_t> buffer;  // where it is not read to where it belongs
+    absl::Span<const uint8_t> bytes;
+    uint32_t crc = 0;
+  };
+
   void ReadPieces(uint8_t* into, UsePiece use) {
-    std::vector<uint8_t> buffer;
     while (true) {
-      const int64_t piece = next_++;
-      const int64_t begin = piece * kPieceBytes;
+      const int64_t index = next_++;
+      const int64_t begin = index * kPieceBytes;
       if (begin >= bytes_ || failed_) return;
-      const size_t size = static_cast<size_t>(std::min(kPieceBytes, bytes_ - begin));
       absl::Status status;
-      uint32_t crc = 0;
-      // Nothing may leave a turn untaken, for which other threads wait.
       try {
-        if (into == nullptr) buffer.resize(size);
-        const absl::Span<uint8_t> bytes(into == nullptr ? buffer.data() : into + begin, size);
+        Piece piece;
+        const size_t size = static_cast<size_t>(std::min(kPieceBytes, bytes_ - begin));
+        if (into == nullptr) piece.buffer.resize(size);
+        const absl::Span<uint8_t> bytes(into == nullptr ? piece.buffer.data() : into + begin, size);
         status = file_.ReadAt(offset_ + begin, bytes);
         if (status.ok()) {
-          if (checksum_ == Checksum::kCrc32) crc = static_cast<uint32_t>(crc32_z(0, bytes.data(), bytes.size()));
+          if (checksum_ == Checksum::kCrc32) piece.crc = static_cast<uint32_t>(crc32_z(0, bytes.data(), bytes.size()));
           use(begin, bytes);
+          piece.bytes = bytes;
+          HashInTurn(index, std::move(piece));
         }
-        TakeTurn(piece, std::move(status), bytes, crc);
       } catch (const std::exception& error) {
-        TakeTurn(piece, absl::ResourceExhaustedError(error.what()), {}, crc);
+        status = absl::ResourceExhaustedError(error.what());
       }
+      if (status.ok()) continue;
+      absl::MutexLock lock(&mutex_);
+      failed_ = true;
+      if (status_.ok()) status_ = std::move(status);
     }
   }
 
-  void TakeTurn(int64_t piece, absl::Status status, absl::Span<const uint8_t> bytes, uint32_t crc) {
+  void HashInTurn(int64_t index, Piece piece) {
     absl::MutexLock lock(&mutex_);
-    const auto is_turn = [&] { return !status_.ok() || turn_ == piece; };
-    mutex_.Await(absl::Condition(&is_turn));
-    if (!status_.ok()) return;
-    if (!status.ok()) {
-      failed_ = true;
-      status_ = std::move(status);
-      return;
+    const auto has_room = [&] {
+      mutex_.AssertHeld();
+      return !status_.ok() || index < turn_ + kMaxAhead;
+    };
+    mutex_.Await(absl::Condition(&has_room));
+    waiting_.emplace(index, std::move(piece));
+    for (auto it = waiting_.begin(); it != waiting_.end() && it->first == turn_; it = waiting_.erase(it), ++turn_) {
+      const Piece& next = it->second;
+      XXH3_128bits_update(state_.get(), next.bytes.data(), next.bytes.size());
+      if (checksum_ == Checksum::kCrc32) {
+        crc_ = static_cast<uint32_t>(crc32_combine(crc_, next.crc, static_cast<z_off_t>(next.bytes.size())));
+      }
     }
-    XXH3_128bits_update(state_.get(), bytes.data(), bytes.size());
-    if (checksum_ == Checksum::kCrc32) {
-      crc_ = static_cast<uint32_t>(crc32_combine(crc_, crc, static_cast<z_off_t>(bytes.size())));
-    }
-    ++turn_;
   }
 
   const InputFile& file_;
@@ -140,10 +158,27 @@ class Pass {
   std::atomic<bool> failed_{false};
   absl::Mutex mutex_;
   int64_t turn_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::map<int64_t, Piece> waiting_ ABSL_GUARDED_BY(mutex_);  // for their turn, by index
   absl::Status status_ ABSL_GUARDED_BY(mutex_);
   uint32_t crc_ ABSL_GUARDED_BY(mutex_) = 0;
   const std::unique_ptr<XXH3_state_t, decltype(&XXH3_freeState)> state_ ABSL_PT_GUARDED_BY(mutex_);
 };
+
+template <typename From>
+void ConvertFrom(const uint8_t* from, int64_t count, at::ScalarType to_type, void* to) {
+  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, to_type, "ConvertFrom", [&] {
+    const From* const in = reinterpret_cast<const From*>(from);
+    scalar_t* const out = static_cast<scalar_t*>(to);
+    for (int64_t i = 0; i < count; ++i) out[i] = c10::convert<scalar_t>(in[i]);
+  });
+}
+
+// `count` values of floating types, rounded as LibTorch rounds them. Its own conversion would start threads for each
+// piece.
+void Convert(const uint8_t* from, at::ScalarType from_type, int64_t count, at::ScalarType to_type, void* to) {
+  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, from_type, "Convert",
+                                  [&] { ConvertFrom<scalar_t>(from, count, to_type, to); });
+}
 
 void Discard(int64_t /*begin*/, absl::Span<const uint8_t> /*bytes*/) {}
 
@@ -153,6 +188,11 @@ absl::Status Damaged(const StoredRange& range) {
 }
 
 }  // namespace
+
+WeightReader::WeightReader(const StateDict& weights)
+    : weights_(weights), team_(std::make_unique<ReadTeam>(at::get_num_threads() - 1)) {}
+
+WeightReader::~WeightReader() = default;
 
 absl::StatusOr<at::Tensor> WeightReader::Read(const std::string& name, at::ScalarType dtype) {
   const StoredTensor& tensor = weights_.tensors.at(name);
@@ -195,37 +235,36 @@ absl::StatusOr<std::string> WeightReader::Finish(absl::string_view configuration
 
 absl::Status WeightReader::ReadInto(const StoredTensor& tensor, at::Tensor* values, XXH128_hash_t* hash) {
   const StoredRange& storage = tensor.storage();
-  if (!tensor.is_contiguous()) return ReadStrided(tensor, values, hash);
+  const bool converts = values != nullptr && values->scalar_type() != tensor.scalar_type();
+  const bool in_pieces = tensor.is_floating_point() && (values == nullptr || values->is_floating_point());
+  if (!tensor.is_contiguous() || (converts && !in_pieces)) return ReadAtOnce(tensor, values, hash);
   const bool is_all = tensor.span_bytes() == storage.bytes;
   if (!is_all) RETURN_IF_ERROR(CheckRange(storage));
-  const bool converts = values != nullptr && values->scalar_type() != tensor.scalar_type();
-  const int64_t item = static_cast<int64_t>(c10::elementSize(tensor.scalar_type()));
-  at::Tensor flat = converts ? values->view({-1}) : at::Tensor();
-  const auto convert = [&](int64_t begin, absl::Span<const uint8_t> bytes) {
-    const int64_t count = static_cast<int64_t>(bytes.size()) / item;
-    // Only read from, though LibTorch takes no pointer to const.
-    const at::Tensor piece = at::from_blob(const_cast<uint8_t*>(bytes.data()), {count}, tensor.scalar_type());
-    flat.narrow(0, begin / item, count).copy_(piece);
-  };
   const bool is_checked = is_all && storage.crc.has_value();
   Pass pass(*storage.file, tensor.first_byte(), tensor.span_bytes(),
             is_checked ? Pass::Checksum::kCrc32 : Pass::Checksum::kNone);
+  uint8_t* const data = values == nullptr ? nullptr : static_cast<uint8_t*>(values->data_ptr());
   if (converts) {
-    RETURN_IF_ERROR(pass.Run(/*into=*/nullptr, convert));
+    const int64_t item = static_cast<int64_t>(c10::elementSize(tensor.scalar_type()));
+    const int64_t new_item = static_cast<int64_t>(c10::elementSize(values->scalar_type()));
+    RETURN_IF_ERROR(pass.Run(*team_, /*into=*/nullptr, [&](int64_t begin, absl::Span<const uint8_t> bytes) {
+      Convert(bytes.data(), tensor.scalar_type(), static_cast<int64_t>(bytes.size()) / item, values->scalar_type(),
+              data + begin / item * new_item);
+    }));
   } else {
-    RETURN_IF_ERROR(pass.Run(values == nullptr ? nullptr : static_cast<uint8_t*>(values->data_ptr()), Discard));
+    RETURN_IF_ERROR(pass.Run(*team_, data, Discard));
   }
   if (is_checked && *storage.crc != pass.crc()) return Damaged(storage);
   *hash = pass.hash();
   return absl::OkStatus();
 }
 
-absl::Status WeightReader::ReadStrided(const StoredTensor& tensor, at::Tensor* values, XXH128_hash_t* hash) {
+absl::Status WeightReader::ReadAtOnce(const StoredTensor& tensor, at::Tensor* values, XXH128_hash_t* hash) {
   RETURN_IF_ERROR(CheckRange(tensor.storage()));
   const int64_t item = static_cast<int64_t>(c10::elementSize(tensor.scalar_type()));
   const at::Tensor span = NewTensor({tensor.span_bytes() / item}, tensor.scalar_type());
   Pass pass(*tensor.storage().file, tensor.first_byte(), tensor.span_bytes(), Pass::Checksum::kNone);
-  RETURN_IF_ERROR(pass.Run(static_cast<uint8_t*>(span.data_ptr()), Discard));
+  RETURN_IF_ERROR(pass.Run(*team_, static_cast<uint8_t*>(span.data_ptr()), Discard));
   const at::Tensor rows = span.as_strided(tensor.sizes(), tensor.strides()).contiguous();
   *hash = XXH3_128bits(rows.data_ptr(), rows.nbytes());
   if (values != nullptr) values->copy_(rows);
@@ -235,7 +274,7 @@ absl::Status WeightReader::ReadStrided(const StoredTensor& tensor, at::Tensor* v
 absl::Status WeightReader::CheckRange(const StoredRange& range) {
   if (!range.crc || !checked_.insert({range.file.get(), range.offset}).second) return absl::OkStatus();
   Pass pass(*range.file, range.offset, range.bytes, Pass::Checksum::kCrc32);
-  RETURN_IF_ERROR(pass.Run(/*into=*/nullptr, Discard));
+  RETURN_IF_ERROR(pass.Run(*team_, /*into=*/nullptr, Discard));
   return *range.crc == pass.crc() ? absl::OkStatus() : Damaged(range);
 }
 

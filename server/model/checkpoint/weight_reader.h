@@ -11,6 +11,7 @@
 #include <xxhash.h>
 
 #include <cstdint>
+#include <memory>
 #include <set>
 #include <string>
 #include <utility>
@@ -22,11 +23,15 @@
 
 namespace hookline {
 
-// One thread at a time; inside, LibTorch's threads share the work. `weights` must outlive it. Memory beyond that of the
-// tensors it returns is a megabyte for each thread, and for a tensor that is not contiguous in its file what it spans.
+class ReadTeam;
+
+// One thread at a time; inside, as many threads as LibTorch computes with share the work. `weights` must outlive it.
+// Memory beyond that of the tensors it returns is some megabytes, and for a tensor that is not contiguous in its file
+// what it spans.
 class WeightReader {
  public:
-  explicit WeightReader(const StateDict& weights) : weights_(weights) {}
+  explicit WeightReader(const StateDict& weights);
+  ~WeightReader();
 
   // The values of tensor `name`, which the checkpoint must have: contiguous, on the CPU, in `dtype`. Nothing that is
   // done to the file afterwards changes them. FAILED_PRECONDITION naming file and tensor: the file was cut short or
@@ -41,11 +46,13 @@ class WeightReader {
  private:
   // Reads `tensor` into `values`, of its sizes and contiguous, or only hashes it where that is null.
   absl::Status ReadInto(const StoredTensor& tensor, at::Tensor* values, XXH128_hash_t* hash);
-  absl::Status ReadStrided(const StoredTensor& tensor, at::Tensor* values, XXH128_hash_t* hash);
+  // The same for what cannot be used piece by piece.
+  absl::Status ReadAtOnce(const StoredTensor& tensor, at::Tensor* values, XXH128_hash_t* hash);
   // Makes sure that `range` has its checksum, unless that was done before.
   absl::Status CheckRange(const StoredRange& range);
 
   const StateDict& weights_;
+  const std::unique_ptr<ReadTeam> team_;
   absl::flat_hash_map<std::string, XXH128_hash_t> hashes_;  // by name
   // Ranges whose checksums were found right: file and offset.
   std::set<std::pair<const InputFile*, int64_t>> checked_;
