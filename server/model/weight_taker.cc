@@ -97,6 +97,16 @@ void WeightTaker::IgnoreIf(absl::FunctionRef<bool(const std::string& name)> unus
   }
 }
 
+std::vector<std::string> WeightTaker::IgnoreRest(
+    absl::FunctionRef<bool(const std::string& name, const StoredTensor& tensor)> unused) {
+  std::vector<std::string> names;
+  for (const auto& [name, tensor] : weights_.tensors) {
+    if (taken_.count(name) == 0 && unused(name, tensor)) names.push_back(name);
+  }
+  taken_.insert(names.begin(), names.end());
+  return names;
+}
+
 absl::Status WeightTaker::Finish() const {
   if (!status_.ok()) return status_;
   for (const auto& [name, tensor] : weights_.tensors) {

@@ -50,6 +50,10 @@ class WeightTaker {
   // The same for every tensor whose name `unused` accepts.
   void IgnoreIf(absl::FunctionRef<bool(const std::string& name)> unused);
 
+  // Ignores what nobody took and `unused` accepts; their names. To be called last.
+  std::vector<std::string> IgnoreRest(
+      absl::FunctionRef<bool(const std::string& name, const StoredTensor& tensor)> unused);
+
   // Values of the tensors that were taken, and of those ignored with their sizes checked.
   int64_t parameters() const { return parameters_; }
 

@@ -1,9 +1,11 @@
 // Checkpoints that trainers wrote.
 #include <string>
 
+#include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
-#include "server/model/checkpoint/safetensors.h"
+#include "server/model/checkpoint/checkpoint_folder.h"
 #include "server/model/checkpoint/torch_checkpoint.h"
+#include "tests/checkpoint/archive_writer.h"
 #include "tests/checkpoint/values_of.h"
 
 namespace hookline {
@@ -59,10 +61,35 @@ TEST(FixturesTest, EveryNanochatCheckpointHasTheTensorsThatTorchLoadsFromIt) {
 }
 
 TEST(FixturesTest, ShardsAreReadByTheNamesInTheirIndex) {
-  const auto weights = ReadSafetensorsFolder(std::string(HOOKLINE_FIXTURES) + "/families/llama3_rope");
+  const auto weights = ReadCheckpointFolder(std::string(HOOKLINE_FIXTURES) + "/families/llama3_rope");
   ASSERT_TRUE(weights.ok()) << weights.status();
   EXPECT_EQ(weights->tensors.at("model.embed_tokens.weight").sizes(), at::IntArrayRef({301, 48}));
   EXPECT_EQ(weights->tensors.count("model.layers.2.mlp.down_proj.weight"), 1u);
+}
+
+// Both files hold the same, written by PyTorch 1.13: `a` contiguous, `b` transposed, `c` a part of the storage of `d`.
+TEST(FixturesTest, TheFormBeforePyTorch16IsReadAsTheZipArchiveIs) {
+  for (const char* file : {"zip.bin", "legacy.bin"}) {
+    const auto weights = ReadTorchCheckpoint(absl::StrCat(HOOKLINE_FIXTURES, "/checkpoints/", file));
+    ASSERT_TRUE(weights.ok()) << weights.status();
+    ASSERT_EQ(weights->tensors.size(), 5u) << file;
+    EXPECT_TRUE(at::equal(ValuesOf(*weights, "a"), at::arange(6, at::kFloat).view({2, 3}))) << file;
+    EXPECT_TRUE(at::equal(ValuesOf(*weights, "b"), at::arange(6, at::kBFloat16).view({2, 3}).t())) << file;
+    EXPECT_TRUE(at::equal(ValuesOf(*weights, "c"), at::arange(2, 6, at::kHalf))) << file;
+    EXPECT_TRUE(at::equal(ValuesOf(*weights, "d"), at::arange(8, at::kHalf))) << file;
+    EXPECT_TRUE(at::equal(ValuesOf(*weights, "e"), at::tensor({1, 0, 1}).to(at::kBool))) << file;
+  }
+}
+
+TEST(FixturesTest, EveryCutOfTheFormBeforePyTorch16IsAnError) {
+  const std::string whole = ReadFile(std::string(HOOKLINE_FIXTURES) + "/checkpoints/legacy.bin");
+  const ScratchFile file;
+  for (size_t length = 0; length < whole.size(); ++length) {
+    file.Write(whole.substr(0, length));
+    const absl::Status status = ReadTorchCheckpoint(file.path()).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << length;
+    EXPECT_THAT(status.message(), ::testing::HasSubstr(file.path())) << length;
+  }
 }
 
 }  // namespace

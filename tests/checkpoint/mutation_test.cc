@@ -95,6 +95,16 @@ TEST(MutationTest, ADamagedPickleIsAnErrorOrReadsInsideItsStorages) {
   EXPECT_LT(read, kRounds / 2);
 }
 
+TEST(MutationTest, ADamagedFileFromBeforePyTorch16IsAnErrorOrReadsInsideItself) {
+  const std::string whole = ReadFile(std::string(HOOKLINE_FIXTURES) + "/checkpoints/legacy.bin");
+  std::mt19937 random(6);
+  const ScratchFile file;
+  for (int round = 0; round < kRounds; ++round) {
+    file.Write(Damage(whole, random));
+    Touch(ReadTorchCheckpoint(file.path()));
+  }
+}
+
 TEST(MutationTest, RandomOpcodesAreAnError) {
   const std::string opcodes = "N(}])tue.sabRQc0K\x85\x86\x87\x88\x89\x8a\x93\x94hqX\x8c";
   std::mt19937 random(3);

@@ -1,21 +1,19 @@
 #include "server/model/checkpoint/safetensors.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <set>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/types/span.h"
 #include "server/base/checked_math.h"
-#include "server/base/input_file.h"
 #include "server/base/status.h"
+#include "server/model/checkpoint/checkpoint_file.h"
 #include "server/model/checkpoint/stored_tensor.h"
 
 namespace hookline {
@@ -27,7 +25,6 @@ using Json = nlohmann::json;
 constexpr int kLengthBytes = 8;
 // A tensor takes about a hundred bytes of header; the format's own limit is 100 MB.
 constexpr uint64_t kMaxHeaderBytes = uint64_t{32} << 20;
-constexpr int64_t kMaxIndexBytes = int64_t{32} << 20;
 // {name: {"shape": [...]}}; deeper JSON is not read, however deep it is.
 constexpr int kMaxJsonDepth = 8;
 constexpr size_t kMaxDimensions = 8;
@@ -48,6 +45,14 @@ std::optional<at::ScalarType> TypeOf(absl::string_view dtype) {
   if (dtype == "U8") return at::kByte;
   if (dtype == "BOOL") return at::kBool;
   return std::nullopt;
+}
+
+// What a type that is not read is.
+absl::string_view KindOf(absl::string_view dtype) {
+  if (absl::StartsWith(dtype, "F8")) return "float8 weights, which are not read";
+  if (absl::StartsWith(dtype, "F4") || absl::StartsWith(dtype, "F6")) return "packed weights, which are not read";
+  if (absl::StartsWith(dtype, "U")) return "unsigned numbers as packed quantised weights have, which are not read";
+  return "which this version does not know";
 }
 
 absl::StatusOr<Json> ParseJson(absl::string_view text, const std::string& where) {
@@ -100,7 +105,8 @@ absl::StatusOr<Entry> ReadEntry(const std::string& name, const Json& json, int64
   if (dtype == json.end() || !dtype->is_string()) return bad("has no dtype");
   const std::optional<at::ScalarType> type = TypeOf(dtype->get_ref<const std::string&>());
   if (!type.has_value()) {
-    return bad(absl::StrCat("has dtype ", Quoted(dtype->get_ref<const std::string&>()),
+    return bad(absl::StrCat("has dtype ", Quoted(dtype->get_ref<const std::string&>()), ", ",
+                            KindOf(dtype->get_ref<const std::string&>()),
                             "; F64, F32, F16, BF16, I64, I32, I16, I8, U8 and BOOL are read"));
   }
   entry.type = *type;
@@ -183,7 +189,7 @@ absl::StatusOr<StateDict> Read(const std::shared_ptr<const InputFile>& file) {
 }  // namespace
 
 absl::StatusOr<StateDict> ReadSafetensors(const std::string& path) {
-  ASSIGN_OR_RETURN(const std::shared_ptr<const InputFile> file, InputFile::Open(path));
+  ASSIGN_OR_RETURN(const std::shared_ptr<const InputFile> file, OpenCheckpointFile(path));
   absl::StatusOr<StateDict> weights;
   try {
     weights = Read(file);
@@ -193,55 +199,6 @@ absl::StatusOr<StateDict> ReadSafetensors(const std::string& path) {
   if (!weights.ok()) {
     return absl::FailedPreconditionError(absl::StrCat(path, ": ", weights.status().message(),
                                                       "; the file is damaged, cut short, or no safetensors file"));
-  }
-  return weights;
-}
-
-absl::StatusOr<StateDict> ReadSafetensorsFolder(const std::string& folder) {
-  const std::string single = folder + "/model.safetensors";
-  const std::string index = folder + "/model.safetensors.index.json";
-  if (access(single.c_str(), F_OK) == 0) return ReadSafetensors(single);
-  if (access(index.c_str(), F_OK) != 0) {
-    return absl::NotFoundError(absl::StrCat(folder,
-                                            ": there is neither model.safetensors nor "
-                                            "model.safetensors.index.json"));
-  }
-  ASSIGN_OR_RETURN(const std::string text, ReadWholeFile(index, kMaxIndexBytes));
-  const auto bad = [&](absl::string_view what) {
-    return absl::FailedPreconditionError(absl::StrCat(index, ": ", what));
-  };
-  const absl::StatusOr<Json> json = ParseJson(text, absl::StrCat(index, ":"));
-  if (!json.ok()) return json.status();
-  const auto map = json->find("weight_map");
-  if (map == json->end() || !map->is_object()) return bad("has no weight_map");
-
-  StateDict weights;
-  weights.path = folder;
-  std::set<std::string> shards;
-  for (const auto& [name, shard] : map->items()) {
-    if (!shard.is_string()) return bad(absl::StrCat("weight_map gives no file for ", Quoted(name)));
-    const std::string& shard_name = shard.get_ref<const std::string&>();
-    if (shard_name.empty() || shard_name[0] == '.' || shard_name.find('/') != std::string::npos ||
-        shard_name.find('\0') != std::string::npos) {
-      return bad(absl::StrCat("weight_map names ", Quoted(shard_name), ", which is no file of this folder"));
-    }
-    shards.insert(shard_name);
-  }
-  for (const std::string& shard : shards) {
-    ASSIGN_OR_RETURN(StateDict part, ReadSafetensors(absl::StrCat(folder, "/", shard)));
-    for (auto& [name, tensor] : part.tensors) {
-      const auto home = map->find(name);
-      if (home == map->end() || *home != shard) {
-        return bad(absl::StrCat(Quoted(shard), " holds tensor ", Quoted(name), ", which weight_map does not say"));
-      }
-      weights.tensors.emplace(name, std::move(tensor));
-    }
-  }
-  for (const auto& [name, shard] : map->items()) {
-    if (weights.tensors.find(name) == weights.tensors.end()) {
-      return bad(absl::StrCat("tensor ", Quoted(name), " is not in ", Quoted(shard.get_ref<const std::string&>()),
-                              ", where weight_map has it"));
-    }
   }
   return weights;
 }

@@ -1,5 +1,6 @@
 // Reads the state dicts that torch.save writes: a zip archive of stored (not compressed) entries, among them a pickle
-// of an OrderedDict of tensors and one entry per storage.
+// of an OrderedDict of tensors and one entry per storage; or, as before PyTorch 1.6, the pickle and the storages one
+// after another, without checksums.
 #ifndef HOOKLINE_SERVER_MODEL_CHECKPOINT_TORCH_CHECKPOINT_H_
 #define HOOKLINE_SERVER_MODEL_CHECKPOINT_TORCH_CHECKPOINT_H_
 

@@ -20,6 +20,7 @@
 #include "absl/strings/str_split.h"
 #include "server/base/input_file.h"
 #include "server/base/status.h"
+#include "server/model/checkpoint/checkpoint_file.h"
 #include "server/model/checkpoint/zip_archive.h"
 #include "server/model/torchscript/script_program.h"
 
@@ -108,7 +109,7 @@ std::string OneLine(const std::exception& error) {
 }
 
 absl::StatusOr<ScriptFile> LoadScriptFile(const std::string& path) {
-  ASSIGN_OR_RETURN(const std::shared_ptr<const InputFile> input, InputFile::Open(path));
+  ASSIGN_OR_RETURN(const std::shared_ptr<const InputFile> input, OpenCheckpointFile(path));
   uint8_t magic[4] = {};
   if (input->size() >= 4) RETURN_IF_ERROR(input->ReadAt(0, absl::MakeSpan(magic)));
   // LibTorch also loads flatbuffers, which nothing here would check.
