@@ -98,9 +98,10 @@ absl::StatusOr<StateDict> ReadCheckpointFolder(const std::string& folder) {
     if (IsThere(single)) return form.read(single);
     if (const std::string index = single + ".index.json"; IsThere(index)) return ReadShards(folder, index, form.read);
   }
-  return absl::NotFoundError(absl::StrCat(
-      folder,
-      ": there are no weights: neither model.safetensors nor pytorch_model.bin, nor an index of either's shards"));
+  return absl::NotFoundError(
+      absl::StrCat(folder,
+                   ": there are no weights: none of model.safetensors, model.safetensors.index.json, "
+                   "pytorch_model.bin and pytorch_model.bin.index.json"));
 }
 
 }  // namespace hookline
