@@ -104,8 +104,9 @@ void DeclareAll(CLI::App* app, ServerFlags* flags, std::vector<std::string>* mod
   declare
       .List("--model", *models,
             "[NAME=]PATH of a nanochat or Hugging Face checkpoint directory or a TorchScript file; without a name, the "
-            "last "
-            "part of the path. Repeat it for more models")
+            "last part of the path. Repeat it for more models. A checkpoint is only read. A TorchScript file is a "
+            "program, which loading and every capture run: it is held to operators that compute, but serve only what "
+            "you would also run")
       ->type_name("[NAME=]PATH");
   declare.Value("--step", model->step, "Of a checkpoint directory the step to load; -1: the highest");
   declare.Value("--device", model->device, "cpu, cuda, cuda:N, or auto: CUDA where there is one");
@@ -124,6 +125,9 @@ void DeclareAll(CLI::App* app, ServerFlags* flags, std::vector<std::string>* mod
       .Value("--vocab-size", model->vocabulary_size,
              "TorchScript, whose files do not tell: token ids are below this; 0: unknown")
       ->check(CLI::Range(0, std::numeric_limits<int32_t>::max()));
+  declare.Duration("--torchscript-timeout", model->torchscript_timeout,
+                   "TorchScript: how long one forward pass may take, the trial runs at the start included; a module "
+                   "that takes longer there is refused");
   declare.Value("--threads", flags->threads, "Threads of a forward pass on the CPU; 0: one for each core")
       ->check(CLI::Range(0, 1024));
   declare

@@ -7,7 +7,7 @@
 #include "client/cli/names.h"
 #include "client/cli/scratch_file.h"
 #include "nlohmann/json.hpp"
-#include "server/base/mapped_file.h"
+#include "server/base/input_file.h"
 #include "server/base/status.h"
 
 namespace hookline::cli {
@@ -48,16 +48,14 @@ absl::Status WriteExportManifest(const std::string& directory, const std::string
 absl::StatusOr<std::map<std::string, std::string>> ReadExportManifest(const std::string& directory) {
   std::map<std::string, std::string> names;
   const std::string path = ExportManifestPath(directory);
-  const absl::StatusOr<std::shared_ptr<const MappedFile>> file = MappedFile::Open(path);
-  if (absl::IsNotFound(file.status())) return names;
-  RETURN_IF_ERROR(file.status());
+  const absl::StatusOr<std::string> text = ReadWholeFile(path, kMaxBytes);
+  if (absl::IsNotFound(text.status())) return names;
+  RETURN_IF_ERROR(text.status());
   const auto wrong = [&](absl::string_view what) {
     return absl::FailedPreconditionError(
         absl::StrCat(path, ": ", what, "; it must be what hookline export wrote, or not be there"));
   };
-  if ((*file)->bytes().size() > kMaxBytes) return wrong("too large");
-  const auto bytes = (*file)->bytes();
-  const auto json = nlohmann::json::parse(bytes.begin(), bytes.end(), nullptr, /*allow_exceptions=*/false);
+  const auto json = nlohmann::json::parse(*text, nullptr, /*allow_exceptions=*/false);
   if (!json.is_object() || json.value("format", nlohmann::json()) != kFormat) return wrong("is of another format");
   const auto files = json.find("files");
   if (files == json.end() || !files->is_object()) return wrong("has no `files`");

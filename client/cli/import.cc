@@ -33,7 +33,7 @@ Example:
   hookline import activations/ --recordings-dir /data/recordings --name old-run)";
 
 // Rows of a hook point that are written before the next hook point's.
-constexpr int64_t kGroupRows = 4096;
+constexpr int64_t kGroupRows = 512;
 // As many as a server takes in one request by default is far below this; each holds a file open.
 constexpr size_t kMaxFiles = 4096;
 
@@ -90,6 +90,7 @@ absl::Status Write(const std::vector<PtFile>& files, RecordingWriter& writer, Pr
   const std::vector<int64_t> sequence(kGroupRows, -1);
   const std::vector<int32_t> position(kGroupRows, -1);
   const std::vector<uint32_t> token_id(kGroupRows, 0);
+  std::vector<uint8_t> buffer;
   int64_t end = 0;
   for (const PtFile& file : files) end = std::max(end, file.rows);
   for (int64_t first = 0; first < end; first += kGroupRows) {
@@ -97,9 +98,10 @@ absl::Status Write(const std::vector<PtFile>& files, RecordingWriter& writer, Pr
     for (size_t h = 0; h < files.size(); ++h) {
       const int64_t rows = std::min(group, files[h].rows - first);
       if (rows <= 0) continue;
-      const int64_t row_bytes = static_cast<int64_t>(files[h].values.size()) / files[h].rows;
-      const absl::Span<const uint8_t> values =
-          files[h].values.subspan(static_cast<size_t>(first * row_bytes), static_cast<size_t>(rows * row_bytes));
+      const int64_t row_bytes = files[h].row_bytes();
+      buffer.resize(static_cast<size_t>(rows * row_bytes));
+      RETURN_IF_ERROR(files[h].ReadRows(first, absl::MakeSpan(buffer)));
+      const absl::Span<const uint8_t> values = buffer;
       RowsToRecord to_record;
       to_record.hook_point = static_cast<int>(h);
       to_record.first_row = first;
@@ -113,6 +115,7 @@ absl::Status Write(const std::vector<PtFile>& files, RecordingWriter& writer, Pr
     }
     if (interrupt.came()) return absl::CancelledError("interrupted");
   }
+  for (const PtFile& file : files) RETURN_IF_ERROR(file.file->CheckUnchanged());
   return absl::OkStatus();
 }
 

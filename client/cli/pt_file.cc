@@ -8,7 +8,9 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "absl/strings/strip.h"
 #include "nlohmann/json.hpp"
+#include "server/base/checked_math.h"
 #include "server/base/status.h"
 #include "server/model/checkpoint/unpickler.h"
 #include "server/model/checkpoint/zip_archive.h"
@@ -17,16 +19,17 @@ namespace hookline::cli {
 namespace {
 
 // What names a tensor takes some hundred bytes.
-constexpr size_t kMaxPickleBytes = 64 << 10;
+constexpr int64_t kMaxTensorPickleBytes = 64 << 10;
 // More than this is no hook point's name.
-constexpr size_t kMaxAboutBytes = 64 << 10;
+constexpr int64_t kMaxAboutBytes = 64 << 10;
 
 // The unpickler reads dicts of tensors, so a pickle that is a tensor is put into one: EMPTY_DICT, the key, the tensor,
 // SETITEM, STOP. It has no other way into the dict, since what stands before it is in no memo.
-absl::StatusOr<std::vector<uint8_t>> InADict(absl::Span<const uint8_t> pickle) {
-  const bool known = pickle.size() > 3 && pickle.size() <= kMaxPickleBytes && pickle[0] == 0x80 && pickle.back() == '.';
-  if (!known) return absl::FailedPreconditionError("its data.pkl is no pickle of a tensor");
-  std::vector<uint8_t> dict = {0x80, pickle[1], '}', 'X', 1, 0, 0, 0, 't'};
+absl::StatusOr<std::vector<uint8_t>> InADict(absl::string_view pickle) {
+  if (pickle.size() <= 3 || pickle[0] != '\x80' || pickle.back() != '.') {
+    return absl::FailedPreconditionError("its data.pkl is no pickle of a tensor");
+  }
+  std::vector<uint8_t> dict = {0x80, static_cast<uint8_t>(pickle[1]), '}', 'X', 1, 0, 0, 0, 't'};
   dict.insert(dict.end(), pickle.begin() + 2, pickle.end() - 1);
   dict.insert(dict.end(), {'s', '.'});
   return dict;
@@ -39,9 +42,8 @@ absl::StatusOr<Dtype> DtypeOf(const std::string& storage) {
   return absl::FailedPreconditionError(absl::StrCat("holds a ", storage, "; float32, bfloat16 and float16 are taken"));
 }
 
-std::string NameInside(absl::Span<const uint8_t> about) {
-  if (about.size() > kMaxAboutBytes) return "";
-  const nlohmann::json json = nlohmann::json::parse(about.begin(), about.end(), nullptr, /*allow_exceptions=*/false);
+std::string NameInside(const std::string& about) {
+  const nlohmann::json json = nlohmann::json::parse(about, nullptr, /*allow_exceptions=*/false);
   if (!json.is_object()) return "";
   const auto name = json.find("hook_point");
   return name != json.end() && name->is_string() ? name->get<std::string>() : "";
@@ -49,17 +51,15 @@ std::string NameInside(absl::Span<const uint8_t> about) {
 
 absl::StatusOr<PtFile> Read(const std::string& path) {
   PtFile result;
-  ASSIGN_OR_RETURN(result.file, MappedFile::Open(path));
+  ASSIGN_OR_RETURN(result.file, InputFile::Open(path));
   ASSIGN_OR_RETURN(const ZipArchive archive, ZipArchive::Open(result.file));
-  absl::Span<const uint8_t> pickle, about;
-  std::string folder;
-  for (const auto& [name, data] : archive.entries()) {
-    if (absl::EndsWith(name, "/hookline.json")) about = data;
-    if (!absl::EndsWith(name, "/data.pkl")) continue;
-    pickle = data;
-    folder = name.substr(0, name.size() - std::string("data.pkl").size());
+  std::string pickle_name, about_name;
+  for (const auto& [name, entry] : archive.entries()) {
+    if (absl::EndsWith(name, "/hookline.json")) about_name = name;
+    if (absl::EndsWith(name, "/data.pkl")) pickle_name = name;
   }
-  if (pickle.empty()) return absl::FailedPreconditionError("has no data.pkl");
+  if (pickle_name.empty()) return absl::FailedPreconditionError("has no data.pkl");
+  ASSIGN_OR_RETURN(const std::string pickle, archive.Read(pickle_name, kMaxTensorPickleBytes));
   ASSIGN_OR_RETURN(const std::vector<uint8_t> dict, InADict(pickle));
   ASSIGN_OR_RETURN(const std::vector<PickledTensor> tensors, UnpickleStateDict(dict));
   if (tensors.size() != 1) return absl::FailedPreconditionError("holds no single tensor");
@@ -73,17 +73,21 @@ absl::StatusOr<PtFile> Read(const std::string& path) {
   if (tensor.strides.size() != 2 || tensor.strides[1] != 1 || (result.rows > 1 && tensor.strides[0] != result.width)) {
     return absl::FailedPreconditionError("its tensor is not contiguous; save tensor.contiguous()");
   }
-  const auto storage = archive.entries().find(absl::StrCat(folder, "data/", tensor.storage_key));
+  const std::string storage_name =
+      absl::StrCat(absl::StripSuffix(pickle_name, "data.pkl"), "data/", tensor.storage_key);
+  const auto storage = archive.entries().find(storage_name);
   if (storage == archive.entries().end()) return absl::FailedPreconditionError("its storage is missing");
-  const auto value_bytes = static_cast<int64_t>(DtypeBytes(result.dtype));
-  const auto values = static_cast<int64_t>(storage->second.size()) / value_bytes;
-  if (tensor.offset < 0 || tensor.offset > values || result.width > values - tensor.offset ||
-      result.rows > (values - tensor.offset) / result.width) {
+  const CheckedInt64 begin = CheckedInt64(tensor.offset) * DtypeBytes(result.dtype);
+  const CheckedInt64 bytes = CheckedInt64(result.rows) * result.width * DtypeBytes(result.dtype);
+  if (!RangeFits(begin, bytes, storage->second.bytes)) {
     return absl::FailedPreconditionError("its tensor reaches past its storage");
   }
-  result.values = storage->second.subspan(static_cast<size_t>(tensor.offset * value_bytes),
-                                          static_cast<size_t>(result.rows * result.width * value_bytes));
-  result.hook_point = NameInside(about);
+  RETURN_IF_ERROR(archive.Check(storage_name));
+  result.values_offset = storage->second.offset + *begin.value();
+  if (!about_name.empty() && archive.entries().at(about_name).bytes <= kMaxAboutBytes) {
+    ASSIGN_OR_RETURN(const std::string about, archive.Read(about_name, kMaxAboutBytes));
+    result.hook_point = NameInside(about);
+  }
   return result;
 }
 

@@ -9,21 +9,27 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "server/base/dtype.h"
-#include "server/base/mapped_file.h"
+#include "server/base/input_file.h"
 
 namespace hookline::cli {
 
 struct PtFile {
-  std::shared_ptr<const MappedFile> file;  // keeps `values` alive
-  std::string hook_point;                  // exact where the file tells it, else what its name says
+  std::shared_ptr<const InputFile> file;
+  std::string hook_point;  // exact where the file tells it, else what its name says
   Dtype dtype = Dtype::kFloat32;
   int64_t rows = 0;
   int64_t width = 0;
-  absl::Span<const uint8_t> values;  // row-major
+  int64_t values_offset = 0;  // of row 0 in the file; rows follow one another
+
+  int64_t row_bytes() const { return width * DtypeBytes(dtype); }
+  // `out` is as long as the rows from `first` on that it is for, which the file must have.
+  absl::Status ReadRows(int64_t first, absl::Span<uint8_t> out) const {
+    return file->ReadAt(values_offset + first * row_bytes(), out);
+  }
 };
 
-// Nothing in the file is executed. FAILED_PRECONDITION naming the file and what is wrong with it: anything but one
-// contiguous tensor of two dimensions in float32, bfloat16 or float16.
+// Reads all of the file once, for its checksum; nothing in it is executed. FAILED_PRECONDITION naming the file and what
+// is wrong with it: anything but one contiguous tensor of two dimensions in float32, bfloat16 or float16.
 absl::StatusOr<PtFile> ReadPtFile(const std::string& path);
 
 // The hook point that the original collector meant by a file's name without `.pt`, in which underscores stand for dots

@@ -46,6 +46,7 @@ int64_t WeightFileBytes(const ModelOptions& options) {
     return error ? 0 : static_cast<int64_t>(bytes);
   }
   int64_t safetensors = 0;
+  int64_t pickled = 0;  // read where there are no safetensors
   int64_t checkpoint = 0;
   std::string newest;  // of nanochat's, whose names sort by step
   const std::string wanted = options.step < 0 ? "" : absl::StrFormat("model_%06d.pt", options.step);
@@ -55,13 +56,14 @@ int64_t WeightFileBytes(const ModelOptions& options) {
     const uintmax_t bytes = it->file_size(unreadable);
     if (unreadable) continue;
     if (absl::EndsWith(name, ".safetensors")) safetensors += static_cast<int64_t>(bytes);
+    if (absl::StartsWith(name, "pytorch_model") && absl::EndsWith(name, ".bin")) pickled += static_cast<int64_t>(bytes);
     if (absl::StartsWith(name, "model_") && absl::EndsWith(name, ".pt") &&
         (wanted.empty() ? name > newest : name == wanted)) {
       newest = name;
       checkpoint = static_cast<int64_t>(bytes);
     }
   }
-  return checkpoint > 0 ? checkpoint : safetensors;
+  return checkpoint > 0 ? checkpoint : safetensors > 0 ? safetensors : pickled;
 }
 
 // No more than the weights can take in the end.

@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <torch/version.h>
 
+#include <cerrno>
 #include <cstring>
 #include <new>
 #include <utility>
@@ -20,6 +21,13 @@
 
 namespace hookline {
 namespace {
+
+// `openai/gpt2`: two names and one slash.
+bool IsHubName(absl::string_view path) {
+  const size_t slash = path.find('/');
+  return slash != absl::string_view::npos && slash > 0 && slash + 1 < path.size() && path[0] != '.' &&
+         path.find('/', slash + 1) == absl::string_view::npos;
+}
 
 absl::StatusOr<at::Device> FindDevice(const std::string& name) {
   if (name == "cpu") return at::Device(at::kCPU);
@@ -62,7 +70,13 @@ absl::Status TryOneToken(Model& model, const at::Device& device) {
 absl::StatusOr<std::unique_ptr<Model>> Load(const ModelOptions& options) {
   struct stat status;
   if (stat(options.path.c_str(), &status) != 0) {
-    return absl::NotFoundError(absl::StrCat(options.path, ": ", std::strerror(errno)));
+    const int error = errno;
+    return absl::NotFoundError(
+        absl::StrCat(options.path, ": ", std::strerror(error),
+                     IsHubName(options.path)
+                         ? "; where this is a name on the Hugging Face hub, download it and give its directory, for "
+                           "nothing is downloaded here"
+                         : ""));
   }
   ASSIGN_OR_RETURN(const at::Device device, FindDevice(options.device));
   ASSIGN_OR_RETURN(const Dtype dtype, FindDtype(options.dtype, device));
@@ -83,12 +97,14 @@ absl::StatusOr<std::unique_ptr<Model>> Load(const ModelOptions& options) {
     script.dtype = dtype;
     script.context_length = options.context_length;
     script.vocabulary_size = options.vocabulary_size;
+    script.timeout = options.torchscript_timeout;
     return LoadTorchScript(script);
   } else {
     return absl::FailedPreconditionError(
         absl::StrCat(options.path,
                      ": not a model; a nanochat checkpoint directory holds model_NNNNNN.pt and "
-                     "meta_NNNNNN.json, a Hugging Face one config.json and safetensors, a TorchScript model is one "
+                     "meta_NNNNNN.json, a Hugging Face one config.json and model.safetensors or "
+                     "pytorch_model.bin, a TorchScript model is one "
                      "file"));
   }
   if (absl::Status tried = TryOneToken(*model, device); !tried.ok()) {

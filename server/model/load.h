@@ -11,6 +11,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "server/model/model.h"
 
 namespace hookline {
@@ -25,6 +26,7 @@ struct ModelOptions {
       window_pattern;  // nanochat: overrides the checkpoint's, letters S and L; empty: the checkpoint's, else "L"
   int64_t context_length = 0;   // TorchScript, whose files cannot tell: tokens that it takes; 0: unknown
   int64_t vocabulary_size = 0;  // TorchScript: its token ids are below this; 0: unknown
+  absl::Duration torchscript_timeout = absl::Minutes(1);  // what one of its forward passes may take
 };
 
 // `options.name`, or the last part of the path without a file's ending `.pt`.

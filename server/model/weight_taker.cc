@@ -1,5 +1,7 @@
 #include "server/model/weight_taker.h"
 
+#include <utility>
+
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -13,29 +15,43 @@ std::string Quoted(absl::string_view name) {
 
 }  // namespace
 
-at::Tensor WeightTaker::Take(const std::string& name, const std::vector<int64_t>& sizes) {
-  if (!status_.ok()) return {};
+const StoredTensor* WeightTaker::Find(const std::string& name, const std::vector<int64_t>& sizes) {
+  if (!status_.ok()) return nullptr;
   const auto it = weights_.tensors.find(name);
   if (it == weights_.tensors.end()) {
     status_ = absl::FailedPreconditionError(absl::StrCat(weights_.path, ": weight ", Quoted(name), " of shape (",
                                                          absl::StrJoin(sizes, ", "), ") is missing"));
-    return {};
+    return nullptr;
   }
-  const at::Tensor& tensor = it->second;
+  const StoredTensor& tensor = it->second;
   if (!sizes.empty() && tensor.sizes() != at::IntArrayRef(sizes)) {
     status_ = absl::FailedPreconditionError(
         absl::StrCat(weights_.path, ": weight ", Quoted(name), " has shape (", absl::StrJoin(tensor.sizes(), ", "),
                      "), but its configuration makes (", absl::StrJoin(sizes, ", "), ")"));
-    return {};
+    return nullptr;
   }
-  if (!at::isFloatingType(tensor.scalar_type())) {
+  if (!tensor.is_floating_point()) {
     status_ = absl::FailedPreconditionError(absl::StrCat(weights_.path, ": weight ", Quoted(name), " is of type ",
                                                          c10::toString(tensor.scalar_type()),
                                                          "; floating-point weights are read, not quantised ones"));
-    return {};
+    return nullptr;
   }
   if (taken_.insert(name).second) parameters_ += tensor.numel();
-  return tensor;
+  return &tensor;
+}
+
+at::Tensor WeightTaker::Take(const std::string& name, const std::vector<int64_t>& sizes,
+                             std::optional<at::ScalarType> dtype) {
+  const StoredTensor* const tensor = Find(name, sizes);
+  if (tensor == nullptr) return {};
+  // On the way to another device a weight crosses the bus as it is stored.
+  const at::ScalarType stored = tensor->scalar_type();
+  absl::StatusOr<at::Tensor> values = reader_.Read(name, device_.is_cpu() ? dtype.value_or(stored) : stored);
+  if (!values.ok()) {
+    status_ = std::move(values).status();
+    return {};
+  }
+  return values->to(device_, dtype.value_or(stored));
 }
 
 at::Tensor WeightTaker::Linear(const std::string& name, int64_t in, int64_t out) {
@@ -44,32 +60,34 @@ at::Tensor WeightTaker::Linear(const std::string& name, int64_t in, int64_t out)
 }
 
 at::Tensor WeightTaker::Get(const std::string& name, const std::vector<int64_t>& sizes) {
-  const at::Tensor tensor = Take(name, sizes);
-  return tensor.defined() ? tensor.to(device_, dtype_) : tensor;
+  return Take(name, sizes, dtype_);
 }
 
 at::Tensor WeightTaker::Table(const std::string& name, const std::vector<int64_t>& sizes) {
-  const at::Tensor tensor = Take(name, sizes);
-  return tensor.defined() ? tensor.to(device_) : tensor;
+  return Take(name, sizes, /*dtype=*/std::nullopt);
 }
 
 at::Tensor WeightTaker::Wide(const std::string& name, const std::vector<int64_t>& sizes) {
-  const at::Tensor tensor = Take(name, sizes);
-  return tensor.defined() ? tensor.to(device_, at::kFloat) : tensor;
+  return Take(name, sizes, at::kFloat);
 }
 
 std::vector<double> WeightTaker::Numbers(const std::string& name, int64_t count) {
-  const at::Tensor tensor = Take(name, {count});
-  if (!tensor.defined()) return std::vector<double>(static_cast<size_t>(count), 0);
-  const at::Tensor wide = tensor.to(at::kDouble).contiguous();
-  return {wide.data_ptr<double>(), wide.data_ptr<double>() + count};
+  const std::vector<double> none(static_cast<size_t>(count), 0);
+  if (Find(name, {count}) == nullptr) return none;
+  absl::StatusOr<at::Tensor> values = reader_.Read(name, at::kDouble);
+  if (!values.ok()) {
+    status_ = std::move(values).status();
+    return none;
+  }
+  const double* const numbers = values->data_ptr<double>();
+  return {numbers, numbers + count};
 }
 
 void WeightTaker::Ignore(const std::string& name, const std::vector<int64_t>& sizes) {
   if (sizes.empty()) {
     taken_.insert(name);
   } else {
-    Take(name, sizes);
+    Find(name, sizes);
   }
 }
 
@@ -77,6 +95,16 @@ void WeightTaker::IgnoreIf(absl::FunctionRef<bool(const std::string& name)> unus
   for (const auto& [name, tensor] : weights_.tensors) {
     if (unused(name)) taken_.insert(name);
   }
+}
+
+std::vector<std::string> WeightTaker::IgnoreRest(
+    absl::FunctionRef<bool(const std::string& name, const StoredTensor& tensor)> unused) {
+  std::vector<std::string> names;
+  for (const auto& [name, tensor] : weights_.tensors) {
+    if (taken_.count(name) == 0 && unused(name, tensor)) names.push_back(name);
+  }
+  taken_.insert(names.begin(), names.end());
+  return names;
 }
 
 absl::Status WeightTaker::Finish() const {

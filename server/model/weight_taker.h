@@ -5,28 +5,32 @@
 //   layer.query.weight = take.Linear("layers.0.q.weight", width, heads * head_width);
 //   ...
 //   RETURN_IF_ERROR(take.Finish());     // the first error, or what was left over
+//   ASSIGN_OR_RETURN(info.fingerprint, take.Fingerprint(config.ToString()));
 #ifndef HOOKLINE_SERVER_MODEL_WEIGHT_TAKER_H_
 #define HOOKLINE_SERVER_MODEL_WEIGHT_TAKER_H_
 
 #include <ATen/ATen.h>
 
 #include <cstdint>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "server/model/checkpoint/state_dict.h"
+#include "server/model/checkpoint/weight_reader.h"
 
 namespace hookline {
 
 class WeightTaker {
  public:
-  // Errors name `weights.path`. On the CPU tensors of the wanted dtype stay views of the file.
+  // Errors name `weights.path`.
   WeightTaker(const StateDict& weights, at::Device device, at::ScalarType dtype)
-      : weights_(weights), device_(device), dtype_(dtype) {}
+      : weights_(weights), reader_(weights), device_(device), dtype_(dtype) {}
 
   bool Has(const std::string& name) const { return weights_.tensors.count(name) != 0; }
 
@@ -46,17 +50,27 @@ class WeightTaker {
   // The same for every tensor whose name `unused` accepts.
   void IgnoreIf(absl::FunctionRef<bool(const std::string& name)> unused);
 
+  // Ignores what nobody took and `unused` accepts; their names. To be called last.
+  std::vector<std::string> IgnoreRest(
+      absl::FunctionRef<bool(const std::string& name, const StoredTensor& tensor)> unused);
+
   // Values of the tensors that were taken, and of those ignored with their sizes checked.
   int64_t parameters() const { return parameters_; }
 
   // The first error; without one, whether all of the checkpoint was taken.
   absl::Status Finish() const;
 
+  // After Finish(): of all weights and `configuration`, as WeightReader::Finish.
+  absl::StatusOr<std::string> Fingerprint(absl::string_view configuration) { return reader_.Finish(configuration); }
+
  private:
-  // Undefined after an error.
-  at::Tensor Take(const std::string& name, const std::vector<int64_t>& sizes);
+  // What the file says of a weight of the wanted form, or null after an error.
+  const StoredTensor* Find(const std::string& name, const std::vector<int64_t>& sizes);
+  // The weight on the device, in `dtype` or, where there is none, as it is stored; undefined after an error.
+  at::Tensor Take(const std::string& name, const std::vector<int64_t>& sizes, std::optional<at::ScalarType> dtype);
 
   const StateDict& weights_;
+  WeightReader reader_;
   const at::Device device_;
   const at::ScalarType dtype_;
   std::set<std::string> taken_;

@@ -1,9 +1,12 @@
 // Checkpoints that trainers wrote.
 #include <string>
 
+#include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
-#include "server/model/checkpoint/safetensors.h"
+#include "server/model/checkpoint/checkpoint_folder.h"
 #include "server/model/checkpoint/torch_checkpoint.h"
+#include "tests/checkpoint/archive_writer.h"
+#include "tests/checkpoint/values_of.h"
 
 namespace hookline {
 namespace {
@@ -48,7 +51,7 @@ TEST(FixturesTest, EveryNanochatCheckpointHasTheTensorsThatTorchLoadsFromIt) {
       EXPECT_EQ(name.rfind("_orig_mod.", 0), std::string::npos) << name;
       values += tensor.numel();
       bfloat16_tensors += tensor.scalar_type() == at::kBFloat16 ? 1 : 0;
-      sum += tensor.to(at::kDouble).abs().sum().item<double>();
+      sum += ValuesOf(*weights, name, at::kDouble).abs().sum().item<double>();
     }
     EXPECT_EQ(weights->tensors.size(), facts.tensors) << facts.file;
     EXPECT_EQ(bfloat16_tensors, facts.bfloat16_tensors) << facts.file;
@@ -57,42 +60,36 @@ TEST(FixturesTest, EveryNanochatCheckpointHasTheTensorsThatTorchLoadsFromIt) {
   }
 }
 
-TEST(FixturesTest, TensorsAreViewsThatKeepTheFileMapped) {
-  at::Tensor table;
-  {
-    const auto weights = ReadTorchCheckpoint(std::string(HOOKLINE_FIXTURES) + "/nanochat/A-gqa/model_000123.pt");
-    ASSERT_TRUE(weights.ok()) << weights.status();
-    table = weights->tensors.at("lm_head.weight");
-  }
-  EXPECT_GT(table.abs().sum().item<double>(), 0);
-}
-
 TEST(FixturesTest, ShardsAreReadByTheNamesInTheirIndex) {
-  const auto weights = ReadSafetensorsFolder(std::string(HOOKLINE_FIXTURES) + "/families/llama3_rope");
+  const auto weights = ReadCheckpointFolder(std::string(HOOKLINE_FIXTURES) + "/families/llama3_rope");
   ASSERT_TRUE(weights.ok()) << weights.status();
   EXPECT_EQ(weights->tensors.at("model.embed_tokens.weight").sizes(), at::IntArrayRef({301, 48}));
   EXPECT_EQ(weights->tensors.count("model.layers.2.mlp.down_proj.weight"), 1u);
 }
 
-TEST(FixturesTest, TheFingerprintTellsNamesValuesShapesAndConfigurationsApart) {
-  StateDict weights;
-  weights.tensors["a"] = at::arange(6, at::kFloat).view({2, 3});
-  const std::string fingerprint = WeightsFingerprint(weights, "config");
-  EXPECT_EQ(fingerprint.size(), 32u);
-  EXPECT_EQ(WeightsFingerprint(weights, "config"), fingerprint);
-  EXPECT_NE(WeightsFingerprint(weights, "config "), fingerprint);
-  StateDict other = weights;
-  other.tensors["a"] = weights.tensors["a"].view({3, 2});
-  EXPECT_NE(WeightsFingerprint(other, "config"), fingerprint);
-  other.tensors["a"] = weights.tensors["a"] + 1;
-  EXPECT_NE(WeightsFingerprint(other, "config"), fingerprint);
-  // The same values, however they lie in memory.
-  other.tensors["a"] = weights.tensors["a"].t().contiguous().t();
-  ASSERT_FALSE(other.tensors["a"].is_contiguous());
-  EXPECT_EQ(WeightsFingerprint(other, "config"), fingerprint);
-  other.tensors.clear();
-  other.tensors["b"] = weights.tensors["a"];
-  EXPECT_NE(WeightsFingerprint(other, "config"), fingerprint);
+// Both files hold the same, written by PyTorch 1.13: `a` contiguous, `b` transposed, `c` a part of the storage of `d`.
+TEST(FixturesTest, TheFormBeforePyTorch16IsReadAsTheZipArchiveIs) {
+  for (const char* file : {"zip.bin", "legacy.bin"}) {
+    const auto weights = ReadTorchCheckpoint(absl::StrCat(HOOKLINE_FIXTURES, "/checkpoints/", file));
+    ASSERT_TRUE(weights.ok()) << weights.status();
+    ASSERT_EQ(weights->tensors.size(), 5u) << file;
+    EXPECT_TRUE(at::equal(ValuesOf(*weights, "a"), at::arange(6, at::kFloat).view({2, 3}))) << file;
+    EXPECT_TRUE(at::equal(ValuesOf(*weights, "b"), at::arange(6, at::kBFloat16).view({2, 3}).t())) << file;
+    EXPECT_TRUE(at::equal(ValuesOf(*weights, "c"), at::arange(2, 6, at::kHalf))) << file;
+    EXPECT_TRUE(at::equal(ValuesOf(*weights, "d"), at::arange(8, at::kHalf))) << file;
+    EXPECT_TRUE(at::equal(ValuesOf(*weights, "e"), at::tensor({1, 0, 1}).to(at::kBool))) << file;
+  }
+}
+
+TEST(FixturesTest, EveryCutOfTheFormBeforePyTorch16IsAnError) {
+  const std::string whole = ReadFile(std::string(HOOKLINE_FIXTURES) + "/checkpoints/legacy.bin");
+  const ScratchFile file;
+  for (size_t length = 0; length < whole.size(); ++length) {
+    file.Write(whole.substr(0, length));
+    const absl::Status status = ReadTorchCheckpoint(file.path()).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << length;
+    EXPECT_THAT(status.message(), ::testing::HasSubstr(file.path())) << length;
+  }
 }
 
 }  // namespace

@@ -14,7 +14,7 @@ using ::testing::HasSubstr;
 absl::StatusOr<ZipArchive> Open(const std::string& bytes) {
   const ScratchFile scratch;
   scratch.Write(bytes);
-  auto file = MappedFile::Open(scratch.path());
+  auto file = InputFile::Open(scratch.path());
   if (!file.ok()) return file.status();
   auto archive = ZipArchive::Open(*std::move(file));
   if (!archive.ok()) {
@@ -37,7 +37,12 @@ ZipWriter::Entry Wrong() {
   return entry;
 }
 
-std::string Text(absl::Span<const uint8_t> bytes) { return {bytes.begin(), bytes.end()}; }
+std::string Text(const ZipArchive& archive, const std::string& name) {
+  const absl::StatusOr<std::string> text = archive.Read(name, /*max_bytes=*/100);
+  EXPECT_TRUE(text.ok()) << text.status();
+  EXPECT_TRUE(archive.Check(name).ok());
+  return text.value_or("");
+}
 
 TEST(ZipArchiveTest, StoredEntriesAreFoundInBothFormsOfTheFormat) {
   for (const bool zip64 : {false, true}) {
@@ -46,16 +51,29 @@ TEST(ZipArchiveTest, StoredEntriesAreFoundInBothFormsOfTheFormat) {
     const auto archive = Open(ZipWriter().Add({"a", "first"}).Add(second).Add({"empty", ""}).Write(zip64));
     ASSERT_TRUE(archive.ok()) << archive.status();
     ASSERT_EQ(archive->entries().size(), 3u);
-    EXPECT_EQ(Text(archive->entries().at("a")), "first");
-    EXPECT_EQ(Text(archive->entries().at("folder/wrong")), "second");
-    EXPECT_EQ(Text(archive->entries().at("empty")), "");
+    EXPECT_EQ(Text(*archive, "a"), "first");
+    EXPECT_EQ(Text(*archive, "folder/wrong"), "second");
+    EXPECT_EQ(Text(*archive, "empty"), "");
   }
 }
 
 TEST(ZipArchiveTest, AWrongChecksumNamesItsEntry) {
   ZipWriter::Entry entry = Wrong();
   entry.crc = 123;
-  EXPECT_THAT(Refusal(entry), AllOf(HasSubstr("'folder/wrong'"), HasSubstr("checksum")));
+  const auto archive = Open(ZipWriter().Add({"a", "first"}).Add(entry).Write());
+  ASSERT_TRUE(archive.ok()) << archive.status();
+  EXPECT_EQ(Text(*archive, "a"), "first");
+  for (const absl::Status& status : {archive->Read("folder/wrong", 100).status(), archive->Check("folder/wrong")}) {
+    EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+    EXPECT_THAT(status.message(), AllOf(HasSubstr("'folder/wrong'"), HasSubstr("checksum")));
+  }
+}
+
+TEST(ZipArchiveTest, AnEntryBeyondItsReadersLimitIsRefused) {
+  const auto archive = Open(ZipWriter().Add({"a", "first"}).Write());
+  ASSERT_TRUE(archive.ok()) << archive.status();
+  EXPECT_TRUE(archive->Read("a", 5).ok());
+  EXPECT_THAT(archive->Read("a", 4).status().message(), AllOf(HasSubstr("'a'"), HasSubstr("5 bytes; at most 4")));
 }
 
 TEST(ZipArchiveTest, CompressedAndEncryptedEntriesAreRefused) {

@@ -7,8 +7,8 @@
 
 #include "gmock/gmock.h"
 #include "server/model/load.h"
+#include "tests/model/changed_fixture.h"
 #include "tests/model/parity.h"
-#include "tests/model/scratch_folder.h"
 
 namespace hookline {
 namespace {
@@ -18,46 +18,8 @@ using Json = nlohmann::json;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 
-// A copy of a fixture whose config.json and safetensors header a test can change.
-class FamiliesRefusedTest : public ScratchFolderTest {
+class FamiliesRefusedTest : public ChangedFixtureTest {
  protected:
-  void Use(const std::string& fixture) {
-    fs::remove_all(root_);
-    fs::create_directories(root_);
-    for (const auto& entry : fs::directory_iterator(fs::path(HOOKLINE_FIXTURES) / "families" / fixture)) {
-      if (entry.path().filename() != "reference.safetensors") fs::copy(entry.path(), root_);
-    }
-  }
-
-  void ChangeConfig(const std::function<void(Json& config)>& change) {
-    Json config = Json::parse(std::ifstream(root_ / "config.json"));
-    change(config);
-    std::ofstream(root_ / "config.json") << config;
-  }
-
-  // The names and shapes in model.safetensors; its data stays.
-  void ChangeHeader(const std::function<void(Json& header)>& change) {
-    std::ifstream in(root_ / "model.safetensors", std::ios::binary);
-    const std::string bytes{std::istreambuf_iterator<char>(in), {}};
-    uint64_t length = 0;
-    std::memcpy(&length, bytes.data(), sizeof(length));
-    Json header = Json::parse(bytes.substr(8, length));
-    change(header);
-    std::string text = header.dump();
-    text.resize((text.size() + 7) / 8 * 8, ' ');
-    const uint64_t new_length = text.size();
-    std::ofstream out(root_ / "model.safetensors", std::ios::binary);
-    out.write(reinterpret_cast<const char*>(&new_length), sizeof(new_length));
-    out << text << bytes.substr(8 + length);
-  }
-
-  absl::StatusOr<std::unique_ptr<Model>> Load() {
-    ModelOptions options;
-    options.path = root_;
-    options.device = "cpu";
-    return LoadModel(options);
-  }
-
   // What is said of the fixture once its config.json was changed.
   std::string Refusal(const std::string& fixture, const std::function<void(Json& config)>& change) {
     Use(fixture);

@@ -4,6 +4,7 @@
 
 #include "gtest/gtest.h"
 #include "server/model/checkpoint/safetensors.h"
+#include "server/model/checkpoint/weight_reader.h"
 
 namespace hookline {
 
@@ -12,15 +13,21 @@ Reference ReadReference(const std::string& path) {
   auto file = ReadSafetensors(path);
   EXPECT_TRUE(file.ok()) << file.status();
   if (!file.ok()) return reference;
+  WeightReader reader(*file);
+  const auto read = [&](const std::string& name, at::ScalarType dtype) {
+    absl::StatusOr<at::Tensor> values = reader.Read(name, dtype);
+    EXPECT_TRUE(values.ok()) << values.status();
+    return *std::move(values);
+  };
   for (int j = 0; file->tensors.count("tokens_" + std::to_string(j)) != 0; ++j) {
-    reference.tokens.push_back(file->tensors.at("tokens_" + std::to_string(j)).to(at::kLong));
-    const auto positions = file->tensors.find("positions_" + std::to_string(j));
-    reference.positions.push_back(positions == file->tensors.end() ? at::Tensor() : positions->second.to(at::kLong));
+    reference.tokens.push_back(read("tokens_" + std::to_string(j), at::kLong));
+    const std::string positions = "positions_" + std::to_string(j);
+    reference.positions.push_back(file->tensors.count(positions) == 0 ? at::Tensor() : read(positions, at::kLong));
   }
   for (const auto& [name, tensor] : file->tensors) {
     const size_t slash = name.rfind('/');
     if (slash == std::string::npos || name.rfind("logits", 0) == 0) continue;
-    reference.activations[name.substr(0, slash)][std::stoi(name.substr(slash + 1))] = tensor.to(at::kFloat);
+    reference.activations[name.substr(0, slash)][std::stoi(name.substr(slash + 1))] = read(name, at::kFloat);
   }
   return reference;
 }

@@ -69,6 +69,7 @@ TEST(Flags, SetEveryLimit) {
                    "--window-pattern=SSSL",
                    "--context-length=96",
                    "--vocab-size=120",
+                   "--torchscript-timeout=5s",
                    "--threads=3",
                    "--listen=0.0.0.0:1",
                    "--listen=unix:/run/h.sock",
@@ -107,6 +108,7 @@ TEST(Flags, SetEveryLimit) {
   EXPECT_EQ(flags.models[0].window_pattern, "SSSL");
   EXPECT_EQ(flags.models[0].context_length, 96);
   EXPECT_EQ(flags.models[0].vocabulary_size, 120);
+  EXPECT_EQ(flags.models[0].torchscript_timeout, absl::Seconds(5));
   EXPECT_EQ(flags.threads, 3);
   EXPECT_THAT(flags.server.listen, ElementsAre("0.0.0.0:1", "unix:/run/h.sock"));
   EXPECT_EQ(flags.port_file, "port");

@@ -103,15 +103,6 @@ TEST(TorchScriptFileTest, ADamagedRecordIsNamed) {
   ExpectFileRefused(folder.File("flipped.pt"), "record data.pkl is damaged: its CRC-32 does not match");
 }
 
-TEST(TorchScriptFileTest, CodeThatReachesFilesIsNotRun) {
-  TemporaryFolder folder;
-  const std::string target = folder.File("written");
-  ExpectCodeRefused(absl::StrCat("def forward(self, ids):\n  x = torch.from_file('", target,
-                                 "', True, 16)\n  return self.table[ids] * x.sum()\n"),
-                    "calls 'from_file', which reaches files");
-  EXPECT_FALSE(std::filesystem::exists(target));
-}
-
 TEST(TorchScriptFileTest, StateThatOutlivesARequestIsRefused) {
   ExpectCodeRefused("def forward(self, ids):\n  self.cache = self.table[0]\n  return self.table[ids]\n",
                     "assigns the attribute 'cache'");

@@ -1,28 +1,30 @@
 #include "server/model/checkpoint/safetensors.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <set>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/types/span.h"
+#include "server/base/checked_math.h"
 #include "server/base/status.h"
-#include "server/model/checkpoint/tensor_view.h"
+#include "server/model/checkpoint/checkpoint_file.h"
+#include "server/model/checkpoint/stored_tensor.h"
 
 namespace hookline {
 namespace {
 
 using Json = nlohmann::json;
 
+// Of the header's length, before it.
+constexpr int kLengthBytes = 8;
 // A tensor takes about a hundred bytes of header; the format's own limit is 100 MB.
 constexpr uint64_t kMaxHeaderBytes = uint64_t{32} << 20;
-constexpr uint64_t kMaxIndexBytes = uint64_t{32} << 20;
 // {name: {"shape": [...]}}; deeper JSON is not read, however deep it is.
 constexpr int kMaxJsonDepth = 8;
 constexpr size_t kMaxDimensions = 8;
@@ -43,6 +45,14 @@ std::optional<at::ScalarType> TypeOf(absl::string_view dtype) {
   if (dtype == "U8") return at::kByte;
   if (dtype == "BOOL") return at::kBool;
   return std::nullopt;
+}
+
+// What a type that is not read is.
+absl::string_view KindOf(absl::string_view dtype) {
+  if (absl::StartsWith(dtype, "F8")) return "float8 weights, which are not read";
+  if (absl::StartsWith(dtype, "F4") || absl::StartsWith(dtype, "F6")) return "packed weights, which are not read";
+  if (absl::StartsWith(dtype, "U")) return "unsigned numbers as packed quantised weights have, which are not read";
+  return "which this version does not know";
 }
 
 absl::StatusOr<Json> ParseJson(absl::string_view text, const std::string& where) {
@@ -69,8 +79,9 @@ struct Entry {
   std::string name;
   at::ScalarType type = at::kFloat;
   std::vector<int64_t> shape;
-  uint64_t begin = 0;
-  uint64_t end = 0;
+  // Of its bytes, from the first byte of data.
+  int64_t begin = 0;
+  int64_t end = 0;
 };
 
 bool ReadNumbers(const Json& json, const char* key, std::vector<uint64_t>* numbers) {
@@ -83,7 +94,7 @@ bool ReadNumbers(const Json& json, const char* key, std::vector<uint64_t>* numbe
   return true;
 }
 
-absl::StatusOr<Entry> ReadEntry(const std::string& name, const Json& json, uint64_t data_bytes) {
+absl::StatusOr<Entry> ReadEntry(const std::string& name, const Json& json, int64_t data_bytes) {
   const auto bad = [&](absl::string_view what) {
     return absl::FailedPreconditionError(absl::StrCat("tensor ", Quoted(name), " ", what));
   };
@@ -94,51 +105,62 @@ absl::StatusOr<Entry> ReadEntry(const std::string& name, const Json& json, uint6
   if (dtype == json.end() || !dtype->is_string()) return bad("has no dtype");
   const std::optional<at::ScalarType> type = TypeOf(dtype->get_ref<const std::string&>());
   if (!type.has_value()) {
-    return bad(absl::StrCat("has dtype ", Quoted(dtype->get_ref<const std::string&>()),
+    return bad(absl::StrCat("has dtype ", Quoted(dtype->get_ref<const std::string&>()), ", ",
+                            KindOf(dtype->get_ref<const std::string&>()),
                             "; F64, F32, F16, BF16, I64, I32, I16, I8, U8 and BOOL are read"));
   }
   entry.type = *type;
   std::vector<uint64_t> shape, offsets;
   if (!ReadNumbers(json, "shape", &shape)) return bad("has no shape of at most 8 sizes");
   if (!ReadNumbers(json, "data_offsets", &offsets) || offsets.size() != 2) return bad("has no two data_offsets");
-  uint64_t bytes = c10::elementSize(entry.type);
+  CheckedInt64 bytes = c10::elementSize(entry.type);
   for (uint64_t size : shape) {
-    if (__builtin_mul_overflow(bytes, size, &bytes)) return bad("is larger than any file");
+    bytes *= size;
     entry.shape.push_back(static_cast<int64_t>(size));
   }
-  entry.begin = offsets[0];
-  entry.end = offsets[1];
-  if (entry.begin > entry.end || entry.end > data_bytes) {
-    return bad(absl::StrCat("has data_offsets ", entry.begin, " to ", entry.end, ", but the file has ", data_bytes,
+  if (!bytes.value()) return bad("is larger than any file");
+  if (offsets[0] > offsets[1] || !RangeFits(offsets[0], offsets[1] - offsets[0], data_bytes)) {
+    return bad(absl::StrCat("has data_offsets ", offsets[0], " to ", offsets[1], ", but the file has ", data_bytes,
                             " bytes of data"));
   }
-  if (entry.end - entry.begin != bytes) {
-    return bad(absl::StrCat("has ", entry.end - entry.begin, " bytes, but its shape and dtype make ", bytes));
+  entry.begin = static_cast<int64_t>(offsets[0]);
+  entry.end = static_cast<int64_t>(offsets[1]);
+  if (entry.end - entry.begin != *bytes.value()) {
+    return bad(absl::StrCat("has ", entry.end - entry.begin, " bytes, but its shape and dtype make ", *bytes.value()));
   }
   return entry;
 }
 
-absl::StatusOr<StateDict> Read(const std::shared_ptr<const MappedFile>& file) {
-  const absl::Span<const uint8_t> bytes = file->bytes();
-  if (bytes.size() < 8) return absl::FailedPreconditionError("is too short for a safetensors file");
+// The text of the header.
+absl::StatusOr<std::string> ReadHeader(const InputFile& file) {
+  if (file.size() < kLengthBytes) return absl::FailedPreconditionError("is too short for a safetensors file");
+  uint8_t length[kLengthBytes];
+  RETURN_IF_ERROR(file.ReadAt(0, absl::MakeSpan(length)));
   uint64_t header_bytes = 0;
-  for (int i = 0; i < 8; ++i) header_bytes |= static_cast<uint64_t>(bytes[i]) << (8 * i);
-  if (header_bytes > bytes.size() - 8 || header_bytes > kMaxHeaderBytes) {
+  for (int i = 0; i < kLengthBytes; ++i) header_bytes |= static_cast<uint64_t>(length[i]) << (8 * i);
+  if (!RangeFits(kLengthBytes, header_bytes, file.size()) || header_bytes > kMaxHeaderBytes) {
     return absl::FailedPreconditionError(absl::StrCat("says that its header has ", header_bytes,
-                                                      " bytes; the file has ", bytes.size(), " and at most ",
+                                                      " bytes; the file has ", file.size(), " and at most ",
                                                       kMaxHeaderBytes, " are read"));
   }
-  ASSIGN_OR_RETURN(const Json header,
-                   ParseJson({reinterpret_cast<const char*>(bytes.data() + 8), header_bytes}, "its header"));
-  const absl::Span<const uint8_t> data = bytes.subspan(8 + header_bytes);
+  std::string text(header_bytes, '\0');
+  RETURN_IF_ERROR(file.ReadAt(kLengthBytes, absl::MakeSpan(reinterpret_cast<uint8_t*>(text.data()), text.size())));
+  return text;
+}
+
+absl::StatusOr<StateDict> Read(const std::shared_ptr<const InputFile>& file) {
+  ASSIGN_OR_RETURN(const std::string text, ReadHeader(*file));
+  ASSIGN_OR_RETURN(const Json header, ParseJson(text, "its header"));
+  const int64_t data_begin = kLengthBytes + static_cast<int64_t>(text.size());
+  const int64_t data_bytes = file->size() - data_begin;
   std::vector<Entry> entries;
   for (const auto& [name, json] : header.items()) {
     if (name == "__metadata__") continue;
-    ASSIGN_OR_RETURN(Entry entry, ReadEntry(name, json, data.size()));
+    ASSIGN_OR_RETURN(Entry entry, ReadEntry(name, json, data_bytes));
     entries.push_back(std::move(entry));
   }
   std::sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) { return a.begin < b.begin; });
-  uint64_t end = 0;
+  int64_t end = 0;
   for (const Entry& entry : entries) {
     if (entry.begin != end) {
       return absl::FailedPreconditionError(
@@ -147,19 +169,19 @@ absl::StatusOr<StateDict> Read(const std::shared_ptr<const MappedFile>& file) {
     }
     end = entry.end;
   }
-  if (end != data.size()) {
+  if (end != data_bytes) {
     return absl::FailedPreconditionError(
-        absl::StrCat("has ", data.size(), " bytes of data, of which tensors use ", end));
+        absl::StrCat("has ", data_bytes, " bytes of data, of which tensors use ", end));
   }
   StateDict weights;
   weights.path = file->path();
   for (const Entry& entry : entries) {
-    absl::StatusOr<at::Tensor> view = ViewTensor(file, data.subspan(entry.begin, entry.end - entry.begin), entry.type,
-                                                 /*offset=*/0, entry.shape, ContiguousStrides(entry.shape));
-    if (!view.ok()) {
-      return absl::FailedPreconditionError(absl::StrCat("tensor ", Quoted(entry.name), " ", view.status().message()));
+    StoredRange range{file, data_begin + entry.begin, entry.end - entry.begin, /*crc=*/std::nullopt};
+    absl::StatusOr<StoredTensor> placed = StoredTensor::PlaceContiguous(std::move(range), entry.type, entry.shape);
+    if (!placed.ok()) {
+      return absl::FailedPreconditionError(absl::StrCat("tensor ", Quoted(entry.name), " ", placed.status().message()));
     }
-    weights.tensors.emplace(entry.name, *std::move(view));
+    weights.tensors.emplace(entry.name, *std::move(placed));
   }
   return weights;
 }
@@ -167,7 +189,7 @@ absl::StatusOr<StateDict> Read(const std::shared_ptr<const MappedFile>& file) {
 }  // namespace
 
 absl::StatusOr<StateDict> ReadSafetensors(const std::string& path) {
-  ASSIGN_OR_RETURN(const std::shared_ptr<const MappedFile> file, MappedFile::Open(path));
+  ASSIGN_OR_RETURN(const std::shared_ptr<const InputFile> file, OpenCheckpointFile(path));
   absl::StatusOr<StateDict> weights;
   try {
     weights = Read(file);
@@ -177,57 +199,6 @@ absl::StatusOr<StateDict> ReadSafetensors(const std::string& path) {
   if (!weights.ok()) {
     return absl::FailedPreconditionError(absl::StrCat(path, ": ", weights.status().message(),
                                                       "; the file is damaged, cut short, or no safetensors file"));
-  }
-  return weights;
-}
-
-absl::StatusOr<StateDict> ReadSafetensorsFolder(const std::string& folder) {
-  const std::string single = folder + "/model.safetensors";
-  const std::string index = folder + "/model.safetensors.index.json";
-  if (access(single.c_str(), F_OK) == 0) return ReadSafetensors(single);
-  if (access(index.c_str(), F_OK) != 0) {
-    return absl::NotFoundError(absl::StrCat(folder,
-                                            ": there is neither model.safetensors nor "
-                                            "model.safetensors.index.json"));
-  }
-  ASSIGN_OR_RETURN(const std::shared_ptr<const MappedFile> file, MappedFile::Open(index));
-  const auto bad = [&](absl::string_view what) {
-    return absl::FailedPreconditionError(absl::StrCat(index, ": ", what));
-  };
-  if (file->bytes().size() > kMaxIndexBytes) return bad(absl::StrCat("is larger than ", kMaxIndexBytes, " bytes"));
-  const absl::StatusOr<Json> json =
-      ParseJson({reinterpret_cast<const char*>(file->bytes().data()), file->bytes().size()}, absl::StrCat(index, ":"));
-  if (!json.ok()) return json.status();
-  const auto map = json->find("weight_map");
-  if (map == json->end() || !map->is_object()) return bad("has no weight_map");
-
-  StateDict weights;
-  weights.path = folder;
-  std::set<std::string> shards;
-  for (const auto& [name, shard] : map->items()) {
-    if (!shard.is_string()) return bad(absl::StrCat("weight_map gives no file for ", Quoted(name)));
-    const std::string& shard_name = shard.get_ref<const std::string&>();
-    if (shard_name.empty() || shard_name[0] == '.' || shard_name.find('/') != std::string::npos ||
-        shard_name.find('\0') != std::string::npos) {
-      return bad(absl::StrCat("weight_map names ", Quoted(shard_name), ", which is no file of this folder"));
-    }
-    shards.insert(shard_name);
-  }
-  for (const std::string& shard : shards) {
-    ASSIGN_OR_RETURN(StateDict part, ReadSafetensors(absl::StrCat(folder, "/", shard)));
-    for (auto& [name, tensor] : part.tensors) {
-      const auto home = map->find(name);
-      if (home == map->end() || *home != shard) {
-        return bad(absl::StrCat(Quoted(shard), " holds tensor ", Quoted(name), ", which weight_map does not say"));
-      }
-      weights.tensors.emplace(name, std::move(tensor));
-    }
-  }
-  for (const auto& [name, shard] : map->items()) {
-    if (weights.tensors.find(name) == weights.tensors.end()) {
-      return bad(absl::StrCat("tensor ", Quoted(name), " is not in ", Quoted(shard.get_ref<const std::string&>()),
-                              ", where weight_map has it"));
-    }
   }
   return weights;
 }

@@ -1,4 +1,4 @@
-// Reads safetensors files (format: github.com/huggingface/safetensors, README, "Format"), one or several with an index.
+// Reads safetensors files (format: github.com/huggingface/safetensors, README, "Format").
 #ifndef HOOKLINE_SERVER_MODEL_CHECKPOINT_SAFETENSORS_H_
 #define HOOKLINE_SERVER_MODEL_CHECKPOINT_SAFETENSORS_H_
 
@@ -9,13 +9,9 @@
 
 namespace hookline {
 
-// Maps one file and checks its header: length, JSON, dtypes, shapes, offsets within the file, no overlaps, no holes.
-// Errors: what MappedFile::Open says; FAILED_PRECONDITION naming the file, the tensor and what is wrong with it.
+// Reads one file's header and checks it: length, JSON, dtypes, shapes, offsets within the file, no overlaps, no holes.
+// Errors: what InputFile says; FAILED_PRECONDITION naming the file, the tensor and what is wrong with it.
 absl::StatusOr<StateDict> ReadSafetensors(const std::string& path);
-
-// A folder as Hugging Face's save_pretrained leaves it: `model.safetensors`, or `model.safetensors.index.json` and the
-// shards that its `weight_map` lists. Errors as above, and NOT_FOUND where there is neither.
-absl::StatusOr<StateDict> ReadSafetensorsFolder(const std::string& folder);
 
 }  // namespace hookline
 

@@ -7,21 +7,16 @@
 #include <string>
 
 #include "absl/container/btree_map.h"
-#include "absl/strings/string_view.h"
+#include "server/model/checkpoint/stored_tensor.h"
 
 namespace hookline {
 
 struct StateDict {
-  // Tensors on the CPU with the dtype, shape and strides that the file gives. They are views of the mapped file, which
-  // they keep alive; nobody may write to them.
-  absl::btree_map<std::string, at::Tensor> tensors;
+  // What the files say of the tensors, checked against their sizes; WeightReader reads the values.
+  absl::btree_map<std::string, StoredTensor> tensors;
   // The file, or for several the folder, for messages.
   std::string path;
 };
-
-// 32 hexadecimal digits: XXH3-128 over each tensor's name, dtype, shape and bytes (row-major) in the order of names,
-// and over `configuration`.
-std::string WeightsFingerprint(const StateDict& weights, absl::string_view configuration);
 
 // Bytes of all tensors once those of floating types have `dtype`.
 int64_t WeightBytes(const StateDict& weights, at::ScalarType dtype);

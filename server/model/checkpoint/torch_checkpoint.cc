@@ -1,15 +1,21 @@
 #include "server/model/checkpoint/torch_checkpoint.h"
 
+#include <algorithm>
 #include <memory>
+#include <optional>
 #include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "absl/types/span.h"
+#include "server/base/checked_math.h"
 #include "server/base/status.h"
-#include "server/model/checkpoint/tensor_view.h"
+#include "server/model/checkpoint/checkpoint_file.h"
+#include "server/model/checkpoint/stored_tensor.h"
 #include "server/model/checkpoint/unpickler.h"
 #include "server/model/checkpoint/zip_archive.h"
 
@@ -17,6 +23,10 @@ namespace hookline {
 namespace {
 
 constexpr absl::string_view kPickle = "/data.pkl";
+// Enough to tell the older form.
+constexpr int64_t kMagicBytes = 16;
+// "little" or "big".
+constexpr int64_t kMaxByteOrderBytes = 16;
 // What torch.compile and DistributedDataParallel put before every name, in the order in which they were applied.
 constexpr absl::string_view kWrapperPrefixes[] = {"_orig_mod.", "module."};
 
@@ -44,71 +54,118 @@ at::ScalarType TypeOf(absl::string_view storage_type) {
 // The archive's only folder, which torch.save names after the file.
 absl::StatusOr<std::string> FindFolder(const ZipArchive& archive) {
   std::string folder;
-  for (const auto& [name, data] : archive.entries()) {
+  for (const auto& [name, entry] : archive.entries()) {
     if (!absl::EndsWith(name, kPickle)) continue;
     if (!folder.empty()) return absl::FailedPreconditionError("holds two pickles");
     folder = name.substr(0, name.size() - kPickle.size());
   }
   if (folder.empty()) return absl::FailedPreconditionError("holds no data.pkl, so torch.save did not write it");
-  const auto order = archive.entries().find(folder + "/byteorder");
-  if (order != archive.entries().end() &&
-      absl::string_view(reinterpret_cast<const char*>(order->second.data()), order->second.size()) != "little") {
-    return absl::FailedPreconditionError("was written on a big-endian machine");
+  const std::string order = folder + "/byteorder";
+  if (archive.entries().contains(order)) {
+    ASSIGN_OR_RETURN(const std::string text, archive.Read(order, kMaxByteOrderBytes));
+    if (text != "little") return absl::FailedPreconditionError("was written on a big-endian machine");
   }
   return folder;
 }
 
-absl::StatusOr<StateDict> Read(std::shared_ptr<const MappedFile> file) {
-  ASSIGN_OR_RETURN(const ZipArchive archive, ZipArchive::Open(file));
-  const auto in_file = [&](const absl::Status& status) {
-    return absl::FailedPreconditionError(absl::StrCat(file->path(), ": ", status.message()));
-  };
-  const absl::StatusOr<std::string> folder = FindFolder(archive);
-  if (!folder.ok()) return in_file(folder.status());
-  const absl::StatusOr<std::vector<PickledTensor>> pickled =
-      UnpickleStateDict(archive.entries().at(absl::StrCat(*folder, kPickle)));
-  if (!pickled.ok()) return in_file(pickled.status());
+using Storages = absl::flat_hash_map<std::string, StoredRange>;  // by key
 
+// What `tensor` describes, in its storage. The error is a sentence about the tensor.
+absl::StatusOr<StoredTensor> Place(const PickledTensor& tensor, const Storages& storages) {
+  const auto storage = storages.find(tensor.storage_key);
+  if (storage == storages.end()) {
+    return absl::FailedPreconditionError(absl::StrCat("has storage '",
+                                                      absl::Utf8SafeCHexEscape(tensor.storage_key.substr(0, 120)),
+                                                      "', which the archive does not hold"));
+  }
+  const at::ScalarType type = TypeOf(tensor.storage_type);
+  if ((CheckedInt64(tensor.storage_values) * c10::elementSize(type)).value() != storage->second.bytes) {
+    return absl::FailedPreconditionError(absl::StrCat("has a storage of ", tensor.storage_values, " values (",
+                                                      tensor.storage_type, "), for which the archive holds ",
+                                                      storage->second.bytes, " bytes"));
+  }
+  return StoredTensor::Place(storage->second, type, tensor.offset, tensor.sizes, tensor.strides);
+}
+
+absl::StatusOr<StateDict> PlaceAll(const std::string& path, const std::vector<PickledTensor>& tensors,
+                                   const Storages& storages) {
   StateDict weights;
-  weights.path = file->path();
-  uint64_t copied_bytes = 0;
-  for (const PickledTensor& tensor : *pickled) {
+  weights.path = path;
+  for (const PickledTensor& tensor : tensors) {
     const std::string name(WithoutWrappers(tensor.name));
     const auto bad = [&](absl::string_view what) {
-      return in_file(absl::FailedPreconditionError(
-          absl::StrCat("tensor '", absl::Utf8SafeCHexEscape(name.substr(0, 120)), "' ", what)));
+      return absl::FailedPreconditionError(
+          absl::StrCat("tensor '", absl::Utf8SafeCHexEscape(name.substr(0, 120)), "' ", what));
     };
-    const auto storage = archive.entries().find(absl::StrCat(*folder, "/data/", tensor.storage_key));
-    if (storage == archive.entries().end()) {
-      return bad(absl::StrCat("has storage '", absl::Utf8SafeCHexEscape(tensor.storage_key.substr(0, 120)),
-                              "', which the archive does not hold"));
-    }
-    const at::ScalarType type = TypeOf(tensor.storage_type);
-    if (static_cast<uint64_t>(tensor.storage_values) != storage->second.size() / c10::elementSize(type) ||
-        storage->second.size() % c10::elementSize(type) != 0) {
-      return bad(absl::StrCat("has a storage of ", tensor.storage_values, " values (", tensor.storage_type,
-                              "), for which the archive holds ", storage->second.size(), " bytes"));
-    }
-    // torch.save aligns storages. Where something else did not, views become copies, which a storage that many tensors
-    // share would make any number of.
-    if (reinterpret_cast<uintptr_t>(storage->second.data()) % c10::elementSize(type) != 0) {
-      copied_bytes += storage->second.size();
-      if (copied_bytes > file->bytes().size()) return bad("shares a storage that is not aligned for its type");
-    }
-    absl::StatusOr<at::Tensor> view =
-        ViewTensor(file, storage->second, type, tensor.offset, tensor.sizes, tensor.strides);
-    if (!view.ok()) return bad(view.status().message());
-    if (!weights.tensors.emplace(name, *std::move(view)).second) return bad("is there twice");
+    absl::StatusOr<StoredTensor> placed = Place(tensor, storages);
+    if (!placed.ok()) return bad(placed.status().message());
+    if (!weights.tensors.emplace(name, *std::move(placed)).second) return bad("is there twice");
   }
   return weights;
+}
+
+// The file's first bytes, at most `count`.
+absl::StatusOr<std::vector<uint8_t>> ReadBegin(const InputFile& file, int64_t count) {
+  std::vector<uint8_t> bytes(static_cast<size_t>(std::min(file.size(), count)));
+  RETURN_IF_ERROR(file.ReadAt(0, absl::MakeSpan(bytes)));
+  return bytes;
+}
+
+// Each storage follows its number of values.
+absl::StatusOr<StateDict> ReadLegacy(const std::shared_ptr<const InputFile>& file) {
+  ASSIGN_OR_RETURN(const std::vector<uint8_t> begin, ReadBegin(*file, kMaxPickleBytes));
+  ASSIGN_OR_RETURN(const LegacyHead head, UnpickleLegacyHead(begin));
+  absl::flat_hash_map<std::string, int64_t> value_bytes;  // by key
+  for (const PickledTensor& tensor : head.tensors) {
+    value_bytes[tensor.storage_key] = static_cast<int64_t>(c10::elementSize(TypeOf(tensor.storage_type)));
+  }
+  Storages storages;
+  CheckedInt64 offset = head.bytes;
+  for (const std::string& key : head.storage_keys) {
+    uint8_t count[8] = {};
+    if (!RangeFits(offset, sizeof(count), file->size())) return absl::FailedPreconditionError("is cut short");
+    RETURN_IF_ERROR(file->ReadAt(*offset.value(), absl::MakeSpan(count)));
+    uint64_t values = 0;
+    for (int i = 0; i < 8; ++i) values |= static_cast<uint64_t>(count[i]) << (8 * i);
+    offset += static_cast<int64_t>(sizeof(count));
+    const auto item = value_bytes.find(key);
+    if (item == value_bytes.end()) return absl::FailedPreconditionError("holds a storage that no tensor uses");
+    const CheckedInt64 bytes = CheckedInt64(values) * item->second;
+    if (!RangeFits(offset, bytes, file->size())) return absl::FailedPreconditionError("is cut short");
+    storages[key] = {file, *offset.value(), *bytes.value(), /*crc=*/std::nullopt};
+    offset += bytes;
+  }
+  return PlaceAll(file->path(), head.tensors, storages);
+}
+
+absl::StatusOr<StateDict> ReadZip(const std::shared_ptr<const InputFile>& file) {
+  ASSIGN_OR_RETURN(const ZipArchive archive, ZipArchive::Open(file));
+  ASSIGN_OR_RETURN(const std::string folder, FindFolder(archive));
+  ASSIGN_OR_RETURN(const std::string pickle, archive.Read(absl::StrCat(folder, kPickle), kMaxPickleBytes));
+  ASSIGN_OR_RETURN(const std::vector<PickledTensor> tensors,
+                   UnpickleStateDict(absl::MakeSpan(reinterpret_cast<const uint8_t*>(pickle.data()), pickle.size())));
+  Storages storages;
+  for (const auto& [name, entry] : archive.entries()) {
+    absl::string_view key = name;
+    if (!absl::ConsumePrefix(&key, folder) || !absl::ConsumePrefix(&key, "/data/")) continue;
+    storages[key] = {file, entry.offset, entry.bytes, entry.crc};
+  }
+  return PlaceAll(file->path(), tensors, storages);
+}
+
+absl::StatusOr<StateDict> Read(const std::shared_ptr<const InputFile>& file) {
+  ASSIGN_OR_RETURN(const std::vector<uint8_t> begin, ReadBegin(*file, kMagicBytes));
+  absl::StatusOr<StateDict> weights = IsLegacyFile(begin) ? ReadLegacy(file) : ReadZip(file);
+  if (weights.ok() || absl::StrContains(weights.status().message(), file->path())) return weights;
+  return absl::FailedPreconditionError(absl::StrCat(file->path(), ": ", weights.status().message()));
 }
 
 }  // namespace
 
 absl::StatusOr<StateDict> ReadTorchCheckpoint(const std::string& path) {
-  ASSIGN_OR_RETURN(std::shared_ptr<const MappedFile> file, MappedFile::Open(path));
+  ASSIGN_OR_RETURN(const std::shared_ptr<const InputFile> file, OpenCheckpointFile(path));
   try {
-    return Read(std::move(file));
+    return Read(file);
   } catch (const std::exception& error) {
     return absl::FailedPreconditionError(absl::StrCat(path, ": ", error.what()));
   }

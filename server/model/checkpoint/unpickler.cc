@@ -13,8 +13,6 @@
 namespace hookline {
 namespace {
 
-// A state dict of a hundred thousand tensors takes about ten megabytes.
-constexpr size_t kMaxPickleBytes = size_t{16} << 20;
 // About twelve objects describe a tensor. Bounds the stack and the memo too, which a few bytes of pickle could fill.
 constexpr size_t kMaxObjects = 1'500'000;
 // torch.save numbers its storages. Every tensor keeps a copy of the key of its storage.
@@ -81,6 +79,10 @@ constexpr absl::string_view kOrderedDict = "collections OrderedDict";
 constexpr absl::string_view kRebuildTensor = "torch._utils _rebuild_tensor_v2";
 constexpr absl::string_view kRebuildParameter = "torch._utils _rebuild_parameter";
 
+// The pickle of 0x1950a86a20f9469cfc6c.
+constexpr absl::string_view kLegacyMagic("\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.", 15);
+constexpr int64_t kLegacyVersion = 1001;
+
 bool IsStorageType(absl::string_view global) {
   for (absl::string_view type :
        {"torch FloatStorage", "torch BFloat16Storage", "torch HalfStorage", "torch DoubleStorage", "torch LongStorage",
@@ -100,7 +102,8 @@ class Unpickler {
  public:
   explicit Unpickler(absl::Span<const uint8_t> pickle) : in_(pickle) {}
 
-  absl::StatusOr<std::vector<PickledTensor>> Run() {
+  // What the pickle holds.
+  absl::StatusOr<Object*> Result() {
     while (true) {
       if (in_.empty()) return Bad("ends without STOP");
       const uint8_t opcode = in_[0];
@@ -108,7 +111,14 @@ class Unpickler {
       if (opcode == '.') break;
       RETURN_IF_ERROR(Execute(opcode));
     }
-    ASSIGN_OR_RETURN(Object * result, Pop());
+    return Pop();
+  }
+
+  // What follows the pickle, once there is a result.
+  absl::Span<const uint8_t> rest() const { return in_; }
+
+  absl::StatusOr<std::vector<PickledTensor>> Tensors() {
+    ASSIGN_OR_RETURN(Object * result, Result());
     if (result->kind != Kind::kDict) return Bad(absl::StrCat("holds ", Name(result->kind), ", not a state dict"));
     std::vector<PickledTensor> tensors;
     absl::flat_hash_set<absl::string_view> names;
@@ -378,10 +388,12 @@ class Unpickler {
   absl::Status PushStorage() {
     ASSIGN_OR_RETURN(Object * id, Pop());
     const std::vector<Object*>& parts = id->items;
-    if (id->kind != Kind::kTuple || parts.size() != 5 || parts[0]->kind != Kind::kString ||
-        parts[0]->text != "storage" || parts[1]->kind != Kind::kGlobal || !IsStorageType(parts[1]->text) ||
-        parts[2]->kind != Kind::kString || parts[3]->kind != Kind::kString || parts[4]->kind != Kind::kInt ||
-        parts[4]->number < 0 || parts[2]->text.size() > kMaxStorageKeyBytes) {
+    // The older form says last of what the storage is a view, which it has not been for long.
+    const bool is_whole = parts.size() == 5 || (parts.size() == 6 && parts[5]->kind == Kind::kNone);
+    if (id->kind != Kind::kTuple || !is_whole || parts[0]->kind != Kind::kString || parts[0]->text != "storage" ||
+        parts[1]->kind != Kind::kGlobal || !IsStorageType(parts[1]->text) || parts[2]->kind != Kind::kString ||
+        parts[3]->kind != Kind::kString || parts[4]->kind != Kind::kInt || parts[4]->number < 0 ||
+        parts[2]->text.size() > kMaxStorageKeyBytes) {
       return Bad("describes a storage in a way that torch.save does not");
     }
     ASSIGN_OR_RETURN(Object * storage, Push(Kind::kStorage));
@@ -453,7 +465,47 @@ absl::StatusOr<std::vector<PickledTensor>> UnpickleStateDict(absl::Span<const ui
   if (pickle.size() > kMaxPickleBytes) {
     return Bad(absl::StrCat("has ", pickle.size(), " bytes; at most ", kMaxPickleBytes, " are read"));
   }
-  return Unpickler(pickle).Run();
+  return Unpickler(pickle).Tensors();
+}
+
+bool IsLegacyFile(absl::Span<const uint8_t> file) {
+  return file.size() >= kLegacyMagic.size() &&
+         absl::string_view(reinterpret_cast<const char*>(file.data()), kLegacyMagic.size()) == kLegacyMagic;
+}
+
+absl::StatusOr<LegacyHead> UnpickleLegacyHead(absl::Span<const uint8_t> file) {
+  if (!IsLegacyFile(file)) return Bad("does not begin with the number that torch.save wrote");
+  absl::Span<const uint8_t> rest = file.subspan(kLegacyMagic.size());
+  Unpickler version(rest);
+  ASSIGN_OR_RETURN(const Object* number, version.Result());
+  if (number->kind != Kind::kInt || number->number != kLegacyVersion) {
+    return Bad(absl::StrCat("has another version than ", kLegacyVersion));
+  }
+  Unpickler system(version.rest());
+  ASSIGN_OR_RETURN(const Object* facts, system.Result());
+  bool is_little_endian = false;
+  for (size_t i = 0; facts->kind == Kind::kDict && i + 1 < facts->items.size(); i += 2) {
+    const Object& key = *facts->items[i];
+    const Object& value = *facts->items[i + 1];
+    if (key.kind == Kind::kString && key.text == "little_endian") {
+      is_little_endian = value.kind == Kind::kBool && value.number == 1;
+    }
+  }
+  if (!is_little_endian) return Bad("does not say that it was written on a little-endian machine");
+  LegacyHead head;
+  Unpickler state(system.rest());
+  ASSIGN_OR_RETURN(head.tensors, state.Tensors());
+  Unpickler order(state.rest());
+  ASSIGN_OR_RETURN(const Object* keys, order.Result());
+  if (keys->kind != Kind::kList) return Bad("gives no list of its storages");
+  for (const Object* key : keys->items) {
+    if (key->kind != Kind::kString || key->text.size() > kMaxStorageKeyBytes) {
+      return Bad("names a storage in a way that torch.save does not");
+    }
+    head.storage_keys.push_back(key->text);
+  }
+  head.bytes = file.size() - order.rest().size();
+  return head;
 }
 
 }  // namespace hookline

@@ -12,6 +12,9 @@
 
 namespace hookline {
 
+// A state dict of a hundred thousand tensors takes about ten megabytes.
+constexpr size_t kMaxPickleBytes = size_t{16} << 20;
+
 // A tensor as the pickle describes it. Not yet checked against its storage.
 struct PickledTensor {
   std::string name;
@@ -26,6 +29,19 @@ struct PickledTensor {
 // The tensors of the dict (OrderedDict or dict, of names to tensors) that `pickle` holds, in its order. Memory stays
 // proportional to the pickle's size. FAILED_PRECONDITION, a sentence about what the pickle holds that it should not.
 absl::StatusOr<std::vector<PickledTensor>> UnpickleStateDict(absl::Span<const uint8_t> pickle);
+
+// What stands before the storages in a file that torch.save wrote before PyTorch 1.6, or without its zip format.
+struct LegacyHead {
+  std::vector<PickledTensor> tensors;
+  std::vector<std::string> storage_keys;  // in the order in which the storages follow
+  size_t bytes = 0;                       // of the head
+};
+
+// Whether `file` begins like one.
+bool IsLegacyFile(absl::Span<const uint8_t> file);
+
+// Reads the head at the beginning of `file`, of which kMaxPickleBytes are enough. Errors as above.
+absl::StatusOr<LegacyHead> UnpickleLegacyHead(absl::Span<const uint8_t> file);
 
 }  // namespace hookline
 

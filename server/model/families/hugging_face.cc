@@ -8,12 +8,13 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "server/base/mapped_file.h"
 #include "server/base/status.h"
-#include "server/model/checkpoint/safetensors.h"
+#include "server/model/checkpoint/checkpoint_folder.h"
 #include "server/model/decoder.h"
+#include "server/model/families/config_json.h"
 #include "server/model/families/config_reader.h"
 #include "server/model/families/family.h"
+#include "server/model/families/weight_names.h"
 #include "server/model/memory.h"
 #include "server/model/weight_taker.h"
 
@@ -21,9 +22,6 @@ namespace hookline {
 namespace {
 
 using Json = nlohmann::json;
-
-// Published ones have a few kilobytes.
-constexpr size_t kMaxConfigBytes = size_t{4} << 20;
 
 struct NamedFamily {
   const char* model_type;
@@ -37,18 +35,27 @@ constexpr NamedFamily kFamilies[] = {
     {"qwen2", ReadQwen2},        {"qwen3", ReadQwen3},
 };
 
-absl::StatusOr<Architecture> ReadArchitecture(const Json& json, const std::string& path, std::string* model_type) {
-  const ConfigReader config(json, path);
+void RefuseQuantized(const ConfigReader& config) {
   for (const char* key : {"quantization_config", "compression_config"}) {
     if (!config.Has(key)) continue;
     const ConfigReader quantization = config.Object(key);
-    quantization.Refuse(quantization.Has("quant_method") ? "quant_method" : "bits",
-                        "quantised weights are not read; floating-point ones are");
+    if (quantization.Has("quant_method")) {
+      quantization.Refuse("quant_method", "quantised weights are not read; floating-point ones are");
+    } else {
+      config.Refuse(key,
+                    "quantised weights are not read, and this does not say how they are; where the weights are "
+                    "floating-point ones, take the field out");
+    }
   }
+}
+
+absl::StatusOr<Architecture> ReadArchitecture(const Json& json, const std::string& path, std::string* model_type) {
+  const ConfigReader config(json, path);
   *model_type = config.Text("model_type");
   RETURN_IF_ERROR(config.status());
   for (const NamedFamily& family : kFamilies) {
     if (*model_type != family.model_type) continue;
+    RefuseQuantized(config);
     Architecture architecture = family.read(config);
     RETURN_IF_ERROR(config.status());
     return architecture;
@@ -95,20 +102,24 @@ bool IsHuggingFaceFolder(const std::string& folder) { return access((folder + "/
 absl::StatusOr<std::unique_ptr<Model>> LoadHuggingFace(const ModelOptions& options, ModelInfo info, at::Device device,
                                                        at::ScalarType dtype) {
   const std::string path = options.path + "/config.json";
-  ASSIGN_OR_RETURN(const std::shared_ptr<const MappedFile> file, MappedFile::Open(path));
-  if (file->bytes().size() > kMaxConfigBytes) {
-    return absl::FailedPreconditionError(absl::StrCat(path, ": is larger than ", kMaxConfigBytes, " bytes"));
-  }
-  const Json json = Json::parse(file->bytes().begin(), file->bytes().end(), /*cb=*/nullptr, /*allow_exceptions=*/false);
-  if (!json.is_object()) return absl::FailedPreconditionError(absl::StrCat(path, ": is no JSON object"));
+  ASSIGN_OR_RETURN(const Json json, ReadConfigJson(path));
   ASSIGN_OR_RETURN(Architecture architecture, ReadArchitecture(json, path, &info.architecture));
-  ASSIGN_OR_RETURN(const StateDict state, ReadSafetensorsFolder(options.path));
+  ASSIGN_OR_RETURN(StateDict state, ReadCheckpointFolder(options.path));
+  // The family of a larger model knows its names itself.
+  if (!json.contains("text_config")) UnifyNames(&state);
   RETURN_IF_ERROR(CheckMemory({{info.name, info.device, WeightBytes(state, dtype)}}, MemoryOf));
   WeightTaker take(state, device, dtype);
   DecoderWeights weights = architecture.take_weights(architecture.config, take);
+  const std::string not_read = IgnoreOtherHeads(take);
   RETURN_IF_ERROR(take.Finish());
   info.details = Describe(architecture.config);
-  info.fingerprint = WeightsFingerprint(state, architecture.config.ToString());
+  if (!not_read.empty()) absl::StrAppend(&info.details, "; ", not_read);
+  if (json.contains("auto_map")) {
+    info.warning =
+        absl::StrCat("config.json names code of its own (auto_map), which is not run: activations are those of ",
+                     info.architecture, " as transformers has it");
+  }
+  ASSIGN_OR_RETURN(info.fingerprint, take.Fingerprint(architecture.config.ToString()));
   info.parameters = take.parameters();
   return std::make_unique<Decoder>(std::move(info), std::move(architecture.config), std::move(weights), dtype);
 }

@@ -15,7 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
-#include "server/base/mapped_file.h"
+#include "server/base/input_file.h"
 #include "server/base/status.h"
 #include "server/model/checkpoint/torch_checkpoint.h"
 #include "server/model/decoder.h"
@@ -64,15 +64,11 @@ struct Meta {
 };
 
 absl::StatusOr<Meta> ReadMeta(const std::string& path) {
-  ASSIGN_OR_RETURN(const std::shared_ptr<const MappedFile> file, MappedFile::Open(path));
+  ASSIGN_OR_RETURN(const std::string text, ReadWholeFile(path, kMaxMetaBytes));
   const auto bad = [&](absl::string_view what) {
     return absl::FailedPreconditionError(absl::StrCat(path, ": ", what));
   };
-  if (static_cast<int64_t>(file->bytes().size()) > kMaxMetaBytes) {
-    return bad(absl::StrCat("is larger than ", kMaxMetaBytes, " bytes"));
-  }
-  const Json json = Json::parse(file->bytes().begin(), file->bytes().end(), /*cb=*/nullptr,
-                                /*allow_exceptions=*/false);
+  const Json json = Json::parse(text, /*cb=*/nullptr, /*allow_exceptions=*/false);
   if (!json.is_object()) return bad("is no JSON object");
   const ConfigReader reader(json, path);
   const ConfigReader config = reader.Object("model_config");
@@ -195,8 +191,7 @@ DecoderConfig MakeConfig(Era era, const Meta& meta, const std::string& window_pa
 }
 
 absl::StatusOr<DecoderWeights> TakeWeights(Era era, const Meta& meta, const DecoderConfig& config,
-                                           const StateDict& state, at::Device device, at::ScalarType dtype) {
-  WeightTaker take(state, device, dtype);
+                                           const StateDict& state, WeightTaker& take) {
   const int64_t d = config.width;
   const int64_t queries = config.heads * config.head_width, keys = config.key_value_heads * config.head_width;
   const int64_t padded = (meta.vocab_size + kTableMultiple - 1) / kTableMultiple * kTableMultiple;
@@ -274,7 +269,8 @@ absl::StatusOr<std::unique_ptr<Model>> LoadNanochat(const ModelOptions& options,
                                                    Name(era), ", which has no windows"));
   }
   const DecoderConfig config = MakeConfig(era, meta, pattern);
-  ASSIGN_OR_RETURN(DecoderWeights weights, TakeWeights(era, meta, config, state, device, dtype));
+  WeightTaker take(state, device, dtype);
+  ASSIGN_OR_RETURN(DecoderWeights weights, TakeWeights(era, meta, config, state, take));
 
   info.architecture = "nanochat";
   info.variant = Name(era);
@@ -285,7 +281,7 @@ absl::StatusOr<std::unique_ptr<Model>> LoadNanochat(const ModelOptions& options,
                     : meta.window_pattern.has_value() ? ""
                                                       : " (assumed: the checkpoint does not say)");
   }
-  info.fingerprint = WeightsFingerprint(state, config.ToString());
+  ASSIGN_OR_RETURN(info.fingerprint, take.Fingerprint(config.ToString()));
   for (const auto& [name, tensor] : state.tensors) info.parameters += tensor.numel();
   return std::make_unique<Decoder>(std::move(info), config, std::move(weights), dtype);
 }

@@ -1,6 +1,7 @@
 #include "server/model/torchscript/script_file.h"
 
 #include <caffe2/serialize/inline_container.h>
+#include <caffe2/serialize/read_adapter_interface.h>
 #include <torch/csrc/jit/serialization/import.h>
 #include <xxhash.h>
 #include <zlib.h>
@@ -17,9 +18,11 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
-#include "server/base/mapped_file.h"
+#include "server/base/input_file.h"
 #include "server/base/status.h"
+#include "server/model/checkpoint/checkpoint_file.h"
 #include "server/model/checkpoint/zip_archive.h"
+#include "server/model/torchscript/script_program.h"
 
 namespace hookline {
 namespace {
@@ -32,20 +35,25 @@ constexpr size_t kMaxQuotedBytes = 500;
 // Code of one class or function that is read. Generated code of large models has some hundred kilobytes.
 constexpr size_t kMaxCodeBytes = 64 << 20;
 
-// The operator in `code` that reaches the file system, or "". Whatever is called by such a name counts, so that no way
-// of writing the call is missed.
-absl::string_view FileOperator(absl::string_view code) {
-  for (absl::string_view name : {"save", "from_file"}) {
-    for (size_t at = code.find(name); at != absl::string_view::npos; at = code.find(name, at + 1)) {
-      const absl::string_view before = absl::StripTrailingAsciiWhitespace(code.substr(0, at));
-      const absl::string_view after = absl::StripLeadingAsciiWhitespace(code.substr(at + name.size()));
-      if (absl::EndsWith(before, ".") && absl::StartsWith(after, "(")) return name;
-    }
-  }
-  return "";
-}
+// How LibTorch reads the file that was checked.
+class FileAdapter : public caffe2::serialize::ReadAdapterInterface {
+ public:
+  explicit FileAdapter(std::shared_ptr<const InputFile> file) : file_(std::move(file)) {}
 
-// XXH3-128 over the records, in hexadecimal, once each is what its checksum says and reaches no files.
+  size_t size() const override { return static_cast<size_t>(file_->size()); }
+
+  size_t read(uint64_t offset, void* out, size_t bytes, const char* /*what*/) const override {
+    const absl::Status status =
+        file_->ReadAt(static_cast<int64_t>(offset), absl::MakeSpan(static_cast<uint8_t*>(out), bytes));
+    TORCH_CHECK(status.ok(), std::string(status.message()));
+    return bytes;
+  }
+
+ private:
+  const std::shared_ptr<const InputFile> file_;
+};
+
+// XXH3-128 over the records, in hexadecimal, once each is what its checksum says.
 absl::StatusOr<std::string> CheckRecords(const std::string& path,
                                          const absl::flat_hash_map<std::string, uint32_t>& checksums,
                                          PyTorchStreamReader& reader) {
@@ -76,11 +84,6 @@ absl::StatusOr<std::string> CheckRecords(const std::string& path,
         return absl::FailedPreconditionError(absl::StrCat(path, ": record ", absl::CHexEscape(name), " has ", size,
                                                           " bytes; at most ", kMaxCodeBytes, " are read"));
       }
-      if (absl::string_view name_of_operator = FileOperator(bytes); !name_of_operator.empty()) {
-        return absl::FailedPreconditionError(absl::StrCat(path, ": record ", absl::CHexEscape(name), " calls '",
-                                                          name_of_operator,
-                                                          "', which reaches files; such modules are not loaded"));
-      }
     }
     const uint64_t sizes[] = {name.size(), size};
     XXH3_128bits_update(hash.get(), sizes, sizeof(sizes));
@@ -106,24 +109,33 @@ std::string OneLine(const std::exception& error) {
 }
 
 absl::StatusOr<ScriptFile> LoadScriptFile(const std::string& path) {
-  ASSIGN_OR_RETURN(std::shared_ptr<const MappedFile> mapped, MappedFile::Open(path));
-  const absl::string_view archive(reinterpret_cast<const char*>(mapped->bytes().data()), mapped->bytes().size());
+  ASSIGN_OR_RETURN(const std::shared_ptr<const InputFile> input, OpenCheckpointFile(path));
+  uint8_t magic[4] = {};
+  if (input->size() >= 4) RETURN_IF_ERROR(input->ReadAt(0, absl::MakeSpan(magic)));
   // LibTorch also loads flatbuffers, which nothing here would check.
-  if (!absl::StartsWith(archive, absl::string_view("PK\3\4", 4))) {
+  if (absl::string_view(reinterpret_cast<const char*>(magic), 4) != absl::string_view("PK\3\4", 4)) {
     return absl::FailedPreconditionError(
         absl::StrCat(path, ": not a TorchScript archive, as torch.jit.save writes them (a zip file)"));
   }
-  ASSIGN_OR_RETURN(const auto entries, ZipArchive::Checksums(*mapped));
+  ASSIGN_OR_RETURN(const auto entries, ZipArchive::Checksums(*input));
   // All entries stand in one folder, of which PyTorch's reader makes no part of the name.
   absl::flat_hash_map<std::string, uint32_t> checksums;
   for (const auto& [name, checksum] : entries) checksums[name.substr(name.find('/') + 1)] = checksum;
   try {
     ScriptFile file;
+    std::vector<std::string> classes;
     {
-      PyTorchStreamReader reader(path);
+      PyTorchStreamReader reader(std::make_shared<FileAdapter>(input));
       ASSIGN_OR_RETURN(file.fingerprint, CheckRecords(path, checksums, reader));
+      absl::StatusOr<std::vector<std::string>> checked = CheckProgram(reader);
+      if (!checked.ok()) return absl::FailedPreconditionError(absl::StrCat(path, ": ", checked.status().message()));
+      classes = *std::move(checked);
     }
-    file.module = torch::jit::load(path, c10::Device(c10::kCPU));
+    // Loading runs code of the file, so it must be what was checked.
+    RETURN_IF_ERROR(input->CheckUnchanged());
+    file.module = torch::jit::load(std::make_shared<FileAdapter>(input), c10::Device(c10::kCPU));
+    RETURN_IF_ERROR(input->CheckUnchanged());
+    Confine(*file.module._ivalue()->compilation_unit(), classes);
     for (torch::jit::Module submodule : file.module.modules()) {
       if (submodule.hasattr("training") && submodule.attr("training").isBool()) submodule.setattr("training", false);
     }

@@ -16,7 +16,8 @@ struct ScriptFile {
 };
 
 // Loads `path`. NOT_FOUND, or FAILED_PRECONDITION naming file and record: no zip archive, one without code (a state
-// dict), one that LibTorch cannot read, code that reads or writes files.
+// dict), one that LibTorch cannot read, code that does more than compute (script_program.h), a file that changes
+// meanwhile. What the module runs can be ended by a Deadline.
 absl::StatusOr<ScriptFile> LoadScriptFile(const std::string& path);
 
 // What an exception said, in one line: the last of a TorchScript stack trace.

@@ -11,6 +11,7 @@
 #include <limits>
 #include <list>
 #include <map>
+#include <stdexcept>
 #include <system_error>
 #include <utility>
 #include <vector>
@@ -20,8 +21,10 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/time/clock.h"
 #include "server/base/status.h"
 #include "server/model/memory.h"
+#include "server/model/torchscript/deadline.h"
 #include "server/model/torchscript/script_file.h"
 #include "server/model/torchscript/tapped_graph.h"
 
@@ -383,7 +386,14 @@ class TorchScriptModel : public Model {
     stack.emplace_back(module_._ivalue());
     stack.emplace_back(token_ids);
     if (tapped_.takes_mask) stack.emplace_back(at::ones_like(token_ids));
-    jit::InterpreterState(code).run(stack);
+    const Deadline deadline(absl::Now() + options_.timeout);
+    try {
+      jit::InterpreterState(code).run(stack);
+    } catch (const std::exception&) {
+      if (!deadline.passed()) throw;
+      throw std::runtime_error(absl::StrCat("it did not end within ", absl::FormatDuration(options_.timeout),
+                                            ", which is all that --torchscript-timeout allows"));
+    }
     return stack;
   }
 

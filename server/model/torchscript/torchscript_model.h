@@ -15,6 +15,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "server/base/dtype.h"
 #include "server/model/model.h"
 
@@ -27,6 +28,8 @@ struct TorchScriptOptions {
   Dtype dtype = Dtype::kFloat32;  // parameters and buffers of a floating type are converted to it
   int64_t context_length = 0;     // tokens that the module takes; 0: the file cannot tell
   int64_t vocabulary_size = 0;    // ids are below it; 0: the file cannot tell
+  // What one forward pass may take, the trial runs of loading included.
+  absl::Duration timeout = absl::Minutes(1);
 };
 
 // Loads the file and finds its hook points: two short batches of zeros go through the whole module, and a hook point is
@@ -38,11 +41,12 @@ struct TorchScriptOptions {
 // given, INT32_MAX stands for them, `details` and `warning` say so, and an exception that the module throws in Forward
 // is INVALID_ARGUMENT instead of INTERNAL. `blocks_executed` counts module calls that returned a tensor.
 //
-// Loading a file runs no Python; what its code may do with tensors it may do. Errors, naming the file: NOT_FOUND;
-// INVALID_ARGUMENT (an option, named: also CUDA without both limits); FAILED_PRECONDITION (not a TorchScript file, a
-// damaged one, one that reads or writes files, keeps state or takes more than token ids and an attention mask, one that
-// cannot run on zeros, a frozen one for another device or dtype than its constants'); RESOURCE_EXHAUSTED
-// (memory, with both numbers).
+// A TorchScript file is a program, and loading it runs it. It may compute with tensors for as long as `timeout` says,
+// and use as much memory as it likes; what else a program can do is refused before any of it runs (script_program.h).
+// Errors, naming the file: NOT_FOUND; INVALID_ARGUMENT (an option, named: also CUDA without both limits);
+// FAILED_PRECONDITION (not a TorchScript file, a damaged one, one that does more than compute, keeps state or takes
+// more than token ids and an attention mask, one that cannot run on zeros or does not end in time, a frozen one for
+// another device or dtype than its constants'); RESOURCE_EXHAUSTED (memory, with both numbers).
 absl::StatusOr<std::unique_ptr<Model>> LoadTorchScript(const TorchScriptOptions& options);
 
 }  // namespace hookline

@@ -1,0 +1,19 @@
+// Reads the text of a config.json.
+#ifndef HOOKLINE_SERVER_MODEL_FAMILIES_CONFIG_JSON_H_
+#define HOOKLINE_SERVER_MODEL_FAMILIES_CONFIG_JSON_H_
+
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+
+#include "absl/status/statusor.h"
+
+namespace hookline {
+
+// The object in the file. Python writes NaN, Infinity and -Infinity, which JSON does not have: they become strings of
+// that name, so that a field which matters is refused by its value and another does no harm. Errors: those of
+// ReadCheckpointText; FAILED_PRECONDITION for what is no JSON object.
+absl::StatusOr<nlohmann::json> ReadConfigJson(const std::string& path);
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_MODEL_FAMILIES_CONFIG_JSON_H_

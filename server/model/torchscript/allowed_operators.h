@@ -1,0 +1,15 @@
+// Which of LibTorch's operators a TorchScript file may use.
+#ifndef HOOKLINE_SERVER_MODEL_TORCHSCRIPT_ALLOWED_OPERATORS_H_
+#define HOOKLINE_SERVER_MODEL_TORCHSCRIPT_ALLOWED_OPERATORS_H_
+
+#include "absl/strings/string_view.h"
+
+namespace hookline {
+
+// Whether the operator `name`, with its namespace and without its overload ("aten::matmul"), is on the list of those
+// that compute and do nothing else. What the list does not know is not on it.
+bool OnlyComputes(absl::string_view name);
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_MODEL_TORCHSCRIPT_ALLOWED_OPERATORS_H_
