@@ -152,14 +152,16 @@ absl::Status Replica::Compute(Pass* pass, absl::Span<const BatchItem> items) {
   absl::Status computed;
   try {
     at::Tensor ids = at::zeros({pass->sequences, pass->positions}, at::kLong);
+    std::vector<int64_t> lengths(static_cast<size_t>(pass->sequences));
     int64_t* out = ids.data_ptr<int64_t>();
     for (size_t i = 0; i < items.size(); ++i) {
       if (pass->places[i] < 0) continue;
       const std::vector<uint32_t>& from = items[i].sequence.ids;
       std::copy(from.begin(), from.end(), out + pass->places[i] * pass->positions);
+      lengths[static_cast<size_t>(pass->places[i])] = static_cast<int64_t>(from.size());
     }
     if (model_->info().device != "cpu") ids = ids.to(c10::Device(model_->info().device), /*non_blocking=*/true);
-    computed = model_->Forward(ids, hook_points, [&](int hook_point, const at::Tensor& value) {
+    computed = model_->Forward(ids, lengths, hook_points, [&](int hook_point, const at::Tensor& value) {
       for (const Pass::Taker& taker : pass->takers[hook_point]) {
         if (!copied.ok()) return;
         const absl::Time begin = absl::Now();

@@ -56,7 +56,7 @@ absl::Status TryOneToken(Model& model, const at::Device& device) {
   const int block = model.hook_points().Find("blocks.0.hook_resid_post");
   const int end = block >= 0 ? block : model.hook_points().size() - 1;
   const at::Tensor ids = at::zeros({1, 1}, at::TensorOptions().dtype(at::kLong).device(device));
-  return model.Forward(ids, {end}, [](int, const at::Tensor&) {});
+  return model.Forward(ids, /*lengths=*/{}, {end}, [](int, const at::Tensor&) {});
 }
 
 absl::StatusOr<std::unique_ptr<Model>> Load(const ModelOptions& options) {

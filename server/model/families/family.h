@@ -33,6 +33,7 @@ Architecture ReadGemma2(const ConfigReader& config);
 Architecture ReadGemma3(const ConfigReader& config);
 Architecture ReadGemma3Multimodal(const ConfigReader& config);
 Architecture ReadOlmo2(const ConfigReader& config);
+Architecture ReadOlmo3(const ConfigReader& config);
 
 }  // namespace hookline
 

@@ -13,6 +13,7 @@
 #include "server/model/checkpoint/safetensors.h"
 #include "server/model/decoder.h"
 #include "server/model/families/config_reader.h"
+#include "server/model/families/describe.h"
 #include "server/model/families/family.h"
 #include "server/model/memory.h"
 #include "server/model/weight_taker.h"
@@ -31,10 +32,17 @@ struct NamedFamily {
 };
 
 constexpr NamedFamily kFamilies[] = {
-    {"gemma", ReadGemma},        {"gemma2", ReadGemma2},   {"gemma3", ReadGemma3Multimodal},
-    {"gemma3_text", ReadGemma3}, {"gpt2", ReadGpt2},       {"gpt_neox", ReadGptNeox},
-    {"llama", ReadLlama},        {"mistral", ReadMistral}, {"olmo2", ReadOlmo2},
-    {"qwen2", ReadQwen2},        {"qwen3", ReadQwen3},
+    {"gemma", ReadGemma},
+    {"gemma2", ReadGemma2},
+    {"gemma3", ReadGemma3Multimodal},
+    {"gemma3_text", ReadGemma3},
+    {"gpt2", ReadGpt2},
+    {"gpt_neox", ReadGptNeox},
+    {"llama", ReadLlama},
+    {"mistral", ReadMistral},
+    {"olmo2", ReadOlmo2},
+    {"qwen2", ReadQwen2},
+    {"qwen3", ReadQwen3},
 };
 
 absl::StatusOr<Architecture> ReadArchitecture(const Json& json, const std::string& path, std::string* model_type) {
@@ -61,33 +69,6 @@ absl::StatusOr<Architecture> ReadArchitecture(const Json& json, const std::strin
   return config.status();
 }
 
-std::string Describe(const RotaryConfig& rotary) {
-  std::string text = absl::StrCat("rotary ", rotary.dims, " base ", rotary.base);
-  if (rotary.scaling == RotaryConfig::Scaling::kLinear) absl::StrAppend(&text, " linear x", rotary.factor);
-  if (rotary.scaling == RotaryConfig::Scaling::kLlama3) absl::StrAppend(&text, " llama3 x", rotary.factor);
-  return text;
-}
-
-// What changes activations and is not seen from the sizes.
-std::string Describe(const DecoderConfig& config) {
-  std::vector<std::string> parts;
-  if (config.parallel) parts.push_back("parallel blocks");
-  for (const RotaryConfig& rotary : config.rotary) parts.push_back(Describe(rotary));
-  int windows = 0;
-  int64_t window = 0;
-  for (const LayerConfig& layer : config.layers) {
-    if (layer.reach < 0) continue;
-    ++windows;
-    window = layer.reach + 1;
-  }
-  if (windows > 0) {
-    parts.push_back(absl::StrCat("window ", window, " on ", windows, " of ", config.layers.size(), " layers"));
-  }
-  if (config.attention_soft_cap != 0) parts.push_back(absl::StrCat("attention soft cap ", config.attention_soft_cap));
-  if (config.query_key_norm.norm.kind != NormConfig::Kind::kNone) parts.push_back("query/key norm");
-  return absl::StrJoin(parts, ", ");
-}
-
 }  // namespace
 
 bool IsHuggingFaceFolder(const std::string& folder) { return access((folder + "/config.json").c_str(), F_OK) == 0; }
@@ -103,11 +84,12 @@ absl::StatusOr<std::unique_ptr<Model>> LoadHuggingFace(const ModelOptions& optio
   if (!json.is_object()) return absl::FailedPreconditionError(absl::StrCat(path, ": is no JSON object"));
   ASSIGN_OR_RETURN(Architecture architecture, ReadArchitecture(json, path, &info.architecture));
   ASSIGN_OR_RETURN(const StateDict state, ReadSafetensorsFolder(options.path));
-  RETURN_IF_ERROR(CheckMemory({{info.name, info.device, WeightBytes(state, dtype)}}, MemoryOf));
+  RETURN_IF_ERROR(
+      CheckMemory({{info.name, info.device, WeightBytes(state, dtype)}}, MemoryOf));
   WeightTaker take(state, device, dtype);
   DecoderWeights weights = architecture.take_weights(architecture.config, take);
   RETURN_IF_ERROR(take.Finish());
-  info.details = Describe(architecture.config);
+  info.details = DescribeDecoder(architecture.config);
   info.fingerprint = WeightsFingerprint(state, architecture.config.ToString());
   info.parameters = take.parameters();
   return std::make_unique<Decoder>(std::move(info), std::move(architecture.config), std::move(weights), dtype);

@@ -4,19 +4,16 @@
 #include "server/model/families/config_fields.h"
 #include "server/model/families/family.h"
 #include "server/model/families/llama_weights.h"
+#include "server/model/families/rope_fields.h"
 
 namespace hookline {
 namespace {
 
-Architecture WithNames(DecoderConfig decoder, const LlamaNames& names) {
-  return {std::move(decoder),
-          [names](const DecoderConfig& config, WeightTaker& take) { return TakeLlamaWeights(config, names, take); }};
-}
-
 DecoderConfig ReadLlamaLike(const ConfigReader& config, const ShapeDefaults& defaults) {
   DecoderConfig decoder = ReadLlamaShape(config, defaults);
-  decoder.activation = ReadActivation(config, "hidden_act", "silu");
-  decoder.rotary = {ReadRotary(config, decoder.head_width, {})};
+  RotaryDefaults rotary;
+  rotary.context_length = decoder.context_length;
+  decoder.rotary = {ReadRotary(config, FirstAttention(decoder).head_width, rotary)};
   return decoder;
 }
 
@@ -40,7 +37,7 @@ Architecture ReadLlama(const ConfigReader& config) {
   LlamaNames names;
   names.query_key_value_bias = names.attention_out_bias = config.Flag("attention_bias", false);
   names.mlp_bias = config.Flag("mlp_bias", false);
-  return WithNames(std::move(decoder), names);
+  return WithLlamaNames(std::move(decoder), names);
 }
 
 Architecture ReadMistral(const ConfigReader& config) {
@@ -52,7 +49,7 @@ Architecture ReadMistral(const ConfigReader& config) {
   } else {
     ReadWindows(config, config.Integer("sliding_window", 4096), EveryLayer, &decoder);
   }
-  return WithNames(std::move(decoder), {});
+  return WithLlamaNames(std::move(decoder), {});
 }
 
 Architecture ReadQwen2(const ConfigReader& config) {
@@ -62,7 +59,7 @@ Architecture ReadQwen2(const ConfigReader& config) {
   ReadQwenWindows(config, &decoder);
   LlamaNames names;
   names.query_key_value_bias = true;
-  return WithNames(std::move(decoder), names);
+  return WithLlamaNames(std::move(decoder), names);
 }
 
 Architecture ReadQwen3(const ConfigReader& config) {
@@ -70,11 +67,11 @@ Architecture ReadQwen3(const ConfigReader& config) {
   defaults.context_length = 32768;
   defaults.head_width = 128;
   DecoderConfig decoder = ReadLlamaLike(config, defaults);
-  decoder.query_key_norm.norm = decoder.ln1;
+  ForEachAttention(&decoder, [&](int, SoftmaxAttentionConfig& one) { one.query_key_norm.norm = decoder.ln1; });
   ReadQwenWindows(config, &decoder);
   LlamaNames names;
   names.query_key_value_bias = names.attention_out_bias = config.Flag("attention_bias", false);
-  return WithNames(std::move(decoder), names);
+  return WithLlamaNames(std::move(decoder), names);
 }
 
 }  // namespace hookline
