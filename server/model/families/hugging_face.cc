@@ -41,6 +41,7 @@ constexpr NamedFamily kFamilies[] = {
     {"llama", ReadLlama},
     {"mistral", ReadMistral},
     {"olmo2", ReadOlmo2},
+    {"olmo3", ReadOlmo3},
     {"qwen2", ReadQwen2},
     {"qwen3", ReadQwen3},
 };
