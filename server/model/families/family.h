@@ -34,6 +34,9 @@ Architecture ReadGemma3(const ConfigReader& config);
 Architecture ReadGemma3Multimodal(const ConfigReader& config);
 Architecture ReadOlmo2(const ConfigReader& config);
 Architecture ReadOlmo3(const ConfigReader& config);
+Architecture ReadQwen3Moe(const ConfigReader& config);
+Architecture ReadMixtral(const ConfigReader& config);
+Architecture ReadOlmoe(const ConfigReader& config);
 
 }  // namespace hookline
 

@@ -40,10 +40,13 @@ constexpr NamedFamily kFamilies[] = {
     {"gpt_neox", ReadGptNeox},
     {"llama", ReadLlama},
     {"mistral", ReadMistral},
+    {"mixtral", ReadMixtral},
     {"olmo2", ReadOlmo2},
     {"olmo3", ReadOlmo3},
+    {"olmoe", ReadOlmoe},
     {"qwen2", ReadQwen2},
     {"qwen3", ReadQwen3},
+    {"qwen3_moe", ReadQwen3Moe},
 };
 
 absl::StatusOr<Architecture> ReadArchitecture(const Json& json, const std::string& path, std::string* model_type) {
