@@ -37,6 +37,8 @@ Architecture ReadOlmo3(const ConfigReader& config);
 Architecture ReadQwen3Moe(const ConfigReader& config);
 Architecture ReadMixtral(const ConfigReader& config);
 Architecture ReadOlmoe(const ConfigReader& config);
+Architecture ReadQwen35(const ConfigReader& config);
+Architecture ReadQwen35Moe(const ConfigReader& config);
 
 }  // namespace hookline
 

@@ -46,6 +46,10 @@ constexpr NamedFamily kFamilies[] = {
     {"olmoe", ReadOlmoe},
     {"qwen2", ReadQwen2},
     {"qwen3", ReadQwen3},
+    {"qwen3_5", ReadQwen35},
+    {"qwen3_5_moe", ReadQwen35Moe},
+    {"qwen3_5_moe_text", ReadQwen35Moe},
+    {"qwen3_5_text", ReadQwen35},
     {"qwen3_moe", ReadQwen3Moe},
 };
 
