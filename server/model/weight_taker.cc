@@ -13,7 +13,7 @@ std::string Quoted(absl::string_view name) {
 
 }  // namespace
 
-at::Tensor WeightTaker::Take(const std::string& name, const std::vector<int64_t>& sizes) {
+at::Tensor WeightTaker::TakeOfAnyType(const std::string& name, const std::vector<int64_t>& sizes) {
   if (!status_.ok()) return {};
   const auto it = weights_.tensors.find(name);
   if (it == weights_.tensors.end()) {
@@ -28,13 +28,28 @@ at::Tensor WeightTaker::Take(const std::string& name, const std::vector<int64_t>
                      "), but its configuration makes (", absl::StrJoin(sizes, ", "), ")"));
     return {};
   }
-  if (!at::isFloatingType(tensor.scalar_type())) {
+  if (taken_.insert(name).second) parameters_ += tensor.numel();
+  return tensor;
+}
+
+at::Tensor WeightTaker::Take(const std::string& name, const std::vector<int64_t>& sizes) {
+  const at::Tensor tensor = TakeOfAnyType(name, sizes);
+  if (tensor.defined() && !tensor.is_floating_point()) {
     status_ = absl::FailedPreconditionError(absl::StrCat(weights_.path, ": weight ", Quoted(name), " is of type ",
                                                          c10::toString(tensor.scalar_type()),
                                                          "; floating-point weights are read, not quantised ones"));
     return {};
   }
-  if (taken_.insert(name).second) parameters_ += tensor.numel();
+  return tensor;
+}
+
+at::Tensor WeightTaker::Bytes(const std::string& name, const std::vector<int64_t>& sizes) {
+  const at::Tensor tensor = TakeOfAnyType(name, sizes);
+  if (tensor.defined() && tensor.scalar_type() != at::kByte) {
+    status_ = absl::FailedPreconditionError(absl::StrCat(weights_.path, ": weight ", Quoted(name), " is of type ",
+                                                         c10::toString(tensor.scalar_type()), "; bytes are wanted"));
+    return {};
+  }
   return tensor;
 }
 

@@ -28,6 +28,9 @@ class WeightTaker {
   WeightTaker(const StateDict& weights, at::Device device, at::ScalarType dtype)
       : weights_(weights), device_(device), dtype_(dtype) {}
 
+  at::Device device() const { return device_; }
+  at::ScalarType dtype() const { return dtype_; }
+
   bool Has(const std::string& name) const { return weights_.tensors.count(name) != 0; }
 
   // Stored as (out, in); returned as (in, out), in the model's dtype.
@@ -38,6 +41,8 @@ class WeightTaker {
   at::Tensor Table(const std::string& name, const std::vector<int64_t>& sizes);
   // In float32.
   at::Tensor Wide(const std::string& name, const std::vector<int64_t>& sizes);
+  // Of bytes, on the host.
+  at::Tensor Bytes(const std::string& name, const std::vector<int64_t>& sizes);
   // `count` numbers, on the host.
   std::vector<double> Numbers(const std::string& name, int64_t count);
   // Not used, but rightly there. Sizes are checked unless empty.
@@ -55,6 +60,8 @@ class WeightTaker {
  private:
   // Undefined after an error.
   at::Tensor Take(const std::string& name, const std::vector<int64_t>& sizes);
+  // The same without regard to the tensor's type.
+  at::Tensor TakeOfAnyType(const std::string& name, const std::vector<int64_t>& sizes);
 
   const StateDict& weights_;
   const at::Device device_;

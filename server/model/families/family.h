@@ -39,6 +39,7 @@ Architecture ReadMixtral(const ConfigReader& config);
 Architecture ReadOlmoe(const ConfigReader& config);
 Architecture ReadQwen35(const ConfigReader& config);
 Architecture ReadQwen35Moe(const ConfigReader& config);
+Architecture ReadGptOss(const ConfigReader& config);
 
 }  // namespace hookline
 

@@ -15,6 +15,7 @@
 #include "server/model/families/config_reader.h"
 #include "server/model/families/describe.h"
 #include "server/model/families/family.h"
+#include "server/model/families/mxfp4.h"
 #include "server/model/memory.h"
 #include "server/model/weight_taker.h"
 
@@ -38,6 +39,7 @@ constexpr NamedFamily kFamilies[] = {
     {"gemma3_text", ReadGemma3},
     {"gpt2", ReadGpt2},
     {"gpt_neox", ReadGptNeox},
+    {"gpt_oss", ReadGptOss},
     {"llama", ReadLlama},
     {"mistral", ReadMistral},
     {"mixtral", ReadMixtral},
@@ -58,6 +60,8 @@ absl::StatusOr<Architecture> ReadArchitecture(const Json& json, const std::strin
   for (const char* key : {"quantization_config", "compression_config"}) {
     if (!config.Has(key)) continue;
     const ConfigReader quantization = config.Object(key);
+    // The one format that a family reads.
+    if (config.Text("model_type", "") == "gpt_oss" && quantization.Text("quant_method", "") == "mxfp4") continue;
     quantization.Refuse(quantization.Has("quant_method") ? "quant_method" : "bits",
                         "quantised weights are not read; floating-point ones are");
   }
@@ -93,7 +97,7 @@ absl::StatusOr<std::unique_ptr<Model>> LoadHuggingFace(const ModelOptions& optio
   ASSIGN_OR_RETURN(Architecture architecture, ReadArchitecture(json, path, &info.architecture));
   ASSIGN_OR_RETURN(const StateDict state, ReadSafetensorsFolder(options.path));
   RETURN_IF_ERROR(
-      CheckMemory({{info.name, info.device, WeightBytes(state, dtype)}}, MemoryOf));
+      CheckMemory({{info.name, info.device, WeightBytes(state, dtype) + Mxfp4Growth(state, dtype)}}, MemoryOf));
   WeightTaker take(state, device, dtype);
   DecoderWeights weights = architecture.take_weights(architecture.config, take);
   RETURN_IF_ERROR(take.Finish());
