@@ -104,6 +104,12 @@ TEST_F(FamiliesRefusedTest, AnotherRopeTypeIsRefusedInEitherFormOfTheConfig) {
               AllOf(HasSubstr("rope_scaling.type is \"dynamic\""), HasSubstr("longest sequence so far")));
   EXPECT_THAT(RefusalOf("qwen3", "rope_parameters", {{"rope_type", "longrope"}}),
               HasSubstr("rope_parameters.short_factor is missing"));
+  EXPECT_THAT(Refusal("phi3",
+                      [](Json& config) {
+                        config["rope_scaling"]["long_factor"] = {1.0, 2.0};
+                      }),
+              HasSubstr("long_factor has 2 entries, but 8 pairs of a head are rotated"));
+  EXPECT_THAT(RefusalOf("phi3", "rope_scaling", {{"rope_type", "yarn"}, {"factor", 4.0}}), HasSubstr("longrope"));
   EXPECT_THAT(RefusalOf("llama_gqa", "rope_scaling", {{"rope_type", "linear"}}),
               HasSubstr("rope_scaling.factor is missing"));
   EXPECT_THAT(RefusalOf("llama_gqa", "rope_scaling", "linear"), HasSubstr("rope_scaling is \"linear\"; an object"));

@@ -40,6 +40,8 @@ Architecture ReadOlmoe(const ConfigReader& config);
 Architecture ReadQwen35(const ConfigReader& config);
 Architecture ReadQwen35Moe(const ConfigReader& config);
 Architecture ReadGptOss(const ConfigReader& config);
+Architecture ReadPhi3(const ConfigReader& config);
+Architecture ReadPhi(const ConfigReader& config);
 
 }  // namespace hookline
 

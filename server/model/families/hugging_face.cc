@@ -46,6 +46,8 @@ constexpr NamedFamily kFamilies[] = {
     {"olmo2", ReadOlmo2},
     {"olmo3", ReadOlmo3},
     {"olmoe", ReadOlmoe},
+    {"phi", ReadPhi},
+    {"phi3", ReadPhi3},
     {"qwen2", ReadQwen2},
     {"qwen3", ReadQwen3},
     {"qwen3_5", ReadQwen35},
