@@ -42,6 +42,7 @@ Architecture ReadQwen35Moe(const ConfigReader& config);
 Architecture ReadGptOss(const ConfigReader& config);
 Architecture ReadPhi3(const ConfigReader& config);
 Architecture ReadPhi(const ConfigReader& config);
+Architecture ReadGptNeo(const ConfigReader& config);
 
 }  // namespace hookline
 

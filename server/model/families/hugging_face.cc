@@ -38,6 +38,7 @@ constexpr NamedFamily kFamilies[] = {
     {"gemma3", ReadGemma3Multimodal},
     {"gemma3_text", ReadGemma3},
     {"gpt2", ReadGpt2},
+    {"gpt_neo", ReadGptNeo},
     {"gpt_neox", ReadGptNeox},
     {"gpt_oss", ReadGptOss},
     {"llama", ReadLlama},
