@@ -43,6 +43,7 @@ Architecture ReadGptOss(const ConfigReader& config);
 Architecture ReadPhi3(const ConfigReader& config);
 Architecture ReadPhi(const ConfigReader& config);
 Architecture ReadGptNeo(const ConfigReader& config);
+Architecture ReadGptj(const ConfigReader& config);
 
 }  // namespace hookline
 

@@ -41,6 +41,7 @@ constexpr NamedFamily kFamilies[] = {
     {"gpt_neo", ReadGptNeo},
     {"gpt_neox", ReadGptNeox},
     {"gpt_oss", ReadGptOss},
+    {"gptj", ReadGptj},
     {"llama", ReadLlama},
     {"mistral", ReadMistral},
     {"mixtral", ReadMixtral},
