@@ -44,6 +44,7 @@ Architecture ReadPhi3(const ConfigReader& config);
 Architecture ReadPhi(const ConfigReader& config);
 Architecture ReadGptNeo(const ConfigReader& config);
 Architecture ReadGptj(const ConfigReader& config);
+Architecture ReadOpt(const ConfigReader& config);
 
 }  // namespace hookline
 

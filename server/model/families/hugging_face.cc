@@ -48,6 +48,7 @@ constexpr NamedFamily kFamilies[] = {
     {"olmo2", ReadOlmo2},
     {"olmo3", ReadOlmo3},
     {"olmoe", ReadOlmoe},
+    {"opt", ReadOpt},
     {"phi", ReadPhi},
     {"phi3", ReadPhi3},
     {"qwen2", ReadQwen2},
