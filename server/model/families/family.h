@@ -45,6 +45,7 @@ Architecture ReadPhi(const ConfigReader& config);
 Architecture ReadGptNeo(const ConfigReader& config);
 Architecture ReadGptj(const ConfigReader& config);
 Architecture ReadOpt(const ConfigReader& config);
+Architecture ReadSmolLm3(const ConfigReader& config);
 
 }  // namespace hookline
 

@@ -58,6 +58,7 @@ constexpr NamedFamily kFamilies[] = {
     {"qwen3_5_moe_text", ReadQwen35Moe},
     {"qwen3_5_text", ReadQwen35},
     {"qwen3_moe", ReadQwen3Moe},
+    {"smollm3", ReadSmolLm3},
 };
 
 absl::StatusOr<Architecture> ReadArchitecture(const Json& json, const std::string& path, std::string* model_type) {
