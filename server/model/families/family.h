@@ -46,6 +46,7 @@ Architecture ReadGptNeo(const ConfigReader& config);
 Architecture ReadGptj(const ConfigReader& config);
 Architecture ReadOpt(const ConfigReader& config);
 Architecture ReadSmolLm3(const ConfigReader& config);
+Architecture ReadGranite(const ConfigReader& config);
 
 }  // namespace hookline
 

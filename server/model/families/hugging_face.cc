@@ -42,6 +42,7 @@ constexpr NamedFamily kFamilies[] = {
     {"gpt_neox", ReadGptNeox},
     {"gpt_oss", ReadGptOss},
     {"gptj", ReadGptj},
+    {"granite", ReadGranite},
     {"llama", ReadLlama},
     {"mistral", ReadMistral},
     {"mixtral", ReadMixtral},
