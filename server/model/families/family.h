@@ -47,6 +47,7 @@ Architecture ReadGptj(const ConfigReader& config);
 Architecture ReadOpt(const ConfigReader& config);
 Architecture ReadSmolLm3(const ConfigReader& config);
 Architecture ReadGranite(const ConfigReader& config);
+Architecture ReadGemma4(const ConfigReader& config);
 
 }  // namespace hookline
 

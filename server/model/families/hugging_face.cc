@@ -37,6 +37,8 @@ constexpr NamedFamily kFamilies[] = {
     {"gemma2", ReadGemma2},
     {"gemma3", ReadGemma3Multimodal},
     {"gemma3_text", ReadGemma3},
+    {"gemma4", ReadGemma4},
+    {"gemma4_text", ReadGemma4},
     {"gpt2", ReadGpt2},
     {"gpt_neo", ReadGptNeo},
     {"gpt_neox", ReadGptNeox},
