@@ -48,6 +48,7 @@ Architecture ReadOpt(const ConfigReader& config);
 Architecture ReadSmolLm3(const ConfigReader& config);
 Architecture ReadGranite(const ConfigReader& config);
 Architecture ReadGemma4(const ConfigReader& config);
+Architecture ReadDeepseekV3(const ConfigReader& config);
 
 }  // namespace hookline
 

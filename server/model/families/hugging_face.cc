@@ -33,6 +33,7 @@ struct NamedFamily {
 };
 
 constexpr NamedFamily kFamilies[] = {
+    {"deepseek_v3", ReadDeepseekV3},
     {"gemma", ReadGemma},
     {"gemma2", ReadGemma2},
     {"gemma3", ReadGemma3Multimodal},
