@@ -91,6 +91,13 @@ Activation ReadActivation(const ConfigReader& config, const std::string& key,
   return Activation::kGelu;
 }
 
+void AgreeWithAliases(const ConfigReader& config, const DecoderConfig& decoder, int64_t heads, int64_t layers) {
+  config.Agree("hidden_size", static_cast<double>(decoder.width), "n_embd");
+  config.Agree("num_attention_heads", static_cast<double>(heads), "n_head");
+  config.Agree("num_hidden_layers", static_cast<double>(layers), "n_layer");
+  config.Agree("max_position_embeddings", static_cast<double>(decoder.context_length), "n_positions");
+}
+
 std::vector<std::string> LayerTypes(const ConfigReader& config, size_t layers) {
   if (!config.Has("layer_types")) return {};
   std::vector<std::string> types = config.Texts("layer_types");

@@ -57,6 +57,9 @@ Activation ReadActivation(const ConfigReader& config, const std::string& key,
 void ReadWindows(const ConfigReader& config, std::optional<int64_t> window, absl::FunctionRef<bool(int layer)> slides,
                  DecoderConfig* decoder);
 
+// GPT-2's and GPT-J's sizes have the common names as aliases; where both stand, they must agree.
+void AgreeWithAliases(const ConfigReader& config, const DecoderConfig& decoder, int64_t heads, int64_t layers);
+
 // The entries of `layer_types`, as many as there are layers; empty where the field is missing.
 std::vector<std::string> LayerTypes(const ConfigReader& config, size_t layers);
 

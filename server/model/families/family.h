@@ -26,6 +26,8 @@ Architecture ReadGpt2(const ConfigReader& config);
 Architecture ReadGptNeox(const ConfigReader& config);
 Architecture ReadLlama(const ConfigReader& config);
 Architecture ReadMistral(const ConfigReader& config);
+Architecture ReadMistral3(const ConfigReader& config);
+Architecture ReadNanochat(const ConfigReader& config);
 Architecture ReadQwen2(const ConfigReader& config);
 Architecture ReadQwen3(const ConfigReader& config);
 Architecture ReadGemma(const ConfigReader& config);

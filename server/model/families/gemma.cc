@@ -5,7 +5,6 @@
 #include <utility>
 #include <variant>
 
-#include "absl/strings/match.h"
 #include "server/model/families/config_fields.h"
 #include "server/model/families/family.h"
 #include "server/model/families/llama_weights.h"
@@ -125,23 +124,7 @@ Architecture ReadGemma3Multimodal(const ConfigReader& config) {
   if (!config.Has("text_config")) config.Refuse("text_config", "the language model's configuration is wanted");
   const ConfigReader text = config.Object("text_config");
   if (text.Text("model_type", "gemma3_text") != "gemma3_text") text.Refuse("model_type", "gemma3_text is wanted");
-  LlamaNames names = SandwichNames(text);
-  return {ReadGemma3Config(text), [names](const DecoderConfig& decoder, WeightTaker& take) mutable {
-            names.prefix = "language_model.model.";
-            names.head = "language_model.lm_head";
-            // As some versions of transformers write it.
-            const char* renamed = "model.language_model.";
-            if (take.Has(std::string(renamed) + "embed_tokens.weight")) {
-              names.prefix = renamed;
-              names.head = "lm_head";
-            }
-            // Images need what stands beside the language model, text does not.
-            take.IgnoreIf([&](const std::string& name) {
-              return name != names.head + ".weight" &&
-                     !absl::StartsWith(name, names.prefix == renamed ? renamed : "language_model.");
-            });
-            return LlamaTaker(decoder, names, take).All();
-          }};
+  return WithLlamaNamesBesideTowers(ReadGemma3Config(text), SandwichNames(text));
 }
 
 }  // namespace hookline

@@ -52,7 +52,6 @@ DecoderWeights TakeWeights(const DecoderConfig& config, WeightTaker& take) {
 }  // namespace
 
 Architecture ReadGpt2(const ConfigReader& config) {
-  if (config.Flag("add_cross_attention", false)) config.Refuse("add_cross_attention", "only false is computed");
   DecoderConfig decoder;
   decoder.width = config.Integer("n_embd");
   SoftmaxAttentionConfig attention;
@@ -67,6 +66,7 @@ Architecture ReadGpt2(const ConfigReader& config) {
   decoder.ln1 = {NormConfig::Kind::kLayer, config.Number("layer_norm_epsilon", 1e-5), /*weighted=*/true};
   decoder.ln2 = decoder.ln_final = decoder.ln1;
   const int64_t layers = config.Integer("n_layer", std::nullopt, kMaxLayers);
+  AgreeWithAliases(config, decoder, attention.heads, layers);
   const double scale =
       config.Flag("scale_attn_weights", true) ? 1 / std::sqrt(static_cast<double>(attention.head_width)) : 1;
   const bool by_layer = config.Flag("scale_attn_by_inverse_layer_idx", false);

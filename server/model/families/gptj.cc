@@ -70,8 +70,9 @@ Architecture ReadGptj(const ConfigReader& config) {
   decoder.rotary = {rotary};
   const DenseConfig mlp{config.Integer("n_inner", 4 * decoder.width),
                         ReadActivation(config, "activation_function", "gelu_new"), /*gated=*/false};
-  decoder.layers.assign(static_cast<size_t>(config.Integer("n_layer", std::nullopt, kMaxLayers)),
-                        LayerConfig{attention, mlp});
+  const int64_t layers = config.Integer("n_layer", std::nullopt, kMaxLayers);
+  AgreeWithAliases(config, decoder, attention.heads, layers);
+  decoder.layers.assign(static_cast<size_t>(layers), LayerConfig{attention, mlp});
   return {std::move(decoder), TakeWeights};
 }
 

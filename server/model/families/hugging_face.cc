@@ -12,6 +12,7 @@
 #include "server/base/status.h"
 #include "server/model/checkpoint/safetensors.h"
 #include "server/model/decoder.h"
+#include "server/model/families/any_family.h"
 #include "server/model/families/config_reader.h"
 #include "server/model/families/describe.h"
 #include "server/model/families/family.h"
@@ -47,8 +48,11 @@ constexpr NamedFamily kFamilies[] = {
     {"gptj", ReadGptj},
     {"granite", ReadGranite},
     {"llama", ReadLlama},
+    {"ministral", ReadMistral},
     {"mistral", ReadMistral},
+    {"mistral3", ReadMistral3},
     {"mixtral", ReadMixtral},
+    {"nanochat", ReadNanochat},
     {"olmo2", ReadOlmo2},
     {"olmo3", ReadOlmo3},
     {"olmoe", ReadOlmoe},
@@ -65,7 +69,7 @@ constexpr NamedFamily kFamilies[] = {
     {"smollm3", ReadSmolLm3},
 };
 
-absl::StatusOr<Architecture> ReadArchitecture(const Json& json, const std::string& path, std::string* model_type) {
+absl::StatusOr<Architecture> ReadArchitecture(const Json& json, const std::string& path, ModelInfo* info) {
   const ConfigReader config(json, path);
   for (const char* key : {"quantization_config", "compression_config"}) {
     if (!config.Has(key)) continue;
@@ -75,10 +79,11 @@ absl::StatusOr<Architecture> ReadArchitecture(const Json& json, const std::strin
     quantization.Refuse(quantization.Has("quant_method") ? "quant_method" : "bits",
                         "quantised weights are not read; floating-point ones are");
   }
-  *model_type = config.Text("model_type");
+  info->architecture = config.Text("model_type");
+  CheckFieldsOfAnyFamily(config, &info->warning);
   RETURN_IF_ERROR(config.status());
   for (const NamedFamily& family : kFamilies) {
-    if (*model_type != family.model_type) continue;
+    if (info->architecture != family.model_type) continue;
     Architecture architecture = family.read(config);
     RETURN_IF_ERROR(config.status());
     return architecture;
@@ -89,6 +94,14 @@ absl::StatusOr<Architecture> ReadArchitecture(const Json& json, const std::strin
                                                          }),
                                            " are computed; another decoder can be loaded as TorchScript"));
   return config.status();
+}
+
+// Rotation has no end, learned positions do. The fingerprint stays: no row changes.
+void AllowLongerSequences(int64_t wanted, DecoderConfig* config, ModelInfo* info) {
+  if (wanted <= config->context_length || config->position_embedding) return;
+  absl::StrAppend(&info->warning, info->warning.empty() ? "" : "; ", "sequences of up to ", wanted,
+                  " tokens are allowed, but config.json says that the model was made for ", config->context_length);
+  config->context_length = wanted;
 }
 
 }  // namespace
@@ -104,7 +117,7 @@ absl::StatusOr<std::unique_ptr<Model>> LoadHuggingFace(const ModelOptions& optio
   }
   const Json json = Json::parse(file->bytes().begin(), file->bytes().end(), /*cb=*/nullptr, /*allow_exceptions=*/false);
   if (!json.is_object()) return absl::FailedPreconditionError(absl::StrCat(path, ": is no JSON object"));
-  ASSIGN_OR_RETURN(Architecture architecture, ReadArchitecture(json, path, &info.architecture));
+  ASSIGN_OR_RETURN(Architecture architecture, ReadArchitecture(json, path, &info));
   ASSIGN_OR_RETURN(const StateDict state, ReadSafetensorsFolder(options.path));
   RETURN_IF_ERROR(
       CheckMemory({{info.name, info.device, WeightBytes(state, dtype) + Mxfp4Growth(state, dtype)}}, MemoryOf));
@@ -114,6 +127,7 @@ absl::StatusOr<std::unique_ptr<Model>> LoadHuggingFace(const ModelOptions& optio
   info.details = DescribeDecoder(architecture.config);
   info.fingerprint = WeightsFingerprint(state, architecture.config.ToString());
   info.parameters = take.parameters();
+  AllowLongerSequences(options.max_sequence_length, &architecture.config, &info);
   return std::make_unique<Decoder>(std::move(info), std::move(architecture.config), std::move(weights), dtype);
 }
 

@@ -20,6 +20,20 @@ DecoderConfig ReadLlamaLike(const ConfigReader& config, const ShapeDefaults& def
 bool NoLayer(int /*layer*/) { return false; }
 bool EveryLayer(int /*layer*/) { return true; }
 
+// Of Ministral too, whose files name each layer's kind.
+DecoderConfig ReadMistralConfig(const ConfigReader& config) {
+  ShapeDefaults defaults;
+  defaults.context_length = 4096 * 32;
+  if (!config.IsNull("num_key_value_heads")) defaults.key_value_heads = 8;
+  DecoderConfig decoder = ReadLlamaLike(config, defaults);
+  if (config.IsNull("sliding_window")) {
+    ReadWindows(config, std::nullopt, NoLayer, &decoder);
+  } else {
+    ReadWindows(config, config.Integer("sliding_window", 4096), EveryLayer, &decoder);
+  }
+  return decoder;
+}
+
 // Qwen's window is switched on apart from its size.
 void ReadQwenWindows(const ConfigReader& config, DecoderConfig* decoder) {
   std::optional<int64_t> window;
@@ -40,16 +54,13 @@ Architecture ReadLlama(const ConfigReader& config) {
   return WithLlamaNames(std::move(decoder), names);
 }
 
-Architecture ReadMistral(const ConfigReader& config) {
-  ShapeDefaults defaults;
-  defaults.context_length = 4096 * 32;
-  DecoderConfig decoder = ReadLlamaLike(config, defaults);
-  if (config.IsNull("sliding_window")) {
-    ReadWindows(config, std::nullopt, NoLayer, &decoder);
-  } else {
-    ReadWindows(config, config.Integer("sliding_window", 4096), EveryLayer, &decoder);
-  }
-  return WithLlamaNames(std::move(decoder), {});
+Architecture ReadMistral(const ConfigReader& config) { return WithLlamaNames(ReadMistralConfig(config), {}); }
+
+Architecture ReadMistral3(const ConfigReader& config) {
+  if (!config.Has("text_config")) config.Refuse("text_config", "the language model's configuration is wanted");
+  const ConfigReader text = config.Object("text_config");
+  if (text.Text("model_type", "mistral") != "mistral") text.Refuse("model_type", "mistral is wanted");
+  return WithLlamaNamesBesideTowers(ReadMistralConfig(text), {});
 }
 
 Architecture ReadQwen2(const ConfigReader& config) {

@@ -3,6 +3,7 @@
 #include <utility>
 #include <variant>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 
 namespace hookline {
@@ -13,11 +14,26 @@ Architecture WithLlamaNames(DecoderConfig config, LlamaNames names) {
           }};
 }
 
+Architecture WithLlamaNamesBesideTowers(DecoderConfig config, LlamaNames names) {
+  return {std::move(config), [names = std::move(names)](const DecoderConfig& made, WeightTaker& take) {
+            LlamaNames found = names;
+            const std::string renamed = "model.language_model.";
+            const bool is_renamed = take.Has(renamed + "embed_tokens.weight");
+            found.prefix = is_renamed ? renamed : "language_model.model.";
+            found.head = is_renamed ? "lm_head" : "language_model.lm_head";
+            take.IgnoreIf([&](const std::string& name) {
+              return name != found.head + ".weight" &&
+                     !absl::StartsWith(name, is_renamed ? renamed : "language_model.");
+            });
+            return LlamaTaker(made, found, take).All();
+          }};
+}
+
 DecoderWeights LlamaTaker::All() {
   DecoderWeights weights;
   weights.token_embedding = take.Table(names_.prefix + "embed_tokens.weight", {config_.vocabulary_size, config_.width});
   for (int i = 0; i < static_cast<int>(config_.layers.size()); ++i) weights.layers.push_back(Layer(i));
-  weights.ln_final = Norm(names_.prefix + "norm", config_.width);
+  if (config_.ln_final.weighted) weights.ln_final = Norm(names_.prefix + "norm", config_.width);
   take.Ignore(names_.prefix + "rotary_emb.inv_freq");
   IgnoreHead(take, names_.head, config_.vocabulary_size, config_.width);
   return weights;
@@ -27,7 +43,7 @@ LayerWeights LlamaTaker::Layer(int layer) {
   const std::string prefix = absl::StrCat(names_.prefix, "layers.", layer, ".");
   const LayerConfig& config = config_.layers[layer];
   const auto norm_if = [&](const NormConfig& norm, const char* name) {
-    return norm.kind == NormConfig::Kind::kNone ? NormWeights{} : Norm(prefix + name, config_.width);
+    return norm.weighted ? Norm(prefix + name, config_.width) : NormWeights{};
   };
   LayerWeights weights;
   weights.ln1 = norm_if(config_.ln1, names_.ln1);
@@ -68,7 +84,7 @@ SoftmaxAttentionWeights LlamaTaker::Attention(const SoftmaxAttentionConfig& atte
   if (projects_keys) weights.key = Linear(self + "k_proj", d, keys, bias);
   if (projects_keys && !attention.key_value) weights.value = Linear(self + "v_proj", d, keys, bias);
   weights.out = Linear(self + "o_proj", queries, d, names_.attention_out_bias);
-  if (attention.query_key_norm.norm.kind != NormConfig::Kind::kNone) {
+  if (attention.query_key_norm.norm.weighted) {
     const bool per_head = attention.query_key_norm.span == QueryKeyNormConfig::Span::kHead;
     weights.query_norm = Norm(self + "q_norm", per_head ? e : queries);
     if (projects_keys) weights.key_norm = Norm(self + "k_norm", per_head ? e : keys);

@@ -48,6 +48,10 @@ struct LlamaNames {
 // An architecture whose weights are taken by `names`.
 Architecture WithLlamaNames(DecoderConfig config, LlamaNames names);
 
+// The same of a language model that stands beside towers for images: its names begin with `language_model.model.` or,
+// as some versions of transformers write them, with `model.language_model.`. Text does not need the rest.
+Architecture WithLlamaNamesBesideTowers(DecoderConfig config, LlamaNames names);
+
 // `names` must outlive it.
 class LlamaTaker {
  public:
