@@ -186,8 +186,10 @@ void DeclareAll(CLI::App* app, ServerFlags* flags, std::vector<std::string>* mod
   declare.Bytes("--max-request-bytes", flags->server.max_request_bytes, "Size of one message from a client")
       ->group(limits);
   declare
-      .Value("--max-sequence-length", flags->engine.max_sequence_length,
-             "Token ids in one sequence; 0: as many as the model computes")
+      .Value(
+          "--max-sequence-length", flags->engine.max_sequence_length,
+          "Token ids in one sequence; models without learned positions compute more than they were made for if this is "
+          "larger, with a warning; 0: as many as the model was made for")
       ->group(limits);
   declare
       .Bytes("--recordings-quota-bytes", flags->recordings.quota_bytes, "Size of all recordings together; 0: no limit")

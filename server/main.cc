@@ -148,7 +148,8 @@ absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const ServerFlags& flags) {
   }
   RETURN_IF_ERROR(CheckModels(flags.models));
   std::vector<std::unique_ptr<Model>> models;
-  for (const ModelOptions& options : flags.models) {
+  for (ModelOptions options : flags.models) {
+    options.max_sequence_length = flags.engine.max_sequence_length;
     const absl::Time start = SteadyNow();
     ASSIGN_OR_RETURN(std::unique_ptr<Model> model, LoadModel(options));
     const ModelInfo& info = model->info();

@@ -127,7 +127,7 @@ absl::Status Executor::Compute(ForwardPass* pass, absl::Span<const BatchItem> it
     at::Tensor ids = at::empty({pass->sequences, pass->positions}, at::kLong);
     pass->FillTokenIds(items, ids.data_ptr<int64_t>());
     if (model_->info().device != "cpu") ids = ids.to(c10::Device(model_->info().device), /*non_blocking=*/true);
-    computed = model_->Forward(ids, hook_points, tap);
+    computed = model_->Forward(ids, pass->Lengths(items), hook_points, tap);
   } catch (const c10::Error& error) {
     computed = absl::InternalError(error.what_without_backtrace());
   } catch (const std::exception& error) {

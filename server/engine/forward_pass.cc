@@ -57,4 +57,12 @@ void ForwardPass::FillTokenIds(absl::Span<const BatchItem> items, int64_t* ids) 
   }
 }
 
+std::vector<int64_t> ForwardPass::Lengths(absl::Span<const BatchItem> items) const {
+  std::vector<int64_t> lengths;
+  for (size_t i = 0; i < items.size(); ++i) {
+    if (batch_rows[i] >= 0) lengths.push_back(items[i].sequence.length);
+  }
+  return lengths;
+}
+
 }  // namespace hookline

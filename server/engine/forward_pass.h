@@ -37,6 +37,8 @@ struct ForwardPass {
   bool empty() const { return sequences == 0; }
   // The ids of a (sequences, positions) batch, padded with 0 on the right.
   void FillTokenIds(absl::Span<const BatchItem> items, int64_t* ids) const;
+  // Tokens of each of the pass's sequences.
+  std::vector<int64_t> Lengths(absl::Span<const BatchItem> items) const;
 
   std::vector<Part> parts;
   std::map<int, std::vector<TapUse>> taps;  // by the model's hook point

@@ -4,12 +4,15 @@
 
 #include <atomic>
 #include <memory>
+#include <vector>
 
-#include "server/model/attention.h"
+#include "server/model/attention/attend.h"
+#include "server/model/block.h"
 #include "server/model/decoder_config.h"
-#include "server/model/decoder_hook_points.h"
 #include "server/model/decoder_weights.h"
 #include "server/model/model.h"
+#include "server/model/rotary.h"
+#include "server/model/taps.h"
 
 namespace hookline {
 
@@ -19,28 +22,30 @@ class Decoder : public Model {
   // `info` has everything but what the configuration tells.
   Decoder(ModelInfo info, DecoderConfig config, DecoderWeights weights, at::ScalarType dtype);
 
-  absl::Status Forward(const at::Tensor& token_ids, absl::Span<const int> hook_points, Tap tap) override;
+  absl::Status Forward(const at::Tensor& token_ids, absl::Span<const int64_t> lengths,
+                       absl::Span<const int> hook_points, Tap tap) override;
   int64_t blocks_executed() const override { return blocks_executed_; }
 
  private:
-  class Taps;
+  // What enters a block's input beside the block before: x = residual x + embedding x0 + bigram b.
+  struct Inputs {
+    double residual = 1, embedding = 0, bigram = 0;
+  };
 
   // Each returns whether the last hook point was tapped, after which nothing more is computed.
   bool Run(const at::Tensor& token_ids, Taps& taps);
-  bool Embed(const at::Tensor& token_ids, Taps& taps, at::Tensor* x);
+  bool Embed(const at::Tensor& token_ids, Taps& taps, at::Tensor* x, at::Tensor* per_layer);
   at::Tensor EmbedBigrams(const at::Tensor& token_ids) const;
-  bool Block(int layer, const at::Tensor& token_ids, Taps& taps, at::Tensor* x);
-  at::Tensor Values(const LayerWeights& layer, const at::Tensor& token_ids, const at::Tensor& h,
-                    const at::Tensor& v) const;
-  bool Attention(int layer, const at::Tensor& token_ids, const at::Tensor& x, Taps& taps, at::Tensor* out);
-  bool Mlp(int layer, const at::Tensor& x, Taps& taps, at::Tensor* out);
 
   const DecoderConfig config_;
-  const DecoderWeights weights_;
-  const DecoderHookPoints hooks_;
+  DecoderWeights weights_;  // those of the layers are with their blocks
   const at::ScalarType dtype_;
-  RotaryTables rotary_;
+  Rotary rotary_;
   CausalMasks masks_;
+  int embed_hook_ = kNoHookPoint, position_embed_hook_ = kNoHookPoint;
+  std::vector<Inputs> inputs_;  // by layer
+  std::vector<Block> blocks_;
+  std::unique_ptr<NormPlace> ln_final_;
   std::atomic<int64_t> blocks_executed_{0};
 };
 

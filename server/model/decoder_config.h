@@ -5,11 +5,14 @@
 
 #include <cstdint>
 #include <string>
+#include <variant>
 #include <vector>
+
+#include "server/model/rotary_config.h"
 
 namespace hookline {
 
-enum class Activation { kRelu, kReluSquared, kSilu, kGelu, kGeluTanh };
+enum class Activation { kRelu, kReluSquared, kSilu, kGelu, kGeluTanh, kQuickGelu };
 
 // A norm over the last axis. Whether it has learned weights is told by the weights.
 struct NormConfig {
@@ -23,22 +26,6 @@ struct NormConfig {
   bool weighted = false;  // multiplied by a learned weight (and for kLayer a bias added)
 };
 
-// Rotary position embedding of the first `dims` values of each head: value j turns with value j + dims / 2 by the angle
-// position x frequency_j, frequency_j = base^(-2j / dims), all in float32.
-struct RotaryConfig {
-  enum class Scaling { kNone, kLinear, kLlama3 };
-  int64_t dims = 0;
-  double base = 10000;
-  bool clockwise = false;  // by minus the angle
-  Scaling scaling = Scaling::kNone;
-  double factor = 1;  // kLinear, kLlama3
-  // kLlama3: wavelengths up to original_context / high_frequency_factor stay, those from original_context /
-  // low_frequency_factor are stretched by `factor`, those between by something between.
-  double low_frequency_factor = 1;
-  double high_frequency_factor = 4;
-  double original_context = 8192;
-};
-
 // Norm of queries and keys.
 struct QueryKeyNormConfig {
   enum class Place { kBeforeRotary, kAfterRotary };
@@ -49,46 +36,137 @@ struct QueryKeyNormConfig {
   double factor = 1;  // on the norm's output
 };
 
-// What may differ from layer to layer.
-struct LayerConfig {
-  // How far back a position sees: positions t - reach ... t. Negative: all positions before it.
-  int64_t reach = -1;
-  int rotary = -1;             // into DecoderConfig::rotary; -1: no rotation
-  double attention_scale = 1;  // on the scores
-};
-
-struct DecoderConfig {
-  int64_t width = 0;  // of the residual stream
+// attention/softmax_attention.h
+struct SoftmaxAttentionConfig {
   int64_t heads = 0;
   int64_t key_value_heads = 0;
   int64_t head_width = 0;
-  int64_t mlp_width = 0;
+  // How far back a position sees: positions t - reach ... t. Negative: all positions before it.
+  int64_t reach = -1;
+  int rotary = -1;      // into DecoderConfig::rotary; -1: no rotation
+  double scale = 1;     // on the scores
+  double soft_cap = 0;  // scores become cap tanh(scores / cap); 0: no cap
+  bool sinks = false;   // a learned logit per head that takes part in the softmax without a value
+  QueryKeyNormConfig query_key_norm;
+  NormConfig value_norm;   // of each head's values, after hook_v
+  double clamp = 0;        // q and k after their norm and v are held within +-clamp; 0: they are not
+  bool gated = false;      // the query projection also gives each head a gate: z = attention sigmoid(gate)
+  bool key_value = false;  // the values are the keys as projected
+  // A layer with keys_from >= 0 projects no keys and values; it reads those of that earlier layer, which has
+  // shares_keys.
+  int keys_from = -1;
+  bool shares_keys = false;
+  double value_embedding_factor = 0;  // of the value embeddings' gate; 0: there are none
+};
+
+// attention/latent_attention.h
+struct LatentAttentionConfig {
+  int64_t heads = 0;
+  int64_t query_rank = 0;      // of the compressed queries; 0: they are projected at once
+  int64_t key_value_rank = 0;  // of the compressed keys and values
+  int64_t plain_width = 0;     // values of a head that are not rotated
+  int64_t rotated_width = 0;   // values of a head that are; the key's are shared by all heads
+  int64_t value_width = 0;
+  int rotary = 0;  // into DecoderConfig::rotary
+  double scale = 1;
+  NormConfig rank_norm;  // of the compressed queries, and of keys and values
+};
+
+// attention/gated_delta.h
+struct GatedDeltaConfig {
+  int64_t key_heads = 0;
+  int64_t value_heads = 0;
+  int64_t key_width = 0;
+  int64_t value_width = 0;
+  int64_t kernel = 0;  // positions that the convolution sees
+  NormConfig norm;     // of each head's output
+};
+
+using AttentionConfig = std::variant<SoftmaxAttentionConfig, LatentAttentionConfig, GatedDeltaConfig>;
+
+// feed_forward/dense.h
+struct DenseConfig {
+  int64_t width = 0;
+  Activation activation = Activation::kGelu;
+  bool gated = false;  // down(activation(gate(x)) * up(x)) instead of down(activation(up(x)))
+};
+
+// feed_forward/experts.h
+struct ExpertsConfig {
+  // What makes an expert's score, which decides whether it is chosen, and its weight.
+  enum class Routing {
+    kSoftmax,          // both: softmax of the logits over all experts
+    kSoftmaxOfChosen,  // score: the logit; weight: softmax over the chosen logits
+    kSigmoid,          // weight: sigmoid of the logit; score: weight + learned correction, within the best groups
+  };
+  int64_t experts = 0;
+  int64_t chosen = 0;
+  int64_t width = 0;
+  Routing routing = Routing::kSoftmax;
+  bool renormalized = false;  // the chosen experts' weights are divided by their sum
+  double weight_factor = 1;   // then multiplied by this
+  // kSigmoid: experts of consecutive numbers form groups; only those of the `chosen_groups` best can be chosen.
+  int64_t groups = 1;
+  int64_t chosen_groups = 1;
+  Activation activation = Activation::kSilu;
+  // limit > 0: (min(gate, limit)) sigmoid(sharpness gate) (up + 1), up held within +-limit, instead of
+  // activation(gate) up.
+  double limit = 0;
+  double sharpness = 1;
+  // One more MLP that every token passes; 0: there is none.
+  int64_t shared_width = 0;
+  bool shared_gated = false;  // its output times sigmoid(x gate)
+};
+
+using FeedForwardConfig = std::variant<DenseConfig, ExpertsConfig>;
+
+// What may differ from layer to layer.
+struct LayerConfig {
+  AttentionConfig attention;
+  FeedForwardConfig feed_forward;
+
+  // Of a layer that is known to have softmax attention.
+  SoftmaxAttentionConfig& softmax() { return std::get<SoftmaxAttentionConfig>(attention); }
+};
+
+// Embeddings of each token for each layer, beside the residual stream (per_layer_embedding.h).
+struct PerLayerEmbeddingConfig {
+  int64_t width = 0;  // of a layer's part; 0: there are none
+  int64_t vocabulary_size = 0;
+  Activation activation = Activation::kGeluTanh;
+  NormConfig norm;
+};
+
+struct DecoderConfig {
+  // How a block's sublayers follow each other.
+  enum class Arrangement {
+    kSequential,  // y = x + attention(ln1 x); y + mlp(ln2 y)
+    kParallel,    // x + attention(ln1 x) + mlp(ln2 x); without ln2 the MLP reads ln1 x
+    kPostNorm,    // y = ln1(x + attention(x)); ln2(y + mlp(y))
+  };
+
+  int64_t width = 0;  // of the residual stream
   int64_t vocabulary_size = 0;
   int64_t context_length = 0;
   std::vector<LayerConfig> layers;
 
   // Embedding.
+  int64_t embedding_width = 0;  // of the table, if it is projected to `width`; 0: it is not
   double embedding_scale = 1;
   bool position_embedding = false;  // learned, added to the token's
   NormConfig embedding_norm;        // after hook_embed
+  PerLayerEmbeddingConfig per_layer_embedding;
 
   // Block.
-  bool parallel = false;  // attention and MLP both read the block's input
-  NormConfig ln1;         // before attention
-  NormConfig ln1_post;    // after it, before the residual sum
-  NormConfig ln2;         // before the MLP
-  NormConfig ln2_post;    // after it
+  Arrangement arrangement = Arrangement::kSequential;
+  NormConfig ln1;           // before attention
+  NormConfig ln1_post;      // after it, before the residual sum
+  NormConfig ln2;           // before the MLP
+  NormConfig ln2_post;      // after it
+  double branch_scale = 1;  // on what attention and the MLP add
   NormConfig ln_final;
 
-  // Attention.
   std::vector<RotaryConfig> rotary;
-  QueryKeyNormConfig query_key_norm;
-  double attention_soft_cap = 0;      // scores become cap tanh(scores / cap); 0: no cap
-  double value_embedding_factor = 0;  // of the value embeddings' gate; 0: there are none
-
-  // MLP.
-  Activation activation = Activation::kGelu;
-  bool gated = false;  // down(activation(gate(x)) * up(x)) instead of down(activation(up(x)))
 
   // All of it on one line, in a fixed order: part of the model's fingerprint.
   std::string ToString() const;

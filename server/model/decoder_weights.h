@@ -4,6 +4,7 @@
 
 #include <ATen/ATen.h>
 
+#include <variant>
 #include <vector>
 
 namespace hookline {
@@ -21,21 +22,86 @@ struct NormWeights {
   at::Tensor bias;  // (width), or undefined
 };
 
-struct LayerWeights {
-  NormWeights ln1, ln1_post, ln2, ln2_post;
-  LinearWeights query, key, value;
+// H heads of E values, K key/value heads.
+struct SoftmaxAttentionWeights {
+  LinearWeights query;       // (width, H E); with a gate (width, H * 2 E), per head E of the query, then E of the gate
+  LinearWeights key, value;  // (width, K E); undefined where the layer reads another's
   // Instead of the three, where a checkpoint stores each head's query, key and value together, so that it is used where
-  // it lies: (width, heads * 3 * head_width).
+  // it lies: (width, H * 3 * E).
   LinearWeights query_key_value;
   NormWeights query_norm, key_norm;
-  LinearWeights attention_out;
-  LinearWeights gate;  // gated MLPs only
-  LinearWeights up, down;
+  at::Tensor sinks;   // (H), float32, or undefined
+  LinearWeights out;  // (H E, width)
 
   // A table of vectors that are added to the values, one per token id, each head's times a gate that reads the first
   // channels of attention's input. Undefined where the layer has none.
-  at::Tensor value_embedding;       // (ids, key_value_heads * head_width)
-  at::Tensor value_embedding_gate;  // (channels, key_value_heads)
+  at::Tensor value_embedding;       // (ids, K E)
+  at::Tensor value_embedding_gate;  // (channels, K)
+};
+
+// Widths of a head: P plain, R rotated, V of the value. Without a query_rank `query_up` reads the layer's input.
+struct LatentAttentionWeights {
+  LinearWeights query_down;      // (width, query_rank), or undefined
+  NormWeights query_norm;        // (query_rank)
+  LinearWeights query_up;        // (query_rank or width, H (P + R)), per head plain values, then rotated ones
+  LinearWeights key_value_down;  // (width, key_value_rank + R)
+  NormWeights key_value_norm;    // (key_value_rank)
+  LinearWeights key_value_up;    // (key_value_rank, H (P + V)), per head plain key values, then the value
+  LinearWeights out;             // (H V, width)
+};
+
+// K key heads of P values, H value heads of V values.
+struct GatedDeltaWeights {
+  LinearWeights query_key_value;  // (width, 2 K P + H V)
+  LinearWeights gate;             // (width, H V)
+  LinearWeights write;            // (width, H), the logit of how much of a position's error is written
+  LinearWeights decay;            // (width, H)
+  at::Tensor decay_bias;          // (H), float32
+  at::Tensor log_decay_rate;      // (H), float32
+  at::Tensor convolution;         // (2 K P + H V, kernel), float32
+  NormWeights norm;               // (V)
+  LinearWeights out;              // (H V, width)
+};
+
+using AttentionWeights = std::variant<SoftmaxAttentionWeights, LatentAttentionWeights, GatedDeltaWeights>;
+
+struct DenseWeights {
+  LinearWeights gate;  // (width, hidden), gated MLPs only
+  LinearWeights up;    // (width, hidden)
+  LinearWeights down;  // (hidden, width)
+};
+
+// Each expert's gate and up are either apart or, where a checkpoint has them in alternating columns, in gate_up, so
+// that they are used where they lie.
+struct ExpertWeights {
+  DenseWeights apart;
+  LinearWeights gate_up;  // (width, 2 * hidden): gate 0, up 0, gate 1, ...; then apart.gate and apart.up are undefined
+};
+
+struct ExpertsWeights {
+  LinearWeights router;   // (width, experts); in float32 the logits are float32 whatever the model's dtype
+  at::Tensor correction;  // (experts), float32, added to the scores that choose; or undefined
+  std::vector<ExpertWeights> experts;
+  DenseWeights shared;        // undefined where there is no shared expert
+  LinearWeights shared_gate;  // (width, 1), or undefined
+};
+
+using FeedForwardWeights = std::variant<DenseWeights, ExpertsWeights>;
+
+// What a layer takes from the embeddings per layer.
+struct PerLayerWeights {
+  LinearWeights gate;  // (width, part)
+  LinearWeights out;   // (part, width)
+  NormWeights norm;    // (width)
+};
+
+struct LayerWeights {
+  NormWeights ln1, ln1_post, ln2, ln2_post;
+  AttentionWeights attention;
+  FeedForwardWeights feed_forward;
+
+  PerLayerWeights per_layer;  // undefined where the decoder has no embeddings per layer
+  at::Tensor output_scale;    // (1), on the block's output, or undefined
 
   // x = residual_factor x + embedding_factor x0 + bigram_factor bigram, before the block.
   double residual_factor = 1, embedding_factor = 0, bigram_factor = 0;
@@ -43,8 +109,12 @@ struct LayerWeights {
 
 // Embedding tables keep the dtype in which they were stored: their rows are converted when they are read.
 struct DecoderWeights {
-  at::Tensor token_embedding;     // (ids, width)
-  at::Tensor position_embedding;  // (positions, width), or undefined
+  at::Tensor token_embedding;          // (ids, embedding_width or width)
+  LinearWeights embedding_projection;  // (embedding_width, width), or undefined
+  at::Tensor position_embedding;       // (positions, width), or undefined
+  at::Tensor per_layer_embedding;      // (ids, layers * part), or undefined
+  LinearWeights per_layer_projection;  // (width, layers * part), or undefined
+  NormWeights per_layer_norm;          // (part)
   std::vector<LayerWeights> layers;
   NormWeights ln_final;
 

@@ -55,6 +55,8 @@ at::Tensor Activate(const at::Tensor& x, Activation activation) {
       return at::gelu(x);
     case Activation::kGeluTanh:
       return x.is_cpu() && x.scalar_type() == at::kFloat ? GeluTanh(x) : at::gelu(x, "tanh");
+    case Activation::kQuickGelu:
+      return at::sigmoid(x * 1.702).mul_(x);
   }
   return x;
 }

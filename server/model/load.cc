@@ -58,13 +58,11 @@ at::ScalarType ScalarTypeOf(Dtype dtype) {
   return dtype == Dtype::kFloat32 ? at::kFloat : dtype == Dtype::kBFloat16 ? at::kBFloat16 : at::kHalf;
 }
 
-// One token through a decoder's first block, which does what all do, or through the whole of another module: what the
-// device's LibTorch cannot do in this dtype shows here and not in a capture.
+// One token through the whole model, whose layers may be of several kinds: what the device's LibTorch cannot do in this
+// dtype shows here and not in a capture.
 absl::Status TryOneToken(Model& model, const at::Device& device) {
-  const int block = model.hook_points().Find("blocks.0.hook_resid_post");
-  const int end = block >= 0 ? block : model.hook_points().size() - 1;
   const at::Tensor ids = at::zeros({1, 1}, at::TensorOptions().dtype(at::kLong).device(device));
-  return model.Forward(ids, {end}, [](int, const at::Tensor&) {});
+  return model.Forward(ids, /*lengths=*/{}, {model.hook_points().size() - 1}, [](int, const at::Tensor&) {});
 }
 
 absl::StatusOr<std::unique_ptr<Model>> Load(const ModelOptions& options) {

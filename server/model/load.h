@@ -24,8 +24,9 @@ struct ModelOptions {
   std::string dtype = "auto";   // float32 | bfloat16 | float16 | auto (float32 on the CPU, bfloat16 on CUDA)
   std::string
       window_pattern;  // nanochat: overrides the checkpoint's, letters S and L; empty: the checkpoint's, else "L"
-  int64_t context_length = 0;   // TorchScript, whose files cannot tell: tokens that it takes; 0: unknown
-  int64_t vocabulary_size = 0;  // TorchScript: its token ids are below this; 0: unknown
+  int64_t max_sequence_length = 0;  // tokens to allow where the checkpoint says fewer and the model can; 0: as it says
+  int64_t context_length = 0;       // TorchScript, whose files cannot tell: tokens that it takes; 0: unknown
+  int64_t vocabulary_size = 0;      // TorchScript: its token ids are below this; 0: unknown
   absl::Duration torchscript_timeout = absl::Minutes(1);  // what one of its forward passes may take
 };
 

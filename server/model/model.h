@@ -52,11 +52,13 @@ class Model {
   const HookPoints& hook_points() const { return hook_points_; }
 
   // Runs the forward pass over `token_ids` (batch, positions), int64, on the model's device, every id below
-  // vocabulary_size and positions <= context_length, and calls `tap` once for each of `hook_points` (indices, ascending
+  // vocabulary_size and positions <= context_length, of which sequence i has lengths[i], the rest being padding on the
+  // right (empty: every sequence has all positions), and calls `tap` once for each of `hook_points` (indices, ascending
   // and unique), in ascending order. Ends at the deepest of them: later blocks are not executed. Rows right of a
   // sequence's end (padding) hold numbers without meaning; they influence no row before them.
   // Errors: RESOURCE_EXHAUSTED when the device has no memory left (the model stays usable), INTERNAL otherwise.
-  virtual absl::Status Forward(const at::Tensor& token_ids, absl::Span<const int> hook_points, Tap tap) = 0;
+  virtual absl::Status Forward(const at::Tensor& token_ids, absl::Span<const int64_t> lengths,
+                               absl::Span<const int> hook_points, Tap tap) = 0;
 
   // Blocks executed since the model was loaded, to count what early exit saves.
   virtual int64_t blocks_executed() const = 0;

@@ -15,7 +15,7 @@ std::string Quoted(absl::string_view name) {
 
 }  // namespace
 
-const StoredTensor* WeightTaker::Find(const std::string& name, const std::vector<int64_t>& sizes) {
+const StoredTensor* WeightTaker::FindOfAnyType(const std::string& name, const std::vector<int64_t>& sizes) {
   if (!status_.ok()) return nullptr;
   const auto it = weights_.tensors.find(name);
   if (it == weights_.tensors.end()) {
@@ -30,14 +30,26 @@ const StoredTensor* WeightTaker::Find(const std::string& name, const std::vector
                      "), but its configuration makes (", absl::StrJoin(sizes, ", "), ")"));
     return nullptr;
   }
-  if (!tensor.is_floating_point()) {
+  if (taken_.insert(name).second) parameters_ += tensor.numel();
+  return &tensor;
+}
+
+const StoredTensor* WeightTaker::Find(const std::string& name, const std::vector<int64_t>& sizes) {
+  const StoredTensor* const tensor = FindOfAnyType(name, sizes);
+  if (tensor != nullptr && !tensor->is_floating_point()) {
     status_ = absl::FailedPreconditionError(absl::StrCat(weights_.path, ": weight ", Quoted(name), " is of type ",
-                                                         c10::toString(tensor.scalar_type()),
+                                                         c10::toString(tensor->scalar_type()),
                                                          "; floating-point weights are read, not quantised ones"));
     return nullptr;
   }
-  if (taken_.insert(name).second) parameters_ += tensor.numel();
-  return &tensor;
+  return tensor;
+}
+
+at::Tensor WeightTaker::Read(const std::string& name, at::ScalarType dtype) {
+  absl::StatusOr<at::Tensor> values = reader_.Read(name, dtype);
+  if (values.ok()) return *std::move(values);
+  status_ = std::move(values).status();
+  return {};
 }
 
 at::Tensor WeightTaker::Take(const std::string& name, const std::vector<int64_t>& sizes,
@@ -46,12 +58,19 @@ at::Tensor WeightTaker::Take(const std::string& name, const std::vector<int64_t>
   if (tensor == nullptr) return {};
   // On the way to another device a weight crosses the bus as it is stored.
   const at::ScalarType stored = tensor->scalar_type();
-  absl::StatusOr<at::Tensor> values = reader_.Read(name, device_.is_cpu() ? dtype.value_or(stored) : stored);
-  if (!values.ok()) {
-    status_ = std::move(values).status();
+  const at::Tensor values = Read(name, device_.is_cpu() ? dtype.value_or(stored) : stored);
+  return values.defined() ? values.to(device_, dtype.value_or(stored)) : values;
+}
+
+at::Tensor WeightTaker::Bytes(const std::string& name, const std::vector<int64_t>& sizes) {
+  const StoredTensor* const tensor = FindOfAnyType(name, sizes);
+  if (tensor == nullptr) return {};
+  if (tensor->scalar_type() != at::kByte) {
+    status_ = absl::FailedPreconditionError(absl::StrCat(weights_.path, ": weight ", Quoted(name), " is of type ",
+                                                         c10::toString(tensor->scalar_type()), "; bytes are wanted"));
     return {};
   }
-  return values->to(device_, dtype.value_or(stored));
+  return Read(name, at::kByte);
 }
 
 at::Tensor WeightTaker::Linear(const std::string& name, int64_t in, int64_t out) {
@@ -74,12 +93,9 @@ at::Tensor WeightTaker::Wide(const std::string& name, const std::vector<int64_t>
 std::vector<double> WeightTaker::Numbers(const std::string& name, int64_t count) {
   const std::vector<double> none(static_cast<size_t>(count), 0);
   if (Find(name, {count}) == nullptr) return none;
-  absl::StatusOr<at::Tensor> values = reader_.Read(name, at::kDouble);
-  if (!values.ok()) {
-    status_ = std::move(values).status();
-    return none;
-  }
-  const double* const numbers = values->data_ptr<double>();
+  const at::Tensor values = Read(name, at::kDouble);
+  if (!values.defined()) return none;
+  const double* const numbers = values.data_ptr<double>();
   return {numbers, numbers + count};
 }
 

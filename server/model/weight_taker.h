@@ -32,6 +32,9 @@ class WeightTaker {
   WeightTaker(const StateDict& weights, at::Device device, at::ScalarType dtype)
       : weights_(weights), reader_(weights), device_(device), dtype_(dtype) {}
 
+  at::Device device() const { return device_; }
+  at::ScalarType dtype() const { return dtype_; }
+
   bool Has(const std::string& name) const { return weights_.tensors.count(name) != 0; }
 
   // Stored as (out, in); returned as (in, out), in the model's dtype.
@@ -42,6 +45,8 @@ class WeightTaker {
   at::Tensor Table(const std::string& name, const std::vector<int64_t>& sizes);
   // In float32.
   at::Tensor Wide(const std::string& name, const std::vector<int64_t>& sizes);
+  // Of bytes, on the host.
+  at::Tensor Bytes(const std::string& name, const std::vector<int64_t>& sizes);
   // `count` numbers, on the host.
   std::vector<double> Numbers(const std::string& name, int64_t count);
   // Not used, but rightly there. Sizes are checked unless empty.
@@ -66,6 +71,10 @@ class WeightTaker {
  private:
   // What the file says of a weight of the wanted form, or null after an error.
   const StoredTensor* Find(const std::string& name, const std::vector<int64_t>& sizes);
+  // The same without regard to the tensor's type.
+  const StoredTensor* FindOfAnyType(const std::string& name, const std::vector<int64_t>& sizes);
+  // The values of a weight that was found; undefined after an error.
+  at::Tensor Read(const std::string& name, at::ScalarType dtype);
   // The weight on the device, in `dtype` or, where there is none, as it is stored; undefined after an error.
   at::Tensor Take(const std::string& name, const std::vector<int64_t>& sizes, std::optional<at::ScalarType> dtype);
 

@@ -25,7 +25,8 @@ FakeModel::FakeModel(int layers, std::string name) {
   hook_points_ = HookPoints(std::move(points));
 }
 
-absl::Status FakeModel::Forward(const at::Tensor& token_ids, absl::Span<const int> hook_points, Tap tap) {
+absl::Status FakeModel::Forward(const at::Tensor& token_ids, absl::Span<const int64_t> /*lengths*/,
+                                absl::Span<const int> hook_points, Tap tap) {
   const int64_t batch = token_ids.size(0);
   const int64_t positions = token_ids.size(1);
   const int64_t* ids = token_ids.data_ptr<int64_t>();

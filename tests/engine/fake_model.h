@@ -24,7 +24,8 @@ class FakeModel : public Model {
   // Hook points `hook_embed` (width 4, layer -1) and `blocks.i.hook_resid_post` (width 8 + i) for `layers` blocks.
   explicit FakeModel(int layers = 3, std::string name = "fake");
 
-  absl::Status Forward(const at::Tensor& token_ids, absl::Span<const int> hook_points, Tap tap) override;
+  absl::Status Forward(const at::Tensor& token_ids, absl::Span<const int64_t> lengths,
+                       absl::Span<const int> hook_points, Tap tap) override;
   int64_t blocks_executed() const override { return blocks_executed_; }
 
   static float Value(int hook_point, uint32_t id, int64_t position, int64_t j) {

@@ -1,4 +1,4 @@
-// Checkpoints that differ from a fixture in what a test changes.
+// Families' fixtures with changes: for tests of what is refused, and of what means the same.
 #ifndef HOOKLINE_TESTS_MODEL_CHANGED_FIXTURE_H_
 #define HOOKLINE_TESTS_MODEL_CHANGED_FIXTURE_H_
 
@@ -10,7 +10,9 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "gmock/gmock.h"
 #include "server/model/load.h"
+#include "tests/model/parity.h"
 #include "tests/model/scratch_folder.h"
 
 namespace hookline {
@@ -49,11 +51,42 @@ class ChangedFixtureTest : public ScratchFolderTest {
     out << text << bytes.substr(8 + length) << more;
   }
 
-  absl::StatusOr<std::unique_ptr<Model>> Load() {
+  absl::StatusOr<std::unique_ptr<Model>> Load(int64_t max_sequence_length = 0) {
     ModelOptions options;
     options.path = root_;
     options.device = "cpu";
+    options.max_sequence_length = max_sequence_length;
     return LoadModel(options);
+  }
+
+  // The value of the last hook point for 100 tokens.
+  at::Tensor LastValue() {
+    auto model = Load();
+    EXPECT_TRUE(model.ok()) << model.status();
+    if (!model.ok()) return at::zeros({1});
+    return RunModel(**model, at::arange(100, at::kLong).unsqueeze(0), {(*model)->hook_points().size() - 1})[0];
+  }
+
+  // What is said of the fixture once its config.json was changed.
+  std::string Refusal(const std::string& fixture, const std::function<void(nlohmann::json& config)>& change) {
+    Use(fixture);
+    ChangeConfig(change);
+    const absl::Status status = Load().status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << fixture << ": " << status;
+    EXPECT_THAT(status.message(), ::testing::HasSubstr("config.json: ")) << fixture;
+    return std::string(status.message());
+  }
+
+  std::string RefusalOf(const std::string& fixture, const std::string& key, const nlohmann::json& value) {
+    return Refusal(fixture, [&](nlohmann::json& config) { config[key] = value; });
+  }
+
+  std::string RefusalOfHeader(const std::string& fixture, const std::function<void(nlohmann::json& header)>& change) {
+    Use(fixture);
+    ChangeHeader(change);
+    const absl::Status status = Load().status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << fixture << ": " << status;
+    return std::string(status.message());
   }
 };
 

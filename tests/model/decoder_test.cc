@@ -49,7 +49,7 @@ class OperatorCounts {
 thread_local std::map<std::string, int> OperatorCounts::counts_;
 
 void Pass(Model& model, const std::vector<int>& hook_points) {
-  const absl::Status status = model.Forward(SomeIds(2, 9), hook_points, [](int, const at::Tensor&) {});
+  const absl::Status status = model.Forward(SomeIds(2, 9), {}, hook_points, [](int, const at::Tensor&) {});
   ASSERT_TRUE(status.ok()) << status;
 }
 
@@ -66,7 +66,7 @@ TEST(DecoderTest, HandsOutEveryHookPointOnceInItsOrderAndShape) {
   const auto model = RandomDecoder({});
   std::vector<int> seen;
   const absl::Status status =
-      model->Forward(SomeIds(2, 9), AllHookPoints(*model), [&](int hook_point, const at::Tensor& value) {
+      model->Forward(SomeIds(2, 9), {}, AllHookPoints(*model), [&](int hook_point, const at::Tensor& value) {
         seen.push_back(hook_point);
         EXPECT_EQ(value.sizes(), at::IntArrayRef({18, model->hook_points()[hook_point].width}));
         EXPECT_EQ(value.scalar_type(), at::kFloat);
@@ -127,10 +127,11 @@ TEST_P(KeptTapsTest, NothingWritesToATappedTensorLater) {
   const auto model = GetParam() == std::string("random") ? RandomDecoder({}) : LoadFixture(GetParam());
   ASSERT_NE(model, nullptr);
   std::vector<at::Tensor> kept, copied;
-  const absl::Status status = model->Forward(SomeIds(2, 9), AllHookPoints(*model), [&](int, const at::Tensor& value) {
-    kept.push_back(value);
-    copied.push_back(value.clone());
-  });
+  const absl::Status status =
+      model->Forward(SomeIds(2, 9), {}, AllHookPoints(*model), [&](int, const at::Tensor& value) {
+        kept.push_back(value);
+        copied.push_back(value.clone());
+      });
   ASSERT_TRUE(status.ok()) << status;
   Pass(*model, AllHookPoints(*model));
   for (size_t i = 0; i < kept.size(); ++i) {
@@ -144,12 +145,12 @@ TEST_P(KeptTapsTest, EachHookPointAloneIsWhatItIsAmongAll) {
   std::vector<at::Tensor> together;
   const at::Tensor ids = SomeIds(2, 9);
   ASSERT_TRUE(model
-                  ->Forward(ids, AllHookPoints(*model),
+                  ->Forward(ids, {}, AllHookPoints(*model),
                             [&](int, const at::Tensor& value) { together.push_back(value.clone()); })
                   .ok());
   for (int i = 0; i < model->hook_points().size(); ++i) {
     at::Tensor alone;
-    ASSERT_TRUE(model->Forward(ids, {i}, [&](int, const at::Tensor& value) { alone = value.clone(); }).ok());
+    ASSERT_TRUE(model->Forward(ids, {}, {i}, [&](int, const at::Tensor& value) { alone = value.clone(); }).ok());
     ASSERT_TRUE(alone.defined());
     EXPECT_LE((alone - together[i]).norm().item<double>(), 1e-6 * together[i].norm().item<double>())
         << model->hook_points()[i].name;
@@ -166,14 +167,15 @@ TEST(DecoderTest, MemoryThatIsNotThereIsResourceExhaustedAndTheModelStaysUsable)
   const auto model = RandomDecoder({});
   // 2^50 bytes of ids once they are laid out: more than an address space holds.
   const at::Tensor ids = at::zeros({1, 1}, at::kLong).expand({int64_t{1} << 37, 1024});
-  const absl::Status status = model->Forward(ids, {0}, [](int, const at::Tensor&) {});
+  const absl::Status status = model->Forward(ids, {}, {0}, [](int, const at::Tensor&) {});
   EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << status;
   Pass(*model, {0});
 }
 
 TEST(DecoderTest, AnIdThatTheTableLacksIsAnErrorAndNotACrash) {
   const auto model = RandomDecoder({});
-  const absl::Status status = model->Forward(at::full({1, 3}, 100000, at::kLong), {0}, [](int, const at::Tensor&) {});
+  const absl::Status status =
+      model->Forward(at::full({1, 3}, 100000, at::kLong), {}, {0}, [](int, const at::Tensor&) {});
   EXPECT_EQ(status.code(), absl::StatusCode::kInternal) << status;
   Pass(*model, {0});
 }
@@ -185,7 +187,7 @@ TEST(RandomDecoderTest, TheSeedDecidesTheWeights) {
     at::Tensor rows;
     const int last = model->hook_points().size() - 1;
     EXPECT_TRUE(
-        model->Forward(SomeIds(1, 5), {last}, [&](int, const at::Tensor& value) { rows = value.clone(); }).ok());
+        model->Forward(SomeIds(1, 5), {}, {last}, [&](int, const at::Tensor& value) { rows = value.clone(); }).ok());
     return std::pair(rows, model->info().fingerprint);
   };
   const auto [first, fingerprint] = rows();

@@ -32,9 +32,10 @@ Reference ReadReference(const std::string& path) {
   return reference;
 }
 
-std::vector<at::Tensor> RunModel(Model& model, const at::Tensor& token_ids, const std::vector<int>& hook_points) {
+std::vector<at::Tensor> RunModel(Model& model, const at::Tensor& token_ids, const std::vector<int>& hook_points,
+                                 const std::vector<int64_t>& lengths) {
   std::vector<at::Tensor> values;
-  const absl::Status status = model.Forward(token_ids.to(c10::Device(model.info().device)), hook_points,
+  const absl::Status status = model.Forward(token_ids.to(c10::Device(model.info().device)), lengths, hook_points,
                                             [&](int hook_point, const at::Tensor& value) {
                                               EXPECT_EQ(hook_point, hook_points[values.size()]);
                                               values.push_back(value.to(at::kFloat).cpu().clone());

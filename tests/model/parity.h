@@ -30,8 +30,10 @@ struct Difference {
 // missing; `logits` are left out.
 std::vector<Difference> CompareWithReference(Model& model, const Reference& reference);
 
-// Runs one batch and returns the values of `hook_points` (indices, ascending), each (batch * positions, width) float32.
-std::vector<at::Tensor> RunModel(Model& model, const at::Tensor& token_ids, const std::vector<int>& hook_points);
+// Runs one batch, of sequences of `lengths` tokens (empty: full ones), and returns the values of `hook_points`
+// (indices, ascending), each (batch * positions, width) float32.
+std::vector<at::Tensor> RunModel(Model& model, const at::Tensor& token_ids, const std::vector<int>& hook_points,
+                                 const std::vector<int64_t>& lengths = {});
 
 }  // namespace hookline
 

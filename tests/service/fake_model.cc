@@ -21,7 +21,7 @@ class FakeModel final : public Model {
     hook_points_ = HookPoints({{"a", width, -1, "The first."}, {"b", width, 1, "The second."}});
   }
 
-  absl::Status Forward(const at::Tensor&, absl::Span<const int>, Tap) override {
+  absl::Status Forward(const at::Tensor&, absl::Span<const int64_t>, absl::Span<const int>, Tap) override {
     return absl::UnimplementedError("a fake model has no forward pass");
   }
   int64_t blocks_executed() const override { return 0; }

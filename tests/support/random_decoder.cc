@@ -54,17 +54,16 @@ std::unique_ptr<Model> RandomDecoder(const RandomDecoderOptions& options) {
                                                                    : at::kHalf;
   DecoderConfig config;
   config.width = d;
-  config.heads = config.key_value_heads = options.heads;
-  config.head_width = d / options.heads;
-  config.mlp_width = 4 * d;
+  SoftmaxAttentionConfig attention;
+  attention.heads = attention.key_value_heads = options.heads;
+  attention.head_width = d / options.heads;
+  attention.scale = 1 / std::sqrt(static_cast<double>(attention.head_width));
+  const DenseConfig mlp{4 * d, Activation::kGeluTanh, /*gated=*/false};
   config.vocabulary_size = options.vocabulary_size;
   config.context_length = options.context_length;
   config.position_embedding = true;
   config.ln1 = config.ln2 = config.ln_final = {NormConfig::Kind::kLayer, 1e-5, /*weighted=*/true};
-  config.activation = Activation::kGeluTanh;
-  LayerConfig layer;
-  layer.attention_scale = 1 / std::sqrt(static_cast<double>(config.head_width));
-  config.layers.assign(static_cast<size_t>(options.layers), layer);
+  config.layers.assign(static_cast<size_t>(options.layers), LayerConfig{attention, mlp});
 
   Weights random(options.seed, at::Device(options.device), dtype);
   DecoderWeights weights;
@@ -73,13 +72,17 @@ std::unique_ptr<Model> RandomDecoder(const RandomDecoderOptions& options) {
   for (int i = 0; i < options.layers; ++i) {
     LayerWeights block;
     block.ln1 = random.Norm(d);
-    block.query = random.Linear(d, d);
-    block.key = random.Linear(d, d);
-    block.value = random.Linear(d, d);
-    block.attention_out = random.Linear(d, d);
+    SoftmaxAttentionWeights of_attention;
+    of_attention.query = random.Linear(d, d);
+    of_attention.key = random.Linear(d, d);
+    of_attention.value = random.Linear(d, d);
+    of_attention.out = random.Linear(d, d);
+    block.attention = std::move(of_attention);
     block.ln2 = random.Norm(d);
-    block.up = random.Linear(d, config.mlp_width);
-    block.down = random.Linear(config.mlp_width, d);
+    DenseWeights of_mlp;
+    of_mlp.up = random.Linear(d, mlp.width);
+    of_mlp.down = random.Linear(mlp.width, d);
+    block.feed_forward = std::move(of_mlp);
     weights.layers.push_back(std::move(block));
   }
   weights.ln_final = random.Norm(d);

@@ -93,8 +93,9 @@ inline absl::StatusOr<std::map<std::string, at::Tensor>> Values(Model& model, co
   }
   std::sort(indices.begin(), indices.end());
   std::map<std::string, at::Tensor> values;
-  absl::Status status = model.Forward(
-      ids, indices, [&](int index, const at::Tensor& value) { values[model.hook_points()[index].name] = value; });
+  absl::Status status = model.Forward(ids, /*lengths=*/{}, indices, [&](int index, const at::Tensor& value) {
+    values[model.hook_points()[index].name] = value;
+  });
   if (!status.ok()) return status;
   return values;
 }

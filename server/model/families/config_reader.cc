@@ -1,5 +1,6 @@
 #include "server/model/families/config_reader.h"
 
+#include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <utility>
@@ -51,6 +52,8 @@ const Json* ConfigReader::FindOrFail(const std::string& key, bool optional) cons
 
 bool ConfigReader::Has(const std::string& key) const { return Find(key) != nullptr; }
 
+bool ConfigReader::empty() const { return json_->empty(); }
+
 bool ConfigReader::IsNull(const std::string& key) const {
   const auto it = json_->find(key);
   return it != json_->end() && it->is_null();
@@ -83,6 +86,13 @@ double ConfigReader::Number(const std::string& key, std::optional<double> fallba
   return 1;
 }
 
+double ConfigReader::NumberFrom0(const std::string& key, double fallback) const {
+  const Json* value = Find(key);
+  if (value == nullptr) return fallback;
+  if (value->is_number() && value->get<double>() == 0) return 0;
+  return Number(key);
+}
+
 bool ConfigReader::Flag(const std::string& key, bool fallback) const {
   const Json* value = Find(key);
   if (value == nullptr) return fallback;
@@ -99,20 +109,78 @@ std::string ConfigReader::Text(const std::string& key, std::optional<std::string
   return "";
 }
 
+const Json* ConfigReader::Array(const std::string& key, absl::string_view of) const {
+  const Json* value = FindOrFail(key, /*optional=*/false);
+  if (value == nullptr || value->is_array()) return value;
+  Refuse(key, absl::StrCat("an array of ", of, " is wanted"));
+  return nullptr;
+}
+
 std::vector<std::string> ConfigReader::Texts(const std::string& key) const {
   std::vector<std::string> texts;
-  const Json* value = FindOrFail(key, /*optional=*/false);
+  const Json* value = Array(key, "strings");
   if (value == nullptr) return texts;
-  if (!value->is_array()) {
-    Refuse(key, "an array of strings is wanted");
-    return texts;
-  }
   for (const Json& text : *value) {
     if (!text.is_string()) {
       Fail(absl::StrCat(prefix_, key, "[", texts.size(), "] is ", ValueText(text), "; a string is wanted"));
       return {};
     }
     texts.push_back(text.get<std::string>());
+  }
+  return texts;
+}
+
+std::vector<double> ConfigReader::Numbers(const std::string& key) const {
+  std::vector<double> numbers;
+  const Json* value = Array(key, "numbers");
+  if (value == nullptr) return numbers;
+  for (const Json& number : *value) {
+    if (!number.is_number() || !std::isfinite(number.get<double>()) || number.get<double>() <= 0) {
+      Fail(
+          absl::StrCat(prefix_, key, "[", numbers.size(), "] is ", ValueText(number), "; a positive number is wanted"));
+      return {};
+    }
+    numbers.push_back(number.get<double>());
+  }
+  return numbers;
+}
+
+std::vector<int64_t> ConfigReader::Counts(const std::string& key) const {
+  std::vector<int64_t> counts;
+  const Json* value = Array(key, "integers");
+  if (value == nullptr) return counts;
+  for (const Json& count : *value) {
+    if (!count.is_number_integer() || count.get<int64_t>() < 0 || count.get<int64_t>() > kMaxInteger) {
+      Fail(absl::StrCat(prefix_, key, "[", counts.size(), "] is ", ValueText(count), "; an integer from 0 is wanted"));
+      return {};
+    }
+    counts.push_back(count.get<int64_t>());
+  }
+  return counts;
+}
+
+std::vector<std::string> ConfigReader::RepeatedTexts(const std::string& key, int64_t most) const {
+  std::vector<std::string> texts;
+  const Json* value = Array(key, "pairs");
+  if (value == nullptr) return texts;
+  const auto is_pair = [&](const Json& pair) {
+    if (!pair.is_array() || pair.size() != 2 || !pair[0].is_array() || !pair[1].is_number_integer()) return false;
+    return std::all_of(pair[0].begin(), pair[0].end(), [](const Json& text) { return text.is_string(); });
+  };
+  for (const Json& pair : *value) {
+    if (!is_pair(pair)) {
+      Fail(absl::StrCat(prefix_, key, " is to be an array of pairs of an array of strings and how often it repeats"));
+      return {};
+    }
+    const int64_t times = pair[1].get<int64_t>();
+    for (int64_t i = 0; i < times; ++i) {
+      for (const Json& text : pair[0]) texts.push_back(text.get<std::string>());
+      if (pair[0].empty() || static_cast<int64_t>(texts.size()) > most) break;
+    }
+    if (static_cast<int64_t>(texts.size()) > most) {
+      Fail(absl::StrCat(prefix_, key, " spells out more than ", most, " layers"));
+      return {};
+    }
   }
   return texts;
 }
@@ -130,6 +198,12 @@ void ConfigReader::Refuse(const std::string& key, absl::string_view accepted) co
   const auto it = json_->find(key);
   Fail(absl::StrCat(prefix_, key, it == json_->end() ? " is missing" : absl::StrCat(" is ", ValueText(*it)), "; ",
                     accepted));
+}
+
+void ConfigReader::Agree(const std::string& key, double value, absl::string_view other) const {
+  const Json* own = Find(key);
+  if (own == nullptr || (own->is_number() && own->get<double>() == value)) return;
+  Refuse(key, absl::StrCat("but ", other, " says ", value, ", and both mean the same"));
 }
 
 void ConfigReader::Fail(absl::string_view what) const {

@@ -29,6 +29,8 @@ class ConfigReader {
 
   // Whether the field is there and not null.
   bool Has(const std::string& key) const;
+  // Whether there is no field at all.
+  bool empty() const;
   // Whether the field is there and null, where that means something else than missing.
   bool IsNull(const std::string& key) const;
 
@@ -39,14 +41,24 @@ class ConfigReader {
   int64_t Count(const std::string& key, int64_t fallback) const;
   // Finite and positive.
   double Number(const std::string& key, std::optional<double> fallback = std::nullopt) const;
+  // Finite and not negative.
+  double NumberFrom0(const std::string& key, double fallback) const;
+  // An array of finite, positive numbers.
+  std::vector<double> Numbers(const std::string& key) const;
   bool Flag(const std::string& key, bool fallback) const;
   std::string Text(const std::string& key, std::optional<std::string> fallback = std::nullopt) const;
   std::vector<std::string> Texts(const std::string& key) const;
+  // An array of integers from 0.
+  std::vector<int64_t> Counts(const std::string& key) const;
+  // An array of pairs [array of strings, how often], spelled out; at most `most` strings.
+  std::vector<std::string> RepeatedTexts(const std::string& key, int64_t most) const;
   // An object inside this one. Of a missing one every field is missing.
   ConfigReader Object(const std::string& key) const;
 
   // Makes it an error that the field has its value; `accepted` ends the sentence.
   void Refuse(const std::string& key, absl::string_view accepted) const;
+  // The field `key`, where it is there, must say `value`, as `other` does.
+  void Agree(const std::string& key, double value, absl::string_view other) const;
   // An error that no single field is.
   void Fail(absl::string_view what) const;
 
@@ -63,6 +75,8 @@ class ConfigReader {
 
   const nlohmann::json* Find(const std::string& key) const;
   const nlohmann::json* FindOrFail(const std::string& key, bool optional) const;
+  // The array `key`, or an error; null after it.
+  const nlohmann::json* Array(const std::string& key, absl::string_view of) const;
 
   const nlohmann::json* json_;
   std::string prefix_;  // "text_config."

@@ -26,6 +26,8 @@ Architecture ReadGpt2(const ConfigReader& config);
 Architecture ReadGptNeox(const ConfigReader& config);
 Architecture ReadLlama(const ConfigReader& config);
 Architecture ReadMistral(const ConfigReader& config);
+Architecture ReadMistral3(const ConfigReader& config);
+Architecture ReadNanochat(const ConfigReader& config);
 Architecture ReadQwen2(const ConfigReader& config);
 Architecture ReadQwen3(const ConfigReader& config);
 Architecture ReadGemma(const ConfigReader& config);
@@ -33,6 +35,22 @@ Architecture ReadGemma2(const ConfigReader& config);
 Architecture ReadGemma3(const ConfigReader& config);
 Architecture ReadGemma3Multimodal(const ConfigReader& config);
 Architecture ReadOlmo2(const ConfigReader& config);
+Architecture ReadOlmo3(const ConfigReader& config);
+Architecture ReadQwen3Moe(const ConfigReader& config);
+Architecture ReadMixtral(const ConfigReader& config);
+Architecture ReadOlmoe(const ConfigReader& config);
+Architecture ReadQwen35(const ConfigReader& config);
+Architecture ReadQwen35Moe(const ConfigReader& config);
+Architecture ReadGptOss(const ConfigReader& config);
+Architecture ReadPhi3(const ConfigReader& config);
+Architecture ReadPhi(const ConfigReader& config);
+Architecture ReadGptNeo(const ConfigReader& config);
+Architecture ReadGptj(const ConfigReader& config);
+Architecture ReadOpt(const ConfigReader& config);
+Architecture ReadSmolLm3(const ConfigReader& config);
+Architecture ReadGranite(const ConfigReader& config);
+Architecture ReadGemma4(const ConfigReader& config);
+Architecture ReadDeepseekV3(const ConfigReader& config);
 
 }  // namespace hookline
 

@@ -2,26 +2,18 @@
 #include <cmath>
 #include <optional>
 #include <utility>
+#include <variant>
 
 #include "absl/strings/str_cat.h"
 #include "server/model/families/config_fields.h"
 #include "server/model/families/family.h"
+#include "server/model/families/take_layers.h"
 
 namespace hookline {
 namespace {
 
-LinearWeights TakeLinear(WeightTaker& take, const std::string& name, int64_t in, int64_t out) {
+LinearWeights TakeInOut(WeightTaker& take, const std::string& name, int64_t in, int64_t out) {
   return {take.Get(name + ".weight", {in, out}), take.Get(name + ".bias", {out})};
-}
-
-NormWeights TakeNorm(WeightTaker& take, const std::string& name, int64_t width) {
-  return {take.Wide(name + ".weight", {width}), take.Wide(name + ".bias", {width})};
-}
-
-// Columns `part` x width and on.
-LinearWeights Part(const LinearWeights& all, int64_t part, int64_t width) {
-  if (!all.weight.defined() || !all.bias.defined()) return {};
-  return {all.weight.narrow(1, part * width, width), all.bias.narrow(0, part * width, width)};
 }
 
 DecoderWeights TakeWeights(const DecoderConfig& config, WeightTaker& take) {
@@ -34,47 +26,53 @@ DecoderWeights TakeWeights(const DecoderConfig& config, WeightTaker& take) {
   for (size_t i = 0; i < config.layers.size(); ++i) {
     const std::string block = absl::StrCat(prefix, "h.", i, ".");
     LayerWeights layer;
-    layer.ln1 = TakeNorm(take, block + "ln_1", d);
-    layer.ln2 = TakeNorm(take, block + "ln_2", d);
-    const LinearWeights all = TakeLinear(take, block + "attn.c_attn", d, 3 * d);
-    layer.query = Part(all, 0, d);
-    layer.key = Part(all, 1, d);
-    layer.value = Part(all, 2, d);
-    layer.attention_out = TakeLinear(take, block + "attn.c_proj", d, d);
-    layer.up = TakeLinear(take, block + "mlp.c_fc", d, config.mlp_width);
-    layer.down = TakeLinear(take, block + "mlp.c_proj", config.mlp_width, d);
+    layer.ln1 = TakeLayerNorm(take, block + "ln_1", d);
+    layer.ln2 = TakeLayerNorm(take, block + "ln_2", d);
+    const LinearWeights all = TakeInOut(take, block + "attn.c_attn", d, 3 * d);
+    SoftmaxAttentionWeights attention;
+    attention.query = Outputs(all, 0, d);
+    attention.key = Outputs(all, d, d);
+    attention.value = Outputs(all, 2 * d, d);
+    attention.out = TakeInOut(take, block + "attn.c_proj", d, d);
+    const int64_t hidden = std::get<DenseConfig>(config.layers[i].feed_forward).width;
+    DenseWeights mlp;
+    mlp.up = TakeInOut(take, block + "mlp.c_fc", d, hidden);
+    mlp.down = TakeInOut(take, block + "mlp.c_proj", hidden, d);
+    layer.attention = std::move(attention);
+    layer.feed_forward = std::move(mlp);
     take.Ignore(block + "attn.bias");
     take.Ignore(block + "attn.masked_bias");
     weights.layers.push_back(std::move(layer));
   }
-  weights.ln_final = TakeNorm(take, prefix + "ln_f", d);
-  if (take.Has("lm_head.weight")) take.Ignore("lm_head.weight", {config.vocabulary_size, d});
+  weights.ln_final = TakeLayerNorm(take, prefix + "ln_f", d);
+  IgnoreHead(take, "lm_head", config.vocabulary_size, d);
   return weights;
 }
 
 }  // namespace
 
 Architecture ReadGpt2(const ConfigReader& config) {
-  if (config.Flag("add_cross_attention", false)) config.Refuse("add_cross_attention", "only false is computed");
   DecoderConfig decoder;
   decoder.width = config.Integer("n_embd");
-  decoder.heads = decoder.key_value_heads = config.Integer("n_head");
-  decoder.head_width = HeadWidth(config, "n_embd", decoder.width, "n_head", decoder.heads);
-  decoder.mlp_width = config.Integer("n_inner", 4 * decoder.width);
+  SoftmaxAttentionConfig attention;
+  attention.heads = attention.key_value_heads = config.Integer("n_head");
+  attention.head_width = HeadWidth(config, "n_embd", decoder.width, "n_head", attention.heads);
+  DenseConfig mlp;
+  mlp.width = config.Integer("n_inner", 4 * decoder.width);
+  mlp.activation = ReadActivation(config, "activation_function", "gelu_new");
   decoder.vocabulary_size = config.Integer("vocab_size");
   decoder.context_length = config.Integer("n_positions", 1024);
   decoder.position_embedding = true;
-  decoder.activation = ReadActivation(config, "activation_function", "gelu_new");
   decoder.ln1 = {NormConfig::Kind::kLayer, config.Number("layer_norm_epsilon", 1e-5), /*weighted=*/true};
   decoder.ln2 = decoder.ln_final = decoder.ln1;
   const int64_t layers = config.Integer("n_layer", std::nullopt, kMaxLayers);
+  AgreeWithAliases(config, decoder, attention.heads, layers);
   const double scale =
-      config.Flag("scale_attn_weights", true) ? 1 / std::sqrt(static_cast<double>(decoder.head_width)) : 1;
+      config.Flag("scale_attn_weights", true) ? 1 / std::sqrt(static_cast<double>(attention.head_width)) : 1;
   const bool by_layer = config.Flag("scale_attn_by_inverse_layer_idx", false);
   for (int64_t i = 0; i < layers; ++i) {
-    LayerConfig layer;
-    layer.attention_scale = by_layer ? scale / static_cast<double>(i + 1) : scale;
-    decoder.layers.push_back(layer);
+    attention.scale = by_layer ? scale / static_cast<double>(i + 1) : scale;
+    decoder.layers.push_back({attention, mlp});
   }
   return {std::move(decoder), TakeWeights};
 }

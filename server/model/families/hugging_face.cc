@@ -11,9 +11,12 @@
 #include "server/base/status.h"
 #include "server/model/checkpoint/checkpoint_folder.h"
 #include "server/model/decoder.h"
+#include "server/model/families/any_family.h"
 #include "server/model/families/config_json.h"
 #include "server/model/families/config_reader.h"
+#include "server/model/families/describe.h"
 #include "server/model/families/family.h"
+#include "server/model/families/mxfp4.h"
 #include "server/model/families/weight_names.h"
 #include "server/model/memory.h"
 #include "server/model/weight_taker.h"
@@ -29,16 +32,47 @@ struct NamedFamily {
 };
 
 constexpr NamedFamily kFamilies[] = {
-    {"gemma", ReadGemma},        {"gemma2", ReadGemma2},   {"gemma3", ReadGemma3Multimodal},
-    {"gemma3_text", ReadGemma3}, {"gpt2", ReadGpt2},       {"gpt_neox", ReadGptNeox},
-    {"llama", ReadLlama},        {"mistral", ReadMistral}, {"olmo2", ReadOlmo2},
-    {"qwen2", ReadQwen2},        {"qwen3", ReadQwen3},
+    {"deepseek_v3", ReadDeepseekV3},
+    {"gemma", ReadGemma},
+    {"gemma2", ReadGemma2},
+    {"gemma3", ReadGemma3Multimodal},
+    {"gemma3_text", ReadGemma3},
+    {"gemma4", ReadGemma4},
+    {"gemma4_text", ReadGemma4},
+    {"gpt2", ReadGpt2},
+    {"gpt_neo", ReadGptNeo},
+    {"gpt_neox", ReadGptNeox},
+    {"gpt_oss", ReadGptOss},
+    {"gptj", ReadGptj},
+    {"granite", ReadGranite},
+    {"llama", ReadLlama},
+    {"ministral", ReadMistral},
+    {"mistral", ReadMistral},
+    {"mistral3", ReadMistral3},
+    {"mixtral", ReadMixtral},
+    {"nanochat", ReadNanochat},
+    {"olmo2", ReadOlmo2},
+    {"olmo3", ReadOlmo3},
+    {"olmoe", ReadOlmoe},
+    {"opt", ReadOpt},
+    {"phi", ReadPhi},
+    {"phi3", ReadPhi3},
+    {"qwen2", ReadQwen2},
+    {"qwen3", ReadQwen3},
+    {"qwen3_5", ReadQwen35},
+    {"qwen3_5_moe", ReadQwen35Moe},
+    {"qwen3_5_moe_text", ReadQwen35Moe},
+    {"qwen3_5_text", ReadQwen35},
+    {"qwen3_moe", ReadQwen3Moe},
+    {"smollm3", ReadSmolLm3},
 };
 
 void RefuseQuantized(const ConfigReader& config) {
   for (const char* key : {"quantization_config", "compression_config"}) {
     if (!config.Has(key)) continue;
     const ConfigReader quantization = config.Object(key);
+    // The one format that a family reads.
+    if (config.Text("model_type", "") == "gpt_oss" && quantization.Text("quant_method", "") == "mxfp4") continue;
     if (quantization.Has("quant_method")) {
       quantization.Refuse("quant_method", "quantised weights are not read; floating-point ones are");
     } else {
@@ -49,12 +83,13 @@ void RefuseQuantized(const ConfigReader& config) {
   }
 }
 
-absl::StatusOr<Architecture> ReadArchitecture(const Json& json, const std::string& path, std::string* model_type) {
+absl::StatusOr<Architecture> ReadArchitecture(const Json& json, const std::string& path, ModelInfo* info) {
   const ConfigReader config(json, path);
-  *model_type = config.Text("model_type");
+  info->architecture = config.Text("model_type");
+  CheckFieldsOfAnyFamily(config, &info->warning);
   RETURN_IF_ERROR(config.status());
   for (const NamedFamily& family : kFamilies) {
-    if (*model_type != family.model_type) continue;
+    if (info->architecture != family.model_type) continue;
     RefuseQuantized(config);
     Architecture architecture = family.read(config);
     RETURN_IF_ERROR(config.status());
@@ -68,31 +103,12 @@ absl::StatusOr<Architecture> ReadArchitecture(const Json& json, const std::strin
   return config.status();
 }
 
-std::string Describe(const RotaryConfig& rotary) {
-  std::string text = absl::StrCat("rotary ", rotary.dims, " base ", rotary.base);
-  if (rotary.scaling == RotaryConfig::Scaling::kLinear) absl::StrAppend(&text, " linear x", rotary.factor);
-  if (rotary.scaling == RotaryConfig::Scaling::kLlama3) absl::StrAppend(&text, " llama3 x", rotary.factor);
-  return text;
-}
-
-// What changes activations and is not seen from the sizes.
-std::string Describe(const DecoderConfig& config) {
-  std::vector<std::string> parts;
-  if (config.parallel) parts.push_back("parallel blocks");
-  for (const RotaryConfig& rotary : config.rotary) parts.push_back(Describe(rotary));
-  int windows = 0;
-  int64_t window = 0;
-  for (const LayerConfig& layer : config.layers) {
-    if (layer.reach < 0) continue;
-    ++windows;
-    window = layer.reach + 1;
-  }
-  if (windows > 0) {
-    parts.push_back(absl::StrCat("window ", window, " on ", windows, " of ", config.layers.size(), " layers"));
-  }
-  if (config.attention_soft_cap != 0) parts.push_back(absl::StrCat("attention soft cap ", config.attention_soft_cap));
-  if (config.query_key_norm.norm.kind != NormConfig::Kind::kNone) parts.push_back("query/key norm");
-  return absl::StrJoin(parts, ", ");
+// Rotation has no end, learned positions do. The fingerprint stays: no row changes.
+void AllowLongerSequences(int64_t wanted, DecoderConfig* config, ModelInfo* info) {
+  if (wanted <= config->context_length || config->position_embedding) return;
+  absl::StrAppend(&info->warning, info->warning.empty() ? "" : "; ", "sequences of up to ", wanted,
+                  " tokens are allowed, but config.json says that the model was made for ", config->context_length);
+  config->context_length = wanted;
 }
 
 }  // namespace
@@ -103,24 +119,21 @@ absl::StatusOr<std::unique_ptr<Model>> LoadHuggingFace(const ModelOptions& optio
                                                        at::ScalarType dtype) {
   const std::string path = options.path + "/config.json";
   ASSIGN_OR_RETURN(const Json json, ReadConfigJson(path));
-  ASSIGN_OR_RETURN(Architecture architecture, ReadArchitecture(json, path, &info.architecture));
+  ASSIGN_OR_RETURN(Architecture architecture, ReadArchitecture(json, path, &info));
   ASSIGN_OR_RETURN(StateDict state, ReadCheckpointFolder(options.path));
   // The family of a larger model knows its names itself.
   if (!json.contains("text_config")) UnifyNames(&state);
-  RETURN_IF_ERROR(CheckMemory({{info.name, info.device, WeightBytes(state, dtype)}}, MemoryOf));
+  RETURN_IF_ERROR(
+      CheckMemory({{info.name, info.device, WeightBytes(state, dtype) + Mxfp4Growth(state, dtype)}}, MemoryOf));
   WeightTaker take(state, device, dtype);
   DecoderWeights weights = architecture.take_weights(architecture.config, take);
   const std::string not_read = IgnoreOtherHeads(take);
   RETURN_IF_ERROR(take.Finish());
-  info.details = Describe(architecture.config);
+  info.details = DescribeDecoder(architecture.config);
   if (!not_read.empty()) absl::StrAppend(&info.details, "; ", not_read);
-  if (json.contains("auto_map")) {
-    info.warning =
-        absl::StrCat("config.json names code of its own (auto_map), which is not run: activations are those of ",
-                     info.architecture, " as transformers has it");
-  }
   ASSIGN_OR_RETURN(info.fingerprint, take.Fingerprint(architecture.config.ToString()));
   info.parameters = take.parameters();
+  AllowLongerSequences(options.max_sequence_length, &architecture.config, &info);
   return std::make_unique<Decoder>(std::move(info), std::move(architecture.config), std::move(weights), dtype);
 }
 

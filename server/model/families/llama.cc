@@ -4,24 +4,35 @@
 #include "server/model/families/config_fields.h"
 #include "server/model/families/family.h"
 #include "server/model/families/llama_weights.h"
+#include "server/model/families/rope_fields.h"
 
 namespace hookline {
 namespace {
 
-Architecture WithNames(DecoderConfig decoder, const LlamaNames& names) {
-  return {std::move(decoder),
-          [names](const DecoderConfig& config, WeightTaker& take) { return TakeLlamaWeights(config, names, take); }};
-}
-
 DecoderConfig ReadLlamaLike(const ConfigReader& config, const ShapeDefaults& defaults) {
   DecoderConfig decoder = ReadLlamaShape(config, defaults);
-  decoder.activation = ReadActivation(config, "hidden_act", "silu");
-  decoder.rotary = {ReadRotary(config, decoder.head_width, {})};
+  RotaryDefaults rotary;
+  rotary.context_length = decoder.context_length;
+  decoder.rotary = {ReadRotary(config, FirstAttention(decoder).head_width, rotary)};
   return decoder;
 }
 
 bool NoLayer(int /*layer*/) { return false; }
 bool EveryLayer(int /*layer*/) { return true; }
+
+// Of Ministral too, whose files name each layer's kind.
+DecoderConfig ReadMistralConfig(const ConfigReader& config) {
+  ShapeDefaults defaults;
+  defaults.context_length = 4096 * 32;
+  if (!config.IsNull("num_key_value_heads")) defaults.key_value_heads = 8;
+  DecoderConfig decoder = ReadLlamaLike(config, defaults);
+  if (config.IsNull("sliding_window")) {
+    ReadWindows(config, std::nullopt, NoLayer, &decoder);
+  } else {
+    ReadWindows(config, config.Integer("sliding_window", 4096), EveryLayer, &decoder);
+  }
+  return decoder;
+}
 
 // Qwen's window is switched on apart from its size.
 void ReadQwenWindows(const ConfigReader& config, DecoderConfig* decoder) {
@@ -40,19 +51,16 @@ Architecture ReadLlama(const ConfigReader& config) {
   LlamaNames names;
   names.query_key_value_bias = names.attention_out_bias = config.Flag("attention_bias", false);
   names.mlp_bias = config.Flag("mlp_bias", false);
-  return WithNames(std::move(decoder), names);
+  return WithLlamaNames(std::move(decoder), names);
 }
 
-Architecture ReadMistral(const ConfigReader& config) {
-  ShapeDefaults defaults;
-  defaults.context_length = 4096 * 32;
-  DecoderConfig decoder = ReadLlamaLike(config, defaults);
-  if (config.IsNull("sliding_window")) {
-    ReadWindows(config, std::nullopt, NoLayer, &decoder);
-  } else {
-    ReadWindows(config, config.Integer("sliding_window", 4096), EveryLayer, &decoder);
-  }
-  return WithNames(std::move(decoder), {});
+Architecture ReadMistral(const ConfigReader& config) { return WithLlamaNames(ReadMistralConfig(config), {}); }
+
+Architecture ReadMistral3(const ConfigReader& config) {
+  if (!config.Has("text_config")) config.Refuse("text_config", "the language model's configuration is wanted");
+  const ConfigReader text = config.Object("text_config");
+  if (text.Text("model_type", "mistral") != "mistral") text.Refuse("model_type", "mistral is wanted");
+  return WithLlamaNamesBesideTowers(ReadMistralConfig(text), {});
 }
 
 Architecture ReadQwen2(const ConfigReader& config) {
@@ -62,7 +70,7 @@ Architecture ReadQwen2(const ConfigReader& config) {
   ReadQwenWindows(config, &decoder);
   LlamaNames names;
   names.query_key_value_bias = true;
-  return WithNames(std::move(decoder), names);
+  return WithLlamaNames(std::move(decoder), names);
 }
 
 Architecture ReadQwen3(const ConfigReader& config) {
@@ -70,11 +78,11 @@ Architecture ReadQwen3(const ConfigReader& config) {
   defaults.context_length = 32768;
   defaults.head_width = 128;
   DecoderConfig decoder = ReadLlamaLike(config, defaults);
-  decoder.query_key_norm.norm = decoder.ln1;
+  ForEachAttention(&decoder, [&](int, SoftmaxAttentionConfig& one) { one.query_key_norm.norm = decoder.ln1; });
   ReadQwenWindows(config, &decoder);
   LlamaNames names;
   names.query_key_value_bias = names.attention_out_bias = config.Flag("attention_bias", false);
-  return WithNames(std::move(decoder), names);
+  return WithLlamaNames(std::move(decoder), names);
 }
 
 }  // namespace hookline

@@ -158,34 +158,34 @@ DecoderConfig MakeConfig(Era era, const Meta& meta, const std::string& window_pa
   const bool late = era == Era::kH || era == Era::kI;
   DecoderConfig config;
   config.width = meta.n_embd;
-  config.heads = meta.n_head;
-  config.key_value_heads = meta.n_kv_head;
-  config.head_width = meta.n_embd / meta.n_head;
-  config.mlp_width = 4 * meta.n_embd;
   config.vocabulary_size = meta.vocab_size;
   config.context_length = kContextFactor * meta.sequence_len;
   const NormConfig norm{NormConfig::Kind::kRms, kEpsilon, /*weighted=*/false};
   config.embedding_norm = config.ln1 = config.ln2 = config.ln_final = norm;
   RotaryConfig rotary;
-  rotary.dims = config.head_width;
+  rotary.dims = meta.n_embd / meta.n_head;
   rotary.base = late ? 100000 : 10000;
   rotary.clockwise = true;
   config.rotary = {rotary};
-  config.query_key_norm.norm = norm;
-  config.query_key_norm.place = QueryKeyNormConfig::Place::kAfterRotary;
-  config.query_key_norm.factor = era == Era::kI ? 1.2 : era == Era::kH ? 1.15 : 1;
-  config.activation = Activation::kReluSquared;
-  if (era >= Era::kE) config.value_embedding_factor = late ? 3 : 2;
+  SoftmaxAttentionConfig attention;
+  attention.heads = meta.n_head;
+  attention.key_value_heads = meta.n_kv_head;
+  attention.head_width = meta.n_embd / meta.n_head;
+  attention.rotary = 0;
+  attention.scale = 1 / std::sqrt(static_cast<double>(attention.head_width));
+  attention.query_key_norm = {norm, QueryKeyNormConfig::Place::kAfterRotary, QueryKeyNormConfig::Span::kHead,
+                              era == Era::kI   ? 1.2
+                              : era == Era::kH ? 1.15
+                                               : 1};
+  if (era >= Era::kE) attention.value_embedding_factor = late ? 3 : 2;
+  const DenseConfig mlp{4 * meta.n_embd, Activation::kReluSquared, /*gated=*/false};
   for (int64_t i = 0; i < meta.n_layer; ++i) {
-    LayerConfig layer;
-    layer.rotary = 0;
-    layer.attention_scale = 1 / std::sqrt(static_cast<double>(config.head_width));
     if (era >= Era::kC) {
       const char kind = window_pattern[static_cast<size_t>(i) % window_pattern.size()];
       const bool is_short = (kind == 'S' || kind == 's') && i + 1 < meta.n_layer;
-      layer.reach = is_short ? ShortWindow(era, meta.sequence_len) : meta.sequence_len;
+      attention.reach = is_short ? ShortWindow(era, meta.sequence_len) : meta.sequence_len;
     }
-    config.layers.push_back(layer);
+    config.layers.push_back({attention, mlp});
   }
   return config;
 }
@@ -193,7 +193,7 @@ DecoderConfig MakeConfig(Era era, const Meta& meta, const std::string& window_pa
 absl::StatusOr<DecoderWeights> TakeWeights(Era era, const Meta& meta, const DecoderConfig& config,
                                            const StateDict& state, WeightTaker& take) {
   const int64_t d = config.width;
-  const int64_t queries = config.heads * config.head_width, keys = config.key_value_heads * config.head_width;
+  const int64_t keys = meta.n_kv_head * (meta.n_embd / meta.n_head);
   const int64_t padded = (meta.vocab_size + kTableMultiple - 1) / kTableMultiple * kTableMultiple;
   const auto table = state.tensors.find("transformer.wte.weight");
   const bool has_padding = table != state.tensors.end() && table->second.dim() == 2 && table->second.size(0) == padded;
@@ -219,18 +219,22 @@ absl::StatusOr<DecoderWeights> TakeWeights(Era era, const Meta& meta, const Deco
   }
   for (int64_t i = 0; i < meta.n_layer; ++i) {
     const std::string prefix = absl::StrCat("transformer.h.", i, ".");
-    LayerWeights layer;
-    layer.query.weight = take.Linear(prefix + "attn.c_q.weight", d, queries);
-    layer.key.weight = take.Linear(prefix + "attn.c_k.weight", d, keys);
-    layer.value.weight = take.Linear(prefix + "attn.c_v.weight", d, keys);
-    layer.attention_out.weight = take.Linear(prefix + "attn.c_proj.weight", queries, d);
-    layer.up.weight = take.Linear(prefix + "mlp.c_fc.weight", d, config.mlp_width);
-    layer.down.weight = take.Linear(prefix + "mlp.c_proj.weight", config.mlp_width, d);
+    SoftmaxAttentionWeights attention;
+    attention.query.weight = take.Linear(prefix + "attn.c_q.weight", d, d);
+    attention.key.weight = take.Linear(prefix + "attn.c_k.weight", d, keys);
+    attention.value.weight = take.Linear(prefix + "attn.c_v.weight", d, keys);
+    attention.out.weight = take.Linear(prefix + "attn.c_proj.weight", d, d);
     if (era >= Era::kE && i % 2 == (meta.n_layer - 1) % 2) {
       const int64_t channels = era == Era::kE || era == Era::kF ? 32 : 12;
-      layer.value_embedding = take.Table(absl::StrCat("value_embeds.", i, ".weight"), {rows, keys});
-      layer.value_embedding_gate = take.Linear(prefix + "attn.ve_gate.weight", channels, config.key_value_heads);
+      attention.value_embedding = take.Table(absl::StrCat("value_embeds.", i, ".weight"), {rows, keys});
+      attention.value_embedding_gate = take.Linear(prefix + "attn.ve_gate.weight", channels, meta.n_kv_head);
     }
+    DenseWeights mlp;
+    mlp.up.weight = take.Linear(prefix + "mlp.c_fc.weight", d, 4 * d);
+    mlp.down.weight = take.Linear(prefix + "mlp.c_proj.weight", 4 * d, d);
+    LayerWeights layer;
+    layer.attention = std::move(attention);
+    layer.feed_forward = std::move(mlp);
     layer.residual_factor = residual[i];
     layer.embedding_factor = embedding[i];
     layer.bigram_factor = bigram[i];

@@ -140,7 +140,8 @@ class TorchScriptModel : public Model {
     }
   }
 
-  absl::Status Forward(const at::Tensor& token_ids, absl::Span<const int> hook_points, Tap tap) override {
+  absl::Status Forward(const at::Tensor& token_ids, absl::Span<const int64_t> /*lengths*/,
+                       absl::Span<const int> hook_points, Tap tap) override {
     const int64_t batch = token_ids.size(0);
     const int64_t positions = token_ids.size(1);
     c10::NoGradGuard no_grad;

@@ -14,7 +14,8 @@ absl::Status RunBareForward(Model& model, int hook_point, int64_t sequences, int
     const int64_t count = std::min(batch, sequences - done);
     const at::Tensor ids = (at::arange(count * length, at::kLong) % 251).view({count, length}).to(device);
     at::Tensor kept;
-    RETURN_IF_ERROR(model.Forward(ids, {hook_point}, [&](int, const at::Tensor& value) { kept = value; }));
+    RETURN_IF_ERROR(
+        model.Forward(ids, /*lengths=*/{}, {hook_point}, [&](int, const at::Tensor& value) { kept = value; }));
     // One value, so that an accelerator has finished.
     (void)kept.select(0, 0).select(0, 0).item<float>();
   }

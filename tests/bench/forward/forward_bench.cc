@@ -99,11 +99,12 @@ int Main(int argc, char** argv) {
   const auto measure = [&](const Variant& variant) {
     size_t copied = 0;
     const double start = Now(clock);
-    const absl::Status status = model->Forward(ids, variant.hook_points, [&](int hook_point, const at::Tensor& value) {
-      if (!variant.copies || hook_point == variant.hook_points.back()) return;
-      std::memcpy(host.data() + copied, value.data_ptr<float>(), value.nbytes());
-      copied += value.nbytes();
-    });
+    const absl::Status status =
+        model->Forward(ids, /*lengths=*/{}, variant.hook_points, [&](int hook_point, const at::Tensor& value) {
+          if (!variant.copies || hook_point == variant.hook_points.back()) return;
+          std::memcpy(host.data() + copied, value.data_ptr<float>(), value.nbytes());
+          copied += value.nbytes();
+        });
     if (!status.ok()) {
       std::fprintf(stderr, "%s\n", status.ToString().c_str());
       std::exit(1);

@@ -71,7 +71,7 @@ int Main(int argc, char** argv) {
     const at::Tensor ids =
         at::arange(batch * positions, at::kLong).remainder_((*model)->info().vocabulary_size).view({batch, positions});
     const double begin = Now();
-    const absl::Status status = (*model)->Forward(ids, {hook_point}, [](int, const at::Tensor&) {});
+    const absl::Status status = (*model)->Forward(ids, /*lengths=*/{}, {hook_point}, [](int, const at::Tensor&) {});
     if (!status.ok()) Fail(status.ToString());
     std::printf("%.6f\n", Now() - begin);
     std::fflush(stdout);

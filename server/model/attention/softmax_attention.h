@@ -1,0 +1,45 @@
+// Softmax attention with grouped queries, in all the forms that the families have.
+//
+// H heads of E values read by queries, K of them by keys and values (query head a reads a / (H / K)):
+//   q = h Wq, k = h Wk, v = h Wv                             hook_q (H E), hook_k (K E), hook_v (K E)
+//   q, k = rotate(norm(q)), rotate(norm(k))                  hook_rot_q, hook_rot_k
+//   z = softmax(scale q k^T, causal, within reach) v         hook_z (H E)
+//   out = z Wo
+// SoftmaxAttentionConfig says which norms, clamps, gates, caps and sinks there are, and where they stand.
+#ifndef HOOKLINE_SERVER_MODEL_ATTENTION_SOFTMAX_ATTENTION_H_
+#define HOOKLINE_SERVER_MODEL_ATTENTION_SOFTMAX_ATTENTION_H_
+
+#include "server/model/attention/attention.h"
+
+namespace hookline {
+
+class SoftmaxAttention : public Attention {
+ public:
+  SoftmaxAttention(const SoftmaxAttentionConfig& config, int layer, SoftmaxAttentionWeights weights,
+                   HookPointList& hook_points);
+
+  bool Run(const at::Tensor& h, ForwardPass& pass, at::Tensor* out) const override;
+
+ private:
+  // What one pass has of queries, keys and values, first as rows, then by head. `gate` (B * T, H, E) or undefined.
+  struct Projected {
+    at::Tensor q, k, v, gate;
+  };
+
+  bool Project(const at::Tensor& h, ForwardPass& pass, Projected* projected) const;
+  at::Tensor WithEmbedding(const at::Tensor& h, const at::Tensor& v, const ForwardPass& pass) const;
+  at::Tensor Normed(const at::Tensor& x, const NormWeights& weights) const;
+  at::Tensor Prepared(const at::Tensor& rows, int64_t heads, const NormWeights& norm, const ForwardPass& pass) const;
+  at::Tensor PreparedValues(const at::Tensor& rows, const ForwardPass& pass) const;
+
+  const SoftmaxAttentionConfig config_;
+  const int layer_;
+  const SoftmaxAttentionWeights weights_;
+  int query_hook_ = kNoHookPoint, key_hook_ = kNoHookPoint, value_hook_ = kNoHookPoint;
+  int rotated_query_hook_ = kNoHookPoint, rotated_key_hook_ = kNoHookPoint;
+  int z_hook_ = kNoHookPoint;
+};
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_MODEL_ATTENTION_SOFTMAX_ATTENTION_H_

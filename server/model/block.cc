@@ -1,0 +1,171 @@
+#include "server/model/block.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "server/model/layers.h"
+#include "server/model/per_layer_embedding.h"
+
+namespace hookline {
+namespace {
+
+using Arrangement = DecoderConfig::Arrangement;
+
+}  // namespace
+
+NormPlace::NormPlace(const NormConfig& config, NormWeights weights, int64_t width, const std::string& name,
+                     const std::string& what, const char* reader, HookPointList& hook_points)
+    : config_(config), weights_(std::move(weights)) {
+  if (!exists()) return;
+  normalized_hook_ = hook_points.Add(
+      name + ".hook_normalized", width,
+      config.weighted ? absl::StrCat(what, ", before its weight.") : absl::StrCat(what, ": what ", reader, " reads."));
+  if (!config.weighted) return;
+  out_hook_ = hook_points.Add(
+      name + ".hook_out", width,
+      absl::StrCat(what, " after its weight",
+                   reader == nullptr ? std::string(".") : absl::StrCat(" and bias: what ", reader, " reads.")));
+}
+
+bool NormPlace::Run(const at::Tensor& x, Taps& taps, at::Tensor* out) const {
+  *out = x;
+  if (!exists()) return false;
+  const Normed norm = Norm(x, config_, weights_);
+  *out = norm.out;
+  return taps(normalized_hook_, norm.normalized) || taps(out_hook_, norm.out);
+}
+
+Block::Block(const DecoderConfig& config, int layer, LayerWeights weights, HookPointList& hook_points)
+    : layer_(layer),
+      arrangement_(config.arrangement),
+      branch_scale_(config.branch_scale),
+      per_layer_config_(config.per_layer_embedding),
+      per_layer_(std::move(weights.per_layer)),
+      output_scale_(std::move(weights.output_scale)) {
+  const int64_t d = config.width;
+  hook_points.Enter(absl::StrCat("blocks.", layer, "."), layer);
+  resid_pre_hook_ = hook_points.Add("hook_resid_pre", d, "The block's input.");
+  MakeAttentionBranch(config, weights, hook_points);
+  MakeFeedForwardBranch(config, weights, hook_points);
+  // In a post-norm block this is the output of ln2, whose hook points come before it.
+  resid_post_hook_ = hook_points.Add("hook_resid_post", d, "The block's output.");
+}
+
+// Hook points are added in the order in which Run computes them.
+void Block::MakeAttentionBranch(const DecoderConfig& config, LayerWeights& weights, HookPointList& hook_points) {
+  const int64_t d = config.width;
+  const bool post_norm = arrangement_ == Arrangement::kPostNorm;
+  Branch& branch = attention_branch_;
+  const auto make_norm = [&] {
+    branch.norm = std::make_unique<NormPlace>(
+        config.ln1, std::move(weights.ln1), d, "ln1",
+        post_norm ? "The norm of the residual stream after attention" : "The norm before attention",
+        post_norm ? "the MLP" : "attention", hook_points);
+  };
+  if (!post_norm) make_norm();
+  attention_ = MakeAttention(config, layer_, std::move(weights.attention), hook_points);
+  if (config.ln1_post.kind != NormConfig::Kind::kNone) {
+    branch.raw_hook = hook_points.Add("attn.hook_out", d, "What attention returns, before the norm after it.");
+  }
+  branch.post_norm = std::make_unique<NormPlace>(config.ln1_post, std::move(weights.ln1_post), d, "ln1_post",
+                                                 "The norm after attention", nullptr, hook_points);
+  branch.out_hook = hook_points.Add("hook_attn_out", d, "What attention adds to the residual stream.");
+  hook_points.Alias("hook_attn", branch.out_hook);
+  if (arrangement_ != Arrangement::kParallel) {
+    resid_mid_hook_ = hook_points.Add("hook_resid_mid", d, "The residual stream between attention and MLP.");
+  }
+  if (post_norm) make_norm();
+}
+
+void Block::MakeFeedForwardBranch(const DecoderConfig& config, LayerWeights& weights, HookPointList& hook_points) {
+  const int64_t d = config.width;
+  const bool post_norm = arrangement_ == Arrangement::kPostNorm;
+  Branch& branch = feed_forward_branch_;
+  const auto make_norm = [&] {
+    branch.norm = std::make_unique<NormPlace>(
+        config.ln2, std::move(weights.ln2), d, "ln2",
+        post_norm ? "The norm of the residual stream after the MLP" : "The norm before the MLP",
+        post_norm ? "the next block" : "the MLP", hook_points);
+  };
+  if (!post_norm) make_norm();
+  feed_forward_ = MakeFeedForward(config.layers[layer_].feed_forward, std::move(weights.feed_forward), hook_points);
+  if (config.ln2_post.kind != NormConfig::Kind::kNone) {
+    branch.raw_hook = hook_points.Add("mlp.hook_out", d, "What the MLP returns, before the norm after it.");
+  }
+  branch.post_norm = std::make_unique<NormPlace>(config.ln2_post, std::move(weights.ln2_post), d, "ln2_post",
+                                                 "The norm after the MLP", nullptr, hook_points);
+  branch.out_hook = hook_points.Add("hook_mlp_out", d, "What the MLP adds to the residual stream.");
+  hook_points.Alias("hook_mlp", branch.out_hook);
+  if (post_norm) make_norm();
+}
+
+bool Block::Run(ForwardPass& pass, at::Tensor* x) const {
+  if (pass.taps(resid_pre_hook_, *x)) return true;
+  switch (arrangement_) {
+    case Arrangement::kSequential:
+      if (RunSequential(pass, x)) return true;
+      break;
+    case Arrangement::kParallel:
+      if (RunParallel(pass, x)) return true;
+      break;
+    case Arrangement::kPostNorm:
+      if (RunPostNorm(pass, x)) return true;
+      break;
+  }
+  if (pass.per_layer.defined()) {
+    *x = *x + PerLayerPart(per_layer_config_, per_layer_, *x, pass.per_layer.select(1, layer_));
+  }
+  if (output_scale_.defined()) *x = *x * output_scale_;
+  return pass.taps(resid_post_hook_, *x);
+}
+
+bool Block::RunSequential(ForwardPass& pass, at::Tensor* x) const {
+  at::Tensor h, out;
+  if (attention_branch_.norm->Run(*x, pass.taps, &h) || Attend(h, pass, &out)) return true;
+  const at::Tensor middle = *x + out;
+  if (pass.taps(resid_mid_hook_, middle)) return true;
+  if (feed_forward_branch_.norm->Run(middle, pass.taps, &h) || FeedOn(h, pass, &out)) return true;
+  *x = middle + out;
+  return false;
+}
+
+bool Block::RunParallel(ForwardPass& pass, at::Tensor* x) const {
+  const bool own_norm = feed_forward_branch_.norm->exists();
+  at::Tensor h, attention_out, out;
+  // Where only the MLP's hook points are left, attention is not computed.
+  const bool skips = pass.taps.NextIsAfter(attention_branch_.out_hook) && !pass.taps.Reach(resid_post_hook_);
+  if ((!skips || !own_norm) && attention_branch_.norm->Run(*x, pass.taps, &h)) return true;
+  if (!skips && Attend(h, pass, &attention_out)) return true;
+  if (own_norm && feed_forward_branch_.norm->Run(*x, pass.taps, &h)) return true;
+  if (FeedOn(h, pass, &out)) return true;
+  *x = *x + attention_out + out;
+  return false;
+}
+
+bool Block::RunPostNorm(ForwardPass& pass, at::Tensor* x) const {
+  at::Tensor out, middle;
+  if (Attend(*x, pass, &out)) return true;
+  out = *x + out;
+  if (pass.taps(resid_mid_hook_, out) || attention_branch_.norm->Run(out, pass.taps, &middle)) return true;
+  if (FeedOn(middle, pass, &out)) return true;
+  return feed_forward_branch_.norm->Run(middle + out, pass.taps, x);
+}
+
+bool Block::Attend(const at::Tensor& h, ForwardPass& pass, at::Tensor* out) const {
+  return attention_->Run(h, pass, out) || Close(attention_branch_, pass, out);
+}
+
+bool Block::FeedOn(const at::Tensor& h, ForwardPass& pass, at::Tensor* out) const {
+  return feed_forward_->Run(h, pass.taps, out) || Close(feed_forward_branch_, pass, out);
+}
+
+// From what a sublayer returned to what is added to the residual stream.
+bool Block::Close(const Branch& branch, ForwardPass& pass, at::Tensor* out) const {
+  if (pass.taps(branch.raw_hook, *out)) return true;
+  const at::Tensor raw = *out;
+  if (branch.post_norm->Run(raw, pass.taps, out)) return true;
+  if (branch_scale_ != 1) *out = *out * branch_scale_;
+  return pass.taps(branch.out_hook, *out);
+}
+
+}  // namespace hookline

@@ -1,0 +1,17 @@
+// One line for people about a decoder.
+#ifndef HOOKLINE_SERVER_MODEL_FAMILIES_DESCRIBE_H_
+#define HOOKLINE_SERVER_MODEL_FAMILIES_DESCRIBE_H_
+
+#include <string>
+
+#include "server/model/decoder_config.h"
+
+namespace hookline {
+
+// What changes activations and is not seen from the sizes, e.g. "rotary 64 base 10000 yarn x4, window 128 on 12 of 24
+// layers".
+std::string DescribeDecoder(const DecoderConfig& config);
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_MODEL_FAMILIES_DESCRIBE_H_

@@ -1,0 +1,44 @@
+// Fields of config.json about rotation, in every form that transformers has written: `rope_theta` with `rope_scaling`,
+// `rope_parameters` alone, and `rope_parameters` with an object for each kind of layer.
+#ifndef HOOKLINE_SERVER_MODEL_FAMILIES_ROPE_FIELDS_H_
+#define HOOKLINE_SERVER_MODEL_FAMILIES_ROPE_FIELDS_H_
+
+#include <cstdint>
+
+#include "server/model/families/config_reader.h"
+#include "server/model/rotary_config.h"
+
+namespace hookline {
+
+// What holds where the file is silent, and what the family's own fields are called.
+struct RotaryDefaults {
+  double base = 10000;
+  const char* base_key = "rope_theta";  // in the published form
+  // In the published form: which share of a head is rotated; null: all of it.
+  const char* share_key = nullptr;
+  double share = 1;
+  bool common_names_too = false;  // `rope_theta` and `partial_rotary_factor` may stand beside the two and must agree
+  bool proportional = false;      // whether the type "proportional" is the family's
+  int64_t context_length = 0;     // the model's; what scaling starts from where no original context is given
+};
+
+// The one rotation of all layers. Fields that say the same thing differently are an error.
+RotaryConfig ReadRotary(const ConfigReader& config, int64_t head_width, const RotaryDefaults& defaults);
+
+// A rotation for the layers that see everything and one for those with a window.
+struct RotaryByKind {
+  RotaryConfig full;
+  RotaryConfig sliding;
+};
+
+// `rope_parameters` with an object for each kind (one that is missing: the kind's defaults, unscaled), else the
+// published form, in which `rope_scaling` holds for the layers that see everything. Heads may differ in width.
+RotaryByKind ReadRotaryByKind(const ConfigReader& config, int64_t full_width, const RotaryDefaults& full,
+                              int64_t sliding_width, const RotaryDefaults& sliding);
+
+// How often DeepSeek's mscale multiplies: 0.1 mscale ln(factor) + 1, and 1 for factors up to 1.
+double YarnMagnitude(double factor, double mscale);
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_MODEL_FAMILIES_ROPE_FIELDS_H_

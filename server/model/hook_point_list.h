@@ -1,0 +1,53 @@
+// Collects a model's hook points while its parts are built, in the order in which a pass computes them.
+//
+//   HookPointList list;
+//   list.Enter("blocks.0.", 0);
+//   const int query = list.Add("attn.hook_q", 768, "The query projection.");    // the part keeps the index
+//   HookPoints points = std::move(list).Finish();
+#ifndef HOOKLINE_SERVER_MODEL_HOOK_POINT_LIST_H_
+#define HOOKLINE_SERVER_MODEL_HOOK_POINT_LIST_H_
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "server/model/hook_points.h"
+
+namespace hookline {
+
+// The index of a hook point that a part does not have.
+constexpr int kNoHookPoint = -1;
+
+class HookPointList {
+ public:
+  // What is added from now on belongs to `layer` and has `prefix` before its name.
+  void Enter(std::string prefix, int layer) {
+    prefix_ = std::move(prefix);
+    layer_ = layer;
+  }
+
+  // The next hook point. Returns its index.
+  int Add(absl::string_view name, int64_t width, std::string description) {
+    points_.push_back({absl::StrCat(prefix_, name), width, layer_, std::move(description)});
+    return static_cast<int>(points_.size()) - 1;
+  }
+
+  // Another name for hook point `index`.
+  void Alias(absl::string_view name, int index) { aliases_[absl::StrCat(prefix_, name)] = index; }
+
+  HookPoints Finish() && { return HookPoints(std::move(points_), std::move(aliases_)); }
+
+ private:
+  std::string prefix_;
+  int layer_ = -1;
+  std::vector<HookPoint> points_;
+  absl::flat_hash_map<std::string, int> aliases_;
+};
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_MODEL_HOOK_POINT_LIST_H_

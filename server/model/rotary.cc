@@ -1,0 +1,138 @@
+#include "server/model/rotary.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+namespace hookline {
+namespace {
+
+// base^(2j / dims). In float32 and in this order, as the models' own code has it: the last bit shows at high positions.
+at::Tensor Periods(const RotaryConfig& config) {
+  const at::Tensor exponents = at::arange(0, config.dims, 2, at::kFloat) / static_cast<double>(config.dims);
+  return at::pow(at::Scalar(config.base), exponents);
+}
+
+// By wavelength L / original_context: short ones stay, long ones are stretched, those between are blended.
+at::Tensor Llama3Frequencies(const RotaryConfig& config) {
+  const at::Tensor frequencies = Periods(config).reciprocal();
+  const at::Tensor wavelengths = 2 * M_PI / frequencies;
+  const at::Tensor stretched = frequencies / config.factor;
+  const at::Tensor share = (config.original_context / wavelengths - config.low_frequency_factor) /
+                           (config.high_frequency_factor - config.low_frequency_factor);
+  const at::Tensor between = (1 - share) * stretched + share * frequencies;
+  const at::Tensor scaled =
+      at::where(wavelengths > config.original_context / config.low_frequency_factor, stretched, between);
+  return at::where(wavelengths < config.original_context / config.high_frequency_factor, frequencies, scaled);
+}
+
+// Blends 1 / period and 1 / (factor period) by how often a pair turns within original_context.
+at::Tensor YarnFrequencies(const RotaryConfig& config) {
+  const double dims = static_cast<double>(config.dims);
+  const auto pair_that_turns = [&](double times) {
+    return dims * std::log(config.original_context / (times * 2 * M_PI)) / (2 * std::log(config.base));
+  };
+  double low = pair_that_turns(config.beta_fast), high = pair_that_turns(config.beta_slow);
+  if (config.truncate) {
+    low = std::floor(low);
+    high = std::ceil(high);
+  }
+  low = std::max(low, 0.0);
+  high = std::min(high, dims - 1);
+  if (low == high) high += 0.001;
+  const at::Tensor ramp = ((at::arange(0, config.dims / 2, at::kFloat) - low) / (high - low)).clamp(0, 1);
+  const at::Tensor kept = 1 - ramp;
+  const at::Tensor periods = Periods(config);
+  return (periods * config.factor).reciprocal() * (1 - kept) + periods.reciprocal() * kept;
+}
+
+// (dims / 2), float32. `divisors` are longrope's.
+at::Tensor Frequencies(const RotaryConfig& config, const std::vector<double>& divisors) {
+  switch (config.scaling) {
+    case RotaryConfig::Scaling::kNone:
+      break;
+    case RotaryConfig::Scaling::kLinear:
+      return Periods(config).reciprocal() / config.factor;
+    case RotaryConfig::Scaling::kLlama3:
+      return Llama3Frequencies(config);
+    case RotaryConfig::Scaling::kYarn:
+      return YarnFrequencies(config);
+    case RotaryConfig::Scaling::kLongRope:
+      return (at::tensor(divisors, at::kFloat) * Periods(config)).reciprocal();
+    case RotaryConfig::Scaling::kProportional: {
+      at::Tensor frequencies = Periods(config).reciprocal() / config.factor;
+      frequencies.narrow(0, config.turning, frequencies.size(0) - config.turning).zero_();
+      return frequencies;
+    }
+  }
+  return Periods(config).reciprocal();
+}
+
+}  // namespace
+
+Rotary::Rotary(std::vector<RotaryConfig> configs, at::Device device, at::ScalarType dtype)
+    : device_(device), dtype_(dtype) {
+  for (RotaryConfig& config : configs) rotations_.push_back({std::move(config), {}, {}, {}});
+}
+
+Rotary::Table Rotary::Make(const RotaryConfig& config, const std::vector<double>& divisors, int64_t positions) const {
+  // On the CPU, whatever the device: another library's sine differs in the last bit.
+  const at::Tensor angles = at::outer(at::arange(0, positions, at::kFloat), Frequencies(config, divisors)).unsqueeze(1);
+  const auto scaled = [&](const at::Tensor& values) {
+    return (config.attention_factor == 1 ? values : values * config.attention_factor).to(device_, dtype_);
+  };
+  return {scaled(angles.cos()), scaled(angles.sin())};
+}
+
+Rotary::Table Rotary::Mixed(const Rotation& rotation, int64_t positions, absl::Span<const int64_t> lengths) const {
+  at::Tensor is_long = at::empty({static_cast<int64_t>(lengths.size()), 1, 1, 1}, at::kBool);
+  for (size_t i = 0; i < lengths.size(); ++i) {
+    is_long.data_ptr<bool>()[i] = static_cast<double>(lengths[i]) > rotation.config.original_context;
+  }
+  is_long = is_long.to(device_, /*non_blocking=*/true);
+  const auto choose = [&](const at::Tensor& when_long, const at::Tensor& when_short) {
+    return at::where(is_long, when_long.narrow(0, 0, positions), when_short.narrow(0, 0, positions));
+  };
+  return {choose(rotation.long_table.cos, rotation.table.cos), choose(rotation.long_table.sin, rotation.table.sin)};
+}
+
+void Rotary::Begin(int64_t positions, absl::Span<const int64_t> lengths) {
+  for (Rotation& rotation : rotations_) {
+    const RotaryConfig& config = rotation.config;
+    const bool by_length = config.scaling == RotaryConfig::Scaling::kLongRope;
+    if (!rotation.table.cos.defined() || rotation.table.cos.size(0) < positions) {
+      rotation.table = Make(config, config.short_factor, positions);
+      if (by_length) rotation.long_table = Make(config, config.long_factor, positions);
+    }
+    const auto is_long = [&](int64_t length) { return static_cast<double>(length) > config.original_context; };
+    const int64_t longs = lengths.empty() ? is_long(positions) : std::count_if(lengths.begin(), lengths.end(), is_long);
+    if (by_length && longs > 0 && longs < static_cast<int64_t>(lengths.size())) {
+      rotation.pass = Mixed(rotation, positions, lengths);
+      continue;
+    }
+    const Table& table = by_length && longs > 0 ? rotation.long_table : rotation.table;
+    rotation.pass = {table.cos.narrow(0, 0, positions), table.sin.narrow(0, 0, positions)};
+  }
+}
+
+at::Tensor Rotary::Rotate(int index, const at::Tensor& x) const {
+  const RotaryConfig& config = rotations_[index].config;
+  const at::Tensor& cos = rotations_[index].pass.cos;
+  const at::Tensor& sin = rotations_[index].pass.sin;
+  const int64_t half = config.dims / 2;
+  const bool halves = config.pairs == RotaryConfig::Pairs::kHalves;
+  const at::Tensor a = halves ? x.narrow(-1, 0, half) : x.slice(-1, 0, config.dims, 2);
+  const at::Tensor b = halves ? x.narrow(-1, half, half) : x.slice(-1, 1, config.dims, 2);
+  const double sign = config.clockwise ? -1 : 1;
+  at::Tensor turned_a = at::mul(a, cos).addcmul_(b, sin, -sign);
+  at::Tensor turned_b = at::mul(b, cos).addcmul_(a, sin, sign);
+  if (config.pairs == RotaryConfig::Pairs::kAdjacent) {
+    turned_a = at::stack({turned_a, turned_b}, -1).flatten(-2);
+    if (config.dims == x.size(-1)) return turned_a;
+    return at::cat({turned_a, x.narrow(-1, config.dims, x.size(-1) - config.dims)}, -1);
+  }
+  if (config.dims == x.size(-1)) return at::cat({turned_a, turned_b}, -1);
+  return at::cat({turned_a, turned_b, x.narrow(-1, config.dims, x.size(-1) - config.dims)}, -1);
+}
+
+}  // namespace hookline

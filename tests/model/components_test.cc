@@ -1,0 +1,86 @@
+// The parts of a decoder against slow and obvious references.
+#include <ATen/ATen.h>
+
+#include <string>
+
+#include "gtest/gtest.h"
+#include "server/model/attention/gated_delta.h"
+#include "server/model/rotary.h"
+
+namespace hookline {
+namespace {
+
+// The recurrence token by token, in float64.
+at::Tensor SlowGatedDelta(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& log_decay,
+                          const at::Tensor& beta) {
+  at::Tensor out = at::empty(v.sizes(), at::kDouble);
+  for (int64_t s = 0; s < q.size(0); ++s) {
+    at::Tensor state = at::zeros({k.size(2), v.size(2)}, at::kDouble);
+    for (int64_t t = 0; t < q.size(1); ++t) {
+      state = state * log_decay[s][t].to(at::kDouble).exp();
+      const at::Tensor key = k[s][t].to(at::kDouble);
+      const at::Tensor error = (v[s][t].to(at::kDouble) - at::mv(state.t(), key)) * beta[s][t].to(at::kDouble);
+      state = state + at::outer(key, error);
+      out[s][t].copy_(at::mv(state.t(), q[s][t].to(at::kDouble)));
+    }
+  }
+  return out;
+}
+
+TEST(GatedDeltaRuleTest, EveryChunkSizeGivesTheRecurrence) {
+  at::manual_seed(1);
+  const int64_t sequences = 3, positions = 70, key_width = 8, value_width = 5;
+  at::Tensor k = at::randn({sequences, positions, key_width});
+  k = k / k.norm(2, {-1}, /*keepdim=*/true);
+  const at::Tensor q = at::randn({sequences, positions, key_width}) / 3,
+                   v = at::randn({sequences, positions, value_width});
+  const at::Tensor log_decay = -at::rand({sequences, positions}), beta = at::rand({sequences, positions});
+  const at::Tensor expected = SlowGatedDelta(q, k, v, log_decay, beta);
+  for (const int64_t chunk : {1, 7, 64, 70, 1000}) {
+    const at::Tensor got = GatedDeltaRule(q, k, v, log_decay, beta, chunk);
+    EXPECT_LE((got - expected).norm().item<double>(), 2e-6 * expected.norm().item<double>()) << "chunk " << chunk;
+  }
+}
+
+// A head that forgets at once would overflow if decays were divided.
+TEST(GatedDeltaRuleTest, StrongDecayStaysFinite) {
+  const at::Tensor q = at::ones({1, 64, 4}), v = at::ones({1, 64, 4}), beta = at::ones({1, 64});
+  const at::Tensor got = GatedDeltaRule(q, q / 2, v, at::full({1, 64}, -1e4), beta, 64);
+  EXPECT_TRUE(at::isfinite(got).all().item<bool>());
+}
+
+TEST(RotaryTest, LongRopeGoesByEachSequencesOwnLength) {
+  RotaryConfig config;
+  config.dims = 4;
+  config.scaling = RotaryConfig::Scaling::kLongRope;
+  config.original_context = 4;
+  config.short_factor = {1, 1};
+  config.long_factor = {2, 8};
+  Rotary rotary({config}, at::kCPU, at::kFloat);
+  const at::Tensor x = at::ones({2, 6, 1, 4});
+  rotary.Begin(6, {3, 6});
+  const at::Tensor mixed = rotary.Rotate(0, x);
+  rotary.Begin(3, {});
+  EXPECT_TRUE(at::equal(mixed[0].narrow(0, 0, 3), rotary.Rotate(0, x.narrow(1, 0, 3))[0]));
+  rotary.Begin(6, {});
+  EXPECT_TRUE(at::equal(mixed[1], rotary.Rotate(0, x)[1]));
+  EXPECT_FALSE(at::equal(mixed[0], mixed[1]));
+}
+
+TEST(RotaryTest, AdjacentPairsStayWhereTheyAreAndInterleavedOnesAreSorted) {
+  RotaryConfig config;
+  config.dims = 4;
+  config.pairs = RotaryConfig::Pairs::kAdjacent;
+  RotaryConfig sorted = config;
+  sorted.pairs = RotaryConfig::Pairs::kInterleaved;
+  Rotary rotary({config, sorted}, at::kCPU, at::kFloat);
+  rotary.Begin(5, {});
+  const at::Tensor x = at::arange(30, at::kFloat).view({1, 5, 1, 6});
+  const at::Tensor adjacent = rotary.Rotate(0, x), interleaved = rotary.Rotate(1, x);
+  EXPECT_TRUE(at::equal(adjacent.slice(3, 0, 4, 2), interleaved.slice(3, 0, 2)));
+  EXPECT_TRUE(at::equal(adjacent.slice(3, 1, 4, 2), interleaved.slice(3, 2, 4)));
+  EXPECT_TRUE(at::equal(adjacent.slice(3, 4), x.slice(3, 4)));
+}
+
+}  // namespace
+}  // namespace hookline
