@@ -88,12 +88,6 @@ void WeightTaker::Ignore(const std::string& name, const std::vector<int64_t>& si
   }
 }
 
-void WeightTaker::IgnoreIf(absl::FunctionRef<bool(const std::string& name)> unused) {
-  for (const auto& [name, tensor] : weights_.tensors) {
-    if (unused(name)) taken_.insert(name);
-  }
-}
-
 absl::Status WeightTaker::Finish() const {
   if (!status_.ok()) return status_;
   for (const auto& [name, tensor] : weights_.tensors) {

@@ -15,7 +15,6 @@
 #include <string>
 #include <vector>
 
-#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "server/model/checkpoint/state_dict.h"
@@ -47,9 +46,6 @@ class WeightTaker {
   std::vector<double> Numbers(const std::string& name, int64_t count);
   // Not used, but rightly there. Sizes are checked unless empty.
   void Ignore(const std::string& name, const std::vector<int64_t>& sizes = {});
-
-  // The same for every tensor whose name `unused` accepts.
-  void IgnoreIf(absl::FunctionRef<bool(const std::string& name)> unused);
 
   // Values of the tensors that were taken, and of those ignored with their sizes checked.
   int64_t parameters() const { return parameters_; }

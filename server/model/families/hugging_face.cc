@@ -118,7 +118,10 @@ absl::StatusOr<std::unique_ptr<Model>> LoadHuggingFace(const ModelOptions& optio
   const Json json = Json::parse(file->bytes().begin(), file->bytes().end(), /*cb=*/nullptr, /*allow_exceptions=*/false);
   if (!json.is_object()) return absl::FailedPreconditionError(absl::StrCat(path, ": is no JSON object"));
   ASSIGN_OR_RETURN(Architecture architecture, ReadArchitecture(json, path, &info));
-  ASSIGN_OR_RETURN(const StateDict state, ReadSafetensorsFolder(options.path));
+  ASSIGN_OR_RETURN(StateDict state, ReadSafetensorsFolder(options.path));
+  if (architecture.is_beside) {
+    absl::erase_if(state.tensors, [&](const auto& named) { return architecture.is_beside(named.first); });
+  }
   RETURN_IF_ERROR(
       CheckMemory({{info.name, info.device, WeightBytes(state, dtype) + Mxfp4Growth(state, dtype)}}, MemoryOf));
   WeightTaker take(state, device, dtype);
