@@ -84,16 +84,16 @@ Rotary::Table Rotary::Make(const RotaryConfig& config, const std::vector<double>
   return {scaled(angles.cos()), scaled(angles.sin())};
 }
 
+// Stacks each sequence's own table on the device: nothing is copied from the host within a pass.
 Rotary::Table Rotary::Mixed(const Rotation& rotation, int64_t positions, absl::Span<const int64_t> lengths) const {
-  at::Tensor is_long = at::empty({static_cast<int64_t>(lengths.size()), 1, 1, 1}, at::kBool);
-  for (size_t i = 0; i < lengths.size(); ++i) {
-    is_long.data_ptr<bool>()[i] = static_cast<double>(lengths[i]) > rotation.config.original_context;
+  std::vector<at::Tensor> cos, sin;
+  for (const int64_t length : lengths) {
+    const bool is_long = static_cast<double>(length) > rotation.config.original_context;
+    const Table& table = is_long ? rotation.long_table : rotation.table;
+    cos.push_back(table.cos.narrow(0, 0, positions));
+    sin.push_back(table.sin.narrow(0, 0, positions));
   }
-  is_long = is_long.to(device_, /*non_blocking=*/true);
-  const auto choose = [&](const at::Tensor& when_long, const at::Tensor& when_short) {
-    return at::where(is_long, when_long.narrow(0, 0, positions), when_short.narrow(0, 0, positions));
-  };
-  return {choose(rotation.long_table.cos, rotation.table.cos), choose(rotation.long_table.sin, rotation.table.sin)};
+  return {at::stack(cos), at::stack(sin)};
 }
 
 void Rotary::Begin(int64_t positions, absl::Span<const int64_t> lengths) {

@@ -107,12 +107,6 @@ void WeightTaker::Ignore(const std::string& name, const std::vector<int64_t>& si
   }
 }
 
-void WeightTaker::IgnoreIf(absl::FunctionRef<bool(const std::string& name)> unused) {
-  for (const auto& [name, tensor] : weights_.tensors) {
-    if (unused(name)) taken_.insert(name);
-  }
-}
-
 std::vector<std::string> WeightTaker::IgnoreRest(
     absl::FunctionRef<bool(const std::string& name, const StoredTensor& tensor)> unused) {
   std::vector<std::string> names;

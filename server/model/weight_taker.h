@@ -52,9 +52,6 @@ class WeightTaker {
   // Not used, but rightly there. Sizes are checked unless empty.
   void Ignore(const std::string& name, const std::vector<int64_t>& sizes = {});
 
-  // The same for every tensor whose name `unused` accepts.
-  void IgnoreIf(absl::FunctionRef<bool(const std::string& name)> unused);
-
   // Ignores what nobody took and `unused` accepts; their names. To be called last.
   std::vector<std::string> IgnoreRest(
       absl::FunctionRef<bool(const std::string& name, const StoredTensor& tensor)> unused);

@@ -5,8 +5,10 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "absl/strings/str_replace.h"
 #include "gmock/gmock.h"
 #include "server/model/checkpoint/safetensors.h"
+#include "server/model/checkpoint/torch_checkpoint.h"
 #include "server/model/families/mxfp4.h"
 #include "server/model/load.h"
 #include "tests/model/changed_fixture.h"
@@ -32,6 +34,10 @@ class FamiliesConfigTest : public ChangedFixtureTest {
       for (const auto& [name, tensor] : file->tensors) tensors[name] = tensor.clone();
     }
     change(tensors);
+    WriteWeights(tensors);
+  }
+
+  void WriteWeights(const Tensors& tensors) {
     Json header;
     std::string data;
     for (const auto& [name, tensor] : tensors) {
@@ -231,6 +237,69 @@ TEST_F(FamiliesConfigTest, MinistralIsAMistralWhoseLayersHaveKinds) {
   EXPECT_TRUE(at::equal(LastValue(), windowed));
   ChangeConfig([](Json& config) { config["layer_types"] = {"sliding_attention", "full_attention", "full_attention"}; });
   EXPECT_FALSE(at::equal(LastValue(), windowed));
+}
+
+// The first nanochat models, as its own trainer and as transformers write them.
+TEST_F(FamiliesConfigTest, NanochatLoadsAsTransformersWritesIt) {
+  ModelOptions options;
+  options.path = std::string(HOOKLINE_FIXTURES) + "/nanochat/A-gqa";
+  options.device = "cpu";
+  const auto own = LoadModel(options);
+  ASSERT_TRUE(own.ok()) << own.status();
+  const ModelInfo& info = (*own)->info();
+  std::string checkpoint;
+  for (const auto& entry : fs::directory_iterator(options.path)) {
+    if (entry.path().extension() == ".pt") checkpoint = entry.path();
+  }
+  const auto state = ReadTorchCheckpoint(checkpoint);
+  ASSERT_TRUE(state.ok()) << state.status();
+  const std::map<std::string, std::string> names = {
+      {"attn.c_q", "self_attn.q_proj"},    {"attn.c_k", "self_attn.k_proj"}, {"attn.c_v", "self_attn.v_proj"},
+      {"attn.c_proj", "self_attn.o_proj"}, {"mlp.c_fc", "mlp.fc1"},          {"mlp.c_proj", "mlp.fc2"}};
+  Tensors tensors;
+  for (const auto& [name, tensor] : state->tensors) {
+    std::string renamed =
+        absl::StrReplaceAll(name, {{"transformer.wte.", "model.embed_tokens."}, {"transformer.h.", "model.layers."}});
+    tensors[absl::StrReplaceAll(renamed, names)] = tensor.to(at::kFloat);
+  }
+  WriteWeights(tensors);
+  std::ofstream(root_ / "config.json") << Json{{"model_type", "nanochat"},
+                                               {"vocab_size", tensors.at("lm_head.weight").size(0)},
+                                               {"hidden_size", info.width},
+                                               {"intermediate_size", 4 * info.width},
+                                               {"num_hidden_layers", info.layers},
+                                               {"num_attention_heads", info.heads},
+                                               {"num_key_value_heads", info.key_value_heads},
+                                               {"max_position_embeddings", 512},
+                                               {"rms_norm_eps", 1.1920928955078125e-07}};
+  const auto converted = Load();
+  ASSERT_TRUE(converted.ok()) << converted.status();
+  const at::Tensor ids = at::arange(60, at::kLong).unsqueeze(0);
+  ASSERT_EQ((*converted)->hook_points().size(), (*own)->hook_points().size());
+  for (int i = 0; i < (*own)->hook_points().size(); ++i) {
+    EXPECT_EQ((*converted)->hook_points()[i].name, (*own)->hook_points()[i].name);
+    EXPECT_TRUE(at::equal(RunModel(**converted, ids, {i})[0], RunModel(**own, ids, {i})[0]))
+        << (*own)->hook_points()[i].name;
+  }
+}
+
+TEST_F(FamiliesConfigTest, WhatStandsBesideTheLanguageModelIsNeitherReadNorPartOfItsFingerprint) {
+  const auto fingerprint = [&] {
+    const auto model = Load();
+    EXPECT_TRUE(model.ok()) << model.status();
+    return model.ok() ? (*model)->info().fingerprint : "";
+  };
+  Use("qwen3_5");
+  const std::string whole = fingerprint();
+  ChangeWeights([](Tensors& tensors) {
+    for (auto it = tensors.begin(); it != tensors.end();) {
+      const bool beside = it->first.rfind("model.visual.", 0) == 0 || it->first.rfind("mtp.", 0) == 0;
+      it = beside ? tensors.erase(it) : std::next(it);
+    }
+  });
+  EXPECT_EQ(fingerprint(), whole);
+  ChangeWeights([](Tensors& tensors) { tensors.at("model.language_model.layers.0.linear_attn.dt_bias").add_(1); });
+  EXPECT_NE(fingerprint(), whole);
 }
 
 // Experts of any family that may be stored as one matrix each.

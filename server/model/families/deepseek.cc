@@ -137,10 +137,10 @@ Architecture ReadDeepseekV3(const ConfigReader& config) {
     return TakeAttention(llama, std::get<LatentAttentionConfig>(layer.attention), prefix + "self_attn.", bias);
   };
   names.feed_forward = TakeFeedForward;
-  return {std::move(decoder), [names](const DecoderConfig& made, WeightTaker& take) {
-            take.IgnoreIf([&](const std::string& name) { return IsBeyond(name, made.layers.size()); });
-            return LlamaTaker(made, names, take).All();
-          }};
+  Architecture architecture = WithLlamaNames(std::move(decoder), std::move(names));
+  const size_t layers = architecture.config.layers.size();
+  architecture.is_beside = [layers](const std::string& name) { return IsBeyond(name, layers); };
+  return architecture;
 }
 
 }  // namespace hookline

@@ -4,6 +4,7 @@
 #define HOOKLINE_SERVER_MODEL_FAMILIES_FAMILY_H_
 
 #include <functional>
+#include <string>
 
 #include "server/model/decoder_config.h"
 #include "server/model/decoder_weights.h"
@@ -16,6 +17,9 @@ struct Architecture {
   DecoderConfig config;
   // Takes every weight of a checkpoint of this configuration; errors are the taker's.
   std::function<DecoderWeights(const DecoderConfig& config, WeightTaker& take)> take_weights;
+  // Whether a tensor of that name stands beside the language model (towers for images, heads that predict several
+  // tokens), so that it is not read; null: none does.
+  std::function<bool(const std::string& name)> is_beside = nullptr;
 };
 
 // Each reads a config.json of its `model_type`. What it does not compute is an error of the reader, in which case the

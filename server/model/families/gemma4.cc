@@ -133,15 +133,16 @@ LlamaNames Names(const ConfigReader& config) {
   return names;
 }
 
+bool IsOfTower(const std::string& name) {
+  for (const char* tower : {"vision_tower.", "embed_vision.", "audio_tower.", "embed_audio."}) {
+    if (absl::StartsWith(name, absl::StrCat("model.", tower))) return true;
+  }
+  return false;
+}
+
 DecoderWeights TakeWeights(const DecoderConfig& config, LlamaNames names, WeightTaker& take) {
   const std::string beside_towers = "model.language_model.";
   if (take.Has(beside_towers + "embed_tokens.weight")) names.prefix = beside_towers;
-  take.IgnoreIf([](const std::string& name) {
-    for (const char* tower : {"vision_tower.", "embed_vision.", "audio_tower.", "embed_audio."}) {
-      if (absl::StartsWith(name, absl::StrCat("model.", tower))) return true;
-    }
-    return false;
-  });
   LlamaTaker llama(config, names, take);
   DecoderWeights weights = llama.All();
   const PerLayerEmbeddingConfig& parts = config.per_layer_embedding;
@@ -176,9 +177,10 @@ Architecture ReadGemma4(const ConfigReader& outer) {
     config.Refuse("vocab_size_per_layer_input",
                   absl::StrCat("at least vocab_size ", decoder.vocabulary_size, " is wanted"));
   }
-  return {std::move(decoder), [names = Names(config)](const DecoderConfig& made, WeightTaker& take) {
-            return TakeWeights(made, names, take);
-          }};
+  return {
+      std::move(decoder),
+      [names = Names(config)](const DecoderConfig& made, WeightTaker& take) { return TakeWeights(made, names, take); },
+      IsOfTower};
 }
 
 }  // namespace hookline

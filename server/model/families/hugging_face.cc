@@ -123,6 +123,9 @@ absl::StatusOr<std::unique_ptr<Model>> LoadHuggingFace(const ModelOptions& optio
   ASSIGN_OR_RETURN(StateDict state, ReadCheckpointFolder(options.path));
   // The family of a larger model knows its names itself.
   if (!json.contains("text_config")) UnifyNames(&state);
+  if (architecture.is_beside) {
+    absl::erase_if(state.tensors, [&](const auto& named) { return architecture.is_beside(named.first); });
+  }
   RETURN_IF_ERROR(
       CheckMemory({{info.name, info.device, WeightBytes(state, dtype) + Mxfp4Growth(state, dtype)}}, MemoryOf));
   WeightTaker take(state, device, dtype);

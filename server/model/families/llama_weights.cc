@@ -15,17 +15,16 @@ Architecture WithLlamaNames(DecoderConfig config, LlamaNames names) {
 }
 
 Architecture WithLlamaNamesBesideTowers(DecoderConfig config, LlamaNames names) {
-  return {std::move(config), [names = std::move(names)](const DecoderConfig& made, WeightTaker& take) {
-            LlamaNames found = names;
-            const std::string renamed = "model.language_model.";
-            const bool is_renamed = take.Has(renamed + "embed_tokens.weight");
-            found.prefix = is_renamed ? renamed : "language_model.model.";
-            found.head = is_renamed ? "lm_head" : "language_model.lm_head";
-            take.IgnoreIf([&](const std::string& name) {
-              return name != found.head + ".weight" &&
-                     !absl::StartsWith(name, is_renamed ? renamed : "language_model.");
-            });
-            return LlamaTaker(made, found, take).All();
+  static constexpr char kPublished[] = "language_model.", kRenamed[] = "model.language_model.";
+  const auto take_weights = [names = std::move(names)](const DecoderConfig& made, WeightTaker& take) {
+    LlamaNames found = names;
+    const bool is_renamed = take.Has(absl::StrCat(kRenamed, "embed_tokens.weight"));
+    found.prefix = is_renamed ? kRenamed : "language_model.model.";
+    found.head = is_renamed ? "lm_head" : "language_model.lm_head";
+    return LlamaTaker(made, found, take).All();
+  };
+  return {std::move(config), take_weights, [](const std::string& name) {
+            return !absl::StartsWith(name, kPublished) && !absl::StartsWith(name, kRenamed) && name != "lm_head.weight";
           }};
 }
 

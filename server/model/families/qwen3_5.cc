@@ -116,13 +116,14 @@ Architecture WithNames(const ConfigReader& config, DecoderConfig decoder) {
   names.query_key_value_bias = names.attention_out_bias = config.Flag("attention_bias", false);
   names.attention = TakeAttention;
   names.feed_forward = TakeFeedForward;
-  return {std::move(decoder), [names](const DecoderConfig& made, WeightTaker& take) mutable {
+  return {std::move(decoder),
+          [names](const DecoderConfig& made, WeightTaker& take) mutable {
             const std::string beside_vision = "model.language_model.";
             if (take.Has(beside_vision + "embed_tokens.weight")) names.prefix = beside_vision;
-            take.IgnoreIf([](const std::string& name) {
-              return absl::StartsWith(name, "mtp.") || absl::StartsWith(name, "model.visual.");
-            });
             return LlamaTaker(made, names, take).All();
+          },
+          [](const std::string& name) {
+            return absl::StartsWith(name, "mtp.") || absl::StartsWith(name, "model.visual.");
           }};
 }
 
