@@ -51,9 +51,10 @@ std::string Header(absl::string_view descr, absl::string_view shape, absl::strin
 
 constexpr int64_t kVocabularySize = 50'000;
 
-std::vector<uint32_t> Sequence(const Dataset& dataset, int64_t index, int64_t length) {
+std::vector<uint32_t> Sequence(const Dataset& dataset, int64_t index, int64_t length,
+                               int64_t vocabulary_size = kVocabularySize) {
   std::vector<uint32_t> ids(length);
-  const absl::Status read = dataset.ReadSequence(index, kVocabularySize, absl::MakeSpan(ids));
+  const absl::Status read = dataset.ReadSequence(index, vocabulary_size, absl::MakeSpan(ids));
   EXPECT_TRUE(read.ok()) << read;
   return ids;
 }
@@ -185,7 +186,7 @@ TEST(DatasetTest, LlmcsHeaderIsNotReadAsTokens) {
   auto llama =
       Dataset::Open("d", WriteFile("l.bin", LlmcFile(20240801, 7, 2, Bytes<uint32_t>({5, 100000}))) + ":uint32");
   ASSERT_TRUE(llama.ok()) << llama.status();
-  EXPECT_THAT(Sequence(**llama, 0, 2), ElementsAre(5, 100000));
+  EXPECT_THAT(Sequence(**llama, 0, 2, /*vocabulary_size=*/128256), ElementsAre(5, 100000));
   for (const std::string& source :
        {WriteFile("t.bin", LlmcFile(20240520, 1, 3, Bytes<uint16_t>({5, 6, 7}))) + ":uint32",
         WriteFile("v.bin", LlmcFile(20240520, 2, 3, Bytes<uint16_t>({5, 6, 7}))) + ":uint16",

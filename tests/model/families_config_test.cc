@@ -9,6 +9,7 @@
 #include "gmock/gmock.h"
 #include "server/model/checkpoint/safetensors.h"
 #include "server/model/checkpoint/torch_checkpoint.h"
+#include "server/model/checkpoint/weight_reader.h"
 #include "server/model/families/mxfp4.h"
 #include "server/model/load.h"
 #include "tests/model/changed_fixture.h"
@@ -31,7 +32,12 @@ class FamiliesConfigTest : public ChangedFixtureTest {
     {
       const auto file = ReadSafetensors(root_ / "model.safetensors");
       ASSERT_TRUE(file.ok()) << file.status();
-      for (const auto& [name, tensor] : file->tensors) tensors[name] = tensor.clone();
+      WeightReader reader(*file);
+      for (const auto& [name, tensor] : file->tensors) {
+        const absl::StatusOr<at::Tensor> values = reader.Read(name, tensor.scalar_type());
+        ASSERT_TRUE(values.ok()) << values.status();
+        tensors[name] = *values;
+      }
     }
     change(tensors);
     WriteWeights(tensors);
@@ -257,10 +263,13 @@ TEST_F(FamiliesConfigTest, NanochatLoadsAsTransformersWritesIt) {
       {"attn.c_q", "self_attn.q_proj"},    {"attn.c_k", "self_attn.k_proj"}, {"attn.c_v", "self_attn.v_proj"},
       {"attn.c_proj", "self_attn.o_proj"}, {"mlp.c_fc", "mlp.fc1"},          {"mlp.c_proj", "mlp.fc2"}};
   Tensors tensors;
+  WeightReader reader(*state);
   for (const auto& [name, tensor] : state->tensors) {
+    const absl::StatusOr<at::Tensor> values = reader.Read(name, at::kFloat);
+    ASSERT_TRUE(values.ok()) << values.status();
     std::string renamed =
         absl::StrReplaceAll(name, {{"transformer.wte.", "model.embed_tokens."}, {"transformer.h.", "model.layers."}});
-    tensors[absl::StrReplaceAll(renamed, names)] = tensor.to(at::kFloat);
+    tensors[absl::StrReplaceAll(renamed, names)] = *values;
   }
   WriteWeights(tensors);
   std::ofstream(root_ / "config.json") << Json{{"model_type", "nanochat"},

@@ -1,5 +1,5 @@
 // What reading a recording back as a capture promises.
-#include "server/capture/replay.h"
+#include "server/recorder/replay.h"
 
 #include <deque>
 #include <functional>
