@@ -199,9 +199,10 @@ TEST(ListenAddress, IsLoopbackByItsAddressAndNotByItsName) {
   EXPECT_TRUE(is_loopback("127.8.9.1:0"));
   EXPECT_TRUE(is_loopback("localhost:0"));
   EXPECT_FALSE(is_loopback("0.0.0.0:0"));
+  EXPECT_FALSE(is_loopback(":0")) << "every interface";
   // Of no machine, but it begins like one.
   EXPECT_FALSE(BindAddress("127.0.0.1.example.invalid:0").ok());
-  for (const char* malformed : {"", "127.0.0.1", ":80", "127.0.0.1:http", "127.0.0.1:65536", "::1:80", "unix:"}) {
+  for (const char* malformed : {"", "127.0.0.1", "127.0.0.1:http", "127.0.0.1:65536", "::1:80", "unix:"}) {
     EXPECT_THAT(std::string(BindAddress(malformed).status().message()), HasSubstr("cannot listen on `"));
   }
 }
