@@ -121,6 +121,17 @@ TEST_F(FamiliesConfigTest, BothFormsOfAConfigMeanTheSame) {
   EXPECT_TRUE(at::equal(LastValue(), llama));
 }
 
+TEST_F(FamiliesConfigTest, AWindowThatIsNullIsNoneEvenWhereWindowsAreSwitchedOn) {
+  Use("qwen2");
+  ChangeConfig([](Json& config) { config["use_sliding_window"] = false; });
+  const at::Tensor without = LastValue();
+  ChangeConfig([](Json& config) {
+    config["use_sliding_window"] = true;
+    config["sliding_window"] = nullptr;
+  });
+  EXPECT_TRUE(at::equal(LastValue(), without));
+}
+
 TEST_F(FamiliesConfigTest, ARotationThatIsGivenTwiceAlikeLoads) {
   Use("mistral_rope_parameters");
   const at::Tensor once = LastValue();

@@ -79,6 +79,9 @@ TEST_F(FamiliesRefusedTest, AWindowPatternThatDoesNotFitIsRefused) {
   EXPECT_THAT(RefusalOf("qwen3", "layer_types", {"full_attention", "sliding_attention", "full_attention"}),
               HasSubstr("layer_types[1] is \"sliding_attention\", but this model has no sliding_window"));
   EXPECT_THAT(RefusalOf("mistral", "sliding_window", 0), HasSubstr("sliding_window is 0; an integer from 1"));
+  EXPECT_THAT(RefusalOf("gemma2", "sliding_window", nullptr),
+              HasSubstr("layer 0 of this family has a window, but there is no sliding_window"));
+  EXPECT_THAT(RefusalOf("olmo3", "sliding_window", nullptr), HasSubstr("layer_types[0] is \"sliding_attention\", but"));
 }
 
 TEST_F(FamiliesRefusedTest, SizesThatContradictEachOtherAreRefused) {
@@ -140,6 +143,7 @@ TEST_F(FamiliesRefusedTest, SizesThatAreGivenTwiceMustAgree) {
   EXPECT_THAT(RefusalOf("qwen3_moe", "num_local_experts", 4), AllOf(HasSubstr("num_experts is 8"), both));
   EXPECT_THAT(RefusalOf("gpt_oss", "experts_per_token", 4), AllOf(HasSubstr("experts_per_token is 4"), both));
   EXPECT_THAT(RefusalOf("deepseek_v3", "num_key_value_heads", 2), both);
+  EXPECT_THAT(RefusalOf("gemma2", "hidden_act", "silu"), AllOf(HasSubstr("hidden_act is \"silu\""), both));
 }
 
 TEST_F(FamiliesRefusedTest, WhatOneFamilyDoesNotComputeIsRefused) {

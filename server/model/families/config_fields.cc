@@ -16,6 +16,18 @@ int64_t HeadWidth(const ConfigReader& config, const std::string& width_key, int6
   return width / heads;
 }
 
+namespace {
+
+// Gemma's `hidden_act`, in which "gelu" means the approximation, beside `hidden_activation`.
+void AgreeWithOldActivation(const ConfigReader& config, Activation activation) {
+  if (!config.Has("hidden_act") || config.Text("hidden_act") == "gelu") return;
+  if (ReadActivation(config, "hidden_act", std::nullopt) != activation) {
+    config.Refuse("hidden_act", "but hidden_activation says another function, and both mean the same");
+  }
+}
+
+}  // namespace
+
 DecoderConfig ReadLlamaShape(const ConfigReader& config, const ShapeDefaults& defaults) {
   SoftmaxAttentionConfig attention;
   DecoderConfig decoder;
@@ -37,6 +49,7 @@ DecoderConfig ReadLlamaShape(const ConfigReader& config, const ShapeDefaults& de
   mlp.width = config.Integer("intermediate_size", defaults.mlp_width);
   mlp.activation = ReadActivation(config, defaults.activation_key, defaults.activation);
   mlp.gated = true;
+  if (std::string(defaults.activation_key) == "hidden_activation") AgreeWithOldActivation(config, mlp.activation);
   decoder.vocabulary_size = config.Integer("vocab_size", defaults.vocabulary_size);
   decoder.context_length = config.Integer("max_position_embeddings", defaults.context_length);
   decoder.layers.assign(static_cast<size_t>(config.Integer("num_hidden_layers", std::nullopt, kMaxLayers)),
@@ -108,6 +121,11 @@ std::vector<std::string> LayerTypes(const ConfigReader& config, size_t layers) {
   return types;
 }
 
+std::optional<int64_t> ReadWindow(const ConfigReader& config, std::optional<int64_t> fallback) {
+  if (config.IsNull("sliding_window") || (!config.Has("sliding_window") && !fallback.has_value())) return std::nullopt;
+  return config.Integer("sliding_window", fallback);
+}
+
 void ReadWindows(const ConfigReader& config, std::optional<int64_t> window, absl::FunctionRef<bool(int layer)> slides,
                  DecoderConfig* decoder) {
   const std::vector<std::string> types = LayerTypes(config, decoder->layers.size());
@@ -120,7 +138,9 @@ void ReadWindows(const ConfigReader& config, std::optional<int64_t> window, absl
     }
     if (named ? types[i] == "full_attention" : !slides(static_cast<int>(i))) continue;
     if (!window.has_value()) {
-      config.Fail(absl::StrCat("layer_types[", i, "] is \"sliding_attention\", but this model has no sliding_window"));
+      config.Fail(
+          named ? absl::StrCat("layer_types[", i, "] is \"sliding_attention\", but this model has no sliding_window")
+                : absl::StrCat("layer ", i, " of this family has a window, but there is no sliding_window"));
       return;
     }
     decoder->layers[i].softmax().reach = *window - 1;

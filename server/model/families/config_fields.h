@@ -52,6 +52,9 @@ int64_t HeadWidth(const ConfigReader& config, const std::string& width_key, int6
 Activation ReadActivation(const ConfigReader& config, const std::string& key,
                           const std::optional<std::string>& fallback);
 
+// `sliding_window`, `fallback` where the field is missing; null means that there is none.
+std::optional<int64_t> ReadWindow(const ConfigReader& config, std::optional<int64_t> fallback);
+
 // Gives the layers that slide a window of `window` positions (nullopt: there is none to give): those that `layer_types`
 // names, or where there is no such field those that `slides` says.
 void ReadWindows(const ConfigReader& config, std::optional<int64_t> window, absl::FunctionRef<bool(int layer)> slides,

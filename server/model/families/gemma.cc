@@ -67,7 +67,7 @@ DecoderConfig ReadGemma3Config(const ConfigReader& config) {
   const int64_t pattern =
       config.Integer("sliding_window_pattern", config.Integer("_sliding_window_pattern", /*fallback=*/6));
   ReadWindows(
-      config, config.Integer("sliding_window", 4096), [&](int layer) { return (layer + 1) % pattern != 0; }, &decoder);
+      config, ReadWindow(config, 4096), [&](int layer) { return (layer + 1) % pattern != 0; }, &decoder);
 
   // Rotation 0 is that of the layers which see everything, 1 that of those with a window.
   const int64_t head_width = FirstAttention(decoder).head_width;
@@ -112,7 +112,7 @@ Architecture ReadGemma2(const ConfigReader& config) {
   }
   decoder.rotary = {ReadPlainRotary(config, decoder)};
   ReadWindows(
-      config, config.Integer("sliding_window", 4096), [](int layer) { return layer % 2 == 0; }, &decoder);
+      config, ReadWindow(config, 4096), [](int layer) { return layer % 2 == 0; }, &decoder);
   return WithLlamaNames(std::move(decoder), SandwichNames(config));
 }
 

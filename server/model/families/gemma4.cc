@@ -45,7 +45,7 @@ DecoderConfig ReadShape(const ConfigReader& config) {
 // Windows, and the sizes of the layers that have none; the last layer never has one.
 void ReadLayerKinds(const ConfigReader& config, DecoderConfig* decoder) {
   ReadWindows(
-      config, config.Integer("sliding_window", 512), [](int layer) { return (layer + 1) % 6 != 0; }, decoder);
+      config, ReadWindow(config, 512), [](int layer) { return (layer + 1) % 6 != 0; }, decoder);
   decoder->layers.back().softmax().reach = -1;
   const bool key_value = config.Flag("attention_k_eq_v", false), by_layer = config.Has("per_layer_config");
   const ConfigReader layers = config.Object("per_layer_config");

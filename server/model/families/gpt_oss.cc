@@ -89,7 +89,7 @@ Architecture ReadGptOss(const ConfigReader& config) {
   }
   decoder.rotary = {ReadRotary(config, FirstAttention(decoder).head_width, rotary)};
   ReadWindows(
-      config, config.Integer("sliding_window", 128), [](int layer) { return layer % 2 == 0; }, &decoder);
+      config, ReadWindow(config, 128), [](int layer) { return layer % 2 == 0; }, &decoder);
   ForEachAttention(&decoder, [](int, SoftmaxAttentionConfig& one) { one.sinks = true; });
   const ExpertsConfig mixture = ReadExperts(config);
   for (LayerConfig& layer : decoder.layers) layer.feed_forward = mixture;

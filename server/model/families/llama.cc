@@ -18,7 +18,6 @@ DecoderConfig ReadLlamaLike(const ConfigReader& config, const ShapeDefaults& def
 }
 
 bool NoLayer(int /*layer*/) { return false; }
-bool EveryLayer(int /*layer*/) { return true; }
 
 // Of Ministral too, whose files name each layer's kind.
 DecoderConfig ReadMistralConfig(const ConfigReader& config) {
@@ -26,18 +25,16 @@ DecoderConfig ReadMistralConfig(const ConfigReader& config) {
   defaults.context_length = 4096 * 32;
   if (!config.IsNull("num_key_value_heads")) defaults.key_value_heads = 8;
   DecoderConfig decoder = ReadLlamaLike(config, defaults);
-  if (config.IsNull("sliding_window")) {
-    ReadWindows(config, std::nullopt, NoLayer, &decoder);
-  } else {
-    ReadWindows(config, config.Integer("sliding_window", 4096), EveryLayer, &decoder);
-  }
+  const std::optional<int64_t> window = ReadWindow(config, 4096);
+  ReadWindows(
+      config, window, [&](int) { return window.has_value(); }, &decoder);
   return decoder;
 }
 
 // Qwen's window is switched on apart from its size.
 void ReadQwenWindows(const ConfigReader& config, DecoderConfig* decoder) {
   std::optional<int64_t> window;
-  if (config.Flag("use_sliding_window", false)) window = config.Integer("sliding_window", 4096);
+  if (config.Flag("use_sliding_window", false)) window = ReadWindow(config, 4096);
   const int64_t first = config.Count("max_window_layers", 28);
   ReadWindows(
       config, window, [&](int layer) { return window.has_value() && layer >= first; }, decoder);

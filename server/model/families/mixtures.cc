@@ -46,7 +46,7 @@ Architecture ReadQwen3Moe(const ConfigReader& config) {
   decoder.rotary = {ReadOneRotary(config, decoder, 10000)};
   ForEachAttention(&decoder, [&](int, SoftmaxAttentionConfig& one) { one.query_key_norm.norm = decoder.ln1; });
   std::optional<int64_t> window;
-  if (config.Flag("use_sliding_window", false)) window = config.Integer("sliding_window", 4096);
+  if (config.Flag("use_sliding_window", false)) window = ReadWindow(config, 4096);
   ReadWindows(
       config, window, [&](int) { return window.has_value(); }, &decoder);
 
@@ -71,8 +71,7 @@ Architecture ReadMixtral(const ConfigReader& config) {
   defaults.epsilon = 1e-5;
   DecoderConfig decoder = ReadLlamaShape(config, defaults);
   decoder.rotary = {ReadOneRotary(config, decoder, 1e6)};
-  std::optional<int64_t> window;
-  if (config.Has("sliding_window")) window = config.Integer("sliding_window");
+  const std::optional<int64_t> window = ReadWindow(config, std::nullopt);
   ReadWindows(
       config, window, [&](int) { return window.has_value(); }, &decoder);
   ExpertsConfig mixture = ReadExperts(config, decoder, /*width_key=*/nullptr, /*experts=*/8, /*chosen=*/2);

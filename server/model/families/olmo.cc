@@ -47,7 +47,7 @@ Architecture ReadOlmo2(const ConfigReader& config) {
 Architecture ReadOlmo3(const ConfigReader& config) {
   DecoderConfig decoder = ReadOlmoShape(config);
   ReadWindows(
-      config, config.Integer("sliding_window", 4096), [](int layer) { return (layer + 1) % 4 != 0; }, &decoder);
+      config, ReadWindow(config, 4096), [](int layer) { return (layer + 1) % 4 != 0; }, &decoder);
   RotaryDefaults rotary;
   rotary.base = 5e5;
   rotary.context_length = decoder.context_length;

@@ -84,8 +84,7 @@ Architecture ReadPhi3(const ConfigReader& config) {
   if (decoder.rotary[0].scaling == RotaryConfig::Scaling::kYarn) {
     config.Fail("rope_scaling is yarn, which transformers takes for longrope in this family; longrope is computed");
   }
-  std::optional<int64_t> window;
-  if (config.Has("sliding_window")) window = config.Integer("sliding_window");
+  const std::optional<int64_t> window = ReadWindow(config, std::nullopt);
   ReadWindows(
       config, window, [&](int) { return window.has_value(); }, &decoder);
   if (config.Flag("attention_bias", false)) config.Refuse("attention_bias", "this family's projections have none");

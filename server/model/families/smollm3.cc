@@ -34,9 +34,7 @@ Architecture ReadSmolLm3(const ConfigReader& config) {
   }
   ForEachAttention(&decoder, [&](int i, SoftmaxAttentionConfig& one) { one.rotary = rotates[i] != 0 ? 0 : -1; });
   std::optional<int64_t> window;
-  if (config.Flag("use_sliding_window", false) && config.Has("sliding_window")) {
-    window = config.Integer("sliding_window");
-  }
+  if (config.Flag("use_sliding_window", false)) window = ReadWindow(config, std::nullopt);
   ReadWindows(
       config, window, [&](int layer) { return window.has_value() && rotates[layer] == 0; }, &decoder);
   LlamaNames names;

@@ -39,7 +39,9 @@ BATCH, POSITIONS = 4, 256
 COMMON = dict(vocab_size=VOCABULARY, hidden_size=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
               intermediate_size=MLP, max_position_embeddings=CONTEXT)
 GROUPED = dict(COMMON, num_key_value_heads=4)
-EXPERTS = dict(GROUPED, num_experts_per_tok=2)
+# An expert is half as wide as the MLP, so that two of them do its work.
+EXPERT = MLP // 2
+EXPERTS = dict(GROUPED, num_experts_per_tok=2, intermediate_size=EXPERT)
 DELTA = dict(head_dim=64, linear_num_key_heads=6, linear_num_value_heads=12, linear_key_head_dim=64,
              linear_value_head_dim=64, full_attention_interval=4)
 SMALL_IDS = dict(bos_token_id=0, eos_token_id=1, pad_token_id=None)
@@ -55,12 +57,12 @@ FAMILIES = {
     "gemma3_text": dict(GROUPED, head_dim=64, sliding_window=128),
     "olmo2": GROUPED,
     "olmo3": dict(GROUPED, sliding_window=128),
-    "qwen3_moe": dict(EXPERTS, head_dim=64, num_experts=8, moe_intermediate_size=MLP, norm_topk_prob=True),
+    "qwen3_moe": dict(EXPERTS, head_dim=64, num_experts=8, moe_intermediate_size=EXPERT, norm_topk_prob=True),
     "mixtral": dict(EXPERTS, num_local_experts=8),
     "olmoe": dict(EXPERTS, num_experts=8),
     "qwen3_5_text": dict(GROUPED, **DELTA),
-    "qwen3_5_moe_text": dict(EXPERTS, **DELTA, num_experts=8, moe_intermediate_size=MLP,
-                             shared_expert_intermediate_size=MLP // 4),
+    "qwen3_5_moe_text": dict(EXPERTS, **DELTA, num_experts=8, moe_intermediate_size=EXPERT,
+                             shared_expert_intermediate_size=EXPERT),
     "gpt_oss": dict(EXPERTS, head_dim=64, num_local_experts=8, sliding_window=128),
     "phi3": GROUPED,
     "phi": COMMON,
@@ -75,7 +77,7 @@ FAMILIES = {
                         vocab_size_per_layer_input=VOCABULARY, num_kv_shared_layers=4, use_double_wide_mlp=True),
     "deepseek_v3": dict(COMMON, num_key_value_heads=HEADS, q_lora_rank=256, kv_lora_rank=128, qk_nope_head_dim=32,
                         qk_rope_head_dim=32, v_head_dim=64, n_routed_experts=8, num_experts_per_tok=2, n_group=4,
-                        topk_group=2, moe_intermediate_size=MLP, first_k_dense_replace=1),
+                        topk_group=2, moe_intermediate_size=EXPERT, first_k_dense_replace=1),
 }
 # What transformers' loop over experts is slower by, at least.
 WANTED = {family: 1.5 for family in ("qwen3_moe", "mixtral", "olmoe", "qwen3_5_moe_text", "gpt_oss", "deepseek_v3")}
