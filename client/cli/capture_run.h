@@ -12,9 +12,10 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "client/cli/capture_result.h"
+#include "client/cli/files/token_source.h"
 #include "client/cli/interrupt.h"
-#include "client/cli/progress.h"
-#include "client/cli/token_source.h"
+#include "client/cli/terminal/progress.h"
 #include "client/cpp/capture_call.h"
 #include "hookline/v1/capture_service.pb.h"
 
@@ -24,15 +25,6 @@ namespace hookline::cli {
 struct CaptureHandlers {
   std::function<absl::Status(const v1::CaptureStarted&)> on_started;  // once, also with reconnects
   std::function<absl::Status(const client::Chunk&)> on_chunk;
-};
-
-// What came, over all calls.
-struct CaptureResult {
-  v1::CaptureStarted started;
-  // The last call's, its statistics merged with those of the calls before.
-  v1::CaptureSummary summary;
-  int64_t bytes = 0;
-  int reconnects = 0;
 };
 
 // How to call the server, with the resume token of the last message, empty the first time.

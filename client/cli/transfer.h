@@ -10,8 +10,8 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "client/cli/capture_run.h"
+#include "client/cli/files/row_files.h"
 #include "client/cli/interrupt.h"
-#include "client/cli/row_files.h"
 
 namespace hookline::cli {
 

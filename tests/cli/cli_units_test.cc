@@ -2,10 +2,10 @@
 #include <vector>
 
 #include "client/cli/capture_run.h"
-#include "client/cli/names.h"
-#include "client/cli/progress.h"
-#include "client/cli/report.h"
-#include "client/cli/row_files.h"
+#include "client/cli/files/row_files.h"
+#include "client/cli/terminal/names.h"
+#include "client/cli/terminal/progress.h"
+#include "client/cli/terminal/report.h"
 #include "gmock/gmock.h"
 
 namespace hookline::cli {
