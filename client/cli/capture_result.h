@@ -11,8 +11,7 @@ namespace hookline::cli {
 // Over all calls that the capture took.
 struct CaptureResult {
   v1::CaptureStarted started;
-  // The last call's, its statistics merged with those of the calls before.
-  v1::CaptureSummary summary;
+  v1::CaptureSummary summary;  // ResumableCapture::summary
   int64_t bytes = 0;
   int reconnects = 0;
 };

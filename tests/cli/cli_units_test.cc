@@ -59,12 +59,6 @@ TEST(ProgressLine, CountsTheRateWithoutWhatWasThereBefore) {
             " 60% 600/1,000 rows  250 rows/s  2.05 KB/s  0:02 left");
 }
 
-TEST(ReconnectDelay, DoublesAndIsBounded) {
-  EXPECT_EQ(ReconnectDelay(1), absl::Milliseconds(250));
-  EXPECT_EQ(ReconnectDelay(2), absl::Milliseconds(500));
-  EXPECT_EQ(ReconnectDelay(kMaxReconnects), absl::Seconds(8));
-}
-
 TEST(Table, AlignsNamesLeftAndNumbersRight) {
   EXPECT_EQ(Table({{"name", "rows"}, {"a", "1"}, {"longer", "12345"}}),
             "name     rows\na           1\nlonger  12345\n");
