@@ -1,4 +1,4 @@
-// How the program ends, for scripts.
+// How the program ends: its exit code, for scripts, and what it says of an error.
 #ifndef HOOKLINE_CLIENT_CLI_EXIT_CODE_H_
 #define HOOKLINE_CLIENT_CLI_EXIT_CODE_H_
 
@@ -19,6 +19,9 @@ int ExitCodeOf(const absl::Status& status);
 
 // What is said of an error: one line, without control characters.
 std::string ErrorLine(const absl::Status& status);
+
+// `status`, where it says that there is no server, with what to do about it.
+absl::Status ExplainUnavailable(const absl::Status& status, const std::string& address);
 
 }  // namespace hookline::cli
 

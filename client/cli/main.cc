@@ -3,7 +3,7 @@
 #include <cstdio>
 
 #include "CLI/CLI.hpp"
-#include "client/cli/commands.h"
+#include "client/cli/commands/commands.h"
 #include "client/cli/exit_code.h"
 #include "client/cli/interrupt.h"
 #include "server/base/escape.h"

@@ -3,8 +3,8 @@
 #include <cstdio>
 #include <memory>
 
-#include "client/cli/commands.h"
-#include "client/cli/report.h"
+#include "client/cli/exit_code.h"
+#include "client/cli/terminal/report.h"
 #include "server/base/status.h"
 
 namespace hookline::cli {

@@ -10,8 +10,9 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "client/cli/capture_run.h"
+#include "client/cli/files/row_files.h"
 #include "client/cli/interrupt.h"
-#include "client/cli/row_files.h"
+#include "client/cpp/resumable_capture.h"
 
 namespace hookline::cli {
 
@@ -24,7 +25,7 @@ struct TransferFlags {
 };
 
 struct Transfer {
-  StartCall start_call;
+  client::ResumableCapture::StartCall start_call;
   TokenSource* tokens = nullptr;  // as for RunCapture
   FileFormat format = FileFormat::kSafetensors;
   // Tells the progress how much there will be. Before any row.

@@ -17,30 +17,16 @@ constexpr absl::Duration kPause = absl::Milliseconds(100);
 // For this long a batch may wait that is submitted after a pause; a caller that keeps several submitted never notices.
 constexpr int64_t kSliceMilliseconds = 20;
 
-absl::Status SameCapture(const v1::CaptureStarted& before, const v1::CaptureStarted& now) {
-  auto differs = [](absl::string_view what) {
-    return absl::FailedPreconditionError(absl::StrCat("after the reconnect the server grants another ", what));
-  };
-  if (before.fingerprint() != now.fingerprint()) return differs("fingerprint");
-  if (before.dtype() != now.dtype()) return differs("dtype");
-  if (before.hook_points_size() != now.hook_points_size()) return differs("number of hook_points");
-  for (int i = 0; i < now.hook_points_size(); ++i) {
-    const v1::HookPointGrant &a = before.hook_points(i), &b = now.hook_points(i);
-    if (a.hook_point() != b.hook_point() || a.width() != b.width() || a.max_activations() != b.max_activations()) {
-      return differs(absl::StrCat("hook point: ", Escaped(b.hook_point()), " with width ", b.width(), " and budget ",
-                                  b.max_activations(), " instead of ", Escaped(a.hook_point()), " with ", a.width(),
-                                  " and ", a.max_activations()));
-    }
-  }
-  return absl::OkStatus();
-}
-
 }  // namespace
 
 BatchedCapture::BatchedCapture(Connection connection, std::string method, const std::string& request,
                                bool streams_tokens)
-    : connection_(std::move(connection)), method_(std::move(method)), streams_tokens_(streams_tokens) {
-  absl::MutexLock lock(&mutex_);
+    : connection_(std::move(connection)),
+      method_(std::move(method)),
+      streams_tokens_(streams_tokens),
+      capture_([this](const std::string&) {  // the caller's request holds the token
+        return std::make_unique<CaptureCall>(connection_, method_, first_message_, streams_tokens_);
+      }) {
   StartCall(request);
 }
 
@@ -50,25 +36,25 @@ BatchedCapture::~BatchedCapture() {
 }
 
 void BatchedCapture::StartCall(const std::string& request) {
-  std::string first = request;
+  first_message_ = request;
   if (streams_tokens_) {
     v1::CaptureStreamRequest message;
     message.mutable_request()->ParseFromString(request);
-    first = message.SerializeAsString();
+    first_message_ = message.SerializeAsString();
   }
+  capture_.Call();
+  absl::MutexLock lock(&mutex_);
   started_.reset();
   summary_.reset();
   over_ = false;
   status_ = absl::OkStatus();
-  call_ = std::make_shared<CaptureCall>(connection_, method_, first, streams_tokens_);
-  if (cancelled_) call_->Cancel();
-  reader_ = std::thread([this, call = call_.get()] { Run(call); });
+  reader_ = std::thread([this] { Run(); });
 }
 
-void BatchedCapture::Run(CaptureCall* call) {
+void BatchedCapture::Run() {
   absl::Status status;
   while (status.ok()) {
-    absl::StatusOr<std::optional<CaptureEvent>> event = call->Next();
+    absl::StatusOr<std::optional<CaptureEvent>> event = capture_.Next();
     if (!event.ok()) {
       status = event.status();
     } else if (!event->has_value()) {
@@ -77,11 +63,8 @@ void BatchedCapture::Run(CaptureCall* call) {
       status = Take(**std::move(event));
     }
   }
-  if (!status.ok()) call->Cancel();
+  if (!status.ok()) capture_.EndCall();
   absl::MutexLock lock(&mutex_);
-  if (status.ok() && !summary_.has_value()) {
-    status = absl::UnavailableError("the server ended the stream without a summary");
-  }
   if (status.ok() && !parked_.empty()) {
     status = absl::InternalError("the server broke the protocol: hook points ended with different numbers of rows");
   }
@@ -93,24 +76,14 @@ void BatchedCapture::Run(CaptureCall* call) {
 absl::Status BatchedCapture::Take(CaptureEvent event) {
   if (auto* chunk = std::get_if<Chunk>(&event)) return TakeChunk(std::move(*chunk));
   absl::MutexLock lock(&mutex_);
-  if (auto* started = std::get_if<v1::CaptureStarted>(&event)) return TakeStarted(std::move(*started));
-  const auto& summary = std::get<v1::CaptureSummary>(event);
-  if (!summary.resume_token().empty()) resume_token_ = summary.resume_token();
-  summary_ = summary.SerializeAsString();
-  return absl::OkStatus();
-}
-
-absl::Status BatchedCapture::TakeStarted(v1::CaptureStarted started) {
-  if (first_started_.has_value()) {
-    if (absl::Status status = SameCapture(*first_started_, started); !status.ok()) return status;
+  if (auto* started = std::get_if<v1::CaptureStarted>(&event)) {
+    if (granted_ == nullptr) placed_.assign(started->hook_points_size(), 0);
+    granted_ = capture_.started();
+    started_ = started->SerializeAsString();
+    changed_.NotifyAll();
   } else {
-    received_.assign(started.hook_points_size(), 0);
-    placed_.assign(started.hook_points_size(), 0);
-    first_started_ = started;
+    summary_ = capture_.summary()->SerializeAsString();
   }
-  if (!started.resume_token().empty()) resume_token_ = started.resume_token();
-  started_ = started.SerializeAsString();
-  changed_.NotifyAll();
   return absl::OkStatus();
 }
 
@@ -120,13 +93,6 @@ absl::Status BatchedCapture::TakeChunk(Chunk chunk) {
     return absl::InvalidArgumentError("encoding: rows come as values; batches take ENCODING_BYTES");
   }
   absl::MutexLock lock(&mutex_);
-  int64_t& received = received_[chunk.hook_point_index()];
-  if (header.first_row() != received) {
-    return absl::InternalError(absl::StrCat("the server broke the protocol: row ", header.first_row(), " of ",
-                                            Escaped(header.hook_point()), " came where row ", received, " was due"));
-  }
-  received += header.rows();
-  if (!header.resume_token().empty()) resume_token_ = header.resume_token();
   const int64_t bytes = chunk.data_bytes();
   parked_.push_back(Parked{std::move(chunk)});
   parked_bytes_ += bytes;
@@ -144,7 +110,7 @@ absl::Status BatchedCapture::TakeChunk(Chunk chunk) {
     if (submitted_rows_ != submitted) continue;  // while rows were copied
     // The oldest batch may lack rows of other hook points that come after these.
     if (MustReadOn()) {
-      const int64_t limit = (int64_t{first_started_->hook_points_size()} + 1) * kMaxReceiveBytes;
+      const int64_t limit = (int64_t{granted_->hook_points_size()} + 1) * kMaxReceiveBytes;
       if (parked_bytes_ <= limit) return absl::OkStatus();
       return absl::InternalError(
           absl::StrCat("the server broke the protocol: ", parked_bytes_, " bytes came out of the order of row groups"));
@@ -205,13 +171,12 @@ void BatchedCapture::CopyRows(const Chunk& chunk, int64_t from, int64_t rows, Ba
 }
 
 int64_t BatchedCapture::RowBytes(int hook_point) const {
-  return int64_t{first_started_->hook_points(hook_point).width()} *
-         (first_started_->dtype() == v1::DTYPE_FLOAT32 ? 4 : 2);
+  return int64_t{granted_->hook_points(hook_point).width()} * (granted_->dtype() == v1::DTYPE_FLOAT32 ? 4 : 2);
 }
 
 bool BatchedCapture::IsFinished(const Batch& batch) const {
-  for (int i = 0; i < first_started_->hook_points_size(); ++i) {
-    if (batch.filled[i] < batch.buffers.rows && placed_[i] < first_started_->hook_points(i).max_activations()) {
+  for (int i = 0; i < granted_->hook_points_size(); ++i) {
+    if (batch.filled[i] < batch.buffers.rows && placed_[i] < granted_->hook_points(i).max_activations()) {
       return false;
     }
   }
@@ -219,8 +184,8 @@ bool BatchedCapture::IsFinished(const Batch& batch) const {
 }
 
 bool BatchedCapture::AllBudgetsReached() const {
-  for (int i = 0; i < first_started_->hook_points_size(); ++i) {
-    if (placed_[i] < first_started_->hook_points(i).max_activations()) return false;
+  for (int i = 0; i < granted_->hook_points_size(); ++i) {
+    if (placed_[i] < granted_->hook_points(i).max_activations()) return false;
   }
   return true;
 }
@@ -238,19 +203,19 @@ absl::StatusOr<const std::string*> BatchedCapture::Started(absl::Duration timeou
 
 int BatchedCapture::hook_points() const {
   absl::MutexLock lock(&mutex_);
-  return first_started_.has_value() ? first_started_->hook_points_size() : 0;
+  return granted_ != nullptr ? granted_->hook_points_size() : 0;
 }
 
 absl::Status BatchedCapture::Submit(const BatchBuffers& batch) {
   absl::MutexLock lock(&mutex_);
-  if (!first_started_.has_value()) return absl::FailedPreconditionError("submit: the capture has not started");
+  if (granted_ == nullptr) return absl::FailedPreconditionError("submit: the capture has not started");
   if (batch.rows < 1) return absl::InvalidArgumentError(absl::StrCat("rows: ", batch.rows, " is below 1"));
-  if (batch.data.size() != static_cast<size_t>(first_started_->hook_points_size())) {
+  if (batch.data.size() != static_cast<size_t>(granted_->hook_points_size())) {
     return absl::InvalidArgumentError(
-        absl::StrCat("data: ", batch.data.size(), " buffers for ", first_started_->hook_points_size(), " hook points"));
+        absl::StrCat("data: ", batch.data.size(), " buffers for ", granted_->hook_points_size(), " hook points"));
   }
   for (size_t i = 0; i < batch.data.size(); ++i) {
-    const v1::HookPointGrant& grant = first_started_->hook_points(static_cast<int>(i));
+    const v1::HookPointGrant& grant = granted_->hook_points(static_cast<int>(i));
     if (batch.data[i] == nullptr && grant.max_activations() > submitted_rows_) {
       return absl::InvalidArgumentError(
           absl::StrCat("data[", i, "]: null, but rows of ", Escaped(grant.hook_point()), " are still to come"));
@@ -283,8 +248,8 @@ bool BatchedCapture::CanStopWaiting() const {
 
 absl::StatusOr<BatchedCapture::WaitResult> BatchedCapture::Wait(absl::Duration timeout, int64_t* rows) {
   absl::MutexLock lock(&mutex_);
-  if (!first_started_.has_value() && !over_) return absl::FailedPreconditionError("wait: the capture has not started");
-  std::fill_n(rows, received_.size(), 0);
+  if (granted_ == nullptr && !over_) return absl::FailedPreconditionError("wait: the capture has not started");
+  std::fill_n(rows, placed_.size(), 0);
   auto stop = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return CanStopWaiting(); };
   if (!changed_.WaitFor(mutex_, timeout, stop)) return WaitResult::kTimeout;
   if (batches_.empty()) {
@@ -309,11 +274,6 @@ BatchedCapture::Progress BatchedCapture::progress() const {
   return progress_;
 }
 
-std::string BatchedCapture::resume_token() const {
-  absl::MutexLock lock(&mutex_);
-  return resume_token_;
-}
-
 absl::Status BatchedCapture::Resume(const std::string& request) {
   {
     absl::MutexLock lock(&mutex_);
@@ -321,29 +281,24 @@ absl::Status BatchedCapture::Resume(const std::string& request) {
     if (cancelled_) return absl::CancelledError("the capture was cancelled");
   }
   reader_.join();
-  absl::MutexLock lock(&mutex_);
   StartCall(request);
   return absl::OkStatus();
 }
 
 bool BatchedCapture::WriteTokens(const v1::TokenBatch& tokens) {
-  std::shared_ptr<CaptureCall> call;
   {
     absl::MutexLock lock(&mutex_);
     if (over_) return false;
-    call = call_;
   }
-  return call->WriteTokens(tokens);
+  return capture_.WriteTokens(tokens);
 }
 
 void BatchedCapture::FinishTokens() {
-  std::shared_ptr<CaptureCall> call;
   {
     absl::MutexLock lock(&mutex_);
     if (over_) return;
-    call = call_;
   }
-  call->FinishTokens();
+  capture_.FinishTokens();
 }
 
 const std::string* BatchedCapture::Summary() const {
@@ -352,10 +307,12 @@ const std::string* BatchedCapture::Summary() const {
 }
 
 void BatchedCapture::Cancel() {
-  absl::MutexLock lock(&mutex_);
-  cancelled_ = true;
-  changed_.NotifyAll();
-  call_->Cancel();
+  {
+    absl::MutexLock lock(&mutex_);
+    cancelled_ = true;
+    changed_.NotifyAll();
+  }
+  capture_.Cancel();
 }
 
 }  // namespace hookline::client

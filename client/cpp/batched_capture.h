@@ -17,7 +17,7 @@
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "client/cpp/capture_call.h"
-#include "grpcpp/channel.h"
+#include "client/cpp/resumable_capture.h"
 #include "hookline/v1/capture_service.pb.h"
 #include "server/base/steady.h"
 
@@ -70,7 +70,7 @@ class BatchedCapture {
   };
   Progress progress() const;
 
-  std::string resume_token() const;
+  std::string resume_token() const { return capture_.resume_token(); }
 
   // After an error of Wait: calls again with `request`. FAILED_PRECONDITION: there was none.
   absl::Status Resume(const std::string& request);
@@ -79,7 +79,8 @@ class BatchedCapture {
   bool WriteTokens(const v1::TokenBatch& tokens);
   void FinishTokens();
 
-  // The CaptureSummary, encoded, once it has come; valid until the next Resume. Null before.
+  // The CaptureSummary over all calls (ResumableCapture::summary), encoded, once this call's has come; valid until the
+  // next Resume. Null before.
   const std::string* Summary() const;
 
   void Cancel();
@@ -96,10 +97,10 @@ class BatchedCapture {
     int64_t done = 0;  // rows placed
   };
 
-  void StartCall(const std::string& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void Run(CaptureCall* call);
+  // Makes a call with an encoded request and starts the thread that reads it.
+  void StartCall(const std::string& request);
+  void Run();
   absl::Status Take(CaptureEvent event);
-  absl::Status TakeStarted(v1::CaptureStarted started) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status TakeChunk(Chunk chunk);
   // Places what it can of `parked`; whether all of it is placed.
   bool Place(Parked& parked) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -116,19 +117,18 @@ class BatchedCapture {
   const Connection connection_;
   const std::string method_;
   const bool streams_tokens_;
+  std::string first_message_;  // of the call that StartCall makes
+  ResumableCapture capture_;
 
   mutable absl::Mutex mutex_;
   SteadyCondVar changed_;  // told of each change of what follows that somebody waits for
-  std::shared_ptr<CaptureCall> call_ ABSL_GUARDED_BY(mutex_);
-  std::optional<v1::CaptureStarted> first_started_ ABSL_GUARDED_BY(mutex_);  // of the first call
-  std::optional<std::string> started_ ABSL_GUARDED_BY(mutex_);               // of this call, encoded
+  const v1::CaptureStarted* granted_ ABSL_GUARDED_BY(mutex_) = nullptr;  // capture_'s, once it has started
+  std::optional<std::string> started_ ABSL_GUARDED_BY(mutex_);           // of this call, encoded
   std::optional<std::string> summary_ ABSL_GUARDED_BY(mutex_);
-  std::string resume_token_ ABSL_GUARDED_BY(mutex_);
-  std::deque<Batch> batches_ ABSL_GUARDED_BY(mutex_);      // submitted, oldest first
-  std::deque<Parked> parked_ ABSL_GUARDED_BY(mutex_);      // in the order received
-  std::vector<int64_t> received_ ABSL_GUARDED_BY(mutex_);  // rows of each hook point, parked ones included
-  std::vector<int64_t> placed_ ABSL_GUARDED_BY(mutex_);    // rows of each hook point in batches
-  int64_t submitted_rows_ ABSL_GUARDED_BY(mutex_) = 0;     // first row of the next batch
+  std::deque<Batch> batches_ ABSL_GUARDED_BY(mutex_);    // submitted, oldest first
+  std::deque<Parked> parked_ ABSL_GUARDED_BY(mutex_);    // in the order received
+  std::vector<int64_t> placed_ ABSL_GUARDED_BY(mutex_);  // rows of each hook point in batches
+  int64_t submitted_rows_ ABSL_GUARDED_BY(mutex_) = 0;   // first row of the next batch
   Progress progress_ ABSL_GUARDED_BY(mutex_);
   int64_t parked_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;

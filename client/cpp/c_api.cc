@@ -13,6 +13,7 @@
 #include "absl/time/time.h"
 #include "client/cpp/batched_capture.h"
 #include "client/cpp/client.h"
+#include "client/cpp/resumable_capture.h"
 #include "server/base/status.h"
 
 using hookline::client::BatchBuffers;
@@ -173,6 +174,11 @@ int32_t hookline_capture_write_tokens(hookline_capture* capture, const uint32_t*
 }
 
 void hookline_capture_finish_tokens(hookline_capture* capture) { capture->capture->FinishTokens(); }
+
+int64_t hookline_reconnect_delay_ms(int32_t attempt) {
+  if (attempt > hookline::client::kMaxReconnects) return -1;
+  return absl::ToInt64Milliseconds(hookline::client::ReconnectDelay(attempt));
+}
 
 int32_t hookline_capture_summary(hookline_capture* capture, const void** message, size_t* bytes) {
   const std::string* summary = capture->capture->Summary();

@@ -139,8 +139,13 @@ HOOKLINE_EXPORT int32_t hookline_capture_write_tokens(hookline_capture* capture,
 // HOOKLINE_CAPTURE_STREAM: no more sequences will come.
 HOOKLINE_EXPORT void hookline_capture_finish_tokens(hookline_capture* capture);
 
-// The server's CaptureSummary once it has come, which is before the last wait returns: HOOKLINE_OK; else
-// HOOKLINE_TIMEOUT. `*message` stays valid until the capture is freed or resumed.
+// How long to wait before the reconnect of this number, counted from 1 since the last row, by the policy that all of
+// Hookline's clients follow. In milliseconds; -1: give up.
+HOOKLINE_EXPORT int64_t hookline_reconnect_delay_ms(int32_t attempt);
+
+// The CaptureSummary once the server has sent it, which is before the last wait returns: HOOKLINE_OK; else
+// HOOKLINE_TIMEOUT. After a resume its counts, times and statistics include those of the calls before that sent one
+// (`statistics_rows` says how many rows that covers). `*message` stays valid until the capture is freed or resumed.
 HOOKLINE_EXPORT int32_t hookline_capture_summary(hookline_capture* capture, const void** message, size_t* bytes);
 
 // Ends the call: waiting functions return with CANCELLED soon. Idempotent.

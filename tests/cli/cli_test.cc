@@ -307,6 +307,16 @@ TEST_F(CliTest, TellsScriptsWhatCame) {
   EXPECT_EQ(json["hook_points"][0]["nan_count"], 3);
 }
 
+TEST_F(CliTest, TheReportCoversAllCallsOfACapture) {
+  server_.ShutDownAfter(3);
+  ProgramResult result = Capture({"--hook-points", kMlp, "--dataset", "counting", "--sequence-length", "3", "--json"});
+  ASSERT_EQ(result.exit_code, 0) << result.errors;
+  const nlohmann::json json = nlohmann::json::parse(result.output);
+  EXPECT_EQ(json["hook_points"][0]["rows"], 15);
+  EXPECT_EQ(json["hook_points"][0]["statistics_rows"], 15);
+  EXPECT_EQ(json["hook_points"][0]["nan_count"], 2 * 3);
+}
+
 TEST_F(CliTest, PassesTheRequestOn) {
   ProgramResult result = Capture({"--hook-points",
                                   kResid,

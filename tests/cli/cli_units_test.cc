@@ -2,10 +2,10 @@
 #include <vector>
 
 #include "client/cli/capture_run.h"
-#include "client/cli/names.h"
-#include "client/cli/progress.h"
-#include "client/cli/report.h"
-#include "client/cli/row_files.h"
+#include "client/cli/files/row_files.h"
+#include "client/cli/terminal/names.h"
+#include "client/cli/terminal/progress.h"
+#include "client/cli/terminal/report.h"
 #include "gmock/gmock.h"
 
 namespace hookline::cli {
@@ -57,12 +57,6 @@ TEST(ProgressLine, SaysNothingOfWhatItDoesNotKnow) {
 TEST(ProgressLine, CountsTheRateWithoutWhatWasThereBefore) {
   EXPECT_EQ(ProgressLine({600, 1000, 5096, 100, 1000}, absl::Seconds(2), 0),
             " 60% 600/1,000 rows  250 rows/s  2.05 KB/s  0:02 left");
-}
-
-TEST(ReconnectDelay, DoublesAndIsBounded) {
-  EXPECT_EQ(ReconnectDelay(1), absl::Milliseconds(250));
-  EXPECT_EQ(ReconnectDelay(2), absl::Milliseconds(500));
-  EXPECT_EQ(ReconnectDelay(kMaxReconnects), absl::Seconds(8));
 }
 
 TEST(Table, AlignsNamesLeftAndNumbersRight) {

@@ -40,11 +40,13 @@ struct FakeServer::Call {
   std::function<bool(const v1::CaptureResponse&)> write;
   v1::CaptureRequest request = {};
   std::vector<int64_t> budgets = {};
-  std::vector<int64_t> rows = {};  // sent, per hook point
-  int64_t sequence = 0;            // the next one
-  int position = 0;                // in it, where the next row group begins
-  int hook_points_done = 0;        // of that row group, by the call before
-  int chunks_left = -1;            // until the call breaks; -1: it does not
+  std::vector<int64_t> rows = {};        // sent, per hook point
+  int64_t sequence = 0;                  // the next one
+  int position = 0;                      // in it, where the next row group begins
+  int hook_points_done = 0;              // of that row group, by the call before
+  std::vector<int64_t> first_rows = {};  // per hook point, where the call began
+  int chunks_left = -1;                  // until the call breaks; -1: it does not
+  bool sends_summary = false;            // before it breaks
 
   std::string Token() const {
     return absl::StrCat(sequence, " ", position, " ", hook_points_done, " ", absl::StrJoin(rows, " "));
@@ -74,7 +76,12 @@ FakeServer::~FakeServer() {
 
 void FakeServer::BreakAfter(int chunks) {
   absl::MutexLock lock(&mutex_);
-  breaks_.push_back(chunks);
+  breaks_.push_back({chunks, /*sends_summary=*/false});
+}
+
+void FakeServer::ShutDownAfter(int chunks) {
+  absl::MutexLock lock(&mutex_);
+  breaks_.push_back({chunks, /*sends_summary=*/true});
 }
 
 void FakeServer::SetFingerprint(const std::string& fingerprint) {
@@ -136,7 +143,8 @@ grpc::Status FakeServer::Start(const v1::CaptureRequest& request, Call* call) {
     requests_.push_back(request);
     started.set_fingerprint(fingerprint_);
     if (!breaks_.empty()) {
-      call->chunks_left = breaks_.front();
+      call->chunks_left = breaks_.front().chunks;
+      call->sends_summary = breaks_.front().sends_summary;
       breaks_.pop_front();
     }
   }
@@ -166,6 +174,7 @@ grpc::Status FakeServer::Start(const v1::CaptureRequest& request, Call* call) {
     call->hook_points_done = std::stoi(parts[2]);
     for (size_t i = 0; i < call->rows.size(); ++i) call->rows[i] = std::stoll(parts[3 + i]);
   }
+  call->first_rows = call->rows;
   started.set_next_sequence(call->sequence);
   started.set_resume_token(call->Token());
   call->write(response);
@@ -181,7 +190,10 @@ grpc::Status FakeServer::SendSequence(Call& call, const std::vector<uint32_t>& i
     for (int i = call.hook_points_done; i < call.request.hook_points_size(); ++i) {
       const int rows = static_cast<int>(std::min<int64_t>(group_rows, call.budgets[i] - call.rows[i]));
       if (rows > 0) {
-        if (call.chunks_left == 0) return grpc::Status(grpc::StatusCode::UNAVAILABLE, "the connection broke");
+        if (call.chunks_left == 0) {
+          if (call.sends_summary) SendSummary(call, v1::STOP_REASON_SHUTTING_DOWN);
+          return grpc::Status(grpc::StatusCode::UNAVAILABLE, "the connection broke");
+        }
         if (call.chunks_left > 0) --call.chunks_left;
         v1::CaptureResponse response;
         v1::ActivationChunk& chunk = *response.mutable_chunk();
@@ -215,20 +227,25 @@ grpc::Status FakeServer::SendSequence(Call& call, const std::vector<uint32_t>& i
   return grpc::Status::OK;
 }
 
-grpc::Status FakeServer::End(Call& call) {
+void FakeServer::SendSummary(Call& call, v1::StopReason reason) {
   v1::CaptureResponse response;
   v1::CaptureSummary& summary = *response.mutable_summary();
-  summary.set_stop_reason(call.full() ? v1::STOP_REASON_BUDGET : v1::STOP_REASON_SOURCE_ENDED);
+  summary.set_stop_reason(reason);
+  summary.set_batches(1);
   for (size_t i = 0; i < call.rows.size(); ++i) {
     v1::HookPointSummary& point = *summary.add_hook_points();
     point.set_hook_point(call.request.hook_points(static_cast<int>(i)));
     point.set_rows(call.rows[i]);
-    point.set_statistics_rows(call.rows[i]);
+    point.set_statistics_rows(call.rows[i] - call.first_rows[i]);
     point.set_mean_row_norm(12.5);
     point.set_nan_count(3);
   }
   summary.set_resume_token(call.Token());
   call.write(response);
+}
+
+grpc::Status FakeServer::End(Call& call) {
+  SendSummary(call, call.full() ? v1::STOP_REASON_BUDGET : v1::STOP_REASON_SOURCE_ENDED);
   return grpc::Status::OK;
 }
 

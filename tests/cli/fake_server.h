@@ -35,6 +35,8 @@ class FakeServer final : public v1::ModelService::Service, public v1::CaptureSer
 
   // The next call breaks with UNAVAILABLE after so many chunks; further ones queue up.
   void BreakAfter(int chunks);
+  // As BreakAfter, but the call sends the summary of a server that shuts down first.
+  void ShutDownAfter(int chunks);
   // What calls from now on say that the weights are.
   void SetFingerprint(const std::string& fingerprint);
   // Both block until it is so; false after 20 seconds.
@@ -56,14 +58,19 @@ class FakeServer final : public v1::ModelService::Service, public v1::CaptureSer
 
  private:
   struct Call;
+  struct Break {
+    int chunks = 0;
+    bool sends_summary = false;
+  };
 
   grpc::Status Start(const v1::CaptureRequest& request, Call* call);
   grpc::Status SendSequence(Call& call, const std::vector<uint32_t>& ids);
+  static void SendSummary(Call& call, v1::StopReason reason);
   grpc::Status End(Call& call);
 
   std::string address_;
   mutable absl::Mutex mutex_;
-  std::deque<int> breaks_ ABSL_GUARDED_BY(mutex_);
+  std::deque<Break> breaks_ ABSL_GUARDED_BY(mutex_);
   std::string fingerprint_ ABSL_GUARDED_BY(mutex_) = "00112233445566778899aabbccddeeff";
   bool started_ ABSL_GUARDED_BY(mutex_) = false;
   bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;

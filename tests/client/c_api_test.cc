@@ -222,6 +222,33 @@ TEST_F(CApiTest, AResumeRepeatsNoRowAndDropsNone) {
   }
 }
 
+TEST_F(CApiTest, TheSummaryCoversAllCalls) {
+  server_.ShutDownAfter(3);
+  server_.ShutDownAfter(5);
+  Start(HOOKLINE_CAPTURE, DatasetRequest());
+  int breaks = 0;
+  ExpectSame(ReadAll(DatasetRequest(), 4, 2, &breaks), Expected(15, 15));
+  EXPECT_EQ(breaks, 2);
+  const void* message = nullptr;
+  size_t bytes = 0;
+  ASSERT_EQ(hookline_capture_summary(capture_, &message, &bytes), HOOKLINE_OK);
+  v1::CaptureSummary summary;
+  ASSERT_TRUE(summary.ParseFromArray(message, static_cast<int>(bytes)));
+  EXPECT_EQ(summary.batches(), 3);
+  for (const v1::HookPointSummary& point : summary.hook_points()) {
+    EXPECT_EQ(point.rows(), 15);
+    EXPECT_EQ(point.statistics_rows(), 15);
+    EXPECT_EQ(point.nan_count(), 3 * 3);
+  }
+}
+
+TEST(CApi, TellsThePolicyOfReconnects) {
+  EXPECT_EQ(hookline_reconnect_delay_ms(1), 250);
+  EXPECT_EQ(hookline_reconnect_delay_ms(4), 2000);
+  EXPECT_EQ(hookline_reconnect_delay_ms(10), 8000);
+  EXPECT_EQ(hookline_reconnect_delay_ms(11), -1);
+}
+
 TEST_F(CApiTest, CountsWhatWasHandedOverForACallerThatWasInterrupted) {
   Start(HOOKLINE_CAPTURE, DatasetRequest());
   ASSERT_EQ(WaitForStarted(), HOOKLINE_OK);

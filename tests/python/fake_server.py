@@ -36,9 +36,14 @@ def encode(rows, dtype):
 
 
 class FakeServer:
-    """`breaks`: rows after which the first, second, ... call ends with UNAVAILABLE; later calls end well."""
+    """`breaks`: rows after which the first, second, ... call ends with UNAVAILABLE; later calls end well. With
+    `statistics` summaries have those of the call's rows, and a call that breaks sends one, as a server that shuts down
+    does."""
 
-    def __init__(self, datasets=None, chunk_rows=5, breaks=(), cap=10_000_000, host="127.0.0.1", port=0):
+    def __init__(
+        self, datasets=None, chunk_rows=5, breaks=(), cap=10_000_000, host="127.0.0.1", port=0, statistics=False
+    ):
+        self.statistics = statistics
         self.datasets = datasets or {}
         self.chunk_rows = chunk_rows
         self.breaks = list(breaks)
@@ -237,6 +242,7 @@ class FakeServer:
         )
         yield started
         sent_in_call, reason = 0, 2
+        sent = {name: [] for name in names}  # rows of the call
         limit = self.breaks.pop(0) if self.breaks else None
         for ids in sequences_from(state["sequence"]):
             for first in range(state["skip"], len(ids), self.chunk_rows):
@@ -267,7 +273,10 @@ class FakeServer:
                     if not skip_sent:
                         yield Response(chunk=chunk)
                         sent_in_call += rows
+                        sent[name].append(rows_of(name, ids)[first : first + rows])
                         if limit is not None and sent_in_call >= limit:
+                            if self.statistics:
+                                yield self._summary(names, 4, sent, [0] * len(names), dict(token))
                             context.abort(grpc.StatusCode.UNAVAILABLE, "the fake server breaks here")
                     self.release.wait()
                 state = dict(after, done=[])
@@ -276,11 +285,24 @@ class FakeServer:
                     break
             if reason == 1:
                 break
-        yield Response(
-            summary={
-                "stop_reason": reason,
-                "hook_points": [{"hook_point": n, "rows": min(budgets[n], state["row"])} for n in names],
-                "sequences": state["sequence"],
-                "resume_token": json.dumps(state).encode(),
-            }
+        yield self._summary(names, reason, sent, [min(budgets[n], state["row"]) for n in names], state)
+
+    def _summary(self, names, reason, sent, rows, state):
+        points = [{"hook_point": name, "rows": count} for name, count in zip(names, rows)]
+        summary = _protocol.CaptureSummary(
+            stop_reason=reason,
+            hook_points=points,
+            sequences=state["sequence"],
+            batches=1,
+            mean_batch_fill=0.5,
+            timing={"total_seconds": 0.25},
+            resume_token=json.dumps(state).encode(),
         )
+        for name, point in zip(names, summary.hook_points if self.statistics else ()):
+            values = np.concatenate([np.empty((0, WIDTHS[name])), *sent[name]])
+            point.statistics_rows = len(values)
+            if len(values):
+                point.mean = values.mean()
+                point.rms = np.sqrt((values**2).mean())
+                point.mean_row_norm = np.linalg.norm(values, axis=1).mean()
+        return _protocol.CaptureResponse(summary=summary)

@@ -1,5 +1,8 @@
 """A broken connection is mended without repeating or dropping a row, and rows can be mixed on the way."""
 
+import ctypes
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -71,6 +74,43 @@ def test_another_model_after_the_reconnect_is_refused(fake):
     server.alter = alter
     with pytest.raises(hookline.FailedPreconditionError, match="fingerprint"):
         list(hookline.connect(server.address).capture(RESID, SEQUENCES, retry=QUICK))
+
+
+def test_the_summary_covers_every_call_whose_server_shut_down_in_order(fake, receiver):
+    """The statistics are those of all rows, wherever the calls cut them; so are counts and times."""
+    whole = hookline.connect(fake(statistics=True).address)
+    capture = whole.capture([RESID, POST], SEQUENCES)
+    list(capture)
+    expected_summary = capture.summary
+    assert expected_summary.hook_points[RESID].mean > 0
+    server = fake(breaks=[13, 30, 1], statistics=True)
+    cut = hookline.connect(server.address).capture([RESID, POST], SEQUENCES, retry=QUICK)
+    list(cut)
+    assert cut.summary.reconnects == 3 and cut.summary.stop_reason == "source_ended"
+    assert cut.summary.batches == 4 and cut.summary.total_seconds == 4 * expected_summary.total_seconds
+    for name, point in expected_summary.hook_points.items():
+        told = cut.summary.hook_points[name]
+        assert told.rows == told.statistics_rows == point.statistics_rows == 39
+        for field in ("mean", "rms", "mean_row_norm"):
+            assert getattr(told, field) == pytest.approx(getattr(point, field), rel=1e-12), (name, field)
+
+
+def test_rows_of_a_call_that_was_cut_off_are_missing_in_the_statistics_only(fake):
+    server = fake(breaks=[13])
+    capture = hookline.connect(server.address).capture(RESID, SEQUENCES, retry=QUICK)
+    assert sum(batch.rows for batch in capture) == 39
+    assert capture.summary.hook_points[RESID].rows == 39
+
+
+def test_the_policy_of_reconnects_is_that_of_the_c_interface(fake, receiver):
+    if receiver == "native":
+        delay_ms = ctypes.CDLL(os.environ["HOOKLINE_CLIENT_LIBRARY"]).hookline_reconnect_delay_ms
+        delay_ms.restype = ctypes.c_int64
+    else:
+        delay_ms = {1: 250, 2: 500, 3: 1000, 4: 2000, 5: 4000, 11: -1}.get
+    for attempt in range(1, 12):
+        delay = hookline.Retry().delay(attempt)
+        assert (-1 if delay is None else delay * 1000) == (delay_ms(attempt) or 8000), attempt
 
 
 def test_errors_other_than_unavailable_are_not_retried(fake):

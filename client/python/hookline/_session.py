@@ -16,9 +16,14 @@ from hookline._batches import Assembler, Layout, RawBatch
 from hookline._request import CaptureOptions, token_batch
 from hookline._shared_memory import SharedMemory
 from hookline._sources import TokenFeed
+from hookline._summaries import merge_summaries
 from hookline._wire import split_chunk
 from hookline.errors import InternalError, FailedPreconditionError, HooklineError, UnavailableError
 from hookline.types import CaptureStarted, CaptureSummary, capture_started, capture_summary
+
+
+# How a call ends that leaves rows to come.
+_CUT_SHORT = ("cancelled", "shutting_down", "error")
 
 
 def layout_of(started: CaptureStarted, options: CaptureOptions) -> Layout:
@@ -104,6 +109,7 @@ class Session:
         self._assembler: Optional[Assembler] = None
         self._index: dict[str, int] = {}
         self._call_started: Optional[CaptureStarted] = None
+        self._summary_message: Any = None  # of all calls that have sent one
         self._ended_well = False
 
     def call(self) -> Tuple[str, bytes, List[Tuple[str, str]]]:
@@ -161,10 +167,7 @@ class Session:
         if kind == "started":
             self._receive_started(response.started)
         elif kind == "summary":
-            self._ended_well = True
-            if response.summary.resume_token:
-                self._request.resume_token = response.summary.resume_token
-            self.summary = capture_summary(response.summary, self._progress.reconnects)
+            self._receive_summary(response.summary)
         elif kind == "chunk":
             data = response.chunk.data
             yield from self._receive_chunk(data, response.chunk, 0, len(data))
@@ -176,7 +179,7 @@ class Session:
             raise_source_error(self.feed, self.started, self.summary)
             return None
         if error is None:
-            error = UnavailableError("the server ended the stream without a summary")
+            error = UnavailableError("the server ended the stream without a summary of the whole capture")
         if self.feed is not None:
             error = self.feed.named(error)
         return self._progress.delay(error, self.started is not None)
@@ -209,6 +212,22 @@ class Session:
             self._memory.set_message_bytes(now.max_message_bytes)
         if message.resume_token:
             self._request.resume_token = message.resume_token
+
+    def _receive_summary(self, message: Any) -> None:
+        started = self.started
+        if started is None:
+            raise InternalError("the server sent a summary before it said what it granted")
+        if len(message.hook_points) != len(started.hook_points):
+            raise InternalError(
+                f"the server's summary tells of {len(message.hook_points)} hook points instead of "
+                f"{len(started.hook_points)}"
+            )
+        self._ended_well = _protocol.STOP_REASONS.get(message.stop_reason) not in _CUT_SHORT
+        if message.resume_token:
+            self._request.resume_token = message.resume_token
+        before = self._summary_message
+        self._summary_message = message if before is None else merge_summaries(started, before, message)
+        self.summary = capture_summary(self._summary_message, self._progress.reconnects)
 
     def _receive_chunk(self, message: bytes, chunk: Any, offset: int, length: int) -> Iterator[RawBatch]:
         assembler = self._assembler

@@ -154,11 +154,12 @@ class Selection:
 @dataclass(frozen=True)
 class Retry:
     """How a capture goes on after UNAVAILABLE: up to `attempts` reconnects without a new row between them, the n-th
-    after `initial_seconds` * 2^(n-1), at most `max_seconds`."""
+    after `initial_seconds` * 2^(n-1), at most `max_seconds`. The defaults are those of every client of Hookline
+    (client/cpp/resumable_capture.h)."""
 
     attempts: int = 10
-    initial_seconds: float = 0.1
-    max_seconds: float = 10.0
+    initial_seconds: float = 0.25
+    max_seconds: float = 8.0
 
     def delay(self, failures: int) -> Optional[float]:
         """Seconds before the reconnect after this many failures in a row; None: give up."""
@@ -194,8 +195,8 @@ class CaptureStarted:
 
 @dataclass(frozen=True)
 class HookPointSummary:
-    """What one hook point brought. The statistics cover `statistics_rows`: those sent since the start or the last
-    reconnect."""
+    """What one hook point brought. The statistics cover `statistics_rows`: all rows, but for those of a call whose
+    connection broke before the server could sum it up."""
 
     rows: int
     statistics_rows: int
@@ -208,7 +209,8 @@ class HookPointSummary:
 
 @dataclass(frozen=True)
 class CaptureSummary:
-    """How a capture ended. Counts and times cover the part since the last reconnect, if there was one."""
+    """How a capture ended. After reconnects, counts, times and statistics cover every call of the capture whose
+    summary came: that of a call whose connection broke did not."""
 
     stop_reason: str  # "budget", "source_ended", "cancelled", "shutting_down" or "error"
     hook_points: Mapping[str, HookPointSummary]

@@ -1,0 +1,149 @@
+#include <algorithm>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "client/cli/commands/capture_request.h"
+#include "client/cli/commands/commands.h"
+#include "client/cli/exit_code.h"
+#include "client/cli/terminal/names.h"
+#include "client/cli/terminal/report.h"
+#include "client/cli/transfer.h"
+#include "client/cpp/client.h"
+#include "server/base/status.h"
+
+namespace hookline::cli {
+namespace {
+
+constexpr char kDescription[] = "Captures the rows of hook points and writes one safetensors file for each";
+
+constexpr char kFooter[] =
+    R"(One of --tokens and --dataset says where the token sequences come from.
+
+Examples:
+  Every residual stream of the ids in a file (one sequence a line), 100000 rows of each:
+    hookline capture --hook-points 'blocks.*.hook_resid_post' --tokens ids.txt --max-activations 100000 --out rows
+  A text for a byte-level model whose documents begin with token 256, in sequences of 255 bytes and that token:
+    hookline capture --hook-points blocks.2.hook_mlp_out --tokens book.txt --token-format bytes --prepend-token 256 --out rows
+  A dataset that the server holds, in bfloat16, without the first position, saying where each row comes from:
+    hookline capture --hook-points blocks.2.hook_mlp_out --dataset pile --sequence-length 1024 --skip-first 1 \
+        --dtype bfloat16 --provenance --out rows
+  Statistics only:
+    hookline capture --hook-points '*' --tokens ids.npy --max-activations 1000
+
+Files are named after their hook points; the tensor inside and the metadata carry the exact name. With --provenance each
+file also holds provenance/sequence, provenance/position and provenance/token_id. Files appear when they are whole: a
+capture that fails or is interrupted leaves none.
+
+If the server goes away the capture continues where it was once the server is back, for about a minute (tokens from
+standard input cannot be sent again, so then it fails).)";
+
+struct CaptureFlags : CaptureRequestFlags, TransferFlags {
+  std::string record_as;
+};
+
+// The most rows that can come, over all hook points; none where that is not known.
+std::optional<int64_t> TotalRows(const CaptureFlags& flags, const v1::CaptureRequest& request,
+                                 const v1::CaptureStarted& started, const TokenSource* tokens, client::Client& client) {
+  if (tokens == nullptr && request.has_dataset()) {
+    absl::StatusOr<v1::EstimateCaptureResponse> estimate = client.EstimateCapture(request);
+    if (!estimate.ok()) return std::nullopt;  // only the display depends on it
+    int64_t total = 0;
+    for (const v1::HookPointEstimate& point : estimate->hook_points()) total += point.rows();
+    return total;
+  }
+  const std::optional<int64_t> ids = tokens == nullptr ? std::nullopt : tokens->total_ids();
+  if (!ids.has_value() && !flags.max_activations.has_value()) return std::nullopt;
+  int64_t total = 0;
+  for (const v1::HookPointGrant& grant : started.hook_points()) {
+    total += std::min(grant.max_activations(), ids.value_or(grant.max_activations()));
+  }
+  return total;
+}
+
+// What the report does not say by itself: that a cap nobody had asked for ended a hook point's rows, and why values are
+// infinite. A budget that the cap clips is said when the server grants it.
+std::vector<std::string> NotesOf(const v1::CaptureRequest& request, const CaptureResult& result) {
+  std::vector<std::string> notes;
+  const auto& own = request.max_activations_by_hook_point();
+  for (int i = 0; i < result.started.hook_points_size(); ++i) {
+    const v1::HookPointGrant& grant = result.started.hook_points(i);
+    const v1::HookPointSummary& summary = result.summary.hook_points(i);
+    const bool asked = request.has_max_activations() || own.contains(grant.hook_point());
+    if (summary.rows() == grant.max_activations() && !asked) {
+      notes.push_back(absl::StrCat(grant.hook_point(), " ended at the server's cap of ",
+                                   WithCommas(grant.max_activations()), " rows (--max-rows), not with its source"));
+    }
+    if (result.started.dtype() == v1::DTYPE_FLOAT16 && summary.infinity_count() > 0) {
+      notes.push_back(absl::StrCat(grant.hook_point(), ": ", Count(summary.infinity_count(), "infinite value"),
+                                   "; float16 ends at 65504: take bfloat16 or float32"));
+    }
+  }
+  return notes;
+}
+
+absl::Status Run(const CaptureFlags& flags, const std::string& server, Interrupt& interrupt) {
+  ASSIGN_OR_RETURN(v1::CaptureRequest request, MakeCaptureRequest(flags));
+  request.set_provenance(flags.provenance);
+  request.set_record_as(flags.record_as);
+  ASSIGN_OR_RETURN(std::unique_ptr<client::Client> client, client::Client::Connect(server));
+  std::unique_ptr<TokenSource> tokens;
+  if (!flags.tokens.empty()) {
+    absl::StatusOr<std::unique_ptr<TokenSource>> opened = OpenTokens(flags, *client);
+    if (!opened.ok()) return ExplainUnavailable(opened.status(), server);
+    tokens = *std::move(opened);
+  }
+
+  Transfer transfer;
+  transfer.start_call = [&](const std::string& resume_token) {
+    v1::CaptureRequest resumed = request;
+    resumed.set_resume_token(resume_token);
+    return tokens == nullptr ? client->Capture(resumed) : client->CaptureStream(resumed);
+  };
+  transfer.tokens = tokens.get();
+  transfer.on_started = [&](const v1::CaptureStarted& started, Progress& progress) {
+    for (const v1::HookPointGrant& grant : started.hook_points()) {
+      if (!grant.clipped()) continue;
+      progress.Note(absl::StrCat("hookline: the server grants ", WithCommas(grant.max_activations()), " rows of ",
+                                 grant.hook_point(), ", its cap"));
+    }
+    progress.SetTotal(TotalRows(flags, request, started, tokens.get(), *client));
+  };
+  transfer.notes = [&](const CaptureResult& result) { return NotesOf(request, result); };
+  transfer.table = CaptureTable;
+  return RunTransfer(flags, transfer, server, interrupt);
+}
+
+}  // namespace
+
+void AddCaptureCommand(CLI::App& app, Invocation& invocation) {
+  CLI::App* command = app.add_subcommand("capture", kDescription);
+  command->footer(kFooter);
+  auto flags = std::make_shared<CaptureFlags>();
+  AddServerOption(*command, invocation);
+  AddCaptureRequestOptions(*command, *flags, Feeds::kOffered);
+
+  const std::string values = "What is written";
+  CLI::Option* out = command->add_option("--out", flags->out, "Directory for the files. Without it: statistics only")
+                         ->type_name("DIR")
+                         ->group(values);
+  command->add_flag("--provenance", flags->provenance, "Also write where each row comes from")
+      ->needs(out)
+      ->group(values);
+  command->add_flag("--overwrite", flags->overwrite, "Replace files that are there")->needs(out)->group(values);
+  command->add_option("--record-as", flags->record_as, "Also record the rows on the server under this name")
+      ->type_name("NAME")
+      ->group(values);
+  command->add_flag("--json", flags->json, "Print what came as JSON")->group(values);
+  command->add_flag("--quiet,-q", flags->quiet, "No progress")->group(values);
+
+  command->callback([flags, &invocation] {
+    RequireSource(*flags);
+    invocation.run = [flags, &invocation] { return Run(*flags, invocation.server, *invocation.interrupt); };
+  });
+}
+
+}  // namespace hookline::cli

@@ -1,0 +1,235 @@
+#include "client/cli/commands/capture_request.h"
+
+#include <fstream>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "client/cli/terminal/names.h"
+#include "server/base/status.h"
+
+namespace hookline::cli {
+namespace {
+
+const char kSources[] = "Where the token sequences come from";
+
+constexpr absl::string_view kNumpyStart("\x93NUMPY", 6);
+
+// Whether the file begins as NumPy's do, whatever it is called.
+bool IsNumpyFile(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  char start[kNumpyStart.size()] = {};
+  file.read(start, sizeof(start));
+  return absl::string_view(start, static_cast<size_t>(file.gcount())) == kNumpyStart;
+}
+
+TokenFormat FormatOf(const CaptureRequestFlags& flags) {
+  if (flags.token_format == "bytes") return TokenFormat::kBytes;
+  if (flags.token_format == "text") return TokenFormat::kText;
+  if (flags.token_format != "auto") return TokenFormat::kArray;
+  if (flags.tokens == "-") return TokenFormat::kText;
+  return absl::EndsWith(flags.tokens, ".npy") || IsNumpyFile(flags.tokens) ? TokenFormat::kArray : TokenFormat::kText;
+}
+
+void AddFeedOptions(CLI::App& command, CaptureRequestFlags& flags, CLI::Option* dataset) {
+  CLI::Option* feed =
+      command
+          .add_option("--feed", flags.feed, "Share one pass over the dataset with all captures that name the same feed")
+          ->type_name("NAME")
+          ->needs(dataset)
+          ->group(kSources);
+  command.add_option("--feed-members", flags.feed_members, "How many captures the feed waits for before it begins [1]")
+      ->check(CLI::Range(1, 1 << 20))
+      ->type_name("N")
+      ->needs(feed)
+      ->group(kSources);
+  command
+      .add_option("--feed-on-lag", flags.feed_on_lag,
+                  "When a member reads too slowly: detach it, or have the feed wait for it")
+      ->check(CLI::IsMember({"detach", "wait"}))
+      ->needs(feed)
+      ->group(kSources)
+      ->capture_default_str();
+}
+
+}  // namespace
+
+void AddCaptureRequestOptions(CLI::App& command, CaptureRequestFlags& flags, Feeds feeds) {
+  command.add_option("--model", flags.model, "The model's name; not needed where the server holds one")
+      ->type_name("NAME");
+  command
+      .add_option("--hook-points", flags.hook_points,
+                  "Names and wildcards, separated by commas: `*` matches anything, `{2,5}` one of a list. Repeatable")
+      ->type_name("NAMES")
+      ->required()
+      ->allow_extra_args(false);
+
+  CLI::Option* tokens = command.add_option("--tokens", flags.tokens, "A file of tokens; `-`: standard input")
+                            ->type_name("FILE")
+                            ->group(kSources);
+  command
+      .add_option(
+          "--token-format", flags.token_format,
+          "text: ids separated by spaces or commas, one sequence a line; npy: an array of ids, 2-D: one sequence "
+          "a row, 1-D: cut at --sequence-length; bytes: each byte is a token, cut at --sequence-length; uint8, uint16, "
+          "int32, uint32, int64 or uint64: such ids without a header, cut likewise; auto: npy by the file's name or "
+          "first bytes, else text")
+      ->check(CLI::IsMember({"auto", "text", "npy", "bytes", "uint8", "uint16", "int32", "uint32", "int64", "uint64"}))
+      ->needs(tokens)
+      ->group(kSources)
+      ->capture_default_str();
+  CLI::Option* dataset = command.add_option("--dataset", flags.dataset, "A dataset that the server holds")
+                             ->type_name("NAME")
+                             ->excludes(tokens)
+                             ->group(kSources);
+  command
+      .add_option(
+          "--sequence-length", flags.sequence_length,
+          "Tokens of a sequence that is cut from a stream, without --prepend-token. Default for files: what the "
+          "model takes")
+      ->check(CLI::Range(int64_t{1}, kMaxSequenceIds))
+      ->type_name("N")
+      ->group(kSources);
+  command.add_option("--prepend-token,--bos", flags.prepend_token, "A token id to put before each sequence")
+      ->type_name("ID")
+      ->group(kSources);
+  command.add_option("--first-sequence", flags.first_sequence, "The dataset's first sequence to take [0]")
+      ->type_name("N")
+      ->needs(dataset)
+      ->group(kSources);
+  command
+      .add_option("--sequence-count", flags.sequence_count, "How many sequences of the dataset; 0: all that follow [0]")
+      ->type_name("N")
+      ->needs(dataset)
+      ->group(kSources);
+  if (feeds == Feeds::kOffered) AddFeedOptions(command, flags, dataset);
+
+  const std::string rows = "Which rows, and how many";
+  command
+      .add_option("--max-activations", flags.max_activations,
+                  "The most rows of each hook point. Default: all, up to the server's cap")
+      ->type_name("ROWS")
+      ->group(rows);
+  command
+      .add_option("--max-activations-for", flags.max_activations_for,
+                  "Another number for one hook point, by its full name. Repeatable")
+      ->type_name("NAME=ROWS")
+      ->allow_extra_args(false)
+      ->group(rows);
+  command.add_option("--skip-first", flags.skip_first, "Leave out positions below this [0]")
+      ->type_name("N")
+      ->group(rows);
+  command.add_option("--position-end", flags.position_end, "Leave out positions from here on; 0: no end [0]")
+      ->type_name("N")
+      ->group(rows);
+  command.add_option("--position-stride", flags.position_stride, "Keep every n-th position from --skip-first on [1]")
+      ->type_name("N")
+      ->group(rows);
+  command.add_option("--exclude-token", flags.exclude_tokens, "Leave out the rows of this token id. Repeatable")
+      ->type_name("ID")
+      ->delimiter(',')
+      ->allow_extra_args(false)
+      ->group(rows);
+  CLI::Option* sample = command
+                            .add_option("--sample-rows", flags.sample_rows,
+                                        "Keep so many rows of each sequence, chosen at random; 0: all [0]")
+                            ->type_name("N")
+                            ->group(rows);
+  command.add_option("--seed", flags.seed, "Seed of --sample-rows [0]")->type_name("N")->needs(sample)->group(rows);
+
+  const std::string values = "What is written";
+  command.add_option("--dtype", flags.dtype, "Type of the values")
+      ->check(CLI::IsMember({"float32", "bfloat16", "float16"}))
+      ->group(values)
+      ->capture_default_str();
+  command
+      .add_flag("--deterministic", flags.deterministic,
+                "Rows that do not depend on who else uses the server, to the last bit; slower")
+      ->group(values);
+}
+
+void RequireSource(const CaptureRequestFlags& flags) {
+  if (flags.tokens.empty() && flags.dataset.empty()) throw CLI::RequiredError("--tokens or --dataset");
+}
+
+absl::Status FillHookPoints(const HookPointFlags& flags, google::protobuf::RepeatedPtrField<std::string>* hook_points,
+                            google::protobuf::Map<std::string, int64_t>* max_activations_by_hook_point) {
+  for (const std::string& list : flags.hook_points) {
+    for (const std::string& name : SplitHookPoints(list)) *hook_points->Add() = name;
+  }
+  for (const std::string& entry : flags.max_activations_for) {
+    const size_t equals = entry.rfind('=');
+    int64_t rows = 0;
+    if (equals == std::string::npos || !absl::SimpleAtoi(entry.substr(equals + 1), &rows)) {
+      return absl::InvalidArgumentError(absl::StrCat("--max-activations-for: `", entry, "` is not NAME=ROWS"));
+    }
+    if (!max_activations_by_hook_point->insert({entry.substr(0, equals), rows}).second) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--max-activations-for: ", entry.substr(0, equals), " is given twice"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<v1::CaptureRequest> MakeCaptureRequest(const CaptureRequestFlags& flags) {
+  v1::CaptureRequest request;
+  request.set_model(flags.model);
+  RETURN_IF_ERROR(
+      FillHookPoints(flags, request.mutable_hook_points(), request.mutable_max_activations_by_hook_point()));
+  if (flags.max_activations.has_value()) request.set_max_activations(*flags.max_activations);
+  request.set_dtype(Dtypes().at(flags.dtype));
+  request.set_deterministic(flags.deterministic);
+  v1::Selection selection;
+  selection.set_skip_first(flags.skip_first);
+  selection.set_position_end(flags.position_end);
+  selection.set_position_stride(flags.position_stride > 1 ? flags.position_stride : 0);
+  for (uint32_t id : flags.exclude_tokens) selection.add_exclude_token_ids(id);
+  selection.set_sample_rows(flags.sample_rows);
+  selection.set_seed(flags.seed);
+  if (selection.ByteSizeLong() > 0) *request.mutable_selection() = selection;
+  if (!flags.dataset.empty()) {
+    v1::DatasetSource* dataset =
+        flags.feed.empty() ? request.mutable_dataset() : request.mutable_feed()->mutable_dataset();
+    dataset->set_name(flags.dataset);
+    dataset->set_sequence_length(static_cast<int32_t>(flags.sequence_length));
+    dataset->set_first_sequence(flags.first_sequence);
+    dataset->set_sequence_count(flags.sequence_count);
+    if (flags.prepend_token.has_value()) dataset->set_prepend_token_id(*flags.prepend_token);
+  }
+  if (!flags.feed.empty()) {
+    request.mutable_feed()->set_name(flags.feed);
+    request.mutable_feed()->set_start_when_subscribers(static_cast<int32_t>(flags.feed_members));
+    request.mutable_feed()->set_on_lag(flags.feed_on_lag == "wait" ? v1::ON_LAG_WAIT : v1::ON_LAG_DETACH);
+  }
+  return request;
+}
+
+absl::StatusOr<std::unique_ptr<TokenSource>> OpenTokens(const CaptureRequestFlags& flags, client::Client& client) {
+  TokenSourceOptions options;
+  options.path = flags.tokens;
+  options.format = FormatOf(flags);
+  if (options.format == TokenFormat::kArray && flags.token_format != "auto" && flags.token_format != "npy") {
+    options.array_type = flags.token_format;
+  }
+  options.prepend_token = flags.prepend_token;
+  options.sequence_length = flags.sequence_length;
+  if (options.format == TokenFormat::kText) {
+    if (flags.sequence_length != 0) {
+      return absl::InvalidArgumentError(
+          "--sequence-length: sequences of ids as text are as long as their lines; leave it out");
+    }
+  } else {
+    ASSIGN_OR_RETURN(v1::Model model, client.GetModel(flags.model));
+    if (options.format == TokenFormat::kBytes && model.vocabulary_size() < 256) {
+      return absl::InvalidArgumentError(absl::StrCat("--token-format: bytes needs a vocabulary of 256 or more; ",
+                                                     model.name(), " has ", model.vocabulary_size(), " tokens"));
+    }
+    if (options.sequence_length == 0) {
+      options.sequence_length = model.context_length() - (flags.prepend_token.has_value() ? 1 : 0);
+    }
+  }
+  return TokenSource::Open(options);
+}
+
+}  // namespace hookline::cli

@@ -1,0 +1,67 @@
+// The flags that make a CaptureRequest, for every subcommand that takes one.
+#ifndef HOOKLINE_CLIENT_CLI_COMMANDS_CAPTURE_REQUEST_H_
+#define HOOKLINE_CLIENT_CLI_COMMANDS_CAPTURE_REQUEST_H_
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "CLI/CLI.hpp"
+#include "absl/status/statusor.h"
+#include "client/cli/files/token_source.h"
+#include "client/cpp/client.h"
+#include "hookline/v1/capture_service.pb.h"
+
+namespace hookline::cli {
+
+struct HookPointFlags {
+  std::vector<std::string> hook_points;  // lists, as SplitHookPoints takes them
+  std::optional<int64_t> max_activations;
+  std::vector<std::string> max_activations_for;  // NAME=ROWS
+};
+
+struct CaptureRequestFlags : HookPointFlags {
+  std::string model;
+  std::string tokens;
+  std::string token_format = "auto";
+  std::string dataset;
+  std::string feed;
+  int64_t sequence_length = 0;
+  int64_t first_sequence = 0;
+  int64_t sequence_count = 0;
+  int64_t feed_members = 1;
+  std::string feed_on_lag = "detach";
+  std::optional<uint32_t> prepend_token;
+  std::string dtype = "float32";
+  int32_t skip_first = 0;
+  int32_t position_end = 0;
+  int32_t position_stride = 1;
+  std::vector<uint32_t> exclude_tokens;
+  int32_t sample_rows = 0;
+  uint64_t seed = 0;
+  bool deterministic = false;
+};
+
+enum class Feeds { kOffered, kNotOffered };
+
+// Declares the flags. `flags` outlives the parsing.
+void AddCaptureRequestOptions(CLI::App& command, CaptureRequestFlags& flags, Feeds feeds);
+
+// Puts the names and the budgets by name into a request's fields. INVALID_ARGUMENT names the flag.
+absl::Status FillHookPoints(const HookPointFlags& flags, google::protobuf::RepeatedPtrField<std::string>* hook_points,
+                            google::protobuf::Map<std::string, int64_t>* max_activations_by_hook_point);
+
+// For a command's callback: one source must be given.
+void RequireSource(const CaptureRequestFlags& flags);
+
+// The request that the flags ask for, without the tokens of a file. INVALID_ARGUMENT names the flag.
+absl::StatusOr<v1::CaptureRequest> MakeCaptureRequest(const CaptureRequestFlags& flags);
+
+// The file of --tokens, which is given. Asks the server where sequences are to be cut, unless the flags tell.
+absl::StatusOr<std::unique_ptr<TokenSource>> OpenTokens(const CaptureRequestFlags& flags, client::Client& client);
+
+}  // namespace hookline::cli
+
+#endif  // HOOKLINE_CLIENT_CLI_COMMANDS_CAPTURE_REQUEST_H_

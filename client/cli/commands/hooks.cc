@@ -1,0 +1,43 @@
+#include <cstdio>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "client/cli/commands/commands.h"
+#include "client/cli/exit_code.h"
+#include "client/cli/terminal/report.h"
+#include "client/cpp/client.h"
+#include "server/base/escape.h"
+#include "server/base/status.h"
+
+namespace hookline::cli {
+namespace {
+
+absl::Status Run(const std::string& server, const std::string& model_name) {
+  ASSIGN_OR_RETURN(std::unique_ptr<client::Client> client, client::Client::Connect(server));
+  absl::StatusOr<v1::Model> model = client->GetModel(model_name);
+  if (!model.ok()) return ExplainUnavailable(model.status(), server);
+  std::vector<std::vector<std::string>> rows = {{"hook point", "width", "layer"}};
+  for (const v1::HookPoint& point : model->hook_points()) {
+    rows.push_back({point.name(), absl::StrCat(point.width()), absl::StrCat(point.layer())});
+  }
+  // Descriptions are last and ragged, so they are no column of the table.
+  std::vector<std::string> lines = absl::StrSplit(Table(rows), '\n', absl::SkipEmpty());
+  for (size_t i = 0; i < lines.size(); ++i) {
+    const std::string text = i == 0 ? "what it is" : Escaped(model->hook_points(static_cast<int>(i) - 1).description());
+    std::fputs(absl::StrCat(lines[i], "  ", text, "\n").c_str(), stdout);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+void AddHooksCommand(CLI::App& app, Invocation& invocation) {
+  CLI::App* command = app.add_subcommand("hooks", "Lists a model's hook points, in the order of the forward pass");
+  auto model = std::make_shared<std::string>();
+  AddServerOption(*command, invocation);
+  command->add_option("--model", *model, "The model's name; not needed where the server holds one")->type_name("NAME");
+  command->callback(
+      [model, &invocation] { invocation.run = [model, &invocation] { return Run(invocation.server, *model); }; });
+}
+
+}  // namespace hookline::cli

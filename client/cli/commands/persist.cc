@@ -1,0 +1,124 @@
+#include <cstdio>
+#include <memory>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "client/cli/commands/capture_request.h"
+#include "client/cli/commands/commands.h"
+#include "client/cli/exit_code.h"
+#include "client/cli/terminal/progress.h"
+#include "client/cli/terminal/recording_text.h"
+#include "client/cpp/client.h"
+#include "client/cpp/rpc_status.h"
+#include "hookline/v1/recording_service.grpc.pb.h"
+#include "server/base/status.h"
+
+namespace hookline::cli {
+namespace {
+
+constexpr char kFooter[] =
+    R"(The server writes the rows; this command shows how far it is, and the server goes on when it ends. The same command again
+watches a recording that is being made, continues one that was interrupted, and says of a complete one what it holds.
+
+Example:
+  hookline persist pile-resid --hook-points 'blocks.*.hook_resid_post' --dataset pile --sequence-length 1024 \
+      --max-activations 10000000 --dtype bfloat16)";
+
+// Half of what a server takes by default in one message (gRPC's 4 MiB): what else a request holds has room.
+constexpr size_t kMaxRequestBytes = size_t{2} << 20;
+
+struct PersistFlags : CaptureRequestFlags {
+  std::string name;
+  bool quiet = false;
+};
+
+absl::Status AddTokens(TokenSource& tokens, v1::CaptureRequest& request) {
+  size_t bytes = 0;
+  while (true) {
+    v1::TokenSequence sequence;
+    ASSIGN_OR_RETURN(bool more, tokens.Next(&sequence));
+    if (!more) return absl::OkStatus();
+    bytes += sequence.ByteSizeLong();
+    if (bytes > kMaxRequestBytes) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--tokens: more than ", kMaxRequestBytes >> 20,
+                       " MiB of ids do not fit into one request; record while capturing (hookline capture --record-as "
+                       "NAME), or have the server serve the file as a dataset"));
+    }
+    *request.mutable_tokens()->add_sequences() = std::move(sequence);
+  }
+}
+
+const char* WhatWasFound(v1::PersistDisposition disposition) {
+  switch (disposition) {
+    case v1::PERSIST_DISPOSITION_JOINED:
+      return "is being made already; watching it";
+    case v1::PERSIST_DISPOSITION_CONTINUED:
+      return "is continued after its last row";
+    case v1::PERSIST_DISPOSITION_ALREADY_COMPLETE:
+      return "is complete already";
+    default:
+      return "begins";
+  }
+}
+
+absl::Status Run(const PersistFlags& flags, const std::string& server, Interrupt& interrupt) {
+  v1::PersistRequest request;
+  request.set_name(flags.name);
+  ASSIGN_OR_RETURN(*request.mutable_capture(), MakeCaptureRequest(flags));
+  ASSIGN_OR_RETURN(std::unique_ptr<client::Client> client, client::Client::Connect(server));
+  std::unique_ptr<TokenSource> tokens;
+  if (!flags.tokens.empty()) {
+    absl::StatusOr<std::unique_ptr<TokenSource>> opened = OpenTokens(flags, *client);
+    if (!opened.ok()) return ExplainUnavailable(opened.status(), server);
+    tokens = *std::move(opened);
+    RETURN_IF_ERROR(AddTokens(*tokens, *request.mutable_capture()));
+  }
+  grpc::ClientContext context;
+  Interrupt::Listener listener(&interrupt, [&context] { context.TryCancel(); });
+  const auto reader = v1::RecordingService::NewStub(client->channel())->Persist(&context, request);
+  v1::PersistResponse response;
+  v1::Recording recording;
+  {
+    Progress progress(flags.quiet ? ProgressStyle::kNone : DefaultProgressStyle());
+    bool first = true;
+    while (reader->Read(&response)) {
+      if (first) {
+        progress.Note(absl::StrCat("hookline: recording ", flags.name, " ", WhatWasFound(response.disposition())));
+        progress.SetTotal(response.max_rows());
+        progress.SetBefore(response.rows(), response.bytes());
+        first = false;
+      }
+      progress.Set(response.rows(), response.bytes());
+      if (response.has_recording()) recording = response.recording();
+    }
+  }
+  const absl::Status status = client::FromGrpc(reader->Finish());
+  if (interrupt.came()) {
+    return absl::CancelledError(absl::StrCat("interrupted; the server goes on with ", flags.name,
+                                             " (hookline recordings ", flags.name, " --stop ends it)"));
+  }
+  if (!recording.name().empty()) std::fputs(RecordingText(recording).c_str(), stdout);
+  if (tokens != nullptr && absl::IsInvalidArgument(status)) return tokens->NamePlace(status);
+  return ExplainUnavailable(status, server);
+}
+
+}  // namespace
+
+void AddPersistCommand(CLI::App& app, Invocation& invocation) {
+  CLI::App* command = app.add_subcommand("persist", "Has the server record a capture on its disk");
+  command->footer(kFooter);
+  auto flags = std::make_shared<PersistFlags>();
+  AddServerOption(*command, invocation);
+  command->add_option("name", flags->name, "The recording's name: letters, digits, and . _ -")
+      ->type_name("NAME")
+      ->required();
+  AddCaptureRequestOptions(*command, *flags, Feeds::kNotOffered);
+  command->add_flag("--quiet,-q", flags->quiet, "No progress");
+  command->callback([flags, &invocation] {
+    RequireSource(*flags);
+    invocation.run = [flags, &invocation] { return Run(*flags, invocation.server, *invocation.interrupt); };
+  });
+}
+
+}  // namespace hookline::cli

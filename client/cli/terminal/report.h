@@ -1,0 +1,29 @@
+// What came of a capture, for people and for scripts.
+#ifndef HOOKLINE_CLIENT_CLI_TERMINAL_REPORT_H_
+#define HOOKLINE_CLIENT_CLI_TERMINAL_REPORT_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "client/cli/capture_result.h"
+
+namespace hookline::cli {
+
+// Columns padded to their widest entry, the first aligned left and the others right; `rows[0]` is the heading.
+std::string Table(const std::vector<std::vector<std::string>>& rows);
+
+// `1 shard`, `2 shards`.
+std::string Count(int64_t count, absl::string_view thing);
+
+// `paths` has the file of each hook point, or is empty.
+// Of a read, whose summary has no statistics.
+std::string ReadTable(const CaptureResult& result, absl::Duration elapsed, const std::vector<std::string>& paths);
+std::string CaptureTable(const CaptureResult& result, absl::Duration elapsed, const std::vector<std::string>& paths);
+std::string CaptureJson(const CaptureResult& result, absl::Duration elapsed, const std::vector<std::string>& paths);
+
+}  // namespace hookline::cli
+
+#endif  // HOOKLINE_CLIENT_CLI_TERMINAL_REPORT_H_

@@ -1,0 +1,123 @@
+// A capture that lives through broken connections: calls that follow each other, each of which continues after the last
+// row received.
+//
+//   ResumableCapture capture([&](const std::string& token) { return StartTheCallWith(token); });
+//   capture.Call();
+//   while (true) {
+//     absl::StatusOr<std::optional<CaptureEvent>> event = capture.Next();
+//     if (!event.ok()) {
+//       std::optional<Reconnect> reconnect = capture.NextReconnect(event.status());
+//       if (!reconnect.has_value()) return event.status();
+//       absl::SleepFor(reconnect->delay);
+//       capture.Call();
+//     } else if (!event->has_value()) {
+//       return capture.summary();
+//     } else {
+//       // Each row comes once, whatever happened to the connection.
+//     }
+//   }
+#ifndef HOOKLINE_CLIENT_CPP_RESUMABLE_CAPTURE_H_
+#define HOOKLINE_CLIENT_CPP_RESUMABLE_CAPTURE_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "client/cpp/capture_call.h"
+#include "hookline/v1/capture_service.pb.h"
+
+namespace hookline::client {
+
+// The retry policy of every client of Hookline; the Python client's `Retry` has the same numbers.
+//
+// The most reconnects without a row between them. With the delays below they take about 50 seconds, in which a server
+// that was restarted loads its model.
+inline constexpr int kMaxReconnects = 10;
+// Short, so that a connection that was merely cut costs little.
+inline constexpr absl::Duration kFirstReconnectDelay = absl::Milliseconds(250);
+// Long enough not to burden a server that is starting with calls, short enough that nobody notices it once it is up.
+inline constexpr absl::Duration kMaxReconnectDelay = absl::Seconds(8);
+
+// The wait before reconnect `attempt`, counted from 1: kFirstReconnectDelay, twice as long each time, at most
+// kMaxReconnectDelay.
+absl::Duration ReconnectDelay(int attempt);
+
+struct Reconnect {
+  int attempt = 0;  // counted from 1 since the last row
+  absl::Duration delay;
+};
+
+// Call, Next and NextReconnect belong to one thread at a time; everything else may be called from any.
+class ResumableCapture {
+ public:
+  // Makes one call, never null, with the resume token of the last message; empty for the first.
+  using StartCall = std::function<std::unique_ptr<CaptureCall>(const std::string& resume_token)>;
+
+  explicit ResumableCapture(StartCall start_call);
+  ResumableCapture(const ResumableCapture&) = delete;
+  ResumableCapture& operator=(const ResumableCapture&) = delete;
+
+  // Makes the first call, or the next one after an error of Next. After Cancel the call is cancelled at once.
+  void Call();
+
+  // Blocks for the next event of the call; none at the end of a capture that ended well. A summary is that of the call;
+  // summary() merges. Errors, after which nothing may be called but Call: those of CaptureCall::Next; UNAVAILABLE where
+  // the call ended before the capture did; INTERNAL where rows are not those that were due; DATA_LOSS where the server
+  // counts other rows than came; FAILED_PRECONDITION where a server that answers a reconnect grants something else.
+  absl::StatusOr<std::optional<CaptureEvent>> Next();
+
+  // Whether and when to call again after an error of Next. None: the error is final, because a reconnect would not cure
+  // it, because the server never granted the capture (a wrong address should say so at once), or after kMaxReconnects.
+  std::optional<Reconnect> NextReconnect(const absl::Status& error);
+
+  // CaptureStream, as CaptureCall's, of the current call.
+  bool WriteTokens(const v1::TokenBatch& tokens);
+  void FinishTokens();
+
+  // Ends the current call, for a caller that cannot use one of its events; Call may follow.
+  void EndCall();
+  // Ends the current call and those to come with CANCELLED. Idempotent.
+  void Cancel();
+
+  // What the first call was granted, which is what every call was; null before. Never changes once it is there.
+  const v1::CaptureStarted* started() const;
+  // The summaries of all calls so far, merged; none before the first. A call that the connection's end kept from
+  // sending its summary is missing in it: `statistics_rows` says how many rows the statistics cover.
+  std::optional<v1::CaptureSummary> summary() const;
+  // Of the last message that had one.
+  std::string resume_token() const;
+  // Calls after the first.
+  int reconnects() const;
+
+ private:
+  std::shared_ptr<CaptureCall> call() const;
+  absl::Status Take(const CaptureEvent& event);
+  absl::Status TakeStarted(const v1::CaptureStarted& started) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status TakeChunk(const Chunk& chunk) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status TakeSummary(const v1::CaptureSummary& summary) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  const StartCall start_call_;
+
+  mutable absl::Mutex mutex_;
+  std::shared_ptr<CaptureCall> call_ ABSL_GUARDED_BY(mutex_);
+  std::optional<v1::CaptureStarted> started_ ABSL_GUARDED_BY(mutex_);
+  std::vector<int64_t> rows_ ABSL_GUARDED_BY(mutex_);  // received of each hook point, over all calls
+  std::optional<v1::CaptureSummary> summary_ ABSL_GUARDED_BY(mutex_);
+  std::string resume_token_ ABSL_GUARDED_BY(mutex_);
+  int calls_ ABSL_GUARDED_BY(mutex_) = 0;
+  int failures_ ABSL_GUARDED_BY(mutex_) = 0;        // since the last row
+  bool has_ended_ ABSL_GUARDED_BY(mutex_) = false;  // the current call's summary says that the capture has
+  bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
+}  // namespace hookline::client
+
+#endif  // HOOKLINE_CLIENT_CPP_RESUMABLE_CAPTURE_H_
