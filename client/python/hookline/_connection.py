@@ -13,6 +13,9 @@ from hookline import _lifetime, _network
 from hookline._native import NativeClient
 from hookline.errors import CancelledError, FailedPreconditionError
 
+_experimental: Any = grpc.experimental  # types-grpcio lacks ChannelOptions
+_SINGLE_THREADED_UNARY_STREAM: str = _experimental.ChannelOptions.SingleThreadedUnaryStream
+
 # The most that a request's `max_message_bytes` may ask for.
 MAX_RECEIVE_BYTES = 16 << 20
 
@@ -70,8 +73,7 @@ class Connection:
             self._check_open()
             if self._channel is None:
                 # Rows are read on the thread that places them, not on one of grpcio's, which costs a third of the speed.
-                single_threaded = (grpc.experimental.ChannelOptions.SingleThreadedUnaryStream, 1)
-                options = [*channel_options(self.address), single_threaded]
+                options = [*channel_options(self.address), (_SINGLE_THREADED_UNARY_STREAM, 1)]
                 if self._credentials is None:
                     self._channel = grpc.insecure_channel(self.address, options=options)
                 else:

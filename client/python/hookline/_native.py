@@ -278,7 +278,7 @@ class NativeReceiver:
         if not self._submitted:
             return None
         batch = self._submitted[0]
-        batch.rows = aligned_rows(self._layout, batch.index, self._rows)
+        batch.rows = aligned_rows(self._layout, batch.index, list(self._rows))
         return batch if any(batch.rows) else None
 
     def _catch_up(self) -> Optional[RawBatch]:

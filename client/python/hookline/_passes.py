@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections import deque
-from typing import TYPE_CHECKING, Any, Deque, Iterator, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import TYPE_CHECKING, Any, Deque, Generator, Iterator, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -48,7 +48,7 @@ class Pass(Iterator[Batch]):
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _iterate(self) -> Iterator[Batch]:
+    def _iterate(self) -> Generator[Batch, None, None]:
         place = _place_of(self._options)
         options: Optional[CaptureOptions] = place.first(self._options)
         first_row = 0
@@ -216,7 +216,7 @@ class _TokensPlace(_Place):
                 if number - self._forgotten == len(self._log) and not self._pull():
                     return
                 batch = self._log[number - self._forgotten].batch
-            yield TokenBatch(batch.sequences[part:], lambda i, batch=batch, part=part: batch.place(part + i))
+            yield _from(batch, part)
             number, part = number + 1, 0
 
     def _pull(self) -> bool:
@@ -232,6 +232,11 @@ class _TokensPlace(_Place):
         self._end_sequence += len(batch.sequences)
         self._end_row = end_row
         return True
+
+
+def _from(batch: TokenBatch, part: int) -> TokenBatch:
+    """A batch from the sequence of this index on."""
+    return TokenBatch(batch.sequences[part:], lambda index: batch.place(part + index))
 
 
 def _place_of(options: CaptureOptions) -> _Place:
