@@ -4,12 +4,12 @@ Where one of them is missing, or HOOKLINE_NATIVE=0 is in the environment, the pa
 receives through grpcio. HOOKLINE_NATIVE=1 makes that an error.
 """
 
-from concurrent.futures import ThreadPoolExecutor
 import os
-from pathlib import Path
 import shlex
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext

@@ -7,9 +7,9 @@ import grpc
 import numpy as np
 import pytest
 import torch
+from fake_server import expected
 
 import hookline
-from fake_server import expected
 
 RESID = "blocks.0.hook_resid_post"
 POST = "blocks.1.mlp.hook_post"

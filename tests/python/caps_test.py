@@ -6,10 +6,10 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from fake_server import expected
 from torch.utils.data import DataLoader
 
 import hookline
-from fake_server import FakeServer, expected
 from hookline.sae_lens import data_provider, equal_batches
 
 pytestmark = pytest.mark.usefixtures("receiver")
@@ -57,9 +57,7 @@ def test_a_mixing_provider_brings_every_row_once_behind_the_cap(fake):
 def test_a_budget_larger_than_the_cap_is_kept_to_the_row_in_each_pass(fake):
     server = fake(cap=30, datasets={"d": SEQUENCES})
     for source in (SEQUENCES, hookline.Dataset("d")):
-        provider = data_provider(
-            server.address, RESID, source, batch_size=50, shuffle_buffer=0, max_activations=100
-        )
+        provider = data_provider(server.address, RESID, source, batch_size=50, shuffle_buffer=0, max_activations=100)
         batches = list(itertools.islice(provider, 4))
         np.testing.assert_array_equal(in_order(batches), np.tile(expected(RESID, SEQUENCES)[:100], (2, 1)))
 

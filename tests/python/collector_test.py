@@ -8,10 +8,10 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from fake_server import WIDTHS, expected
 from torch.utils.data import DataLoader, TensorDataset
 
 import hookline
-from fake_server import WIDTHS, expected
 
 pytestmark = pytest.mark.usefixtures("receiver")
 
@@ -281,7 +281,11 @@ def test_rows_that_came_before_a_failure_are_kept(fake):
     server = fake(chunk_rows=4)
 
     def alter(response):
-        if response.WhichOneof("kind") == "chunk" and response.chunk.first_row == 40 and response.chunk.hook_point == POST:
+        if (
+            response.WhichOneof("kind") == "chunk"
+            and response.chunk.first_row == 40
+            and response.chunk.hook_point == POST
+        ):
             response.chunk.width += 1
         return response
 

@@ -1,12 +1,12 @@
 """Errors name what people wrote: the place in their source, the argument, and the class that says whether to retry."""
 
+import grpc
 import numpy as np
 import pytest
 import torch
-
-import grpc
-import hookline
 from fake_server import expected
+
+import hookline
 
 pytestmark = pytest.mark.usefixtures("receiver")
 

@@ -4,9 +4,9 @@ demand: break a connection after a given row, change its model, send a malformed
 Its rows are arithmetic: `value(hook_point, token, position, column)`.
 """
 
-from concurrent import futures
 import json
 import threading
+from concurrent import futures
 
 import grpc
 import numpy as np

@@ -6,7 +6,6 @@ import random
 import shutil
 import subprocess
 
-import pytest
 from google.protobuf import descriptor_pb2
 
 from hookline import _protocol
@@ -18,7 +17,7 @@ ROOT = os.path.join(os.path.dirname(__file__), "..", "..")
 def random_chunk(random_source):
     chunk = _protocol.ActivationChunk()
     for field, value in [
-        ("hook_point", "blocks.%d.hook_resid_post" % random_source.randrange(10**6)),
+        ("hook_point", f"blocks.{random_source.randrange(10**6)}.hook_resid_post"),
         ("first_row", random_source.randrange(1 << 62)),
         ("rows", random_source.randrange(1 << 30)),
         ("width", random_source.randrange(1 << 30)),

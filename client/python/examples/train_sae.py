@@ -10,9 +10,9 @@ trained on; explained variance, 1 - sum |x - r(x)|^2 / sum |x - mean x|^2, is me
 """
 
 import argparse
-from pathlib import Path
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import torch

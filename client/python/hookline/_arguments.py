@@ -1,6 +1,7 @@
 """The keyword arguments of captures, for the signatures that hand them on."""
 
-from typing import Any, Mapping, Optional, TypedDict
+from collections.abc import Mapping
+from typing import Any, Optional, TypedDict
 
 from hookline.types import Retry, Selection
 

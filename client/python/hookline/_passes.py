@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections import deque
-from typing import TYPE_CHECKING, Any, Deque, Generator, Iterator, NamedTuple, Optional, Sequence, Tuple, Union
+from collections.abc import Generator, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -28,11 +29,11 @@ class Pass(Iterator[Batch]):
     A feed cannot be continued: it ends at the cap, with a warning.
     """
 
-    def __init__(self, client: "Client", hook_points: Union[str, Sequence[str]], source: Any, **options: Any) -> None:
+    def __init__(self, client: Client, hook_points: str | Sequence[str], source: Any, **options: Any) -> None:
         self._client = client
         self._options = capture_options(hook_points, source, **options)
         self._batches = self._iterate()
-        self.summary: Optional[CaptureSummary] = None
+        self.summary: CaptureSummary | None = None
         self.ended_at_cap = False  # where it could not go on
 
     def __next__(self) -> Batch:
@@ -42,7 +43,7 @@ class Pass(Iterator[Batch]):
         """Cancels what is not finished. Idempotent."""
         self._batches.close()
 
-    def __enter__(self) -> "Pass":
+    def __enter__(self) -> Pass:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -50,7 +51,7 @@ class Pass(Iterator[Batch]):
 
     def _iterate(self) -> Generator[Batch, None, None]:
         place = _place_of(self._options)
-        options: Optional[CaptureOptions] = place.first(self._options)
+        options: CaptureOptions | None = place.first(self._options)
         first_row = 0
         while options is not None:
             with self._client.run(options) as capture:
@@ -65,12 +66,12 @@ class Pass(Iterator[Batch]):
 
     def _following(
         self,
-        place: "_Place",
+        place: _Place,
         options: CaptureOptions,
         started: CaptureStarted,
-        summary: Optional[CaptureSummary],
+        summary: CaptureSummary | None,
         rows: int,
-    ) -> Optional[CaptureOptions]:
+    ) -> CaptureOptions | None:
         """What to ask next after `rows` rows of the pass; None where the cap did not end the capture."""
         names = capped(options, started)
         if not names or summary is None or summary.stop_reason != "budget":
@@ -115,7 +116,7 @@ class _Place:
     def received(self, batch: Batch) -> None:
         """Takes note of what came."""
 
-    def rest(self, rows: int) -> Tuple[Any, int]:
+    def rest(self, rows: int) -> tuple[Any, int]:
         """The source from the sequence on in which the capture ended, after this many rows of the capture, and how many
         rows of that sequence have come; None where nothing is left."""
         return None, 0
@@ -139,7 +140,7 @@ class _DatasetPlace(_Place):
             self._sequence, self._rows = last, 0
         self._rows += int((sequences == self._sequence).sum())
 
-    def rest(self, rows: int) -> Tuple[Any, int]:
+    def rest(self, rows: int) -> tuple[Any, int]:
         first, count = self._dataset.first_sequence, self._dataset.sequence_count
         self._dataset = dataclasses.replace(
             self._dataset,
@@ -160,11 +161,11 @@ class _TokensPlace(_Place):
     """Keeps the batches of which rows are missing. One capture at a time reads, on a thread of its own; one that is
     over may still be waiting for the source."""
 
-    def __init__(self, source: Any, selection: Optional[Selection]) -> None:
+    def __init__(self, source: Any, selection: Selection | None) -> None:
         self._selection = selection
         self._lock = threading.Lock()  # held while the user's code runs
         self._batches = source_batches(source)
-        self._log: Deque[_Logged] = deque()
+        self._log: deque[_Logged] = deque()
         self._forgotten = 0  # batches that were in the log
         self._end_sequence = self._end_row = 0  # of the log
         self._done_rows = 0  # of the pass
@@ -178,7 +179,7 @@ class _TokensPlace(_Place):
         if batch.sequence is not None and self._capture_sequence:
             batch.sequence = batch.sequence + self._capture_sequence
 
-    def rest(self, rows: int) -> Tuple[Any, int]:
+    def rest(self, rows: int) -> tuple[Any, int]:
         row = self._capture_row + rows
         with self._lock:
             while row >= self._end_row:
@@ -194,7 +195,7 @@ class _TokensPlace(_Place):
         self._capture_row = row - skip_rows
         return self._read(number, part), skip_rows
 
-    def _find(self, row: int) -> Tuple[int, int, int]:
+    def _find(self, row: int) -> tuple[int, int, int]:
         """The batch in the log, the sequence in it, and the row in that one, in which a row of the pass stands."""
         for index, entry in enumerate(self._log):
             first = entry.first_row

@@ -15,7 +15,8 @@ import queue
 import threading
 import warnings
 import weakref
-from typing import TYPE_CHECKING, Any, AsyncIterator, Callable, Iterator, List, Optional, Sequence, Tuple, Union
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Callable
 
 import grpc
 import grpc.aio
@@ -49,10 +50,11 @@ _LOST_STATUS = "Internal error from Core"
 
 
 def connect(
-    address: str, *, credentials: Optional[grpc.ChannelCredentials] = None, shared_memory: bool = True
-) -> "AsyncClient":
-    """A client of the server at `address` (`"host:port"`), for the running event loop. Nothing is sent yet. `credentials`
-    and `shared_memory` as for `hookline.connect`; like that, it tells glibc to keep freed memory mapped."""
+    address: str, *, credentials: grpc.ChannelCredentials | None = None, shared_memory: bool = True
+) -> AsyncClient:
+    """A client of the server at `address` (`"host:port"`), for the running event loop. Nothing is sent yet.
+    `credentials` and `shared_memory` as for `hookline.connect`; like that, it tells glibc to keep freed memory
+    mapped."""
     _network.check_address(address)
     _memory.keep_freed_memory()
     return AsyncClient(address, credentials, shared_memory)
@@ -61,12 +63,12 @@ def connect(
 class AsyncClient:
     """A connection to a server. To be used in one event loop; an async context manager, which closes it."""
 
-    def __init__(self, address: str, credentials: Optional[grpc.ChannelCredentials], shared_memory: bool) -> None:
+    def __init__(self, address: str, credentials: grpc.ChannelCredentials | None, shared_memory: bool) -> None:
         _lifetime.check_process()
         self.address = address
         self._loop = _running_loop("hookline.aio.connect")
         self._closed = False
-        self._captures: "weakref.WeakSet[AsyncCapture]" = weakref.WeakSet()
+        self._captures: weakref.WeakSet[AsyncCapture] = weakref.WeakSet()
         self._forked = False
         self._offer_memory = _shared_memory.offers(address, shared_memory)
         options = channel_options(address)
@@ -116,29 +118,29 @@ class AsyncClient:
                 "hookline.aio.connect in each loop"
             )
 
-    async def __aenter__(self) -> "AsyncClient":
+    async def __aenter__(self) -> AsyncClient:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         await self.close()
 
-    async def models(self, *, timeout: Optional[float] = None) -> Tuple[ModelInfo, ...]:
+    async def models(self, *, timeout: float | None = None) -> tuple[ModelInfo, ...]:
         """The models that the server holds, without their hook points."""
         answer = await self._call(
             _protocol.LIST_MODELS, _protocol.ListModelsRequest(), _protocol.ListModelsResponse, timeout
         )
         return tuple(map(model_info, answer.models))
 
-    async def model(self, name: str = "", *, timeout: Optional[float] = None) -> ModelInfo:
+    async def model(self, name: str = "", *, timeout: float | None = None) -> ModelInfo:
         """What one model is, with its hook points. `name` may be left out where there is only one."""
         request = _protocol.GetModelRequest(name=name)
         return model_info(await self._call(_protocol.GET_MODEL, request, _protocol.Model, timeout))
 
     def capture(
-        self, hook_points: Union[str, Sequence[str]], source: Any, **options: "Unpack[CaptureArguments]"
-    ) -> "AsyncCapture":
-        """`Client.capture`, with the same arguments, for `async for`. `source` may be an async iterable of batches, too.
-        It is read on another thread, so that one that blocks does not hold the event loop."""
+        self, hook_points: str | Sequence[str], source: Any, **options: Unpack[CaptureArguments]
+    ) -> AsyncCapture:
+        """`Client.capture`, with the same arguments, for `async for`. `source` may be an async iterable of batches,
+        too. It is read on another thread, so that one that blocks does not hold the event loop."""
         self._check("capture")
         if hasattr(source, "__aiter__"):
             source = _FromAsync(source.__aiter__(), asyncio.get_running_loop())
@@ -154,7 +156,7 @@ class AsyncClient:
             return self._channel.unary_stream(method)(messages, metadata=metadata)
         return self._channel.stream_stream(method)(messages, metadata=metadata)
 
-    async def _call(self, method: str, request: Any, response: Any, timeout: Optional[float]) -> Any:
+    async def _call(self, method: str, request: Any, response: Any, timeout: float | None) -> Any:
         self._check(method.rpartition("/")[2])
         call = self._channel.unary_unary(
             method, request_serializer=type(request).SerializeToString, response_deserializer=response.FromString
@@ -188,7 +190,7 @@ class AsyncCapture(AsyncIterator[Batch]):
         self._options = options
         self._make_allocator = make_allocator
         self._session = Session(options, make_allocator, client._offer_memory)
-        self._queue: "asyncio.Queue[Optional[RawBatch]]" = asyncio.Queue(options.prefetch)
+        self._queue: asyncio.Queue[RawBatch | None] = asyncio.Queue(options.prefetch)
         self._started = asyncio.Event()
         self._receiving = asyncio.get_running_loop().create_task(self._receive())
         self._batches = self._iterate()
@@ -202,7 +204,7 @@ class AsyncCapture(AsyncIterator[Batch]):
         return self._session.started
 
     @property
-    def summary(self) -> Optional[CaptureSummary]:
+    def summary(self) -> CaptureSummary | None:
         """How the capture ended and what it brought; None until the last batch has been taken."""
         return self._session.summary
 
@@ -216,7 +218,7 @@ class AsyncCapture(AsyncIterator[Batch]):
         self._receiving.cancel()
         await asyncio.wait([self._receiving])
 
-    async def __aenter__(self) -> "AsyncCapture":
+    async def __aenter__(self) -> AsyncCapture:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -227,7 +229,7 @@ class AsyncCapture(AsyncIterator[Batch]):
         for note in notes_of_start(self._options, started):
             warnings.warn(note, stacklevel=3)
         finisher = Finisher(started, self._options, self._make_allocator(started))
-        failure: Optional[Exception] = None
+        failure: Exception | None = None
         while True:
             try:
                 raw = await self._next()
@@ -248,7 +250,7 @@ class AsyncCapture(AsyncIterator[Batch]):
             for note in notes_of_end(self._options, started, self.summary):
                 warnings.warn(note, stacklevel=3)
 
-    async def _next(self) -> Optional[RawBatch]:
+    async def _next(self) -> RawBatch | None:
         """The next batch, or what ended the receiving."""
         if self._queue.empty() and not self._receiving.done():
             getter = asyncio.ensure_future(self._queue.get())
@@ -280,10 +282,10 @@ class AsyncCapture(AsyncIterator[Batch]):
         finally:
             self._started.set()
 
-    async def _run_call(self) -> Optional[HooklineError]:
+    async def _run_call(self) -> HooklineError | None:
         session = self._session
         method, first, metadata = session.call()
-        next_sequence: "asyncio.Future[int]" = asyncio.get_running_loop().create_future()
+        next_sequence: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         messages = first if session.feed is None else self._requests(first, next_sequence)
         call = self._client._call_of(method, messages, metadata)
         try:
@@ -304,7 +306,7 @@ class AsyncCapture(AsyncIterator[Batch]):
             call.cancel()
             session.hang_up()
 
-    async def _requests(self, first: bytes, next_sequence: "asyncio.Future[int]") -> AsyncIterator[bytes]:
+    async def _requests(self, first: bytes, next_sequence: asyncio.Future[int]) -> AsyncIterator[bytes]:
         yield first
         try:
             sequence = await next_sequence
@@ -325,15 +327,15 @@ class AsyncCapture(AsyncIterator[Batch]):
 class _SourceThread:
     """Reads the source for a coroutine. A daemon: the end of the program does not wait for a source that blocks."""
 
-    def __init__(self, tokens: Callable[[int], Optional[Tuple[bytes, int]]]) -> None:
+    def __init__(self, tokens: Callable[[int], tuple[bytes, int] | None]) -> None:
         self._tokens = tokens
         self._loop = asyncio.get_running_loop()
-        self._wanted: "queue.SimpleQueue[Any]" = queue.SimpleQueue()
+        self._wanted: queue.SimpleQueue[Any] = queue.SimpleQueue()
         threading.Thread(target=self._run, name="hookline-send", daemon=True).start()
 
-    async def tokens(self, sequence: int) -> Optional[Tuple[bytes, int]]:
+    async def tokens(self, sequence: int) -> tuple[bytes, int] | None:
         """`Session.tokens`."""
-        future: "asyncio.Future[Optional[Tuple[bytes, int]]]" = self._loop.create_future()
+        future: asyncio.Future[tuple[bytes, int] | None] = self._loop.create_future()
         self._wanted.put((sequence, future))
         return await future
 
@@ -349,9 +351,15 @@ class _SourceThread:
             sequence, future = wanted
             found = self._tokens(sequence)
             try:
-                self._loop.call_soon_threadsafe(lambda: future.done() or future.set_result(found))
+                self._loop.call_soon_threadsafe(_settle, future, found)
             except RuntimeError:  # the loop has ended meanwhile
                 return
+
+
+def _settle(future: asyncio.Future[Any], result: Any) -> None:
+    """Gives a future its result, unless nobody waits for it any more."""
+    if not future.done():
+        future.set_result(result)
 
 
 class _FromAsync(Iterator[Any]):
@@ -362,7 +370,7 @@ class _FromAsync(Iterator[Any]):
         self._loop = loop
 
     def __next__(self) -> Any:
-        async def step() -> List[Any]:
+        async def step() -> list[Any]:
             try:
                 return [await self._items.__anext__()]
             except StopAsyncIteration:

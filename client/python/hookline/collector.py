@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 import warnings
 from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Deque, Dict, Iterable, Iterator, List, Optional, Sequence, Union
+from typing import Any
 
 import numpy as np
 
@@ -15,9 +16,9 @@ from hookline._arrays import Block, dtype_name
 from hookline._counts import count
 from hookline._notes import notes_of_end
 from hookline._request import CaptureOptions
-from hookline._token_ids import Ids, TokenBatch
 from hookline._store import RowStore
 from hookline._text import escaped
+from hookline._token_ids import Ids, TokenBatch
 from hookline.errors import InvalidArgumentError
 from hookline.model import RemoteModel
 from hookline.types import CaptureStarted
@@ -33,7 +34,7 @@ class _TokenQueue(Iterator[TokenBatch]):
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._batches: Deque[TokenBatch] = deque()
+        self._batches: deque[TokenBatch] = deque()
         self._closed = False
         self._unread = False
 
@@ -76,7 +77,7 @@ class _Stores:
     def allocate(self, hook_point: int, first_row: int, rows: int, width: int) -> Block:
         return self._stores[hook_point].block(self._first_rows[hook_point] + first_row, rows)
 
-    def column(self, column: "np.ndarray[Any, Any]") -> Any:
+    def column(self, column: np.ndarray[Any, Any]) -> Any:
         return column
 
 
@@ -109,7 +110,7 @@ class ActivationCollector:
         hook_points: Sequence[str],
         max_activations: int = 10_000_000,
         device: Any = "cpu",
-        save_path: Union[str, Path, None] = None,
+        save_path: str | Path | None = None,
         *,
         dtype: Any = "float32",
     ) -> None:
@@ -121,10 +122,10 @@ class ActivationCollector:
         self.max_activations = max_activations
         self.device = device
         self.save_path = Path(save_path) if save_path else None
-        self.counts: Dict[str, int] = {hook_point: 0 for hook_point in self.hook_points}
+        self.counts: dict[str, int] = {hook_point: 0 for hook_point in self.hook_points}
         self._dtype = dtype_name(dtype)
-        self._stores: Dict[str, RowStore] = {}
-        self._running: Optional[_Run] = None
+        self._stores: dict[str, RowStore] = {}
+        self._running: _Run | None = None
 
     @property
     def is_full(self) -> bool:
@@ -132,11 +133,11 @@ class ActivationCollector:
         return all(rows >= self.max_activations for rows in self.counts.values())
 
     @property
-    def activations(self) -> Dict[str, List[Any]]:
+    def activations(self) -> dict[str, list[Any]]:
         """The rows of each hook point as a list of tensors: of one, or of none before the first row."""
         return {name: [rows] if len(rows) else [] for name, rows in self.get_activations().items()}
 
-    def __enter__(self) -> "ActivationCollector":
+    def __enter__(self) -> ActivationCollector:
         self.model.check(self.hook_points)
         self.model.attach(self)
         return self
@@ -176,22 +177,24 @@ class ActivationCollector:
         if self._running is not None and self._running.failed:
             self._finish()
 
-    def _send(self, run: "_Run", batch: TokenBatch, first: int, end: int) -> None:
+    def _send(self, run: _Run, batch: TokenBatch, first: int, end: int) -> None:
         # The caller may fill its tensor anew as soon as its call returns.
-        sequences = [np.array(ids, np.uint32) for ids in batch.sequences[first:end]]
+        sequences: list[Ids] = [np.array(ids, np.uint32) for ids in batch.sequences[first:end]]
         run.send(TokenBatch(sequences, lambda index: batch.place(first + index)))
         rows = sum(map(len, sequences))
         for hook_point, before in self.counts.items():
             self.counts[hook_point] = min(self.max_activations, before + rows)
 
-    def get_activations(self, hook_point: Optional[str] = None) -> Dict[str, Any]:
+    def get_activations(self, hook_point: str | None = None) -> dict[str, Any]:
         """Hook point -> its rows so far, (rows, width); of one hook point, or of all. Waits for those on their way."""
         if hook_point is not None and hook_point not in self.counts:
-            raise ValueError(f"Unknown hook point: {escaped(hook_point)}; this collector has {escaped(', '.join(self.counts))}")
+            raise ValueError(
+                f"Unknown hook point: {escaped(hook_point)}; this collector has {escaped(', '.join(self.counts))}"
+            )
         self._finish()
         return {name: self._rows(name) for name in ([hook_point] if hook_point is not None else self.counts)}
 
-    def save_activations(self, save_path: Union[str, Path, None] = None) -> None:
+    def save_activations(self, save_path: str | Path | None = None) -> None:
         """Writes the rows of each hook point to `<hook point, dots replaced by underscores>.pt` in the folder, readable
         by `load_activations` and by `torch.load`. The exact name stands in the file."""
         folder = save_path or self.save_path
@@ -202,7 +205,7 @@ class ActivationCollector:
             print(f"Saved {len(activations[name])} activations for {escaped(name)} to {escaped(str(path))}")
 
     @staticmethod
-    def load_activations(load_path: Union[str, Path], hook_points: Optional[Sequence[str]] = None) -> Dict[str, Any]:
+    def load_activations(load_path: str | Path, hook_points: Sequence[str] | None = None) -> dict[str, Any]:
         """Hook point -> rows, from the files of `save_activations` in a folder: of these hook points, or of all. Files
         of the collector that worked with hooks on a local model are read as well."""
         import torch
@@ -254,8 +257,8 @@ class ActivationCollector:
             largest = int(np.argmax(ids))
             if 0 < info.vocabulary_size <= ids[largest]:
                 raise InvalidArgumentError(
-                    f"{where}, position {largest}: token id {ids[largest]} is not below {info.vocabulary_size}, the size "
-                    f"of {info.name}'s vocabulary",
+                    f"{where}, position {largest}: token id {ids[largest]} is not below {info.vocabulary_size}, the "
+                    f"size of {info.name}'s vocabulary",
                     field=f"{field}.ids[{largest}]",
                 )
 
@@ -286,8 +289,8 @@ class _Run:
         self.tokens = _TokenQueue()
         self.counts = dict(collector.counts)  # with the rows that have arrived; settled after `finish`
         self._sent_rows = 0
-        self._error: Optional[BaseException] = None
-        self._thread: Optional[threading.Thread] = None
+        self._error: BaseException | None = None
+        self._thread: threading.Thread | None = None
         left = collector.max_activations - min(self.counts.values())
         self._options = CaptureOptions(
             hook_points=list(collector.hook_points),
@@ -324,8 +327,8 @@ class _Run:
             end += 1
         if end == first and self._sent_rows == 0:
             raise ValueError(
-                f"a sequence brings {len(sequences[first])} rows, more than the {self._granted} that the server grants in a "
-                "capture (--max-rows); raise that, or send shorter sequences"
+                f"a sequence brings {len(sequences[first])} rows, more than the {self._granted} that the server grants "
+                "in a capture (--max-rows); raise that, or send shorter sequences"
             )
         return end
 
@@ -373,11 +376,11 @@ def collect_activations_from_dataloader(
     hook_points: Sequence[str],
     max_activations: int = 10_000_000,
     device: Any = "cpu",
-    save_path: Union[str, Path, None] = None,
+    save_path: str | Path | None = None,
     verbose: bool = True,
     *,
     dtype: Any = "float32",
-) -> Dict[str, Any]:
+) -> dict[str, Any]:
     """Runs the batches of `dataloader` through the model until every hook point has `max_activations` rows, or the
     loader ends. Hook point -> rows. Arguments as for `ActivationCollector`; `verbose` shows a progress bar; with
     `save_path` the rows are saved, too."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Iterator, Optional
+from typing import Any
 
 import grpc
 
@@ -22,7 +23,7 @@ class PersistProgress:
     bytes: int  # of values written, of all hook points
     seconds: float  # since this server began or continued it
     new_rows: int  # written in that time
-    recording: Optional[RecordingInfo]  # with the last progress
+    recording: RecordingInfo | None  # with the last progress
 
 
 class Persist(Iterator[PersistProgress]):
@@ -34,7 +35,7 @@ class Persist(Iterator[PersistProgress]):
 
     def __init__(self, call: Any) -> None:
         self._call = call
-        self._last: Optional[PersistProgress] = None
+        self._last: PersistProgress | None = None
         # The server answers at once. Waiting for it here raises its objections, and a request is on its way only then.
         self._first = self._receive()
 
@@ -45,7 +46,7 @@ class Persist(Iterator[PersistProgress]):
             raise StopIteration
         return following
 
-    def _receive(self) -> Optional[PersistProgress]:
+    def _receive(self) -> PersistProgress | None:
         """The next progress; None at the end of a complete recording."""
         try:
             message = next(self._call, None)
@@ -69,7 +70,7 @@ class Persist(Iterator[PersistProgress]):
         """Watches no longer; the recording goes on. Idempotent."""
         self._call.cancel()
 
-    def __enter__(self) -> "Persist":
+    def __enter__(self) -> Persist:
         return self
 
     def __exit__(self, *exc: object) -> None:

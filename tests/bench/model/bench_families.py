@@ -1,12 +1,13 @@
 """Forward tokens/s of every family beside Hugging Face transformers' eager forward of the same weights.
 
-    python3 tests/bench/model/bench_families.py --program build/release/bin/model_bench [--family llama ...] [--rounds 7]
+    python3 tests/bench/model/bench_families.py --program build/release/bin/model_bench [--family llama ...] [--rounds
+    7]
 
-Needs torch and transformers in this Python; build model_bench against that torch (-DHOOKLINE_TORCH_PYTHON) to compare the
-models and not two versions of LibTorch. 12 blocks, 768 wide, random weights, float32, 4 x 256 tokens, as many threads on
-either side. Both run up to the last block's residual stream, without logits: transformers' base model (whose final norm
-comes on top, a thousandth of the work) with attn_implementation="eager" in inference mode, ours with one tap. Early exit:
-ours with the tap at block l of L against the same whole forward, which is worth L / (l + 1).
+Needs torch and transformers in this Python; build model_bench against that torch (-DHOOKLINE_TORCH_PYTHON) to compare
+the models and not two versions of LibTorch. 12 blocks, 768 wide, random weights, float32, 4 x 256 tokens, as many
+threads on either side. Both run up to the last block's residual stream, without logits: transformers' base model (whose
+final norm comes on top, a thousandth of the work) with attn_implementation="eager" in inference mode, ours with one
+tap. Early exit: ours with the tap at block l of L against the same whole forward, which is worth L / (l + 1).
 
 Both sides take turns within each round; the one that waits is stopped, so that its threads don't spin, and malloc keeps
 freed memory mapped in both. Medians over the rounds.
@@ -36,8 +37,14 @@ from hookline import _memory  # noqa: E402
 
 LAYERS, WIDTH, HEADS, MLP, VOCABULARY, CONTEXT = 12, 768, 12, 3072, 8192, 1024
 BATCH, POSITIONS = 4, 256
-COMMON = dict(vocab_size=VOCABULARY, hidden_size=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
-              intermediate_size=MLP, max_position_embeddings=CONTEXT)
+COMMON = dict(
+    vocab_size=VOCABULARY,
+    hidden_size=WIDTH,
+    num_hidden_layers=LAYERS,
+    num_attention_heads=HEADS,
+    intermediate_size=MLP,
+    max_position_embeddings=CONTEXT,
+)
 GROUPED = dict(COMMON, num_key_value_heads=4)
 SMALL_IDS = dict(bos_token_id=0, eos_token_id=1, pad_token_id=None)
 FAMILIES = {
@@ -59,8 +66,12 @@ class Ours:
     """model_bench in a process that is stopped unless it is asked."""
 
     def __init__(self, program, directory, threads):
-        self.process = subprocess.Popen([program, directory, "--dtype", "float32", "--threads", str(threads)],
-                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            [program, directory, "--dtype", "float32", "--threads", str(threads)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         json.loads(self.process.stdout.readline())
         self.forward(LAST)
         self.process.send_signal(signal.SIGSTOP)
@@ -109,9 +120,14 @@ def compare(family, arguments, directory):
     def ratio(layer):
         return statistics.median(their / our[layer] for their, our in zip(theirs, own))
 
-    early = "; ".join(f"to block {layer} {ratio(layer):.2f} (wanted {0.9 * LAYERS / (layer + 1):.2f})" for layer in EARLY)
-    print(f"{family}: {BATCH * POSITIONS / statistics.median(our[LAST] for our in own):.0f} tokens/s, transformers "
-          f"{BATCH * POSITIONS / statistics.median(theirs):.0f}; ratio {ratio(LAST):.2f} (wanted 1.00); {early}", flush=True)
+    early = "; ".join(
+        f"to block {layer} {ratio(layer):.2f} (wanted {0.9 * LAYERS / (layer + 1):.2f})" for layer in EARLY
+    )
+    print(
+        f"{family}: {BATCH * POSITIONS / statistics.median(our[LAST] for our in own):.0f} tokens/s, transformers "
+        f"{BATCH * POSITIONS / statistics.median(theirs):.0f}; ratio {ratio(LAST):.2f} (wanted 1.00); {early}",
+        flush=True,
+    )
 
 
 def main():
@@ -123,8 +139,10 @@ def main():
     arguments = parser.parse_args()
     _memory.keep_freed_memory()
     torch.set_num_threads(arguments.threads)
-    print(f"{platform.node()}, {arguments.threads} threads, torch {torch.__version__}, transformers "
-          f"{transformers.__version__}")
+    print(
+        f"{platform.node()}, {arguments.threads} threads, torch {torch.__version__}, transformers "
+        f"{transformers.__version__}"
+    )
     transformers.utils.logging.disable_progress_bar()
     for family in arguments.family:
         with tempfile.TemporaryDirectory() as directory:
