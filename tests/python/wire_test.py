@@ -70,7 +70,8 @@ def test_the_packaged_descriptors_are_those_of_proto(tmp_path):
     protoc = shutil.which("protoc")
     assert protoc is not None, "protoc must be on the path; deploy/install-dependencies installs it"
     made = tmp_path / "protocol.binpb"
-    files = sorted(glob.glob(os.path.join(ROOT, "proto", "hookline", "v1", "*.proto")))
+    folders = [("google", "rpc"), ("hookline", "v1")]
+    files = [file for names in folders for file in sorted(glob.glob(os.path.join(ROOT, "proto", *names, "*.proto")))]
     subprocess.run(
         [protoc, "-I", os.path.join(ROOT, "proto"), "--include_imports", f"--descriptor_set_out={made}", *files],
         check=True,
