@@ -1,8 +1,8 @@
 """What happens around captures: closed clients, the end of the program, forks, pickles and Ctrl-C."""
 
-import _thread
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import threading
@@ -259,8 +259,10 @@ def test_what_cannot_be_pickled_says_why(fake):
 
 
 def interrupt():
-    """Sends this program's main thread a Ctrl-C soon, while it waits for what is not there yet."""
-    threading.Thread(target=_thread.interrupt_main, daemon=True).start()
+    """Sends this program's main thread a Ctrl-C soon, while it waits for what is not there yet. A signal of the system,
+    since `_thread.interrupt_main` wakes nobody who waits for a lock already."""
+    main = threading.main_thread().ident
+    threading.Thread(target=lambda: signal.pthread_kill(main, signal.SIGINT), daemon=True).start()
 
 
 def test_a_capture_goes_on_after_ctrl_c(fake):
