@@ -8,6 +8,7 @@ import grpc
 import numpy as np
 import pytest
 import torch
+from error_codes import CODES
 from fake_server import expected
 
 import hookline
@@ -128,21 +129,6 @@ def test_persist_and_estimate_name_the_place_and_keep_the_class(fake):
     for call in (lambda: client.persist("r", RESID, SEQUENCES), lambda: client.estimate(RESID, SEQUENCES)):
         with pytest.raises(hookline.InvalidArgumentError, match="row 2 of the source: is empty"):
             call()
-
-
-CODES = {
-    "INVALID_ARGUMENT": hookline.InvalidArgumentError,
-    "NOT_FOUND": hookline.NotFoundError,
-    "ALREADY_EXISTS": hookline.HooklineError,
-    "RESOURCE_EXHAUSTED": hookline.ResourceExhaustedError,
-    "FAILED_PRECONDITION": hookline.FailedPreconditionError,
-    "UNAVAILABLE": hookline.UnavailableError,
-    "INTERNAL": hookline.InternalError,
-    "CANCELLED": hookline.CancelledError,
-    "DEADLINE_EXCEEDED": hookline.DeadlineExceededError,
-    "PERMISSION_DENIED": hookline.HooklineError,
-    "UNIMPLEMENTED": hookline.HooklineError,
-}
 
 
 @pytest.mark.parametrize("code", CODES)

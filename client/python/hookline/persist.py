@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
 
 from hookline import _protocol
+from hookline._arguments import PersistArguments
+from hookline._request import CaptureOptions, capture_options
 from hookline.errors import InternalError, from_rpc_error
 from hookline.types import RecordingInfo, recording_info
 
@@ -24,6 +26,26 @@ class PersistProgress:
     seconds: float  # since this server began or continued it
     new_rows: int  # written in that time
     recording: RecordingInfo | None  # with the last progress
+
+
+def persist_request(
+    name: str, hook_points: str | Sequence[str], source: Any, arguments: PersistArguments
+) -> tuple[CaptureOptions, bytes]:
+    """What the arguments of a `persist` method ask for, and the request. TypeError for what no recording takes."""
+    accepted = PersistArguments.__annotations__.keys()
+    unknown = sorted(arguments.keys() - accepted)
+    if unknown:
+        raise TypeError(f"{unknown[0]}: a recording takes {', '.join(sorted(accepted))}")
+    options = capture_options(hook_points, source, **arguments)
+    request = _protocol.PersistRequest(name=name, capture=options.whole_message())
+    return options, request.SerializeToString()
+
+
+def finished_recording(last: PersistProgress | None) -> RecordingInfo:
+    """The recording, which comes with the last progress. InternalError where the server left it out."""
+    if last is None or last.recording is None:
+        raise InternalError("the server ended the call without the recording")
+    return last.recording
 
 
 class Persist(Iterator[PersistProgress]):
@@ -53,7 +75,7 @@ class Persist(Iterator[PersistProgress]):
         except grpc.RpcError as error:
             raise from_rpc_error(error) from None
         if message is not None:
-            self._last = _progress(_protocol.PersistResponse.FromString(message))
+            self._last = persist_progress(message)
             return self._last
         return None
 
@@ -62,9 +84,7 @@ class Persist(Iterator[PersistProgress]):
         stopped it, UnavailableError where the server went away. The same request continues such a recording."""
         for _ in self:
             pass
-        if self._last is None or self._last.recording is None:
-            raise InternalError("the server ended the call without the recording")
-        return self._last.recording
+        return finished_recording(self._last)
 
     def close(self) -> None:
         """Watches no longer; the recording goes on. Idempotent."""
@@ -77,7 +97,9 @@ class Persist(Iterator[PersistProgress]):
         self.close()
 
 
-def _progress(message: Any) -> PersistProgress:
+def persist_progress(data: bytes) -> PersistProgress:
+    """From a serialized PersistResponse."""
+    message = _protocol.PersistResponse.FromString(data)
     return PersistProgress(
         disposition=_protocol.PERSIST_DISPOSITIONS.get(message.disposition, "unspecified"),
         rows=message.rows,
