@@ -13,6 +13,7 @@ import numpy as np
 from hookline._notes import asked_rows, capped
 from hookline._request import CaptureOptions, capture_options
 from hookline._sources import source_batches
+from hookline._summaries import sum_of
 from hookline._token_ids import TokenBatch
 from hookline.capture import Batch
 from hookline.types import CaptureStarted, CaptureSummary, Dataset, Feed, Recording, Selection
@@ -25,7 +26,8 @@ class Pass(Iterator[Batch]):
     """Iterates over the batches of one pass over a source, whatever the server's `--max-rows` is: where that cap ends a
     capture, another one goes on with the row after it. A batch is short where a capture ends.
 
-    `summary` is that of the latest capture that ended. Closing it, or leaving its `with` block, cancels the rest.
+    `summary` is the sum over the captures that have ended (`_summaries.sum_of`); None until one has. Closing the pass,
+    or leaving its `with` block, cancels the rest.
     A feed cannot be continued: it ends at the cap, with a warning.
     """
 
@@ -60,9 +62,16 @@ class Pass(Iterator[Batch]):
                     place.received(batch)
                     batch.first_row += first_row - options.skip_rows
                     yield self._as_asked(batch)
-                self.summary = capture.summary
+                self._add_summary(capture.summary, started, options.skip_rows)
             first_row += max(point.max_activations for point in started.hook_points) - options.skip_rows
             options = self._following(place, options, started, capture.summary, first_row)
+
+    def _add_summary(self, summary: CaptureSummary | None, started: CaptureStarted, repeated_rows: int) -> None:
+        if self.summary is None or summary is None:
+            self.summary = summary or self.summary
+            return
+        widths = {point.name: point.width for point in started.hook_points}
+        self.summary = sum_of(self.summary, summary, widths, repeated_rows)
 
     def _following(
         self,

@@ -48,7 +48,7 @@ class ActivationDataset(torch.utils.data.IterableDataset):  # type: ignore[type-
         self.hook_points = hook_points
         self.source = source
         self.options: CaptureArguments = {**options, "output": "torch"}
-        self.summary: CaptureSummary | None = None  # of the last capture that ended in this process
+        self.summary: CaptureSummary | None = None  # of the last pass that ended in this process
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         with _client.connect(self.address) as client:
