@@ -7,7 +7,6 @@ import subprocess
 import sys
 
 import pytest
-
 from conftest import DEMO, MLP, PATIENCE, RESID, ROOT, Server
 
 # An escape sequence, a line that looks like one of the log's, the one-character CSI, and a right-to-left override.
@@ -82,7 +81,7 @@ def program(server, *arguments):
 
 
 def test_the_log_and_the_command_line_show_what_the_directory_holds_as_escapes(evil, tmp_path):
-    shown = "m\\x1b[31m\\n2026-01-01 forged\\r\\x7f\\xc2\\x9b2J\\xe2\\x80\\xae".encode()
+    shown = b"m\\x1b[31m\\n2026-01-01 forged\\r\\x7f\\xc2\\x9b2J\\xe2\\x80\\xae"
     assert shown in program(evil, "recordings").stdout
     assert program(evil, "recordings", "r").stdout.count(shown) == 6
     for command in (
@@ -99,6 +98,7 @@ def test_the_log_and_the_command_line_show_what_the_directory_holds_as_escapes(e
 def test_what_a_client_asks_for_comes_back_as_escapes(evil):
     sys.path.insert(0, os.path.join(ROOT, "client", "python"))
     import grpc
+
     import hookline
 
     ids = [[1, 2, 3]]

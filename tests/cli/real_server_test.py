@@ -5,7 +5,6 @@ import signal
 
 import numpy as np
 import pytest
-
 from conftest import DEMO, MLP, PATIENCE, RESID, Server, capture, read_safetensors, run, start
 
 
@@ -149,10 +148,20 @@ def test_a_bad_token_is_named_by_its_place_in_the_file(recording_server, tmp_pat
     for (name, *more), place in cases:
         arguments = ["bad"] if command == "persist" else []
         status, _, errors = run(
-            recording_server, command, *arguments, "--quiet", "--hook-points", RESID, "--tokens", str(tmp_path / name), *more
+            recording_server,
+            command,
+            *arguments,
+            "--quiet",
+            "--hook-points",
+            RESID,
+            "--tokens",
+            str(tmp_path / name),
+            *more,
         )
         assert status == 2
-        assert errors.startswith(f"hookline: {place}") and f"{name}: token id 999 in sequence 8500 at position 1" in errors
+        assert (
+            errors.startswith(f"hookline: {place}") and f"{name}: token id 999 in sequence 8500 at position 1" in errors
+        )
 
 
 def test_tells_the_model_and_its_hook_points(server):

@@ -11,7 +11,6 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-
 from conftest import DEMO, MLP, PATIENCE, RESID, Server, read_safetensors, run, start
 
 ROWS = {RESID: 5000, MLP: 3000}
@@ -69,7 +68,9 @@ def test_persist_again_says_what_is_there(recorded, tmp_path):
         assert code == 0 and "recording again begins" in errors and "100% 5,000/5,000 rows" in errors
         code, output, errors = run(server, "persist", "again", *request_flags())
         assert code == 0 and "is complete already" in errors and "again: complete" in output
-        assert "give another name" in refused(server, "persist", "again", *request_flags(), "--skip-first", "1", "-q")[1]
+        assert (
+            "give another name" in refused(server, "persist", "again", *request_flags(), "--skip-first", "1", "-q")[1]
+        )
         assert "no name of a recording" in refused(server, "persist", "../x", *request_flags(), "-q")[1]
     finally:
         server.kill()
@@ -160,9 +161,21 @@ def test_export_writes_a_file_for_each_hook_point_and_a_manifest_of_their_names(
         else:
             values = read_safetensors(path)[1][name]
         np.testing.assert_array_equal(values, recorded[1][name][name])
-    assert "manifest.json exists" in refused(
-        reader, "export", "text", "--hook-points", "blocks.2*", "--format", format, "--out", str(tmp_path / "out"), "-q"
-    )[1]
+    assert (
+        "manifest.json exists"
+        in refused(
+            reader,
+            "export",
+            "text",
+            "--hook-points",
+            "blocks.2*",
+            "--format",
+            format,
+            "--out",
+            str(tmp_path / "out"),
+            "-q",
+        )[1]
+    )
     done(reader, "export", "text", "--format", format, "--out", str(tmp_path / "out"), "--overwrite", "--quiet")
 
 
@@ -234,7 +247,9 @@ def test_import_reads_what_the_original_collector_saved(tmp_path, dtype):
     ],
 )
 def test_import_names_what_is_no_tensor_of_rows_and_leaves_nothing(tmp_path, thing, message):
-    code, errors = refused(None, "import", *make_collected(tmp_path / "pt", {"x": thing}), *into(tmp_path / "recordings"))
+    code, errors = refused(
+        None, "import", *make_collected(tmp_path / "pt", {"x": thing}), *into(tmp_path / "recordings")
+    )
     assert "x.pt" in errors and message in errors
     assert list((tmp_path / "recordings").iterdir()) == []
 
@@ -282,7 +297,7 @@ def test_an_interrupted_export_and_a_full_disk_leave_no_file(recorded, reader, t
     assert left == [] or "manifest.json" in left and len(left) == 3
 
     # A file may have 1000 KiB, as on a disk that is full.
-    limited = ["bash", "-c", "ulimit -f 1000; trap '' XFSZ; exec \"$0\" \"$@\"", os.environ["HOOKLINE_PROGRAM"]]
+    limited = ["bash", "-c", 'ulimit -f 1000; trap \'\' XFSZ; exec "$0" "$@"', os.environ["HOOKLINE_PROGRAM"]]
     export = ["export", "text", "--format", "pt", "--quiet", "--out", str(tmp_path / "full")]
     process = subprocess.run([*limited, *export, "--server", reader.address], capture_output=True, text=True)
     assert process.returncode == 1 and "blocks_2_hook_resid_post.pt" in process.stderr, process.stderr
@@ -312,8 +327,16 @@ def test_a_capture_that_is_killed_leaves_nothing_that_looks_like_a_file_of_rows(
         (["read", "text", "--first-row", "5001", "-q"], 2, "5001 is not from 0 to 5000"),
         (["read", "text", "--max-activations-for", "x", "-q"], 2, "`x` is not NAME=ROWS"),
         (["recordings", "--stop"], 2, "--stop requires name"),
-        (["persist", "a", "--hook-points", RESID, "--tokens", os.path.join(DEMO, "tokens.npy"), "-q"], 1, "this server has none"),
-        (["capture", "--hook-points", RESID, "--dataset", "text", "--sequence-length", "9", "-q"], 1, "this server has none"),
+        (
+            ["persist", "a", "--hook-points", RESID, "--tokens", os.path.join(DEMO, "tokens.npy"), "-q"],
+            1,
+            "this server has none",
+        ),
+        (
+            ["capture", "--hook-points", RESID, "--dataset", "text", "--sequence-length", "9", "-q"],
+            1,
+            "this server has none",
+        ),
     ],
 )
 def test_what_cannot_be_is_said_in_one_line(reader, arguments, code, message):

@@ -1,15 +1,17 @@
 """The asyncio client keeps the promises of the other one."""
 
 import asyncio
+import inspect
 import pickle
 
 import grpc
 import numpy as np
 import pytest
 import torch
+from error_codes import CODES
+from fake_server import expected
 
 import hookline
-from fake_server import expected
 
 RESID = "blocks.0.hook_resid_post"
 POST = "blocks.1.mlp.hook_post"
@@ -199,3 +201,128 @@ def test_rows_before_an_error_come_before_it(fake):
         return rows
 
     assert asyncio.run(asyncio.wait_for(run(), 60)) == 19
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_every_method_keeps_the_class_of_an_error(fake, code):
+    server = fake(datasets={"d": SEQUENCES})
+    server.failure = (getattr(grpc.StatusCode, code), "the server objects", ())
+    server.fails_everywhere = True
+
+    async def loop(batches):
+        return [batch async for batch in batches]
+
+    async def run():
+        async with hookline.aio.connect(server.address) as client:
+            methods = {
+                "capture": lambda: loop(client.capture(RESID, SEQUENCES)),
+                "capture of a dataset": lambda: loop(client.capture(RESID, hookline.Dataset("d"))),
+                "capture of a recording": lambda: loop(client.capture(RESID, hookline.Recording("d"))),
+                "started": lambda: client.capture(RESID, SEQUENCES).started(),
+                "persist": lambda: client.persist("r", RESID, SEQUENCES).wait(),
+                "loop over a persist": lambda: loop(client.persist("r", RESID, SEQUENCES)),
+                "estimate": lambda: client.estimate(RESID, SEQUENCES),
+                "models": client.models,
+                "model": client.model,
+                "datasets": client.datasets,
+                "dataset": lambda: client.dataset("d"),
+                "recordings": client.recordings,
+                "recording": lambda: client.recording("r"),
+                "stop_recording": lambda: client.stop_recording("r"),
+                "delete_recording": lambda: client.delete_recording("r"),
+            }
+            for name, call in methods.items():
+                with pytest.raises(hookline.HooklineError) as caught:
+                    await call()
+                assert type(caught.value) is CODES[code], name
+                assert (caught.value.code, caught.value.message) == (code, "the server objects"), name
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+
+
+def test_it_offers_what_the_other_client_offers():
+    def offered(kind, left_out=()):
+        return {name for name in vars(kind) if not name.startswith("_")} - set(left_out)
+
+    # Those ways of receiving are the other one's alone.
+    missing = offered(hookline.Client, ["receiver", "run", "receive"]) - offered(hookline.aio.AsyncClient)
+    assert not missing
+    assert offered(hookline.Persist) - {"close"} <= offered(hookline.aio.AsyncPersist)
+    assert offered(hookline.Capture) - {"close"} <= offered(hookline.aio.AsyncCapture)
+    for name in offered(hookline.Client) & offered(hookline.aio.AsyncClient) - {"capture"}:
+        asked, there = (
+            [parameter.replace(annotation=None) for parameter in inspect.signature(kind).parameters.values()]
+            for kind in (getattr(hookline.Client, name), getattr(hookline.aio.AsyncClient, name))
+        )
+        assert asked == there, name
+
+
+def test_recordings_are_made_listed_and_described(fake):
+    server = fake(datasets={name: SEQUENCES for name in "abc"})
+
+    async def run():
+        async with hookline.aio.connect(server.address) as client:
+            assert [recording.name for recording in await client.recordings()] == ["a", "b", "c"]
+            assert (await client.recording("x")).rows == 7
+            assert (await client.estimate(RESID, SEQUENCES)).hook_points[RESID].rows == 1
+            progress = [step async for step in client.persist("r", RESID, SEQUENCES)]
+            assert [(step.disposition, step.rows) for step in progress] == [("started", 3), ("started", 7)]
+            assert progress[0].recording is None and progress[1].recording.name == "r"
+            assert (await client.persist("r", RESID, hookline.Dataset("a")).wait()).name == "r"
+            with pytest.raises(TypeError, match="batch_rows: a recording takes"):
+                client.persist("r", RESID, SEQUENCES, batch_rows=3)
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+
+
+def test_persist_and_estimate_name_the_place(fake):
+    server = fake()
+    server.failure = (grpc.StatusCode.INVALID_ARGUMENT, "capture.tokens.sequences[2].ids: is empty", ())
+
+    async def run():
+        async with hookline.aio.connect(server.address) as client:
+            for call in (
+                lambda: client.persist("r", RESID, SEQUENCES).wait(),
+                lambda: client.estimate(RESID, SEQUENCES),
+            ):
+                with pytest.raises(hookline.InvalidArgumentError, match="row 2 of the source: is empty"):
+                    await call()
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+
+
+def test_a_recording_is_watched_on_after_a_wait_that_timed_out(fake):
+    server = fake()
+    server.release.clear()
+
+    async def run():
+        async with hookline.aio.connect(server.address) as client:
+            persist = client.persist("r", RESID, SEQUENCES)
+            assert (await persist.__anext__()).rows == 3
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(persist.wait(), 0.05)
+            assert not server.cancelled.is_set()
+            server.release.set()
+            assert (await persist.wait()).name == "r"
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+
+
+@pytest.mark.parametrize("who", ["watch", "client"])
+def test_closing_ends_the_watch_of_a_recording(fake, who):
+    server = fake()
+    server.release.clear()
+
+    async def run():
+        client = hookline.aio.connect(server.address)
+        persist = client.persist("r", RESID, SEQUENCES)
+        assert (await persist.__anext__()).rows == 3
+        waiting = asyncio.ensure_future(persist.wait())
+        await asyncio.sleep(0)
+        await (persist.aclose() if who == "watch" else client.close())
+        with pytest.raises(hookline.CancelledError, match="not watched"):
+            await waiting
+        await client.close()
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+    assert server.cancelled.wait(60)

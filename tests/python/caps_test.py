@@ -6,10 +6,10 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from fake_server import expected
 from torch.utils.data import DataLoader
 
 import hookline
-from fake_server import FakeServer, expected
 from hookline.sae_lens import data_provider, equal_batches
 
 pytestmark = pytest.mark.usefixtures("receiver")
@@ -57,9 +57,7 @@ def test_a_mixing_provider_brings_every_row_once_behind_the_cap(fake):
 def test_a_budget_larger_than_the_cap_is_kept_to_the_row_in_each_pass(fake):
     server = fake(cap=30, datasets={"d": SEQUENCES})
     for source in (SEQUENCES, hookline.Dataset("d")):
-        provider = data_provider(
-            server.address, RESID, source, batch_size=50, shuffle_buffer=0, max_activations=100
-        )
+        provider = data_provider(server.address, RESID, source, batch_size=50, shuffle_buffer=0, max_activations=100)
         batches = list(itertools.islice(provider, 4))
         np.testing.assert_array_equal(in_order(batches), np.tile(expected(RESID, SEQUENCES)[:100], (2, 1)))
 
@@ -182,3 +180,60 @@ def test_a_feed_that_the_cap_cuts_does_not_begin_again():
     grant = hookline.HookPointGrant(RESID, 8, 20, clipped=False)
     started = hookline.CaptureStarted("m", "f", (grant,), "float32", 0, 0, 0, 0)
     assert _notes.capped(options, started) == [RESID]
+
+
+def test_the_summary_of_a_pass_is_that_of_all_its_captures(fake):
+    server = fake(cap=31, datasets={"d": SEQUENCES})
+
+    def alter(response):
+        """The statistics of a real server, of rows that are all alike but for one that is not finite."""
+        if response.WhichOneof("kind") == "summary":
+            response.summary.batches, response.summary.mean_batch_fill = 2, 0.5
+            response.summary.timing.forward_seconds = 0.25
+            for point in response.summary.hook_points:
+                point.statistics_rows, point.infinity_count = point.rows, 8
+                point.mean_row_norm, point.mean, point.rms = 5.0, 2.0, 3.0
+        return response
+
+    server.alter = alter
+    with pytest.warns(UserWarning, match="infinite"):
+        for source in (SEQUENCES, hookline.Dataset("d")):
+            dataset = hookline.torch.ActivationDataset(
+                server.address, [RESID, POST], source, batch_rows=8, max_activations_by_hook_point={POST: 70}
+            )
+            captures = len(server.requests)
+            list(dataset)
+            captures = len(server.requests) - captures
+            summary = dataset.summary
+            assert {name: point.rows for name, point in summary.hook_points.items()} == {RESID: 115, POST: 70}
+            assert summary.stop_reason == "source_ended" and captures > 3
+            assert (summary.batches, summary.mean_batch_fill) == (2 * captures, 0.5)
+            assert summary.forward_seconds == 0.25 * captures
+            resid = summary.hook_points[RESID]
+            assert resid.statistics_rows >= 115 and resid.infinity_count == 8 * captures
+            assert (resid.mean_row_norm, resid.mean, resid.rms) == (5.0, 2.0, 3.0)
+
+
+def test_means_of_a_pass_weigh_what_they_are_of():
+    from hookline._pass_summaries import sum_of
+
+    def summary(rows, mean, rms, nan_count=0, batches=1, fill=1.0):
+        point = hookline.HookPointSummary(rows, rows, abs(mean), mean, rms, nan_count, 0)
+        times = dict.fromkeys(("total", "queue", "forward", "copy", "wire"), 1.0)
+        return hookline.CaptureSummary(
+            "budget", {RESID: point}, 1, 1, batches, fill, **{f"{name}_seconds": value for name, value in times.items()}
+        )
+
+    def both(before, then, repeated_rows=0):
+        return sum_of(before, then, {RESID: 2}, repeated_rows)
+
+    point = both(summary(3, 1.0, 1.0), summary(1, 5.0, 5.0)).hook_points[RESID]
+    assert (point.mean, point.rms, point.mean_row_norm, point.rows) == (2.0, np.sqrt((3 + 25) / 4), 2.0, 4)
+    # 4 of 8 values are NaN: four of 1 and two of 4.
+    assert both(summary(4, 1.0, 1.0, nan_count=4), summary(1, 4.0, 4.0)).hook_points[RESID].mean == 2.0
+    nothing = summary(2, float("nan"), float("nan"), nan_count=4)
+    assert both(nothing, summary(1, 4.0, 4.0)).hook_points[RESID].mean == 4.0
+    assert np.isnan(both(nothing, nothing).hook_points[RESID].rms)
+    assert both(summary(4, 1.0, 1.0), summary(3, 1.0, 1.0), repeated_rows=2).hook_points[RESID].rows == 5
+    filled = both(summary(1, 1.0, 1.0, batches=3, fill=1.0), summary(1, 1.0, 1.0, batches=1, fill=0.0))
+    assert (filled.batches, filled.mean_batch_fill, filled.total_seconds) == (4, 0.75, 2.0)

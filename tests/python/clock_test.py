@@ -6,9 +6,9 @@ import subprocess
 import sys
 
 import pytest
+from real_server_test import RESID, Server
 
 import hookline
-from real_server_test import RESID, Server
 
 pytestmark = pytest.mark.usefixtures("receiver")
 

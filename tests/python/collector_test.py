@@ -2,15 +2,16 @@
 
 import json
 import resource
+import warnings
 import zipfile
 
 import numpy as np
 import pytest
 import torch
+from fake_server import WIDTHS, expected
 from torch.utils.data import DataLoader, TensorDataset
 
 import hookline
-from fake_server import WIDTHS, expected
 
 pytestmark = pytest.mark.usefixtures("receiver")
 
@@ -225,11 +226,24 @@ def test_a_budget_without_address_space_is_named(model):
         hookline.collect_activations_from_dataloader(model, [TOKENS], [RESID], 1 << 55, verbose=False)
 
 
-def test_a_smaller_grant_is_a_warning_and_ends_the_collection(fake):
-    model = hookline.connect(fake(cap=20).address).model()
-    with pytest.warns(UserWarning, match="at most 20 rows"):
-        rows = hookline.collect_activations_from_dataloader(model, [TOKENS], [RESID, POST], 50, verbose=False)
-    check(rows, 20)
+@pytest.mark.parametrize("cap", [8, 20, 40, 95])
+@pytest.mark.parametrize("budget", [50, 90, 1000])
+def test_it_goes_on_behind_the_servers_cap(fake, cap, budget):
+    model = hookline.connect(fake(cap=cap).address).model()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for batches in ([TOKENS], TOKENS.split(5), TOKENS.split(1)):
+            rows = hookline.collect_activations_from_dataloader(model, batches, [RESID, POST], budget, verbose=False)
+            check(rows, budget)
+
+
+def test_a_sequence_of_more_rows_than_the_servers_cap_is_an_error(fake):
+    model = hookline.connect(fake(cap=10).address).model()
+    with hookline.ActivationCollector(model, [RESID]) as collector:
+        model(TOKENS)
+        with pytest.raises(ValueError, match="brings 11 rows, more than the 10 that the server grants"):
+            model([list(range(11))])
+    assert len(collector.get_activations()[RESID]) == 96
 
 
 def test_what_the_server_objects_to_is_raised(fake):
@@ -267,7 +281,11 @@ def test_rows_that_came_before_a_failure_are_kept(fake):
     server = fake(chunk_rows=4)
 
     def alter(response):
-        if response.WhichOneof("kind") == "chunk" and response.chunk.first_row == 40 and response.chunk.hook_point == POST:
+        if (
+            response.WhichOneof("kind") == "chunk"
+            and response.chunk.first_row == 40
+            and response.chunk.hook_point == POST
+        ):
             response.chunk.width += 1
         return response
 
@@ -282,15 +300,15 @@ def test_rows_that_came_before_a_failure_are_kept(fake):
 
 @pytest.mark.parametrize(
     "bad, field",
-    [([[1, 2], [3, 1000]], "sequences[1].ids[1]"), ([list(range(65))], "sequences[0]"), ([[1], []], "sequences[1]")],
+    [([[1, 2], [3, 1000]], "sequences[1].ids[1]"), ([list(range(65))], "sequences[0]"), ([[1], []], None)],
     ids=["id", "length", "empty"],
 )
 def test_a_bad_call_costs_no_good_one(model, bad, field):
     with hookline.ActivationCollector(model, [RESID, POST]) as collector:
         model(TOKENS[:6])
-        with pytest.raises(hookline.InvalidArgumentError) as caught:
+        with pytest.raises(ValueError, match=r"call 2 of the model, row \d|batch\[1\]: is empty") as caught:
             model(bad)
-        assert caught.value.field == field
+        assert getattr(caught.value, "field", None) == field
         model(TOKENS[6:])
     check(collector.get_activations())
 

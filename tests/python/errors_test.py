@@ -1,12 +1,18 @@
 """Errors name what people wrote: the place in their source, the argument, and the class that says whether to retry."""
 
+import os
+import subprocess
+import sys
+
+import grpc
 import numpy as np
 import pytest
 import torch
-
-import grpc
-import hookline
+from error_codes import CODES
 from fake_server import expected
+
+import hookline
+from hookline import _protocol
 
 pytestmark = pytest.mark.usefixtures("receiver")
 
@@ -125,21 +131,6 @@ def test_persist_and_estimate_name_the_place_and_keep_the_class(fake):
             call()
 
 
-CODES = {
-    "INVALID_ARGUMENT": hookline.InvalidArgumentError,
-    "NOT_FOUND": hookline.NotFoundError,
-    "ALREADY_EXISTS": hookline.HooklineError,
-    "RESOURCE_EXHAUSTED": hookline.ResourceExhaustedError,
-    "FAILED_PRECONDITION": hookline.FailedPreconditionError,
-    "UNAVAILABLE": hookline.UnavailableError,
-    "INTERNAL": hookline.InternalError,
-    "CANCELLED": hookline.CancelledError,
-    "DEADLINE_EXCEEDED": hookline.DeadlineExceededError,
-    "PERMISSION_DENIED": hookline.HooklineError,
-    "UNIMPLEMENTED": hookline.HooklineError,
-}
-
-
 @pytest.mark.parametrize("code", CODES)
 def test_every_method_keeps_the_class_of_an_error(fake, code):
     server = fake(datasets={"d": SEQUENCES})
@@ -167,6 +158,36 @@ def test_every_method_keeps_the_class_of_an_error(fake, code):
             call()
         assert type(caught.value) is CODES[code], name
         assert (caught.value.code, caught.value.message) == (code, "the server objects"), name
+
+
+def test_the_field_comes_from_the_details_of_a_status(fake):
+    server = fake()
+    violation = {"field": "selection.skip_first", "description": "-1 is below 0"}
+    status = _protocol.Status(code=3, message="selection.skip_first: -1 is below 0")
+    status.details.add(type_url="type.googleapis.com/google.rpc.ErrorInfo", value=b"not for us")
+    status.details.add().Pack(_protocol.BadRequest(field_violations=[violation]))
+    details = (("grpc-status-details-bin", status.SerializeToString()),)
+    server.failure = (grpc.StatusCode.INVALID_ARGUMENT, "-1 is below 0", details)
+    with pytest.raises(hookline.InvalidArgumentError) as caught:
+        list(hookline.connect(server.address).capture(RESID, SEQUENCES))
+    assert caught.value.field == "selection.skip_first"
+
+
+def test_the_messages_live_beside_generated_ones_of_the_same_names():
+    # googleapis-common-protos puts another version of the same files into the default pool.
+    program = f"""
+import sys
+from google.protobuf import descriptor_pb2, descriptor_pool
+sys.path.insert(0, {os.path.dirname(os.path.dirname(hookline.__file__))!r})
+for name, message in (("status", "Status"), ("error_details", "BadRequest")):
+    file = descriptor_pb2.FileDescriptorProto(name=f"google/rpc/{{name}}.proto", package="google.rpc")
+    file.message_type.add(name=message).field.add(name="other", number=9, type="TYPE_BYTES", label="LABEL_OPTIONAL")
+    descriptor_pool.Default().AddSerializedFile(file.SerializeToString())
+from hookline import _protocol
+assert _protocol.Status(code=3).code == 3
+assert descriptor_pool.Default().FindMessageTypeByName("google.rpc.Status").fields[0].name == "other"
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
 
 
 def test_a_recordings_dtype_may_be_named_but_not_changed(fake):

@@ -4,9 +4,9 @@ demand: break a connection after a given row, change its model, send a malformed
 Its rows are arithmetic: `value(hook_point, token, position, column)`.
 """
 
-from concurrent import futures
 import json
 import threading
+from concurrent import futures
 
 import grpc
 import numpy as np
@@ -84,7 +84,7 @@ class FakeServer:
                         "ReadRecording": unary_stream(self._read_recording),
                         "ListRecordings": unary(self._list_recordings),
                         "GetRecording": unary(self._get_recording),
-                        "Persist": unary_stream(self._fails),
+                        "Persist": unary_stream(self._persist),
                         "StopRecording": unary(self._fails),
                         "DeleteRecording": unary(self._fails),
                     },
@@ -159,6 +159,17 @@ class FakeServer:
 
     def _recording(self, name):
         return _protocol.Recording(name=name, state=2, dtype=2, rows=7, hook_points=[{"hook_point": "x", "rows": 7}])
+
+    def _persist(self, message, context):
+        """Half of a recording of 7 rows and, once `release` lets it, the whole."""
+        request = _protocol.PersistRequest.FromString(message)
+        self._fail(context)
+        context.add_callback(self.cancelled.set)
+        progress = {"disposition": 1, "max_rows": 7, "seconds": 1.5}
+        yield _protocol.PersistResponse(rows=3, new_rows=3, **progress).SerializeToString()
+        self.release.wait()
+        recording = self._recording(request.name)
+        yield _protocol.PersistResponse(rows=7, new_rows=4, recording=recording, **progress).SerializeToString()
 
     def _list_recordings(self, message, context):
         """One on each page."""

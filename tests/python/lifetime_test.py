@@ -1,8 +1,8 @@
 """What happens around captures: closed clients, the end of the program, forks, pickles and Ctrl-C."""
 
-import _thread
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import threading
@@ -10,9 +10,9 @@ import threading
 import numpy as np
 import pytest
 import torch
+from fake_server import expected
 
 import hookline
-from fake_server import expected
 
 pytestmark = pytest.mark.usefixtures("receiver")
 
@@ -151,7 +151,8 @@ print(sum(b.rows for b in client.capture({resid!r}, [[1, 2, 3]] * 5, output="num
         "",
         "client.model()",
         "list(client.capture({resid!r}, [[1, 2, 3]], output='numpy'))",
-        "hookline.connect({address!r}).models(); done = client.capture({resid!r}, [[1, 2, 3]], output='numpy'); list(done)",
+        "hookline.connect({address!r}).models(); "
+        "done = client.capture({resid!r}, [[1, 2, 3]], output='numpy'); list(done)",
         "left = client.capture({resid!r}, [[1, 2, 3]] * 50, batch_rows=1, output='numpy'); next(left); left.close()",
         "other = hookline.connect({address!r}); other.model(); other.close()",
     ],
@@ -172,7 +173,8 @@ def test_beside_an_open_capture_a_forked_child_is_told_and_the_parent_goes_on(fa
         address=server.address,
         resid=RESID,
         inside=inside,
-        before=f"running = client.capture({RESID!r}, hookline.Dataset('d'), batch_rows=10, output='numpy'); next(running)",
+        before=f"running = client.capture({RESID!r}, hookline.Dataset('d'), batch_rows=10, output='numpy');"
+        " next(running)",
         after="print(sum(b.rows for b in running))",
     )
     assert run(program).split() == ["2", "15", "190"]
@@ -257,8 +259,10 @@ def test_what_cannot_be_pickled_says_why(fake):
 
 
 def interrupt():
-    """Sends this program's main thread a Ctrl-C soon, while it waits for what is not there yet."""
-    threading.Thread(target=_thread.interrupt_main, daemon=True).start()
+    """Sends this program's main thread a Ctrl-C soon, while it waits for what is not there yet. A signal of the system,
+    since `_thread.interrupt_main` wakes nobody who waits for a lock already."""
+    main = threading.main_thread().ident
+    threading.Thread(target=lambda: signal.pthread_kill(main, signal.SIGINT), daemon=True).start()
 
 
 def test_a_capture_goes_on_after_ctrl_c(fake):
@@ -339,7 +343,11 @@ def test_rows_before_an_error_come_before_it(fake):
     server = fake(chunk_rows=4)
 
     def alter(response):
-        if response.WhichOneof("kind") == "chunk" and response.chunk.first_row == 50 and response.chunk.hook_point == POST:
+        if (
+            response.WhichOneof("kind") == "chunk"
+            and response.chunk.first_row == 50
+            and response.chunk.hook_point == POST
+        ):
             response.chunk.first_row += 1
         return response
 

@@ -5,9 +5,9 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from fake_server import expected
 
 import hookline
-from fake_server import expected
 
 pytestmark = pytest.mark.usefixtures("receiver")
 

@@ -1,16 +1,15 @@
 """Addresses, proxies and pauses."""
 
-import os
 import re
 import socket
 import time
 
 import numpy as np
 import pytest
+from real_server_test import RESID, Server
 
 import hookline
 from hookline import _network
-from real_server_test import DEMO, RESID, Server
 
 pytestmark = pytest.mark.usefixtures("receiver")
 

@@ -342,6 +342,34 @@ def test_the_asyncio_client_brings_the_same_rows(server, client, tokens):
     assert torch.equal(asyncio.run(collect()), rows_of(client.capture(RESID, ids, deterministic=True))[RESID])
 
 
+def test_the_asyncio_client_makes_reads_and_deletes_a_recording(server, client, receiver):
+    name, source = f"awaited-{receiver}", hookline.Dataset("text", 128, sequence_count=6)
+
+    async def run():
+        async with hookline.aio.connect(server.address) as connected:
+            assert await connected.dataset("text") in await connected.datasets()
+            estimate = await connected.estimate(RESID, source, max_activations=700)
+            assert estimate.hook_points[RESID].rows == 700
+            progress = [step async for step in connected.persist(name, RESID, source, max_activations=700)]
+            assert progress[0].disposition == "started" and progress[-1].rows == 700
+            assert await connected.persist(name, RESID, source, max_activations=700).wait() == progress[-1].recording
+            assert await connected.recording(name) == progress[-1].recording
+            assert name in [recording.name for recording in await connected.recordings()]
+            with pytest.raises(hookline.HooklineError, match=name) as caught:
+                await connected.persist(name, POST, source).wait()
+            assert caught.value.code == "ALREADY_EXISTS"
+            async with connected.capture(RESID, hookline.Recording(name)) as capture:
+                rows = torch.cat([batch[RESID] async for batch in capture])
+            assert (await connected.stop_recording(name)).state == "complete"
+            assert await connected.delete_recording(name) >= progress[-1].recording.bytes
+            with pytest.raises(hookline.NotFoundError):
+                await connected.recording(name)
+            return rows
+
+    rows = asyncio.run(run())
+    torch.testing.assert_close(rows, rows_of(client.capture(RESID, source, max_activations=700))[RESID])
+
+
 def test_rows_come_through_shared_memory_as_over_the_wire(server, receiver, tokens):
     ids = tokens[:8192].reshape(32, 256)
     batches = {}

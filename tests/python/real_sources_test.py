@@ -5,9 +5,9 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from real_server_test import RESID, Server
 
 import hookline
-from real_server_test import RESID, Server
 
 pytestmark = pytest.mark.usefixtures("receiver")
 

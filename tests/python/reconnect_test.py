@@ -6,9 +6,9 @@ import os
 import numpy as np
 import pytest
 import torch
+from fake_server import FakeServer, expected
 
 import hookline
-from fake_server import FakeServer, expected
 
 pytestmark = pytest.mark.usefixtures("receiver")
 

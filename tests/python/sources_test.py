@@ -5,10 +5,10 @@ import logging
 import numpy as np
 import pytest
 import torch
+from fake_server import expected
 from torch.utils.data import DataLoader, TensorDataset
 
 import hookline
-from fake_server import expected
 from hookline import _token_ids
 
 pytestmark = pytest.mark.usefixtures("receiver")

@@ -20,7 +20,10 @@ def test_hidden_characters_become_escapes_and_the_rest_stays():
     assert _text.escaped(SHOWN) == SHOWN
     assert _text.escaped("blocks.0 é € \U0001f600 \\x1b") == "blocks.0 é € \U0001f600 \\x1b"
     assert _text.escaped(b"a\xff\xc3".decode("utf-8", "surrogateescape")) == "a\\xff\\xc3"
-    assert _text.escaped("\ud800\u2028\u2066\ufeff\u061c\0") == "\\xed\\xa0\\x80\\xe2\\x80\\xa8\\xe2\\x81\\xa6\\xef\\xbb\\xbf\\xd8\\x9c\\x00"
+    assert (
+        _text.escaped("\ud800\u2028\u2066\ufeff\u061c\0")
+        == "\\xed\\xa0\\x80\\xe2\\x80\\xa8\\xe2\\x81\\xa6\\xef\\xbb\\xbf\\xd8\\x9c\\x00"
+    )
     for point in range(0x3000):
         once = _text.escaped(chr(point))
         assert _text.escaped(once) == once and (once.isprintable() or point not in range(0xA0))

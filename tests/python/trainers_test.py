@@ -5,10 +5,10 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from fake_server import expected
 from torch.utils.data import DataLoader
 
 import hookline
-from fake_server import expected
 from hookline.torch import shard
 
 pytestmark = pytest.mark.usefixtures("receiver")

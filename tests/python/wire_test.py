@@ -6,7 +6,6 @@ import random
 import shutil
 import subprocess
 
-import pytest
 from google.protobuf import descriptor_pb2
 
 from hookline import _protocol
@@ -18,7 +17,7 @@ ROOT = os.path.join(os.path.dirname(__file__), "..", "..")
 def random_chunk(random_source):
     chunk = _protocol.ActivationChunk()
     for field, value in [
-        ("hook_point", "blocks.%d.hook_resid_post" % random_source.randrange(10**6)),
+        ("hook_point", f"blocks.{random_source.randrange(10**6)}.hook_resid_post"),
         ("first_row", random_source.randrange(1 << 62)),
         ("rows", random_source.randrange(1 << 30)),
         ("width", random_source.randrange(1 << 30)),
@@ -71,7 +70,8 @@ def test_the_packaged_descriptors_are_those_of_proto(tmp_path):
     protoc = shutil.which("protoc")
     assert protoc is not None, "protoc must be on the path; deploy/install-dependencies installs it"
     made = tmp_path / "protocol.binpb"
-    files = sorted(glob.glob(os.path.join(ROOT, "proto", "hookline", "v1", "*.proto")))
+    folders = [("google", "rpc"), ("hookline", "v1")]
+    files = [file for names in folders for file in sorted(glob.glob(os.path.join(ROOT, "proto", *names, "*.proto")))]
     subprocess.run(
         [protoc, "-I", os.path.join(ROOT, "proto"), "--include_imports", f"--descriptor_set_out={made}", *files],
         check=True,

@@ -59,8 +59,9 @@ class Server:
             command += ["--model", str(DEMO), "--device", "cpu", "--threads", "1"]
         if dataset:
             command += ["--dataset", f"text={dataset}"]
-        self.process = subprocess.Popen([*command, *flags], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                                        text=True)
+        self.process = subprocess.Popen(
+            [*command, *flags], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
         log = []
         for line in self.process.stderr:
             log.append(line)
@@ -75,8 +76,11 @@ class Server:
 
     def _method(self, service, name, streams, response):
         kind = self.channel.unary_stream if streams else self.channel.unary_unary
-        return kind(f"/hookline.v1.{service}/{name}", request_serializer=lambda m: m.SerializeToString(),
-                    response_deserializer=response.FromString)
+        return kind(
+            f"/hookline.v1.{service}/{name}",
+            request_serializer=lambda m: m.SerializeToString(),
+            response_deserializer=response.FromString,
+        )
 
     def capture(self, request):
         return self._method("CaptureService", "Capture", True, self.proto.capture.CaptureResponse)(request)

@@ -9,7 +9,6 @@ import struct
 import numpy as np
 import pytest
 import xxhash
-
 from conftest import LENGTH, POINTS, ROOT, collect, dataset_request
 
 DTYPES = {"float32": ("F32", 4), "bfloat16": ("BF16", 2), "float16": ("F16", 2)}

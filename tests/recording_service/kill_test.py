@@ -6,7 +6,6 @@ import random
 import time
 
 import grpc
-
 from conftest import dataset_request, shards
 
 ROUNDS = int(os.environ.get("HOOKLINE_KILL_ROUNDS", "5"))

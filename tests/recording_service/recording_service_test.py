@@ -3,10 +3,9 @@
 import subprocess
 import time
 
-import numpy as np
 import grpc
+import numpy as np
 import pytest
-
 from conftest import DEMO, LENGTH, POINTS, PROGRAM, collect, dataset_request, rows_on_disk, shards
 
 
@@ -51,11 +50,15 @@ def test_persist_writes_what_a_capture_streams(serve, proto):
     assert last.summary.stop_reason == proto.capture.STOP_REASON_SOURCE_ENDED
     assert last.recording.token_sequences == 40
     assert [p.hook_point for p in last.recording.hook_points] == POINTS
-    live, provenance, _ = collect(server.capture(tokens_request(proto, deterministic=True, provenance=True)), columns=True)
+    live, provenance, _ = collect(
+        server.capture(tokens_request(proto, deterministic=True, provenance=True)), columns=True
+    )
     disk = rows_on_disk(server.recordings / "a")
     assert {name: disk[name] for name in POINTS} == live
-    columns = [np.frombuffer(disk[f"provenance/{name}"], dtype).tolist()
-               for name, dtype in [("sequence", "<i8"), ("position", "<i4"), ("token_id", "<i8")]]
+    columns = [
+        np.frombuffer(disk[f"provenance/{name}"], dtype).tolist()
+        for name, dtype in [("sequence", "<i8"), ("position", "<i4"), ("token_id", "<i8")]
+    ]
     assert list(zip(*columns)) == provenance
     assert last.recording.shard_count > 2
     verified = server.verify("a")
@@ -124,7 +127,9 @@ def test_no_link_is_followed(serve, proto, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (server.recordings / "a").symlink_to(tmp_path / "elsewhere")
     assert code(server.persist("a", tokens_request(proto))) in (
-        grpc.StatusCode.ALREADY_EXISTS, grpc.StatusCode.FAILED_PRECONDITION)
+        grpc.StatusCode.ALREADY_EXISTS,
+        grpc.StatusCode.FAILED_PRECONDITION,
+    )
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
@@ -260,7 +265,8 @@ def test_reading_back_needs_no_model_and_brings_the_recorded_rows(serve, proto, 
     assert [h.rows for h in summary.hook_points] == [50 * LENGTH] * 2
     width = [p.width for p in server.get("a").hook_points]
     part, columns, summary = collect(
-        server.read("a", hook_points=["blocks.0.*"], first_row=777, row_count=1234, provenance=True), columns=True)
+        server.read("a", hook_points=["blocks.0.*"], first_row=777, row_count=1234, provenance=True), columns=True
+    )
     assert part == {POINTS[0]: live[POINTS[0]][777 * 4 * width[0] : (777 + 1234) * 4 * width[0]]}
     assert columns == provenance[777 : 777 + 1234]
     budget, summary = collect(server.read("a", max_activations=100, max_activations_by_hook_point={POINTS[1]: 7}))
@@ -288,8 +294,16 @@ def test_reading_back_needs_no_model_and_brings_the_recorded_rows(serve, proto, 
             first, _ = collect(responses[:cut])
             rest, _ = collect(server.read("a", max_message_bytes=100000, resume_token=token, **seed))
             assert {name: first.get(name, b"") + rest.get(name, b"") for name in POINTS} == whole
-    for bad in [{"first_row": -1}, {"first_row": 50 * LENGTH + 1}, {"row_count": -1}, {"max_activations": 0},
-                {"hook_points": ["nope"]}, {"max_message_bytes": 100}, {"resume_token": b"x"}, {"encoding": 9}]:
+    for bad in [
+        {"first_row": -1},
+        {"first_row": 50 * LENGTH + 1},
+        {"row_count": -1},
+        {"max_activations": 0},
+        {"hook_points": ["nope"]},
+        {"max_message_bytes": 100},
+        {"resume_token": b"x"},
+        {"encoding": 9},
+    ]:
         assert code(server.read("a", **bad)) == grpc.StatusCode.INVALID_ARGUMENT, bad
     assert code(server.capture(request)) == grpc.StatusCode.NOT_FOUND
 

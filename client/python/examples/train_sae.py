@@ -9,10 +9,14 @@ autoencoders"): r(x) = W_dec^T topk(W_enc (x - b)) + b, trained on |x - r(x)|^2.
 trained on; explained variance, 1 - sum |x - r(x)|^2 / sum |x - mean x|^2, is measured there.
 """
 
+from __future__ import annotations
+
 import argparse
-from pathlib import Path
 import sys
 import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +25,7 @@ import hookline
 
 
 class TopKAutoencoder(torch.nn.Module):
-    def __init__(self, width, features, k):
+    def __init__(self, width: int, features: int, k: int) -> None:
         super().__init__()
         self.k = k
         directions = torch.nn.functional.normalize(torch.randn(features, width), dim=1)
@@ -29,27 +33,29 @@ class TopKAutoencoder(torch.nn.Module):
         self.encoder = torch.nn.Parameter(directions.clone())
         self.bias = torch.nn.Parameter(torch.zeros(width))
 
-    def encode(self, rows):
+    def encode(self, rows: torch.Tensor) -> torch.Tensor:
         activations = (rows - self.bias) @ self.encoder.T  # (rows, features)
         values, indices = activations.topk(self.k, dim=1)
         return torch.zeros_like(activations).scatter(1, indices, values.relu())
 
-    def forward(self, rows):
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
         return self.encode(rows) @ self.decoder + self.bias
 
     @torch.no_grad()
-    def normalize_decoder(self):
+    def normalize_decoder(self) -> None:
         self.decoder.div_(self.decoder.norm(dim=1, keepdim=True))
 
 
-def sequences(path, length):
+def sequences(path: Path, length: int) -> np.ndarray[Any, Any]:
     """The file's token ids cut into sequences: an .npy array, or a text's bytes for a byte-level model."""
     tokens = np.load(path).reshape(-1) if path.suffix == ".npy" else np.frombuffer(path.read_bytes(), np.uint8)
     return tokens[: len(tokens) // length * length].reshape(-1, length)
 
 
 @torch.no_grad()
-def explained_variance(autoencoder, batches, hook_point, scale):
+def explained_variance(
+    autoencoder: TopKAutoencoder, batches: Iterable[hookline.Batch], hook_point: str, scale: float
+) -> tuple[float, int]:
     residual = total = 0.0
     used = torch.zeros(len(autoencoder.decoder), dtype=torch.bool)
     for batch in batches:
@@ -61,8 +67,8 @@ def explained_variance(autoencoder, batches, hook_point, scale):
     return 1 - residual / total, int(used.sum())
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--server", default="localhost:7471", help="host:port (default: %(default)s)")
     parser.add_argument("--tokens", type=Path, required=True, help="token ids: .npy, or text for a byte-level model")
     parser.add_argument("--hook-point", default="blocks.2.hook_resid_post", help="(default: %(default)s)")
@@ -93,6 +99,7 @@ def main():
     capture = model.capture(point.name, train[:16])
     for _ in capture:
         pass
+    assert capture.summary is not None
     scale = capture.summary.hook_points[point.name].rms
 
     autoencoder = TopKAutoencoder(point.width, arguments.features, arguments.k)

@@ -13,6 +13,7 @@
 import importlib
 from typing import Any
 
+from hookline._version import __version__
 from hookline.capture import Batch, Capture
 from hookline.client import Client, connect
 from hookline.collector import ActivationCollector, collect_activations_from_dataloader
@@ -48,8 +49,6 @@ from hookline.types import (
     Selection,
 )
 
-__version__ = "0.1.0"
-
 __all__ = [
     "ActivationCollector",
     "Batch",
@@ -83,6 +82,7 @@ __all__ = [
     "Retry",
     "Selection",
     "UnavailableError",
+    "__version__",
     "collect_activations_from_dataloader",
     "connect",
 ]

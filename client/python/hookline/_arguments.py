@@ -1,6 +1,9 @@
 """The keyword arguments of captures, for the signatures that hand them on."""
 
-from typing import Any, Mapping, Optional, TypedDict
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypedDict
 
 from hookline.types import Retry, Selection
 
@@ -8,11 +11,11 @@ from hookline.types import Retry, Selection
 class PersistArguments(TypedDict, total=False):
     """Of `Client.persist`; `Client.capture` says what each means."""
 
-    max_activations: Optional[int]
-    max_activations_by_hook_point: Optional[Mapping[str, int]]
+    max_activations: int | None
+    max_activations_by_hook_point: Mapping[str, int] | None
     dtype: Any
     model: str
-    selection: Optional[Selection]
+    selection: Selection | None
     deterministic: bool
 
 
@@ -28,4 +31,4 @@ class CaptureArguments(PersistArguments, total=False):
     output: str
     pin_memory: bool
     max_message_bytes: int
-    retry: Optional[Retry]
+    retry: Retry | None

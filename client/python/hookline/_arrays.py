@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, Optional, Protocol
+from typing import Any, Callable, Protocol
 
 import numpy as np
 
-RAW_DTYPES: Dict[str, "np.dtype[Any]"] = {
+RAW_DTYPES: dict[str, np.dtype[Any]] = {
     "float32": np.dtype("<f4"),
     "bfloat16": np.dtype("<u2"),
     "float16": np.dtype("<f2"),
@@ -35,17 +35,15 @@ class Block:
 
     __slots__ = ("handle", "rows", "address", "_make_raw", "_raw")
 
-    def __init__(
-        self, handle: Any, rows: int, address: int, make_raw: Callable[[Any], "np.ndarray[Any, Any]"]
-    ) -> None:
+    def __init__(self, handle: Any, rows: int, address: int, make_raw: Callable[[Any], np.ndarray[Any, Any]]) -> None:
         self.handle = handle  # as the user gets it
         self.rows = rows
         self.address = address
         self._make_raw = make_raw
-        self._raw: Optional["np.ndarray[Any, Any]"] = None
+        self._raw: np.ndarray[Any, Any] | None = None
 
     @property
-    def raw(self) -> "np.ndarray[Any, Any]":
+    def raw(self) -> np.ndarray[Any, Any]:
         """The same memory as an array of the dtype's raw form."""
         if self._raw is None:
             self._raw = self._make_raw(self.handle)
@@ -62,11 +60,11 @@ class Allocator(Protocol):
     def allocate(self, hook_point: int, first_row: int, rows: int, width: int) -> Block:
         """Room for `rows` rows of the capture's hook point of that index, from row `first_row` of the capture on."""
 
-    def column(self, column: "np.ndarray[Any, Any]") -> Any:
+    def column(self, column: np.ndarray[Any, Any]) -> Any:
         """A provenance column as the user gets it."""
 
 
-def array_block(raw: "np.ndarray[Any, Any]", handle: Any) -> Block:
+def array_block(raw: np.ndarray[Any, Any], handle: Any) -> Block:
     """A block of an array in the dtype's raw form, which the user gets as `handle`."""
     return Block(handle, len(raw), raw.ctypes.data, lambda _: raw)
 
@@ -76,7 +74,7 @@ class NumpyArrays:
 
     def __init__(self, dtype: str) -> None:
         self._raw_dtype = RAW_DTYPES[dtype]
-        self._view: Optional[Any] = None
+        self._view: Any | None = None
         if dtype == "bfloat16":
             try:
                 import ml_dtypes
@@ -90,7 +88,7 @@ class NumpyArrays:
         raw = np.empty((rows, width), self._raw_dtype)
         return array_block(raw, raw if self._view is None else raw.view(self._view))
 
-    def column(self, column: "np.ndarray[Any, Any]") -> Any:
+    def column(self, column: np.ndarray[Any, Any]) -> Any:
         return column
 
 
@@ -108,15 +106,15 @@ class TorchArrays:
         tensor = self._torch.empty((rows, width), dtype=self._dtype, pin_memory=self._pin_memory)
         return Block(tensor, rows, tensor.data_ptr(), self._raw)
 
-    def _raw(self, tensor: Any) -> "np.ndarray[Any, Any]":
-        raw: "np.ndarray[Any, Any]"
+    def _raw(self, tensor: Any) -> np.ndarray[Any, Any]:
+        raw: np.ndarray[Any, Any]
         if self._dtype == self._torch.bfloat16:
             raw = tensor.view(self._torch.int16).numpy().view(RAW_DTYPES["bfloat16"])
         else:
             raw = tensor.numpy()
         return raw
 
-    def column(self, column: "np.ndarray[Any, Any]") -> Any:
+    def column(self, column: np.ndarray[Any, Any]) -> Any:
         return self._torch.from_numpy(column.astype(np.int64) if column.dtype == np.uint32 else column)
 
 

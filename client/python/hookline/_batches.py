@@ -7,8 +7,9 @@ batch is the same token.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any
 
 import numpy as np
 
@@ -22,9 +23,9 @@ COLUMNS = (("sequence", np.int64), ("position", np.int32), ("token_id", np.uint3
 class Layout:
     """The shape of a capture's stream."""
 
-    names: Tuple[str, ...]
-    widths: Tuple[int, ...]
-    budgets: Tuple[int, ...]  # rows granted
+    names: tuple[str, ...]
+    widths: tuple[int, ...]
+    budgets: tuple[int, ...]  # rows granted
     dtype: str
     batch_rows: int
     provenance: bool
@@ -47,7 +48,7 @@ class RawBatch:
         self.index = index
         self.first_row = index * layout.batch_rows
         self.rows = [0] * len(layout.names)
-        self.blocks: List[Optional[Block]] = []
+        self.blocks: list[Block | None] = []
         self.pending = 0  # hook points that have room
         self.most_rows = most_rows = layout.most_rows(index)  # of the hook point that has most
         for hook_point, width in enumerate(layout.widths):
@@ -58,7 +59,7 @@ class RawBatch:
                 self.blocks.append(allocator.allocate(hook_point, self.first_row, rows, width))
             else:
                 self.blocks.append(None)
-        self.columns: List["np.ndarray[Any, Any]"] = (
+        self.columns: list[np.ndarray[Any, Any]] = (
             [np.empty(most_rows, dtype) for _, dtype in COLUMNS] if layout.provenance else []
         )
 
@@ -70,10 +71,10 @@ class Assembler:
         self.layout = layout
         self.received = [0] * len(layout.names)
         self._allocator = allocator
-        self._open: Dict[int, RawBatch] = {}
+        self._open: dict[int, RawBatch] = {}
         self._next = 0  # the oldest batch not handed out
 
-    def place(self, hook_point: int, rows: int) -> Iterator[Tuple[RawBatch, int, int, int]]:
+    def place(self, hook_point: int, rows: int) -> Iterator[tuple[RawBatch, int, int, int]]:
         """Where the next rows of a hook point go: `(batch, row in its block, row among these, count)`, in order. The
         rows count as written once the next item is asked for."""
         first = self.received[hook_point]
@@ -99,7 +100,7 @@ class Assembler:
                 batch.pending -= 1
 
     def write(
-        self, hook_point: int, rows: int, values: "np.ndarray[Any, Any]", columns: Sequence["np.ndarray[Any, Any]"]
+        self, hook_point: int, rows: int, values: np.ndarray[Any, Any], columns: Sequence[np.ndarray[Any, Any]]
     ) -> None:
         """The next rows of a hook point, as raw bytes (one copy), and their provenance columns."""
         row_bytes = len(values) // rows
@@ -138,9 +139,9 @@ class Shuffler:
         self._out = Assembler(layout, allocator)
         self._capacity = max(1, min(buffer_rows, max(layout.budgets)))
         self._random = np.random.Generator(np.random.PCG64(seed))
-        self._members: Tuple[int, ...] = ()
-        self._buffers: Dict[int, "np.ndarray[Any, Any]"] = {}
-        self._columns: List["np.ndarray[Any, Any]"] = []
+        self._members: tuple[int, ...] = ()
+        self._buffers: dict[int, np.ndarray[Any, Any]] = {}
+        self._columns: list[np.ndarray[Any, Any]] = []
         self._filled = 0
 
     def push(self, batch: RawBatch, start: int = 0) -> Iterator[RawBatch]:
@@ -160,7 +161,7 @@ class Shuffler:
         yield from self._out.complete()
         yield from self._out.finish()
 
-    def _enter(self, batch: RawBatch, members: Tuple[int, ...]) -> None:
+    def _enter(self, batch: RawBatch, members: tuple[int, ...]) -> None:
         self._members = members
         for member in list(self._buffers):
             if member not in members:
@@ -196,7 +197,7 @@ class Shuffler:
             self._emit(self._random.permutation(self._filled))
         self._filled = 0
 
-    def _emit(self, places: "np.ndarray[Any, Any]") -> None:
+    def _emit(self, places: np.ndarray[Any, Any]) -> None:
         for member in self._members:
             for batch, offset, done, count in self._out.place(member, len(places)):
                 block = batch.blocks[member]

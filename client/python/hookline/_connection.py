@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import threading
-from typing import Any, Iterator, List, Optional, Tuple
+from collections.abc import Iterator
+from typing import Any
 
 import grpc
 import grpc.experimental
@@ -13,11 +14,14 @@ from hookline import _lifetime, _network
 from hookline._native import NativeClient
 from hookline.errors import CancelledError, FailedPreconditionError
 
+_experimental: Any = grpc.experimental  # types-grpcio lacks ChannelOptions
+_SINGLE_THREADED_UNARY_STREAM: str = _experimental.ChannelOptions.SingleThreadedUnaryStream
+
 # The most that a request's `max_message_bytes` may ask for.
 MAX_RECEIVE_BYTES = 16 << 20
 
 
-def channel_options(address: str) -> List[Tuple[str, int]]:
+def channel_options(address: str) -> list[tuple[str, int]]:
     """Options of the channels that this package opens."""
     return [
         ("grpc.max_receive_message_length", MAX_RECEIVE_BYTES),
@@ -35,7 +39,7 @@ class Connection:
     """A client's channels, opened when they are first needed. Thread-safe."""
 
     def __init__(
-        self, address: str, credentials: Optional[grpc.ChannelCredentials], functions: Any, shared_memory: bool
+        self, address: str, credentials: grpc.ChannelCredentials | None, functions: Any, shared_memory: bool
     ) -> None:
         self.address = address
         self._credentials = credentials
@@ -43,8 +47,8 @@ class Connection:
         self._shared_memory = shared_memory
         self._users = 0  # guarded by _lifetime.lock, like all that follows
         self._closed = False
-        self._channel: Optional[grpc.Channel] = None
-        self._native: Optional[NativeClient] = None
+        self._channel: grpc.Channel | None = None
+        self._native: NativeClient | None = None
         _lifetime.connected(self)
 
     @property
@@ -69,9 +73,9 @@ class Connection:
         with _lifetime.lock:
             self._check_open()
             if self._channel is None:
-                # Rows are read on the thread that places them, not on one of grpcio's, which costs a third of the speed.
-                single_threaded = (grpc.experimental.ChannelOptions.SingleThreadedUnaryStream, 1)
-                options = [*channel_options(self.address), single_threaded]
+                # Rows are read on the thread that places them, not on one of grpcio's, which costs a third of the
+                # speed.
+                options = [*channel_options(self.address), (_SINGLE_THREADED_UNARY_STREAM, 1)]
                 if self._credentials is None:
                     self._channel = grpc.insecure_channel(self.address, options=options)
                 else:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Iterable, Optional, Tuple
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
@@ -10,7 +11,7 @@ import numpy as np
 _LARGEST = (1 << 63) - 1
 
 
-def count(name: str, value: Any, least: Optional[int] = None) -> int:
+def count(name: str, value: Any, least: int | None = None) -> int:
     """The whole number that `value` plainly is: an int, one of numpy's or torch's, or a float without a fraction, such
     as 1e6. TypeError or ValueError naming the argument otherwise, and where it is below `least`."""
     number = value
@@ -28,7 +29,7 @@ def count(name: str, value: Any, least: Optional[int] = None) -> int:
     return number
 
 
-def counts(name: str, values: Any, least: Optional[int] = None) -> Tuple[int, ...]:
+def counts(name: str, values: Any, least: int | None = None) -> tuple[int, ...]:
     """The whole numbers of a list, set, array or tensor of one dimension; one number stands for itself."""
     if hasattr(values, "detach"):
         values = values.detach().cpu()

@@ -6,7 +6,7 @@ import ctypes
 import functools
 import os
 import warnings
-from typing import Any, Optional
+from typing import Any
 
 from hookline.errors import HooklineError, make_error
 
@@ -76,7 +76,7 @@ _RESULTS = {
 }
 
 
-def path() -> Optional[str]:
+def path() -> str | None:
     """Where the library is: HOOKLINE_CLIENT_LIBRARY in the environment (empty: nowhere), or beside this file."""
     named = os.environ.get("HOOKLINE_CLIENT_LIBRARY")
     if named is not None:
@@ -85,7 +85,7 @@ def path() -> Optional[str]:
     return beside if os.path.exists(beside) else None
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def load(library_path: str) -> Any:
     """The library's functions, without their prefix. OSError if it cannot be loaded or speaks another version."""
     library = ctypes.CDLL(library_path)

@@ -17,7 +17,7 @@ import os
 import threading
 import time
 import weakref
-from typing import Any, Protocol, Set
+from typing import Any, Protocol
 
 from hookline.errors import FailedPreconditionError
 
@@ -67,9 +67,9 @@ class Open(Protocol):
 # Guards what follows and the connections. Reentrant, since a collected capture gives back its connection wherever the
 # collector happens to run. Held over a fork, and another one in the child.
 lock = threading.RLock()
-_channels: "weakref.WeakSet[Channels]" = weakref.WeakSet()
-_open: "weakref.WeakSet[Open]" = weakref.WeakSet()
-_ending: Set["Open"] = set()  # also where nobody else holds them any more
+_channels: weakref.WeakSet[Channels] = weakref.WeakSet()
+_open: weakref.WeakSet[Open] = weakref.WeakSet()
+_ending: set[Open] = set()  # also where nobody else holds them any more
 _grpc_runs_at_fork = False
 _others_run = False  # gRPC went on running although nothing here uses it: the next fork does not wait for it
 _forked_beside_grpc = False
@@ -178,6 +178,4 @@ def _close_all() -> None:
 
 atexit.register(_close_all)
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
-    )
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from types import SimpleNamespace
-from typing import Any, Dict, Iterator, Tuple
+from typing import Any
 
 from hookline.types import ModelInfo
 
@@ -67,7 +68,7 @@ class LocalModelManners:
         )
         return iter(())
 
-    def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[Tuple[str, Any]]:
+    def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, Any]]:
         """None, with a warning, as `parameters`."""
         warnings.warn("the parameters of a model on a server are not here", stacklevel=2)
         return iter(())
@@ -91,7 +92,7 @@ class LocalModelManners:
         return getattr(torch, self.info.dtype)
 
     @property
-    def config(self) -> "ModelConfig":
+    def config(self) -> ModelConfig:
         """What the server knows of the model's shape, under the names of transformers, nanochat and TransformerLens."""
         return ModelConfig(self.info)
 
@@ -110,7 +111,7 @@ class ModelConfig(SimpleNamespace):
     """A model's shape. What the server does not tell is not there."""
 
     def __init__(self, info: ModelInfo) -> None:
-        names: Dict[str, Tuple[str, ...]] = {
+        names: dict[str, tuple[str, ...]] = {
             "layers": ("num_hidden_layers", "n_layer", "n_layers"),
             "width": ("hidden_size", "n_embd", "d_model"),
             "heads": ("num_attention_heads", "n_head", "n_heads"),

@@ -2,9 +2,9 @@
 
 A capture allocates and frees a message of about a megabyte many hundred times a second. glibc gives blocks of that size
 back to the kernel on free, and taking fresh pages again costs more than everything else in the receive path. One arena
-for all threads, since what one thread frees in its own arena no other one reuses, and messages change hands. The setting
-is the process's, so it is made once, by the first `connect`; HOOKLINE_MALLOC=default in the environment leaves the
-allocator alone.
+for all threads, since what one thread frees in its own arena no other one reuses, and messages change hands. The
+setting is the process's, so it is made once, by the first `connect`; HOOKLINE_MALLOC=default in the environment leaves
+the allocator alone.
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections import deque
-from typing import TYPE_CHECKING, Any, Callable, Deque, Optional, Sequence
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Callable
 
 import numpy as np
 
@@ -70,7 +71,7 @@ class NativeReceiver:
 
     def __init__(
         self,
-        connection: "Connection",
+        connection: Connection,
         options: CaptureOptions,
         make_allocator: Callable[[CaptureStarted], Allocator],
     ) -> None:
@@ -86,11 +87,11 @@ class NativeReceiver:
         self._generation = 0  # of the call that tokens are for; guarded by _writing
         self._closed = threading.Event()
         self._forked = False
-        self._started: Optional[CaptureStarted] = None
-        self._summary: Optional[CaptureSummary] = None
+        self._started: CaptureStarted | None = None
+        self._summary: CaptureSummary | None = None
         self._ended = False
-        self._failure: Optional[BaseException] = None
-        self._submitted: Deque[RawBatch] = deque()
+        self._failure: BaseException | None = None
+        self._submitted: deque[RawBatch] = deque()
         self._returned_batches = 0
         self._was_interrupted = False  # between a call of the library and what follows it here
         self._unused: Any = None  # memory that is submitted where nothing is to be written
@@ -117,7 +118,7 @@ class NativeReceiver:
         self._write_from(self._generation, 0)
 
     @property
-    def summary(self) -> Optional[CaptureSummary]:
+    def summary(self) -> CaptureSummary | None:
         return self._summary
 
     def started(self) -> CaptureStarted:
@@ -131,7 +132,7 @@ class NativeReceiver:
                 self._fail(error)
                 raise
 
-    def next(self) -> Optional[RawBatch]:
+    def next(self) -> RawBatch | None:
         if self._forked:
             raise _lifetime.of_the_parent()
         with self._reading:
@@ -177,7 +178,8 @@ class NativeReceiver:
         self._handle = ctypes.c_void_p()
 
     def _free(self) -> None:
-        """Under _reading: frees the capture, once its call is over or cancelled. The library's thread has ended then."""
+        """Under _reading: frees the capture, once its call is over or cancelled. The library's thread has ended
+        then."""
         with self._writing:
             self._generation = -1
             with self._freeing:
@@ -230,7 +232,7 @@ class NativeReceiver:
         error = self._error.exception()
         return error if self._feed is None else self._feed.named(error)
 
-    def _next(self) -> Optional[RawBatch]:
+    def _next(self) -> RawBatch | None:
         self._wait_started()
         if self._was_interrupted:
             returned = self._catch_up()
@@ -273,15 +275,15 @@ class NativeReceiver:
             self._feed.received(batch.first_row + max(batch.rows))
         return batch
 
-    def _broken_batch(self) -> Optional[RawBatch]:
+    def _broken_batch(self) -> RawBatch | None:
         """What the oldest batch held when the capture failed; None if that is no whole row."""
         if not self._submitted:
             return None
         batch = self._submitted[0]
-        batch.rows = aligned_rows(self._layout, batch.index, self._rows)
+        batch.rows = aligned_rows(self._layout, batch.index, list(self._rows))
         return batch if any(batch.rows) else None
 
-    def _catch_up(self) -> Optional[RawBatch]:
+    def _catch_up(self) -> RawBatch | None:
         """After Ctrl-C, which may have come between a call of the library and its consequences here. The batch that a
         wait had returned then, if so."""
         submitted, returned = ctypes.c_int64(), ctypes.c_int64()
@@ -306,7 +308,7 @@ class NativeReceiver:
         self._submitted.append(batch)
         self._hand_over(batch.most_rows, batch.blocks, batch.columns)
 
-    def _hand_over(self, rows: int, blocks: Sequence[Optional[Block]], columns: Sequence[Any]) -> None:
+    def _hand_over(self, rows: int, blocks: Sequence[Block | None], columns: Sequence[Any]) -> None:
         """Submits memory. Hook points without a block get room that nothing will be written to."""
         if None in blocks and self._unused is None:
             self._unused = np.empty(self._layout.batch_rows * max(self._layout.widths), np.float32)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-from typing import List, Mapping, Optional, Tuple
+from collections.abc import Mapping
 
 from hookline.errors import HooklineError, UnavailableError
 
@@ -49,7 +49,7 @@ def check_address(address: str) -> None:
         raise wrong(f"has the host {host!r}" if host else "has no host")
 
 
-def _split(address: str) -> Tuple[str, Optional[str]]:
+def _split(address: str) -> tuple[str, str | None]:
     """Host and port of an address, its scheme left out; the port is None where there is none."""
     for scheme in _SCHEMES:
         if address.startswith(scheme):
@@ -66,7 +66,7 @@ def _split(address: str) -> Tuple[str, Optional[str]]:
     return host, port
 
 
-def loopback_port(address: str) -> Optional[int]:
+def loopback_port(address: str) -> int | None:
     """The port of an address on this machine's loopback interface; None for any other."""
     if address.startswith(("unix:", "unix-abstract:", "vsock:")):
         return None
@@ -83,12 +83,12 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def proxy_options(address: str) -> List[Tuple[str, int]]:
+def proxy_options(address: str) -> list[tuple[str, int]]:
     """A channel's options about proxies: what stays on this machine never goes through one."""
     return [("grpc.enable_http_proxy", 0)] if loopback_port(address) is not None else []
 
 
-def proxy_of(address: str, environment: Optional[Mapping[str, str]] = None) -> Optional[Tuple[str, str]]:
+def proxy_of(address: str, environment: Mapping[str, str] | None = None) -> tuple[str, str] | None:
     """The variable and the proxy, without its password, that gRPC goes through to reach an address; None: it goes
     straight there."""
     environment = os.environ if environment is None else environment

@@ -4,26 +4,24 @@ were none, that values are not finite.
 
 from __future__ import annotations
 
-from typing import List, Optional
-
 from hookline._request import CaptureOptions
 from hookline._token_ids import tell_without_bos
 from hookline.types import CaptureStarted, CaptureSummary, Dataset, Feed, Recording
 
 
-def asked_rows(options: CaptureOptions, hook_point: str) -> Optional[int]:
+def asked_rows(options: CaptureOptions, hook_point: str) -> int | None:
     """The budget that was asked for this hook point; None: none was."""
     return options.max_activations_by_hook_point.get(hook_point, options.max_activations)
 
 
-def capped(options: CaptureOptions, started: CaptureStarted) -> List[str]:
+def capped(options: CaptureOptions, started: CaptureStarted) -> list[str]:
     """The hook points whose budget is the server's cap instead of what was asked for."""
     if isinstance(options.source, Recording):
         return []
     return [p.name for p in started.hook_points if p.clipped or asked_rows(options, p.name) is None]
 
 
-def notes_of_start(options: CaptureOptions, started: CaptureStarted) -> List[str]:
+def notes_of_start(options: CaptureOptions, started: CaptureStarted) -> list[str]:
     """What to say of the grant. A stream that is cut without a BOS is said in the log."""
     source = options.source.dataset if isinstance(options.source, Feed) else options.source
     if isinstance(source, Dataset) and source.sequence_length and source.prepend_token_id is None:
@@ -36,7 +34,7 @@ def notes_of_start(options: CaptureOptions, started: CaptureStarted) -> List[str
     ]
 
 
-def notes_of_end(options: CaptureOptions, started: CaptureStarted, summary: CaptureSummary) -> List[str]:
+def notes_of_end(options: CaptureOptions, started: CaptureStarted, summary: CaptureSummary) -> list[str]:
     """What to say of how it ended."""
     notes = []
     names = set(capped(options, started))

@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections import deque
-from typing import TYPE_CHECKING, Any, Deque, Iterator, NamedTuple, Optional, Sequence, Tuple, Union
+from collections.abc import Generator, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from hookline._notes import asked_rows, capped
 from hookline._request import CaptureOptions, capture_options
 from hookline._sources import source_batches
+from hookline._pass_summaries import sum_of
 from hookline._token_ids import TokenBatch
 from hookline.capture import Batch
 from hookline.types import CaptureStarted, CaptureSummary, Dataset, Feed, Recording, Selection
@@ -24,15 +26,16 @@ class Pass(Iterator[Batch]):
     """Iterates over the batches of one pass over a source, whatever the server's `--max-rows` is: where that cap ends a
     capture, another one goes on with the row after it. A batch is short where a capture ends.
 
-    `summary` is that of the latest capture that ended. Closing it, or leaving its `with` block, cancels the rest.
+    `summary` is the sum over the captures that have ended (`_summaries.sum_of`); None until one has. Closing the pass,
+    or leaving its `with` block, cancels the rest.
     A feed cannot be continued: it ends at the cap, with a warning.
     """
 
-    def __init__(self, client: "Client", hook_points: Union[str, Sequence[str]], source: Any, **options: Any) -> None:
+    def __init__(self, client: Client, hook_points: str | Sequence[str], source: Any, **options: Any) -> None:
         self._client = client
         self._options = capture_options(hook_points, source, **options)
         self._batches = self._iterate()
-        self.summary: Optional[CaptureSummary] = None
+        self.summary: CaptureSummary | None = None
         self.ended_at_cap = False  # where it could not go on
 
     def __next__(self) -> Batch:
@@ -42,15 +45,15 @@ class Pass(Iterator[Batch]):
         """Cancels what is not finished. Idempotent."""
         self._batches.close()
 
-    def __enter__(self) -> "Pass":
+    def __enter__(self) -> Pass:
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _iterate(self) -> Iterator[Batch]:
+    def _iterate(self) -> Generator[Batch, None, None]:
         place = _place_of(self._options)
-        options: Optional[CaptureOptions] = place.first(self._options)
+        options: CaptureOptions | None = place.first(self._options)
         first_row = 0
         while options is not None:
             with self._client.run(options) as capture:
@@ -59,18 +62,25 @@ class Pass(Iterator[Batch]):
                     place.received(batch)
                     batch.first_row += first_row - options.skip_rows
                     yield self._as_asked(batch)
-                self.summary = capture.summary
+                self._add_summary(capture.summary, started, options.skip_rows)
             first_row += max(point.max_activations for point in started.hook_points) - options.skip_rows
             options = self._following(place, options, started, capture.summary, first_row)
 
+    def _add_summary(self, summary: CaptureSummary | None, started: CaptureStarted, repeated_rows: int) -> None:
+        if self.summary is None or summary is None:
+            self.summary = summary or self.summary
+            return
+        widths = {point.name: point.width for point in started.hook_points}
+        self.summary = sum_of(self.summary, summary, widths, repeated_rows)
+
     def _following(
         self,
-        place: "_Place",
+        place: _Place,
         options: CaptureOptions,
         started: CaptureStarted,
-        summary: Optional[CaptureSummary],
+        summary: CaptureSummary | None,
         rows: int,
-    ) -> Optional[CaptureOptions]:
+    ) -> CaptureOptions | None:
         """What to ask next after `rows` rows of the pass; None where the cap did not end the capture."""
         names = capped(options, started)
         if not names or summary is None or summary.stop_reason != "budget":
@@ -115,7 +125,7 @@ class _Place:
     def received(self, batch: Batch) -> None:
         """Takes note of what came."""
 
-    def rest(self, rows: int) -> Tuple[Any, int]:
+    def rest(self, rows: int) -> tuple[Any, int]:
         """The source from the sequence on in which the capture ended, after this many rows of the capture, and how many
         rows of that sequence have come; None where nothing is left."""
         return None, 0
@@ -139,7 +149,7 @@ class _DatasetPlace(_Place):
             self._sequence, self._rows = last, 0
         self._rows += int((sequences == self._sequence).sum())
 
-    def rest(self, rows: int) -> Tuple[Any, int]:
+    def rest(self, rows: int) -> tuple[Any, int]:
         first, count = self._dataset.first_sequence, self._dataset.sequence_count
         self._dataset = dataclasses.replace(
             self._dataset,
@@ -160,11 +170,11 @@ class _TokensPlace(_Place):
     """Keeps the batches of which rows are missing. One capture at a time reads, on a thread of its own; one that is
     over may still be waiting for the source."""
 
-    def __init__(self, source: Any, selection: Optional[Selection]) -> None:
+    def __init__(self, source: Any, selection: Selection | None) -> None:
         self._selection = selection
         self._lock = threading.Lock()  # held while the user's code runs
         self._batches = source_batches(source)
-        self._log: Deque[_Logged] = deque()
+        self._log: deque[_Logged] = deque()
         self._forgotten = 0  # batches that were in the log
         self._end_sequence = self._end_row = 0  # of the log
         self._done_rows = 0  # of the pass
@@ -178,7 +188,7 @@ class _TokensPlace(_Place):
         if batch.sequence is not None and self._capture_sequence:
             batch.sequence = batch.sequence + self._capture_sequence
 
-    def rest(self, rows: int) -> Tuple[Any, int]:
+    def rest(self, rows: int) -> tuple[Any, int]:
         row = self._capture_row + rows
         with self._lock:
             while row >= self._end_row:
@@ -194,7 +204,7 @@ class _TokensPlace(_Place):
         self._capture_row = row - skip_rows
         return self._read(number, part), skip_rows
 
-    def _find(self, row: int) -> Tuple[int, int, int]:
+    def _find(self, row: int) -> tuple[int, int, int]:
         """The batch in the log, the sequence in it, and the row in that one, in which a row of the pass stands."""
         for index, entry in enumerate(self._log):
             first = entry.first_row
@@ -216,7 +226,7 @@ class _TokensPlace(_Place):
                 if number - self._forgotten == len(self._log) and not self._pull():
                     return
                 batch = self._log[number - self._forgotten].batch
-            yield TokenBatch(batch.sequences[part:], lambda i, batch=batch, part=part: batch.place(part + i))
+            yield _from(batch, part)
             number, part = number + 1, 0
 
     def _pull(self) -> bool:
@@ -232,6 +242,11 @@ class _TokensPlace(_Place):
         self._end_sequence += len(batch.sequences)
         self._end_row = end_row
         return True
+
+
+def _from(batch: TokenBatch, part: int) -> TokenBatch:
+    """A batch from the sequence of this index on."""
+    return TokenBatch(batch.sequences[part:], lambda index: batch.place(part + index))
 
 
 def _place_of(options: CaptureOptions) -> _Place:

@@ -1,8 +1,8 @@
-"""The messages of proto/hookline/v1, built from a serialized FileDescriptorSet.
+"""The messages of proto/hookline/v1 and proto/google/rpc, made from a serialized FileDescriptorSet.
 
 protoc's Python output demands the protobuf runtime of its own or a later major version, and runs with a bounded range
 of them. A descriptor set is data: every runtime from 3.21 on makes its classes from it. It lives in a pool of its own,
-so a program that also carries generated hookline modules meets no conflict.
+so a program that also carries generated modules of hookline or googleapis-common-protos meets no conflict.
 """
 
 from __future__ import annotations
@@ -12,40 +12,13 @@ from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
-PACKAGE = "hookline.v1"
-
-# google.rpc.Status and BadRequest, as far as the server's error details use them.
-_ERROR_DETAILS = {
-    "Status": [("code", 1, "int32", False), ("message", 2, "string", False), ("details", 3, ".google.rpc.Any", True)],
-    "Any": [("type_url", 1, "string", False), ("value", 2, "bytes", False)],
-    "BadRequest": [("field_violations", 1, ".google.rpc.FieldViolation", True)],
-    "FieldViolation": [("field", 1, "string", False), ("description", 2, "string", False)],
-}
-
-
-def _error_details_file() -> descriptor_pb2.FileDescriptorProto:
-    field_types = descriptor_pb2.FieldDescriptorProto
-    file = descriptor_pb2.FileDescriptorProto(
-        name="hookline/error_details.proto", package="google.rpc", syntax="proto3"
-    )
-    for name, fields in _ERROR_DETAILS.items():
-        message = file.message_type.add(name=name)
-        for field_name, number, kind, repeated in fields:
-            field = message.field.add(name=field_name, number=number)
-            field.label = field_types.LABEL_REPEATED if repeated else field_types.LABEL_OPTIONAL
-            if kind.startswith("."):
-                field.type, field.type_name = field_types.TYPE_MESSAGE, kind
-            else:
-                field.type = getattr(field_types, "TYPE_" + kind.upper())
-    return file
-
 
 def _load_pool() -> Any:
     data = pkgutil.get_data(__package__, "protocol.binpb")
     if data is None:
         raise ImportError("hookline is installed without protocol.binpb; install the package again")
     pool = descriptor_pool.DescriptorPool()
-    for file in [*descriptor_pb2.FileDescriptorSet.FromString(data).file, _error_details_file()]:
+    for file in descriptor_pb2.FileDescriptorSet.FromString(data).file:
         pool.AddSerializedFile(file.SerializeToString())
     return pool
 

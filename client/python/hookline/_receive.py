@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
 import time
-from typing import Any, Callable, Deque, Iterator, List, Optional, Protocol, Tuple
+from collections import deque
+from collections.abc import Iterator
+from typing import Any, Protocol
 
 import grpc
 
@@ -27,12 +28,12 @@ class Receiver(Protocol):
     def started(self) -> CaptureStarted:
         """What was granted; blocks until the server has said it. Raises what the capture failed of."""
 
-    def next(self) -> Optional[RawBatch]:
+    def next(self) -> RawBatch | None:
         """The next batch, blocking; None at the end. Raises what the capture failed of, or that it was closed; where it
         failed, what had come of a batch until then comes first."""
 
     @property
-    def summary(self) -> Optional[CaptureSummary]:
+    def summary(self) -> CaptureSummary | None:
         """How it ended, once `next` has returned None."""
 
     def cancel(self) -> None:
@@ -54,11 +55,11 @@ class _Pipe:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._changed = threading.Condition()
-        self._batches: Deque[RawBatch] = deque()
+        self._batches: deque[RawBatch] = deque()
         self._ended = False
-        self._error: Optional[BaseException] = None
+        self._error: BaseException | None = None
 
-    def put(self, batch: RawBatch, timeout: Optional[float] = None) -> Optional[bool]:
+    def put(self, batch: RawBatch, timeout: float | None = None) -> bool | None:
         """Waits for room; False if the pipe has been ended from the other side, None if there was no room in time."""
         with self._changed:
             if not self._changed.wait_for(lambda: self._ended or len(self._batches) < self._limit, timeout):
@@ -69,7 +70,7 @@ class _Pipe:
             self._changed.notify_all()
             return True
 
-    def end(self, error: Optional[BaseException] = None) -> None:
+    def end(self, error: BaseException | None = None) -> None:
         """No more batches; after those that are there, `get` raises `error`. Only the first end counts."""
         with self._changed:
             if not self._ended:
@@ -84,7 +85,7 @@ class _Pipe:
                 self._batches.clear()
                 self._changed.notify_all()
 
-    def get(self) -> Optional[RawBatch]:
+    def get(self) -> RawBatch | None:
         with self._changed:
             self._changed.wait_for(lambda: self._ended or bool(self._batches))
             if self._batches:
@@ -106,11 +107,11 @@ class _Call:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._next_sequence: Optional[int] = None
+        self._next_sequence: int | None = None
         self._over = False
-        self._message: Optional[bytes] = None
+        self._message: bytes | None = None
         self._sent_all = False
-        self._threads: List[threading.Thread] = []
+        self._threads: list[threading.Thread] = []
 
     def announce(self, next_sequence: int) -> None:
         with self._changed:
@@ -122,13 +123,13 @@ class _Call:
             self._over = True
             self._changed.notify_all()
 
-    def wait(self) -> Optional[int]:
+    def wait(self) -> int | None:
         """From which sequence on to send; None if the call ended before it said so."""
         with self._changed:
             self._changed.wait_for(lambda: self._over or self._next_sequence is not None)
             return None if self._over else self._next_sequence
 
-    def send(self, message: Optional[bytes]) -> bool:
+    def send(self, message: bytes | None) -> bool:
         """Hands a message over once the one before is on its way; None: there are no more. False: the call is over."""
         with self._changed:
             self._changed.wait_for(lambda: self._over or self._message is None)
@@ -176,7 +177,8 @@ class _Call:
 
 class _AnsweringPings:
     """Lets grpcio read from a connection that no call reads from, while the block lasts: by a call that the server
-    answers when its health changes. What grpcio has for it (`subscribe`) spins once the wall clock has been set back."""
+    answers when its health changes. What grpcio has for it (`subscribe`) spins once the wall clock has been set
+    back."""
 
     def __init__(self, connection: Connection) -> None:
         self._call = StreamCall(connection, "/grpc.health.v1.Health/Watch", b"")
@@ -207,9 +209,9 @@ class GrpcReceiver:
         self._closed = threading.Event()
         self._forked = False
         self._lock = threading.Lock()
-        self._grpc_call: Optional[Any] = None  # guarded by _lock
+        self._grpc_call: Any | None = None  # guarded by _lock
         self._started = threading.Event()
-        self._failure: Optional[BaseException] = None  # set before _started
+        self._failure: BaseException | None = None  # set before _started
         connection.acquire()
         self._thread = threading.Thread(target=self._run, name="hookline-receive", daemon=True)
         _lifetime.opened(self)
@@ -222,12 +224,12 @@ class GrpcReceiver:
             raise self._failure or CancelledError("the capture was closed before it started")
         return self._session.started
 
-    def next(self) -> Optional[RawBatch]:
+    def next(self) -> RawBatch | None:
         self._check_process()
         return self._pipe.get()
 
     @property
-    def summary(self) -> Optional[CaptureSummary]:
+    def summary(self) -> CaptureSummary | None:
         return self._session.summary
 
     def cancel(self) -> None:
@@ -279,7 +281,7 @@ class GrpcReceiver:
             self._connection.release()
             _lifetime.ended(self)
 
-    def _run_call(self) -> Optional[HooklineError]:
+    def _run_call(self) -> HooklineError | None:
         """Calls the server once and takes all that comes. What ended the call, None if it ended well."""
         state = _Call()
         call = self._open(state)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Callable, Mapping, Optional, Sequence, Union
+from typing import Any, Callable
 
 from hookline import _protocol
 from hookline._arrays import Allocator, dtype_name, make_allocator
@@ -24,11 +25,11 @@ class CaptureOptions:
     hook_points: Sequence[str]
     source: Any
     model: str = ""
-    max_activations: Optional[int] = None
+    max_activations: int | None = None
     max_activations_by_hook_point: Mapping[str, int] = field(default_factory=dict)
     dtype: Any = None  # as it was asked for; `dtype_name` says what it means
     batch_rows: int = 4096
-    selection: Optional[Selection] = None
+    selection: Selection | None = None
     provenance: bool = False
     deterministic: bool = False
     record_as: str = ""
@@ -38,7 +39,7 @@ class CaptureOptions:
     prefetch: int = 2
     output: str = "auto"
     pin_memory: bool = False
-    retry: Optional[Retry] = field(default_factory=Retry)
+    retry: Retry | None = field(default_factory=Retry)
     skip_rows: int = 0  # rows at the start that are received and left out
     goes_on: bool = False  # whether another capture follows where the server's cap ends this one
 
@@ -142,9 +143,9 @@ class CaptureOptions:
 
 
 def capture_options(
-    hook_points: Union[str, Sequence[str]],
+    hook_points: str | Sequence[str],
     source: Any,
-    max_activations_by_hook_point: Optional[Mapping[str, int]] = None,
+    max_activations_by_hook_point: Mapping[str, int] | None = None,
     **options: Any,
 ) -> CaptureOptions:
     """Options from the arguments of a `capture` method: one hook point may stand alone."""

@@ -12,8 +12,9 @@ import json
 import os
 import re
 import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional, Sequence
+from typing import Any
 
 _MEMBER = "hookline.json"
 # How names of hook points look, to read them back from the file names of files without the member.
@@ -26,12 +27,12 @@ def file_name(hook_point: str) -> str:
     return hook_point.replace(".", "_").replace("/", "_") + ".pt"
 
 
-def save(folder: Path, activations: Mapping[str, Any]) -> Dict[str, Path]:
+def save(folder: Path, activations: Mapping[str, Any]) -> dict[str, Path]:
     """Writes one file for each tensor; a file appears under its name when it is whole. Where each went."""
     import torch
 
     folder.mkdir(parents=True, exist_ok=True)
-    paths: Dict[str, Path] = {}
+    paths: dict[str, Path] = {}
     for hook_point, rows in activations.items():
         path = folder / file_name(hook_point)
         if path in paths.values():  # "a.b_c" beside "a_b.c"
@@ -64,12 +65,12 @@ def hook_point_of(path: Path) -> str:
     return ".".join(part for part in (block, (match["module"] or "")[:-1], match["tensor"]) if part)
 
 
-def find(folder: Path, hook_points: Optional[Sequence[str]]) -> Dict[str, Optional[Path]]:
+def find(folder: Path, hook_points: Sequence[str] | None) -> dict[str, Path | None]:
     """Hook point -> its file, None if there is none. Without `hook_points`: all files of the folder."""
     files = {hook_point_of(path): path for path in sorted(folder.glob("*.pt"))}
     if hook_points is None:
         return dict(files)
-    found: Dict[str, Optional[Path]] = {}
+    found: dict[str, Path | None] = {}
     for hook_point in hook_points:
         by_file_name = folder / file_name(hook_point)
         found[hook_point] = files.get(hook_point) or (by_file_name if by_file_name.exists() else None)

@@ -6,7 +6,8 @@ end of each call what to do next; `grpc` and `grpc.aio` share it.
 
 from __future__ import annotations
 
-from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
+from collections.abc import Iterator, Sequence
+from typing import Any, Callable
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from hookline._shared_memory import SharedMemory
 from hookline._sources import TokenFeed
 from hookline._summaries import merge_summaries
 from hookline._wire import split_chunk
-from hookline.errors import InternalError, FailedPreconditionError, HooklineError, UnavailableError
+from hookline.errors import FailedPreconditionError, HooklineError, InternalError, UnavailableError
 from hookline.types import CaptureStarted, CaptureSummary, capture_started, capture_summary
 
 
@@ -49,7 +50,7 @@ def check_same_capture(before: CaptureStarted, now: CaptureStarted) -> None:
             )
 
 
-def aligned_rows(layout: Layout, batch: int, rows: Sequence[int]) -> List[int]:
+def aligned_rows(layout: Layout, batch: int, rows: Sequence[int]) -> list[int]:
     """How many rows of each hook point of a batch that was cut anywhere are rows of the same tokens: those that the
     hook point which is furthest behind has, and never more than its budget."""
     missing = [count for index, count in enumerate(rows) if count < layout.rows(batch, index)]
@@ -78,7 +79,7 @@ class Progress:
         return delay
 
 
-def raise_source_error(feed: Optional[TokenFeed], started: Optional[CaptureStarted], summary: CaptureSummary) -> None:
+def raise_source_error(feed: TokenFeed | None, started: CaptureStarted | None, summary: CaptureSummary) -> None:
     """Raises what the source raised, once the rows before it have come, if they did not fill the budgets."""
     if feed is None or feed.error is None:
         return
@@ -95,30 +96,34 @@ class Session:
         self,
         options: CaptureOptions,
         make_allocator: Callable[[CaptureStarted], Allocator],
-        offer_memory: Callable[[], Optional[SharedMemory]],
+        offer_memory: Callable[[], SharedMemory | None],
     ) -> None:
         self.feed = TokenFeed(options.source, options.selection) if options.streams_tokens else None
-        self.started: Optional[CaptureStarted] = None
-        self.summary: Optional[CaptureSummary] = None
+        self.started: CaptureStarted | None = None
+        self.summary: CaptureSummary | None = None
         self._options = options
         self._make_allocator = make_allocator
         self._offer_memory = offer_memory
-        self._memory: Optional[SharedMemory] = None
+        self._memory: SharedMemory | None = None
         self._request = options.message()
         self._progress = Progress(options)
-        self._assembler: Optional[Assembler] = None
+        self._assembler: Assembler | None = None
         self._index: dict[str, int] = {}
-        self._call_started: Optional[CaptureStarted] = None
+        self._call_started: CaptureStarted | None = None
         self._summary_message: Any = None  # of all calls that have sent one
         self._ended_well = False
 
-    def call(self) -> Tuple[str, bytes, List[Tuple[str, str]]]:
+    def call(self) -> tuple[str, bytes, list[tuple[str, str]]]:
         """The method, the first message and the metadata of the next call, after which comes `hang_up`."""
         self._memory = self._offer_memory()
         self._call_started = None
         self._ended_well = False
         message = self._request if self.feed is None else _protocol.CaptureStreamRequest(request=self._request)
-        return self._options.method, message.SerializeToString(), [] if self._memory is None else [self._memory.metadata]
+        return (
+            self._options.method,
+            message.SerializeToString(),
+            [] if self._memory is None else [self._memory.metadata],
+        )
 
     def hang_up(self) -> None:
         """A call is over."""
@@ -127,7 +132,7 @@ class Session:
             memory.close()
 
     @property
-    def next_sequence(self) -> Optional[int]:
+    def next_sequence(self) -> int | None:
         """From where this call's tokens are to be sent; None until the server has said it, which only matters on a
         reconnect."""
         if self._call_started is not None:
@@ -139,7 +144,7 @@ class Session:
         """Whether the server has accepted this call's request."""
         return self._call_started is not None
 
-    def tokens(self, sequence: int) -> Optional[Tuple[bytes, int]]:
+    def tokens(self, sequence: int) -> tuple[bytes, int] | None:
         """The next message of tokens from this sequence on, and the sequence after it; None at the end of the source.
         Blocks while the source does. Where it fails it ends, and `end` raises the error."""
         assert self.feed is not None
@@ -172,7 +177,7 @@ class Session:
             data = response.chunk.data
             yield from self._receive_chunk(data, response.chunk, 0, len(data))
 
-    def end(self, error: Optional[HooklineError]) -> Optional[float]:
+    def end(self, error: HooklineError | None) -> float | None:
         """A call has ended, with this error or well. None: so has the capture; else seconds until the next call. Raises
         what the capture failed of."""
         if error is None and self._ended_well and self.summary is not None:
@@ -268,8 +273,8 @@ class Session:
             yield batch
 
     @staticmethod
-    def _columns(chunk: Any) -> List["np.ndarray[Any, Any]"]:
-        columns: List["np.ndarray[Any, Any]"] = [
+    def _columns(chunk: Any) -> list[np.ndarray[Any, Any]]:
+        columns: list[np.ndarray[Any, Any]] = [
             np.array(chunk.sequence, np.int64),
             np.array(chunk.position, np.int32),
             np.array(chunk.token_id, np.uint32),

@@ -10,7 +10,7 @@ import mmap
 import os
 import socket
 import struct
-from typing import Callable, List, Optional, Tuple
+from typing import Callable
 
 from hookline import _network
 from hookline.errors import InternalError
@@ -31,12 +31,12 @@ class SharedMemory:
     def __init__(self, key: bytes, memory: mmap.mmap, connection: socket.socket) -> None:
         self._key = key
         self._view = memoryview(memory)
-        self._connection: Optional[socket.socket] = connection
-        self._released: List[int] = []  # offsets that the server is not told of yet
+        self._connection: socket.socket | None = connection
+        self._released: list[int] = []  # offsets that the server is not told of yet
         self._told_at = 1
 
     @property
-    def metadata(self) -> Tuple[str, str]:
+    def metadata(self) -> tuple[str, str]:
         """What names the memory to the server, among a call's metadata."""
         return (METADATA, self._key.hex())
 
@@ -71,12 +71,12 @@ class SharedMemory:
             connection.close()
 
 
-def offers(address: str, wanted: bool) -> Callable[[], Optional[SharedMemory]]:
+def offers(address: str, wanted: bool) -> Callable[[], SharedMemory | None]:
     """What makes the offer of each call to this address."""
     return (lambda: offer(address)) if wanted else (lambda: None)
 
 
-def offer(address: str) -> Optional[SharedMemory]:
+def offer(address: str) -> SharedMemory | None:
     """Offers memory to the server at `address`; None where it is not on this machine or has no use for it."""
     port = _network.loopback_port(address)
     if port is None or not hasattr(os, "memfd_create"):

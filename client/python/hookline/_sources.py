@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 import threading
 from collections import deque
-from typing import Any, Callable, Deque, Iterable, Iterator, List, Optional, Sequence, Set, Tuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Callable
 
 import numpy as np
 
@@ -112,7 +113,7 @@ def _part(batch: TokenBatch, first: int, end: int) -> TokenBatch:
 _SEQUENCE_PATH = re.compile(r"(?:\w+\.)*tokens\.sequences\[(\d+)\](?:\.ids)?(?:\[(\d+)\])?")
 
 
-def name_place(error: HooklineError, place: Callable[[int], Optional[str]]) -> HooklineError:
+def name_place(error: HooklineError, place: Callable[[int], str | None]) -> HooklineError:
     """Says in an error of the server where in the client's source the sequence stands that it names; `place` is asked
     with the sequence's index and answers None for one that it does not know."""
     match = _SEQUENCE_PATH.search(error.field or error.message)
@@ -124,7 +125,7 @@ def name_place(error: HooklineError, place: Callable[[int], Optional[str]]) -> H
     return type(error)(f"{where}{position}: {what}", error.code, error.field)
 
 
-def place_in(batches: Sequence[TokenBatch], index: int) -> Optional[str]:
+def place_in(batches: Sequence[TokenBatch], index: int) -> str | None:
     """Where the sequence of this index, counted over the batches, stands in their source."""
     for batch in batches:
         if index < len(batch.sequences):
@@ -153,20 +154,20 @@ class TokenFeed:
     Thread-safe: the transport reads while the receiver reports rows.
     """
 
-    def __init__(self, source: Any, selection: Optional[Selection]) -> None:
+    def __init__(self, source: Any, selection: Selection | None) -> None:
         self._selection = selection
         self._pulling = threading.Lock()  # serializes the source; held while the user's code runs
         self._state = threading.Lock()  # guards what follows; never held while the user's code runs
         self._messages = messages(source_batches(source))
-        self._kept: Deque[_Kept] = deque()
+        self._kept: deque[_Kept] = deque()
         self._kept_tokens = 0
         self._sequences = 0
         self._rows = 0
-        self._first_ids: Set[int] = set()
+        self._first_ids: set[int] = set()
         self._ended = False
-        self.error: Optional[BaseException] = None  # why nothing more can be sent
+        self.error: BaseException | None = None  # why nothing more can be sent
 
-    def read(self, sequence: int) -> Optional[List[Ids]]:
+    def read(self, sequence: int) -> list[Ids] | None:
         """The next message, beginning with the sequence of this index; None at the end of the source.
 
         Blocks while the source does. Raises what the source raises, and LookupError if the sequence is gone."""
@@ -200,14 +201,14 @@ class TokenFeed:
         """The error, with the place in the source where it is about a sequence that is not done."""
         return name_place(error, self._place)
 
-    def _place(self, sequence: int) -> Optional[str]:
+    def _place(self, sequence: int) -> str | None:
         with self._state:
             for kept in self._kept:
                 if kept.first_sequence <= sequence < kept.end:
                     return kept.batch.place(sequence - kept.first_sequence)
         return None
 
-    def _find(self, sequence: int) -> Optional[List[Ids]]:
+    def _find(self, sequence: int) -> list[Ids] | None:
         if self._kept and sequence < self._kept[0].first_sequence:
             raise LookupError(
                 f"the server asks for sequence {sequence} again, but those before "
@@ -253,7 +254,7 @@ class TokenFeed:
         self._kept_tokens -= self._kept.popleft().tokens
 
 
-def flat_ids(sequences: Sequence[Ids]) -> Tuple["np.ndarray[Any, Any]", "np.ndarray[Any, Any]"]:
+def flat_ids(sequences: Sequence[Ids]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """All ids one after another (uint32), and each sequence's length (int64)."""
     lengths = np.array([len(ids) for ids in sequences], np.int64)
     flat = np.concatenate([np.asarray(ids, np.uint32) for ids in sequences]) if sequences else np.empty(0, np.uint32)

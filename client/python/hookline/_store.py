@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import mmap
 import sys
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 
@@ -41,7 +41,7 @@ class RowStore:
                 f"{error}); set max_activations to what memory can hold"
             ) from None
         self._advise("MADV_HUGEPAGE", 0, size)  # taking a page costs about as much as filling it
-        self._raw: "np.ndarray[Any, Any]" = np.frombuffer(self._memory, RAW_DTYPES[dtype]).reshape(capacity_rows, width)
+        self._raw: np.ndarray[Any, Any] = np.frombuffer(self._memory, RAW_DTYPES[dtype]).reshape(capacity_rows, width)
 
     def block(self, first_row: int, rows: int) -> Block:
         """Memory to receive these rows into."""

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import re
 
-# Control characters, line and paragraph separators, the marks and overrides of bidirectional text, the byte order mark, and
-# surrogates, which stand for bytes that were not UTF-8.
-_HIDDEN = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069\\ufeff\\ud800-\\udfff]")
+# Control characters, line and paragraph separators, the marks and overrides of bidirectional text, the byte order mark,
+# and surrogates, which stand for bytes that were not UTF-8.
+_HIDDEN = re.compile(
+    "[\\x00-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069\\ufeff\\ud800-\\udfff]"
+)
 _NAMED = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
 
 
 def escaped(text: str) -> str:
-    """`text` with everything that could forge a line, move a terminal's cursor or turn the reading direction as an escape
-    (`\\x1b`, byte by byte in UTF-8); what is printable stays, so that escaping twice changes nothing."""
+    """`text` with everything that could forge a line, move a terminal's cursor or turn the reading direction as an
+    escape (`\\x1b`, byte by byte in UTF-8); what is printable stays, so that escaping twice changes nothing."""
     return _HIDDEN.sub(_escape, text)
 
 
-def _escape(match: "re.Match[str]") -> str:
+def _escape(match: re.Match[str]) -> str:
     character = match.group()
     if character in _NAMED:
         return _NAMED[character]

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import Any, Callable, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
+from collections.abc import Sequence
+from typing import Any, Callable, NamedTuple, Union
 
 import numpy as np
 
-Ids = Union[List[int], "np.ndarray[Any, Any]"]
+Ids = Union[list[int], "np.ndarray[Any, Any]"]
 
 # Where a dict may hold its ids, first come first.
 _ID_KEYS = ("input_ids", "idx", "tokens")
@@ -21,20 +22,20 @@ _LARGEST_ID = 0xFFFFFFFF
 
 _log = logging.getLogger("hookline")
 _told_lock = threading.Lock()
-_told: Set[str] = set()  # what the log has said; guarded by _told_lock
+_told: set[str] = set()  # what the log has said; guarded by _told_lock
 
 
 class TokenBatch(NamedTuple):
     """Sequences, and where in the source each stands: `place(index)` says it in words."""
 
-    sequences: List[Ids]
+    sequences: list[Ids]
     place: Callable[[int], str]
 
 
-class Sequences(List[Ids]):
+class Sequences(list[Ids]):
     """The sequences of a batch. `rows` says of each which row of the batch it was, where rows were left out."""
 
-    rows: Optional[List[int]] = None
+    rows: list[int] | None = None
 
     def row(self, index: int) -> int:
         return index if self.rows is None else self.rows[index]
@@ -86,7 +87,7 @@ def as_array(value: Any, where: str) -> Any:
     return value.tolist() if value.dtype == object else value
 
 
-def _checked_array(array: "np.ndarray[Any, Any]", where: str) -> "np.ndarray[Any, Any]":
+def _checked_array(array: np.ndarray[Any, Any], where: str) -> np.ndarray[Any, Any]:
     if array.dtype.kind not in "iu":
         raise TypeError(f"{where}: token ids are integers, not {array.dtype}")
     wrong = (array < 0) | (array > _LARGEST_ID) if array.dtype.itemsize > 4 or array.dtype.kind == "i" else None
@@ -114,7 +115,7 @@ def _checked_ids(sequence: Any, where: str) -> Ids:
         raise TypeError(f"{where}: {type(sequence).__name__} is no sequence of token ids")
     if len(value) == 0:
         raise ValueError(f"{where}: is empty: a sequence has at least one token; leave out empty ones")
-    ids: List[int] = []
+    ids: list[int] = []
     for position, token in enumerate(value):
         token = token.item() if not isinstance(token, (int, np.integer)) and _is_id(token) else token
         if not isinstance(token, (int, np.integer)) or isinstance(token, bool):
@@ -275,7 +276,7 @@ def _unmasked(sequences: Sequences, mask: Any, where: str) -> Sequences:
     return kept
 
 
-def _kept_range(row: Any, length: int, where: str) -> Tuple[int, int]:
+def _kept_range(row: Any, length: int, where: str) -> tuple[int, int]:
     """The first token that a row of a mask keeps, and the one after the last."""
     entries = np.asarray(row)
     if entries.shape != (length,):

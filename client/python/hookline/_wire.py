@@ -6,7 +6,7 @@ wire, so the fields before it are parsed as a message of their own and `data` st
 
 from __future__ import annotations
 
-from typing import Any, Optional, Tuple
+from typing import Any
 
 from hookline import _protocol
 
@@ -14,7 +14,7 @@ _CHUNK_TAG = (2 << 3) | 2  # CaptureResponse.chunk, length-delimited
 _DATA_TAG = (100 << 3) | 2  # ActivationChunk.data, length-delimited
 
 
-def _varint(message: bytes, at: int) -> Tuple[int, int]:
+def _varint(message: bytes, at: int) -> tuple[int, int]:
     value = shift = 0
     while True:
         byte = message[at]
@@ -27,7 +27,7 @@ def _varint(message: bytes, at: int) -> Tuple[int, int]:
             raise ValueError(f"varint at byte {at} is longer than 10 bytes")
 
 
-def split_chunk(message: bytes) -> Optional[Tuple[Any, int, int]]:
+def split_chunk(message: bytes) -> tuple[Any, int, int] | None:
     """`(ActivationChunk without data, offset, length)`, the last two of `data` inside `message`.
 
     None if the message is something else than one chunk; a ValueError says where it is malformed.

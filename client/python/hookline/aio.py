@@ -11,19 +11,20 @@ For example:
 from __future__ import annotations
 
 import asyncio
-import queue
-import threading
 import warnings
 import weakref
-from typing import TYPE_CHECKING, Any, AsyncIterator, Callable, Iterator, List, Optional, Sequence, Tuple, Union
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Callable
 
 import grpc
 import grpc.aio
 
-from hookline import _lifetime, _memory, _network, _protocol, _shared_memory
-from hookline._arguments import CaptureArguments
+from hookline import _calls, _lifetime, _memory, _network, _protocol, _shared_memory
+from hookline._arguments import CaptureArguments, PersistArguments
 from hookline._arrays import Allocator
+from hookline._async_sources import FromAsync, SourceThread
 from hookline._batches import RawBatch
+from hookline._calls import Answer, UnaryCall
 from hookline._connection import channel_options
 from hookline._notes import notes_of_end, notes_of_start
 from hookline._request import CaptureOptions, capture_options
@@ -37,7 +38,16 @@ from hookline.errors import (
     UnavailableError,
     from_rpc_error,
 )
-from hookline.types import CaptureStarted, CaptureSummary, ModelInfo, model_info
+from hookline.persist import PersistProgress, finished_recording, persist_progress, persist_request
+from hookline.types import (
+    CaptureEstimate,
+    CaptureStarted,
+    CaptureSummary,
+    DatasetInfo,
+    ModelInfo,
+    RecordingInfo,
+    Selection,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -49,10 +59,11 @@ _LOST_STATUS = "Internal error from Core"
 
 
 def connect(
-    address: str, *, credentials: Optional[grpc.ChannelCredentials] = None, shared_memory: bool = True
-) -> "AsyncClient":
-    """A client of the server at `address` (`"host:port"`), for the running event loop. Nothing is sent yet. `credentials`
-    and `shared_memory` as for `hookline.connect`; like that, it tells glibc to keep freed memory mapped."""
+    address: str, *, credentials: grpc.ChannelCredentials | None = None, shared_memory: bool = True
+) -> AsyncClient:
+    """A client of the server at `address` (`"host:port"`), for the running event loop. Nothing is sent yet.
+    `credentials` and `shared_memory` as for `hookline.connect`; like that, it tells glibc to keep freed memory
+    mapped."""
     _network.check_address(address)
     _memory.keep_freed_memory()
     return AsyncClient(address, credentials, shared_memory)
@@ -61,12 +72,12 @@ def connect(
 class AsyncClient:
     """A connection to a server. To be used in one event loop; an async context manager, which closes it."""
 
-    def __init__(self, address: str, credentials: Optional[grpc.ChannelCredentials], shared_memory: bool) -> None:
+    def __init__(self, address: str, credentials: grpc.ChannelCredentials | None, shared_memory: bool) -> None:
         _lifetime.check_process()
         self.address = address
         self._loop = _running_loop("hookline.aio.connect")
         self._closed = False
-        self._captures: "weakref.WeakSet[AsyncCapture]" = weakref.WeakSet()
+        self._running: weakref.WeakSet[AsyncCapture | AsyncPersist] = weakref.WeakSet()
         self._forked = False
         self._offer_memory = _shared_memory.offers(address, shared_memory)
         options = channel_options(address)
@@ -84,8 +95,8 @@ class AsyncClient:
             self._check("close")
             self._closed = True
             _lifetime.ended(self)
-            for capture in list(self._captures):
-                await capture.aclose()
+            for running in list(self._running):
+                await running.aclose()
             await self._channel.close()
 
     def cancel(self) -> None:
@@ -116,35 +127,100 @@ class AsyncClient:
                 "hookline.aio.connect in each loop"
             )
 
-    async def __aenter__(self) -> "AsyncClient":
+    async def __aenter__(self) -> AsyncClient:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         await self.close()
 
-    async def models(self, *, timeout: Optional[float] = None) -> Tuple[ModelInfo, ...]:
+    async def models(self, *, timeout: float | None = None) -> tuple[ModelInfo, ...]:
         """The models that the server holds, without their hook points."""
-        answer = await self._call(
-            _protocol.LIST_MODELS, _protocol.ListModelsRequest(), _protocol.ListModelsResponse, timeout
-        )
-        return tuple(map(model_info, answer.models))
+        return await self._call(_calls.list_models(), timeout)
 
-    async def model(self, name: str = "", *, timeout: Optional[float] = None) -> ModelInfo:
+    async def model(self, name: str = "", *, timeout: float | None = None) -> ModelInfo:
         """What one model is, with its hook points. `name` may be left out where there is only one."""
-        request = _protocol.GetModelRequest(name=name)
-        return model_info(await self._call(_protocol.GET_MODEL, request, _protocol.Model, timeout))
+        return await self._call(_calls.get_model(name), timeout)
+
+    async def datasets(self, *, timeout: float | None = None) -> tuple[DatasetInfo, ...]:
+        """The token datasets that the server holds."""
+        return await self._call(_calls.list_datasets(), timeout)
+
+    async def dataset(self, name: str, *, timeout: float | None = None) -> DatasetInfo:
+        """One dataset of the server."""
+        return await self._call(_calls.get_dataset(name), timeout)
+
+    async def recordings(self, *, timeout: float | None = None) -> tuple[RecordingInfo, ...]:
+        """The recordings on the server, without their hook points."""
+        found: list[RecordingInfo] = []
+        token = ""
+        while True:
+            page, token = await self._call(_calls.list_recordings(token), timeout)
+            found.extend(page)
+            if not token:
+                return tuple(found)
+
+    async def recording(self, name: str, *, timeout: float | None = None) -> RecordingInfo:
+        """One recording on the server."""
+        return await self._call(_calls.get_recording(name), timeout)
+
+    def persist(
+        self, name: str, hook_points: str | Sequence[str], source: Any, **options: Unpack[PersistArguments]
+    ) -> AsyncPersist:
+        """`Client.persist`, with the same arguments: an async iterator of progress. `await persist(...).wait()` waits
+        for the end. What the server objects to is raised by the first step of the loop, or by `wait`."""
+        self._check("persist")
+        settled, request = persist_request(name, hook_points, source, options)
+        persist = AsyncPersist(self._channel.unary_stream(_protocol.PERSIST)(request), settled, self.address)
+        self._running.add(persist)
+        return persist
+
+    async def stop_recording(self, name: str, *, timeout: float | None = None) -> RecordingInfo:
+        """Ends a running recording after its last rows; what is written stays and can be continued."""
+        return await self._call(_calls.stop_recording(name), timeout)
+
+    async def delete_recording(self, name: str, *, timeout: float | None = None) -> int:
+        """Removes a recording that is not running. The bytes that this gave back."""
+        return await self._call(_calls.delete_recording(name), timeout)
+
+    async def estimate(
+        self,
+        hook_points: str | Sequence[str],
+        source: Any,
+        *,
+        max_activations: int | None = None,
+        max_activations_by_hook_point: Mapping[str, int] | None = None,
+        dtype: Any = None,
+        model: str = "",
+        selection: Selection | None = None,
+        timeout: float | None = None,
+    ) -> CaptureEstimate:
+        """What a capture with these arguments would bring and cost; nothing is run. An iterator cannot be asked about:
+        it would be used up."""
+        options = capture_options(
+            hook_points=hook_points,
+            source=source,
+            model=model,
+            max_activations=max_activations,
+            max_activations_by_hook_point=max_activations_by_hook_point,
+            dtype=dtype,
+            selection=selection,
+        )
+        try:
+            return await self._call(_calls.estimate_capture(options), timeout)
+        except HooklineError as error:
+            raise options.named(error) from None
 
     def capture(
-        self, hook_points: Union[str, Sequence[str]], source: Any, **options: "Unpack[CaptureArguments]"
-    ) -> "AsyncCapture":
-        """`Client.capture`, with the same arguments, for `async for`. `source` may be an async iterable of batches, too.
-        It is read on another thread, so that one that blocks does not hold the event loop."""
+        self, hook_points: str | Sequence[str], source: Any, **options: Unpack[CaptureArguments]
+    ) -> AsyncCapture:
+        """`Client.capture`, with the same arguments, for `async for`. `source` may be an async iterable of batches,
+        too. It is read on another thread, so that one that blocks does not hold the event loop."""
         self._check("capture")
         if hasattr(source, "__aiter__"):
-            source = _FromAsync(source.__aiter__(), asyncio.get_running_loop())
+            source = FromAsync(source.__aiter__(), asyncio.get_running_loop())
         settled = capture_options(hook_points, source, **options)
         capture = AsyncCapture(self, settled, settled.allocators())
-        self._captures.add(capture)
+        self._running.add(capture)
         return capture
 
     def _call_of(self, method: str, messages: Any, metadata: Any) -> Any:
@@ -154,18 +230,17 @@ class AsyncClient:
             return self._channel.unary_stream(method)(messages, metadata=metadata)
         return self._channel.stream_stream(method)(messages, metadata=metadata)
 
-    async def _call(self, method: str, request: Any, response: Any, timeout: Optional[float]) -> Any:
-        self._check(method.rpartition("/")[2])
-        call = self._channel.unary_unary(
-            method, request_serializer=type(request).SerializeToString, response_deserializer=response.FromString
-        )
+    async def _call(self, unary: UnaryCall[Answer], timeout: float | None) -> Answer:
+        self._check(unary.method.rpartition("/")[2])
+        call = self._channel.unary_unary(unary.method)(unary.request.SerializeToString())
         try:
             # grpcio's own time-outs end at a time of the wall clock, which may be set meanwhile.
-            return await asyncio.wait_for(call(request), timeout)
+            answer = await asyncio.wait_for(call, timeout)
         except asyncio.TimeoutError:
             raise DeadlineExceededError(f"{self.address} has not answered within {timeout} s") from None
         except grpc.RpcError as error:
             raise _network.name_proxy(from_rpc_error(error), self.address) from None
+        return unary.read(unary.response_class.FromString(answer))
 
 
 def _running_loop(caller: str) -> asyncio.AbstractEventLoop:
@@ -188,7 +263,7 @@ class AsyncCapture(AsyncIterator[Batch]):
         self._options = options
         self._make_allocator = make_allocator
         self._session = Session(options, make_allocator, client._offer_memory)
-        self._queue: "asyncio.Queue[Optional[RawBatch]]" = asyncio.Queue(options.prefetch)
+        self._queue: asyncio.Queue[RawBatch | None] = asyncio.Queue(options.prefetch)
         self._started = asyncio.Event()
         self._receiving = asyncio.get_running_loop().create_task(self._receive())
         self._batches = self._iterate()
@@ -202,7 +277,7 @@ class AsyncCapture(AsyncIterator[Batch]):
         return self._session.started
 
     @property
-    def summary(self) -> Optional[CaptureSummary]:
+    def summary(self) -> CaptureSummary | None:
         """How the capture ended and what it brought; None until the last batch has been taken."""
         return self._session.summary
 
@@ -216,7 +291,7 @@ class AsyncCapture(AsyncIterator[Batch]):
         self._receiving.cancel()
         await asyncio.wait([self._receiving])
 
-    async def __aenter__(self) -> "AsyncCapture":
+    async def __aenter__(self) -> AsyncCapture:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -227,7 +302,7 @@ class AsyncCapture(AsyncIterator[Batch]):
         for note in notes_of_start(self._options, started):
             warnings.warn(note, stacklevel=3)
         finisher = Finisher(started, self._options, self._make_allocator(started))
-        failure: Optional[Exception] = None
+        failure: Exception | None = None
         while True:
             try:
                 raw = await self._next()
@@ -248,7 +323,7 @@ class AsyncCapture(AsyncIterator[Batch]):
             for note in notes_of_end(self._options, started, self.summary):
                 warnings.warn(note, stacklevel=3)
 
-    async def _next(self) -> Optional[RawBatch]:
+    async def _next(self) -> RawBatch | None:
         """The next batch, or what ended the receiving."""
         if self._queue.empty() and not self._receiving.done():
             getter = asyncio.ensure_future(self._queue.get())
@@ -280,10 +355,10 @@ class AsyncCapture(AsyncIterator[Batch]):
         finally:
             self._started.set()
 
-    async def _run_call(self) -> Optional[HooklineError]:
+    async def _run_call(self) -> HooklineError | None:
         session = self._session
         method, first, metadata = session.call()
-        next_sequence: "asyncio.Future[int]" = asyncio.get_running_loop().create_future()
+        next_sequence: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         messages = first if session.feed is None else self._requests(first, next_sequence)
         call = self._client._call_of(method, messages, metadata)
         try:
@@ -304,13 +379,13 @@ class AsyncCapture(AsyncIterator[Batch]):
             call.cancel()
             session.hang_up()
 
-    async def _requests(self, first: bytes, next_sequence: "asyncio.Future[int]") -> AsyncIterator[bytes]:
+    async def _requests(self, first: bytes, next_sequence: asyncio.Future[int]) -> AsyncIterator[bytes]:
         yield first
         try:
             sequence = await next_sequence
         except asyncio.CancelledError:  # the call ended before it said from where
             return
-        source = _SourceThread(self._session.tokens)
+        source = SourceThread(self._session.tokens)
         try:
             while True:
                 message = await source.tokens(sequence)
@@ -322,53 +397,62 @@ class AsyncCapture(AsyncIterator[Batch]):
             source.end()
 
 
-class _SourceThread:
-    """Reads the source for a coroutine. A daemon: the end of the program does not wait for a source that blocks."""
+class AsyncPersist(AsyncIterator[PersistProgress]):
+    """Watches a recording being made, as `hookline.Persist` does: an async iterator of its progress, about one a
+    second, the last one with the recording.
 
-    def __init__(self, tokens: Callable[[int], Optional[Tuple[bytes, int]]]) -> None:
-        self._tokens = tokens
-        self._loop = asyncio.get_running_loop()
-        self._wanted: "queue.SimpleQueue[Any]" = queue.SimpleQueue()
-        threading.Thread(target=self._run, name="hookline-send", daemon=True).start()
+    The recording goes on when nobody watches any more; `AsyncClient.stop_recording` ends it. `aclose`, or the end of
+    `async with`, stops watching.
+    """
 
-    async def tokens(self, sequence: int) -> Optional[Tuple[bytes, int]]:
-        """`Session.tokens`."""
-        future: "asyncio.Future[Optional[Tuple[bytes, int]]]" = self._loop.create_future()
-        self._wanted.put((sequence, future))
-        return await future
+    def __init__(self, call: Any, options: CaptureOptions, address: str) -> None:
+        self._call = call
+        self._options = options
+        self._address = address
+        self._reading: asyncio.Future[PersistProgress | None] | None = None
+        self._last: PersistProgress | None = None
+        self._closed = False
 
-    def end(self) -> None:
-        """No more will be asked for."""
-        self._wanted.put(None)
+    async def __anext__(self) -> PersistProgress:
+        # A task of its own: where a waiting one is cancelled, by a time-out for example, grpcio would end the call.
+        if self._reading is None:
+            self._reading = asyncio.ensure_future(self._read())
+        await asyncio.wait([self._reading])
+        reading, self._reading = self._reading, None
+        progress = reading.result()
+        if progress is None:
+            raise StopAsyncIteration
+        self._last = progress
+        return progress
 
-    def _run(self) -> None:
-        while True:
-            wanted = self._wanted.get()
-            if wanted is None:
-                return
-            sequence, future = wanted
-            found = self._tokens(sequence)
-            try:
-                self._loop.call_soon_threadsafe(lambda: future.done() or future.set_result(found))
-            except RuntimeError:  # the loop has ended meanwhile
-                return
+    async def _read(self) -> PersistProgress | None:
+        """The next progress; None at the end of a complete recording."""
+        try:
+            message = await self._call.read()
+        except asyncio.CancelledError:
+            if self._closed:
+                raise CancelledError("the recording is not watched any more") from None
+            raise
+        except grpc.RpcError as error:
+            raise self._options.named(_network.name_proxy(from_rpc_error(error), self._address)) from None
+        return None if message is grpc.aio.EOF else persist_progress(message)
 
+    async def wait(self) -> RecordingInfo:
+        """Waits for the end. The recording, complete; raises what it ended of otherwise: CancelledError where somebody
+        stopped it, UnavailableError where the server went away. The same request continues such a recording."""
+        async for _ in self:
+            pass
+        return finished_recording(self._last)
 
-class _FromAsync(Iterator[Any]):
-    """An async iterator's items for a thread that is not the event loop's."""
+    async def aclose(self) -> None:
+        """Watches no longer; the recording goes on. Idempotent."""
+        self._closed = True
+        self._call.cancel()
+        if self._reading is not None:
+            await asyncio.gather(self._reading, return_exceptions=True)
 
-    def __init__(self, items: AsyncIterator[Any], loop: asyncio.AbstractEventLoop) -> None:
-        self._items = items
-        self._loop = loop
+    async def __aenter__(self) -> AsyncPersist:
+        return self
 
-    def __next__(self) -> Any:
-        async def step() -> List[Any]:
-            try:
-                return [await self._items.__anext__()]
-            except StopAsyncIteration:
-                return []
-
-        found = asyncio.run_coroutine_threadsafe(step(), self._loop).result()
-        if not found:
-            raise StopIteration
-        return found[0]
+    async def __aexit__(self, *exc: object) -> None:
+        await self.aclose()

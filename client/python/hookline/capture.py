@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import warnings
-from typing import Any, Callable, Dict, Iterator, List, Optional
+from collections.abc import Iterator
+from typing import Any, Callable
 
 from hookline._arrays import Allocator
 from hookline._batches import COLUMNS, RawBatch, Shuffler
@@ -16,7 +17,7 @@ from hookline.errors import CancelledError
 from hookline.types import CaptureStarted, CaptureSummary
 
 
-class Batch(Dict[str, Any]):
+class Batch(dict[str, Any]):
     """Hook point -> rows, a torch.Tensor or numpy array of shape (rows, width). Row i is the same token in each.
 
     `first_row` is the index of the batch's first row in the capture (with `shuffle_buffer`: in the shuffled order).
@@ -25,9 +26,9 @@ class Batch(Dict[str, Any]):
     """
 
     first_row: int
-    sequence: Optional[Any] = None
-    position: Optional[Any] = None
-    token_id: Optional[Any] = None
+    sequence: Any | None = None
+    position: Any | None = None
+    token_id: Any | None = None
 
     @property
     def rows(self) -> int:
@@ -98,10 +99,10 @@ class Capture(Iterator[Batch]):
         self._receiver = receiver
         self._options = options
         self._make_allocator = make_allocator
-        self._finisher: Optional[Finisher] = None
+        self._finisher: Finisher | None = None
         self._ready: Iterator[Batch] = iter(())  # batches on their way to the user
         self._ended = False
-        self._failure: Optional[BaseException] = None
+        self._failure: BaseException | None = None
 
     @property
     def started(self) -> CaptureStarted:
@@ -109,7 +110,7 @@ class Capture(Iterator[Batch]):
         return self._receiver.started()
 
     @property
-    def summary(self) -> Optional[CaptureSummary]:
+    def summary(self) -> CaptureSummary | None:
         """How the capture ended and what it brought; None until the last batch has been taken."""
         return self._receiver.summary
 
@@ -149,7 +150,7 @@ class Capture(Iterator[Batch]):
         """Cancels what is not finished. Idempotent."""
         self._receiver.close()
 
-    def __enter__(self) -> "Capture":
+    def __enter__(self) -> Capture:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -167,6 +168,6 @@ class Capture(Iterator[Batch]):
             receiver.close()
 
 
-def _warn(notes: List[str]) -> None:
+def _warn(notes: list[str]) -> None:
     for note in notes:
         warnings.warn(note, stacklevel=4)  # the loop over the capture

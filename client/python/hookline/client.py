@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any, Callable, List, Mapping, Optional, Sequence, Tuple, Union
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Callable
 
 import grpc
 
-from hookline import _library, _memory, _network, _protocol, _shared_memory
+from hookline import _calls, _library, _memory, _network, _protocol, _shared_memory
 from hookline._arguments import PersistArguments
 from hookline._arrays import Allocator
+from hookline._calls import Answer, UnaryCall
 from hookline._connection import Connection, StreamCall
 from hookline._native import NativeReceiver
 from hookline._receive import GrpcReceiver, Receiver
@@ -19,7 +21,7 @@ from hookline._session import Session
 from hookline.capture import Capture
 from hookline.errors import DeadlineExceededError, HooklineError, InternalError, from_rpc_error
 from hookline.model import RemoteModel
-from hookline.persist import Persist
+from hookline.persist import Persist, persist_request
 from hookline.types import (
     CaptureEstimate,
     CaptureStarted,
@@ -28,10 +30,6 @@ from hookline.types import (
     RecordingInfo,
     Retry,
     Selection,
-    capture_estimate,
-    dataset_info,
-    model_info,
-    recording_info,
 )
 
 if TYPE_CHECKING:
@@ -45,10 +43,10 @@ AllocatorFactory = Callable[[CaptureStarted], Allocator]
 def connect(
     address: str,
     *,
-    credentials: Optional[grpc.ChannelCredentials] = None,
+    credentials: grpc.ChannelCredentials | None = None,
     receiver: str = "auto",
     shared_memory: bool = True,
-) -> "Client":
+) -> Client:
     """A client of the server at `address` (`"host:port"`). Nothing is sent yet.
 
     `credentials`: for a server behind TLS. `receiver` decides how rows are received, with the same results: "grpc" uses
@@ -70,7 +68,7 @@ class Client:
     """A connection to a server. Thread-safe. Usable as a context manager, which closes it."""
 
     def __init__(
-        self, address: str, credentials: Optional[grpc.ChannelCredentials], receiver: str, shared_memory: bool
+        self, address: str, credentials: grpc.ChannelCredentials | None, receiver: str, shared_memory: bool
     ) -> None:
         self.address = address
         if receiver == "native" and credentials is not None:
@@ -78,7 +76,7 @@ class Client:
         functions = _library.find(receiver) if credentials is None else None
         self._connection = Connection(address, credentials, functions, shared_memory)
         self._offer_memory = _shared_memory.offers(address, shared_memory)
-        self._receivers: "weakref.WeakSet[Receiver]" = weakref.WeakSet()
+        self._receivers: weakref.WeakSet[Receiver] = weakref.WeakSet()
         self._arguments = (address, credentials, receiver, shared_memory)
 
     def close(self) -> None:
@@ -97,7 +95,7 @@ class Client:
             )
         return Client, (address, None, receiver, shared_memory)
 
-    def __enter__(self) -> "Client":
+    def __enter__(self) -> Client:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -111,46 +109,38 @@ class Client:
     def __repr__(self) -> str:
         return f"<hookline.Client of {self.address}>"
 
-    def models(self, *, timeout: Optional[float] = None) -> Tuple[ModelInfo, ...]:
+    def models(self, *, timeout: float | None = None) -> tuple[ModelInfo, ...]:
         """The models that the server holds, without their hook points."""
-        answer = self._call(_protocol.LIST_MODELS, _protocol.ListModelsRequest(), _protocol.ListModelsResponse, timeout)
-        return tuple(map(model_info, answer.models))
+        return self._call(_calls.list_models(), timeout)
 
-    def model(self, name: str = "", *, timeout: Optional[float] = None) -> RemoteModel:
+    def model(self, name: str = "", *, timeout: float | None = None) -> RemoteModel:
         """A model of the server. `name` may be left out where there is only one."""
-        request = _protocol.GetModelRequest(name=name)
-        return RemoteModel(self, model_info(self._call(_protocol.GET_MODEL, request, _protocol.Model, timeout)))
+        return RemoteModel(self, self._call(_calls.get_model(name), timeout))
 
-    def datasets(self, *, timeout: Optional[float] = None) -> Tuple[DatasetInfo, ...]:
+    def datasets(self, *, timeout: float | None = None) -> tuple[DatasetInfo, ...]:
         """The token datasets that the server holds."""
-        answer = self._call(
-            _protocol.LIST_DATASETS, _protocol.ListDatasetsRequest(), _protocol.ListDatasetsResponse, timeout
-        )
-        return tuple(map(dataset_info, answer.datasets))
+        return self._call(_calls.list_datasets(), timeout)
 
-    def dataset(self, name: str, *, timeout: Optional[float] = None) -> DatasetInfo:
+    def dataset(self, name: str, *, timeout: float | None = None) -> DatasetInfo:
         """One dataset of the server."""
-        request = _protocol.GetDatasetRequest(name=name)
-        return dataset_info(self._call(_protocol.GET_DATASET, request, _protocol.Dataset, timeout))
+        return self._call(_calls.get_dataset(name), timeout)
 
-    def recordings(self, *, timeout: Optional[float] = None) -> Tuple[RecordingInfo, ...]:
+    def recordings(self, *, timeout: float | None = None) -> tuple[RecordingInfo, ...]:
         """The recordings on the server, without their hook points."""
-        found: List[RecordingInfo] = []
-        request = _protocol.ListRecordingsRequest()
+        found: list[RecordingInfo] = []
+        token = ""
         while True:
-            answer = self._call(_protocol.LIST_RECORDINGS, request, _protocol.ListRecordingsResponse, timeout)
-            found.extend(map(recording_info, answer.recordings))
-            if not answer.next_page_token:
+            page, token = self._call(_calls.list_recordings(token), timeout)
+            found.extend(page)
+            if not token:
                 return tuple(found)
-            request.page_token = answer.next_page_token
 
-    def recording(self, name: str, *, timeout: Optional[float] = None) -> RecordingInfo:
+    def recording(self, name: str, *, timeout: float | None = None) -> RecordingInfo:
         """One recording on the server."""
-        request = _protocol.GetRecordingRequest(name=name)
-        return recording_info(self._call(_protocol.GET_RECORDING, request, _protocol.Recording, timeout))
+        return self._call(_calls.get_recording(name), timeout)
 
     def persist(
-        self, name: str, hook_points: Union[str, Sequence[str]], source: Any, **options: "Unpack[PersistArguments]"
+        self, name: str, hook_points: str | Sequence[str], source: Any, **options: Unpack[PersistArguments]
     ) -> Persist:
         """Lets the server write a capture's rows, with provenance, to a recording of this name on its own disk; an
         iterator of its progress. `persist(...).wait()` waits for the end.
@@ -161,39 +151,31 @@ class Client:
 
         The same call again joins a recording that runs, continues one that was ended early, and finds a complete one.
         """
-        accepted = PersistArguments.__annotations__.keys()
-        unknown = sorted(options.keys() - accepted)
-        if unknown:
-            raise TypeError(f"{unknown[0]}: a recording takes {', '.join(sorted(accepted))}")
-        settled = capture_options(hook_points, source, **options)
-        request = _protocol.PersistRequest(name=name, capture=settled.whole_message())
+        settled, request = persist_request(name, hook_points, source, options)
         try:
-            return Persist(StreamCall(self._connection, _protocol.PERSIST, request.SerializeToString()))
+            return Persist(StreamCall(self._connection, _protocol.PERSIST, request))
         except HooklineError as error:
             raise settled.named(error) from None
 
-    def stop_recording(self, name: str, *, timeout: Optional[float] = None) -> RecordingInfo:
+    def stop_recording(self, name: str, *, timeout: float | None = None) -> RecordingInfo:
         """Ends a running recording after its last rows; what is written stays and can be continued."""
-        request = _protocol.StopRecordingRequest(name=name)
-        return recording_info(self._call(_protocol.STOP_RECORDING, request, _protocol.Recording, timeout))
+        return self._call(_calls.stop_recording(name), timeout)
 
-    def delete_recording(self, name: str, *, timeout: Optional[float] = None) -> int:
+    def delete_recording(self, name: str, *, timeout: float | None = None) -> int:
         """Removes a recording that is not running. The bytes that this gave back."""
-        request = _protocol.DeleteRecordingRequest(name=name)
-        answer = self._call(_protocol.DELETE_RECORDING, request, _protocol.DeleteRecordingResponse, timeout)
-        return int(answer.bytes)
+        return self._call(_calls.delete_recording(name), timeout)
 
     def capture(
         self,
-        hook_points: Union[str, Sequence[str]],
+        hook_points: str | Sequence[str],
         source: Any,
         *,
-        max_activations: Optional[int] = None,
-        max_activations_by_hook_point: Optional[Mapping[str, int]] = None,
+        max_activations: int | None = None,
+        max_activations_by_hook_point: Mapping[str, int] | None = None,
         dtype: Any = None,
         batch_rows: int = 4096,
         model: str = "",
-        selection: Optional[Selection] = None,
+        selection: Selection | None = None,
         provenance: bool = False,
         deterministic: bool = False,
         record_as: str = "",
@@ -203,7 +185,7 @@ class Client:
         output: str = "auto",
         pin_memory: bool = False,
         max_message_bytes: int = 0,
-        retry: Optional[Retry] = DEFAULT_RETRY,
+        retry: Retry | None = DEFAULT_RETRY,
     ) -> Capture:
         """Streams the rows of hook points; an iterator of `{hook point: (rows, width) tensor}`.
 
@@ -273,15 +255,15 @@ class Client:
 
     def estimate(
         self,
-        hook_points: Union[str, Sequence[str]],
+        hook_points: str | Sequence[str],
         source: Any,
         *,
-        max_activations: Optional[int] = None,
-        max_activations_by_hook_point: Optional[Mapping[str, int]] = None,
+        max_activations: int | None = None,
+        max_activations_by_hook_point: Mapping[str, int] | None = None,
         dtype: Any = None,
         model: str = "",
-        selection: Optional[Selection] = None,
-        timeout: Optional[float] = None,
+        selection: Selection | None = None,
+        timeout: float | None = None,
     ) -> CaptureEstimate:
         """What a capture with these arguments would bring and cost; nothing is run. An iterator cannot be asked about:
         it would be used up."""
@@ -294,17 +276,15 @@ class Client:
             dtype=dtype,
             selection=selection,
         )
-        request = _protocol.EstimateCaptureRequest(capture=options.whole_message())
         try:
-            answer = self._call(_protocol.ESTIMATE_CAPTURE, request, _protocol.EstimateCaptureResponse, timeout)
+            return self._call(_calls.estimate_capture(options), timeout)
         except HooklineError as error:
             raise options.named(error) from None
-        return capture_estimate(answer)
 
-    def _call(self, method: str, request: Any, response: Any, timeout: Optional[float]) -> Any:
-        # On the wire a call of one answer is one of several, and this kind can be cancelled. grpcio's own time-outs end at
-        # a time of the wall clock, at once or never where that has been set since the program began.
-        call = StreamCall(self._connection, method, request.SerializeToString())
+    def _call(self, unary: UnaryCall[Answer], timeout: float | None) -> Answer:
+        # On the wire a call of one answer is one of several, and this kind can be cancelled. grpcio's own time-outs end
+        # at a time of the wall clock, at once or never where that has been set since the program began.
+        call = StreamCall(self._connection, unary.method, unary.request.SerializeToString())
         passed = threading.Event()
 
         def end() -> None:
@@ -327,4 +307,4 @@ class Client:
             call.cancel()
         if len(answers) != 1:
             raise InternalError(f"the server answered with {len(answers)} messages instead of one")
-        return response.FromString(answers[0])
+        return unary.read(unary.response_class.FromString(answers[0]))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 import warnings
 from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Deque, Dict, Iterable, Iterator, List, Optional, Sequence, Union
+from typing import Any
 
 import numpy as np
 
@@ -15,9 +16,9 @@ from hookline._arrays import Block, dtype_name
 from hookline._counts import count
 from hookline._notes import notes_of_end
 from hookline._request import CaptureOptions
-from hookline._token_ids import TokenBatch
 from hookline._store import RowStore
 from hookline._text import escaped
+from hookline._token_ids import Ids, TokenBatch
 from hookline.errors import InvalidArgumentError
 from hookline.model import RemoteModel
 from hookline.types import CaptureStarted
@@ -33,7 +34,7 @@ class _TokenQueue(Iterator[TokenBatch]):
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._batches: Deque[TokenBatch] = deque()
+        self._batches: deque[TokenBatch] = deque()
         self._closed = False
         self._unread = False
 
@@ -76,7 +77,7 @@ class _Stores:
     def allocate(self, hook_point: int, first_row: int, rows: int, width: int) -> Block:
         return self._stores[hook_point].block(self._first_rows[hook_point] + first_row, rows)
 
-    def column(self, column: "np.ndarray[Any, Any]") -> Any:
+    def column(self, column: np.ndarray[Any, Any]) -> Any:
         return column
 
 
@@ -94,7 +95,8 @@ class ActivationCollector:
     objects to is raised by the next call, by `get_activations`, or at the end of the block.
 
     hook_points: names and wildcards.
-    max_activations: most rows for each hook point.
+    max_activations: most rows for each hook point. Where the server's cap on the rows of a capture (`--max-rows`) is
+        smaller, several captures follow each other.
     device: where `get_activations` puts the rows. They are received in host memory, which holds each row once.
     save_path: the folder for `save_activations`.
     dtype: of the rows, "float32", "bfloat16" or "float16".
@@ -108,7 +110,7 @@ class ActivationCollector:
         hook_points: Sequence[str],
         max_activations: int = 10_000_000,
         device: Any = "cpu",
-        save_path: Union[str, Path, None] = None,
+        save_path: str | Path | None = None,
         *,
         dtype: Any = "float32",
     ) -> None:
@@ -120,23 +122,22 @@ class ActivationCollector:
         self.max_activations = max_activations
         self.device = device
         self.save_path = Path(save_path) if save_path else None
-        self.counts: Dict[str, int] = {hook_point: 0 for hook_point in self.hook_points}
+        self.counts: dict[str, int] = {hook_point: 0 for hook_point in self.hook_points}
         self._dtype = dtype_name(dtype)
-        self._limit = max_activations  # smaller where the server grants less
-        self._stores: Dict[str, RowStore] = {}
-        self._running: Optional[_Run] = None
+        self._stores: dict[str, RowStore] = {}
+        self._running: _Run | None = None
 
     @property
     def is_full(self) -> bool:
         """Whether every hook point has as many rows as it may get."""
-        return all(count >= self._limit for count in self.counts.values())
+        return all(rows >= self.max_activations for rows in self.counts.values())
 
     @property
-    def activations(self) -> Dict[str, List[Any]]:
+    def activations(self) -> dict[str, list[Any]]:
         """The rows of each hook point as a list of tensors: of one, or of none before the first row."""
         return {name: [rows] if len(rows) else [] for name, rows in self.get_activations().items()}
 
-    def __enter__(self) -> "ActivationCollector":
+    def __enter__(self) -> ActivationCollector:
         self.model.check(self.hook_points)
         self.model.attach(self)
         return self
@@ -158,25 +159,42 @@ class ActivationCollector:
         """Sends these token sequences. The model's calls do it."""
         if self.is_full:
             return
-        self._check(sequences)
-        if self._running is None:
-            self._running = _Run(self)
-        # The caller may fill its tensor anew as soon as this returns.
-        self._running.tokens.put(TokenBatch([np.array(ids, np.uint32) for ids in batch.sequences], batch.place))
-        rows = sum(map(len, batch.sequences))
-        for hook_point, count in self.counts.items():
-            self.counts[hook_point] = min(self._limit, count + rows)
-        if self._running.failed:
+        self._check(batch)
+        first = 0
+        while first < len(batch.sequences) and not self.is_full:
+            if self._running is None:
+                self._running = _Run(self)
+            try:
+                end = self._running.fitting(batch.sequences, first)
+            except ValueError:
+                self._leave()
+                raise
+            if end == first:  # the server's cap: another capture goes on
+                self._finish()
+                continue
+            self._send(self._running, batch, first, end)
+            first = end
+        if self._running is not None and self._running.failed:
             self._finish()
 
-    def get_activations(self, hook_point: Optional[str] = None) -> Dict[str, Any]:
+    def _send(self, run: _Run, batch: TokenBatch, first: int, end: int) -> None:
+        # The caller may fill its tensor anew as soon as its call returns.
+        sequences: list[Ids] = [np.array(ids, np.uint32) for ids in batch.sequences[first:end]]
+        run.send(TokenBatch(sequences, lambda index: batch.place(first + index)))
+        rows = sum(map(len, sequences))
+        for hook_point, before in self.counts.items():
+            self.counts[hook_point] = min(self.max_activations, before + rows)
+
+    def get_activations(self, hook_point: str | None = None) -> dict[str, Any]:
         """Hook point -> its rows so far, (rows, width); of one hook point, or of all. Waits for those on their way."""
         if hook_point is not None and hook_point not in self.counts:
-            raise ValueError(f"Unknown hook point: {escaped(hook_point)}; this collector has {escaped(', '.join(self.counts))}")
+            raise ValueError(
+                f"Unknown hook point: {escaped(hook_point)}; this collector has {escaped(', '.join(self.counts))}"
+            )
         self._finish()
         return {name: self._rows(name) for name in ([hook_point] if hook_point is not None else self.counts)}
 
-    def save_activations(self, save_path: Union[str, Path, None] = None) -> None:
+    def save_activations(self, save_path: str | Path | None = None) -> None:
         """Writes the rows of each hook point to `<hook point, dots replaced by underscores>.pt` in the folder, readable
         by `load_activations` and by `torch.load`. The exact name stands in the file."""
         folder = save_path or self.save_path
@@ -187,7 +205,7 @@ class ActivationCollector:
             print(f"Saved {len(activations[name])} activations for {escaped(name)} to {escaped(str(path))}")
 
     @staticmethod
-    def load_activations(load_path: Union[str, Path], hook_points: Optional[Sequence[str]] = None) -> Dict[str, Any]:
+    def load_activations(load_path: str | Path, hook_points: Sequence[str] | None = None) -> dict[str, Any]:
         """Hook point -> rows, from the files of `save_activations` in a folder: of these hook points, or of all. Files
         of the collector that worked with hooks on a local model are read as well."""
         import torch
@@ -209,7 +227,6 @@ class ActivationCollector:
         self._leave()
         self._stores = {}
         self.counts = {hook_point: 0 for hook_point in self.hook_points}
-        self._limit = self.max_activations
 
     def start_stores(self, started: CaptureStarted) -> _Stores:
         """Room for what a capture was granted."""
@@ -221,41 +238,28 @@ class ActivationCollector:
                 )
         return _Stores([self._stores[name] for name in names], [self.counts[name] for name in names])
 
-    def granted(self, started: CaptureStarted) -> None:
-        """Takes note of what may still come."""
-        if any(point.clipped for point in started.hook_points):
-            point = min(started.hook_points, key=lambda point: point.max_activations)
-            self._limit = self.counts[point.name] + point.max_activations
-            warnings.warn(
-                f"the server sends at most {point.max_activations} rows in a capture: this collector ends with "
-                f"{self._limit} instead of {self.max_activations}",
-                stacklevel=5,  # the model's caller
-            )
-
     def _rows(self, hook_point: str) -> Any:
         import torch
 
         store = self._stores.get(hook_point)
         return torch.empty(0, device=self.device) if store is None else store.tensor(self.counts[hook_point])
 
-    def _check(self, sequences: List[Ids]) -> None:
+    def _check(self, batch: TokenBatch) -> None:
         """InvalidArgumentError for tokens that the server would refuse: there they would end the calls before, too."""
         info = self.model.info
-        for index, ids in enumerate(sequences):
-            where = f"sequences[{index}]"
-            if len(ids) == 0:
-                raise InvalidArgumentError(f"{where}: no token ids", field=where)
+        for index, ids in enumerate(batch.sequences):
+            where, field = batch.place(index), f"sequences[{index}]"
             if 0 < info.context_length < len(ids):
                 raise InvalidArgumentError(
                     f"{where}: {len(ids)} tokens are more than the {info.context_length} that {info.name} computes",
-                    field=where,
+                    field=field,
                 )
             largest = int(np.argmax(ids))
             if 0 < info.vocabulary_size <= ids[largest]:
                 raise InvalidArgumentError(
-                    f"{where}.ids[{largest}]: token id {ids[largest]} is not below {info.vocabulary_size}, the size of "
-                    f"{info.name}'s vocabulary",
-                    field=f"{where}.ids[{largest}]",
+                    f"{where}, position {largest}: token id {ids[largest]} is not below {info.vocabulary_size}, the "
+                    f"size of {info.name}'s vocabulary",
+                    field=f"{field}.ids[{largest}]",
                 )
 
     def _finish(self) -> None:
@@ -284,8 +288,9 @@ class _Run:
     def __init__(self, collector: ActivationCollector) -> None:
         self.tokens = _TokenQueue()
         self.counts = dict(collector.counts)  # with the rows that have arrived; settled after `finish`
-        self._error: Optional[BaseException] = None
-        self._thread: Optional[threading.Thread] = None
+        self._sent_rows = 0
+        self._error: BaseException | None = None
+        self._thread: threading.Thread | None = None
         left = collector.max_activations - min(self.counts.values())
         self._options = CaptureOptions(
             hook_points=list(collector.hook_points),
@@ -301,7 +306,8 @@ class _Run:
         except BaseException:
             self.close()
             raise
-        collector.granted(started)
+        clipped = any(point.clipped for point in started.hook_points)
+        self._granted = min(point.max_activations for point in started.hook_points) if clipped else None
         self._names = [point.name for point in started.hook_points]
         self._thread = threading.Thread(target=self._receive, name="hookline-collect", daemon=True)
         self._thread.start()
@@ -309,6 +315,27 @@ class _Run:
     @property
     def failed(self) -> bool:
         return self._error is not None
+
+    def fitting(self, sequences: Sequence[Ids], first: int) -> int:
+        """The end of the sequences from `first` on whose rows the server's cap still leaves room for, `first` where it
+        leaves none. ValueError where one alone exceeds it. What the budget ends is not held back."""
+        if self._granted is None:
+            return len(sequences)
+        rows, end = self._sent_rows, first
+        while end < len(sequences) and rows + len(sequences[end]) <= self._granted:
+            rows += len(sequences[end])
+            end += 1
+        if end == first and self._sent_rows == 0:
+            raise ValueError(
+                f"a sequence brings {len(sequences[first])} rows, more than the {self._granted} that the server grants "
+                "in a capture (--max-rows); raise that, or send shorter sequences"
+            )
+        return end
+
+    def send(self, batch: TokenBatch) -> None:
+        """Puts tokens on their way, after those before."""
+        self.tokens.put(batch)
+        self._sent_rows += sum(map(len, batch.sequences))
 
     def finish(self) -> None:
         """Ends the source and waits for the last row. Raises what the capture failed of."""
@@ -349,11 +376,11 @@ def collect_activations_from_dataloader(
     hook_points: Sequence[str],
     max_activations: int = 10_000_000,
     device: Any = "cpu",
-    save_path: Union[str, Path, None] = None,
+    save_path: str | Path | None = None,
     verbose: bool = True,
     *,
     dtype: Any = "float32",
-) -> Dict[str, Any]:
+) -> dict[str, Any]:
     """Runs the batches of `dataloader` through the model until every hook point has `max_activations` rows, or the
     loader ends. Hook point -> rows. Arguments as for `ActivationCollector`; `verbose` shows a progress bar; with
     `save_path` the rows are saved, too."""

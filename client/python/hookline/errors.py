@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Optional
+from typing import Any
 
 import grpc
 
@@ -24,7 +24,7 @@ class HooklineError(Exception):
 
     code = "UNKNOWN"
 
-    def __init__(self, message: str, code: Optional[str] = None, field: Optional[str] = None) -> None:
+    def __init__(self, message: str, code: str | None = None, field: str | None = None) -> None:
         # Names in it are a server's.
         message = escaped(message)
         super().__init__(message)
@@ -102,7 +102,7 @@ _BY_CODE = {
 }
 
 
-def make_error(code: str, message: str, details: Optional[bytes] = None, field: Optional[str] = None) -> HooklineError:
+def make_error(code: str, message: str, details: bytes | None = None, field: str | None = None) -> HooklineError:
     """The exception for a status; `details` is a serialized google.rpc.Status (trailer `grpc-status-details-bin`)."""
     if details and field is None:
         field = _field_of(details)
@@ -122,7 +122,7 @@ def from_rpc_error(error: Any) -> HooklineError:
     return make_error((code or grpc.StatusCode.UNKNOWN).name, error.details() or "", details)
 
 
-def _field_of(details: bytes) -> Optional[str]:
+def _field_of(details: bytes) -> str | None:
     try:
         for detail in _protocol.Status.FromString(details).details:
             if detail.type_url.endswith("google.rpc.BadRequest"):

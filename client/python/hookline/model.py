@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Dict, List, Sequence, Tuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from hookline._local_manners import LocalModelManners
 from hookline._text import escaped
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from hookline.collector import ActivationCollector
 
 
-def _called_with(args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Any:
+def _called_with(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A call's arguments as a batch: keywords beside the ids are those of a dict."""
     if not args:
         return kwargs
@@ -34,10 +35,10 @@ class RemoteModel(LocalModelManners):
     what code for local models touches.
     """
 
-    def __init__(self, client: "Client", info: ModelInfo) -> None:
+    def __init__(self, client: Client, info: ModelInfo) -> None:
         self.client = client
         self.info = info
-        self._collectors: List["ActivationCollector"] = []
+        self._collectors: list[ActivationCollector] = []
         self._calls = 0
 
     @property
@@ -45,15 +46,15 @@ class RemoteModel(LocalModelManners):
         return self.info.name
 
     @property
-    def hook_points(self) -> Tuple[HookPoint, ...]:
+    def hook_points(self) -> tuple[HookPoint, ...]:
         """Every tensor that can be captured, in the order in which a forward pass computes them."""
         return self.info.hook_points
 
-    def capture(self, hook_points: Any, source: Any, **options: Any) -> "Capture":
+    def capture(self, hook_points: Any, source: Any, **options: Any) -> Capture:
         """`Client.capture` with this model."""
         return self.client.capture(hook_points, source, model=self.name, **options)
 
-    def expand(self, hook_points: Sequence[str]) -> List[str]:
+    def expand(self, hook_points: Sequence[str]) -> list[str]:
         """The hook points' names, wildcards replaced by what the server says they match."""
         if not any(set("*{") & set(hook_point) for hook_point in hook_points):
             return list(hook_points)
@@ -81,21 +82,22 @@ class RemoteModel(LocalModelManners):
         """Raises what the server objects to in these hook points."""
         self.client.estimate(list(hook_points), [0], model=self.name)
 
-    def attach(self, collector: "ActivationCollector") -> None:
+    def attach(self, collector: ActivationCollector) -> None:
         """Lets a collector take part in calls. Entering its block does it."""
         self._collectors.append(collector)
 
-    def detach(self, collector: "ActivationCollector") -> None:
+    def detach(self, collector: ActivationCollector) -> None:
         """Ends that."""
         self._collectors.remove(collector)
 
-    def __getstate__(self) -> Dict[str, Any]:
+    def __getstate__(self) -> dict[str, Any]:
         """A pickled model reaches the same server through a client of its own; collectors stay where they are."""
         return {**self.__dict__, "_collectors": []}
 
     def __repr__(self) -> str:
         info = self.info
         return (
-            f"<hookline model {info.name!r} at {self.client.address}: {escaped(info.architecture)} {escaped(info.variant)}, "
+            f"<hookline model {info.name!r} at {self.client.address}: "
+            f"{escaped(info.architecture)} {escaped(info.variant)}, "
             f"{info.layers} layers, width {info.width}, {escaped(info.dtype)} on {escaped(info.device)}>"
         )

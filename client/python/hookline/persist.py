@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Iterator, Optional
+from typing import Any
 
 import grpc
 
 from hookline import _protocol
+from hookline._arguments import PersistArguments
+from hookline._request import CaptureOptions, capture_options
 from hookline.errors import InternalError, from_rpc_error
 from hookline.types import RecordingInfo, recording_info
 
@@ -22,7 +25,27 @@ class PersistProgress:
     bytes: int  # of values written, of all hook points
     seconds: float  # since this server began or continued it
     new_rows: int  # written in that time
-    recording: Optional[RecordingInfo]  # with the last progress
+    recording: RecordingInfo | None  # with the last progress
+
+
+def persist_request(
+    name: str, hook_points: str | Sequence[str], source: Any, arguments: PersistArguments
+) -> tuple[CaptureOptions, bytes]:
+    """What the arguments of a `persist` method ask for, and the request. TypeError for what no recording takes."""
+    accepted = PersistArguments.__annotations__.keys()
+    unknown = sorted(arguments.keys() - accepted)
+    if unknown:
+        raise TypeError(f"{unknown[0]}: a recording takes {', '.join(sorted(accepted))}")
+    options = capture_options(hook_points, source, **arguments)
+    request = _protocol.PersistRequest(name=name, capture=options.whole_message())
+    return options, request.SerializeToString()
+
+
+def finished_recording(last: PersistProgress | None) -> RecordingInfo:
+    """The recording, which comes with the last progress. InternalError where the server left it out."""
+    if last is None or last.recording is None:
+        raise InternalError("the server ended the call without the recording")
+    return last.recording
 
 
 class Persist(Iterator[PersistProgress]):
@@ -34,7 +57,7 @@ class Persist(Iterator[PersistProgress]):
 
     def __init__(self, call: Any) -> None:
         self._call = call
-        self._last: Optional[PersistProgress] = None
+        self._last: PersistProgress | None = None
         # The server answers at once. Waiting for it here raises its objections, and a request is on its way only then.
         self._first = self._receive()
 
@@ -45,14 +68,14 @@ class Persist(Iterator[PersistProgress]):
             raise StopIteration
         return following
 
-    def _receive(self) -> Optional[PersistProgress]:
+    def _receive(self) -> PersistProgress | None:
         """The next progress; None at the end of a complete recording."""
         try:
             message = next(self._call, None)
         except grpc.RpcError as error:
             raise from_rpc_error(error) from None
         if message is not None:
-            self._last = _progress(_protocol.PersistResponse.FromString(message))
+            self._last = persist_progress(message)
             return self._last
         return None
 
@@ -61,22 +84,22 @@ class Persist(Iterator[PersistProgress]):
         stopped it, UnavailableError where the server went away. The same request continues such a recording."""
         for _ in self:
             pass
-        if self._last is None or self._last.recording is None:
-            raise InternalError("the server ended the call without the recording")
-        return self._last.recording
+        return finished_recording(self._last)
 
     def close(self) -> None:
         """Watches no longer; the recording goes on. Idempotent."""
         self._call.cancel()
 
-    def __enter__(self) -> "Persist":
+    def __enter__(self) -> Persist:
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.close()
 
 
-def _progress(message: Any) -> PersistProgress:
+def persist_progress(data: bytes) -> PersistProgress:
+    """From a serialized PersistResponse."""
+    message = _protocol.PersistResponse.FromString(data)
     return PersistProgress(
         disposition=_protocol.PERSIST_DISPOSITIONS.get(message.disposition, "unspecified"),
         rows=message.rows,

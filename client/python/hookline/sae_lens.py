@@ -11,7 +11,8 @@ For example:
 from __future__ import annotations
 
 import itertools
-from typing import Any, Iterable, Iterator, List, Union
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 
@@ -23,7 +24,7 @@ from hookline.client import Client, connect
 
 
 def data_provider(
-    server: Union[str, Client],
+    server: str | Client,
     hook_point: str,
     source: Any,
     *,
@@ -88,7 +89,7 @@ def data_provider(
 
 def equal_batches(parts: Iterable[Any], batch_size: int, drop_last: bool) -> Iterator[Any]:
     """The rows of tensors in tensors of `batch_size` rows; one that has so many already is given on as it is."""
-    held: List[Any] = []
+    held: list[Any] = []
     rows = 0
     for part in parts:
         held.append(part)

@@ -11,7 +11,8 @@ For example:
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Sequence, Union
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch.utils.data
 
@@ -40,16 +41,16 @@ class ActivationDataset(torch.utils.data.IterableDataset):  # type: ignore[type-
     """
 
     def __init__(
-        self, address: str, hook_points: Union[str, Sequence[str]], source: Any, **options: "Unpack[CaptureArguments]"
+        self, address: str, hook_points: str | Sequence[str], source: Any, **options: Unpack[CaptureArguments]
     ) -> None:
         super().__init__()
         self.address = address
         self.hook_points = hook_points
         self.source = source
         self.options: CaptureArguments = {**options, "output": "torch"}
-        self.summary: Optional[CaptureSummary] = None  # of the last capture that ended in this process
+        self.summary: CaptureSummary | None = None  # of the last pass that ended in this process
 
-    def __iter__(self) -> Iterator[Dict[str, Any]]:
+    def __iter__(self) -> Iterator[dict[str, Any]]:
         with _client.connect(self.address) as client:
             worker = torch.utils.data.get_worker_info()
             source = self.source if worker is None else shard(client, self.source, worker.id, worker.num_workers)
@@ -75,7 +76,7 @@ def shard(client: _client.Client, source: Any, index: int, count: int) -> Any:
             f"source: {count} workers cannot share a {type(source).__name__}; use one worker, a hookline.Dataset, or "
             "token ids in a list or tensor"
         )
-    sequences: List[Ids] = [ids for batch in source_batches(source) for ids in batch.sequences]
+    sequences: list[Ids] = [ids for batch in source_batches(source) for ids in batch.sequences]
     return sequences[index::count] or None
 
 
@@ -83,5 +84,7 @@ def _sequences_after(client: _client.Client, source: Dataset) -> int:
     info = client.dataset(source.name)
     length = info.row_length or source.sequence_length
     if length < 1:
-        raise ValueError(f"sequence_length: dataset {source.name!r} is a stream of tokens; say at what length to cut it")
+        raise ValueError(
+            f"sequence_length: dataset {source.name!r} is a stream of tokens; say at what length to cut it"
+        )
     return max(0, info.tokens // length - source.first_sequence)

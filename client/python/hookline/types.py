@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Mapping, Optional, Sequence, Tuple
+from typing import Any
 
 from hookline import _protocol
 from hookline._counts import count, counts
 
 
-def _settle_counts(value: Any, **least: Optional[int]) -> None:
+def _settle_counts(value: Any, **least: int | None) -> None:
     """Replaces these fields of a frozen dataclass by the whole numbers that they are; None stays."""
     for name, smallest in least.items():
         given = getattr(value, name)
@@ -45,7 +46,7 @@ class ModelInfo:
     device: str
     fingerprint: str
     parameters: int
-    hook_points: Tuple[HookPoint, ...]
+    hook_points: tuple[HookPoint, ...]
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Dataset:
     sequence_length: int = 0  # tokens, without the prepended one; required for a stream of tokens
     first_sequence: int = 0
     sequence_count: int = 0  # 0: all that follow
-    prepend_token_id: Optional[int] = None  # usually BOS, which a stream holds only where its maker put it
+    prepend_token_id: int | None = None  # usually BOS, which a stream holds only where its maker put it
 
     def __post_init__(self) -> None:
         _settle_counts(self, sequence_length=None, first_sequence=None, sequence_count=None, prepend_token_id=0)
@@ -94,7 +95,7 @@ class Recording:
     name: str
     first_row: int = 0
     row_count: int = 0  # 0: all that follow
-    shuffle_seed: Optional[int] = None  # sends the rows in an order that this seed alone decides; None: as recorded
+    shuffle_seed: int | None = None  # sends the rows in an order that this seed alone decides; None: as recorded
 
     def __post_init__(self) -> None:
         _settle_counts(self, first_row=None, row_count=None, shuffle_seed=0)
@@ -119,7 +120,7 @@ class RecordingInfo:
     error: str  # why it failed
     model: str
     fingerprint: str
-    hook_points: Tuple[RecordedHookPoint, ...]
+    hook_points: tuple[RecordedHookPoint, ...]
     dtype: str
     rows: int  # of the hook point that has most
     bytes: int
@@ -161,7 +162,7 @@ class Retry:
     initial_seconds: float = 0.25
     max_seconds: float = 8.0
 
-    def delay(self, failures: int) -> Optional[float]:
+    def delay(self, failures: int) -> float | None:
         """Seconds before the reconnect after this many failures in a row; None: give up."""
         if failures > self.attempts:
             return None
@@ -184,7 +185,7 @@ class CaptureStarted:
 
     model: str
     fingerprint: str
-    hook_points: Tuple[HookPointGrant, ...]
+    hook_points: tuple[HookPointGrant, ...]
     dtype: str
     max_message_bytes: int
     next_sequence: int
@@ -242,7 +243,7 @@ class CaptureEstimate:
     sequences: int
     tokens: int
     bytes: int
-    seconds: Optional[float]  # None until the server has measured a forward pass
+    seconds: float | None  # None until the server has measured a forward pass
 
 
 def model_info(message: Any) -> ModelInfo:

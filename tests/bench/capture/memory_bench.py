@@ -1,12 +1,14 @@
-"""Whether the server's memory stays where it is: its resident size through minutes of mixed load with clients that vanish.
+"""Whether the server's memory stays where it is: its resident size through minutes of mixed load with clients
+that vanish.
 
-    python3 tests/bench/capture/memory_bench.py [--minutes 10] [--clients 6] [--program build/release/bin/hookline-server]
+    python3 tests/bench/capture/memory_bench.py [--minutes 10] [--clients 6] \
+        [--program build/release/bin/hookline-server]
 
-Each client is a process that makes one random capture after another (token lists, streams, the dataset, feeds; random hook
-points, selections, budgets and types; some read slowly, some leave in the middle). Every second or so one of them is
-killed with SIGKILL and replaced. Slabs are few, so that growth elsewhere would show beside them. The server keeps what it
-once needed, so the first clients begin with the most that any of them asks for, all at once, and read none of it for a
-while: what grows after that is lost.
+Each client is a process that makes one random capture after another (token lists, streams, the dataset, feeds; random
+hook points, selections, budgets and types; some read slowly, some leave in the middle). Every second or so one of them
+is killed with SIGKILL and replaced. Slabs are few, so that growth elsewhere would show beside them. The server keeps
+what it once needed, so the first clients begin with the most that any of them asks for, all at once, and read none of
+it for a while: what grows after that is lost.
 """
 
 import argparse
@@ -39,7 +41,9 @@ def captures(address, seed, first):
         return [[rng.randrange(VOCABULARY) for _ in range(rng.randint(1, 128))] for _ in range(rng.randint(1, 64))]
 
     def source():
-        dataset = hookline.Dataset("text", sequence_length=rng.choice([16, 64, 128]), sequence_count=rng.randint(1, 200))
+        dataset = hookline.Dataset(
+            "text", sequence_length=rng.choice([16, 64, 128]), sequence_count=rng.randint(1, 200)
+        )
         kind = rng.randrange(4)
         if kind == 0:
             return sequences()
@@ -52,17 +56,25 @@ def captures(address, seed, first):
 
     with hookline.connect(address, receiver="grpc") as client:
         if first:
-            with client.capture("blocks.*", [[1] * 128] * 64, output="numpy", batch_rows=64, provenance=True) as capture:
+            with client.capture(
+                "blocks.*", [[1] * 128] * 64, output="numpy", batch_rows=64, provenance=True
+            ) as capture:
                 capture.started
                 time.sleep(15)
                 for _ in capture:
                     pass
         while True:
             capture = client.capture(
-                rng.choice(HOOK_POINTS), source(), dtype=rng.choice(["float32", "float16"]), output="numpy",
-                max_activations=rng.choice([None, 1, 1000, 20000]), provenance=rng.random() < 0.3, retry=None,
+                rng.choice(HOOK_POINTS),
+                source(),
+                dtype=rng.choice(["float32", "float16"]),
+                output="numpy",
+                max_activations=rng.choice([None, 1, 1000, 20000]),
+                provenance=rng.random() < 0.3,
+                retry=None,
                 batch_rows=rng.choice([64, 4096]),
-                selection=hookline.Selection(skip_first=rng.randrange(3), sample_rows=rng.choice([0, 5])))
+                selection=hookline.Selection(skip_first=rng.randrange(3), sample_rows=rng.choice([0, 5])),
+            )
             leave_after = rng.choice([None, 1, 5])
             slow = rng.random() < 0.1
             try:
@@ -73,8 +85,10 @@ def captures(address, seed, first):
                         break
             except hookline.HooklineError as error:
                 # Feeds detach who lags, and a full server refuses: both are part of the load.
-                if not isinstance(error, (hookline.UnavailableError, hookline.ResourceExhaustedError,
-                                          hookline.FailedPreconditionError)):
+                if not isinstance(
+                    error,
+                    (hookline.UnavailableError, hookline.ResourceExhaustedError, hookline.FailedPreconditionError),
+                ):
                     raise
             finally:
                 capture.close()
@@ -88,10 +102,29 @@ def resident_bytes(pid):
 def start_server(program, directory):
     np.save(directory / "text.npy", np.random.default_rng(1).integers(0, VOCABULARY, 200_000).astype(np.uint16))
     server = subprocess.Popen(
-        [program, "--model", str(DEMO), "--device", "cpu", "--dataset", f"text={directory / 'text.npy'}", "--listen",
-         "127.0.0.1:0", "--port-file", str(directory / "port"), "--slab-bytes", "262144", "--slab-count", "256",
-         "--feed-stall-timeout", "2s", "--log-level", "error"],
-        stderr=subprocess.PIPE)
+        [
+            program,
+            "--model",
+            str(DEMO),
+            "--device",
+            "cpu",
+            "--dataset",
+            f"text={directory / 'text.npy'}",
+            "--listen",
+            "127.0.0.1:0",
+            "--port-file",
+            str(directory / "port"),
+            "--slab-bytes",
+            "262144",
+            "--slab-count",
+            "256",
+            "--feed-stall-timeout",
+            "2s",
+            "--log-level",
+            "error",
+        ],
+        stderr=subprocess.PIPE,
+    )
     while not (directory / "port").exists():
         if server.poll() is not None:
             sys.exit(f"the server ended at its start:\n{server.stderr.read().decode()}")
@@ -128,16 +161,20 @@ def measure(arguments, directory):
                 killed += 1
                 clients[victim] = start_client()
             samples[minute] = sum(late) / len(late)
-            print(f"minute {minute}: {samples[minute] / 2**20:.1f} MiB resident, {killed} clients killed so far",
-                  flush=True)
+            print(
+                f"minute {minute}: {samples[minute] / 2**20:.1f} MiB resident, {killed} clients killed so far",
+                flush=True,
+            )
         if server.poll() is not None:
             sys.exit(f"the server ended with {server.returncode}")
     finally:
         for process in [*clients, server]:
             process.kill()
             process.wait()
-    print(f"{platform.node()}: resident after {arguments.minutes} minutes / after 1: "
-          f"{samples[arguments.minutes] / samples[1]:.3f} (wanted: at most 1.02)")
+    print(
+        f"{platform.node()}: resident after {arguments.minutes} minutes / after 1: "
+        f"{samples[arguments.minutes] / samples[1]:.3f} (wanted: at most 1.02)"
+    )
 
 
 def main():

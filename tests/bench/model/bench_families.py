@@ -1,6 +1,7 @@
 """Forward tokens/s of every family beside Hugging Face transformers' eager forward of the same weights.
 
-    python3 tests/bench/model/bench_families.py --program build/release/bin/model_bench [--family llama ...] [--rounds 7]
+    python3 tests/bench/model/bench_families.py --program build/release/bin/model_bench [--family llama ...] [--rounds
+    7]
 
 Needs torch and transformers in this Python; build model_bench against that torch (-DHOOKLINE_TORCH_PYTHON) to compare the
 models and not two versions of LibTorch. 12 blocks, 768 wide, random weights, float32, 4 x 256 tokens, as many threads on
@@ -36,14 +37,26 @@ from hookline import _memory  # noqa: E402
 
 LAYERS, WIDTH, HEADS, MLP, VOCABULARY, CONTEXT = 12, 768, 12, 3072, 8192, 1024
 BATCH, POSITIONS = 4, 256
-COMMON = dict(vocab_size=VOCABULARY, hidden_size=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
-              intermediate_size=MLP, max_position_embeddings=CONTEXT)
+COMMON = dict(
+    vocab_size=VOCABULARY,
+    hidden_size=WIDTH,
+    num_hidden_layers=LAYERS,
+    num_attention_heads=HEADS,
+    intermediate_size=MLP,
+    max_position_embeddings=CONTEXT,
+)
 GROUPED = dict(COMMON, num_key_value_heads=4)
 # An expert is half as wide as the MLP, so that two of them do its work.
 EXPERT = MLP // 2
 EXPERTS = dict(GROUPED, num_experts_per_tok=2, intermediate_size=EXPERT)
-DELTA = dict(head_dim=64, linear_num_key_heads=6, linear_num_value_heads=12, linear_key_head_dim=64,
-             linear_value_head_dim=64, full_attention_interval=4)
+DELTA = dict(
+    head_dim=64,
+    linear_num_key_heads=6,
+    linear_num_value_heads=12,
+    linear_key_head_dim=64,
+    linear_value_head_dim=64,
+    full_attention_interval=4,
+)
 SMALL_IDS = dict(bos_token_id=0, eos_token_id=1, pad_token_id=None)
 FAMILIES = {
     "gpt2": dict(vocab_size=VOCABULARY, n_embd=WIDTH, n_layer=LAYERS, n_head=HEADS, n_positions=CONTEXT),
@@ -61,23 +74,51 @@ FAMILIES = {
     "mixtral": dict(EXPERTS, num_local_experts=8),
     "olmoe": dict(EXPERTS, num_experts=8),
     "qwen3_5_text": dict(GROUPED, **DELTA),
-    "qwen3_5_moe_text": dict(EXPERTS, **DELTA, num_experts=8, moe_intermediate_size=EXPERT,
-                             shared_expert_intermediate_size=EXPERT),
+    "qwen3_5_moe_text": dict(
+        EXPERTS, **DELTA, num_experts=8, moe_intermediate_size=EXPERT, shared_expert_intermediate_size=EXPERT
+    ),
     "gpt_oss": dict(EXPERTS, head_dim=64, num_local_experts=8, sliding_window=128),
     "phi3": GROUPED,
     "phi": COMMON,
-    "gpt_neo": dict(vocab_size=VOCABULARY, hidden_size=WIDTH, num_layers=LAYERS, num_heads=HEADS, intermediate_size=MLP,
-                    max_position_embeddings=CONTEXT, attention_types=[[["global", "local"], LAYERS // 2]],
-                    window_size=128),
+    "gpt_neo": dict(
+        vocab_size=VOCABULARY,
+        hidden_size=WIDTH,
+        num_layers=LAYERS,
+        num_heads=HEADS,
+        intermediate_size=MLP,
+        max_position_embeddings=CONTEXT,
+        attention_types=[[["global", "local"], LAYERS // 2]],
+        window_size=128,
+    ),
     "gptj": dict(vocab_size=VOCABULARY, n_embd=WIDTH, n_layer=LAYERS, n_head=HEADS, n_positions=CONTEXT, rotary_dim=32),
     "opt": dict(COMMON, ffn_dim=MLP),
     "smollm3": GROUPED,
     "granite": GROUPED,
-    "gemma4_text": dict(GROUPED, head_dim=64, global_head_dim=128, sliding_window=128, hidden_size_per_layer_input=64,
-                        vocab_size_per_layer_input=VOCABULARY, num_kv_shared_layers=4, use_double_wide_mlp=True),
-    "deepseek_v3": dict(COMMON, num_key_value_heads=HEADS, q_lora_rank=256, kv_lora_rank=128, qk_nope_head_dim=32,
-                        qk_rope_head_dim=32, v_head_dim=64, n_routed_experts=8, num_experts_per_tok=2, n_group=4,
-                        topk_group=2, moe_intermediate_size=EXPERT, first_k_dense_replace=1),
+    "gemma4_text": dict(
+        GROUPED,
+        head_dim=64,
+        global_head_dim=128,
+        sliding_window=128,
+        hidden_size_per_layer_input=64,
+        vocab_size_per_layer_input=VOCABULARY,
+        num_kv_shared_layers=4,
+        use_double_wide_mlp=True,
+    ),
+    "deepseek_v3": dict(
+        COMMON,
+        num_key_value_heads=HEADS,
+        q_lora_rank=256,
+        kv_lora_rank=128,
+        qk_nope_head_dim=32,
+        qk_rope_head_dim=32,
+        v_head_dim=64,
+        n_routed_experts=8,
+        num_experts_per_tok=2,
+        n_group=4,
+        topk_group=2,
+        moe_intermediate_size=EXPERT,
+        first_k_dense_replace=1,
+    ),
 }
 # What transformers' loop over experts is slower by, at least.
 WANTED = {family: 1.5 for family in ("qwen3_moe", "mixtral", "olmoe", "qwen3_5_moe_text", "gpt_oss", "deepseek_v3")}
@@ -88,8 +129,12 @@ class Ours:
     """model_bench in a process that is stopped unless it is asked."""
 
     def __init__(self, program, directory, threads):
-        self.process = subprocess.Popen([program, directory, "--dtype", "float32", "--threads", str(threads)],
-                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            [program, directory, "--dtype", "float32", "--threads", str(threads)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         json.loads(self.process.stdout.readline())
         self.forward(LAST)
         self.process.send_signal(signal.SIGSTOP)
@@ -140,9 +185,14 @@ def compare(family, arguments, directory):
     def ratio(layer):
         return statistics.median(their / our[layer] for their, our in zip(theirs, own))
 
-    early = "; ".join(f"to block {layer} {ratio(layer):.2f} (wanted {0.9 * LAYERS / (layer + 1):.2f})" for layer in EARLY)
-    print(f"{family}: {BATCH * POSITIONS / statistics.median(our[LAST] for our in own):.0f} tokens/s, transformers "
-          f"{BATCH * POSITIONS / statistics.median(theirs):.0f}; ratio {ratio(LAST):.2f} (wanted {WANTED.get(family, 1):.2f}); {early}", flush=True)
+    early = "; ".join(
+        f"to block {layer} {ratio(layer):.2f} (wanted {0.9 * LAYERS / (layer + 1):.2f})" for layer in EARLY
+    )
+    print(
+        f"{family}: {BATCH * POSITIONS / statistics.median(our[LAST] for our in own):.0f} tokens/s, transformers "
+        f"{BATCH * POSITIONS / statistics.median(theirs):.0f}; ratio {ratio(LAST):.2f} (wanted {WANTED.get(family, 1):.2f}); {early}",
+        flush=True,
+    )
 
 
 def main():
@@ -154,8 +204,10 @@ def main():
     arguments = parser.parse_args()
     _memory.keep_freed_memory()
     torch.set_num_threads(arguments.threads)
-    print(f"{platform.node()}, {arguments.threads} threads, torch {torch.__version__}, transformers "
-          f"{transformers.__version__}")
+    print(
+        f"{platform.node()}, {arguments.threads} threads, torch {torch.__version__}, transformers "
+        f"{transformers.__version__}"
+    )
     transformers.utils.logging.disable_progress_bar()
     for family in arguments.family:
         with tempfile.TemporaryDirectory() as directory:

@@ -2,8 +2,9 @@
 
     python3 tests/bench/model/bench_load.py [--program build/release/bin/model_bench] [--rounds 5]
 
-Makes a Llama checkpoint of random weights of more than 1 GB, two shards and an index, in a temporary folder that it removes.
-Each load is a process of its own; loads and reads alternate, all with the files in the page cache. Needs numpy.
+Makes a Llama checkpoint of random weights of more than 1 GB, two shards and an index, in a temporary folder that it
+removes. Each load is a process of its own; loads and reads alternate, all with the files in the page cache. Needs
+numpy.
 
 Weights are read into memory of the process, so its resident memory is all its own. What is kept once the model is loaded is the
 file's size where it is computed in the type it is stored in; bfloat16 computed in float32 is twice that, the embedding aside,
@@ -61,11 +62,23 @@ def write_shard(path, tensors, dtype, rng):
 def make_checkpoint(directory, dtype):
     """The bytes of its shards."""
     directory.mkdir()
-    config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": WIDTH,
-              "intermediate_size": MLP, "num_hidden_layers": LAYERS[dtype], "num_attention_heads": WIDTH // 64,
-              "num_key_value_heads": WIDTH // 64, "vocab_size": VOCABULARY, "max_position_embeddings": 2048,
-              "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "hidden_act": "silu", "tie_word_embeddings": False,
-              "attention_bias": False, "mlp_bias": False}
+    config = {
+        "model_type": "llama",
+        "architectures": ["LlamaForCausalLM"],
+        "hidden_size": WIDTH,
+        "intermediate_size": MLP,
+        "num_hidden_layers": LAYERS[dtype],
+        "num_attention_heads": WIDTH // 64,
+        "num_key_value_heads": WIDTH // 64,
+        "vocab_size": VOCABULARY,
+        "max_position_embeddings": 2048,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "hidden_act": "silu",
+        "tie_word_embeddings": False,
+        "attention_bias": False,
+        "mlp_bias": False,
+    }
     (directory / "config.json").write_text(json.dumps(config))
     rng = np.random.default_rng(1)
     tensors = list(shapes(LAYERS[dtype]))
@@ -90,8 +103,9 @@ def read_once(directory):
 
 
 def load_once(program, directory, dtype):
-    run = subprocess.run([program, directory, "--dtype", dtype], stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                         check=True)
+    run = subprocess.run(
+        [program, directory, "--dtype", dtype], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True
+    )
     return json.loads(run.stdout.splitlines()[0])
 
 
@@ -103,8 +117,11 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         for stored, computed in [("F32", "float32"), ("BF16", "bfloat16"), ("BF16", "float32")]:
             directory = pathlib.Path(folder) / stored
-            size = (sum(path.stat().st_size for path in directory.glob("*.safetensors")) if directory.exists()
-                    else make_checkpoint(directory, stored))
+            size = (
+                sum(path.stat().st_size for path in directory.glob("*.safetensors"))
+                if directory.exists()
+                else make_checkpoint(directory, stored)
+            )
             read_once(directory)
             ratios, loads = [], []
             for _ in range(arguments.rounds):
@@ -112,12 +129,13 @@ def main():
                 loads.append(load_once(arguments.program, directory, computed))
                 ratios.append(loads[-1]["load_seconds"] / read)
             peak = max(load["peak_resident_bytes"] for load in loads)
-            print(f"{platform.node()}: {size / 1e9:.2f} GB of {stored} computed in {computed}: loaded in "
-                  f"{statistics.median(load['load_seconds'] for load in loads):.2f} s; loading / reading "
-                  f"{statistics.median(ratios):.2f} (wanted: 1.5); peak resident / file {peak / size:.2f}, / kept "
-                  f"{max(load['peak_resident_bytes'] / load['resident_bytes'] for load in loads):.2f} (wanted: 1.1)",
-                  flush=True)
-
+            print(
+                f"{platform.node()}: {size / 1e9:.2f} GB of {stored} computed in {computed}: loaded in "
+                f"{statistics.median(load['load_seconds'] for load in loads):.2f} s; loading / reading "
+                f"{statistics.median(ratios):.2f} (wanted: 1.5); peak resident / file {peak / size:.2f}, / kept "
+                f"{max(load['peak_resident_bytes'] / load['resident_bytes'] for load in loads):.2f} (wanted: 1.1)",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

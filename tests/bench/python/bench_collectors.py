@@ -26,8 +26,9 @@ import torch
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "..", "client", "python"))
 
-import hookline  # noqa: E402
 from local_model import Model  # noqa: E402
+
+import hookline  # noqa: E402
 
 VOCABULARY = 32768
 

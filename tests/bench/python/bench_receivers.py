@@ -193,13 +193,18 @@ def versions():
     import numpy
     import torch
 
-    return f"Python {platform.python_version()}, grpcio {grpc.__version__}, numpy {numpy.__version__}, torch {torch.__version__}"
+    modules = ", ".join(f"{module.__name__} {module.__version__}" for module in (numpy, torch))
+    return f"Python {platform.python_version()}, grpcio {grpc.__version__}, {modules}"
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--receive"]:
         receiver, how, where, count = sys.argv[2:6]
-        print(receive_flight(how, where, int(count)) if receiver == "flight" else receive(receiver, how, where, int(count)))
+        print(
+            receive_flight(how, where, int(count))
+            if receiver == "flight"
+            else receive(receiver, how, where, int(count))
+        )
     elif sys.argv[1:2] == ["--serve-flight"]:
         serve_flight()
     else:

@@ -32,8 +32,9 @@ def main():
         proto = next(conftest.compile_proto(directory))
         ids = np.random.default_rng(1).integers(32, 127, 600 * conftest.LENGTH).astype(np.uint16)
         np.save(directory / "text.npy", ids)
-        server = conftest.Server(proto, directory, dataset=directory / "text.npy",
-                                 flags=["--recordings-shard-bytes", "256MiB"])
+        server = conftest.Server(
+            proto, directory, dataset=directory / "text.npy", flags=["--recordings-shard-bytes", "256MiB"]
+        )
         try:
             raw = {"request_serializer": lambda m: m.SerializeToString()}
             live = server.channel.unary_stream("/hookline.v1.CaptureService/Capture", **raw)

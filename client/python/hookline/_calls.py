@@ -1,0 +1,98 @@
+"""The methods with one answer: what they ask, and what their answers say. Both clients make these calls."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Callable, Generic, TypeVar
+
+from hookline import _protocol
+from hookline._request import CaptureOptions
+from hookline.types import (
+    CaptureEstimate,
+    DatasetInfo,
+    ModelInfo,
+    RecordingInfo,
+    capture_estimate,
+    dataset_info,
+    model_info,
+    recording_info,
+)
+
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True)
+class UnaryCall(Generic[Answer]):
+    """A call with one request message and one answer."""
+
+    method: str  # gRPC's full name of it
+    request: Any
+    response_class: Any  # of the answer's message
+    read: Callable[[Any], Answer]  # from that message
+
+
+def list_models() -> UnaryCall[tuple[ModelInfo, ...]]:
+    return UnaryCall(
+        _protocol.LIST_MODELS,
+        _protocol.ListModelsRequest(),
+        _protocol.ListModelsResponse,
+        lambda answer: tuple(map(model_info, answer.models)),
+    )
+
+
+def get_model(name: str) -> UnaryCall[ModelInfo]:
+    return UnaryCall(_protocol.GET_MODEL, _protocol.GetModelRequest(name=name), _protocol.Model, model_info)
+
+
+def list_datasets() -> UnaryCall[tuple[DatasetInfo, ...]]:
+    return UnaryCall(
+        _protocol.LIST_DATASETS,
+        _protocol.ListDatasetsRequest(),
+        _protocol.ListDatasetsResponse,
+        lambda answer: tuple(map(dataset_info, answer.datasets)),
+    )
+
+
+def get_dataset(name: str) -> UnaryCall[DatasetInfo]:
+    return UnaryCall(_protocol.GET_DATASET, _protocol.GetDatasetRequest(name=name), _protocol.Dataset, dataset_info)
+
+
+def list_recordings(page_token: str) -> UnaryCall[tuple[tuple[RecordingInfo, ...], str]]:
+    """One page of the recordings, and the token of the next one: "" at the end."""
+    return UnaryCall(
+        _protocol.LIST_RECORDINGS,
+        _protocol.ListRecordingsRequest(page_token=page_token),
+        _protocol.ListRecordingsResponse,
+        lambda answer: (tuple(map(recording_info, answer.recordings)), str(answer.next_page_token)),
+    )
+
+
+def get_recording(name: str) -> UnaryCall[RecordingInfo]:
+    return UnaryCall(
+        _protocol.GET_RECORDING, _protocol.GetRecordingRequest(name=name), _protocol.Recording, recording_info
+    )
+
+
+def stop_recording(name: str) -> UnaryCall[RecordingInfo]:
+    return UnaryCall(
+        _protocol.STOP_RECORDING, _protocol.StopRecordingRequest(name=name), _protocol.Recording, recording_info
+    )
+
+
+def delete_recording(name: str) -> UnaryCall[int]:
+    """The bytes that this gave back."""
+    return UnaryCall(
+        _protocol.DELETE_RECORDING,
+        _protocol.DeleteRecordingRequest(name=name),
+        _protocol.DeleteRecordingResponse,
+        lambda answer: int(answer.bytes),
+    )
+
+
+def estimate_capture(options: CaptureOptions) -> UnaryCall[CaptureEstimate]:
+    return UnaryCall(
+        _protocol.ESTIMATE_CAPTURE,
+        _protocol.EstimateCaptureRequest(capture=options.whole_message()),
+        _protocol.EstimateCaptureResponse,
+        capture_estimate,
+    )
