@@ -66,7 +66,8 @@ class Declare {
     const auto parse = [&value, flag](const std::string& text) {
       absl::Duration duration;
       if (!absl::ParseDuration(text, &duration) || duration < absl::ZeroDuration()) {
-        throw CLI::ValidationError(flag, absl::StrCat("`", text, "` is no duration; give one such as 2ms, 30s or 1m"));
+        throw CLI::ValidationError(flag,
+                                   absl::StrCat("`", text, "` is not a duration; use a value such as 2ms, 30s or 1m"));
       }
       value = duration;
     };
@@ -92,8 +93,7 @@ constexpr char kDescription[] =
 
 constexpr char kFooter[] =
     "Every flag can be given as an environment variable instead, named beside it (Env:); the flag wins. Sizes take "
-    "units "
-    "(64KiB, 1MiB). There is no TLS and no authentication: whoever reaches an address may use the server.\n\n"
+    "units (64KiB, 1MiB). There is no TLS and no authentication: anyone who can connect may use the server.\n\n"
     "SIGTERM and SIGINT end the server in good order (see --drain-timeout), at most ten seconds after that time; a "
     "second one ends it at once.\n\n"
     "Exit codes: 0 ended as asked, 1 failed, 2 wrong flags.";
@@ -108,8 +108,8 @@ void DeclareAll(CLI::App* app, ServerFlags* flags, std::vector<std::string>* mod
             "program, which loading and every capture run: it is held to operators that compute, but serve only what "
             "you would also run")
       ->type_name("[NAME=]PATH");
-  declare.Value("--step", model->step, "Of a checkpoint directory the step to load; -1: the highest");
-  declare.Value("--device", model->device, "cpu, cuda, cuda:N, or auto: CUDA where there is one");
+  declare.Value("--step", model->step, "The step to load from a checkpoint directory; -1: the highest");
+  declare.Value("--device", model->device, "cpu, cuda, cuda:N, or auto: CUDA if there is a device");
   declare.Value(
       "--dtype", model->dtype,
       "Type in which models compute: float32, bfloat16, float16, or auto: float32 on the CPU, bfloat16 on CUDA");
@@ -153,7 +153,7 @@ void DeclareAll(CLI::App* app, ServerFlags* flags, std::vector<std::string>* mod
       ->check(AddressCheck());
   declare.Duration("--drain-timeout", flags->drain_timeout,
                    "How long running captures may go on after SIGTERM, before they end with a resume token");
-  declare.Value("--log-level", flags->log_level, "What to log to standard error")
+  declare.Value("--log-level", flags->log_level, "The least severe messages to log to standard error")
       ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error", "off"}));
 
   const std::string limits = "Limits";
@@ -165,7 +165,7 @@ void DeclareAll(CLI::App* app, ServerFlags* flags, std::vector<std::string>* mod
       ->group(limits);
   declare
       .Bytes("--max-pending-bytes", flags->engine.max_pending_bytes,
-             "Of one capture, rows that may wait on the device when they exceed its slabs")
+             "Bytes of one capture's rows that may wait on the device if they exceed its slabs")
       ->group(limits);
   declare
       .Value("--max-batch-tokens", flags->engine.max_batch_tokens,
@@ -194,7 +194,8 @@ void DeclareAll(CLI::App* app, ServerFlags* flags, std::vector<std::string>* mod
   declare
       .Bytes("--recordings-quota-bytes", flags->recordings.quota_bytes, "Size of all recordings together; 0: no limit")
       ->group(limits);
-  declare.Bytes("--recordings-free-bytes", flags->recordings.free_bytes, "What recordings leave free on their disk")
+  declare
+      .Bytes("--recordings-free-bytes", flags->recordings.free_bytes, "Free space that recordings leave on their disk")
       ->group(limits);
   declare
       .Bytes("--recordings-shard-bytes", flags->recordings.shard_bytes,
@@ -244,7 +245,7 @@ void DeclareAll(CLI::App* app, ServerFlags* flags, std::vector<std::string>* mod
       ->group(limits);
   declare
       .Duration("--keepalive", flags->server.keepalive,
-                "A silent connection is asked for a sign of life after this long, and closed without one")
+                "A silent connection is sent a keepalive ping after this long, and closed if no answer comes")
       ->group(limits);
 }
 

@@ -27,20 +27,20 @@ bool IsIpv6(const std::string& host) {
   return inet_pton(AF_INET6, host.c_str(), &parsed) == 1;
 }
 
-// Letters, digits and what names and IPv4 addresses hold besides.
+// Allows letters, digits and the other characters of names and IPv4 addresses.
 bool IsHost(absl::string_view host) {
   return std::all_of(host.begin(), host.end(), [](char c) {
     return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '.' || c == '-' || c == '_';
   });
 }
 
-// Whether gRPC connects to something that is no host.
+// Returns whether gRPC connects to something other than a host.
 bool IsSocketName(absl::string_view address) {
   return absl::StartsWith(address, "unix:") || absl::StartsWith(address, "unix-abstract:") ||
          absl::StartsWith(address, "vsock:");
 }
 
-// What stands after gRPC's scheme, as in dns://AUTHORITY/HOST:PORT or ipv4:HOST:PORT.
+// Returns what stands after gRPC's scheme, as in dns://AUTHORITY/HOST:PORT or ipv4:HOST:PORT.
 absl::string_view WithoutScheme(absl::string_view address) {
   for (absl::string_view scheme : {"dns:", "ipv4:", "ipv6:"}) {
     if (!absl::ConsumePrefix(&address, scheme)) continue;
@@ -80,7 +80,7 @@ absl::StatusOr<HostPort> ParseHostPort(absl::string_view address) {
   }
   const bool is_number = !port.empty() && std::all_of(port.begin(), port.end(), absl::ascii_isdigit);
   if (!is_number || !absl::SimpleAtoi(port, &parsed.port) || parsed.port > kLargestPort) {
-    return Wrong(address, absl::StrCat("has the port \"", port, "\", which is no number up to ", kLargestPort));
+    return Wrong(address, absl::StrCat("has the port \"", port, "\", which is not a number up to ", kLargestPort));
   }
   return parsed;
 }
@@ -97,7 +97,7 @@ absl::Status CheckServerAddress(absl::string_view address) {
   absl::StatusOr<HostPort> parsed = ParseHostPort(WithoutScheme(address));
   if (!parsed.ok()) return parsed.status();
   if (parsed->host.empty()) return Wrong(address, "has no host");
-  if (parsed->port == 0) return Wrong(address, "has the port \"0\", on which nobody listens");
+  if (parsed->port == 0) return Wrong(address, "has the port \"0\", on which no server listens");
   return absl::OkStatus();
 }
 

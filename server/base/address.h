@@ -17,20 +17,23 @@ struct HostPort {
   int port = 0;      // 0 to 65535
 };
 
-// HOST:PORT with an IPv6 address in brackets. INVALID_ARGUMENT says what of `address` is wrong and what would be right.
+// HOST:PORT with an IPv6 address in brackets. INVALID_ARGUMENT says what is wrong with `address` and what would be
+// right.
 absl::StatusOr<HostPort> ParseHostPort(absl::string_view address);
 
-// Of an address to listen on: HOST:PORT, where an empty host is every interface and port 0 any free one, or unix:PATH.
+// Checks an address to listen on: HOST:PORT, where an empty host is every interface and port 0 any free one, or
+// unix:PATH.
 absl::Status CheckListenAddress(absl::string_view address);
 
-// Of a server's address: HOST:PORT, or one of gRPC's names (dns:///HOST:PORT, ipv4:, ipv6:, unix:, unix-abstract:,
+// Checks a server's address: HOST:PORT, or one of gRPC's names (dns:///HOST:PORT, ipv4:, ipv6:, unix:, unix-abstract:,
 // vsock:).
 absl::Status CheckServerAddress(absl::string_view address);
 
-// Host and port of a server's address that passed CheckServerAddress; an empty host for sockets without one.
+// Returns host and port of a server's address that passed CheckServerAddress. The host is empty for sockets that have
+// none.
 HostPort ServerHostPort(absl::string_view address);
 
-// Whether a host is this machine's loopback interface: localhost, an address in 127.0.0.0/8, or ::1.
+// Returns whether a host is this machine's loopback interface: localhost, an address in 127.0.0.0/8, or ::1.
 bool IsLoopbackHost(absl::string_view host);
 
 }  // namespace hookline

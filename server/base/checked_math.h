@@ -23,7 +23,7 @@ class CheckedInt64 {
     if (!__builtin_add_overflow(value, Integer{0}, &number)) value_ = number;
   }
 
-  // What the formula makes; nullopt where any step of it left the range.
+  // Returns the value of the formula; nullopt if any step of it left the range.
   constexpr std::optional<int64_t> value() const { return value_; }
 
   friend constexpr CheckedInt64 operator+(CheckedInt64 a, CheckedInt64 b) {
@@ -45,7 +45,8 @@ class CheckedInt64 {
   constexpr CheckedInt64& operator-=(CheckedInt64 other) { return *this = *this - other; }
   constexpr CheckedInt64& operator*=(CheckedInt64 other) { return *this = *this * other; }
 
-  // The least multiple of `multiple`, which is positive, that is not below this number, which is not negative.
+  // Returns the least multiple of `multiple` that is not below this number. `multiple` is positive, this number not
+  // negative.
   constexpr CheckedInt64 RoundedUpTo(int64_t multiple) const {
     const CheckedInt64 raised = *this + (multiple - 1);
     if (!raised.value_) return raised;
@@ -58,7 +59,7 @@ class CheckedInt64 {
   std::optional<int64_t> value_;
 };
 
-// Whether `length` bytes from `offset` lie within `size` bytes. Negative numbers never do.
+// Returns whether `length` bytes from `offset` lie within `size` bytes. Negative numbers never do.
 constexpr bool RangeFits(CheckedInt64 offset, CheckedInt64 length, CheckedInt64 size) {
   const std::optional<int64_t> end = (offset + length).value();
   return end && size.value() && *offset.value() >= 0 && *length.value() >= 0 && *end <= *size.value();

@@ -1,4 +1,4 @@
-// A clock that tests can move. What is measured and waited for goes by steady time (steady.h).
+// A clock that tests can move. Durations and waits use steady time (steady.h).
 #ifndef HOOKLINE_SERVER_BASE_CLOCK_H_
 #define HOOKLINE_SERVER_BASE_CLOCK_H_
 

@@ -8,7 +8,7 @@
 namespace hookline {
 namespace {
 
-// Where getrlimit fails, what POSIX promises.
+// What POSIX promises; used where getrlimit fails.
 constexpr rlimit kLeast = {20, 20};
 
 rlimit Limits() {

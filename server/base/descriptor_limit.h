@@ -1,4 +1,4 @@
-// How many descriptors the process may have open.
+// The limit on the file descriptors that the process may have open.
 #ifndef HOOKLINE_SERVER_BASE_DESCRIPTOR_LIMIT_H_
 #define HOOKLINE_SERVER_BASE_DESCRIPTOR_LIMIT_H_
 
@@ -6,11 +6,11 @@
 
 namespace hookline {
 
-// Raises the limit to what the process may set it to: the usual 1024 are for programs that use select(). Answers the
-// limit that holds then.
+// Raises the limit to the hard limit, since the usual 1024 are for programs that use select(). Returns the limit that
+// holds then.
 int64_t RaiseDescriptorLimit();
 
-// The limit that holds now.
+// Returns the limit that holds now.
 int64_t DescriptorLimit();
 
 }  // namespace hookline

@@ -7,7 +7,7 @@
 namespace hookline {
 namespace {
 
-// The code point at the start of `text`, and how many bytes it takes; 0 bytes where that is not valid UTF-8.
+// Returns the code point at the start of `text` and how many bytes it takes; 0 bytes if that is not valid UTF-8.
 struct Decoded {
   uint32_t point = 0;
   size_t bytes = 0;
@@ -75,7 +75,7 @@ std::string Quoted(absl::string_view text, size_t max_bytes) {
   size_t end = text.size();
   if (end > max_bytes) {
     end = max_bytes;
-    // Not inside a character.
+    // The cut must not split a character.
     while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xc0) == 0x80) --end;
   }
   return absl::StrCat("'", Escaped(text.substr(0, end)), end < text.size() ? "..." : "", "'");

@@ -21,7 +21,7 @@ namespace hookline {
 namespace {
 
 constexpr int64_t kPageBytes = 4096;
-// A disk takes pieces of this size as well as larger ones; smaller ones are better left to be gathered.
+// A disk writes pieces of this size as fast as larger ones; smaller ones are better gathered first.
 constexpr int64_t kEarlyWriteBytes = 256 << 10;
 
 absl::Status ErrorOf(int error, absl::string_view what) {
@@ -36,7 +36,8 @@ absl::Status ErrorOf(int error, absl::string_view what) {
   }
 }
 
-// The same for what changes the disk: a disk that cannot be written to is out of room, whatever the reason.
+// Converts errno of an operation that changes the disk: a disk that cannot be written to is out of room, whatever the
+// reason.
 absl::Status WriteErrorOf(int error, absl::string_view what) {
   switch (error) {
     case ENOSPC:
@@ -67,7 +68,7 @@ class PosixFile final : public WritableFile {
       offset += written;
       bytes.remove_prefix(written);
     }
-    // Whole pages set out for the disk now, so that Sync finds little left to wait for; it is Sync that reports errors.
+    // Starts writing whole pages to the disk now, so that Sync has little to wait for. Sync reports their errors.
     const int64_t first_page = (begin + kPageBytes - 1) / kPageBytes * kPageBytes;
     const int64_t whole_bytes = offset / kPageBytes * kPageBytes - first_page;
     if (whole_bytes >= kEarlyWriteBytes) sync_file_range(fd_, first_page, whole_bytes, SYNC_FILE_RANGE_WRITE);
@@ -119,7 +120,7 @@ class PosixReadableFile final : public ReadableFile {
 // `directory` and `name` are openat's.
 absl::StatusOr<std::unique_ptr<ReadableFile>> OpenRegular(int directory, const char* name, int flags,
                                                           const std::string& path) {
-  // O_NONBLOCK: opening a pipe that somebody left there must not wait for its writer.
+  // O_NONBLOCK: opening a pipe must not wait for its writer.
   const int fd = openat(directory, name, O_RDONLY | O_NONBLOCK | O_CLOEXEC | flags);
   if (fd < 0) return ErrorOf(errno, path);
   auto file = std::make_unique<PosixReadableFile>(fd, path);
@@ -174,7 +175,7 @@ class PosixDirectory final : public Directory {
   absl::Status RemoveDirectory(absl::string_view name) override { return Unlink(name, AT_REMOVEDIR); }
 
   absl::StatusOr<std::vector<DirectoryEntry>> List() override {
-    // A descriptor of its own: readdir moves the position.
+    // It needs a descriptor of its own, because readdir moves the position.
     const int fd = openat(fd_, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0) return ErrorOf(errno, path_);
     DIR* stream = fdopendir(fd);

@@ -1,5 +1,5 @@
-// The file-system seam: what recordings need of a disk, so that a test can take away what was never synced and fail any
-// operation.
+// The file-system seam: what recordings need of a disk, so that a test can drop what was never synced and make any
+// operation fail.
 //
 //   ASSIGN_OR_RETURN(std::unique_ptr<Directory> root, OpenDirectory("/data/recordings"));
 //   ASSIGN_OR_RETURN(std::unique_ptr<WritableFile> file, root->Create("a.tmp"));
@@ -8,12 +8,12 @@
 //   RETURN_IF_ERROR(root->Rename("a.tmp", "a"));
 //   RETURN_IF_ERROR(root->Sync());    // only now "a" is sure to be there after a power loss
 //
-// Files are read by pread and never mapped: a file that somebody truncates, or a disk that fails, is an error of one
-// read, where a map would end the process with SIGBUS.
+// Files are read by pread and never mapped: truncating a file, or a failing disk, causes an error of one read, where a
+// map would end the process with SIGBUS.
 //
 // Names are single path components; one with a slash, `.`, `..` or nothing is INVALID_ARGUMENT. No link is followed.
-// Errors name the path. What a disk that is full, read-only or over quota refuses is RESOURCE_EXHAUSTED; what is not
-// there, NOT_FOUND.
+// Errors name the path: RESOURCE_EXHAUSTED if the disk is full, read-only or over quota, NOT_FOUND if something is
+// missing.
 #ifndef HOOKLINE_SERVER_BASE_FILE_SYSTEM_H_
 #define HOOKLINE_SERVER_BASE_FILE_SYSTEM_H_
 
@@ -35,14 +35,15 @@ class WritableFile {
  public:
   virtual ~WritableFile() = default;
 
-  // All of `bytes` or an error; after an error any part of them may have been written.
+  // Writes all of `bytes`. After an error, any part of them may have been written.
   virtual absl::Status WriteAt(int64_t offset, absl::Span<const uint8_t> bytes) = 0;
 
   // Returns once the contents and the length are on the disk.
   virtual absl::Status Sync() = 0;
 };
 
-// What tells whether a file was changed. Two writes within a tick of the kernel's clock (4 ms) may have equal times.
+// Facts that tell whether a file was changed. Two writes within a tick of the kernel's clock (4 ms) may have equal
+// times.
 struct FileFacts {
   int64_t bytes = 0;
   absl::Time modified;
@@ -51,7 +52,7 @@ struct FileFacts {
   bool operator!=(const FileFacts& other) const { return !(*this == other); }
 };
 
-// A regular file, open for reading. Thread-safe. It goes on meaning the same file when that is renamed or removed.
+// A regular file, open for reading. Thread-safe. It refers to the same file after that is renamed or removed.
 class ReadableFile {
  public:
   virtual ~ReadableFile() = default;
@@ -59,11 +60,11 @@ class ReadableFile {
   // For messages only.
   virtual const std::string& path() const = 0;
 
-  // As they are now. DATA_LOSS: the file system does not say.
+  // Returns the facts as they are now. DATA_LOSS: the file system does not tell them.
   virtual absl::StatusOr<FileFacts> Facts() const = 0;
 
-  // Fills `out` with the bytes from `offset` on. DATA_LOSS, naming the file and the place: it ends before, or the disk
-  // fails.
+  // Fills `out` with the bytes from `offset` on. DATA_LOSS, naming the file and the place: the file ends before, or the
+  // disk fails.
   virtual absl::Status ReadAt(int64_t offset, absl::Span<uint8_t> out) const = 0;
 };
 
@@ -75,7 +76,7 @@ struct DirectoryEntry {
   int64_t bytes = 0;  // of a file
 };
 
-// An open directory. Thread-safe; it goes on meaning the same directory when that is renamed.
+// An open directory. Thread-safe; it refers to the same directory after that is renamed.
 class Directory {
  public:
   virtual ~Directory() = default;
@@ -89,7 +90,7 @@ class Directory {
   // ALREADY_EXISTS: something of that name is there.
   virtual absl::Status MakeDirectory(absl::string_view name) = 0;
 
-  // A new file. ALREADY_EXISTS: something of that name is there.
+  // Creates a file. ALREADY_EXISTS: something of that name is there.
   virtual absl::StatusOr<std::unique_ptr<WritableFile>> Create(absl::string_view name) = 0;
 
   // FAILED_PRECONDITION: not a regular file; a pipe is not waited for.
@@ -109,25 +110,25 @@ class Directory {
   // Returns once what was created, renamed and removed in this directory is on the disk.
   virtual absl::Status Sync() = 0;
 
-  // What an unprivileged process may still write to this file system.
+  // Returns how many bytes an unprivileged process may still write to this file system.
   virtual absl::StatusOr<int64_t> FreeBytes() = 0;
 
   // Held until this object is destroyed or the process ends. FAILED_PRECONDITION: another process holds it.
   virtual absl::Status Lock() = 0;
 };
 
-// The directory at `path` on the machine's disk; links in `path` itself are followed, for the operator chose it.
-// NOT_FOUND, PERMISSION_DENIED or FAILED_PRECONDITION (not a directory).
+// Opens the directory at `path` on the machine's disk. Links in `path` itself are followed, because the operator chose
+// it. NOT_FOUND, PERMISSION_DENIED or FAILED_PRECONDITION (not a directory).
 absl::StatusOr<std::unique_ptr<Directory>> OpenDirectory(const std::string& path);
 
-// The regular file at `path`; links are followed, for the operator chose it. NOT_FOUND, PERMISSION_DENIED or
+// Opens the regular file at `path`. Links are followed, because the operator chose it. NOT_FOUND, PERMISSION_DENIED or
 // FAILED_PRECONDITION (a directory, a pipe, a device), each naming `path`. Never waits for a pipe's writer.
 absl::StatusOr<std::unique_ptr<ReadableFile>> OpenFile(const std::string& path);
 
-// All bytes of a file of at most `max_bytes`; DATA_LOSS if it has more.
+// Reads a whole file of at most `max_bytes`; DATA_LOSS if it has more.
 absl::StatusOr<std::string> ReadAll(const ReadableFile& file, int64_t max_bytes);
 
-// Whether `name` can be one path component. For implementations.
+// Returns whether `name` can be one path component. For implementations.
 absl::Status CheckFileName(absl::string_view name);
 
 }  // namespace hookline

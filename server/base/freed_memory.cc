@@ -12,8 +12,8 @@
 namespace hookline {
 namespace {
 
-// Five looks within the ten seconds that the header promises: a forward pass, which takes and frees memory all the
-// time, is caught with it in one of them.
+// Five looks within the ten seconds that the header promises: at one of them a forward pass, which allocates and frees
+// memory all the time, holds what it needs.
 constexpr absl::Duration kLookInterval = absl::Seconds(2);
 constexpr int kLooks = 5;
 
@@ -56,7 +56,7 @@ FreedMemoryReturner::~FreedMemoryReturner() {
 }
 
 void FreedMemoryReturner::Loop() {
-  // malloc goes on counting as free what it has given back, so what grows the process is looked at too.
+  // malloc still counts memory as free that it has given back, so the process's size is looked at too.
   int64_t resident_after_trim = 0;
   int64_t least_free = std::numeric_limits<int64_t>::max();
   int looks = 0;

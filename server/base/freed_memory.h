@@ -1,4 +1,4 @@
-// How the process's malloc treats what is freed.
+// Controls what malloc does with freed memory.
 #ifndef HOOKLINE_SERVER_BASE_FREED_MEMORY_H_
 #define HOOKLINE_SERVER_BASE_FREED_MEMORY_H_
 
@@ -12,11 +12,11 @@ namespace hookline {
 
 // Keeps freed memory mapped. glibc gives large freed blocks back to the kernel, which zeroes them page by page when
 // they are needed again; what a forward pass and gRPC allocate comes back at once, so keeping it saves a sixth of the
-// one and half of the other. To be called before the process has threads; nothing where malloc is not glibc's.
+// one and half of the other. Call it before the process has threads. It does nothing where malloc is not glibc's.
 void KeepFreedMemory();
 
-// Gives back what is kept and not used: memory beyond `kept_bytes` that was free at every look of the last ten seconds,
-// as after a burst of requests. One for a process; nothing where malloc is not glibc's.
+// Gives memory that is kept and not used back to the system: what exceeds `kept_bytes` and was free at every look of
+// the last ten seconds, as after a burst of requests. A process has one. It does nothing where malloc is not glibc's.
 class FreedMemoryReturner {
  public:
   explicit FreedMemoryReturner(int64_t kept_bytes = int64_t{256} << 20);

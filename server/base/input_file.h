@@ -1,5 +1,5 @@
-// A file that is read piece by piece: what another program does to it meanwhile becomes an error of its reader and
-// never a signal, as it would for a map.
+// A file that is read piece by piece. If another program changes it meanwhile, its reader gets an error; a map would
+// get a signal.
 #ifndef HOOKLINE_SERVER_BASE_INPUT_FILE_H_
 #define HOOKLINE_SERVER_BASE_INPUT_FILE_H_
 
@@ -31,12 +31,13 @@ class InputFile {
   // When it was opened.
   int64_t size() const { return facts_.st_size; }
 
-  // Fills `out` with the bytes from `offset` on. FAILED_PRECONDITION where the file ends before; what the disk says.
+  // Fills `out` with the bytes from `offset` on. FAILED_PRECONDITION if the file ends before; otherwise the disk's
+  // error.
   absl::Status ReadAt(int64_t offset, absl::Span<uint8_t> out) const;
 
-  // FAILED_PRECONDITION naming the file where its size or its time of change is no longer what it was when it was
-  // opened, or where its path leads to another file. A checkpoint of several files that all pass after the last byte
-  // was read is one checkpoint.
+  // FAILED_PRECONDITION, naming the file, if its size or its time of change is no longer what it was at opening, or if
+  // its path leads to another file. If all files of a checkpoint pass after the last byte was read, they belong to one
+  // checkpoint.
   absl::Status CheckUnchanged() const;
 
  private:
@@ -47,7 +48,7 @@ class InputFile {
   struct stat facts_;
 };
 
-// All of a file of at most `max_bytes`. Errors as above, and FAILED_PRECONDITION for a larger one.
+// Reads a whole file of at most `max_bytes`. Errors as above, and FAILED_PRECONDITION for a larger one.
 absl::StatusOr<std::string> ReadWholeFile(const std::string& path, int64_t max_bytes);
 
 }  // namespace hookline

@@ -23,7 +23,7 @@
 namespace hookline {
 namespace {
 
-// As many waiting connections as the kernel allows: who waits here costs the server nothing.
+// The kernel's maximum: waiting connections cost the server nothing.
 constexpr int kBacklog = SOMAXCONN;
 
 bool IsLoopback(const sockaddr* address) {
@@ -78,7 +78,7 @@ absl::StatusOr<BoundAddress> BindHost(const HostPort& wanted) {
   absl::Status last = absl::UnavailableError("it has no address");
   for (const addrinfo* at = found; at != nullptr; at = at->ai_next) {
     if (at->ai_family != AF_INET && at->ai_family != AF_INET6) continue;
-    // The port that the first one got is the others' too.
+    // The other sockets take the port that the first one got.
     auto& port = at->ai_family == AF_INET6 ? reinterpret_cast<sockaddr_in6*>(at->ai_addr)->sin6_port
                                            : reinterpret_cast<sockaddr_in*>(at->ai_addr)->sin_port;
     port = htons(static_cast<uint16_t>(bound.port));

@@ -1,4 +1,4 @@
-// Sockets that listen: from an address as people write it to bound descriptors.
+// Binds listening sockets to addresses as people write them.
 #ifndef HOOKLINE_SERVER_BASE_LISTEN_ADDRESS_H_
 #define HOOKLINE_SERVER_BASE_LISTEN_ADDRESS_H_
 
@@ -16,13 +16,13 @@ namespace hookline {
 struct BoundAddress {
   std::vector<int> sockets;  // listening, not blocking, closed on exec; the owner closes them
   int port = 0;              // of all of them; 1 for a unix socket
-  bool is_loopback = true;   // nobody on another machine reaches any of them
+  bool is_loopback = true;   // no other machine can reach any of them
   std::string unix_path;     // to be removed at the end; empty for HOST:PORT
 };
 
-// Binds HOST:PORT ([HOST]:PORT for IPv6; port 0: any free one) or unix:PATH, whose socket is replaced if nobody listens
-// on it any more. A port is never shared with another server. UNAVAILABLE, naming the address, where it is malformed,
-// in use or not ours.
+// Binds HOST:PORT ([HOST]:PORT for IPv6; port 0: any free one) or unix:PATH, whose socket is replaced if no server
+// listens on it any more. A port is never shared with another server. UNAVAILABLE, naming the address: it is malformed,
+// in use or not of this machine.
 absl::StatusOr<BoundAddress> BindAddress(const std::string& address);
 
 // The client's address, as limits per address count it and PeerAddress answers it: without a port; `unix` for local

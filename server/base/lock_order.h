@@ -1,4 +1,4 @@
-// The order in which the mutexes that are ever held together are taken, and its check in debug builds.
+// The order of the scheduler's and the slab pool's mutexes, and its check in debug builds.
 //
 //   RankedLock lock(&mu_, LockRank::kSlabPool);
 #ifndef HOOKLINE_SERVER_BASE_LOCK_ORDER_H_
@@ -11,8 +11,8 @@
 
 namespace hookline {
 
-// A thread that holds a mutex takes only mutexes of a higher rank. Every other mutex is taken with none of these held,
-// and none is taken while it is held.
+// A thread that holds one of these takes only a mutex of a higher rank, and no mutex without a rank. Other mutexes may
+// be held when one of these is taken; server/README.md has the whole order.
 enum class LockRank : int { kNone = 0, kScheduler = 1, kSlabPool = 2 };
 
 // absl::MutexLock that aborts, where assertions are on, when it is taken out of order.

@@ -54,18 +54,18 @@ struct SlabSpan {
 
 class SlabPool;
 
-// Slabs reserved for one user. Thread-safe. Closing it, or letting go of it, ends the reservation: empty slabs are free
-// for others at once, the rest as they come back. The pool must outlive every window and every slab.
+// Slabs reserved for one user. Thread-safe. Closing or destroying it ends the reservation: empty slabs are free for
+// others at once, the rest when they come back. The pool must outlive every window and every slab.
 class SlabWindow {
  public:
   ~SlabWindow() { Close(); }
   SlabWindow(const SlabWindow&) = delete;
   SlabWindow& operator=(const SlabWindow&) = delete;
 
-  // A slab, or an empty reference when all of the window's are out or the window is closed.
+  // Returns a slab, or an empty reference when all of the window's are out or the window is closed.
   SlabRef Take();
   int64_t free_slabs() const;
-  // Reserved or handed out: what others cannot have because of this window.
+  // Slabs, reserved or handed out, that others cannot have because of this window.
   int64_t held_slabs() const;
   void Close();
 
@@ -87,8 +87,8 @@ class SlabPool {
   SlabPool(const SlabPool&) = delete;
   SlabPool& operator=(const SlabPool&) = delete;
 
-  // Reserves `slabs` slabs, or none: null. `on_return` runs, holding no lock, whenever one of them comes back while the
-  // window is open.
+  // Reserves `slabs` slabs, or none and returns null. `on_return` runs, holding no lock, whenever one of them comes
+  // back while the window is open.
   std::unique_ptr<SlabWindow> TryReserve(int64_t slabs, std::function<void()> on_return);
 
   int64_t slab_bytes() const { return slab_bytes_; }
@@ -103,7 +103,7 @@ class SlabPool {
  private:
   friend class SlabWindow;
 
-  // What is left of a window: there until it is closed and its last slab is back.
+  // The pool's record of a window, until that is closed and its last slab is back.
   struct Reservation {
     int64_t free_slabs = 0;  // none once it is closed
     int64_t slabs_out = 0;

@@ -14,10 +14,11 @@ namespace hookline {
 // beside it, so that clients can tell it apart. `field` is the path in the proto, e.g. `tokens.sequences[3].ids[17]`.
 absl::Status InvalidField(absl::string_view field, absl::string_view message);
 
-// `status` with the path of the field that it is about beside it. An OK status or an empty path is left as it is.
+// Returns `status` with the path of the field that it is about. An OK status is returned as it is, and so is one with
+// an empty path.
 absl::Status WithField(absl::Status status, absl::string_view field);
 
-// The path given to InvalidField or WithField, or "" if `status` carries none.
+// Returns the path given to InvalidField or WithField, or "" if `status` carries none.
 std::string FieldOf(const absl::Status& status);
 
 }  // namespace hookline

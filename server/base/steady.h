@@ -1,5 +1,5 @@
-// Time that nobody sets: what passes is the same when the wall clock steps. absl::Now() is the wall clock, and absl's
-// waits with a time-out end at a time of the wall clock.
+// Time that setting the wall clock does not change. absl::Now() is the wall clock, and Abseil's waits with a time-out
+// end at a time of the wall clock.
 #ifndef HOOKLINE_SERVER_BASE_STEADY_H_
 #define HOOKLINE_SERVER_BASE_STEADY_H_
 
@@ -17,12 +17,12 @@ inline absl::Time SteadyNow() {
   return absl::UnixEpoch() + absl::FromChrono(std::chrono::steady_clock::now().time_since_epoch());
 }
 
-// A condition variable for absl::Mutex. Whoever changes what a predicate reads calls NotifyAll.
+// A condition variable for absl::Mutex. Code that changes what a predicate reads calls NotifyAll.
 class SteadyCondVar {
  public:
   void NotifyAll() { changed_.notify_all(); }
 
-  // Waits, with `mutex` released, until somebody notifies or until `deadline`, a time of SteadyNow. May return earlier.
+  // Waits, with `mutex` released, until it is notified or until `deadline`, a time of SteadyNow. May return earlier.
   void WaitUntil(absl::Mutex& mutex, absl::Time deadline) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
     Lockable lockable{mutex};
     if (deadline == absl::InfiniteFuture()) {
@@ -32,7 +32,8 @@ class SteadyCondVar {
     }
   }
 
-  // Waits, with `mutex` released, until `predicate()` or for `timeout`; what the predicate says last.
+  // Waits, with `mutex` released, until `predicate()` is true or `timeout` has passed. Returns the predicate's last
+  // value.
   template <typename Predicate>
   bool WaitFor(absl::Mutex& mutex, absl::Duration timeout, Predicate predicate) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
     Lockable lockable{mutex};

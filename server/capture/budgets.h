@@ -1,4 +1,4 @@
-// How many rows of each hook point a request asks for.
+// Budgets: how many rows of each hook point a capture may receive.
 #ifndef HOOKLINE_SERVER_CAPTURE_BUDGETS_H_
 #define HOOKLINE_SERVER_CAPTURE_BUDGETS_H_
 
@@ -18,8 +18,9 @@ struct Budget {
   bool clipped = false;  // the request asked for more than the cap
 };
 
-// The budgets of the hook points `names`, in their order: each one's own entry, else `max_activations`, else its cap;
-// never more than its cap. INVALID_ARGUMENT for a budget below 1 and for an entry that is not among `names`.
+// Returns the budgets of the hook points `names`, in their order. A budget is the hook point's own entry, else
+// `max_activations`, else its cap, and never more than its cap. INVALID_ARGUMENT for a budget below 1 and for an entry
+// that is not among `names`.
 absl::StatusOr<std::vector<Budget>> ResolveBudgets(const std::optional<int64_t>& max_activations,
                                                    const std::map<std::string, int64_t>& max_activations_by_hook_point,
                                                    absl::Span<const std::string> names, absl::Span<const int64_t> caps);

@@ -1,7 +1,7 @@
 // A capture: one client's request while it is served. The engine fills it, a sink (a client's stream, a recording)
 // empties it event by event: first Started, then chunks, last Ended.
 //
-//   auto capture = engine.Start(request, address, {.on_ready = [&] { Wake(); }});
+//   auto capture = engine.Start(std::move(plan), address, {.on_ready = [&] { Wake(); }});
 //   while (std::optional<CaptureEvent> event = (*capture)->Next()) Handle(*event);   // again at each on_ready
 #ifndef HOOKLINE_SERVER_CAPTURE_CAPTURE_H_
 #define HOOKLINE_SERVER_CAPTURE_CAPTURE_H_
@@ -24,7 +24,7 @@
 
 namespace hookline {
 
-// What was granted; the proto CaptureStarted.
+// The grant: hook points, budgets and message size; the proto CaptureStarted.
 struct CaptureStarted {
   struct HookPoint {
     std::string name;  // as chunks carry it
@@ -43,15 +43,15 @@ struct CaptureStarted {
   std::string resume_token;
 };
 
-// For each row of a row group, where it comes from. Shared by the group's chunks.
+// The sequence, position and token of each row of a row group. The group's chunks share it.
 struct Provenance {
   std::vector<int64_t> sequence;
   std::vector<int32_t> position;
   std::vector<uint32_t> token_id;
 };
 
-// Rows of one hook point. `data` holds rows * width values, row-major; a chunk larger than a slab lies in several, cut
-// between rows or not. Destroying the chunk gives its slabs back.
+// Rows of one hook point. `data` holds rows * width values, row-major; a chunk larger than a slab lies in several
+// slabs, whose border may lie inside a row. Destroying the chunk gives its slabs back.
 struct Chunk {
   int hook_point = 0;  // into CaptureStarted::hook_points
   int64_t first_row = 0;
@@ -65,7 +65,7 @@ struct Chunk {
 
 enum class StopReason { kBudget, kSourceEnded, kCancelled, kShuttingDown, kError };
 
-// What one hook point brought; the proto HookPointSummary.
+// Rows and statistics of one hook point; the proto HookPointSummary.
 struct HookPointSummary {
   int64_t rows = 0;
   int64_t statistics_rows = 0;
@@ -95,36 +95,38 @@ struct CaptureEnded {
 
 using CaptureEvent = std::variant<CaptureStarted, Chunk, CaptureEnded>;
 
-// Called from the engine's threads and from any that lets go of a chunk, holding no lock of the engine. They must not
-// block.
+// Called with no lock of the engine held, from the engine's threads and from any thread that destroys a chunk. They
+// must not block.
 struct CaptureCallbacks {
-  // An event is there after Next returned none.
+  // An event is ready after Next returned none.
   std::function<void()> on_ready;
   // StreamedSource: there is room again after AddSequences returned false.
   std::function<void()> on_source_room;
 };
 
-// Thread-safe. Released by its owner at any time, which cancels it; slabs still held by chunks come back with them.
+// Thread-safe. Its owner may release it at any time, which cancels it. Slabs that chunks still hold come back with
+// them.
 class Capture {
  public:
   virtual ~Capture() = default;
 
-  // The next event, or none if none is there yet. After CaptureEnded: none for ever.
+  // Returns the next event, or none if none is ready. After CaptureEnded it always returns none.
   virtual std::optional<CaptureEvent> Next() = 0;
 
-  // StreamedSource only: more sequences, checked like a request's (an error ends the capture, too). Returns whether
-  // there is room for more; if not, on_source_room says when. What is given is always taken.
+  // StreamedSource only: more sequences, checked like a request's (an error also ends the capture). Returns whether
+  // there is room for more; if not, on_source_room is called when there is. The sequences given are accepted in either
+  // case.
   virtual absl::StatusOr<bool> AddSequences(TokenBatch batch) = 0;
 
   // StreamedSource only: no more sequences will come.
   virtual void FinishSource() = 0;
 
-  // Nobody wants more rows. Queued chunks are dropped and their slabs returned, work in flight is discarded, and no
-  // callback runs after Cancel has returned: it waits for one that is running, so hold no lock that callbacks take.
-  // Idempotent. Not to be called from a callback.
+  // Ends the capture. Queued chunks are dropped and their slabs returned, work in flight is discarded, and no callback
+  // runs after Cancel has returned: it waits for one that is running, so hold no lock that callbacks take. Idempotent.
+  // Do not call it from a callback.
   virtual void Cancel() = 0;
 
-  // Time that the sink spent with a chunk handed to its transport, for the summary.
+  // Adds the time that the sink's transport took for a chunk, for the summary.
   virtual void AddWireTime(absl::Duration duration) = 0;
 };
 

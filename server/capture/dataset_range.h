@@ -26,13 +26,13 @@ struct DatasetRange {
   int64_t end() const { return first_sequence + sequence_count; }
   // Tokens of each sequence, the prepended one included.
   int64_t length() const { return sequence_length + (prepend_token_id.has_value() ? 1 : 0); }
-  // Reads the tokens of sequence `sequence` of the dataset. May wait for the disk, so it is called without locks.
-  // DATA_LOSS as Dataset::ReadSequence.
+  // Reads the tokens of sequence `sequence` of the dataset. It may wait for the disk, so call it without locks.
+  // DATA_LOSS as in Dataset::ReadSequence.
   absl::Status Read(int64_t sequence, int64_t vocabulary_size, std::vector<uint32_t>* ids) const;
 };
 
-// The part of the dataset `source.name` that `source` asks for, clipped to what there is. `field` is the proto path of
-// the source. NOT_FOUND: no such dataset. INVALID_ARGUMENT naming the field otherwise.
+// Returns the part of the dataset `source.name` that `source` asks for, clipped to the dataset's end. `field` is the
+// proto path of the source. NOT_FOUND: no such dataset. INVALID_ARGUMENT naming the field otherwise.
 absl::StatusOr<DatasetRange> ResolveDatasetRange(const DatasetSource& source, absl::string_view field,
                                                  const ModelInfo& info, const CaptureLimits& limits,
                                                  const std::vector<const Dataset*>& datasets);

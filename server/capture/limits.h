@@ -1,4 +1,4 @@
-// Limits on one capture. Those on messages hold for reads of recordings, too.
+// Limits on one capture. Those on messages also hold for reads of recordings.
 #ifndef HOOKLINE_SERVER_CAPTURE_LIMITS_H_
 #define HOOKLINE_SERVER_CAPTURE_LIMITS_H_
 
@@ -10,19 +10,19 @@ namespace hookline {
 
 constexpr int64_t kDefaultMessageBytes = int64_t{1} << 20;
 constexpr int64_t kMinMessageBytes = int64_t{16} << 10;
-constexpr int64_t kMaxMessageBytes = int64_t{16} << 20;  // what a client may raise gRPC's limit of 4 MiB to
+constexpr int64_t kMaxMessageBytes = int64_t{16} << 20;  // clients may raise gRPC's limit of 4 MiB to this
 
-// The largest message for a request that asks for `requested` bytes (proto `max_message_bytes`; 0: the default).
-// INVALID_ARGUMENT outside the limits above.
+// Returns the largest message for a request that asks for `requested` bytes (proto `max_message_bytes`; 0: the
+// default). INVALID_ARGUMENT outside the limits above.
 absl::StatusOr<int64_t> ResolveMessageBytes(int64_t requested);
 
-// What one request or one streamed message may hold.
+// Limits on one request or one streamed message.
 struct TokenLimits {
   int64_t max_request_tokens = 0;
   int64_t max_request_sequences = 0;
 };
 
-// What a capture of one model may ask for. Every value is positive: the server's defaults are resolved for the model.
+// Limits on a capture of one model. Every value is positive, because the server's defaults are resolved for the model.
 struct CaptureLimits {
   int64_t slab_bytes = 0;
   int64_t slab_count = 0;    // of the whole server; a capture's window has at most a quarter
@@ -32,7 +32,7 @@ struct CaptureLimits {
   int64_t max_sequence_length = 0;  // at most the model's context
   int64_t max_rows = 0;             // per hook point; larger budgets are clipped
   int max_hook_points = 0;          // after expansion
-  int max_captures = 0;             // at a time, so also members of a feed
+  int max_captures = 0;             // at a time, which bounds the members of a feed too
 };
 
 }  // namespace hookline

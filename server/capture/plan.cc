@@ -97,7 +97,8 @@ absl::Status SizeGroups(CapturePlan* plan) {
   return absl::OkStatus();
 }
 
-// Two groups, so that one can be filled while the other is read; but no capture may take more than a quarter of all.
+// Returns room for two groups, so that one can be filled while the other is read, but never more than a quarter of all
+// slabs.
 absl::Status SizeWindow(CapturePlan* plan) {
   const CaptureLimits& limits = plan->limits;
   const int64_t most = std::max<int64_t>(1, limits.slab_count / 4);
@@ -131,7 +132,7 @@ std::string SourceText(const CapturePlan& plan) {
                       range.prepend_token_id.has_value() ? absl::StrCat(*range.prepend_token_id) : "none");
 }
 
-// Names everything that decides which rows there are, but for the model and the source.
+// Names everything that decides which rows a capture has, except the model and the source.
 std::string RowsText(const CapturePlan& plan) {
   std::string text;
   for (const CapturePlan::HookPoint& hook_point : plan.hook_points) {
@@ -144,8 +145,8 @@ std::string RowsText(const CapturePlan& plan) {
   return text;
 }
 
-// Sizes messages and what follows from them; `max_message_bytes` must be set. Rows are cut into groups by it, so it is
-// part of what a resume token is bound to.
+// Sizes messages, row groups and the window; `max_message_bytes` must be set. It decides how rows are cut into groups,
+// so a resume token is bound to it.
 absl::Status SizeMessages(CapturePlan* plan) {
   RETURN_IF_ERROR(SizeGroups(plan));
   RETURN_IF_ERROR(SizeWindow(plan));
@@ -297,7 +298,7 @@ absl::StatusOr<CapturePlan> MakeCapturePlan(CaptureRequest request, const Model&
   RETURN_IF_ERROR(SizeMessages(&plan));
   plan.position.sequence = plan.position.batch_sequence = plan.dataset.first_sequence;
   if (!request.resume_token.empty()) RETURN_IF_ERROR(Resume(request.resume_token, &plan));
-  // A resume needs no sequences where the first capture had taken them all.
+  // A resume needs no sequences if the first capture had taken them all.
   const bool needs_tokens = plan.dataset.dataset == nullptr && !plan.streams;
   if (needs_tokens && !(plan.resumes && plan.tokens.empty())) {
     RETURN_IF_ERROR(CheckTokens(plan.tokens, "tokens", /*first_sequence=*/0, model.info(), limits));

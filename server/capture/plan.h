@@ -1,5 +1,5 @@
-// A capture request that was checked against its model and the server's limits, and what follows from it: what is
-// granted, what it costs, what identifies it. Everything later works from the plan.
+// A capture request that was checked against its model and the server's limits, with its grant, its cost and its
+// identity. Everything later works from the plan.
 //
 //   ASSIGN_OR_RETURN(CapturePlan plan, engine.Plan(std::move(request)));
 //   plan.Started();  plan.Estimate();  plan.Digest();
@@ -50,20 +50,21 @@ struct CapturePlan {
     int64_t start = 0;  // rows sent before the resume; 0 without
   };
 
-  // What is granted, for the capture's first event, when it begins at `begin`.
+  // Returns the grant of a capture that begins at `begin`, for its first event.
   CaptureStarted Started(const ResumePosition& begin) const;
   CaptureStarted Started() const { return Started(position); }
 
-  // What the capture brings from `position` on. Takes constant time for a dataset, and does not know which rows of it
-  // are left out for their token ids.
+  // Estimates the capture from `position` on. For a dataset it takes constant time, and counts rows that are left out
+  // for their token ids.
   CaptureEstimate Estimate() const;
 
-  // 32 hexadecimal digits that are equal for plans which bring the same rows of the same weights: the resume position
-  // and how rows are cut into messages do not count. Hashes the request's tokens, so call it before ContinueFrom.
+  // Returns 32 hexadecimal digits that are equal for plans with the same rows of the same weights. The resume position
+  // and the cut into messages do not count. It hashes the request's tokens, so call it before ContinueFrom.
   std::string Digest() const;
 
-  // Begins the capture where `resume_token` stands, which was given out with messages of `message_bytes`. `tokens` are
-  // those from the start; what came before is dropped. Errors of a request's `resume_token`.
+  // Moves the beginning of the capture to the position of `resume_token`, which belongs to messages of `message_bytes`.
+  // `tokens` must begin at the start of the source; those before the position are dropped. Errors as for a request's
+  // `resume_token`.
   absl::Status ContinueFrom(const std::string& resume_token, int64_t message_bytes);
 
   // The window: two of the largest row groups, so that one can be filled while the other is read.
@@ -96,8 +97,8 @@ struct CapturePlan {
 };
 
 // Checks `request` and plans it. Errors: INVALID_ARGUMENT naming the field, NOT_FOUND (a dataset), RESOURCE_EXHAUSTED
-// (a limit, with both numbers), FAILED_PRECONDITION (a resume token that this server's limits do not allow). To be
-// called by Engine::Plan alone.
+// (a limit, with both numbers), FAILED_PRECONDITION (a resume token that this server's limits do not allow). Only
+// Engine::Plan may call it.
 absl::StatusOr<CapturePlan> MakeCapturePlan(CaptureRequest request, const Model& model, const CaptureLimits& limits,
                                             const std::vector<const Dataset*>& datasets);
 

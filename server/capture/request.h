@@ -1,5 +1,5 @@
-// A capture request as the engine takes it: the proto CaptureRequest in plain C++, field by field. Defaults are filled
-// in by the service; validation is the engine's (Engine::Start), whose errors name fields by their proto paths.
+// A capture request as the engine takes it: the proto CaptureRequest in plain C++, field by field. The service fills in
+// defaults. Engine::Plan validates it; its errors name fields by their proto paths.
 #ifndef HOOKLINE_SERVER_CAPTURE_REQUEST_H_
 #define HOOKLINE_SERVER_CAPTURE_REQUEST_H_
 
@@ -83,7 +83,7 @@ struct Selection {
   uint64_t seed = 0;
 };
 
-// How chunks will be written out; the engine needs it to size them.
+// How chunks will be encoded. The plan needs it to size them.
 enum class Encoding { kBytes, kValues };
 
 struct CaptureRequest {
@@ -100,7 +100,7 @@ struct CaptureRequest {
   int64_t max_message_bytes = 0;  // 0: the default
   bool deterministic = false;
   std::string resume_token;
-  std::string record_as;  // the service's to act on (Recorder); the engine takes no notice
+  std::string record_as;  // the service acts on it (Recorder); the engine ignores it
 };
 
 }  // namespace hookline

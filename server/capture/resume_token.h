@@ -1,7 +1,7 @@
-// Where a capture stands, as its client keeps it.
+// Resume tokens: the position of a capture, as its client keeps it.
 //
 // Encoding, opaque to clients: one byte of version; three digests of 8 bytes (model, source, request); the numbers of
-// ResumePosition as varints (LEB128, as protobuf's), in their order; the XXH32 of all that, little-endian.
+// ResumePosition as varints (LEB128, like Protobuf's), in their order; the XXH32 of all that, little-endian.
 #ifndef HOOKLINE_SERVER_CAPTURE_RESUME_TOKEN_H_
 #define HOOKLINE_SERVER_CAPTURE_RESUME_TOKEN_H_
 
@@ -13,7 +13,7 @@
 
 namespace hookline {
 
-// What a token belongs to.
+// The model, source and request that a token belongs to.
 struct CaptureDigests {
   uint64_t model = 0;    // weights
   uint64_t source = 0;   // dataset with its tokens and cut, or that sequences come from the client
@@ -25,8 +25,8 @@ struct ResumePosition {
   int64_t rows = 0;           // of complete row groups
   int64_t sequence = 0;       // the one that row `rows` comes from
   int64_t sequence_rows = 0;  // selected rows of it that came before
-  // Of the row group that begins there: its rows, and how many of the capture's hook points, in their order, have had
-  // their chunk. Zero between two groups.
+  // The row group that begins there: its number of rows, and for how many of the capture's hook points, in their order,
+  // the chunk was sent. Zero between two groups.
   int64_t group_rows = 0;
   int64_t group_hook_points = 0;
   // Deterministic captures: the first sequence of the batch that `sequence` belongs to, and the sequences in a batch.

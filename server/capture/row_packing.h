@@ -1,4 +1,4 @@
-// How rows lie in slabs: those of one hook point after another's, one row after another, each whole in one slab.
+// Packs rows into slabs: hook point after hook point, row after row. A row never crosses the border of a slab.
 //
 //   RowPacking packing(slab_bytes);
 //   packing.Add(rows, row_bytes, [&](const RowPacking::Piece& piece) { ... });
@@ -12,19 +12,19 @@
 
 namespace hookline {
 
-// Begins without an open slab. A value: a copy can try what would fit.
+// Begins without an open slab. It is a value, so that a copy can try what would fit.
 class RowPacking {
  public:
   explicit RowPacking(int64_t slab_bytes) : slab_bytes_(slab_bytes) {}
 
   // Rows that lie next to each other in one slab.
   struct Piece {
-    bool opens_slab = false;  // in a slab of its own, from here on the open one
+    bool opens_slab = false;  // begins a new slab, which is the open one from here on
     int64_t offset = 0;       // in that slab, in bytes
     int64_t rows = 0;
   };
 
-  // Packs `rows` rows of `row_bytes` (at most slab_bytes) each, and tells where they go.
+  // Packs `rows` rows of `row_bytes` (at most slab_bytes) each, and calls `place` with each piece.
   void Add(int64_t rows, int64_t row_bytes, absl::FunctionRef<void(const Piece&)> place) {
     while (rows > 0) {
       Piece piece;
@@ -38,7 +38,7 @@ class RowPacking {
     }
   }
 
-  // The same without telling, in constant time.
+  // Packs the rows without calling anything, in constant time.
   void Skip(int64_t rows, int64_t row_bytes) {
     const int64_t in_open_slab = std::min(rows, RowsThatFit(row_bytes));
     used_ += in_open_slab * row_bytes;
@@ -62,7 +62,7 @@ class RowPacking {
   }
 
   int64_t slab_bytes_;
-  int64_t used_ = slab_bytes_;  // of the open slab; without one there is no room
+  int64_t used_ = slab_bytes_;  // of the open slab; at first there is none, so there is no room
   int64_t slabs_ = 0;
 };
 

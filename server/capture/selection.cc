@@ -9,7 +9,7 @@
 namespace hookline {
 namespace {
 
-// Longer lists are not a choice of special tokens any more, and each id is looked up for each token.
+// A longer list is not a list of special tokens, and every token is looked up in it.
 constexpr size_t kMaxExcludedIds = 1024;
 
 uint64_t Mix(uint64_t x) {

@@ -60,7 +60,8 @@ Sequence SequenceSource::Take() {
   return sequence;
 }
 
-// A resume's batch may be smaller than its token says: the token may be of a server that allowed more, or forged.
+// A resume's batch may be smaller than its token says, because the token may come from a server that allowed more, or
+// be forged.
 int64_t SequenceSource::NextBatchSequences() const {
   if (dataset_.has_value()) {
     return std::min({dataset_->end() - next_index_, batch_sequences_, SequencesPerBatch(dataset_->length())});

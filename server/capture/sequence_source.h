@@ -1,5 +1,5 @@
-// Where a capture's sequences come from, one after another: what the client sent, or a dataset. It never reads a file:
-// the tokens of a dataset's sequence are read by whoever runs it.
+// The source of a capture's sequences: what the client sent, or a dataset. It never reads a file; the executor reads
+// the tokens of a dataset's sequence.
 #ifndef HOOKLINE_SERVER_CAPTURE_SEQUENCE_SOURCE_H_
 #define HOOKLINE_SERVER_CAPTURE_SEQUENCE_SOURCE_H_
 
@@ -14,9 +14,9 @@
 namespace hookline {
 
 struct Sequence {
-  int64_t index = 0;          // from the start of the source; in a dataset, the dataset's
+  int64_t index = 0;          // from the start of the source, or of the dataset
   int64_t length = 0;         // tokens
-  std::vector<uint32_t> ids;  // empty where they are a dataset's, until DatasetRange::Read
+  std::vector<uint32_t> ids;  // empty for a dataset until DatasetRange::Read
 };
 
 // Not thread-safe.
@@ -29,19 +29,19 @@ class SequenceSource {
   void Finish() { finished_ = true; }
   bool finished() const { return finished_; }
 
-  // Whether a sequence is there now, and whether none will ever come again.
+  // HasNext: a sequence is ready now. Ended: none will come any more.
   bool HasNext() const;
   bool Ended() const { return finished_ && !HasNext(); }
-  // Of the next sequence; HasNext() must hold.
+  // Returns the length of the next sequence; HasNext() must hold.
   int64_t NextLength() const;
   int64_t next_index() const { return next_index_; }
   Sequence Take();
 
-  // Tokens given by Add and not yet taken.
+  // Returns the tokens that were added and not yet taken.
   int64_t queued_tokens() const { return queued_tokens_; }
-  // Tokens in memory. A batch stays until its last sequence is taken.
+  // Returns the tokens in memory. A batch stays there until its last sequence is taken.
   int64_t held_tokens() const { return held_tokens_; }
-  // The same, or all that is left of a dataset.
+  // Returns queued_tokens() or, for a dataset, the tokens that are left of it.
   int64_t ready_tokens() const {
     return dataset_.has_value() ? (dataset_->end() - next_index_) * dataset_->length() : queued_tokens_;
   }
@@ -49,7 +49,7 @@ class SequenceSource {
   // Deterministic captures: the size, in sequences, of the batch that starts at the next sequence. A batch never spans
   // two TokenBatches.
   int64_t NextBatchSequences() const;
-  // Its nominal size: what it would be if its TokenBatch or dataset did not end.
+  // Its nominal size, if its TokenBatch or dataset did not end.
   int64_t BatchSequences() const { return batch_sequences_; }
 
  private:

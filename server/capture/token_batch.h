@@ -10,14 +10,14 @@
 
 namespace hookline {
 
-// RESOURCE_EXHAUSTED, with both numbers, for more sequences or tokens than one message may hold. `field` is the proto
-// path of the TokenBatch.
+// Returns RESOURCE_EXHAUSTED, with both numbers, for more sequences or tokens than one message may hold. `field` is the
+// proto path of the TokenBatch.
 absl::Status CheckTokenCounts(int64_t sequences, int64_t tokens, absl::string_view field, const TokenLimits& limits);
 
-// OK if there is a sequence, none is empty or too long, every id is below the vocabulary's size, and they are within
-// CheckTokenCounts. INVALID_ARGUMENT naming the field, RESOURCE_EXHAUSTED with both numbers. `first_sequence` is the
-// index of its first sequence among all that the client streams: errors count so, since a client does not know how its
-// messages were cut.
+// Returns OK if there is a sequence, none is empty or too long, every id is below the vocabulary's size, and
+// CheckTokenCounts passes. Errors: INVALID_ARGUMENT naming the field, RESOURCE_EXHAUSTED with both numbers.
+// `first_sequence` is the index of the first sequence among all that the client streams; errors count from there,
+// because a client does not know how its messages were cut.
 absl::Status CheckTokens(const TokenBatch& tokens, absl::string_view field, int64_t first_sequence,
                          const ModelInfo& info, const CaptureLimits& limits);
 

@@ -31,7 +31,7 @@ constexpr TokenType kTokenTypes[] = {
 };
 constexpr absl::string_view kAcceptedTypes = "uint8, uint16, int32, uint32, int64 or uint64";
 
-// What files of other formats begin with, and what they are: as token ids they would be read as noise.
+// Beginnings of files of other formats, and the formats' names. Read as token ids they would be noise.
 constexpr struct {
   absl::string_view start, what;
 } kOtherFormats[] = {
@@ -62,7 +62,7 @@ std::optional<TokenDtype> TypeNamed(absl::string_view name) {
   return std::nullopt;
 }
 
-// Calls `body` with a value of the C++ type that stands for `dtype`.
+// Calls `body` with a value of the C++ type for `dtype`.
 template <typename Body>
 auto WithType(TokenDtype dtype, Body body) {
   switch (dtype) {
@@ -89,19 +89,20 @@ T Load(const uint8_t* data, int64_t index) {
   return value;
 }
 
-// Tokens that are read together: a piece stays in the processor's cache between being read, looked at and hashed.
+// Tokens that are read together, few enough that a piece stays in the processor's cache while it is checked and hashed.
 constexpr int64_t kPieceTokens = int64_t{1} << 16;
 constexpr uint64_t kLargestId = std::numeric_limits<uint32_t>::max();
-// The start of a file that tells its form: NumPy's header, or llm.c's, or enough ids to look at.
+// The bytes at the start of a file that tell its form: NumPy's header, llm.c's, or enough ids to judge.
 constexpr int64_t kStartBytes = std::max<int64_t>(kMaxNpyHeaderEnd, int64_t{16} << 10);
 
-// Where token `index` stands: in a row where the file has rows.
+// Names the place of token `index`, with its row if the file has rows.
 std::string PlaceOf(int64_t index, int64_t row_length) {
   if (row_length == 0) return absl::StrCat("token ", index);
   return absl::StrCat("row ", index / row_length, ", column ", index % row_length, ": token ", index);
 }
 
-// The largest of `count` ids, or an error naming the first that is no id. `first` is the index of the first one.
+// Returns the largest of `count` ids, or an error that names the first value that is not an id. `first` is the index of
+// the first one.
 template <typename T>
 absl::StatusOr<uint32_t> LargestId(const uint8_t* data, int64_t count, int64_t first, int64_t row_length) {
   T smallest = 0;
@@ -123,7 +124,7 @@ absl::StatusOr<uint32_t> LargestId(const uint8_t* data, int64_t count, int64_t f
   }
 }
 
-// Refuses what is known to be something else than ids alone.
+// Refuses files of known other formats.
 absl::Status CheckFlat(absl::string_view text) {
   for (const auto& format : kOtherFormats) {
     if (absl::StartsWith(text, format.start)) {
@@ -133,7 +134,7 @@ absl::Status CheckFlat(absl::string_view text) {
   return absl::OkStatus();
 }
 
-// Whether the ids look like ones of twice the width: every second one is 0. Of fewer ids that may be chance.
+// Returns whether the ids look like ids of twice the width: every second one is 0. With fewer ids that may be chance.
 template <typename T>
 bool LookWider(const uint8_t* data, int64_t count) {
   constexpr int64_t kLookedAt = 1024;
@@ -146,8 +147,8 @@ bool LookWider(const uint8_t* data, int64_t count) {
   return !all_zero;
 }
 
-// Bytes before the ids of a flat file of `file_bytes` bytes: those of llm.c's header, or none. An error names a header
-// that does not fit.
+// Returns the bytes before the ids of a flat file of `file_bytes` bytes: those of llm.c's header, or 0. An error says
+// why a header does not fit.
 absl::StatusOr<int64_t> FlatOffset(absl::Span<const uint8_t> start, int64_t file_bytes, TokenDtype declared) {
   if (file_bytes < kLlmcHeaderBytes) return 0;
   const auto field = [&](int64_t index) { return Load<int32_t>(start.data(), index); };
@@ -326,7 +327,7 @@ absl::Status Dataset::ReadSequence(int64_t index, int64_t vocabulary_size, absl:
   const int64_t token_bytes = TypeOf(dtype_).bytes;
   std::vector<uint8_t> bytes(count * token_bytes);
   absl::Status read = file_->ReadAt(data_offset_ + first * token_bytes, absl::MakeSpan(bytes));
-  // After the read, so that nothing which was written before it goes unnoticed; and first, because it says most.
+  // Checked after the read, so that no change before it goes unnoticed, and before the ids, because it says most.
   RETURN_IF_ERROR(CheckUnchanged());
   RETURN_IF_ERROR(read);
   int64_t unknown = -1;

@@ -4,13 +4,13 @@
 //   ASSIGN_OR_RETURN(Dataset::Cut cut, dataset->CutInto(1024));
 //   RETURN_IF_ERROR(dataset->ReadSequence(0, vocabulary_size, absl::MakeSpan(ids)));   // ids.size() == 1024
 //
-// A file that is changed while it is held gives an error instead of ids; one that is replaced by renaming another over
-// it goes on giving what it held.
+// If the file is changed while it is held, reads give an error instead of ids. If it is replaced by renaming another
+// over it, reads go on from the old one.
 //
 // Files: NumPy's format (1.0 to 3.0, C order; 1-D: a stream of tokens, 2-D: one sequence a row) of uint8, uint16,
-// int32, uint32, int64 or uint64, little-endian, told by how it begins; or flat files, a stream of one of these types,
-// declared after the path as in `tokens.bin:uint16`. Of flat files llm.c's header is skipped; what begins like a file
-// of another format, or is called .npy and is not, is refused.
+// int32, uint32, int64 or uint64, little-endian, recognized by its beginning; or flat files, a stream of one of these
+// types, declared after the path as in `tokens.bin:uint16`. llm.c's header of a flat file is skipped. A file that
+// begins like one of another format, or is called .npy and is not, is refused.
 #ifndef HOOKLINE_SERVER_DATASET_DATASET_H_
 #define HOOKLINE_SERVER_DATASET_DATASET_H_
 
@@ -31,7 +31,7 @@ enum class TokenDtype { kUint8, kUint16, kInt32, kUint32, kInt64, kUint64 };
 // `uint8`, `uint16`, `int32`, `uint32`, `int64`, `uint64`.
 absl::string_view TokenDtypeName(TokenDtype dtype);
 
-// Immutable, so safe to share.
+// Immutable, and so thread-safe.
 class Dataset {
  public:
   // `source` is PATH or PATH:DTYPE. Reads every id once, to know the largest and the fingerprint. Errors: those of
@@ -43,13 +43,13 @@ class Dataset {
   const std::string& name() const { return name_; }
   TokenDtype dtype() const { return dtype_; }
   int64_t tokens() const { return tokens_; }
-  // Tokens in a row of a 2-D file; 0 for a stream.
+  // Returns the tokens in a row of a 2-D file; 0 for a stream.
   int64_t row_length() const { return row_length_; }
   uint32_t largest_token_id() const { return largest_token_id_; }
-  // 16 hexadecimal digits: equal for files with the same tokens in the same form.
+  // Returns 16 hexadecimal digits, equal for files with the same tokens in the same form.
   const std::string& fingerprint() const { return fingerprint_; }
 
-  // The length of sequences when a request asks for `sequence_length`, and how many there are. A stream is cut at
+  // Returns the length of sequences for a request's `sequence_length`, and their number. A stream is cut at
   // `sequence_length`, its partial last sequence dropped. INVALID_ARGUMENT (field `sequence_length`): 0 or less for a
   // stream, more than all tokens, or for rows neither 0 nor the row length.
   struct Cut {
@@ -59,9 +59,9 @@ class Dataset {
   absl::StatusOr<Cut> CutInto(int64_t sequence_length) const;
 
   // Reads sequence `index` of those that have `ids.size()` tokens, from the disk if the system does not hold it in
-  // memory. `index` must be below CutInto's count. DATA_LOSS, naming the file: it is not what it was when it was opened
-  // (its size or time differs, or it holds an id that is not below `vocabulary_size`), or it cannot be read. `ids` is
-  // then of no meaning.
+  // memory. `index` must be below CutInto's count. DATA_LOSS, naming the file: it cannot be read or is not what it was
+  // when it was opened (its size or time differs, or it holds an id that is not below `vocabulary_size`). `ids` then
+  // means nothing.
   absl::Status ReadSequence(int64_t index, int64_t vocabulary_size, absl::Span<uint32_t> ids) const;
 
  private:
@@ -69,11 +69,11 @@ class Dataset {
 
   // Sets dtype_, row_length_, tokens_ and data_offset_ from the start of a file in NumPy's format.
   absl::Status ReadNpyForm(absl::Span<const uint8_t> start);
-  // The same for a flat file of tokens of `dtype`.
+  // Sets the same from the start of a flat file of tokens of `dtype`.
   absl::Status ReadFlatForm(TokenDtype dtype, absl::Span<const uint8_t> start);
   // Sets largest_token_id_ and fingerprint_.
   absl::Status ReadAllTokens();
-  // DATA_LOSS unless the file's size and time are those of its opening.
+  // Returns DATA_LOSS unless the file's size and time are those of its opening.
   absl::Status CheckUnchanged() const;
 
   std::string name_;

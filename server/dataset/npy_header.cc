@@ -13,7 +13,7 @@ namespace hookline {
 namespace {
 
 constexpr absl::string_view kMagic("\x93NUMPY", 6);
-// NumPy itself reads no longer header without being told to.
+// NumPy's own limit, unless it is told to read longer headers.
 constexpr uint32_t kMaxHeaderBytes = 10000;
 static_assert(kMaxNpyHeaderEnd == 12 + kMaxHeaderBytes);
 constexpr size_t kMaxDimensions = 32;  // NumPy's own limit

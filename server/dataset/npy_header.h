@@ -12,7 +12,7 @@
 
 namespace hookline {
 
-// No header that is accepted ends later in its file.
+// Every header that is accepted ends before this offset.
 inline constexpr int64_t kMaxNpyHeaderEnd = 12 + 10000;
 
 struct NpyHeader {
@@ -22,7 +22,7 @@ struct NpyHeader {
   int64_t data_offset = 0;  // from the start of the file
 };
 
-// Whether a file begins as NumPy's do.
+// Returns whether a file begins as NumPy's do.
 bool IsNpy(absl::string_view file);
 
 // Reads the header at the start of `file`, of which the first kMaxNpyHeaderEnd bytes are enough. FAILED_PRECONDITION

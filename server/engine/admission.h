@@ -1,4 +1,4 @@
-// Which of the captures that wait for slabs gets them.
+// Chooses which of the captures that wait for slabs is admitted next.
 #ifndef HOOKLINE_SERVER_ENGINE_ADMISSION_H_
 #define HOOKLINE_SERVER_ENGINE_ADMISSION_H_
 
@@ -23,9 +23,9 @@ struct Admission {
   std::vector<std::shared_ptr<SlabWindow>> overtaken_by;
 };
 
-// Returns the place of the admission to let in now, among those that need `slabs`, oldest first: the oldest if its
+// Returns the index of the admission to let in now, among those that need `slabs`, oldest first: the oldest if its
 // slabs are among the `free` ones, otherwise the first later one that fits and may overtake it. Without overtaking,
-// slow readers who keep out the oldest would keep out everybody. To prevent starvation, all that overtake the oldest
+// slow readers that keep out the oldest would keep out all others. To prevent starvation, all that overtake the oldest
 // together hold at most min(a quarter of the slabs, the slabs it leaves over); they hold `held_by_overtakers` now.
 std::optional<size_t> ChooseAdmission(absl::Span<const int64_t> slabs, int64_t free, int64_t slab_count,
                                       int64_t held_by_overtakers);

@@ -16,8 +16,8 @@
 
 namespace hookline {
 
-// What the executor and the copier may use of a capture: every member is immutable or thread-safe. Letting go of it may
-// call back into the scheduler, so that it is never done with the scheduler's mutex held.
+// The part of a capture that the executor and the copier may use: every member is immutable or thread-safe. Destroying
+// it may call the scheduler, so never destroy one with the scheduler's mutex held.
 struct Recipient {
   CaptureId capture{};
   std::shared_ptr<const CapturePlan> plan;
@@ -25,7 +25,7 @@ struct Recipient {
   std::shared_ptr<EventQueue> events;
 };
 
-// How far a capture's rows have been planned.
+// The position up to which a capture's rows have been planned.
 struct RowCursor {
   int64_t next_row = 0;       // of the row that is planned next, from the capture's start
   ResumePosition skip_until;  // rows before this position are not sent: they were before a resume or before a feed's
@@ -37,8 +37,8 @@ struct Batch {
   struct Member {
     Recipient recipient;
     FlowId flow = kNoFlow;
-    RowCursor cursor;  // the executor's to move on until it gives the batch back
-    // An earlier pass over the batch left rows without slabs, so that later ones must not take any.
+    RowCursor cursor;  // only the executor changes it, until BatchDone
+    // An earlier pass over the batch left rows without slabs, so later ones must not take slabs.
     bool has_unplaced = false;
   };
   std::vector<BatchItem> items;
@@ -59,7 +59,7 @@ struct LaunchedPass {
   int64_t positions = 0;  // padding counted
 };
 
-// The same pass when the device has computed it.
+// A forward pass that the device has computed.
 struct ComputedPass {
   std::vector<CaptureId> captures;
   absl::Duration forward_time;

@@ -43,7 +43,7 @@ std::vector<BatchItem> FormBatch(const std::vector<Flow*>& flows, const BatchLim
   if (flows.empty()) return items;
   const int64_t quantum = std::max<int64_t>(1, limits.max_tokens / static_cast<int64_t>(flows.size()));
   const auto grant = [&] {
-    // Credit is not saved up beyond one batch, or a flow that waited long would shut the others out.
+    // Credit does not grow beyond one batch; otherwise a flow that waited long would shut the others out.
     for (Flow* flow : flows) flow->deficit = std::min(flow->deficit + quantum, limits.max_tokens);
   };
   const auto has_credit = [](const Flow* flow) { return flow->deficit > 0; };

@@ -1,4 +1,4 @@
-// What the scheduler keeps of a capture.
+// The scheduler's record of a capture.
 #ifndef HOOKLINE_SERVER_ENGINE_CAPTURE_STATE_H_
 #define HOOKLINE_SERVER_ENGINE_CAPTURE_STATE_H_
 
@@ -22,7 +22,7 @@ enum class CapturePhase {
   kEnded,     // its final event is queued
 };
 
-// What the summary tells of a capture.
+// The counts and times for a capture's summary.
 struct CaptureAccount {
   int64_t sequences = 0;
   int64_t tokens = 0;

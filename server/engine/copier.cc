@@ -55,7 +55,7 @@ Copier::Work Copier::NextWork() {
     if (stopping_) return work;
     wake_.Wait(&mu_);
   }
-  // What has waited longest goes first.
+  // Parked deliveries have waited longest, so they go first.
   if (!resumable_.empty()) {
     const auto parked = parked_.find(resumable_.front());
     resumable_.pop_front();
@@ -104,7 +104,7 @@ void Copier::Advance(Deliveries deliveries) {
 
 absl::StatusOr<bool> Copier::AdvanceOne(Delivery& delivery) {
   while (true) {
-    // What was computed before a capture failed is still the client's.
+    // The client still gets what was computed before its capture failed.
     HandOver(delivery);
     if (delivery.all_taken() || !IsWanted(delivery)) return true;
     if (!delivery.NextGroupFits()) return false;
@@ -146,8 +146,8 @@ void Copier::Park(Deliveries deliveries) {
     absl::MutexLock lock(&mu_);
     parked_[capture] = std::move(deliveries);
   }
-  // What Resume would have told meanwhile found nothing parked. Only this thread takes parked deliveries, so `first` is
-  // still there.
+  // A call of Resume meanwhile found nothing parked, so look again. Only this thread takes parked deliveries, so
+  // `first` still exists.
   if (first.NextGroupFits() || !IsWanted(first)) Resume(capture);
 }
 

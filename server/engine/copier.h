@@ -1,5 +1,5 @@
-// The copier of one device: waits for a forward pass's copies to end, hands rows to their sinks, and goes on with those
-// that found no room as slabs come back.
+// The copier of one device: it waits for the copies of a forward pass, hands rows to their sinks, and continues rows
+// that found no slabs when slabs come back.
 #ifndef HOOKLINE_SERVER_ENGINE_COPIER_H_
 #define HOOKLINE_SERVER_ENGINE_COPIER_H_
 
@@ -24,12 +24,12 @@
 
 namespace hookline {
 
-// What one forward pass brings, on its way to host memory.
+// The rows of one forward pass, on their way to host memory.
 struct PassInFlight {
   std::vector<std::unique_ptr<Delivery>> deliveries;
   std::unique_ptr<TransferEvent> copied;  // reached when the copies that the executor started have ended
   absl::Time launched;
-  // On the CPU, where Forward returns when all is computed. Otherwise measured when `copied` is reached.
+  // Known on the CPU, where Forward returns when all is computed. Otherwise it is measured when `copied` is reached.
   std::optional<absl::Duration> forward_time;
   int64_t tokens = 0;
   int layers = 1;
@@ -56,16 +56,16 @@ class Copier {
   // Adds a pass that the scheduler knows as launched. Bounded by the scheduler, which launches few at a time.
   void Add(PassInFlight pass) ABSL_LOCKS_EXCLUDED(mu_);
 
-  // Slabs of the capture's window came back, or its rows are wanted no more.
+  // Tells that slabs of the capture's window came back, or that its rows are no longer wanted.
   void Resume(CaptureId capture) ABSL_LOCKS_EXCLUDED(mu_);
 
-  // What was handed to sinks, by the model's hook points.
+  // Returns what was handed to sinks, by the model's hook points.
   std::map<int, Count> delivered() const ABSL_LOCKS_EXCLUDED(mu_);
 
  private:
   // Deliveries of one capture, in order.
   using Deliveries = std::deque<std::unique_ptr<Delivery>>;
-  // Deliveries that may go on, or a pass that has come. Neither when the copier ends.
+  // Deliveries that may go on, or a new pass. Neither when the copier ends.
   struct Work {
     Deliveries resumed;
     std::optional<PassInFlight> pass;
@@ -76,7 +76,7 @@ class Copier {
   void FinishPass(PassInFlight pass) ABSL_LOCKS_EXCLUDED(mu_);
   // Hands over as much as the capture's window allows, and parks the rest.
   void Advance(Deliveries deliveries) ABSL_LOCKS_EXCLUDED(mu_);
-  // Whether the delivery is over: handed over whole, or wanted no more. Otherwise it waits for room.
+  // Returns whether the delivery is over: handed over whole, or no longer wanted. Otherwise it waits for room.
   absl::StatusOr<bool> AdvanceOne(Delivery& delivery) ABSL_LOCKS_EXCLUDED(mu_);
   void HandOver(Delivery& delivery) ABSL_LOCKS_EXCLUDED(mu_);
   void Park(Deliveries deliveries) ABSL_LOCKS_EXCLUDED(mu_);
@@ -89,10 +89,10 @@ class Copier {
   Transfer* const transfer_;
   std::thread thread_;
 
-  // The thread's alone.
+  // Only the thread uses this.
   absl::Time last_reached_ = absl::InfinitePast();
 
-  // Held with no other mutex.
+  // Never held together with another mutex.
   mutable absl::Mutex mu_;
   absl::CondVar wake_;
   std::deque<PassInFlight> passes_ ABSL_GUARDED_BY(mu_);

@@ -1,4 +1,4 @@
-// Engine::Create with another way to host memory, for tests.
+// Engine::Create with a choice of the transfer to host memory, for tests.
 #ifndef HOOKLINE_SERVER_ENGINE_CREATE_H_
 #define HOOKLINE_SERVER_ENGINE_CREATE_H_
 

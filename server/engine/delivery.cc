@@ -16,7 +16,7 @@ std::unique_ptr<Delivery> Delivery::Plan(Batch::Member* member, absl::Span<const
   delivery->SelectRows(*member, items);
   const int64_t rows = delivery->rows();
   if (rows == 0) return nullptr;
-  // A resume inside a row group: those of its rows that come again are a group of their own.
+  // After a resume inside a row group, the rows of it that are sent again are a group of their own.
   const int64_t regroup_end = plan.position.rows + plan.position.group_rows;
   const int64_t regroup_rows = std::clamp<int64_t>(regroup_end - delivery->first_row_, 0, rows);
   delivery->CutGroups(0, regroup_rows);
@@ -24,12 +24,12 @@ std::unique_ptr<Delivery> Delivery::Plan(Batch::Member* member, absl::Span<const
   member->cursor.next_row += rows;
   if (delivery->groups_.empty()) return nullptr;
   delivery->staged_.resize(plan.hook_points.size());
-  // The batch is gone by the time that chunks need these.
+  // Copied, because the batch is gone when chunks need these.
   for (Group& group : delivery->groups_) group.position = delivery->PositionBefore(group.first, items);
   return delivery;
 }
 
-// Also sets the end, by the last sequence of the flow that was looked at.
+// Also sets the end, from the last sequence of the flow.
 void Delivery::SelectRows(const Batch::Member& member, absl::Span<const BatchItem> items) {
   const CapturePlan& plan = *recipient_.plan;
   const ResumePosition& skip_until = member.cursor.skip_until;
@@ -83,7 +83,7 @@ ResumePosition Delivery::PositionBefore(int64_t row, absl::Span<const BatchItem>
 }
 
 int64_t Delivery::RowsOf(int hook_point) const {
-  // Rows come in the order of the groups, so the last group that the hook point is in says how many it takes.
+  // Rows are in the order of the groups, so the last group with the hook point tells how many it takes.
   for (auto group = groups_.rbegin(); group != groups_.rend(); ++group) {
     for (const PlacedChunk& chunk : group->chunks) {
       if (chunk.hook_point == hook_point) return chunk.first + chunk.rows;

@@ -31,8 +31,8 @@ class Delivery {
     size_t item = 0;   // into the batch
   };
 
-  // Plans the rows that `member` gets of those `items` that are of its flow, from its cursor on: selects them, leaves
-  // out what was sent before, ends at the largest budget, cuts row groups. Null if there are none. Moves the cursor on.
+  // Plans the rows of `member` from its cursor on, out of the `items` of its flow: selects them, leaves out what was
+  // sent before, ends at the largest budget, and cuts row groups. Returns null if there are none. Moves the cursor on.
   // The flow's items must follow each other in its source.
   static std::unique_ptr<Delivery> Plan(Batch::Member* member, absl::Span<const BatchItem> items);
 
@@ -40,7 +40,7 @@ class Delivery {
   const std::vector<Origin>& origins() const { return origins_; }
   int64_t first_row() const { return first_row_; }
 
-  // How many of the rows, from the first, hook point `hook_point` of the capture takes.
+  // Returns how many of the rows, from the first, hook point `hook_point` of the capture takes.
   int64_t RowsOf(int hook_point) const;
 
   // Gives the next groups slabs, as many as the capture's window has room for.
@@ -50,15 +50,15 @@ class Delivery {
   // Bytes of the groups that have no slabs yet.
   int64_t UnplacedBytes() const;
 
-  // What the forward pass left for hook point `hook_point` of the capture; row i is origins()[i]'s. Starts the copies
-  // of what has slabs.
+  // Takes the rows of hook point `hook_point` of the capture from the forward pass; row i belongs to origins()[i].
+  // Starts the copies of groups that have slabs.
   absl::Status Stage(int hook_point, std::shared_ptr<StagedRows> rows, Transfer* transfer);
-  // AssignSlabs, and starts the copies of what has got slabs by it.
+  // Calls AssignSlabs and starts the copies of the groups that got slabs.
   absl::Status CopyMore(Transfer* transfer);
 
-  // Whether groups that have slabs have not been taken.
+  // Returns whether a group with slabs has not been taken.
   bool HasGroup() const { return queued_ < placed_; }
-  // The chunks of the next such group, whose copies must have ended, with statistics.
+  // Takes the chunks of the next such group, with statistics. Its copies must have ended.
   std::vector<QueuedChunk> TakeGroup();
   bool all_taken() const { return queued_ == groups_.size(); }
 

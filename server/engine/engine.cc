@@ -28,7 +28,7 @@ std::string Names(const std::vector<T>& named) {
 
 class CaptureHandle final : public Capture {
  public:
-  // Sequences that the client streams are checked against `info` and `limits`.
+  // Checks streamed sequences against `info` and `limits`.
   CaptureHandle(Scheduler* scheduler, Scheduler::Admitted admitted, const ModelInfo* info, const CaptureLimits& limits,
                 int64_t first_sequence)
       : scheduler_(scheduler),

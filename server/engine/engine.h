@@ -30,7 +30,8 @@ class Engine {
                                                         std::vector<std::unique_ptr<Model>> models,
                                                         std::vector<std::unique_ptr<const Dataset>> datasets);
 
-  // Cancels what still runs and joins the engine's threads. Captures, and chunks taken from them, must be gone before.
+  // Cancels running captures and joins the engine's threads. Captures, and chunks taken from them, must be destroyed
+  // before.
   virtual ~Engine() = default;
 
   virtual const EngineOptions& options() const = 0;
@@ -48,15 +49,16 @@ class Engine {
   // NOT_FOUND lists the names.
   virtual absl::StatusOr<const Dataset*> FindDataset(absl::string_view name) const = 0;
 
-  // Checks the request and says what it would bring, without starting it. Errors as the proto CaptureService states
-  // them, except those that depend on what else is running.
+  // Checks the request and plans it, without starting it. Errors are those of the proto CaptureService, except those
+  // that depend on other captures.
   virtual absl::StatusOr<CapturePlan> Plan(CaptureRequest request) const = 0;
 
-  // What the planned capture brings and costs. No time before the model has run its first forward pass.
+  // Estimates the planned capture. The time is absent until the model has run its first forward pass.
   virtual CaptureEstimate Estimate(const CapturePlan& plan) const = 0;
 
   // Admits or queues the planned capture. `address` is the client's, for its limit. RESOURCE_EXHAUSTED: too many
-  // captures; FAILED_PRECONDITION: a feed of that name is another; UNAVAILABLE: the server is shutting down.
+  // captures; FAILED_PRECONDITION: a feed of that name has another definition; UNAVAILABLE: the server is shutting
+  // down.
   virtual absl::StatusOr<std::shared_ptr<Capture>> Start(CapturePlan plan, absl::string_view address,
                                                          CaptureCallbacks callbacks) = 0;
 

@@ -1,4 +1,5 @@
-// What a capture has ready for its sink. Bounded by the capture's window: a chunk in it holds its slabs.
+// The events of a capture that are ready for its sink. The capture's window bounds it, because each chunk in it holds
+// slabs.
 #ifndef HOOKLINE_SERVER_ENGINE_EVENT_QUEUE_H_
 #define HOOKLINE_SERVER_ENGINE_EVENT_QUEUE_H_
 
@@ -22,7 +23,7 @@ struct QueuedChunk {
   RowStatistics statistics;
 };
 
-// Thread-safe. Pushing runs on_ready when the sink waits, so nothing is pushed with a lock held.
+// Thread-safe. Pushing runs on_ready if the sink waits, so do not push with a lock held.
 class EventQueue {
  public:
   // `on_released` runs once, when the sink has consumed the final event or closed the queue.
@@ -30,16 +31,16 @@ class EventQueue {
 
   void PushStarted(CaptureStarted started);
   void PushChunks(std::vector<QueuedChunk> chunks);
-  // False once the capture has ended or its sink is gone: what is pushed then is dropped.
+  // Returns false once the capture has ended or its sink is gone; chunks pushed after that are dropped.
   bool TakesChunks() const;
-  // The last event. What the sink has consumed is filled in when it consumes this one. With kDrop, chunks that it has
-  // not consumed are dropped, so that the end comes next.
+  // Pushes the last event. Its rows and statistics are filled in when the sink consumes it. With kDrop, chunks that it
+  // has not consumed are dropped, so that the end comes next.
   enum class Queued { kKeep, kDrop };
   void End(CaptureEnded ended, Queued queued);
 
   std::optional<CaptureEvent> Next();
   void AddWireTime(absl::Duration duration);
-  // Drops everything; when it returns, no callback runs or will run.
+  // Drops everything. When it returns, no callback runs or will run.
   void Close();
 
   // Runs on_source_room, unless closed.
@@ -63,7 +64,7 @@ class EventQueue {
   bool closed_ ABSL_GUARDED_BY(mu_) = false;
   bool released_ ABSL_GUARDED_BY(mu_) = false;
   bool sink_waits_ ABSL_GUARDED_BY(mu_) = true;
-  // What the sink has consumed of one hook point.
+  // The rows of one hook point that the sink has consumed.
   struct Consumed {
     int64_t rows = 0;
     RowStatistics statistics;

@@ -66,7 +66,7 @@ absl::Status Executor::RunPass(Batch* batch, absl::Span<const BatchItem> items) 
   absl::StatusOr<std::unique_ptr<TransferEvent>> copied = transfer_->Record();
   status.Update(copied.status());
   if (!status.ok()) {
-    // Copies that were started end before their slabs go back.
+    // Started copies must end before their slabs go back.
     if (copied.ok()) (void)(*copied)->Wait();
     for (size_t i = 0; i < cursors.size(); ++i) batch->members[i].cursor = cursors[i];
     return status;
@@ -89,7 +89,7 @@ std::vector<std::unique_ptr<Delivery>> Executor::PlanDeliveries(Batch* batch, ab
   std::vector<std::unique_ptr<Delivery>> deliveries;
   for (Batch::Member& member : batch->members) {
     const CaptureId capture = member.recipient.capture;
-    // A capture that failed on the batch's first half takes nothing of the second.
+    // A capture that failed in the batch's first half gets no rows of the second.
     if (!member.recipient.events->TakesChunks() || !scheduler_->WantsRows(capture)) continue;
     std::unique_ptr<Delivery> delivery = Delivery::Plan(&member, items);
     if (delivery == nullptr) continue;

@@ -36,7 +36,7 @@ class Executor {
   void Start() {
     thread_ = std::thread([this] { Run(); });
   }
-  // Ends after Scheduler::Stop, when the batch in hand is done.
+  // Returns after Scheduler::Stop, when the current batch is done.
   void Join() {
     if (thread_.joinable()) thread_.join();
   }
@@ -46,12 +46,12 @@ class Executor {
   // Reads the tokens of datasets' sequences, which the scheduler leaves out. Drops the sequences of a flow whose file
   // cannot be read, and ends its captures.
   void ReadDatasets(Batch* batch);
-  // Runs the items; where that fails, halves them until the ones at fault are alone.
+  // Runs the items. If that fails, it halves them until the failing ones are alone.
   void RunItems(Batch* batch, absl::Span<const BatchItem> items);
   // One forward pass. When it fails, every capture is as it was before.
   absl::Status RunPass(Batch* batch, absl::Span<const BatchItem> items);
-  // The rows that each member gets, with as many slabs as its window has. Ends captures whose rows would hold too much
-  // on the device meanwhile.
+  // Plans the rows of each member, with as many slabs as its window has. Ends captures whose rows would wait on the
+  // device and take too much of it.
   std::vector<std::unique_ptr<Delivery>> PlanDeliveries(Batch* batch, absl::Span<const BatchItem> items);
   // Computes the hook points and starts the copies.
   absl::Status Compute(ForwardPass* pass, absl::Span<const BatchItem> items);

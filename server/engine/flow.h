@@ -25,17 +25,17 @@ struct Flow {
 
   // Admitted captures that still want rows.
   std::vector<CaptureId> receivers;
-  // Tokens that the flow may still put into batches before others' turn comes (deficit round robin).
+  // Tokens that the flow may still put into batches before it is the others' turn (deficit round robin).
   int64_t deficit = 0;
-  // Since when a sequence waits while every receiver has room.
+  // The time since which a sequence waits while every receiver has room.
   absl::Time ready_since = absl::InfiniteFuture();
 
-  // What its first member asked for, where the flow is a feed's.
+  // The request of the first member, if the flow is a feed's.
   const std::optional<FeedSource> feed;
-  // Members of a feed that has not started, which it does when it has enough of them; they hold no slabs.
+  // Members of a feed that has not started; it starts when it has enough of them. They hold no slabs.
   std::vector<CaptureId> waiting_members;
   bool started = !feed.has_value();
-  // Since when some, but not all, receivers of a feed have no room.
+  // The time since which some, but not all, receivers of a feed have no room.
   absl::Time stalled_since = absl::InfiniteFuture();
 };
 

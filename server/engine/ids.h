@@ -1,4 +1,4 @@
-// Names of what the scheduler holds. Nothing that it holds leaves it by pointer.
+// Ids of the scheduler's objects. The objects themselves never leave it by pointer.
 #ifndef HOOKLINE_SERVER_ENGINE_IDS_H_
 #define HOOKLINE_SERVER_ENGINE_IDS_H_
 
@@ -6,7 +6,7 @@
 
 namespace hookline {
 
-// Never reused; 0 names none.
+// Ids are never reused; 0 names nothing.
 enum class CaptureId : int64_t {};
 enum class FlowId : int64_t {};
 

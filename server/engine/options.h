@@ -17,19 +17,19 @@ struct EngineOptions {
   int64_t slab_bytes = int64_t{1} << 20;
   int64_t slab_count = 512;  // all allocated and touched at start
   int64_t window_slabs = 8;  // of a capture whose row groups need no more; at most a quarter of slab_count
-  // The most that rows of one capture may take on the device while they wait for its window, when a batch brings more
-  // than the window holds.
+  // The most bytes that rows of one capture may take on the device while they wait for its window, if a batch has more
+  // rows than the window holds.
   int64_t max_pending_bytes = int64_t{1} << 30;
   // Positions in a forward pass, padding included; a longer sequence runs alone. 0: 8192 on an accelerator, 2048 on the
   // CPU, where larger batches gain nothing and others wait longer.
   int64_t max_batch_tokens = 0;
-  // How long sequences that do not fill a batch wait for other captures' before they run; a quarter of it where there
-  // is no other capture.
+  // How long sequences that do not fill a batch wait for other captures' sequences; a quarter of it if there is no
+  // other capture.
   absl::Duration max_batch_delay = absl::Milliseconds(2);
   int64_t max_request_tokens = int64_t{16} << 20;  // in one request or one streamed message
   int64_t max_request_sequences = int64_t{1} << 20;
-  // What all captures hold together, waiting and running: ids that clients sent, from their arrival until the last
-  // sequence of their message has entered a batch. They take 4 bytes each, and 4 more for each sequence.
+  // Token ids of clients that all captures hold together, from their arrival until the last sequence of their message
+  // has entered a batch. Each id takes 4 bytes, and each sequence 4 more.
   int64_t max_held_tokens = int64_t{64} << 20;
   int64_t max_sequence_length = 0;  // 0: the model's context_length
   int max_hook_points = 4096;       // after expansion

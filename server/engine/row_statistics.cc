@@ -81,7 +81,7 @@ RowSums SumRow(const uint8_t* row, int64_t width) {
   total.finite_values = width;
   if (std::isfinite(total.sum) && std::isfinite(total.squares)) return total;
 
-  // Something is not finite, or finite squares overflowed binary32: value by value.
+  // A value is not finite, or finite squares overflowed binary32, so go value by value.
   total = {};
   for (j = 0; j < width; ++j) {
     const double value = Type::Read(row + j * Type::kBytes);

@@ -9,8 +9,8 @@
 
 namespace hookline {
 
-// Sums over rows, and what follows from them. Values that are not finite are counted and otherwise left out;
-// where none is finite, means are NaN.
+// Sums over rows, and the means computed from them. Values that are not finite are counted and otherwise left out; if
+// none is finite, means are NaN.
 class RowStatistics {
  public:
   // Adds `rows` rows of `width` values of `dtype`, little-endian, row after row.

@@ -11,15 +11,15 @@
 namespace hookline {
 namespace {
 
-// How many batches a client may stream ahead: enough that the device never waits for it. It is told of room again when
-// half of that has run.
+// The batches that a client may stream ahead: enough that the device never waits for it. It hears of room again when
+// half of them have run.
 constexpr int64_t kStreamedBatchesAhead = 4;
 
-// One batch is computed while the rows of the one before are copied; more would only delay whoever comes next.
+// One batch is computed while the rows of the one before are copied; more would only delay the next client.
 constexpr int kMaxLaunchedBatches = 2;
 
-// Clients that start together are heard of within this share of the batch delay, one after another. A capture that is
-// alone waits no longer than that.
+// Clients that start together arrive within this share of the batch delay. A capture that is alone waits no longer than
+// that.
 constexpr int kQuietShare = 4;
 
 // How long a drained server waits for sinks to consume the final event.
@@ -73,7 +73,7 @@ Scheduler::Scheduler(const EngineOptions& options, std::shared_ptr<uint8_t> slab
       ended_by_reason_(static_cast<size_t>(StopReason::kError) + 1) {}
 
 Scheduler::~Scheduler() {
-  // Windows that are still held call back when they go.
+  // Windows that are still held call back when they are destroyed.
   Section section(this);
   KeepUntilUnlocked(std::exchange(admissions_, {}));
   KeepUntilUnlocked(std::exchange(captures_, {}));
@@ -228,7 +228,7 @@ void Scheduler::AdmitWaiting() {
     queue.last_arrival = clock_->Now();
     queue.wake.NotifyAll();
     for (CaptureId id : next.captures) {
-      // A resume may have nothing left to bring.
+      // A resume may have no rows left.
       const CaptureState& capture = *Find(id);
       if (capture.cursor.next_row >= capture.recipient.plan->max_budget) {
         StopCapture(id, StopReason::kBudget, absl::OkStatus());
@@ -245,7 +245,7 @@ std::optional<size_t> Scheduler::NextAdmission() {
   std::vector<std::shared_ptr<SlabWindow>> still_there;
   for (std::shared_ptr<SlabWindow>& window : admissions_.front().overtaken_by) {
     held += window->held_slabs();
-    // A window that holds nothing is closed, so that letting go of it does nothing.
+    // A window that holds nothing is closed, so destroying it calls nothing.
     if (window->held_slabs() > 0) still_there.push_back(std::move(window));
   }
   admissions_.front().overtaken_by = std::move(still_there);
@@ -369,7 +369,7 @@ void Scheduler::EndIfDone(CaptureId id) {
   const auto found = captures_.find(id);
   if (found == captures_.end()) return;
   CaptureState& capture = found->second;
-  // A server that shuts down waits for nobody; what is in flight is dropped when it arrives.
+  // A server that shuts down does not wait; rows in flight are dropped when they arrive.
   const bool at_once = capture.stop_reason == StopReason::kShuttingDown;
   if (capture.phase == CapturePhase::kStopping && (capture.in_flight == 0 || at_once)) {
     capture.phase = CapturePhase::kEnded;
@@ -383,7 +383,7 @@ void Scheduler::EndIfDone(CaptureId id) {
     if (window != nullptr) {
       window->Close();
     } else {
-      AdmitWaiting();  // whoever waited behind it waits no more
+      AdmitWaiting();  // captures that waited behind it may be admitted now
     }
   });
   KeepUntilUnlocked(captures_.extract(found));
@@ -394,7 +394,7 @@ void Scheduler::EndFlowIfDone(FlowId id) {
   if (found == flows_.end() || !found->second.source.Ended()) return;
   const auto feed = std::find_if(feeds_.begin(), feeds_.end(), [&](const auto& f) { return f.second == id; });
   if (feed != feeds_.end()) feeds_.erase(feed);
-  const std::vector<CaptureId> receivers = found->second.receivers;  // which they leave
+  const std::vector<CaptureId> receivers = found->second.receivers;  // copied, because they leave it
   for (CaptureId receiver : receivers) StopCapture(receiver, StopReason::kSourceEnded, absl::OkStatus());
 }
 
@@ -460,7 +460,7 @@ bool Scheduler::HasRoom(CaptureId id) const {
   return !capture.unplaced && capture.recipient.window->free_slabs() >= capture.recipient.plan->group_slabs;
 }
 
-// A feed all of whose admitted members have left waits for those that are to be admitted.
+// A feed whose admitted members have all left waits for those that are still to be admitted.
 bool Scheduler::IsReady(const Flow& flow) const {
   if (!flow.source.HasNext() || flow.receivers.empty()) return false;
   for (CaptureId id : flow.receivers) {
@@ -478,7 +478,7 @@ void Scheduler::UpdateWaitingTimes(Flow& flow, absl::Time now) {
   flow.ready_since = absl::InfiniteFuture();
   int64_t with_room = 0;
   for (CaptureId id : flow.receivers) with_room += HasRoom(id) ? 1 : 0;
-  // A feed is stalled where some members keep the others waiting.
+  // A feed is stalled if some members keep the others waiting.
   flow.stalled_since = flow.feed.has_value() && flow.source.HasNext() && with_room > 0
                            ? std::min(flow.stalled_since, now)
                            : absl::InfiniteFuture();
@@ -511,7 +511,7 @@ std::optional<Batch> Scheduler::NextBatch(ModelId model) {
     ModelQueue& queue = QueueOf(model);
     absl::Time look_again = absl::InfiniteFuture();
     if (std::optional<Batch> batch = FormBatchNow(queue, &look_again)) return batch;
-    // What was put off until the mutex is released must not wait with this thread.
+    // Actions that wait for the mutex's release must not wait with this thread.
     if (after_unlock_.empty()) queue.wake.WaitUntil(mu_, look_again);
   }
 }
@@ -539,7 +539,7 @@ std::optional<Batch> Scheduler::FormBatchNow(ModelQueue& queue, absl::Time* look
   }
 
   const BatchLimits limits{queue.setup.max_batch_tokens, queue.setup.info->mixes_lengths};
-  // Small flows go first, but not twice in a row, so that a stream of them delays the others by little.
+  // Small flows go first, but not twice in a row, so that a stream of them delays the others only a little.
   const std::vector<Flow*> small = queue.small_went_first ? std::vector<Flow*>() : SmallFlows(ready, limits);
   queue.small_went_first = !small.empty();
   Batch batch;
@@ -555,13 +555,13 @@ std::optional<Batch> Scheduler::FormBatchNow(ModelQueue& queue, absl::Time* look
   return batch;
 }
 
-// Sequences that do not fill a batch wait a moment for captures that are between two of theirs, and for those that are
+// Sequences that do not fill a batch wait a moment for the next sequences of other captures, and for captures that are
 // about to begin.
 absl::Time Scheduler::WhenToRun(const ModelQueue& queue, const std::vector<Flow*>& ready, absl::Time now) const {
   int64_t queued_tokens = 0;
   absl::Time oldest = absl::InfiniteFuture();
   for (const Flow* flow : ready) {
-    // A dataset fills batches by itself, and a deterministic flow shares none.
+    // A dataset fills batches by itself, and a deterministic flow shares no batch.
     if (flow->source.queued_tokens() == 0 || flow->deterministic) return now;
     queued_tokens += flow->source.queued_tokens();
     oldest = std::min(oldest, flow->ready_since);
@@ -628,7 +628,7 @@ void Scheduler::BatchDone(const Batch& batch) {
   for (const Batch::Member& member : batch.members) EndFlowIfDone(member.flow);
 }
 
-// One thing less of the capture is in flight.
+// Counts one batch or delivery of the capture less in flight.
 void Scheduler::Landed(CaptureId id) {
   --captures_.at(id).in_flight;
   EndIfDone(id);

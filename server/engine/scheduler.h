@@ -1,6 +1,6 @@
-// Decides who runs next. Captures, the flows of their sequences, feeds, and what waits for slabs are all kept here, by
-// value, and named by id elsewhere. Passive: it has no thread and knows no LibTorch; clients' threads, executors and
-// copiers call it.
+// Decides who runs next. It keeps captures, the flows of their sequences, feeds and waiting admissions by value;
+// elsewhere ids name them. It is passive: it has no thread and no LibTorch, and clients' threads, executors and copiers
+// call it.
 //
 //   ASSIGN_OR_RETURN(Scheduler::Admitted admitted, scheduler.Admit(model, std::move(plan), address, callbacks));
 //
@@ -46,14 +46,14 @@
 
 namespace hookline {
 
-// Thread-safe. Its mutex comes before a slab pool's (LockRank). Nothing is called back and nothing but its own
-// condition variables is waited for while the mutex is held.
+// Thread-safe. Its mutex comes before a slab pool's (LockRank). While the mutex is held, it calls nothing back and
+// waits only on its own condition variables.
 class Scheduler {
  public:
   struct ModelSetup {
     const ModelInfo* info = nullptr;  // outlives the scheduler
     int64_t max_batch_tokens = 0;
-    // Runs, holding no lock, when rows of the capture that have no slabs may get some or are wanted no more.
+    // Runs, with no lock held, when rows of the capture that have no slabs may get some or are no longer wanted.
     std::function<void(CaptureId)> on_room;
   };
 
@@ -61,7 +61,7 @@ class Scheduler {
   Scheduler(const EngineOptions& options, std::shared_ptr<uint8_t> slab_memory, const Clock* clock);
   ~Scheduler();
 
-  // Before anything else.
+  // Call it before anything else.
   ModelId AddModel(ModelSetup setup) ABSL_LOCKS_EXCLUDED(mu_);
 
   // --- Clients.
@@ -70,11 +70,11 @@ class Scheduler {
     CaptureId id{};
     std::shared_ptr<EventQueue> events;
   };
-  // Takes the capture in: it runs, or waits for its slabs. Errors of Engine::Start.
+  // Admits the capture: it runs, or waits for its slabs. Errors of Engine::Start.
   absl::StatusOr<Admitted> Admit(ModelId model, CapturePlan plan, absl::string_view address, CaptureCallbacks callbacks)
       ABSL_LOCKS_EXCLUDED(mu_);
-  // More sequences, which were checked. Returns whether there is room for more; if not, on_source_room says when.
-  // RESOURCE_EXHAUSTED, which ends the capture too: captures hold too many tokens.
+  // Adds sequences that were checked. Returns whether there is room for more; if not, on_source_room is called when
+  // there is. RESOURCE_EXHAUSTED: captures hold too many tokens; this also ends the capture.
   absl::StatusOr<bool> AddSequences(CaptureId id, TokenBatch batch) ABSL_LOCKS_EXCLUDED(mu_);
   void FinishSource(CaptureId id) ABSL_LOCKS_EXCLUDED(mu_);
   void Cancel(CaptureId id) ABSL_LOCKS_EXCLUDED(mu_);
@@ -82,42 +82,42 @@ class Scheduler {
   void Failed(CaptureId id, absl::Status status) ABSL_LOCKS_EXCLUDED(mu_);
   // Engine::Drain; `deadline` is a time of SteadyNow.
   void Drain(absl::Time deadline) ABSL_LOCKS_EXCLUDED(mu_);
-  // Ends every capture, and has NextBatch answer none from now on.
+  // Ends every capture; from now on NextBatch returns none.
   void Stop() ABSL_LOCKS_EXCLUDED(mu_);
 
   // --- Executors.
 
-  // Waits for sequences that can run. None once stopped.
+  // Waits for sequences that can run. Returns none once stopped.
   std::optional<Batch> NextBatch(ModelId model) ABSL_LOCKS_EXCLUDED(mu_);
-  // The same without waiting: none, and when to look again if nothing else happens before.
+  // Does the same without waiting: it may return none, and then the time to look again if nothing else happens before.
   std::optional<Batch> TryNextBatch(ModelId model, absl::Time* look_again) ABSL_LOCKS_EXCLUDED(mu_);
-  // Before the pass's rows are handed to the copier.
+  // Call it before the pass's rows are handed to the copier.
   void Launched(ModelId model, const LaunchedPass& pass) ABSL_LOCKS_EXCLUDED(mu_);
-  // Every forward pass over the batch was launched or has failed.
+  // Tells that every forward pass over the batch was launched or has failed.
   void BatchDone(const Batch& batch) ABSL_LOCKS_EXCLUDED(mu_);
-  // Whether rows of the capture are still of use.
+  // Returns whether rows of the capture are still wanted.
   bool WantsRows(CaptureId id) const ABSL_LOCKS_EXCLUDED(mu_);
 
   // --- Copiers.
 
   void Computed(ModelId model, const ComputedPass& pass) ABSL_LOCKS_EXCLUDED(mu_);
-  // Every row of the capture that was launched has a slab, or was dropped.
+  // Tells that every launched row of the capture has a slab or was dropped.
   void Placed(CaptureId id) ABSL_LOCKS_EXCLUDED(mu_);
-  // The capture's rows of a pass are in its queue, or were dropped.
+  // Tells that the capture's rows of a pass are in its queue or were dropped.
   void Delivered(CaptureId id, absl::Duration copy_time) ABSL_LOCKS_EXCLUDED(mu_);
 
   // --- Observers.
 
   // Fills in everything but `hook_points` and what the devices hold.
   void Snapshot(EngineSnapshot* snapshot) const ABSL_LOCKS_EXCLUDED(mu_);
-  // Seconds for each token and block that it goes through, as of late; 0 before the first forward pass.
+  // Returns the recent seconds per token and block; 0 before the first forward pass.
   double SecondsPerTokenLayer(ModelId model) const ABSL_LOCKS_EXCLUDED(mu_);
 
  private:
-  // Holds the mutex. What AfterUnlock collected meanwhile runs when it is released.
+  // Holds the mutex. Actions given to AfterUnlock meanwhile run when it is released.
   class Section;
 
-  // What the executors of one model share.
+  // The state that the executors of one model share.
   struct ModelQueue {
     explicit ModelQueue(ModelSetup model_setup) : setup(std::move(model_setup)) {}
     const ModelSetup setup;
@@ -131,19 +131,19 @@ class Scheduler {
   };
 
   void AfterUnlock(std::function<void()> action) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  // Keeps `value` alive until then: letting go of it may call back.
+  // Keeps `value` alive until the mutex is released, because destroying it may call back.
   template <typename T>
   void KeepUntilUnlocked(T value) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
     AfterUnlock([value = std::make_shared<T>(std::move(value))] {});
   }
 
   ModelQueue& QueueOf(ModelId model) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return models_[static_cast<size_t>(model)]; }
-  // Null where the capture has ended and nothing of it is in flight.
+  // Returns null if the capture has ended and nothing of it is in flight.
   CaptureState* Find(CaptureId id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   // Taking in.
   absl::Status CheckCaptureCount(absl::string_view address) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  // Whether clients' flows may hold `more` tokens beside those that they hold.
+  // RESOURCE_EXHAUSTED unless clients' flows may hold `more` tokens beside those that they hold.
   absl::Status CheckHeldTokens(int64_t more) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   FlowId NewFlow(const CaptureState& capture) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Status JoinFeed(CaptureId id, CaptureState& capture) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -187,7 +187,8 @@ class Scheduler {
   std::map<FlowId, Flow> flows_ ABSL_GUARDED_BY(mu_);
   std::map<std::pair<ModelId, std::string>, FlowId> feeds_ ABSL_GUARDED_BY(mu_);
   std::deque<Admission> admissions_ ABSL_GUARDED_BY(mu_);  // oldest first
-  // Captures whose sink has neither consumed the final event nor let go, which count against the limits; by address.
+  // The addresses of captures whose sink has neither consumed the final event nor been destroyed. They count against
+  // the limits.
   std::map<CaptureId, std::string> unreleased_ ABSL_GUARDED_BY(mu_);
   std::vector<int64_t> ended_by_reason_ ABSL_GUARDED_BY(mu_);
   int64_t last_id_ ABSL_GUARDED_BY(mu_) = 0;

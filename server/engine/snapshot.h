@@ -1,4 +1,4 @@
-// What the engine has done and is doing, for metrics.
+// The engine's counters and current state, for metrics.
 #ifndef HOOKLINE_SERVER_ENGINE_SNAPSHOT_H_
 #define HOOKLINE_SERVER_ENGINE_SNAPSHOT_H_
 
@@ -9,7 +9,7 @@
 
 namespace hookline {
 
-// Counts of what fell into buckets; `counts[i]` is of values up to `bounds[i]`, the last one of all larger.
+// Counts of values in buckets: `counts[i]` counts values up to `bounds[i]`, the last one all larger values.
 struct Histogram {
   std::vector<double> bounds;
   std::vector<uint64_t> counts;  // one more than bounds, not cumulative

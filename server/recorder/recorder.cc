@@ -11,7 +11,7 @@
 namespace hookline {
 namespace {
 
-// What the client of a recorded capture sees.
+// The capture that the client of a recorded capture sees.
 class RecordedCapture final : public Capture {
  public:
   explicit RecordedCapture(std::shared_ptr<RecordingSession> session) : session_(std::move(session)) {}
@@ -81,7 +81,7 @@ absl::StatusOr<Persisted> Recorder::Persist(const std::string& name, CaptureRequ
   if (!request.resume_token.empty()) {
     return InvalidField("capture.resume_token", "must be empty: a recording knows where it continues");
   }
-  // One form for all, so that tokens and digests of the same rows are the same.
+  // All recordings have the same form, so that equal rows have equal tokens and digests.
   request.provenance = true;
   request.encoding = Encoding::kBytes;
   request.max_message_bytes = 0;
@@ -132,7 +132,7 @@ absl::StatusOr<std::shared_ptr<Capture>> Recorder::Record(const std::string& nam
   options.continues = !request.resume_token.empty();
   request.provenance = true;
   ASSIGN_OR_RETURN(options.plan, engine_->Plan(std::move(request)));
-  // What a client streams in is not known now, so that no request of Persist could be equal to it.
+  // Streamed sequences are not known yet, so no request of Persist could be equal.
   if (!options.plan.streams) {
     options.request_digest = options.plan.Digest();
     options.expected_rows = ExpectedRows(options.plan);
@@ -145,7 +145,7 @@ absl::StatusOr<std::shared_ptr<Capture>> Recorder::Record(const std::string& nam
   }
   if (options.continues) {
     if (!manifest.ok()) return manifest.status();
-    options.request_digest = (*manifest)->request_digest;  // the request at hand may hold the remaining sequences only
+    options.request_digest = (*manifest)->request_digest;  // this request may hold only the remaining sequences
   } else if (!absl::IsNotFound(manifest.status())) {
     return absl::AlreadyExistsError(
         absl::StrCat("record_as: recording ", name, " exists; continue it with its resume token or give another name"));

@@ -1,4 +1,4 @@
-// Recordings in the making: starts, joins and continues them as the proto RecordingService says.
+// Starts, joins and continues recordings as the proto RecordingService says.
 #ifndef HOOKLINE_SERVER_RECORDER_RECORDER_H_
 #define HOOKLINE_SERVER_RECORDER_RECORDER_H_
 
@@ -35,23 +35,23 @@ class Recorder {
   Catalog& catalog() { return *catalog_; }
   TokenLimits token_limits() const { return engine_->options().token_limits(); }
 
-  // The proto RecordingService.Persist. The session goes on without whoever asked for it.
+  // The proto RecordingService.Persist. The session goes on when the client leaves.
   absl::StatusOr<Persisted> Persist(const std::string& name, CaptureRequest request, absl::string_view address);
 
-  // A capture with `record_as`: `name` is recorded while its events go to the client. Released, the recording is
-  // STOPPED.
+  // Starts a capture with `record_as`: `name` is recorded while the events go to the client. Releasing the capture
+  // makes the recording STOPPED.
   absl::StatusOr<std::shared_ptr<Capture>> Record(const std::string& name, CaptureRequest request,
                                                   absl::string_view address, CaptureCallbacks callbacks);
 
-  // The session that writes `name`; null if none does.
+  // Returns the session that writes `name`; null if none does.
   std::shared_ptr<RecordingSession> Find(absl::string_view name);
 
-  // Returns when no session runs. For after Engine::Drain, which ends them all.
+  // Returns when no session runs. Call it after Engine::Drain, which ends them all.
   void WaitUntilIdle();
 
  private:
   std::shared_ptr<RecordingSession> FindLocked(absl::string_view name) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Lets go of sessions that have ended.
+  // Forgets sessions that have ended.
   void Reap() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   Engine* const engine_;

@@ -1,4 +1,4 @@
-// A recording's manifest of the capture that it is made from.
+// Makes a recording's manifest from the capture's plan, and compares the two.
 #ifndef HOOKLINE_SERVER_RECORDER_RECORDING_REQUEST_H_
 #define HOOKLINE_SERVER_RECORDER_RECORDING_REQUEST_H_
 
@@ -11,11 +11,10 @@
 
 namespace hookline {
 
-// The manifest of a new recording `name` of the planned capture.
+// Returns the manifest of a new recording `name` of the planned capture.
 Manifest ManifestOf(const std::string& name, const std::string& request_digest, const CapturePlan& plan);
 
-// FAILED_PRECONDITION, naming what differs, unless the capture brings rows of the same model, shape and budgets as the
-// recording has.
+// Returns FAILED_PRECONDITION, naming what differs, unless the capture has the recording's model, shape and budgets.
 absl::Status CheckContinues(const Manifest& manifest, const CaptureStarted& started);
 
 }  // namespace hookline

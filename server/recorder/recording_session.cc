@@ -5,8 +5,8 @@
 #include <variant>
 
 #include "absl/strings/str_cat.h"
-#include "server/base/steady.h"
 #include "server/base/status.h"
+#include "server/base/steady.h"
 #include "server/recorder/recording_request.h"
 
 namespace hookline {
@@ -105,7 +105,7 @@ void RecordingSession::ClientLeft() {
     absl::MutexLock lock(&callback_mutex_);
     client_callbacks_ = {};
   }
-  std::deque<CaptureEvent> dropped;  // gives slabs back, which wakes the engine: not under the mutex
+  std::deque<CaptureEvent> dropped;  // gives slabs back, which wakes the engine; destroyed without the mutex
   absl::MutexLock lock(&mutex_);
   dropped.swap(for_client_);
   client_left_ = true;
@@ -177,7 +177,7 @@ absl::Status RecordingSession::Begin() {
     RETURN_IF_ERROR(CheckContinues(*manifest, started_));
     std::optional<ResumePoint> resume;
     if (options_.has_client) {
-      // Chunks of a row group that the token stands inside of were recorded before the client had them.
+      // The token may lie inside a row group whose chunks were recorded before the client had them.
       resume.emplace();
       for (const auto& point : started_.hook_points) resume->row = std::max(resume->row, point.rows);
       resume->token = started_.resume_token;
@@ -241,7 +241,7 @@ void RecordingSession::End(RecordingState state, CaptureEnded ended) {
       ended.stop_reason = StopReason::kError;
     }
     writer_.reset();
-    // Its client was told nothing that could continue it.
+    // The client has received no token that could continue it.
     bool left;
     {
       absl::MutexLock lock(&mutex_);

@@ -1,5 +1,5 @@
-// A capture on its way into a recording, on a thread of its own: alone (Persist), or handed on to a client as well
-// (`record_as`). Recorder makes sessions.
+// Writes a capture into a recording on a thread of its own, and with `record_as` hands its events on to a client.
+// Recorder makes sessions.
 #ifndef HOOKLINE_SERVER_RECORDER_RECORDING_SESSION_H_
 #define HOOKLINE_SERVER_RECORDER_RECORDING_SESSION_H_
 
@@ -31,8 +31,8 @@ class RecordingSession {
   struct Options {
     std::string name;
     std::string request_digest;
-    CapturePlan plan;           // with provenance; begins where the recording goes on
-    bool continues = false;     // the recording is there, else it is created
+    CapturePlan plan;           // with provenance; begins where the recording ends
+    bool continues = false;     // the recording exists; otherwise it is created
     int64_t expected_rows = 0;  // for Progress
     bool has_client = false;    // hands events on
     bool client_wants_provenance = false;
@@ -47,7 +47,7 @@ class RecordingSession {
     absl::Duration time;   // since then
     bool ended = false;
     std::optional<CaptureStarted> started;  // once the recording is in the catalog
-    // Once ended: how, in the codes of the proto's PersistResponse; and what the capture told.
+    // Once ended: the status, with the codes of the proto's PersistResponse, and the capture's summary.
     absl::Status status;
     std::optional<CaptureEnded> summary;
   };
@@ -55,7 +55,7 @@ class RecordingSession {
   // Starts the capture, and the thread. `engine` and `catalog` outlive the session. Errors of Engine::Start.
   static absl::StatusOr<std::shared_ptr<RecordingSession>> Start(Engine* engine, Catalog* catalog, Options options,
                                                                  absl::string_view address);
-  // Interrupts what still runs and waits for it.
+  // Interrupts the session if it still runs, and waits for it.
   ~RecordingSession();
   RecordingSession(const RecordingSession&) = delete;
   RecordingSession& operator=(const RecordingSession&) = delete;
@@ -65,8 +65,8 @@ class RecordingSession {
   Progress progress() const;
   void WaitUntilEnded() const;
 
-  // Calls `changed` when rows came (about once a second) and at the end; on the session's thread, it must not block.
-  // The answer is for Unwatch, after which it is not called any more.
+  // Calls `changed` when rows were written (about once a second) and at the end, on the session's thread; it must not
+  // block. Give the result to Unwatch, after which it is not called any more.
   int Watch(std::function<void()> changed);
   void Unwatch(int watch);
 
@@ -75,7 +75,7 @@ class RecordingSession {
   // Ends it where it is; its state is INTERRUPTED. Returns at once.
   void Interrupt();
 
-  // For the capture that the client sees (has_client).
+  // Called by the capture that the client sees (has_client).
   std::optional<CaptureEvent> NextForClient();
   void ClientLeft();
   Capture& inner() { return *capture_; }
@@ -86,7 +86,7 @@ class RecordingSession {
   RecordingSession(Catalog* catalog, Options options);
 
   void Run();
-  // Whether the session is over.
+  // Returns whether the session is over.
   bool Handle(CaptureEvent event);
   absl::Status Begin();
   absl::Status Record(const Chunk& chunk);
@@ -102,13 +102,13 @@ class RecordingSession {
   std::shared_ptr<Capture> capture_;
   std::thread thread_;
 
-  const CaptureStarted started_;  // known before the capture is admitted, so that a recording that waits is there
-  std::optional<Manifest> new_manifest_;  // none where the recording is there
+  const CaptureStarted started_;          // known before the capture is admitted, so that a waiting recording is listed
+  std::optional<Manifest> new_manifest_;  // none if the recording exists
 
-  // The thread's alone.
+  // Only the thread uses these.
   bool admitted_ = false;
   std::unique_ptr<RecordingWriter> writer_;
-  std::vector<int64_t> rows_;  // of each hook point, handed on
+  std::vector<int64_t> rows_;  // of each hook point, written
   std::string last_token_;
   bool inside_group_ = false;
   absl::Time last_notify_ = absl::InfinitePast();
@@ -121,7 +121,7 @@ class RecordingSession {
   Progress progress_ ABSL_GUARDED_BY(mutex_);
   int64_t rows_at_begin_ ABSL_GUARDED_BY(mutex_) = 0;
 
-  // Held while callbacks run, so that whoever lets go of one waits for it.
+  // Held while callbacks run, so that removing one waits for it. Comes before mutex_.
   absl::Mutex callback_mutex_ ABSL_ACQUIRED_BEFORE(mutex_);
   std::map<int, std::function<void()>> watches_ ABSL_GUARDED_BY(callback_mutex_);
   int next_watch_ ABSL_GUARDED_BY(callback_mutex_) = 0;

@@ -11,8 +11,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/synchronization/mutex.h"
-#include "server/base/steady.h"
 #include "server/base/status.h"
+#include "server/base/steady.h"
 #include "server/capture/budgets.h"
 #include "server/capture/limits.h"
 #include "server/capture/message_size.h"
@@ -140,12 +140,12 @@ absl::Status SizeGroups(const Manifest& manifest, const ReplayRequest& request, 
 // Messages of one replay that are in memory at the same time: one on its way to the client, one being read.
 constexpr int64_t kBuffers = 2;
 
-// Memory for messages, used again and again. Thread-safe.
+// Reused memory for messages. Thread-safe.
 class Buffers : public std::enable_shared_from_this<Buffers> {
  public:
   Buffers(std::shared_ptr<void> reservation, int64_t bytes) : reservation_(std::move(reservation)), bytes_(bytes) {}
 
-  // None while all are out; then `on_return` runs once when one is back.
+  // Returns none while all are out; then `on_return` runs once when one is back.
   SlabRef Take(std::function<void()> on_return) {
     std::unique_ptr<uint8_t[]> buffer;
     {
@@ -224,7 +224,8 @@ class Replay final : public Capture, public std::enable_shared_from_this<Replay>
   }
   void FinishSource() override {}
   void Cancel() override {
-    std::optional<absl::StatusOr<Chunk>> dropped;  // gives its buffer back, which may call us: not under the mutex
+    // Gives its buffer back, which may call this object, and so is destroyed without the mutex.
+    std::optional<absl::StatusOr<Chunk>> dropped;
     {
       absl::MutexLock lock(&mutex_);
       ended_ = true;
@@ -276,7 +277,7 @@ class Replay final : public Capture, public std::enable_shared_from_this<Replay>
     return ended;
   }
 
-  // `place`, or the first after it at which a chunk begins.
+  // Returns `place`, or the first one after it at which a chunk begins.
   Place SkipToChunk(Place place) const {
     const auto hook_points = static_cast<int32_t>(plan_.hook_points.size());
     while (place.row < plan_.most_rows) {
@@ -290,7 +291,7 @@ class Replay final : public Capture, public std::enable_shared_from_this<Replay>
   }
   Place After(const Place& place) const { return SkipToChunk({place.row, place.hook_points + 1}); }
 
-  // Has the chunk at place_ read.
+  // Posts the reading of the chunk at place_.
   void ReadOn() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     if (place_.row >= plan_.most_rows) return;
     work_ = Work();
@@ -330,7 +331,7 @@ class Replay final : public Capture, public std::enable_shared_from_this<Replay>
     if (on_ready_) on_ready_();
   }
 
-  // Whether the chunk is read. If not, another step is posted, or will be when a buffer is back.
+  // Returns whether the chunk is read. If not, another step is posted, now or when a buffer is back.
   absl::StatusOr<bool> Step() {
     if (!work_.has_begun) {
       SlabRef buffer = buffers_->Take([weak = weak_from_this()] {
@@ -375,14 +376,14 @@ class Replay final : public Capture, public std::enable_shared_from_this<Replay>
         {work_.provenance->sequence.data(), work_.token_ids.data(), work_.provenance->position.data()});
   }
 
-  // The row group's, for its other chunks too.
+  // Returns the row group's provenance, for its other chunks too.
   void KeepProvenance() {
     work_.provenance->token_id.assign(work_.token_ids.begin(), work_.token_ids.end());
     provenance_ = std::move(work_.provenance);
     provenance_row_ = work_.place.row;
   }
 
-  // Where rows of the replay stand in the recording, in the recording's order.
+  // Returns where rows of the replay lie in the recording, in the recording's order.
   std::vector<RowRange> RangesOf(int64_t first_row, int64_t rows) const {
     if (!plan_.order.has_value()) return {{plan_.first_row + first_row, rows, 0}};
     std::vector<RowRange> ranges;
@@ -400,7 +401,7 @@ class Replay final : public Capture, public std::enable_shared_from_this<Replay>
   const std::shared_ptr<Buffers> buffers_;
   const std::function<void(std::function<void()>)> post_;
 
-  // The steps' alone, of which there is one at a time; set under the mutex where none is posted.
+  // Only the steps use this, one at a time; it is set with the mutex held while none is posted.
   struct Work {
     Place place;
     bool has_begun = false;
@@ -426,7 +427,7 @@ class Replay final : public Capture, public std::enable_shared_from_this<Replay>
   std::function<void()> on_ready_ ABSL_GUARDED_BY(callback_mutex_);
 };
 
-// Of the largest chunk's values.
+// Returns the bytes of the largest chunk's values.
 int64_t BufferBytes(const Plan& plan) {
   int64_t bytes = 1;
   for (const Wanted& point : plan.hook_points) bytes = std::max(bytes, plan.group_rows * point.row_bytes);

@@ -32,18 +32,18 @@ struct ReplayRequest {
   std::string resume_token;
 };
 
-// What a replay needs of who runs it.
+// The services that a replay needs from its caller.
 struct ReplayHost {
-  // Runs an action soon on another thread, which may wait for the disk. The replay has one action there at a time, and
-  // none is long: a slice of a shard's check, or one message's rows.
+  // Runs an action soon on another thread, which may wait for the disk. A replay posts one action at a time, and each
+  // is short: a slice of a shard's check, or one message's rows.
   std::function<void(std::function<void()>)> post;
-  // An event is there after Next returned none. Called from the threads of `post`; must not block.
+  // An event is ready after Next returned none. Called from the threads of `post`; must not block.
   std::function<void()> on_ready;
 };
 
-// The next message is read while the one before is on its way; a capture holds two. Shards are checked before their
-// rows are sent, see RowRead. INVALID_ARGUMENT, naming the field, as the proto says; RESOURCE_EXHAUSTED: others read
-// too much.
+// Starts a replay. It reads the next message while the one before is being sent, and so holds two. Shards are checked
+// before their rows are sent, see RowRead. INVALID_ARGUMENT, naming the field, as the proto says; RESOURCE_EXHAUSTED:
+// other reads hold too much memory.
 absl::StatusOr<std::shared_ptr<Capture>> StartReplay(std::shared_ptr<const RecordingReader> recording,
                                                      const ReplayRequest& request, ReplayHost host);
 

@@ -18,8 +18,8 @@
 namespace hookline {
 namespace {
 
-// Removes temporary files, and shards that none of `manifests` names. What refuses to go stays: the next sweep finds it
-// again.
+// Removes temporary files, and shards that none of `manifests` names. A file that cannot be removed stays; the next
+// sweep finds it again.
 void RemoveLeftovers(Directory& directory, std::initializer_list<const Manifest*> manifests) {
   std::set<std::string> named;
   for (const Manifest* manifest : manifests) {
@@ -34,7 +34,7 @@ void RemoveLeftovers(Directory& directory, std::initializer_list<const Manifest*
   }
 }
 
-// A shard that is missing or too short or too long.
+// Describes a shard that is missing, too short or too long.
 absl::Status CheckLengths(Directory& directory, const Manifest& manifest) {
   ASSIGN_OR_RETURN(const std::vector<DirectoryEntry> entries, directory.List());
   std::map<std::string, int64_t> lengths;
@@ -83,8 +83,8 @@ int64_t ShardRows(const Manifest& manifest, int64_t shard_bytes) {
   return std::max<int64_t>(1, shard_bytes / row_bytes);
 }
 
-// What a recording takes on the disk beside its shards: its directory and its manifest, each in blocks of 4 KiB. The
-// manifest stands there twice while it is replaced.
+// Returns what a recording takes on the disk beside its shards: its directory and its manifest, each in blocks of 4
+// KiB. While the manifest is replaced, it is there twice.
 int64_t OverheadBytes(const Manifest& manifest) {
   constexpr int64_t kBlockBytes = 4096;
   const auto manifest_bytes = static_cast<int64_t>(FormatManifest(manifest).size());
@@ -93,7 +93,7 @@ int64_t OverheadBytes(const Manifest& manifest) {
 
 absl::Status GoneError(absl::string_view name) {
   return absl::DataLossError(absl::StrCat("recording ", name,
-                                          ": its directory is gone, removed by somebody else than this server; "
+                                          ": another program has removed its directory; "
                                           "DeleteRecording frees its name"));
 }
 
@@ -155,7 +155,7 @@ void Catalog::SweepRecording(const std::string& name) {
   }
   if (manifest->state != was) {
     manifest->update_time = absl::Now();
-    // A disk that is read-only keeps the old state, which the next sweep understands as well.
+    // A read-only disk keeps the old state, which the next sweep handles in the same way.
     if (absl::Status written = WriteManifest(**directory, *manifest); !written.ok()) note(written.message());
   }
   SetManifest(entry, *std::move(manifest));
@@ -176,7 +176,7 @@ absl::StatusOr<std::unique_ptr<RecordingWriter>> Catalog::Create(Manifest manife
   manifest.shards.clear();
   manifest.resume_row = 0;
   manifest.create_time = manifest.update_time = absl::Now();
-  // What cannot be read back must not be written.
+  // A manifest that could not be read back must not be written.
   if (auto parsed = ParseManifest(FormatManifest(manifest)); !parsed.ok()) {
     return absl::InvalidArgumentError(absl::StrCat("recording: ", parsed.status().message()));
   }
@@ -192,7 +192,7 @@ absl::StatusOr<std::unique_ptr<RecordingWriter>> Catalog::Create(Manifest manife
     SetManifest(entry->second, manifest);
   }
   auto directory = [&]() -> absl::StatusOr<std::unique_ptr<Directory>> {
-    RETURN_IF_ERROR(Charge(manifest.name, 0));  // what it takes without rows is counted already
+    RETURN_IF_ERROR(Charge(manifest.name, 0));  // what it takes without rows is already counted
     RETURN_IF_ERROR(root_->MakeDirectory(manifest.name));
     RETURN_IF_ERROR(root_->Sync());
     ASSIGN_OR_RETURN(std::unique_ptr<Directory> made, root_->OpenDirectory(manifest.name));
@@ -240,7 +240,7 @@ absl::StatusOr<std::unique_ptr<RecordingWriter>> Catalog::Continue(absl::string_
     manifest.update_time = absl::Now();
     RETURN_IF_ERROR(WriteManifest(*opened, manifest));
     {
-      // Before files are removed, so that their readers have them.
+      // Done before files are removed, so that their readers have them open.
       absl::MutexLock lock(&mutex_);
       SetManifest(entries_.find(name)->second, manifest);
     }
@@ -279,7 +279,7 @@ std::unique_ptr<RecordingWriter> Catalog::MakeWriter(std::unique_ptr<Directory> 
   const auto set = [this, name](const Manifest& now, bool is_busy) {
     absl::MutexLock lock(&mutex_);
     Entry& entry = entries_.find(name)->second;
-    // What was charged for a shard is counted by the manifest once it is finished.
+    // Once a shard is finished, the manifest counts what was charged for it.
     const int64_t finished = now.bytes() - entry.manifest->bytes();
     entry.charged_bytes = is_busy ? std::max<int64_t>(0, entry.charged_bytes - finished) : 0;
     SetManifest(entry, now);
@@ -322,7 +322,7 @@ absl::Status Catalog::Charge(const std::string& name, int64_t bytes) {
   return absl::OkStatus();
 }
 
-// A manifest may say more than there is, so sums stay at the end of the range rather than begin anew.
+// A manifest may claim more bytes than there are, so sums stop at the end of the range instead of overflowing.
 int64_t Catalog::UsedBytes() const {
   CheckedInt64 used = 0;
   for (const auto& [name, entry] : entries_) used += CheckedInt64(entry.used_bytes) + entry.charged_bytes;
@@ -364,7 +364,7 @@ absl::StatusOr<std::shared_ptr<const RecordingReader>> Catalog::OpenReader(absl:
   absl::MutexLock lock(&mutex_);
   ASSIGN_OR_RETURN(const Entry* entry, const_cast<Catalog*>(this)->Find(name));
   if (entry->manifest == nullptr) return entry->damage;
-  // With the mutex held, so that whoever removes files from now on finds that they are read.
+  // Done with the mutex held, so that a later removal of files sees that they are read.
   ASSIGN_OR_RETURN(std::shared_ptr<RecordingFiles::Lease> lease,
                    entry->files->Read([&] { return OpenRecording(name); }));
   return std::make_shared<const RecordingReader>(entry->files, std::move(lease), entry->manifest, read_memory_);
@@ -377,10 +377,10 @@ absl::StatusOr<std::unique_ptr<Directory>> Catalog::OpenRecording(absl::string_v
 
 absl::Status Catalog::RemoveFiles(absl::string_view name) {
   auto directory = root_->OpenDirectory(name);
-  // Somebody was faster.
+  // Another call removed it meanwhile.
   if (absl::IsNotFound(directory.status())) return absl::OkStatus();
   RETURN_IF_ERROR(directory.status());
-  // First the manifest: without it the rest is leftovers, whenever this is cut off.
+  // The manifest goes first: without it the rest is leftovers, wherever the removal is cut off.
   absl::Status removed = (*directory)->Remove(kManifestFile);
   if (!absl::IsNotFound(removed)) RETURN_IF_ERROR(removed);
   RETURN_IF_ERROR((*directory)->Sync());
@@ -402,7 +402,7 @@ absl::StatusOr<int64_t> Catalog::Delete(absl::string_view name) {
     entry->is_busy = entry->is_being_removed = true;
     files = entry->files;
   }
-  // Before the files are removed, so that their readers have them.
+  // Done before the files are removed, so that their readers have them open.
   if (files != nullptr) files->SetManifest(nullptr);
   const absl::Status removed = RemoveFiles(name);
   absl::MutexLock lock(&mutex_);

@@ -27,7 +27,7 @@
 namespace hookline {
 
 struct CatalogOptions {
-  int64_t quota_bytes = 0;                   // of all files together; 0: none
+  int64_t quota_bytes = 0;                   // of all files together; 0: no limit
   int64_t free_bytes = int64_t{1} << 30;     // what recordings leave free on the file system
   int64_t shard_bytes = int64_t{256} << 20;  // about; a shard has at least one row
   int64_t read_bytes = int64_t{512} << 20;   // of memory, for the messages of all reads together
@@ -39,29 +39,29 @@ struct ResumePoint {
   std::string token;
 };
 
-// Thread-safe. Outlives its writers; readers are on their own.
+// Thread-safe. It must outlive its writers; readers may outlive it.
 class Catalog {
  public:
-  // Takes the directory for itself alone and sweeps it: leftovers are removed, what was RUNNING is INTERRUPTED now, and
-  // a recording whose shards are missing or of another length is FAILED. What is not ours is left alone.
-  // FAILED_PRECONDITION: another process has the directory. A disk that is read-only still reads.
+  // Locks the directory and sweeps it: leftovers are removed, a recording that was RUNNING becomes INTERRUPTED, and one
+  // whose shards are missing or of another length becomes FAILED. Other files are left alone. FAILED_PRECONDITION:
+  // another process has the directory. Recordings on a read-only disk can still be read.
   static absl::StatusOr<std::unique_ptr<Catalog>> Open(std::unique_ptr<Directory> root, const CatalogOptions& options);
 
   Catalog(const Catalog&) = delete;
   Catalog& operator=(const Catalog&) = delete;
 
-  // What Open found that somebody should look at, one line each.
+  // Returns what Open found and an operator should look at, one line each.
   const std::vector<std::string>& notes() const { return notes_; }
 
-  // A new recording. Of `manifest` the caller fills what a request says: name, model, fingerprint, request_digest,
-  // deterministic, dtype, hook_points, source, selection and resume_token (of the capture's beginning).
-  // INVALID_ARGUMENT: the name; a hook point's name that FORMAT.md keeps for itself. ALREADY_EXISTS; ABORTED: one of
-  // that name is just being removed. RESOURCE_EXHAUSTED: disk or quota.
+  // Creates a recording. The caller fills in the part of `manifest` that the request determines: name, model,
+  // fingerprint, request_digest, deterministic, dtype, hook_points, source, selection and resume_token (of the
+  // capture's beginning). INVALID_ARGUMENT: the name; a hook point's name that FORMAT.md keeps for itself.
+  // ALREADY_EXISTS; ABORTED: a recording of that name is being removed. RESOURCE_EXHAUSTED: disk or quota.
   absl::StatusOr<std::unique_ptr<RecordingWriter>> Create(Manifest manifest);
 
-  // Goes on with a recording that nobody writes, after its last row or, cut back first, after `resume`.
-  // NOT_FOUND; FAILED_PRECONDITION: it is being written or removed, or it has fewer rows than `resume`; DATA_LOSS: its
-  // last shard is not as it was written, or its directory is gone; RESOURCE_EXHAUSTED.
+  // Continues a recording that is not being written, after its last row or, cut back first, after `resume`. NOT_FOUND;
+  // FAILED_PRECONDITION: it is being written or removed, or it has fewer rows than `resume`; DATA_LOSS: its last shard
+  // is not as it was written, or its directory is gone; RESOURCE_EXHAUSTED.
   absl::StatusOr<std::unique_ptr<RecordingWriter>> Continue(absl::string_view name,
                                                             std::optional<ResumePoint> resume = std::nullopt);
 
@@ -71,15 +71,14 @@ class Catalog {
   // Up to `count` manifests in order of name, of names after `after`. Those that cannot be read are left out.
   std::vector<std::shared_ptr<const Manifest>> List(absl::string_view after, int64_t count) const;
 
-  // Reads what is finished now. Errors as Get; DATA_LOSS also where somebody removed its directory.
+  // Opens a reader of the shards that are finished now. Errors as Get; DATA_LOSS also if its directory was removed.
   absl::StatusOr<std::shared_ptr<const RecordingReader>> OpenReader(absl::string_view name) const;
 
-  // Removes a recording, and answers the bytes of its shards; one whose directory somebody else removed, too.
-  // FAILED_PRECONDITION: it is being written, or its directory holds something that is not ours, which then is all that
-  // remains.
+  // Removes a recording, even if its directory is gone already, and returns the bytes of its shards.
+  // FAILED_PRECONDITION: it is being written, or its directory holds other files, which then are all that remains.
   absl::StatusOr<int64_t> Delete(absl::string_view name);
 
-  // Bytes of all files, those being written included: every recording takes some, also one without rows.
+  // Returns the bytes of all files, those being written included. Every recording takes some, also one without rows.
   int64_t used_bytes() const;
 
  private:
@@ -88,9 +87,9 @@ class Catalog {
     absl::Status damage;
     std::shared_ptr<RecordingFiles> files;
     bool is_busy = false;           // has a writer, or is being removed
-    bool is_being_removed = false;  // as if it was gone, for all but a new one of that name
+    bool is_being_removed = false;  // treated as gone, except that its name is taken
     int64_t used_bytes = 0;         // of the manifest, its directory, and the shards that it names
-    int64_t charged_bytes = 0;      // by its writer, beyond that
+    int64_t charged_bytes = 0;      // by its writer, beyond used_bytes
   };
 
   Catalog(std::unique_ptr<Directory> root, const CatalogOptions& options)
@@ -105,9 +104,9 @@ class Catalog {
   absl::StatusOr<Manifest> CutBack(Directory& directory, const Manifest& manifest, const ResumePoint& resume);
   absl::Status Charge(const std::string& name, int64_t bytes) ABSL_LOCKS_EXCLUDED(mutex_);
   int64_t UsedBytes() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Makes it the manifest of the recording, for readers too.
+  // Sets the manifest of the recording, for readers too.
   void SetManifest(Entry& entry, Manifest manifest) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // DATA_LOSS: it is gone.
+  // DATA_LOSS: the directory is gone.
   absl::StatusOr<std::unique_ptr<Directory>> OpenRecording(absl::string_view name) const;
   // Removes the recording's files and then its directory.
   absl::Status RemoveFiles(absl::string_view name);

@@ -21,20 +21,20 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr int kVersion = 1;
-// A recording of 10 TiB in shards of 256 MiB has a manifest of 8 MiB; what is larger is none of ours.
+// A recording of 10 TiB in shards of 256 MiB has a manifest of 8 MiB; anything larger was not written by us.
 constexpr int64_t kMaxManifestBytes = int64_t{256} << 20;
 constexpr size_t kMaxNameBytes = 128;
-// Rows are numbered by 12 digits in the shards' names.
+// The shards' names number rows by 12 digits.
 constexpr int64_t kMaxRows = 999'999'999'999;
 constexpr int64_t kMaxWidth = int64_t{1} << 24;
-// More than any disk holds, and so far below the end of int64_t that a sum over some recordings stays there too.
+// More than any disk holds, and far enough below the end of int64_t that a sum over some recordings does not overflow.
 constexpr int64_t kMaxBytes = int64_t{1} << 60;
 
 constexpr RecordingState kStates[] = {RecordingState::kRunning, RecordingState::kComplete, RecordingState::kStopped,
                                       RecordingState::kInterrupted, RecordingState::kFailed};
 constexpr Dtype kDtypes[] = {Dtype::kFloat32, Dtype::kBFloat16, Dtype::kFloat16};
 
-// Reads members of a JSON object and remembers the first that is not as it should be.
+// Reads members of a JSON object and remembers the first error.
 class Members {
  public:
   Members(const nlohmann::json& object, std::string path, absl::Status& status)
@@ -107,8 +107,8 @@ class Members {
   absl::Status& status_;
 };
 
-// Whether `json` has more arrays and objects inside each other than any manifest of ours. The parser itself keeps no
-// stack, but destroying what it built would. (Its own callback for this makes it quadratic in the number of shards.)
+// Returns whether `json` nests arrays and objects more deeply than our manifests do. The parser does not recurse, but
+// destroying its result would. (Its own callback for this makes it quadratic in the number of shards.)
 bool NestsTooDeep(absl::string_view json) {
   constexpr int kMaxDepth = 16;
   int depth = 0;
@@ -148,7 +148,7 @@ absl::Status CheckShards(const Manifest& manifest) {
   return absl::OkStatus();
 }
 
-// A whole shard, and all of them, must have sizes that numbers of files can have; what is added up later relies on it.
+// Checks that each shard and all of them together have possible file sizes, which later sums rely on.
 absl::Status CheckSizes(const Manifest& manifest) {
   CheckedInt64 row_bytes = 8 + 8 + 4;  // of provenance
   for (const RecordedHookPoint& point : manifest.hook_points) {
@@ -203,8 +203,8 @@ absl::Status CheckRecordingName(absl::string_view name) {
   const auto is_allowed = [](char c) { return absl::ascii_isalnum(c) || c == '.' || c == '_' || c == '-'; };
   if (name.empty() || name.size() > kMaxNameBytes || !absl::ascii_isalnum(name[0]) ||
       !std::all_of(name.begin(), name.end(), is_allowed)) {
-    return InvalidField("name",
-                        absl::StrCat(Quoted(name, 64), " is no name of a recording: [A-Za-z0-9][A-Za-z0-9._-]{0,127}"));
+    return InvalidField(
+        "name", absl::StrCat(Quoted(name, 64), " is not a name of a recording: [A-Za-z0-9][A-Za-z0-9._-]{0,127}"));
   }
   return absl::OkStatus();
 }
@@ -255,7 +255,7 @@ std::string FormatManifest(const Manifest& manifest) {
                         {"message_bytes", manifest.resume_message_bytes}};
   json["create_time"] = absl::FormatTime(absl::RFC3339_full, manifest.create_time, absl::UTCTimeZone());
   json["update_time"] = absl::FormatTime(absl::RFC3339_full, manifest.update_time, absl::UTCTimeZone());
-  // `replace`: an error's text may hold a path that is no UTF-8, which must not throw.
+  // `replace`: an error's text may hold a path that is not UTF-8, which must not throw.
   return json.dump(1, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 

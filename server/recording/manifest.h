@@ -1,4 +1,4 @@
-// What a recording says of itself; see FORMAT.md.
+// The manifest of a recording; see FORMAT.md.
 #ifndef HOOKLINE_SERVER_RECORDING_MANIFEST_H_
 #define HOOKLINE_SERVER_RECORDING_MANIFEST_H_
 
@@ -75,18 +75,18 @@ absl::Status CheckRecordingName(absl::string_view name);
 // `rows-FIRST-END.safetensors`.
 std::string ShardFileName(int64_t first_row, int64_t end_row);
 
-// Whether `name` has the form of a shard's name or of a temporary file's: what a sweep may remove.
+// Returns whether `name` has the form of a shard's name or of a temporary file's, which a sweep may remove.
 bool IsLeftover(absl::string_view name);
 
 std::string FormatManifest(const Manifest& manifest);
 
-// DATA_LOSS, naming the member: anything that FORMAT.md does not allow.
+// DATA_LOSS, naming the member, for anything that FORMAT.md does not allow.
 absl::StatusOr<Manifest> ParseManifest(absl::string_view json);
 
 // NOT_FOUND: there is none; otherwise as ParseManifest, with the path.
 absl::StatusOr<Manifest> ReadManifest(Directory& directory);
 
-// Replaces the manifest as FORMAT.md demands. When it returns an error the manifest is the old one or this one.
+// Replaces the manifest as FORMAT.md demands. After an error the manifest is either the old one or this one.
 absl::Status WriteManifest(Directory& directory, const Manifest& manifest);
 
 }  // namespace hookline

@@ -1,4 +1,4 @@
-// What all reads of recordings together may hold in memory.
+// The memory that all reads of recordings may hold together.
 #ifndef HOOKLINE_SERVER_RECORDING_READ_MEMORY_H_
 #define HOOKLINE_SERVER_RECORDING_READ_MEMORY_H_
 
@@ -17,7 +17,7 @@ class ReadMemory : public std::enable_shared_from_this<ReadMemory> {
  public:
   explicit ReadMemory(int64_t limit_bytes) : limit_bytes_(limit_bytes) {}
 
-  // Bytes that are counted until the answer is gone. RESOURCE_EXHAUSTED with the numbers.
+  // Counts `bytes` until the returned object is destroyed. RESOURCE_EXHAUSTED with the numbers.
   absl::StatusOr<std::shared_ptr<void>> Reserve(int64_t bytes) {
     absl::MutexLock lock(&mutex_);
     if (bytes > limit_bytes_ - used_bytes_) {

@@ -10,9 +10,9 @@
 namespace hookline {
 namespace {
 
-// A few kilobytes each with many hook points; a shuffled read comes back to each of its shards all the time.
+// With many hook points each takes a few kilobytes. A shuffled read comes back to every shard again and again.
 constexpr size_t kMaxLayouts = 1024;
-// A shard whose time changes while it is read is checked again, which finds it damaged or not; but not for ever.
+// A shard whose time changes while it is read is checked again, but not for ever.
 constexpr int kMaxTries = 3;
 
 // The finalizer of splitmix64.
@@ -95,7 +95,7 @@ absl::StatusOr<bool> RowRead::Advance() {
   return true;
 }
 
-// Whether the rows of this shard are there.
+// Returns whether the rows of this shard have been copied.
 absl::StatusOr<bool> RowRead::AdvanceInShard(size_t index, const ShardInfo& shard) {
   RecordingFiles& files = *reader_->files_;
   if (check_ != nullptr) {
@@ -127,7 +127,7 @@ absl::StatusOr<bool> RowRead::AdvanceInShard(size_t index, const ShardInfo& shar
   return true;
 }
 
-// The rows from `range` and `taken` on that are in this shard; moves both behind them.
+// Returns the rows from `range` and `taken` on that are in this shard, and moves both past them.
 absl::Status RowRead::CopyFrom(const ReadableFile& file, const ShardLayout& layout, size_t* range,
                                int64_t* taken) const {
   while (*range < ranges_.size() && ranges_[*range].first_row + *taken < layout.end_row) {

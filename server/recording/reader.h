@@ -32,8 +32,8 @@ struct ShardDamage {
   std::string error;
 };
 
-// Thread-safe. Goes on reading the rows of its manifest when the recording grows, ends or is removed meanwhile; a
-// removal of very many shards (see ShardFileCache) ends it with ABORTED.
+// Thread-safe. It reads the rows of its manifest even if the recording grows, ends or is removed meanwhile. If very
+// many shards are removed (see ShardFileCache), it ends with ABORTED.
 class RecordingReader {
  public:
   RecordingReader(std::shared_ptr<RecordingFiles> files, std::shared_ptr<RecordingFiles::Lease> lease,
@@ -44,16 +44,16 @@ class RecordingReader {
         memory_(std::move(memory)) {}
 
   const Manifest& manifest() const { return *manifest_; }
-  // For what is read into.
+  // Bounds the buffers that rows are read into.
   ReadMemory& memory() const { return *memory_; }
 
-  // Reads every byte of a shard and compares length, header and checksum with the manifest. None: it is as it was
-  // written. ABORTED: the shard was removed meanwhile.
+  // Reads every byte of a shard and compares length, header and checksum with the manifest. Returns none if it is as it
+  // was written. ABORTED: the shard was removed meanwhile.
   absl::StatusOr<std::optional<ShardDamage>> VerifyShard(size_t shard) const;
 
-  // The same in slices: an error of Advance is for DamageOf.
+  // Returns a check that does the same in slices. Give an error of its Advance to DamageOf.
   absl::StatusOr<std::unique_ptr<ShardCheck>> BeginVerify(size_t shard) const;
-  // What to say of a shard that `error` was found of: damage, or ABORTED if the catalog names it no more.
+  // Returns the damage of a shard whose check found `error`, or ABORTED if the catalog no longer names the shard.
   absl::StatusOr<ShardDamage> DamageOf(size_t shard, const absl::Status& error) const;
 
  private:
@@ -66,7 +66,7 @@ class RecordingReader {
   const std::shared_ptr<const Manifest> manifest_;
   const std::shared_ptr<ReadMemory> memory_;
   mutable absl::Mutex mutex_;
-  // Without headers. Of the shards used lately.
+  // The layouts, without headers, of the shards that were used last.
   mutable std::map<size_t, std::shared_ptr<const ShardLayout>> layouts_ ABSL_GUARDED_BY(mutex_);
 };
 
@@ -74,20 +74,20 @@ class RecordingReader {
 struct RowRange {
   int64_t first_row = 0;
   int64_t rows = 0;
-  // Where they go: rows of the output before them.
+  // The number of rows before them in the output.
   int64_t out_row = 0;
 };
 
-// Copies rows of a recording to memory. Before rows of a shard are given, its checksum is known to be right: it was
-// checked by this server while the file had the size and time that it has now. One thread at a time.
+// Copies rows of a recording to memory. Rows of a shard are given only after this server has checked its checksum,
+// while the file had the size and time that it has now. One thread at a time.
 class RowRead {
  public:
-  // The rows of `ranges`, which are in the recording's order and within Manifest::RowsOf. `out` holds the values of all
-  // of them, and outlives the read.
+  // Reads the rows of `ranges`, which are in the recording's order and within Manifest::RowsOf. `out` holds the values
+  // of all of them, and outlives the read.
   static RowRead OfHookPoint(std::shared_ptr<const RecordingReader> reader, int hook_point,
                              std::vector<RowRange> ranges, uint8_t* out);
 
-  // Where those rows come from: one value each.
+  // Reads where those rows come from, one value for each row.
   struct ProvenanceOut {
     int64_t* sequence;
     int64_t* token_id;
@@ -96,12 +96,12 @@ class RowRead {
   static RowRead OfProvenance(std::shared_ptr<const RecordingReader> reader, std::vector<RowRange> ranges,
                               ProvenanceOut out);
 
-  // Does a part of the work: at most one slice of a check, or the rows of the shards that need none. True: all of it is
-  // done. DATA_LOSS, naming shard and rows: it is not as it was written. ABORTED: the recording was removed, or
-  // continued with other rows, while it was read.
+  // Does part of the work: at most one slice of a check, or the rows of the shards that need none. Returns true when
+  // all of it is done. DATA_LOSS, naming shard and rows: the shard is not as it was written. ABORTED: the recording was
+  // removed, or continued with other rows, while it was read.
   absl::StatusOr<bool> Advance();
 
-  // The same to the end.
+  // Calls Advance until all is done.
   absl::Status Finish();
 
  private:
@@ -123,16 +123,16 @@ class RowRead {
   size_t range_ = 0;   // the next to read
   int64_t taken_ = 0;  // rows of it that are done
   std::unique_ptr<ShardCheck> check_;
-  int tries_ = 0;  // of the shard at hand
+  int tries_ = 0;  // of the current shard
 };
 
-// An order of the numbers 0 to size - 1 that `seed` alone decides, without a table: a Feistel network over the next
-// power of four, walked until it is back in range. Immutable.
+// A permutation of the numbers 0 to size - 1 that `seed` alone decides. It needs no table: a Feistel network over the
+// next power of four is applied until the result is in range. Immutable.
 class ShuffledOrder {
  public:
   ShuffledOrder(int64_t size, uint64_t seed);
 
-  // The number at place `index`, 0 <= index < size.
+  // Returns the number at `index`, 0 <= index < size.
   int64_t operator[](int64_t index) const;
 
  private:

@@ -18,11 +18,11 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// So that a map of the file has aligned values.
+// Aligns the values for readers that map the file.
 constexpr size_t kHeaderAlignment = 64;
-// Far more than the names of a manifest's hook points can make of a header.
+// Far more than the header of any manifest's hook points.
 constexpr int64_t kMaxHeaderBytes = int64_t{1} << 40;
-// Read and hashed at a time, so that it stays in the processor's cache in between.
+// Read and hashed at a time, so that it stays in the processor's cache.
 constexpr int64_t kPieceBytes = int64_t{256} << 10;
 
 const char* SafetensorsDtype(Dtype dtype) {

@@ -1,5 +1,5 @@
-// Where everything stands in a shard, and its checksum; see FORMAT.md. There is one layout for given rows of a given
-// recording, so writer and reader both compute it, and a reader need not trust a header.
+// The layout of a shard, and its checksum; see FORMAT.md. The rows and the recording determine the layout, so that
+// writer and reader both compute it and a reader need not trust a header.
 #ifndef HOOKLINE_SERVER_RECORDING_SHARD_H_
 #define HOOKLINE_SERVER_RECORDING_SHARD_H_
 
@@ -64,20 +64,20 @@ class Xxh3 {
   std::unique_ptr<XXH3_state_s, Free> state_;
 };
 
-// Compares a shard's file with the manifest, slice by slice, so that no thread is kept for a whole shard. One thread at
+// Compares a shard's file with the manifest, slice by slice, so that no thread is busy for a whole shard. One thread at
 // a time.
 class ShardCheck {
  public:
   ShardCheck(std::shared_ptr<const ReadableFile> file, const Manifest& manifest, const ShardInfo& shard);
 
-  // Reads at most kSliceBytes more. True: the length, the header and the checksum are those of the manifest. DATA_LOSS
-  // says what is wrong, without naming the shard. Not to be called again after either.
+  // Reads at most kSliceBytes more. Returns true when all is read, and length, header and checksum are those of the
+  // manifest. DATA_LOSS says what is wrong, without naming the shard. Do not call it again after either.
   absl::StatusOr<bool> Advance();
 
-  // Of the file, before its first byte was read.
+  // The file's facts before its first byte was read.
   const FileFacts& facts() const { return facts_; }
 
-  // About a millisecond of a processor's time, and a few of a disk's.
+  // Takes about a millisecond of processor time and a few of a disk's.
   static constexpr int64_t kSliceBytes = int64_t{4} << 20;
 
  private:
@@ -88,7 +88,7 @@ class ShardCheck {
   absl::StatusOr<ShardLayout> layout_;
   FileFacts facts_;
   std::vector<uint8_t> buffer_;
-  size_t part_ = 0;         // 0: the header, which is not begun yet; n: tensor n - 1
+  size_t part_ = 0;         // 0: before the header; n: tensor n - 1
   int64_t part_bytes_ = 0;  // of the tensor that is read, so far
   Xxh3 part_hash_;
   Xxh3 whole_hash_;

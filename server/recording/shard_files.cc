@@ -8,9 +8,10 @@
 namespace hookline {
 namespace {
 
-// Below a quarter of the 1024 descriptors that a process is usually allowed; a read in order needs one at a time.
+// Less than a quarter of the usual limit of 1024 descriptors. A read in order needs one at a time.
 constexpr size_t kMaxOpenFiles = 192;
-// Files of deleted recordings that are still read, beyond the above. Where there are more, the reads end with ABORTED.
+// Files of deleted recordings that are still being read, beside those above. If there are more, the reads end with
+// ABORTED.
 constexpr int64_t kMaxKeptFiles = 64;
 
 }  // namespace
@@ -24,7 +25,7 @@ std::shared_ptr<const ReadableFile> ShardFileCache::Find(const Key& key) {
 }
 
 void ShardFileCache::Add(const Key& key, std::shared_ptr<const ReadableFile> file) {
-  std::shared_ptr<const ReadableFile> closed;  // not under the mutex
+  std::shared_ptr<const ReadableFile> closed;  // destroyed without the mutex
   absl::MutexLock lock(&mutex_);
   if (by_key_.count(key) != 0) return;
   entries_.emplace_front(key, std::move(file));
@@ -36,7 +37,7 @@ void ShardFileCache::Add(const Key& key, std::shared_ptr<const ReadableFile> fil
 }
 
 void ShardFileCache::Drop(const Key& key) {
-  std::shared_ptr<const ReadableFile> closed;  // not under the mutex
+  std::shared_ptr<const ReadableFile> closed;  // destroyed without the mutex
   absl::MutexLock lock(&mutex_);
   const auto found = by_key_.find(key);
   if (found == by_key_.end()) return;
@@ -46,7 +47,7 @@ void ShardFileCache::Drop(const Key& key) {
 }
 
 void ShardFileCache::DropRecording(int64_t recording) {
-  std::list<Entry> closed;  // not under the mutex
+  std::list<Entry> closed;  // destroyed without the mutex
   absl::MutexLock lock(&mutex_);
   for (auto it = by_key_.lower_bound({recording, "", ""}); it != by_key_.end() && it->first.recording == recording;) {
     closed.splice(closed.begin(), entries_, it->second);

@@ -1,7 +1,8 @@
-// The shard files that are open for reading, and what is known of them: shared by all readers of a catalog.
+// The shard files that are open for reading, and what is known about them. All readers of a catalog share them.
 //
-// Files of a recording may be removed while it is read: by DeleteRecording, or because a longer shard or a cut took
-// their place. RecordingFiles knows which the catalog still names, and keeps open what its readers may need yet.
+// Files of a recording may be removed while it is read: by DeleteRecording, or because a longer or shorter shard
+// replaced them. RecordingFiles knows which files the catalog still names, and keeps those open that its readers may
+// still need.
 #ifndef HOOKLINE_SERVER_RECORDING_SHARD_FILES_H_
 #define HOOKLINE_SERVER_RECORDING_SHARD_FILES_H_
 
@@ -26,7 +27,7 @@ namespace hookline {
 // Open files of a whole server, the least recently used closed first. Thread-safe.
 class ShardFileCache {
  public:
-  // Of one recording, a file name and the checksum of what it should hold: a name may come again with other rows.
+  // A recording, a file name, and the checksum of the file's contents, since a name may be used again for other rows.
   struct Key {
     int64_t recording = 0;
     std::string file;
@@ -37,14 +38,14 @@ class ShardFileCache {
     }
   };
 
-  // Null: not open.
+  // Returns null if it is not open.
   std::shared_ptr<const ReadableFile> Find(const Key& key);
   void Add(const Key& key, std::shared_ptr<const ReadableFile> file);
-  // An open file of what was removed would keep its room on the disk.
+  // Closes the recording's files: open ones would keep removed files on the disk.
   void Drop(const Key& key);
   void DropRecording(int64_t recording);
 
-  // A number that no other recording of this server has or had.
+  // Returns a number that no other recording of this server has or had.
   int64_t NextRecording();
   // Counts a file that stays open although it was removed; false if there are too many of them.
   bool CountKept();
@@ -63,7 +64,7 @@ class ShardFileCache {
 // The files of one recording. Thread-safe. The catalog and each reader share it.
 class RecordingFiles {
  public:
-  // Held by those who read the recording at one time, and gone with the last of them.
+  // Shared by all who read the recording at the same time, and destroyed with the last of them.
   class Lease {
    public:
     Lease(std::shared_ptr<ShardFileCache> cache, std::unique_ptr<Directory> directory)
@@ -76,7 +77,7 @@ class RecordingFiles {
     const std::shared_ptr<ShardFileCache> cache_;
     const std::unique_ptr<Directory> directory_;
     absl::Mutex mutex_;
-    // Of shards that the catalog names no more, by file and checksum.
+    // Files of shards that the catalog no longer names, by file and checksum.
     std::map<std::pair<std::string, std::string>, std::shared_ptr<const ReadableFile>> kept_ ABSL_GUARDED_BY(mutex_);
     std::map<std::pair<std::string, std::string>, FileFacts> checked_ ABSL_GUARDED_BY(mutex_);
   };
@@ -87,23 +88,23 @@ class RecordingFiles {
   RecordingFiles(const RecordingFiles&) = delete;
   RecordingFiles& operator=(const RecordingFiles&) = delete;
 
-  // The catalog's manifest from now on; null: the recording is removed, or about to be. The files of shards that it no
-  // longer names are opened for those who read, before the caller removes them.
+  // Sets the catalog's manifest; null means that the recording is removed, or about to be. Files of shards that it no
+  // longer names are opened for current readers, so that the caller can remove them.
   void SetManifest(std::shared_ptr<const Manifest> manifest);
 
-  // For a reader, as long as it reads. `open` opens the recording's directory.
+  // Returns the lease that a reader holds as long as it reads. `open` opens the recording's directory.
   absl::StatusOr<std::shared_ptr<Lease>> Read(const std::function<absl::StatusOr<std::unique_ptr<Directory>>()>& open);
 
   // NOT_FOUND: the file is gone.
   absl::StatusOr<std::shared_ptr<const ReadableFile>> Open(Lease& lease, const ShardInfo& shard);
 
-  // The same, of what the name means now, whatever is open.
+  // Opens the file that the name refers to now, even if another is open.
   static absl::StatusOr<std::shared_ptr<const ReadableFile>> OpenAnew(Lease& lease, const ShardInfo& shard);
 
-  // Whether the catalog still names this shard with this checksum.
+  // Returns whether the catalog still names this shard with this checksum.
   bool IsCurrent(const ShardInfo& shard) const;
 
-  // A shard whose checksum was found right while its file had these facts need not be read again to know it.
+  // Remember, and ask, whether a shard's checksum was found right while its file had these facts.
   bool IsChecked(Lease& lease, const ShardInfo& shard, const FileFacts& facts) const;
   void SetChecked(Lease& lease, const ShardInfo& shard, const FileFacts& facts);
 
@@ -116,7 +117,7 @@ class RecordingFiles {
   mutable absl::Mutex mutex_;
   std::shared_ptr<const Manifest> manifest_ ABSL_GUARDED_BY(mutex_);
   std::weak_ptr<Lease> lease_ ABSL_GUARDED_BY(mutex_);
-  // By file and checksum. Of shards that the manifest names.
+  // By file and checksum, for shards that the manifest names.
   std::map<std::pair<std::string, std::string>, FileFacts> checked_ ABSL_GUARDED_BY(mutex_);
 };
 

@@ -19,21 +19,22 @@ namespace hookline {
 // One thread at a time. The directory outlives it.
 class ShardWriter {
  public:
-  // A shard for the rows from `first_row` up to the next multiple of manifest.shard_rows, or to the largest budget.
+  // Begins a shard for the rows from `first_row` up to the next multiple of manifest.shard_rows, or to the largest
+  // budget.
   static absl::StatusOr<std::unique_ptr<ShardWriter>> Create(Directory& directory, const Manifest& manifest,
                                                              int64_t first_row);
 
   int64_t first_row() const { return layout_.first_row; }
 
-  // Rows that tensor `tensor` still takes.
+  // Returns how many more rows fit into tensor `tensor`.
   int64_t RowsLeft(int tensor) const { return layout_.tensors[tensor].rows - parts_[tensor].rows; }
   bool full() const { return rows_left_ == 0; }
 
   // Appends whole rows, at most RowsLeft, to a tensor; a row may be cut between pieces.
   absl::Status Append(int tensor, int64_t rows, absl::Span<const absl::Span<const uint8_t>> pieces);
 
-  // Keeps the first `rows` rows (at least 1, and no tensor has been given less), brings the file to the disk and gives
-  // it its name. On an error the directory holds at most leftovers more.
+  // Keeps the first `rows` rows (at least 1, and no tensor has been given less), syncs the file to the disk and gives
+  // it its name. An error leaves at most leftovers in the directory.
   absl::StatusOr<ShardInfo> Finish(const Manifest& manifest, int64_t rows);
 
   // Removes the temporary file.

@@ -11,7 +11,7 @@
 namespace hookline {
 namespace {
 
-// The bytes from `offset` on, `bytes` of them, of what the pieces hold together.
+// Returns `bytes` bytes from `offset` on of the concatenated pieces.
 std::vector<absl::Span<const uint8_t>> Cut(absl::Span<const absl::Span<const uint8_t>> pieces, int64_t offset,
                                            int64_t bytes) {
   std::vector<absl::Span<const uint8_t>> cut;
@@ -27,11 +27,10 @@ std::vector<absl::Span<const uint8_t>> Cut(absl::Span<const absl::Span<const uin
   return cut;
 }
 
-// A name that is not there in a directory which is open: somebody removed the directory.
+// If a name is not found in an open directory, the directory was removed.
 absl::Status ExplainGone(const Manifest& manifest, absl::Status status) {
   if (!absl::IsNotFound(status)) return status;
-  return absl::DataLossError(absl::StrCat("recording ", manifest.name,
-                                          " was removed, by somebody else than this server, ",
+  return absl::DataLossError(absl::StrCat("recording ", manifest.name, " was removed by another program ",
                                           "while it was written: ", status.message()));
 }
 
@@ -64,7 +63,7 @@ absl::Status RecordingWriter::Append(const RowsToRecord& rows) { return ExplainG
 
 absl::Status RecordingWriter::AppendRows(const RowsToRecord& rows) {
   if (failed_ || closed_) return absl::FailedPreconditionError("the recording takes no more rows");
-  failed_ = true;  // until all of it is done
+  failed_ = true;  // until everything succeeds
   const int tensor = kProvenanceTensors + rows.hook_point;
   const RecordedHookPoint& point = manifest_.hook_points[rows.hook_point];
   const int64_t row_bytes = point.width * DtypeBytes(manifest_.dtype);
@@ -87,7 +86,7 @@ absl::Status RecordingWriter::AppendRows(const RowsToRecord& rows) {
   if (rows.hook_point == LastHookPointOf(rows.first_row)) {
     RETURN_IF_ERROR(FinishFullShards());
     const int64_t group_end = std::min(rows.first_row + group_rows, manifest_.max_rows());
-    // Of a row group that ends before what is there already, the token on the disk is the better one.
+    // If the row group ends before the rows that are already there, the token on the disk is further on.
     if (group_end >= rows_.load(std::memory_order_relaxed)) {
       rows_.store(group_end, std::memory_order_relaxed);
       resume_token_ = std::string(rows.resume_token);
@@ -137,7 +136,7 @@ absl::StatusOr<ShardWriter*> RecordingWriter::ShardOf(int64_t row) {
     if (shard->first_row() == first_row) return shard.get();
   }
   ASSIGN_OR_RETURN(std::unique_ptr<ShardWriter> shard, ShardWriter::Create(*directory_, manifest_, first_row));
-  // The last shard on the disk is short and these are the rows after it: begin with what it holds.
+  // The last shard on the disk is short and these rows follow it: begin the new shard with its rows.
   if (!manifest_.shards.empty() && manifest_.shards.back().first_row == first_row) {
     const ShardInfo& last = manifest_.shards.back();
     ASSIGN_OR_RETURN(const std::unique_ptr<ReadableFile> file, directory_->OpenFile(last.file));
@@ -178,7 +177,7 @@ absl::Status RecordingWriter::AddShard(ShardInfo shard) {
 }
 
 absl::Status RecordingWriter::Write(RecordingState state) {
-  // Of rows that were lost with a shard that could not be finished, the token is of no use.
+  // A token behind rows that were lost with an unfinished shard is useless.
   if (resume_row_ <= manifest_.rows()) {
     manifest_.resume_token = resume_token_;
     manifest_.resume_row = resume_row_;

@@ -24,7 +24,7 @@
 
 namespace hookline {
 
-// Rows of one hook point, as a capture's chunk carries them. Borrowed for the call.
+// Rows of one hook point, as a capture's chunk carries them. Only used during the call.
 struct RowsToRecord {
   int hook_point = 0;  // into Manifest::hook_points
   int64_t first_row = 0;
@@ -39,31 +39,30 @@ struct RowsToRecord {
   absl::string_view resume_token;
 };
 
-// One thread at a time; rows() and bytes() from any. Destroyed without Close it leaves what a crash would leave, and
-// the catalog calls the recording INTERRUPTED.
+// Used by one thread at a time; rows() and bytes() by any. Destroyed without Close, it leaves what a crash would leave,
+// and the recording becomes INTERRUPTED.
 class RecordingWriter {
  public:
-  // What the catalog does for its writers.
+  // The catalog's side of a writer.
   struct Host {
-    // Room for so many more bytes, or RESOURCE_EXHAUSTED with the numbers.
+    // Charges the catalog for so many more bytes, or returns RESOURCE_EXHAUSTED with the numbers.
     std::function<absl::Status(int64_t bytes)> charge;
-    // The manifest on the disk is this one now.
+    // Tells that this manifest is now on the disk.
     std::function<void(const Manifest&)> publish;
-    // No more comes. Unless `is_on_disk`, the manifest on the disk is an older one, or this one without it being known.
+    // Tells that the writer has ended. Unless `is_on_disk`, the manifest on the disk may be an older one.
     std::function<void(const Manifest& manifest, bool is_on_disk)> closed;
   };
 
-  // `manifest` is on the disk in `directory`, RUNNING, and its shards are whole.
+  // `manifest` must be on the disk in `directory`, RUNNING, and its shards whole.
   RecordingWriter(std::unique_ptr<Directory> directory, Manifest manifest, Host host);
   ~RecordingWriter();
   RecordingWriter(const RecordingWriter&) = delete;
   RecordingWriter& operator=(const RecordingWriter&) = delete;
 
   // Takes chunks in the order in which a capture sends them: row group by row group, in each one chunk for every hook
-  // point whose budget is not reached, in order. Rows that are there already are dropped, so that a capture which was
-  // resumed a little before the recording's end continues it. INTERNAL: rows out of that order. RESOURCE_EXHAUSTED: the
-  // disk, the quota or the floor of free space. DATA_LOSS: the directory was removed. After an error the writer only
-  // closes.
+  // point whose budget is not reached, in order. Rows that are already there are dropped, so that a capture may resume
+  // a little before the recording's end. INTERNAL: rows out of that order. RESOURCE_EXHAUSTED: the disk, the quota or
+  // the floor of free space. DATA_LOSS: the directory was removed. After an error only Close may be called.
   absl::Status Append(const RowsToRecord& rows);
 
   // Finishes the shard begun, up to the last whole row group, and sets the state (not kRunning; `error` belongs to
@@ -71,9 +70,9 @@ class RecordingWriter {
   absl::Status Close(RecordingState state, const absl::Status& error);
 
   const Manifest& manifest() const { return manifest_; }
-  // Rows of whole row groups, in finished shards or not.
+  // Returns the rows of whole row groups, in finished shards or not.
   int64_t rows() const { return rows_.load(std::memory_order_relaxed); }
-  // Bytes of values and provenance of this recording, in finished shards or not.
+  // Returns the bytes of values and provenance, in finished shards or not.
   int64_t bytes() const { return bytes_.load(std::memory_order_relaxed); }
 
  private:

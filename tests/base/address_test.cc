@@ -37,7 +37,7 @@ TEST(Address, SaysWhatIsWrongWithIt) {
            {"localhost:http", "has the port \"http\""},
            {"localhost:65536", "has the port \"65536\""},
            {"localhost:-1", "has the port \"-1\""},
-           {"localhost:99999999999999999999", "which is no number up to 65535"},
+           {"localhost:99999999999999999999", "which is not a number up to 65535"},
            {"::1:7471", "is an IPv6 address without brackets"},
            {"[::1]", "has no port"},
            {"[::1:7471", "is not an IPv6 address in brackets"},

@@ -229,7 +229,7 @@ TEST_F(DamageTest, ADirectoryThatSomebodyElseRemovedIsDataLossAndItsNameCanBeFre
   absl::Status sent = kSource.SendTo(**writer);
   if (sent.ok()) sent = (*writer)->Close(RecordingState::kComplete, absl::OkStatus());
   EXPECT_EQ(sent.code(), absl::StatusCode::kDataLoss) << sent;
-  EXPECT_THAT(sent.message(), HasSubstr("removed, by somebody else"));
+  EXPECT_THAT(sent.message(), HasSubstr("was removed by another program"));
 }
 
 TEST_F(DamageTest, RecordingsWithoutRowsCountAgainstTheQuota) {

@@ -22,7 +22,6 @@ from hookline._wire import split_chunk
 from hookline.errors import FailedPreconditionError, HooklineError, InternalError, UnavailableError
 from hookline.types import CaptureStarted, CaptureSummary, capture_started, capture_summary
 
-
 # How a call ends that leaves rows to come.
 _CUT_SHORT = ("cancelled", "shutting_down", "error")
 

@@ -6,9 +6,9 @@ Makes a Llama checkpoint of random weights of more than 1 GB, two shards and an 
 removes. Each load is a process of its own; loads and reads alternate, all with the files in the page cache. Needs
 numpy.
 
-Weights are read into memory of the process, so its resident memory is all its own. What is kept once the model is loaded is the
-file's size where it is computed in the type it is stored in; bfloat16 computed in float32 is twice that, the embedding aside,
-which stays as it is stored.
+Weights are read into memory of the process, so its resident memory is all its own. What is kept once the model is
+loaded is the file's size if it is computed in the type it is stored in; bfloat16 computed in float32 is twice that,
+except the embedding, which stays as it is stored.
 """
 
 import argparse
