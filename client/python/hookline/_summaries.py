@@ -11,8 +11,8 @@ from hookline.types import CaptureStarted
 
 def merge_summaries(started: CaptureStarted, before: Any, now: Any) -> Any:
     """The CaptureSummary of a capture whose call with the summary `before` was continued by a call with the summary
-    `now`. Counts and times are sums, and statistics cover the rows of both; the stop reason, `rows` and the resume token
-    are those of `now`."""
+    `now`. Counts and times are sums, and statistics cover the rows of both. The stop reason, `rows` and the resume
+    token are those of `now`."""
     merged = _protocol.CaptureSummary.FromString(now.SerializeToString())
     for granted, a, b, point in zip(started.hook_points, before.hook_points, now.hook_points, merged.hook_points):
         _merge_hook_point(granted.width, a, b, point)
@@ -40,7 +40,7 @@ def _merge_hook_point(width: int, a: Any, b: Any, merged: Any) -> None:
 
 
 def _mean(a: float, a_weight: int, b: float, b_weight: int) -> float:
-    """The weighted mean. A mean without weight counts for nothing, also where it is NaN because there were no values."""
+    """The weighted mean. A mean without weight counts for nothing, even if it is NaN because there were no values."""
     if a_weight == 0 and b_weight == 0:
         return a + b
     return ((a * a_weight if a_weight else 0.0) + (b * b_weight if b_weight else 0.0)) / (a_weight + b_weight)

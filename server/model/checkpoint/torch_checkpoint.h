@@ -13,8 +13,8 @@ namespace hookline {
 
 // Reads what `path` says of its tensors and checks it; the tensors' own bytes are checked when they are read, against
 // the entries' CRC-32. Nothing in the file is executed: the pickle may build tensors, storages, OrderedDicts, dicts,
-// lists, tuples and primitive values, everything else is refused by name. The prefixes `_orig_mod.` and `module.` are taken off
-// the names. Errors: what InputFile says; FAILED_PRECONDITION naming the file and what is wrong with it.
+// lists, tuples and primitive values, everything else is refused by name. The prefixes `_orig_mod.` and `module.` are
+// taken off the names. Errors: what InputFile says; FAILED_PRECONDITION naming the file and what is wrong with it.
 absl::StatusOr<StateDict> ReadTorchCheckpoint(const std::string& path);
 
 }  // namespace hookline

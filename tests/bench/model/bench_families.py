@@ -3,11 +3,12 @@
     python3 tests/bench/model/bench_families.py --program build/release/bin/model_bench [--family llama ...] [--rounds
     7]
 
-Needs torch and transformers in this Python; build model_bench against that torch (-DHOOKLINE_TORCH_PYTHON) to compare the
-models and not two versions of LibTorch. 12 blocks, 768 wide, random weights, float32, 4 x 256 tokens, as many threads on
-either side; experts: 2 of 8, gated delta: 3 of 4 layers. transformers runs its loop over experts. Both run up to the last block's residual stream, without logits: transformers' base model (whose final norm
-comes on top, a thousandth of the work) with attn_implementation="eager" in inference mode, ours with one tap. Early exit:
-ours with the tap at block l of L against the same whole forward, which is worth L / (l + 1).
+Needs torch and transformers in this Python; build model_bench against that torch (-DHOOKLINE_TORCH_PYTHON) to compare
+the models and not two versions of LibTorch. 12 blocks, 768 wide, random weights, float32, 4 x 256 tokens, as many
+threads on either side; experts: 2 of 8, gated delta: 3 of 4 layers. transformers runs its loop over experts. Both run
+up to the last block's residual stream, without logits: transformers' base model (whose final norm comes on top, a
+thousandth of the work) with attn_implementation="eager" in inference mode, ours with one tap. Early exit: ours with the
+tap at block l of L against the same whole forward, which is worth L / (l + 1).
 
 Both sides take turns within each round; the one that waits is stopped, so that its threads don't spin, and malloc keeps
 freed memory mapped in both. Medians over the rounds.
@@ -190,7 +191,8 @@ def compare(family, arguments, directory):
     )
     print(
         f"{family}: {BATCH * POSITIONS / statistics.median(our[LAST] for our in own):.0f} tokens/s, transformers "
-        f"{BATCH * POSITIONS / statistics.median(theirs):.0f}; ratio {ratio(LAST):.2f} (wanted {WANTED.get(family, 1):.2f}); {early}",
+        f"{BATCH * POSITIONS / statistics.median(theirs):.0f}; ratio {ratio(LAST):.2f} "
+        f"(wanted {WANTED.get(family, 1):.2f}); {early}",
         flush=True,
     )
 
