@@ -1,6 +1,5 @@
 #include "client/cpp/rpc_status.h"
 
-#include <algorithm>
 #include <functional>
 
 #include "absl/strings/match.h"
@@ -52,11 +51,8 @@ std::string BadRequestField(absl::string_view details) {
 
 absl::Status FromGrpc(const grpc::Status& status) {
   if (status.ok()) return absl::OkStatus();
-  // The bytes are a server's, so they are escaped here once for whoever shows the status. A message of several lines
-  // becomes one.
-  std::string message = status.error_message();
-  std::replace(message.begin(), message.end(), '\n', ' ');
-  return WithField(absl::Status(static_cast<absl::StatusCode>(status.error_code()), Escaped(message)),
+  // The bytes are a server's, so they are escaped here once for whoever shows the status.
+  return WithField(absl::Status(static_cast<absl::StatusCode>(status.error_code()), Escaped(status.error_message())),
                    Escaped(BadRequestField(status.error_details())));
 }
 
