@@ -379,7 +379,7 @@ TEST_F(CliTest, NeverReplacesFilesUnasked) {
 TEST_F(CliTest, SaysInOneLineWhatTheServerObjectsTo) {
   ProgramResult result = Capture({"--hook-points", "blocks.9.nothing", "--tokens", Tokens(), "--out", out_});
   EXPECT_EQ(result.exit_code, 2);
-  ExpectOneLine(result.errors, "`blocks.9.nothing` is no hook point; nearest: odd/name");
+  ExpectOneLine(result.errors, R"(`blocks.9.nothing` is no hook point;\nnearest: odd/name)");
   result = Run({"hooks", "--server", server_.address(), "--model", "other"});
   EXPECT_EQ(result.exit_code, 1);
   ExpectOneLine(result.errors, "no model other; there is fake");
