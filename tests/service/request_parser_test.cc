@@ -144,9 +144,9 @@ TEST(RequestParser, RefusesTwoSources) {
   tokens.mutable_tokens()->add_sequences()->add_ids(1);
   v1::CaptureRequest dataset;
   dataset.mutable_dataset()->set_name("pile");
-  absl::Status status =
-      ParseCaptureRequest(ToByteBuffer(dataset.SerializeAsString() + tokens.SerializeAsString()), EngineOptions().token_limits())
-          .status();
+  absl::Status status = ParseCaptureRequest(ToByteBuffer(dataset.SerializeAsString() + tokens.SerializeAsString()),
+                                            EngineOptions().token_limits())
+                            .status();
   EXPECT_EQ(FieldOf(status), "tokens");
 }
 
@@ -211,7 +211,9 @@ TEST(RequestParser, RefusesEveryMessageThatIsCut) {
     const std::string bytes = message.SerializeAsString();
     ASSERT_TRUE(ParseCaptureStreamRequest(ToByteBuffer(bytes), EngineOptions().token_limits()).ok());
     for (size_t length = 0; length < bytes.size(); ++length) {
-      EXPECT_EQ(ParseCaptureStreamRequest(ToByteBuffer(bytes.substr(0, length)), EngineOptions().token_limits()).status().code(),
+      EXPECT_EQ(ParseCaptureStreamRequest(ToByteBuffer(bytes.substr(0, length)), EngineOptions().token_limits())
+                    .status()
+                    .code(),
                 absl::StatusCode::kInvalidArgument)
           << "cut to " << length << " of " << bytes.size() << " bytes";
     }
