@@ -16,7 +16,7 @@ nlohmann::json SourceJson(const CapturePlan& plan) {
     if (range.prepend_token_id.has_value()) json["prepend_token_id"] = *range.prepend_token_id;
     return {{"dataset", std::move(json)}};
   }
-  return {{"tokens", {{"sequences", plan.tokens.sequences()}}}};
+  return {{"tokens", {{"sequences", static_cast<uint64_t>(plan.tokens.sequences())}}}};
 }
 
 nlohmann::json SelectionJson(const Selection& selection) {

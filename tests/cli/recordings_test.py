@@ -71,7 +71,7 @@ def test_persist_again_says_what_is_there(recorded, tmp_path):
         assert (
             "give another name" in refused(server, "persist", "again", *request_flags(), "--skip-first", "1", "-q")[1]
         )
-        assert "no name of a recording" in refused(server, "persist", "../x", *request_flags(), "-q")[1]
+        assert "is not a name of a recording" in refused(server, "persist", "../x", *request_flags(), "-q")[1]
     finally:
         server.kill()
 

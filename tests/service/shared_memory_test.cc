@@ -376,7 +376,7 @@ TEST_F(SharedMemoryTest, ClosesEveryDescriptorThatArrives) {
   EXPECT_LE(OpenDescriptors(), before);
 }
 
-// A TCP socket whose last close waits for a minute: it has data that nobody takes.
+// A TCP socket whose last close waits for 20 seconds: it has data that nobody takes.
 class LingeringSocket {
  public:
   LingeringSocket() {
@@ -397,8 +397,8 @@ class LingeringSocket {
     const std::string data(65536, 'x');
     while (send(socket_, data.data(), data.size(), MSG_DONTWAIT) > 0) {
     }
-    const linger minute = {1, 60};
-    setsockopt(socket_, SOL_SOCKET, SO_LINGER, &minute, sizeof minute);
+    const linger twenty_seconds = {1, 20};
+    setsockopt(socket_, SOL_SOCKET, SO_LINGER, &twenty_seconds, sizeof twenty_seconds);
   }
   // Resets the connection, which ends the wait.
   ~LingeringSocket() {
@@ -438,7 +438,7 @@ TEST_F(SharedMemoryTest, ADescriptorWhoseCloseBlocksHoldsUpNobody) {
   }
   EXPECT_TRUE(reader->Finish().ok());
   server_.reset();
-  EXPECT_LT(absl::Now() - begin, absl::Seconds(50));
+  EXPECT_LT(absl::Now() - begin, absl::Seconds(15));
 }
 
 TEST_F(SharedMemoryTest, WhoeverOffersNothingIsClosed) {
