@@ -48,22 +48,24 @@ void Erase(std::vector<T>* values, const T& value) {
 
 class ABSL_SCOPED_LOCKABLE Scheduler::Section {
  public:
-  explicit Section(Scheduler* scheduler) ABSL_EXCLUSIVE_LOCK_FUNCTION(scheduler->mu_) : scheduler_(scheduler) {
-    lock_.emplace(&scheduler->mu_, LockRank::kScheduler);
-  }
-  ~Section() ABSL_UNLOCK_FUNCTION() {
-    const std::vector<std::function<void()>> actions = TakeActions();
-    lock_.reset();
-    for (const std::function<void()>& action : actions) action();
-  }
+  explicit Section(Scheduler* scheduler) ABSL_EXCLUSIVE_LOCK_FUNCTION(scheduler->mu_)
+      : scheduler_(scheduler), lock_(&scheduler->mu_, LockRank::kScheduler) {}
+  // The lock, declared after the actions, goes before they run.
+  ~Section() ABSL_UNLOCK_FUNCTION() { TakeActions(); }
 
  private:
-  std::vector<std::function<void()>> TakeActions() ABSL_NO_THREAD_SAFETY_ANALYSIS {
-    return std::exchange(scheduler_->after_unlock_, {});
-  }
+  struct Actions {
+    ~Actions() {
+      for (const std::function<void()>& action : list) action();
+    }
+    std::vector<std::function<void()>> list;
+  };
+
+  void TakeActions() ABSL_NO_THREAD_SAFETY_ANALYSIS { actions_.list.swap(scheduler_->after_unlock_); }
 
   Scheduler* const scheduler_;
-  std::optional<RankedLock> lock_;
+  Actions actions_;
+  RankedLock lock_;
 };
 
 Scheduler::Scheduler(const EngineOptions& options, std::shared_ptr<uint8_t> slab_memory, const Clock* clock)
