@@ -61,8 +61,9 @@ struct CaptureState {
   RowCursor cursor;
   // Deliveries, and batches in the executor's hands, whose rows have not all reached the queue.
   int in_flight = 0;
-  // Some of those rows have no slabs yet; more must not be planned before they have.
-  bool unplaced = false;
+  // Launched deliveries of which some rows have no slabs yet; no batch is formed before all have. Counted, because the
+  // passes of a halved batch may be launched while those before them are being placed.
+  int unplaced_deliveries = 0;
   absl::Time waiting_since;  // when it arrived or, once it is, was admitted
   CaptureAccount account;
 };

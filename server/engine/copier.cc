@@ -97,7 +97,7 @@ void Copier::Advance(Deliveries deliveries) {
     if (!is_over.ok()) scheduler_->Failed(capture, is_over.status());
     const absl::Duration copy_time = delivery.copy_time();
     deliveries.pop_front();  // gives back its slabs, and what it holds on the device
-    if (!was_placed && deliveries.empty()) scheduler_->Placed(capture);
+    if (!was_placed) scheduler_->Placed(capture);
     scheduler_->Delivered(capture, copy_time);
   }
 }

@@ -330,7 +330,8 @@ void Scheduler::StopCapture(CaptureId id, StopReason reason, absl::Status status
   capture->stop_status = std::move(status);
   LeaveAdmissions(id);
   LeaveFlow(id, *capture);
-  if (capture->unplaced) AfterUnlock([&on_room = QueueOf(capture->model).setup.on_room, id] { on_room(id); });
+  if (capture->unplaced_deliveries > 0)
+    AfterUnlock([&on_room = QueueOf(capture->model).setup.on_room, id] { on_room(id); });
   EndIfDone(id);
 }
 
@@ -411,7 +412,7 @@ void Scheduler::SlabReturned(CaptureId id) {
   const CaptureState* const capture = Find(id);
   if (capture == nullptr) return;
   ModelQueue& queue = QueueOf(capture->model);
-  if (capture->unplaced) {
+  if (capture->unplaced_deliveries > 0) {
     AfterUnlock([&on_room = queue.setup.on_room, id] { on_room(id); });
   } else {
     queue.wake.NotifyAll();
@@ -459,7 +460,8 @@ void Scheduler::Stop() {
 
 bool Scheduler::HasRoom(CaptureId id) const {
   const CaptureState& capture = captures_.at(id);
-  return !capture.unplaced && capture.recipient.window->free_slabs() >= capture.recipient.plan->group_slabs;
+  return capture.unplaced_deliveries == 0 &&
+         capture.recipient.window->free_slabs() >= capture.recipient.plan->group_slabs;
 }
 
 // A feed whose admitted members have all left waits for those that are still to be admitted.
@@ -607,7 +609,7 @@ void Scheduler::Launched(ModelId model, const LaunchedPass& pass) {
   for (const LaunchedPass::Share& share : pass.shares) {
     CaptureState& capture = captures_.at(share.capture);
     ++capture.in_flight;
-    capture.unplaced |= !share.all_placed;
+    capture.unplaced_deliveries += share.all_placed ? 0 : 1;
     ++capture.account.batches;
     capture.account.batch_fill_sum += fill;
     capture.account.copy_time += share.copy_time;
@@ -662,7 +664,7 @@ void Scheduler::Computed(ModelId model, const ComputedPass& pass) {
 void Scheduler::Placed(CaptureId id) {
   Section section(this);
   CaptureState& capture = captures_.at(id);
-  capture.unplaced = false;
+  --capture.unplaced_deliveries;
   QueueOf(capture.model).wake.NotifyAll();
 }
 

@@ -101,7 +101,7 @@ class Scheduler {
   // --- Copiers.
 
   void Computed(ModelId model, const ComputedPass& pass) ABSL_LOCKS_EXCLUDED(mu_);
-  // Tells that every launched row of the capture has a slab or was dropped.
+  // Tells that a delivery which was launched without slabs for every row has them now, or was dropped.
   void Placed(CaptureId id) ABSL_LOCKS_EXCLUDED(mu_);
   // Tells that the capture's rows of a pass are in its queue or were dropped.
   void Delivered(CaptureId id, absl::Duration copy_time) ABSL_LOCKS_EXCLUDED(mu_);

@@ -156,6 +156,30 @@ TEST_F(SchedulerTest, RowsThatWaitForSlabsKeepTheNextBatchBack) {
   scheduler_->Failed(capture.id, absl::InternalError("end of the test"));
 }
 
+TEST_F(SchedulerTest, RowsOfALaterPassWaitForSlabsWhereThoseOfTheOneBeforeGetThemMeanwhile) {
+  const auto capture = Admit(Plan(Tokens({std::vector<uint32_t>(64, 1), std::vector<uint32_t>(64, 1)})));
+  std::optional<Batch> batch = NextBatch();
+  ASSERT_TRUE(batch.has_value());
+  LaunchedPass half;
+  half.tokens = half.positions = 32;
+  half.shares.emplace_back();
+  half.shares[0].capture = capture.id;
+  half.shares[0].all_placed = false;
+  scheduler_->Launched(model_id_, half);
+  scheduler_->Launched(model_id_, half);
+  ComputedPass computed;
+  computed.tokens = 1;
+  scheduler_->Computed(model_id_, computed);
+  scheduler_->Computed(model_id_, computed);
+  scheduler_->Placed(capture.id);
+  scheduler_->BatchDone(*batch);
+  EXPECT_EQ(NextBatch(), std::nullopt) << "the second half would be overtaken";
+  batch->members[0].recipient.window->Take();
+  EXPECT_EQ(room_, std::vector<CaptureId>{capture.id}) << "the second half would wait for ever";
+  scheduler_->Placed(capture.id);
+  scheduler_->Failed(capture.id, absl::InternalError("end of the test"));
+}
+
 TEST_F(SchedulerTest, QueueTimeIsTheTimeThatASequenceCouldRunAndDidNot) {
   const auto capture = Admit(Plan(Sequence(10)));
   EXPECT_EQ(NextBatch(), std::nullopt);
