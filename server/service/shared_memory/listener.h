@@ -18,8 +18,8 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "grpcpp/server_context.h"
-#include "server/service/descriptor_closer.h"
-#include "server/service/shared_memory.h"
+#include "server/service/shared_memory/descriptor_closer.h"
+#include "server/service/shared_memory/memory.h"
 
 namespace hookline {
 

@@ -1,6 +1,6 @@
 // Requests and enums between the proto and the engine's plain C++.
-#ifndef HOOKLINE_SERVER_SERVICE_REQUEST_CONVERSION_H_
-#define HOOKLINE_SERVER_SERVICE_REQUEST_CONVERSION_H_
+#ifndef HOOKLINE_SERVER_SERVICE_WIRE_REQUEST_CONVERSION_H_
+#define HOOKLINE_SERVER_SERVICE_WIRE_REQUEST_CONVERSION_H_
 
 #include "absl/status/statusor.h"
 #include "hookline/v1/capture_service.pb.h"
@@ -18,4 +18,4 @@ absl::StatusOr<CaptureRequest> FromProto(const v1::CaptureRequest& request);
 
 }  // namespace hookline
 
-#endif  // HOOKLINE_SERVER_SERVICE_REQUEST_CONVERSION_H_
+#endif  // HOOKLINE_SERVER_SERVICE_WIRE_REQUEST_CONVERSION_H_

@@ -1,4 +1,4 @@
-#include "server/service/request_conversion.h"
+#include "server/service/wire/request_conversion.h"
 
 #include <string>
 #include <utility>

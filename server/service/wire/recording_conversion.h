@@ -1,6 +1,6 @@
 // Recordings between their manifests and the proto.
-#ifndef HOOKLINE_SERVER_SERVICE_RECORDING_CONVERSION_H_
-#define HOOKLINE_SERVER_SERVICE_RECORDING_CONVERSION_H_
+#ifndef HOOKLINE_SERVER_SERVICE_WIRE_RECORDING_CONVERSION_H_
+#define HOOKLINE_SERVER_SERVICE_WIRE_RECORDING_CONVERSION_H_
 
 #include "absl/status/statusor.h"
 #include "grpcpp/support/byte_buffer.h"
@@ -20,4 +20,4 @@ absl::StatusOr<ReplayRequest> FromProto(const v1::ReadRecordingRequest& request)
 
 }  // namespace hookline
 
-#endif  // HOOKLINE_SERVER_SERVICE_RECORDING_CONVERSION_H_
+#endif  // HOOKLINE_SERVER_SERVICE_WIRE_RECORDING_CONVERSION_H_

@@ -1,4 +1,4 @@
-#include "server/service/descriptor_closer.h"
+#include "server/service/shared_memory/descriptor_closer.h"
 
 #include <unistd.h>
 

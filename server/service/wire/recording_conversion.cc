@@ -1,4 +1,4 @@
-#include "server/service/recording_conversion.h"
+#include "server/service/wire/recording_conversion.h"
 
 #include <string>
 
@@ -6,7 +6,7 @@
 #include "google/protobuf/timestamp.pb.h"
 #include "google/protobuf/util/json_util.h"
 #include "server/base/status.h"
-#include "server/service/request_conversion.h"
+#include "server/service/wire/request_conversion.h"
 
 namespace hookline {
 namespace {

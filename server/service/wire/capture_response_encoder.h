@@ -1,6 +1,6 @@
 // Writes a capture's events as CaptureResponses. A chunk's values are not copied on their way to the socket.
-#ifndef HOOKLINE_SERVER_SERVICE_CAPTURE_RESPONSE_ENCODER_H_
-#define HOOKLINE_SERVER_SERVICE_CAPTURE_RESPONSE_ENCODER_H_
+#ifndef HOOKLINE_SERVER_SERVICE_WIRE_CAPTURE_RESPONSE_ENCODER_H_
+#define HOOKLINE_SERVER_SERVICE_WIRE_CAPTURE_RESPONSE_ENCODER_H_
 
 #include <cstdint>
 #include <optional>
@@ -27,4 +27,4 @@ grpc::ByteBuffer EncodeSummary(const CaptureStarted& started, const CaptureEnded
 
 }  // namespace hookline
 
-#endif  // HOOKLINE_SERVER_SERVICE_CAPTURE_RESPONSE_ENCODER_H_
+#endif  // HOOKLINE_SERVER_SERVICE_WIRE_CAPTURE_RESPONSE_ENCODER_H_

@@ -1,4 +1,4 @@
-#include "server/service/request_parser.h"
+#include "server/service/wire/request_parser.h"
 
 #include <optional>
 #include <string>
@@ -14,7 +14,7 @@
 #include "hookline/v1/recording_service.pb.h"
 #include "server/base/status.h"
 #include "server/capture/token_batch.h"
-#include "server/service/request_conversion.h"
+#include "server/service/wire/request_conversion.h"
 
 namespace hookline {
 namespace {

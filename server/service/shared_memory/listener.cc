@@ -1,4 +1,4 @@
-#include "server/service/shared_memory_listener.h"
+#include "server/service/shared_memory/listener.h"
 
 #include <sys/epoll.h>
 #include <sys/eventfd.h>

@@ -1,6 +1,6 @@
 // Activation values as numbers, whatever their type in memory.
-#ifndef HOOKLINE_SERVER_SERVICE_VALUES_H_
-#define HOOKLINE_SERVER_SERVICE_VALUES_H_
+#ifndef HOOKLINE_SERVER_SERVICE_WIRE_VALUES_H_
+#define HOOKLINE_SERVER_SERVICE_WIRE_VALUES_H_
 
 #include "absl/strings/string_view.h"
 #include "google/protobuf/repeated_field.h"
@@ -13,4 +13,4 @@ void AppendAsFloats(absl::string_view data, Dtype dtype, google::protobuf::Repea
 
 }  // namespace hookline
 
-#endif  // HOOKLINE_SERVER_SERVICE_VALUES_H_
+#endif  // HOOKLINE_SERVER_SERVICE_WIRE_VALUES_H_

@@ -1,7 +1,7 @@
 // Reads capture requests as gRPC received them. Protobuf parses them, but for token sequences, which go straight into
 // what the engine takes: as protobuf messages a hostile request would grow to thirty times its size in memory.
-#ifndef HOOKLINE_SERVER_SERVICE_REQUEST_PARSER_H_
-#define HOOKLINE_SERVER_SERVICE_REQUEST_PARSER_H_
+#ifndef HOOKLINE_SERVER_SERVICE_WIRE_REQUEST_PARSER_H_
+#define HOOKLINE_SERVER_SERVICE_WIRE_REQUEST_PARSER_H_
 
 #include <string>
 #include <variant>
@@ -38,4 +38,4 @@ absl::StatusOr<std::variant<CaptureRequest, TokenBatch>> ParseCaptureStreamReque
 
 }  // namespace hookline
 
-#endif  // HOOKLINE_SERVER_SERVICE_REQUEST_PARSER_H_
+#endif  // HOOKLINE_SERVER_SERVICE_WIRE_REQUEST_PARSER_H_
