@@ -12,16 +12,10 @@
 #include "absl/strings/strip.h"
 #include "server/base/address.h"
 #include "server/base/escape.h"
+#include "server/base/name.h"
 
 namespace hookline {
 namespace {
-
-// A name that requests can use; paths hold slashes, so that `NAME=` before a path can be told from a part of it.
-bool IsName(absl::string_view text) {
-  return !text.empty() && text.size() <= 128 && std::all_of(text.begin(), text.end(), [](unsigned char c) {
-    return absl::ascii_isalnum(c) || c == '.' || c == '_' || c == '-';
-  });
-}
 
 // Addresses are checked before anything is loaded: gRPC would take another port for one that is missing.
 CLI::Validator AddressCheck() {
@@ -38,6 +32,7 @@ struct NamedPath {
   std::string path;
 };
 
+// Paths hold slashes and names do not, so that `NAME=` before a path can be told from a part of it.
 NamedPath SplitName(const std::string& text) {
   const size_t equals = text.find('=');
   if (equals == std::string::npos || !IsName(text.substr(0, equals))) return {"", text};

@@ -1,5 +1,5 @@
 // Memory that this client offers to a server on the same machine, so that values come without a socket in between.
-// server/service/SHARED_MEMORY.md specifies what client and server say to each other.
+// server/service/shared_memory/SHARED_MEMORY.md specifies what client and server say to each other.
 #ifndef HOOKLINE_CLIENT_CPP_OFFERED_MEMORY_H_
 #define HOOKLINE_CLIENT_CPP_OFFERED_MEMORY_H_
 

@@ -95,7 +95,7 @@ class PosixReadableFile final : public ReadableFile {
   absl::StatusOr<FileFacts> Facts() const override {
     struct stat facts;
     if (fstat(fd_, &facts) != 0) return absl::DataLossError(absl::StrCat(path_, ": fstat: ", strerror(errno)));
-    return FileFacts{facts.st_size, absl::TimeFromTimespec(facts.st_mtim)};
+    return FileFacts{facts.st_size, absl::TimeFromTimespec(facts.st_mtim), facts.st_dev, facts.st_ino};
   }
 
   absl::Status ReadAt(int64_t offset, absl::Span<uint8_t> out) const override {

@@ -47,8 +47,13 @@ class WritableFile {
 struct FileFacts {
   int64_t bytes = 0;
   absl::Time modified;
+  // Tell a file from another one that took its name; both are 0 where the file system does not say.
+  uint64_t device = 0;
+  uint64_t inode = 0;
 
-  bool operator==(const FileFacts& other) const { return bytes == other.bytes && modified == other.modified; }
+  bool operator==(const FileFacts& other) const {
+    return bytes == other.bytes && modified == other.modified && device == other.device && inode == other.inode;
+  }
   bool operator!=(const FileFacts& other) const { return !(*this == other); }
 };
 

@@ -1,9 +1,8 @@
-// A file that is read piece by piece. If another program changes it meanwhile, its reader gets an error; a map would
+// A file of which its reader needs that it stays as it was when it was opened: a checkpoint, an archive. It is read
+// piece by piece through ReadableFile. If another program changes it meanwhile, its reader gets an error; a map would
 // get a signal.
 #ifndef HOOKLINE_SERVER_BASE_INPUT_FILE_H_
 #define HOOKLINE_SERVER_BASE_INPUT_FILE_H_
-
-#include <sys/stat.h>
 
 #include <cstdint>
 #include <memory>
@@ -13,26 +12,22 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "server/base/file_system.h"
 
 namespace hookline {
 
 // Thread-safe.
 class InputFile {
  public:
-  // Opens a regular file. NOT_FOUND, PERMISSION_DENIED, or FAILED_PRECONDITION (not a regular file, empty), each naming
-  // `path`.
+  // Opens a regular file. Errors: those of OpenFile; FAILED_PRECONDITION, naming `path`: it is empty.
   static absl::StatusOr<std::shared_ptr<const InputFile>> Open(const std::string& path);
 
-  ~InputFile();
-  InputFile(const InputFile&) = delete;
-  InputFile& operator=(const InputFile&) = delete;
+  const std::string& path() const { return file_->path(); }
+  // The size when it was opened.
+  int64_t size() const { return facts_.bytes; }
 
-  const std::string& path() const { return path_; }
-  // When it was opened.
-  int64_t size() const { return facts_.st_size; }
-
-  // Fills `out` with the bytes from `offset` on. FAILED_PRECONDITION if the file ends before; otherwise the disk's
-  // error.
+  // Fills `out` with the bytes from `offset` on. FAILED_PRECONDITION if the file has become shorter; otherwise the
+  // error of ReadableFile::ReadAt.
   absl::Status ReadAt(int64_t offset, absl::Span<uint8_t> out) const;
 
   // FAILED_PRECONDITION, naming the file, if its size or its time of change is no longer what it was at opening, or if
@@ -41,14 +36,13 @@ class InputFile {
   absl::Status CheckUnchanged() const;
 
  private:
-  InputFile(std::string path, int fd, const struct stat& facts) : path_(std::move(path)), fd_(fd), facts_(facts) {}
+  InputFile(std::unique_ptr<const ReadableFile> file, const FileFacts& facts) : file_(std::move(file)), facts_(facts) {}
 
-  std::string path_;
-  int fd_;
-  struct stat facts_;
+  const std::unique_ptr<const ReadableFile> file_;
+  const FileFacts facts_;
 };
 
-// Reads a whole file of at most `max_bytes`. Errors as above, and FAILED_PRECONDITION for a larger one.
+// Reads a whole file of at most `max_bytes`. Errors: those above; FAILED_PRECONDITION: it is larger.
 absl::StatusOr<std::string> ReadWholeFile(const std::string& path, int64_t max_bytes);
 
 }  // namespace hookline

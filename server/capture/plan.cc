@@ -1,13 +1,13 @@
 #include "server/capture/plan.h"
 
-#include <xxhash.h>
-
 #include <algorithm>
 #include <limits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "server/base/hash.h"
+#include "server/base/name.h"
 #include "server/base/status.h"
 #include "server/capture/budgets.h"
 #include "server/capture/message_size.h"
@@ -17,8 +17,6 @@
 
 namespace hookline {
 namespace {
-
-constexpr size_t kMaxFeedNameBytes = 128;
 
 absl::Status ResolveHookPoints(const CaptureRequest& request, CapturePlan* plan) {
   const HookPoints& points = plan->model->hook_points();
@@ -44,12 +42,9 @@ absl::Status ResolveHookPoints(const CaptureRequest& request, CapturePlan* plan)
 }
 
 absl::Status CheckFeed(const FeedSource& feed, int max_captures) {
-  if (feed.name.empty() || feed.name.size() > kMaxFeedNameBytes ||
-      feed.name.find_first_not_of("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-") !=
-          std::string::npos) {
-    return InvalidField("feed.name",
-                        absl::StrCat("\"", feed.name.substr(0, kMaxFeedNameBytes), "\" is not a name: 1 to ",
-                                     kMaxFeedNameBytes, " of the characters A-Z a-z 0-9 . _ -"));
+  if (!IsName(feed.name)) {
+    return InvalidField("feed.name", absl::StrCat("\"", feed.name.substr(0, kMaxNameBytes), "\" is not a name: 1 to ",
+                                                  kMaxNameBytes, " of the characters A-Z a-z 0-9 . _ -"));
   }
   if (feed.start_when_subscribers < 0) {
     return InvalidField("feed.start_when_subscribers", absl::StrCat(feed.start_when_subscribers, " is negative"));
@@ -122,8 +117,6 @@ absl::Status SizeWindow(CapturePlan* plan) {
   return absl::OkStatus();
 }
 
-uint64_t Hash(absl::string_view text) { return XXH3_64bits(text.data(), text.size()); }
-
 std::string SourceText(const CapturePlan& plan) {
   const DatasetRange& range = plan.dataset;
   if (range.dataset == nullptr) return "client";
@@ -150,9 +143,9 @@ std::string RowsText(const CapturePlan& plan) {
 absl::Status SizeMessages(CapturePlan* plan) {
   RETURN_IF_ERROR(SizeGroups(plan));
   RETURN_IF_ERROR(SizeWindow(plan));
-  plan->digests.model = Hash(plan->model->info().fingerprint);
-  plan->digests.source = Hash(SourceText(*plan));
-  plan->digests.request = Hash(absl::StrCat(RowsText(*plan), " ", plan->max_message_bytes));
+  plan->digests.model = Xxh3Of64Bits(plan->model->info().fingerprint);
+  plan->digests.source = Xxh3Of64Bits(SourceText(*plan));
+  plan->digests.request = Xxh3Of64Bits(absl::StrCat(RowsText(*plan), " ", plan->max_message_bytes));
   return absl::OkStatus();
 }
 
@@ -254,23 +247,15 @@ CaptureEstimate CapturePlan::Estimate() const {
 }
 
 std::string CapturePlan::Digest() const {
-  XXH3_state_t* state = XXH3_createState();
-  XXH3_128bits_reset(state);
-  const auto add = [state](absl::string_view text) {
-    const uint64_t size = text.size();
-    XXH3_128bits_update(state, &size, sizeof(size));
-    XXH3_128bits_update(state, text.data(), text.size());
-  };
-  add(model->info().fingerprint);
-  add(SourceText(*this));
-  add(RowsText(*this));
+  Xxh3 hash;
+  hash.UpdateWithLength(model->info().fingerprint);
+  hash.UpdateWithLength(SourceText(*this));
+  hash.UpdateWithLength(RowsText(*this));
   for (int64_t i = 0; i < tokens.sequences(); ++i) {
     const absl::Span<const uint32_t> ids = tokens[i];
-    add(absl::string_view(reinterpret_cast<const char*>(ids.data()), ids.size() * sizeof(uint32_t)));
+    hash.UpdateWithLength(absl::string_view(reinterpret_cast<const char*>(ids.data()), ids.size() * sizeof(uint32_t)));
   }
-  const XXH128_hash_t hash = XXH3_128bits_digest(state);
-  XXH3_freeState(state);
-  return absl::StrCat(absl::Hex(hash.high64, absl::kZeroPad16), absl::Hex(hash.low64, absl::kZeroPad16));
+  return hash.hex();
 }
 
 absl::Status CapturePlan::ContinueFrom(const std::string& resume_token, int64_t message_bytes) {

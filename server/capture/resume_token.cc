@@ -1,8 +1,8 @@
 #include "server/capture/resume_token.h"
 
-#include <xxhash.h>
-
 #include "absl/strings/str_cat.h"
+#include "server/base/hash.h"
+#include "server/base/little_endian.h"
 #include "server/base/status.h"
 
 namespace hookline {
@@ -12,16 +12,6 @@ constexpr uint8_t kVersion = 1;
 constexpr int kNumbers = 7;
 // Above any count that a capture can reach, and small enough that the sum of two cannot overflow.
 constexpr uint64_t kMaxNumber = uint64_t{1} << 60;
-
-void AppendFixed(uint64_t value, int bytes, std::string* out) {
-  for (int i = 0; i < bytes; ++i) out->push_back(static_cast<char>(value >> (8 * i)));
-}
-
-uint64_t ReadFixed(absl::string_view in, int bytes) {
-  uint64_t value = 0;
-  for (int i = 0; i < bytes; ++i) value |= static_cast<uint64_t>(static_cast<uint8_t>(in[i])) << (8 * i);
-  return value;
-}
 
 void AppendVarint(uint64_t value, std::string* out) {
   for (; value >= 0x80; value >>= 7) out->push_back(static_cast<char>(value | 0x80));
@@ -50,12 +40,12 @@ absl::Status Bad(absl::string_view why) {
 std::string EncodeResumeToken(const CaptureDigests& digests, const ResumePosition& position) {
   std::string token;
   token.push_back(static_cast<char>(kVersion));
-  for (uint64_t digest : {digests.model, digests.source, digests.request}) AppendFixed(digest, 8, &token);
+  for (uint64_t digest : {digests.model, digests.source, digests.request}) AppendLittleEndian(digest, 8, &token);
   for (int64_t number : {position.rows, position.sequence, position.sequence_rows, position.group_rows,
                          position.group_hook_points, position.batch_sequence, position.batch_sequences}) {
     AppendVarint(static_cast<uint64_t>(number), &token);
   }
-  AppendFixed(XXH32(token.data(), token.size(), /*seed=*/0), 4, &token);
+  AppendLittleEndian(Xxh32(token), 4, &token);
   return token;
 }
 
@@ -64,7 +54,7 @@ absl::StatusOr<ResumePosition> DecodeResumeToken(absl::string_view token, const 
   if (token.empty() || static_cast<uint8_t>(token[0]) != kVersion) return Bad("not a resume token of this version");
   if (token.size() < 1 + 24 + kNumbers + 4) return Bad("damaged: too short");
   absl::string_view body = token.substr(0, token.size() - 4);
-  if (ReadFixed(token.substr(body.size()), 4) != XXH32(body.data(), body.size(), /*seed=*/0)) {
+  if (ReadLittleEndian(token.substr(body.size())) != Xxh32(body)) {
     return Bad("damaged: its checksum differs");
   }
   body.remove_prefix(1);
@@ -74,7 +64,7 @@ absl::StatusOr<ResumePosition> DecodeResumeToken(absl::string_view token, const 
                                           "another request (hook points, budgets, dtype, selection, provenance, "
                                           "message size or deterministic differ)"};
   for (int i = 0; i < 3; ++i, body.remove_prefix(8)) {
-    if (ReadFixed(body, 8) != expected[i]) return Bad(absl::StrCat("belongs to ", kNames[i]));
+    if (ReadLittleEndian(body.substr(0, 8)) != expected[i]) return Bad(absl::StrCat("belongs to ", kNames[i]));
   }
   int64_t numbers[kNumbers];
   for (int64_t& number : numbers) {

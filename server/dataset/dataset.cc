@@ -1,7 +1,5 @@
 #include "server/dataset/dataset.h"
 
-#include <xxhash.h>
-
 #include <algorithm>
 #include <cstring>
 #include <limits>
@@ -11,8 +9,9 @@
 #include "absl/strings/str_cat.h"
 #include "server/base/checked_math.h"
 #include "server/base/escape.h"
+#include "server/base/hash.h"
 #include "server/base/status.h"
-#include "server/dataset/npy_header.h"
+#include "server/formats/npy.h"
 
 namespace hookline {
 namespace {
@@ -274,10 +273,8 @@ absl::Status Dataset::ReadFlatForm(TokenDtype dtype, absl::Span<const uint8_t> s
 }
 
 absl::Status Dataset::ReadAllTokens() {
-  const std::unique_ptr<XXH3_state_t, decltype(&XXH3_freeState)> hash(XXH3_createState(), &XXH3_freeState);
-  XXH3_64bits_reset(hash.get());
-  const std::string form = absl::StrCat(TokenDtypeName(dtype_), " ", row_length_);
-  XXH3_64bits_update(hash.get(), form.data(), form.size());
+  Xxh3 hash;
+  hash.Update(absl::StrCat(TokenDtypeName(dtype_), " ", row_length_));
   const int64_t token_bytes = TypeOf(dtype_).bytes;
   std::vector<uint8_t> piece(std::min(tokens_, kPieceTokens) * token_bytes);
   for (int64_t first = 0; first < tokens_; first += kPieceTokens) {
@@ -288,9 +285,9 @@ absl::Status Dataset::ReadAllTokens() {
                        return LargestId<decltype(type)>(bytes.data(), count, first, row_length_);
                      }));
     largest_token_id_ = std::max(largest_token_id_, largest);
-    XXH3_64bits_update(hash.get(), bytes.data(), bytes.size());
+    hash.Update(bytes);
   }
-  fingerprint_ = absl::StrCat(absl::Hex(XXH3_64bits_digest(hash.get()), absl::kZeroPad16));
+  fingerprint_ = absl::StrCat(absl::Hex(hash.hash64(), absl::kZeroPad16));
   return absl::OkStatus();
 }
 

@@ -1,7 +1,5 @@
 #include "server/recorder/replay.h"
 
-#include <xxhash.h>
-
 #include <algorithm>
 #include <cstring>
 #include <functional>
@@ -11,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/synchronization/mutex.h"
+#include "server/base/hash.h"
 #include "server/base/status.h"
 #include "server/base/steady.h"
 #include "server/capture/budgets.h"
@@ -458,7 +457,7 @@ absl::StatusOr<std::shared_ptr<Capture>> StartReplay(std::shared_ptr<const Recor
                                   plan.first_row, " ", plan.rows, " ", plan.group_rows, " ", plan.provenance, " ",
                                   request.shuffle_seed.has_value() ? absl::StrCat(*request.shuffle_seed) : "in order");
   for (const Wanted& point : plan.hook_points) absl::StrAppend(&text, " ", point.name, " ", point.budget);
-  plan.digest = XXH3_64bits(text.data(), text.size());
+  plan.digest = Xxh3Of64Bits(text);
   Place place;
   if (!request.resume_token.empty()) {
     ASSIGN_OR_RETURN(place, DecodeToken(request.resume_token, plan));

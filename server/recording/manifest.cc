@@ -13,6 +13,8 @@
 #include "absl/strings/str_format.h"
 #include "server/base/checked_math.h"
 #include "server/base/escape.h"
+#include "server/base/json.h"
+#include "server/base/name.h"
 #include "server/base/status.h"
 
 namespace hookline {
@@ -23,7 +25,8 @@ using Json = nlohmann::ordered_json;
 constexpr int kVersion = 1;
 // A recording of 10 TiB in shards of 256 MiB has a manifest of 8 MiB; anything larger was not written by us.
 constexpr int64_t kMaxManifestBytes = int64_t{256} << 20;
-constexpr size_t kMaxNameBytes = 128;
+// Of which ours use four.
+constexpr int kMaxManifestDepth = 16;
 // The shards' names number rows by 12 digits.
 constexpr int64_t kMaxRows = 999'999'999'999;
 constexpr int64_t kMaxWidth = int64_t{1} << 24;
@@ -107,28 +110,6 @@ class Members {
   absl::Status& status_;
 };
 
-// Returns whether `json` nests arrays and objects more deeply than our manifests do. The parser does not recurse, but
-// destroying its result would. (Its own callback for this makes it quadratic in the number of shards.)
-bool NestsTooDeep(absl::string_view json) {
-  constexpr int kMaxDepth = 16;
-  int depth = 0;
-  bool in_string = false;
-  for (size_t i = 0; i < json.size(); ++i) {
-    const char c = json[i];
-    if (in_string) {
-      if (c == '\\') ++i;
-      if (c == '"') in_string = false;
-    } else if (c == '"') {
-      in_string = true;
-    } else if (c == '[' || c == '{') {
-      if (++depth > kMaxDepth) return true;
-    } else if (c == ']' || c == '}') {
-      --depth;
-    }
-  }
-  return false;
-}
-
 absl::Status CheckShards(const Manifest& manifest) {
   int64_t row = 0;
   for (size_t i = 0; i < manifest.shards.size(); ++i) {
@@ -200,9 +181,8 @@ int64_t Manifest::max_rows() const {
 }
 
 absl::Status CheckRecordingName(absl::string_view name) {
-  const auto is_allowed = [](char c) { return absl::ascii_isalnum(c) || c == '.' || c == '_' || c == '-'; };
-  if (name.empty() || name.size() > kMaxNameBytes || !absl::ascii_isalnum(name[0]) ||
-      !std::all_of(name.begin(), name.end(), is_allowed)) {
+  // It is the name of a folder too, which must not be hidden.
+  if (!IsName(name) || !absl::ascii_isalnum(static_cast<unsigned char>(name[0]))) {
     return InvalidField(
         "name", absl::StrCat(Quoted(name, 64), " is not a name of a recording: [A-Za-z0-9][A-Za-z0-9._-]{0,127}"));
   }
@@ -260,13 +240,11 @@ std::string FormatManifest(const Manifest& manifest) {
 }
 
 absl::StatusOr<Manifest> ParseManifest(absl::string_view text) {
-  if (NestsTooDeep(text)) return absl::DataLossError("nested deeper than any manifest");
-  const nlohmann::json json =
-      nlohmann::json::parse(text.begin(), text.end(), /*cb=*/nullptr, /*allow_exceptions=*/false);
-  if (!json.is_object()) return absl::DataLossError("not a JSON object");
+  const absl::StatusOr<nlohmann::json> json = ParseJsonObject(text, kMaxManifestDepth);
+  if (!json.ok()) return absl::DataLossError(json.status().message());
 
   absl::Status status;
-  Members members(json, "", status);
+  Members members(*json, "", status);
   Manifest manifest;
   if (members.String("format", 64) != "hookline-recording") members.Fail("format", "\"hookline-recording\"");
   members.Integer("version", kVersion, kVersion);

@@ -1,41 +1,21 @@
 #include "server/recording/shard.h"
 
-#include <xxhash.h>
-
 #include <algorithm>
-#include <new>
 #include <utility>
 
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
-#include "nlohmann/json.hpp"
 #include "server/base/checked_math.h"
 #include "server/base/escape.h"
 #include "server/base/status.h"
+#include "server/formats/safetensors.h"
 
 namespace hookline {
 namespace {
 
-using Json = nlohmann::ordered_json;
-
-// Aligns the values for readers that map the file.
-constexpr size_t kHeaderAlignment = 64;
 // Far more than the header of any manifest's hook points.
 constexpr int64_t kMaxHeaderBytes = int64_t{1} << 40;
 // Read and hashed at a time, so that it stays in the processor's cache.
 constexpr int64_t kPieceBytes = int64_t{256} << 10;
-
-const char* SafetensorsDtype(Dtype dtype) {
-  switch (dtype) {
-    case Dtype::kFloat32:
-      return "F32";
-    case Dtype::kBFloat16:
-      return "BF16";
-    case Dtype::kFloat16:
-      return "F16";
-  }
-  return "";
-}
 
 }  // namespace
 
@@ -43,13 +23,13 @@ absl::StatusOr<ShardLayout> LayOutShard(const Manifest& manifest, int64_t first_
   ShardLayout layout;
   layout.first_row = first_row;
   layout.end_row = end_row;
-  Json header;
-  header["__metadata__"] = Json{{"format", "hookline-recording"},
-                                {"version", "1"},
-                                {"fingerprint", manifest.fingerprint},
-                                {"first_row", absl::StrCat(first_row)}};
+  SafetensorsHeader header({{"format", "hookline-recording"},
+                            {"version", "1"},
+                            {"fingerprint", manifest.fingerprint},
+                            {"first_row", absl::StrCat(first_row)}});
   CheckedInt64 offset = 0;
-  const auto add = [&](const std::string& name, const char* dtype, int64_t rows, int64_t width, int64_t row_bytes) {
+  const auto add = [&](const std::string& name, absl::string_view dtype, int64_t rows, int64_t width,
+                       int64_t row_bytes) {
     const CheckedInt64 end = offset + CheckedInt64(rows) * row_bytes;
     if (!end.value().has_value()) {
       offset = end;
@@ -57,9 +37,9 @@ absl::StatusOr<ShardLayout> LayOutShard(const Manifest& manifest, int64_t first_
     }
     layout.tensors.push_back({rows, row_bytes, *offset.value()});
     if (rows == 0) return;
-    Json shape = Json::array({rows});
+    std::vector<int64_t> shape = {rows};
     if (width > 0) shape.push_back(width);
-    header[name] = Json{{"dtype", dtype}, {"shape", shape}, {"data_offsets", {*offset.value(), *end.value()}}};
+    header.Add(name, dtype, shape, *offset.value(), *end.value());
     offset = end;
   };
   const int64_t rows = end_row - first_row;
@@ -74,37 +54,10 @@ absl::StatusOr<ShardLayout> LayOutShard(const Manifest& manifest, int64_t first_
     return absl::DataLossError(absl::StrCat("rows ", first_row, " to ", end_row,
                                             ": take more bytes than any file has at the widths of the hook points"));
   }
-  std::string json = header.dump(-1, ' ', false, Json::error_handler_t::replace);
-  json.append((kHeaderAlignment - (8 + json.size()) % kHeaderAlignment) % kHeaderAlignment, ' ');
-  for (int byte = 0; byte < 8; ++byte) layout.header.push_back(static_cast<char>(json.size() >> (8 * byte) & 0xff));
-  layout.header += json;
+  layout.header = header.Encode();
   for (ShardTensor& tensor : layout.tensors) tensor.offset += static_cast<int64_t>(layout.header.size());
   layout.file_bytes = static_cast<int64_t>(layout.header.size()) + *offset.value();
   return layout;
-}
-
-Xxh3::Xxh3() : state_(XXH3_createState()) {
-  if (state_ == nullptr) throw std::bad_alloc();
-  XXH3_128bits_reset(state_.get());
-}
-
-void Xxh3::Reset() { XXH3_128bits_reset(state_.get()); }
-
-void Xxh3::Free::operator()(XXH3_state_s* state) const { XXH3_freeState(state); }
-
-void Xxh3::Update(absl::Span<const uint8_t> bytes) { XXH3_128bits_update(state_.get(), bytes.data(), bytes.size()); }
-
-Xxh3::Digest Xxh3::digest() const {
-  XXH128_canonical_t canonical;
-  XXH128_canonicalFromHash(&canonical, XXH3_128bits_digest(state_.get()));
-  Digest digest;
-  std::copy(std::begin(canonical.digest), std::end(canonical.digest), digest.begin());
-  return digest;
-}
-
-std::string Xxh3::hex() const {
-  const Digest bytes = digest();
-  return absl::BytesToHexString({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
 }
 
 ShardCheck::ShardCheck(std::shared_ptr<const ReadableFile> file, const Manifest& manifest, const ShardInfo& shard)

@@ -3,7 +3,6 @@
 #ifndef HOOKLINE_SERVER_RECORDING_SHARD_H_
 #define HOOKLINE_SERVER_RECORDING_SHARD_H_
 
-#include <array>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -13,9 +12,8 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "server/base/file_system.h"
+#include "server/base/hash.h"
 #include "server/recording/manifest.h"
-
-struct XXH3_state_s;
 
 namespace hookline {
 
@@ -45,24 +43,6 @@ struct ShardLayout {
 // first_row is a multiple of manifest.shard_rows, end_row is above it and at most manifest.max_rows(). DATA_LOSS: so
 // many rows of these widths take more bytes than any file has.
 absl::StatusOr<ShardLayout> LayOutShard(const Manifest& manifest, int64_t first_row, int64_t end_row);
-
-// XXH3-128 of bytes that come in pieces. One thread at a time.
-class Xxh3 {
- public:
-  using Digest = std::array<uint8_t, 16>;  // canonical: big-endian
-
-  Xxh3();
-  void Reset();
-  void Update(absl::Span<const uint8_t> bytes);
-  Digest digest() const;
-  std::string hex() const;
-
- private:
-  struct Free {
-    void operator()(XXH3_state_s* state) const;
-  };
-  std::unique_ptr<XXH3_state_s, Free> state_;
-};
 
 // Compares a shard's file with the manifest, slice by slice, so that no thread is busy for a whole shard. One thread at
 // a time.

@@ -11,7 +11,7 @@
 #include "server/service/capture_call.h"
 #include "server/service/exceptions.h"
 #include "server/service/peer_address.h"
-#include "server/service/request_parser.h"
+#include "server/service/wire/request_parser.h"
 
 namespace hookline {
 namespace {

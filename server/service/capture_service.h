@@ -5,12 +5,12 @@
 #include "hookline/v1/capture_service.grpc.pb.h"
 #include "server/engine/engine.h"
 #include "server/recorder/recorder.h"
-#include "server/service/shared_memory_listener.h"
+#include "server/service/shared_memory/listener.h"
 #include "server/service/task_threads.h"
 
 namespace hookline {
 
-// All methods are raw: responses are encoded without copying values, and requests are parsed by request_parser.h.
+// All methods are raw: responses are encoded without copying values, and requests are parsed by wire/request_parser.h.
 using RawCaptureService =
     v1::CaptureService::WithRawCallbackMethod_Capture<v1::CaptureService::WithRawCallbackMethod_CaptureStream<
         v1::CaptureService::WithRawCallbackMethod_EstimateCapture<v1::CaptureService::Service>>>;

@@ -3,7 +3,7 @@
 #include "absl/status/statusor.h"
 #include "server/base/status.h"
 #include "server/service/exceptions.h"
-#include "server/service/request_conversion.h"
+#include "server/service/wire/request_conversion.h"
 
 namespace hookline {
 namespace {

@@ -6,11 +6,11 @@
 #include "grpcpp/impl/codegen/proto_utils.h"
 #include "grpcpp/support/slice.h"
 #include "server/base/status.h"
-#include "server/service/capture_response_encoder.h"
 #include "server/service/exceptions.h"
-#include "server/service/recording_conversion.h"
-#include "server/service/request_parser.h"
 #include "server/service/status_mapping.h"
+#include "server/service/wire/capture_response_encoder.h"
+#include "server/service/wire/recording_conversion.h"
+#include "server/service/wire/request_parser.h"
 
 namespace hookline {
 namespace {

@@ -9,7 +9,7 @@
 #include "server/service/exceptions.h"
 #include "server/service/peer_address.h"
 #include "server/service/recording_calls.h"
-#include "server/service/recording_conversion.h"
+#include "server/service/wire/recording_conversion.h"
 
 namespace hookline {
 namespace {

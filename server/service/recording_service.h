@@ -6,7 +6,7 @@
 
 #include "hookline/v1/recording_service.grpc.pb.h"
 #include "server/recorder/recorder.h"
-#include "server/service/shared_memory_listener.h"
+#include "server/service/shared_memory/listener.h"
 #include "server/service/task_threads.h"
 
 namespace hookline {

@@ -45,8 +45,8 @@ struct ServerOptions {
   // A connection on which nothing came for so long is asked for a sign of life, and closed when none comes for a third
   // of it: calls of clients that vanished end.
   absl::Duration keepalive = absl::Seconds(60);
-  // Memory of clients on this machine that values are written to instead of being sent (SHARED_MEMORY.md), all of it
-  // together; 0: none.
+  // Memory of clients on this machine that values are written to instead of being sent
+  // (shared_memory/SHARED_MEMORY.md), all of it together; 0: none.
   int64_t shared_memory_bytes = int64_t{1} << 30;
 };
 

@@ -1,4 +1,4 @@
-#include "server/model/checkpoint/checkpoint_folder.h"
+#include "server/model/load/checkpoint_folder.h"
 
 #include <unistd.h>
 
@@ -8,8 +8,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
-#include "tests/checkpoint/archive_writer.h"
 #include "tests/checkpoint/values_of.h"
+#include "tests/formats/archive_writer.h"
 
 namespace hookline {
 namespace {
@@ -62,7 +62,7 @@ TEST_F(ShardsTest, AShardOutsideTheFolderIsRefused) {
                                   std::string("x/../../outside.safetensors")}) {
     const auto weights = LoadIndex(R"({"weight_map":{"b":")" + name + R"("}})");
     EXPECT_EQ(weights.status().code(), absl::StatusCode::kFailedPrecondition) << name;
-    EXPECT_THAT(weights.status().message(), HasSubstr("no file of this folder")) << name;
+    EXPECT_THAT(weights.status().message(), HasSubstr("not a file of this folder")) << name;
   }
 }
 

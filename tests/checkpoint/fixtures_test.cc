@@ -3,10 +3,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
-#include "server/model/checkpoint/checkpoint_folder.h"
-#include "server/model/checkpoint/torch_checkpoint.h"
-#include "tests/checkpoint/archive_writer.h"
+#include "server/model/load/checkpoint_folder.h"
+#include "server/model/load/torch_checkpoint.h"
 #include "tests/checkpoint/values_of.h"
+#include "tests/formats/archive_writer.h"
 
 namespace hookline {
 namespace {

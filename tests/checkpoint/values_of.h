@@ -7,7 +7,7 @@
 #include <string>
 
 #include "gtest/gtest.h"
-#include "server/model/checkpoint/weight_reader.h"
+#include "server/model/load/weight_reader.h"
 
 namespace hookline {
 

@@ -1,4 +1,4 @@
-#include "server/model/checkpoint/weight_reader.h"
+#include "server/model/load/weight_reader.h"
 
 #include <unistd.h>
 #include <xxhash.h>
@@ -11,9 +11,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
-#include "server/model/checkpoint/safetensors.h"
-#include "server/model/checkpoint/torch_checkpoint.h"
-#include "tests/checkpoint/archive_writer.h"
+#include "server/model/load/safetensors_checkpoint.h"
+#include "server/model/load/torch_checkpoint.h"
+#include "tests/formats/archive_writer.h"
 
 namespace hookline {
 namespace {

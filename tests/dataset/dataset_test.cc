@@ -15,7 +15,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "server/base/status.h"
-#include "server/dataset/npy_header.h"
+#include "server/formats/npy.h"
 
 namespace hookline {
 namespace {

@@ -1,5 +1,5 @@
 // Several models in one server: names apart, memory counted together, before any is loaded.
-#include "server/model/check_models.h"
+#include "server/model/load/check_models.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -49,7 +49,7 @@ TEST_F(CheckModelsTest, NamesThatCannotBeToldApartAreRefused) {
   auto status = Check({Named("", "x/d20"), Named("", "y/d20")});
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(status.message()), AllOf(HasSubstr("y/d20"), HasSubstr("two models are named 'd20'")));
-  EXPECT_THAT(std::string(Check({Named("", "x/a b")}).message()), HasSubstr("'a b' is no name"));
+  EXPECT_THAT(std::string(Check({Named("", "x/a b")}).message()), HasSubstr("'a b' is not a name"));
   EXPECT_THAT(std::string(Check(std::vector<ModelOptions>(65)).message()), HasSubstr("65 models"));
 }
 

@@ -7,11 +7,11 @@
 
 #include "absl/strings/str_replace.h"
 #include "gmock/gmock.h"
-#include "server/model/checkpoint/safetensors.h"
-#include "server/model/checkpoint/torch_checkpoint.h"
-#include "server/model/checkpoint/weight_reader.h"
 #include "server/model/families/mxfp4.h"
 #include "server/model/load.h"
+#include "server/model/load/safetensors_checkpoint.h"
+#include "server/model/load/torch_checkpoint.h"
+#include "server/model/load/weight_reader.h"
 #include "tests/model/changed_fixture.h"
 #include "tests/model/parity.h"
 

@@ -10,7 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "gmock/gmock.h"
-#include "tests/checkpoint/archive_writer.h"
+#include "tests/formats/archive_writer.h"
 #include "tests/model/changed_fixture.h"
 #include "tests/model/parity.h"
 

@@ -1,5 +1,5 @@
 // That memory which does not suffice is said, with both numbers.
-#include "server/model/memory.h"
+#include "server/model/load/memory.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

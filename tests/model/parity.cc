@@ -3,8 +3,8 @@
 #include <utility>
 
 #include "gtest/gtest.h"
-#include "server/model/checkpoint/safetensors.h"
-#include "server/model/checkpoint/weight_reader.h"
+#include "server/model/load/safetensors_checkpoint.h"
+#include "server/model/load/weight_reader.h"
 
 namespace hookline {
 

@@ -215,7 +215,7 @@ def test_the_summary_of_a_pass_is_that_of_all_its_captures(fake):
 
 
 def test_means_of_a_pass_weigh_what_they_are_of():
-    from hookline._pass_summaries import sum_of
+    from hookline._summaries import sum_of
 
     def summary(rows, mean, rms, nan_count=0, batches=1, fill=1.0):
         point = hookline.HookPointSummary(rows, rows, abs(mean), mean, rms, nan_count, 0)

@@ -1,4 +1,4 @@
-#include "server/service/capture_response_encoder.h"
+#include "server/service/wire/capture_response_encoder.h"
 
 #include <cmath>
 #include <cstring>
@@ -12,7 +12,7 @@
 #include "grpcpp/support/slice.h"
 #include "hookline/v1/capture_service.pb.h"
 #include "server/capture/message_size.h"
-#include "server/service/values.h"
+#include "server/service/wire/values.h"
 #include "tests/service/slabs.h"
 
 namespace hookline {

@@ -1,4 +1,4 @@
-#include "server/service/request_parser.h"
+#include "server/service/wire/request_parser.h"
 
 #include <random>
 #include <string>

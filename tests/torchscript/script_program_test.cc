@@ -7,7 +7,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/time/clock.h"
-#include "tests/checkpoint/archive_writer.h"
+#include "tests/formats/archive_writer.h"
 #include "tests/torchscript/torchscript_testing.h"
 
 namespace hookline {

@@ -8,6 +8,7 @@
 #include "client/cli/terminal/names.h"
 #include "nlohmann/json.hpp"
 #include "server/base/input_file.h"
+#include "server/base/json.h"
 #include "server/base/status.h"
 
 namespace hookline::cli {
@@ -17,6 +18,8 @@ constexpr char kFileName[] = "manifest.json";
 constexpr char kFormat[] = "hookline-export";
 // Of 4096 hook points with names of 255 bytes each, twice over.
 constexpr size_t kMaxBytes = size_t{4} << 20;
+// Of which ours use three.
+constexpr int kMaxDepth = 8;
 
 }  // namespace
 
@@ -55,10 +58,11 @@ absl::StatusOr<std::map<std::string, std::string>> ReadExportManifest(const std:
     return absl::FailedPreconditionError(
         absl::StrCat(path, ": ", what, "; it must be what hookline export wrote, or not be there"));
   };
-  const auto json = nlohmann::json::parse(*text, nullptr, /*allow_exceptions=*/false);
-  if (!json.is_object() || json.value("format", nlohmann::json()) != kFormat) return wrong("is of another format");
-  const auto files = json.find("files");
-  if (files == json.end() || !files->is_object()) return wrong("has no `files`");
+  const absl::StatusOr<nlohmann::json> json = ParseJsonObject(*text, kMaxDepth);
+  if (!json.ok()) return wrong(json.status().message());
+  if (json->value("format", nlohmann::json()) != kFormat) return wrong("is of another format");
+  const auto files = json->find("files");
+  if (files == json->end() || !files->is_object()) return wrong("has no `files`");
   for (const auto& [name, entry] : files->items()) {
     if (!entry.is_object() || !entry.value("hook_point", nlohmann::json()).is_string()) {
       return wrong(absl::StrCat("files: ", name, ": has no `hook_point`"));

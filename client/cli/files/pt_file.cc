@@ -9,19 +9,21 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "absl/strings/strip.h"
-#include "nlohmann/json.hpp"
 #include "server/base/checked_math.h"
+#include "server/base/json.h"
 #include "server/base/status.h"
-#include "server/model/checkpoint/unpickler.h"
-#include "server/model/checkpoint/zip_archive.h"
+#include "server/formats/unpickler.h"
+#include "server/formats/zip_archive.h"
 
 namespace hookline::cli {
 namespace {
 
 // What names a tensor takes some hundred bytes.
 constexpr int64_t kMaxTensorPickleBytes = 64 << 10;
-// More than this is no hook point's name.
+// No hook point's name is longer.
 constexpr int64_t kMaxAboutBytes = 64 << 10;
+// An object with a list in it.
+constexpr int kMaxAboutDepth = 4;
 
 // The unpickler reads dicts of tensors, so a pickle that is a tensor is put into one: EMPTY_DICT, the key, the tensor,
 // SETITEM, STOP. It has no other way into the dict, since what stands before it is in no memo.
@@ -43,10 +45,10 @@ absl::StatusOr<Dtype> DtypeOf(const std::string& storage) {
 }
 
 std::string NameInside(const std::string& about) {
-  const nlohmann::json json = nlohmann::json::parse(about, nullptr, /*allow_exceptions=*/false);
-  if (!json.is_object()) return "";
-  const auto name = json.find("hook_point");
-  return name != json.end() && name->is_string() ? name->get<std::string>() : "";
+  const absl::StatusOr<nlohmann::json> json = ParseJsonObject(about, kMaxAboutDepth);
+  if (!json.ok()) return "";
+  const auto name = json->find("hook_point");
+  return name != json->end() && name->is_string() ? name->get<std::string>() : "";
 }
 
 absl::StatusOr<PtFile> Read(const std::string& path) {

@@ -12,27 +12,24 @@
 #include "absl/strings/strip.h"
 #include "client/cli/files/row_formats.h"
 #include "client/cli/terminal/names.h"
-#include "nlohmann/json.hpp"
+#include "server/base/dtype.h"
 #include "server/base/status.h"
+#include "server/formats/safetensors.h"
 
 namespace hookline::cli {
 namespace {
 
 // File systems take 255 bytes; the rest is for the suffixes.
 constexpr size_t kMaxStemBytes = 200;
-// Where the tensor begins, so that its values are aligned for whoever maps the file.
-constexpr size_t kAlignment = 64;
 
-absl::string_view SafetensorsDtype(v1::Dtype dtype) {
-  if (dtype == v1::DTYPE_BFLOAT16) return "BF16";
-  return dtype == v1::DTYPE_FLOAT16 ? "F16" : "F32";
+Dtype DtypeOf(v1::Dtype dtype) {
+  if (dtype == v1::DTYPE_BFLOAT16) return Dtype::kBFloat16;
+  return dtype == v1::DTYPE_FLOAT16 ? Dtype::kFloat16 : Dtype::kFloat32;
 }
 
 const char* Suffix(FileFormat format) {
   return format == FileFormat::kNpy ? ".npy" : format == FileFormat::kPt ? ".pt" : ".safetensors";
 }
-
-int64_t ValueBytes(v1::Dtype dtype) { return dtype == v1::DTYPE_FLOAT32 ? 4 : 2; }
 
 template <typename To, typename Column>
 absl::Status AppendColumn(ScratchFile& file, const Column& column) {
@@ -129,31 +126,32 @@ int64_t RowFiles::ReservedBytes(const File& file) const {
   if (format_ == FileFormat::kNpy) return kNpyHeaderBytes;
   if (format_ == FileFormat::kPt) return kPtHeaderBytes;
   // No header is longer than that of the whole budget.
-  const std::string longest =
-      Header(file, started_.hook_points(file.hook_point).max_activations(), v1::STOP_REASON_SOURCE_ENDED);
-  return static_cast<int64_t>((8 + longest.size() + kAlignment - 1) / kAlignment * kAlignment);
+  const int64_t budget = started_.hook_points(file.hook_point).max_activations();
+  return static_cast<int64_t>(Header(file, budget, v1::STOP_REASON_SOURCE_ENDED).size());
 }
 
 std::string RowFiles::Header(const File& file, int64_t rows, v1::StopReason stop_reason) const {
   const v1::HookPointGrant& grant = started_.hook_points(file.hook_point);
-  nlohmann::ordered_json json;
-  json["__metadata__"] = {{"format", "hookline-capture"},          {"version", "1"},
-                          {"hook_point", grant.hook_point()},      {"model", started_.model()},
-                          {"fingerprint", started_.fingerprint()}, {"stop_reason", StopReasonName(stop_reason)}};
+  const Dtype values = DtypeOf(started_.dtype());
+  SafetensorsHeader header({{"format", "hookline-capture"},
+                            {"version", "1"},
+                            {"hook_point", grant.hook_point()},
+                            {"model", started_.model()},
+                            {"fingerprint", started_.fingerprint()},
+                            {"stop_reason", StopReasonName(stop_reason)}});
   int64_t offset = 0;
-  const auto add = [&](const std::string& name, absl::string_view dtype, std::vector<int64_t> shape, int64_t bytes) {
-    json[name] = {
-        {"dtype", std::string(dtype)}, {"shape", std::move(shape)}, {"data_offsets", {offset, offset + bytes}}};
+  const auto add = [&](absl::string_view name, absl::string_view dtype, absl::Span<const int64_t> shape,
+                       int64_t bytes) {
+    header.Add(name, dtype, shape, offset, offset + bytes);
     offset += bytes;
   };
-  add(grant.hook_point(), SafetensorsDtype(started_.dtype()), {rows, grant.width()},
-      rows * grant.width() * ValueBytes(started_.dtype()));
+  add(grant.hook_point(), SafetensorsDtype(values), {rows, grant.width()}, rows * grant.width() * DtypeBytes(values));
   if (provenance_) {
     add("provenance/sequence", "I64", {rows}, rows * 8);
     add("provenance/token_id", "I64", {rows}, rows * 8);
     add("provenance/position", "I32", {rows}, rows * 4);
   }
-  return json.dump(-1, ' ', /*ensure_ascii=*/false, nlohmann::json::error_handler_t::replace);
+  return header.Encode(static_cast<size_t>(file.header_bytes));
 }
 
 absl::Status RowFiles::Append(const client::Chunk& chunk) {
@@ -187,7 +185,7 @@ absl::Status RowFiles::AppendProvenance(const v1::ActivationChunk& header) {
 absl::Status RowFiles::Complete(File& file, v1::StopReason stop_reason) {
   if (format_ != FileFormat::kSafetensors) {
     const v1::HookPointGrant& grant = started_.hook_points(file.hook_point);
-    const RowMatrix matrix = {grant.hook_point(), started_.dtype(), file.rows, grant.width(), file.crc32};
+    const RowMatrix matrix = {grant.hook_point(), DtypeOf(started_.dtype()), file.rows, grant.width(), file.crc32};
     const std::string trailer = format_ == FileFormat::kPt ? PtTrailer(matrix) : "";
     RETURN_IF_ERROR(file.scratch->Append(trailer.data(), static_cast<int64_t>(trailer.size())));
     RETURN_IF_ERROR(file.scratch->Overwrite(format_ == FileFormat::kPt ? PtHeader(matrix) : NpyHeader(matrix)));
@@ -198,12 +196,7 @@ absl::Status RowFiles::Complete(File& file, v1::StopReason stop_reason) {
     RETURN_IF_ERROR(file.scratch->AppendFrom(*token_id_, file.rows * 8));
     RETURN_IF_ERROR(file.scratch->AppendFrom(*position_, file.rows * 4));
   }
-  std::string header = Header(file, file.rows, stop_reason);
-  const int64_t header_bytes = file.header_bytes - 8;
-  header.resize(static_cast<size_t>(header_bytes), ' ');
-  std::string begin(8, '\0');
-  for (int i = 0; i < 8; ++i) begin[i] = static_cast<char>(header_bytes >> (8 * i));
-  RETURN_IF_ERROR(file.scratch->Overwrite(begin + header));
+  RETURN_IF_ERROR(file.scratch->Overwrite(Header(file, file.rows, stop_reason)));
   return file.scratch->Sync();
 }
 

@@ -63,6 +63,7 @@ class RowFiles {
   RowFiles(std::string directory, const v1::CaptureStarted& started, const RowFilesOptions& options);
 
   int64_t ReservedBytes(const File& file) const;
+  // A safetensors header, as long as what was reserved for it.
   std::string Header(const File& file, int64_t rows, v1::StopReason stop_reason) const;
   absl::Status AppendProvenance(const v1::ActivationChunk& header);
   absl::Status Complete(File& file, v1::StopReason stop_reason);

@@ -6,18 +6,18 @@
 #include <cstdint>
 #include <string>
 
-#include "hookline/v1/types.pb.h"
+#include "server/base/dtype.h"
 
 namespace hookline::cli {
 
 struct RowMatrix {
   std::string hook_point;
-  v1::Dtype dtype = v1::DTYPE_FLOAT32;
+  Dtype dtype = Dtype::kFloat32;
   int64_t rows = 0;
   int64_t width = 0;
   uint32_t crc32 = 0;  // of the rows, as zlib counts it; .pt needs it
 
-  int64_t bytes() const { return rows * width * (dtype == v1::DTYPE_FLOAT32 ? 4 : 2); }
+  int64_t bytes() const { return rows * width * DtypeBytes(dtype); }
 };
 
 // numpy.lib.format, version 1.0. bfloat16 is not among NumPy's types.

@@ -8,19 +8,24 @@ from typing import Any, TypedDict
 from hookline.types import Retry, Selection
 
 
-class PersistArguments(TypedDict, total=False):
-    """Of `Client.persist`; `Client.capture` says what each means."""
+class EstimateArguments(TypedDict, total=False):
+    """Those of `Client.estimate`; `Client.capture` says what each means."""
 
     max_activations: int | None
     max_activations_by_hook_point: Mapping[str, int] | None
     dtype: Any
     model: str
     selection: Selection | None
+
+
+class PersistArguments(EstimateArguments, total=False):
+    """Those of `Client.persist`; `Client.capture` says what each means."""
+
     deterministic: bool
 
 
 class CaptureArguments(PersistArguments, total=False):
-    """Of `Client.capture`, which says what each means."""
+    """Those of `Client.capture`, which says what each means."""
 
     batch_rows: int
     provenance: bool

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from hookline._notes import asked_rows, capped
-from hookline._pass_summaries import sum_of
 from hookline._request import CaptureOptions, capture_options
 from hookline._sources import source_batches
+from hookline._summaries import sum_of
 from hookline._token_ids import TokenBatch
 from hookline.capture import Batch
 from hookline.types import CaptureStarted, CaptureSummary, Dataset, Feed, Recording, Selection

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Callable
 
@@ -155,6 +155,17 @@ def capture_options(
         max_activations_by_hook_point=dict(max_activations_by_hook_point or {}),
         **options,
     )
+
+
+def options_among(
+    accepted: Collection[str], taker: str, hook_points: str | Sequence[str], source: Any, arguments: Mapping[str, Any]
+) -> CaptureOptions:
+    """Options from the arguments of a method that takes only some of a capture's: `accepted`. TypeError for others;
+    `taker` begins its sentence, such as "a recording"."""
+    unknown = sorted(arguments.keys() - set(accepted))
+    if unknown:
+        raise TypeError(f"{unknown[0]}: {taker} takes {', '.join(sorted(accepted))}")
+    return capture_options(hook_points, source, **arguments)
 
 
 def _recording_request(recording: Recording) -> Any:

@@ -1,6 +1,6 @@
 """Memory that a call offers to a server on the same machine, so that values come without a socket in between.
 
-server/service/SHARED_MEMORY.md specifies what client and server say to each other.
+server/service/shared_memory/SHARED_MEMORY.md specifies what client and server say to each other.
 """
 
 from __future__ import annotations

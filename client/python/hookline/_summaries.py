@@ -1,42 +1,77 @@
-"""Adds up what the calls of one capture say of themselves; client/cpp/merge_summaries.h in Python."""
+"""Adds up summaries: of the calls of one capture, and of the captures of one pass over a source.
+
+client/cpp/merge_summaries.h has the first in C++.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from hookline import _protocol
-from hookline.types import CaptureStarted
+from hookline.types import CaptureStarted, CaptureSummary, HookPointSummary
 
 
 def merge_summaries(started: CaptureStarted, before: Any, now: Any) -> Any:
-    """The CaptureSummary of a capture whose call with the summary `before` was continued by a call with the summary
-    `now`. Counts and times are sums, and statistics cover the rows of both. The stop reason, `rows` and the resume
-    token are those of `now`."""
+    """The CaptureSummary message of a capture whose call with the summary `before` was continued by a call with the
+    summary `now`. Counts and times are sums, and statistics cover the rows of both. The stop reason, `rows` and the
+    resume token are those of `now`."""
     merged = _protocol.CaptureSummary.FromString(now.SerializeToString())
     for granted, a, b, point in zip(started.hook_points, before.hook_points, now.hook_points, merged.hook_points):
-        _merge_hook_point(granted.width, a, b, point)
-    for name in ("sequences", "tokens", "batches"):
-        setattr(merged, name, getattr(before, name) + getattr(now, name))
-    merged.mean_batch_fill = _mean(before.mean_batch_fill, before.batches, now.mean_batch_fill, now.batches)
+        for name, value in _statistics_of_both(granted.width, a, b).items():
+            setattr(point, name, value)
+    for name, value in _counts_of_both(before, now).items():
+        setattr(merged, name, value)
     for field in merged.timing.DESCRIPTOR.fields:
         setattr(merged.timing, field.name, getattr(before.timing, field.name) + getattr(now.timing, field.name))
     return merged
 
 
-def _merge_hook_point(width: int, a: Any, b: Any, merged: Any) -> None:
-    """Means of values are weighted by the finite values, and norms by rows, as the server does within a call."""
+def sum_of(
+    before: CaptureSummary, then: CaptureSummary, widths: Mapping[str, int], repeated_rows: int
+) -> CaptureSummary:
+    """The summary of two captures that follow each other in one pass. `widths` are those of the hook points, and
+    `repeated_rows` the rows of `before` with which `then` began: they count once in `rows`, but twice in all that
+    describes what was computed and sent, the statistics included. It ended as `then` did."""
+    points = dict(before.hook_points)
+    for name, point in then.hook_points.items():
+        point = replace(point, rows=point.rows - repeated_rows)
+        points[name] = _sum_of_points(points[name], point, widths[name]) if name in points else point
+    times = ("total_seconds", "queue_seconds", "forward_seconds", "copy_seconds", "wire_seconds", "reconnects")
+    sums = {name: getattr(before, name) + getattr(then, name) for name in times}
+    return replace(then, hook_points=points, **_counts_of_both(before, then), **sums)
+
+
+def _sum_of_points(before: HookPointSummary, then: HookPointSummary, width: int) -> HookPointSummary:
+    return replace(then, rows=before.rows + then.rows, **_statistics_of_both(width, before, then))
+
+
+def _counts_of_both(a: Any, b: Any) -> dict[str, Any]:
+    """`a` and `b` are CaptureSummary, the message or the dataclass, whose fields have the same names."""
+    counts: dict[str, Any] = {name: getattr(a, name) + getattr(b, name) for name in ("sequences", "tokens", "batches")}
+    counts["mean_batch_fill"] = _mean(a.mean_batch_fill, a.batches, b.mean_batch_fill, b.batches)
+    return counts
+
+
+def _statistics_of_both(width: int, a: Any, b: Any) -> dict[str, Any]:
+    """`a` and `b` are HookPointSummary, the message or the dataclass, whose fields have the same names. Means of values
+    are weighted by the finite values, and norms by rows, as the server does within a call."""
     a_values, b_values = (p.statistics_rows * width - p.nan_count - p.infinity_count for p in (a, b))
     if a_values or b_values:
         # A row without a finite value has the norm 0 in the mean, unless there is no other row: then the mean is NaN.
         a_norm, b_norm = (p.mean_row_norm if values else 0.0 for p, values in ((a, a_values), (b, b_values)))
-        merged.mean_row_norm = _mean(a_norm, a.statistics_rows, b_norm, b.statistics_rows)
+        norm = _mean(a_norm, a.statistics_rows, b_norm, b.statistics_rows)
     else:
-        merged.mean_row_norm = a.mean_row_norm + b.mean_row_norm
-    merged.mean = _mean(a.mean, a_values, b.mean, b_values)
-    merged.rms = math.sqrt(_mean(a.rms**2, a_values, b.rms**2, b_values))
-    for name in ("statistics_rows", "nan_count", "infinity_count"):
-        setattr(merged, name, getattr(a, name) + getattr(b, name))
+        norm = a.mean_row_norm + b.mean_row_norm
+    statistics: dict[str, Any] = {
+        name: getattr(a, name) + getattr(b, name) for name in ("statistics_rows", "nan_count", "infinity_count")
+    }
+    statistics["mean_row_norm"] = norm
+    statistics["mean"] = _mean(a.mean, a_values, b.mean, b_values)
+    statistics["rms"] = math.sqrt(_mean(a.rms**2, a_values, b.rms**2, b_values))
+    return statistics
 
 
 def _mean(a: float, a_weight: int, b: float, b_weight: int) -> float:

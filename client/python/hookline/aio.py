@@ -13,21 +13,21 @@ from __future__ import annotations
 import asyncio
 import warnings
 import weakref
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Any, Callable
 
 import grpc
 import grpc.aio
 
 from hookline import _calls, _lifetime, _memory, _network, _protocol, _shared_memory
-from hookline._arguments import CaptureArguments, PersistArguments
+from hookline._arguments import CaptureArguments, EstimateArguments, PersistArguments
 from hookline._arrays import Allocator
 from hookline._async_sources import FromAsync, SourceThread
 from hookline._batches import RawBatch
 from hookline._calls import Answer, UnaryCall
 from hookline._connection import channel_options
 from hookline._notes import notes_of_end, notes_of_start
-from hookline._request import CaptureOptions, capture_options
+from hookline._request import CaptureOptions, capture_options, options_among
 from hookline._session import Session
 from hookline.capture import Batch, Finisher
 from hookline.errors import (
@@ -46,7 +46,6 @@ from hookline.types import (
     DatasetInfo,
     ModelInfo,
     RecordingInfo,
-    Selection,
 )
 
 if TYPE_CHECKING:
@@ -187,28 +186,19 @@ class AsyncClient:
         hook_points: str | Sequence[str],
         source: Any,
         *,
-        max_activations: int | None = None,
-        max_activations_by_hook_point: Mapping[str, int] | None = None,
-        dtype: Any = None,
-        model: str = "",
-        selection: Selection | None = None,
         timeout: float | None = None,
+        **options: Unpack[EstimateArguments],
     ) -> CaptureEstimate:
-        """What a capture with these arguments would bring and cost; nothing is run. An iterator cannot be asked about:
-        it would be used up."""
-        options = capture_options(
-            hook_points=hook_points,
-            source=source,
-            model=model,
-            max_activations=max_activations,
-            max_activations_by_hook_point=max_activations_by_hook_point,
-            dtype=dtype,
-            selection=selection,
-        )
+        """The estimated rows, bytes and time of a capture with these arguments; nothing is run. TypeError for an
+        iterator, which would be used up by it.
+
+        options: `max_activations`, `max_activations_by_hook_point`, `dtype`, `model` and `selection`, as for `capture`.
+        """
+        settled = options_among(EstimateArguments.__annotations__, "an estimate", hook_points, source, options)
         try:
-            return await self._call(_calls.estimate_capture(options), timeout)
+            return await self._call(_calls.estimate_capture(settled), timeout)
         except HooklineError as error:
-            raise options.named(error) from None
+            raise settled.named(error) from None
 
     def capture(
         self, hook_points: str | Sequence[str], source: Any, **options: Unpack[CaptureArguments]

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Callable
 import grpc
 
 from hookline import _calls, _library, _memory, _network, _protocol, _shared_memory
-from hookline._arguments import PersistArguments
+from hookline._arguments import EstimateArguments, PersistArguments
 from hookline._arrays import Allocator
 from hookline._calls import Answer, UnaryCall
 from hookline._connection import Connection, StreamCall
 from hookline._native import NativeReceiver
 from hookline._receive import GrpcReceiver, Receiver
-from hookline._request import CaptureOptions, capture_options
+from hookline._request import CaptureOptions, capture_options, options_among
 from hookline._session import Session
 from hookline.capture import Capture
 from hookline.errors import DeadlineExceededError, HooklineError, InternalError, from_rpc_error
@@ -258,28 +258,19 @@ class Client:
         hook_points: str | Sequence[str],
         source: Any,
         *,
-        max_activations: int | None = None,
-        max_activations_by_hook_point: Mapping[str, int] | None = None,
-        dtype: Any = None,
-        model: str = "",
-        selection: Selection | None = None,
         timeout: float | None = None,
+        **options: Unpack[EstimateArguments],
     ) -> CaptureEstimate:
-        """What a capture with these arguments would bring and cost; nothing is run. An iterator cannot be asked about:
-        it would be used up."""
-        options = capture_options(
-            hook_points=hook_points,
-            source=source,
-            model=model,
-            max_activations=max_activations,
-            max_activations_by_hook_point=max_activations_by_hook_point,
-            dtype=dtype,
-            selection=selection,
-        )
+        """The estimated rows, bytes and time of a capture with these arguments; nothing is run. TypeError for an
+        iterator, which would be used up by it.
+
+        options: `max_activations`, `max_activations_by_hook_point`, `dtype`, `model` and `selection`, as for `capture`.
+        """
+        settled = options_among(EstimateArguments.__annotations__, "an estimate", hook_points, source, options)
         try:
-            return self._call(_calls.estimate_capture(options), timeout)
+            return self._call(_calls.estimate_capture(settled), timeout)
         except HooklineError as error:
-            raise options.named(error) from None
+            raise settled.named(error) from None
 
     def _call(self, unary: UnaryCall[Answer], timeout: float | None) -> Answer:
         # On the wire a call of one answer is one of several, and this kind can be cancelled. grpcio's own time-outs end

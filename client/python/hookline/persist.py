@@ -10,7 +10,7 @@ import grpc
 
 from hookline import _protocol
 from hookline._arguments import PersistArguments
-from hookline._request import CaptureOptions, capture_options
+from hookline._request import CaptureOptions, options_among
 from hookline.errors import InternalError, from_rpc_error
 from hookline.types import RecordingInfo, recording_info
 
@@ -31,12 +31,9 @@ class PersistProgress:
 def persist_request(
     name: str, hook_points: str | Sequence[str], source: Any, arguments: PersistArguments
 ) -> tuple[CaptureOptions, bytes]:
-    """What the arguments of a `persist` method ask for, and the request. TypeError for what no recording takes."""
-    accepted = PersistArguments.__annotations__.keys()
-    unknown = sorted(arguments.keys() - accepted)
-    if unknown:
-        raise TypeError(f"{unknown[0]}: a recording takes {', '.join(sorted(accepted))}")
-    options = capture_options(hook_points, source, **arguments)
+    """The options that the arguments of a `persist` method make, and the request. TypeError for what no recording
+    takes."""
+    options = options_among(PersistArguments.__annotations__, "a recording", hook_points, source, arguments)
     request = _protocol.PersistRequest(name=name, capture=options.whole_message())
     return options, request.SerializeToString()
 

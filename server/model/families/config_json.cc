@@ -1,12 +1,12 @@
 #include "server/model/families/config_json.h"
 
-#include <nlohmann/json.hpp>
 #include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "server/base/json.h"
 #include "server/base/status.h"
-#include "server/model/checkpoint/checkpoint_file.h"
+#include "server/model/load/checkpoint_file.h"
 
 namespace hookline {
 namespace {
@@ -15,6 +15,8 @@ using Json = nlohmann::json;
 
 // Published ones have a few kilobytes.
 constexpr int64_t kMaxConfigBytes = int64_t{4} << 20;
+// Published ones nest three or four levels.
+constexpr int kMaxConfigDepth = 32;
 
 // `text` with quotes around the words of Python's that stand outside strings.
 std::string QuoteNotFinite(absl::string_view text) {
@@ -44,8 +46,8 @@ std::string QuoteNotFinite(absl::string_view text) {
 
 absl::StatusOr<Json> ReadConfigJson(const std::string& path) {
   ASSIGN_OR_RETURN(const std::string text, ReadCheckpointText(path, kMaxConfigBytes));
-  Json json = Json::parse(QuoteNotFinite(text), /*cb=*/nullptr, /*allow_exceptions=*/false);
-  if (!json.is_object()) return absl::FailedPreconditionError(absl::StrCat(path, ": is no JSON object"));
+  absl::StatusOr<Json> json = ParseJsonObject(QuoteNotFinite(text), kMaxConfigDepth);
+  if (!json.ok()) return absl::FailedPreconditionError(absl::StrCat(path, ": ", json.status().message()));
   return json;
 }
 

@@ -9,7 +9,7 @@
 #include "server/model/decoder_config.h"
 #include "server/model/decoder_weights.h"
 #include "server/model/families/config_reader.h"
-#include "server/model/weight_taker.h"
+#include "server/model/load/weight_taker.h"
 
 namespace hookline {
 

@@ -9,7 +9,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "server/base/status.h"
-#include "server/model/checkpoint/checkpoint_folder.h"
 #include "server/model/decoder.h"
 #include "server/model/families/any_family.h"
 #include "server/model/families/config_json.h"
@@ -18,8 +17,9 @@
 #include "server/model/families/family.h"
 #include "server/model/families/mxfp4.h"
 #include "server/model/families/weight_names.h"
-#include "server/model/memory.h"
-#include "server/model/weight_taker.h"
+#include "server/model/load/checkpoint_folder.h"
+#include "server/model/load/memory.h"
+#include "server/model/load/weight_taker.h"
 
 namespace hookline {
 namespace {

@@ -9,7 +9,7 @@
 #include "server/model/decoder_weights.h"
 #include "server/model/families/family.h"
 #include "server/model/families/take_layers.h"
-#include "server/model/weight_taker.h"
+#include "server/model/load/weight_taker.h"
 
 namespace hookline {
 

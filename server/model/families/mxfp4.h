@@ -6,7 +6,7 @@
 
 #include <cstdint>
 
-#include "server/model/checkpoint/state_dict.h"
+#include "server/model/load/state_dict.h"
 
 namespace hookline {
 

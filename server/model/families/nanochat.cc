@@ -16,13 +16,14 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 #include "server/base/input_file.h"
+#include "server/base/json.h"
 #include "server/base/status.h"
-#include "server/model/checkpoint/torch_checkpoint.h"
 #include "server/model/decoder.h"
 #include "server/model/families/config_fields.h"
 #include "server/model/families/config_reader.h"
-#include "server/model/memory.h"
-#include "server/model/weight_taker.h"
+#include "server/model/load/memory.h"
+#include "server/model/load/torch_checkpoint.h"
+#include "server/model/load/weight_taker.h"
 
 namespace hookline {
 namespace {
@@ -34,6 +35,8 @@ constexpr double kEpsilon = 1.1920928955078125e-07;
 // The positions that its rotary tables have, times sequence_len.
 constexpr int64_t kContextFactor = 10;
 constexpr int64_t kMaxMetaBytes = int64_t{16} << 20;
+// Those that nanochat writes nest three or four levels.
+constexpr int kMaxMetaDepth = 32;
 constexpr int64_t kTableMultiple = 64;
 
 // A checkpoint's numbers by step.
@@ -68,9 +71,9 @@ absl::StatusOr<Meta> ReadMeta(const std::string& path) {
   const auto bad = [&](absl::string_view what) {
     return absl::FailedPreconditionError(absl::StrCat(path, ": ", what));
   };
-  const Json json = Json::parse(text, /*cb=*/nullptr, /*allow_exceptions=*/false);
-  if (!json.is_object()) return bad("is no JSON object");
-  const ConfigReader reader(json, path);
+  const absl::StatusOr<Json> json = ParseJsonObject(text, kMaxMetaDepth);
+  if (!json.ok()) return bad(json.status().message());
+  const ConfigReader reader(*json, path);
   const ConfigReader config = reader.Object("model_config");
   Meta meta;
   meta.sequence_len = config.Integer("sequence_len");

@@ -6,7 +6,7 @@
 #include <string>
 
 #include "server/model/decoder_weights.h"
-#include "server/model/weight_taker.h"
+#include "server/model/load/weight_taker.h"
 
 namespace hookline {
 

@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
-#include "server/model/checkpoint/state_dict.h"
-#include "server/model/weight_taker.h"
+#include "server/model/load/state_dict.h"
+#include "server/model/load/weight_taker.h"
 
 namespace hookline {
 

@@ -3,7 +3,6 @@
 #include <caffe2/serialize/inline_container.h>
 #include <caffe2/serialize/read_adapter_interface.h>
 #include <torch/csrc/jit/serialization/import.h>
-#include <xxhash.h>
 #include <zlib.h>
 
 #include <algorithm>
@@ -18,10 +17,11 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
+#include "server/base/hash.h"
 #include "server/base/input_file.h"
 #include "server/base/status.h"
-#include "server/model/checkpoint/checkpoint_file.h"
-#include "server/model/checkpoint/zip_archive.h"
+#include "server/formats/zip_archive.h"
+#include "server/model/load/checkpoint_file.h"
 #include "server/model/torchscript/script_program.h"
 
 namespace hookline {
@@ -66,9 +66,7 @@ absl::StatusOr<std::string> CheckRecords(const std::string& path,
         path, ": holds no TorchScript code, only ", names.size(),
         " other records; a state dict needs its config beside it in a directory, a module torch.jit.save"));
   }
-  std::unique_ptr<XXH3_state_t, decltype(&XXH3_freeState)> hash(XXH3_createState(), &XXH3_freeState);
-  if (hash == nullptr) throw std::bad_alloc();
-  XXH3_128bits_reset(hash.get());
+  Xxh3 hash;
   for (const std::string& name : names) {
     auto [data, size] = reader.getRecord(name);
     const absl::string_view bytes(static_cast<const char*>(data.get()), size);
@@ -86,12 +84,11 @@ absl::StatusOr<std::string> CheckRecords(const std::string& path,
       }
     }
     const uint64_t sizes[] = {name.size(), size};
-    XXH3_128bits_update(hash.get(), sizes, sizeof(sizes));
-    XXH3_128bits_update(hash.get(), name.data(), name.size());
-    XXH3_128bits_update(hash.get(), bytes.data(), bytes.size());
+    hash.Update(absl::Span<const uint8_t>(reinterpret_cast<const uint8_t*>(sizes), sizeof(sizes)));
+    hash.Update(name);
+    hash.Update(bytes);
   }
-  const XXH128_hash_t digest = XXH3_128bits_digest(hash.get());
-  return absl::StrFormat("%016x%016x", digest.high64, digest.low64);
+  return hash.hex();
 }
 
 }  // namespace

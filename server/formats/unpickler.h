@@ -1,0 +1,48 @@
+// Reads the pickle of a state dict: the protocol's opcodes (pickletools.py of Python 3.11 describes them) as far as
+// torch.save uses them for tensors, and nothing that could run code.
+#ifndef HOOKLINE_SERVER_FORMATS_UNPICKLER_H_
+#define HOOKLINE_SERVER_FORMATS_UNPICKLER_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+
+namespace hookline {
+
+// A state dict of a hundred thousand tensors takes about ten megabytes.
+constexpr size_t kMaxPickleBytes = size_t{16} << 20;
+
+// A tensor as the pickle describes it. Not yet checked against its storage.
+struct PickledTensor {
+  std::string name;
+  std::string storage_type;  // "FloatStorage"
+  std::string storage_key;   // the archive's entry `data/KEY`
+  int64_t storage_values = 0;
+  int64_t offset = 0;  // in values, as the strides
+  std::vector<int64_t> sizes;
+  std::vector<int64_t> strides;
+};
+
+// The tensors of the dict (OrderedDict or dict, of names to tensors) that `pickle` holds, in its order. Memory stays
+// proportional to the pickle's size. FAILED_PRECONDITION, a sentence about what the pickle holds that it should not.
+absl::StatusOr<std::vector<PickledTensor>> UnpickleStateDict(absl::Span<const uint8_t> pickle);
+
+// What stands before the storages in a file that torch.save wrote before PyTorch 1.6, or without its zip format.
+struct LegacyHead {
+  std::vector<PickledTensor> tensors;
+  std::vector<std::string> storage_keys;  // in the order in which the storages follow
+  size_t bytes = 0;                       // of the head
+};
+
+// Whether `file` begins like one.
+bool IsLegacyFile(absl::Span<const uint8_t> file);
+
+// Reads the head at the beginning of `file`, of which kMaxPickleBytes are enough. Errors as above.
+absl::StatusOr<LegacyHead> UnpickleLegacyHead(absl::Span<const uint8_t> file);
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_FORMATS_UNPICKLER_H_

@@ -1,0 +1,49 @@
+// Whether models fit into memory, said before they are loaded.
+//
+//   RETURN_IF_ERROR(CheckMemory({{"gpt2", "cuda:0", 248894976}}, &MemoryOf));
+#ifndef HOOKLINE_SERVER_MODEL_LOAD_MEMORY_H_
+#define HOOKLINE_SERVER_MODEL_LOAD_MEMORY_H_
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+
+namespace hookline {
+
+// What a model's weights take on its device, in the dtype that they get there.
+struct MemoryNeed {
+  std::string model;   // its name
+  std::string device;  // as LibTorch names it: "cpu", "cuda:0"
+  int64_t bytes = 0;
+};
+
+struct AvailableMemory {
+  int64_t bytes = 0;
+  std::string source;  // where the number is from, e.g. "MemAvailable of /proc/meminfo"
+};
+
+// RESOURCE_EXHAUSTED where the models of one device need more than it has: both numbers, and each model's. A device for
+// which `available` knows no number passes.
+absl::Status CheckMemory(absl::Span<const MemoryNeed> needs,
+                         absl::FunctionRef<std::optional<AvailableMemory>(const std::string& device)> available);
+
+// What the host can give without swapping: MemAvailable, or less where a cgroup (version 2) of this process or one
+// around it has a limit: the limit less what is in use, files that it could drop counted as free. nullopt where /proc
+// does not tell. `root` is put before the paths, for tests.
+std::optional<AvailableMemory> HostMemory(absl::string_view root = "");
+
+// What a model on `device`, as LibTorch names it, can get: HostMemory for "cpu", else what the driver calls free.
+// nullopt where LibTorch cannot tell without CUDA's headers (before 2.11), or there is no such device.
+std::optional<AvailableMemory> MemoryOf(const std::string& device);
+
+// "1.5 GB (1500000000 bytes)".
+std::string MemoryText(int64_t bytes);
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_MODEL_LOAD_MEMORY_H_

@@ -1,0 +1,26 @@
+// The parameters of a checkpoint, by name: what the readers give and the families take.
+#ifndef HOOKLINE_SERVER_MODEL_LOAD_STATE_DICT_H_
+#define HOOKLINE_SERVER_MODEL_LOAD_STATE_DICT_H_
+
+#include <ATen/ATen.h>
+
+#include <string>
+
+#include "absl/container/btree_map.h"
+#include "server/model/load/stored_tensor.h"
+
+namespace hookline {
+
+struct StateDict {
+  // What the files say of the tensors, checked against their sizes; WeightReader reads the values.
+  absl::btree_map<std::string, StoredTensor> tensors;
+  // The file, or for several the folder, for messages.
+  std::string path;
+};
+
+// Bytes of all tensors once those of floating types have `dtype`.
+int64_t WeightBytes(const StateDict& weights, at::ScalarType dtype);
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_MODEL_LOAD_STATE_DICT_H_

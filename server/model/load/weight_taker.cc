@@ -1,0 +1,124 @@
+#include "server/model/load/weight_taker.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "server/base/escape.h"
+
+namespace hookline {
+const StoredTensor* WeightTaker::FindOfAnyType(const std::string& name, const std::vector<int64_t>& sizes) {
+  if (!status_.ok()) return nullptr;
+  const auto it = weights_.tensors.find(name);
+  if (it == weights_.tensors.end()) {
+    status_ = absl::FailedPreconditionError(absl::StrCat(weights_.path, ": weight ", Quoted(name), " of shape (",
+                                                         absl::StrJoin(sizes, ", "), ") is missing"));
+    return nullptr;
+  }
+  const StoredTensor& tensor = it->second;
+  if (!sizes.empty() && tensor.sizes() != at::IntArrayRef(sizes)) {
+    status_ = absl::FailedPreconditionError(
+        absl::StrCat(weights_.path, ": weight ", Quoted(name), " has shape (", absl::StrJoin(tensor.sizes(), ", "),
+                     "), but its configuration makes (", absl::StrJoin(sizes, ", "), ")"));
+    return nullptr;
+  }
+  if (taken_.insert(name).second) parameters_ += tensor.numel();
+  return &tensor;
+}
+
+const StoredTensor* WeightTaker::Find(const std::string& name, const std::vector<int64_t>& sizes) {
+  const StoredTensor* const tensor = FindOfAnyType(name, sizes);
+  if (tensor != nullptr && !tensor->is_floating_point()) {
+    status_ = absl::FailedPreconditionError(absl::StrCat(weights_.path, ": weight ", Quoted(name), " is of type ",
+                                                         c10::toString(tensor->scalar_type()),
+                                                         "; floating-point weights are read, not quantised ones"));
+    return nullptr;
+  }
+  return tensor;
+}
+
+at::Tensor WeightTaker::Read(const std::string& name, at::ScalarType dtype) {
+  absl::StatusOr<at::Tensor> values = reader_.Read(name, dtype);
+  if (values.ok()) return *std::move(values);
+  status_ = std::move(values).status();
+  return {};
+}
+
+at::Tensor WeightTaker::Take(const std::string& name, const std::vector<int64_t>& sizes,
+                             std::optional<at::ScalarType> dtype) {
+  const StoredTensor* const tensor = Find(name, sizes);
+  if (tensor == nullptr) return {};
+  // On the way to another device a weight crosses the bus as it is stored.
+  const at::ScalarType stored = tensor->scalar_type();
+  const at::Tensor values = Read(name, device_.is_cpu() ? dtype.value_or(stored) : stored);
+  return values.defined() ? values.to(device_, dtype.value_or(stored)) : values;
+}
+
+at::Tensor WeightTaker::Bytes(const std::string& name, const std::vector<int64_t>& sizes) {
+  const StoredTensor* const tensor = FindOfAnyType(name, sizes);
+  if (tensor == nullptr) return {};
+  if (tensor->scalar_type() != at::kByte) {
+    status_ = absl::FailedPreconditionError(absl::StrCat(weights_.path, ": weight ", Quoted(name), " is of type ",
+                                                         c10::toString(tensor->scalar_type()), "; bytes are wanted"));
+    return {};
+  }
+  return Read(name, at::kByte);
+}
+
+at::Tensor WeightTaker::Linear(const std::string& name, int64_t in, int64_t out) {
+  const at::Tensor weight = Get(name, {out, in});
+  return weight.defined() ? weight.t() : weight;
+}
+
+at::Tensor WeightTaker::Get(const std::string& name, const std::vector<int64_t>& sizes) {
+  return Take(name, sizes, dtype_);
+}
+
+at::Tensor WeightTaker::Table(const std::string& name, const std::vector<int64_t>& sizes) {
+  return Take(name, sizes, /*dtype=*/std::nullopt);
+}
+
+at::Tensor WeightTaker::Wide(const std::string& name, const std::vector<int64_t>& sizes) {
+  return Take(name, sizes, at::kFloat);
+}
+
+std::vector<double> WeightTaker::Numbers(const std::string& name, int64_t count) {
+  const std::vector<double> none(static_cast<size_t>(count), 0);
+  if (Find(name, {count}) == nullptr) return none;
+  const at::Tensor values = Read(name, at::kDouble);
+  if (!values.defined()) return none;
+  const double* const numbers = values.data_ptr<double>();
+  return {numbers, numbers + count};
+}
+
+void WeightTaker::Ignore(const std::string& name, const std::vector<int64_t>& sizes) {
+  if (sizes.empty()) {
+    taken_.insert(name);
+  } else {
+    Find(name, sizes);
+  }
+}
+
+std::vector<std::string> WeightTaker::IgnoreRest(
+    absl::FunctionRef<bool(const std::string& name, const StoredTensor& tensor)> unused) {
+  std::vector<std::string> names;
+  for (const auto& [name, tensor] : weights_.tensors) {
+    if (taken_.count(name) == 0 && unused(name, tensor)) names.push_back(name);
+  }
+  taken_.insert(names.begin(), names.end());
+  return names;
+}
+
+absl::Status WeightTaker::Finish() const {
+  if (!status_.ok()) return status_;
+  for (const auto& [name, tensor] : weights_.tensors) {
+    if (taken_.count(name) == 0) {
+      return absl::FailedPreconditionError(absl::StrCat(weights_.path, ": weight ", Quoted(name), " of shape (",
+                                                        absl::StrJoin(tensor.sizes(), ", "),
+                                                        ") is not one of this architecture's"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace hookline

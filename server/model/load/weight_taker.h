@@ -1,0 +1,89 @@
+// Takes a checkpoint's tensors by name, each checked for its shape, to where a decoder uses them; what is missing,
+// misshapen or left over is an error with its name.
+//
+//   WeightTaker take(state_dict, device, dtype);
+//   layer.query.weight = take.Linear("layers.0.q.weight", width, heads * head_width);
+//   ...
+//   RETURN_IF_ERROR(take.Finish());     // the first error, or what was left over
+//   ASSIGN_OR_RETURN(info.fingerprint, take.Fingerprint(config.ToString()));
+#ifndef HOOKLINE_SERVER_MODEL_LOAD_WEIGHT_TAKER_H_
+#define HOOKLINE_SERVER_MODEL_LOAD_WEIGHT_TAKER_H_
+
+#include <ATen/ATen.h>
+
+#include <cstdint>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "server/model/load/state_dict.h"
+#include "server/model/load/weight_reader.h"
+
+namespace hookline {
+
+class WeightTaker {
+ public:
+  // Errors name `weights.path`.
+  WeightTaker(const StateDict& weights, at::Device device, at::ScalarType dtype)
+      : weights_(weights), reader_(weights), device_(device), dtype_(dtype) {}
+
+  at::Device device() const { return device_; }
+  at::ScalarType dtype() const { return dtype_; }
+
+  bool Has(const std::string& name) const { return weights_.tensors.count(name) != 0; }
+
+  // Stored as (out, in); returned as (in, out), in the model's dtype.
+  at::Tensor Linear(const std::string& name, int64_t in, int64_t out);
+  // In the model's dtype.
+  at::Tensor Get(const std::string& name, const std::vector<int64_t>& sizes);
+  // In the dtype in which it is stored.
+  at::Tensor Table(const std::string& name, const std::vector<int64_t>& sizes);
+  // In float32.
+  at::Tensor Wide(const std::string& name, const std::vector<int64_t>& sizes);
+  // Of bytes, on the host.
+  at::Tensor Bytes(const std::string& name, const std::vector<int64_t>& sizes);
+  // `count` numbers, on the host.
+  std::vector<double> Numbers(const std::string& name, int64_t count);
+  // Not used, but rightly there. Sizes are checked unless empty.
+  void Ignore(const std::string& name, const std::vector<int64_t>& sizes = {});
+
+  // Ignores what nobody took and `unused` accepts; their names. To be called last.
+  std::vector<std::string> IgnoreRest(
+      absl::FunctionRef<bool(const std::string& name, const StoredTensor& tensor)> unused);
+
+  // Values of the tensors that were taken, and of those ignored with their sizes checked.
+  int64_t parameters() const { return parameters_; }
+
+  // The first error; without one, whether all of the checkpoint was taken.
+  absl::Status Finish() const;
+
+  // After Finish(): of all weights and `configuration`, as WeightReader::Finish.
+  absl::StatusOr<std::string> Fingerprint(absl::string_view configuration) { return reader_.Finish(configuration); }
+
+ private:
+  // What the file says of a weight of the wanted form, or null after an error.
+  const StoredTensor* Find(const std::string& name, const std::vector<int64_t>& sizes);
+  // The same without regard to the tensor's type.
+  const StoredTensor* FindOfAnyType(const std::string& name, const std::vector<int64_t>& sizes);
+  // The values of a weight that was found; undefined after an error.
+  at::Tensor Read(const std::string& name, at::ScalarType dtype);
+  // The weight on the device, in `dtype` or, where there is none, as it is stored; undefined after an error.
+  at::Tensor Take(const std::string& name, const std::vector<int64_t>& sizes, std::optional<at::ScalarType> dtype);
+
+  const StateDict& weights_;
+  WeightReader reader_;
+  const at::Device device_;
+  const at::ScalarType dtype_;
+  std::set<std::string> taken_;
+  int64_t parameters_ = 0;
+  absl::Status status_;
+};
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_MODEL_LOAD_WEIGHT_TAKER_H_

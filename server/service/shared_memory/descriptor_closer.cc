@@ -1,0 +1,63 @@
+#include "server/service/shared_memory/descriptor_closer.h"
+
+#include <unistd.h>
+
+#include <deque>
+#include <optional>
+#include <thread>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+
+namespace hookline {
+namespace {
+
+// So many closes that block hold up the others; honest ones take microseconds.
+constexpr int kMaxThreads = 8;
+
+}  // namespace
+
+struct DescriptorCloser::State {
+  // The next to close; none: the thread ends.
+  std::optional<int> Next() {
+    absl::MutexLock lock(&mutex);
+    if (queue.empty()) {
+      --threads;
+      return std::nullopt;
+    }
+    const int descriptor = queue.front();
+    queue.pop_front();
+    return descriptor;
+  }
+
+  absl::Mutex mutex;
+  std::deque<int> queue ABSL_GUARDED_BY(mutex);
+  size_t pending ABSL_GUARDED_BY(mutex) = 0;  // in the queue or being closed
+  int threads ABSL_GUARDED_BY(mutex) = 0;
+};
+
+DescriptorCloser::DescriptorCloser() : state_(std::make_shared<State>()) {}
+
+void DescriptorCloser::Close(int descriptor) {
+  {
+    absl::MutexLock lock(&state_->mutex);
+    state_->queue.push_back(descriptor);
+    ++state_->pending;
+    if (state_->threads == kMaxThreads) return;
+    ++state_->threads;
+  }
+  std::thread([state = state_] {
+    while (const std::optional<int> next = state->Next()) {
+      close(*next);
+      absl::MutexLock lock(&state->mutex);
+      --state->pending;
+    }
+  }).detach();
+}
+
+size_t DescriptorCloser::pending() const {
+  absl::MutexLock lock(&state_->mutex);
+  return state_->pending;
+}
+
+}  // namespace hookline

@@ -1,0 +1,88 @@
+// Takes the memory that clients on this machine offer, and what they say about it afterwards (SHARED_MEMORY.md).
+#ifndef HOOKLINE_SERVER_SERVICE_SHARED_MEMORY_LISTENER_H_
+#define HOOKLINE_SERVER_SERVICE_SHARED_MEMORY_LISTENER_H_
+
+#include <sys/socket.h>
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/strings/string_view.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "grpcpp/server_context.h"
+#include "server/service/shared_memory/descriptor_closer.h"
+#include "server/service/shared_memory/memory.h"
+
+namespace hookline {
+
+// Thread-safe.
+class SharedMemoryListener {
+ public:
+  SharedMemoryListener() = default;
+  // Closes the connections. Memory that was taken stays as long as its owner keeps it.
+  ~SharedMemoryListener();
+  SharedMemoryListener(const SharedMemoryListener&) = delete;
+  SharedMemoryListener& operator=(const SharedMemoryListener&) = delete;
+
+  // Begins to listen for the clients of each of these TCP ports, once; at most `max_bytes` of theirs are mapped at a
+  // time. Only clients of the server's own user are heard. A port for which that is not possible is left out: values
+  // then go over the wire.
+  void Listen(const std::vector<int>& ports, int64_t max_bytes);
+
+  // The memory offered under a key of 32 hexadecimal digits, once; null if there is none.
+  std::shared_ptr<SharedMemory> Take(absl::string_view key);
+
+ private:
+  struct Connection {
+    int socket;
+    // What was received of an offer, or of an offset once there is memory (the server's machine is little-endian).
+    std::array<uint8_t, 24> input;
+    size_t input_bytes = 0;
+    int descriptor = -1;  // until the offer is whole
+    absl::Time offer_deadline;
+    std::string key;  // in hexadecimal digits
+    std::shared_ptr<SharedMemory> memory;
+  };
+
+  void ListenFor(int port);
+  void Run();
+  // Whether another connection may be accepted; listens or not accordingly.
+  bool HasRoom();
+  void Accept(int listener);
+  // Takes what has come; false when the connection is to be closed.
+  bool Receive(Connection& connection);
+  // Takes the descriptors that came with a message; false if they are not the one of an offer.
+  bool TakeDescriptors(Connection& connection, msghdr& message);
+  bool TakeOffer(Connection& connection);
+  void CloseLateOffers();
+  void Close(int socket);
+
+  int64_t max_bytes_ = 0;
+  const std::shared_ptr<std::atomic<int64_t>> mapped_bytes_ = std::make_shared<std::atomic<int64_t>>(0);
+  DescriptorCloser closer_;
+  std::vector<int> listeners_;
+  bool is_listening_ = true;  // the thread's
+  int epoll_ = -1;
+  // Readable when the thread is to end.
+  int stop_ = -1;
+  absl::flat_hash_map<int, std::unique_ptr<Connection>> connections_;  // by socket; the thread's
+  absl::Mutex mutex_;
+  // By key, what is not taken.
+  absl::flat_hash_map<std::string, std::shared_ptr<SharedMemory>> offered_ ABSL_GUARDED_BY(mutex_);
+  std::thread thread_;
+};
+
+// The memory that the call's client offers for it; null if it offers none, or `listener` is null.
+std::shared_ptr<SharedMemory> TakeOffered(SharedMemoryListener* listener, const grpc::CallbackServerContext& context);
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_SERVICE_SHARED_MEMORY_LISTENER_H_

@@ -1,0 +1,129 @@
+#include "server/service/shared_memory/memory.h"
+
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+namespace hookline {
+namespace {
+
+constexpr int64_t kPageBytes = 4096;
+
+// The size of the memory, if writing to a mapping of it cannot fail: a file that shrinks under a mapping, or huge pages
+// that run out, would end the process.
+absl::StatusOr<int64_t> SafeBytes(int descriptor) {
+  // First, since it asks no file system, which could answer when it likes: only memory has seals.
+  constexpr int kWanted = F_SEAL_SHRINK | F_SEAL_GROW;
+  const int seals = fcntl(descriptor, F_GET_SEALS);
+  if (seals < 0 || (seals & kWanted) != kWanted) return absl::FailedPreconditionError("it is not sealed memory");
+  struct statfs file_system;
+  if (fstatfs(descriptor, &file_system) != 0 || file_system.f_type != TMPFS_MAGIC) {
+    return absl::FailedPreconditionError("it is memory of huge pages");
+  }
+  struct stat file;
+  if (fstat(descriptor, &file) != 0) return absl::FailedPreconditionError("it has no size");
+  if (file.st_size < SharedMemory::kMinBytes || file.st_size > SharedMemory::kMaxBytes ||
+      file.st_size % kPageBytes != 0) {
+    return absl::FailedPreconditionError(absl::StrCat(file.st_size, " bytes are not from ", SharedMemory::kMinBytes,
+                                                      " to ", SharedMemory::kMaxBytes, " in pages"));
+  }
+  return int64_t{file.st_size};
+}
+
+}  // namespace
+
+absl::StatusOr<std::shared_ptr<SharedMemory>> SharedMemory::Map(int descriptor,
+                                                                std::shared_ptr<std::atomic<int64_t>> mapped_bytes,
+                                                                int64_t max_mapped_bytes) {
+  const absl::StatusOr<int64_t> bytes = SafeBytes(descriptor);
+  if (!bytes.ok()) return bytes.status();
+  if (mapped_bytes->fetch_add(*bytes) + *bytes > max_mapped_bytes) {
+    mapped_bytes->fetch_sub(*bytes);
+    return absl::ResourceExhaustedError(
+        absl::StrCat(*bytes, " bytes more than clients' ", mapped_bytes->load(), " exceed ", max_mapped_bytes));
+  }
+  void* data = mmap(nullptr, static_cast<size_t>(*bytes), PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0);
+  if (data == MAP_FAILED) {
+    mapped_bytes->fetch_sub(*bytes);
+    return absl::FailedPreconditionError("it cannot be mapped for writing");
+  }
+  return std::shared_ptr<SharedMemory>(new SharedMemory(static_cast<uint8_t*>(data), *bytes, std::move(mapped_bytes)));
+}
+
+SharedMemory::~SharedMemory() {
+  munmap(data_, static_cast<size_t>(bytes_));
+  mapped_bytes_->fetch_sub(bytes_);
+}
+
+bool SharedMemory::Use(int64_t piece_bytes, std::function<void()> on_room) {
+  piece_bytes = (piece_bytes + kPageBytes - 1) / kPageBytes * kPageBytes;
+  const int64_t pieces = bytes_ / piece_bytes;
+  if (pieces == 0) return false;
+  absl::MutexLock lock(&mutex_);
+  on_room_ = std::move(on_room);
+  piece_bytes_ = piece_bytes;
+  with_client_.assign(static_cast<size_t>(pieces), false);
+  for (int64_t piece = pieces; piece > 0; --piece) free_.push_back(piece - 1);
+  return true;
+}
+
+void SharedMemory::StopUsing() {
+  absl::MutexLock lock(&mutex_);
+  on_room_ = nullptr;
+  waiting_ = false;
+}
+
+SharedMemory::Put SharedMemory::TryPut(absl::Span<const SlabSpan> data) {
+  int64_t piece;
+  int64_t offset;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (closed_) return {Put::Outcome::kGone};
+    if (free_.empty()) {
+      waiting_ = true;
+      return {Put::Outcome::kFull};
+    }
+    piece = free_.back();
+    free_.pop_back();
+    with_client_[static_cast<size_t>(piece)] = true;
+    offset = piece * piece_bytes_;
+  }
+  uint8_t* out = data_ + offset;
+  for (const SlabSpan& span : data) {
+    std::memcpy(out, span.data(), static_cast<size_t>(span.bytes));
+    out += span.bytes;
+  }
+  return {Put::Outcome::kPut, offset};
+}
+
+bool SharedMemory::Release(int64_t offset) {
+  absl::MutexLock lock(&mutex_);
+  if (piece_bytes_ == 0 || offset < 0 || offset % piece_bytes_ != 0) return false;
+  const int64_t piece = offset / piece_bytes_;
+  if (piece >= static_cast<int64_t>(with_client_.size()) || !with_client_[static_cast<size_t>(piece)]) return false;
+  with_client_[static_cast<size_t>(piece)] = false;
+  free_.push_back(piece);
+  WakeIfWaiting();
+  return true;
+}
+
+void SharedMemory::Close() {
+  absl::MutexLock lock(&mutex_);
+  closed_ = true;
+  WakeIfWaiting();
+}
+
+void SharedMemory::WakeIfWaiting() {
+  if (!waiting_) return;
+  waiting_ = false;
+  on_room_();
+}
+
+}  // namespace hookline

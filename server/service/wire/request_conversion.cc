@@ -1,0 +1,114 @@
+#include "server/service/wire/request_conversion.h"
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "google/protobuf/generated_enum_reflection.h"
+#include "server/base/status.h"
+
+namespace hookline {
+namespace {
+
+// INVALID_ARGUMENT if `number` is none of the enum's values, listing those but the unspecified one.
+template <typename Enum>
+absl::Status CheckEnum(absl::string_view field, Enum number) {
+  const google::protobuf::EnumDescriptor& descriptor = *google::protobuf::GetEnumDescriptor<Enum>();
+  if (descriptor.FindValueByNumber(number) != nullptr) return absl::OkStatus();
+  std::vector<std::string> names;
+  for (int i = 1; i < descriptor.value_count(); ++i) names.push_back(descriptor.value(i)->name());
+  return InvalidField(field, absl::StrCat("no value has the number ", static_cast<int>(number), "; there are ",
+                                          absl::StrJoin(names, ", ")));
+}
+
+absl::StatusOr<Dtype> FromProto(v1::Dtype dtype) {
+  RETURN_IF_ERROR(CheckEnum("dtype", dtype));
+  switch (dtype) {
+    case v1::DTYPE_BFLOAT16:
+      return Dtype::kBFloat16;
+    case v1::DTYPE_FLOAT16:
+      return Dtype::kFloat16;
+    default:
+      return Dtype::kFloat32;
+  }
+}
+
+DatasetSource FromProto(const v1::DatasetSource& source) {
+  DatasetSource out;
+  out.name = source.name();
+  out.sequence_length = source.sequence_length();
+  out.first_sequence = source.first_sequence();
+  out.sequence_count = source.sequence_count();
+  if (source.has_prepend_token_id()) out.prepend_token_id = source.prepend_token_id();
+  return out;
+}
+
+absl::StatusOr<FeedSource> FromProto(const v1::FeedSource& source) {
+  RETURN_IF_ERROR(CheckEnum("feed.on_lag", source.on_lag()));
+  FeedSource out;
+  out.name = source.name();
+  out.dataset = FromProto(source.dataset());
+  out.start_when_subscribers = source.start_when_subscribers() == 0 ? 1 : source.start_when_subscribers();
+  out.on_lag = source.on_lag() == v1::ON_LAG_WAIT ? OnLag::kWait : OnLag::kDetach;
+  return out;
+}
+
+Selection FromProto(const v1::Selection& selection) {
+  Selection out;
+  out.skip_first = selection.skip_first();
+  out.position_end = selection.position_end();
+  out.position_stride = selection.position_stride() == 0 ? 1 : selection.position_stride();
+  out.exclude_token_ids = {selection.exclude_token_ids().begin(), selection.exclude_token_ids().end()};
+  out.sample_rows = selection.sample_rows();
+  out.seed = selection.seed();
+  return out;
+}
+
+}  // namespace
+
+v1::Dtype ToProto(Dtype dtype) {
+  switch (dtype) {
+    case Dtype::kFloat32:
+      return v1::DTYPE_FLOAT32;
+    case Dtype::kBFloat16:
+      return v1::DTYPE_BFLOAT16;
+    case Dtype::kFloat16:
+      return v1::DTYPE_FLOAT16;
+  }
+  return v1::DTYPE_UNSPECIFIED;
+}
+
+absl::StatusOr<CaptureRequest> FromProto(const v1::CaptureRequest& request) {
+  CaptureRequest out;
+  out.model = request.model();
+  out.hook_points = {request.hook_points().begin(), request.hook_points().end()};
+  switch (request.source_case()) {
+    case v1::CaptureRequest::kTokens:
+    case v1::CaptureRequest::SOURCE_NOT_SET:
+      break;
+    case v1::CaptureRequest::kDataset:
+      out.source = FromProto(request.dataset());
+      break;
+    case v1::CaptureRequest::kFeed: {
+      ASSIGN_OR_RETURN(out.source, FromProto(request.feed()));
+      break;
+    }
+  }
+  if (request.has_max_activations()) out.max_activations = request.max_activations();
+  out.max_activations_by_hook_point = {request.max_activations_by_hook_point().begin(),
+                                       request.max_activations_by_hook_point().end()};
+  ASSIGN_OR_RETURN(out.dtype, FromProto(request.dtype()));
+  RETURN_IF_ERROR(CheckEnum("encoding", request.encoding()));
+  out.encoding = request.encoding() == v1::ENCODING_VALUES ? Encoding::kValues : Encoding::kBytes;
+  out.selection = FromProto(request.selection());
+  out.provenance = request.provenance();
+  out.max_message_bytes = request.max_message_bytes();
+  out.deterministic = request.deterministic();
+  out.resume_token = request.resume_token();
+  out.record_as = request.record_as();
+  return out;
+}
+
+}  // namespace hookline

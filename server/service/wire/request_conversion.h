@@ -1,0 +1,21 @@
+// Requests and enums between the proto and the engine's plain C++.
+#ifndef HOOKLINE_SERVER_SERVICE_WIRE_REQUEST_CONVERSION_H_
+#define HOOKLINE_SERVER_SERVICE_WIRE_REQUEST_CONVERSION_H_
+
+#include "absl/status/statusor.h"
+#include "hookline/v1/capture_service.pb.h"
+#include "server/base/dtype.h"
+#include "server/capture/request.h"
+
+namespace hookline {
+
+v1::Dtype ToProto(Dtype dtype);
+
+// Fills in what the proto says of fields that are unset. `tokens` is request_parser.h's to read; here it counts as no
+// source. Checks only what plain C++ cannot express: INVALID_ARGUMENT
+// naming the field for an enum's number without a name. Everything else is the engine's to check.
+absl::StatusOr<CaptureRequest> FromProto(const v1::CaptureRequest& request);
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_SERVICE_WIRE_REQUEST_CONVERSION_H_

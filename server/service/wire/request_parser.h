@@ -1,0 +1,41 @@
+// Reads capture requests as gRPC received them. Protobuf parses them, but for token sequences, which go straight into
+// what the engine takes: as protobuf messages a hostile request would grow to thirty times its size in memory.
+#ifndef HOOKLINE_SERVER_SERVICE_WIRE_REQUEST_PARSER_H_
+#define HOOKLINE_SERVER_SERVICE_WIRE_REQUEST_PARSER_H_
+
+#include <string>
+#include <variant>
+
+#include "absl/status/statusor.h"
+#include "grpcpp/support/byte_buffer.h"
+#include "server/capture/limits.h"
+#include "server/capture/request.h"
+
+namespace hookline {
+
+// All: INVALID_ARGUMENT for bytes that are no such message, for two sources in one request, and as FromProto
+// (request_conversion.h); RESOURCE_EXHAUSTED for a request that takes more than 4 MiB besides its tokens, and for more
+// tokens or sequences than `limits` allows, with both numbers: what is beyond them is counted, not kept.
+//
+// A batch with an empty sequence, which the engine refuses naming it, is read up to there only: so that a message of
+// nothing but empty sequences stays as small as it came.
+
+absl::StatusOr<CaptureRequest> ParseCaptureRequest(grpc::ByteBuffer message, const TokenLimits& limits);
+
+// A PersistRequest. Fields of its capture are named from `capture` on.
+struct PersistRequest {
+  std::string name;
+  CaptureRequest capture;
+};
+absl::StatusOr<PersistRequest> ParsePersistRequest(grpc::ByteBuffer message, const TokenLimits& limits);
+
+// Of an EstimateCaptureRequest its `capture`.
+absl::StatusOr<CaptureRequest> ParseEstimateCaptureRequest(grpc::ByteBuffer message, const TokenLimits& limits);
+
+// Of a CaptureStreamRequest what it holds; INVALID_ARGUMENT for neither or both.
+absl::StatusOr<std::variant<CaptureRequest, TokenBatch>> ParseCaptureStreamRequest(grpc::ByteBuffer message,
+                                                                                   const TokenLimits& limits);
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_SERVICE_WIRE_REQUEST_PARSER_H_
