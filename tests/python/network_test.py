@@ -1,7 +1,10 @@
 """Addresses, proxies and pauses."""
 
+import os
 import re
 import socket
+import subprocess
+import sys
 
 import pytest
 from ping_relay import PingRelay
@@ -103,14 +106,36 @@ def test_loopback_is_told_by_the_address_not_by_its_beginning():
         assert _network.loopback_port(address) is None, address
 
 
-@pytest.mark.parametrize("streamed", [False, True])
-def test_a_pause_longer_than_keepalive_cuts_nothing_off(fake, streamed):
-    sequences = [list(range(64))] * 4000
-    server = fake(datasets={"d": sequences}, chunk_rows=64, keepalive_ms=100, statistics=True)
-    with PingRelay(server.port) as relay, hookline.connect(relay.address, shared_memory=False) as client:
-        source = (sequences[i : i + 10] for i in range(0, 4000, 10)) if streamed else hookline.Dataset("d")
-        capture = client.capture(RESID, source, batch_rows=64, retry=None)
-        next(capture)
-        assert relay.wait_for_answers(pings=4, timeout=PATIENCE)  # while nobody takes a batch
-        assert sum(batch.rows for batch in capture) == 64 * 3999
-        assert capture.summary.hook_points[RESID].statistics_rows == 64 * 4000
+PAUSE = """
+import sys, hookline
+sequences = [list(range(64))] * 4000
+client = hookline.connect({address!r}, shared_memory=False)
+capture = client.capture({resid!r}, {source}, batch_rows=64, retry=None, output="numpy")
+next(capture)
+print("paused", flush=True)
+sys.stdin.readline()
+print(sum(batch.rows for batch in capture), capture.summary.hook_points[{resid!r}].statistics_rows)
+"""
+
+
+@pytest.mark.parametrize("source", ["hookline.Dataset('d')", "(sequences[i : i + 10] for i in range(0, 4000, 10))"])
+def test_a_pause_longer_than_keepalive_cuts_nothing_off(fake, source):
+    server = fake(datasets={"d": [list(range(64))] * 4000}, chunk_rows=64, keepalive_ms=100, statistics=True)
+    package = os.path.dirname(os.path.dirname(hookline.__file__))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([package, os.environ.get("PYTHONPATH", "")])}
+    with PingRelay(server.port) as relay:
+        # In a process of its own, because threads of the fake server would read from the client's connection, too.
+        client = subprocess.Popen(
+            [sys.executable, "-c", PAUSE.format(address=relay.address, resid=RESID, source=source)],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            assert client.stdout.readline() == "paused\n"
+            assert relay.wait_for_answers(pings=4, timeout=PATIENCE)  # while nobody takes a batch
+            assert client.communicate("\n", timeout=PATIENCE)[0].split() == [str(64 * 3999), str(64 * 4000)]
+        finally:
+            client.kill()
+            client.wait()
