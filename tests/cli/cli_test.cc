@@ -285,6 +285,26 @@ TEST_F(CliTest, SaysThatTheServersCapEndedACapture) {
   EXPECT_EQ(result.errors, "");
 }
 
+TEST_F(CliTest, SaysThatNoTokenStandsFirstInAllSequences) {
+  std::string mixed, alike;
+  for (int i = 0; i < 64; ++i) {
+    absl::StrAppend(&mixed, i, " 1\n");
+    absl::StrAppend(&alike, "9 ", i, "\n");
+  }
+  const auto errors = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> arguments = {"--hook-points", kResid, "--quiet", "--max-activations", "1000"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    const ProgramResult result = Capture(arguments);
+    EXPECT_EQ(result.exit_code, 0) << result.errors;
+    return result.errors;
+  };
+  const std::string mixed_file = File("mixed.txt", mixed);
+  ExpectOneLine(errors({"--tokens", mixed_file}), "no token stands first in all sequences");
+  EXPECT_EQ(errors({"--tokens", mixed_file, "--prepend-token", "9"}), "");
+  EXPECT_EQ(errors({"--tokens", mixed_file, "--skip-first", "1"}), "");
+  EXPECT_EQ(errors({"--tokens", File("alike.txt", alike)}), "");
+}
+
 TEST_F(CliTest, SendsManyTokensInMessagesBelowFourMebibytes) {
   std::string ids;
   for (int i = 0; i < 3000; ++i)

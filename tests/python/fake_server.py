@@ -41,7 +41,15 @@ class FakeServer:
     does."""
 
     def __init__(
-        self, datasets=None, chunk_rows=5, breaks=(), cap=10_000_000, host="127.0.0.1", port=0, statistics=False
+        self,
+        datasets=None,
+        chunk_rows=5,
+        breaks=(),
+        cap=10_000_000,
+        host="127.0.0.1",
+        port=0,
+        statistics=False,
+        keepalive_ms=None,
     ):
         self.statistics = statistics
         self.datasets = datasets or {}
@@ -58,7 +66,16 @@ class FakeServer:
         self.release = threading.Event()  # chunks after the first wait for it
         self.release.set()
         self.cancelled = threading.Event()
-        self._server = grpc.server(futures.ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)])
+        options = [("grpc.so_reuseport", 0)]
+        if keepalive_ms is not None:
+            options += [
+                ("grpc.keepalive_time_ms", keepalive_ms),
+                ("grpc.keepalive_timeout_ms", 600_000),  # a busy machine may answer late
+                ("grpc.http2.max_pings_without_data", 0),
+                ("grpc.http2.min_sent_ping_interval_without_data_ms", keepalive_ms),
+                ("grpc.http2.min_ping_interval_without_data_ms", keepalive_ms),
+            ]
+        self._server = grpc.server(futures.ThreadPoolExecutor(8), options=options)
         unary, stream, unary_stream = (
             grpc.unary_unary_rpc_method_handler,
             grpc.stream_stream_rpc_method_handler,
@@ -74,6 +91,7 @@ class FakeServer:
                         "EstimateCapture": unary(self._estimate),
                     },
                 ),
+                grpc.method_handlers_generic_handler("grpc.health.v1.Health", {"Watch": unary_stream(self._watch)}),
                 grpc.method_handlers_generic_handler(
                     "hookline.v1.DatasetService",
                     {"ListDatasets": unary(self._fails), "GetDataset": unary(self._fails)},
@@ -137,6 +155,13 @@ class FakeServer:
     def _list_models(self, message, context):
         self._fail(context, self.fails_everywhere)
         return _protocol.ListModelsResponse(models=[self._model()]).SerializeToString()
+
+    def _watch(self, _request, context):
+        """Says SERVING once, and nothing more for as long as the call lasts."""
+        over = threading.Event()
+        context.add_callback(over.set)
+        yield b"\x08\x01"
+        over.wait()
 
     def _capture(self, message, context):
         request = _protocol.CaptureRequest.FromString(message)

@@ -166,6 +166,40 @@ def test_a_forked_child_opens_connections_of_its_own(fake, before, inside):
     assert run(program).split() == ["0", "15"]
 
 
+@pytest.mark.parametrize("before", ["client.model()", "client.capture(resid, [[1]], output='numpy').close()"])
+def test_a_forked_child_shares_no_poller_with_its_parent(fake, before):
+    program = f"""
+import os, sys, hookline
+def polled():
+    sockets = []
+    for descriptor in os.listdir("/proc/self/fd"):
+        try:
+            if "eventpoll" in os.readlink("/proc/self/fd/" + descriptor):
+                sockets += [line for line in open("/proc/self/fdinfo/" + descriptor) if line.startswith("tfd:")]
+        except OSError:
+            pass
+    return sockets
+resid = {RESID!r}
+client = hookline.connect({fake().address!r})
+{before}
+connected, tell_connected = os.pipe()
+seen, tell_seen = os.pipe()
+child = os.fork()
+if child == 0:
+    client.model()
+    rows = sum(batch.rows for batch in client.capture(resid, [[1, 2, 3]], output="numpy"))
+    os.write(tell_connected, b"1")
+    os.read(seen, 1)
+    sys.exit(0 if rows == 3 else 1)
+before = polled()
+os.read(connected, 1)
+print(polled() == before)
+os.write(tell_seen, b"1")
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), client.model().name)
+"""
+    assert run(program).split() == ["True", "0", "fake"]
+
+
 @pytest.mark.parametrize("inside", ["client", "hookline.connect(client.address)"], ids=["inherited", "own"])
 def test_beside_an_open_capture_a_forked_child_is_told_and_the_parent_goes_on(fake, inside):
     server = fake(datasets={"d": SEQUENCES})

@@ -64,9 +64,11 @@ std::optional<int64_t> TotalRows(const CaptureFlags& flags, const v1::CaptureReq
   return total;
 }
 
-// What the report does not say by itself: that a cap nobody had asked for ended a hook point's rows, and why values are
-// infinite. A budget that the cap clips is said when the server grants it.
-std::vector<std::string> NotesOf(const v1::CaptureRequest& request, const CaptureResult& result) {
+// What the report does not say by itself: that a cap nobody had asked for ended a hook point's rows, why values are
+// infinite, and that sequences do not begin as the model expects it. A budget that the cap clips is said when the
+// server grants it.
+std::vector<std::string> NotesOf(const v1::CaptureRequest& request, const TokenSource* tokens,
+                                 const CaptureResult& result) {
   std::vector<std::string> notes;
   const auto& own = request.max_activations_by_hook_point();
   for (int i = 0; i < result.started.hook_points_size(); ++i) {
@@ -82,6 +84,7 @@ std::vector<std::string> NotesOf(const v1::CaptureRequest& request, const Captur
                                    "; float16 ends at 65504: take bfloat16 or float32"));
     }
   }
+  if (std::optional<std::string> note = NoteOfFirstTokens(request, tokens)) notes.push_back(*std::move(note));
   return notes;
 }
 
@@ -112,7 +115,7 @@ absl::Status Run(const CaptureFlags& flags, const std::string& server, Interrupt
     }
     progress.SetTotal(TotalRows(flags, request, started, tokens.get(), *client));
   };
-  transfer.notes = [&](const CaptureResult& result) { return NotesOf(request, result); };
+  transfer.notes = [&](const CaptureResult& result) { return NotesOf(request, tokens.get(), result); };
   transfer.table = CaptureTable;
   return RunTransfer(flags, transfer, server, interrupt);
 }

@@ -7,6 +7,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "client/cli/terminal/names.h"
+#include "server/base/escape.h"
 #include "server/base/status.h"
 
 namespace hookline::cli {
@@ -230,6 +231,23 @@ absl::StatusOr<std::unique_ptr<TokenSource>> OpenTokens(const CaptureRequestFlag
     }
   }
   return TokenSource::Open(options);
+}
+
+std::optional<std::string> NoteOfFirstTokens(const v1::CaptureRequest& request, const TokenSource* tokens) {
+  if (request.selection().skip_first() > 0) return std::nullopt;
+  std::string what;
+  if (tokens != nullptr) {
+    if (!tokens->lacks_first_token()) return std::nullopt;
+    what = "the sequences of --tokens";
+  } else {
+    const v1::DatasetSource& dataset = request.has_feed() ? request.feed().dataset() : request.dataset();
+    if (dataset.sequence_length() == 0 || dataset.has_prepend_token_id()) return std::nullopt;
+    what = absl::StrCat("dataset ", Escaped(dataset.name()), " cut at ", dataset.sequence_length(), " tokens");
+  }
+  return absl::StrCat(
+      what,
+      ": no token stands first in all sequences, as BOS would, and the first positions of such sequences "
+      "have activations of their own; put BOS first (--prepend-token), or leave them out (--skip-first)");
 }
 
 }  // namespace hookline::cli

@@ -62,6 +62,11 @@ absl::StatusOr<v1::CaptureRequest> MakeCaptureRequest(const CaptureRequestFlags&
 // The file of --tokens, which is given. Asks the server where sequences are to be cut, unless the flags tell.
 absl::StatusOr<std::unique_ptr<TokenSource>> OpenTokens(const CaptureRequestFlags& flags, client::Client& client);
 
+// What to say where sequences do not begin with a token of their own, as those do that models are trained on; nothing
+// where they do, where that is not known, or where the first positions are left out. `tokens`: the file that was sent;
+// null where the server holds the tokens.
+std::optional<std::string> NoteOfFirstTokens(const v1::CaptureRequest& request, const TokenSource* tokens);
+
 }  // namespace hookline::cli
 
 #endif  // HOOKLINE_CLIENT_CLI_COMMANDS_CAPTURE_REQUEST_H_

@@ -1,5 +1,7 @@
 #include <cstdio>
 #include <memory>
+#include <optional>
+#include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -85,6 +87,9 @@ absl::Status Run(const PersistFlags& flags, const std::string& server, Interrupt
     while (reader->Read(&response)) {
       if (first) {
         progress.Note(absl::StrCat("hookline: recording ", flags.name, " ", WhatWasFound(response.disposition())));
+        if (std::optional<std::string> note = NoteOfFirstTokens(request.capture(), tokens.get())) {
+          progress.Note(absl::StrCat("hookline: ", *note));
+        }
         progress.SetTotal(response.max_rows());
         progress.SetBefore(response.rows(), response.bytes());
         first = false;

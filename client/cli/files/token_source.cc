@@ -244,8 +244,10 @@ absl::StatusOr<bool> TokenSource::Next(v1::TokenSequence* sequence) {
   if (prepend_token_.has_value()) sequence->add_ids(*prepend_token_);
   ASSIGN_OR_RETURN(bool more, Read(sequence));
   if (!more && next_index_ == 0) return absl::InvalidArgumentError(absl::StrCat(name_, ": holds no tokens"));
-  if (more) ++next_index_;
-  return more;
+  if (!more) return false;
+  if (next_index_ < kFirstSequences) first_ids_.insert(sequence->ids(0));
+  ++next_index_;
+  return true;
 }
 
 std::string TokenSource::PlaceOf(int64_t index) {

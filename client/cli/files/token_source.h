@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <utility>
 
@@ -17,6 +18,9 @@ namespace hookline::cli {
 // More ids than any model takes at once, and few enough that a message of one sequence stays below gRPC's 4 MiB, an id
 // taking up to 5 bytes.
 inline constexpr int64_t kMaxSequenceIds = int64_t{1} << 19;
+
+// Sequences whose first ids are looked at: so many that by chance do not begin alike, and no more than a glance.
+inline constexpr int64_t kFirstSequences = 64;
 
 // kArray: an array of ids, in NumPy's format or, where `array_type` says the type, without a header.
 enum class TokenFormat { kText, kArray, kBytes };
@@ -53,6 +57,10 @@ class TokenSource {
   // Has Next fail, also one that waits.
   virtual void Stop() = 0;
 
+  // Whether no token stands first in all of the first kFirstSequences sequences, as BOS would; false before Next has
+  // given that many.
+  bool lacks_first_token() const { return next_index_ >= kFirstSequences && first_ids_.size() > 1; }
+
   // All ids that Next will give, where that is known beforehand.
   virtual std::optional<int64_t> total_ids() const = 0;
 
@@ -75,6 +83,7 @@ class TokenSource {
   const std::string name_;  // of the file
   const std::optional<uint32_t> prepend_token_;
   int64_t next_index_ = 0;
+  std::set<uint32_t> first_ids_;  // of the first kFirstSequences sequences, as far as they were given
 };
 
 }  // namespace hookline::cli

@@ -1,7 +1,8 @@
 """What becomes of gRPC when the program forks or ends.
 
 gRPC's threads do not exist in a forked child, and whatever waits for them there waits for ever. So gRPC is put to rest
-before a fork wherever nothing is running: parent and child then open connections of their own when they next need one.
+before a fork wherever nothing is running: parent and child then open connections of their own when they next need one,
+and wait for their answers by pollers of their own.
 Where something is running, the parent goes on undisturbed, and the child is told so instead of waiting.
 
 At the end of the program whatever is open is cancelled and its threads are joined while they can still run: once the
@@ -19,6 +20,7 @@ import time
 import weakref
 from typing import Any, Protocol
 
+from hookline import _pollers
 from hookline.errors import FailedPreconditionError
 
 # gRPC's threads end at once, or after a timer of up to a second where a connection attempt had failed.
@@ -160,6 +162,8 @@ def _after_fork_in_child() -> None:
     _ending.clear()
     for channels in list(_channels):
         channels.abandon()
+    if not _forked_beside_grpc:
+        _pollers.renew()
 
 
 def _close_all() -> None:
