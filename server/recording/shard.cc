@@ -25,16 +25,21 @@ constexpr int64_t kMaxHeaderBytes = int64_t{1} << 40;
 // Read and hashed at a time, so that it stays in the processor's cache.
 constexpr int64_t kPieceBytes = int64_t{256} << 10;
 
-const char* SafetensorsDtype(Dtype dtype) {
-  switch (dtype) {
+// Rows with a scale or indices are bytes to safetensors.
+const char* SafetensorsDtype(const RowLayout& layout) {
+  if (!layout.is_plain()) return "U8";
+  switch (layout.dtype) {
     case Dtype::kFloat32:
       return "F32";
     case Dtype::kBFloat16:
       return "BF16";
     case Dtype::kFloat16:
       return "F16";
+    case Dtype::kFloat8E4M3:
+    case Dtype::kInt8:
+      break;
   }
-  return "";
+  return "U8";
 }
 
 }  // namespace
@@ -66,9 +71,11 @@ absl::StatusOr<ShardLayout> LayOutShard(const Manifest& manifest, int64_t first_
   add("provenance/sequence", "I64", rows, 0, 8);
   add("provenance/token_id", "I64", rows, 0, 8);
   add("provenance/position", "I32", rows, 0, 4);
-  for (const RecordedHookPoint& point : manifest.hook_points) {
+  for (size_t i = 0; i < manifest.hook_points.size(); ++i) {
+    const RecordedHookPoint& point = manifest.hook_points[i];
+    const RowLayout row = manifest.LayoutOf(static_cast<int>(i));
     const int64_t kept = std::clamp<int64_t>(point.max_activations - first_row, 0, rows);
-    add(point.name, SafetensorsDtype(manifest.dtype), kept, point.width, point.width * DtypeBytes(manifest.dtype));
+    add(point.name, SafetensorsDtype(row), kept, row.is_plain() ? point.width : row.bytes(), row.bytes());
   }
   if (!(offset + kMaxHeaderBytes).value().has_value()) {
     return absl::DataLossError(absl::StrCat("rows ", first_row, " to ", end_row,

@@ -139,8 +139,7 @@ TEST(CaptureResponseEncoder, NeverTakesMoreThanTheEngineReckonsWith) {
     for (Encoding encoding : {Encoding::kBytes, Encoding::kValues}) {
       MessageShape shape;
       shape.hook_point_name_bytes = static_cast<int64_t>(random.started.hook_points[0].name.size());
-      shape.width = random.started.hook_points[0].width;
-      shape.dtype = random.started.dtype;
+      shape.layout = {random.started.dtype, random.started.hook_points[0].width, random.started.top_k};
       shape.encoding = encoding;
       shape.provenance = random.chunk.provenance != nullptr;
       const auto bytes = static_cast<int64_t>(EncodeChunk(random.started, encoding, random.chunk).Length());
@@ -154,7 +153,7 @@ TEST(CaptureResponseEncoder, FillsTheLargestMessageWithoutPassingIt) {
   for (int64_t max_message_bytes : {int64_t{16} << 10, int64_t{1} << 20, int64_t{4} << 20, int64_t{16} << 20}) {
     for (bool provenance : {false, true}) {
       CaptureStarted started = StartedWith("blocks.11.hook_resid_post", 768, Dtype::kFloat32);
-      MessageShape shape{25, 768, Dtype::kFloat32, Encoding::kBytes, provenance};
+      MessageShape shape{25, {Dtype::kFloat32, 768}, Encoding::kBytes, provenance};
       Chunk chunk;
       const int64_t rows = MaxMessageRows(shape, max_message_bytes);
       chunk.rows = rows;
@@ -221,9 +220,10 @@ TEST(CaptureResponseEncoder, WritesValuesAsNumbersAndReturnsTheSlabsAtOnce) {
 }
 
 std::vector<float> AsFloats(const std::vector<uint16_t>& bits, Dtype dtype) {
-  google::protobuf::RepeatedField<float> values;
-  AppendAsFloats({reinterpret_cast<const char*>(bits.data()), bits.size() * sizeof(uint16_t)}, dtype, &values);
-  return {values.begin(), values.end()};
+  v1::ActivationChunk chunk;
+  AppendAsNumbers({reinterpret_cast<const char*>(bits.data()), bits.size() * sizeof(uint16_t)},
+                  {dtype, static_cast<int64_t>(bits.size())}, &chunk);
+  return {chunk.values().begin(), chunk.values().end()};
 }
 
 TEST(Values, OfHalfAndBrainFloatsAreExact) {

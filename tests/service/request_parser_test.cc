@@ -104,7 +104,7 @@ TEST(RequestParser, ReadsDatasetsAndFeeds) {
   dataset.set_first_sequence(5);
   dataset.set_sequence_count(6);
   dataset.set_prepend_token_id(0);
-  DatasetSource expected{"pile", 128, 5, 6, 0U};
+  DatasetSource expected{"pile", 128, 5, 6, 0U, {}};
 
   absl::StatusOr<CaptureRequest> parsed = Parse(request);
   ASSERT_TRUE(parsed.ok()) << parsed.status();

@@ -12,6 +12,7 @@
 #include "absl/strings/strip.h"
 #include "client/cli/files/row_formats.h"
 #include "client/cli/terminal/names.h"
+#include "client/cpp/row_layout.h"
 #include "nlohmann/json.hpp"
 #include "server/base/status.h"
 
@@ -23,7 +24,9 @@ constexpr size_t kMaxStemBytes = 200;
 // Where the tensor begins, so that its values are aligned for whoever maps the file.
 constexpr size_t kAlignment = 64;
 
-absl::string_view SafetensorsDtype(v1::Dtype dtype) {
+// Rows with a scale or indices are bytes to safetensors.
+absl::string_view SafetensorsDtype(const RowLayout& layout, v1::Dtype dtype) {
+  if (!layout.is_plain()) return "U8";
   if (dtype == v1::DTYPE_BFLOAT16) return "BF16";
   return dtype == v1::DTYPE_FLOAT16 ? "F16" : "F32";
 }
@@ -31,8 +34,6 @@ absl::string_view SafetensorsDtype(v1::Dtype dtype) {
 const char* Suffix(FileFormat format) {
   return format == FileFormat::kNpy ? ".npy" : format == FileFormat::kPt ? ".pt" : ".safetensors";
 }
-
-int64_t ValueBytes(v1::Dtype dtype) { return dtype == v1::DTYPE_FLOAT32 ? 4 : 2; }
 
 template <typename To, typename Column>
 absl::Status AppendColumn(ScratchFile& file, const Column& column) {
@@ -79,6 +80,11 @@ absl::StatusOr<std::unique_ptr<RowFiles>> RowFiles::Create(const std::string& di
                                                            const RowFilesOptions& options) {
   if (options.format == FileFormat::kNpy && started.dtype() == v1::DTYPE_BFLOAT16) {
     return absl::InvalidArgumentError("--format npy: NumPy has no bfloat16; take pt or safetensors");
+  }
+  if (options.format != FileFormat::kSafetensors && !client::LayoutOf(started, 0).is_plain()) {
+    return absl::InvalidArgumentError(absl::StrCat("--format: only safetensors holds rows of ",
+                                                   DtypeName(started.dtype()),
+                                                   started.top_k() > 0 ? " with top_k" : " with their scales"));
   }
   std::error_code error;
   std::filesystem::create_directories(directory, error);
@@ -140,14 +146,20 @@ std::string RowFiles::Header(const File& file, int64_t rows, v1::StopReason stop
   json["__metadata__"] = {{"format", "hookline-capture"},          {"version", "1"},
                           {"hook_point", grant.hook_point()},      {"model", started_.model()},
                           {"fingerprint", started_.fingerprint()}, {"stop_reason", StopReasonName(stop_reason)}};
+  const RowLayout layout = client::LayoutOf(started_, file.hook_point);
+  if (!layout.is_plain()) {
+    json["__metadata__"]["dtype"] = DtypeName(started_.dtype());
+    json["__metadata__"]["width"] = absl::StrCat(layout.width);
+    json["__metadata__"]["top_k"] = absl::StrCat(layout.top_k);
+  }
   int64_t offset = 0;
   const auto add = [&](const std::string& name, absl::string_view dtype, std::vector<int64_t> shape, int64_t bytes) {
     json[name] = {
         {"dtype", std::string(dtype)}, {"shape", std::move(shape)}, {"data_offsets", {offset, offset + bytes}}};
     offset += bytes;
   };
-  add(grant.hook_point(), SafetensorsDtype(started_.dtype()), {rows, grant.width()},
-      rows * grant.width() * ValueBytes(started_.dtype()));
+  add(grant.hook_point(), SafetensorsDtype(layout, started_.dtype()),
+      {rows, layout.is_plain() ? layout.width : layout.bytes()}, rows * layout.bytes());
   if (provenance_) {
     add("provenance/sequence", "I64", {rows}, rows * 8);
     add("provenance/token_id", "I64", {rows}, rows * 8);
