@@ -17,6 +17,13 @@ class PersistArguments(TypedDict, total=False):
     model: str
     selection: Selection | None
     deterministic: bool
+    top_k: int
+
+
+class StatisticsArguments(PersistArguments, total=False):
+    """Of `Client.statistics`; `Client.capture` says what each means."""
+
+    retry: Retry | None
 
 
 class CaptureArguments(PersistArguments, total=False):

@@ -48,7 +48,17 @@ def _sum_of_points(before: HookPointSummary, then: HookPointSummary, width: int)
         rms=math.sqrt(_mean([before.rms**2, then.rms**2], values)),
         nan_count=before.nan_count + then.nan_count,
         infinity_count=before.infinity_count + then.infinity_count,
+        overflow_count=before.overflow_count + then.overflow_count,
+        conversion_error=_combined_error(before, then, values),
     )
+
+
+def _combined_error(before: HookPointSummary, then: HookPointSummary, values: Sequence[int]) -> float:
+    """The relative error of both, each weighed by the squares of its values."""
+    points = (before, then)
+    squares = [p.rms**2 * count if count else 0.0 for p, count in zip(points, values)]
+    total = sum(squares)
+    return math.sqrt(sum(p.conversion_error**2 * s for p, s in zip(points, squares)) / total) if total else 0.0
 
 
 def _mean(means: Sequence[float], weights: Sequence[int]) -> float:

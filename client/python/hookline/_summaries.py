@@ -15,7 +15,8 @@ def merge_summaries(started: CaptureStarted, before: Any, now: Any) -> Any:
     token are those of `now`."""
     merged = _protocol.CaptureSummary.FromString(now.SerializeToString())
     for granted, a, b, point in zip(started.hook_points, before.hook_points, now.hook_points, merged.hook_points):
-        _merge_hook_point(granted.width, a, b, point)
+        if not b.mean_vector:  # statistics_only begins anew in each call
+            _merge_hook_point(started.top_k or granted.width, a, b, point)
     for name in ("sequences", "tokens", "batches"):
         setattr(merged, name, getattr(before, name) + getattr(now, name))
     merged.mean_batch_fill = _mean(before.mean_batch_fill, before.batches, now.mean_batch_fill, now.batches)
@@ -35,11 +36,13 @@ def _merge_hook_point(width: int, a: Any, b: Any, merged: Any) -> None:
         merged.mean_row_norm = a.mean_row_norm + b.mean_row_norm
     merged.mean = _mean(a.mean, a_values, b.mean, b_values)
     merged.rms = math.sqrt(_mean(a.rms**2, a_values, b.rms**2, b_values))
-    for name in ("statistics_rows", "nan_count", "infinity_count"):
+    a_squares, b_squares = (p.rms**2 * values if values else 0.0 for p, values in ((a, a_values), (b, b_values)))
+    merged.conversion_error = math.sqrt(_mean(a.conversion_error**2, a_squares, b.conversion_error**2, b_squares))
+    for name in ("statistics_rows", "nan_count", "infinity_count", "overflow_count"):
         setattr(merged, name, getattr(a, name) + getattr(b, name))
 
 
-def _mean(a: float, a_weight: int, b: float, b_weight: int) -> float:
+def _mean(a: float, a_weight: float, b: float, b_weight: float) -> float:
     """The weighted mean. A mean without weight counts for nothing, even if it is NaN because there were no values."""
     if a_weight == 0 and b_weight == 0:
         return a + b

@@ -20,7 +20,7 @@ import grpc
 import grpc.aio
 
 from hookline import _calls, _lifetime, _memory, _network, _protocol, _shared_memory
-from hookline._arguments import CaptureArguments, PersistArguments
+from hookline._arguments import CaptureArguments, PersistArguments, StatisticsArguments
 from hookline._arrays import Allocator
 from hookline._async_sources import FromAsync, SourceThread
 from hookline._batches import RawBatch
@@ -39,6 +39,7 @@ from hookline.errors import (
     from_rpc_error,
 )
 from hookline.persist import PersistProgress, finished_recording, persist_progress, persist_request
+from hookline.statistics import Statistics, receiver_statistics, statistics_options
 from hookline.types import (
     CaptureEstimate,
     CaptureStarted,
@@ -192,6 +193,7 @@ class AsyncClient:
         dtype: Any = None,
         model: str = "",
         selection: Selection | None = None,
+        top_k: int = 0,
         timeout: float | None = None,
     ) -> CaptureEstimate:
         """What a capture with these arguments would bring and cost; nothing is run. An iterator cannot be asked about:
@@ -204,11 +206,27 @@ class AsyncClient:
             max_activations_by_hook_point=max_activations_by_hook_point,
             dtype=dtype,
             selection=selection,
+            top_k=top_k,
         )
         try:
             return await self._call(_calls.estimate_capture(options), timeout)
         except HooklineError as error:
             raise options.named(error) from None
+
+    async def statistics(
+        self, hook_points: str | Sequence[str], source: Any, **options: Unpack[StatisticsArguments]
+    ) -> Statistics:
+        """`Client.statistics`, with the same arguments."""
+        self._check("statistics")
+        if hasattr(source, "__aiter__"):
+            source = FromAsync(source.__aiter__(), asyncio.get_running_loop())
+        settled = statistics_options(hook_points, source, options)
+        capture = AsyncCapture(self, settled, settled.allocators())
+        self._running.add(capture)
+        async with capture:
+            async for _ in capture:
+                pass
+            return receiver_statistics(await capture.started(), capture.summary)
 
     def capture(
         self, hook_points: str | Sequence[str], source: Any, **options: Unpack[CaptureArguments]
