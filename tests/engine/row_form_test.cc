@@ -124,7 +124,7 @@ TEST_F(RowFormTest, StatisticsOnlySendsNoRowsAndTellsOfAll) {
   }
 }
 
-TEST_F(RowFormTest, StatisticsWhoseMeanVectorsFitIntoNoMessageAreRefused) {
+TEST_F(RowFormTest, StatisticsCannotBeRecorded) {
   Create();
   CaptureRequest request = Request(kNames, sequences_);
   request.statistics_only = true;

@@ -67,8 +67,10 @@ class Randomness {
   }
 
   RandomCase Case(CountedSlabs& slabs) {
-    const auto dtype = static_cast<Dtype>(Between(0, 2));
+    const auto dtype = static_cast<Dtype>(Between(0, 4));
     RandomCase random{StartedWith(std::string(Between(1, 300), 'h'), Between(1, 400), dtype), {}, {}};
+    const int64_t width = random.started.hook_points[0].width;
+    random.started.top_k = Between(0, 1) == 0 ? 0 : Between(1, width);
     Chunk& chunk = random.chunk;
     chunk.first_row = Extreme<int64_t>();
     chunk.rows = Between(1, 50);
@@ -88,7 +90,7 @@ class Randomness {
       }
       chunk.provenance = provenance;
     }
-    random.data = Bytes(chunk.rows * random.started.hook_points[0].width * DtypeBytes(dtype));
+    random.data = Bytes(chunk.rows * RowLayout{dtype, width, random.started.top_k}.bytes());
     for (size_t at = 0; at < random.data.size();) {
       const size_t bytes = Between(0, static_cast<int64_t>(random.data.size() - at));
       chunk.data.push_back(slabs.Copy(random.data.substr(at, bytes)));
@@ -116,6 +118,7 @@ v1::CaptureResponse Expected(const RandomCase& random) {
     chunk.add_token_id(random.chunk.provenance->token_id[row]);
   }
   chunk.set_resume_token(random.chunk.resume_token);
+  chunk.set_top_k(static_cast<int32_t>(random.started.top_k));
   return response;
 }
 
