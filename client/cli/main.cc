@@ -15,7 +15,8 @@ constexpr char kDescription[] =
     "Captures a language model's activations from a Hookline server.\n\n"
     "  hookline models                      which models there are\n"
     "  hookline hooks                       what can be captured\n"
-    "  hookline capture --hook-points 'blocks.*.hook_resid_post' --tokens ids.txt --out rows\n";
+    "  hookline capture --hook-points 'blocks.*.hook_resid_post' --tokens ids.txt --out rows\n"
+    "  hookline stats --hook-points 'blocks.*.hook_resid_post' --dataset pile --sequence-length 256\n";
 
 constexpr char kFooter[] =
     "`hookline COMMAND --help` tells more.\n\n"
@@ -36,6 +37,7 @@ int Main(int argc, const char* const* argv) {
   AddModelsCommand(app, invocation);
   AddHooksCommand(app, invocation);
   AddCaptureCommand(app, invocation);
+  AddStatsCommand(app, invocation);
   AddPersistCommand(app, invocation);
   AddRecordingsCommand(app, invocation);
   AddReadCommand(app, invocation);

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "client/cpp/client.h"
+#include "client/cpp/row_layout.h"
 #include "grpc/support/time.h"
 #include "server/base/escape.h"
 
@@ -170,9 +171,7 @@ void BatchedCapture::CopyRows(const Chunk& chunk, int64_t from, int64_t rows, Ba
   changed_.NotifyAll();
 }
 
-int64_t BatchedCapture::RowBytes(int hook_point) const {
-  return int64_t{granted_->hook_points(hook_point).width()} * (granted_->dtype() == v1::DTYPE_FLOAT32 ? 4 : 2);
-}
+int64_t BatchedCapture::RowBytes(int hook_point) const { return LayoutOf(*granted_, hook_point).bytes(); }
 
 bool BatchedCapture::IsFinished(const Batch& batch) const {
   for (int i = 0; i < granted_->hook_points_size(); ++i) {

@@ -63,9 +63,10 @@ typedef struct hookline_error {
 // The buffers of one batch. They are the library's from hookline_capture_submit until hookline_capture_wait returns the
 // batch or hookline_capture_free returns; the struct itself and the array `data` are read during the call only.
 typedef struct hookline_batch {
-  int64_t rows;        // rows that each buffer has room for, at least 1
-  void* const* data;   // for each hook point, in the order of `started`: rows * width values of the capture's dtype,
-                       // row-major; room for fewer rows where its budget ends, NULL where none is left
+  int64_t rows;  // rows that each buffer has room for, at least 1
+  void* const*
+      data;  // for each hook point, in the order of `started`: rows as ActivationChunk.data has them (rows * width
+             // values of the dtype), row-major; room for fewer rows where its budget ends, NULL where none is left
   int64_t* sequence;   // provenance columns of `rows` entries; all three or none (NULL). They belong to the hook
   int32_t* position;   // point with the most rows in the batch; the others' are a prefix. The request must have
   uint32_t* token_id;  // asked for provenance.

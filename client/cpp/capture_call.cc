@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "client/cpp/proxy.h"
+#include "client/cpp/row_layout.h"
 #include "client/cpp/rpc_status.h"
 #include "grpcpp/impl/codegen/rpc_method.h"
 #include "server/base/escape.h"
@@ -18,8 +19,6 @@ constexpr int kMaxHookPoints = 1 << 20;
 absl::Status OutOfOrder(absl::string_view what) {
   return absl::InternalError(absl::StrCat("the server broke the protocol: ", what));
 }
-
-int64_t ValueBytes(v1::Dtype dtype) { return dtype == v1::DTYPE_FLOAT32 ? 4 : 2; }
 
 grpc::ByteBuffer ToByteBuffer(const std::string& bytes) {
   grpc::Slice slice(bytes);
@@ -36,14 +35,15 @@ absl::Status CaptureOrder::Check(CaptureEvent& event) {
     if (started->hook_points_size() == 0 || started->hook_points_size() > kMaxHookPoints) {
       return OutOfOrder(absl::StrCat("`started` grants ", started->hook_points_size(), " hook points"));
     }
-    if (started->dtype() < v1::DTYPE_FLOAT32 || started->dtype() > v1::DTYPE_FLOAT16) {
+    if (!FromProto(started->dtype()).has_value()) {
       return OutOfOrder(
           absl::StrCat("dtype ", static_cast<int>(started->dtype()), " is not known here; update the client"));
     }
     for (const v1::HookPointGrant& grant : started->hook_points()) {
-      if (grant.width() < 1 || grant.max_activations() < 0) {
+      if (grant.width() < 1 || grant.max_activations() < 0 || started->top_k() < 0 ||
+          started->top_k() > grant.width()) {
         return OutOfOrder(absl::StrCat("hook point ", Escaped(grant.hook_point()), " has width ", grant.width(),
-                                       " and budget ", grant.max_activations()));
+                                       ", budget ", grant.max_activations(), " and top_k ", started->top_k()));
       }
       if (!index_.emplace(grant.hook_point(), static_cast<int>(index_.size())).second) {
         return OutOfOrder(absl::StrCat("hook point ", Escaped(grant.hook_point()), " is granted twice"));
@@ -71,6 +71,7 @@ absl::Status CaptureOrder::CheckChunk(Chunk& chunk) {
   };
   if (header.rows() < 1) return wrong("rows", header.rows(), 1);
   if (header.width() != grant.width()) return wrong("width", header.width(), grant.width());
+  if (header.top_k() != started_->top_k()) return wrong("top_k", header.top_k(), started_->top_k());
   if (header.dtype() != started_->dtype()) return wrong("dtype", header.dtype(), started_->dtype());
   int64_t& next_row = next_row_[found->second];
   if (next_row >= 0 && header.first_row() != next_row) return wrong("first_row", header.first_row(), next_row);
@@ -79,12 +80,16 @@ absl::Status CaptureOrder::CheckChunk(Chunk& chunk) {
                                    " to ", header.first_row() + header.rows(), " exceeds the budget ",
                                    grant.max_activations()));
   }
-  const int64_t values = int64_t{header.rows()} * header.width();
+  const RowLayout layout = LayoutOf(*started_, found->second);
+  const int64_t values = header.rows() * layout.numbers(), bytes = header.rows() * layout.bytes();
   if (header.values_size() > 0) {
     if (header.values_size() != values) return wrong("values", header.values_size(), values);
+    if (header.indices_size() != header.rows() * layout.top_k) {
+      return wrong("indices", header.indices_size(), header.rows() * layout.top_k);
+    }
     if (chunk.data_bytes() != 0) return wrong("data beside values, bytes", chunk.data_bytes(), 0);
-  } else if (chunk.data_bytes() != values * ValueBytes(header.dtype())) {
-    return wrong("data bytes", chunk.data_bytes(), values * ValueBytes(header.dtype()));
+  } else if (chunk.data_bytes() != bytes) {
+    return wrong("data bytes", chunk.data_bytes(), bytes);
   }
   const bool has_provenance = header.sequence_size() + header.position_size() + header.token_id_size() > 0;
   for (int column : {header.sequence_size(), header.position_size(), header.token_id_size()}) {
@@ -162,9 +167,13 @@ absl::Status CaptureCall::TakeSharedData(Chunk& chunk) {
   const v1::ActivationChunk& header = chunk.header();
   const int64_t offset = header.data_offset();
   const int64_t memory_bytes = memory_ == nullptr ? 0 : memory_->bytes();
+  const std::optional<Dtype> dtype = FromProto(header.dtype());
   const int64_t values = int64_t{header.rows()} * header.width();
-  // What is no size at all is told from what only lies outside before it is multiplied.
-  const int64_t bytes = values > memory_bytes ? values : values * ValueBytes(header.dtype());
+  // What is no size at all is told from what only lies outside before it is multiplied. The layout agrees with
+  // `started`, which the order is checked against afterwards.
+  const RowLayout layout{dtype.value_or(Dtype::kFloat32), header.width(), header.top_k()};
+  const int64_t bytes =
+      header.rows() < 0 || layout.numbers() < 0 || values > memory_bytes ? values : header.rows() * layout.bytes();
   const uint8_t* data = memory_ == nullptr ? nullptr : memory_->Hold(offset, bytes);
   if (data == nullptr) {
     return OutOfOrder(absl::StrCat("a chunk of ", Escaped(header.hook_point()), " has data_offset ", offset, " and ",

@@ -20,6 +20,8 @@ double FiniteValues(const v1::HookPointSummary& summary, double width) {
 }
 
 v1::HookPointSummary MergeHookPoint(const v1::HookPointSummary& before, const v1::HookPointSummary& now, double width) {
+  // statistics_only begins anew in each call.
+  if (now.mean_vector_size() > 0) return now;
   v1::HookPointSummary merged = now;
   const double before_values = FiniteValues(before, width), now_values = FiniteValues(now, width);
   // A row without a finite value has the norm 0 in the mean, unless there is no other row: then the mean is NaN.
@@ -35,6 +37,11 @@ v1::HookPointSummary MergeHookPoint(const v1::HookPointSummary& before, const v1
       std::sqrt(WeightedMean(before.rms() * before.rms(), before_values, now.rms() * now.rms(), now_values)));
   merged.set_nan_count(before.nan_count() + now.nan_count());
   merged.set_infinity_count(before.infinity_count() + now.infinity_count());
+  merged.set_overflow_count(before.overflow_count() + now.overflow_count());
+  const auto squares = [](double value) { return value * value; };
+  merged.set_conversion_error(std::sqrt(
+      WeightedMean(squares(before.conversion_error()), before_values == 0 ? 0 : squares(before.rms()) * before_values,
+                   squares(now.conversion_error()), now_values == 0 ? 0 : squares(now.rms()) * now_values)));
   merged.set_statistics_rows(before.statistics_rows() + now.statistics_rows());
   return merged;
 }
@@ -46,7 +53,8 @@ v1::CaptureSummary MergeSummaries(const v1::CaptureStarted& started, const v1::C
   v1::CaptureSummary merged = now;
   for (int i = 0; i < started.hook_points_size(); ++i) {
     *merged.mutable_hook_points(i) =
-        MergeHookPoint(before.hook_points(i), now.hook_points(i), started.hook_points(i).width());
+        MergeHookPoint(before.hook_points(i), now.hook_points(i),
+                       started.top_k() > 0 ? started.top_k() : started.hook_points(i).width());
   }
   merged.set_sequences(before.sequences() + now.sequences());
   merged.set_tokens(before.tokens() + now.tokens());

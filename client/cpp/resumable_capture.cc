@@ -19,6 +19,7 @@ absl::Status SameCapture(const v1::CaptureStarted& before, const v1::CaptureStar
   };
   if (before.fingerprint() != now.fingerprint()) return differs("fingerprint, which means other weights");
   if (before.dtype() != now.dtype()) return differs("dtype");
+  if (before.top_k() != now.top_k()) return differs("top_k");
   if (before.hook_points_size() != now.hook_points_size()) return differs("number of hook_points");
   for (int i = 0; i < now.hook_points_size(); ++i) {
     const v1::HookPointGrant &a = before.hook_points(i), &b = now.hook_points(i);
@@ -119,6 +120,7 @@ absl::Status ResumableCapture::TakeSummary(const v1::CaptureSummary& summary) {
   if (IsCutShort(summary.stop_reason())) return absl::OkStatus();
   has_ended_ = true;
   for (int i = 0; i < summary.hook_points_size(); ++i) {
+    if (summary.hook_points(i).mean_vector_size() > 0) continue;  // of statistics_only no rows come
     if (const int64_t rows = rows_[static_cast<size_t>(i)]; summary.hook_points(i).rows() != rows) {
       return absl::DataLossError(absl::StrCat("of ", Escaped(started_->hook_points(i).hook_point()), " ", rows,
                                               " rows came, but ", summary.hook_points(i).rows(),

@@ -8,11 +8,15 @@
 
 namespace hookline {
 
-enum class Dtype { kFloat32, kBFloat16, kFloat16 };
+// A model computes in one of the first three. The last two come with one float32 scale a row (row_layout.h).
+enum class Dtype { kFloat32, kBFloat16, kFloat16, kFloat8E4M3, kInt8 };
 
-constexpr int64_t DtypeBytes(Dtype dtype) { return dtype == Dtype::kFloat32 ? 4 : 2; }
+// Whether rows of this type begin with a scale.
+constexpr bool HasRowScale(Dtype dtype) { return dtype == Dtype::kFloat8E4M3 || dtype == Dtype::kInt8; }
 
-// `float32`, `bfloat16`, `float16`: as flags, logs and manifests name them.
+constexpr int64_t DtypeBytes(Dtype dtype) { return dtype == Dtype::kFloat32 ? 4 : HasRowScale(dtype) ? 1 : 2; }
+
+// `float32`, `bfloat16`, `float16`, `float8_e4m3`, `int8`: as flags, logs and manifests name them.
 constexpr absl::string_view DtypeName(Dtype dtype) {
   switch (dtype) {
     case Dtype::kFloat32:
@@ -21,6 +25,10 @@ constexpr absl::string_view DtypeName(Dtype dtype) {
       return "bfloat16";
     case Dtype::kFloat16:
       return "float16";
+    case Dtype::kFloat8E4M3:
+      return "float8_e4m3";
+    case Dtype::kInt8:
+      return "int8";
   }
   return "";
 }

@@ -37,6 +37,7 @@ struct CaptureStarted {
   std::string fingerprint;
   std::vector<HookPoint> hook_points;
   Dtype dtype = Dtype::kFloat32;
+  int64_t top_k = 0;  // 0: whole rows
   int64_t max_message_bytes = 0;
   int64_t next_sequence = 0;
   int64_t window_bytes = 0;
@@ -50,8 +51,8 @@ struct Provenance {
   std::vector<uint32_t> token_id;
 };
 
-// Rows of one hook point. `data` holds rows * width values, row-major; a chunk larger than a slab lies in several
-// slabs, whose border may lie inside a row. Destroying the chunk gives its slabs back.
+// Rows of one hook point. `data` holds rows as RowLayout describes them, one after another; a chunk larger than a slab
+// lies in several slabs, whose border may lie inside a row. Destroying the chunk gives its slabs back.
 struct Chunk {
   int hook_point = 0;  // into CaptureStarted::hook_points
   int64_t first_row = 0;
@@ -74,6 +75,14 @@ struct HookPointSummary {
   double rms = 0;
   int64_t nan_count = 0;
   int64_t infinity_count = 0;
+  int64_t overflow_count = 0;
+  double conversion_error = 0;
+  // statistics_only; empty and 0 otherwise.
+  std::vector<float> mean_vector;
+  double row_norm_p1 = 0;
+  double row_norm_p50 = 0;
+  double row_norm_p99 = 0;
+  double outlier_row_share = 0;
 };
 
 // The proto CaptureSummary, and the status with which the call ends.

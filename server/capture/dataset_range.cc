@@ -6,9 +6,18 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
+#include "server/base/mix.h"
+#include "server/base/shuffled_order.h"
 #include "server/base/status.h"
 
 namespace hookline {
+namespace {
+
+// More passes over a dataset than any training makes. It also keeps counts of sequences far below what resume tokens
+// hold, 2^60: a file has fewer than 2^40 sequences.
+constexpr int64_t kMaxEpochs = 1'000'000;
+
+}  // namespace
 
 absl::StatusOr<DatasetRange> ResolveDatasetRange(const DatasetSource& source, absl::string_view field,
                                                  const ModelInfo& info, const CaptureLimits& limits,
@@ -60,7 +69,26 @@ absl::StatusOr<DatasetRange> ResolveDatasetRange(const DatasetSource& source, ab
   const int64_t rest = cut->sequence_count - source.first_sequence;
   range.sequence_count = source.sequence_count == 0 ? rest : std::min(rest, source.sequence_count);
   range.prepend_token_id = source.prepend_token_id;
+  if (source.epochs < 1 || source.epochs > kMaxEpochs) {
+    return InvalidField(absl::StrCat(field, ".epochs"),
+                        absl::StrCat(source.epochs, " is not from 1 to ", kMaxEpochs, "; 0 means 1"));
+  }
+  range.epochs = source.epochs;
+  range.shuffle_seed = source.shuffle_seed;
+  const int64_t all = range.sequence_count * range.epochs;
+  if (source.skip_sequences < 0 || source.skip_sequences >= all) {
+    return InvalidField(absl::StrCat(field, ".skip_sequences"),
+                        absl::StrCat(source.skip_sequences, " is not below the ", all, " sequences of all epochs"));
+  }
+  range.skip_sequences = source.skip_sequences;
   return range;
+}
+
+int64_t DatasetRange::SequenceAt(int64_t count) const {
+  const int64_t epoch = (count - first_sequence) / sequence_count;
+  const int64_t place = (count - first_sequence) % sequence_count;
+  if (!shuffle_seed.has_value()) return first_sequence + place;
+  return first_sequence + ShuffledOrder(sequence_count, Mix(Mix(*shuffle_seed) + static_cast<uint64_t>(epoch)))[place];
 }
 
 absl::Status DatasetRange::Read(int64_t sequence, int64_t vocabulary_size, std::vector<uint32_t>* ids) const {

@@ -15,15 +15,27 @@
 
 namespace hookline {
 
-// Sequences first_sequence to end() - 1 of a dataset that is cut into sequences of sequence_length tokens.
+// Sequences first_sequence to first_sequence + sequence_count - 1 of a dataset that is cut into sequences of
+// sequence_length tokens, `epochs` times, in order or shuffled. A capture counts them in the order in which it takes
+// them, from begin() to end() - 1, and its resume tokens hold that count.
 struct DatasetRange {
   const Dataset* dataset = nullptr;  // null: no dataset
   int64_t sequence_length = 0;       // without the prepended token
   int64_t first_sequence = 0;
   int64_t sequence_count = 0;
   std::optional<uint32_t> prepend_token_id;
+  std::optional<uint64_t> shuffle_seed;
+  int64_t epochs = 1;
+  int64_t skip_sequences = 0;
 
-  int64_t end() const { return first_sequence + sequence_count; }
+  int64_t begin() const { return first_sequence + skip_sequences; }
+  int64_t end() const { return first_sequence + sequence_count * epochs; }
+  // Returns the sequence of the dataset that comes at `count`, first_sequence <= count < end().
+  //
+  // With n = count - first_sequence, it is in epoch e = n / sequence_count and there at place i = n % sequence_count.
+  // Shuffled it is first_sequence + ShuffledOrder(sequence_count, mix(mix(shuffle_seed) + e))[i], with mix of
+  // base/mix.h; in order it is first_sequence + i.
+  int64_t SequenceAt(int64_t count) const;
   // Tokens of each sequence, the prepended one included.
   int64_t length() const { return sequence_length + (prepend_token_id.has_value() ? 1 : 0); }
   // Reads the tokens of sequence `sequence` of the dataset. It may wait for the disk, so call it without locks.

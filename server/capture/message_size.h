@@ -6,7 +6,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "server/base/dtype.h"
+#include "server/base/row_layout.h"
 #include "server/capture/request.h"
 
 namespace hookline {
@@ -16,14 +16,13 @@ constexpr int64_t kMaxResumeTokenBytes = 128;
 
 struct MessageShape {
   int64_t hook_point_name_bytes = 0;
-  int64_t width = 0;
-  Dtype dtype = Dtype::kFloat32;
+  RowLayout layout;
   Encoding encoding = Encoding::kBytes;
   bool provenance = false;
 };
 
 // An upper bound on a message's fixed part. Today the tags and the longest lengths and varints of all fields, and of
-// the enclosing CaptureResponse, take 70 bytes; the rest is room for new fields.
+// the enclosing CaptureResponse, take 84 bytes; the rest is room for new fields.
 constexpr int64_t kMessageFieldBytes = 96;
 
 // Returns the bytes of a message without its rows.
@@ -31,11 +30,12 @@ constexpr int64_t MessageHeaderBytes(const MessageShape& shape) {
   return kMessageFieldBytes + shape.hook_point_name_bytes + kMaxResumeTokenBytes;
 }
 
-// Returns the bytes that one row adds: its values and, with provenance, varints of a sequence (10), a position (5), a
-// token id (5).
+// Returns the bytes that one row adds: its values (as numbers: 4 bytes each, and varints of their indices of 5) and,
+// with provenance, varints of a sequence (10), a position (5), a token id (5).
 constexpr int64_t MessageRowBytes(const MessageShape& shape) {
-  return shape.width * (shape.encoding == Encoding::kValues ? 4 : DtypeBytes(shape.dtype)) +
-         (shape.provenance ? 20 : 0);
+  const RowLayout& layout = shape.layout;
+  const int64_t as_numbers = 4 * layout.numbers() + 5 * layout.top_k;
+  return (shape.encoding == Encoding::kValues ? as_numbers : layout.bytes()) + (shape.provenance ? 20 : 0);
 }
 
 // Returns how many rows fit into a message of `max_message_bytes`; 0 if not even one does.

@@ -18,6 +18,9 @@
 namespace hookline {
 namespace {
 
+// What every gRPC client receives unless it is told otherwise.
+constexpr int64_t kMaxStatisticsBytes = int64_t{4} << 20;
+
 absl::Status ResolveHookPoints(const CaptureRequest& request, CapturePlan* plan) {
   const HookPoints& points = plan->model->hook_points();
   ASSIGN_OR_RETURN(const std::vector<ResolvedHookPoint> resolved,
@@ -32,13 +35,37 @@ absl::Status ResolveHookPoints(const CaptureRequest& request, CapturePlan* plan)
     hook_point.index = resolved[i].index;
     hook_point.name = names[i];
     hook_point.width = points[hook_point.index].width;
-    hook_point.row_bytes = hook_point.width * DtypeBytes(plan->dtype);
+    if (plan->top_k > hook_point.width) {
+      return InvalidField("top_k", absl::StrCat(plan->top_k, " is more than the ", hook_point.width,
+                                                " values of a row of ", hook_point.name));
+    }
+    hook_point.layout = {plan->dtype, hook_point.width, plan->top_k};
+    hook_point.row_bytes = hook_point.layout.bytes();
     hook_point.budget = budgets[i].rows;
     hook_point.clipped = budgets[i].clipped;
     plan->max_budget = std::max(plan->max_budget, hook_point.budget);
     plan->hook_points.push_back(std::move(hook_point));
   }
   return absl::OkStatus();
+}
+
+// The summary of statistics_only is one message, whose largest part are the mean vectors.
+absl::Status CheckStatisticsFit(const CaptureRequest& request, const CapturePlan& plan) {
+  if (!request.record_as.empty()) {
+    return InvalidField("statistics_only", "contradicts record_as: no rows are sent that could be recorded");
+  }
+  // Beside the mean vector a hook point's entry has its name and numbers of 10 bytes at most; the rest of the summary
+  // and the tags fit into the last term.
+  constexpr int64_t kNumberBytes = 256, kRestBytes = 1024;
+  int64_t bytes = kRestBytes;
+  for (const CapturePlan::HookPoint& hook_point : plan.hook_points) {
+    bytes += 4 * hook_point.width + static_cast<int64_t>(hook_point.name.size()) + kNumberBytes;
+  }
+  const int64_t most = std::max<int64_t>(kMaxStatisticsBytes, request.max_message_bytes);
+  if (bytes <= most) return absl::OkStatus();
+  return InvalidField("hook_points", absl::StrCat("the mean vectors of these ", plan.hook_points.size(),
+                                                  " hook points take ", bytes, " bytes, more than the ", most,
+                                                  " of a message; ask for fewer at once, or raise max_message_bytes"));
 }
 
 absl::Status CheckFeed(const FeedSource& feed, int max_captures) {
@@ -84,8 +111,8 @@ int64_t GroupSlabs(const CapturePlan& plan, int64_t rows) {
 absl::Status SizeGroups(CapturePlan* plan) {
   plan->group_rows = std::numeric_limits<int64_t>::max();
   for (const CapturePlan::HookPoint& hook_point : plan->hook_points) {
-    const MessageShape shape{static_cast<int64_t>(hook_point.name.size()), hook_point.width, plan->dtype,
-                             plan->encoding, plan->provenance};
+    const MessageShape shape{static_cast<int64_t>(hook_point.name.size()), hook_point.layout, plan->encoding,
+                             plan->provenance};
     ASSIGN_OR_RETURN(const int64_t rows, MessageRows(shape, hook_point.name, plan->max_message_bytes));
     plan->group_rows = std::min(plan->group_rows, rows);
   }
@@ -120,9 +147,14 @@ absl::Status SizeWindow(CapturePlan* plan) {
 std::string SourceText(const CapturePlan& plan) {
   const DatasetRange& range = plan.dataset;
   if (range.dataset == nullptr) return "client";
-  return absl::StrCat("dataset ", range.dataset->name(), " ", range.dataset->fingerprint(), " ", range.sequence_length,
-                      " ", range.first_sequence, " ", range.sequence_count, " ",
-                      range.prepend_token_id.has_value() ? absl::StrCat(*range.prepend_token_id) : "none");
+  std::string text = absl::StrCat("dataset ", range.dataset->name(), " ", range.dataset->fingerprint(), " ",
+                                  range.sequence_length, " ", range.first_sequence, " ", range.sequence_count, " ",
+                                  range.prepend_token_id.has_value() ? absl::StrCat(*range.prepend_token_id) : "none");
+  // Left out where it is as it always was, so that recordings and tokens of older servers stay valid.
+  if (range.epochs != 1) absl::StrAppend(&text, " epochs ", range.epochs);
+  if (range.shuffle_seed.has_value()) absl::StrAppend(&text, " shuffled ", *range.shuffle_seed);
+  if (range.skip_sequences != 0) absl::StrAppend(&text, " skips ", range.skip_sequences);
+  return text;
 }
 
 // Names everything that decides which rows a capture has, except the model and the source.
@@ -135,6 +167,10 @@ std::string RowsText(const CapturePlan& plan) {
   absl::StrAppend(&text, DtypeName(plan.dtype), " ", plan.provenance, " ", plan.deterministic, " ",
                   selection.skip_first, " ", selection.position_end, " ", selection.position_stride, " ",
                   selection.sample_rows, " ", selection.seed, " ", absl::StrJoin(selection.exclude_token_ids, ","));
+  // Left out where it is as it always was, so that recordings and tokens of older servers stay valid.
+  if (selection.last_only) absl::StrAppend(&text, " last");
+  if (plan.top_k != 0) absl::StrAppend(&text, " top ", plan.top_k);
+  if (plan.statistics_only) absl::StrAppend(&text, " statistics");
   return text;
 }
 
@@ -210,6 +246,7 @@ CaptureStarted CapturePlan::Started(const ResumePosition& begin) const {
         {hook_point.name, hook_point.width, hook_point.budget, hook_point.clipped, hook_point.start});
   }
   started.dtype = dtype;
+  started.top_k = top_k;
   started.max_message_bytes = max_message_bytes;
   started.next_sequence = begin.batch_sequence;
   started.window_bytes = WindowBytes();
@@ -275,13 +312,17 @@ absl::StatusOr<CapturePlan> MakeCapturePlan(CaptureRequest request, const Model&
   plan.encoding = request.encoding;
   plan.provenance = request.provenance;
   plan.deterministic = request.deterministic;
+  plan.statistics_only = request.statistics_only;
+  if (request.top_k < 0) return InvalidField("top_k", absl::StrCat(request.top_k, " is negative; 0 sends whole rows"));
+  plan.top_k = request.top_k;
   RETURN_IF_ERROR(ResolveHookPoints(request, &plan));
+  if (plan.statistics_only) RETURN_IF_ERROR(CheckStatisticsFit(request, plan));
   ASSIGN_OR_RETURN(plan.selection, NormalizeSelection(std::move(request.selection), model.info().vocabulary_size,
                                                       limits.max_sequence_length));
   RETURN_IF_ERROR(TakeSource(&request, datasets, &plan));
   ASSIGN_OR_RETURN(plan.max_message_bytes, ResolveMessageBytes(request.max_message_bytes));
   RETURN_IF_ERROR(SizeMessages(&plan));
-  plan.position.sequence = plan.position.batch_sequence = plan.dataset.first_sequence;
+  if (plan.dataset.dataset != nullptr) plan.position.sequence = plan.position.batch_sequence = plan.dataset.begin();
   if (!request.resume_token.empty()) RETURN_IF_ERROR(Resume(request.resume_token, &plan));
   // A resume needs no sequences if the first capture had taken them all.
   const bool needs_tokens = plan.dataset.dataset == nullptr && !plan.streams;

@@ -14,6 +14,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "server/base/row_layout.h"
 #include "server/capture/capture.h"
 #include "server/capture/dataset_range.h"
 #include "server/capture/limits.h"
@@ -44,8 +45,9 @@ struct CapturePlan {
     int index = 0;     // into the model's hook points
     std::string name;  // as chunks carry it
     int64_t width = 0;
-    int64_t row_bytes = 0;
-    int64_t budget = 0;  // rows from the capture's start
+    RowLayout layout;
+    int64_t row_bytes = 0;  // of the layout
+    int64_t budget = 0;     // rows from the capture's start
     bool clipped = false;
     int64_t start = 0;  // rows sent before the resume; 0 without
   };
@@ -77,6 +79,8 @@ struct CapturePlan {
   Dtype dtype = Dtype::kFloat32;
   Encoding encoding = Encoding::kBytes;
   Selection selection;  // normalized
+  int64_t top_k = 0;    // 0: whole rows
+  bool statistics_only = false;
   bool provenance = false;
   bool deterministic = false;
   int64_t max_message_bytes = 0;

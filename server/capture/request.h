@@ -54,10 +54,14 @@ struct DatasetSource {
   int64_t first_sequence = 0;
   int64_t sequence_count = 0;
   std::optional<uint32_t> prepend_token_id;
+  std::optional<uint64_t> shuffle_seed;
+  int64_t epochs = 1;
+  int64_t skip_sequences = 0;
 
   friend bool operator==(const DatasetSource& a, const DatasetSource& b) {
     return a.name == b.name && a.sequence_length == b.sequence_length && a.first_sequence == b.first_sequence &&
-           a.sequence_count == b.sequence_count && a.prepend_token_id == b.prepend_token_id;
+           a.sequence_count == b.sequence_count && a.prepend_token_id == b.prepend_token_id &&
+           a.shuffle_seed == b.shuffle_seed && a.epochs == b.epochs && a.skip_sequences == b.skip_sequences;
   }
 };
 
@@ -76,11 +80,12 @@ struct StreamedSource {};
 // Which rows of a sequence are kept; see the proto message of the same name.
 struct Selection {
   int64_t skip_first = 0;
-  int64_t position_end = 0;  // 0: no end
+  int64_t position_end = 0;  // 0: no end; negative: counted from the end of the sequence
   int64_t position_stride = 1;
   std::vector<uint32_t> exclude_token_ids;
   int64_t sample_rows = 0;  // 0: no sampling
   uint64_t seed = 0;
+  bool last_only = false;
 };
 
 // How chunks will be encoded. The plan needs it to size them.
@@ -100,6 +105,8 @@ struct CaptureRequest {
   int64_t max_message_bytes = 0;  // 0: the default
   bool deterministic = false;
   std::string resume_token;
+  int64_t top_k = 0;  // 0: whole rows
+  bool statistics_only = false;
   std::string record_as;  // the service acts on it (Recorder); the engine ignores it
 };
 

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "server/base/mix.h"
 #include "server/base/status.h"
 
 namespace hookline {
@@ -12,14 +13,8 @@ namespace {
 // A longer list is not a list of special tokens, and every token is looked up in it.
 constexpr size_t kMaxExcludedIds = 1024;
 
-uint64_t Mix(uint64_t x) {
-  x += 0x9e3779b97f4a7c15;
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111eb;
-  return x ^ (x >> 31);
-}
-
 int64_t End(const Selection& selection, int64_t length) {
+  if (selection.position_end < 0) return length + selection.position_end;
   return selection.position_end == 0 ? length : std::min(length, selection.position_end);
 }
 
@@ -30,10 +25,7 @@ absl::StatusOr<Selection> NormalizeSelection(Selection selection, int64_t vocabu
   if (selection.skip_first < 0) {
     return InvalidField("selection.skip_first", absl::StrCat(selection.skip_first, " is negative"));
   }
-  if (selection.position_end < 0) {
-    return InvalidField("selection.position_end", absl::StrCat(selection.position_end, " is negative; 0 means no end"));
-  }
-  if (selection.position_end != 0 && selection.position_end <= selection.skip_first) {
+  if (selection.position_end > 0 && selection.position_end <= selection.skip_first) {
     return InvalidField("selection.position_end",
                         absl::StrCat(selection.position_end, " leaves no position after skip_first ",
                                      selection.skip_first, "; ask for more, or 0 for no end"));
@@ -42,6 +34,16 @@ absl::StatusOr<Selection> NormalizeSelection(Selection selection, int64_t vocabu
     return InvalidField("selection.skip_first",
                         absl::StrCat(selection.skip_first, " skips every sequence, which has at most ",
                                      max_sequence_length, " tokens"));
+  }
+  if (selection.position_end < 0 && selection.skip_first - selection.position_end >= max_sequence_length) {
+    return InvalidField("selection.position_end",
+                        absl::StrCat(selection.position_end, " with skip_first ", selection.skip_first,
+                                     " leaves no position of any sequence, which has at most ", max_sequence_length,
+                                     " tokens; ask for more, or 0 for no end"));
+  }
+  if (selection.last_only && selection.sample_rows != 0) {
+    return InvalidField("selection.last_only",
+                        absl::StrCat("contradicts sample_rows ", selection.sample_rows, "; give one of them"));
   }
   if (selection.position_stride < 0) {
     return InvalidField("selection.position_stride",
@@ -78,6 +80,10 @@ void SelectPositions(const Selection& selection, int64_t sequence, absl::Span<co
     positions->push_back(static_cast<int32_t>(t));
   }
   const int64_t kept = static_cast<int64_t>(positions->size() - begin);
+  if (selection.last_only && kept > 1) {
+    positions->erase(positions->begin() + begin, positions->end() - 1);
+    return;
+  }
   if (selection.sample_rows == 0 || kept <= selection.sample_rows) return;
 
   const uint64_t sequence_key = Mix(Mix(selection.seed) + static_cast<uint64_t>(sequence));
@@ -96,6 +102,7 @@ void SelectPositions(const Selection& selection, int64_t sequence, absl::Span<co
 int64_t SelectedPositions(const Selection& selection, int64_t length) {
   const int64_t span = End(selection, length) - selection.skip_first;
   if (span <= 0) return 0;
+  if (selection.last_only) return 1;
   const int64_t kept = (span + selection.position_stride - 1) / selection.position_stride;
   return selection.sample_rows == 0 ? kept : std::min(kept, selection.sample_rows);
 }

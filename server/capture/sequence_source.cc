@@ -8,7 +8,7 @@ namespace hookline {
 SequenceSource::SequenceSource(const CapturePlan& plan)
     : max_batch_tokens_(plan.limits.max_batch_tokens),
       dataset_(plan.dataset.dataset != nullptr ? std::make_optional(plan.dataset) : std::nullopt),
-      next_index_(plan.position.batch_sequence),
+      next_count_(plan.position.batch_sequence),
       batch_sequences_(plan.position.batch_sequences),
       finished_(dataset_.has_value()) {
   if (dataset_.has_value() && batch_sequences_ == 0) batch_sequences_ = SequencesPerBatch(dataset_->length());
@@ -35,7 +35,7 @@ void SequenceSource::BeginTokenBatch() {
   batch_sequences_ = SequencesPerBatch(static_cast<int64_t>(longest));
 }
 
-bool SequenceSource::HasNext() const { return dataset_.has_value() ? next_index_ < dataset_->end() : !queue_.empty(); }
+bool SequenceSource::HasNext() const { return dataset_.has_value() ? next_count_ < dataset_->end() : !queue_.empty(); }
 
 int64_t SequenceSource::NextLength() const {
   if (dataset_.has_value()) return dataset_->length();
@@ -44,7 +44,8 @@ int64_t SequenceSource::NextLength() const {
 
 Sequence SequenceSource::Take() {
   Sequence sequence;
-  sequence.index = next_index_++;
+  sequence.count = next_count_++;
+  sequence.index = dataset_.has_value() ? dataset_->SequenceAt(sequence.count) : sequence.count;
   sequence.length = NextLength();
   if (dataset_.has_value()) return sequence;
   Queued& front = queue_.front();
@@ -64,7 +65,7 @@ Sequence SequenceSource::Take() {
 // be forged.
 int64_t SequenceSource::NextBatchSequences() const {
   if (dataset_.has_value()) {
-    return std::min({dataset_->end() - next_index_, batch_sequences_, SequencesPerBatch(dataset_->length())});
+    return std::min({dataset_->end() - next_count_, batch_sequences_, SequencesPerBatch(dataset_->length())});
   }
   const Queued& front = queue_.front();
   size_t longest = 1;

@@ -14,7 +14,8 @@
 namespace hookline {
 
 struct Sequence {
-  int64_t index = 0;          // from the start of the source, or of the dataset
+  int64_t count = 0;          // in the order of the source; resume positions hold it
+  int64_t index = 0;          // as provenance names it: in the dataset, or the same as `count`
   int64_t length = 0;         // tokens
   std::vector<uint32_t> ids;  // empty for a dataset until DatasetRange::Read
 };
@@ -34,7 +35,8 @@ class SequenceSource {
   bool Ended() const { return finished_ && !HasNext(); }
   // Returns the length of the next sequence; HasNext() must hold.
   int64_t NextLength() const;
-  int64_t next_index() const { return next_index_; }
+  // Returns the `count` of the next sequence.
+  int64_t next_count() const { return next_count_; }
   Sequence Take();
 
   // Returns the tokens that were added and not yet taken.
@@ -43,7 +45,7 @@ class SequenceSource {
   int64_t held_tokens() const { return held_tokens_; }
   // Returns queued_tokens() or, for a dataset, the tokens that are left of it.
   int64_t ready_tokens() const {
-    return dataset_.has_value() ? (dataset_->end() - next_index_) * dataset_->length() : queued_tokens_;
+    return dataset_.has_value() ? (dataset_->end() - next_count_) * dataset_->length() : queued_tokens_;
   }
 
   // Deterministic captures: the size, in sequences, of the batch that starts at the next sequence. A batch never spans
@@ -63,7 +65,7 @@ class SequenceSource {
   const int64_t max_batch_tokens_;
   const std::optional<DatasetRange> dataset_;
   std::deque<Queued> queue_;
-  int64_t next_index_;
+  int64_t next_count_;
   int64_t queued_tokens_ = 0;
   int64_t held_tokens_ = 0;
   int64_t batch_sequences_;  // 0: to be set by the next TokenBatch

@@ -14,8 +14,8 @@ BatchItem TakeFrom(Flow& flow) {
   item.flow = flow.id;
   item.deterministic = flow.deterministic;
   item.sequence = flow.source.Take();
-  item.batch_sequence = item.sequence.index;
-  item.next_batch_sequence = item.sequence.index + 1;
+  item.batch_sequence = item.sequence.count;
+  item.next_batch_sequence = item.sequence.count + 1;
   flow.deficit -= item.sequence.length;
   return item;
 }
@@ -23,14 +23,14 @@ BatchItem TakeFrom(Flow& flow) {
 std::vector<BatchItem> FixedBatch(Flow& flow) {
   std::vector<BatchItem> items;
   const int64_t count = flow.source.NextBatchSequences();
-  const int64_t batch_sequence = flow.source.next_index();
+  const int64_t batch_sequence = flow.source.next_count();
   const int64_t batch_sequences = flow.source.BatchSequences();
   for (int64_t i = 0; i < count; ++i) {
     items.push_back(TakeFrom(flow));
     const bool last = i + 1 == count;
     items.back().batch_sequence = batch_sequence;
     items.back().batch_sequences = batch_sequences;
-    items.back().next_batch_sequence = last ? flow.source.next_index() : batch_sequence;
+    items.back().next_batch_sequence = last ? flow.source.next_count() : batch_sequence;
     items.back().next_batch_sequences = last ? flow.source.BatchSequences() : batch_sequences;
   }
   return items;

@@ -130,7 +130,11 @@ void Copier::HandOver(Delivery& delivery) {
         count.bytes += queued.chunk.rows * hook_point.row_bytes;
       }
     }
-    recipient.events->PushChunks(std::move(chunks));
+    if (recipient.plan->statistics_only) {
+      recipient.events->AddStatistics(*recipient.plan, std::move(chunks));
+    } else {
+      recipient.events->PushChunks(std::move(chunks));
+    }
   }
   delivery.AddCopyTime(SteadyNow() - begin);
 }

@@ -39,15 +39,15 @@ void Delivery::SelectRows(const Batch::Member& member, absl::Span<const BatchIte
     const BatchItem& item = items[i];
     if (item.flow != member.flow) continue;
     const Sequence& sequence = item.sequence;
-    end_.sequence = sequence.index + 1;
+    end_.sequence = sequence.count + 1;
     end_.batch_sequence = item.next_batch_sequence;
     end_.batch_sequences = item.next_batch_sequences;
-    if (sequence.index < skip_until.sequence) continue;
+    if (sequence.count < skip_until.sequence) continue;
     positions.clear();
     SelectPositions(plan.selection, sequence.index, sequence.ids, &positions);
-    const int64_t sent = sequence.index == skip_until.sequence ? skip_until.sequence_rows : 0;
+    const int64_t sent = sequence.count == skip_until.sequence ? skip_until.sequence_rows : 0;
     for (int64_t rank = sent; rank < static_cast<int64_t>(positions.size()) && rows() < wanted; ++rank) {
-      origins_.push_back({sequence.index, positions[rank], sequence.ids[positions[rank]], rank, i});
+      origins_.push_back({sequence.count, sequence.index, positions[rank], sequence.ids[positions[rank]], rank, i});
     }
   }
   end_.rows = first_row_ + rows();
@@ -75,7 +75,7 @@ ResumePosition Delivery::PositionBefore(int64_t row, absl::Span<const BatchItem>
   ResumePosition position;
   const Origin& origin = origins_[row];
   position.rows = first_row_ + row;
-  position.sequence = origin.sequence;
+  position.sequence = origin.count;
   position.sequence_rows = origin.rank;
   position.batch_sequence = items[origin.item].batch_sequence;
   position.batch_sequences = items[origin.item].batch_sequences;
@@ -162,8 +162,9 @@ std::vector<QueuedChunk> Delivery::TakeGroup() {
     const CapturePlan::HookPoint& hook_point = plan.hook_points[placed.hook_point];
     QueuedChunk queued;
     for (const SlabSpan& span : placed.spans) {
-      queued.statistics.Add(span.data(), span.bytes / hook_point.row_bytes, hook_point.width, plan.dtype);
+      queued.statistics.Add(span.data(), span.bytes / hook_point.row_bytes, hook_point.layout);
     }
+    queued.statistics.Add(staged_[placed.hook_point]->TakeLoss());
     Chunk& chunk = queued.chunk;
     chunk.hook_point = placed.hook_point;
     chunk.first_row = first_row_ + placed.first;

@@ -24,7 +24,8 @@ class Delivery {
  public:
   // Where a row comes from.
   struct Origin {
-    int64_t sequence = 0;
+    int64_t count = 0;     // of its sequence
+    int64_t sequence = 0;  // its sequence's index
     int32_t position = 0;
     uint32_t token_id = 0;
     int64_t rank = 0;  // selected rows of its sequence before it

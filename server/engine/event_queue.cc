@@ -31,6 +31,28 @@ void EventQueue::PushChunks(std::vector<QueuedChunk> chunks) {
   Notify();
 }
 
+void EventQueue::AddStatistics(const CapturePlan& plan, std::vector<QueuedChunk> chunks) {
+  {
+    absl::MutexLock lock(&profiles_mu_);
+    if (profiles_.empty()) {
+      for (const CapturePlan::HookPoint& hook_point : plan.hook_points) profiles_.emplace_back(hook_point.width);
+    }
+    for (const QueuedChunk& queued : chunks) {
+      const RowLayout& layout = plan.hook_points[queued.chunk.hook_point].layout;
+      for (const SlabSpan& span : queued.chunk.data) {
+        profiles_[queued.chunk.hook_point].Add(span.data(), span.bytes / layout.bytes(), layout);
+      }
+    }
+  }
+  absl::MutexLock lock(&mu_);
+  if (consumed_.empty()) return;  // closed before it started
+  for (const QueuedChunk& queued : chunks) {
+    Consumed& consumed = consumed_[queued.chunk.hook_point];
+    consumed.rows = queued.chunk.first_row + queued.chunk.rows;
+    consumed.statistics.Add(queued.statistics);
+  }
+}
+
 void EventQueue::End(CaptureEnded ended, Queued queued) {
   std::deque<QueuedChunk> dropped;
   {
@@ -75,6 +97,10 @@ std::optional<CaptureEvent> EventQueue::Next() {
     for (size_t i = 0; i < consumed_.size(); ++i) {
       ended.hook_points[i].rows = consumed_[i].rows;
       consumed_[i].statistics.Summarize(&ended.hook_points[i]);
+    }
+    {
+      absl::MutexLock profiles(&profiles_mu_);
+      for (size_t i = 0; i < profiles_.size(); ++i) profiles_[i].Summarize(&ended.hook_points[i]);
     }
     ended.resume_token = resume_token_;
     ended.wire_time = wire_time_;

@@ -14,6 +14,8 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "server/capture/capture.h"
+#include "server/capture/plan.h"
+#include "server/engine/row_profile.h"
 #include "server/engine/row_statistics.h"
 
 namespace hookline {
@@ -31,6 +33,9 @@ class EventQueue {
 
   void PushStarted(CaptureStarted started);
   void PushChunks(std::vector<QueuedChunk> chunks);
+  // statistics_only: adds the rows of chunks to the summary and gives their slabs back. By one thread at a time. The
+  // resume token stays that of the start, because statistics that were lost with a connection must begin again.
+  void AddStatistics(const CapturePlan& plan, std::vector<QueuedChunk> chunks);
   // Returns false once the capture has ended or its sink is gone; chunks pushed after that are dropped.
   bool TakesChunks() const;
   // Pushes the last event. Its rows and statistics are filled in when the sink consumes it. With kDrop, chunks that it
@@ -57,7 +62,10 @@ class EventQueue {
   absl::Mutex callback_mu_;
   bool closed_to_callbacks_ ABSL_GUARDED_BY(callback_mu_) = false;
 
-  mutable absl::Mutex mu_;
+  absl::Mutex profiles_mu_;                                         // taken with mu_ held, never the other way round
+  std::vector<RowProfile> profiles_ ABSL_GUARDED_BY(profiles_mu_);  // statistics_only; one for each hook point
+
+  mutable absl::Mutex mu_ ABSL_ACQUIRED_BEFORE(profiles_mu_);
   std::optional<CaptureStarted> started_ ABSL_GUARDED_BY(mu_);
   std::deque<QueuedChunk> chunks_ ABSL_GUARDED_BY(mu_);
   std::optional<CaptureEnded> ended_ ABSL_GUARDED_BY(mu_);

@@ -117,8 +117,8 @@ absl::Status Executor::Compute(ForwardPass* pass, absl::Span<const BatchItem> it
       if (!copied.ok()) return;
       const absl::Time begin = SteadyNow();
       ForwardPass::Part& part = pass->parts[use.part];
-      const Dtype dtype = part.delivery->recipient().plan->dtype;
-      absl::StatusOr<std::shared_ptr<StagedRows>> staged = transfer_->Stage(value, part.rows.data(), use.rows, dtype);
+      const RowLayout& layout = part.delivery->recipient().plan->hook_points[use.hook_point].layout;
+      absl::StatusOr<std::shared_ptr<StagedRows>> staged = transfer_->Stage(value, part.rows.data(), use.rows, layout);
       copied = staged.ok() ? part.delivery->Stage(use.hook_point, *std::move(staged), transfer_) : staged.status();
       part.share.copy_time += SteadyNow() - begin;
     }

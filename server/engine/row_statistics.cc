@@ -1,49 +1,12 @@
 #include "server/engine/row_statistics.h"
 
 #include <cmath>
-#include <cstring>
 #include <limits>
+
+#include "server/base/row_values.h"
 
 namespace hookline {
 namespace {
-
-float FromBits(uint32_t bits) {
-  float value;
-  std::memcpy(&value, &bits, sizeof(value));
-  return value;
-}
-
-struct Float32 {
-  static constexpr int kBytes = 4;
-  static float Read(const uint8_t* p) {
-    float value;
-    std::memcpy(&value, p, sizeof(value));
-    return value;
-  }
-};
-
-struct BFloat16 {
-  static constexpr int kBytes = 2;
-  static float Read(const uint8_t* p) {
-    uint16_t bits;
-    std::memcpy(&bits, p, sizeof(bits));
-    return FromBits(static_cast<uint32_t>(bits) << 16);
-  }
-};
-
-// Binary16 has its exponent biased by 15 instead of 127: moved into binary32's place, a product with 2^112 puts it
-// right, for subnormal values too; infinity and NaN need the largest exponent.
-struct Float16 {
-  static constexpr int kBytes = 2;
-  static float Read(const uint8_t* p) {
-    uint16_t bits;
-    std::memcpy(&bits, p, sizeof(bits));
-    const uint32_t magnitude = static_cast<uint32_t>(bits & 0x7fff) << 13;
-    const float value = (bits & 0x7c00) == 0x7c00 ? FromBits(magnitude | 0x7f800000)
-                                                  : FromBits(magnitude) * FromBits(uint32_t{127 + 112} << 23);
-    return (bits & 0x8000) != 0 ? -value : value;
-  }
-};
 
 struct RowSums {
   double sum = 0;
@@ -98,31 +61,44 @@ RowSums SumRow(const uint8_t* row, int64_t width) {
   return total;
 }
 
-template <typename Type, typename Sink>
-void SumRows(const uint8_t* data, int64_t rows, int64_t width, Sink&& sink) {
-  for (int64_t i = 0; i < rows; ++i) sink(SumRow<Type>(data + i * width * Type::kBytes, width));
+// Sums over a row that begins with a scale: its numbers times the scale, all NaN if that is.
+template <typename Type>
+RowSums SumScaledRow(const RowLayout& layout, const uint8_t* row) {
+  const double scale = RowScale(layout, row);
+  RowSums total;
+  if (!std::isfinite(scale)) {
+    total.nan_count = layout.numbers();
+    return total;
+  }
+  total = SumRow<Type>(row + layout.numbers_offset(), layout.numbers());
+  total.sum *= scale;
+  total.squares *= scale * scale;
+  return total;
 }
 
 }  // namespace
 
-void RowStatistics::Add(const uint8_t* data, int64_t rows, int64_t width, Dtype dtype) {
-  const auto sink = [this](const RowSums& row) {
-    norms_ += std::sqrt(row.squares);
-    sum_ += row.sum;
-    squares_ += row.squares;
-    finite_values_ += row.finite_values;
-    nan_count_ += row.nan_count;
-    infinity_count_ += row.infinity_count;
-  };
+void RowStatistics::Add(const uint8_t* data, int64_t rows, const RowLayout& layout) {
   rows_ += rows;
-  switch (dtype) {
-    case Dtype::kFloat32:
-      return SumRows<Float32>(data, rows, width, sink);
-    case Dtype::kBFloat16:
-      return SumRows<BFloat16>(data, rows, width, sink);
-    case Dtype::kFloat16:
-      return SumRows<Float16>(data, rows, width, sink);
-  }
+  WithReader(layout.dtype, [&](auto reader) {
+    using Reader = decltype(reader);
+    for (int64_t i = 0; i < rows; ++i, data += layout.bytes()) {
+      const RowSums row = layout.scale_bytes() == 0 ? SumRow<Reader>(data + layout.numbers_offset(), layout.numbers())
+                                                    : SumScaledRow<Reader>(layout, data);
+      norms_ += std::sqrt(row.squares);
+      sum_ += row.sum;
+      squares_ += row.squares;
+      finite_values_ += row.finite_values;
+      nan_count_ += row.nan_count;
+      infinity_count_ += row.infinity_count;
+    }
+  });
+}
+
+void RowStatistics::Add(const ConversionLoss& loss) {
+  loss_.error_squares += loss.error_squares;
+  loss_.value_squares += loss.value_squares;
+  loss_.overflows += loss.overflows;
 }
 
 void RowStatistics::Add(const RowStatistics& other) {
@@ -133,6 +109,7 @@ void RowStatistics::Add(const RowStatistics& other) {
   squares_ += other.squares_;
   nan_count_ += other.nan_count_;
   infinity_count_ += other.infinity_count_;
+  Add(other.loss_);
 }
 
 void RowStatistics::Summarize(HookPointSummary* summary) const {
@@ -149,6 +126,8 @@ void RowStatistics::Summarize(HookPointSummary* summary) const {
   }
   summary->nan_count = nan_count_;
   summary->infinity_count = infinity_count_;
+  summary->overflow_count = loss_.overflows;
+  if (loss_.value_squares > 0) summary->conversion_error = std::sqrt(loss_.error_squares / loss_.value_squares);
 }
 
 }  // namespace hookline

@@ -4,8 +4,9 @@
 
 #include <cstdint>
 
-#include "server/base/dtype.h"
+#include "server/base/row_layout.h"
 #include "server/capture/capture.h"
+#include "server/model/conversion_loss.h"
 
 namespace hookline {
 
@@ -13,11 +14,13 @@ namespace hookline {
 // none is finite, means are NaN.
 class RowStatistics {
  public:
-  // Adds `rows` rows of `width` values of `dtype`, little-endian, row after row.
-  void Add(const uint8_t* data, int64_t rows, int64_t width, Dtype dtype);
+  // Adds `rows` rows that lie one after another. Of rows with top_k, the entries that they have.
+  void Add(const uint8_t* data, int64_t rows, const RowLayout& layout);
+  // Adds what the conversion to the dtype has cost.
+  void Add(const ConversionLoss& loss);
   void Add(const RowStatistics& other);
 
-  // Fills everything but `rows`.
+  // Fills everything but `rows` and what only statistics_only brings (row_profile.h).
   void Summarize(HookPointSummary* summary) const;
 
  private:
@@ -28,6 +31,7 @@ class RowStatistics {
   double squares_ = 0;
   int64_t nan_count_ = 0;
   int64_t infinity_count_ = 0;
+  ConversionLoss loss_;
 };
 
 }  // namespace hookline

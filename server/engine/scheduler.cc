@@ -266,7 +266,7 @@ void Scheduler::Begin(CaptureId id, CaptureState& capture) {
       pool_.TryReserve(capture.recipient.plan->window_slabs, /*on_return=*/[this, id] { SlabReturned(id); });
   if (flow.feed.has_value()) {
     // Rows begin with the sequence that the feed takes next.
-    capture.cursor.skip_until.sequence = capture.cursor.skip_until.batch_sequence = flow.source.next_index();
+    capture.cursor.skip_until.sequence = capture.cursor.skip_until.batch_sequence = flow.source.next_count();
   }
   AfterUnlock([events = capture.recipient.events, plan = capture.recipient.plan, begin = capture.cursor.skip_until] {
     events->PushStarted(plan->Started(begin));

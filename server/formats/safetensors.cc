@@ -144,16 +144,20 @@ absl::StatusOr<std::vector<SafetensorsTensor>> ReadSafetensorsHeader(const Input
   return tensors;
 }
 
-absl::string_view SafetensorsDtype(Dtype dtype) {
-  switch (dtype) {
+absl::string_view SafetensorsDtype(const RowLayout& layout) {
+  if (!layout.is_plain()) return "U8";
+  switch (layout.dtype) {
     case Dtype::kFloat32:
       return "F32";
     case Dtype::kBFloat16:
       return "BF16";
     case Dtype::kFloat16:
       return "F16";
+    case Dtype::kFloat8E4M3:
+    case Dtype::kInt8:
+      break;  // never plain
   }
-  return "";
+  return "U8";
 }
 
 SafetensorsHeader::SafetensorsHeader(absl::Span<const std::pair<std::string, std::string>> metadata) {

@@ -15,8 +15,8 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
-#include "server/base/dtype.h"
 #include "server/base/input_file.h"
+#include "server/base/row_layout.h"
 
 namespace hookline {
 
@@ -33,8 +33,9 @@ struct SafetensorsTensor {
 // that names the tensor and does not name the file.
 absl::StatusOr<std::vector<SafetensorsTensor>> ReadSafetensorsHeader(const InputFile& file);
 
-// Returns the name that the format has for `dtype`.
-absl::string_view SafetensorsDtype(Dtype dtype);
+// Returns the dtype under which rows of `layout` are stored: that of their values, or U8 for rows with a scale or
+// indices, which are bytes to the format.
+absl::string_view SafetensorsDtype(const RowLayout& layout);
 
 // The beginning of a file, up to its first value.
 class SafetensorsHeader {

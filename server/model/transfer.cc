@@ -14,6 +14,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "server/base/status.h"
+#include "server/model/pack_rows.h"
 #include "server/model/torch_compat.h"
 
 #if TORCH_VERSION_MAJOR > 2 || (TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR >= 9)
@@ -32,8 +33,11 @@ at::ScalarType ScalarTypeOf(Dtype dtype) {
       return at::kBFloat16;
     case Dtype::kFloat16:
       return at::kHalf;
+    case Dtype::kFloat8E4M3:
+    case Dtype::kInt8:
+      break;
   }
-  return at::kFloat;
+  return at::kByte;  // packed
 }
 
 template <typename Function>
@@ -55,8 +59,8 @@ bool IsRun(const std::vector<int64_t>& index, size_t first, size_t count) {
 // Rows of a tensor in host memory. They are chosen when they are copied, straight into their destination.
 class HostRows : public StagedRows {
  public:
-  HostRows(at::Tensor value, std::vector<int64_t> index, at::ScalarType type)
-      : value_(std::move(value)), index_(std::move(index)), type_(type) {}
+  HostRows(at::Tensor value, std::vector<int64_t> index, const RowLayout& layout)
+      : value_(std::move(value)), index_(std::move(index)), layout_(layout), type_(ScalarTypeOf(layout.dtype)) {}
 
   // A tensor of which less than half is still wanted is replaced by just those rows.
   absl::Status DropBefore(int64_t first) override {
@@ -71,8 +75,16 @@ class HostRows : public StagedRows {
     });
   }
 
+  ConversionLoss TakeLoss() override { return std::exchange(loss_, {}); }
+
   void CopyTo(int64_t first, int64_t count, uint8_t* destination) {
     c10::InferenceMode inference;
+    if (!layout_.is_plain()) {
+      const PackedRows packed = PackRows(Chosen(first, count), layout_);
+      std::memcpy(destination, packed.bytes.data_ptr(), static_cast<size_t>(count * layout_.bytes()));
+      AddLoss(packed.loss);
+      return;
+    }
     const int64_t width = value_.size(1);
     if (value_.scalar_type() == type_ && value_.stride(1) == 1) {
       const int64_t item = static_cast<int64_t>(value_.element_size());
@@ -89,17 +101,30 @@ class HostRows : public StagedRows {
       return;
     }
     at::Tensor out = at::from_blob(destination, {count, width}, type_);
-    if (IsRun(index_, first, count)) {
-      out.copy_(value_.narrow(0, index_[first], count));
-    } else {
-      out.copy_(value_.index_select(0, at::from_blob(index_.data() + first, {count}, at::kLong)));
-    }
+    const at::Tensor chosen = Chosen(first, count);
+    out.copy_(chosen);
+    if (type_ == at::kHalf) AddLoss(OverflowLoss(chosen, out));
   }
 
  private:
+  at::Tensor Chosen(int64_t first, int64_t count) {
+    if (IsRun(index_, first, count)) return value_.narrow(0, index_[first], count);
+    return value_.index_select(0, at::from_blob(index_.data() + first, {count}, at::kLong));
+  }
+
+  void AddLoss(const at::Tensor& loss) {
+    if (!loss.defined()) return;
+    const ConversionLoss more = ReadLoss(loss.data_ptr<double>());
+    loss_.error_squares += more.error_squares;
+    loss_.value_squares += more.value_squares;
+    loss_.overflows += more.overflows;
+  }
+
   at::Tensor value_;
   std::vector<int64_t> index_;
+  const RowLayout layout_;
   const at::ScalarType type_;
+  ConversionLoss loss_;
 };
 
 class ReachedEvent : public TransferEvent {
@@ -110,8 +135,8 @@ class ReachedEvent : public TransferEvent {
 class HostTransfer : public Transfer {
  public:
   absl::StatusOr<std::shared_ptr<StagedRows>> Stage(const at::Tensor& value, const int64_t* index, int64_t rows,
-                                                    Dtype dtype) override {
-    return std::make_shared<HostRows>(value, std::vector<int64_t>(index, index + rows), ScalarTypeOf(dtype));
+                                                    const RowLayout& layout) override {
+    return std::make_shared<HostRows>(value, std::vector<int64_t>(index, index + rows), layout);
   }
 
   absl::Status Copy(StagedRows& rows, int64_t first, int64_t count, uint8_t* destination) override {
@@ -127,16 +152,35 @@ class HostTransfer : public Transfer {
 // Rows chosen and converted on an accelerator.
 class DeviceRows : public StagedRows {
  public:
-  DeviceRows(at::Tensor rows, c10::Event ready) : rows_(std::move(rows)), ready_(std::move(ready)) {}
+  // `loss` is as PackedRows has it; undefined where nothing can be lost.
+  DeviceRows(at::Tensor rows, at::Tensor loss, c10::Event ready)
+      : rows_(std::move(rows)), loss_(std::move(loss)), ready_(std::move(ready)) {}
 
   // What is staged is this capture's alone, so it is kept whole until the last row has left.
   absl::Status DropBefore(int64_t) override { return absl::OkStatus(); }
+
+  ConversionLoss TakeLoss() override {
+    if (!host_loss_.defined()) return {};
+    const ConversionLoss loss = ReadLoss(host_loss_.data_ptr<double>());
+    host_loss_.zero_();
+    return loss;
+  }
+
+  // Starts the copy of the loss on the current stream, the first time.
+  void CopyLoss() {
+    if (!loss_.defined()) return;
+    host_loss_ = at::empty({3}, at::TensorOptions().dtype(at::kDouble).pinned_memory(true));
+    host_loss_.copy_(loss_, /*non_blocking=*/true);
+    loss_.reset();
+  }
 
   const at::Tensor& rows() const { return rows_; }
   const c10::Event& ready() const { return ready_; }
 
  private:
   const at::Tensor rows_;
+  at::Tensor loss_;
+  at::Tensor host_loss_;  // pinned
   const c10::Event ready_;
 };
 
@@ -168,7 +212,7 @@ class DeviceTransfer : public Transfer {
         copy_stream_(guard_.getStreamFromGlobalPool(device, /*isHighPriority=*/true)) {}
 
   absl::StatusOr<std::shared_ptr<StagedRows>> Stage(const at::Tensor& value, const int64_t* index, int64_t rows,
-                                                    Dtype dtype) override {
+                                                    const RowLayout& layout) override {
     std::shared_ptr<StagedRows> staged;
     RETURN_IF_ERROR(CatchTorch([&] {
       c10::InferenceMode inference;
@@ -181,10 +225,19 @@ class DeviceTransfer : public Transfer {
             0, at::from_blob(const_cast<int64_t*>(index), {rows}, at::kLong).to(device_, /*non_blocking=*/true));
       }
       // A copy also where the type is right: what is kept must not hold the whole batch's tensor.
-      chosen = chosen.to(ScalarTypeOf(dtype)).contiguous();
+      at::Tensor loss;
+      if (layout.is_plain()) {
+        const at::Tensor from = chosen;
+        chosen = from.to(ScalarTypeOf(layout.dtype)).contiguous();
+        if (layout.dtype == Dtype::kFloat16) loss = OverflowLoss(from, chosen);
+      } else {
+        PackedRows packed = PackRows(chosen, layout);
+        chosen = std::move(packed.bytes);
+        loss = std::move(packed.loss);
+      }
       c10::Event ready(device_.type());
       ready.record(guard_.getStream(device_));
-      staged = std::make_shared<DeviceRows>(std::move(chosen), std::move(ready));
+      staged = std::make_shared<DeviceRows>(std::move(chosen), std::move(loss), std::move(ready));
       return absl::OkStatus();
     }));
     return staged;
@@ -193,9 +246,10 @@ class DeviceTransfer : public Transfer {
   absl::Status Copy(StagedRows& rows, int64_t first, int64_t count, uint8_t* destination) override {
     return CatchTorch([&] {
       c10::InferenceMode inference;
-      const auto& staged = static_cast<const DeviceRows&>(rows);
+      auto& staged = static_cast<DeviceRows&>(rows);
       staged.ready().block(copy_stream_);
       c10::StreamGuard on_copy_stream(copy_stream_);
+      staged.CopyLoss();
       at::Tensor source = staged.rows().narrow(0, first, count);
       at::Tensor out = at::from_blob(destination, {count, source.size(1)}, source.scalar_type());
       out.copy_(source, /*non_blocking=*/true);

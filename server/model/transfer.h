@@ -1,6 +1,6 @@
 // A device's way to host memory: selecting rows on the device, and copies that may end later, in order behind an event.
 //
-//   StagedRows rows = transfer->Stage(value, index, Dtype::kBFloat16);   // on the executor's thread
+//   StagedRows rows = transfer->Stage(value, index, layout);   // on the executor's thread
 //   transfer->Copy(rows, 0, 100, slab);                                  // from any one thread at a time
 //   std::unique_ptr<TransferEvent> event = transfer->Record();
 //   event->Wait();                                                       // the slab holds the rows
@@ -12,7 +12,8 @@
 #include <string>
 
 #include "absl/status/statusor.h"
-#include "server/base/dtype.h"
+#include "server/base/row_layout.h"
+#include "server/model/conversion_loss.h"
 
 namespace at {
 class Tensor;
@@ -26,6 +27,9 @@ class StagedRows {
   virtual ~StagedRows() = default;
   // Lets go of rows before `first` where that frees device memory. Copies count rows as before.
   virtual absl::Status DropBefore(int64_t first) = 0;
+  // Returns what the conversion of the rows has lost, as far as no earlier call has told: of the rows copied since, or
+  // of all with the first ones. An event recorded after the copies must have been waited for.
+  virtual ConversionLoss TakeLoss() = 0;
 };
 
 // The end of every copy that was started before.
@@ -41,11 +45,11 @@ class Transfer {
  public:
   virtual ~Transfer() = default;
 
-  // Chooses rows `index` (host memory, `rows` entries, ascending) of `value` (any rows, width), to be copied in
-  // `dtype`. The work is queued behind what computes `value`, on the calling thread's stream. `value` is not written to
-  // later.
+  // Chooses rows `index` (host memory, `rows` entries, ascending) of `value` (any rows, layout.width), to be copied as
+  // `layout` says. The work is queued behind what computes `value`, on the calling thread's stream. `value` is not
+  // written to later.
   virtual absl::StatusOr<std::shared_ptr<StagedRows>> Stage(const at::Tensor& value, const int64_t* index, int64_t rows,
-                                                            Dtype dtype) = 0;
+                                                            const RowLayout& layout) = 0;
 
   // Starts copying staged rows first ... first + count - 1 to `destination`, row-major. `rows` and `destination` must
   // live until an event recorded later was waited for. RESOURCE_EXHAUSTED (device memory), INTERNAL.

@@ -81,6 +81,9 @@ absl::StatusOr<Persisted> Recorder::Persist(const std::string& name, CaptureRequ
   if (!request.resume_token.empty()) {
     return InvalidField("capture.resume_token", "must be empty: a recording knows where it continues");
   }
+  if (request.statistics_only) {
+    return InvalidField("capture.statistics_only", "brings no rows that could be recorded; leave it out");
+  }
   // All recordings have the same form, so that equal rows have equal tokens and digests.
   request.provenance = true;
   request.encoding = Encoding::kBytes;

@@ -14,6 +14,9 @@ nlohmann::json SourceJson(const CapturePlan& plan) {
                            {"first_sequence", range.first_sequence},
                            {"sequence_count", range.sequence_count}};
     if (range.prepend_token_id.has_value()) json["prepend_token_id"] = *range.prepend_token_id;
+    if (range.shuffle_seed.has_value()) json["shuffle_seed"] = *range.shuffle_seed;
+    if (range.epochs != 1) json["epochs"] = range.epochs;
+    if (range.skip_sequences != 0) json["skip_sequences"] = range.skip_sequences;
     return {{"dataset", std::move(json)}};
   }
   return {{"tokens", {{"sequences", static_cast<uint64_t>(plan.tokens.sequences())}}}};
@@ -27,6 +30,7 @@ nlohmann::json SelectionJson(const Selection& selection) {
   if (!selection.exclude_token_ids.empty()) json["exclude_token_ids"] = selection.exclude_token_ids;
   if (selection.sample_rows != 0) json["sample_rows"] = selection.sample_rows;
   if (selection.seed != 0) json["seed"] = selection.seed;
+  if (selection.last_only) json["last_only"] = true;
   return json;
 }
 
@@ -41,6 +45,7 @@ Manifest ManifestOf(const std::string& name, const std::string& request_digest, 
   manifest.request_digest = request_digest;
   manifest.deterministic = plan.deterministic;
   manifest.dtype = started.dtype;
+  manifest.top_k = started.top_k;
   for (const CaptureStarted::HookPoint& point : started.hook_points) {
     manifest.hook_points.push_back({point.name, point.width, point.max_activations});
   }
@@ -60,6 +65,7 @@ absl::Status CheckContinues(const Manifest& manifest, const CaptureStarted& star
     return differs("model's fingerprint", manifest.fingerprint, started.fingerprint);
   }
   if (manifest.dtype != started.dtype) return differs("dtype", DtypeName(manifest.dtype), DtypeName(started.dtype));
+  if (manifest.top_k != started.top_k) return differs("top_k", manifest.top_k, started.top_k);
   if (manifest.hook_points.size() != started.hook_points.size()) {
     return differs("number of hook points", manifest.hook_points.size(), started.hook_points.size());
   }

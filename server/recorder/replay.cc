@@ -10,6 +10,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/synchronization/mutex.h"
 #include "server/base/hash.h"
+#include "server/base/shuffled_order.h"
 #include "server/base/status.h"
 #include "server/base/steady.h"
 #include "server/capture/budgets.h"
@@ -85,7 +86,7 @@ absl::Status ResolveHookPoints(const Manifest& manifest, const ReplayRequest& re
     point.width = recorded.width;
   }
   const auto add = [&](int index, const std::string& name) {
-    const int64_t row_bytes = manifest.hook_points[index].width * DtypeBytes(manifest.dtype);
+    const int64_t row_bytes = manifest.LayoutOf(index).bytes();
     plan.hook_points.push_back({index, name, row_bytes, 0});
   };
   const HookPoints all(std::move(points));
@@ -126,8 +127,7 @@ absl::Status SizeGroups(const Manifest& manifest, const ReplayRequest& request, 
   for (const Wanted& point : plan.hook_points) {
     MessageShape shape;
     shape.hook_point_name_bytes = static_cast<int64_t>(point.name.size());
-    shape.width = manifest.hook_points[point.index].width;
-    shape.dtype = manifest.dtype;
+    shape.layout = manifest.LayoutOf(point.index);
     shape.encoding = request.encoding;
     shape.provenance = request.provenance;
     ASSIGN_OR_RETURN(const int64_t rows, MessageRows(shape, point.name, max_message_bytes));
@@ -255,6 +255,7 @@ class Replay final : public Capture, public std::enable_shared_from_this<Replay>
                                      /*clipped=*/false, SentOf(static_cast<int>(i))});
     }
     started.dtype = manifest.dtype;
+    started.top_k = manifest.top_k;
     started.max_message_bytes = max_message_bytes_;
     started.resume_token = EncodeToken(plan_, place_);
     return started;

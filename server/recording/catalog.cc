@@ -79,7 +79,7 @@ absl::Status CheckHookPoints(const Manifest& manifest) {
 
 int64_t ShardRows(const Manifest& manifest, int64_t shard_bytes) {
   int64_t row_bytes = kProvenanceRowBytes;  // widths and the number of hook points are bounded far below overflow
-  for (const RecordedHookPoint& point : manifest.hook_points) row_bytes += point.width * DtypeBytes(manifest.dtype);
+  for (size_t i = 0; i < manifest.hook_points.size(); ++i) row_bytes += manifest.LayoutOf(static_cast<int>(i)).bytes();
   return std::max<int64_t>(1, shard_bytes / row_bytes);
 }
 

@@ -35,7 +35,7 @@ constexpr int64_t kMaxBytes = int64_t{1} << 60;
 
 constexpr RecordingState kStates[] = {RecordingState::kRunning, RecordingState::kComplete, RecordingState::kStopped,
                                       RecordingState::kInterrupted, RecordingState::kFailed};
-constexpr Dtype kDtypes[] = {Dtype::kFloat32, Dtype::kBFloat16, Dtype::kFloat16};
+constexpr Dtype kDtypes[] = {Dtype::kFloat32, Dtype::kBFloat16, Dtype::kFloat16, Dtype::kFloat8E4M3, Dtype::kInt8};
 
 // Reads members of a JSON object and remembers the first error.
 class Members {
@@ -132,8 +132,8 @@ absl::Status CheckShards(const Manifest& manifest) {
 // Checks that each shard and all of them together have possible file sizes, which later sums rely on.
 absl::Status CheckSizes(const Manifest& manifest) {
   CheckedInt64 row_bytes = 8 + 8 + 4;  // of provenance
-  for (const RecordedHookPoint& point : manifest.hook_points) {
-    row_bytes += CheckedInt64(point.width) * DtypeBytes(manifest.dtype);
+  for (size_t i = 0; i < manifest.hook_points.size(); ++i) {
+    row_bytes += manifest.LayoutOf(static_cast<int>(i)).bytes();  // of a width of at most kMaxWidth
   }
   const std::optional<int64_t> shard_bytes = (row_bytes * std::min(manifest.shard_rows, manifest.max_rows())).value();
   if (!shard_bytes.has_value() || *shard_bytes > kMaxBytes) {
@@ -210,6 +210,7 @@ std::string FormatManifest(const Manifest& manifest) {
   json["request_digest"] = manifest.request_digest;
   json["deterministic"] = manifest.deterministic;
   json["dtype"] = std::string(DtypeName(manifest.dtype));
+  if (manifest.top_k != 0) json["top_k"] = manifest.top_k;
   json["hook_points"] = Json::array();
   for (size_t i = 0; i < manifest.hook_points.size(); ++i) {
     const RecordedHookPoint& point = manifest.hook_points[i];
@@ -266,10 +267,11 @@ absl::StatusOr<Manifest> ParseManifest(absl::string_view text) {
   const auto found_dtype =
       std::find_if(std::begin(kDtypes), std::end(kDtypes), [&](Dtype d) { return DtypeName(d) == dtype; });
   if (found_dtype == std::end(kDtypes)) {
-    members.Fail("dtype", "float32, bfloat16 or float16");
+    members.Fail("dtype", "float32, bfloat16, float16, float8_e4m3 or int8");
   } else {
     manifest.dtype = *found_dtype;
   }
+  if (json.contains("top_k")) manifest.top_k = members.Integer("top_k", 1, kMaxWidth);
   const nlohmann::json hook_points = members.Array("hook_points");
   if (hook_points.empty()) members.Fail("hook_points", "at least one");
   std::set<std::string> names;
@@ -280,6 +282,7 @@ absl::StatusOr<Manifest> ParseManifest(absl::string_view text) {
     read.width = point.Integer("width", 1, kMaxWidth);
     read.max_activations = point.Integer("max_activations", 1, kMaxRows);
     if (!names.insert(read.name).second) point.Fail("name", "unique");
+    if (read.width < manifest.top_k) point.Fail("width", "at least top_k");
     manifest.hook_points.push_back(std::move(read));
   }
   manifest.shard_rows = members.Integer("shard_rows", 1, kMaxRows);

@@ -11,8 +11,8 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "nlohmann/json.hpp"
-#include "server/base/dtype.h"
 #include "server/base/file_system.h"
+#include "server/base/row_layout.h"
 
 namespace hookline {
 
@@ -51,6 +51,7 @@ struct Manifest {
   std::string request_digest;
   bool deterministic = false;
   Dtype dtype = Dtype::kFloat32;
+  int64_t top_k = 0;  // 0: whole rows
   std::vector<RecordedHookPoint> hook_points;
   int64_t shard_rows = 0;
   nlohmann::json source = nlohmann::json::object();
@@ -64,6 +65,7 @@ struct Manifest {
 
   int64_t rows() const { return shards.empty() ? 0 : shards.back().end_row(); }
   int64_t RowsOf(int hook_point) const;
+  RowLayout LayoutOf(int hook_point) const { return {dtype, hook_points[hook_point].width, top_k}; }
   int64_t bytes() const;
   // The largest budget.
   int64_t max_rows() const;

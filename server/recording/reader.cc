@@ -15,14 +15,6 @@ constexpr size_t kMaxLayouts = 1024;
 // A shard whose time changes while it is read is checked again, but not for ever.
 constexpr int kMaxTries = 3;
 
-// The finalizer of splitmix64.
-uint64_t Mix(uint64_t x) {
-  x += 0x9e3779b97f4a7c15;
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111eb;
-  return x ^ (x >> 31);
-}
-
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<const ShardLayout>> RecordingReader::LayoutOf(size_t shard) const {
@@ -157,31 +149,6 @@ absl::Status RowRead::Explain(const ShardInfo& shard, const absl::Status& error)
   }
   return absl::DataLossError(absl::StrCat("recording ", name, ", rows ", shard.first_row, " to ", shard.end_row() - 1,
                                           ", in shard ", shard.file, ": ", error.message()));
-}
-
-ShuffledOrder::ShuffledOrder(int64_t size, uint64_t seed) : size_(size), seed_(seed), half_bits_(1) {
-  while ((uint64_t{1} << (2 * half_bits_)) < static_cast<uint64_t>(size)) ++half_bits_;
-}
-
-uint64_t ShuffledOrder::Permute(uint64_t value) const {
-  constexpr int kRounds = 6;
-  const uint64_t mask = (uint64_t{1} << half_bits_) - 1;
-  uint64_t left = value >> half_bits_;
-  uint64_t right = value & mask;
-  for (uint64_t round = 0; round < kRounds; ++round) {
-    const uint64_t mixed = left ^ (Mix(seed_ ^ Mix(right + (round << 56))) & mask);
-    left = right;
-    right = mixed;
-  }
-  return left << half_bits_ | right;
-}
-
-int64_t ShuffledOrder::operator[](int64_t index) const {
-  uint64_t value = index;
-  do {
-    value = Permute(value);
-  } while (value >= static_cast<uint64_t>(size_));
-  return static_cast<int64_t>(value);
 }
 
 }  // namespace hookline

@@ -126,23 +126,6 @@ class RowRead {
   int tries_ = 0;  // of the current shard
 };
 
-// A permutation of the numbers 0 to size - 1 that `seed` alone decides. It needs no table: a Feistel network over the
-// next power of four is applied until the result is in range. Immutable.
-class ShuffledOrder {
- public:
-  ShuffledOrder(int64_t size, uint64_t seed);
-
-  // Returns the number at `index`, 0 <= index < size.
-  int64_t operator[](int64_t index) const;
-
- private:
-  uint64_t Permute(uint64_t value) const;
-
-  int64_t size_;
-  uint64_t seed_;
-  int half_bits_;
-};
-
 }  // namespace hookline
 
 #endif  // HOOKLINE_SERVER_RECORDING_READER_H_

@@ -46,9 +46,11 @@ absl::StatusOr<ShardLayout> LayOutShard(const Manifest& manifest, int64_t first_
   add("provenance/sequence", "I64", rows, 0, 8);
   add("provenance/token_id", "I64", rows, 0, 8);
   add("provenance/position", "I32", rows, 0, 4);
-  for (const RecordedHookPoint& point : manifest.hook_points) {
+  for (size_t i = 0; i < manifest.hook_points.size(); ++i) {
+    const RecordedHookPoint& point = manifest.hook_points[i];
+    const RowLayout row = manifest.LayoutOf(static_cast<int>(i));
     const int64_t kept = std::clamp<int64_t>(point.max_activations - first_row, 0, rows);
-    add(point.name, SafetensorsDtype(manifest.dtype), kept, point.width, point.width * DtypeBytes(manifest.dtype));
+    add(point.name, SafetensorsDtype(row), kept, row.is_plain() ? point.width : row.bytes(), row.bytes());
   }
   if (!(offset + kMaxHeaderBytes).value().has_value()) {
     return absl::DataLossError(absl::StrCat("rows ", first_row, " to ", end_row,

@@ -66,7 +66,7 @@ absl::Status RecordingWriter::AppendRows(const RowsToRecord& rows) {
   failed_ = true;  // until everything succeeds
   const int tensor = kProvenanceTensors + rows.hook_point;
   const RecordedHookPoint& point = manifest_.hook_points[rows.hook_point];
-  const int64_t row_bytes = point.width * DtypeBytes(manifest_.dtype);
+  const int64_t row_bytes = manifest_.LayoutOf(rows.hook_point).bytes();
   const int64_t end_row = rows.first_row + rows.rows;
   if (rows.first_row > written_[tensor] || end_row > point.max_activations) {
     return absl::InternalError(absl::StrCat(point.name, ": rows ", rows.first_row, " to ", end_row, " after row ",

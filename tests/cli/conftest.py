@@ -26,7 +26,7 @@ def read_safetensors(path):
     (header_bytes,) = struct.unpack("<Q", contents[:8])
     header = json.loads(contents[8 : 8 + header_bytes])
     metadata = header.pop("__metadata__", {})
-    types = {"F32": "<f4", "I64": "<i8", "I32": "<i4", "BF16": "<u2", "F16": "<f2"}
+    types = {"F32": "<f4", "I64": "<i8", "I32": "<i4", "BF16": "<u2", "F16": "<f2", "U8": "u1"}
     tensors = {}
     for name, entry in header.items():
         begin, end = (8 + header_bytes + offset for offset in entry["data_offsets"])
@@ -94,7 +94,7 @@ def run(server, *arguments, input=""):
     return process.returncode, output, errors
 
 
-def capture(server, *arguments, input=""):
-    code, output, errors = run(server, "capture", "--json", "--quiet", *arguments, input=input)
+def capture(server, *arguments, input="", command="capture"):
+    code, output, errors = run(server, command, "--json", "--quiet", *arguments, input=input)
     assert code == 0, errors
     return json.loads(output)

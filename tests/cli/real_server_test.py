@@ -169,3 +169,49 @@ def test_tells_the_model_and_its_hook_points(server):
     assert code == 0 and "950,402" in output
     code, output, _ = run(server, "hooks")
     assert code == 0 and RESID in output
+
+
+def test_stats_prints_a_table_and_draws_it(server, reference):
+    arguments = ["--hook-points", "blocks.*.hook_resid_post", "--dataset", "text", "--sequence-length", "100"]
+    status, text, errors = run(server, "stats", "--quiet", "--max-activations", "500", *arguments)
+    assert status == 0, errors
+    lines = text.splitlines()
+    assert lines[0].split()[:5] == ["hook", "point", "rows", "mean", "norm"]
+    drawn = [line for line in lines if line.startswith("blocks.") and "|" in line]
+    assert len(drawn) == len([line for line in lines if line.startswith("blocks.") and " 500 " in line]) > 1
+    told = capture(server, *arguments, "--max-activations", "500", command="stats")["hook_points"]
+    for point in told:
+        assert point["rows"] == 500 and len(point["mean_vector"]) == 128
+        assert 0 < point["row_norm_p1"] <= point["row_norm_p50"] <= point["row_norm_p99"]
+        assert point["nan_count"] == point["infinity_count"] == 0
+
+
+def test_rows_with_top_k_and_scales_are_written_as_the_metadata_says(server, tmp_path):
+    out = str(tmp_path / "rows")
+    arguments = ["--hook-points", MLP, "--dataset", "text", "--sequence-length", "50", "--max-activations", "90"]
+    (point,) = capture(server, *arguments, "--top-k", "3", "--dtype", "int8", "--out", out)["hook_points"]
+    assert 0 < point["conversion_error"] < 0.05
+    metadata, tensors = read_safetensors(point["path"])
+    assert (metadata["dtype"], metadata["top_k"]) == ("int8", "3")
+    rows = tensors[MLP].view([("scale", "<f4"), ("index", "<u4", 3), ("number", "i1", 3)])[:, 0]
+    whole = str(tmp_path / "whole")
+    capture(server, *arguments, "--out", whole)
+    expected = read_safetensors(os.path.join(whole, os.path.basename(point["path"])))[1][MLP]
+    found = rows["scale"][:, None] * rows["number"]
+    at_index = np.take_along_axis(expected, rows["index"].astype(np.int64), axis=1)
+    np.testing.assert_allclose(found, at_index, atol=np.abs(expected).max() / 100)
+    largest = np.abs(expected).max(axis=1)
+    np.testing.assert_allclose(np.abs(found[:, 0]), largest, atol=np.abs(expected).max() / 100)
+
+
+def test_a_shuffled_dataset_brings_every_sequence_once_an_epoch(server, tmp_path):
+    out = str(tmp_path / "rows")
+    (point,) = capture(
+        server, "--hook-points", RESID, "--dataset", "text", "--sequence-length", "50", "--sequence-count", "9",
+        "--shuffle-seed", "4", "--epochs", "2", "--last-only", "--position-end", "-1", "--provenance", "--out", out,
+    )["hook_points"]  # fmt: skip
+    tensors = read_safetensors(point["path"])[1]
+    sequences = tensors["provenance/sequence"].tolist()
+    assert sorted(sequences[:9]) == sorted(sequences[9:]) == list(range(9))
+    assert sequences[:9] != sequences[9:]
+    assert set(tensors["provenance/position"].tolist()) == {48}

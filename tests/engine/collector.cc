@@ -1,27 +1,13 @@
 #include "tests/engine/collector.h"
 
 #include <algorithm>
-#include <cstring>
 #include <utility>
 
+#include "server/base/row_values.h"
 #include "tests/engine/fake_model.h"
 
 namespace hookline {
 namespace {
-
-float ReadValue(const uint8_t* p, Dtype dtype) {
-  if (dtype == Dtype::kFloat32) {
-    float value;
-    std::memcpy(&value, p, sizeof(value));
-    return value;
-  }
-  uint16_t bits;
-  std::memcpy(&bits, p, sizeof(bits));
-  uint32_t wide = static_cast<uint32_t>(bits) << 16;
-  float value;
-  std::memcpy(&value, &wide, sizeof(value));
-  return value;
-}
 
 uint64_t Mix(uint64_t x) {
   x += 0x9e3779b97f4a7c15;
@@ -64,13 +50,12 @@ bool Collector::ReadOne() {
     Collected::Rows& rows = collected_.hook_points[chunk->hook_point];
     std::vector<uint8_t> bytes;
     for (const SlabSpan& span : chunk->data) bytes.insert(bytes.end(), span.data(), span.data() + span.bytes);
-    const int64_t width = collected_.started->hook_points[chunk->hook_point].width;
-    const Dtype dtype = collected_.started->dtype;
+    const RowLayout layout{collected_.started->dtype, collected_.started->hook_points[chunk->hook_point].width,
+                           collected_.started->top_k};
     const uint8_t* p = bytes.data();
-    for (int64_t i = 0; i < chunk->rows; ++i) {
-      std::vector<float> row;
-      for (int64_t j = 0; j < width; ++j, p += DtypeBytes(dtype)) row.push_back(ReadValue(p, dtype));
-      rows.values.push_back(std::move(row));
+    for (int64_t i = 0; i < chunk->rows; ++i, p += layout.bytes()) {
+      ReadValues(layout, p, rows.values.emplace_back(layout.numbers()).data());
+      ReadIndices(layout, p, rows.indices.emplace_back(layout.top_k).data());
       if (chunk->provenance != nullptr) {
         rows.sequence.push_back(chunk->provenance->sequence[i]);
         rows.position.push_back(chunk->provenance->position[i]);
@@ -121,12 +106,15 @@ std::vector<Collected::Rows> Reference(const Model& model, const std::vector<std
     std::vector<int64_t> kept;
     for (int64_t t = 0; t < static_cast<int64_t>(sequences[s].size()); ++t) {
       if (t < selection.skip_first) continue;
-      if (selection.position_end != 0 && t >= selection.position_end) continue;
+      const int64_t length = static_cast<int64_t>(sequences[s].size());
+      if (selection.position_end > 0 && t >= selection.position_end) continue;
+      if (selection.position_end < 0 && t >= length + selection.position_end) continue;
       if ((t - selection.skip_first) % selection.position_stride != 0) continue;
       const auto& excluded = selection.exclude_token_ids;
       if (std::find(excluded.begin(), excluded.end(), sequences[s][t]) != excluded.end()) continue;
       kept.push_back(t);
     }
+    if (selection.last_only && !kept.empty()) kept = {kept.back()};
     if (selection.sample_rows != 0 && static_cast<int64_t>(kept.size()) > selection.sample_rows) {
       std::vector<std::pair<uint64_t, int64_t>> keyed;
       for (int64_t t : kept) {

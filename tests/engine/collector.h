@@ -19,6 +19,7 @@ struct Collected {
   std::optional<CaptureStarted> started;
   struct Rows {
     std::vector<std::vector<float>> values;
+    std::vector<std::vector<uint32_t>> indices;  // empty rows without top_k
     std::vector<int64_t> sequence;
     std::vector<int32_t> position;
     std::vector<uint32_t> token_id;

@@ -48,7 +48,7 @@ class EndsTest : public EngineTest, public ::testing::WithParamInterface<std::tu
         return collector;
       }
       case From::kFeed:
-        request.source = FeedSource{"feed", {"corpus", kLength, 0, 0, {}}, 1, OnLag::kDetach};
+        request.source = FeedSource{"feed", {"corpus", kLength, 0, 0, {}, {}}, 1, OnLag::kDetach};
         break;
     }
     return std::make_unique<Collector>(*engine_, request);

@@ -442,10 +442,7 @@ INSTANTIATE_TEST_SUITE_P(
            r.selection.exclude_token_ids = {1, 512};
          },
          kInvalid, "selection.exclude_token_ids[1]", "512"},
-        {"UnknownDataset",
-         [](auto& r) {
-           r.source = DatasetSource{"pile", 4, 0, 0, {}};
-         },
+        {"UnknownDataset", [](auto& r) { r.source = DatasetSource{"pile", 4, 0, 0, {}, {}}; },
          absl::StatusCode::kNotFound, "", "this server has none"},
         {"BadFeedName",
          [](auto& r) {

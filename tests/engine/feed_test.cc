@@ -1,60 +1,25 @@
-#include <unistd.h>
-
-#include <cstdio>
-#include <fstream>
 #include <functional>
 #include <thread>
 
 #include "gmock/gmock.h"
 #include "server/base/status.h"
-#include "tests/engine/engine_fixture.h"
+#include "tests/engine/dataset_fixture.h"
 
 namespace hookline {
 namespace {
 
 using ::testing::HasSubstr;
 
-// A dataset of kSequences sequences of kLength tokens.
-class FeedTest : public EngineTest {
+class FeedTest : public DatasetTest {
  protected:
-  static constexpr int kLength = 20;
-  static constexpr int kSequences = 30;
-
-  FeedTest() : path_("/tmp/hookline-feed-test-" + std::to_string(getpid()) + ".bin") {
-    all_ = Sequences(std::vector<int>(kSequences, kLength));
-    WriteAll();
-  }
-  ~FeedTest() override { std::remove(path_.c_str()); }
-
-  void WriteAll() const {
-    std::ofstream out(path_, std::ios::binary);
-    for (const auto& ids : all_) {
-      for (uint32_t id : ids) {
-        const uint16_t stored = static_cast<uint16_t>(id);
-        out.write(reinterpret_cast<const char*>(&stored), sizeof(stored));
-      }
-    }
-  }
-
-  void CreateWithDataset() {
-    auto dataset = Dataset::Open("corpus", path_ + ":uint16");
-    ASSERT_TRUE(dataset.ok()) << dataset.status();
-    std::vector<std::unique_ptr<const Dataset>> datasets;
-    datasets.push_back(*std::move(dataset));
-    Create(std::move(datasets));
-  }
-
   static CaptureRequest Member(std::vector<std::string> hook_points, int64_t start_when,
                                OnLag on_lag = OnLag::kDetach) {
     CaptureRequest request = Request(std::move(hook_points), {});
-    request.source = FeedSource{"feed", {"corpus", kLength, 0, 0, {}}, start_when, on_lag};
+    request.source = FeedSource{"feed", {"corpus", kLength, 0, 0, {}, {}}, start_when, on_lag};
     return request;
   }
 
   std::vector<std::vector<uint32_t>> From(int64_t first) const { return {all_.begin() + first, all_.end()}; }
-
-  const std::string path_;
-  std::vector<std::vector<uint32_t>> all_;
 };
 
 const std::vector<std::string> kZero = {"blocks.0.hook_resid_post"};
@@ -63,7 +28,7 @@ const std::vector<std::string> kTwo = {"blocks.2.hook_resid_post"};
 TEST_F(FeedTest, ADatasetIsASource) {
   CreateWithDataset();
   CaptureRequest request = Request(kZero, {});
-  request.source = DatasetSource{"corpus", kLength, 3, 5, 7};
+  request.source = DatasetSource{"corpus", kLength, 3, 5, 7, {}};
   Collector collector(*engine_, request);
   auto sequences = std::vector<std::vector<uint32_t>>(all_.begin() + 3, all_.begin() + 8);
   for (auto& ids : sequences) ids.insert(ids.begin(), 7);
@@ -73,19 +38,19 @@ TEST_F(FeedTest, ADatasetIsASource) {
 TEST_F(FeedTest, CountsPastTheEndClipAndBadCutsAreNamed) {
   CreateWithDataset();
   CaptureRequest request = Request(kZero, {});
-  request.source = DatasetSource{"corpus", kLength, 28, 100, {}};
+  request.source = DatasetSource{"corpus", kLength, 28, 100, {}, {}};
   Collector collector(*engine_, request);
   EXPECT_EQ(collector.ReadAll().ended->sequences, 2);
   const auto field = [&](DatasetSource source) {
     request.source = std::move(source);
     return FieldOf(Collector(*engine_, request).status());
   };
-  EXPECT_EQ(field({"corpus", 0, 0, 0, {}}), "dataset.sequence_length");
-  EXPECT_EQ(field({"corpus", 300, 0, 0, {}}), "dataset.sequence_length");
-  EXPECT_EQ(field({"corpus", kLength, 30, 0, {}}), "dataset.first_sequence");
-  EXPECT_EQ(field({"corpus", kLength, -1, 0, {}}), "dataset.first_sequence");
-  EXPECT_EQ(field({"corpus", kLength, 0, -1, {}}), "dataset.sequence_count");
-  EXPECT_EQ(field({"corpus", kLength, 0, 0, 512}), "dataset.prepend_token_id");
+  EXPECT_EQ(field({"corpus", 0, 0, 0, {}, {}}), "dataset.sequence_length");
+  EXPECT_EQ(field({"corpus", 300, 0, 0, {}, {}}), "dataset.sequence_length");
+  EXPECT_EQ(field({"corpus", kLength, 30, 0, {}, {}}), "dataset.first_sequence");
+  EXPECT_EQ(field({"corpus", kLength, -1, 0, {}, {}}), "dataset.first_sequence");
+  EXPECT_EQ(field({"corpus", kLength, 0, -1, {}, {}}), "dataset.sequence_count");
+  EXPECT_EQ(field({"corpus", kLength, 0, 0, 512, {}}), "dataset.prepend_token_id");
 }
 
 TEST_F(FeedTest, MembersShareTheForwardPassesEachWithItsOwnHookPointsAndBudget) {
@@ -216,7 +181,7 @@ TEST_F(FeedTest, ADatasetThatChangesEndsTheCapturesThatReadItWithDataLossAndNoOt
     WriteAll();
     CreateWithDataset();
     CaptureRequest request = Request(kZero, {});
-    request.source = DatasetSource{"corpus", kLength, 0, 0, {}};
+    request.source = DatasetSource{"corpus", kLength, 0, 0, {}, {}};
     Collector alone(*engine_, request);
     Collector member(*engine_, Member(kTwo, 1));
     ASSERT_TRUE(alone.status().ok() && member.status().ok());
@@ -244,7 +209,7 @@ TEST_F(FeedTest, ADatasetThatChangesEndsTheCapturesThatReadItWithDataLossAndNoOt
 TEST_F(FeedTest, ATokenOfADatasetWithOtherContentIsRefused) {
   CreateWithDataset();
   CaptureRequest request = Request(kZero, {});
-  request.source = DatasetSource{"corpus", kLength, 0, 0, {}};
+  request.source = DatasetSource{"corpus", kLength, 0, 0, {}, {}};
   {
     Collector first(*engine_, request);
     request.resume_token = first.ReadChunks(1).chunks.back().resume_token;

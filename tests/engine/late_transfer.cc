@@ -28,6 +28,7 @@ class LateRows : public StagedRows {
   LateRows(std::shared_ptr<StagedRows> rows, int64_t row_bytes) : rows(std::move(rows)), row_bytes(row_bytes) {}
   // What is still to be copied must not go, whatever the caller thinks: a real device keeps it until then, too.
   absl::Status DropBefore(int64_t) override { return absl::OkStatus(); }
+  ConversionLoss TakeLoss() override { return rows->TakeLoss(); }
 
   const std::shared_ptr<StagedRows> rows;
   const int64_t row_bytes;
@@ -64,10 +65,10 @@ class LateTransfer : public Transfer {
   }
 
   absl::StatusOr<std::shared_ptr<StagedRows>> Stage(const at::Tensor& value, const int64_t* index, int64_t rows,
-                                                    Dtype dtype) override {
-    auto staged = host_->Stage(value.clone(), index, rows, dtype);
+                                                    const RowLayout& layout) override {
+    auto staged = host_->Stage(value.clone(), index, rows, layout);
     if (!staged.ok()) return staged.status();
-    return std::make_shared<LateRows>(*std::move(staged), value.size(1) * DtypeBytes(dtype));
+    return std::make_shared<LateRows>(*std::move(staged), layout.bytes());
   }
 
   absl::Status Copy(StagedRows& rows, int64_t first, int64_t count, uint8_t* destination) override {

@@ -12,8 +12,8 @@ namespace {
 
 HookPointSummary Of(const std::vector<float>& values, int64_t width) {
   RowStatistics statistics;
-  statistics.Add(reinterpret_cast<const uint8_t*>(values.data()), static_cast<int64_t>(values.size()) / width, width,
-                 Dtype::kFloat32);
+  statistics.Add(reinterpret_cast<const uint8_t*>(values.data()), static_cast<int64_t>(values.size()) / width,
+                 {Dtype::kFloat32, width});
   HookPointSummary summary;
   statistics.Summarize(&summary);
   return summary;
@@ -49,7 +49,7 @@ TEST(RowStatisticsTest, EveryHalfPrecisionValueIsReadAsItIs) {
   for (int bits = 0; bits < 65536; ++bits) {
     const uint16_t half = static_cast<uint16_t>(bits);
     RowStatistics statistics;
-    statistics.Add(reinterpret_cast<const uint8_t*>(&half), 1, 1, Dtype::kFloat16);
+    statistics.Add(reinterpret_cast<const uint8_t*>(&half), 1, {Dtype::kFloat16, 1});
     HookPointSummary summary;
     statistics.Summarize(&summary);
     const int exponent = (bits >> 10) & 31;
@@ -68,7 +68,7 @@ TEST(RowStatisticsTest, EveryHalfPrecisionValueIsReadAsItIs) {
 TEST(RowStatisticsTest, BrainFloatsAreTheUpperHalfOfFloats) {
   const std::vector<uint16_t> row = {0x3f80, 0xc000, 0x4040};  // 1, -2, 3
   RowStatistics statistics;
-  statistics.Add(reinterpret_cast<const uint8_t*>(row.data()), 1, 3, Dtype::kBFloat16);
+  statistics.Add(reinterpret_cast<const uint8_t*>(row.data()), 1, {Dtype::kBFloat16, 3});
   HookPointSummary summary;
   statistics.Summarize(&summary);
   EXPECT_DOUBLE_EQ(summary.mean, 2.0 / 3);

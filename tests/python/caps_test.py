@@ -10,7 +10,8 @@ from fake_server import expected
 from torch.utils.data import DataLoader
 
 import hookline
-from hookline.sae_lens import data_provider, equal_batches
+from hookline._mixing import MixingBuffer
+from hookline.sae_lens import data_provider
 
 pytestmark = pytest.mark.usefixtures("receiver")
 
@@ -128,12 +129,13 @@ def test_values_that_are_not_finite_are_said(fake):
         if response.WhichOneof("kind") == "summary":
             response.summary.hook_points[0].nan_count = 2
             response.summary.hook_points[0].infinity_count = 5
+            response.summary.hook_points[0].overflow_count = 4
             response.summary.hook_points[0].statistics_rows = 9
         return response
 
     server.alter = alter
     client = hookline.connect(server.address)
-    told = "2 values NaN and 5 infinite among the 9 rows.*bfloat16"
+    told = "2 values NaN and 5 infinite among the 9 rows.*made 4 of them infinite.*bfloat16"
     with pytest.warns(UserWarning, match=told):
         list(client.capture(RESID, SEQUENCES, dtype="float16"))
     with pytest.warns(UserWarning, match=told):
@@ -160,13 +162,43 @@ def test_the_last_batch_for_good_is_dropped_as_drop_last_says(fake, once):
         assert [len(batch) for batch in provider] == lengths
 
 
-def test_equal_batches_keep_every_row_in_order():
-    for lengths in ([3, 3, 3], [10], [1] * 7, [4, 9, 1, 0, 2], []):
+def taken(buffer):
+    return list(iter(lambda: (buffer.take() or (None,))[0], None))
+
+
+def test_a_buffer_that_does_not_mix_keeps_every_row_in_order():
+    for lengths in ([3, 3, 3], [10], [1] * 7, [4, 9, 1, 0, 2]):
         rows = torch.arange(sum(lengths))
         for size in (1, 2, 3, 4, 100):
-            batches = list(equal_batches(rows.split(lengths) if lengths else [], size, drop_last=False))
-            assert [len(batch) for batch in batches[:-1]] == [size] * (len(batches) - 1)
-            assert torch.cat(batches).tolist() == rows.tolist() if lengths else batches == []
+            buffer = MixingBuffer(size, size, 0.0, seed=0, devices=["cpu"])
+            batches = []
+            for part in rows.split(lengths):
+                buffer.push([part])
+                buffer.serve()
+                batches += taken(buffer)
+            assert all(len(batch) == size for batch in batches)
+            rest = buffer.rest()
+            whole = torch.cat([*batches, *([rest[0]] if rest else [])])
+            assert whole.tolist() == rows.tolist()
+
+
+def test_a_mixing_buffer_goes_on_from_its_state_at_any_batch():
+    rows = torch.arange(500)
+    for cut in range(0, 45, 4):
+        whole, batches = MixingBuffer(120, 10, 0.5, seed=3, devices=["cpu"]), []
+        for part in rows.split(37):
+            whole.push([part])
+            whole.serve()
+            while (batch := whole.take()) is not None:
+                batches.append(batch[0])
+                if len(batches) == cut:
+                    state = whole.state_dict()
+                    whole = MixingBuffer(120, 10, 0.5, seed=99, devices=["cpu"])
+                    whole.load_state_dict(state)
+        if cut == 0:
+            undisturbed = batches
+        assert [batch.tolist() for batch in batches] == [batch.tolist() for batch in undisturbed]
+    assert len(undisturbed) > 40 // 2
 
 
 def test_a_feed_that_the_cap_cuts_does_not_begin_again():
@@ -176,7 +208,7 @@ def test_a_feed_that_the_cap_cuts_does_not_begin_again():
 
     feed = hookline.Feed("f", hookline.Dataset("d"))
     options = capture_options(RESID, feed)
-    assert type(_passes._place_of(options)) is _passes._Place
+    assert type(_passes._place_of(options, client=None)) is _passes._Place
     grant = hookline.HookPointGrant(RESID, 8, 20, clipped=False)
     started = hookline.CaptureStarted("m", "f", (grant,), "float32", 0, 0, 0, 0)
     assert _notes.capped(options, started) == [RESID]

@@ -305,7 +305,7 @@ def test_an_address_without_server_fails_at_once():
     [
         ({"batch_rows": 0}, "batch_rows"),
         ({"prefetch": 0}, "prefetch"),
-        ({"dtype": "int8"}, "dtype"),
+        ({"dtype": "int16"}, "dtype"),
         ({"output": "jax"}, "output"),
     ],
 )

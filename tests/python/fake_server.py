@@ -94,7 +94,7 @@ class FakeServer:
                 grpc.method_handlers_generic_handler("grpc.health.v1.Health", {"Watch": unary_stream(self._watch)}),
                 grpc.method_handlers_generic_handler(
                     "hookline.v1.DatasetService",
-                    {"ListDatasets": unary(self._fails), "GetDataset": unary(self._fails)},
+                    {"ListDatasets": unary(self._fails), "GetDataset": unary(self._get_dataset)},
                 ),
                 grpc.method_handlers_generic_handler(
                     "hookline.v1.RecordingService",
@@ -131,6 +131,14 @@ class FakeServer:
             code, message, metadata = self.failure
             context.set_trailing_metadata(metadata)
             context.abort(code, message)
+
+    def _get_dataset(self, message, context):
+        self._fail(context)
+        name = _protocol.GetDatasetRequest.FromString(message).name
+        if name not in self.datasets:
+            self._fails(message, context)
+        # Sequences here may differ in length, so each counts as a row of one token.
+        return _protocol.Dataset(name=name, tokens=len(self.datasets[name]), row_length=1).SerializeToString()
 
     def _model(self):
         return _protocol.Model(

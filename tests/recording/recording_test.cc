@@ -1,5 +1,6 @@
 // What a recording promises when nothing goes wrong.
 #include <cstring>
+#include <map>
 #include <set>
 #include <string>
 
@@ -97,15 +98,19 @@ void CheckShardByItsDocument(const std::string& file, const Manifest& manifest, 
   for (int h = 0; h < 2; ++h) {
     const int64_t kept = std::min(rows, kPoints[h].max_activations - first_row);
     if (kept <= 0) continue;
-    const char* dtype = manifest.dtype == Dtype::kFloat32 ? "F32" : manifest.dtype == Dtype::kFloat16 ? "F16" : "BF16";
+    const std::map<Dtype, const char*> dtypes = {
+        {Dtype::kFloat32, "F32"}, {Dtype::kBFloat16, "BF16"}, {Dtype::kFloat16, "F16"}};
+    const bool is_plain = manifest.LayoutOf(h).is_plain();
+    const char* dtype = is_plain ? dtypes.at(manifest.dtype) : "U8";
+    const int64_t width = is_plain ? kPoints[h].width : manifest.LayoutOf(h).bytes();
     std::string wanted;
     for (int64_t i = 0; i < kept; ++i) wanted += RowsSource::Row(manifest, h, first_row + i);
-    EXPECT_EQ(values(kPoints[h].name, dtype, {kept, kPoints[h].width}), wanted);
+    EXPECT_EQ(values(kPoints[h].name, dtype, {kept, width}), wanted);
   }
 }
 
 TEST_F(RecordingTest, FilesAreWhatTheFormatSays) {
-  for (const Dtype dtype : {Dtype::kFloat32, Dtype::kBFloat16, Dtype::kFloat16}) {
+  for (const Dtype dtype : {Dtype::kFloat32, Dtype::kBFloat16, Dtype::kFloat16, Dtype::kFloat8E4M3, Dtype::kInt8}) {
     const std::string name(DtypeName(dtype));
     Record(name, kSource, dtype);
     const auto files = disk_.Files();

@@ -25,7 +25,7 @@ Manifest RowsSource::Request(const std::string& name, std::vector<RecordedHookPo
 }
 
 std::string RowsSource::Row(const Manifest& manifest, int hook_point, int64_t row) {
-  const int64_t bytes = manifest.hook_points[hook_point].width * DtypeBytes(manifest.dtype);
+  const int64_t bytes = manifest.LayoutOf(hook_point).bytes();
   std::string values(bytes, '\0');
   for (int64_t i = 0; i < bytes; ++i) values[i] = static_cast<char>((row * 131 + hook_point * 17 + i * 3) % 251);
   return values;
@@ -74,7 +74,7 @@ absl::Status RowsSource::SendTo(RecordingWriter& writer, int64_t most_groups) co
 absl::StatusOr<std::string> ReadRows(const std::shared_ptr<const RecordingReader>& reader, int hook_point,
                                      int64_t first_row, int64_t rows) {
   const Manifest& manifest = reader->manifest();
-  std::string values(rows * manifest.hook_points[hook_point].width * DtypeBytes(manifest.dtype), '\0');
+  std::string values(rows * manifest.LayoutOf(hook_point).bytes(), '\0');
   RETURN_IF_ERROR(
       RowRead::OfHookPoint(reader, hook_point, {{first_row, rows, 0}}, reinterpret_cast<uint8_t*>(values.data()))
           .Finish());

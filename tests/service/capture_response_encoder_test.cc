@@ -67,8 +67,10 @@ class Randomness {
   }
 
   RandomCase Case(CountedSlabs& slabs) {
-    const auto dtype = static_cast<Dtype>(Between(0, 2));
+    const auto dtype = static_cast<Dtype>(Between(0, 4));
     RandomCase random{StartedWith(std::string(Between(1, 300), 'h'), Between(1, 400), dtype), {}, {}};
+    const int64_t width = random.started.hook_points[0].width;
+    random.started.top_k = Between(0, 1) == 0 ? 0 : Between(1, width);
     Chunk& chunk = random.chunk;
     chunk.first_row = Extreme<int64_t>();
     chunk.rows = Between(1, 50);
@@ -88,7 +90,7 @@ class Randomness {
       }
       chunk.provenance = provenance;
     }
-    random.data = Bytes(chunk.rows * random.started.hook_points[0].width * DtypeBytes(dtype));
+    random.data = Bytes(chunk.rows * RowLayout{dtype, width, random.started.top_k}.bytes());
     for (size_t at = 0; at < random.data.size();) {
       const size_t bytes = Between(0, static_cast<int64_t>(random.data.size() - at));
       chunk.data.push_back(slabs.Copy(random.data.substr(at, bytes)));
@@ -116,6 +118,7 @@ v1::CaptureResponse Expected(const RandomCase& random) {
     chunk.add_token_id(random.chunk.provenance->token_id[row]);
   }
   chunk.set_resume_token(random.chunk.resume_token);
+  chunk.set_top_k(static_cast<int32_t>(random.started.top_k));
   return response;
 }
 
@@ -139,8 +142,7 @@ TEST(CaptureResponseEncoder, NeverTakesMoreThanTheEngineReckonsWith) {
     for (Encoding encoding : {Encoding::kBytes, Encoding::kValues}) {
       MessageShape shape;
       shape.hook_point_name_bytes = static_cast<int64_t>(random.started.hook_points[0].name.size());
-      shape.width = random.started.hook_points[0].width;
-      shape.dtype = random.started.dtype;
+      shape.layout = {random.started.dtype, random.started.hook_points[0].width, random.started.top_k};
       shape.encoding = encoding;
       shape.provenance = random.chunk.provenance != nullptr;
       const auto bytes = static_cast<int64_t>(EncodeChunk(random.started, encoding, random.chunk).Length());
@@ -154,7 +156,7 @@ TEST(CaptureResponseEncoder, FillsTheLargestMessageWithoutPassingIt) {
   for (int64_t max_message_bytes : {int64_t{16} << 10, int64_t{1} << 20, int64_t{4} << 20, int64_t{16} << 20}) {
     for (bool provenance : {false, true}) {
       CaptureStarted started = StartedWith("blocks.11.hook_resid_post", 768, Dtype::kFloat32);
-      MessageShape shape{25, 768, Dtype::kFloat32, Encoding::kBytes, provenance};
+      MessageShape shape{25, {Dtype::kFloat32, 768}, Encoding::kBytes, provenance};
       Chunk chunk;
       const int64_t rows = MaxMessageRows(shape, max_message_bytes);
       chunk.rows = rows;
@@ -221,9 +223,10 @@ TEST(CaptureResponseEncoder, WritesValuesAsNumbersAndReturnsTheSlabsAtOnce) {
 }
 
 std::vector<float> AsFloats(const std::vector<uint16_t>& bits, Dtype dtype) {
-  google::protobuf::RepeatedField<float> values;
-  AppendAsFloats({reinterpret_cast<const char*>(bits.data()), bits.size() * sizeof(uint16_t)}, dtype, &values);
-  return {values.begin(), values.end()};
+  v1::ActivationChunk chunk;
+  AppendAsNumbers({reinterpret_cast<const char*>(bits.data()), bits.size() * sizeof(uint16_t)},
+                  {dtype, static_cast<int64_t>(bits.size())}, &chunk);
+  return {chunk.values().begin(), chunk.values().end()};
 }
 
 TEST(Values, OfHalfAndBrainFloatsAreExact) {

@@ -311,7 +311,8 @@ absl::StatusOr<CapturePlan> FakeEngine::Plan(CaptureRequest request) const {
     hook_point.index = point.index;
     hook_point.name = std::move(point.name);
     hook_point.width = fake_options_.width;
-    hook_point.row_bytes = hook_point.width * DtypeBytes(request.dtype);
+    hook_point.layout = {request.dtype, hook_point.width};
+    hook_point.row_bytes = hook_point.layout.bytes();
     hook_point.budget = plan.max_budget;
   }
   plan.streams = std::holds_alternative<StreamedSource>(request.source);

@@ -48,6 +48,9 @@ TEST(RequestParser, ReadsEveryFieldOfARequest) {
   selection.add_exclude_token_ids(256);
   selection.set_sample_rows(3);
   selection.set_seed(uint64_t{1} << 63);
+  selection.set_last_only(true);
+  request.set_top_k(8);
+  request.set_statistics_only(true);
   request.set_provenance(true);
   request.set_max_message_bytes(16384);
   request.set_deterministic(true);
@@ -72,6 +75,9 @@ TEST(RequestParser, ReadsEveryFieldOfARequest) {
   EXPECT_THAT(parsed->selection.exclude_token_ids, ElementsAre(256));
   EXPECT_EQ(parsed->selection.sample_rows, 3);
   EXPECT_EQ(parsed->selection.seed, uint64_t{1} << 63);
+  EXPECT_TRUE(parsed->selection.last_only);
+  EXPECT_EQ(parsed->top_k, 8);
+  EXPECT_TRUE(parsed->statistics_only);
   EXPECT_TRUE(parsed->provenance);
   EXPECT_EQ(parsed->max_message_bytes, 16384);
   EXPECT_TRUE(parsed->deterministic);
@@ -104,7 +110,10 @@ TEST(RequestParser, ReadsDatasetsAndFeeds) {
   dataset.set_first_sequence(5);
   dataset.set_sequence_count(6);
   dataset.set_prepend_token_id(0);
-  DatasetSource expected{"pile", 128, 5, 6, 0U};
+  dataset.set_shuffle_seed(0);
+  dataset.set_epochs(2);
+  dataset.set_skip_sequences(3);
+  DatasetSource expected{"pile", 128, 5, 6, 0U, 0U, 2, 3};
 
   absl::StatusOr<CaptureRequest> parsed = Parse(request);
   ASSERT_TRUE(parsed.ok()) << parsed.status();

@@ -31,7 +31,7 @@ Examples:
   A dataset that the server holds, in bfloat16, without the first position, saying where each row comes from:
     hookline capture --hook-points blocks.2.hook_mlp_out --dataset pile --sequence-length 1024 --skip-first 1 \
         --dtype bfloat16 --provenance --out rows
-  Statistics only:
+  No files, only a summary (hookline stats tells more):
     hookline capture --hook-points '*' --tokens ids.npy --max-activations 1000
 
 Files are named after their hook points; the tensor inside and the metadata carry the exact name. With --provenance each
@@ -79,9 +79,9 @@ std::vector<std::string> NotesOf(const v1::CaptureRequest& request, const TokenS
       notes.push_back(absl::StrCat(grant.hook_point(), " ended at the server's cap of ",
                                    WithCommas(grant.max_activations()), " rows (--max-rows), not with its source"));
     }
-    if (result.started.dtype() == v1::DTYPE_FLOAT16 && summary.infinity_count() > 0) {
-      notes.push_back(absl::StrCat(grant.hook_point(), ": ", Count(summary.infinity_count(), "infinite value"),
-                                   "; float16 ends at 65504: take bfloat16 or float32"));
+    if (summary.overflow_count() > 0) {
+      notes.push_back(absl::StrCat(grant.hook_point(), ": ", Count(summary.overflow_count(), "value"),
+                                   " became infinite; float16 ends at 65504: take bfloat16 or float32"));
     }
   }
   if (std::optional<std::string> note = NoteOfFirstTokens(request, tokens)) notes.push_back(*std::move(note));

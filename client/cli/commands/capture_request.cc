@@ -104,6 +104,17 @@ void AddCaptureRequestOptions(CLI::App& command, CaptureRequestFlags& flags, Fee
       ->type_name("N")
       ->needs(dataset)
       ->group(kSources);
+  command
+      .add_option("--shuffle-seed", flags.shuffle_seed,
+                  "Take those sequences in an order that this seed decides; without it: in order")
+      ->type_name("N")
+      ->needs(dataset)
+      ->group(kSources);
+  command.add_option("--epochs", flags.epochs, "How many times to take them, shuffled each time in another order [1]")
+      ->check(CLI::Range(1, 1'000'000))
+      ->type_name("N")
+      ->needs(dataset)
+      ->group(kSources);
   if (feeds == Feeds::kOffered) AddFeedOptions(command, flags, dataset);
 
   const std::string rows = "Which rows, and how many";
@@ -121,7 +132,9 @@ void AddCaptureRequestOptions(CLI::App& command, CaptureRequestFlags& flags, Fee
   command.add_option("--skip-first", flags.skip_first, "Leave out positions below this [0]")
       ->type_name("N")
       ->group(rows);
-  command.add_option("--position-end", flags.position_end, "Leave out positions from here on; 0: no end [0]")
+  command
+      .add_option("--position-end", flags.position_end,
+                  "Leave out positions from here on; negative: so many at the end; 0: no end [0]")
       ->type_name("N")
       ->group(rows);
   command.add_option("--position-stride", flags.position_stride, "Keep every n-th position from --skip-first on [1]")
@@ -137,13 +150,19 @@ void AddCaptureRequestOptions(CLI::App& command, CaptureRequestFlags& flags, Fee
                                         "Keep so many rows of each sequence, chosen at random; 0: all [0]")
                             ->type_name("N")
                             ->group(rows);
+  command.add_flag("--last-only", flags.last_only, "Keep only the last row of each sequence, of those that are left")
+      ->excludes(sample)
+      ->group(rows);
   command.add_option("--seed", flags.seed, "Seed of --sample-rows [0]")->type_name("N")->needs(sample)->group(rows);
 
   const std::string values = "What is written";
   command.add_option("--dtype", flags.dtype, "Type of the values")
-      ->check(CLI::IsMember({"float32", "bfloat16", "float16"}))
+      ->check(CLI::IsMember({"float32", "bfloat16", "float16", "float8_e4m3", "int8"}))
       ->group(values)
       ->capture_default_str();
+  command.add_option("--top-k", flags.top_k, "Keep only so many entries of each row, the largest; 0: all [0]")
+      ->type_name("K")
+      ->group(values);
   command
       .add_flag("--deterministic", flags.deterministic,
                 "Rows that do not depend on who else uses the server, to the last bit; slower")
@@ -180,6 +199,7 @@ absl::StatusOr<v1::CaptureRequest> MakeCaptureRequest(const CaptureRequestFlags&
       FillHookPoints(flags, request.mutable_hook_points(), request.mutable_max_activations_by_hook_point()));
   if (flags.max_activations.has_value()) request.set_max_activations(*flags.max_activations);
   request.set_dtype(Dtypes().at(flags.dtype));
+  request.set_top_k(flags.top_k);
   request.set_deterministic(flags.deterministic);
   v1::Selection selection;
   selection.set_skip_first(flags.skip_first);
@@ -188,6 +208,7 @@ absl::StatusOr<v1::CaptureRequest> MakeCaptureRequest(const CaptureRequestFlags&
   for (uint32_t id : flags.exclude_tokens) selection.add_exclude_token_ids(id);
   selection.set_sample_rows(flags.sample_rows);
   selection.set_seed(flags.seed);
+  selection.set_last_only(flags.last_only);
   if (selection.ByteSizeLong() > 0) *request.mutable_selection() = selection;
   if (!flags.dataset.empty()) {
     v1::DatasetSource* dataset =
@@ -196,6 +217,8 @@ absl::StatusOr<v1::CaptureRequest> MakeCaptureRequest(const CaptureRequestFlags&
     dataset->set_sequence_length(static_cast<int32_t>(flags.sequence_length));
     dataset->set_first_sequence(flags.first_sequence);
     dataset->set_sequence_count(flags.sequence_count);
+    if (flags.shuffle_seed.has_value()) dataset->set_shuffle_seed(*flags.shuffle_seed);
+    dataset->set_epochs(flags.epochs);
     if (flags.prepend_token.has_value()) dataset->set_prepend_token_id(*flags.prepend_token);
   }
   if (!flags.feed.empty()) {

@@ -34,13 +34,17 @@ struct CaptureRequestFlags : HookPointFlags {
   int64_t feed_members = 1;
   std::string feed_on_lag = "detach";
   std::optional<uint32_t> prepend_token;
+  std::optional<uint64_t> shuffle_seed;
+  int32_t epochs = 0;
   std::string dtype = "float32";
+  int32_t top_k = 0;
   int32_t skip_first = 0;
   int32_t position_end = 0;
   int32_t position_stride = 1;
   std::vector<uint32_t> exclude_tokens;
   int32_t sample_rows = 0;
   uint64_t seed = 0;
+  bool last_only = false;
   bool deterministic = false;
 };
 

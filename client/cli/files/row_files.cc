@@ -12,7 +12,7 @@
 #include "absl/strings/strip.h"
 #include "client/cli/files/row_formats.h"
 #include "client/cli/terminal/names.h"
-#include "server/base/dtype.h"
+#include "client/cpp/row_layout.h"
 #include "server/base/status.h"
 #include "server/formats/safetensors.h"
 
@@ -21,11 +21,6 @@ namespace {
 
 // File systems take 255 bytes; the rest is for the suffixes.
 constexpr size_t kMaxStemBytes = 200;
-
-Dtype DtypeOf(v1::Dtype dtype) {
-  if (dtype == v1::DTYPE_BFLOAT16) return Dtype::kBFloat16;
-  return dtype == v1::DTYPE_FLOAT16 ? Dtype::kFloat16 : Dtype::kFloat32;
-}
 
 const char* Suffix(FileFormat format) {
   return format == FileFormat::kNpy ? ".npy" : format == FileFormat::kPt ? ".pt" : ".safetensors";
@@ -76,6 +71,11 @@ absl::StatusOr<std::unique_ptr<RowFiles>> RowFiles::Create(const std::string& di
                                                            const RowFilesOptions& options) {
   if (options.format == FileFormat::kNpy && started.dtype() == v1::DTYPE_BFLOAT16) {
     return absl::InvalidArgumentError("--format npy: NumPy has no bfloat16; take pt or safetensors");
+  }
+  if (options.format != FileFormat::kSafetensors && !client::LayoutOf(started, 0).is_plain()) {
+    return absl::InvalidArgumentError(absl::StrCat("--format: only safetensors holds rows of ",
+                                                   DtypeName(started.dtype()),
+                                                   started.top_k() > 0 ? " with top_k" : " with their scales"));
   }
   std::error_code error;
   std::filesystem::create_directories(directory, error);
@@ -132,20 +132,27 @@ int64_t RowFiles::ReservedBytes(const File& file) const {
 
 std::string RowFiles::Header(const File& file, int64_t rows, v1::StopReason stop_reason) const {
   const v1::HookPointGrant& grant = started_.hook_points(file.hook_point);
-  const Dtype values = DtypeOf(started_.dtype());
-  SafetensorsHeader header({{"format", "hookline-capture"},
+  const RowLayout layout = client::LayoutOf(started_, file.hook_point);
+  std::vector<std::pair<std::string, std::string>> metadata = {{"format", "hookline-capture"},
                             {"version", "1"},
                             {"hook_point", grant.hook_point()},
                             {"model", started_.model()},
                             {"fingerprint", started_.fingerprint()},
-                            {"stop_reason", StopReasonName(stop_reason)}});
+                            {"stop_reason", StopReasonName(stop_reason)}};
+  if (!layout.is_plain()) {
+    metadata.emplace_back("dtype", DtypeName(started_.dtype()));
+    metadata.emplace_back("width", absl::StrCat(layout.width));
+    metadata.emplace_back("top_k", absl::StrCat(layout.top_k));
+  }
+  SafetensorsHeader header(metadata);
   int64_t offset = 0;
   const auto add = [&](absl::string_view name, absl::string_view dtype, absl::Span<const int64_t> shape,
                        int64_t bytes) {
     header.Add(name, dtype, shape, offset, offset + bytes);
     offset += bytes;
   };
-  add(grant.hook_point(), SafetensorsDtype(values), {rows, grant.width()}, rows * grant.width() * DtypeBytes(values));
+  add(grant.hook_point(), SafetensorsDtype(layout), {rows, layout.is_plain() ? layout.width : layout.bytes()},
+      rows * layout.bytes());
   if (provenance_) {
     add("provenance/sequence", "I64", {rows}, rows * 8);
     add("provenance/token_id", "I64", {rows}, rows * 8);

@@ -2,7 +2,9 @@
 //
 // A safetensors file holds one tensor [rows, width] under the hook point's exact name, and with provenance
 // `provenance/sequence` and `provenance/token_id` (I64) and `provenance/position` (I32), each [rows]. Its metadata:
-// `format` = "hookline-capture", `version` = "1", `hook_point`, `model`, `fingerprint`, and `stop_reason`.
+// `format` = "hookline-capture", `version` = "1", `hook_point`, `model`, `fingerprint`, and `stop_reason`. Rows with a
+// scale or with top_k are U8 [rows, bytes of a row], as ActivationChunk.data has them, and the metadata also says
+// `dtype`, `width` and `top_k`.
 #ifndef HOOKLINE_CLIENT_CLI_FILES_ROW_FILES_H_
 #define HOOKLINE_CLIENT_CLI_FILES_ROW_FILES_H_
 

@@ -11,8 +11,11 @@
 namespace hookline::cli {
 
 const std::map<std::string, v1::Dtype>& Dtypes() {
-  static const auto* const dtypes = new std::map<std::string, v1::Dtype>{
-      {"float32", v1::DTYPE_FLOAT32}, {"bfloat16", v1::DTYPE_BFLOAT16}, {"float16", v1::DTYPE_FLOAT16}};
+  static const auto* const dtypes = new std::map<std::string, v1::Dtype>{{"float32", v1::DTYPE_FLOAT32},
+                                                                         {"bfloat16", v1::DTYPE_BFLOAT16},
+                                                                         {"float16", v1::DTYPE_FLOAT16},
+                                                                         {"float8_e4m3", v1::DTYPE_FLOAT8_E4M3},
+                                                                         {"int8", v1::DTYPE_INT8}};
   return *dtypes;
 }
 

@@ -84,6 +84,11 @@ std::string CaptureTable(const CaptureResult& result, absl::Duration elapsed, co
     partial |= summary.statistics_rows() != summary.rows();
   }
   std::string text = Table(rows);
+  for (const v1::HookPointSummary& summary : result.summary.hook_points()) {
+    if (summary.conversion_error() == 0) continue;
+    absl::StrAppend(&text, Escaped(summary.hook_point()), ": ", DtypeName(result.started.dtype()), " is off by ",
+                    absl::StrFormat("%.2g %%", 100 * summary.conversion_error()), " (relative RMS error)\n");
+  }
   if (partial) absl::StrAppend(&text, "The statistics leave out rows from before a reconnect.\n");
   absl::StrAppend(&text, Totals(result, elapsed), ", ", WithCommas(result.summary.tokens()), " tokens in ",
                   WithCommas(result.summary.batches()), " batches.\n", Lines(paths));
@@ -104,7 +109,16 @@ std::string CaptureJson(const CaptureResult& result, absl::Duration elapsed, con
                                     {"mean", summary.mean()},
                                     {"rms", summary.rms()},
                                     {"nan_count", summary.nan_count()},
-                                    {"infinity_count", summary.infinity_count()}};
+                                    {"infinity_count", summary.infinity_count()},
+                                    {"overflow_count", summary.overflow_count()},
+                                    {"conversion_error", summary.conversion_error()}};
+    if (summary.mean_vector_size() > 0) {
+      entry["row_norm_p1"] = summary.row_norm_p1();
+      entry["row_norm_p50"] = summary.row_norm_p50();
+      entry["row_norm_p99"] = summary.row_norm_p99();
+      entry["outlier_row_share"] = summary.outlier_row_share();
+      entry["mean_vector"] = std::vector<float>(summary.mean_vector().begin(), summary.mean_vector().end());
+    }
     if (!paths.empty()) entry["path"] = paths[i];
     hook_points.push_back(std::move(entry));
   }
@@ -112,6 +126,7 @@ std::string CaptureJson(const CaptureResult& result, absl::Duration elapsed, con
   const nlohmann::ordered_json json = {{"model", result.started.model()},
                                        {"fingerprint", result.started.fingerprint()},
                                        {"dtype", DtypeName(result.started.dtype())},
+                                       {"top_k", result.started.top_k()},
                                        {"stop_reason", StopReasonName(result.summary.stop_reason())},
                                        {"sequences", result.summary.sequences()},
                                        {"tokens", result.summary.tokens()},

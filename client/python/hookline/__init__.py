@@ -7,12 +7,13 @@
         for hook_point, rows in batch.items():  # (4096, width) tensors, row-aligned
             ...
 
-`hookline.torch`, `hookline.sae_lens` and `hookline.aio` are imported when they are first named.
+`hookline.torch`, `hookline.sae_lens`, `hookline.plot` and `hookline.aio` are imported when they are first named.
 """
 
 import importlib
 from typing import Any
 
+from hookline._rows import TopK
 from hookline._version import __version__
 from hookline.capture import Batch, Capture
 from hookline.client import Client, connect
@@ -30,6 +31,7 @@ from hookline.errors import (
 )
 from hookline.model import RemoteModel
 from hookline.persist import Persist, PersistProgress
+from hookline.statistics import HookPointStatistics, Statistics
 from hookline.types import (
     CaptureEstimate,
     CaptureStarted,
@@ -66,6 +68,7 @@ __all__ = [
     "HookPoint",
     "HookPointEstimate",
     "HookPointGrant",
+    "HookPointStatistics",
     "HookPointSummary",
     "HooklineError",
     "InternalError",
@@ -81,13 +84,15 @@ __all__ = [
     "ResourceExhaustedError",
     "Retry",
     "Selection",
+    "Statistics",
+    "TopK",
     "UnavailableError",
     "__version__",
     "collect_activations_from_dataloader",
     "connect",
 ]
 
-_ON_DEMAND = ("aio", "sae_lens", "torch")
+_ON_DEMAND = ("aio", "plot", "sae_lens", "torch")
 
 
 def __getattr__(name: str) -> Any:

@@ -16,12 +16,19 @@ class EstimateArguments(TypedDict, total=False):
     dtype: Any
     model: str
     selection: Selection | None
+    top_k: int
 
 
 class PersistArguments(EstimateArguments, total=False):
     """Those of `Client.persist`; `Client.capture` says what each means."""
 
     deterministic: bool
+
+
+class StatisticsArguments(PersistArguments, total=False):
+    """Those of `Client.statistics`; `Client.capture` says what each means."""
+
+    retry: Retry | None
 
 
 class CaptureArguments(PersistArguments, total=False):

@@ -10,20 +10,23 @@ RAW_DTYPES: dict[str, np.dtype[Any]] = {
     "float32": np.dtype("<f4"),
     "bfloat16": np.dtype("<u2"),
     "float16": np.dtype("<f2"),
+    "uint8": np.dtype("u1"),  # rows that are more than their values (_rows.py)
 }
+_DTYPES = ("float32", "bfloat16", "float16", "float8_e4m3", "int8")
 
 
 def dtype_name(dtype: Any) -> str:
-    """The name ("float32", "bfloat16" or "float16") of a name, a torch.dtype, a numpy dtype or ml_dtypes.bfloat16."""
+    """The name, one of `_DTYPES`, of a name, a torch.dtype, a numpy dtype or one of ml_dtypes."""
     name = dtype if isinstance(dtype, str) else str(dtype)
     name = name[len("torch.") :] if name.startswith("torch.") else name
-    if name not in RAW_DTYPES:
+    if name not in _DTYPES and name != "float8_e4m3fn":
         try:
             name = np.dtype(dtype).name
         except TypeError:
             pass
-    if name not in RAW_DTYPES:
-        raise ValueError(f"dtype: {dtype!r} is none of float32, bfloat16, float16")
+    name = "float8_e4m3" if name == "float8_e4m3fn" else name  # as torch and ml_dtypes call OCP's
+    if name not in _DTYPES:
+        raise ValueError(f"dtype: {dtype!r} is none of {', '.join(_DTYPES)}")
     return name
 
 
@@ -69,20 +72,25 @@ def array_block(raw: np.ndarray[Any, Any], handle: Any) -> Block:
     return Block(handle, len(raw), raw.ctypes.data, lambda _: raw)
 
 
+def numpy_view(dtype: str) -> np.dtype[Any] | None:
+    """The type under which numpy shows values of a dtype that it does not have itself; None where it has."""
+    if dtype != "bfloat16":
+        return None
+    try:
+        import ml_dtypes
+    except ImportError:
+        raise ValueError(
+            "dtype: numpy has no bfloat16; install ml_dtypes or torch, or ask for float32 or float16"
+        ) from None
+    return np.dtype(ml_dtypes.bfloat16)
+
+
 class NumpyArrays:
     """numpy arrays; bfloat16 needs ml_dtypes."""
 
     def __init__(self, dtype: str) -> None:
         self._raw_dtype = RAW_DTYPES[dtype]
-        self._view: Any | None = None
-        if dtype == "bfloat16":
-            try:
-                import ml_dtypes
-            except ImportError:
-                raise ValueError(
-                    "dtype: numpy has no bfloat16; install ml_dtypes or torch, or ask for float32 or float16"
-                ) from None
-            self._view = np.dtype(ml_dtypes.bfloat16)
+        self._view = numpy_view(dtype)
 
     def allocate(self, hook_point: int, first_row: int, rows: int, width: int) -> Block:
         raw = np.empty((rows, width), self._raw_dtype)

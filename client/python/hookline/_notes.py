@@ -48,7 +48,10 @@ def notes_of_end(options: CaptureOptions, started: CaptureStarted, summary: Capt
                 "source; max_activations says how many you want"
             )
         if told.nan_count or told.infinity_count:
-            cure = "; float16 ends at 65504: take bfloat16 or float32" if started.dtype == "float16" else ""
+            cure = (
+                f"; float16, which ends at 65504, made {told.overflow_count} of them infinite: take bfloat16 or float32"
+            )
+            cure = cure if told.overflow_count else ""
             notes.append(
                 f"{point.name}: {told.nan_count} values NaN and {told.infinity_count} infinite among the "
                 f"{told.statistics_rows} rows, which its means leave out{cure}"

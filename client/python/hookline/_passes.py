@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from hookline._notes import asked_rows, capped
+from hookline._order import PlaceTracker, SequenceOrder
 from hookline._request import CaptureOptions, capture_options
 from hookline._sources import source_batches
 from hookline._summaries import sum_of
@@ -52,7 +53,7 @@ class Pass(Iterator[Batch]):
         self.close()
 
     def _iterate(self) -> Generator[Batch, None, None]:
-        place = _place_of(self._options)
+        place = _place_of(self._options, self._client)
         options: CaptureOptions | None = place.first(self._options)
         first_row = 0
         while options is not None:
@@ -70,7 +71,7 @@ class Pass(Iterator[Batch]):
         if self.summary is None or summary is None:
             self.summary = summary or self.summary
             return
-        widths = {point.name: point.width for point in started.hook_points}
+        widths = {point.name: started.top_k or point.width for point in started.hook_points}
         self.summary = sum_of(self.summary, summary, widths, repeated_rows)
 
     def _following(
@@ -157,6 +158,24 @@ class _DatasetPlace(_Place):
             sequence_count=count - (self._sequence - first) if count else 0,
         )
         return self._dataset, self._rows
+
+
+class _OrderedPlace(_Place):
+    """Of a dataset that is shuffled or taken several times: by provenance and the order that the server has."""
+
+    def __init__(self, dataset: Dataset, order: SequenceOrder) -> None:
+        self._dataset = dataset
+        self._tracker = PlaceTracker(order, dataset.skip_sequences)
+
+    def first(self, options: CaptureOptions) -> CaptureOptions:
+        return dataclasses.replace(options, goes_on=True, provenance=True)
+
+    def received(self, batch: Batch) -> None:
+        self._tracker.places(batch.sequence, batch.position)
+
+    def rest(self, rows: int) -> tuple[Any, int]:
+        self._dataset = dataclasses.replace(self._dataset, skip_sequences=self._tracker.place)
+        return self._dataset, self._tracker.rows
 
 
 class _Logged(NamedTuple):
@@ -249,9 +268,26 @@ def _from(batch: TokenBatch, part: int) -> TokenBatch:
     return TokenBatch(batch.sequences[part:], lambda index: batch.place(part + index))
 
 
-def _place_of(options: CaptureOptions) -> _Place:
+def sequence_order(dataset: Dataset, client: Client) -> SequenceOrder:
+    """The order of a dataset's sequences, as the server takes them. Asks the server how many there are."""
+    info = client.dataset(dataset.name)
+    length = info.row_length or dataset.sequence_length
+    if length < 1:
+        raise ValueError(
+            f"sequence_length: dataset {dataset.name!r} is a stream of tokens; say at what length to cut it"
+        )
+    count = max(0, info.tokens // length - dataset.first_sequence)
+    if dataset.sequence_count:
+        count = min(count, dataset.sequence_count)
+    return SequenceOrder(dataset.first_sequence, count, dataset.epochs, dataset.shuffle_seed)
+
+
+def _place_of(options: CaptureOptions, client: Client) -> _Place:
     if options.record_as or isinstance(options.source, (Feed, Recording)):
         return _Place()
     if isinstance(options.source, Dataset):
-        return _DatasetPlace(options.source)
+        dataset = options.source
+        if dataset.shuffle_seed is None and dataset.epochs == 1 and dataset.skip_sequences == 0:
+            return _DatasetPlace(dataset)
+        return _OrderedPlace(dataset, sequence_order(dataset, client))
     return _TokensPlace(options.source, options.selection)

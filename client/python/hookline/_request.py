@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, Callable
 
 from hookline import _protocol
-from hookline._arrays import Allocator, dtype_name, make_allocator
+from hookline._arrays import RAW_DTYPES, Allocator, dtype_name, make_allocator
 from hookline._counts import count
+from hookline._rows import memory_dtype
 from hookline._sources import is_server_source, name_place, place_in, source_batches
 from hookline.errors import HooklineError
 from hookline.types import CaptureStarted, Dataset, Feed, Recording, Retry, Selection
@@ -32,6 +33,8 @@ class CaptureOptions:
     selection: Selection | None = None
     provenance: bool = False
     deterministic: bool = False
+    top_k: int = 0
+    statistics_only: bool = False
     record_as: str = ""
     max_message_bytes: int = 0
     shuffle_buffer: int = 0
@@ -46,7 +49,7 @@ class CaptureOptions:
     def __post_init__(self) -> None:
         if self.dtype is not None:
             object.__setattr__(self, "dtype", dtype_name(self.dtype))
-        least = {"batch_rows": 1, "prefetch": 1, "shuffle_buffer": 0, "seed": 0, "max_message_bytes": 0}
+        least = {"batch_rows": 1, "prefetch": 1, "shuffle_buffer": 0, "seed": 0, "max_message_bytes": 0, "top_k": 0}
         for name, smallest in least.items():
             object.__setattr__(self, name, count(name, getattr(self, name), smallest))
         if self.max_activations is not None:
@@ -57,7 +60,7 @@ class CaptureOptions:
         }
         object.__setattr__(self, "max_activations_by_hook_point", by_hook_point)
         if isinstance(self.source, Recording):
-            for name in ("model", "selection", "deterministic", "record_as"):
+            for name in ("model", "selection", "deterministic", "top_k", "statistics_only", "record_as"):
                 if getattr(self, name):
                     raise ValueError(f"{name}: a recording was made with its own; leave it out to read one")
 
@@ -77,6 +80,8 @@ class CaptureOptions:
                 model=self.model,
                 dtype=_DTYPE_NUMBERS[self.dtype or DEFAULT_DTYPE],
                 deterministic=self.deterministic,
+                top_k=self.top_k,
+                statistics_only=self.statistics_only,
                 record_as=self.record_as,
             )
         request.hook_points.extend(self.hook_points)
@@ -95,6 +100,7 @@ class CaptureOptions:
             request.selection.exclude_token_ids.extend(selection.exclude_token_ids)
             request.selection.sample_rows = selection.sample_rows
             request.selection.seed = selection.seed
+            request.selection.last_only = selection.last_only
         if isinstance(self.source, Dataset):
             _fill_dataset(request.dataset, self.source)
         elif isinstance(self.source, Feed):
@@ -134,8 +140,9 @@ class CaptureOptions:
 
     def allocators(self) -> Callable[[CaptureStarted], Allocator]:
         """Makes the memory of batches for what a server granted. ValueError at once for an output that cannot be."""
-        make_allocator(self.output, self.dtype or DEFAULT_DTYPE, self.pin_memory)
-        return lambda started: make_allocator(self.output, started.dtype, self.pin_memory)
+        dtype = self.dtype or DEFAULT_DTYPE
+        make_allocator(self.output, dtype if dtype in RAW_DTYPES else "uint8", self.pin_memory)
+        return lambda started: make_allocator(self.output, memory_dtype(started), self.pin_memory)
 
     @property
     def streams_tokens(self) -> bool:
@@ -183,6 +190,11 @@ def _fill_dataset(message: Any, dataset: Dataset) -> None:
     message.sequence_length = dataset.sequence_length
     message.first_sequence = dataset.first_sequence
     message.sequence_count = dataset.sequence_count
+    if dataset.epochs != 1:
+        message.epochs = dataset.epochs
+    message.skip_sequences = dataset.skip_sequences
+    if dataset.shuffle_seed is not None:
+        message.shuffle_seed = dataset.shuffle_seed
     if dataset.prepend_token_id is not None:
         message.prepend_token_id = dataset.prepend_token_id
 

@@ -15,6 +15,7 @@ from hookline import _protocol
 from hookline._arrays import Allocator
 from hookline._batches import Assembler, Layout, RawBatch
 from hookline._request import CaptureOptions, token_batch
+from hookline._rows import RowLayout, layouts_of, memory_dtype
 from hookline._shared_memory import SharedMemory
 from hookline._sources import TokenFeed
 from hookline._summaries import merge_summaries
@@ -31,9 +32,9 @@ def layout_of(started: CaptureStarted, options: CaptureOptions) -> Layout:
     options.check_granted(started)
     return Layout(
         names=tuple(point.name for point in started.hook_points),
-        widths=tuple(point.width for point in started.hook_points),
+        widths=tuple(layout.width if layout.is_plain else layout.row_bytes for layout in layouts_of(started)),
         budgets=tuple(point.max_activations for point in started.hook_points),
-        dtype=started.dtype,
+        dtype=memory_dtype(started),
         batch_rows=options.batch_rows,
         provenance=options.provenance,
     )
@@ -41,7 +42,7 @@ def layout_of(started: CaptureStarted, options: CaptureOptions) -> Layout:
 
 def check_same_capture(before: CaptureStarted, now: CaptureStarted) -> None:
     """FailedPreconditionError if a reconnect reached something that cannot continue the capture."""
-    for what in ("fingerprint", "dtype", "hook_points"):
+    for what in ("fingerprint", "dtype", "top_k", "hook_points"):
         if getattr(before, what) != getattr(now, what):
             raise FailedPreconditionError(
                 f"after the reconnect the server grants another {what}: {getattr(now, what)!r} "
@@ -108,6 +109,7 @@ class Session:
         self._progress = Progress(options)
         self._assembler: Assembler | None = None
         self._index: dict[str, int] = {}
+        self._rows: tuple[RowLayout, ...] = ()
         self._call_started: CaptureStarted | None = None
         self._summary_message: Any = None  # of all calls that have sent one
         self._ended_well = False
@@ -209,6 +211,7 @@ class Session:
             check_same_capture(self.started, now)
         else:
             self._index = {point.name: i for i, point in enumerate(now.hook_points)}
+            self._rows = layouts_of(now)
             self._assembler = Assembler(layout_of(now, self._options), self._make_allocator(now))
             self.started = now
         self._call_started = now
@@ -244,15 +247,20 @@ class Session:
         expected = assembler.received[hook_point]
         if chunk.first_row != expected:
             raise InternalError(f"{chunk.hook_point}: row {chunk.first_row} came where row {expected} was due")
-        value_bytes = 4 if layout.dtype == "float32" else 2
-        width = layout.widths[hook_point]
+        row = self._rows[hook_point]
         dtype = _protocol.DTYPES.get(chunk.dtype)
-        needed = chunk.rows * width * value_bytes
+        needed = chunk.rows * row.row_bytes
         is_shared = chunk.HasField("data_offset")
-        if chunk.rows < 1 or chunk.width != width or dtype != layout.dtype or length != (0 if is_shared else needed):
+        if (
+            chunk.rows < 1
+            or chunk.width != row.width
+            or chunk.top_k != row.top_k
+            or dtype != row.dtype
+            or length != (0 if is_shared else needed)
+        ):
             raise InternalError(
                 f"{chunk.hook_point}: a chunk of {length} bytes says {chunk.rows} rows of {chunk.width} {dtype}, "
-                f"where {width} {layout.dtype} were granted"
+                f"where {row.width} {row.dtype} were granted"
             )
         columns = self._columns(chunk) if layout.provenance else ()
         if is_shared:

@@ -20,8 +20,9 @@ def merge_summaries(started: CaptureStarted, before: Any, now: Any) -> Any:
     resume token are those of `now`."""
     merged = _protocol.CaptureSummary.FromString(now.SerializeToString())
     for granted, a, b, point in zip(started.hook_points, before.hook_points, now.hook_points, merged.hook_points):
-        for name, value in _statistics_of_both(granted.width, a, b).items():
-            setattr(point, name, value)
+        if not b.mean_vector:  # statistics_only begins anew in each call
+            for name, value in _statistics_of_both(started.top_k or granted.width, a, b).items():
+                setattr(point, name, value)
     for name, value in _counts_of_both(before, now).items():
         setattr(merged, name, value)
     for field in merged.timing.DESCRIPTOR.fields:
@@ -65,16 +66,19 @@ def _statistics_of_both(width: int, a: Any, b: Any) -> dict[str, Any]:
         norm = _mean(a_norm, a.statistics_rows, b_norm, b.statistics_rows)
     else:
         norm = a.mean_row_norm + b.mean_row_norm
-    statistics: dict[str, Any] = {
-        name: getattr(a, name) + getattr(b, name) for name in ("statistics_rows", "nan_count", "infinity_count")
-    }
+    counts = ("statistics_rows", "nan_count", "infinity_count", "overflow_count")
+    statistics: dict[str, Any] = {name: getattr(a, name) + getattr(b, name) for name in counts}
     statistics["mean_row_norm"] = norm
     statistics["mean"] = _mean(a.mean, a_values, b.mean, b_values)
     statistics["rms"] = math.sqrt(_mean(a.rms**2, a_values, b.rms**2, b_values))
+    a_squares, b_squares = (p.rms**2 * values if values else 0.0 for p, values in ((a, a_values), (b, b_values)))
+    statistics["conversion_error"] = math.sqrt(
+        _mean(a.conversion_error**2, a_squares, b.conversion_error**2, b_squares)
+    )
     return statistics
 
 
-def _mean(a: float, a_weight: int, b: float, b_weight: int) -> float:
+def _mean(a: float, a_weight: float, b: float, b_weight: float) -> float:
     """The weighted mean. A mean without weight counts for nothing, even if it is NaN because there were no values."""
     if a_weight == 0 and b_weight == 0:
         return a + b

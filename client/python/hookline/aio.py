@@ -20,7 +20,7 @@ import grpc
 import grpc.aio
 
 from hookline import _calls, _lifetime, _memory, _network, _protocol, _shared_memory
-from hookline._arguments import CaptureArguments, EstimateArguments, PersistArguments
+from hookline._arguments import CaptureArguments, EstimateArguments, PersistArguments, StatisticsArguments
 from hookline._arrays import Allocator
 from hookline._async_sources import FromAsync, SourceThread
 from hookline._batches import RawBatch
@@ -39,6 +39,7 @@ from hookline.errors import (
     from_rpc_error,
 )
 from hookline.persist import PersistProgress, finished_recording, persist_progress, persist_request
+from hookline.statistics import Statistics, receiver_statistics, statistics_options
 from hookline.types import (
     CaptureEstimate,
     CaptureStarted,
@@ -192,13 +193,28 @@ class AsyncClient:
         """The estimated rows, bytes and time of a capture with these arguments; nothing is run. TypeError for an
         iterator, which would be used up by it.
 
-        options: `max_activations`, `max_activations_by_hook_point`, `dtype`, `model` and `selection`, as for `capture`.
+        options: `max_activations`, `max_activations_by_hook_point`, `dtype`, `model`, `selection` and `top_k`, as for `capture`.
         """
         settled = options_among(EstimateArguments.__annotations__, "an estimate", hook_points, source, options)
         try:
             return await self._call(_calls.estimate_capture(settled), timeout)
         except HooklineError as error:
             raise settled.named(error) from None
+
+    async def statistics(
+        self, hook_points: str | Sequence[str], source: Any, **options: Unpack[StatisticsArguments]
+    ) -> Statistics:
+        """`Client.statistics`, with the same arguments."""
+        self._check("statistics")
+        if hasattr(source, "__aiter__"):
+            source = FromAsync(source.__aiter__(), asyncio.get_running_loop())
+        settled = statistics_options(hook_points, source, options)
+        capture = AsyncCapture(self, settled, settled.allocators())
+        self._running.add(capture)
+        async with capture:
+            async for _ in capture:
+                pass
+            return receiver_statistics(await capture.started(), capture.summary)
 
     def capture(
         self, hook_points: str | Sequence[str], source: Any, **options: Unpack[CaptureArguments]

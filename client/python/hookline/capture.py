@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Callable
 
-from hookline._arrays import Allocator
+import numpy as np
+
+from hookline._arrays import Allocator, numpy_view
 from hookline._batches import COLUMNS, RawBatch, Shuffler
 from hookline._notes import notes_of_end, notes_of_start
 from hookline._receive import Receiver
 from hookline._request import CaptureOptions
+from hookline._rows import RowLayout, layouts_of, read_rows
 from hookline._session import layout_of
 from hookline.errors import CancelledError
 from hookline.types import CaptureStarted, CaptureSummary
 
 
 class Batch(dict[str, Any]):
-    """Hook point -> rows, a torch.Tensor or numpy array of shape (rows, width). Row i is the same token in each.
+    """Hook point -> rows, a torch.Tensor or numpy array of shape (rows, width); with `top_k`, a `hookline.TopK`. Row i
+    is the same token in each. Rows of float8_e4m3 and int8, which have a scale each, come as float32.
 
     `first_row` is the index of the batch's first row in the capture (with `shuffle_buffer`: in the shuffled order).
     `sequence`, `position` and `token_id` have one entry a row where provenance was asked for, else they are None. Where
@@ -36,13 +40,18 @@ class Batch(dict[str, Any]):
         return max(map(len, self.values()), default=0)
 
 
-def finished_batch(raw: RawBatch, names: Any, allocator: Allocator, start: int = 0) -> Batch:
-    """The batch from row `start` on as the user gets it: views of the memory that was received into."""
+def finished_batch(raw: RawBatch, names: Any, layouts: Sequence[RowLayout], allocator: Allocator, start: int) -> Batch:
+    """The batch from row `start` on as the user gets it: views of the memory that was received into, where rows are
+    nothing but their values."""
     batch = Batch()
     batch.first_row = raw.first_row + start
-    for name, block, rows in zip(names, raw.blocks, raw.rows):
+    for name, layout, block, rows in zip(names, layouts, raw.blocks, raw.rows):
         if block is not None and rows > start:
-            batch[name] = block.first(rows)[start:] if start else block.first(rows)
+            memory = block.first(rows)[start:] if start else block.first(rows)
+            if not layout.is_plain:
+                is_numpy = isinstance(memory, np.ndarray)
+                memory = read_rows(layout, memory, numpy_view(layout.dtype) if is_numpy else None)
+            batch[name] = memory
     for (column_name, _), column in zip(COLUMNS, raw.columns):
         setattr(batch, column_name, allocator.column(column[start : max(raw.rows)]))
     return batch
@@ -54,6 +63,7 @@ class Finisher:
     def __init__(self, started: CaptureStarted, options: CaptureOptions, allocator: Allocator) -> None:
         layout = layout_of(started, options)
         self._names = layout.names
+        self._layouts = layouts_of(started)
         self._allocator = allocator
         self._skip_rows = options.skip_rows
         self._shuffler = (
@@ -65,15 +75,15 @@ class Finisher:
         if start >= max(raw.rows):
             return
         if self._shuffler is None:
-            yield finished_batch(raw, self._names, self._allocator, start)
+            yield finished_batch(raw, self._names, self._layouts, self._allocator, start)
             return
         for ready in self._shuffler.push(raw, start):
-            yield finished_batch(ready, self._names, self._allocator)
+            yield finished_batch(ready, self._names, self._layouts, self._allocator, 0)
 
     def finish(self) -> Iterator[Batch]:
         if self._shuffler is not None:
             for ready in self._shuffler.finish():
-                yield finished_batch(ready, self._names, self._allocator)
+                yield finished_batch(ready, self._names, self._layouts, self._allocator, 0)
 
 
 class Capture(Iterator[Batch]):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Callable
 import grpc
 
 from hookline import _calls, _library, _memory, _network, _protocol, _shared_memory
-from hookline._arguments import EstimateArguments, PersistArguments
+from hookline._arguments import EstimateArguments, PersistArguments, StatisticsArguments
 from hookline._arrays import Allocator
 from hookline._calls import Answer, UnaryCall
 from hookline._connection import Connection, StreamCall
@@ -22,6 +22,7 @@ from hookline.capture import Capture
 from hookline.errors import DeadlineExceededError, HooklineError, InternalError, from_rpc_error
 from hookline.model import RemoteModel
 from hookline.persist import Persist, persist_request
+from hookline.statistics import Statistics, receiver_statistics, statistics_options
 from hookline.types import (
     CaptureEstimate,
     CaptureStarted,
@@ -146,8 +147,8 @@ class Client:
         iterator of its progress. `persist(...).wait()` waits for the end.
 
         source: `hookline.Dataset`, or token ids in a list, array or tensor, which are sent whole.
-        options: `max_activations`, `max_activations_by_hook_point`, `dtype`, `model`, `selection` and `deterministic`,
-            as for `capture`.
+        options: `max_activations`, `max_activations_by_hook_point`, `dtype`, `model`, `selection`, `deterministic` and
+            `top_k`, as for `capture`.
 
         The same call again joins a recording that runs, continues one that was ended early, and finds a complete one.
         """
@@ -178,6 +179,7 @@ class Client:
         selection: Selection | None = None,
         provenance: bool = False,
         deterministic: bool = False,
+        top_k: int = 0,
         record_as: str = "",
         shuffle_buffer: int = 0,
         seed: int = 0,
@@ -197,12 +199,16 @@ class Client:
         max_activations: most rows for each hook point; None: as many as the server allows.
         max_activations_by_hook_point: budgets that differ, by name.
         dtype: "float32", "bfloat16" or "float16", or torch's or numpy's name of it. Converted by the server. None:
-            float32, or a recording's own, in which its rows always come; another is a ValueError.
+            float32, or a recording's own, in which its rows always come; another is a ValueError. "float8_e4m3" and
+            "int8" are sent with one scale a row, a quarter of float32's bytes, and given to you as float32;
+            `summary` says what that cost.
         batch_rows: rows of every batch but the last.
         model: which one; may be left out where the server has one.
         selection: which rows of a sequence are kept.
         provenance: whether batches carry `sequence`, `position` and `token_id` of each row.
         deterministic: whether rows must not depend on who else is connected, not even in the last bit.
+        top_k: of each row only so many entries, those of largest magnitude; the batch then holds a `hookline.TopK`. 0:
+            all.
         record_as: also writes the rows to a recording of this name on the server.
         shuffle_buffer: mixes rows through a buffer of that many; 0: in the source's order.
         seed: of the mixing.
@@ -226,6 +232,7 @@ class Client:
             selection=selection,
             provenance=provenance,
             deterministic=deterministic,
+            top_k=top_k,
             record_as=record_as,
             max_message_bytes=max_message_bytes,
             shuffle_buffer=shuffle_buffer,
@@ -264,13 +271,32 @@ class Client:
         """The estimated rows, bytes and time of a capture with these arguments; nothing is run. TypeError for an
         iterator, which would be used up by it.
 
-        options: `max_activations`, `max_activations_by_hook_point`, `dtype`, `model` and `selection`, as for `capture`.
+        options: `max_activations`, `max_activations_by_hook_point`, `dtype`, `model`, `selection` and `top_k`, as for `capture`.
         """
         settled = options_among(EstimateArguments.__annotations__, "an estimate", hook_points, source, options)
         try:
             return self._call(_calls.estimate_capture(settled), timeout)
         except HooklineError as error:
             raise settled.named(error) from None
+
+    def statistics(
+        self, hook_points: str | Sequence[str], source: Any, **options: Unpack[StatisticsArguments]
+    ) -> Statistics:
+        """Statistics of the rows that a capture with these arguments would bring; the server computes them, and no row
+        is sent. Blocks until the source or the budgets end.
+
+        source: as for `capture`, except recordings.
+        options: `max_activations`, `max_activations_by_hook_point`, `dtype`, `model`, `selection`, `deterministic`,
+            `top_k` and `retry`, as for `capture`.
+        """
+        settled = statistics_options(hook_points, source, options)
+        receiver = self.receive(settled, settled.allocators())
+        try:
+            while receiver.next() is not None:
+                pass
+            return receiver_statistics(receiver.started(), receiver.summary)
+        finally:
+            receiver.close()
 
     def _call(self, unary: UnaryCall[Answer], timeout: float | None) -> Answer:
         # On the wire a call of one answer is one of several, and this kind can be cancelled. grpcio's own time-outs end

@@ -11,20 +11,34 @@ For example:
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch.utils.data
 
 from hookline import client as _client
 from hookline._arguments import CaptureArguments
+from hookline._counts import count
+from hookline._groups import GroupReader, can_be_continued
+from hookline._mixing import MixingBuffer
 from hookline._passes import Pass
 from hookline._sources import source_batches
 from hookline._token_ids import Ids
+from hookline.capture import Batch
+from hookline.errors import CancelledError
 from hookline.types import CaptureSummary, Dataset, Feed, Recording
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+
+# What `Client.capture` takes by itself.
+_BATCH_ROWS = 4096
+# Sequences that are taken at once: a pass goes on with the first that no state holds rows of.
+_GROUP_SEQUENCES = 32
+# Options whose rows cannot be kept in a state, or begun in the middle.
+_WITHOUT_STATE = ("max_activations_by_hook_point", "top_k", "pin_memory", "record_as")
 
 
 class ActivationDataset(torch.utils.data.IterableDataset):  # type: ignore[type-arg, misc, unused-ignore]
@@ -36,7 +50,10 @@ class ActivationDataset(torch.utils.data.IterableDataset):  # type: ignore[type-
 
     Give it to a DataLoader with `batch_size=None`: its items are batches already. With `num_workers`, each worker
     captures its own part of the source (a `hookline.Dataset`, or token ids in a list, tensor or array), and budgets
-    hold in each worker. Workers may be forked or spawned; forked ones must be so while no capture is open, since gRPC
+    hold in each worker. With such a source, and one budget for all hook points, its iterators have `state_dict` and
+    `load_state_dict`, as torchdata's `StatefulDataLoader` expects: a pass goes on in another process with exactly the
+    batches that would have come, the shuffle buffer included (`ResumableBatches`). Workers may be forked or spawned;
+    forked ones must be so while no capture is open, since gRPC
     does not survive a fork, and say so otherwise: `multiprocessing_context="spawn"` always works.
     """
 
@@ -51,14 +68,114 @@ class ActivationDataset(torch.utils.data.IterableDataset):  # type: ignore[type-
         self.summary: CaptureSummary | None = None  # of the last pass that ended in this process
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        with _client.connect(self.address) as client:
-            worker = torch.utils.data.get_worker_info()
-            source = self.source if worker is None else shard(client, self.source, worker.id, worker.num_workers)
-            if source is None:
-                return
-            with Pass(client, self.hook_points, source, **self.options) as batches:
-                yield from batches
-                self.summary = batches.summary
+        worker = torch.utils.data.get_worker_info()
+        client = _client.connect(self.address)
+        source = self.source if worker is None else shard(client, self.source, worker.id, worker.num_workers)
+        if source is None:
+            return iter(())
+        if can_be_continued(source) and not any(self.options.get(name) for name in _WITHOUT_STATE):
+            return ResumableBatches(client, self, source)
+        return self._pass(client, source)
+
+    def _pass(self, client: _client.Client, source: Any) -> Iterator[dict[str, Any]]:
+        with client, Pass(client, self.hook_points, source, **self.options) as batches:
+            yield from batches
+            self.summary = batches.summary
+
+
+class ResumableBatches(Iterator[Batch]):
+    """The batches of one pass over an `ActivationDataset`, each with exactly `batch_rows` rows, the last with what is
+    left. Rows that `shuffle_buffer` mixes are mixed as `hookline.sae_lens` does.
+
+    `state_dict` has what later batches depend on: the place in the source, the rows that wait, the random generator.
+    Give it to `load_state_dict` of a new iterator over an equal dataset before its first batch.
+    """
+
+    def __init__(self, client: _client.Client, dataset: ActivationDataset, source: Any) -> None:
+        options: dict[str, Any] = dict(dataset.options)
+        self._client = client
+        self._dataset = dataset
+        self._provenance = options.get("provenance", False)
+        batch_rows = count("batch_rows", options.get("batch_rows", _BATCH_ROWS), 1)
+        shuffle_buffer, seed = options.pop("shuffle_buffer", 0), options.pop("seed", 0)
+        self._shuffles = shuffle_buffer > 0
+        buffer_rows, fraction = (max(shuffle_buffer, batch_rows), 0.5) if self._shuffles else (batch_rows, 0.0)
+        self._groups = GroupReader(client, dataset.hook_points, source, _GROUP_SEQUENCES, False, **options)
+        # As many parts as there may be: hook points and three columns of provenance.
+        self._buffer = MixingBuffer(buffer_rows, batch_rows, fraction, seed, itertools.repeat("cpu"))
+        self._identity = {"batch_rows": batch_rows, "buffer_rows": buffer_rows, "sequences": self._groups.sequences}
+        self._names: tuple[str, ...] = ()
+        self._rows = 0  # given out
+        self._ended = False
+        self._failure: Exception | None = None
+
+    def __next__(self) -> Batch:
+        while True:
+            parts = self._buffer.take()
+            if parts is None and self._ended:
+                parts = self._buffer.rest()
+                if parts is None:
+                    self._finish()
+            if parts is not None:
+                return self._batch(parts)
+            self._feed()
+
+    def _finish(self) -> NoReturn:
+        self._groups.close()
+        self._client.close()
+        if self._failure is not None:
+            raise self._failure
+        self._dataset.summary = self._groups.summary
+        raise StopIteration
+
+    def _feed(self) -> None:
+        try:
+            group = self._groups.next()
+        except CancelledError:
+            raise
+        except Exception as error:  # what has come before it comes first
+            self._failure, self._ended = error, True
+            self._buffer.flush(shuffled=self._shuffles)
+            return
+        self._names = group.names or self._names
+        for piece in group.pieces:
+            self._buffer.push(piece)
+        self._buffer.serve()
+        if group.ends_pass:
+            self._ended = True
+            self._buffer.flush(shuffled=self._shuffles)
+
+    def _batch(self, parts: tuple[Any, ...]) -> Batch:
+        batch = Batch(zip(self._names, parts))
+        batch.first_row = self._rows
+        if self._provenance:
+            batch.sequence, batch.position, batch.token_id = parts[len(self._names) :]
+        self._rows += batch.rows
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "identity": self._identity,
+            "names": self._names,
+            "group": self._groups.group,
+            "pass_rows": self._groups.pass_rows,
+            "rows": self._rows,
+            "ended": self._ended,
+            "buffer": self._buffer.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, value in state["identity"].items():
+            if self._identity[name] != value:
+                raise ValueError(f"state: it is of a pass with {name} {value}, this one has {self._identity[name]}")
+        self._groups.seek(0, state["group"], state["pass_rows"])
+        self._names, self._rows, self._ended = tuple(state["names"]), state["rows"], state["ended"]
+        self._buffer.load_state_dict(state["buffer"])
+
+    def close(self) -> None:
+        """Ends the capture. Idempotent."""
+        self._groups.close()
+        self._client.close()
 
 
 def shard(client: _client.Client, source: Any, index: int, count: int) -> Any:

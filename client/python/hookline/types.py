@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from hookline import _protocol
 from hookline._counts import count, counts
 
@@ -58,9 +60,13 @@ class Dataset:
     first_sequence: int = 0
     sequence_count: int = 0  # 0: all that follow
     prepend_token_id: int | None = None  # usually BOS, which a stream holds only where its maker put it
+    shuffle_seed: int | None = None  # takes them in an order that it alone decides, each once an epoch; None: in order
+    epochs: int = 1  # how many times, shuffled each time in another order
+    skip_sequences: int = 0  # of that order, left out at its beginning
 
     def __post_init__(self) -> None:
         _settle_counts(self, sequence_length=None, first_sequence=None, sequence_count=None, prepend_token_id=0)
+        _settle_counts(self, shuffle_seed=0, epochs=1, skip_sequences=0)
 
 
 @dataclass(frozen=True)
@@ -131,11 +137,12 @@ class Selection:
     """Which rows of each sequence are kept. All conditions must hold; what is dropped counts towards no budget."""
 
     skip_first: int = 0  # positions below are left out
-    position_end: int = 0  # positions from here on are left out; 0: no end
+    position_end: int = 0  # positions from here on are left out; negative: so many at the end, as in slices; 0: no end
     position_stride: int = 1  # keeps every n-th position, counted from skip_first
     exclude_token_ids: Sequence[int] = ()  # rows of these tokens are left out
     sample_rows: int = 0  # keeps this many of the rows left, per sequence; 0: all
     seed: int = 0  # of the sampling
+    last_only: bool = False  # keeps the last of the rows left, per sequence
 
     def __post_init__(self) -> None:
         _settle_counts(self, skip_first=None, position_end=None, position_stride=None, sample_rows=None, seed=None)
@@ -143,13 +150,14 @@ class Selection:
 
     def rows_of(self, ids: Any) -> int:
         """Rows that a sequence with these token ids brings."""
-        end = min(len(ids), self.position_end or len(ids))
+        end = len(ids) + self.position_end if self.position_end < 0 else min(len(ids), self.position_end or len(ids))
         positions = range(self.skip_first, end, max(self.position_stride, 1))
         rows = len(positions)
         if self.exclude_token_ids:
             excluded = frozenset(self.exclude_token_ids)
             rows -= sum(int(ids[position] in excluded) for position in positions)
-        return min(rows, self.sample_rows) if self.sample_rows else rows
+        most = 1 if self.last_only else self.sample_rows
+        return min(rows, most) if most else rows
 
 
 @dataclass(frozen=True)
@@ -192,6 +200,7 @@ class CaptureStarted:
     window_bytes: int
     shared_memory_bytes: int
     """Of the memory shared with a server on this machine, through which rows come; 0: over the wire."""
+    top_k: int = 0  # entries of each row; 0: all
 
 
 @dataclass(frozen=True)
@@ -206,6 +215,15 @@ class HookPointSummary:
     rms: float
     nan_count: int
     infinity_count: int
+    overflow_count: int = 0  # finite values that float16 made infinite
+    conversion_error: float = 0.0  # of float8_e4m3 and int8: relative, root of the mean of squares
+    mean_vector: np.ndarray[Any, Any] | None = field(
+        default=None, compare=False
+    )  # of `Client.statistics`, as all below
+    row_norm_p1: float = 0.0
+    row_norm_p50: float = 0.0
+    row_norm_p99: float = 0.0
+    outlier_row_share: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -306,6 +324,7 @@ def capture_started(message: Any) -> CaptureStarted:
         next_sequence=message.next_sequence,
         window_bytes=message.window_bytes,
         shared_memory_bytes=message.shared_memory_bytes,
+        top_k=message.top_k,
     )
 
 
@@ -314,7 +333,20 @@ def capture_summary(message: Any, reconnects: int) -> CaptureSummary:
         stop_reason=_protocol.STOP_REASONS.get(message.stop_reason, "unspecified"),
         hook_points={
             p.hook_point: HookPointSummary(
-                p.rows, p.statistics_rows, p.mean_row_norm, p.mean, p.rms, p.nan_count, p.infinity_count
+                p.rows,
+                p.statistics_rows,
+                p.mean_row_norm,
+                p.mean,
+                p.rms,
+                p.nan_count,
+                p.infinity_count,
+                p.overflow_count,
+                p.conversion_error,
+                np.array(p.mean_vector, np.float32) if p.mean_vector else None,
+                p.row_norm_p1,
+                p.row_norm_p50,
+                p.row_norm_p99,
+                p.outlier_row_share,
             )
             for p in message.hook_points
         },

@@ -62,6 +62,9 @@ c10::ScalarType ScalarTypeOf(Dtype dtype) {
       return c10::kBFloat16;
     case Dtype::kFloat16:
       return c10::kHalf;
+    case Dtype::kFloat8E4M3:
+    case Dtype::kInt8:
+      break;  // no model computes in these
   }
   return c10::kFloat;
 }

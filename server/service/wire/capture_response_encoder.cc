@@ -114,6 +114,7 @@ void WriteFieldsBeforeData(const CaptureStarted& started, const Chunk& chunk, ui
   if (data_offset.has_value()) {
     writer.PresentVarint(ChunkFields::kDataOffsetFieldNumber, static_cast<uint64_t>(*data_offset));
   }
+  writer.Varint(ChunkFields::kTopKFieldNumber, static_cast<uint64_t>(started.top_k));
   if (data_bytes > 0) writer.Length(ChunkFields::kDataFieldNumber, data_bytes);
 }
 
@@ -136,6 +137,7 @@ v1::CaptureResponse ChunkByProtobuf(const CaptureStarted& started, const Chunk& 
   }
   out.set_resume_token(chunk.resume_token);
   if (data_offset.has_value()) out.set_data_offset(*data_offset);
+  out.set_top_k(static_cast<int32_t>(started.top_k));
   return response;
 }
 
@@ -202,6 +204,7 @@ grpc::ByteBuffer EncodeStarted(const CaptureStarted& started, int64_t shared_mem
   out.set_window_bytes(started.window_bytes);
   out.set_resume_token(started.resume_token);
   out.set_shared_memory_bytes(shared_memory_bytes);
+  out.set_top_k(static_cast<int32_t>(started.top_k));
   return ToByteBuffer(response);
 }
 
@@ -209,7 +212,8 @@ grpc::ByteBuffer EncodeChunk(const CaptureStarted& started, Encoding encoding, C
                              std::optional<int64_t> data_offset) {
   if (encoding == Encoding::kValues) {
     v1::CaptureResponse response = ChunkByProtobuf(started, chunk, std::nullopt);
-    AppendAsFloats(GatherData(chunk), started.dtype, response.mutable_chunk()->mutable_values());
+    const RowLayout layout{started.dtype, started.hook_points[chunk.hook_point].width, started.top_k};
+    AppendAsNumbers(GatherData(chunk), layout, response.mutable_chunk());
     return ToByteBuffer(response);
   }
 
@@ -268,6 +272,13 @@ v1::CaptureSummary SummaryToProto(const CaptureStarted& started, const CaptureEn
     summary.set_rms(from.rms);
     summary.set_nan_count(from.nan_count);
     summary.set_infinity_count(from.infinity_count);
+    summary.set_overflow_count(from.overflow_count);
+    summary.set_conversion_error(from.conversion_error);
+    *summary.mutable_mean_vector() = {from.mean_vector.begin(), from.mean_vector.end()};
+    summary.set_row_norm_p1(from.row_norm_p1);
+    summary.set_row_norm_p50(from.row_norm_p50);
+    summary.set_row_norm_p99(from.row_norm_p99);
+    summary.set_outlier_row_share(from.outlier_row_share);
   }
   out.set_sequences(ended.sequences);
   out.set_tokens(ended.tokens);

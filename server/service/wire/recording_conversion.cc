@@ -76,6 +76,7 @@ v1::Recording ToProto(const Manifest& manifest, RecordingView view) {
   SetTime(manifest.create_time, recording.mutable_create_time());
   SetTime(manifest.update_time, recording.mutable_update_time());
   recording.set_resume_token(manifest.resume_token);
+  recording.set_top_k(static_cast<int32_t>(manifest.top_k));
   if (view == RecordingView::kBasic) return recording;
   for (size_t i = 0; i < manifest.hook_points.size(); ++i) {
     const RecordedHookPoint& from = manifest.hook_points[i];

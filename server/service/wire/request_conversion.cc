@@ -30,6 +30,10 @@ absl::StatusOr<Dtype> FromProto(v1::Dtype dtype) {
       return Dtype::kBFloat16;
     case v1::DTYPE_FLOAT16:
       return Dtype::kFloat16;
+    case v1::DTYPE_FLOAT8_E4M3:
+      return Dtype::kFloat8E4M3;
+    case v1::DTYPE_INT8:
+      return Dtype::kInt8;
     default:
       return Dtype::kFloat32;
   }
@@ -42,6 +46,9 @@ DatasetSource FromProto(const v1::DatasetSource& source) {
   out.first_sequence = source.first_sequence();
   out.sequence_count = source.sequence_count();
   if (source.has_prepend_token_id()) out.prepend_token_id = source.prepend_token_id();
+  if (source.has_shuffle_seed()) out.shuffle_seed = source.shuffle_seed();
+  out.epochs = source.epochs() == 0 ? 1 : source.epochs();
+  out.skip_sequences = source.skip_sequences();
   return out;
 }
 
@@ -63,6 +70,7 @@ Selection FromProto(const v1::Selection& selection) {
   out.exclude_token_ids = {selection.exclude_token_ids().begin(), selection.exclude_token_ids().end()};
   out.sample_rows = selection.sample_rows();
   out.seed = selection.seed();
+  out.last_only = selection.last_only();
   return out;
 }
 
@@ -76,6 +84,10 @@ v1::Dtype ToProto(Dtype dtype) {
       return v1::DTYPE_BFLOAT16;
     case Dtype::kFloat16:
       return v1::DTYPE_FLOAT16;
+    case Dtype::kFloat8E4M3:
+      return v1::DTYPE_FLOAT8_E4M3;
+    case Dtype::kInt8:
+      return v1::DTYPE_INT8;
   }
   return v1::DTYPE_UNSPECIFIED;
 }
@@ -108,6 +120,8 @@ absl::StatusOr<CaptureRequest> FromProto(const v1::CaptureRequest& request) {
   out.deterministic = request.deterministic();
   out.resume_token = request.resume_token();
   out.record_as = request.record_as();
+  out.top_k = request.top_k();
+  out.statistics_only = request.statistics_only();
   return out;
 }
 

@@ -1,25 +1,32 @@
 #include "server/service/wire/values.h"
 
 #include <cstdint>
-#include <cstring>
 
-#include "server/base/half.h"
+#include "server/base/row_values.h"
 
 namespace hookline {
+namespace {
 
-void AppendAsFloats(absl::string_view data, Dtype dtype, google::protobuf::RepeatedField<float>* values) {
-  const auto count = static_cast<int>(data.size() / DtypeBytes(dtype));
-  const int first = values->size();
-  values->Resize(first + count, 0);
-  float* out = values->mutable_data() + first;
-  if (dtype == Dtype::kFloat32) {
-    std::memcpy(out, data.data(), count * sizeof(float));
-    return;
-  }
-  for (int i = 0; i < count; ++i) {
-    uint16_t bits;
-    std::memcpy(&bits, data.data() + i * sizeof bits, sizeof bits);
-    out[i] = dtype == Dtype::kBFloat16 ? FloatFromBFloat16(bits) : FloatFromFloat16(bits);
+// Makes room for `count` more entries and returns where they begin.
+template <typename T>
+T* Extend(google::protobuf::RepeatedField<T>* field, int64_t count) {
+  const int first = field->size();
+  field->Resize(first + static_cast<int>(count), T{});
+  return field->mutable_data() + first;
+}
+
+}  // namespace
+
+void AppendAsNumbers(absl::string_view data, const RowLayout& layout, v1::ActivationChunk* chunk) {
+  const auto* row = reinterpret_cast<const uint8_t*>(data.data());
+  const int64_t rows = static_cast<int64_t>(data.size()) / layout.bytes();
+  float* values = Extend(chunk->mutable_values(), rows * layout.numbers());
+  uint32_t* indices = Extend(chunk->mutable_indices(), rows * layout.top_k);
+  for (int64_t i = 0; i < rows; ++i, row += layout.bytes()) {
+    ReadValues(layout, row, values);
+    ReadIndices(layout, row, indices);
+    values += layout.numbers();
+    indices += layout.top_k;
   }
 }
 

@@ -3,13 +3,14 @@
 #define HOOKLINE_SERVER_SERVICE_WIRE_VALUES_H_
 
 #include "absl/strings/string_view.h"
-#include "google/protobuf/repeated_field.h"
-#include "server/base/dtype.h"
+#include "hookline/v1/capture_service.pb.h"
+#include "server/base/row_layout.h"
 
 namespace hookline {
 
-// Appends the values in `data`, little-endian `dtype`, as floats, each exactly. `data` holds whole values.
-void AppendAsFloats(absl::string_view data, Dtype dtype, google::protobuf::RepeatedField<float>* values);
+// Appends the rows in `data`, whole ones that lie one after another, to the chunk's `values`, each exactly, and the
+// indices of their entries to its `indices`.
+void AppendAsNumbers(absl::string_view data, const RowLayout& layout, v1::ActivationChunk* chunk);
 
 }  // namespace hookline
 

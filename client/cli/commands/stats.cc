@@ -1,0 +1,67 @@
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "client/cli/commands/capture_request.h"
+#include "client/cli/commands/commands.h"
+#include "client/cli/exit_code.h"
+#include "client/cli/terminal/norm_chart.h"
+#include "client/cli/transfer.h"
+#include "client/cpp/client.h"
+#include "server/base/status.h"
+
+namespace hookline::cli {
+namespace {
+
+constexpr char kDescription[] = "Prints and draws statistics of hook points' rows; no rows are sent";
+
+constexpr char kFooter[] =
+    R"(Examples:
+  How the residual stream's norm grows over the layers:
+    hookline stats --hook-points 'blocks.*.hook_resid_post' --dataset pile --sequence-length 256 --max-activations 100000
+  Which rows stand out (attention sinks are at position 0), and whether they still do without it:
+    hookline stats --hook-points 'blocks.*.hook_resid_post' --tokens ids.txt --skip-first 1
+
+Quantiles are exact to 0.4 %. --json also holds the mean vectors.)";
+
+struct StatsFlags : CaptureRequestFlags, TransferFlags {};
+
+absl::Status Run(const StatsFlags& flags, const std::string& server, Interrupt& interrupt) {
+  ASSIGN_OR_RETURN(v1::CaptureRequest request, MakeCaptureRequest(flags));
+  request.set_statistics_only(true);
+  ASSIGN_OR_RETURN(std::unique_ptr<client::Client> client, client::Client::Connect(server));
+  std::unique_ptr<TokenSource> tokens;
+  if (!flags.tokens.empty()) {
+    absl::StatusOr<std::unique_ptr<TokenSource>> opened = OpenTokens(flags, *client);
+    if (!opened.ok()) return ExplainUnavailable(opened.status(), server);
+    tokens = *std::move(opened);
+  }
+  Transfer transfer;
+  transfer.start_call = [&](const std::string& resume_token) {
+    v1::CaptureRequest resumed = request;
+    resumed.set_resume_token(resume_token);
+    return tokens == nullptr ? client->Capture(resumed) : client->CaptureStream(resumed);
+  };
+  transfer.tokens = tokens.get();
+  transfer.on_started = [](const v1::CaptureStarted&, Progress&) {};
+  transfer.table = StatisticsTable;
+  return RunTransfer(flags, transfer, server, interrupt);
+}
+
+}  // namespace
+
+void AddStatsCommand(CLI::App& app, Invocation& invocation) {
+  CLI::App* command = app.add_subcommand("stats", kDescription);
+  command->footer(kFooter);
+  auto flags = std::make_shared<StatsFlags>();
+  AddServerOption(*command, invocation);
+  AddCaptureRequestOptions(*command, *flags, Feeds::kOffered);
+  command->add_flag("--json", flags->json, "Print the statistics as JSON");
+  command->add_flag("--quiet,-q", flags->quiet, "No progress");
+  command->callback([flags, &invocation] {
+    RequireSource(*flags);
+    invocation.run = [flags, &invocation] { return Run(*flags, invocation.server, *invocation.interrupt); };
+  });
+}
+
+}  // namespace hookline::cli

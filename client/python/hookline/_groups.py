@@ -1,0 +1,196 @@
+"""The rows of a source in groups of whole sequences, from any group on, pass after pass."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+
+from hookline._order import PlaceTracker, SequenceOrder
+from hookline._passes import Pass, sequence_order
+from hookline._sources import source_batches
+from hookline._token_ids import is_table
+from hookline.types import CaptureSummary, Dataset, Feed, Recording
+
+if TYPE_CHECKING:
+    from hookline.client import Client
+
+
+def can_be_continued(source: Any) -> bool:
+    """Whether a source's sequences can be counted and begun in the middle: a dataset, or token ids in a list, array or
+    tensor."""
+    if isinstance(source, (Feed, Recording)):
+        return False
+    return isinstance(source, Dataset) or hasattr(source, "__len__")
+
+
+class _Begin(NamedTuple):
+    """How to capture a pass from one of its places on."""
+
+    source: Any
+    order: SequenceOrder  # of the source
+    place: int  # in that order, where the capture begins
+    shift: int  # what a place of the pass is above one of the order
+    first_id: int  # what a sequence's name in the whole source is above that in provenance
+
+
+class _DatasetPart:
+    """Sequences of a dataset. A pass over a shuffled one takes the epochs that follow those of the pass before."""
+
+    def __init__(self, dataset: Dataset, client: Client) -> None:
+        order = sequence_order(dataset, client)
+        self._dataset = dataclasses.replace(dataset, sequence_count=order.count, skip_sequences=0)
+        self._skipped = dataset.skip_sequences
+        self.sequences = len(order) - self._skipped  # of a pass
+
+    def limit(self, sequences: int) -> None:
+        """Leaves out the last sequences of a pass. Only of one epoch in order."""
+        self._dataset = dataclasses.replace(self._dataset, sequence_count=sequences + self._skipped)
+        self.sequences = sequences
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is taken once and in order."""
+        return self._dataset.shuffle_seed is None and self._dataset.epochs == 1
+
+    def begin(self, number: int, place: int) -> _Begin:
+        dataset, count = self._dataset, self._dataset.sequence_count
+        place += self._skipped
+        if self.is_plain:
+            first = dataset.first_sequence + place
+            source = dataclasses.replace(dataset, first_sequence=first, sequence_count=count - place)
+            return _Begin(source, SequenceOrder(first, count - place), 0, place - self._skipped, 0)
+        before = 0 if dataset.shuffle_seed is None else number * dataset.epochs  # epochs of earlier passes
+        place += before * count
+        source = dataclasses.replace(dataset, epochs=before + dataset.epochs, skip_sequences=place)
+        order = SequenceOrder(dataset.first_sequence, count, source.epochs, dataset.shuffle_seed)
+        return _Begin(source, order, place, -before * count - self._skipped, 0)
+
+
+class _TokensPart:
+    """Sequences of token ids that the client has."""
+
+    is_plain = True
+
+    def __init__(self, source: Any) -> None:
+        self._ids: Any = source
+        if not is_table(source):
+            self._ids = [ids for batch in source_batches(source) for ids in batch.sequences]
+        self.sequences = len(self._ids)
+
+    def limit(self, sequences: int) -> None:
+        self.sequences = sequences
+
+    def begin(self, number: int, place: int) -> _Begin:
+        ids = self._ids[place : self.sequences]
+        return _Begin(ids, SequenceOrder(0, len(ids)), 0, place, place)
+
+
+class Group(NamedTuple):
+    """The rows of a group of sequences. It may have none, where the selection keeps none."""
+
+    names: tuple[str, ...]  # of the hook points; none where there are no rows
+    pieces: list[tuple[Any, ...]]  # that follow each other: the rows of each hook point, sequence, position, token_id
+    ends_pass: bool
+
+
+class GroupReader:
+    """Gives the rows of a source by groups of `group_sequences` sequences; the last group of a pass has what is left
+    or, with `whole_groups`, is left out. Passes follow each other without end. `seek` goes anywhere.
+
+    options: as for `Client.capture`. Rows are torch tensors, and all hook points have one budget.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        hook_points: str | Sequence[str],
+        source: Any,
+        group_sequences: int,
+        whole_groups: bool,
+        **options: Any,
+    ) -> None:
+        self._client = client
+        self._hook_points = hook_points
+        self._options = {**options, "provenance": True, "output": "torch"}
+        self._group_sequences = group_sequences
+        self._part = _DatasetPart(source, client) if isinstance(source, Dataset) else _TokensPart(source)
+        if whole_groups:
+            if not self._part.is_plain:
+                raise ValueError("source: SAELens's batches are of a dataset in order, taken once a pass")
+            self._part.limit(self._part.sequences // group_sequences * group_sequences)
+        self.sequences = self._part.sequences  # of a pass
+        self.groups = -(-self.sequences // group_sequences)  # of a pass
+        self.pass_number = 0  # of the next group
+        self.group = 0  # the next one
+        self.pass_rows = 0  # that came of its pass before
+        self.summary: CaptureSummary | None = None  # of the last pass
+        self._pass: Pass | None = None
+        self._names: tuple[str, ...] = ()
+        self._held: list[tuple[tuple[Any, ...], Any]] = []  # pieces, and the place of each row in the pass
+
+    def seek(self, pass_number: int, group: int, pass_rows: int) -> None:
+        """Goes on with this group, of a pass of which so many rows have come."""
+        self.close()
+        self.pass_number, self.group, self.pass_rows = pass_number, group, pass_rows
+
+    def close(self) -> None:
+        """Cancels what is not finished. Idempotent."""
+        if self._pass is not None:
+            self._pass.close()
+            self.summary = self._pass.summary
+        self._pass = None
+        self._held = []
+
+    def next(self) -> Group:
+        end = (self.group + 1) * self._group_sequences
+        pieces: list[tuple[Any, ...]] = []
+        while self._held or self._receive():
+            piece, places = self._held.pop()
+            count = int(np.searchsorted(places, end))
+            if count:
+                pieces.append(tuple(part[:count] for part in piece))
+                self.pass_rows += count
+            if count < len(places):
+                self._held.append((tuple(part[count:] for part in piece), places[count:]))
+                break
+        return Group(self._names if pieces else (), pieces, self._count_group())
+
+    def _receive(self) -> bool:
+        """Takes one more batch; False at the end of the pass."""
+        if self._pass is None and not self._open():
+            return False
+        assert self._pass is not None
+        batch = next(self._pass, None)
+        if batch is None:
+            return False
+        self._names = tuple(batch)
+        places = self._tracker.places(batch.sequence, batch.position) + self._begin.shift
+        sequence = torch.as_tensor(batch.sequence) + self._begin.first_id
+        self._held.append(((*batch.values(), sequence, batch.position, batch.token_id), places))
+        return True
+
+    def _open(self) -> bool:
+        """Begins to capture the rest of the pass; False if its budget is used up."""
+        options = self._options
+        budget = options.get("max_activations")
+        if budget is not None:
+            if budget <= self.pass_rows:
+                return False
+            options = {**options, "max_activations": budget - self.pass_rows}
+        self._begin = self._part.begin(self.pass_number, self.group * self._group_sequences)
+        self._tracker = PlaceTracker(self._begin.order, self._begin.place)
+        self._pass = Pass(self._client, self._hook_points, self._begin.source, **options)
+        return True
+
+    def _count_group(self) -> bool:
+        """Goes on to the next group; whether this one was the last of its pass."""
+        self.group += 1
+        if self.group < self.groups:
+            return False
+        self.close()
+        self.pass_number, self.group, self.pass_rows = self.pass_number + 1, 0, 0
+        return True

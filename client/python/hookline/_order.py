@@ -1,0 +1,90 @@
+"""The order in which a server takes the sequences of a dataset, as server/capture/dataset_range.h specifies it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+_MASK = (1 << 64) - 1
+_ROUNDS = 6
+
+
+def mix(x: int) -> int:
+    """splitmix64's output function."""
+    x = (x + 0x9E3779B97F4A7C15) & _MASK
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _MASK
+    return x ^ (x >> 31)
+
+
+def shuffled(size: int, seed: int, index: int) -> int:
+    """The number at `index` of the permutation of 0 to size - 1: a Feistel network with cycle walking."""
+    half = 1
+    while 1 << (2 * half) < size:
+        half += 1
+    half_mask = (1 << half) - 1
+    value = index
+    while True:
+        left, right = value >> half, value & half_mask
+        for number in range(_ROUNDS):
+            left, right = right, left ^ (mix(seed ^ mix((right + (number << 56)) & _MASK)) & half_mask)
+        value = left << half | right
+        if value < size:
+            return value
+
+
+@dataclass(frozen=True)
+class SequenceOrder:
+    """Sequences `first` to `first + count - 1` of a dataset, `epochs` times, shuffled unless the seed is None."""
+
+    first: int
+    count: int
+    epochs: int = 1
+    shuffle_seed: int | None = None
+
+    def __len__(self) -> int:
+        return self.count * self.epochs
+
+    def __getitem__(self, place: int) -> int:
+        """The sequence of the dataset that comes at this place, from 0."""
+        if not 0 <= place < len(self):
+            raise IndexError(f"place {place} is not below {len(self)}")
+        epoch, index = divmod(place, self.count)
+        if self.shuffle_seed is None:
+            return self.first + index
+        return self.first + shuffled(self.count, mix((mix(self.shuffle_seed) + epoch) & _MASK), index)
+
+
+class PlaceTracker:
+    """Says at which place of an order the rows of a capture stand, which begins at `place`, from their provenance: rows
+    come in the order, but a sequence may bring none."""
+
+    def __init__(self, order: SequenceOrder, place: int) -> None:
+        self._order = order
+        self.place = place  # of the sequence of which rows came last
+        self._position = -1  # of the last of them; -1 before the first
+        self.rows = 0  # of that sequence
+
+    def places(self, sequences: Any, positions: Any) -> np.ndarray[Any, Any]:
+        """The place of each of the next rows, ascending."""
+        sequences, positions = np.asarray(sequences), np.asarray(positions)
+        # A sequence ends where another begins, or where the same one begins again in the next epoch.
+        begins = np.flatnonzero((sequences[1:] != sequences[:-1]) | (positions[1:] <= positions[:-1])) + 1
+        places = np.empty(len(sequences), np.int64)
+        for first, end in zip([0, *begins], [*begins, len(sequences)]):
+            goes_on = sequences[first] == self._order[self.place] and positions[first] > self._position
+            if first > 0 or not goes_on:
+                self._advance(int(sequences[first]))
+            self.rows += int(end - first)
+            places[first:end] = self.place
+        self._position = int(positions[-1])
+        return places
+
+    def _advance(self, sequence: int) -> None:
+        if self._position >= 0 or self.rows:
+            self.place += 1
+        while self._order[self.place] != sequence:
+            self.place += 1
+        self.rows = 0

@@ -1,0 +1,147 @@
+"""How rows lie in messages, and what the user gets of those that are more than their values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hookline._arrays import RAW_DTYPES
+
+if TYPE_CHECKING:
+    from hookline.types import CaptureStarted
+
+_SCALED = ("float8_e4m3", "int8")
+
+
+def _float8_table() -> np.ndarray[Any, Any]:
+    """The number of each of the 256 codes of E4M3."""
+    codes = np.arange(256)
+    exponent, fraction = (codes >> 3) & 15, (codes & 7).astype(np.float64)
+    magnitude = np.where(exponent == 0, fraction / 512, np.ldexp(1 + fraction / 8, exponent - 7))
+    magnitude[(codes & 0x7F) == 0x7F] = np.nan
+    return np.where(codes & 0x80, -magnitude, magnitude).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class RowLayout:
+    """A row's parts, one after another: the scale (float32) of a dtype that has one, with `top_k` the indices (uint32),
+    then the numbers."""
+
+    dtype: str
+    width: int
+    top_k: int = 0  # 0: every entry is there
+
+    @property
+    def has_scale(self) -> bool:
+        return self.dtype in _SCALED
+
+    @property
+    def numbers(self) -> int:
+        return self.top_k or self.width
+
+    @property
+    def numbers_offset(self) -> int:
+        return 4 * self.has_scale + 4 * self.top_k
+
+    @property
+    def row_bytes(self) -> int:
+        value_bytes = 1 if self.has_scale else RAW_DTYPES[self.dtype].itemsize
+        return self.numbers_offset + self.numbers * value_bytes
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether a row is its values and nothing else."""
+        return self.numbers_offset == 0
+
+
+def layouts_of(started: CaptureStarted) -> tuple[RowLayout, ...]:
+    return tuple(RowLayout(started.dtype, point.width, started.top_k) for point in started.hook_points)
+
+
+def memory_dtype(started: CaptureStarted) -> str:
+    """In what the rows are received: their dtype, or bytes where a row is more than its values."""
+    return started.dtype if started.top_k == 0 and started.dtype not in _SCALED else "uint8"
+
+
+class TopK:
+    """The entries of largest magnitude of each row, the largest first.
+
+    `indices` (rows, k) says where each stands in its row of `width` entries, `values` (rows, k) what it is. Both are
+    torch tensors or numpy arrays, as the capture's `output` says; indices are int64. Slices give the rows' part.
+    """
+
+    def __init__(self, indices: Any, values: Any, width: int) -> None:
+        self.indices = indices
+        self.values = values
+        self.width = width
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, rows: slice) -> TopK:
+        return TopK(self.indices[rows], self.values[rows], self.width)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """That of the rows: (rows, width)."""
+        return len(self.indices), self.width
+
+    def dense(self) -> Any:
+        """The rows, (rows, width), with zeros for the entries that are not there."""
+        if isinstance(self.values, np.ndarray):
+            whole = np.zeros(self.shape, self.values.dtype)
+            np.put_along_axis(whole, self.indices, self.values, axis=1)
+            return whole
+        return self.values.new_zeros(self.shape).scatter_(1, self.indices, self.values)
+
+    def sparse(self) -> Any:
+        """The rows as a torch sparse COO tensor of shape (rows, width)."""
+        import torch
+
+        indices, values = torch.as_tensor(self.indices), torch.as_tensor(self.values)
+        rows = torch.arange(len(indices), device=indices.device).repeat_interleave(indices.shape[1])
+        places = torch.stack([rows, indices.reshape(-1)])
+        return torch.sparse_coo_tensor(places, values.reshape(-1), self.shape)
+
+    def __repr__(self) -> str:
+        rows, width = self.shape
+        return f"<hookline.TopK of {rows} rows, {self.indices.shape[1]} of {width} entries>"
+
+
+def read_rows(layout: RowLayout, memory: Any, view: Any | None) -> Any:
+    """What the user gets of rows that were received as bytes, (rows, layout.row_bytes): the rows as float32 where the
+    dtype has a scale, and a TopK with `top_k`. `view`: the numpy type of bfloat16, where output is numpy."""
+    is_numpy = isinstance(memory, np.ndarray)
+    scale_bytes, offset = 4 * layout.has_scale, layout.numbers_offset
+    numbers = memory[:, offset:]
+    values: Any
+    if layout.has_scale:
+        scale = _as(memory[:, :4], "float32")
+        if layout.dtype == "int8":
+            values = _as(numbers, "int8")
+            values = values.astype(np.float32) if is_numpy else values.float()
+        elif is_numpy:
+            values = _float8_table()[numbers]
+        else:
+            import torch
+
+            values = torch.from_numpy(_float8_table())[numbers.long()]
+        values = values * scale
+    else:
+        values = _as(numbers, layout.dtype)
+        values = values.view(view) if view is not None else values
+    if layout.top_k == 0:
+        return values
+    indices = _as(memory[:, scale_bytes:offset], "int32")
+    return TopK(indices.astype(np.int64) if is_numpy else indices.long(), values, layout.width)
+
+
+def _as(columns: Any, dtype: str) -> Any:
+    """Columns of bytes as numbers of a dtype."""
+    if isinstance(columns, np.ndarray):
+        return np.ascontiguousarray(columns).view(RAW_DTYPES[dtype] if dtype in RAW_DTYPES else np.dtype(dtype))
+    import torch
+
+    return columns.contiguous().view(getattr(torch, dtype))
