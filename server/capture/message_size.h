@@ -20,6 +20,7 @@ struct MessageShape {
   Dtype dtype = Dtype::kFloat32;
   Encoding encoding = Encoding::kBytes;
   bool provenance = false;
+  int64_t token_text_bytes = 0;  // of the longest token's text, where provenance has texts
 };
 
 // An upper bound on a message's fixed part. Today the tags and the longest lengths and varints of all fields, and of
@@ -32,10 +33,11 @@ constexpr int64_t MessageHeaderBytes(const MessageShape& shape) {
 }
 
 // Returns the bytes that one row adds: its values and, with provenance, varints of a sequence (10), a position (5), a
-// token id (5).
+// token id (5), and a text with its tag and length (3).
 constexpr int64_t MessageRowBytes(const MessageShape& shape) {
   return shape.width * (shape.encoding == Encoding::kValues ? 4 : DtypeBytes(shape.dtype)) +
-         (shape.provenance ? 20 : 0);
+         (shape.provenance ? 20 : 0) +
+         (shape.provenance && shape.token_text_bytes > 0 ? 3 + shape.token_text_bytes : 0);
 }
 
 // Returns how many rows fit into a message of `max_message_bytes`; 0 if not even one does.

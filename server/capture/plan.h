@@ -78,6 +78,7 @@ struct CapturePlan {
   Encoding encoding = Encoding::kBytes;
   Selection selection;  // normalized
   bool provenance = false;
+  TextFacts text;
   bool deterministic = false;
   int64_t max_message_bytes = 0;
 

@@ -7,7 +7,7 @@
         for hook_point, rows in batch.items():  # (4096, width) tensors, row-aligned
             ...
 
-`hookline.torch`, `hookline.sae_lens` and `hookline.aio` are imported when they are first named.
+`hookline.torch`, `hookline.sae_lens`, `hookline.aio` and `hookline.pack` are imported when they are first named.
 """
 
 import importlib
@@ -47,6 +47,9 @@ from hookline.types import (
     RecordingInfo,
     Retry,
     Selection,
+    SpecialToken,
+    Text,
+    TokenizedText,
 )
 
 __all__ = [
@@ -81,13 +84,16 @@ __all__ = [
     "ResourceExhaustedError",
     "Retry",
     "Selection",
+    "SpecialToken",
+    "Text",
+    "TokenizedText",
     "UnavailableError",
     "__version__",
     "collect_activations_from_dataloader",
     "connect",
 ]
 
-_ON_DEMAND = ("aio", "sae_lens", "torch")
+_ON_DEMAND = ("aio", "pack", "sae_lens", "torch")
 
 
 def __getattr__(name: str) -> Any:

@@ -30,6 +30,8 @@ from hookline.types import (
     RecordingInfo,
     Retry,
     Selection,
+    Text,
+    TokenizedText,
 )
 
 if TYPE_CHECKING:
@@ -117,6 +119,28 @@ class Client:
         """A model of the server. `name` may be left out where there is only one."""
         return RemoteModel(self, self._call(_calls.get_model(name), timeout))
 
+    def tokenize(
+        self,
+        texts: str | Sequence[str],
+        *,
+        model: str = "",
+        add_special_tokens: bool | None = None,
+        timeout: float | None = None,
+    ) -> tuple[TokenizedText, ...]:
+        """The texts as tokens of a model, one result a text. add_special_tokens: None, as the tokenizer itself does."""
+        return self._call(_calls.tokenize(texts, model, add_special_tokens), timeout)
+
+    def detokenize(
+        self,
+        sequences: Sequence[Any],
+        *,
+        model: str = "",
+        skip_special_tokens: bool = True,
+        timeout: float | None = None,
+    ) -> tuple[str, ...]:
+        """The texts of sequences of token ids, one each."""
+        return self._call(_calls.detokenize(sequences, model, skip_special_tokens), timeout)
+
     def datasets(self, *, timeout: float | None = None) -> tuple[DatasetInfo, ...]:
         """The token datasets that the server holds."""
         return self._call(_calls.list_datasets(), timeout)
@@ -168,8 +192,9 @@ class Client:
     def capture(
         self,
         hook_points: str | Sequence[str],
-        source: Any,
+        source: Any = None,
         *,
+        text: str | Sequence[str] | Text | None = None,
         max_activations: int | None = None,
         max_activations_by_hook_point: Mapping[str, int] | None = None,
         dtype: Any = None,
@@ -194,6 +219,8 @@ class Client:
             for example a DataLoader, streamed with backpressure both ways; `hookline.Dataset` or `hookline.Feed` for
             tokens that the server reads itself; `hookline.Recording` for rows that it recorded. Members of a batch
             beside the ids, such as targets, are left out.
+        text: instead of a source: a text or several, which the model's tokenizer turns into sequences; `hookline.Text`
+            says more of how.
         max_activations: most rows for each hook point; None: as many as the server allows.
         max_activations_by_hook_point: budgets that differ, by name.
         dtype: "float32", "bfloat16" or "float16", or torch's or numpy's name of it. Converted by the server. None:
@@ -218,6 +245,7 @@ class Client:
         options = capture_options(
             hook_points=hook_points,
             source=source,
+            text=text,
             model=model,
             max_activations=max_activations,
             max_activations_by_hook_point=max_activations_by_hook_point,
@@ -256,8 +284,9 @@ class Client:
     def estimate(
         self,
         hook_points: str | Sequence[str],
-        source: Any,
+        source: Any = None,
         *,
+        text: str | Sequence[str] | Text | None = None,
         max_activations: int | None = None,
         max_activations_by_hook_point: Mapping[str, int] | None = None,
         dtype: Any = None,
@@ -270,6 +299,7 @@ class Client:
         options = capture_options(
             hook_points=hook_points,
             source=source,
+            text=text,
             model=model,
             max_activations=max_activations,
             max_activations_by_hook_point=max_activations_by_hook_point,
