@@ -53,7 +53,7 @@ def test_special_tokens_are_added_where_asked_for_and_told(client):
 
 
 def test_long_texts_are_refused_truncated_or_split(client):
-    context = client.model().context_length
+    context = client.model().info.context_length
     text = "a" * (context + 3)
     with pytest.raises(hookline.InvalidArgumentError, match=r"text.texts\[1\].*long_texts"):
         rows_of(client, RESID, text=["short", text])
@@ -91,7 +91,7 @@ def test_tokenize_and_detokenize_are_each_others_inverse(client):
 
 
 def test_the_model_tells_its_special_tokens(client):
-    model = client.model()
+    model = client.model().info
     assert [(token.role, token.id, token.token) for token in model.special_tokens] == [("bos", 256, "<|bos|>")]
     assert len(model.tokenizer_fingerprint) == 32
     assert "tokenizer.pkl" in model.tokenizer
@@ -209,7 +209,7 @@ def test_a_model_without_a_tokenizer_refuses_only_text(receiver, tmp_path):
                 list(client.capture(RESID, text="a"))
             with pytest.raises(hookline.FailedPreconditionError, match="tokenizer.json"):
                 client.tokenize("a")
-            assert client.model().tokenizer.startswith("none: looked for")
+            assert client.model().info.tokenizer.startswith("none: looked for")
     finally:
         started.kill()
 
