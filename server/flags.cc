@@ -94,7 +94,7 @@ constexpr char kFooter[] =
     "Exit codes: 0 ended as asked, 1 failed, 2 wrong flags.";
 
 void DeclareAll(CLI::App* app, ServerFlags* flags, std::vector<std::string>* models, std::vector<std::string>* datasets,
-                ModelOptions* model) {
+                std::vector<std::string>* tokenizers, ModelOptions* model) {
   Declare declare(app);
   declare
       .List("--model", *models,
@@ -129,6 +129,12 @@ void DeclareAll(CLI::App* app, ServerFlags* flags, std::vector<std::string>* mod
       .List("--dataset", *datasets,
             "NAME=PATH of token ids: NumPy's format, or ids alone with their type (NAME=tokens.bin:uint16). Repeat it "
             "for more")
+      ->type_name("NAME=PATH");
+
+  declare
+      .List("--tokenizer", *tokenizers,
+            "NAME=PATH of a model's tokenizer: a tokenizer.json, nanochat's tokenizer.pkl, or a directory with one. "
+            "Default: the one beside the checkpoint. Repeat it for more models")
       ->type_name("NAME=PATH");
 
   declare
@@ -244,6 +250,25 @@ void DeclareAll(CLI::App* app, ServerFlags* flags, std::vector<std::string>* mod
       ->group(limits);
 }
 
+// Turns the texts of --tokenizer into what they mean; throws as CLI11 does.
+void ReadTokenizers(const std::vector<std::string>& tokenizers, ServerFlags* flags) {
+  std::set<std::string> names;
+  for (const std::string& text : tokenizers) {
+    const NamedPath named = SplitName(text);
+    if (named.name.empty() || named.path.empty()) {
+      throw CLI::ValidationError("--tokenizer", absl::StrCat("`", text, "` is not NAME=PATH with a model's name"));
+    }
+    if (!names.insert(named.name).second) {
+      throw CLI::ValidationError("--tokenizer", absl::StrCat("model `", named.name, "` is given two tokenizers"));
+    }
+    const auto is_named = [&named](const ModelOptions& model) { return ModelName(model) == named.name; };
+    if (std::none_of(flags->models.begin(), flags->models.end(), is_named)) {
+      throw CLI::ValidationError("--tokenizer", absl::StrCat("no --model is named `", named.name, "`"));
+    }
+    flags->tokenizers.push_back({named.name, named.path});
+  }
+}
+
 // Turns the texts of --model and --dataset into what they mean; throws as CLI11 does.
 void ReadLists(const std::vector<std::string>& models, const std::vector<std::string>& datasets,
                const ModelOptions& model, ServerFlags* flags) {
@@ -289,11 +314,13 @@ std::optional<int> ParseFlags(int argc, const char* const* argv, ServerFlags* fl
   });
   std::vector<std::string> models;
   std::vector<std::string> datasets;
+  std::vector<std::string> tokenizers;
   ModelOptions model;
-  DeclareAll(&app, flags, &models, &datasets, &model);
+  DeclareAll(&app, flags, &models, &datasets, &tokenizers, &model);
   try {
     app.parse(argc, argv);
     ReadLists(models, datasets, model, flags);
+    ReadTokenizers(tokenizers, flags);
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? kExitOk : kExitUsage;
   }

@@ -19,11 +19,17 @@ struct DatasetFlag {
   std::string source;  // as Dataset::Open takes it
 };
 
+struct TokenizerFlag {
+  std::string model;
+  std::string path;  // as ModelTokenizers::Open takes it
+};
+
 struct ServerFlags {
   std::vector<ModelOptions> models;  // at least one unless there are recordings; no name given twice
   std::vector<DatasetFlag> datasets;
-  int threads = 0;             // of LibTorch on the CPU; 0: its own choice
-  std::string recordings_dir;  // empty: none are kept
+  std::vector<TokenizerFlag> tokenizers;  // no model twice
+  int threads = 0;                        // of LibTorch on the CPU; 0: its own choice
+  std::string recordings_dir;             // empty: none are kept
   CatalogOptions recordings;
   EngineOptions engine;
   ServerOptions server;

@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <fstream>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <utility>
@@ -36,6 +37,7 @@
 #include "server/recording/catalog.h"
 #include "server/service/library_logs.h"
 #include "server/service/server.h"
+#include "server/text/model_tokenizers.h"
 #include "spdlog/sinks/stdout_color_sinks.h"
 #include "spdlog/spdlog.h"
 
@@ -165,6 +167,34 @@ absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const ServerFlags& flags) {
   return Engine::Create(options, std::move(models), std::move(datasets));
 }
 
+// Of each model: given by flag, which must work, or found beside its checkpoint, if there is one.
+absl::StatusOr<ModelTokenizers> OpenTokenizers(const ServerFlags& flags, const Engine& engine) {
+  ModelTokenizers tokenizers;
+  const std::vector<const Model*> models = engine.models();  // in the order of their flags
+  for (size_t i = 0; i < models.size(); ++i) {
+    const ModelInfo& info = models[i]->info();
+    const auto flag = std::find_if(flags.tokenizers.begin(), flags.tokenizers.end(),
+                                   [&info](const TokenizerFlag& one) { return one.model == info.name; });
+    if (flag != flags.tokenizers.end()) {
+      const absl::Status status = tokenizers.Open(info.name, flag->path);
+      if (!status.ok()) {
+        return absl::Status(status.code(), absl::StrCat("--tokenizer ", info.name, ": ", status.message()));
+      }
+    } else {
+      tokenizers.Discover(info.name, flags.models[i].path);
+    }
+    const Tokenizer* tokenizer = tokenizers.Get(info.name);
+    if (tokenizer == nullptr) {
+      spdlog::info("model {}: no tokenizer, so no text: {}", info.name, tokenizers.WhyMissing(info.name));
+      continue;
+    }
+    spdlog::info("model {}: {}; fingerprint {}", info.name, tokenizer->description(), tokenizer->fingerprint());
+    const std::optional<std::string> warning = tokenizers.Warning(info.name, info.vocabulary_size);
+    if (warning.has_value()) spdlog::warn("model {}: {}", info.name, *warning);
+  }
+  return tokenizers;
+}
+
 absl::StatusOr<std::unique_ptr<Catalog>> OpenCatalog(const ServerFlags& flags) {
   auto directory = OpenDirectory(flags.recordings_dir);
   if (!directory.ok()) {
@@ -191,6 +221,7 @@ absl::Status Run(const ServerFlags& flags, EndSignals& signals) {
     ASSIGN_OR_RETURN(catalog, OpenCatalog(flags));
   }
   ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine, CreateEngine(flags));
+  ASSIGN_OR_RETURN(const ModelTokenizers tokenizers, OpenTokenizers(flags, *engine));
   std::unique_ptr<MetricsServer> metrics;
   if (!flags.metrics_listen.empty()) {
     ASSIGN_OR_RETURN(metrics, MetricsServer::Start(flags.metrics_listen, engine.get()));
@@ -201,6 +232,7 @@ absl::Status Run(const ServerFlags& flags, EndSignals& signals) {
   // Addresses are opened last: whoever is answered finds the weights on their device.
   Lost lost;
   ServerOptions options = flags.server;
+  options.tokenizers = &tokenizers;
   options.on_lost = [&lost](absl::Status status) { lost.Set(std::move(status)); };
   ASSIGN_OR_RETURN(std::unique_ptr<Server> server, Server::Start(options, engine.get(), recorder.get()));
   signals.Serve();

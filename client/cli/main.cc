@@ -15,7 +15,7 @@ constexpr char kDescription[] =
     "Captures a language model's activations from a Hookline server.\n\n"
     "  hookline models                      which models there are\n"
     "  hookline hooks                       what can be captured\n"
-    "  hookline capture --hook-points 'blocks.*.hook_resid_post' --tokens ids.txt --out rows\n"
+    "  hookline capture --hook-points 'blocks.*.hook_resid_post' --text 'The cat sat' --out rows\n"
     "  hookline stats --hook-points 'blocks.*.hook_resid_post' --dataset pile --sequence-length 256\n";
 
 constexpr char kFooter[] =
@@ -36,6 +36,7 @@ int Main(int argc, const char* const* argv) {
   AddServerOption(app, invocation);
   AddModelsCommand(app, invocation);
   AddHooksCommand(app, invocation);
+  AddTokenizeCommand(app, invocation);
   AddCaptureCommand(app, invocation);
   AddStatsCommand(app, invocation);
   AddPersistCommand(app, invocation);

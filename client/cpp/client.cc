@@ -10,6 +10,7 @@
 #include "grpcpp/security/credentials.h"
 #include "hookline/v1/capture_service.grpc.pb.h"
 #include "hookline/v1/model_service.grpc.pb.h"
+#include "hookline/v1/tokenizer_service.grpc.pb.h"
 #include "server/base/address.h"
 
 namespace hookline::client {
@@ -74,6 +75,24 @@ absl::StatusOr<v1::Model> Client::GetModel(const std::string& name) {
   grpc::Status status = v1::ModelService::NewStub(connection_.channel)->GetModel(&context, request, &model);
   if (!status.ok()) return NameProxy(FromGrpc(status), connection_.proxy);
   return model;
+}
+
+absl::StatusOr<v1::TokenizeResponse> Client::Tokenize(const v1::TokenizeRequest& request) {
+  grpc::ClientContext context;
+  context.set_deadline(After(options_.rpc_timeout));
+  v1::TokenizeResponse response;
+  grpc::Status status = v1::TokenizerService::NewStub(connection_.channel)->Tokenize(&context, request, &response);
+  if (!status.ok()) return NameProxy(FromGrpc(status), connection_.proxy);
+  return response;
+}
+
+absl::StatusOr<v1::DetokenizeResponse> Client::Detokenize(const v1::DetokenizeRequest& request) {
+  grpc::ClientContext context;
+  context.set_deadline(After(options_.rpc_timeout));
+  v1::DetokenizeResponse response;
+  grpc::Status status = v1::TokenizerService::NewStub(connection_.channel)->Detokenize(&context, request, &response);
+  if (!status.ok()) return NameProxy(FromGrpc(status), connection_.proxy);
+  return response;
 }
 
 absl::StatusOr<v1::EstimateCaptureResponse> Client::EstimateCapture(const v1::CaptureRequest& request) {

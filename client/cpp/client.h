@@ -18,6 +18,7 @@
 #include "client/cpp/capture_call.h"
 #include "hookline/v1/capture_service.pb.h"
 #include "hookline/v1/model_service.pb.h"
+#include "hookline/v1/tokenizer_service.pb.h"
 
 namespace hookline::client {
 
@@ -36,7 +37,7 @@ inline constexpr int64_t kMaxSharedMemoryBytes = int64_t{64} << 20;
 struct ClientOptions {
   // The largest message to accept, up to kMaxReceiveBytes. A request's `max_message_bytes` must not exceed it.
   int64_t max_receive_bytes = kDefaultReceiveBytes;
-  // How long ListModels, GetModel and EstimateCapture wait for an answer. Captures wait for ever.
+  // How long ListModels, GetModel, EstimateCapture, Tokenize and Detokenize wait for an answer. Captures wait for ever.
   absl::Duration rpc_timeout = absl::Seconds(30);
   // Memory that each capture offers to a server on this machine for its values to come through, a multiple of 4096 from
   // 64 KiB to 64 MiB; 0: they come over the wire. Of larger memory less stays in the processor's cache.
@@ -55,6 +56,10 @@ class Client {
 
   // "" names the only model.
   absl::StatusOr<v1::Model> GetModel(const std::string& name);
+
+  // Texts to token ids and back, by a model's tokenizer.
+  absl::StatusOr<v1::TokenizeResponse> Tokenize(const v1::TokenizeRequest& request);
+  absl::StatusOr<v1::DetokenizeResponse> Detokenize(const v1::DetokenizeRequest& request);
 
   // What a capture would bring and cost; runs nothing.
   absl::StatusOr<v1::EstimateCaptureResponse> EstimateCapture(const v1::CaptureRequest& request);

@@ -42,6 +42,7 @@ struct CaptureStarted {
   int64_t next_sequence = 0;
   int64_t window_bytes = 0;
   std::string resume_token;
+  TextFacts text;
 };
 
 // The sequence, position and token of each row of a row group. The group's chunks share it.

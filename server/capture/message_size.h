@@ -19,6 +19,7 @@ struct MessageShape {
   RowLayout layout;
   Encoding encoding = Encoding::kBytes;
   bool provenance = false;
+  int64_t token_text_bytes = 0;  // of the longest token's text, where provenance has texts
 };
 
 // An upper bound on a message's fixed part. Today the tags and the longest lengths and varints of all fields, and of
@@ -31,11 +32,12 @@ constexpr int64_t MessageHeaderBytes(const MessageShape& shape) {
 }
 
 // Returns the bytes that one row adds: its values (as numbers: 4 bytes each, and varints of their indices of 5) and,
-// with provenance, varints of a sequence (10), a position (5), a token id (5).
+// with provenance, varints of a sequence (10), a position (5), a token id (5), and a text with its tag and length (3).
 constexpr int64_t MessageRowBytes(const MessageShape& shape) {
   const RowLayout& layout = shape.layout;
   const int64_t as_numbers = 4 * layout.numbers() + 5 * layout.top_k;
-  return (shape.encoding == Encoding::kValues ? as_numbers : layout.bytes()) + (shape.provenance ? 20 : 0);
+  const int64_t text = shape.token_text_bytes > 0 ? 3 + shape.token_text_bytes : 0;
+  return (shape.encoding == Encoding::kValues ? as_numbers : layout.bytes()) + (shape.provenance ? 20 + text : 0);
 }
 
 // Returns how many rows fit into a message of `max_message_bytes`; 0 if not even one does.

@@ -97,7 +97,7 @@ absl::Status TakeSource(CaptureRequest* request, const std::vector<const Dataset
   } else if (std::holds_alternative<StreamedSource>(request->source)) {
     plan->streams = true;
   } else {
-    return InvalidField("source", "is missing; give one of tokens, dataset, feed");
+    return InvalidField("source", "is missing; give one of tokens, text, dataset, feed");
   }
   return absl::OkStatus();
 }
@@ -111,8 +111,9 @@ int64_t GroupSlabs(const CapturePlan& plan, int64_t rows) {
 absl::Status SizeGroups(CapturePlan* plan) {
   plan->group_rows = std::numeric_limits<int64_t>::max();
   for (const CapturePlan::HookPoint& hook_point : plan->hook_points) {
-    const MessageShape shape{static_cast<int64_t>(hook_point.name.size()), hook_point.layout, plan->encoding,
-                             plan->provenance};
+    const MessageShape shape{
+        static_cast<int64_t>(hook_point.name.size()), hook_point.layout, plan->encoding, plan->provenance,
+        plan->text.tokens != nullptr ? static_cast<int64_t>(plan->text.tokens->longest_text_bytes()) : 0};
     ASSIGN_OR_RETURN(const int64_t rows, MessageRows(shape, hook_point.name, plan->max_message_bytes));
     plan->group_rows = std::min(plan->group_rows, rows);
   }
@@ -251,6 +252,7 @@ CaptureStarted CapturePlan::Started(const ResumePosition& begin) const {
   started.next_sequence = begin.batch_sequence;
   started.window_bytes = WindowBytes();
   started.resume_token = EncodeResumeToken(digests, begin);
+  started.text = text;
   return started;
 }
 
@@ -311,6 +313,7 @@ absl::StatusOr<CapturePlan> MakeCapturePlan(CaptureRequest request, const Model&
   plan.dtype = request.dtype;
   plan.encoding = request.encoding;
   plan.provenance = request.provenance;
+  plan.text = std::move(request.text);
   plan.deterministic = request.deterministic;
   plan.statistics_only = request.statistics_only;
   if (request.top_k < 0) return InvalidField("top_k", absl::StrCat(request.top_k, " is negative; 0 sends whole rows"));
@@ -324,6 +327,9 @@ absl::StatusOr<CapturePlan> MakeCapturePlan(CaptureRequest request, const Model&
   RETURN_IF_ERROR(SizeMessages(&plan));
   if (plan.dataset.dataset != nullptr) plan.position.sequence = plan.position.batch_sequence = plan.dataset.begin();
   if (!request.resume_token.empty()) RETURN_IF_ERROR(Resume(request.resume_token, &plan));
+  if (plan.resumes && plan.text.tokens_are_whole) {
+    plan.tokens.RemoveFirst(std::min(plan.position.batch_sequence, plan.tokens.sequences()));
+  }
   // A resume needs no sequences if the first capture had taken them all.
   const bool needs_tokens = plan.dataset.dataset == nullptr && !plan.streams;
   if (needs_tokens && !(plan.resumes && plan.tokens.empty())) {

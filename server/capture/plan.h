@@ -82,6 +82,7 @@ struct CapturePlan {
   int64_t top_k = 0;    // 0: whole rows
   bool statistics_only = false;
   bool provenance = false;
+  TextFacts text;
   bool deterministic = false;
   int64_t max_message_bytes = 0;
 

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <variant>
@@ -12,6 +13,8 @@
 
 #include "absl/types/span.h"
 #include "server/base/dtype.h"
+#include "server/text/token_table.h"
+#include "server/text/tokenizer.h"
 
 namespace hookline {
 
@@ -91,11 +94,28 @@ struct Selection {
 // How chunks will be encoded. The plan needs it to size them.
 enum class Encoding { kBytes, kValues };
 
+// What a capture says about tokens as text; filled in by the service, which knows the tokenizers.
+struct TextFacts {
+  std::shared_ptr<const TokenTable> tokens;  // spellings to send with provenance; null: none
+  std::vector<SpecialToken> added;           // to each text
+  std::string warning;                       // the proto CaptureStarted.tokenizer_warning
+  // The tokens were a text, given from the first sequence on also where the request resumes.
+  bool tokens_are_whole = false;
+};
+
+// Texts, which the service turns into tokens before the engine sees the request.
+enum class LongTexts { kRefuse, kTruncate, kSplit };
+struct TextSource {
+  std::vector<std::string> texts;
+  std::optional<bool> add_special_tokens;  // absent: as the tokenizer itself does
+  LongTexts long_texts = LongTexts::kRefuse;
+};
+
 struct CaptureRequest {
   std::string model;
   std::vector<std::string> hook_points;
   // monostate: none was given, which is an error.
-  std::variant<std::monostate, TokenBatch, DatasetSource, FeedSource, StreamedSource> source;
+  std::variant<std::monostate, TokenBatch, DatasetSource, FeedSource, StreamedSource, TextSource> source;
   std::optional<int64_t> max_activations;
   std::map<std::string, int64_t> max_activations_by_hook_point;
   Dtype dtype = Dtype::kFloat32;
@@ -107,6 +127,8 @@ struct CaptureRequest {
   std::string resume_token;
   int64_t top_k = 0;  // 0: whole rows
   bool statistics_only = false;
+  // What the service knows of the model's tokenizer.
+  TextFacts text;
   std::string record_as;  // the service acts on it (Recorder); the engine ignores it
 };
 

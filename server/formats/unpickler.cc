@@ -1,5 +1,6 @@
 #include "server/formats/unpickler.h"
 
+#include <limits>
 #include <memory>
 #include <utility>
 
@@ -29,18 +30,20 @@ struct Object {
     kInt,
     kFloat,
     kString,
+    kBytes,
     kTuple,
     kList,
     kDict,
     kGlobal,
     kStorage,
     kTensor,
+    kEncoding,
     kMark,
   };
   Kind kind = Kind::kNone;
   int64_t number = 0;                     // kBool, kInt
-  std::string text;                       // kString; kGlobal: "module name"
-  std::vector<Object*> items;             // kTuple, kList; kDict: key, value, key, value...
+  std::string text;                       // kString, kBytes; kGlobal: "module name"
+  std::vector<Object*> items;             // kTuple, kList; kDict, kEncoding's attributes: key, value, key, value...
   std::unique_ptr<PickledTensor> tensor;  // kTensor; kStorage: its storage fields
 };
 using Kind = Object::Kind;
@@ -57,6 +60,8 @@ const char* Name(Kind kind) {
       return "a float";
     case Kind::kString:
       return "a string";
+    case Kind::kBytes:
+      return "bytes";
     case Kind::kTuple:
       return "a tuple";
     case Kind::kList:
@@ -69,6 +74,8 @@ const char* Name(Kind kind) {
       return "a storage";
     case Kind::kTensor:
       return "a tensor";
+    case Kind::kEncoding:
+      return "a tiktoken.Encoding";
     case Kind::kMark:
       return "a mark";
   }
@@ -78,6 +85,7 @@ const char* Name(Kind kind) {
 constexpr absl::string_view kOrderedDict = "collections OrderedDict";
 constexpr absl::string_view kRebuildTensor = "torch._utils _rebuild_tensor_v2";
 constexpr absl::string_view kRebuildParameter = "torch._utils _rebuild_parameter";
+constexpr absl::string_view kEncoding = "tiktoken.core Encoding";
 
 // The pickle of 0x1950a86a20f9469cfc6c.
 constexpr absl::string_view kLegacyMagic("\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.", 15);
@@ -170,11 +178,17 @@ class Unpickler {
         RETURN_IF_ERROR(Number(8).status());
         return Push(Kind::kFloat).status();
       case 'X':  // BINUNICODE
-        return PushString(4);
+        return PushString(4, Kind::kString);
       case 0x8c:  // SHORT_BINUNICODE
-        return PushString(1);
+        return PushString(1, Kind::kString);
       case 0x8d:  // BINUNICODE8
-        return PushString(8);
+        return PushString(8, Kind::kString);
+      case 'B':  // BINBYTES
+        return PushString(4, Kind::kBytes);
+      case 'C':  // SHORT_BINBYTES
+        return PushString(1, Kind::kBytes);
+      case 0x81:  // NEWOBJ
+        return NewEncoding();
       case ')':  // EMPTY_TUPLE
         return Push(Kind::kTuple).status();
       case 0x85:  // TUPLE1
@@ -237,7 +251,11 @@ class Unpickler {
       case 'R':  // REDUCE
         return Reduce();
       case 'b': {  // BUILD: attributes, such as the state dict's _metadata, which say nothing of the weights
-        RETURN_IF_ERROR(Pop().status());
+        ASSIGN_OR_RETURN(Object * attributes, Pop());
+        if (!stack_.empty() && stack_.back()->kind == Kind::kEncoding && attributes->kind == Kind::kDict) {
+          stack_.back()->items = attributes->items;
+          return absl::OkStatus();
+        }
         if (stack_.empty() || stack_.back()->kind != Kind::kDict)
           return Bad("sets attributes of something else than a dict");
         return absl::OkStatus();
@@ -314,10 +332,10 @@ class Unpickler {
     return PushInt(static_cast<int64_t>(value), Kind::kInt);
   }
 
-  absl::Status PushString(size_t length_bytes) {
+  absl::Status PushString(size_t length_bytes, Kind kind) {
     ASSIGN_OR_RETURN(const uint64_t length, Number(length_bytes));
     if (in_.size() < length) return Bad("is cut short inside a string");
-    ASSIGN_OR_RETURN(Object * object, Push(Kind::kString));
+    ASSIGN_OR_RETURN(Object * object, Push(kind));
     object->text.assign(reinterpret_cast<const char*>(in_.data()), length);
     in_.remove_prefix(length);
     return absl::OkStatus();
@@ -369,7 +387,8 @@ class Unpickler {
 
   absl::Status PushGlobal(const std::string& module, const std::string& name) {
     std::string global = absl::StrCat(module, " ", name);
-    if (global != kOrderedDict && global != kRebuildTensor && global != kRebuildParameter && !IsStorageType(global)) {
+    if (global != kOrderedDict && global != kRebuildTensor && global != kRebuildParameter && global != kEncoding &&
+        !IsStorageType(global)) {
       return Bad(absl::StrCat("refers to ", Quoted(absl::StrCat(module, ".", name)),
                               ", which a state dict does not need; only tensors, OrderedDicts and primitive values are "
                               "read, and nothing is executed"));
@@ -377,6 +396,17 @@ class Unpickler {
     ASSIGN_OR_RETURN(Object * object, Push(Kind::kGlobal));
     object->text = std::move(global);
     return absl::OkStatus();
+  }
+
+  // An Encoding without its attributes, which BUILD sets; of no other class is an object made.
+  absl::Status NewEncoding() {
+    ASSIGN_OR_RETURN(Object * arguments, Pop());
+    ASSIGN_OR_RETURN(Object * type, Pop());
+    if (arguments->kind != Kind::kTuple || !arguments->items.empty() || type->kind != Kind::kGlobal ||
+        type->text != kEncoding) {
+      return Bad("makes an object of something else than tiktoken.Encoding");
+    }
+    return Push(Kind::kEncoding).status();
   }
 
   // ('storage', type, key, location, number of values). The location is where the tensor was, and of no interest.
@@ -461,6 +491,55 @@ absl::StatusOr<std::vector<PickledTensor>> UnpickleStateDict(absl::Span<const ui
     return Bad(absl::StrCat("has ", pickle.size(), " bytes; at most ", kMaxPickleBytes, " are read"));
   }
   return Unpickler(pickle).Tensors();
+}
+
+namespace {
+
+// The tokens of the dict (of keys of that kind to ids) that `encoding` has as its attribute `name`.
+absl::StatusOr<std::vector<std::pair<std::string, uint32_t>>> TokensOf(const Object& dict, Kind key_kind,
+                                                                       absl::string_view name) {
+  if (dict.kind != Kind::kDict) return Bad(absl::StrCat("has ", Name(dict.kind), " as the Encoding's ", name));
+  std::vector<std::pair<std::string, uint32_t>> tokens;
+  tokens.reserve(dict.items.size() / 2);
+  for (size_t i = 0; i < dict.items.size(); i += 2) {
+    const Object& key = *dict.items[i];
+    const Object& id = *dict.items[i + 1];
+    if (key.kind != key_kind || key.text.empty() || id.kind != Kind::kInt || id.number < 0 ||
+        id.number > std::numeric_limits<uint32_t>::max()) {
+      return Bad(absl::StrCat("has something else than tokens and their ids in the Encoding's ", name));
+    }
+    tokens.emplace_back(key.text, static_cast<uint32_t>(id.number));
+  }
+  return tokens;
+}
+
+}  // namespace
+
+absl::StatusOr<PickledEncoding> UnpickleEncoding(absl::Span<const uint8_t> pickle) {
+  if (pickle.size() > kMaxPickleBytes) {
+    return Bad(absl::StrCat("has ", pickle.size(), " bytes; at most ", kMaxPickleBytes, " are read"));
+  }
+  Unpickler unpickler(pickle);
+  ASSIGN_OR_RETURN(const Object* object, unpickler.Result());
+  if (object->kind != Kind::kEncoding) {
+    return Bad(absl::StrCat("holds ", Name(object->kind), ", not a tiktoken.Encoding"));
+  }
+  absl::flat_hash_map<absl::string_view, const Object*> attributes;
+  for (size_t i = 0; i < object->items.size(); i += 2) {
+    if (object->items[i]->kind == Kind::kString) attributes[object->items[i]->text] = object->items[i + 1];
+  }
+  for (const char* name : {"name", "pat_str", "mergeable_ranks", "special_tokens"}) {
+    if (!attributes.contains(name)) return Bad(absl::StrCat("has an Encoding without ", name));
+  }
+  if (attributes["name"]->kind != Kind::kString || attributes["pat_str"]->kind != Kind::kString) {
+    return Bad("has an Encoding whose name or pattern is not a string");
+  }
+  PickledEncoding encoding;
+  encoding.name = attributes["name"]->text;
+  encoding.pattern = attributes["pat_str"]->text;
+  ASSIGN_OR_RETURN(encoding.ranks, TokensOf(*attributes["mergeable_ranks"], Kind::kBytes, "mergeable_ranks"));
+  ASSIGN_OR_RETURN(encoding.special_tokens, TokensOf(*attributes["special_tokens"], Kind::kString, "special_tokens"));
+  return encoding;
 }
 
 bool IsLegacyFile(absl::Span<const uint8_t> file) {

@@ -1,10 +1,11 @@
-// Reads the pickle of a state dict: the protocol's opcodes (pickletools.py of Python 3.11 describes them) as far as
-// torch.save uses them for tensors, and nothing that could run code.
+// Reads the pickle of a state dict, or of a tiktoken.Encoding: the protocol's opcodes (pickletools.py of Python 3.11
+// describes them) as far as they are used for those, and nothing that could run code.
 #ifndef HOOKLINE_SERVER_FORMATS_UNPICKLER_H_
 #define HOOKLINE_SERVER_FORMATS_UNPICKLER_H_
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -42,6 +43,17 @@ bool IsLegacyFile(absl::Span<const uint8_t> file);
 
 // Reads the head at the beginning of `file`, of which kMaxPickleBytes are enough. Errors as above.
 absl::StatusOr<LegacyHead> UnpickleLegacyHead(absl::Span<const uint8_t> file);
+
+// A tiktoken.Encoding, as nanochat's tokenizer.pkl holds it.
+struct PickledEncoding {
+  std::string name;
+  std::string pattern;
+  std::vector<std::pair<std::string, uint32_t>> ranks;           // bytes and id
+  std::vector<std::pair<std::string, uint32_t>> special_tokens;  // spelling and id
+};
+
+// Reads one. Errors as UnpickleStateDict's.
+absl::StatusOr<PickledEncoding> UnpickleEncoding(absl::Span<const uint8_t> pickle);
 
 }  // namespace hookline
 

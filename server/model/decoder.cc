@@ -3,6 +3,7 @@
 #include <new>
 #include <utility>
 
+#include "server/model/aliases.h"
 #include "server/model/layers.h"
 #include "server/model/per_layer_embedding.h"
 #include "server/model/torch_compat.h"
@@ -62,7 +63,7 @@ Decoder::Decoder(ModelInfo info, DecoderConfig config, DecoderWeights weights, a
   list.Enter("", info_.layers);
   ln_final_ = std::make_unique<NormPlace>(config_.ln_final, weights_.ln_final, config_.width, "ln_final",
                                           "The last norm", "the unembedding", list);
-  hook_points_ = std::move(list).Finish();
+  hook_points_ = WithAliases(std::move(list).Finish(), info_.architecture);
 }
 
 absl::Status Decoder::Forward(const at::Tensor& token_ids, absl::Span<const int64_t> lengths,

@@ -29,10 +29,28 @@ absl::StatusOr<std::shared_ptr<Capture>> Start(Engine& engine, Recorder* recorde
   return recorder->Record(name, std::move(request), address, std::move(callbacks));
 }
 
+absl::StatusOr<grpc::ByteBuffer> EncodedEstimate(const Engine& engine, CaptureRequest request) {
+  ASSIGN_OR_RETURN(const CapturePlan plan, engine.Plan(std::move(request)));
+  const CaptureEstimate estimate = engine.Estimate(plan);
+  v1::EstimateCaptureResponse message;
+  for (const CaptureEstimate::HookPoint& hook_point : estimate.hook_points) {
+    v1::HookPointEstimate& out = *message.add_hook_points();
+    out.set_hook_point(hook_point.name);
+    out.set_rows(hook_point.rows);
+    out.set_bytes(hook_point.bytes);
+  }
+  message.set_sequences(estimate.sequences);
+  message.set_tokens(estimate.tokens);
+  message.set_bytes(estimate.bytes);
+  if (estimate.time.has_value()) message.set_seconds(absl::ToDoubleSeconds(*estimate.time));
+  grpc::Slice encoded(message.SerializeAsString());
+  return grpc::ByteBuffer(&encoded, 1);
+}
+
 class UnaryCaptureCall final : public CaptureCall<grpc::ServerWriteReactor<grpc::ByteBuffer>> {
  public:
-  UnaryCaptureCall(TaskThreads* threads, std::shared_ptr<SharedMemory> memory)
-      : CaptureCall("Capture", threads, std::move(memory)) {}
+  UnaryCaptureCall(TaskThreads* threads, std::shared_ptr<SharedMemory> memory, TextRequests* texts)
+      : CaptureCall("Capture", threads, std::move(memory)), texts_(texts) {}
 
   void Begin(Engine& engine, Recorder* recorder, const std::string& address, const grpc::ByteBuffer& message) {
     absl::Status status = CatchExceptions("Capture", [&] { return StartCapture(engine, recorder, address, message); });
@@ -43,22 +61,35 @@ class UnaryCaptureCall final : public CaptureCall<grpc::ServerWriteReactor<grpc:
   absl::Status StartCapture(Engine& engine, Recorder* recorder, const std::string& address,
                             const grpc::ByteBuffer& message) {
     ASSIGN_OR_RETURN(CaptureRequest request, ParseCaptureRequest(message, engine.options().token_limits()));
+    if (!TextRequests::HasText(request)) return StartPrepared(engine, recorder, address, std::move(request));
+    PostOn(&texts_->threads(), [this, &engine, recorder, address, request = std::move(request)] {
+      absl::Status status = StartPrepared(engine, recorder, address, request);
+      if (!status.ok()) Refuse(std::move(status));
+    });
+    return absl::OkStatus();
+  }
+
+  absl::Status StartPrepared(Engine& engine, Recorder* recorder, const std::string& address, CaptureRequest request) {
+    RETURN_IF_ERROR(texts_->Prepare(&request));
     const Encoding encoding = request.encoding;
     ASSIGN_OR_RETURN(std::shared_ptr<Capture> capture,
                      Start(engine, recorder, std::move(request), address, callbacks()));
     Run(std::move(capture), encoding);
     return absl::OkStatus();
   }
+
+  TextRequests* const texts_;
 };
 
 // Reads while the engine has room. One read is in flight at a time, so OnReadDone runs on one thread at a time.
 class StreamedCaptureCall final : public CaptureCall<grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>> {
  public:
   StreamedCaptureCall(TaskThreads* threads, std::shared_ptr<SharedMemory> memory, Engine& engine, Recorder* recorder,
-                      std::string address)
+                      TextRequests* texts, std::string address)
       : CaptureCall("CaptureStream", threads, std::move(memory)),
         engine_(engine),
         recorder_(recorder),
+        texts_(texts),
         address_(std::move(address)) {}
 
   void Begin() { StartRead(&input_); }
@@ -77,7 +108,7 @@ class StreamedCaptureCall final : public CaptureCall<grpc::ServerBidiReactor<grp
     } else if (!ok) {
       running->FinishSource();
     } else {
-      AddTokens(*running);
+      AddMessage(running);
     }
   }
 
@@ -88,14 +119,19 @@ class StreamedCaptureCall final : public CaptureCall<grpc::ServerBidiReactor<grp
   absl::Status StartCapture() {
     ASSIGN_OR_RETURN(auto message, ParseCaptureStreamRequest(std::move(input_), engine_.options().token_limits()));
     auto* request = std::get_if<CaptureRequest>(&message);
-    if (request == nullptr) return FirstMessageMissing("it holds `tokens`");
+    if (request == nullptr) {
+      return FirstMessageMissing(std::holds_alternative<TextSource>(message) ? "it holds `text`" : "it holds `tokens`");
+    }
     if (!std::holds_alternative<std::monostate>(request->source)) {
       const char* field = std::holds_alternative<TokenBatch>(request->source)      ? "request.tokens"
+                          : std::holds_alternative<TextSource>(request->source)    ? "request.text"
                           : std::holds_alternative<DatasetSource>(request->source) ? "request.dataset"
                                                                                    : "request.feed";
       return InvalidField(field, "CaptureStream takes its sequences from later messages, so `request` has no source");
     }
     request->source = StreamedSource{};
+    RETURN_IF_ERROR(texts_->Prepare(request));
+    model_ = request->model;
     const Encoding encoding = request->encoding;
     ASSIGN_OR_RETURN(std::shared_ptr<Capture> capture,
                      Start(engine_, recorder_, std::move(*request), address_, callbacks()));
@@ -103,21 +139,38 @@ class StreamedCaptureCall final : public CaptureCall<grpc::ServerBidiReactor<grp
     return absl::OkStatus();
   }
 
-  void AddTokens(Capture& running) {
+  void AddMessage(const std::shared_ptr<Capture>& running) {
     auto message = ParseCaptureStreamRequest(std::move(input_), engine_.options().token_limits());
-    TokenBatch* tokens = message.ok() ? std::get_if<TokenBatch>(&*message) : nullptr;
-    if (tokens == nullptr) {
-      // What came before this message is served, then the call ends with the error.
-      EndWith(message.ok() ? InvalidField("request", "is accepted as the first message only; this one must be `tokens`")
-                           : message.status());
-      running.FinishSource();
-      return;
+    if (!message.ok()) return EndSource(*running, message.status());
+    if (TokenBatch* tokens = std::get_if<TokenBatch>(&*message); tokens != nullptr) {
+      return AddTokens(*running, std::move(*tokens));
     }
+    const TextSource* text = std::get_if<TextSource>(&*message);
+    if (text == nullptr) {
+      return EndSource(*running, InvalidField("request",
+                                              "is accepted as the first message only; this one must be "
+                                              "`tokens` or `text`"));
+    }
+    // The next message is read when this one's tokens have been added.
+    PostOn(&texts_->threads(), [this, running, text = *text] {
+      absl::StatusOr<TokenBatch> batch = texts_->Encode(model_, text);
+      if (!batch.ok()) return EndSource(*running, batch.status());
+      AddTokens(*running, *std::move(batch));
+    });
+  }
+
+  // What came before is served, then the call ends with the error.
+  void EndSource(Capture& running, absl::Status error) {
+    EndWith(std::move(error));
+    running.FinishSource();
+  }
+
+  void AddTokens(Capture& running, TokenBatch tokens) {
     {
       absl::MutexLock lock(&read_mutex_);
       room_ = false;
     }
-    absl::StatusOr<bool> room = running.AddSequences(std::move(*tokens));
+    absl::StatusOr<bool> room = running.AddSequences(std::move(tokens));
     // An error ends the capture, and with its summary the call.
     if (!room.ok()) return;
     if (*room) return StartUnlessFinished([this] { StartRead(&input_); });
@@ -137,7 +190,9 @@ class StreamedCaptureCall final : public CaptureCall<grpc::ServerBidiReactor<grp
 
   Engine& engine_;
   Recorder* const recorder_;
+  TextRequests* const texts_;
   const std::string address_;
+  std::string model_;  // of the request; set before the second message is read
   // With gRPC while a read is in flight, otherwise OnReadDone's.
   grpc::ByteBuffer input_;
   absl::Mutex read_mutex_;
@@ -150,7 +205,7 @@ class StreamedCaptureCall final : public CaptureCall<grpc::ServerBidiReactor<grp
 
 grpc::ServerWriteReactor<grpc::ByteBuffer>* CaptureServiceImpl::Capture(grpc::CallbackServerContext* context,
                                                                         const grpc::ByteBuffer* request) {
-  auto call = std::make_shared<UnaryCaptureCall>(&wakes_, TakeOffered(memories_, *context));
+  auto call = std::make_shared<UnaryCaptureCall>(&wakes_, TakeOffered(memories_, *context), texts_);
   call->Keep();
   call->Begin(*engine_, recorder_, PeerAddress(context->peer()), *request);
   return call.get();
@@ -159,7 +214,7 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* CaptureServiceImpl::Capture(grpc::Ca
 grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* CaptureServiceImpl::CaptureStream(
     grpc::CallbackServerContext* context) {
   auto call = std::make_shared<StreamedCaptureCall>(&wakes_, TakeOffered(memories_, *context), *engine_, recorder_,
-                                                    PeerAddress(context->peer()));
+                                                    texts_, PeerAddress(context->peer()));
   call->Keep();
   call->Begin();
   return call.get();
@@ -168,25 +223,28 @@ grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* CaptureServiceImpl:
 grpc::ServerUnaryReactor* CaptureServiceImpl::EstimateCapture(grpc::CallbackServerContext* context,
                                                               const grpc::ByteBuffer* request,
                                                               grpc::ByteBuffer* response) {
-  return AnswerCall(context, "EstimateCapture", [&]() -> absl::Status {
-    ASSIGN_OR_RETURN(CaptureRequest parsed, ParseEstimateCaptureRequest(*request, engine_->options().token_limits()));
-    ASSIGN_OR_RETURN(const CapturePlan plan, engine_->Plan(std::move(parsed)));
-    const CaptureEstimate estimate = engine_->Estimate(plan);
-    v1::EstimateCaptureResponse message;
-    for (const CaptureEstimate::HookPoint& hook_point : estimate.hook_points) {
-      v1::HookPointEstimate& out = *message.add_hook_points();
-      out.set_hook_point(hook_point.name);
-      out.set_rows(hook_point.rows);
-      out.set_bytes(hook_point.bytes);
-    }
-    message.set_sequences(estimate.sequences);
-    message.set_tokens(estimate.tokens);
-    message.set_bytes(estimate.bytes);
-    if (estimate.time.has_value()) message.set_seconds(absl::ToDoubleSeconds(*estimate.time));
-    grpc::Slice encoded(message.SerializeAsString());
-    *response = grpc::ByteBuffer(&encoded, 1);
-    return absl::OkStatus();
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  // gRPC's `response` and the reactor are there until Finish.
+  const auto answer = [this, reactor, response](CaptureRequest parsed) {
+    reactor->Finish(ToGrpc(CatchExceptions("EstimateCapture", [&]() -> absl::Status {
+      RETURN_IF_ERROR(texts_->Prepare(&parsed));
+      ASSIGN_OR_RETURN(*response, EncodedEstimate(*engine_, std::move(parsed)));
+      return absl::OkStatus();
+    })));
+  };
+  absl::StatusOr<CaptureRequest> parsed = absl::UnknownError("not parsed");
+  const absl::Status status = CatchExceptions("EstimateCapture", [&] {
+    parsed = ParseEstimateCaptureRequest(*request, engine_->options().token_limits());
+    return parsed.status();
   });
+  if (!status.ok()) {
+    reactor->Finish(ToGrpc(status));
+  } else if (TextRequests::HasText(*parsed)) {
+    texts_->threads().Post([answer, parsed = *std::move(parsed)] { answer(parsed); });
+  } else {
+    answer(*std::move(parsed));
+  }
+  return reactor;
 }
 
 }  // namespace hookline

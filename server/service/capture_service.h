@@ -7,6 +7,7 @@
 #include "server/recorder/recorder.h"
 #include "server/service/shared_memory/listener.h"
 #include "server/service/task_threads.h"
+#include "server/service/text_requests.h"
 
 namespace hookline {
 
@@ -17,10 +18,10 @@ using RawCaptureService =
 
 class CaptureServiceImpl final : public RawCaptureService {
  public:
-  // `engine`, `recorder` and `memories` must outlive the server that this service is registered with. Without a
-  // recorder captures with `record_as` are UNIMPLEMENTED, without `memories` all values go over the wire.
-  explicit CaptureServiceImpl(Engine* engine, Recorder* recorder = nullptr, SharedMemoryListener* memories = nullptr)
-      : engine_(engine), recorder_(recorder), memories_(memories) {}
+  // All must outlive the server that this service is registered with. Without a recorder captures with `record_as` are
+  // UNIMPLEMENTED, without `memories` all values go over the wire.
+  CaptureServiceImpl(Engine* engine, Recorder* recorder, SharedMemoryListener* memories, TextRequests* texts)
+      : engine_(engine), recorder_(recorder), memories_(memories), texts_(texts) {}
 
   grpc::ServerWriteReactor<grpc::ByteBuffer>* Capture(grpc::CallbackServerContext* context,
                                                       const grpc::ByteBuffer* request) override;
@@ -33,6 +34,7 @@ class CaptureServiceImpl final : public RawCaptureService {
   Engine* const engine_;
   Recorder* const recorder_;
   SharedMemoryListener* const memories_;
+  TextRequests* const texts_;
   TaskThreads wakes_;
 };
 

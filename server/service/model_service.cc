@@ -1,15 +1,36 @@
 #include "server/service/model_service.h"
 
+#include <utility>
+
 #include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
 #include "server/base/status.h"
+#include "server/model/aliases.h"
 #include "server/service/exceptions.h"
 #include "server/service/wire/request_conversion.h"
 
 namespace hookline {
 namespace {
 
+// Llama 3 has 256.
+constexpr size_t kMaxSpecialTokens = 1024;
+
+void DescribeTokenizer(const ModelTokenizers* tokenizers, v1::Model* out) {
+  const Tokenizer* tokenizer = tokenizers == nullptr ? nullptr : tokenizers->Get(out->name());
+  if (tokenizer == nullptr) {
+    out->set_tokenizer(absl::StrCat(
+        "none: ", tokenizers == nullptr ? "this server has no tokenizers" : tokenizers->WhyMissing(out->name())));
+    return;
+  }
+  out->set_tokenizer(tokenizer->description());
+  out->set_tokenizer_fingerprint(tokenizer->fingerprint());
+  for (const SpecialToken& token : tokenizer->special_tokens(kMaxSpecialTokens)) {
+    *out->add_special_tokens() = ToProto(token);
+  }
+}
+
 // All but the hook points.
-void Describe(const ModelInfo& info, v1::Model* out) {
+void Describe(const ModelInfo& info, const ModelTokenizers* tokenizers, v1::Model* out) {
   out->set_name(info.name);
   out->set_architecture(info.architecture);
   out->set_variant(info.variant);
@@ -24,6 +45,7 @@ void Describe(const ModelInfo& info, v1::Model* out) {
   out->set_device(info.device);
   out->set_fingerprint(info.fingerprint);
   out->set_parameters(info.parameters);
+  DescribeTokenizer(tokenizers, out);
 }
 
 }  // namespace
@@ -32,7 +54,7 @@ grpc::ServerUnaryReactor* ModelServiceImpl::ListModels(grpc::CallbackServerConte
                                                        const v1::ListModelsRequest* /*request*/,
                                                        v1::ListModelsResponse* response) {
   return AnswerCall(context, "ListModels", [&] {
-    for (const Model* model : engine_->models()) Describe(model->info(), response->add_models());
+    for (const Model* model : engine_->models()) Describe(model->info(), tokenizers_, response->add_models());
   });
 }
 
@@ -40,13 +62,16 @@ grpc::ServerUnaryReactor* ModelServiceImpl::GetModel(grpc::CallbackServerContext
                                                      const v1::GetModelRequest* request, v1::Model* response) {
   return AnswerCall(context, "GetModel", [&]() -> absl::Status {
     ASSIGN_OR_RETURN(const Model* model, engine_->FindModel(request->name()));
-    Describe(model->info(), response);
+    Describe(model->info(), tokenizers_, response);
     for (const HookPoint& hook_point : model->hook_points().all()) {
       v1::HookPoint& out = *response->add_hook_points();
       out.set_name(hook_point.name);
       out.set_width(static_cast<int32_t>(hook_point.width));
       out.set_layer(hook_point.layer);
       out.set_description(hook_point.description);
+    }
+    for (auto& [alias, index] : AliasesOf(model->hook_points(), model->info().architecture).names) {
+      response->mutable_hook_points(index)->add_aliases(std::move(alias));
     }
     return absl::OkStatus();
   });

@@ -4,13 +4,15 @@
 
 #include "hookline/v1/model_service.grpc.pb.h"
 #include "server/engine/engine.h"
+#include "server/text/model_tokenizers.h"
 
 namespace hookline {
 
 class ModelServiceImpl final : public v1::ModelService::CallbackService {
  public:
-  // `engine` must outlive the server that this service is registered with.
-  explicit ModelServiceImpl(const Engine* engine) : engine_(engine) {}
+  // Both must outlive the server that this service is registered with; `tokenizers` may be null.
+  ModelServiceImpl(const Engine* engine, const ModelTokenizers* tokenizers)
+      : engine_(engine), tokenizers_(tokenizers) {}
 
   grpc::ServerUnaryReactor* ListModels(grpc::CallbackServerContext* context, const v1::ListModelsRequest* request,
                                        v1::ListModelsResponse* response) override;
@@ -19,6 +21,7 @@ class ModelServiceImpl final : public v1::ModelService::CallbackService {
 
  private:
   const Engine* const engine_;
+  const ModelTokenizers* const tokenizers_;
 };
 
 }  // namespace hookline

@@ -47,7 +47,19 @@ absl::Status PersistCall::Persist(const std::string& address, const grpc::ByteBu
   if (!parsed.capture.record_as.empty()) {
     return InvalidField("capture.record_as", "must be empty; the recording's name is `name`");
   }
-  ASSIGN_OR_RETURN(Persisted persisted, recorder_->Persist(parsed.name, std::move(parsed.capture), address));
+  if (!TextRequests::HasText(parsed.capture)) {
+    return PersistPrepared(address, parsed.name, std::move(parsed.capture));
+  }
+  PostOn(&texts_->threads(), [this, address, parsed = std::move(parsed)] {
+    absl::Status status = PersistPrepared(address, parsed.name, parsed.capture);
+    if (!status.ok()) Refuse(std::move(status));
+  });
+  return absl::OkStatus();
+}
+
+absl::Status PersistCall::PersistPrepared(const std::string& address, const std::string& name, CaptureRequest request) {
+  RETURN_IF_ERROR(texts_->Prepare(&request));
+  ASSIGN_OR_RETURN(Persisted persisted, recorder_->Persist(name, std::move(request), address));
   const std::shared_ptr<RecordingSession> session = persisted.session;
   int watch = -1;
   if (session != nullptr) {
@@ -58,10 +70,17 @@ absl::Status PersistCall::Persist(const std::string& address, const grpc::ByteBu
       });
     });
   }
-  absl::MutexLock lock(&mutex_);
-  name_ = parsed.name;
-  persisted_ = std::move(persisted);
-  watch_ = watch;
+  {
+    absl::MutexLock lock(&mutex_);
+    name_ = name;
+    if (!finished()) {
+      persisted_ = std::move(persisted);
+      watch_ = watch;
+      return absl::OkStatus();
+    }
+  }
+  // The client left while its texts were encoded. Nothing may call back into the call, which ends with this task.
+  if (session != nullptr) session->Unwatch(watch);
   return absl::OkStatus();
 }
 

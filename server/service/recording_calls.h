@@ -17,24 +17,28 @@
 #include "server/service/capture_call.h"
 #include "server/service/stream_call.h"
 #include "server/service/task_threads.h"
+#include "server/service/text_requests.h"
 
 namespace hookline {
 
 // Streams the progress of a recording, which goes on when its client leaves. `recorder` and `threads` outlive the call.
 class PersistCall final : public StreamCall<grpc::ServerWriteReactor<grpc::ByteBuffer>, grpc::ByteBuffer> {
  public:
-  PersistCall(Recorder* recorder, TaskThreads* threads) : StreamCall("Persist", threads), recorder_(recorder) {}
+  PersistCall(Recorder* recorder, TaskThreads* threads, TextRequests* texts)
+      : StreamCall("Persist", threads), recorder_(recorder), texts_(texts) {}
 
   void Begin(const std::string& address, const grpc::ByteBuffer& request);
 
  private:
   absl::Status Persist(const std::string& address, const grpc::ByteBuffer& request);
+  absl::Status PersistPrepared(const std::string& address, const std::string& name, CaptureRequest request);
   Step NextStep() override ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Release() override;
   RecordingSession::Progress Progress() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   v1::PersistResponse Message(const RecordingSession::Progress& progress) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   Recorder* const recorder_;
+  TextRequests* const texts_;
   std::string name_ ABSL_GUARDED_BY(mutex_);
   std::optional<Persisted> persisted_ ABSL_GUARDED_BY(mutex_);  // none before Begin
   int watch_ ABSL_GUARDED_BY(mutex_) = -1;

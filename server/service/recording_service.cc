@@ -40,7 +40,7 @@ absl::Status List(const Catalog& catalog, const v1::ListRecordingsRequest& reque
 
 grpc::ServerWriteReactor<grpc::ByteBuffer>* RecordingServiceImpl::Persist(grpc::CallbackServerContext* context,
                                                                           const grpc::ByteBuffer* request) {
-  auto call = std::make_shared<PersistCall>(recorder_, &wakes_);
+  auto call = std::make_shared<PersistCall>(recorder_, &wakes_, texts_);
   call->Keep();
   call->Begin(PeerAddress(context->peer()), *request);
   return call.get();

@@ -8,6 +8,7 @@
 #include "server/recorder/recorder.h"
 #include "server/service/shared_memory/listener.h"
 #include "server/service/task_threads.h"
+#include "server/service/text_requests.h"
 
 namespace hookline {
 
@@ -20,9 +21,9 @@ using RawRecordingService = v1::RecordingService::WithRawCallbackMethod_Persist<
 
 class RecordingServiceImpl final : public RawRecordingService {
  public:
-  // `recorder` and `memories` must outlive the server that this service is registered with.
-  explicit RecordingServiceImpl(Recorder* recorder, SharedMemoryListener* memories = nullptr)
-      : recorder_(recorder), memories_(memories) {}
+  // All must outlive the server that this service is registered with.
+  RecordingServiceImpl(Recorder* recorder, SharedMemoryListener* memories, TextRequests* texts)
+      : recorder_(recorder), memories_(memories), texts_(texts) {}
 
   grpc::ServerWriteReactor<grpc::ByteBuffer>* Persist(grpc::CallbackServerContext* context,
                                                       const grpc::ByteBuffer* request) override;
@@ -44,6 +45,7 @@ class RecordingServiceImpl final : public RawRecordingService {
  private:
   Recorder* const recorder_;
   SharedMemoryListener* const memories_;
+  TextRequests* const texts_;
   TaskThreads wakes_;
   TaskThreads disk_;  // what waits for a disk must not hold up what is woken
   std::atomic<int> verifications_{0};

@@ -26,6 +26,8 @@
 #include "server/service/dataset_service.h"
 #include "server/service/model_service.h"
 #include "server/service/recording_service.h"
+#include "server/service/text_requests.h"
+#include "server/service/tokenizer_service.h"
 #include "spdlog/spdlog.h"
 
 namespace hookline {
@@ -88,13 +90,15 @@ ConnectionLimits LimitsOf(const ServerOptions& options) {
 
 class GrpcServer final : public Server {
  public:
-  GrpcServer(Engine* engine, Recorder* recorder)
+  GrpcServer(Engine* engine, Recorder* recorder, const ModelTokenizers* tokenizers)
       : engine_(engine),
         recorder_(recorder),
-        capture_service_(engine, recorder, &memories_),
-        model_service_(engine),
-        dataset_service_(engine) {
-    if (recorder != nullptr) recording_service_.emplace(recorder, &memories_);
+        texts_(engine, tokenizers),
+        capture_service_(engine, recorder, &memories_, &texts_),
+        model_service_(engine, tokenizers),
+        dataset_service_(engine),
+        tokenizer_service_(&texts_) {
+    if (recorder != nullptr) recording_service_.emplace(recorder, &memories_, &texts_);
   }
 
   ~GrpcServer() override {
@@ -115,6 +119,7 @@ class GrpcServer final : public Server {
     hand_on_ = builder.experimental().AddExternalConnectionAcceptor(
         grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD, grpc::InsecureServerCredentials());
     builder.RegisterService(&capture_service_).RegisterService(&model_service_).RegisterService(&dataset_service_);
+    builder.RegisterService(&tokenizer_service_);
     if (recording_service_.has_value()) builder.RegisterService(&*recording_service_);
     builder.SetResourceQuota(grpc::ResourceQuota("hookline").Resize(static_cast<size_t>(options.max_incoming_bytes)));
     builder.SetMaxReceiveMessageSize(static_cast<int>(options.max_request_bytes));
@@ -182,7 +187,7 @@ class GrpcServer final : public Server {
   void SetServing(bool serving) {
     grpc::HealthCheckServiceInterface& health = *server_->GetHealthCheckService();
     for (const char* service : {"", v1::CaptureService::service_full_name(), v1::ModelService::service_full_name(),
-                                v1::DatasetService::service_full_name()}) {
+                                v1::DatasetService::service_full_name(), v1::TokenizerService::service_full_name()}) {
       health.SetServingStatus(service, serving);
     }
     if (recording_service_.has_value()) {
@@ -193,9 +198,11 @@ class GrpcServer final : public Server {
   Engine* const engine_;
   Recorder* const recorder_;
   SharedMemoryListener memories_;
+  TextRequests texts_;
   CaptureServiceImpl capture_service_;
   ModelServiceImpl model_service_;
   DatasetServiceImpl dataset_service_;
+  TokenizerServiceImpl tokenizer_service_;
   std::optional<RecordingServiceImpl> recording_service_;
   std::vector<int> ports_;
   std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> hand_on_;
@@ -209,7 +216,7 @@ class GrpcServer final : public Server {
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options, Engine* engine,
                                                       Recorder* recorder) {
-  auto server = std::make_unique<GrpcServer>(engine, recorder);
+  auto server = std::make_unique<GrpcServer>(engine, recorder, options.tokenizers);
   RETURN_IF_ERROR(server->Listen(options));
   return server;
 }

@@ -18,6 +18,7 @@
 #include "absl/time/time.h"
 #include "server/engine/engine.h"
 #include "server/recorder/recorder.h"
+#include "server/text/model_tokenizers.h"
 
 namespace hookline {
 
@@ -48,6 +49,8 @@ struct ServerOptions {
   // Memory of clients on this machine that values are written to instead of being sent
   // (shared_memory/SHARED_MEMORY.md), all of it together; 0: none.
   int64_t shared_memory_bytes = int64_t{1} << 30;
+  // The models' tokenizers, which must outlive the server. Null: text is refused.
+  const ModelTokenizers* tokenizers = nullptr;
 };
 
 // Thread-safe but for its destructor.

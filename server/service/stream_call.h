@@ -117,7 +117,12 @@ class StreamCall : public Reactor, public std::enable_shared_from_this<StreamCal
   // Runs `action` and then Advance on the call's threads, soon.
   template <typename Action>
   void Post(Action action) {
-    threads_->Post([self = this->shared_from_this(), action = std::move(action)] {
+    PostOn(threads_, std::move(action));
+  }
+  // The same on other threads, for what takes long.
+  template <typename Action>
+  void PostOn(TaskThreads* threads, Action action) {
+    threads->Post([self = this->shared_from_this(), action = std::move(action)] {
       self->Guard(action);
       self->Advance();
     });

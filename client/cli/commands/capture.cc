@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "client/cli/commands/capture_request.h"
 #include "client/cli/commands/commands.h"
 #include "client/cli/exit_code.h"
@@ -13,6 +14,7 @@
 #include "client/cli/terminal/report.h"
 #include "client/cli/transfer.h"
 #include "client/cpp/client.h"
+#include "server/base/escape.h"
 #include "server/base/status.h"
 
 namespace hookline::cli {
@@ -21,9 +23,13 @@ namespace {
 constexpr char kDescription[] = "Captures the rows of hook points and writes one safetensors file for each";
 
 constexpr char kFooter[] =
-    R"(One of --tokens and --dataset says where the token sequences come from.
+    R"(One of --text, --tokens and --dataset says where the token sequences come from.
 
 Examples:
+  The rows of a sentence, as the model's tokenizer cuts it:
+    hookline capture --hook-points blocks.2.hook_resid_post --text 'The cat sat' --out rows
+  Documents, the field `text` of each line:
+    hookline capture --hook-points blocks.2.hook_resid_post --tokens docs.jsonl --token-format jsonl:text --out rows
   Every residual stream of the ids in a file (one sequence a line), 100000 rows of each:
     hookline capture --hook-points 'blocks.*.hook_resid_post' --tokens ids.txt --max-activations 100000 --out rows
   A text for a byte-level model whose documents begin with token 256, in sequences of 255 bytes and that token:
@@ -48,7 +54,7 @@ struct CaptureFlags : CaptureRequestFlags, TransferFlags {
 // The most rows that can come, over all hook points; none where that is not known.
 std::optional<int64_t> TotalRows(const CaptureFlags& flags, const v1::CaptureRequest& request,
                                  const v1::CaptureStarted& started, const TokenSource* tokens, client::Client& client) {
-  if (tokens == nullptr && request.has_dataset()) {
+  if (tokens == nullptr && (request.has_dataset() || request.has_text())) {
     absl::StatusOr<v1::EstimateCaptureResponse> estimate = client.EstimateCapture(request);
     if (!estimate.ok()) return std::nullopt;  // only the display depends on it
     int64_t total = 0;
@@ -112,6 +118,14 @@ absl::Status Run(const CaptureFlags& flags, const std::string& server, Interrupt
       if (!grant.clipped()) continue;
       progress.Note(absl::StrCat("hookline: the server grants ", WithCommas(grant.max_activations()), " rows of ",
                                  grant.hook_point(), ", its cap"));
+    }
+    std::vector<std::string> added;
+    for (const v1::SpecialToken& token : started.added_special_tokens()) {
+      added.push_back(absl::StrCat(Escaped(token.token()), " (", token.id(), ")"));
+    }
+    if (!added.empty()) progress.Note(absl::StrCat("hookline: added to each text: ", absl::StrJoin(added, ", ")));
+    if (!started.tokenizer_warning().empty()) {
+      progress.Note(absl::StrCat("hookline: ", Escaped(started.tokenizer_warning())));
     }
     progress.SetTotal(TotalRows(flags, request, started, tokens.get(), *client));
   };

@@ -6,6 +6,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "client/cli/files/text_file.h"
 #include "client/cli/terminal/names.h"
 #include "server/base/escape.h"
 #include "server/base/status.h"
@@ -14,6 +15,73 @@ namespace hookline::cli {
 namespace {
 
 const char kSources[] = "Where the token sequences come from";
+
+constexpr absl::string_view kJsonLines = "jsonl:";
+
+// Whether --tokens is a file of texts, not of ids.
+bool HoldsTexts(const CaptureRequestFlags& flags) {
+  return flags.token_format == "utf8" || absl::StartsWith(flags.token_format, kJsonLines);
+}
+
+// Empty for a format that there is.
+std::string CheckTokenFormat(const std::string& format) {
+  for (absl::string_view known :
+       {"auto", "text", "npy", "bytes", "uint8", "uint16", "int32", "uint32", "int64", "uint64", "utf8"}) {
+    if (format == known) return "";
+  }
+  if (absl::StartsWith(format, kJsonLines) && format.size() > kJsonLines.size()) return "";
+  return absl::StrCat("`", format,
+                      "` is not auto, text, npy, bytes, uint8, uint16, int32, uint32, int64, uint64, utf8 ",
+                      "or jsonl:FIELD");
+}
+
+void AddTextOptions(CLI::App& command, CaptureRequestFlags& flags, CLI::Option* tokens) {
+  command.add_option("--text", flags.texts, "A text, which the model's tokenizer turns into a sequence. Repeatable")
+      ->type_name("TEXT")
+      ->allow_extra_args(false)
+      ->excludes(tokens)
+      ->group(kSources);
+  command
+      .add_option(
+          "--add-special-tokens", flags.add_special_tokens,
+          "Whether texts get tokens such as the one that begins a document; default: as the tokenizer itself does")
+      ->check(CLI::IsMember({"default", "yes", "no"}))
+      ->group(kSources)
+      ->capture_default_str();
+  command
+      .add_option("--long-texts", flags.long_texts,
+                  "What to do with a --text of more tokens than the model takes: refuse it, truncate it, or split it "
+                  "into several sequences")
+      ->check(CLI::IsMember({"refuse", "truncate", "split"}))
+      ->group(kSources)
+      ->capture_default_str();
+}
+
+void FillText(const CaptureRequestFlags& flags, v1::TextSource* text) {
+  for (const std::string& one : flags.texts) text->add_texts(one);
+  if (flags.add_special_tokens != "default") text->set_add_special_tokens(flags.add_special_tokens == "yes");
+  if (flags.long_texts == "truncate") text->set_long_texts(v1::LONG_TEXTS_TRUNCATE);
+  if (flags.long_texts == "split") text->set_long_texts(v1::LONG_TEXTS_SPLIT);
+}
+
+absl::StatusOr<std::unique_ptr<TokenSource>> OpenTexts(const CaptureRequestFlags& flags, client::Client& client) {
+  if (flags.sequence_length != 0) {
+    return absl::InvalidArgumentError(
+        "--sequence-length: a text makes one sequence, as long as its tokens; leave it out");
+  }
+  TextFileOptions options;
+  options.path = flags.tokens;
+  options.prepend_token = flags.prepend_token;
+  if (flags.token_format != "utf8") options.field = flags.token_format.substr(kJsonLines.size());
+  v1::TokenizeRequest form;
+  form.set_model(flags.model);
+  if (flags.add_special_tokens != "default") form.set_add_special_tokens(flags.add_special_tokens == "yes");
+  return OpenTextFile(options, [form, &client](const std::vector<std::string>& texts) {
+    v1::TokenizeRequest request = form;
+    *request.mutable_texts() = {texts.begin(), texts.end()};
+    return client.Tokenize(request);
+  });
+}
 
 constexpr absl::string_view kNumpyStart("\x93NUMPY", 6);
 
@@ -74,9 +142,10 @@ void AddCaptureRequestOptions(CLI::App& command, CaptureRequestFlags& flags, Fee
           "--token-format", flags.token_format,
           "text: ids separated by spaces or commas, one sequence a line; npy: an array of ids, 2-D: one sequence "
           "a row, 1-D: cut at --sequence-length; bytes: each byte is a token, cut at --sequence-length; uint8, uint16, "
-          "int32, uint32, int64 or uint64: such ids without a header, cut likewise; auto: npy by the file's name or "
-          "first bytes, else text")
-      ->check(CLI::IsMember({"auto", "text", "npy", "bytes", "uint8", "uint16", "int32", "uint32", "int64", "uint64"}))
+          "int32, uint32, int64 or uint64: such ids without a header, cut likewise; utf8: texts, one a line, which the "
+          "model's tokenizer encodes; jsonl:FIELD: texts, that field of the JSON object on each line; auto: npy by the "
+          "file's name or first bytes, else text")
+      ->check(CLI::Validator(CheckTokenFormat, "FORMAT"))
       ->needs(tokens)
       ->group(kSources)
       ->capture_default_str();
@@ -84,6 +153,7 @@ void AddCaptureRequestOptions(CLI::App& command, CaptureRequestFlags& flags, Fee
                              ->type_name("NAME")
                              ->excludes(tokens)
                              ->group(kSources);
+  AddTextOptions(command, flags, tokens);
   command
       .add_option(
           "--sequence-length", flags.sequence_length,
@@ -170,7 +240,16 @@ void AddCaptureRequestOptions(CLI::App& command, CaptureRequestFlags& flags, Fee
 }
 
 void RequireSource(const CaptureRequestFlags& flags) {
-  if (flags.tokens.empty() && flags.dataset.empty()) throw CLI::RequiredError("--tokens or --dataset");
+  if (flags.tokens.empty() && flags.dataset.empty() && flags.texts.empty()) {
+    throw CLI::RequiredError("--text, --tokens or --dataset");
+  }
+  if (!flags.dataset.empty() && !flags.texts.empty()) throw CLI::ExcludesError("--text", "--dataset");
+  const bool has_texts = !flags.texts.empty() || HoldsTexts(flags);
+  if (!has_texts && flags.add_special_tokens != "default") {
+    throw CLI::RequiresError("--add-special-tokens", "--text or --token-format utf8");
+  }
+  if (flags.texts.empty() && flags.long_texts != "refuse") throw CLI::RequiresError("--long-texts", "--text");
+  if (!flags.texts.empty() && flags.prepend_token.has_value()) throw CLI::ExcludesError("--prepend-token", "--text");
 }
 
 absl::Status FillHookPoints(const HookPointFlags& flags, google::protobuf::RepeatedPtrField<std::string>* hook_points,
@@ -221,6 +300,7 @@ absl::StatusOr<v1::CaptureRequest> MakeCaptureRequest(const CaptureRequestFlags&
     dataset->set_epochs(flags.epochs);
     if (flags.prepend_token.has_value()) dataset->set_prepend_token_id(*flags.prepend_token);
   }
+  if (!flags.texts.empty()) FillText(flags, request.mutable_text());
   if (!flags.feed.empty()) {
     request.mutable_feed()->set_name(flags.feed);
     request.mutable_feed()->set_start_when_subscribers(static_cast<int32_t>(flags.feed_members));
@@ -230,6 +310,7 @@ absl::StatusOr<v1::CaptureRequest> MakeCaptureRequest(const CaptureRequestFlags&
 }
 
 absl::StatusOr<std::unique_ptr<TokenSource>> OpenTokens(const CaptureRequestFlags& flags, client::Client& client) {
+  if (HoldsTexts(flags)) return OpenTexts(flags, client);
   TokenSourceOptions options;
   options.path = flags.tokens;
   options.format = FormatOf(flags);

@@ -26,6 +26,9 @@ struct CaptureRequestFlags : HookPointFlags {
   std::string model;
   std::string tokens;
   std::string token_format = "auto";
+  std::vector<std::string> texts;
+  std::string add_special_tokens = "default";
+  std::string long_texts = "refuse";
   std::string dataset;
   std::string feed;
   int64_t sequence_length = 0;

@@ -20,6 +20,7 @@ struct Invocation {
 
 void AddModelsCommand(CLI::App& app, Invocation& invocation);
 void AddHooksCommand(CLI::App& app, Invocation& invocation);
+void AddTokenizeCommand(CLI::App& app, Invocation& invocation);
 void AddCaptureCommand(CLI::App& app, Invocation& invocation);
 void AddStatsCommand(CLI::App& app, Invocation& invocation);
 void AddPersistCommand(CLI::App& app, Invocation& invocation);

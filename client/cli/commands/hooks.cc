@@ -12,7 +12,7 @@
 namespace hookline::cli {
 namespace {
 
-absl::Status Run(const std::string& server, const std::string& model_name) {
+absl::Status Run(const std::string& server, const std::string& model_name, bool aliases) {
   ASSIGN_OR_RETURN(std::unique_ptr<client::Client> client, client::Client::Connect(server));
   absl::StatusOr<v1::Model> model = client->GetModel(model_name);
   if (!model.ok()) return ExplainUnavailable(model.status(), server);
@@ -25,6 +25,10 @@ absl::Status Run(const std::string& server, const std::string& model_name) {
   for (size_t i = 0; i < lines.size(); ++i) {
     const std::string text = i == 0 ? "what it is" : Escaped(model->hook_points(static_cast<int>(i) - 1).description());
     std::fputs(absl::StrCat(lines[i], "  ", text, "\n").c_str(), stdout);
+    if (i == 0 || !aliases) continue;
+    for (const std::string& alias : model->hook_points(static_cast<int>(i) - 1).aliases()) {
+      std::fputs(absl::StrCat("  = ", Escaped(alias), "\n").c_str(), stdout);
+    }
   }
   return absl::OkStatus();
 }
@@ -34,10 +38,13 @@ absl::Status Run(const std::string& server, const std::string& model_name) {
 void AddHooksCommand(CLI::App& app, Invocation& invocation) {
   CLI::App* command = app.add_subcommand("hooks", "Lists a model's hook points, in the order of the forward pass");
   auto model = std::make_shared<std::string>();
+  auto aliases = std::make_shared<bool>(false);
   AddServerOption(*command, invocation);
   command->add_option("--model", *model, "The model's name; not needed where the server holds one")->type_name("NAME");
-  command->callback(
-      [model, &invocation] { invocation.run = [model, &invocation] { return Run(invocation.server, *model); }; });
+  command->add_flag("--aliases", *aliases, "Also the other names by which each can be captured");
+  command->callback([model, aliases, &invocation] {
+    invocation.run = [model, aliases, &invocation] { return Run(invocation.server, *model, *aliases); };
+  });
 }
 
 }  // namespace hookline::cli

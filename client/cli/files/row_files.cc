@@ -133,12 +133,10 @@ int64_t RowFiles::ReservedBytes(const File& file) const {
 std::string RowFiles::Header(const File& file, int64_t rows, v1::StopReason stop_reason) const {
   const v1::HookPointGrant& grant = started_.hook_points(file.hook_point);
   const RowLayout layout = client::LayoutOf(started_, file.hook_point);
-  std::vector<std::pair<std::string, std::string>> metadata = {{"format", "hookline-capture"},
-                            {"version", "1"},
-                            {"hook_point", grant.hook_point()},
-                            {"model", started_.model()},
-                            {"fingerprint", started_.fingerprint()},
-                            {"stop_reason", StopReasonName(stop_reason)}};
+  std::vector<std::pair<std::string, std::string>> metadata = {
+      {"format", "hookline-capture"},          {"version", "1"},
+      {"hook_point", grant.hook_point()},      {"model", started_.model()},
+      {"fingerprint", started_.fingerprint()}, {"stop_reason", StopReasonName(stop_reason)}};
   if (!layout.is_plain()) {
     metadata.emplace_back("dtype", DtypeName(started_.dtype()));
     metadata.emplace_back("width", absl::StrCat(layout.width));

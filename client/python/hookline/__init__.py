@@ -7,7 +7,8 @@
         for hook_point, rows in batch.items():  # (4096, width) tensors, row-aligned
             ...
 
-`hookline.torch`, `hookline.sae_lens`, `hookline.plot` and `hookline.aio` are imported when they are first named.
+`hookline.torch`, `hookline.sae_lens`, `hookline.plot`, `hookline.aio` and `hookline.pack` are imported when they are
+first named.
 """
 
 import importlib
@@ -49,6 +50,9 @@ from hookline.types import (
     RecordingInfo,
     Retry,
     Selection,
+    SpecialToken,
+    Text,
+    TokenizedText,
 )
 
 __all__ = [
@@ -84,7 +88,10 @@ __all__ = [
     "ResourceExhaustedError",
     "Retry",
     "Selection",
+    "SpecialToken",
     "Statistics",
+    "Text",
+    "TokenizedText",
     "TopK",
     "UnavailableError",
     "__version__",
@@ -92,7 +99,7 @@ __all__ = [
     "connect",
 ]
 
-_ON_DEMAND = ("aio", "plot", "sae_lens", "torch")
+_ON_DEMAND = ("aio", "pack", "plot", "sae_lens", "torch")
 
 
 def __getattr__(name: str) -> Any:

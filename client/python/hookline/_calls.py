@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Callable, Generic, TypeVar
 
 from hookline import _protocol
-from hookline._request import CaptureOptions
+from hookline._request import CaptureOptions, fill_texts, token_batch
 from hookline.types import (
     CaptureEstimate,
     DatasetInfo,
     ModelInfo,
     RecordingInfo,
+    TokenizedText,
     capture_estimate,
     dataset_info,
     model_info,
     recording_info,
+    tokenized_texts,
 )
 
 Answer = TypeVar("Answer")
@@ -42,6 +45,24 @@ def list_models() -> UnaryCall[tuple[ModelInfo, ...]]:
 
 def get_model(name: str) -> UnaryCall[ModelInfo]:
     return UnaryCall(_protocol.GET_MODEL, _protocol.GetModelRequest(name=name), _protocol.Model, model_info)
+
+
+def tokenize(
+    texts: str | Sequence[str], model: str, add_special_tokens: bool | None
+) -> UnaryCall[tuple[TokenizedText, ...]]:
+    request = _protocol.TokenizeRequest(model=model)
+    fill_texts(request.texts, [texts] if isinstance(texts, str) else list(texts))
+    if add_special_tokens is not None:
+        request.add_special_tokens = add_special_tokens
+    return UnaryCall(_protocol.TOKENIZE, request, _protocol.TokenizeResponse, tokenized_texts)
+
+
+def detokenize(sequences: Sequence[Any], model: str, skip_special_tokens: bool) -> UnaryCall[tuple[str, ...]]:
+    request = _protocol.DetokenizeRequest(model=model, skip_special_tokens=skip_special_tokens)
+    request.sequences.extend(token_batch(sequences).sequences)
+    return UnaryCall(
+        _protocol.DETOKENIZE, request, _protocol.DetokenizeResponse, lambda answer: tuple(map(str, answer.texts))
+    )
 
 
 def list_datasets() -> UnaryCall[tuple[DatasetInfo, ...]]:

@@ -49,6 +49,8 @@ CaptureStreamRequest = message_class("hookline.v1.CaptureStreamRequest")
 CaptureSummary = message_class("hookline.v1.CaptureSummary")
 Dataset = message_class("hookline.v1.Dataset")
 DeleteRecordingRequest = message_class("hookline.v1.DeleteRecordingRequest")
+DetokenizeRequest = message_class("hookline.v1.DetokenizeRequest")
+DetokenizeResponse = message_class("hookline.v1.DetokenizeResponse")
 DeleteRecordingResponse = message_class("hookline.v1.DeleteRecordingResponse")
 EstimateCaptureRequest = message_class("hookline.v1.EstimateCaptureRequest")
 EstimateCaptureResponse = message_class("hookline.v1.EstimateCaptureResponse")
@@ -67,6 +69,8 @@ PersistResponse = message_class("hookline.v1.PersistResponse")
 ReadRecordingRequest = message_class("hookline.v1.ReadRecordingRequest")
 Recording = message_class("hookline.v1.Recording")
 StopRecordingRequest = message_class("hookline.v1.StopRecordingRequest")
+TokenizeRequest = message_class("hookline.v1.TokenizeRequest")
+TokenizeResponse = message_class("hookline.v1.TokenizeResponse")
 BadRequest = message_class("google.rpc.BadRequest")
 Status = message_class("google.rpc.Status")
 
@@ -75,6 +79,8 @@ STOP_REASONS = enum_names("hookline.v1.StopReason", "STOP_REASON_")
 PERSIST_DISPOSITIONS = enum_names("hookline.v1.PersistDisposition", "PERSIST_DISPOSITION_")
 RECORDING_STATES = enum_names("hookline.v1.RecordingState", "RECORDING_STATE_")
 
+TOKENIZE = "/hookline.v1.TokenizerService/Tokenize"
+DETOKENIZE = "/hookline.v1.TokenizerService/Detokenize"
 CAPTURE = "/hookline.v1.CaptureService/Capture"
 CAPTURE_STREAM = "/hookline.v1.CaptureService/CaptureStream"
 READ_RECORDING = "/hookline.v1.RecordingService/ReadRecording"

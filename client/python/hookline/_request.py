@@ -12,11 +12,12 @@ from hookline._counts import count
 from hookline._rows import memory_dtype
 from hookline._sources import is_server_source, name_place, place_in, source_batches
 from hookline.errors import HooklineError
-from hookline.types import CaptureStarted, Dataset, Feed, Recording, Retry, Selection
+from hookline.types import CaptureStarted, Dataset, Feed, Recording, Retry, Selection, Text
 
 _DTYPE_NUMBERS = {name: number for number, name in _protocol.DTYPES.items()}
 DEFAULT_DTYPE = "float32"
 _ON_LAG = {"detach": 1, "wait": 2}
+_LONG_TEXTS = {"refuse": 1, "truncate": 2, "split": 3}
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,11 @@ class CaptureOptions:
             request.selection.last_only = selection.last_only
         if isinstance(self.source, Dataset):
             _fill_dataset(request.dataset, self.source)
+        elif isinstance(self.source, Text):
+            fill_texts(request.text.texts, self.source.texts)
+            request.text.long_texts = _LONG_TEXTS[self.source.long_texts]
+            if self.source.add_special_tokens is not None:
+                request.text.add_special_tokens = self.source.add_special_tokens
         elif isinstance(self.source, Feed):
             if self.source.on_lag not in _ON_LAG:
                 raise ValueError(f"on_lag: {self.source.on_lag!r} is none of detach, wait")
@@ -149,13 +155,35 @@ class CaptureOptions:
         return not is_server_source(self.source)
 
 
+def fill_texts(field: Any, texts: Sequence[str]) -> None:
+    """Adds the texts to a repeated field. ValueError names one that is not Unicode text."""
+    for index, text in enumerate(texts):
+        try:
+            field.append(text)
+        except (UnicodeEncodeError, ValueError) as error:
+            raise ValueError(f"text: entry {index} cannot be written as UTF-8: {error}") from None
+
+
+def source_of(source: Any, text: Any) -> Any:
+    """The source of a capture that was given as `source` or as `text`."""
+    if text is None:
+        if source is None:
+            raise TypeError("source: none was given; give token ids, a hookline.Dataset, or text=...")
+        return source
+    if source is not None:
+        raise TypeError("text: given beside source; a capture has one of them")
+    return text if isinstance(text, Text) else Text(text)
+
+
 def capture_options(
     hook_points: str | Sequence[str],
     source: Any,
     max_activations_by_hook_point: Mapping[str, int] | None = None,
+    text: Any = None,
     **options: Any,
 ) -> CaptureOptions:
     """Options from the arguments of a `capture` method: one hook point may stand alone."""
+    source = source_of(source, text)
     return CaptureOptions(
         hook_points=[hook_points] if isinstance(hook_points, str) else list(hook_points),
         source=source,

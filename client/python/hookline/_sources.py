@@ -25,7 +25,7 @@ from hookline._token_ids import (
     tell_without_bos,
 )
 from hookline.errors import HooklineError
-from hookline.types import Dataset, Feed, Recording, Selection
+from hookline.types import Dataset, Feed, Recording, Selection, Text
 
 # One message to the server holds at most this many ids: 5 bytes each at most, well below gRPC's 4 MiB default limit.
 MESSAGE_TOKENS = 1 << 16
@@ -39,7 +39,7 @@ def source_batches(source: Any) -> Iterator[TokenBatch]:
     """The batches of a source that is not the server's: token ids as `batch_sequences` takes them, a list of 2-d
     batches, or an iterable of batches. Errors name the part of the source that they are about."""
     if isinstance(source, (str, bytes)):
-        raise TypeError(f"source: {type(source).__name__} holds no token ids; tokenize it first")
+        raise TypeError(f"source: {type(source).__name__} holds no token ids; give text=... for texts")
     if is_table(source) and str(getattr(source, "layout", "torch.strided")) == "torch.strided":
         return _row_blocks(source)
     is_list = isinstance(source, (list, tuple, range))
@@ -81,8 +81,8 @@ def _row_blocks(array: Any) -> Iterator[TokenBatch]:
 
 
 def is_server_source(source: Any) -> bool:
-    """Whether the server reads the source itself."""
-    return isinstance(source, (Dataset, Feed, Recording))
+    """Whether the server makes the sequences of the source itself."""
+    return isinstance(source, (Dataset, Feed, Recording, Text))
 
 
 def can_be_read_again(source: Any) -> bool:

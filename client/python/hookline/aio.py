@@ -47,6 +47,8 @@ from hookline.types import (
     DatasetInfo,
     ModelInfo,
     RecordingInfo,
+    Text,
+    TokenizedText,
 )
 
 if TYPE_CHECKING:
@@ -141,6 +143,28 @@ class AsyncClient:
         """What one model is, with its hook points. `name` may be left out where there is only one."""
         return await self._call(_calls.get_model(name), timeout)
 
+    async def tokenize(
+        self,
+        texts: str | Sequence[str],
+        *,
+        model: str = "",
+        add_special_tokens: bool | None = None,
+        timeout: float | None = None,
+    ) -> tuple[TokenizedText, ...]:
+        """The texts as tokens of a model, one result a text. add_special_tokens: None, as the tokenizer itself does."""
+        return await self._call(_calls.tokenize(texts, model, add_special_tokens), timeout)
+
+    async def detokenize(
+        self,
+        sequences: Sequence[Any],
+        *,
+        model: str = "",
+        skip_special_tokens: bool = True,
+        timeout: float | None = None,
+    ) -> tuple[str, ...]:
+        """The texts of sequences of token ids, one each."""
+        return await self._call(_calls.detokenize(sequences, model, skip_special_tokens), timeout)
+
     async def datasets(self, *, timeout: float | None = None) -> tuple[DatasetInfo, ...]:
         """The token datasets that the server holds."""
         return await self._call(_calls.list_datasets(), timeout)
@@ -185,17 +209,21 @@ class AsyncClient:
     async def estimate(
         self,
         hook_points: str | Sequence[str],
-        source: Any,
+        source: Any = None,
         *,
+        text: str | Sequence[str] | Text | None = None,
         timeout: float | None = None,
         **options: Unpack[EstimateArguments],
     ) -> CaptureEstimate:
         """The estimated rows, bytes and time of a capture with these arguments; nothing is run. TypeError for an
         iterator, which would be used up by it.
 
-        options: `max_activations`, `max_activations_by_hook_point`, `dtype`, `model`, `selection` and `top_k`, as for `capture`.
+        options: `max_activations`, `max_activations_by_hook_point`, `dtype`, `model`, `selection` and `top_k`, as for
+            `capture`.
         """
-        settled = options_among(EstimateArguments.__annotations__, "an estimate", hook_points, source, options)
+        settled = options_among(
+            {*EstimateArguments.__annotations__, "text"}, "an estimate", hook_points, source, {**options, "text": text}
+        )
         try:
             return await self._call(_calls.estimate_capture(settled), timeout)
         except HooklineError as error:
@@ -217,14 +245,19 @@ class AsyncClient:
             return receiver_statistics(await capture.started(), capture.summary)
 
     def capture(
-        self, hook_points: str | Sequence[str], source: Any, **options: Unpack[CaptureArguments]
+        self,
+        hook_points: str | Sequence[str],
+        source: Any = None,
+        *,
+        text: str | Sequence[str] | Text | None = None,
+        **options: Unpack[CaptureArguments],
     ) -> AsyncCapture:
         """`Client.capture`, with the same arguments, for `async for`. `source` may be an async iterable of batches,
         too. It is read on another thread, so that one that blocks does not hold the event loop."""
         self._check("capture")
         if hasattr(source, "__aiter__"):
             source = FromAsync(source.__aiter__(), asyncio.get_running_loop())
-        settled = capture_options(hook_points, source, **options)
+        settled = capture_options(hook_points, source, text=text, **options)
         capture = AsyncCapture(self, settled, settled.allocators())
         self._running.add(capture)
         return capture

@@ -31,6 +31,8 @@ from hookline.types import (
     RecordingInfo,
     Retry,
     Selection,
+    Text,
+    TokenizedText,
 )
 
 if TYPE_CHECKING:
@@ -118,6 +120,28 @@ class Client:
         """A model of the server. `name` may be left out where there is only one."""
         return RemoteModel(self, self._call(_calls.get_model(name), timeout))
 
+    def tokenize(
+        self,
+        texts: str | Sequence[str],
+        *,
+        model: str = "",
+        add_special_tokens: bool | None = None,
+        timeout: float | None = None,
+    ) -> tuple[TokenizedText, ...]:
+        """The texts as tokens of a model, one result a text. add_special_tokens: None, as the tokenizer itself does."""
+        return self._call(_calls.tokenize(texts, model, add_special_tokens), timeout)
+
+    def detokenize(
+        self,
+        sequences: Sequence[Any],
+        *,
+        model: str = "",
+        skip_special_tokens: bool = True,
+        timeout: float | None = None,
+    ) -> tuple[str, ...]:
+        """The texts of sequences of token ids, one each."""
+        return self._call(_calls.detokenize(sequences, model, skip_special_tokens), timeout)
+
     def datasets(self, *, timeout: float | None = None) -> tuple[DatasetInfo, ...]:
         """The token datasets that the server holds."""
         return self._call(_calls.list_datasets(), timeout)
@@ -169,8 +193,9 @@ class Client:
     def capture(
         self,
         hook_points: str | Sequence[str],
-        source: Any,
+        source: Any = None,
         *,
+        text: str | Sequence[str] | Text | None = None,
         max_activations: int | None = None,
         max_activations_by_hook_point: Mapping[str, int] | None = None,
         dtype: Any = None,
@@ -196,6 +221,8 @@ class Client:
             for example a DataLoader, streamed with backpressure both ways; `hookline.Dataset` or `hookline.Feed` for
             tokens that the server reads itself; `hookline.Recording` for rows that it recorded. Members of a batch
             beside the ids, such as targets, are left out.
+        text: instead of a source: a text or several, which the model's tokenizer turns into sequences; `hookline.Text`
+            says more of how.
         max_activations: most rows for each hook point; None: as many as the server allows.
         max_activations_by_hook_point: budgets that differ, by name.
         dtype: "float32", "bfloat16" or "float16", or torch's or numpy's name of it. Converted by the server. None:
@@ -224,6 +251,7 @@ class Client:
         options = capture_options(
             hook_points=hook_points,
             source=source,
+            text=text,
             model=model,
             max_activations=max_activations,
             max_activations_by_hook_point=max_activations_by_hook_point,
@@ -263,17 +291,21 @@ class Client:
     def estimate(
         self,
         hook_points: str | Sequence[str],
-        source: Any,
+        source: Any = None,
         *,
+        text: str | Sequence[str] | Text | None = None,
         timeout: float | None = None,
         **options: Unpack[EstimateArguments],
     ) -> CaptureEstimate:
         """The estimated rows, bytes and time of a capture with these arguments; nothing is run. TypeError for an
         iterator, which would be used up by it.
 
-        options: `max_activations`, `max_activations_by_hook_point`, `dtype`, `model`, `selection` and `top_k`, as for `capture`.
+        options: `max_activations`, `max_activations_by_hook_point`, `dtype`, `model`, `selection` and `top_k`, as for
+            `capture`.
         """
-        settled = options_among(EstimateArguments.__annotations__, "an estimate", hook_points, source, options)
+        settled = options_among(
+            {*EstimateArguments.__annotations__, "text"}, "an estimate", hook_points, source, {**options, "text": text}
+        )
         try:
             return self._call(_calls.estimate_capture(settled), timeout)
         except HooklineError as error:

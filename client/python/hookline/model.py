@@ -50,7 +50,7 @@ class RemoteModel(LocalModelManners):
         """Every tensor that can be captured, in the order in which a forward pass computes them."""
         return self.info.hook_points
 
-    def capture(self, hook_points: Any, source: Any, **options: Any) -> Capture:
+    def capture(self, hook_points: Any, source: Any = None, **options: Any) -> Capture:
         """`Client.capture` with this model."""
         return self.client.capture(hook_points, source, model=self.name, **options)
 

@@ -14,6 +14,7 @@ process `provider.load_state_dict(torch.load(path))` before its first batch.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -34,6 +35,30 @@ _GROUP_SEQUENCES = 32
 # Of so many rows that came last the running median of norms is taken: enough for an error of a percent.
 _MEDIAN_ROWS = 1 << 14
 _STATE_VERSION = 1
+
+_MLP_IN = re.compile(r"(blocks\.\d+)\.hook_mlp_in")
+
+
+def hook_point(hook_name: str, *, release: str = "") -> str:
+    """The hook point that a SAELens config's `hook_name` means, for `data_provider` and `Client.capture`.
+
+    release: the name under which SAELens lists the SAE. Only `blocks.i.hook_mlp_in` needs it: in Gemma Scope 2's
+        entries (`gemma-scope-2-...`) it is what the MLP reads, elsewhere TransformerLens's, the residual stream before
+        the norm. ValueError without it.
+
+    Every other name, TransformerLens's, its bridge's or that of a module in transformers, is one that servers know.
+    """
+    found = _MLP_IN.fullmatch(hook_name)
+    if found is None:
+        return hook_name
+    if not release:
+        raise ValueError(
+            f"hook_name: {hook_name!r} means {found.group(1)}.ln2.hook_out in SAELens's entries of Gemma Scope 2 and "
+            f"{found.group(1)}.hook_resid_mid in TransformerLens; name one of them, or say which release it is of"
+        )
+    return (
+        f"{found.group(1)}.ln2.hook_out" if release.startswith("gemma-scope-2-") else f"{found.group(1)}.hook_resid_mid"
+    )
 
 
 def data_provider(

@@ -28,6 +28,7 @@ class HookPoint:
     width: int  # values in a row; heads are flattened into it, head 0 first
     layer: int  # from 0; -1 before the first block, the number of layers after the last
     description: str
+    aliases: tuple[str, ...] = ()  # other names by which it can be captured
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,46 @@ class ModelInfo:
     fingerprint: str
     parameters: int
     hook_points: tuple[HookPoint, ...]
+    tokenizer: str = ""  # its file and size, or why there is none
+    tokenizer_fingerprint: str = ""  # empty without one
+    special_tokens: tuple[SpecialToken, ...] = ()
+
+
+@dataclass(frozen=True)
+class Text:
+    """Texts, which the model's tokenizer turns into sequences on the server."""
+
+    texts: Sequence[str]  # or one str
+    add_special_tokens: bool | None = None  # None: as the tokenizer itself does
+    long_texts: str = "refuse"  # or "truncate", "split": what happens to more tokens than a sequence may have
+
+    def __post_init__(self) -> None:
+        texts = [self.texts] if isinstance(self.texts, str) else list(self.texts)
+        for index, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise TypeError(f"text: entry {index} is {type(text).__name__}, not str")
+        if self.long_texts not in ("refuse", "truncate", "split"):
+            raise ValueError(f"long_texts: {self.long_texts!r} is none of refuse, truncate, split")
+        object.__setattr__(self, "texts", tuple(texts))
+
+
+@dataclass(frozen=True)
+class SpecialToken:
+    """A token that is not text, such as the one that begins a document."""
+
+    role: str  # "bos", "eos", "pad" or "unk"; "" where the tokenizer's files do not say
+    id: int
+    token: str  # as the vocabulary spells it
+
+
+@dataclass(frozen=True)
+class TokenizedText:
+    """A text as tokens; all have one entry a token."""
+
+    ids: tuple[int, ...]
+    tokens: tuple[str, ...]  # as the vocabulary spells them
+    offsets: tuple[tuple[int, int], ...]  # the characters of the text that each covers; (0, 0) for one that was added
+    special: tuple[bool, ...]
 
 
 @dataclass(frozen=True)
@@ -201,6 +242,10 @@ class CaptureStarted:
     shared_memory_bytes: int
     """Of the memory shared with a server on this machine, through which rows come; 0: over the wire."""
     top_k: int = 0  # entries of each row; 0: all
+    added_special_tokens: tuple[SpecialToken, ...] = ()
+    """Of texts: what was added to each."""
+    tokenizer_warning: str = ""
+    """Of a dataset that another tokenizer than the model's has packed: what differs."""
 
 
 @dataclass(frozen=True)
@@ -265,7 +310,7 @@ class CaptureEstimate:
 
 
 def model_info(message: Any) -> ModelInfo:
-    points = tuple(HookPoint(p.name, p.width, p.layer, p.description) for p in message.hook_points)
+    points = tuple(HookPoint(p.name, p.width, p.layer, p.description, tuple(p.aliases)) for p in message.hook_points)
     return ModelInfo(
         name=message.name,
         architecture=message.architecture,
@@ -282,6 +327,20 @@ def model_info(message: Any) -> ModelInfo:
         fingerprint=message.fingerprint,
         parameters=message.parameters,
         hook_points=points,
+        tokenizer=message.tokenizer,
+        tokenizer_fingerprint=message.tokenizer_fingerprint,
+        special_tokens=special_tokens(message.special_tokens),
+    )
+
+
+def special_tokens(messages: Any) -> tuple[SpecialToken, ...]:
+    return tuple(SpecialToken(token.role, token.id, token.token) for token in messages)
+
+
+def tokenized_texts(message: Any) -> tuple[TokenizedText, ...]:
+    return tuple(
+        TokenizedText(tuple(text.ids), tuple(text.tokens), tuple(zip(text.starts, text.ends)), tuple(text.special))
+        for text in message.sequences
     )
 
 
@@ -325,6 +384,8 @@ def capture_started(message: Any) -> CaptureStarted:
         window_bytes=message.window_bytes,
         shared_memory_bytes=message.shared_memory_bytes,
         top_k=message.top_k,
+        added_special_tokens=special_tokens(message.added_special_tokens),
+        tokenizer_warning=message.tokenizer_warning,
     )
 
 

@@ -78,6 +78,16 @@ class FieldWriter {
     for (T value : values) Raw(static_cast<uint64_t>(value));
   }
 
+  // A repeated field of strings, the empty ones too.
+  void Texts(int field, const TokenTable& table, absl::Span<const uint32_t> ids) {
+    for (uint32_t id : ids) {
+      const absl::string_view text = table.Text(id);
+      Length(field, text.size());
+      if (target_ != nullptr) std::memcpy(target_ + bytes_, text.data(), text.size());
+      bytes_ += text.size();
+    }
+  }
+
   // Tag and length of a field whose `bytes` bytes somebody else writes.
   void Length(int field, uint64_t bytes) {
     Tag(field, WireFormatLite::WIRETYPE_LENGTH_DELIMITED);
@@ -114,6 +124,10 @@ void WriteFieldsBeforeData(const CaptureStarted& started, const Chunk& chunk, ui
   if (data_offset.has_value()) {
     writer.PresentVarint(ChunkFields::kDataOffsetFieldNumber, static_cast<uint64_t>(*data_offset));
   }
+  if (chunk.provenance != nullptr && started.text.tokens != nullptr) {
+    writer.Texts(ChunkFields::kTokenTextFieldNumber, *started.text.tokens,
+                 Column(chunk.provenance->token_id, chunk.rows));
+  }
   writer.Varint(ChunkFields::kTopKFieldNumber, static_cast<uint64_t>(started.top_k));
   if (data_bytes > 0) writer.Length(ChunkFields::kDataFieldNumber, data_bytes);
 }
@@ -134,6 +148,9 @@ v1::CaptureResponse ChunkByProtobuf(const CaptureStarted& started, const Chunk& 
     *out.mutable_sequence() = {from.sequence.begin(), from.sequence.begin() + chunk.rows};
     *out.mutable_position() = {from.position.begin(), from.position.begin() + chunk.rows};
     *out.mutable_token_id() = {from.token_id.begin(), from.token_id.begin() + chunk.rows};
+    for (int64_t row = 0; started.text.tokens != nullptr && row < chunk.rows; ++row) {
+      out.add_token_text(std::string(started.text.tokens->Text(from.token_id[row])));
+    }
   }
   out.set_resume_token(chunk.resume_token);
   if (data_offset.has_value()) out.set_data_offset(*data_offset);
@@ -205,6 +222,8 @@ grpc::ByteBuffer EncodeStarted(const CaptureStarted& started, int64_t shared_mem
   out.set_resume_token(started.resume_token);
   out.set_shared_memory_bytes(shared_memory_bytes);
   out.set_top_k(static_cast<int32_t>(started.top_k));
+  for (const SpecialToken& token : started.text.added) *out.add_added_special_tokens() = ToProto(token);
+  out.set_tokenizer_warning(started.text.warning);
   return ToByteBuffer(response);
 }
 

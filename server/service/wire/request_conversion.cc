@@ -92,12 +92,33 @@ v1::Dtype ToProto(Dtype dtype) {
   return v1::DTYPE_UNSPECIFIED;
 }
 
+v1::SpecialToken ToProto(const SpecialToken& token) {
+  v1::SpecialToken out;
+  out.set_role(token.role);
+  out.set_id(token.id);
+  out.set_token(token.token);
+  return out;
+}
+
+absl::StatusOr<LongTexts> FromProto(v1::LongTexts long_texts) {
+  RETURN_IF_ERROR(CheckEnum("text.long_texts", long_texts));
+  switch (long_texts) {
+    case v1::LONG_TEXTS_TRUNCATE:
+      return LongTexts::kTruncate;
+    case v1::LONG_TEXTS_SPLIT:
+      return LongTexts::kSplit;
+    default:
+      return LongTexts::kRefuse;
+  }
+}
+
 absl::StatusOr<CaptureRequest> FromProto(const v1::CaptureRequest& request) {
   CaptureRequest out;
   out.model = request.model();
   out.hook_points = {request.hook_points().begin(), request.hook_points().end()};
   switch (request.source_case()) {
     case v1::CaptureRequest::kTokens:
+    case v1::CaptureRequest::kText:
     case v1::CaptureRequest::SOURCE_NOT_SET:
       break;
     case v1::CaptureRequest::kDataset:

@@ -10,10 +10,14 @@
 namespace hookline {
 
 v1::Dtype ToProto(Dtype dtype);
+v1::SpecialToken ToProto(const SpecialToken& token);
 
-// Fills in what the proto says of fields that are unset. `tokens` is request_parser.h's to read; here it counts as no
-// source. Checks only what plain C++ cannot express: INVALID_ARGUMENT
-// naming the field for an enum's number without a name. Everything else is the engine's to check.
+// INVALID_ARGUMENT naming `text.long_texts` for a number without a name.
+absl::StatusOr<LongTexts> FromProto(v1::LongTexts long_texts);
+
+// Fills in what the proto says of fields that are unset. `tokens` and `text` are request_parser.h's to read; here they
+// count as no source. Checks only what plain C++ cannot express: INVALID_ARGUMENT naming the field for an enum's number
+// without a name. Everything else is the engine's to check.
 absl::StatusOr<CaptureRequest> FromProto(const v1::CaptureRequest& request);
 
 }  // namespace hookline

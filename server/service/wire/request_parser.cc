@@ -116,12 +116,58 @@ bool TokenReader::ReadSequence(CodedInputStream& input) {
   return true;
 }
 
-// A CaptureRequest as it stands on the wire: its tokens read, its other fields as they are.
+// A TextSource as it is read. Beyond the limit on sequences texts are counted, not kept: an empty one takes two bytes
+// of a message and thirty of memory.
+class TextReader {
+ public:
+  explicit TextReader(const TokenLimits& limits) : limits_(limits) {}
+
+  // Reads what is left of `input` as a TextSource. Several are read as one, as protobuf merges them.
+  bool Read(CodedInputStream& input) {
+    while (const uint32_t tag = input.ReadTag()) {
+      uint32_t number = 0;
+      if (IsMessage(tag, v1::TextSource::kTextsFieldNumber)) {
+        std::string text;
+        if (!WireFormatLite::ReadString(&input, &text)) return false;
+        if (++count_ <= limits_.max_request_sequences) source_.texts.push_back(std::move(text));
+      } else if (IsVarint(tag, v1::TextSource::kAddSpecialTokensFieldNumber)) {
+        if (!input.ReadVarint32(&number)) return false;
+        source_.add_special_tokens = number != 0;
+      } else if (IsVarint(tag, v1::TextSource::kLongTextsFieldNumber)) {
+        if (!input.ReadVarint32(&number)) return false;
+        long_texts_ = static_cast<v1::LongTexts>(number);
+      } else if (!WireFormatLite::SkipField(&input, tag)) {
+        return false;
+      }
+    }
+    return true;
+  }
+
+  absl::StatusOr<TextSource> Take() {
+    RETURN_IF_ERROR(CheckTokenCounts(count_, /*tokens=*/0, "text", limits_));
+    ASSIGN_OR_RETURN(source_.long_texts, FromProto(long_texts_));
+    return std::move(source_);
+  }
+
+ private:
+  static bool IsVarint(uint32_t tag, int field) {
+    return tag == WireFormatLite::MakeTag(field, WireFormatLite::WIRETYPE_VARINT);
+  }
+
+  const TokenLimits& limits_;
+  TextSource source_;
+  v1::LongTexts long_texts_ = v1::LONG_TEXTS_UNSPECIFIED;
+  int64_t count_ = 0;
+};
+
+// A CaptureRequest as it stands on the wire: its tokens and texts read, its other fields as they are.
 struct SplitRequest {
-  explicit SplitRequest(const TokenLimits& limits) : tokens(limits) {}
+  explicit SplitRequest(const TokenLimits& limits) : tokens(limits), text(limits) {}
 
   bool has_tokens = false;
   TokenReader tokens;
+  bool has_text = false;
+  TextReader text;
   std::string other_fields;
 };
 
@@ -132,6 +178,9 @@ bool ReadCaptureRequest(CodedInputStream& input, SplitRequest& request) {
     if (IsMessage(tag, v1::CaptureRequest::kTokensFieldNumber)) {
       request.has_tokens = true;
       if (!ReadNested(input, [&] { return request.tokens.Read(input); })) return false;
+    } else if (IsMessage(tag, v1::CaptureRequest::kTextFieldNumber)) {
+      request.has_text = true;
+      if (!ReadNested(input, [&] { return request.text.Read(input); })) return false;
     } else if (!WireFormatLite::SkipField(&input, tag, &other_fields)) {
       return false;
     }
@@ -148,6 +197,12 @@ absl::StatusOr<CaptureRequest> Join(SplitRequest split) {
   v1::CaptureRequest message;
   if (!message.ParseFromString(split.other_fields)) return Malformed("CaptureRequest");
   ASSIGN_OR_RETURN(CaptureRequest request, FromProto(message));
+  if (split.has_text) {
+    if (split.has_tokens || !std::holds_alternative<std::monostate>(request.source)) {
+      return InvalidField("text", "given beside `tokens`, `dataset` or `feed`; a request has exactly one source");
+    }
+    ASSIGN_OR_RETURN(request.source, split.text.Take());
+  }
   if (split.has_tokens) {
     if (!std::holds_alternative<std::monostate>(request.source)) {
       return InvalidField("tokens", "given beside `dataset` or `feed`; a request has exactly one source");
@@ -204,10 +259,10 @@ absl::StatusOr<CaptureRequest> ParseEstimateCaptureRequest(grpc::ByteBuffer mess
   return Join(std::move(request));
 }
 
-absl::StatusOr<std::variant<CaptureRequest, TokenBatch>> ParseCaptureStreamRequest(grpc::ByteBuffer message,
-                                                                                   const TokenLimits& limits) {
+absl::StatusOr<CaptureStreamMessage> ParseCaptureStreamRequest(grpc::ByteBuffer message, const TokenLimits& limits) {
   std::optional<SplitRequest> request;
   std::optional<TokenReader> tokens;
+  std::optional<TextReader> text;
   const bool ok = ReadAll(message, [&](CodedInputStream& input) {
     while (const uint32_t tag = input.ReadTag()) {
       bool read;
@@ -217,6 +272,9 @@ absl::StatusOr<std::variant<CaptureRequest, TokenBatch>> ParseCaptureStreamReque
       } else if (IsMessage(tag, v1::CaptureStreamRequest::kTokensFieldNumber)) {
         if (!tokens.has_value()) tokens.emplace(limits);
         read = ReadNested(input, [&] { return tokens->Read(input); });
+      } else if (IsMessage(tag, v1::CaptureStreamRequest::kTextFieldNumber)) {
+        if (!text.has_value()) text.emplace(limits);
+        read = ReadNested(input, [&] { return text->Read(input); });
       } else {
         read = WireFormatLite::SkipField(&input, tag);
       }
@@ -225,17 +283,22 @@ absl::StatusOr<std::variant<CaptureRequest, TokenBatch>> ParseCaptureStreamReque
     return true;
   });
   if (!ok) return Malformed("CaptureStreamRequest");
-  if (request.has_value() == tokens.has_value()) {
-    return absl::InvalidArgumentError(request.has_value()
-                                          ? "the message holds both `request` and `tokens`; one is accepted"
-                                          : "the message holds neither `request` nor `tokens`");
+  const int kinds = request.has_value() + tokens.has_value() + text.has_value();
+  if (kinds != 1) {
+    return absl::InvalidArgumentError(kinds == 0
+                                          ? "the message holds neither `request` nor `tokens` nor `text`"
+                                          : "the message holds two of `request`, `tokens` and `text`; one is accepted");
   }
   if (tokens.has_value()) {
     ASSIGN_OR_RETURN(TokenBatch batch, tokens->Take());
-    return std::variant<CaptureRequest, TokenBatch>(std::move(batch));
+    return CaptureStreamMessage(std::move(batch));
+  }
+  if (text.has_value()) {
+    ASSIGN_OR_RETURN(TextSource source, text->Take());
+    return CaptureStreamMessage(std::move(source));
   }
   ASSIGN_OR_RETURN(CaptureRequest joined, Join(std::move(*request)));
-  return std::variant<CaptureRequest, TokenBatch>(std::move(joined));
+  return CaptureStreamMessage(std::move(joined));
 }
 
 }  // namespace hookline

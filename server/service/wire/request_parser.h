@@ -14,8 +14,9 @@
 namespace hookline {
 
 // All: INVALID_ARGUMENT for bytes that are no such message, for two sources in one request, and as FromProto
-// (request_conversion.h); RESOURCE_EXHAUSTED for a request that takes more than 4 MiB besides its tokens, and for more
-// tokens or sequences than `limits` allows, with both numbers: what is beyond them is counted, not kept.
+// (request_conversion.h); RESOURCE_EXHAUSTED for a request that takes more than 4 MiB besides its tokens and texts, and
+// for more tokens, sequences or texts than `limits` allows, with both numbers: what is beyond them is counted, not
+// kept.
 //
 // A batch with an empty sequence, which the engine refuses naming it, is read up to there only: so that a message of
 // nothing but empty sequences stays as small as it came.
@@ -32,9 +33,9 @@ absl::StatusOr<PersistRequest> ParsePersistRequest(grpc::ByteBuffer message, con
 // Of an EstimateCaptureRequest its `capture`.
 absl::StatusOr<CaptureRequest> ParseEstimateCaptureRequest(grpc::ByteBuffer message, const TokenLimits& limits);
 
-// Of a CaptureStreamRequest what it holds; INVALID_ARGUMENT for neither or both.
-absl::StatusOr<std::variant<CaptureRequest, TokenBatch>> ParseCaptureStreamRequest(grpc::ByteBuffer message,
-                                                                                   const TokenLimits& limits);
+// Of a CaptureStreamRequest what it holds; INVALID_ARGUMENT for none or several.
+using CaptureStreamMessage = std::variant<CaptureRequest, TokenBatch, TextSource>;
+absl::StatusOr<CaptureStreamMessage> ParseCaptureStreamRequest(grpc::ByteBuffer message, const TokenLimits& limits);
 
 }  // namespace hookline
 

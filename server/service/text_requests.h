@@ -1,0 +1,48 @@
+// Requests that hold texts: what the service does with them before the engine sees them.
+#ifndef HOOKLINE_SERVER_SERVICE_TEXT_REQUESTS_H_
+#define HOOKLINE_SERVER_SERVICE_TEXT_REQUESTS_H_
+
+#include <string>
+#include <variant>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "server/capture/request.h"
+#include "server/engine/engine.h"
+#include "server/service/task_threads.h"
+#include "server/text/model_tokenizers.h"
+
+namespace hookline {
+
+// Thread-safe.
+class TextRequests {
+ public:
+  // Both outlive this; `tokenizers` may be null, for a server without any.
+  TextRequests(const Engine* engine, const ModelTokenizers* tokenizers) : engine_(engine), tokenizers_(tokenizers) {}
+
+  static bool HasText(const CaptureRequest& request) { return std::holds_alternative<TextSource>(request.source); }
+
+  // Replaces a TextSource by its tokens, and says what the capture needs to know of the tokenizer. Takes seconds for
+  // long texts: to be called on threads() where HasText. Errors as those of the proto CaptureRequest.text.
+  absl::Status Prepare(CaptureRequest* request) const;
+
+  // The same for a text that is streamed to a capture of `model`.
+  absl::StatusOr<TokenBatch> Encode(const std::string& model, const TextSource& source) const;
+
+  // The tokenizer of a model by its name in a request. NOT_FOUND, INVALID_ARGUMENT, FAILED_PRECONDITION.
+  absl::StatusOr<const Tokenizer*> Find(absl::string_view model) const;
+
+  // Where texts are encoded, so that one that takes seconds delays neither gRPC's threads nor captures' messages.
+  TaskThreads& threads() { return threads_; }
+
+ private:
+  absl::StatusOr<const Tokenizer*> FindOf(const Model& model) const;
+
+  const Engine* const engine_;
+  const ModelTokenizers* const tokenizers_;
+  TaskThreads threads_;
+};
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_SERVICE_TEXT_REQUESTS_H_

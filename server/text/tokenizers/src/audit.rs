@@ -1,0 +1,61 @@
+//! What a `tokenizer.json` may ask for: nothing that makes ids random, and nothing that lets a short text take unbounded
+//! memory or time, of which the library knows no limits.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+/// Of all steps of a normalizer together: how many bytes one byte of text may become. Published tokenizers need at most
+/// three (a space becomes `▁`). The forms of Unicode, which make it eleven times as long at most, are not counted.
+const MAX_GROWTH: u64 = 8;
+/// WordPiece looks for the longest token at each place of a word, which takes time with the square of its length.
+/// Published files say 100.
+const MAX_WORD_CHARACTERS: u64 = 1000;
+
+/// The settings that matter here. Vocabularies of tens of megabytes are passed over.
+#[derive(Deserialize)]
+struct Settings {
+    #[serde(default)]
+    normalizer: Value,
+    model: Model,
+}
+
+#[derive(Deserialize)]
+struct Model {
+    dropout: Option<f64>,
+    max_input_chars_per_word: Option<u64>,
+}
+
+/// An error that names the setting, if the file must not be used.
+pub fn check(json: &[u8]) -> Result<(), String> {
+    let settings: Settings = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+    if let Some(dropout) = settings.model.dropout.filter(|dropout| *dropout > 0.0) {
+        return Err(format!("model.dropout is {dropout}, so that ids would be random; set it to null"));
+    }
+    if let Some(characters) = settings.model.max_input_chars_per_word.filter(|most| *most > MAX_WORD_CHARACTERS) {
+        return Err(format!(
+            "model.max_input_chars_per_word is {characters}; at most {MAX_WORD_CHARACTERS} are computed"
+        ));
+    }
+    if growth(&settings.normalizer) > MAX_GROWTH {
+        return Err(format!("normalizer can make a text more than {MAX_GROWTH} times as long"));
+    }
+    Ok(())
+}
+
+fn growth(normalizer: &Value) -> u64 {
+    match normalizer["type"].as_str() {
+        Some("Sequence") => normalizer["normalizers"]
+            .as_array()
+            .map(|steps| steps.iter().map(growth).fold(1, u64::saturating_mul))
+            .unwrap_or(1),
+        Some("Replace") => length(&normalizer["content"]),
+        Some("Prepend") => length(&normalizer["prepend"]),
+        // Bytes become characters of at most two bytes.
+        Some("ByteLevel") => 2,
+        _ => 1,
+    }
+}
+
+fn length(text: &Value) -> u64 {
+    text.as_str().map_or(1, |text| text.len().max(1) as u64)
+}
