@@ -202,6 +202,7 @@ grpc::ByteBuffer EncodeStarted(const CaptureStarted& started, int64_t shared_mem
   out.set_window_bytes(started.window_bytes);
   out.set_resume_token(started.resume_token);
   out.set_shared_memory_bytes(shared_memory_bytes);
+  out.set_capture_id(started.capture_id);
   return ToByteBuffer(response);
 }
 

@@ -6,6 +6,7 @@
 
 #include "hookline/v1/recording_service.grpc.pb.h"
 #include "server/recorder/recorder.h"
+#include "server/service/auth/authenticator.h"
 #include "server/service/shared_memory_listener.h"
 #include "server/service/task_threads.h"
 
@@ -20,9 +21,11 @@ using RawRecordingService = v1::RecordingService::WithRawCallbackMethod_Persist<
 
 class RecordingServiceImpl final : public RawRecordingService {
  public:
-  // `recorder` and `memories` must outlive the server that this service is registered with.
-  explicit RecordingServiceImpl(Recorder* recorder, SharedMemoryListener* memories = nullptr)
-      : recorder_(recorder), memories_(memories) {}
+  // All must outlive the server that this service is registered with. Without an authenticator every address is a
+  // client that may do everything.
+  explicit RecordingServiceImpl(Recorder* recorder, SharedMemoryListener* memories = nullptr,
+                                const Authenticator* authenticator = nullptr)
+      : recorder_(recorder), memories_(memories), authenticator_(authenticator) {}
 
   grpc::ServerWriteReactor<grpc::ByteBuffer>* Persist(grpc::CallbackServerContext* context,
                                                       const grpc::ByteBuffer* request) override;
@@ -44,6 +47,7 @@ class RecordingServiceImpl final : public RawRecordingService {
  private:
   Recorder* const recorder_;
   SharedMemoryListener* const memories_;
+  const Authenticator* const authenticator_;
   TaskThreads wakes_;
   TaskThreads disk_;  // what waits for a disk must not hold up what is woken
   std::atomic<int> verifications_{0};

@@ -13,6 +13,7 @@
 import importlib
 from typing import Any
 
+from hookline._security import Tls
 from hookline._version import __version__
 from hookline.capture import Batch, Capture
 from hookline.client import Client, connect
@@ -25,7 +26,9 @@ from hookline.errors import (
     InternalError,
     InvalidArgumentError,
     NotFoundError,
+    PermissionDeniedError,
     ResourceExhaustedError,
+    UnauthenticatedError,
     UnavailableError,
 )
 from hookline.model import RemoteModel
@@ -72,6 +75,7 @@ __all__ = [
     "InvalidArgumentError",
     "ModelInfo",
     "NotFoundError",
+    "PermissionDeniedError",
     "Persist",
     "PersistProgress",
     "RecordedHookPoint",
@@ -81,6 +85,8 @@ __all__ = [
     "ResourceExhaustedError",
     "Retry",
     "Selection",
+    "Tls",
+    "UnauthenticatedError",
     "UnavailableError",
     "__version__",
     "collect_activations_from_dataloader",

@@ -16,6 +16,7 @@ from hookline import _library, _lifetime, _protocol, _shared_memory
 from hookline._arrays import Allocator, Block
 from hookline._batches import Layout, RawBatch
 from hookline._request import CaptureOptions
+from hookline._security import Security
 from hookline._session import Progress, aligned_rows, layout_of, raise_source_error
 from hookline._sources import TokenFeed, flat_ids
 from hookline.errors import CancelledError, HooklineError
@@ -38,14 +39,17 @@ _METHODS = {
 class NativeClient:
     """A channel of the library's."""
 
-    def __init__(self, functions: Any, address: str, max_receive_bytes: int, shared_memory: bool) -> None:
+    def __init__(
+        self, functions: Any, address: str, max_receive_bytes: int, shared_memory: bool, security: Security
+    ) -> None:
         self.functions = functions
         self.handle = ctypes.c_void_p()
         error = _library.Error()
-        result = functions.client_connect(
+        result = functions.client_connect_securely(
             address.encode(),
             max_receive_bytes,
             _shared_memory.BYTES if shared_memory else 0,
+            ctypes.byref(_library.Security.of(security)),
             ctypes.byref(self.handle),
             ctypes.byref(error),
         )

@@ -68,6 +68,7 @@ ReadRecordingRequest = message_class("hookline.v1.ReadRecordingRequest")
 Recording = message_class("hookline.v1.Recording")
 StopRecordingRequest = message_class("hookline.v1.StopRecordingRequest")
 BadRequest = message_class("google.rpc.BadRequest")
+RetryInfo = message_class("google.rpc.RetryInfo")
 Status = message_class("google.rpc.Status")
 
 DTYPES = enum_names("hookline.v1.Dtype", "DTYPE_")
