@@ -207,8 +207,7 @@ class NativeReceiver:
     def _wait_started(self) -> CaptureStarted:
         """Under _reading."""
         if self._started is None:
-            message = self._started_message()
-            self._started = capture_started(message)
+            self._started = capture_started(self._granted())
             self._layout: Layout = layout_of(self._started, self._options)
             self._allocator = self._make_allocator(self._started)
             self._rows = (ctypes.c_int64 * len(self._layout.names))()
@@ -217,6 +216,16 @@ class NativeReceiver:
             self._description = _library.Batch(data=self._addresses)
             self._description_reference = ctypes.byref(self._description)
         return self._started
+
+    def _granted(self) -> Any:
+        """The server's grant; where it says when to try again, it is asked then."""
+        while True:
+            try:
+                return self._started_message()
+            except HooklineError as error:
+                if error.retry_after is None:
+                    raise
+                self._resume(error)
 
     def _started_message(self) -> Any:
         data, size = ctypes.c_void_p(), ctypes.c_size_t()
