@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <limits>
+#include <optional>
 #include <set>
 
 #include "CLI/CLI.hpp"
@@ -57,6 +58,15 @@ class Declare {
     return Finish(app_->add_option(flag, values, help), flag)->delimiter(',')->allow_extra_args(false);
   }
 
+  // Absent unless it is given.
+  CLI::Option* Quota(const std::string& flag, std::optional<int64_t>& value, const std::string& help) {
+    return Finish(app_->add_option(flag, value, help), flag);
+  }
+
+  CLI::Option* Switch(const std::string& flag, bool& value, const std::string& help) {
+    return Finish(app_->add_flag(flag, value, help), flag);
+  }
+
   CLI::Option* Duration(const std::string& flag, absl::Duration& value, const std::string& help) {
     const auto parse = [&value, flag](const std::string& text) {
       absl::Duration duration;
@@ -81,6 +91,25 @@ class Declare {
   CLI::App* const app_;
 };
 
+// What the auth file leaves open for a client, and what holds for every address where there is no such file.
+void DeclareQuotas(Declare* declare, ClientQuotas* quotas) {
+  const auto quota = [&](const char* flag, std::optional<int64_t>& value, const char* help) {
+    declare->Quota(flag, value, help)
+        ->check(CLI::NonNegativeNumber)
+        ->group("Quotas of a client, unless --auth-file has others");
+  };
+  quota("--client-captures", quotas->captures,
+        "Captures, running and waiting. Default: a quarter of --max-captures run, and more wait");
+  quota("--client-waiting", quotas->waiting, "Captures that wait. Default: a quarter of --max-captures");
+  quota("--client-slabs", quotas->slabs, "Slabs. Default: a quarter of --slab-count, and more captures wait");
+  quota("--client-tokens-per-second", quotas->tokens_per_second, "Tokens a second, on average. Default: no limit");
+  quota("--client-burst-tokens", quotas->burst_tokens, "Tokens at once after a pause. Default: those of ten seconds");
+  quota("--client-rows", quotas->rows, "Rows of each hook point in one capture. Default: no limit");
+  quota("--client-recordings", quotas->recordings, "Recordings. Default: no limit");
+  quota("--client-recording-bytes", quotas->recording_bytes, "Bytes of recordings. Default: no limit");
+  quota("--client-feeds", quotas->feeds, "Captures that are members of feeds. Default: no limit");
+}
+
 constexpr char kDescription[] =
     "Keeps language models on a device and streams the activations that clients ask for.\n\n"
     "  hookline-server --model checkpoints/d20\n"
@@ -88,8 +117,9 @@ constexpr char kDescription[] =
 
 constexpr char kFooter[] =
     "Every flag can be given as an environment variable instead, named beside it (Env:); the flag wins. Sizes take "
-    "units (64KiB, 1MiB). There is no TLS and no authentication: anyone who can connect may use the server.\n\n"
-    "SIGTERM and SIGINT end the server in good order (see --drain-timeout), at most ten seconds after that time; a "
+    "units (64KiB, 1MiB). Without --auth-file anyone who can connect may use the server.\n\n"
+    "SIGHUP reads the auth file and the TLS files again. SIGTERM and SIGINT end the server in good order (see "
+    "--drain-timeout), at most ten seconds after that time; a "
     "second one ends it at once.\n\n"
     "Exit codes: 0 ended as asked, 1 failed, 2 wrong flags.";
 
@@ -148,6 +178,17 @@ void DeclareAll(CLI::App* app, ServerFlags* flags, std::vector<std::string>* mod
             "HOST:PORT or unix:PATH to serve on; port 0: any free one. Repeat it for more [127.0.0.1:7471]")
       ->type_name("HOST:PORT")
       ->check(AddressCheck());
+  declare.Value("--tls-cert", flags->server.tls.certificate,
+                "PEM file of the certificate, with its chain, for TLS 1.2 or later at every HOST:PORT; empty: no TLS. "
+                "The TLS files are read again when they change");
+  declare.Value("--tls-key", flags->server.tls.key, "PEM file of its private key, without a passphrase");
+  declare.Value("--tls-client-ca", flags->server.tls.client_ca,
+                "PEM file of the authority that must have signed clients' certificates; empty: none are asked for");
+  declare.Value("--auth-file", flags->server.auth_file,
+                "JSON file of the clients and what they may do (`hookline token` prints a line for it); empty: anyone "
+                "who can connect may do everything");
+  declare.Switch("--insecure", flags->server.insecure,
+                 "Serve addresses that other machines reach without --auth-file, too");
   declare.Value("--port-file", flags->port_file, "File to write the first --listen's port to, once it is open");
   declare
       .Value("--metrics-listen", flags->metrics_listen, "HOST:PORT to serve Prometheus's /metrics on; empty: nowhere")
@@ -210,10 +251,18 @@ void DeclareAll(CLI::App* app, ServerFlags* flags, std::vector<std::string>* mod
   declare
       .Value("--max-rows", flags->engine.max_rows, "Rows for each hook point of a capture; larger budgets are clipped")
       ->group(limits);
-  declare.Value("--max-captures", flags->engine.max_captures, "Captures at a time")->group(limits);
+  declare.Value("--max-captures", flags->engine.max_captures, "Captures that run at a time; as many more may wait")
+      ->group(limits);
   declare
       .Value("--max-captures-per-address", flags->engine.max_captures_per_address,
-             "Captures at a time from one client address")
+             "Captures of one client, or of one address where there is no auth file, running and waiting")
+      ->group(limits);
+  DeclareQuotas(&declare, &flags->engine.default_quotas);
+  declare
+      .Duration(
+          "--stall-timeout", flags->engine.stall_timeout,
+          "How long a capture whose client takes or sends nothing keeps what others wait for, before it ends with "
+          "a resume token")
       ->group(limits);
   declare
       .Bytes("--shared-memory-bytes", flags->server.shared_memory_bytes,

@@ -8,6 +8,7 @@
 #include <csignal>
 #include <cstdio>
 #include <fstream>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -47,38 +48,59 @@ namespace {
 // After --drain-timeout: for clients to take their summaries, for recordings to be closed, for threads to be joined.
 constexpr absl::Duration kEndGrace = absl::Seconds(10);
 
-// The signals that end the server, taken by a thread of its own: a handler could do nothing but set a flag. To be
-// created before any other thread, so that all inherit the mask.
-class EndSignals {
+// The signals that end the server or have it read files again, taken by a thread of its own: a handler could do nothing
+// but set a flag. To be created before any other thread, so that all inherit the mask.
+class Signals {
  public:
   // `longest_end`: a process that has not ended so long after the first signal is ended, whatever it waits for.
-  explicit EndSignals(absl::Duration longest_end) : longest_end_(longest_end) {
+  explicit Signals(absl::Duration longest_end) : longest_end_(longest_end) {
     sigemptyset(&set_);
     sigaddset(&set_, SIGTERM);
     sigaddset(&set_, SIGINT);
+    sigaddset(&set_, SIGHUP);
     pthread_sigmask(SIG_BLOCK, &set_, nullptr);
     // Detached, since it waits for ever; what it uses lives as long as the process.
     std::thread([this] { Run(); }).detach();
   }
 
   // From now on a first signal only ends Wait(). Before, while there is nothing to drain, it ends the process.
-  void Serve() { serving_ = true; }
+  // Until the end SIGHUP calls `reload`, on a thread of its own.
+  void Serve(std::function<void()> reload) {
+    absl::MutexLock lock(&mutex_);
+    reload_ = std::move(reload);
+    serving_ = true;
+  }
+  // `reload` is not called any more.
+  void StopReloading() {
+    absl::MutexLock lock(&mutex_);
+    reload_ = nullptr;
+  }
 
   void Wait() { first_.WaitForNotification(); }
 
  private:
   void Run() {
-    if (const int signal = Next(); !serving_) Die(signal);
+    int signal = Next();
+    while (signal == SIGHUP) {
+      Reload();
+      signal = Next();
+    }
+    if (!serving_) Die(signal);
     spdlog::info("ending in good order; a second signal ends at once");
     first_.Notify();
     const timespec longest = absl::ToTimespec(longest_end_);
-    int signal;
     do {
       signal = sigtimedwait(&set_, nullptr, &longest);
-    } while (signal < 0 && errno == EINTR);
+    } while (signal == SIGHUP || (signal < 0 && errno == EINTR));
     if (signal >= 0) Die(signal);
     spdlog::error("not ended after {}; ended by force", absl::FormatDuration(longest_end_));
     std::_Exit(kExitFailure);
+  }
+
+  // Before the server serves there is nothing to read again.
+  void Reload() {
+    absl::MutexLock lock(&mutex_);
+    if (reload_) reload_();
   }
 
   int Next() {
@@ -99,6 +121,8 @@ class EndSignals {
   const absl::Duration longest_end_;
   sigset_t set_;
   std::atomic<bool> serving_{false};
+  absl::Mutex mutex_;
+  std::function<void()> reload_ ABSL_GUARDED_BY(mutex_);
   absl::Notification first_;
 };
 
@@ -114,9 +138,8 @@ absl::Status WritePortFile(const std::string& path, int port) {
   return absl::OkStatus();
 }
 
-void LogAddress(absl::string_view what, const std::string& address, int port, bool is_loopback) {
+void LogAddress(absl::string_view what, const std::string& address, int port) {
   spdlog::info("{} {} (port {})", std::string(what), address, port);
-  if (!is_loopback) spdlog::warn("{} is reachable from other machines, without authentication", address);
 }
 
 // Why the server ends by itself; OK where it does not.
@@ -207,8 +230,10 @@ absl::StatusOr<std::unique_ptr<Catalog>> OpenCatalog(const ServerFlags& flags) {
   return catalog;
 }
 
-absl::Status Run(const ServerFlags& flags, EndSignals& signals) {
+absl::Status Run(const ServerFlags& flags, Signals& signals) {
   RaiseDescriptorLimit();
+  // Before the models, which take longer to load.
+  RETURN_IF_ERROR(Server::Check(flags.server));
   const FreedMemoryReturner returner;
   const RuntimeInfo runtime = ConfigureRuntime(flags.threads);
   spdlog::info("LibTorch {}, {} threads, matrix products by {}", runtime.libtorch, runtime.threads, runtime.blas);
@@ -225,7 +250,10 @@ absl::Status Run(const ServerFlags& flags, EndSignals& signals) {
   std::unique_ptr<MetricsServer> metrics;
   if (!flags.metrics_listen.empty()) {
     ASSIGN_OR_RETURN(metrics, MetricsServer::Start(flags.metrics_listen, engine.get()));
-    LogAddress("metrics at", flags.metrics_listen, metrics->port(), metrics->is_loopback());
+    LogAddress("metrics at", flags.metrics_listen, metrics->port());
+    if (!metrics->is_loopback()) {
+      spdlog::warn("{} is reachable from other machines, without authentication", flags.metrics_listen);
+    }
   }
   std::unique_ptr<Recorder> recorder;
   if (catalog != nullptr) recorder = std::make_unique<Recorder>(engine.get(), catalog.get());
@@ -235,12 +263,20 @@ absl::Status Run(const ServerFlags& flags, EndSignals& signals) {
   options.tokenizers = &tokenizers;
   options.on_lost = [&lost](absl::Status status) { lost.Set(std::move(status)); };
   ASSIGN_OR_RETURN(std::unique_ptr<Server> server, Server::Start(options, engine.get(), recorder.get()));
-  signals.Serve();
+  signals.Serve([&server] { server->Reload(); });
   for (size_t i = 0; i < flags.server.listen.size(); ++i) {
-    LogAddress("listening on", flags.server.listen[i], server->ports()[i], server->is_loopback(i));
+    LogAddress("listening on", flags.server.listen[i], server->ports()[i]);
+    if (server->is_loopback(i)) continue;
+    if (flags.server.auth_file.empty()) {
+      spdlog::warn("{} is reachable from other machines, without authentication", flags.server.listen[i]);
+    } else if (!flags.server.tls.is_on()) {
+      spdlog::warn("{} is reachable from other machines, without TLS: tokens are refused there",
+                   flags.server.listen[i]);
+    }
   }
   if (!flags.port_file.empty()) RETURN_IF_ERROR(WritePortFile(flags.port_file, server->ports()[0]));
   signals.Wait();
+  signals.StopReloading();
   const absl::Status why = lost.status();
   // Without new connections nothing is gained by going on: clients continue, by their resume tokens, with the server
   // that takes this one's place.
@@ -259,7 +295,7 @@ int Main(int argc, char** argv) {
   RouteLibraryLogs();
   // Writing to a client that is gone is an error like any other.
   std::signal(SIGPIPE, SIG_IGN);
-  auto* signals = new EndSignals(flags.drain_timeout + kEndGrace);
+  auto* signals = new Signals(flags.drain_timeout + kEndGrace);
   const absl::Status status = Run(flags, *signals);
   if (status.ok()) return kExitOk;
   spdlog::error("{}", std::string(status.message()));

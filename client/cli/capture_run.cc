@@ -113,7 +113,7 @@ class Runner {
       if (!status.ok()) capture_.EndCall();
       const auto* started = std::get_if<v1::CaptureStarted>(&**event);
       if (status.ok() && started != nullptr && tokens_ != nullptr) {
-        const auto first = is_resumed() ? std::optional<int64_t>(started->next_sequence()) : std::nullopt;
+        const auto first = started_calls_ > 1 ? std::optional<int64_t>(started->next_sequence()) : std::nullopt;
         writer = std::make_unique<TokenWriter>(tokens_, &capture_, first);
       }
     }
@@ -126,11 +126,9 @@ class Runner {
     return status;
   }
 
-  bool is_resumed() const { return capture_.reconnects() > 0; }
-
   absl::Status Handle(const client::CaptureEvent& event) {
     if (const auto* started = std::get_if<v1::CaptureStarted>(&event)) {
-      return is_resumed() ? absl::OkStatus() : handlers_.on_started(*started);
+      return ++started_calls_ > 1 ? absl::OkStatus() : handlers_.on_started(*started);
     }
     const auto* chunk = std::get_if<client::Chunk>(&event);
     if (chunk == nullptr) return absl::OkStatus();
@@ -146,6 +144,7 @@ class Runner {
   Progress& progress_;
   Interrupt& interrupt_;
   int64_t bytes_ = 0;
+  int started_calls_ = 0;  // that the server has accepted
 };
 
 }  // namespace

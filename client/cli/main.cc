@@ -45,6 +45,10 @@ int Main(int argc, const char* const* argv) {
   AddVerifyCommand(app, invocation);
   AddExportCommand(app, invocation);
   AddImportCommand(app, invocation);
+  AddTopCommand(app, invocation);
+  AddStopCommand(app, invocation);
+  AddHealthCommand(app, invocation);
+  AddTokenCommand(app, invocation);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

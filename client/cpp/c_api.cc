@@ -4,6 +4,7 @@
 #include <cstring>
 #include <exception>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -14,6 +15,7 @@
 #include "client/cpp/batched_capture.h"
 #include "client/cpp/client.h"
 #include "client/cpp/resumable_capture.h"
+#include "server/base/retry_after.h"
 #include "server/base/status.h"
 
 using hookline::client::BatchBuffers;
@@ -45,6 +47,8 @@ int32_t Fail(const absl::Status& status, hookline_error* error) {
   error->code = static_cast<int32_t>(status.code());
   CopyText(hookline::FieldOf(status), error->field);
   CopyText(std::string(status.message()), error->message);
+  const std::optional<absl::Duration> retry_after = hookline::RetryAfterOf(status);
+  error->retry_delay_ms = retry_after.has_value() ? std::max<int64_t>(1, absl::ToInt64Milliseconds(*retry_after)) : 0;
   return HOOKLINE_ERROR;
 }
 
@@ -68,8 +72,18 @@ int32_t hookline_abi_version(void) { return HOOKLINE_ABI_VERSION; }
 
 int32_t hookline_client_connect(const char* address, int64_t max_receive_bytes, int64_t shared_memory_bytes,
                                 hookline_client** client, hookline_error* error) {
+  const hookline_security none = {};
+  return hookline_client_connect_securely(address, max_receive_bytes, shared_memory_bytes, &none, client, error);
+}
+
+int32_t hookline_client_connect_securely(const char* address, int64_t max_receive_bytes, int64_t shared_memory_bytes,
+                                         const hookline_security* security, hookline_client** client,
+                                         hookline_error* error) {
   return Guard(error, [&]() -> int32_t {
+    const auto text = [](const char* given) { return std::string(given == nullptr ? "" : given); };
     ClientOptions options;
+    options.tls = {security->tls != 0, text(security->ca_path), text(security->cert_path), text(security->key_path)};
+    options.token = text(security->token);
     if (max_receive_bytes != 0) options.max_receive_bytes = max_receive_bytes;
     if (shared_memory_bytes != -1) options.shared_memory_bytes = shared_memory_bytes;
     absl::StatusOr<std::unique_ptr<Client>> connected = Client::Connect(address, options);

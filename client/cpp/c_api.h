@@ -55,9 +55,10 @@ typedef struct hookline_capture hookline_capture;
 
 // What went wrong. Texts end with a zero byte; what is longer is cut.
 typedef struct hookline_error {
-  int32_t code;        // gRPC's status code, 1 to 16
-  char field[508];     // the request's field that is at fault, "" if none was named
-  char message[3584];  // the server's message, or the library's
+  int32_t code;            // gRPC's status code, 1 to 16
+  char field[508];         // the request's field that is at fault, "" if none was named
+  char message[3576];      // the server's message, or the library's
+  int64_t retry_delay_ms;  // when the server says to try again, in milliseconds; 0: it does not say
 } hookline_error;
 
 // The buffers of one batch. They are the library's from hookline_capture_submit until hookline_capture_wait returns the
@@ -75,13 +76,27 @@ typedef struct hookline_batch {
 // HOOKLINE_ABI_VERSION of the library that was loaded.
 HOOKLINE_EXPORT int32_t hookline_abi_version(void);
 
-// Opens a channel to `address` (host:port, no TLS); nothing is sent yet. `max_receive_bytes`: the largest message to
-// accept, 0 for 4 MiB, at most 16 MiB (a request's `max_message_bytes` above 4 MiB needs as much).
-// `shared_memory_bytes`: memory that each capture offers to a server on this machine for its values to come through, a
-// multiple of 4096 from 64 KiB to 64 MiB; -1 for 8 MiB, 0: values come over the wire. Free the result.
+// Opens a channel to `address` (host:port, no TLS unless it begins with grpcs://); nothing is sent yet.
+// `max_receive_bytes`: the largest message to accept, 0 for 4 MiB, at most 16 MiB (a request's `max_message_bytes`
+// above 4 MiB needs as much). `shared_memory_bytes`: memory that each capture offers to a server on this machine for
+// its values to come through, a multiple of 4096 from 64 KiB to 64 MiB; -1 for 8 MiB, 0: values come over the wire.
+// Free the result.
 HOOKLINE_EXPORT int32_t hookline_client_connect(const char* address, int64_t max_receive_bytes,
                                                 int64_t shared_memory_bytes, hookline_client** client,
                                                 hookline_error* error);
+// How to speak to a server. Strings are UTF-8; NULL is the same as "".
+typedef struct hookline_security {
+  int32_t tls;            // not 0: TLS, also without any of the paths
+  const char* ca_path;    // PEM files: the authority of the server's certificate; "": those of this machine
+  const char* cert_path;  // a certificate to show to the server, and its key
+  const char* key_path;
+  const char* token;  // says who the client is; only by TLS, or where the server is on this machine
+} hookline_security;
+
+// Does the same by TLS, or with a token. The struct is read during the call only.
+HOOKLINE_EXPORT int32_t hookline_client_connect_securely(const char* address, int64_t max_receive_bytes,
+                                                         int64_t shared_memory_bytes, const hookline_security* security,
+                                                         hookline_client** client, hookline_error* error);
 // Captures of the client may outlive it. NULL does nothing.
 HOOKLINE_EXPORT void hookline_client_free(hookline_client* client);
 

@@ -12,6 +12,7 @@
 #include "hookline/v1/model_service.grpc.pb.h"
 #include "hookline/v1/tokenizer_service.grpc.pb.h"
 #include "server/base/address.h"
+#include "server/base/status.h"
 
 namespace hookline::client {
 namespace {
@@ -24,7 +25,10 @@ gpr_timespec After(absl::Duration duration) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Client>> Client::Connect(const std::string& address, const ClientOptions& options) {
+absl::StatusOr<std::unique_ptr<Client>> Client::Connect(const std::string& given_address,
+                                                        const ClientOptions& options) {
+  TlsOptions tls = options.tls;
+  ASSIGN_OR_RETURN(const std::string address, TakeScheme(given_address, &tls));
   if (absl::Status status = CheckServerAddress(address); !status.ok()) {
     return absl::InvalidArgumentError(absl::StrCat("address: ", status.message()));
   }
@@ -39,6 +43,8 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Connect(const std::string& addre
                                                    " is neither 0 nor a multiple of 4096 from ", kMinSharedMemoryBytes,
                                                    " to ", kMaxSharedMemoryBytes));
   }
+  RETURN_IF_ERROR(CheckToken(options.token, address, tls));
+  ASSIGN_OR_RETURN(const std::shared_ptr<grpc::ChannelCredentials> credentials, ChannelCredentials(tls));
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(static_cast<int>(options.max_receive_bytes));
   // gRPC's own are 1 and 120 seconds, within which every call fails at once: a resume would miss a restarted server.
@@ -48,7 +54,8 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Connect(const std::string& addre
   if (IsLoopbackHost(ServerHostPort(address).host)) arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   Connection connection;
   connection.proxy = ProxyOnTheWay(address);
-  connection.channel = grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+  connection.channel = grpc::experimental::CreateCustomChannelWithInterceptors(address, credentials, arguments,
+                                                                               TokenInterceptors(options.token));
   connection.address = address;
   connection.shared_memory_bytes = options.shared_memory_bytes;
   return std::unique_ptr<Client>(new Client(std::move(connection), options));

@@ -16,6 +16,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "client/cpp/capture_call.h"
+#include "client/cpp/security.h"
 #include "hookline/v1/capture_service.pb.h"
 #include "hookline/v1/model_service.pb.h"
 #include "hookline/v1/tokenizer_service.pb.h"
@@ -42,13 +43,17 @@ struct ClientOptions {
   // Memory that each capture offers to a server on this machine for its values to come through, a multiple of 4096 from
   // 64 KiB to 64 MiB; 0: they come over the wire. Of larger memory less stays in the processor's cache.
   int64_t shared_memory_bytes = int64_t{8} << 20;
+  // Turned on by an address that begins with grpcs://, too.
+  TlsOptions tls;
+  // Says who this client is, with every call; empty: nobody. Only by TLS, or where the server is on this machine.
+  std::string token;
 };
 
 // Thread-safe. Errors of calls are the server's status with the field it names (hookline::FieldOf), or UNAVAILABLE
 // where there is no server.
 class Client {
  public:
-  // Opens a channel to `address`, host:port without TLS. Sends nothing yet, so that an absent server is found by the
+  // Opens a channel to `address`, [grpcs://]host:port. Sends nothing yet, so that an absent server is found by the
   // first call. INVALID_ARGUMENT: no such address (base/address.h) or an option out of range.
   static absl::StatusOr<std::unique_ptr<Client>> Connect(const std::string& address, const ClientOptions& options = {});
 

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "client/cpp/merge_summaries.h"
 #include "server/base/escape.h"
+#include "server/base/retry_after.h"
 #include "server/base/status.h"
 
 namespace hookline::client {
@@ -132,7 +133,13 @@ absl::Status ResumableCapture::TakeSummary(const v1::CaptureSummary& summary) {
 
 std::optional<Reconnect> ResumableCapture::NextReconnect(const absl::Status& error) {
   absl::MutexLock lock(&mutex_);
-  if (!absl::IsUnavailable(error) || resume_token_.empty() || failures_ == kMaxReconnects) return std::nullopt;
+  if (failures_ == kMaxReconnects) return std::nullopt;
+  // A quota or a full queue, of which the server says when to try again.
+  if (const std::optional<absl::Duration> retry_after = RetryAfterOf(error); retry_after.has_value()) {
+    ++failures_;
+    return Reconnect{failures_, std::max(*retry_after, ReconnectDelay(failures_))};
+  }
+  if (!absl::IsUnavailable(error) || resume_token_.empty()) return std::nullopt;
   ++failures_;
   return Reconnect{failures_, ReconnectDelay(failures_)};
 }

@@ -74,8 +74,9 @@ class ResumableCapture {
   // counts other rows than came; FAILED_PRECONDITION where a server that answers a reconnect grants something else.
   absl::StatusOr<std::optional<CaptureEvent>> Next();
 
-  // Whether and when to call again after an error of Next. None: the error is final, because a reconnect would not cure
-  // it, because the server never granted the capture (a wrong address should say so at once), or after kMaxReconnects.
+  // Whether and when to call again after an error of Next; where the server says when (RetryAfterOf), not before. None:
+  // the error is final, because a reconnect would not cure it, because the server never granted the capture (a wrong
+  // address should say so at once), or after kMaxReconnects.
   std::optional<Reconnect> NextReconnect(const absl::Status& error);
 
   // CaptureStream, as CaptureCall's, of the current call.

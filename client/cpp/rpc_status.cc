@@ -1,11 +1,15 @@
 #include "client/cpp/rpc_status.h"
 
+#include <algorithm>
 #include <functional>
+#include <utility>
 
 #include "absl/strings/match.h"
 #include "google/protobuf/io/coded_stream.h"
 #include "google/protobuf/wire_format_lite.h"
+#include "google/rpc/error_details.pb.h"
 #include "server/base/escape.h"
+#include "server/base/retry_after.h"
 #include "server/base/status.h"
 
 namespace hookline::client {
@@ -13,6 +17,9 @@ namespace {
 
 using google::protobuf::internal::WireFormatLite;
 using google::protobuf::io::CodedInputStream;
+
+// Nobody wants to wait for longer than that without being told.
+constexpr absl::Duration kMaxRetryDelay = absl::Hours(1);
 
 // Calls `visit` with each length-delimited field of an encoded message, until it is malformed or ends.
 void VisitFields(absl::string_view message, const std::function<void(int number, const std::string& value)>& visit) {
@@ -49,11 +56,29 @@ std::string BadRequestField(absl::string_view details) {
   return field;
 }
 
+std::optional<absl::Duration> RetryDelay(absl::string_view details) {
+  std::optional<absl::Duration> delay;
+  VisitFields(details, [&](int number, const std::string& any) {
+    if (number != 3) return;
+    std::string type_url;
+    std::string value;
+    VisitFields(any, [&](int number, const std::string& field) { (number == 1 ? type_url : value) = field; });
+    google::rpc::RetryInfo retry;
+    if (!absl::EndsWith(type_url, "/google.rpc.RetryInfo") || !retry.ParseFromString(value)) return;
+    delay = absl::Seconds(retry.retry_delay().seconds()) + absl::Nanoseconds(retry.retry_delay().nanos());
+    delay = std::clamp(*delay, absl::ZeroDuration(), kMaxRetryDelay);
+  });
+  return delay;
+}
+
 absl::Status FromGrpc(const grpc::Status& status) {
   if (status.ok()) return absl::OkStatus();
   // The bytes are a server's, so they are escaped here once for whoever shows the status.
-  return WithField(absl::Status(static_cast<absl::StatusCode>(status.error_code()), Escaped(status.error_message())),
-                   Escaped(BadRequestField(status.error_details())));
+  absl::Status converted =
+      WithField(absl::Status(static_cast<absl::StatusCode>(status.error_code()), Escaped(status.error_message())),
+                Escaped(BadRequestField(status.error_details())));
+  const std::optional<absl::Duration> delay = RetryDelay(status.error_details());
+  return delay.has_value() ? WithRetryAfter(std::move(converted), *delay) : converted;
 }
 
 }  // namespace hookline::client

@@ -2,10 +2,12 @@
 #ifndef HOOKLINE_CLIENT_CPP_RPC_STATUS_H_
 #define HOOKLINE_CLIENT_CPP_RPC_STATUS_H_
 
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/time.h"
 #include "grpcpp/support/status.h"
 
 namespace hookline::client {
@@ -22,6 +24,9 @@ absl::Status FromGrpc(const grpc::Status& status);
 //   BadRequest {repeated FieldViolation field_violations = 1;}
 //   FieldViolation {string field = 1; string description = 2;}
 std::string BadRequestField(absl::string_view details);
+
+// The time to wait that google.rpc.RetryInfo names in them; none without.
+std::optional<absl::Duration> RetryDelay(absl::string_view details);
 
 }  // namespace hookline::client
 

@@ -1,5 +1,6 @@
 #include "server/base/slab_pool.h"
 
+#include <algorithm>
 #include <cstring>
 #include <utility>
 
@@ -31,6 +32,8 @@ int64_t SlabWindow::held_slabs() const {
   const auto found = pool_->reservations_.find(id_);
   return found == pool_->reservations_.end() ? 0 : found->second.slabs_out + found->second.free_slabs;
 }
+
+void SlabWindow::ShrinkTo(int64_t slabs) { pool_->Shrink(id_, slabs); }
 
 void SlabWindow::Close() { pool_->CloseWindow(id_); }
 
@@ -85,26 +88,43 @@ SlabRef SlabPool::Take(int64_t window) {
 
 void SlabPool::Return(uint8_t* slab, int64_t window) {
   std::shared_ptr<const std::function<void()>> on_return;
+  bool is_free = false;  // for other windows
   {
     RankedLock lock(&mu_, LockRank::kSlabPool);
     empty_.push_back(slab);
     const auto found = reservations_.find(window);  // there, because this slab was out
     Reservation& reservation = found->second;
     --reservation.slabs_out;
-    if (!reservation.closed) {
+    is_free = reservation.closed || reservation.surplus > 0;
+    if (!is_free) {
       ++reservation.free_slabs;
-      on_return = reservation.on_return;
     } else {
       ++unreserved_;
-      if (reservation.slabs_out == 0) reservations_.erase(found);
+      if (reservation.surplus > 0) --reservation.surplus;
     }
+    on_return = reservation.on_return;  // null once it is closed
+    if (reservation.closed && reservation.slabs_out == 0) reservations_.erase(found);
   }
-  // Running either without the lock is safe: what they wake looks at the pool's state, not at who woke it.
-  if (on_return != nullptr) {
-    (*on_return)();
-  } else {
-    on_free_();
+  // Running them without the lock is safe: what they wake looks at the pool's state, not at who woke it.
+  if (on_return != nullptr) (*on_return)();
+  if (is_free) on_free_();
+}
+
+void SlabPool::Shrink(int64_t window, int64_t slabs) {
+  {
+    RankedLock lock(&mu_, LockRank::kSlabPool);
+    const auto found = reservations_.find(window);
+    if (found == reservations_.end() || found->second.closed) return;
+    Reservation& reservation = found->second;
+    const int64_t over = reservation.free_slabs + reservation.slabs_out - reservation.surplus - slabs;
+    if (over <= 0) return;
+    const int64_t at_once = std::min(over, reservation.free_slabs);
+    reservation.free_slabs -= at_once;
+    unreserved_ += at_once;
+    reservation.surplus += over - at_once;
+    if (at_once == 0) return;
   }
+  on_free_();
 }
 
 void SlabPool::CloseWindow(int64_t window) {

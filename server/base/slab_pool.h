@@ -67,6 +67,9 @@ class SlabWindow {
   int64_t free_slabs() const;
   // Slabs, reserved or handed out, that others cannot have because of this window.
   int64_t held_slabs() const;
+  // Gives slabs back to the pool until the window has no more than `slabs`: empty ones at once, those that are out when
+  // they return.
+  void ShrinkTo(int64_t slabs);
   void Close();
 
  private:
@@ -107,12 +110,14 @@ class SlabPool {
   struct Reservation {
     int64_t free_slabs = 0;  // none once it is closed
     int64_t slabs_out = 0;
+    int64_t surplus = 0;  // of those that are out: goes to the pool when it returns
     bool closed = false;
     std::shared_ptr<const std::function<void()>> on_return;
   };
 
   SlabRef Take(int64_t window);
   void Return(uint8_t* slab, int64_t window);
+  void Shrink(int64_t window, int64_t slabs);
   void CloseWindow(int64_t window);
 
   const std::shared_ptr<uint8_t> memory_;

@@ -43,6 +43,7 @@ struct CaptureStarted {
   int64_t window_bytes = 0;
   std::string resume_token;
   TextFacts text;
+  int64_t capture_id = 0;  // 0: a read of a recording
 };
 
 // The sequence, position and token of each row of a row group. The group's chunks share it.
@@ -112,6 +113,9 @@ struct CaptureCallbacks {
   std::function<void()> on_ready;
   // StreamedSource: there is room again after AddSequences returned false.
   std::function<void()> on_source_room;
+  // The capture has ended because its client takes nothing, and still takes nothing: the transport is to let go of what
+  // it holds, without waiting for the client any longer.
+  std::function<void()> on_expired = nullptr;
 };
 
 // Thread-safe. Its owner may release it at any time, which cancels it. Slabs that chunks still hold come back with
@@ -135,6 +139,9 @@ class Capture {
   // runs after Cancel has returned: it waits for one that is running, so hold no lock that callbacks take. Idempotent.
   // Do not call it from a callback.
   virtual void Cancel() = 0;
+
+  // Captures that are admitted before this one, if it waits for that; none once it runs.
+  virtual std::optional<int> CapturesAhead() const { return std::nullopt; }
 
   // Adds the time that the sink's transport took for a chunk, for the summary.
   virtual void AddWireTime(absl::Duration duration) = 0;

@@ -18,7 +18,8 @@ namespace hookline {
 struct Admission {
   FlowId flow = kNoFlow;
   std::vector<CaptureId> captures;
-  int64_t slabs = 0;  // of their windows together
+  int64_t slabs = 0;        // of their windows together
+  int64_t least_slabs = 0;  // of the smallest windows that they can run with: two row groups each
   // Windows of captures that came later and overtook this one while it was the oldest.
   std::vector<std::shared_ptr<SlabWindow>> overtaken_by;
 };

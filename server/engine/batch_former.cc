@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <map>
 
 namespace hookline {
 namespace {
@@ -17,6 +18,8 @@ BatchItem TakeFrom(Flow& flow) {
   item.batch_sequence = item.sequence.count;
   item.next_batch_sequence = item.sequence.count + 1;
   flow.deficit -= item.sequence.length;
+  flow.share->deficit -= item.sequence.length;
+  flow.share->tokens += item.sequence.length;
   return item;
 }
 
@@ -36,20 +39,70 @@ std::vector<BatchItem> FixedBatch(Flow& flow) {
   return items;
 }
 
+// Credit does not grow beyond one batch; otherwise who waited long would shut the others out.
+void Earn(int64_t* deficit, int64_t tokens, const BatchLimits& limits) {
+  *deficit = std::min(*deficit + std::max<int64_t>(1, tokens), limits.max_tokens);
+}
+
+// The two levels of credit.
+class Credits {
+ public:
+  Credits(const std::vector<Flow*>& flows, const std::vector<Flow*>& ready, const BatchLimits& limits)
+      : limits_(limits) {
+    for (const Flow* flow : ready) {
+      if (AddShare(&earning_, flow->share.get())) earning_weight_ += flow->share->identity.weight;
+    }
+    for (const Flow* flow : flows) ++flows_of_[flow->share.get()];
+    for (ClientShare* share : earning_) EarnShare(share);
+    for (Flow* flow : flows) EarnFlow(flow);
+  }
+
+  static bool Has(const Flow* flow) { return flow->deficit > 0 && flow->share->deficit > 0; }
+
+  // Lets one of `flows`, which fit into the batch and have no credit, come nearer to it: those whose clients have
+  // credit earn their part of it or, where no client has, the clients earn another share.
+  void Grant(const std::vector<Flow*>& flows) {
+    bool none_has_share = true;
+    for (Flow* flow : flows) {
+      if (flow->share->deficit <= 0) continue;
+      none_has_share = false;
+      EarnFlow(flow);
+    }
+    if (!none_has_share) return;
+    std::vector<ClientShare*> shares;
+    for (const Flow* flow : flows) AddShare(&shares, flow->share.get());
+    for (ClientShare* share : shares) EarnShare(share);
+  }
+
+ private:
+  static bool AddShare(std::vector<ClientShare*>* shares, ClientShare* share) {
+    if (std::find(shares->begin(), shares->end(), share) != shares->end()) return false;
+    shares->push_back(share);
+    return true;
+  }
+  int64_t QuantumOf(const ClientShare& share) const {
+    return limits_.max_tokens * share.identity.weight / std::max<int64_t>(1, earning_weight_);
+  }
+  void EarnShare(ClientShare* share) { Earn(&share->deficit, QuantumOf(*share), limits_); }
+  void EarnFlow(Flow* flow) {
+    Earn(&flow->deficit, QuantumOf(*flow->share) / flows_of_.at(flow->share.get()), limits_);
+  }
+
+  const BatchLimits& limits_;
+  std::vector<ClientShare*> earning_;
+  int64_t earning_weight_ = 0;
+  std::map<const ClientShare*, int64_t> flows_of_;
+};
+
 }  // namespace
 
-std::vector<BatchItem> FormBatch(const std::vector<Flow*>& flows, const BatchLimits& limits) {
+std::vector<BatchItem> FormBatch(const std::vector<Flow*>& flows, const std::vector<Flow*>& ready,
+                                 const BatchLimits& limits) {
   std::vector<BatchItem> items;
   if (flows.empty()) return items;
-  const int64_t quantum = std::max<int64_t>(1, limits.max_tokens / static_cast<int64_t>(flows.size()));
-  const auto grant = [&] {
-    // Credit does not grow beyond one batch; otherwise a flow that waited long would shut the others out.
-    for (Flow* flow : flows) flow->deficit = std::min(flow->deficit + quantum, limits.max_tokens);
-  };
-  const auto has_credit = [](const Flow* flow) { return flow->deficit > 0; };
-  grant();
-  while (std::none_of(flows.begin(), flows.end(), has_credit)) grant();
-  Flow* first = *std::find_if(flows.begin(), flows.end(), has_credit);
+  Credits credits(flows, ready, limits);
+  while (std::none_of(flows.begin(), flows.end(), Credits::Has)) credits.Grant(flows);
+  Flow* first = *std::find_if(flows.begin(), flows.end(), Credits::Has);
   if (first->deterministic) return FixedBatch(*first);
 
   items.push_back(TakeFrom(*first));
@@ -57,14 +110,14 @@ std::vector<BatchItem> FormBatch(const std::vector<Flow*>& flows, const BatchLim
   while (true) {
     Flow* best = nullptr;
     int64_t best_distance = 0;
-    bool without_credit = false;
+    std::vector<Flow*> without_credit;
     for (Flow* flow : flows) {
       if (flow->deterministic || !flow->source.HasNext()) continue;
       const int64_t length = flow->source.NextLength();
       if (!limits.mixes_lengths && length != longest) continue;
       if ((static_cast<int64_t>(items.size()) + 1) * std::max(longest, length) > limits.max_tokens) continue;
-      if (flow->deficit <= 0) {
-        without_credit = true;
+      if (!Credits::Has(flow)) {
+        without_credit.push_back(flow);
         continue;
       }
       const int64_t distance = std::abs(longest - length);
@@ -74,8 +127,8 @@ std::vector<BatchItem> FormBatch(const std::vector<Flow*>& flows, const BatchLim
       }
     }
     if (best == nullptr) {
-      if (!without_credit) return items;
-      grant();
+      if (without_credit.empty()) return items;
+      credits.Grant(without_credit);
       continue;
     }
     items.push_back(TakeFrom(*best));
@@ -87,7 +140,8 @@ std::vector<Flow*> SmallFlows(const std::vector<Flow*>& flows, const BatchLimits
   std::vector<Flow*> small;
   int64_t others_tokens = 0;
   for (Flow* flow : flows) {
-    if (flow->source.finished() && flow->source.ready_tokens() <= limits.max_tokens / kSmallShare) {
+    if (flow->source.finished() && flow->share->deficit >= 0 &&
+        flow->source.ready_tokens() <= limits.max_tokens / kSmallShare) {
       small.push_back(flow);
     } else {
       others_tokens += flow->source.ready_tokens();

@@ -26,14 +26,18 @@ struct BatchLimits {
   bool mixes_lengths = true;
 };
 
-// Takes sequences from `flows` (each has one; in the order of their turn) until no more fit. Fair between flows by
-// tokens: deficit round robin (Shreedhar, Varghese: Efficient fair queuing using deficit round robin, 1996), with the
-// difference that a flow may overdraw by its last sequence, so that a sequence longer than its share is not stuck. The
-// first flow in turn with credit gives the first sequence; after it come those whose lengths are nearest to the longest
-// one so far, because what is shorter is padded. A deterministic flow goes alone, with the batch that its source fixes.
-std::vector<BatchItem> FormBatch(const std::vector<Flow*>& flows, const BatchLimits& limits);
+// Takes sequences from `flows` (each has one; in the order of their turn) until no more fit. Fair by tokens, between
+// clients by their weights first and between a client's flows second: hierarchical deficit round robin (Shreedhar,
+// Varghese: Efficient fair queuing using deficit round robin, 1996), with the difference that a flow may overdraw by
+// its last sequence, so that a sequence longer than its share is not stuck. `ready` are all flows that could run,
+// `flows` among them: their clients earn their shares of this batch, whether or not it is theirs. The first flow in
+// turn with credit gives the first sequence; after it come those whose lengths are nearest to the longest one so far,
+// because what is shorter is padded. A deterministic flow goes alone, with the batch that its source fixes.
+std::vector<BatchItem> FormBatch(const std::vector<Flow*>& flows, const std::vector<Flow*>& ready,
+                                 const BatchLimits& limits);
 
-// The flows whose whole rest is less than 1/32 of a batch, where the others fill batches by themselves; otherwise none.
+// The flows whose whole rest is less than 1/32 of a batch, and whose clients have not had more than their share, where
+// the others fill batches by themselves; otherwise none.
 // Their own forward pass hardly delays the full batches around it, so they need not wait for one of those, nor be
 // padded to its length.
 std::vector<Flow*> SmallFlows(const std::vector<Flow*>& flows, const BatchLimits& limits);

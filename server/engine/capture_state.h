@@ -10,7 +10,9 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "server/capture/capture.h"
+#include "server/capture/client_identity.h"
 #include "server/engine/batch.h"
+#include "server/engine/client_share.h"
 #include "server/engine/ids.h"
 
 namespace hookline {
@@ -49,7 +51,7 @@ struct CaptureAccount {
 
 struct CaptureState {
   ModelId model{};
-  std::string address;
+  ClientIdentity client;
   Recipient recipient;  // its window is null until the capture is admitted
   CapturePhase phase = CapturePhase::kWaiting;
   // Set from kStopping on.
@@ -58,13 +60,19 @@ struct CaptureState {
 
   FlowId flow = kNoFlow;     // none once it takes no more sequences
   bool source_full = false;  // its client was told to wait before it streams more
+  absl::Time last_sent;      // when its client last streamed something, or it was admitted
+  int64_t window_slabs = 0;  // of its window, or fewer once it was told to shrink
+  bool drop_queued = false;  // at its end, what its client has not read
+  std::shared_ptr<ClientShare> share;
   RowCursor cursor;
   // Deliveries, and batches in the executor's hands, whose rows have not all reached the queue.
   int in_flight = 0;
   // Launched deliveries of which some rows have no slabs yet; no batch is formed before all have. Counted, because the
   // passes of a halved batch may be launched while those before them are being placed.
   int unplaced_deliveries = 0;
-  absl::Time waiting_since;  // when it arrived or, once it is, was admitted
+  absl::Time arrived;
+  absl::Time waiting_since;         // when it arrived or, once it is, was admitted
+  int64_t model_tokens_before = 0;  // that its model had run when it was admitted
   CaptureAccount account;
 };
 

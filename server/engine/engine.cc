@@ -52,6 +52,7 @@ class CaptureHandle final : public Capture {
     scheduler_->Cancel(admitted_.id);
     admitted_.events->Close();
   }
+  std::optional<int> CapturesAhead() const override { return scheduler_->CapturesAhead(admitted_.id); }
   void AddWireTime(absl::Duration duration) override { admitted_.events->AddWireTime(duration); }
 
  private:
@@ -100,8 +101,14 @@ class EngineImpl final : public Engine {
   absl::StatusOr<const Dataset*> FindDataset(absl::string_view name) const override;
   absl::StatusOr<CapturePlan> Plan(CaptureRequest request) const override;
   CaptureEstimate Estimate(const CapturePlan& plan) const override;
-  absl::StatusOr<std::shared_ptr<Capture>> Start(CapturePlan plan, absl::string_view address,
+  absl::StatusOr<std::shared_ptr<Capture>> Start(CapturePlan plan, const ClientIdentity& client,
                                                  CaptureCallbacks callbacks) override;
+  std::vector<CaptureStatus> ListCaptures(const ClientIdentity& client) const override {
+    return scheduler_.ListCaptures(client);
+  }
+  absl::Status StopCapture(int64_t id, const ClientIdentity& client) override {
+    return scheduler_.StopByOperator(CaptureId{id}, client);
+  }
   EngineSnapshot Snapshot() const override;
   void Drain(absl::Time deadline) override { scheduler_.Drain(SteadyNow() + (deadline - absl::Now())); }
 
@@ -194,12 +201,12 @@ CaptureEstimate EngineImpl::Estimate(const CapturePlan& plan) const {
   return estimate;
 }
 
-absl::StatusOr<std::shared_ptr<Capture>> EngineImpl::Start(CapturePlan plan, absl::string_view address,
+absl::StatusOr<std::shared_ptr<Capture>> EngineImpl::Start(CapturePlan plan, const ClientIdentity& client,
                                                            CaptureCallbacks callbacks) {
   const Replica& replica = ReplicaOf(plan.model);
   const int64_t first_sequence = plan.position.batch_sequence;
   ASSIGN_OR_RETURN(Scheduler::Admitted admitted,
-                   scheduler_.Admit(replica.id, std::move(plan), address, std::move(callbacks)));
+                   scheduler_.Admit(replica.id, std::move(plan), client, std::move(callbacks)));
   return std::make_shared<CaptureHandle>(&scheduler_, std::move(admitted), &replica.model->info(), replica.limits,
                                          first_sequence);
 }

@@ -1,7 +1,7 @@
 // The engine: admits captures, lets their sequences share forward passes, and hands the rows to their sinks.
 //
 //   ASSIGN_OR_RETURN(CapturePlan plan, engine->Plan(std::move(request)));
-//   ASSIGN_OR_RETURN(std::shared_ptr<Capture> capture, engine->Start(std::move(plan), address, callbacks));
+//   ASSIGN_OR_RETURN(std::shared_ptr<Capture> capture, engine->Start(std::move(plan), client, callbacks));
 #ifndef HOOKLINE_SERVER_ENGINE_ENGINE_H_
 #define HOOKLINE_SERVER_ENGINE_ENGINE_H_
 
@@ -12,6 +12,8 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "server/capture/capture.h"
+#include "server/capture/capture_status.h"
+#include "server/capture/client_identity.h"
 #include "server/capture/plan.h"
 #include "server/capture/request.h"
 #include "server/dataset/dataset.h"
@@ -56,11 +58,16 @@ class Engine {
   // Estimates the planned capture. The time is absent until the model has run its first forward pass.
   virtual CaptureEstimate Estimate(const CapturePlan& plan) const = 0;
 
-  // Admits or queues the planned capture. `address` is the client's, for its limit. RESOURCE_EXHAUSTED: too many
-  // captures; FAILED_PRECONDITION: a feed of that name has another definition; UNAVAILABLE: the server is shutting
-  // down.
-  virtual absl::StatusOr<std::shared_ptr<Capture>> Start(CapturePlan plan, absl::string_view address,
+  // Admits or queues the planned capture of a client, whose quotas hold for it. RESOURCE_EXHAUSTED: too many captures;
+  // FAILED_PRECONDITION: a feed of that name has another definition; UNAVAILABLE: the server is shutting down.
+  virtual absl::StatusOr<std::shared_ptr<Capture>> Start(CapturePlan plan, const ClientIdentity& client,
                                                          CaptureCallbacks callbacks) = 0;
+
+  // The captures that run or wait, by their ids. `client`: those of one only, unless it is an administrator.
+  virtual std::vector<CaptureStatus> ListCaptures(const ClientIdentity& client) const = 0;
+
+  // Ends a capture with CANCELLED. NOT_FOUND unless `client` may see it in ListCaptures.
+  virtual absl::Status StopCapture(int64_t id, const ClientIdentity& client) = 0;
 
   virtual EngineSnapshot Snapshot() const = 0;
 

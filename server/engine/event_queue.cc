@@ -74,6 +74,7 @@ std::optional<CaptureEvent> EventQueue::Next() {
   {
     absl::MutexLock lock(&mu_);
     if (closed_ || released_) return std::nullopt;
+    if (started_.has_value() || !chunks_.empty() || ended_.has_value()) ++consumed_events_;
     if (started_.has_value()) {
       CaptureEvent event = std::move(*started_);
       started_.reset();
@@ -138,6 +139,30 @@ void EventQueue::Close() {
 void EventQueue::NotifySourceRoom() {
   absl::MutexLock lock(&callback_mu_);
   if (!closed_to_callbacks_ && callbacks_.on_source_room) callbacks_.on_source_room();
+}
+
+void EventQueue::NotifyExpired() {
+  absl::MutexLock lock(&callback_mu_);
+  if (!closed_to_callbacks_ && callbacks_.on_expired) callbacks_.on_expired();
+}
+
+bool EventQueue::WaitsForSink() const {
+  absl::MutexLock lock(&mu_);
+  return !closed_ && !released_ && (started_.has_value() || !chunks_.empty() || ended_.has_value());
+}
+
+int64_t EventQueue::consumed_events() const {
+  absl::MutexLock lock(&mu_);
+  return consumed_events_;
+}
+
+void EventQueue::Abandon(absl::Status status) {
+  std::deque<QueuedChunk> dropped;  // destroyed after the lock is released, since slabs that return call back
+  absl::MutexLock lock(&mu_);
+  if (closed_ || !ended_.has_value()) return;
+  dropped.swap(chunks_);
+  ended_->status = std::move(status);
+  ended_->stop_reason = StopReason::kError;
 }
 
 void EventQueue::Notify() {

@@ -50,6 +50,15 @@ class EventQueue {
 
   // Runs on_source_room, unless closed.
   void NotifySourceRoom();
+  // Runs on_expired, unless closed.
+  void NotifyExpired();
+
+  // Returns whether there are events that the sink has not asked for.
+  bool WaitsForSink() const;
+  // Returns how many events the sink has consumed.
+  int64_t consumed_events() const;
+  // Drops the chunks that the sink has not consumed, of a capture that has ended: it ends with `status` instead.
+  void Abandon(absl::Status status);
 
  private:
   void Notify();
@@ -72,6 +81,7 @@ class EventQueue {
   bool closed_ ABSL_GUARDED_BY(mu_) = false;
   bool released_ ABSL_GUARDED_BY(mu_) = false;
   bool sink_waits_ ABSL_GUARDED_BY(mu_) = true;
+  int64_t consumed_events_ ABSL_GUARDED_BY(mu_) = 0;
   // The rows of one hook point that the sink has consumed.
   struct Consumed {
     int64_t rows = 0;

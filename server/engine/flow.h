@@ -4,12 +4,14 @@
 #define HOOKLINE_SERVER_ENGINE_FLOW_H_
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <vector>
 
 #include "absl/time/time.h"
 #include "server/capture/request.h"
 #include "server/capture/sequence_source.h"
+#include "server/engine/client_share.h"
 #include "server/engine/ids.h"
 
 namespace hookline {
@@ -23,9 +25,12 @@ struct Flow {
   SequenceSource source;
   const bool deterministic;
 
+  // The share of the client that it is charged to: a feed's is that of its first member.
+  std::shared_ptr<ClientShare> share = std::make_shared<ClientShare>();
+
   // Admitted captures that still want rows.
   std::vector<CaptureId> receivers;
-  // Tokens that the flow may still put into batches before it is the others' turn (deficit round robin).
+  // Tokens that the flow may still put into batches before it is its client's other flows' turn.
   int64_t deficit = 0;
   // The time since which a sequence waits while every receiver has room.
   absl::Time ready_since = absl::InfiniteFuture();

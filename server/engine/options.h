@@ -6,6 +6,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "server/capture/client_identity.h"
 #include "server/capture/limits.h"
 #include "server/model/model.h"
 
@@ -34,8 +35,13 @@ struct EngineOptions {
   int64_t max_sequence_length = 0;  // 0: the model's context_length
   int max_hook_points = 4096;       // after expansion
   int64_t max_rows = 10'000'000;    // per hook point and capture: larger budgets are clipped
-  int max_captures = 64;
+  int max_captures = 64;            // that run; as many more may wait
   int max_captures_per_address = 64;
+  // What one client may have at a time, unless the auth file says otherwise. What is absent is limited as follows: a
+  // quarter of the slabs, of the captures that run and of those that wait; nothing else.
+  ClientQuotas default_quotas;
+  // How long a capture whose client takes or sends nothing keeps what others wait for.
+  absl::Duration stall_timeout = absl::Minutes(1);
   // How long the other members of a feed wait for one that does not read.
   absl::Duration feed_stall_timeout = absl::Seconds(30);
 

@@ -6,7 +6,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "server/base/lock_order.h"
+#include "server/base/retry_after.h"
 #include "server/base/status.h"
+#include "spdlog/spdlog.h"
 
 namespace hookline {
 namespace {
@@ -25,6 +27,13 @@ constexpr int kQuietShare = 4;
 // How long a drained server waits for sinks to consume the final event.
 constexpr absl::Duration kLastWordTime = absl::Seconds(1);
 
+// Captures end within seconds to minutes; who finds the queue full asks again after some.
+constexpr absl::Duration kQueueRetry = absl::Seconds(5);
+
+// How long somebody waits before the log says so, and how often it says who waits, and for whom.
+constexpr absl::Duration kWaitLogDelay = absl::Seconds(1);
+constexpr absl::Duration kWaitLogInterval = absl::Minutes(1);
+
 const std::vector<double>& SecondsBounds() {
   static const auto* const bounds =
       new std::vector<double>{0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30};
@@ -37,6 +46,12 @@ const std::vector<double>& ShareBounds() {
 
 Histogram EmptyHistogram(const std::vector<double>& bounds) {
   return {bounds, std::vector<uint64_t>(bounds.size() + 1), /*sum=*/0};
+}
+
+CaptureStarted StartedOf(CaptureId id, const CapturePlan& plan, const ResumePosition& begin) {
+  CaptureStarted started = plan.Started(begin);
+  started.capture_id = static_cast<int64_t>(id);
+  return started;
 }
 
 template <typename T>
@@ -100,27 +115,31 @@ CaptureState* Scheduler::Find(CaptureId id) {
 
 // --- Taking in.
 
-absl::StatusOr<Scheduler::Admitted> Scheduler::Admit(ModelId model, CapturePlan plan, absl::string_view address,
+absl::StatusOr<Scheduler::Admitted> Scheduler::Admit(ModelId model, CapturePlan plan, const ClientIdentity& client,
                                                      CaptureCallbacks callbacks) {
+  const bool has_row_quota = QuotaOf(client, options_, &ClientQuotas::rows) >= 0;
+  const int64_t rows = has_row_quota ? MostRows(plan) : 0;
   TokenBatch tokens = std::move(plan.tokens);
   const auto shared_plan = std::make_shared<const CapturePlan>(std::move(plan));
   Admitted admitted;
   {
     Section section(this);
     RETURN_IF_ERROR(CheckHeldTokens(tokens.tokens()));
-    RETURN_IF_ERROR(CheckCaptureCount(address));
+    const std::shared_ptr<ClientShare> share = ShareOf(client);
+    RETURN_IF_ERROR(CheckCaptureCount(*share, *shared_plan, rows));
     const CaptureId id{++last_id_};
     admitted.id = id;
     admitted.events = std::make_shared<EventQueue>(std::move(callbacks), [this, id] { Released(id); });
     CaptureState capture;
     capture.model = model;
-    capture.address = std::string(address);
+    capture.client = client;
+    capture.share = share;
     capture.recipient.capture = id;
     capture.recipient.plan = shared_plan;
     capture.recipient.events = admitted.events;
     capture.cursor.next_row = shared_plan->position.rows;
     capture.cursor.skip_until = shared_plan->position;
-    capture.waiting_since = clock_->Now();
+    capture.arrived = capture.waiting_since = clock_->Now();
     if (shared_plan->feed.has_value()) {
       RETURN_IF_ERROR(JoinFeed(id, capture));
     } else {
@@ -128,28 +147,64 @@ absl::StatusOr<Scheduler::Admitted> Scheduler::Admit(ModelId model, CapturePlan 
       SequenceSource& source = flows_.at(capture.flow).source;
       source.Add(std::move(tokens));
       if (!shared_plan->streams) source.Finish();
-      admissions_.push_back({capture.flow, {id}, shared_plan->window_slabs, {}});
+      admissions_.push_back({capture.flow, {id}, shared_plan->window_slabs, 2 * shared_plan->group_slabs, {}});
     }
-    unreleased_[id] = capture.address;
+    unreleased_[id] = {client.name, admitted.events, 0, capture.arrived};
     captures_.emplace(id, std::move(capture));
+    AdmitNow();
+    // Executors look after those who hold what this one may wait for.
+    for (ModelQueue& queue : models_) queue.wake.NotifyAll();
   }
-  AdmitWaiting();
   return admitted;
 }
 
-absl::Status Scheduler::CheckCaptureCount(absl::string_view address) const {
-  if (draining_) return absl::UnavailableError("the server is shutting down");
-  const int64_t count = static_cast<int64_t>(unreleased_.size());
-  if (count >= options_.max_captures) {
-    return absl::ResourceExhaustedError(absl::StrCat("this server has ", count, " captures, of at most ",
-                                                     options_.max_captures, " (--max-captures); try again later"));
+std::shared_ptr<ClientShare> Scheduler::ShareOf(const ClientIdentity& client) {
+  const absl::Time now = clock_->Now();
+  // Those whom nothing refers to, and who have nothing to pay back, are as good as new.
+  for (auto it = shares_.begin(); it != shares_.end();) {
+    it = it->second.use_count() == 1 && it->second->bucket.IsFull(now) ? shares_.erase(it) : std::next(it);
   }
-  const auto own = std::count_if(unreleased_.begin(), unreleased_.end(),
-                                 [&](const auto& unreleased) { return unreleased.second == address; });
-  if (own >= options_.max_captures_per_address) {
-    return absl::ResourceExhaustedError(absl::StrCat("your address has ", own, " captures, of at most ",
-                                                     options_.max_captures_per_address,
+  std::shared_ptr<ClientShare>& share = shares_[client.name];
+  if (share == nullptr) share = std::make_shared<ClientShare>();
+  share->identity = client;
+  share->bucket.SetLimits(std::max<int64_t>(0, QuotaOf(client, options_, &ClientQuotas::tokens_per_second)),
+                          std::max<int64_t>(0, QuotaOf(client, options_, &ClientQuotas::burst_tokens)), now);
+  return share;
+}
+
+ClientUse Scheduler::UseOf(absl::string_view client) const {
+  ClientUse use;
+  for (const auto& [id, unreleased] : unreleased_) {
+    if (unreleased.client != client) continue;
+    const auto capture = captures_.find(id);
+    const bool waits = capture != captures_.end() && capture->second.phase == CapturePhase::kWaiting;
+    ++(waits ? use.waiting : use.running);
+    if (capture == captures_.end()) continue;
+    if (capture->second.recipient.window != nullptr) use.slabs += capture->second.recipient.window->held_slabs();
+    if (capture->second.recipient.plan->feed.has_value()) ++use.feeds;
+  }
+  return use;
+}
+
+absl::Status Scheduler::CheckCaptureCount(const ClientShare& share, const CapturePlan& plan, int64_t rows) {
+  if (draining_) return absl::UnavailableError("the server is shutting down");
+  const ClientUse use = UseOf(share.identity.name);
+  if (absl::Status status = CheckQuotas(share, use, plan, rows, options_, clock_->Now()); !status.ok()) {
+    ++quota_refusals_;
+    return status;
+  }
+  if (use.running + use.waiting >= options_.max_captures_per_address) {
+    return absl::ResourceExhaustedError(absl::StrCat("your address has ", use.running + use.waiting,
+                                                     " captures, of at most ", options_.max_captures_per_address,
                                                      " (--max-captures-per-address); end one of them first"));
+  }
+  int64_t waiting = 0;
+  for (const auto& [id, capture] : captures_) waiting += capture.phase == CapturePhase::kWaiting ? 1 : 0;
+  if (waiting >= options_.max_captures) {
+    return WithRetryAfter(
+        absl::ResourceExhaustedError(absl::StrCat("this server has ", waiting, " captures that wait, of at most ",
+                                                  options_.max_captures, " (--max-captures); try again later")),
+        kQueueRetry);
   }
   return absl::OkStatus();
 }
@@ -168,7 +223,7 @@ absl::Status Scheduler::CheckHeldTokens(int64_t more) const {
 
 FlowId Scheduler::NewFlow(const CaptureState& capture) {
   const FlowId id{++last_id_};
-  flows_.try_emplace(id, id, capture.model, *capture.recipient.plan);
+  flows_.try_emplace(id, id, capture.model, *capture.recipient.plan).first->second.share = capture.share;
   return id;
 }
 
@@ -188,10 +243,14 @@ absl::Status Scheduler::JoinFeed(CaptureId id, CaptureState& capture) {
   const CapturePlan& plan = *capture.recipient.plan;
   const std::pair<ModelId, std::string> key(capture.model, plan.feed->name);
   int64_t slabs = plan.window_slabs;
+  int64_t least_slabs = 2 * plan.group_slabs;
   if (const auto feed = feeds_.find(key); feed != feeds_.end()) {
     const Flow& flow = flows_.at(feed->second);
     RETURN_IF_ERROR(CheckSameFeed(flow, plan));
-    for (CaptureId member : flow.waiting_members) slabs += Find(member)->recipient.plan->window_slabs;
+    for (CaptureId member : flow.waiting_members) {
+      slabs += Find(member)->recipient.plan->window_slabs;
+      least_slabs += 2 * Find(member)->recipient.plan->group_slabs;
+    }
   }
   if (slabs > options_.slab_count) {
     return absl::ResourceExhaustedError(absl::StrCat(
@@ -203,13 +262,13 @@ absl::Status Scheduler::JoinFeed(CaptureId id, CaptureState& capture) {
   capture.flow = feed->second;
   Flow& flow = flows_.at(capture.flow);
   if (flow.started) {
-    admissions_.push_back({flow.id, {id}, plan.window_slabs, {}});
+    admissions_.push_back({flow.id, {id}, plan.window_slabs, 2 * plan.group_slabs, {}});
     return absl::OkStatus();
   }
   flow.waiting_members.push_back(id);
   if (static_cast<int64_t>(flow.waiting_members.size()) >= flow.feed->start_when_subscribers) {
     flow.started = true;
-    admissions_.push_back({flow.id, std::exchange(flow.waiting_members, {}), slabs, {}});
+    admissions_.push_back({flow.id, std::exchange(flow.waiting_members, {}), slabs, least_slabs, {}});
   }
   return absl::OkStatus();
 }
@@ -217,13 +276,21 @@ absl::Status Scheduler::JoinFeed(CaptureId id, CaptureState& capture) {
 void Scheduler::AdmitWaiting() {
   Section section(this);
   maybe_idle_.NotifyAll();
-  while (const std::optional<size_t> chosen = NextAdmission()) {
-    Admission next = std::move(admissions_[*chosen]);
-    admissions_.erase(admissions_.begin() + static_cast<std::ptrdiff_t>(*chosen));
+  AdmitNow();
+}
+
+void Scheduler::AdmitNow() {
+  while (const std::optional<ChosenAdmission> chosen = NextAdmission()) {
+    Admission next = std::move(admissions_[chosen->index]);
+    admissions_.erase(admissions_.begin() + static_cast<std::ptrdiff_t>(chosen->index));
+    const bool is_short = SlabsFor(next) < next.slabs;
     for (CaptureId id : next.captures) {
       CaptureState& capture = *Find(id);
-      Begin(id, capture);
-      if (*chosen != 0) admissions_.front().overtaken_by.push_back(capture.recipient.window);
+      const CapturePlan& plan = *capture.recipient.plan;
+      Begin(id, capture, is_short ? 2 * plan.group_slabs : plan.window_slabs);
+      if (chosen->index != chosen->oldest) {
+        admissions_[chosen->oldest].overtaken_by.push_back(capture.recipient.window);
+      }
     }
     ModelQueue& queue = QueueOf(flows_.at(next.flow).model);
     if (std::find(queue.turn.begin(), queue.turn.end(), next.flow) == queue.turn.end()) queue.turn.push_back(next.flow);
@@ -239,37 +306,89 @@ void Scheduler::AdmitWaiting() {
     EndFlowIfDone(next.flow);
     KeepUntilUnlocked(std::move(next));
   }
+  ShrinkWindows();
 }
 
-std::optional<size_t> Scheduler::NextAdmission() {
+int64_t Scheduler::SlabsFor(const Admission& admission) const {
+  const bool others_wait = std::any_of(admissions_.begin(), admissions_.end(),
+                                       [&](const Admission& other) { return other.flow != admission.flow; });
+  return others_wait || admission.slabs > pool_.counts().free ? admission.least_slabs : admission.slabs;
+}
+
+bool Scheduler::MayRunNow(const Admission& admission) const {
+  std::map<std::string, std::pair<int64_t, int64_t>> wanted;  // captures and slabs of each client
+  for (CaptureId id : admission.captures) {
+    const CaptureState& capture = captures_.at(id);
+    auto& [captures, slabs] = wanted[capture.client.name];
+    ++captures;
+    slabs += 2 * capture.recipient.plan->group_slabs;
+  }
+  for (const auto& [client, needed] : wanted) {
+    if (!MayRun(shares_.at(client)->identity, UseOf(client), needed.first, needed.second, options_)) return false;
+  }
+  return true;
+}
+
+std::optional<Scheduler::ChosenAdmission> Scheduler::NextAdmission() {
   if (admissions_.empty()) return std::nullopt;
+  int64_t running = static_cast<int64_t>(unreleased_.size());
+  for (const auto& [id, capture] : captures_) running -= capture.phase == CapturePhase::kWaiting ? 1 : 0;
+  std::vector<size_t> candidates;  // those that wait for nothing but slabs
+
+  std::vector<int64_t> slabs;
+  for (size_t i = 0; i < admissions_.size(); ++i) {
+    if (running + static_cast<int64_t>(admissions_[i].captures.size()) > options_.max_captures) continue;
+    if (!MayRunNow(admissions_[i])) continue;
+    candidates.push_back(i);
+    slabs.push_back(SlabsFor(admissions_[i]));
+  }
+  if (candidates.empty()) return std::nullopt;
+  Admission& oldest = admissions_[candidates.front()];
   int64_t held = 0;
   std::vector<std::shared_ptr<SlabWindow>> still_there;
-  for (std::shared_ptr<SlabWindow>& window : admissions_.front().overtaken_by) {
+  for (std::shared_ptr<SlabWindow>& window : oldest.overtaken_by) {
     held += window->held_slabs();
     // A window that holds nothing is closed, so destroying it calls nothing.
     if (window->held_slabs() > 0) still_there.push_back(std::move(window));
   }
-  admissions_.front().overtaken_by = std::move(still_there);
-  std::vector<int64_t> slabs;
-  for (const Admission& admission : admissions_) slabs.push_back(admission.slabs);
-  return ChooseAdmission(slabs, pool_.counts().free, options_.slab_count, held);
+  oldest.overtaken_by = std::move(still_there);
+  const std::optional<size_t> chosen = ChooseAdmission(slabs, pool_.counts().free, options_.slab_count, held);
+  if (!chosen.has_value()) return std::nullopt;
+  return ChosenAdmission{candidates[*chosen], candidates.front()};
 }
 
-void Scheduler::Begin(CaptureId id, CaptureState& capture) {
+void Scheduler::ShrinkWindows() {
+  bool slabs_are_short = false;
+  for (const Admission& admission : admissions_) {
+    slabs_are_short |= admission.least_slabs > pool_.counts().free && MayRunNow(admission);
+  }
+  if (!slabs_are_short) return;
+  for (auto& [id, capture] : captures_) {
+    const int64_t least = 2 * capture.recipient.plan->group_slabs;
+    if (capture.recipient.window == nullptr || capture.window_slabs <= least) continue;
+    capture.window_slabs = least;
+    AfterUnlock([window = capture.recipient.window, least] { window->ShrinkTo(least); });
+  }
+}
+
+void Scheduler::Begin(CaptureId id, CaptureState& capture, int64_t window_slabs) {
   Flow& flow = flows_.at(capture.flow);
   const absl::Time now = clock_->Now();
   capture.phase = CapturePhase::kRunning;
   capture.account.queue_time += now - capture.waiting_since;
-  capture.waiting_since = now;
-  capture.recipient.window =
-      pool_.TryReserve(capture.recipient.plan->window_slabs, /*on_return=*/[this, id] { SlabReturned(id); });
+  capture.waiting_since = capture.last_sent = now;
+  capture.model_tokens_before = QueueOf(capture.model).load.tokens;
+  capture.window_slabs = window_slabs;
+  capture.recipient.window = pool_.TryReserve(window_slabs, /*on_return=*/[this, id] { SlabReturned(id); });
   if (flow.feed.has_value()) {
     // Rows begin with the sequence that the feed takes next.
     capture.cursor.skip_until.sequence = capture.cursor.skip_until.batch_sequence = flow.source.next_count();
   }
-  AfterUnlock([events = capture.recipient.events, plan = capture.recipient.plan, begin = capture.cursor.skip_until] {
-    events->PushStarted(plan->Started(begin));
+  AfterUnlock([id, events = capture.recipient.events, plan = capture.recipient.plan, begin = capture.cursor.skip_until,
+               bytes = window_slabs * options_.slab_bytes] {
+    CaptureStarted started = StartedOf(id, *plan, begin);
+    started.window_bytes = bytes;
+    events->PushStarted(std::move(started));
   });
   flow.receivers.push_back(id);
 }
@@ -286,7 +405,7 @@ absl::StatusOr<bool> Scheduler::AddSequences(CaptureId id, TokenBatch batch) {
   Flow& flow = flows_.at(capture->flow);
   ModelQueue& queue = QueueOf(capture->model);
   flow.source.Add(std::move(batch));
-  queue.last_arrival = clock_->Now();
+  capture->last_sent = queue.last_arrival = clock_->Now();
   queue.wake.NotifyAll();
   capture->source_full = flow.source.queued_tokens() >= kStreamedBatchesAhead * queue.setup.max_batch_tokens;
   return !capture->source_full;
@@ -322,8 +441,9 @@ void Scheduler::StopCapture(CaptureId id, StopReason reason, absl::Status status
     if (!filled && reason != StopReason::kCancelled && reason != StopReason::kShuttingDown) return;
   }
   if (capture->phase == CapturePhase::kWaiting && reason != StopReason::kCancelled) {
-    AfterUnlock(
-        [events = capture->recipient.events, plan = capture->recipient.plan] { events->PushStarted(plan->Started()); });
+    AfterUnlock([id, events = capture->recipient.events, plan = capture->recipient.plan] {
+      events->PushStarted(StartedOf(id, *plan, plan->position));
+    });
   }
   capture->phase = CapturePhase::kStopping;
   capture->stop_reason = reason;
@@ -342,6 +462,7 @@ void Scheduler::LeaveAdmissions(CaptureId id) {
     if (admission->captures.size() == before) continue;
     if (!admission->captures.empty()) {
       admission->slabs -= Find(id)->recipient.plan->window_slabs;
+      admission->least_slabs -= 2 * Find(id)->recipient.plan->group_slabs;
       return;
     }
     KeepUntilUnlocked(std::move(*admission));
@@ -374,12 +495,13 @@ void Scheduler::EndIfDone(CaptureId id) {
   CaptureState& capture = found->second;
   // A server that shuts down does not wait; rows in flight are dropped when they arrive.
   const bool at_once = capture.stop_reason == StopReason::kShuttingDown;
+  const bool drop = at_once || capture.drop_queued;
   if (capture.phase == CapturePhase::kStopping && (capture.in_flight == 0 || at_once)) {
     capture.phase = CapturePhase::kEnded;
     ++ended_by_reason_[static_cast<size_t>(capture.stop_reason)];
     AfterUnlock([events = capture.recipient.events,
                  ended = capture.account.Ended(capture.stop_reason, capture.stop_status),
-                 at_once] { events->End(ended, at_once ? EventQueue::Queued::kDrop : EventQueue::Queued::kKeep); });
+                 drop] { events->End(ended, drop ? EventQueue::Queued::kDrop : EventQueue::Queued::kKeep); });
   }
   if (capture.phase != CapturePhase::kEnded || capture.in_flight > 0) return;
   AfterUnlock([this, window = capture.recipient.window] {
@@ -404,7 +526,10 @@ void Scheduler::EndFlowIfDone(FlowId id) {
 void Scheduler::Released(CaptureId id) {
   Section section(this);
   unreleased_.erase(id);
+  expiring_.erase(id);
   maybe_idle_.NotifyAll();
+  // The executors admit who waited for this one, since the caller may hold locks that must not be held meanwhile.
+  for (ModelQueue& queue : models_) queue.wake.NotifyAll();
 }
 
 void Scheduler::SlabReturned(CaptureId id) {
@@ -454,6 +579,201 @@ void Scheduler::Stop() {
   StopAll(absl::UnavailableError("the server has stopped"));
   stopped_ = true;
   for (ModelQueue& queue : models_) queue.wake.NotifyAll();
+}
+
+// --- Who holds what others wait for.
+
+absl::Duration Scheduler::IdleOf(CaptureId id, const Unreleased& unreleased, absl::Time now) const {
+  if (unreleased.events->WaitsForSink()) {
+    // What it has taken since this was last looked at, it took then or later.
+    return unreleased.events->consumed_events() == unreleased.consumed_events ? now - unreleased.last_read
+                                                                              : absl::ZeroDuration();
+  }
+  const auto found = captures_.find(id);
+  if (found == captures_.end()) return absl::ZeroDuration();
+  const CaptureState& capture = found->second;
+  const bool waits_for_tokens = capture.phase == CapturePhase::kRunning && capture.recipient.plan->streams &&
+                                capture.in_flight == 0 && capture.flow != kNoFlow &&
+                                !flows_.at(capture.flow).source.HasNext();
+  return waits_for_tokens ? now - std::max(capture.last_sent, unreleased.last_read) : absl::ZeroDuration();
+}
+
+// What a client's captures hold is wanted by whoever could run but for them: by everybody whose own limits let it run,
+// and by other captures of a client that waits for its own.
+bool Scheduler::IsWanted(absl::string_view client) const {
+  for (const Admission& admission : admissions_) {
+    if (MayRunNow(admission)) return true;
+    for (CaptureId id : admission.captures) {
+      if (captures_.at(id).client.name == client) return true;
+    }
+  }
+  return false;
+}
+
+void Scheduler::EndStalled(absl::Time now, absl::Time* look_again) {
+  for (auto it = expiring_.begin(); it != expiring_.end();) {
+    const auto expiring = it++;
+    if (now < expiring->second.deadline) {
+      *look_again = std::min(*look_again, expiring->second.deadline);
+      continue;
+    }
+    AfterUnlock([events = expiring->second.events] { events->NotifyExpired(); });
+    expiring_.erase(expiring);
+  }
+  std::vector<CaptureId> stalled;
+  for (auto& [id, unreleased] : unreleased_) {
+    if (const int64_t consumed = unreleased.events->consumed_events(); consumed != unreleased.consumed_events) {
+      unreleased.consumed_events = consumed;
+      unreleased.last_read = now;
+    }
+    const auto capture = captures_.find(id);
+    if (capture != captures_.end() && capture->second.phase == CapturePhase::kWaiting) continue;
+    if (admissions_.empty() || !IsWanted(unreleased.client)) continue;
+    const absl::Duration idle = IdleOf(id, unreleased, now);
+    if (idle >= options_.stall_timeout) {
+      stalled.push_back(id);
+    } else {
+      *look_again = std::min(*look_again, now + (options_.stall_timeout - idle));
+    }
+  }
+  LogWaiting(now);
+  if (!admissions_.empty()) {
+    *look_again = std::min(*look_again, std::max(waiting_since_ + kWaitLogDelay, last_wait_log_ + kWaitLogInterval));
+  }
+  for (CaptureId id : stalled) EndStalledCapture(id, now);
+  if (!stalled.empty()) AdmitNow();
+}
+
+void Scheduler::EndStalledCapture(CaptureId id, absl::Time now) {
+  ++stalled_;
+  const std::shared_ptr<EventQueue> events = unreleased_.at(id).events;
+  absl::Status status = absl::UnavailableError(
+      absl::StrCat("the client has taken and sent nothing for ", absl::FormatDuration(options_.stall_timeout),
+                   " (--stall-timeout) while others wait for what this capture holds; continue with the resume token"));
+  if (CaptureState* capture = Find(id); capture != nullptr && capture->phase != CapturePhase::kEnded) {
+    capture->drop_queued = true;
+    if (capture->phase == CapturePhase::kStopping) capture->stop_status = status;
+    if (capture->phase == CapturePhase::kStopping) capture->stop_reason = StopReason::kError;
+    StopCapture(id, StopReason::kError, status);
+  }
+  // It counts no more, and what is queued is dropped; the status waits for a client that reads again.
+  AfterUnlock([events, status] { events->Abandon(status); });
+  unreleased_.erase(id);
+  expiring_[id] = {events, now + options_.stall_timeout};
+}
+
+void Scheduler::LogWaiting(absl::Time now) {
+  if (admissions_.empty()) {
+    waiting_since_ = absl::InfiniteFuture();
+    return;
+  }
+  waiting_since_ = std::min(waiting_since_, now);
+  if (now - waiting_since_ < kWaitLogDelay || now - last_wait_log_ < kWaitLogInterval) return;
+  last_wait_log_ = now;
+  std::string holders;
+  for (const auto& [name, share] : shares_) {
+    const ClientUse use = UseOf(name);
+    if (use.running == 0) continue;
+    absl::Duration idle;
+    for (const auto& [id, unreleased] : unreleased_) {
+      if (unreleased.client == name) idle = std::max(idle, IdleOf(id, unreleased, now));
+    }
+    absl::StrAppend(&holders, holders.empty() ? "" : "; ", name, " has ", use.running, " captures and ", use.slabs,
+                    " slabs");
+    if (idle >= absl::Seconds(1)) {
+      absl::StrAppend(&holders, ", of which one was not read for ",
+                      absl::FormatDuration(absl::Trunc(idle, absl::Seconds(1))));
+    }
+  }
+  const std::string line =
+      absl::StrCat(admissions_.size(), " captures wait to run, the first for ",
+                   absl::FormatDuration(absl::Trunc(now - waiting_since_, absl::Seconds(1))), ", of ",
+                   captures_.at(admissions_.front().captures.front()).client.name, ": ", holders);
+  AfterUnlock([line] { spdlog::warn("{}", line); });
+}
+
+// --- Operators.
+
+std::optional<int> Scheduler::AheadOf(CaptureId id) const {
+  int ahead = 0;
+  for (const Admission& admission : admissions_) {
+    if (std::find(admission.captures.begin(), admission.captures.end(), id) != admission.captures.end()) return ahead;
+    ahead += static_cast<int>(admission.captures.size());
+  }
+  return std::nullopt;
+}
+
+std::optional<int> Scheduler::CapturesAhead(CaptureId id) const {
+  RankedLock lock(&mu_, LockRank::kScheduler);
+  return AheadOf(id);
+}
+
+CaptureWait Scheduler::WaitOf(const CaptureState& capture) const {
+  if (capture.phase == CapturePhase::kWaiting) return CaptureWait::kAdmission;
+  const CaptureId id = capture.recipient.capture;
+  const bool has_room = capture.unplaced_deliveries == 0 &&
+                        (capture.recipient.window == nullptr ||
+                         capture.recipient.window->free_slabs() >= capture.recipient.plan->group_slabs);
+  if (!has_room && capture.recipient.events->WaitsForSink()) return CaptureWait::kReader;
+  if (capture.flow != kNoFlow && flows_.at(capture.flow).source.HasNext()) return CaptureWait::kDevice;
+  if (capture.in_flight > 0) return CaptureWait::kCopy;
+  const auto unreleased = unreleased_.find(id);
+  if (unreleased != unreleased_.end() && unreleased->second.events->WaitsForSink()) return CaptureWait::kReader;
+  return CaptureWait::kSequences;
+}
+
+CaptureStatus Scheduler::StatusOf(CaptureId id, const CaptureState& capture, absl::Time now) const {
+  const CapturePlan& plan = *capture.recipient.plan;
+  CaptureStatus status;
+  status.id = static_cast<int64_t>(id);
+  status.client = capture.client.name;
+  const ModelQueue& queue = models_[static_cast<size_t>(capture.model)];
+  status.model = queue.setup.info->name;
+  status.source = plan.feed.has_value()             ? absl::StrCat("feed ", plan.feed->name)
+                  : plan.dataset.dataset != nullptr ? absl::StrCat("dataset ", plan.dataset.dataset->name())
+                  : plan.streams                    ? "stream"
+                                                    : "tokens";
+  status.rows = std::min(capture.cursor.next_row, plan.max_budget);
+  for (const CapturePlan::HookPoint& point : plan.hook_points) {
+    status.hook_points.push_back(point.name);
+    const int64_t rows = std::min(capture.cursor.next_row, point.budget) - point.start;
+    status.new_rows = std::max(status.new_rows, rows);
+    status.bytes += rows * point.row_bytes;
+  }
+  status.age = now - capture.arrived;
+  status.waits_for = WaitOf(capture);
+  if (const auto unreleased = unreleased_.find(id); unreleased != unreleased_.end()) {
+    status.idle = IdleOf(id, unreleased->second, now);
+  }
+  status.captures_ahead = AheadOf(id).value_or(0);
+  if (capture.recipient.window == nullptr) return status;
+  status.running = now - capture.waiting_since;
+  status.slabs = capture.recipient.window->held_slabs();
+  if (const int64_t tokens = queue.load.tokens - capture.model_tokens_before; tokens > 0) {
+    status.device_share = static_cast<double>(capture.account.tokens) / static_cast<double>(tokens);
+  }
+  return status;
+}
+
+std::vector<CaptureStatus> Scheduler::ListCaptures(const ClientIdentity& client) const {
+  RankedLock lock(&mu_, LockRank::kScheduler);
+  const absl::Time now = clock_->Now();
+  std::vector<CaptureStatus> captures;
+  for (const auto& [id, capture] : captures_) {
+    if (client.is_admin || capture.client.name == client.name) captures.push_back(StatusOf(id, capture, now));
+  }
+  return captures;
+}
+
+absl::Status Scheduler::StopByOperator(CaptureId id, const ClientIdentity& client) {
+  Section section(this);
+  const CaptureState* const capture = Find(id);
+  if (capture == nullptr || (!client.is_admin && capture->client.name != client.name)) {
+    return absl::NotFoundError(absl::StrCat("id: you have no capture ", static_cast<int64_t>(id),
+                                            "; ListCaptures lists those that you may stop"));
+  }
+  StopCapture(id, StopReason::kError, absl::CancelledError(absl::StrCat("stopped by ", client.name, " (StopCapture)")));
+  return absl::OkStatus();
 }
 
 // --- Who runs next.
@@ -529,12 +849,21 @@ std::optional<Batch> Scheduler::TryNextBatch(ModelId model, absl::Time* look_aga
 
 std::optional<Batch> Scheduler::FormBatchNow(ModelQueue& queue, absl::Time* look_again) {
   const absl::Time now = clock_->Now();
+  AdmitNow();
+  EndStalled(now, look_again);
   std::vector<Flow*> ready;
   for (FlowId id : std::vector<FlowId>(queue.turn)) {
-    Flow& flow = flows_.at(id);
+    const auto found = flows_.find(id);
+    if (found == flows_.end()) continue;
+    Flow& flow = found->second;
     UpdateWaitingTimes(flow, now);
     DetachLaggards(flow, now, look_again);
-    if (IsReady(flow)) ready.push_back(&flow);
+    if (!IsReady(flow)) continue;
+    if (const absl::Duration delay = flow.share->bucket.Delay(now); delay > absl::ZeroDuration()) {
+      *look_again = std::min(*look_again, now + delay);
+      continue;
+    }
+    ready.push_back(&flow);
   }
   if (ready.empty() || queue.launched_batches >= kMaxLaunchedBatches) return std::nullopt;
   if (const absl::Time run_at = WhenToRun(queue, ready, now); now < run_at) {
@@ -547,9 +876,12 @@ std::optional<Batch> Scheduler::FormBatchNow(ModelQueue& queue, absl::Time* look
   const std::vector<Flow*> small = queue.small_went_first ? std::vector<Flow*>() : SmallFlows(ready, limits);
   queue.small_went_first = !small.empty();
   Batch batch;
-  batch.items = FormBatch(small.empty() ? ready : small, limits);
+  batch.items = FormBatch(small.empty() ? ready : small, ready, limits);
   std::set<FlowId> in_batch;
-  for (const BatchItem& item : batch.items) in_batch.insert(item.flow);
+  for (const BatchItem& item : batch.items) {
+    in_batch.insert(item.flow);
+    flows_.at(item.flow).share->bucket.Take(item.sequence.length, now);
+  }
   for (FlowId id : queue.turn) {
     if (in_batch.count(id) != 0) AddMembers(flows_.at(id), now, &batch);
   }
@@ -688,6 +1020,24 @@ void Scheduler::Snapshot(EngineSnapshot* snapshot) const {
     ++(capture.recipient.window == nullptr ? snapshot->captures_queued : snapshot->captures_running);
   }
   snapshot->captures_ended = ended_by_reason_;
+  snapshot->quota_refusals = quota_refusals_;
+  snapshot->captures_stalled = stalled_;
+  const absl::Time now = clock_->Now();
+  for (const auto& [name, share] : shares_) {
+    const ClientUse use = UseOf(name);
+    EngineSnapshot::ClientLoad load;
+    load.client = name;
+    load.is_authenticated = share->identity.is_authenticated;
+    load.captures_running = use.running;
+    load.captures_waiting = use.waiting;
+    load.slabs = use.slabs;
+    load.tokens = share->tokens;
+    for (const auto& [id, unreleased] : unreleased_) {
+      if (unreleased.client != name) continue;
+      load.idle_seconds = std::max(load.idle_seconds, absl::ToDoubleSeconds(IdleOf(id, unreleased, now)));
+    }
+    snapshot->clients.push_back(std::move(load));
+  }
   for (const ModelQueue& queue : models_) snapshot->models.push_back(queue.load);
 }
 

@@ -2,7 +2,7 @@
 // elsewhere ids name them. It is passive: it has no thread and no LibTorch, and clients' threads, executors and copiers
 // call it.
 //
-//   ASSIGN_OR_RETURN(Scheduler::Admitted admitted, scheduler.Admit(model, std::move(plan), address, callbacks));
+//   ASSIGN_OR_RETURN(Scheduler::Admitted admitted, scheduler.Admit(model, std::move(plan), client, callbacks));
 //
 //   while (std::optional<Batch> batch = scheduler.NextBatch(model)) {   // an executor's thread
 //     scheduler.Launched(model, pass);                                  // for each forward pass over it
@@ -34,13 +34,17 @@
 #include "server/base/slab_pool.h"
 #include "server/base/steady.h"
 #include "server/capture/capture.h"
+#include "server/capture/capture_status.h"
+#include "server/capture/client_identity.h"
 #include "server/capture/plan.h"
 #include "server/engine/admission.h"
 #include "server/engine/batch.h"
 #include "server/engine/capture_state.h"
+#include "server/engine/client_share.h"
 #include "server/engine/flow.h"
 #include "server/engine/ids.h"
 #include "server/engine/options.h"
+#include "server/engine/quotas.h"
 #include "server/engine/snapshot.h"
 #include "server/model/model.h"
 
@@ -71,8 +75,8 @@ class Scheduler {
     std::shared_ptr<EventQueue> events;
   };
   // Admits the capture: it runs, or waits for its slabs. Errors of Engine::Start.
-  absl::StatusOr<Admitted> Admit(ModelId model, CapturePlan plan, absl::string_view address, CaptureCallbacks callbacks)
-      ABSL_LOCKS_EXCLUDED(mu_);
+  absl::StatusOr<Admitted> Admit(ModelId model, CapturePlan plan, const ClientIdentity& client,
+                                 CaptureCallbacks callbacks) ABSL_LOCKS_EXCLUDED(mu_);
   // Adds sequences that were checked. Returns whether there is room for more; if not, on_source_room is called when
   // there is. RESOURCE_EXHAUSTED: captures hold too many tokens; this also ends the capture.
   absl::StatusOr<bool> AddSequences(CaptureId id, TokenBatch batch) ABSL_LOCKS_EXCLUDED(mu_);
@@ -105,6 +109,13 @@ class Scheduler {
   void Placed(CaptureId id) ABSL_LOCKS_EXCLUDED(mu_);
   // Tells that the capture's rows of a pass are in its queue or were dropped.
   void Delivered(CaptureId id, absl::Duration copy_time) ABSL_LOCKS_EXCLUDED(mu_);
+
+  // --- Operators; as Engine says.
+
+  std::vector<CaptureStatus> ListCaptures(const ClientIdentity& client) const ABSL_LOCKS_EXCLUDED(mu_);
+  // Captures that are admitted before this one, while it waits.
+  std::optional<int> CapturesAhead(CaptureId id) const ABSL_LOCKS_EXCLUDED(mu_);
+  absl::Status StopByOperator(CaptureId id, const ClientIdentity& client) ABSL_LOCKS_EXCLUDED(mu_);
 
   // --- Observers.
 
@@ -142,7 +153,11 @@ class Scheduler {
   CaptureState* Find(CaptureId id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   // Taking in.
-  absl::Status CheckCaptureCount(absl::string_view address) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::Status CheckCaptureCount(const ClientShare& share, const CapturePlan& plan, int64_t rows)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // The client's share, with what its identity says now.
+  std::shared_ptr<ClientShare> ShareOf(const ClientIdentity& client) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  ClientUse UseOf(absl::string_view client) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // RESOURCE_EXHAUSTED unless clients' flows may hold `more` tokens beside those that they hold.
   absl::Status CheckHeldTokens(int64_t more) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   FlowId NewFlow(const CaptureState& capture) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -150,8 +165,19 @@ class Scheduler {
   absl::Status CheckSameFeed(const Flow& flow, const CapturePlan& plan) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Enqueue(FlowId flow, std::vector<CaptureId> captures) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void AdmitWaiting() ABSL_LOCKS_EXCLUDED(mu_);
-  std::optional<size_t> NextAdmission() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  void Begin(CaptureId id, CaptureState& capture) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void AdmitNow() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  struct ChosenAdmission {
+    size_t index;
+    size_t oldest;  // of those that could run but for the slabs; it is overtaken unless it is the chosen one
+  };
+  std::optional<ChosenAdmission> NextAdmission() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Slabs to reserve for the admission: its least where others wait too, or there are no more.
+  int64_t SlabsFor(const Admission& admission) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Whether its clients' own limits let the admission run; if not, it waits for captures of theirs alone.
+  bool MayRunNow(const Admission& admission) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Takes slabs beyond two row groups back from those that run, while somebody waits for slabs.
+  void ShrinkWindows() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void Begin(CaptureId id, CaptureState& capture, int64_t window_slabs) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   // Ending. A capture leaves kRunning in StopCapture, becomes kEnded in EndIfDone, and is forgotten there.
   void StopCapture(CaptureId id, StopReason reason, absl::Status status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -165,6 +191,20 @@ class Scheduler {
   void SlabReturned(CaptureId id) ABSL_LOCKS_EXCLUDED(mu_);
   bool IsIdle() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool WaitUntilIdle(absl::Time deadline) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
+  // Who holds what others wait for.
+  struct Unreleased;
+  void EndStalled(absl::Time now, absl::Time* look_again) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // How long the capture has waited for its client to read or to send; zero if it does not.
+  absl::Duration IdleOf(CaptureId id, const Unreleased& unreleased, absl::Time now) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  bool IsWanted(absl::string_view client) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void EndStalledCapture(CaptureId id, absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void LogWaiting(absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  CaptureStatus StatusOf(CaptureId id, const CaptureState& capture, absl::Time now) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  CaptureWait WaitOf(const CaptureState& capture) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  std::optional<int> AheadOf(CaptureId id) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   // Who runs next.
   bool HasRoom(CaptureId id) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -187,9 +227,26 @@ class Scheduler {
   std::map<FlowId, Flow> flows_ ABSL_GUARDED_BY(mu_);
   std::map<std::pair<ModelId, std::string>, FlowId> feeds_ ABSL_GUARDED_BY(mu_);
   std::deque<Admission> admissions_ ABSL_GUARDED_BY(mu_);  // oldest first
-  // The addresses of captures whose sink has neither consumed the final event nor been destroyed. They count against
-  // the limits.
-  std::map<CaptureId, std::string> unreleased_ ABSL_GUARDED_BY(mu_);
+  // Captures whose sink has neither consumed the final event nor been destroyed. They count against the limits.
+  struct Unreleased {
+    std::string client;
+    std::shared_ptr<EventQueue> events;
+    int64_t consumed_events = 0;  // when this was last looked at
+    absl::Time last_read;         // when they were last seen to grow
+  };
+  std::map<CaptureId, Unreleased> unreleased_ ABSL_GUARDED_BY(mu_);
+  // Captures that ended because their client did not read; they do not count any more. When the time has passed their
+  // transport lets go of what it still holds of them.
+  struct Expiring {
+    std::shared_ptr<EventQueue> events;
+    absl::Time deadline;
+  };
+  std::map<CaptureId, Expiring> expiring_ ABSL_GUARDED_BY(mu_);
+  std::map<std::string, std::shared_ptr<ClientShare>> shares_ ABSL_GUARDED_BY(mu_);
+  int64_t quota_refusals_ ABSL_GUARDED_BY(mu_) = 0;
+  int64_t stalled_ ABSL_GUARDED_BY(mu_) = 0;
+  absl::Time waiting_since_ ABSL_GUARDED_BY(mu_) = absl::InfiniteFuture();  // somebody waits; future: nobody
+  absl::Time last_wait_log_ ABSL_GUARDED_BY(mu_) = absl::InfinitePast();
   std::vector<int64_t> ended_by_reason_ ABSL_GUARDED_BY(mu_);
   int64_t last_id_ ABSL_GUARDED_BY(mu_) = 0;
   bool draining_ ABSL_GUARDED_BY(mu_) = false;

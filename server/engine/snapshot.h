@@ -43,6 +43,19 @@ struct EngineSnapshot {
   int64_t slabs_filled = 0;    // with rows
   int64_t captures_queued = 0;
   int64_t captures_running = 0;
+  // Of one client that has captures.
+  struct ClientLoad {
+    std::string client;
+    bool is_authenticated = false;  // the auth file names it, or the name is an address
+    int64_t captures_running = 0;
+    int64_t captures_waiting = 0;
+    int64_t slabs = 0;
+    int64_t tokens = 0;       // run since it has captures
+    double idle_seconds = 0;  // of its captures that wait for it, the longest
+  };
+  std::vector<ClientLoad> clients;
+  int64_t quota_refusals = 0;
+  int64_t captures_stalled = 0;  // ended by --stall-timeout
   // By StopReason, in its order.
   std::vector<int64_t> captures_ended;
   std::vector<HookPoint> hook_points;  // those that were captured

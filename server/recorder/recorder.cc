@@ -1,6 +1,7 @@
 #include "server/recorder/recorder.h"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -42,6 +43,50 @@ absl::Status CheckSourceCanBeRecorded(const CaptureRequest& request, absl::strin
 
 }  // namespace
 
+absl::Status CheckOwner(absl::string_view recording, absl::string_view owner, const ClientIdentity& client) {
+  if (client.is_admin || (client.is_authenticated && owner == client.name)) return absl::OkStatus();
+  return absl::PermissionDeniedError(absl::StrCat("recording ", recording,
+                                                  " belongs to another client; this needs the role `admin`, which ",
+                                                  client.name, " does not have"));
+}
+
+absl::Status Recorder::CheckMayChange(absl::string_view name, const ClientIdentity& client) {
+  // One that waits to be admitted is not in the catalog yet.
+  if (const std::shared_ptr<RecordingSession> session = Find(name); session != nullptr) {
+    return CheckOwner(name, session->client(), client);
+  }
+  ASSIGN_OR_RETURN(const std::shared_ptr<const Manifest> manifest, catalog_->Get(name));
+  return CheckOwner(name, manifest->client, client);
+}
+
+absl::Status Recorder::CheckRecordingQuota(const ClientIdentity& client) const {
+  ClientQuotas quotas = client.quotas;
+  const ClientQuotas& defaults = engine_->options().default_quotas;
+  if (!quotas.recordings.has_value()) quotas.recordings = defaults.recordings;
+  if (!quotas.recording_bytes.has_value()) quotas.recording_bytes = defaults.recording_bytes;
+  // What is made without identities belongs to nobody, and is nobody's use.
+  if (!client.is_authenticated || (!quotas.recordings.has_value() && !quotas.recording_bytes.has_value())) {
+    return absl::OkStatus();
+  }
+  int64_t recordings = 0;
+  int64_t bytes = 0;
+  for (const auto& manifest : catalog_->List("", std::numeric_limits<int64_t>::max())) {
+    if (manifest->client != client.name) continue;
+    ++recordings;
+    bytes += manifest->bytes();
+  }
+  if (quotas.recordings.has_value() && recordings >= *quotas.recordings) {
+    return absl::ResourceExhaustedError(absl::StrCat(client.name, " has ", recordings, " recordings, of at most ",
+                                                     *quotas.recordings, " (quota `recordings`); delete one first"));
+  }
+  if (quotas.recording_bytes.has_value() && bytes >= *quotas.recording_bytes) {
+    return absl::ResourceExhaustedError(absl::StrCat("the recordings of ", client.name, " have ", bytes,
+                                                     " bytes, of at most ", *quotas.recording_bytes,
+                                                     " (quota `recording_bytes`); delete one first"));
+  }
+  return absl::OkStatus();
+}
+
 Recorder::~Recorder() {
   absl::MutexLock lock(&mutex_);
   for (auto& [name, session] : sessions_) session->Interrupt();
@@ -75,7 +120,7 @@ void Recorder::WaitUntilIdle() {
 }
 
 absl::StatusOr<Persisted> Recorder::Persist(const std::string& name, CaptureRequest request,
-                                            absl::string_view address) {
+                                            const ClientIdentity& client) {
   RETURN_IF_ERROR(CheckRecordingName(name));
   RETURN_IF_ERROR(CheckSourceCanBeRecorded(request, "capture.feed"));
   if (!request.resume_token.empty()) {
@@ -98,11 +143,13 @@ absl::StatusOr<Persisted> Recorder::Persist(const std::string& name, CaptureRequ
   };
 
   absl::MutexLock lock(&mutex_);
+  const absl::StatusOr<std::shared_ptr<const Manifest>> manifest = catalog_->Get(name);
+  if (manifest.ok()) RETURN_IF_ERROR(CheckOwner(name, (*manifest)->client, client));
   if (std::shared_ptr<RecordingSession> session = FindLocked(name)) {
+    RETURN_IF_ERROR(CheckOwner(name, session->client(), client));
     if (session->request_digest() != options.request_digest) return another();
     return Persisted{PersistDisposition::kJoined, std::move(session)};
   }
-  const absl::StatusOr<std::shared_ptr<const Manifest>> manifest = catalog_->Get(name);
   if (manifest.ok()) {
     if ((*manifest)->request_digest != options.request_digest) return another();
     if ((*manifest)->state == RecordingState::kComplete) {
@@ -113,16 +160,17 @@ absl::StatusOr<Persisted> Recorder::Persist(const std::string& name, CaptureRequ
   } else if (!absl::IsNotFound(manifest.status())) {
     return manifest.status();
   }
+  if (!options.continues) RETURN_IF_ERROR(CheckRecordingQuota(client));
   const PersistDisposition disposition =
       options.continues ? PersistDisposition::kContinued : PersistDisposition::kStarted;
   ASSIGN_OR_RETURN(std::shared_ptr<RecordingSession> session,
-                   RecordingSession::Start(engine_, catalog_, std::move(options), address));
+                   RecordingSession::Start(engine_, catalog_, std::move(options), client));
   sessions_[name] = session;
   return Persisted{disposition, std::move(session)};
 }
 
 absl::StatusOr<std::shared_ptr<Capture>> Recorder::Record(const std::string& name, CaptureRequest request,
-                                                          absl::string_view address, CaptureCallbacks callbacks) {
+                                                          const ClientIdentity& client, CaptureCallbacks callbacks) {
   if (!CheckRecordingName(name).ok()) {
     return InvalidField("record_as", CheckRecordingName(name).message());
   }
@@ -143,6 +191,7 @@ absl::StatusOr<std::shared_ptr<Capture>> Recorder::Record(const std::string& nam
 
   absl::MutexLock lock(&mutex_);
   const auto manifest = catalog_->Get(name);
+  if (manifest.ok()) RETURN_IF_ERROR(CheckOwner(name, (*manifest)->client, client));
   if (FindLocked(name) != nullptr) {
     return absl::AlreadyExistsError(absl::StrCat("record_as: recording ", name, " is being written"));
   }
@@ -152,9 +201,11 @@ absl::StatusOr<std::shared_ptr<Capture>> Recorder::Record(const std::string& nam
   } else if (!absl::IsNotFound(manifest.status())) {
     return absl::AlreadyExistsError(
         absl::StrCat("record_as: recording ", name, " exists; continue it with its resume token or give another name"));
+  } else {
+    RETURN_IF_ERROR(CheckRecordingQuota(client));
   }
   ASSIGN_OR_RETURN(std::shared_ptr<RecordingSession> session,
-                   RecordingSession::Start(engine_, catalog_, std::move(options), address));
+                   RecordingSession::Start(engine_, catalog_, std::move(options), client));
   sessions_[name] = session;
   return std::make_shared<RecordedCapture>(std::move(session));
 }

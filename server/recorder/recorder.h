@@ -11,6 +11,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
 #include "server/capture/capture.h"
+#include "server/capture/client_identity.h"
 #include "server/engine/engine.h"
 #include "server/recorder/recording_session.h"
 #include "server/recording/catalog.h"
@@ -24,6 +25,10 @@ struct Persisted {
   std::shared_ptr<RecordingSession> session;  // null where the recording is complete
 };
 
+// PERMISSION_DENIED unless the client may change the recording: it is its owner, or an administrator. An empty owner is
+// nobody.
+absl::Status CheckOwner(absl::string_view recording, absl::string_view owner, const ClientIdentity& client);
+
 // Thread-safe.
 class Recorder {
  public:
@@ -35,13 +40,16 @@ class Recorder {
   Catalog& catalog() { return *catalog_; }
   TokenLimits token_limits() const { return engine_->options().token_limits(); }
 
-  // The proto RecordingService.Persist. The session goes on when the client leaves.
-  absl::StatusOr<Persisted> Persist(const std::string& name, CaptureRequest request, absl::string_view address);
+  // The proto RecordingService.Persist. The session goes on when the client leaves. PERMISSION_DENIED as CheckOwner.
+  absl::StatusOr<Persisted> Persist(const std::string& name, CaptureRequest request, const ClientIdentity& client);
 
   // Starts a capture with `record_as`: `name` is recorded while the events go to the client. Releasing the capture
   // makes the recording STOPPED.
   absl::StatusOr<std::shared_ptr<Capture>> Record(const std::string& name, CaptureRequest request,
-                                                  absl::string_view address, CaptureCallbacks callbacks);
+                                                  const ClientIdentity& client, CaptureCallbacks callbacks);
+
+  // Checks that the client may stop or delete the recording of that name. NOT_FOUND, PERMISSION_DENIED.
+  absl::Status CheckMayChange(absl::string_view name, const ClientIdentity& client);
 
   // Returns the session that writes `name`; null if none does.
   std::shared_ptr<RecordingSession> Find(absl::string_view name);
@@ -50,6 +58,8 @@ class Recorder {
   void WaitUntilIdle();
 
  private:
+  // RESOURCE_EXHAUSTED: the client's recordings are as many, or as large, as its quota allows.
+  absl::Status CheckRecordingQuota(const ClientIdentity& client) const;
   std::shared_ptr<RecordingSession> FindLocked(absl::string_view name) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Forgets sessions that have ended.
   void Reap() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

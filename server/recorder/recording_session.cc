@@ -27,8 +27,9 @@ absl::Status InterruptedStatus(const std::string& name) {
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<RecordingSession>> RecordingSession::Start(Engine* engine, Catalog* catalog,
-                                                                          Options options, absl::string_view address) {
-  std::shared_ptr<RecordingSession> session(new RecordingSession(catalog, std::move(options)));
+                                                                          Options options,
+                                                                          const ClientIdentity& client) {
+  std::shared_ptr<RecordingSession> session(new RecordingSession(catalog, std::move(options), client));
   RecordingSession* self = session.get();
   CaptureCallbacks callbacks;
   callbacks.on_ready = [self] { self->Wake(); };
@@ -36,18 +37,22 @@ absl::StatusOr<std::shared_ptr<RecordingSession>> RecordingSession::Start(Engine
     absl::MutexLock lock(&self->callback_mutex_);
     if (self->client_callbacks_.on_source_room) self->client_callbacks_.on_source_room();
   };
-  ASSIGN_OR_RETURN(session->capture_, engine->Start(std::move(session->options_.plan), address, std::move(callbacks)));
+  ASSIGN_OR_RETURN(session->capture_, engine->Start(std::move(session->options_.plan), client, std::move(callbacks)));
   session->thread_ = std::thread([self] { self->Run(); });
   return session;
 }
 
-RecordingSession::RecordingSession(Catalog* catalog, Options options)
+RecordingSession::RecordingSession(Catalog* catalog, Options options, const ClientIdentity& client)
     : catalog_(catalog),
       options_(std::move(options)),
+      client_(client.is_authenticated ? client.name : ""),
       begin_(SteadyNow()),
       started_(options_.plan.Started()),
       client_callbacks_(std::move(options_.client_callbacks)) {
-  if (!options_.continues) new_manifest_ = ManifestOf(options_.name, options_.request_digest, options_.plan);
+  if (!options_.continues) {
+    new_manifest_ = ManifestOf(options_.name, options_.request_digest, options_.plan);
+    new_manifest_->client = client_;
+  }
   progress_.max_rows = options_.expected_rows;
 }
 

@@ -19,6 +19,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "server/capture/capture.h"
+#include "server/capture/client_identity.h"
 #include "server/engine/engine.h"
 #include "server/recording/catalog.h"
 #include "server/recording/writer.h"
@@ -54,13 +55,15 @@ class RecordingSession {
 
   // Starts the capture, and the thread. `engine` and `catalog` outlive the session. Errors of Engine::Start.
   static absl::StatusOr<std::shared_ptr<RecordingSession>> Start(Engine* engine, Catalog* catalog, Options options,
-                                                                 absl::string_view address);
+                                                                 const ClientIdentity& client);
   // Interrupts the session if it still runs, and waits for it.
   ~RecordingSession();
   RecordingSession(const RecordingSession&) = delete;
   RecordingSession& operator=(const RecordingSession&) = delete;
 
   const std::string& name() const { return options_.name; }
+  // The client that the recording belongs to; empty: nobody.
+  const std::string& client() const { return client_; }
   const std::string& request_digest() const { return options_.request_digest; }
   Progress progress() const;
   void WaitUntilEnded() const;
@@ -83,7 +86,7 @@ class RecordingSession {
  private:
   enum class Wish { kGoOn, kStop, kInterrupt };
 
-  RecordingSession(Catalog* catalog, Options options);
+  RecordingSession(Catalog* catalog, Options options, const ClientIdentity& client);
 
   void Run();
   // Returns whether the session is over.
@@ -98,6 +101,7 @@ class RecordingSession {
 
   Catalog* const catalog_;
   Options options_;  // without the plan once the capture has started
+  const std::string client_;
   const absl::Time begin_;
   std::shared_ptr<Capture> capture_;
   std::thread thread_;

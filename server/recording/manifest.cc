@@ -208,6 +208,7 @@ std::string FormatManifest(const Manifest& manifest) {
   json["model"] = manifest.model;
   json["fingerprint"] = manifest.fingerprint;
   json["request_digest"] = manifest.request_digest;
+  if (!manifest.client.empty()) json["client"] = manifest.client;
   json["deterministic"] = manifest.deterministic;
   json["dtype"] = std::string(DtypeName(manifest.dtype));
   if (manifest.top_k != 0) json["top_k"] = manifest.top_k;
@@ -262,6 +263,7 @@ absl::StatusOr<Manifest> ParseManifest(absl::string_view text) {
   manifest.model = members.String("model", 1 << 12);
   manifest.fingerprint = members.String("fingerprint", 64);
   manifest.request_digest = members.String("request_digest", 64);
+  if (json.contains("client")) manifest.client = members.String("client", 64);
   manifest.deterministic = members.Boolean("deterministic");
   const std::string dtype = members.String("dtype", 32);
   const auto found_dtype =

@@ -49,6 +49,7 @@ struct Manifest {
   std::string model;
   std::string fingerprint;
   std::string request_digest;
+  std::string client;  // that it belongs to; empty: nobody
   bool deterministic = false;
   Dtype dtype = Dtype::kFloat32;
   int64_t top_k = 0;  // 0: whole rows

@@ -9,6 +9,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
@@ -38,13 +39,20 @@ class CaptureCall : public StreamCall<Reactor, grpc::ByteBuffer> {
   // For Engine::Start.
   CaptureCallbacks callbacks() {
     return {/*on_ready=*/[this] { this->Wake(); },
-            /*on_source_room=*/[this] { this->Post([this] { OnSourceRoom(); }); }};
+            /*on_source_room=*/[this] { this->Post([this] { OnSourceRoom(); }); },
+            /*on_expired=*/[this] { this->Post([this] { Expire(); }); }};
   }
 
   // Streams the events of `capture`, from now on.
   void Run(std::shared_ptr<Capture> capture, Encoding encoding) {
     {
       absl::MutexLock lock(&mutex_);
+      const std::optional<int> ahead = capture->CapturesAhead();
+      if (ahead.has_value() && !this->finished() && this->context() != nullptr) {
+        // So that a client that waits knows for how many.
+        this->context()->AddInitialMetadata(kCapturesAheadMetadata, absl::StrCat(*ahead));
+        this->StartSendInitialMetadata();
+      }
       capture_ = std::move(capture);
       encoding_ = encoding;
     }
@@ -72,6 +80,12 @@ class CaptureCall : public StreamCall<Reactor, grpc::ByteBuffer> {
 
  private:
   virtual void OnSourceRoom() {}
+
+  // The client takes nothing: what gRPC still holds for it goes with the call.
+  void Expire() {
+    absl::MutexLock lock(&mutex_);
+    if (this->context() != nullptr) this->context()->TryCancel();
+  }
 
   void Written() final ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { capture_->AddWireTime(SteadyNow() - write_start_); }
 
@@ -141,6 +155,8 @@ class CaptureCall : public StreamCall<Reactor, grpc::ByteBuffer> {
     return Step::WriteAndFinish(EncodeSummary(started_, ended), ended.status);
   }
 
+  // Of a call that waits: how many captures are admitted before its own.
+  static constexpr char kCapturesAheadMetadata[] = "hookline-captures-ahead";
   // Fewer are sent as fast as they are copied.
   static constexpr int64_t kMinSharedBytes = int64_t{64} << 10;
 

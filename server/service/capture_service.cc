@@ -8,25 +8,28 @@
 #include "absl/status/statusor.h"
 #include "grpcpp/support/slice.h"
 #include "server/base/status.h"
+#include "server/service/auth/port_credentials.h"
 #include "server/service/capture_call.h"
+#include "server/service/capture_status_conversion.h"
 #include "server/service/exceptions.h"
-#include "server/service/peer_address.h"
 #include "server/service/wire/request_parser.h"
 
 namespace hookline {
 namespace {
 
 absl::StatusOr<std::shared_ptr<Capture>> Start(Engine& engine, Recorder* recorder, CaptureRequest request,
-                                               const std::string& address, CaptureCallbacks callbacks) {
+                                               const absl::StatusOr<AuthClient>& client, CaptureCallbacks callbacks) {
+  RETURN_IF_ERROR(client.status());
   if (request.record_as.empty()) {
     ASSIGN_OR_RETURN(CapturePlan plan, engine.Plan(std::move(request)));
-    return engine.Start(std::move(plan), address, std::move(callbacks));
+    return engine.Start(std::move(plan), client->identity, std::move(callbacks));
   }
+  RETURN_IF_ERROR(RequireRole(*client, Role::kRecord, "record_as"));
   if (recorder == nullptr) {
     return absl::UnimplementedError("record_as: this server keeps no recordings (--recordings-dir)");
   }
   const std::string name = request.record_as;
-  return recorder->Record(name, std::move(request), address, std::move(callbacks));
+  return recorder->Record(name, std::move(request), client->identity, std::move(callbacks));
 }
 
 absl::StatusOr<grpc::ByteBuffer> EncodedEstimate(const Engine& engine, CaptureRequest request) {
@@ -52,28 +55,30 @@ class UnaryCaptureCall final : public CaptureCall<grpc::ServerWriteReactor<grpc:
   UnaryCaptureCall(TaskThreads* threads, std::shared_ptr<SharedMemory> memory, TextRequests* texts)
       : CaptureCall("Capture", threads, std::move(memory)), texts_(texts) {}
 
-  void Begin(Engine& engine, Recorder* recorder, const std::string& address, const grpc::ByteBuffer& message) {
-    absl::Status status = CatchExceptions("Capture", [&] { return StartCapture(engine, recorder, address, message); });
+  void Begin(Engine& engine, Recorder* recorder, const absl::StatusOr<AuthClient>& client,
+             const grpc::ByteBuffer& message) {
+    absl::Status status = CatchExceptions("Capture", [&] { return StartCapture(engine, recorder, client, message); });
     if (!status.ok()) Refuse(std::move(status));
   }
 
  private:
-  absl::Status StartCapture(Engine& engine, Recorder* recorder, const std::string& address,
+  absl::Status StartCapture(Engine& engine, Recorder* recorder, const absl::StatusOr<AuthClient>& client,
                             const grpc::ByteBuffer& message) {
     ASSIGN_OR_RETURN(CaptureRequest request, ParseCaptureRequest(message, engine.options().token_limits()));
-    if (!TextRequests::HasText(request)) return StartPrepared(engine, recorder, address, std::move(request));
-    PostOn(&texts_->threads(), [this, &engine, recorder, address, request = std::move(request)] {
-      absl::Status status = StartPrepared(engine, recorder, address, request);
+    if (!TextRequests::HasText(request)) return StartPrepared(engine, recorder, client, std::move(request));
+    PostOn(&texts_->threads(), [this, &engine, recorder, client, request = std::move(request)] {
+      absl::Status status = StartPrepared(engine, recorder, client, request);
       if (!status.ok()) Refuse(std::move(status));
     });
     return absl::OkStatus();
   }
 
-  absl::Status StartPrepared(Engine& engine, Recorder* recorder, const std::string& address, CaptureRequest request) {
+  absl::Status StartPrepared(Engine& engine, Recorder* recorder, const absl::StatusOr<AuthClient>& client,
+                             CaptureRequest request) {
     RETURN_IF_ERROR(texts_->Prepare(&request));
     const Encoding encoding = request.encoding;
     ASSIGN_OR_RETURN(std::shared_ptr<Capture> capture,
-                     Start(engine, recorder, std::move(request), address, callbacks()));
+                     Start(engine, recorder, std::move(request), client, callbacks()));
     Run(std::move(capture), encoding);
     return absl::OkStatus();
   }
@@ -85,12 +90,12 @@ class UnaryCaptureCall final : public CaptureCall<grpc::ServerWriteReactor<grpc:
 class StreamedCaptureCall final : public CaptureCall<grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>> {
  public:
   StreamedCaptureCall(TaskThreads* threads, std::shared_ptr<SharedMemory> memory, Engine& engine, Recorder* recorder,
-                      TextRequests* texts, std::string address)
+                      TextRequests* texts, absl::StatusOr<AuthClient> client)
       : CaptureCall("CaptureStream", threads, std::move(memory)),
         engine_(engine),
         recorder_(recorder),
         texts_(texts),
-        address_(std::move(address)) {}
+        client_(std::move(client)) {}
 
   void Begin() { StartRead(&input_); }
 
@@ -134,7 +139,7 @@ class StreamedCaptureCall final : public CaptureCall<grpc::ServerBidiReactor<grp
     model_ = request->model;
     const Encoding encoding = request->encoding;
     ASSIGN_OR_RETURN(std::shared_ptr<Capture> capture,
-                     Start(engine_, recorder_, std::move(*request), address_, callbacks()));
+                     Start(engine_, recorder_, std::move(*request), client_, callbacks()));
     Run(std::move(capture), encoding);
     return absl::OkStatus();
   }
@@ -191,7 +196,7 @@ class StreamedCaptureCall final : public CaptureCall<grpc::ServerBidiReactor<grp
   Engine& engine_;
   Recorder* const recorder_;
   TextRequests* const texts_;
-  const std::string address_;
+  const absl::StatusOr<AuthClient> client_;
   std::string model_;  // of the request; set before the second message is read
   // With gRPC while a read is in flight, otherwise OnReadDone's.
   grpc::ByteBuffer input_;
@@ -206,16 +211,16 @@ class StreamedCaptureCall final : public CaptureCall<grpc::ServerBidiReactor<grp
 grpc::ServerWriteReactor<grpc::ByteBuffer>* CaptureServiceImpl::Capture(grpc::CallbackServerContext* context,
                                                                         const grpc::ByteBuffer* request) {
   auto call = std::make_shared<UnaryCaptureCall>(&wakes_, TakeOffered(memories_, *context), texts_);
-  call->Keep();
-  call->Begin(*engine_, recorder_, PeerAddress(context->peer()), *request);
+  call->Keep(context);
+  call->Begin(*engine_, recorder_, ClientOf(authenticator_, *context), *request);
   return call.get();
 }
 
 grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* CaptureServiceImpl::CaptureStream(
     grpc::CallbackServerContext* context) {
   auto call = std::make_shared<StreamedCaptureCall>(&wakes_, TakeOffered(memories_, *context), *engine_, recorder_,
-                                                    texts_, PeerAddress(context->peer()));
-  call->Keep();
+                                                    texts_, ClientOf(authenticator_, *context));
+  call->Keep(context);
   call->Begin();
   return call.get();
 }
@@ -245,6 +250,32 @@ grpc::ServerUnaryReactor* CaptureServiceImpl::EstimateCapture(grpc::CallbackServ
     answer(*std::move(parsed));
   }
   return reactor;
+}
+
+grpc::ServerUnaryReactor* CaptureServiceImpl::ListCaptures(grpc::CallbackServerContext* context,
+                                                           const v1::ListCapturesRequest* /*request*/,
+                                                           v1::ListCapturesResponse* response) {
+  return AnswerCall(context, "ListCaptures", [&]() -> absl::Status {
+    ASSIGN_OR_RETURN(const AuthClient client, ClientOf(authenticator_, *context));
+    for (const CaptureStatus& status : engine_->ListCaptures(client.identity)) {
+      *response->add_captures() = ToProto(status);
+    }
+    const EngineSnapshot snapshot = engine_->Snapshot();
+    response->set_free_slabs(snapshot.slabs_free);
+    response->set_slabs(engine_->options().slab_count);
+    response->set_slab_bytes(engine_->options().slab_bytes);
+    response->set_max_captures(engine_->options().max_captures);
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* CaptureServiceImpl::StopCapture(grpc::CallbackServerContext* context,
+                                                          const v1::StopCaptureRequest* request,
+                                                          v1::StopCaptureResponse* /*response*/) {
+  return AnswerCall(context, "StopCapture", [&]() -> absl::Status {
+    ASSIGN_OR_RETURN(const AuthClient client, ClientOf(authenticator_, *context));
+    return engine_->StopCapture(request->id(), client.identity);
+  });
 }
 
 }  // namespace hookline

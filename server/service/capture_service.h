@@ -5,23 +5,28 @@
 #include "hookline/v1/capture_service.grpc.pb.h"
 #include "server/engine/engine.h"
 #include "server/recorder/recorder.h"
+#include "server/service/auth/authenticator.h"
 #include "server/service/shared_memory/listener.h"
 #include "server/service/task_threads.h"
 #include "server/service/text_requests.h"
 
 namespace hookline {
 
-// All methods are raw: responses are encoded without copying values, and requests are parsed by wire/request_parser.h.
+// The methods that stream or take requests of captures are raw: responses are encoded without copying values, and
+// requests are parsed by wire/request_parser.h.
 using RawCaptureService =
     v1::CaptureService::WithRawCallbackMethod_Capture<v1::CaptureService::WithRawCallbackMethod_CaptureStream<
-        v1::CaptureService::WithRawCallbackMethod_EstimateCapture<v1::CaptureService::Service>>>;
+        v1::CaptureService::WithRawCallbackMethod_EstimateCapture<v1::CaptureService::WithCallbackMethod_ListCaptures<
+            v1::CaptureService::WithCallbackMethod_StopCapture<v1::CaptureService::Service>>>>>;
 
 class CaptureServiceImpl final : public RawCaptureService {
  public:
   // All must outlive the server that this service is registered with. Without a recorder captures with `record_as` are
-  // UNIMPLEMENTED, without `memories` all values go over the wire.
-  CaptureServiceImpl(Engine* engine, Recorder* recorder, SharedMemoryListener* memories, TextRequests* texts)
-      : engine_(engine), recorder_(recorder), memories_(memories), texts_(texts) {}
+  // UNIMPLEMENTED, without `memories` all values go over the wire. Without an authenticator every address is a client
+  // that may do everything.
+  CaptureServiceImpl(Engine* engine, Recorder* recorder, SharedMemoryListener* memories, TextRequests* texts,
+                     const Authenticator* authenticator)
+      : engine_(engine), recorder_(recorder), memories_(memories), texts_(texts), authenticator_(authenticator) {}
 
   grpc::ServerWriteReactor<grpc::ByteBuffer>* Capture(grpc::CallbackServerContext* context,
                                                       const grpc::ByteBuffer* request) override;
@@ -29,12 +34,17 @@ class CaptureServiceImpl final : public RawCaptureService {
       grpc::CallbackServerContext* context) override;
   grpc::ServerUnaryReactor* EstimateCapture(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
                                             grpc::ByteBuffer* response) override;
+  grpc::ServerUnaryReactor* ListCaptures(grpc::CallbackServerContext* context, const v1::ListCapturesRequest* request,
+                                         v1::ListCapturesResponse* response) override;
+  grpc::ServerUnaryReactor* StopCapture(grpc::CallbackServerContext* context, const v1::StopCaptureRequest* request,
+                                        v1::StopCaptureResponse* response) override;
 
  private:
   Engine* const engine_;
   Recorder* const recorder_;
   SharedMemoryListener* const memories_;
   TextRequests* const texts_;
+  const Authenticator* const authenticator_;
   TaskThreads wakes_;
 };
 

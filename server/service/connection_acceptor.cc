@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "server/base/socket_peer.h"
 #include "server/base/status.h"
 #include "server/base/steady.h"
 #include "spdlog/spdlog.h"
@@ -22,12 +23,6 @@ namespace {
 constexpr absl::Duration kDescriptorWait = absl::Milliseconds(100);
 // A line for each would let anybody fill the log.
 constexpr absl::Duration kRefusalLogInterval = absl::Seconds(10);
-
-uint64_t CookieOf(int socket) {
-  uint64_t cookie = 0;
-  socklen_t length = sizeof cookie;
-  return getsockopt(socket, SOL_SOCKET, SO_COOKIE, &cookie, &length) == 0 ? cookie : 0;
-}
 
 // Whether an accept that failed so says something of the listener, rather than of a connection that has gone.
 bool IsOfListener(int error) {
@@ -46,8 +41,7 @@ absl::Status ConnectionAcceptor::Bind(const std::vector<std::string>& addresses)
   return absl::OkStatus();
 }
 
-void ConnectionAcceptor::Run(const ConnectionLimits& limits, std::function<void(int, int)> hand_on,
-                             std::function<void(absl::Status)> lost) {
+void ConnectionAcceptor::Run(const ConnectionLimits& limits, HandOn hand_on, std::function<void(absl::Status)> lost) {
   limits_ = limits;
   hand_on_ = std::move(hand_on);
   lost_ = std::move(lost);
@@ -109,7 +103,7 @@ ConnectionAcceptor::Accepted ConnectionAcceptor::AcceptFrom(int listener) {
     close(connection);
     return Accepted::kNone;
   }
-  hand_on_(listener, connection);
+  hand_on_(listener, connection, peer);
   return Accepted::kOne;
 }
 
@@ -127,7 +121,7 @@ bool ConnectionAcceptor::Count(int connection, const std::string& address) {
                                   " of at most ", limits_.all, " (--max-connections)"));
     return false;
   }
-  connections_.push_back({connection, CookieOf(connection), address});
+  connections_.push_back({connection, SocketCookie(connection), address});
   ++by_address_[address];
   return true;
 }
@@ -139,7 +133,7 @@ int ConnectionAcceptor::CountOf(const std::string& address) const {
 
 void ConnectionAcceptor::ForgetClosed() {
   const auto is_closed = [this](const Connection& connection) {
-    if (CookieOf(connection.descriptor) == connection.cookie) return false;
+    if (SocketCookie(connection.descriptor) == connection.cookie) return false;
     const auto found = by_address_.find(connection.address);
     if (--found->second == 0) by_address_.erase(found);
     return true;

@@ -5,6 +5,8 @@
 #ifndef HOOKLINE_SERVER_SERVICE_CONNECTION_ACCEPTOR_H_
 #define HOOKLINE_SERVER_SERVICE_CONNECTION_ACCEPTOR_H_
 
+#include <sys/socket.h>
+
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -36,11 +38,12 @@ class ConnectionAcceptor {
   // In their order.
   const std::vector<BoundAddress>& bound() const { return bound_; }
 
-  // Begins to accept, on a thread of its own. `hand_on(listener, connection)` takes the connection's descriptor over
-  // and must not block; whoever has it closes it. Connections beyond the limits are closed at once. `lost` is called
-  // once, on that thread, if a listener cannot accept any more.
-  void Run(const ConnectionLimits& limits, std::function<void(int listener, int connection)> hand_on,
-           std::function<void(absl::Status)> lost);
+  // Takes over an accepted connection's descriptor; must not block.
+  using HandOn = std::function<void(int listener, int connection, const sockaddr_storage& peer)>;
+
+  // Begins to accept, on a thread of its own. `hand_on` gets each connection; whoever has it closes it. Connections
+  // beyond the limits are closed at once. `lost` is called once, on that thread, if a listener cannot accept any more.
+  void Run(const ConnectionLimits& limits, HandOn hand_on, std::function<void(absl::Status)> lost);
 
   // Accepts no more; idempotent. Not from `hand_on` or `lost`.
   void Stop();
@@ -65,7 +68,7 @@ class ConnectionAcceptor {
 
   std::vector<BoundAddress> bound_;
   ConnectionLimits limits_;
-  std::function<void(int, int)> hand_on_;
+  HandOn hand_on_;
   std::function<void(absl::Status)> lost_;
   int stop_ = -1;  // readable when the thread is to end
   std::thread thread_;

@@ -36,30 +36,32 @@ v1::PersistDisposition ToProto(PersistDisposition disposition) {
 
 }  // namespace
 
-void PersistCall::Begin(const std::string& address, const grpc::ByteBuffer& request) {
-  absl::Status status = CatchExceptions("Persist", [&] { return Persist(address, request); });
+void PersistCall::Begin(const absl::StatusOr<AuthClient>& client, const grpc::ByteBuffer& request) {
+  if (!client.ok()) return Refuse(client.status());
+  absl::Status status = CatchExceptions("Persist", [&] { return Persist(client->identity, request); });
   if (!status.ok()) return Refuse(std::move(status));
   Advance();
 }
 
-absl::Status PersistCall::Persist(const std::string& address, const grpc::ByteBuffer& request) {
+absl::Status PersistCall::Persist(const ClientIdentity& client, const grpc::ByteBuffer& request) {
   ASSIGN_OR_RETURN(PersistRequest parsed, ParsePersistRequest(request, recorder_->token_limits()));
   if (!parsed.capture.record_as.empty()) {
     return InvalidField("capture.record_as", "must be empty; the recording's name is `name`");
   }
   if (!TextRequests::HasText(parsed.capture)) {
-    return PersistPrepared(address, parsed.name, std::move(parsed.capture));
+    return PersistPrepared(client, parsed.name, std::move(parsed.capture));
   }
-  PostOn(&texts_->threads(), [this, address, parsed = std::move(parsed)] {
-    absl::Status status = PersistPrepared(address, parsed.name, parsed.capture);
+  PostOn(&texts_->threads(), [this, client, parsed = std::move(parsed)] {
+    absl::Status status = PersistPrepared(client, parsed.name, parsed.capture);
     if (!status.ok()) Refuse(std::move(status));
   });
   return absl::OkStatus();
 }
 
-absl::Status PersistCall::PersistPrepared(const std::string& address, const std::string& name, CaptureRequest request) {
+absl::Status PersistCall::PersistPrepared(const ClientIdentity& client, const std::string& name,
+                                          CaptureRequest request) {
   RETURN_IF_ERROR(texts_->Prepare(&request));
-  ASSIGN_OR_RETURN(Persisted persisted, recorder_->Persist(name, std::move(request), address));
+  ASSIGN_OR_RETURN(Persisted persisted, recorder_->Persist(name, std::move(request), client));
   const std::shared_ptr<RecordingSession> session = persisted.session;
   int watch = -1;
   if (session != nullptr) {
@@ -136,7 +138,10 @@ PersistCall::Step PersistCall::NextStep() {
   return Step::Write(std::move(message));
 }
 
-void StopCall::Begin(const std::string& name) {
+void StopCall::Begin(const std::string& name, const absl::StatusOr<AuthClient>& client) {
+  if (!client.ok()) return Refuse(client.status());
+  absl::Status status = recorder_->CheckMayChange(name, client->identity);
+  if (!status.ok()) return Refuse(std::move(status));
   const std::shared_ptr<RecordingSession> session = recorder_->Find(name);
   const int watch = session == nullptr ? -1 : session->Watch([this] { Wake(); });
   {

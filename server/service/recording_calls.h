@@ -14,6 +14,7 @@
 #include "grpcpp/support/server_callback.h"
 #include "hookline/v1/recording_service.pb.h"
 #include "server/recorder/recorder.h"
+#include "server/service/auth/authenticator.h"
 #include "server/service/capture_call.h"
 #include "server/service/stream_call.h"
 #include "server/service/task_threads.h"
@@ -27,11 +28,11 @@ class PersistCall final : public StreamCall<grpc::ServerWriteReactor<grpc::ByteB
   PersistCall(Recorder* recorder, TaskThreads* threads, TextRequests* texts)
       : StreamCall("Persist", threads), recorder_(recorder), texts_(texts) {}
 
-  void Begin(const std::string& address, const grpc::ByteBuffer& request);
+  void Begin(const absl::StatusOr<AuthClient>& client, const grpc::ByteBuffer& request);
 
  private:
-  absl::Status Persist(const std::string& address, const grpc::ByteBuffer& request);
-  absl::Status PersistPrepared(const std::string& address, const std::string& name, CaptureRequest request);
+  absl::Status Persist(const ClientIdentity& client, const grpc::ByteBuffer& request);
+  absl::Status PersistPrepared(const ClientIdentity& client, const std::string& name, CaptureRequest request);
   Step NextStep() override ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Release() override;
   RecordingSession::Progress Progress() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -53,7 +54,7 @@ class StopCall final : public StreamCall<grpc::ServerUnaryReactor, NoMessage> {
   StopCall(Recorder* recorder, TaskThreads* threads, v1::Recording* response)
       : StreamCall("StopRecording", threads), recorder_(recorder), response_(response) {}
 
-  void Begin(const std::string& name);
+  void Begin(const std::string& name, const absl::StatusOr<AuthClient>& client);
 
  private:
   Step NextStep() override ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

@@ -6,8 +6,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "server/base/status.h"
+#include "server/service/auth/port_credentials.h"
 #include "server/service/exceptions.h"
-#include "server/service/peer_address.h"
 #include "server/service/recording_calls.h"
 #include "server/service/wire/recording_conversion.h"
 
@@ -41,8 +41,8 @@ absl::Status List(const Catalog& catalog, const v1::ListRecordingsRequest& reque
 grpc::ServerWriteReactor<grpc::ByteBuffer>* RecordingServiceImpl::Persist(grpc::CallbackServerContext* context,
                                                                           const grpc::ByteBuffer* request) {
   auto call = std::make_shared<PersistCall>(recorder_, &wakes_, texts_);
-  call->Keep();
-  call->Begin(PeerAddress(context->peer()), *request);
+  call->Keep(context);
+  call->Begin(ClientOf(authenticator_, *context), *request);
   return call.get();
 }
 
@@ -62,12 +62,12 @@ grpc::ServerUnaryReactor* RecordingServiceImpl::GetRecording(grpc::CallbackServe
   });
 }
 
-grpc::ServerUnaryReactor* RecordingServiceImpl::StopRecording(grpc::CallbackServerContext* /*context*/,
+grpc::ServerUnaryReactor* RecordingServiceImpl::StopRecording(grpc::CallbackServerContext* context,
                                                               const v1::StopRecordingRequest* request,
                                                               v1::Recording* response) {
   auto call = std::make_shared<StopCall>(recorder_, &wakes_, response);
-  call->Keep();
-  call->Begin(request->name());
+  call->Keep(context);
+  call->Begin(request->name(), ClientOf(authenticator_, *context));
   return call.get();
 }
 
@@ -76,8 +76,10 @@ grpc::ServerUnaryReactor* RecordingServiceImpl::DeleteRecording(grpc::CallbackSe
                                                                 v1::DeleteRecordingResponse* response) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   // `response` and the reactor are there until Finish.
-  disk_.Post([this, reactor, response, name = request->name()] {
+  disk_.Post([this, reactor, response, name = request->name(), client = ClientOf(authenticator_, *context)] {
     reactor->Finish(ToGrpc(CatchExceptions("DeleteRecording", [&]() -> absl::Status {
+      RETURN_IF_ERROR(client.status());
+      RETURN_IF_ERROR(recorder_->CheckMayChange(name, client->identity));
       ASSIGN_OR_RETURN(const int64_t bytes, recorder_->catalog().Delete(name));
       response->set_bytes(bytes);
       return absl::OkStatus();
@@ -87,9 +89,9 @@ grpc::ServerUnaryReactor* RecordingServiceImpl::DeleteRecording(grpc::CallbackSe
 }
 
 grpc::ServerWriteReactor<v1::VerifyRecordingResponse>* RecordingServiceImpl::VerifyRecording(
-    grpc::CallbackServerContext* /*context*/, const v1::VerifyRecordingRequest* request) {
+    grpc::CallbackServerContext* context, const v1::VerifyRecordingRequest* request) {
   auto call = std::make_shared<VerifyCall>(recorder_, &verify_, &verifications_);
-  call->Keep();
+  call->Keep(context);
   call->Begin(request->name());
   return call.get();
 }
@@ -97,7 +99,7 @@ grpc::ServerWriteReactor<v1::VerifyRecordingResponse>* RecordingServiceImpl::Ver
 grpc::ServerWriteReactor<grpc::ByteBuffer>* RecordingServiceImpl::ReadRecording(grpc::CallbackServerContext* context,
                                                                                 const grpc::ByteBuffer* request) {
   auto call = std::make_shared<ReadCall>(&wakes_, TakeOffered(memories_, *context));
-  call->Keep();
+  call->Keep(context);
   call->Begin(recorder_, &disk_, *request);
   return call.get();
 }

@@ -6,6 +6,7 @@
 
 #include "hookline/v1/recording_service.grpc.pb.h"
 #include "server/recorder/recorder.h"
+#include "server/service/auth/authenticator.h"
 #include "server/service/shared_memory/listener.h"
 #include "server/service/task_threads.h"
 #include "server/service/text_requests.h"
@@ -21,9 +22,11 @@ using RawRecordingService = v1::RecordingService::WithRawCallbackMethod_Persist<
 
 class RecordingServiceImpl final : public RawRecordingService {
  public:
-  // All must outlive the server that this service is registered with.
-  RecordingServiceImpl(Recorder* recorder, SharedMemoryListener* memories, TextRequests* texts)
-      : recorder_(recorder), memories_(memories), texts_(texts) {}
+  // All must outlive the server that this service is registered with. Without an authenticator every address is a
+  // client that may do everything.
+  RecordingServiceImpl(Recorder* recorder, SharedMemoryListener* memories, TextRequests* texts,
+                       const Authenticator* authenticator)
+      : recorder_(recorder), memories_(memories), texts_(texts), authenticator_(authenticator) {}
 
   grpc::ServerWriteReactor<grpc::ByteBuffer>* Persist(grpc::CallbackServerContext* context,
                                                       const grpc::ByteBuffer* request) override;
@@ -46,6 +49,7 @@ class RecordingServiceImpl final : public RawRecordingService {
   Recorder* const recorder_;
   SharedMemoryListener* const memories_;
   TextRequests* const texts_;
+  const Authenticator* const authenticator_;
   TaskThreads wakes_;
   TaskThreads disk_;  // what waits for a disk must not hold up what is woken
   std::atomic<int> verifications_{0};

@@ -3,6 +3,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <climits>
@@ -21,6 +22,9 @@
 #include "grpcpp/health_check_service_interface.h"
 #include "server/base/descriptor_limit.h"
 #include "server/base/status.h"
+#include "server/service/auth/authenticator.h"
+#include "server/service/auth/connection_origins.h"
+#include "server/service/auth/port_credentials.h"
 #include "server/service/capture_service.h"
 #include "server/service/connection_acceptor.h"
 #include "server/service/dataset_service.h"
@@ -90,15 +94,18 @@ ConnectionLimits LimitsOf(const ServerOptions& options) {
 
 class GrpcServer final : public Server {
  public:
-  GrpcServer(Engine* engine, Recorder* recorder, const ModelTokenizers* tokenizers)
+  GrpcServer(Engine* engine, Recorder* recorder, const ModelTokenizers* tokenizers,
+             std::unique_ptr<Authenticator> authenticator, std::unique_ptr<Certificates> certificates)
       : engine_(engine),
         recorder_(recorder),
+        authenticator_(std::move(authenticator)),
+        certificates_(std::move(certificates)),
         texts_(engine, tokenizers),
-        capture_service_(engine, recorder, &memories_, &texts_),
+        capture_service_(engine, recorder, &memories_, &texts_, authenticator_.get()),
         model_service_(engine, tokenizers),
         dataset_service_(engine),
         tokenizer_service_(&texts_) {
-    if (recorder != nullptr) recording_service_.emplace(recorder, &memories_, &texts_);
+    if (recorder != nullptr) recording_service_.emplace(recorder, &memories_, &texts_, authenticator_.get());
   }
 
   ~GrpcServer() override {
@@ -109,15 +116,20 @@ class GrpcServer final : public Server {
   }
 
   absl::Status Listen(const ServerOptions& options) {
-    RETURN_IF_ERROR(CheckOptions(options));
+    RETURN_IF_ERROR(CheckEveryMethodHasARole(Services()));
     RETURN_IF_ERROR(acceptor_.Bind(options.listen));
+    RETURN_IF_ERROR(CheckExposure(options));
     grpc::EnableDefaultHealthCheckService(true);
     // gRPC's own service has no descriptors for reflection to give out.
     google::protobuf::LinkMessageReflection<grpc::health::v1::HealthCheckRequest>();
     grpc::reflection::InitProtoReflectionServerBuilderPlugin();
     grpc::ServerBuilder builder;
-    hand_on_ = builder.experimental().AddExternalConnectionAcceptor(
-        grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD, grpc::InsecureServerCredentials());
+    for (int slot = 0; slot < origins_.size(); ++slot) {
+      Certificates* const certificates = origins_.kind(slot) == OriginKind::kUnix ? nullptr : certificates_.get();
+      credentials_.push_back(PortCredentials(authenticator_.get(), &origins_, slot, certificates));
+      hand_on_.push_back(builder.experimental().AddExternalConnectionAcceptor(
+          grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD, credentials_.back()));
+    }
     builder.RegisterService(&capture_service_).RegisterService(&model_service_).RegisterService(&dataset_service_);
     builder.RegisterService(&tokenizer_service_);
     if (recording_service_.has_value()) builder.RegisterService(&*recording_service_);
@@ -147,6 +159,11 @@ class GrpcServer final : public Server {
   const std::vector<int>& ports() const override { return ports_; }
   bool is_loopback(size_t index) const override { return acceptor_.bound()[index].is_loopback; }
 
+  void Reload() override {
+    authenticator_->Reload().IgnoreError();
+    if (certificates_ != nullptr) certificates_->Reload().IgnoreError();
+  }
+
   void Drain(absl::Time deadline) override {
     absl::MutexLock lock(&drain_mutex_);
     if (drained_) return;
@@ -171,32 +188,58 @@ class GrpcServer final : public Server {
     return static_cast<int>(std::min<int64_t>(absl::ToInt64Milliseconds(duration), INT_MAX));
   }
 
+  // Anyone who can connect may use a server without identities, so others must not connect by an oversight.
+  absl::Status CheckExposure(const ServerOptions& options) const {
+    if (authenticator_->has_identities() || options.insecure) return absl::OkStatus();
+    for (size_t i = 0; i < options.listen.size(); ++i) {
+      if (acceptor_.bound()[i].is_loopback) continue;
+      return absl::InvalidArgumentError(absl::StrCat(
+          "--listen ", options.listen[i],
+          ": other machines reach this address, and without --auth-file anyone who can "
+          "connect may use the server; give an auth file (`hookline token`), or --insecure if that is wanted"));
+    }
+    return absl::OkStatus();
+  }
+
   void Accept(const ServerOptions& options) {
     // As gRPC sets it for connections that it accepts itself: who does not acknowledge for so long is gone.
     const unsigned user_timeout = static_cast<unsigned>(Milliseconds(options.keepalive / 3));
-    const auto hand_on = [this, user_timeout](int listener, int connection) {
+    const auto hand_on = [this, user_timeout](int listener, int connection, const sockaddr_storage& peer) {
+      const std::optional<int> slot = origins_.Assign(connection, peer);
+      if (!slot.has_value()) {
+        spdlog::warn("a connection is refused: as many users as this server tells apart are connected");
+        close(connection);
+        return;
+      }
       setsockopt(connection, IPPROTO_TCP, TCP_USER_TIMEOUT, &user_timeout, sizeof user_timeout);
       grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters parameters;
       parameters.listener_fd = listener;
       parameters.fd = connection;
-      hand_on_->HandleNewConnection(&parameters);
+      hand_on_[static_cast<size_t>(*slot)]->HandleNewConnection(&parameters);
     };
     acceptor_.Run(LimitsOf(options), hand_on, options.on_lost);
   }
 
+  // Those of ours, by their full names.
+  std::vector<std::string> Services() const {
+    std::vector<std::string> services = {v1::CaptureService::service_full_name(), v1::ModelService::service_full_name(),
+                                         v1::DatasetService::service_full_name(),
+                                         v1::TokenizerService::service_full_name()};
+    if (recording_service_.has_value()) services.emplace_back(v1::RecordingService::service_full_name());
+    return services;
+  }
+
   void SetServing(bool serving) {
     grpc::HealthCheckServiceInterface& health = *server_->GetHealthCheckService();
-    for (const char* service : {"", v1::CaptureService::service_full_name(), v1::ModelService::service_full_name(),
-                                v1::DatasetService::service_full_name(), v1::TokenizerService::service_full_name()}) {
-      health.SetServingStatus(service, serving);
-    }
-    if (recording_service_.has_value()) {
-      health.SetServingStatus(v1::RecordingService::service_full_name(), serving);
-    }
+    health.SetServingStatus("", serving);
+    for (const std::string& service : Services()) health.SetServingStatus(service, serving);
   }
 
   Engine* const engine_;
   Recorder* const recorder_;
+  const std::unique_ptr<Authenticator> authenticator_;
+  const std::unique_ptr<Certificates> certificates_;  // null without TLS
+  ConnectionOrigins origins_;
   SharedMemoryListener memories_;
   TextRequests texts_;
   CaptureServiceImpl capture_service_;
@@ -205,7 +248,9 @@ class GrpcServer final : public Server {
   TokenizerServiceImpl tokenizer_service_;
   std::optional<RecordingServiceImpl> recording_service_;
   std::vector<int> ports_;
-  std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> hand_on_;
+  // One for each slot of origins_; gRPC's server calls back into the credentials.
+  std::vector<std::shared_ptr<grpc::ServerCredentials>> credentials_;
+  std::vector<std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor>> hand_on_;
   std::unique_ptr<grpc::Server> server_;
   ConnectionAcceptor acceptor_;  // hands to the server
   absl::Mutex drain_mutex_;
@@ -214,9 +259,26 @@ class GrpcServer final : public Server {
 
 }  // namespace
 
+absl::Status Server::Check(const ServerOptions& options) {
+  RETURN_IF_ERROR(CheckOptions(options));
+  if (options.tls.is_on()) {
+    RETURN_IF_ERROR(ReadTlsFiles(options.tls).status());
+  } else if (!options.tls.key.empty() || !options.tls.client_ca.empty()) {
+    return absl::InvalidArgumentError("--tls-key and --tls-client-ca need --tls-cert");
+  }
+  return Authenticator::Create(options.auth_file).status();
+}
+
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options, Engine* engine,
                                                       Recorder* recorder) {
-  auto server = std::make_unique<GrpcServer>(engine, recorder, options.tokenizers);
+  RETURN_IF_ERROR(Check(options));
+  ASSIGN_OR_RETURN(std::unique_ptr<Authenticator> authenticator, Authenticator::Create(options.auth_file));
+  std::unique_ptr<Certificates> certificates;
+  if (options.tls.is_on()) {
+    ASSIGN_OR_RETURN(certificates, Certificates::Open(options.tls));
+  }
+  auto server = std::make_unique<GrpcServer>(engine, recorder, options.tokenizers, std::move(authenticator),
+                                             std::move(certificates));
   RETURN_IF_ERROR(server->Listen(options));
   return server;
 }

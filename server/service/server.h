@@ -18,13 +18,20 @@
 #include "absl/time/time.h"
 #include "server/engine/engine.h"
 #include "server/recorder/recorder.h"
+#include "server/service/auth/certificates.h"
 #include "server/text/model_tokenizers.h"
 
 namespace hookline {
 
 struct ServerOptions {
-  // HOST:PORT or unix:PATH; port 0: any free one. No TLS, no authentication: whoever reaches an address may use it.
+  // HOST:PORT or unix:PATH; port 0: any free one.
   std::vector<std::string> listen = {"127.0.0.1:7471"};
+  // TLS 1.2 or later at every HOST:PORT; unix sockets have none.
+  TlsOptions tls;
+  // File of clients (auth/auth_file.h). Empty: there are no identities, and whoever reaches an address may use it.
+  std::string auth_file;
+  // Listens without an auth file on addresses that other machines reach, too.
+  bool insecure = false;
   // Connections at a time, in all and from one address; more are closed at once. Never more than half of the
   // descriptors that the process may have.
   int max_connections = 512;
@@ -59,10 +66,14 @@ class Server {
   // Listens and serves. Since an engine's models are on their devices, grpc.health.v1 answers SERVING from the first
   // moment on, for the empty name and for each service. `engine` and `recorder` must outlive the server; without a
   // recorder there is no RecordingService.
-  // Errors: INVALID_ARGUMENT for an option out of range; UNAVAILABLE for an address that is malformed, taken or not
+  // Errors: INVALID_ARGUMENT for an option out of range, an auth file or a TLS file that is wrong, or an address that
+  // other machines reach, without an auth file; UNAVAILABLE for an address that is malformed, taken or not
   // ours, naming it.
   static absl::StatusOr<std::unique_ptr<Server>> Start(const ServerOptions& options, Engine* engine,
                                                        Recorder* recorder = nullptr);
+
+  // The errors of Start that can be found before there is an engine: options, the auth file and the TLS files.
+  static absl::Status Check(const ServerOptions& options);
 
   // Cancels the calls that still run.
   virtual ~Server() = default;
@@ -71,6 +82,9 @@ class Server {
   virtual const std::vector<int>& ports() const = 0;
   // Whether only this machine reaches ServerOptions::listen[index].
   virtual bool is_loopback(size_t index) const = 0;
+
+  // Reads the auth file and the TLS files again. What is wrong is logged, and stays as it was.
+  virtual void Reload() = 0;
 
   // Ends in good order: health says NOT_SERVING, new captures are refused, those that run may end until `deadline` and
   // are then ended with a summary; calls that have not taken theirs five seconds later are cancelled. Returns when no

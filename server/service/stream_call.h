@@ -8,7 +8,7 @@
 //   };
 //
 //   auto call = std::make_shared<CountCall>(&threads);
-//   call->Keep();
+//   call->Keep(context);
 //   call->Advance();
 //   return call.get();
 #ifndef HOOKLINE_SERVER_SERVICE_STREAM_CALL_H_
@@ -47,8 +47,12 @@ class StreamCall : public Reactor, public std::enable_shared_from_this<StreamCal
   // `threads` must outlive the call. `method` names it in the log.
   StreamCall(absl::string_view method, TaskThreads* threads) : method_(method), threads_(threads) {}
 
-  // Transfers ownership to gRPC until OnDone. To be called once, before anything is started.
-  void Keep() { self_ = this->shared_from_this(); }
+  // Transfers ownership to gRPC until OnDone. To be called once, before anything is started. `context`: the call's.
+  void Keep(grpc::CallbackServerContext* context) {
+    self_ = this->shared_from_this();
+    absl::MutexLock lock(&mutex_);
+    context_ = context;
+  }
 
   // Starts the next write or ends the call, if it is time for either.
   void Advance() {
@@ -87,6 +91,7 @@ class StreamCall : public Reactor, public std::enable_shared_from_this<StreamCal
       // A task that is queued finds the call finished.
       absl::MutexLock lock(&mutex_);
       finished_ = true;
+      context_ = nullptr;
     }
     Guard([this] { Release(); });
     self_.reset();
@@ -150,6 +155,9 @@ class StreamCall : public Reactor, public std::enable_shared_from_this<StreamCal
 
   bool finished() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return finished_; }
 
+  // The call's, until OnDone; then null.
+  grpc::CallbackServerContext* context() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return context_; }
+
   mutable absl::Mutex mutex_;
 
  private:
@@ -185,6 +193,7 @@ class StreamCall : public Reactor, public std::enable_shared_from_this<StreamCal
   // Finish or StartWriteAndFinish was called: nothing may be started any more.
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Status refusal_ ABSL_GUARDED_BY(mutex_);
+  grpc::CallbackServerContext* context_ ABSL_GUARDED_BY(mutex_) = nullptr;
 };
 
 }  // namespace hookline

@@ -27,7 +27,7 @@ class BatchFormerTest : public ::testing::Test {
     for (const auto& flow : flows_) {
       if (flow->source.HasNext()) ready.push_back(flow.get());
     }
-    auto items = FormBatch(ready, limits);
+    auto items = FormBatch(ready, ready, limits);
     if (!items.empty()) {
       std::stable_partition(flows_.begin(), flows_.end(), [&](const auto& flow) { return flow->id != items[0].flow; });
     }

@@ -24,6 +24,9 @@ class EngineTest : public ::testing::Test {
     options_.window_slabs = 4;
     options_.max_batch_tokens = 64;
     options_.max_batch_delay = absl::ZeroDuration();
+    // One client has everything here; fairness_test.cc is about several.
+    options_.default_quotas.captures = options_.default_quotas.waiting = 64;
+    options_.default_quotas.slabs = int64_t{1} << 20;
   }
   ~EngineTest() override {
     if (engine_ == nullptr) return;

@@ -9,9 +9,10 @@ CODES = {
     "RESOURCE_EXHAUSTED": hookline.ResourceExhaustedError,
     "FAILED_PRECONDITION": hookline.FailedPreconditionError,
     "UNAVAILABLE": hookline.UnavailableError,
+    "UNAUTHENTICATED": hookline.UnauthenticatedError,
+    "PERMISSION_DENIED": hookline.PermissionDeniedError,
     "INTERNAL": hookline.InternalError,
     "CANCELLED": hookline.CancelledError,
     "DEADLINE_EXCEEDED": hookline.DeadlineExceededError,
-    "PERMISSION_DENIED": hookline.HooklineError,
     "UNIMPLEMENTED": hookline.HooklineError,
 }

@@ -319,13 +319,13 @@ absl::StatusOr<CapturePlan> FakeEngine::Plan(CaptureRequest request) const {
   return plan;
 }
 
-absl::StatusOr<std::shared_ptr<Capture>> FakeEngine::Start(CapturePlan plan, absl::string_view address,
+absl::StatusOr<std::shared_ptr<Capture>> FakeEngine::Start(CapturePlan plan, const ClientIdentity& client,
                                                            CaptureCallbacks callbacks) {
   std::unique_ptr<SlabWindow> window = pool_->TryReserve(fake_options_.window_slabs, /*on_return=*/[this] { Wake(); });
   if (window == nullptr) return absl::ResourceExhaustedError("no window is free");
   absl::MutexLock lock(&mutex_);
   if (draining_) return absl::UnavailableError("the server shuts down");
-  last_address_ = std::string(address);
+  last_address_ = client.name;
   auto capture = std::make_shared<FakeCapture>(this, std::move(plan), std::move(callbacks), std::move(window));
   captures_.push_back(capture);
   ++running_;

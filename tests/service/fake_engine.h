@@ -54,8 +54,12 @@ class FakeEngine final : public Engine {
   absl::StatusOr<const Dataset*> FindDataset(absl::string_view name) const override;
   absl::StatusOr<CapturePlan> Plan(CaptureRequest request) const override;
   CaptureEstimate Estimate(const CapturePlan& plan) const override;
-  absl::StatusOr<std::shared_ptr<Capture>> Start(CapturePlan plan, absl::string_view address,
+  absl::StatusOr<std::shared_ptr<Capture>> Start(CapturePlan plan, const ClientIdentity& client,
                                                  CaptureCallbacks callbacks) override;
+  std::vector<CaptureStatus> ListCaptures(const ClientIdentity& /*client*/) const override { return {}; }
+  absl::Status StopCapture(int64_t /*id*/, const ClientIdentity& /*client*/) override {
+    return absl::NotFoundError("no such capture");
+  }
   EngineSnapshot Snapshot() const override;
   void Drain(absl::Time deadline) override;
 

@@ -99,6 +99,21 @@ TEST(Flags, SetEveryLimit) {
                    "--max-incoming-bytes=48MiB",
                    "--max-calls-per-connection=55",
                    "--feed-stall-timeout=1m",
+                   "--stall-timeout=2m",
+                   "--client-captures=56",
+                   "--client-waiting=57",
+                   "--client-slabs=58",
+                   "--client-tokens-per-second=59",
+                   "--client-burst-tokens=60",
+                   "--client-rows=61",
+                   "--client-recordings=62",
+                   "--client-recording-bytes=63",
+                   "--client-feeds=64",
+                   "--tls-cert=c.pem",
+                   "--tls-key=k.pem",
+                   "--tls-client-ca=ca.pem",
+                   "--auth-file=clients.json",
+                   "--insecure",
                    "--keepalive=10s"},
                   &flags),
             std::nullopt);
@@ -130,6 +145,21 @@ TEST(Flags, SetEveryLimit) {
   EXPECT_EQ(flags.engine.max_rows, 22);
   EXPECT_EQ(flags.engine.max_captures, 33);
   EXPECT_EQ(flags.engine.max_captures_per_address, 44);
+  EXPECT_EQ(flags.engine.stall_timeout, absl::Minutes(2));
+  EXPECT_EQ(flags.engine.default_quotas.captures, 56);
+  EXPECT_EQ(flags.engine.default_quotas.waiting, 57);
+  EXPECT_EQ(flags.engine.default_quotas.slabs, 58);
+  EXPECT_EQ(flags.engine.default_quotas.tokens_per_second, 59);
+  EXPECT_EQ(flags.engine.default_quotas.burst_tokens, 60);
+  EXPECT_EQ(flags.engine.default_quotas.rows, 61);
+  EXPECT_EQ(flags.engine.default_quotas.recordings, 62);
+  EXPECT_EQ(flags.engine.default_quotas.recording_bytes, 63);
+  EXPECT_EQ(flags.engine.default_quotas.feeds, 64);
+  EXPECT_EQ(flags.server.tls.certificate, "c.pem");
+  EXPECT_EQ(flags.server.tls.key, "k.pem");
+  EXPECT_EQ(flags.server.tls.client_ca, "ca.pem");
+  EXPECT_EQ(flags.server.auth_file, "clients.json");
+  EXPECT_TRUE(flags.server.insecure);
   EXPECT_EQ(flags.server.shared_memory_bytes, 3 << 20);
   EXPECT_EQ(flags.server.max_connections, 45);
   EXPECT_EQ(flags.server.max_connections_per_address, 46);
@@ -172,6 +202,7 @@ TEST(Flags, AllStandInTheServicesEnvironmentFile) {
   EXPECT_EQ(flags.engine.slab_bytes, defaults.engine.slab_bytes);
   EXPECT_EQ(flags.engine.max_rows, defaults.engine.max_rows);
   EXPECT_EQ(flags.engine.feed_stall_timeout, defaults.engine.feed_stall_timeout);
+  EXPECT_EQ(flags.engine.stall_timeout, defaults.engine.stall_timeout);
   EXPECT_EQ(flags.server.shared_memory_bytes, defaults.server.shared_memory_bytes);
   EXPECT_EQ(flags.server.keepalive, defaults.server.keepalive);
   EXPECT_EQ(flags.recordings.free_bytes, defaults.recordings.free_bytes);

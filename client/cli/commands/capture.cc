@@ -94,15 +94,15 @@ std::vector<std::string> NotesOf(const v1::CaptureRequest& request, const TokenS
   return notes;
 }
 
-absl::Status Run(const CaptureFlags& flags, const std::string& server, Interrupt& interrupt) {
+absl::Status Run(const CaptureFlags& flags, const ServerChoice& server, Interrupt& interrupt) {
   ASSIGN_OR_RETURN(v1::CaptureRequest request, MakeCaptureRequest(flags));
   request.set_provenance(flags.provenance);
   request.set_record_as(flags.record_as);
-  ASSIGN_OR_RETURN(std::unique_ptr<client::Client> client, client::Client::Connect(server));
+  ASSIGN_OR_RETURN(std::unique_ptr<client::Client> client, Connect(server));
   std::unique_ptr<TokenSource> tokens;
   if (!flags.tokens.empty()) {
     absl::StatusOr<std::unique_ptr<TokenSource>> opened = OpenTokens(flags, *client);
-    if (!opened.ok()) return ExplainUnavailable(opened.status(), server);
+    if (!opened.ok()) return ExplainUnavailable(opened.status(), server.address);
     tokens = *std::move(opened);
   }
 
@@ -131,7 +131,7 @@ absl::Status Run(const CaptureFlags& flags, const std::string& server, Interrupt
   };
   transfer.notes = [&](const CaptureResult& result) { return NotesOf(request, tokens.get(), result); };
   transfer.table = CaptureTable;
-  return RunTransfer(flags, transfer, server, interrupt);
+  return RunTransfer(flags, transfer, server.address, interrupt);
 }
 
 }  // namespace

@@ -27,18 +27,18 @@ FileFormat FormatOf(const std::string& name) {
   return name == "pt" ? FileFormat::kPt : name == "npy" ? FileFormat::kNpy : FileFormat::kSafetensors;
 }
 
-absl::Status Run(const ExportFlags& flags, const std::string& server, Interrupt& interrupt) {
+absl::Status Run(const ExportFlags& flags, const ServerChoice& server, Interrupt& interrupt) {
   const std::string manifest = ExportManifestPath(flags.out);
   if (std::error_code error; !flags.overwrite && std::filesystem::exists(manifest, error)) {
     return absl::AlreadyExistsError(absl::StrCat(manifest, " exists; choose another --out, or give --overwrite"));
   }
-  ASSIGN_OR_RETURN(std::unique_ptr<client::Client> client, client::Client::Connect(server));
+  ASSIGN_OR_RETURN(std::unique_ptr<client::Client> client, Connect(server));
   ASSIGN_OR_RETURN(Transfer transfer, MakeRecordingRead(flags, *client));
   transfer.format = FormatOf(flags.format);
   transfer.on_finished = [&](const CaptureResult& result, const RowFiles& files) {
     return WriteExportManifest(flags.out, flags.name, result, files);
   };
-  return RunTransfer(flags, transfer, server, interrupt);
+  return RunTransfer(flags, transfer, server.address, interrupt);
 }
 
 }  // namespace

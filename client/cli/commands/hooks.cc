@@ -12,10 +12,10 @@
 namespace hookline::cli {
 namespace {
 
-absl::Status Run(const std::string& server, const std::string& model_name, bool aliases) {
-  ASSIGN_OR_RETURN(std::unique_ptr<client::Client> client, client::Client::Connect(server));
+absl::Status Run(const ServerChoice& server, const std::string& model_name, bool aliases) {
+  ASSIGN_OR_RETURN(std::unique_ptr<client::Client> client, Connect(server));
   absl::StatusOr<v1::Model> model = client->GetModel(model_name);
-  if (!model.ok()) return ExplainUnavailable(model.status(), server);
+  if (!model.ok()) return ExplainUnavailable(model.status(), server.address);
   std::vector<std::vector<std::string>> rows = {{"hook point", "width", "layer"}};
   for (const v1::HookPoint& point : model->hook_points()) {
     rows.push_back({point.name(), absl::StrCat(point.width()), absl::StrCat(point.layer())});

@@ -10,10 +10,10 @@
 namespace hookline::cli {
 namespace {
 
-absl::Status Run(const std::string& server) {
-  ASSIGN_OR_RETURN(std::unique_ptr<client::Client> client, client::Client::Connect(server));
+absl::Status Run(const ServerChoice& server) {
+  ASSIGN_OR_RETURN(std::unique_ptr<client::Client> client, Connect(server));
   absl::StatusOr<v1::ListModelsResponse> response = client->ListModels();
-  if (!response.ok()) return ExplainUnavailable(response.status(), server);
+  if (!response.ok()) return ExplainUnavailable(response.status(), server.address);
   std::vector<std::vector<std::string>> rows = {{"model", "architecture", "layers", "width", "heads", "context",
                                                  "vocabulary", "parameters", "dtype", "device", "fingerprint"}};
   for (const v1::Model& model : response->models()) {

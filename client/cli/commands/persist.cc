@@ -64,15 +64,15 @@ const char* WhatWasFound(v1::PersistDisposition disposition) {
   }
 }
 
-absl::Status Run(const PersistFlags& flags, const std::string& server, Interrupt& interrupt) {
+absl::Status Run(const PersistFlags& flags, const ServerChoice& server, Interrupt& interrupt) {
   v1::PersistRequest request;
   request.set_name(flags.name);
   ASSIGN_OR_RETURN(*request.mutable_capture(), MakeCaptureRequest(flags));
-  ASSIGN_OR_RETURN(std::unique_ptr<client::Client> client, client::Client::Connect(server));
+  ASSIGN_OR_RETURN(std::unique_ptr<client::Client> client, Connect(server));
   std::unique_ptr<TokenSource> tokens;
   if (!flags.tokens.empty()) {
     absl::StatusOr<std::unique_ptr<TokenSource>> opened = OpenTokens(flags, *client);
-    if (!opened.ok()) return ExplainUnavailable(opened.status(), server);
+    if (!opened.ok()) return ExplainUnavailable(opened.status(), server.address);
     tokens = *std::move(opened);
     RETURN_IF_ERROR(AddTokens(*tokens, *request.mutable_capture()));
   }
@@ -105,7 +105,7 @@ absl::Status Run(const PersistFlags& flags, const std::string& server, Interrupt
   }
   if (!recording.name().empty()) std::fputs(RecordingText(recording).c_str(), stdout);
   if (tokens != nullptr && absl::IsInvalidArgument(status)) return tokens->NamePlace(status);
-  return ExplainUnavailable(status, server);
+  return ExplainUnavailable(status, server.address);
 }
 
 }  // namespace

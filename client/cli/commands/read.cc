@@ -18,10 +18,10 @@ constexpr char kFooter[] =
 
 The files are those of hookline capture.)";
 
-absl::Status Run(const RecordingReadFlags& flags, const std::string& server, Interrupt& interrupt) {
-  ASSIGN_OR_RETURN(std::unique_ptr<client::Client> client, client::Client::Connect(server));
+absl::Status Run(const RecordingReadFlags& flags, const ServerChoice& server, Interrupt& interrupt) {
+  ASSIGN_OR_RETURN(std::unique_ptr<client::Client> client, Connect(server));
   ASSIGN_OR_RETURN(Transfer transfer, MakeRecordingRead(flags, *client));
-  return RunTransfer(flags, transfer, server, interrupt);
+  return RunTransfer(flags, transfer, server.address, interrupt);
 }
 
 }  // namespace

@@ -83,9 +83,9 @@ void AddRecordingsCommand(CLI::App& app, Invocation& invocation) {
   command->add_flag("--remove", flags->remove, "Remove it and its files")->needs(name)->excludes(stop);
   command->callback([flags, &invocation] {
     invocation.run = [flags, &invocation]() -> absl::Status {
-      ASSIGN_OR_RETURN(std::unique_ptr<client::Client> client, client::Client::Connect(invocation.server));
+      ASSIGN_OR_RETURN(std::unique_ptr<client::Client> client, Connect(invocation.server));
       const auto stub = v1::RecordingService::NewStub(client->channel());
-      return ExplainUnavailable(Run(*flags, *stub), invocation.server);
+      return ExplainUnavailable(Run(*flags, *stub), invocation.server.address);
     };
   });
 }

@@ -21,15 +21,15 @@ struct VerifyFlags {
   bool quiet = false;
 };
 
-absl::Status Run(const VerifyFlags& flags, const std::string& server, Interrupt& interrupt) {
-  ASSIGN_OR_RETURN(std::unique_ptr<client::Client> client, client::Client::Connect(server));
+absl::Status Run(const VerifyFlags& flags, const ServerChoice& server, Interrupt& interrupt) {
+  ASSIGN_OR_RETURN(std::unique_ptr<client::Client> client, Connect(server));
   const auto stub = v1::RecordingService::NewStub(client->channel());
   v1::GetRecordingRequest get_request;
   get_request.set_name(flags.name);
   grpc::ClientContext get_context;
   v1::Recording recording;
   absl::Status found = client::FromGrpc(stub->GetRecording(&get_context, get_request, &recording));
-  if (!found.ok()) return ExplainUnavailable(found, server);
+  if (!found.ok()) return ExplainUnavailable(found, server.address);
 
   v1::VerifyRecordingRequest request;
   request.set_name(flags.name);
@@ -46,7 +46,7 @@ absl::Status Run(const VerifyFlags& flags, const std::string& server, Interrupt&
   }
   const absl::Status status = client::FromGrpc(reader->Finish());
   if (interrupt.came()) return absl::CancelledError("interrupted");
-  if (!status.ok()) return ExplainUnavailable(status, server);
+  if (!status.ok()) return ExplainUnavailable(status, server.address);
   if (!response.done()) return absl::InternalError("the server ended without its findings");
   for (const v1::DamagedShard& shard : response.damaged()) {
     std::fputs(absl::StrCat(Escaped(shard.file()), ": ", Escaped(shard.error()), "\n").c_str(), stdout);

@@ -15,6 +15,7 @@ import importlib
 from typing import Any
 
 from hookline._rows import TopK
+from hookline._security import Tls
 from hookline._version import __version__
 from hookline.capture import Batch, Capture
 from hookline.client import Client, connect
@@ -27,7 +28,9 @@ from hookline.errors import (
     InternalError,
     InvalidArgumentError,
     NotFoundError,
+    PermissionDeniedError,
     ResourceExhaustedError,
+    UnauthenticatedError,
     UnavailableError,
 )
 from hookline.model import RemoteModel
@@ -79,6 +82,7 @@ __all__ = [
     "InvalidArgumentError",
     "ModelInfo",
     "NotFoundError",
+    "PermissionDeniedError",
     "Persist",
     "PersistProgress",
     "RecordedHookPoint",
@@ -91,8 +95,10 @@ __all__ = [
     "SpecialToken",
     "Statistics",
     "Text",
+    "Tls",
     "TokenizedText",
     "TopK",
+    "UnauthenticatedError",
     "UnavailableError",
     "__version__",
     "collect_activations_from_dataloader",

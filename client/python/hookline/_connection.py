@@ -12,6 +12,7 @@ import grpc.experimental
 
 from hookline import _lifetime, _network
 from hookline._native import NativeClient
+from hookline._security import Security
 from hookline.errors import CancelledError, FailedPreconditionError
 
 _experimental: Any = grpc.experimental  # types-grpcio lacks ChannelOptions
@@ -35,13 +36,34 @@ def channel_options(address: str) -> list[tuple[str, int]]:
     ]
 
 
+def open_channel(
+    module: Any,
+    address: str,
+    credentials: grpc.ChannelCredentials | None,
+    security: Security,
+    options: list[tuple[str, int]],
+) -> Any:
+    """A channel of `module`, which is grpc or grpc.aio."""
+    if credentials is None and security.tls is not None:
+        credentials = security.tls.credentials()
+    if credentials is None:
+        return module.insecure_channel(address, options=options)
+    return module.secure_channel(address, credentials, options=options)
+
+
 class Connection:
     """A client's channels, opened when they are first needed. Thread-safe."""
 
     def __init__(
-        self, address: str, credentials: grpc.ChannelCredentials | None, functions: Any, shared_memory: bool
+        self,
+        address: str,
+        credentials: grpc.ChannelCredentials | None,
+        functions: Any,
+        shared_memory: bool,
+        security: Security,
     ) -> None:
         self.address = address
+        self.security = security
         self._credentials = credentials
         self._functions = functions  # of the C++ client's library; None: everything goes through grpcio
         self._shared_memory = shared_memory
@@ -76,10 +98,7 @@ class Connection:
                 # Rows are read on the thread that places them, not on one of grpcio's, which costs a third of the
                 # speed.
                 options = [*channel_options(self.address), (_SINGLE_THREADED_UNARY_STREAM, 1)]
-                if self._credentials is None:
-                    self._channel = grpc.insecure_channel(self.address, options=options)
-                else:
-                    self._channel = grpc.secure_channel(self.address, self._credentials, options=options)
+                self._channel = open_channel(grpc, self.address, self._credentials, self.security, options)
             return self._channel
 
     @property
@@ -88,7 +107,9 @@ class Connection:
         with _lifetime.lock:
             self._check_open()
             if self._native is None:
-                self._native = NativeClient(self._functions, self.address, MAX_RECEIVE_BYTES, self._shared_memory)
+                self._native = NativeClient(
+                    self._functions, self.address, MAX_RECEIVE_BYTES, self._shared_memory, self.security
+                )
             return self._native
 
     def close(self) -> None:
@@ -142,9 +163,13 @@ class StreamCall(Iterator[bytes]):
         self._forked = False
         connection.acquire()
         self._holds = True
-        channel: Any = connection.channel  # messages stay bytes
         try:
-            self._call: Any = channel.unary_stream(method)(request)
+            channel: Any = connection.channel  # messages stay bytes
+        except BaseException:  # a file of TLS that cannot be read, a client that was closed
+            self._release()
+            raise
+        try:
+            self._call: Any = channel.unary_stream(method)(request, metadata=connection.security.metadata)
         except ValueError:  # grpcio's word for a channel that was closed in between
             self._release()
             raise CancelledError("the client was closed") from None

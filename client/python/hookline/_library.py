@@ -8,6 +8,7 @@ import os
 import warnings
 from typing import Any
 
+from hookline import _security
 from hookline.errors import HooklineError, make_error
 
 ABI_VERSION = 3
@@ -25,13 +26,20 @@ _CODES = (
 class Error(ctypes.Structure):
     """`hookline_error`."""
 
-    _fields_ = [("code", ctypes.c_int32), ("field", ctypes.c_char * 508), ("message", ctypes.c_char * 3584)]
+    _fields_ = [
+        ("code", ctypes.c_int32),
+        ("field", ctypes.c_char * 508),
+        ("message", ctypes.c_char * 3576),
+        ("retry_delay_ms", ctypes.c_int64),
+    ]
 
     def exception(self) -> HooklineError:
         code = _CODES[self.code] if 0 < self.code < len(_CODES) else "UNKNOWN"
-        return make_error(
+        error = make_error(
             code, self.message.decode(errors="replace"), field=self.field.decode(errors="replace") or None
         )
+        error.retry_after = self.retry_delay_ms / 1000 if self.retry_delay_ms else None
+        return error
 
 
 class Batch(ctypes.Structure):
@@ -46,12 +54,39 @@ class Batch(ctypes.Structure):
     ]
 
 
+class Security(ctypes.Structure):
+    """`hookline_security`."""
+
+    _fields_ = [
+        ("tls", ctypes.c_int32),
+        ("ca_path", ctypes.c_char_p),
+        ("cert_path", ctypes.c_char_p),
+        ("key_path", ctypes.c_char_p),
+        ("token", ctypes.c_char_p),
+    ]
+
+    @classmethod
+    def of(cls, security: _security.Security) -> Security:
+        tls = security.tls
+        paths = (None, None, None) if tls is None else (tls.ca, tls.cert, tls.key)
+        return cls(
+            tls is not None, *(None if path is None else os.fsencode(path) for path in paths), security.token.encode()
+        )
+
+
 _HANDLE = ctypes.c_void_p
 _BYTES = ctypes.POINTER(ctypes.c_void_p)
 _SIZE = ctypes.POINTER(ctypes.c_size_t)
 _ERROR = ctypes.POINTER(Error)
 _FUNCTIONS = {
-    "client_connect": [ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64, ctypes.POINTER(_HANDLE), _ERROR],
+    "client_connect_securely": [
+        ctypes.c_char_p,
+        ctypes.c_int64,
+        ctypes.c_int64,
+        ctypes.POINTER(Security),
+        ctypes.POINTER(_HANDLE),
+        _ERROR,
+    ],
     "client_free": [_HANDLE],
     "capture_start": [_HANDLE, ctypes.c_int32, ctypes.c_char_p, ctypes.c_size_t, ctypes.POINTER(_HANDLE), _ERROR],
     "capture_started": [_HANDLE, ctypes.c_int64, _BYTES, _SIZE, _ERROR],

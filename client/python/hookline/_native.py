@@ -16,6 +16,7 @@ from hookline import _library, _lifetime, _protocol, _shared_memory
 from hookline._arrays import Allocator, Block
 from hookline._batches import Layout, RawBatch
 from hookline._request import CaptureOptions
+from hookline._security import Security
 from hookline._session import Progress, aligned_rows, layout_of, raise_source_error
 from hookline._sources import TokenFeed, flat_ids
 from hookline.errors import CancelledError, HooklineError
@@ -38,14 +39,17 @@ _METHODS = {
 class NativeClient:
     """A channel of the library's."""
 
-    def __init__(self, functions: Any, address: str, max_receive_bytes: int, shared_memory: bool) -> None:
+    def __init__(
+        self, functions: Any, address: str, max_receive_bytes: int, shared_memory: bool, security: Security
+    ) -> None:
         self.functions = functions
         self.handle = ctypes.c_void_p()
         error = _library.Error()
-        result = functions.client_connect(
+        result = functions.client_connect_securely(
             address.encode(),
             max_receive_bytes,
             _shared_memory.BYTES if shared_memory else 0,
+            ctypes.byref(_library.Security.of(security)),
             ctypes.byref(self.handle),
             ctypes.byref(error),
         )
@@ -203,8 +207,7 @@ class NativeReceiver:
     def _wait_started(self) -> CaptureStarted:
         """Under _reading."""
         if self._started is None:
-            message = self._started_message()
-            self._started = capture_started(message)
+            self._started = capture_started(self._granted())
             self._layout: Layout = layout_of(self._started, self._options)
             self._allocator = self._make_allocator(self._started)
             self._rows = (ctypes.c_int64 * len(self._layout.names))()
@@ -213,6 +216,16 @@ class NativeReceiver:
             self._description = _library.Batch(data=self._addresses)
             self._description_reference = ctypes.byref(self._description)
         return self._started
+
+    def _granted(self) -> Any:
+        """The server's grant; where it says when to try again, it is asked then."""
+        while True:
+            try:
+                return self._started_message()
+            except HooklineError as error:
+                if error.retry_after is None:
+                    raise
+                self._resume(error)
 
     def _started_message(self) -> Any:
         data, size = ctypes.c_void_p(), ctypes.c_size_t()

@@ -72,6 +72,7 @@ StopRecordingRequest = message_class("hookline.v1.StopRecordingRequest")
 TokenizeRequest = message_class("hookline.v1.TokenizeRequest")
 TokenizeResponse = message_class("hookline.v1.TokenizeResponse")
 BadRequest = message_class("google.rpc.BadRequest")
+RetryInfo = message_class("google.rpc.RetryInfo")
 Status = message_class("google.rpc.Status")
 
 DTYPES = enum_names("hookline.v1.Dtype", "DTYPE_")

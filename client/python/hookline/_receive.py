@@ -314,7 +314,8 @@ class GrpcReceiver:
         return bool(taken)
 
     def _open(self, state: _Call) -> Any:
-        method, first, metadata = self._session.call()
+        method, first, offer = self._session.call()
+        metadata = [*self._connection.security.metadata, *offer]
         with self._lock:
             if self._closed.is_set():
                 raise CancelledError("the capture was closed")

@@ -70,9 +70,12 @@ class Progress:
 
     def delay(self, error: HooklineError, has_started: bool) -> float:
         """Seconds until the reconnect; raises `error` where there is none. A call that never got an answer is not tried
-        again: a wrong address should say so at once."""
+        again: a wrong address should say so at once. Where a quota or a full queue is the reason, and the server says
+        when to try again, it is tried then."""
         self._failures += 1
         delay = self._retry.delay(self._failures) if self._retry is not None else None
+        if error.retry_after is not None and delay is not None:
+            return max(delay, error.retry_after)
         if not isinstance(error, UnavailableError) or not has_started or delay is None:
             raise error
         self.reconnects += 1

@@ -19,15 +19,16 @@ from typing import TYPE_CHECKING, Any, Callable
 import grpc
 import grpc.aio
 
-from hookline import _calls, _lifetime, _memory, _network, _protocol, _shared_memory
+from hookline import _calls, _lifetime, _memory, _network, _protocol, _security, _shared_memory
 from hookline._arguments import CaptureArguments, EstimateArguments, PersistArguments, StatisticsArguments
 from hookline._arrays import Allocator
 from hookline._async_sources import FromAsync, SourceThread
 from hookline._batches import RawBatch
 from hookline._calls import Answer, UnaryCall
-from hookline._connection import channel_options
+from hookline._connection import channel_options, open_channel
 from hookline._notes import notes_of_end, notes_of_start
 from hookline._request import CaptureOptions, capture_options, options_among
+from hookline._security import Security, TlsArgument
 from hookline._session import Session
 from hookline.capture import Batch, Finisher
 from hookline.errors import (
@@ -61,20 +62,31 @@ _LOST_STATUS = "Internal error from Core"
 
 
 def connect(
-    address: str, *, credentials: grpc.ChannelCredentials | None = None, shared_memory: bool = True
+    address: str,
+    *,
+    tls: TlsArgument = None,
+    token: str | None = None,
+    credentials: grpc.ChannelCredentials | None = None,
+    shared_memory: bool = True,
 ) -> AsyncClient:
     """A client of the server at `address` (`"host:port"`), for the running event loop. Nothing is sent yet.
-    `credentials` and `shared_memory` as for `hookline.connect`; like that, it tells glibc to keep freed memory
-    mapped."""
-    _network.check_address(address)
+    `tls`, `token`, `credentials` and `shared_memory` as for `hookline.connect`; like that, it tells glibc to keep freed
+    memory mapped."""
+    address, security = _security.settle(address, tls, token, credentials is not None)
     _memory.keep_freed_memory()
-    return AsyncClient(address, credentials, shared_memory)
+    return AsyncClient(address, credentials, shared_memory, security)
 
 
 class AsyncClient:
     """A connection to a server. To be used in one event loop; an async context manager, which closes it."""
 
-    def __init__(self, address: str, credentials: grpc.ChannelCredentials | None, shared_memory: bool) -> None:
+    def __init__(
+        self,
+        address: str,
+        credentials: grpc.ChannelCredentials | None,
+        shared_memory: bool,
+        security: Security,
+    ) -> None:
         _lifetime.check_process()
         self.address = address
         self._loop = _running_loop("hookline.aio.connect")
@@ -82,12 +94,8 @@ class AsyncClient:
         self._running: weakref.WeakSet[AsyncCapture | AsyncPersist] = weakref.WeakSet()
         self._forked = False
         self._offer_memory = _shared_memory.offers(address, shared_memory)
-        options = channel_options(address)
-        self._channel: Any = (
-            grpc.aio.insecure_channel(address, options=options)
-            if credentials is None
-            else grpc.aio.secure_channel(address, credentials, options=options)
-        )
+        self._metadata = security.metadata
+        self._channel = open_channel(grpc.aio, address, credentials, security, channel_options(address))
         _lifetime.opened(self)
 
     async def close(self) -> None:
@@ -194,7 +202,9 @@ class AsyncClient:
         for the end. What the server objects to is raised by the first step of the loop, or by `wait`."""
         self._check("persist")
         settled, request = persist_request(name, hook_points, source, options)
-        persist = AsyncPersist(self._channel.unary_stream(_protocol.PERSIST)(request), settled, self.address)
+        persist = AsyncPersist(
+            self._channel.unary_stream(_protocol.PERSIST)(request, metadata=self._metadata), settled, self.address
+        )
         self._running.add(persist)
         return persist
 
@@ -265,13 +275,14 @@ class AsyncClient:
     def _call_of(self, method: str, messages: Any, metadata: Any) -> Any:
         """A call of a capture: one request, or an iterator of them."""
         self._check("capture")
+        metadata = [*self._metadata, *metadata]
         if isinstance(messages, bytes):
             return self._channel.unary_stream(method)(messages, metadata=metadata)
         return self._channel.stream_stream(method)(messages, metadata=metadata)
 
     async def _call(self, unary: UnaryCall[Answer], timeout: float | None) -> Answer:
         self._check(unary.method.rpartition("/")[2])
-        call = self._channel.unary_unary(unary.method)(unary.request.SerializeToString())
+        call = self._channel.unary_unary(unary.method)(unary.request.SerializeToString(), metadata=self._metadata)
         try:
             # grpcio's own time-outs end at a time of the wall clock, which may be set meanwhile.
             answer = await asyncio.wait_for(call, timeout)

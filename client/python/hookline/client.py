@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 import grpc
 
-from hookline import _calls, _library, _memory, _network, _protocol, _shared_memory
+from hookline import _calls, _library, _memory, _network, _protocol, _security, _shared_memory
 from hookline._arguments import EstimateArguments, PersistArguments, StatisticsArguments
 from hookline._arrays import Allocator
 from hookline._calls import Answer, UnaryCall
@@ -17,6 +17,7 @@ from hookline._connection import Connection, StreamCall
 from hookline._native import NativeReceiver
 from hookline._receive import GrpcReceiver, Receiver
 from hookline._request import CaptureOptions, capture_options, options_among
+from hookline._security import Security, TlsArgument
 from hookline._session import Session
 from hookline.capture import Capture
 from hookline.errors import DeadlineExceededError, HooklineError, InternalError, from_rpc_error
@@ -46,13 +47,19 @@ AllocatorFactory = Callable[[CaptureStarted], Allocator]
 def connect(
     address: str,
     *,
+    tls: TlsArgument = None,
+    token: str | None = None,
     credentials: grpc.ChannelCredentials | None = None,
     receiver: str = "auto",
     shared_memory: bool = True,
 ) -> Client:
     """A client of the server at `address` (`"host:port"`). Nothing is sent yet.
 
-    `credentials`: for a server behind TLS. `receiver` decides how rows are received, with the same results: "grpc" uses
+    `tls`: True, or an address that begins with `grpcs://`, for a server whose certificate an authority of this machine
+    has signed; the path of another authority's certificate; or `hookline.Tls`, for a certificate of one's own, too.
+    `token`: who this client is, where the server has a file of clients; None: what HOOKLINE_TOKEN in the environment
+    says. It goes to servers on this machine or by TLS, and nowhere else. `credentials`: grpcio's own, instead of `tls`,
+    which only the receiver "grpc" can use. `receiver` decides how rows are received, with the same results: "grpc" uses
     grpcio alone, "native" the C++ client's library, "auto" the library where it is found. `shared_memory`: whether rows
     come through memory shared with the server, several times as fast, where it runs on this machine and `address` is a
     loopback one; elsewhere, and with False, they come over the wire.
@@ -60,27 +67,35 @@ def connect(
     The first call also tells glibc to keep freed memory mapped, which about doubles the speed of a capture;
     HOOKLINE_MALLOC=default in the environment leaves the allocator alone.
     """
-    _network.check_address(address)
+    address, security = _security.settle(address, tls, token, credentials is not None)
     if receiver not in ("auto", "grpc", "native"):
         raise ValueError(f"receiver: {receiver!r} is none of auto, grpc, native")
     _memory.keep_freed_memory()
-    return Client(address, credentials, receiver, shared_memory)
+    return Client(address, credentials, receiver, shared_memory, security)
 
 
 class Client:
     """A connection to a server. Thread-safe. Usable as a context manager, which closes it."""
 
     def __init__(
-        self, address: str, credentials: grpc.ChannelCredentials | None, receiver: str, shared_memory: bool
+        self,
+        address: str,
+        credentials: grpc.ChannelCredentials | None,
+        receiver: str,
+        shared_memory: bool,
+        security: Security,
     ) -> None:
         self.address = address
         if receiver == "native" and credentials is not None:
-            raise ValueError('receiver: the C++ client has no TLS; use "grpc" or "auto" with credentials')
+            raise ValueError(
+                "receiver: the C++ client cannot use grpcio's credentials; give tls=hookline.Tls(...), or use "
+                '"grpc" or "auto"'
+            )
         functions = _library.find(receiver) if credentials is None else None
-        self._connection = Connection(address, credentials, functions, shared_memory)
+        self._connection = Connection(address, credentials, functions, shared_memory, security)
         self._offer_memory = _shared_memory.offers(address, shared_memory)
         self._receivers: weakref.WeakSet[Receiver] = weakref.WeakSet()
-        self._arguments = (address, credentials, receiver, shared_memory)
+        self._arguments = (address, credentials, receiver, shared_memory, security)
 
     def close(self) -> None:
         """Closes the connection: running captures end with a CancelledError, and every further call says that the
@@ -90,13 +105,13 @@ class Client:
         self._connection.close()
 
     def __reduce__(self) -> Any:
-        address, credentials, receiver, shared_memory = self._arguments
+        address, credentials, receiver, shared_memory, security = self._arguments
         if credentials is not None:
             raise TypeError(
                 f"a client with credentials cannot be pickled; call hookline.connect({address!r}, credentials=...) in "
                 "the other process"
             )
-        return Client, (address, None, receiver, shared_memory)
+        return Client, (address, None, receiver, shared_memory, security)
 
     def __enter__(self) -> Client:
         return self

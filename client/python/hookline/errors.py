@@ -13,16 +13,21 @@ from hookline._text import escaped
 # `FIELD: ...` at the head of a message, for servers or proxies that strip the details beside the status.
 _FIELD_PREFIX = re.compile(r"""([a-z_][a-z0-9_]*(?:\.[a-z_][a-z0-9_]*|\[[^\]]*\])*): """)
 
+# Nobody wants to wait for longer than that without being told.
+_MAX_RETRY_SECONDS = 3600.0
+
 
 class HooklineError(Exception):
     """What went wrong, as the server said it.
 
     `code` is the canonical code's name (`"INVALID_ARGUMENT"`), `message` the server's sentence (control characters and
     the like as escapes), `field` the path of the
-    request field it is about (`"tokens.sequences[3].ids[17]"`), or None.
+    request field it is about (`"tokens.sequences[3].ids[17]"`), or None. `retry_after` is the number of seconds after
+    which the server says to try again, or None.
     """
 
     code = "UNKNOWN"
+    retry_after: float | None = None
 
     def __init__(self, message: str, code: str | None = None, field: str | None = None) -> None:
         # Names in it are a server's.
@@ -69,6 +74,18 @@ class UnavailableError(HooklineError, ConnectionError):
     code = "UNAVAILABLE"
 
 
+class UnauthenticatedError(HooklineError, PermissionError):
+    """The server wants to know who is calling: a token or a certificate is missing, or not valid."""
+
+    code = "UNAUTHENTICATED"
+
+
+class PermissionDeniedError(HooklineError, PermissionError):
+    """The client lacks the role that the call needs, or what it asks for belongs to another client."""
+
+    code = "PERMISSION_DENIED"
+
+
 class InternalError(HooklineError):
     """The server failed, or broke its promises about the stream: rows missing, repeated, or of another shape."""
 
@@ -95,6 +112,8 @@ _BY_CODE = {
         ResourceExhaustedError,
         FailedPreconditionError,
         UnavailableError,
+        UnauthenticatedError,
+        PermissionDeniedError,
         InternalError,
         CancelledError,
         DeadlineExceededError,
@@ -109,7 +128,9 @@ def make_error(code: str, message: str, details: bytes | None = None, field: str
     if field is None and code == "INVALID_ARGUMENT":
         match = _FIELD_PREFIX.match(message)
         field = match.group(1) if match else None
-    return _BY_CODE.get(code, HooklineError)(message, code, field)
+    error = _BY_CODE.get(code, HooklineError)(message, code, field)
+    error.retry_after = _retry_delay(details) if details else None
+    return error
 
 
 def from_rpc_error(error: Any) -> HooklineError:
@@ -120,6 +141,17 @@ def from_rpc_error(error: Any) -> HooklineError:
         if key == "grpc-status-details-bin":
             details = value
     return make_error((code or grpc.StatusCode.UNKNOWN).name, error.details() or "", details)
+
+
+def _retry_delay(details: bytes) -> float | None:
+    try:
+        for detail in _protocol.Status.FromString(details).details:
+            if detail.type_url.endswith("google.rpc.RetryInfo"):
+                delay = _protocol.RetryInfo.FromString(detail.value).retry_delay
+                return float(min(max(0.0, delay.seconds + delay.nanos / 1e9), _MAX_RETRY_SECONDS))
+    except Exception:  # foreign bytes in a trailer must not hide the error itself
+        return None
+    return None
 
 
 def _field_of(details: bytes) -> str | None:

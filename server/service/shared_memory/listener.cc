@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <cstddef>
 #include <cstring>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/escaping.h"
@@ -17,6 +18,7 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "server/base/descriptor_limit.h"
+#include "server/service/auth/port_credentials.h"
 #include "spdlog/spdlog.h"
 
 namespace hookline {
@@ -46,7 +48,10 @@ std::shared_ptr<SharedMemory> TakeOffered(SharedMemoryListener* listener, const 
   if (listener == nullptr) return nullptr;
   const auto& metadata = context.client_metadata();
   const auto key = metadata.find(kSharedMemoryMetadata);
-  return key == metadata.end() ? nullptr : listener->Take({key->second.data(), key->second.size()});
+  if (key == metadata.end()) return nullptr;
+  const std::optional<Origin> origin = OriginOf(context);
+  if (!origin.has_value() || !origin->uid.has_value()) return nullptr;
+  return listener->Take({key->second.data(), key->second.size()}, *origin->uid);
 }
 
 void SharedMemoryListener::Listen(const std::vector<int>& ports, int64_t max_bytes) {
@@ -96,10 +101,13 @@ void SharedMemoryListener::ListenFor(int port) {
   listeners_.push_back(listener);
 }
 
-std::shared_ptr<SharedMemory> SharedMemoryListener::Take(absl::string_view key) {
+std::shared_ptr<SharedMemory> SharedMemoryListener::Take(absl::string_view key, uint32_t uid) {
   absl::MutexLock lock(&mutex_);
-  auto node = offered_.extract(key);
-  return node.empty() ? nullptr : std::move(node.mapped());
+  const auto found = offered_.find(key);
+  if (found == offered_.end() || found->second.uid != uid) return nullptr;
+  std::shared_ptr<SharedMemory> memory = std::move(found->second.memory);
+  offered_.erase(found);
+  return memory;
 }
 
 void SharedMemoryListener::Run() {
@@ -156,19 +164,20 @@ void SharedMemoryListener::Accept(int listener) {
     if (errno == EMFILE || errno == ENFILE) absl::SleepFor(kRoomWait);
     return;
   }
-  // Others could neither read the values nor map what is offered, but they could keep this thread busy.
+  // Nobody keeps the others out: one user has at most half of the connections that the other users leave.
   ucred peer = {};
   socklen_t length = sizeof peer;
   epoll_event event = {};
   event.events = EPOLLIN;
   event.data.fd = socket;
-  if (getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0 || peer.uid != geteuid() ||
+  if (getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0 || !MayConnect(peer.uid) ||
       epoll_ctl(epoll_, EPOLL_CTL_ADD, socket, &event) != 0) {
     closer_.Close(socket);
     return;
   }
   auto connection = std::make_unique<Connection>();
   connection->socket = socket;
+  connection->uid = peer.uid;
   connection->offer_deadline = absl::Now() + kOfferTime;
   connections_.emplace(socket, std::move(connection));
 }
@@ -226,7 +235,8 @@ bool SharedMemoryListener::TakeDescriptors(Connection& connection, msghdr& messa
 
 bool SharedMemoryListener::TakeOffer(Connection& connection) {
   if (connection.descriptor < 0 || std::memcmp(connection.input.data(), kMagic, kMagicBytes) != 0) return false;
-  auto memory = SharedMemory::Map(connection.descriptor, mapped_bytes_, max_bytes_);
+  const int64_t share = ShareOf(connection.uid);
+  auto memory = SharedMemory::Map(connection.descriptor, mapped_bytes_.at(connection.uid), share);
   closer_.Close(std::exchange(connection.descriptor, -1));
   if (!memory.ok()) {
     spdlog::debug("a client's shared memory is not used: {}", std::string(memory.status().message()));
@@ -236,11 +246,31 @@ bool SharedMemoryListener::TakeOffer(Connection& connection) {
       {reinterpret_cast<const char*>(connection.input.data()) + kMagicBytes, kOfferBytes - kMagicBytes});
   {
     absl::MutexLock lock(&mutex_);
-    if (!offered_.emplace(connection.key, *memory).second) return false;
+    if (!offered_.emplace(connection.key, Offer{connection.uid, *memory}).second) return false;
   }
   connection.memory = *std::move(memory);
   const uint8_t yes = 1;
   return send(connection.socket, &yes, 1, MSG_NOSIGNAL) == 1;
+}
+
+int64_t SharedMemoryListener::ShareOf(uint32_t uid) {
+  int64_t others = 0;
+  for (auto it = mapped_bytes_.begin(); it != mapped_bytes_.end();) {
+    const auto user = it++;
+    if (user->first == uid) continue;
+    others += *user->second;
+    // Nobody else holds the count of a user without memory.
+    if (user->second.use_count() == 1) mapped_bytes_.erase(user);
+  }
+  auto& own = mapped_bytes_[uid];
+  if (own == nullptr) own = std::make_shared<std::atomic<int64_t>>(0);
+  return (max_bytes_ - others) / 2;
+}
+
+bool SharedMemoryListener::MayConnect(uint32_t uid) const {
+  size_t own = 0;
+  for (const auto& [socket, connection] : connections_) own += connection->uid == uid ? 1 : 0;
+  return own < (kMaxConnections - (connections_.size() - own)) / 2;
 }
 
 void SharedMemoryListener::Close(int socket) {
@@ -250,7 +280,7 @@ void SharedMemoryListener::Close(int socket) {
     {
       absl::MutexLock lock(&mutex_);
       auto offered = offered_.find(connection.key);
-      if (offered != offered_.end() && offered->second == connection.memory) offered_.erase(offered);
+      if (offered != offered_.end() && offered->second.memory == connection.memory) offered_.erase(offered);
     }
     connection.memory->Close();
   }

@@ -33,16 +33,17 @@ class SharedMemoryListener {
   SharedMemoryListener& operator=(const SharedMemoryListener&) = delete;
 
   // Begins to listen for the clients of each of these TCP ports, once; at most `max_bytes` of theirs are mapped at a
-  // time. Only clients of the server's own user are heard. A port for which that is not possible is left out: values
-  // then go over the wire.
+  // time, and of one user at most half of what the other users leave. A port for which that is not possible is left
+  // out: values then go over the wire.
   void Listen(const std::vector<int>& ports, int64_t max_bytes);
 
-  // The memory offered under a key of 32 hexadecimal digits, once; null if there is none.
-  std::shared_ptr<SharedMemory> Take(absl::string_view key);
+  // The memory that the user offered under a key of 32 hexadecimal digits, once; null if there is none.
+  std::shared_ptr<SharedMemory> Take(absl::string_view key, uint32_t uid);
 
  private:
   struct Connection {
     int socket;
+    uint32_t uid;  // of who offers
     // What was received of an offer, or of an offset once there is memory (the server's machine is little-endian).
     std::array<uint8_t, 24> input;
     size_t input_bytes = 0;
@@ -57,16 +58,20 @@ class SharedMemoryListener {
   // Whether another connection may be accepted; listens or not accordingly.
   bool HasRoom();
   void Accept(int listener);
+  bool MayConnect(uint32_t uid) const;
   // Takes what has come; false when the connection is to be closed.
   bool Receive(Connection& connection);
   // Takes the descriptors that came with a message; false if they are not the one of an offer.
   bool TakeDescriptors(Connection& connection, msghdr& message);
   bool TakeOffer(Connection& connection);
+  // How much the user may have mapped in all.
+  int64_t ShareOf(uint32_t uid);
   void CloseLateOffers();
   void Close(int socket);
 
   int64_t max_bytes_ = 0;
-  const std::shared_ptr<std::atomic<int64_t>> mapped_bytes_ = std::make_shared<std::atomic<int64_t>>(0);
+  // By user. The thread adds; whoever lets go of memory subtracts.
+  absl::flat_hash_map<uint32_t, std::shared_ptr<std::atomic<int64_t>>> mapped_bytes_;
   DescriptorCloser closer_;
   std::vector<int> listeners_;
   bool is_listening_ = true;  // the thread's
@@ -75,12 +80,17 @@ class SharedMemoryListener {
   int stop_ = -1;
   absl::flat_hash_map<int, std::unique_ptr<Connection>> connections_;  // by socket; the thread's
   absl::Mutex mutex_;
+  struct Offer {
+    uint32_t uid;
+    std::shared_ptr<SharedMemory> memory;
+  };
   // By key, what is not taken.
-  absl::flat_hash_map<std::string, std::shared_ptr<SharedMemory>> offered_ ABSL_GUARDED_BY(mutex_);
+  absl::flat_hash_map<std::string, Offer> offered_ ABSL_GUARDED_BY(mutex_);
   std::thread thread_;
 };
 
-// The memory that the call's client offers for it; null if it offers none, or `listener` is null.
+// The memory that the call's client offers for it; null if it offers none, if another user than the caller offered it
+// or the kernel does not tell which user calls, or if `listener` is null.
 std::shared_ptr<SharedMemory> TakeOffered(SharedMemoryListener* listener, const grpc::CallbackServerContext& context);
 
 }  // namespace hookline

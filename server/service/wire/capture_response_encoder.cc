@@ -224,6 +224,7 @@ grpc::ByteBuffer EncodeStarted(const CaptureStarted& started, int64_t shared_mem
   out.set_top_k(static_cast<int32_t>(started.top_k));
   for (const SpecialToken& token : started.text.added) *out.add_added_special_tokens() = ToProto(token);
   out.set_tokenizer_warning(started.text.warning);
+  out.set_capture_id(started.capture_id);
   return ToByteBuffer(response);
 }
 

@@ -73,6 +73,7 @@ v1::Recording ToProto(const Manifest& manifest, RecordingView view) {
   }
   recording.set_deterministic(manifest.deterministic);
   recording.set_request_digest(manifest.request_digest);
+  recording.set_client(manifest.client);
   SetTime(manifest.create_time, recording.mutable_create_time());
   SetTime(manifest.update_time, recording.mutable_update_time());
   recording.set_resume_token(manifest.resume_token);

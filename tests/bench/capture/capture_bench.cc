@@ -1,6 +1,6 @@
 // What the server costs beside the forward pass that it runs: ratios, each against a baseline in the same minutes.
 //
-//   capture_bench [--cpu-time] [overhead] [feed] [batching] [latency]        (all of them if none is named)
+//   capture_bench [--cpu-time] [overhead] [feed] [batching] [latency] [fairness]   (all of them if none is named)
 //
 // --cpu-time: one thread for the forward pass, and what the whole process computes (forward pass, server and client)
 // instead of what passes: for a machine with busy neighbours. It says nothing of feed, batching and latency.
@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdio>
 #include <fstream>
 #include <functional>
@@ -17,11 +18,13 @@
 #include <thread>
 #include <vector>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "client/cpp/client.h"
 #include "server/base/freed_memory.h"
+#include "server/base/sha256.h"
 #include "server/engine/engine.h"
 #include "server/model/runtime.h"
 #include "server/service/server.h"
@@ -68,7 +71,8 @@ double Median(std::vector<double> values) {
 
 // A model behind a server, and a client of it.
 struct Bench {
-  Bench(RandomDecoderOptions decoder, EngineOptions options, const std::string& dataset = "") {
+  Bench(RandomDecoderOptions decoder, EngineOptions options, const std::string& dataset = "",
+        const std::string& auth_file = "") {
     auto owned = RandomDecoder(decoder);
     model = owned.get();
     std::vector<std::unique_ptr<Model>> models;
@@ -78,8 +82,15 @@ struct Bench {
     engine = Must(Engine::Create(options, std::move(models), std::move(datasets)));
     ServerOptions server_options;
     server_options.listen = {"127.0.0.1:0"};
+    server_options.auth_file = auth_file;
     server = Must(Server::Start(server_options, engine.get()));
-    client = Must(client::Client::Connect(absl::StrCat("127.0.0.1:", server->ports()[0])));
+    client = ClientWith(/*token=*/"");
+  }
+
+  std::unique_ptr<client::Client> ClientWith(const std::string& token) const {
+    client::ClientOptions client_options;
+    client_options.token = token;
+    return Must(client::Client::Connect(absl::StrCat("127.0.0.1:", server->ports()[0]), client_options));
   }
   ~Bench() { server->Drain(absl::Now() + absl::Seconds(5)); }
 
@@ -133,16 +144,20 @@ void Overhead() {
       name, kSequences, kLength, tokens / Median(captured), tokens / Median(bare), Median(ratios));
 }
 
+// A dataset of uint16 ids.
+std::string WriteTokens(int count) {
+  const std::string path = absl::StrCat("/tmp/hookline-bench-", getpid(), ".bin");
+  std::ofstream out(path, std::ios::binary);
+  for (int i = 0; i < count; ++i) {
+    const uint16_t id = static_cast<uint16_t>(i % 251);
+    out.write(reinterpret_cast<const char*>(&id), sizeof(id));
+  }
+  return path;
+}
+
 // One pass over a dataset for eight members against one.
 void Feed() {
-  const std::string path = absl::StrCat("/tmp/hookline-bench-", getpid(), ".bin");
-  {
-    std::ofstream out(path, std::ios::binary);
-    for (int i = 0; i < 64 * 1024; ++i) {
-      const uint16_t id = static_cast<uint16_t>(i % 251);
-      out.write(reinterpret_cast<const char*>(&id), sizeof(id));
-    }
-  }
+  const std::string path = WriteTokens(64 * 1024);
   RandomDecoderOptions decoder;
   decoder.layers = 12;
   decoder.width = 128;
@@ -235,6 +250,91 @@ void Latency() {
       Median(latencies), latencies.back(), batch_seconds, latencies.back() / batch_seconds);
 }
 
+// A file of clients whose tokens are their names.
+std::string WriteClients(const std::vector<std::string>& names) {
+  const std::string path = absl::StrCat("/tmp/hookline-bench-", getpid(), ".json");
+  std::ofstream out(path);
+  out << "{\"clients\":[";
+  for (size_t i = 0; i < names.size(); ++i) {
+    const Sha256 digest = Sha256Of(names[i]);
+    out << (i == 0 ? "" : ",") << "{\"name\":\"" << names[i] << "\",\"token_sha256\":\""
+        << absl::BytesToHexString({reinterpret_cast<const char*>(digest.data()), digest.size()})
+        << "\",\"roles\":[\"read\",\"capture\"]}";
+  }
+  out << "]}";
+  return path;
+}
+
+// A bulk client with 16 captures, one with a single one, and eight that ask for a little now and then.
+void Fairness() {
+  constexpr int kManyCaptures = 16, kInteractive = 8;
+  constexpr absl::Duration kTime = absl::Seconds(20);
+  std::vector<std::string> names = {"many", "one"};
+  for (int i = 0; i < kInteractive; ++i) names.push_back(absl::StrCat("interactive", i));
+  const std::string auth_file = WriteClients(names);
+  RandomDecoderOptions decoder;
+  decoder.layers = 12;
+  decoder.width = 128;
+  const std::string tokens = WriteTokens(16 << 20);  // more than anybody gets through in the time
+  Bench bench(decoder, {}, tokens + ":uint16", auth_file);
+  const std::string name = "blocks.11.hook_resid_post";
+  const double batch_seconds =
+      Seconds([&] { Must(RunBareForward(*bench.model, bench.model->hook_points().Find(name), 16, 128, 16)); });
+  v1::CaptureRequest bulk;
+  bulk.add_hook_points(name);
+  bulk.mutable_dataset()->set_name("tokens");
+  bulk.mutable_dataset()->set_sequence_length(128);
+  const v1::CaptureRequest small = TokensRequest(name, 1, 16);
+  std::atomic<bool> end{false};
+  std::atomic<int64_t> rows[2] = {};
+  std::vector<std::thread> threads;
+  const auto run_bulk = [&](int client) {
+    const std::unique_ptr<client::Client> own = bench.ClientWith(names[static_cast<size_t>(client)]);
+    auto call = own->Capture(bulk);
+    while (!end) {
+      auto event = call->Next();
+      if (!event.ok() || !event->has_value()) return;
+      if (const auto* chunk = std::get_if<client::Chunk>(&**event)) rows[client] += chunk->header().rows();
+    }
+    call->Cancel();
+  };
+  for (int i = 0; i < kManyCaptures; ++i) threads.emplace_back(run_bulk, 0);
+  threads.emplace_back(run_bulk, 1);
+  std::vector<std::vector<double>> latencies(kInteractive);
+  for (int i = 0; i < kInteractive; ++i) {
+    threads.emplace_back([&, i] {
+      const std::unique_ptr<client::Client> own = bench.ClientWith(names[static_cast<size_t>(2 + i)]);
+      while (!end) {
+        latencies[static_cast<size_t>(i)].push_back(Seconds([&] {
+          auto call = own->Capture(small);
+          while (auto event = Must(call->Next())) {
+          }
+        }));
+        absl::SleepFor(absl::Milliseconds(100));
+      }
+    });
+  }
+  // The first seconds, in which captures begin, do not count.
+  absl::SleepFor(absl::Seconds(5));
+  const int64_t before[2] = {rows[0], rows[1]};
+  absl::SleepFor(kTime);
+  const double many = static_cast<double>(rows[0] - before[0]), one = static_cast<double>(rows[1] - before[1]);
+  end = true;
+  for (std::thread& thread : threads) thread.join();
+  std::vector<double> all;
+  for (const auto& own : latencies) all.insert(all.end(), own.begin(), own.end());
+  std::sort(all.begin(), all.end());
+  const double slow = all[all.size() * 99 / 100];
+  absl::PrintF(
+      "fairness: 12x128, 16 captures of one client %.0f tokens/s, 1 capture of another %.0f, ratio %.3f; 8 interactive "
+      "clients: median %.3f s, 99th percentile %.3f s of %d; a batch of 2048 tokens %.3f s; 99th percentile / batch "
+      "%.2f\n",
+      many / absl::ToDoubleSeconds(kTime), one / absl::ToDoubleSeconds(kTime), many / one, Median(all), slow,
+      all.size(), batch_seconds, slow / batch_seconds);
+  std::remove(auth_file.c_str());
+  std::remove(tokens.c_str());
+}
+
 int Main(int argc, char** argv) {
   KeepFreedMemory();
   std::set<std::string> chosen(argv + 1, argv + argc);
@@ -243,8 +343,9 @@ int Main(int argc, char** argv) {
   utsname machine;
   uname(&machine);
   absl::PrintF("%s, %d threads, LibTorch %s, %s\n", machine.nodename, runtime.threads, runtime.libtorch, runtime.blas);
-  for (const auto& [name, run] : {std::pair("overhead", &Overhead), std::pair("feed", &Feed),
-                                  std::pair("batching", &Batching), std::pair("latency", &Latency)}) {
+  for (const auto& [name, run] :
+       {std::pair("overhead", &Overhead), std::pair("feed", &Feed), std::pair("batching", &Batching),
+        std::pair("latency", &Latency), std::pair("fairness", &Fairness)}) {
     if (chosen.empty() || chosen.count(name) != 0) run();
   }
   return 0;

@@ -1,0 +1,68 @@
+// Says who calls, and whether they may.
+//
+//   ASSIGN_OR_RETURN(std::unique_ptr<Authenticator> authenticator, Authenticator::Create("clients.json"));
+//   ASSIGN_OR_RETURN(const AuthClient client, authenticator->Authorize(facts));
+#ifndef HOOKLINE_SERVER_SERVICE_AUTH_AUTHENTICATOR_H_
+#define HOOKLINE_SERVER_SERVICE_AUTH_AUTHENTICATOR_H_
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/synchronization/mutex.h"
+#include "server/service/auth/auth_file.h"
+#include "server/service/auth/roles.h"
+
+namespace hookline {
+
+// What is known of a call before its handler runs.
+struct CallFacts {
+  absl::string_view method;                      // /package.Service/Method
+  std::vector<absl::string_view> authorization;  // values of the metadata `authorization`
+  std::vector<absl::string_view> sans;           // URI and DNS names of the client's certificate, which was verified
+  std::optional<int64_t> unix_uid;               // of the user at a unix socket
+  bool is_private = false;                       // nobody on the way reads it: TLS, loopback or a unix socket
+  std::string address;                           // the peer's, without a port
+};
+
+// Thread-safe.
+class Authenticator {
+ public:
+  // `path` of an auth file; "": there are no identities, the peer's address is the client and may do everything. Errors
+  // of AuthFile::Read.
+  static absl::StatusOr<std::unique_ptr<Authenticator>> Create(const std::string& path);
+
+  bool has_identities() const { return !path_.empty(); }
+
+  // Reads the file again. If it is wrong, which is returned, the one before stays in force.
+  absl::Status Reload();
+
+  // The calling client. UNAUTHENTICATED says what is missing: never which clients there are.
+  absl::StatusOr<AuthClient> Identify(const CallFacts& call) const;
+
+  // The calling client, if it has the role that the method needs: PERMISSION_DENIED otherwise.
+  absl::StatusOr<AuthClient> Authorize(const CallFacts& call) const;
+
+  // Of the file, in its order; metrics are by these names.
+  std::vector<std::string> ClientNames() const;
+
+ private:
+  explicit Authenticator(std::string path) : path_(std::move(path)) {}
+  std::shared_ptr<const AuthFile> file() const;
+
+  const std::string path_;
+  mutable absl::Mutex mutex_;
+  std::shared_ptr<const AuthFile> file_ ABSL_GUARDED_BY(mutex_);
+};
+
+// PERMISSION_DENIED unless the client has the role. `what` needs it, for the message.
+absl::Status RequireRole(const AuthClient& client, Role role, absl::string_view what);
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_SERVICE_AUTH_AUTHENTICATOR_H_

@@ -1,0 +1,103 @@
+// The scheduler by itself: no thread, no device, and a clock that stands still.
+#ifndef HOOKLINE_TESTS_ENGINE_SCHEDULER_FIXTURE_H_
+#define HOOKLINE_TESTS_ENGINE_SCHEDULER_FIXTURE_H_
+
+#include <cstdlib>
+#include <memory>
+#include <optional>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "server/capture/plan.h"
+#include "server/engine/scheduler.h"
+#include "tests/engine/fake_model.h"
+#include "tests/support/fake_clock.h"
+#include "tests/support/tokens.h"
+
+namespace hookline {
+
+inline constexpr absl::Duration kDelay = absl::Milliseconds(8);
+
+class SchedulerTest : public ::testing::Test {
+ protected:
+  SchedulerTest() {
+    options_.slab_bytes = 4096;
+    options_.slab_count = 16;
+    options_.window_slabs = 4;
+    options_.max_batch_tokens = 64;
+    options_.max_batch_delay = kDelay;
+    // Most tests have one client; what clients may have is the matter of fairness_test.cc.
+    options_.default_quotas.captures = options_.default_quotas.waiting = 64;
+    options_.default_quotas.slabs = 16;
+    Create();
+  }
+
+  // Makes a scheduler by `options_`.
+  void Create() {
+    const size_t bytes = static_cast<size_t>(options_.slab_count * options_.slab_bytes);
+    std::shared_ptr<uint8_t> memory(static_cast<uint8_t*>(std::aligned_alloc(4096, bytes)), std::free);
+    scheduler_ = std::make_unique<Scheduler>(options_, std::move(memory), &clock_);
+    Scheduler::ModelSetup setup;
+    setup.info = &model_.info();
+    setup.max_batch_tokens = options_.max_batch_tokens;
+    setup.on_room = [this](CaptureId id) { room_.push_back(id); };
+    model_id_ = scheduler_->AddModel(std::move(setup));
+  }
+
+  CapturePlan Plan(std::variant<std::monostate, TokenBatch, DatasetSource, FeedSource, StreamedSource> source) {
+    CaptureRequest request;
+    request.hook_points = {"hook_embed"};
+    request.source = std::move(source);
+    request.max_message_bytes = 16384;
+    absl::StatusOr<CapturePlan> plan =
+        MakeCapturePlan(std::move(request), model_, LimitsFor(options_, model_.info()), /*datasets=*/{});
+    EXPECT_TRUE(plan.ok()) << plan.status();
+    return *std::move(plan);
+  }
+  static TokenBatch Sequence(size_t length) { return Tokens({std::vector<uint32_t>(length, 1)}); }
+
+  Scheduler::Admitted Admit(CapturePlan plan, const ClientIdentity& client = "test", CaptureCallbacks callbacks = {}) {
+    auto admitted = scheduler_->Admit(model_id_, std::move(plan), client, std::move(callbacks));
+    EXPECT_TRUE(admitted.ok()) << admitted.status();
+    return *std::move(admitted);
+  }
+
+  std::optional<Batch> NextBatch() { return scheduler_->TryNextBatch(model_id_, &look_again_); }
+
+  // What an executor and a copier report of a batch that takes no time and whose rows nobody needs to wait for.
+  void Run(Batch& batch) {
+    LaunchedPass launched;
+    ComputedPass computed;
+    for (Batch::Member& member : batch.members) {
+      LaunchedPass::Share share;
+      share.capture = member.recipient.capture;
+      launched.shares.push_back(share);
+      computed.captures.push_back(member.recipient.capture);
+    }
+    launched.tokens = launched.positions = computed.tokens = 1;
+    scheduler_->Launched(model_id_, launched);
+    scheduler_->BatchDone(batch);
+    scheduler_->Computed(model_id_, computed);
+  }
+
+  static bool HasEnded(const Scheduler::Admitted& admitted) {
+    while (std::optional<CaptureEvent> event = admitted.events->Next()) {
+      if (std::holds_alternative<CaptureEnded>(*event)) return true;
+    }
+    return false;
+  }
+
+  EngineOptions options_;
+  FakeClock clock_;
+  FakeModel model_;
+  std::vector<CaptureId> room_;
+  std::unique_ptr<Scheduler> scheduler_;
+  ModelId model_id_{};
+  absl::Time look_again_;
+};
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_TESTS_ENGINE_SCHEDULER_FIXTURE_H_

@@ -1,0 +1,149 @@
+"""What operators see and end, quotas as clients meet them, and captures that nobody reads."""
+
+import json
+import queue
+import threading
+
+import grpc
+import pytest
+from conftest import POINT, cli, entry, write_clients
+
+import hookline
+from hookline import _protocol
+
+STREAM = "/hookline.v1.CaptureService/CaptureStream"
+
+
+class Stream:
+    """A CaptureStream that is open until `close`; `messages` are read only as they are asked for."""
+
+    def __init__(self, address, token=None):
+        self._requests = queue.Queue()
+        first = _protocol.CaptureStreamRequest()
+        first.request.hook_points.append(POINT)
+        self._requests.put(first.SerializeToString())
+        self._channel = grpc.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)])
+        metadata = [("authorization", f"Bearer {token}")] if token else []
+        self.call = self._channel.stream_stream(STREAM)(iter(self._requests.get, None), metadata=metadata, timeout=120)
+
+    def next(self):
+        return _protocol.CaptureResponse.FromString(next(self.call))
+
+    def send(self, ids):
+        message = _protocol.CaptureStreamRequest()
+        message.tokens.sequences.add().ids.extend(ids)
+        self._requests.put(message.SerializeToString())
+
+    def end(self):
+        """The code with which the call ends, after what it still brings."""
+        try:
+            for _ in self.call:
+                pass
+        except grpc.RpcError as error:
+            return error.code().name, error.details()
+        return "OK", ""
+
+    def close(self):
+        self._requests.put(None)
+        self.call.cancel()
+        self._channel.close()
+
+
+@pytest.fixture
+def streams():
+    opened = []
+
+    def open_stream(*arguments):
+        opened.append(Stream(*arguments))
+        return opened[-1]
+
+    yield open_stream
+    for stream in opened:
+        stream.close()
+
+
+def test_top_shows_captures_and_stop_ends_one(serve, streams, tmp_path):
+    clients = write_clients(
+        tmp_path / "clients.json",
+        entry("alice", ["read", "capture"], "a"),
+        entry("bob", ["read", "capture"], "b"),
+        entry("root", ["admin"], "r"),
+    )
+    server = serve("--auth-file", clients)
+    stream = streams(server.address, "a")
+    capture_id = stream.next().started.capture_id
+    assert capture_id > 0
+
+    def top(token):
+        code, out, err = cli("top", "--once", "--json", "--server", server.address, HOOKLINE_TOKEN=token)
+        assert code == 0, err
+        return json.loads(out)
+
+    (capture,) = top("r")["captures"]
+    assert capture["id"] == capture_id
+    assert capture["client"] == "alice"
+    assert capture["hook_points"] == [POINT]
+    assert (capture["source"], capture["waits_for"]) == ("stream", "sequences")
+    assert capture["slabs"] > 0
+    assert len(top("a")["captures"]) == 1, "one's own are shown"
+    assert top("b")["captures"] == [], "others' are not"
+    code, out, _ = cli("top", "--once", "--server", server.address, HOOKLINE_TOKEN="r")
+    assert code == 0 and "alice" in out and "sequences" in out
+
+    code, _, err = cli("stop", capture_id, "--server", server.address, HOOKLINE_TOKEN="b")
+    assert (code, "you have no capture" in err) == (1, True), err
+    code, out, err = cli("stop", capture_id, "--server", server.address, HOOKLINE_TOKEN="r")
+    assert code == 0, err
+    code, message = stream.end()
+    assert (code, "stopped by root" in message) == ("CANCELLED", True)
+    assert top("r")["captures"] == []
+
+
+def test_health_has_exit_codes_for_probes(serve):
+    server = serve()
+    assert cli("health", "--server", server.address)[:2] == (0, "serving\n")
+    assert cli("health", "--server", server.address, "--service", "hookline.v1.CaptureService")[0] == 0
+    server.kill()
+    assert cli("health", "--server", server.address, "--timeout", 5)[0] == 3
+
+
+def test_a_quota_of_captures_is_named_with_the_use(serve, streams, tmp_path):
+    clients = write_clients(tmp_path / "clients.json", entry("a", ["capture"], "a", quotas={"captures": 2}))
+    server = serve("--auth-file", clients)
+    for _ in range(2):
+        assert streams(server.address, "a").next().HasField("started")
+    code, message = streams(server.address, "a").end()
+    assert code == "RESOURCE_EXHAUSTED" and "a has 2 captures, of at most 2 (quota `captures`)" in message
+
+
+def test_clients_wait_as_long_as_a_rate_demands(serve, tmp_path, receiver):
+    clients = write_clients(
+        tmp_path / "clients.json",
+        entry("a", ["capture"], "a", quotas={"tokens_per_second": 100, "burst_tokens": 50}),
+    )
+    server = serve("--auth-file", clients)
+    with hookline.connect(server.address, token="a", receiver=receiver) as client:
+        for _ in range(2):  # the second is refused, waits as long as it is told, and succeeds
+            capture = client.capture(POINT, [[256] * 60], output="numpy")
+            assert sum(len(batch[POINT]) for batch in capture) == 60
+        with pytest.raises(hookline.ResourceExhaustedError, match="tokens_per_second") as caught:
+            list(client.capture(POINT, [[256] * 60], output="numpy", retry=None))
+        assert caught.value.retry_after > 0
+
+
+def test_a_silent_capture_makes_room_for_a_newcomer(serve, streams):
+    server = serve("--max-captures", 2, "--client-captures", 64, "--stall-timeout", "2s")
+    silent = [streams(server.address) for _ in range(2)]
+    for stream in silent:
+        assert stream.next().HasField("started")
+    newcomer = streams(server.address)
+    ahead = dict(newcomer.call.initial_metadata())
+    assert ahead["hookline-captures-ahead"] == "0", "it is told its place in the queue"
+    assert newcomer.next().HasField("started")
+    ends = []
+    thread = threading.Thread(target=lambda: ends.append(silent[0].end()))
+    thread.start()
+    thread.join(60)
+    code, message = ends[0]
+    assert (code, "--stall-timeout" in message) == ("UNAVAILABLE", True)
+    assert server.wait_for("captures wait to run") is not None
