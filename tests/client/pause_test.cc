@@ -1,5 +1,10 @@
+#include <fcntl.h>
 #include <grpcpp/grpcpp.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
+#include <chrono>
+#include <cstdio>
 #include <memory>
 #include <optional>
 #include <string>
@@ -45,7 +50,9 @@ class Rows final : public v1::CaptureService::Service {
   }
 };
 
-TEST(PauseTest, ACallerMayPauseForLongerThanTheServersKeepalive) {
+// A process of its own, because threads of a server here would read from the client's connection, too: the next test
+// runs this one.
+TEST(PauseServer, DISABLED_ServesUntilItsInputEnds) {
   Rows rows;
   int port = 0;
   grpc::ServerBuilder builder;
@@ -55,9 +62,52 @@ TEST(PauseTest, ACallerMayPauseForLongerThanTheServersKeepalive) {
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   builder.RegisterService(&rows);
   const std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
+  std::fprintf(stderr, "port %d\n", port);
+  while (std::getchar() != EOF) {
+  }
+  server->Shutdown(std::chrono::system_clock::now());
+}
+
+// The server, which ends with this object.
+class ServerProcess {
+ public:
+  ServerProcess() {
+    int input[2], errors[2];
+    if (pipe2(input, O_CLOEXEC) != 0 || pipe2(errors, O_CLOEXEC) != 0) return;
+    pid_ = fork();
+    if (pid_ == 0) {
+      dup2(input[0], STDIN_FILENO);
+      dup2(errors[1], STDERR_FILENO);
+      execl("/proc/self/exe", "server", "--gtest_also_run_disabled_tests", "--gtest_filter=PauseServer.*", nullptr);
+      _exit(1);
+    }
+    close(input[0]);
+    close(errors[1]);
+    input_ = input[1];
+    FILE* const lines = fdopen(errors[0], "r");
+    if (std::fscanf(lines, "port %d", &port_) != 1) port_ = 0;
+    std::fclose(lines);
+  }
+  ~ServerProcess() {
+    close(input_);
+    waitpid(pid_, nullptr, 0);
+  }
+  ServerProcess(const ServerProcess&) = delete;
+  ServerProcess& operator=(const ServerProcess&) = delete;
+
+  int port() const { return port_; }
+
+ private:
+  pid_t pid_ = -1;
+  int input_ = -1;
+  int port_ = 0;
+};
+
+TEST(PauseTest, ACallerMayPauseForLongerThanTheServersKeepalive) {
+  const ServerProcess server;
   ClientOptions options;
   options.shared_memory_bytes = 0;
-  const auto client = Client::Connect(absl::StrCat("127.0.0.1:", port), options);
+  const auto client = Client::Connect(absl::StrCat("127.0.0.1:", server.port()), options);
   ASSERT_TRUE(client.ok()) << client.status();
   const std::unique_ptr<CaptureCall> call = (*client)->Capture({});
   int chunks = 0;
