@@ -7,19 +7,9 @@
 #include "absl/strings/str_cat.h"
 #include "client/cpp/client.h"
 #include "client/cpp/row_layout.h"
-#include "grpc/support/time.h"
 #include "server/base/escape.h"
 
 namespace hookline::client {
-namespace {
-
-// A caller that submits no batch for this long may go on submitting none for minutes.
-constexpr absl::Duration kPause = absl::Milliseconds(100);
-// For this long a batch may wait that is submitted after a pause; a caller that keeps several submitted never notices.
-constexpr int64_t kSliceMilliseconds = 20;
-
-}  // namespace
-
 BatchedCapture::BatchedCapture(Connection connection, std::string method, const std::string& request,
                                bool streams_tokens)
     : connection_(std::move(connection)),
@@ -116,23 +106,10 @@ absl::Status BatchedCapture::TakeChunk(Chunk chunk) {
       return absl::InternalError(
           absl::StrCat("the server broke the protocol: ", parked_bytes_, " bytes came out of the order of row groups"));
     }
-    AwaitBatch(submitted);
+    changed_.WaitFor(mutex_, absl::InfiniteDuration(), [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+      return cancelled_ || submitted_rows_ != submitted;
+    });
     if (cancelled_) return absl::CancelledError("the capture was cancelled");
-  }
-}
-
-void BatchedCapture::AwaitBatch(int64_t submitted_rows) {
-  auto more = [this, submitted_rows]()
-                  ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return cancelled_ || submitted_rows_ != submitted_rows; };
-  if (changed_.WaitFor(mutex_, kPause, more)) return;
-  // gRPC reads from a connection only while somebody waits for something of it. Waiting for a change of its state,
-  // which hardly ever comes, lets the server's keepalive pings be answered for as long as the caller takes no batch.
-  while (!more()) {
-    mutex_.Unlock();
-    const gpr_timespec slice =
-        gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC), gpr_time_from_millis(kSliceMilliseconds, GPR_TIMESPAN));
-    connection_.channel->WaitForStateChange(connection_.channel->GetState(/*try_to_connect=*/false), slice);
-    mutex_.Lock();
   }
 }
 

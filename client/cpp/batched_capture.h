@@ -109,8 +109,6 @@ class BatchedCapture {
   bool AllBudgetsReached() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   static bool HasRows(const Batch& batch);
   bool CanStopWaiting() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Waits until a batch has been submitted after `submitted_rows`, or the capture is cancelled.
-  void AwaitBatch(int64_t submitted_rows) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool MustReadOn() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   int64_t RowBytes(int hook_point) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 

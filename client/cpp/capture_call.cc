@@ -104,7 +104,8 @@ CaptureCall::CaptureCall(const Connection& connection, const std::string& method
                          bool streams_tokens)
     : channel_(connection.channel),
       proxy_(connection.proxy),
-      memory_(OfferedMemory::Offer(connection.address, connection.shared_memory_bytes)) {
+      memory_(OfferedMemory::Offer(connection.address, connection.shared_memory_bytes)),
+      pause_watch_(connection.channel) {
   if (memory_ != nullptr) context_.AddMetadata(kSharedMemoryMetadata, memory_->key());
   // What generated stubs call, but with byte buffers for messages. A call of one request is the same on the wire as one
   // that streams requests and closes after the first.
@@ -127,6 +128,7 @@ CaptureCall::~CaptureCall() {
 
 absl::StatusOr<std::optional<CaptureEvent>> CaptureCall::Finish() {
   finished_ = true;
+  pause_watch_.End();
   status_ = NameProxy(FromGrpc(stream_->Finish()), proxy_);
   return Next();
 }
@@ -137,7 +139,10 @@ absl::StatusOr<std::optional<CaptureEvent>> CaptureCall::Next() {
     return std::nullopt;
   }
   grpc::ByteBuffer message;
-  if (!stream_->Read(&message)) return Finish();
+  pause_watch_.BeginRead();
+  const bool has_message = stream_->Read(&message);
+  pause_watch_.EndRead();
+  if (!has_message) return Finish();
   std::vector<grpc::Slice> slices;
   absl::StatusOr<CaptureEvent> event = absl::InternalError("the server sent a message that cannot be decompressed");
   if (message.Dump(&slices).ok()) event = ParseCaptureResponse(std::move(slices));
@@ -157,6 +162,7 @@ absl::StatusOr<std::optional<CaptureEvent>> CaptureCall::Next() {
     context_.TryCancel();
     stream_->Finish();
     finished_ = true;
+    pause_watch_.End();
     status_ = event.status();
     return status_;
   }

@@ -20,6 +20,7 @@
 #include "absl/status/statusor.h"
 #include "client/cpp/capture_response.h"
 #include "client/cpp/offered_memory.h"
+#include "client/cpp/pause_watch.h"
 #include "grpcpp/channel.h"
 #include "grpcpp/client_context.h"
 #include "grpcpp/support/byte_buffer.h"
@@ -64,9 +65,9 @@ class CaptureCall {
   CaptureCall& operator=(const CaptureCall&) = delete;
 
   // Blocks for the next event; none at the end of a capture that ended well. Nobody reading is what slows the server
-  // down. Errors: the server's own status, with the field it names (hookline::FieldOf); UNAVAILABLE for a broken
-  // connection; RESOURCE_EXHAUSTED for a message above the receive limit; INTERNAL for what no Hookline server sends.
-  // The same error again on every later call.
+  // down, and a caller may take as long as it likes between two events. Errors: the server's own status, with the field
+  // it names (hookline::FieldOf); UNAVAILABLE for a broken connection; RESOURCE_EXHAUSTED for a message above the
+  // receive limit; INTERNAL for what no Hookline server sends. The same error again on every later call.
   absl::StatusOr<std::optional<CaptureEvent>> Next();
 
   // CaptureStream: sends sequences; blocks while the server has enough. False: the call is over and Next() tells how.
@@ -87,6 +88,7 @@ class CaptureCall {
   std::shared_ptr<OfferedMemory> memory_;  // null: there is none
   grpc::ClientContext context_;
   std::unique_ptr<grpc::ClientReaderWriter<grpc::ByteBuffer, grpc::ByteBuffer>> stream_;
+  PauseWatch pause_watch_;
   CaptureOrder order_;
   bool finished_ = false;
   absl::Status status_;

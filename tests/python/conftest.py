@@ -8,8 +8,8 @@ sys.path.insert(0, os.path.dirname(__file__))
 
 from fake_server import FakeServer  # noqa: E402
 
-# gRPC looks at a connection that nobody waits for every few seconds, by which a short time-out or a slow machine
-# decides whether a ping is answered; without it only what the client does about pings counts.
+# gRPC looks at a connection that nobody waits for every few seconds, so that a short time-out or a slow machine decides
+# whether a ping is answered. Without that only what the client does about pings counts.
 os.environ.setdefault("GRPC_CLIENT_CHANNEL_BACKUP_POLL_INTERVAL_MS", "0")
 # Threads that spin for each other's work make everything else on a busy machine slow; nothing here needs them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
