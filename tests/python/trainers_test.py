@@ -74,3 +74,64 @@ def test_a_data_provider_may_end(fake):
 def test_a_source_smaller_than_a_batch_is_an_error_not_an_endless_loop(fake):
     with pytest.raises(ValueError, match="fewer than the 64 rows"):
         next(hookline.sae_lens.data_provider(fake().address, RESID, SEQUENCES[:2], batch_size=64))
+
+
+def as_sae_lens_mixes(buffer_rows, batch_rows, parts, fraction):
+    """sae_lens.training.mixing_buffer of SAELens 6.54, in its own steps."""
+    storage = None
+    for part in parts:
+        storage = part if storage is None else torch.cat([storage, part])
+        if len(storage) >= buffer_rows:
+            if fraction > 0:
+                storage = storage[torch.randperm(len(storage))]
+            keep = int(buffer_rows * fraction)
+            cut = max(1, (len(storage) - keep) // batch_rows) * batch_rows
+            serving, storage = storage[:cut], storage[cut:]
+            yield from serving.split(batch_rows)
+    yield from storage[: len(storage) // batch_rows * batch_rows].split(batch_rows)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.3, 0.5, 1.0])
+def test_a_provider_mixes_as_sae_lens_does(fake, fraction):
+    groups = [torch.from_numpy(expected(RESID, SEQUENCES[i : i + 3])) for i in range(0, 18, 3)]  # 20 leave two out
+    torch.manual_seed(4)
+    mixed = list(as_sae_lens_mixes(55, 16, groups * 3, fraction))
+    provider = hookline.sae_lens.data_provider(
+        fake().address,
+        RESID,
+        SEQUENCES,
+        batch_size=16,
+        shuffle_buffer=55,
+        mix_fraction=fraction,
+        store_batch_size_prompts=3,
+        seed=4,
+    )
+    found = [next(provider) for _ in mixed[:-4]]  # the last ones are those of a loader that ends
+    assert len(found) > 20 and all(map(torch.equal, found, mixed))
+
+
+def test_rows_of_excessive_norm_are_left_out(fake):
+    rows = torch.from_numpy(expected(RESID, SEQUENCES))
+    norms = rows.norm(dim=1)
+    medians = 1.5
+    assert 0 < (norms > medians * norms.median()).sum() < len(rows) // 2
+    provider = hookline.sae_lens.data_provider(
+        fake().address, RESID, SEQUENCES, batch_size=1, shuffle_buffer=0, repeat=False, max_norm_medians=medians
+    )
+    torch.testing.assert_close(torch.cat(list(provider)), rows[norms <= medians * norms.median()])
+
+
+def test_settings_that_contradict_are_errors_of_the_call(fake):
+    provider = hookline.sae_lens.data_provider
+    for options, name in (
+        ({"shuffle_buffer": 10}, "shuffle_buffer"),
+        ({"mix_fraction": 1.5}, "mix_fraction"),
+        ({"max_norm_medians": 0.5}, "max_norm_medians"),
+        ({"exclude_special_tokens": True}, "exclude_special_tokens"),
+        ({"seqpos_slice": (1, None)}, "context_size"),
+        ({"seqpos_slice": (5, 2), "context_size": 10}, "seqpos_slice"),
+        ({"exclude_special_tokens": [1], "selection": hookline.Selection(skip_first=1)}, "selection"),
+        ({"top_k": 4}, "top_k"),
+    ):
+        with pytest.raises(ValueError, match=name):
+            provider(fake().address, RESID, SEQUENCES, **{"batch_size": 64, **options})

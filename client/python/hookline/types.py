@@ -171,6 +171,7 @@ class RecordingInfo:
     dtype: str
     rows: int  # of the hook point that has most
     bytes: int
+    top_k: int = 0  # entries of each row; 0: all
 
 
 @dataclass(frozen=True)
@@ -368,6 +369,7 @@ def recording_info(message: Any) -> RecordingInfo:
         dtype=_protocol.DTYPES.get(message.dtype, "unspecified"),
         rows=message.rows,
         bytes=message.bytes,
+        top_k=message.top_k,
     )
 
 
