@@ -193,7 +193,7 @@ absl::Status Run(const ServerFlags& flags, EndSignals& signals) {
   ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine, CreateEngine(flags));
   std::unique_ptr<MetricsServer> metrics;
   if (!flags.metrics_listen.empty()) {
-    ASSIGN_OR_RETURN(metrics, MetricsServer::Start(flags.metrics_listen, engine.get()));
+    ASSIGN_OR_RETURN(metrics, MetricsServer::Start(flags.metrics_listen, engine.get(), catalog.get()));
     LogAddress("metrics at", flags.metrics_listen, metrics->port(), metrics->is_loopback());
   }
   std::unique_ptr<Recorder> recorder;
