@@ -249,7 +249,7 @@ absl::Status Run(const ServerFlags& flags, Signals& signals) {
   ASSIGN_OR_RETURN(const ModelTokenizers tokenizers, OpenTokenizers(flags, *engine));
   std::unique_ptr<MetricsServer> metrics;
   if (!flags.metrics_listen.empty()) {
-    ASSIGN_OR_RETURN(metrics, MetricsServer::Start(flags.metrics_listen, engine.get()));
+    ASSIGN_OR_RETURN(metrics, MetricsServer::Start(flags.metrics_listen, engine.get(), catalog.get()));
     LogAddress("metrics at", flags.metrics_listen, metrics->port());
     if (!metrics->is_loopback()) {
       spdlog::warn("{} is reachable from other machines, without authentication", flags.metrics_listen);

@@ -8,6 +8,7 @@
 #include "prometheus/client_metric.h"
 #include "prometheus/text_serializer.h"
 #include "server/base/status.h"
+#include "server/metrics/recording_metrics.h"
 
 namespace hookline {
 namespace {
@@ -112,17 +113,22 @@ std::vector<MetricFamily> CollectMetrics(const EngineSnapshot& snapshot) {
 
 // prometheus-cpp's own Exposer runs on threads of 100 KiB, into which OpenBLAS's and glog's thread-local variables do
 // not fit; so only its text format is used here.
-absl::StatusOr<std::unique_ptr<MetricsServer>> MetricsServer::Start(const std::string& address, const Engine* engine) {
+absl::StatusOr<std::unique_ptr<MetricsServer>> MetricsServer::Start(const std::string& address, const Engine* engine,
+                                                                    const Catalog* catalog) {
   const size_t colon = address.rfind(':');
   if (colon == std::string::npos || colon == 0 || absl::StartsWith(address, "unix:")) {
     return InvalidField("metrics-listen", absl::StrCat("`", address, "` is not HOST:PORT"));
   }
   ASSIGN_OR_RETURN(BoundAddress bound, BindAddress(address));
-  return std::unique_ptr<MetricsServer>(new MetricsServer(std::move(bound), engine));
+  return std::unique_ptr<MetricsServer>(new MetricsServer(std::move(bound), engine, catalog));
 }
 
-MetricsServer::MetricsServer(BoundAddress bound, const Engine* engine)
-    : http_(std::move(bound), "/metrics", "text/plain; version=0.0.4",
-            [engine] { return prometheus::TextSerializer().Serialize(CollectMetrics(engine->Snapshot())); }) {}
+MetricsServer::MetricsServer(BoundAddress bound, const Engine* engine, const Catalog* catalog)
+    : http_(std::move(bound), "/metrics", "text/plain; version=0.0.4", [engine, catalog] {
+        const prometheus::TextSerializer serializer;
+        std::string page = serializer.Serialize(CollectMetrics(engine->Snapshot()));
+        if (catalog != nullptr) page += serializer.Serialize(CollectRecordingMetrics(catalog->Usage()));
+        return page;
+      }) {}
 
 }  // namespace hookline

@@ -1,4 +1,4 @@
-// What the engine does, for Prometheus.
+// What the engine and the recordings do, for Prometheus.
 #ifndef HOOKLINE_SERVER_METRICS_METRICS_H_
 #define HOOKLINE_SERVER_METRICS_METRICS_H_
 
@@ -10,25 +10,27 @@
 #include "prometheus/metric_family.h"
 #include "server/engine/engine.h"
 #include "server/metrics/http_responder.h"
+#include "server/recording/catalog.h"
 
 namespace hookline {
 
 // The snapshot as Prometheus's metric families.
 std::vector<prometheus::MetricFamily> CollectMetrics(const EngineSnapshot& snapshot);
 
-// Answers GET /metrics over HTTP with the engine's snapshot at that moment, until it is destroyed.
+// Answers GET /metrics over HTTP with the state of that moment, until it is destroyed.
 class MetricsServer {
  public:
   // `address` is HOST:PORT; port 0: any free one. INVALID_ARGUMENT for another form, UNAVAILABLE for an address that is
-  // taken or not ours. `engine` must outlive it.
-  static absl::StatusOr<std::unique_ptr<MetricsServer>> Start(const std::string& address, const Engine* engine);
+  // taken or not ours. `engine` must outlive it, and so must `catalog`, which is null where no recordings are kept.
+  static absl::StatusOr<std::unique_ptr<MetricsServer>> Start(const std::string& address, const Engine* engine,
+                                                              const Catalog* catalog = nullptr);
 
   int port() const { return http_.bound().port; }
   // Whether only this machine reaches it.
   bool is_loopback() const { return http_.bound().is_loopback; }
 
  private:
-  MetricsServer(BoundAddress bound, const Engine* engine);
+  MetricsServer(BoundAddress bound, const Engine* engine, const Catalog* catalog);
 
   HttpResponder http_;
 };

@@ -334,6 +334,22 @@ int64_t Catalog::used_bytes() const {
   return UsedBytes();
 }
 
+CatalogUsage Catalog::Usage() const {
+  CatalogUsage usage;
+  for (RecordingState state : kRecordingStates) usage.recordings[state] = 0;
+  usage.quota_bytes = options_.quota_bytes;
+  usage.kept_free_bytes = options_.free_bytes;
+  // Before the lock, because a file system of the network may take its time.
+  if (const absl::StatusOr<int64_t> free = root_->FreeBytes(); free.ok()) usage.free_bytes = *free;
+  absl::MutexLock lock(&mutex_);
+  usage.used_bytes = UsedBytes();
+  for (const auto& [name, entry] : entries_) {
+    if (entry.is_being_removed) continue;
+    ++(entry.manifest == nullptr ? usage.unreadable : usage.recordings[entry.manifest->state]);
+  }
+  return usage;
+}
+
 absl::StatusOr<Catalog::Entry*> Catalog::Find(absl::string_view name) {
   RETURN_IF_ERROR(CheckRecordingName(name));
   const auto found = entries_.find(name);

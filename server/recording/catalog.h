@@ -39,6 +39,16 @@ struct ResumePoint {
   std::string token;
 };
 
+// What an operator watches: how many recordings there are of which state, and the room that they have.
+struct CatalogUsage {
+  std::map<RecordingState, int64_t> recordings;  // every state, also one that none has
+  int64_t unreadable = 0;                        // whose manifest cannot be read
+  int64_t used_bytes = 0;                        // as used_bytes() says
+  int64_t quota_bytes = 0;                       // 0: no limit
+  std::optional<int64_t> free_bytes;             // of the file system; absent: it does not say
+  int64_t kept_free_bytes = 0;                   // below this much, nothing more is written
+};
+
 // Thread-safe. It must outlive its writers; readers may outlive it.
 class Catalog {
  public:
@@ -80,6 +90,8 @@ class Catalog {
 
   // Returns the bytes of all files, those being written included. Every recording takes some, also one without rows.
   int64_t used_bytes() const;
+
+  CatalogUsage Usage() const;
 
  private:
   struct Entry {

@@ -33,8 +33,6 @@ constexpr int64_t kMaxWidth = int64_t{1} << 24;
 // More than any disk holds, and far enough below the end of int64_t that a sum over some recordings does not overflow.
 constexpr int64_t kMaxBytes = int64_t{1} << 60;
 
-constexpr RecordingState kStates[] = {RecordingState::kRunning, RecordingState::kComplete, RecordingState::kStopped,
-                                      RecordingState::kInterrupted, RecordingState::kFailed};
 constexpr Dtype kDtypes[] = {Dtype::kFloat32, Dtype::kBFloat16, Dtype::kFloat16, Dtype::kFloat8E4M3, Dtype::kInt8};
 
 // Reads members of a JSON object and remembers the first error.
@@ -252,9 +250,9 @@ absl::StatusOr<Manifest> ParseManifest(absl::string_view text) {
   members.Integer("version", kVersion, kVersion);
   manifest.name = members.String("name", kMaxNameBytes);
   const std::string state = members.String("state", 32);
-  const auto found_state = std::find_if(std::begin(kStates), std::end(kStates),
+  const auto found_state = std::find_if(std::begin(kRecordingStates), std::end(kRecordingStates),
                                         [&](RecordingState s) { return RecordingStateName(s) == state; });
-  if (found_state == std::end(kStates)) {
+  if (found_state == std::end(kRecordingStates)) {
     members.Fail("state", "RUNNING, COMPLETE, STOPPED, INTERRUPTED or FAILED");
   } else {
     manifest.state = *found_state;

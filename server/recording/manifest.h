@@ -20,6 +20,9 @@ inline constexpr char kManifestFile[] = "manifest.json";
 inline constexpr char kTemporarySuffix[] = ".tmp";
 
 enum class RecordingState { kRunning, kComplete, kStopped, kInterrupted, kFailed };
+inline constexpr RecordingState kRecordingStates[] = {RecordingState::kRunning, RecordingState::kComplete,
+                                                      RecordingState::kStopped, RecordingState::kInterrupted,
+                                                      RecordingState::kFailed};
 
 // `RUNNING`, `COMPLETE`, ...
 absl::string_view RecordingStateName(RecordingState state);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 import grpc
 
-from hookline import _calls, _library, _memory, _network, _protocol, _security, _shared_memory
+from hookline import _calls, _endpoints, _library, _memory, _network, _protocol, _security, _shared_memory
 from hookline._arguments import EstimateArguments, PersistArguments, StatisticsArguments
 from hookline._arrays import Allocator
 from hookline._calls import Answer, UnaryCall
@@ -45,15 +46,17 @@ AllocatorFactory = Callable[[CaptureStarted], Allocator]
 
 
 def connect(
-    address: str,
+    address: str | None = None,
     *,
     tls: TlsArgument = None,
     token: str | None = None,
+    endpoints: str | os.PathLike[str] | None = None,
     credentials: grpc.ChannelCredentials | None = None,
     receiver: str = "auto",
     shared_memory: bool = True,
 ) -> Client:
-    """A client of the server at `address` (`"host:port"`). Nothing is sent yet.
+    """A client of the server at `address` (`"host:port"`), or of the one that the file `endpoints` names, as batch jobs
+    write it (deploy/slurm; ValueError if it names several). Nothing is sent yet.
 
     `tls`: True, or an address that begins with `grpcs://`, for a server whose certificate an authority of this machine
     has signed; the path of another authority's certificate; or `hookline.Tls`, for a certificate of one's own, too.
@@ -67,6 +70,11 @@ def connect(
     The first call also tells glibc to keep freed memory mapped, which about doubles the speed of a capture;
     HOOKLINE_MALLOC=default in the environment leaves the allocator alone.
     """
+    if (address is None) == (endpoints is None):
+        raise TypeError("connect: pass address or endpoints, and not both")
+    if endpoints is not None:
+        address = _endpoints.read_one(endpoints)
+    assert address is not None
     address, security = _security.settle(address, tls, token, credentials is not None)
     if receiver not in ("auto", "grpc", "native"):
         raise ValueError(f"receiver: {receiver!r} is none of auto, grpc, native")
