@@ -90,13 +90,13 @@ ConnectionLimits LimitsOf(const ServerOptions& options) {
 
 class GrpcServer final : public Server {
  public:
-  GrpcServer(Engine* engine, Recorder* recorder, const ModelTokenizers* tokenizers)
+  GrpcServer(const ServerOptions& options, Engine* engine, Recorder* recorder)
       : engine_(engine),
         recorder_(recorder),
-        texts_(engine, tokenizers),
+        texts_(engine, options.tokenizers, options.sidecars),
         capture_service_(engine, recorder, &memories_, &texts_),
-        model_service_(engine, tokenizers),
-        dataset_service_(engine),
+        model_service_(engine, options.tokenizers),
+        dataset_service_(engine, &texts_),
         tokenizer_service_(&texts_) {
     if (recorder != nullptr) recording_service_.emplace(recorder, &memories_, &texts_);
   }
@@ -216,7 +216,7 @@ class GrpcServer final : public Server {
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options, Engine* engine,
                                                       Recorder* recorder) {
-  auto server = std::make_unique<GrpcServer>(engine, recorder, options.tokenizers);
+  auto server = std::make_unique<GrpcServer>(options, engine, recorder);
   RETURN_IF_ERROR(server->Listen(options));
   return server;
 }
