@@ -28,6 +28,7 @@
 #include "server/base/status.h"
 #include "server/base/steady.h"
 #include "server/dataset/dataset.h"
+#include "server/dataset/sidecar.h"
 #include "server/engine/engine.h"
 #include "server/flags.h"
 #include "server/metrics/metrics.h"
@@ -218,6 +219,25 @@ absl::StatusOr<ModelTokenizers> OpenTokenizers(const ServerFlags& flags, const E
   return tokenizers;
 }
 
+// Reads what is told of each dataset, and says where that does not fit.
+Sidecars ReadSidecars(const ServerFlags& flags, const Engine& engine, const ModelTokenizers& tokenizers) {
+  Sidecars sidecars;
+  const std::vector<const Dataset*> datasets = engine.datasets();  // in the order of their flags
+  for (size_t i = 0; i < datasets.size(); ++i) {
+    const std::string& name = datasets[i]->name();
+    sidecars.Read(*datasets[i], flags.datasets[i].source);
+    const Sidecar* sidecar = sidecars.Get(name);
+    if (sidecar != nullptr && !sidecar->warning.empty()) spdlog::warn("dataset {}: {}", name, sidecar->warning);
+    for (const Model* model : engine.models()) {
+      const Tokenizer* tokenizer = tokenizers.Get(model->info().name);
+      if (tokenizer == nullptr) continue;
+      const std::string warning = sidecars.TokenizerWarning(name, model->info().name, tokenizer->fingerprint());
+      if (!warning.empty()) spdlog::warn("{}", warning);
+    }
+  }
+  return sidecars;
+}
+
 absl::StatusOr<std::unique_ptr<Catalog>> OpenCatalog(const ServerFlags& flags) {
   auto directory = OpenDirectory(flags.recordings_dir);
   if (!directory.ok()) {
@@ -247,6 +267,7 @@ absl::Status Run(const ServerFlags& flags, Signals& signals) {
   }
   ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine, CreateEngine(flags));
   ASSIGN_OR_RETURN(const ModelTokenizers tokenizers, OpenTokenizers(flags, *engine));
+  const Sidecars sidecars = ReadSidecars(flags, *engine, tokenizers);
   std::unique_ptr<MetricsServer> metrics;
   if (!flags.metrics_listen.empty()) {
     ASSIGN_OR_RETURN(metrics, MetricsServer::Start(flags.metrics_listen, engine.get(), catalog.get()));
@@ -261,6 +282,7 @@ absl::Status Run(const ServerFlags& flags, Signals& signals) {
   Lost lost;
   ServerOptions options = flags.server;
   options.tokenizers = &tokenizers;
+  options.sidecars = &sidecars;
   options.on_lost = [&lost](absl::Status status) { lost.Set(std::move(status)); };
   ASSIGN_OR_RETURN(std::unique_ptr<Server> server, Server::Start(options, engine.get(), recorder.get()));
   signals.Serve([&server] { server->Reload(); });

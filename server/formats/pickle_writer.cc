@@ -39,6 +39,9 @@ absl::string_view StorageType(Dtype dtype) {
       return "BFloat16Storage";
     case Dtype::kFloat16:
       return "HalfStorage";
+    case Dtype::kFloat8E4M3:
+    case Dtype::kInt8:
+      break;  // their scales are no part of a matrix
   }
   return "";
 }

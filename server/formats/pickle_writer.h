@@ -9,7 +9,8 @@
 
 namespace hookline {
 
-// Returns the pickle of a contiguous matrix (rows, width) that is all of the storage with key "0". torch.load reads it,
+// Returns the pickle of a contiguous matrix (rows, width), of a dtype without scales, that is all of the storage with
+// key "0". torch.load reads it,
 // with weights_only too.
 std::string PickleMatrix(Dtype dtype, int64_t rows, int64_t width);
 

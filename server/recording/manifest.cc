@@ -261,7 +261,7 @@ absl::StatusOr<Manifest> ParseManifest(absl::string_view text) {
   manifest.model = members.String("model", 1 << 12);
   manifest.fingerprint = members.String("fingerprint", 64);
   manifest.request_digest = members.String("request_digest", 64);
-  if (json.contains("client")) manifest.client = members.String("client", 64);
+  if (json->contains("client")) manifest.client = members.String("client", 64);
   manifest.deterministic = members.Boolean("deterministic");
   const std::string dtype = members.String("dtype", 32);
   const auto found_dtype =
@@ -271,7 +271,7 @@ absl::StatusOr<Manifest> ParseManifest(absl::string_view text) {
   } else {
     manifest.dtype = *found_dtype;
   }
-  if (json.contains("top_k")) manifest.top_k = members.Integer("top_k", 1, kMaxWidth);
+  if (json->contains("top_k")) manifest.top_k = members.Integer("top_k", 1, kMaxWidth);
   const nlohmann::json hook_points = members.Array("hook_points");
   if (hook_points.empty()) members.Fail("hook_points", "at least one");
   std::set<std::string> names;

@@ -9,13 +9,21 @@
 namespace hookline {
 namespace {
 
-void Describe(const Dataset& dataset, v1::Dataset* out) {
+void Describe(const Dataset& dataset, const TextRequests& texts, v1::Dataset* out) {
   out->set_name(dataset.name());
   out->set_tokens(dataset.tokens());
   out->set_row_length(dataset.row_length());
   out->set_token_dtype(std::string(TokenDtypeName(dataset.dtype())));
   out->set_largest_token_id(dataset.largest_token_id());
   out->set_fingerprint(dataset.fingerprint());
+  const Sidecar* sidecar = texts.SidecarOf(dataset.name());
+  if (sidecar == nullptr) return;
+  v1::Packing& packing = *out->mutable_packing();
+  packing.set_tokenizer_fingerprint(sidecar->tokenizer_fingerprint);
+  packing.set_method(sidecar->method);
+  for (const auto& [name, value] : sidecar->options) (*packing.mutable_options())[name] = value;
+  packing.set_documents(sidecar->documents);
+  packing.set_warning(texts.DatasetWarning(dataset.name(), /*model=*/nullptr));
 }
 
 }  // namespace
@@ -24,7 +32,7 @@ grpc::ServerUnaryReactor* DatasetServiceImpl::ListDatasets(grpc::CallbackServerC
                                                            const v1::ListDatasetsRequest* /*request*/,
                                                            v1::ListDatasetsResponse* response) {
   return AnswerCall(context, "ListDatasets", [&] {
-    for (const Dataset* dataset : engine_->datasets()) Describe(*dataset, response->add_datasets());
+    for (const Dataset* dataset : engine_->datasets()) Describe(*dataset, *texts_, response->add_datasets());
   });
 }
 
@@ -32,7 +40,7 @@ grpc::ServerUnaryReactor* DatasetServiceImpl::GetDataset(grpc::CallbackServerCon
                                                          const v1::GetDatasetRequest* request, v1::Dataset* response) {
   return AnswerCall(context, "GetDataset", [&]() -> absl::Status {
     ASSIGN_OR_RETURN(const Dataset* dataset, engine_->FindDataset(request->name()));
-    Describe(*dataset, response);
+    Describe(*dataset, *texts_, response);
     return absl::OkStatus();
   });
 }

@@ -4,13 +4,14 @@
 
 #include "hookline/v1/dataset_service.grpc.pb.h"
 #include "server/engine/engine.h"
+#include "server/service/text_requests.h"
 
 namespace hookline {
 
 class DatasetServiceImpl final : public v1::DatasetService::CallbackService {
  public:
-  // `engine` must outlive the server that this service is registered with.
-  explicit DatasetServiceImpl(const Engine* engine) : engine_(engine) {}
+  // Both must outlive the server that this service is registered with.
+  DatasetServiceImpl(const Engine* engine, const TextRequests* texts) : engine_(engine), texts_(texts) {}
 
   grpc::ServerUnaryReactor* ListDatasets(grpc::CallbackServerContext* context, const v1::ListDatasetsRequest* request,
                                          v1::ListDatasetsResponse* response) override;
@@ -19,6 +20,7 @@ class DatasetServiceImpl final : public v1::DatasetService::CallbackService {
 
  private:
   const Engine* const engine_;
+  const TextRequests* const texts_;
 };
 
 }  // namespace hookline

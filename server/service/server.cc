@@ -94,16 +94,16 @@ ConnectionLimits LimitsOf(const ServerOptions& options) {
 
 class GrpcServer final : public Server {
  public:
-  GrpcServer(Engine* engine, Recorder* recorder, const ModelTokenizers* tokenizers,
+  GrpcServer(const ServerOptions& options, Engine* engine, Recorder* recorder,
              std::unique_ptr<Authenticator> authenticator, std::unique_ptr<Certificates> certificates)
       : engine_(engine),
         recorder_(recorder),
         authenticator_(std::move(authenticator)),
         certificates_(std::move(certificates)),
-        texts_(engine, tokenizers),
+        texts_(engine, options.tokenizers, options.sidecars),
         capture_service_(engine, recorder, &memories_, &texts_, authenticator_.get()),
-        model_service_(engine, tokenizers),
-        dataset_service_(engine),
+        model_service_(engine, options.tokenizers),
+        dataset_service_(engine, &texts_),
         tokenizer_service_(&texts_) {
     if (recorder != nullptr) recording_service_.emplace(recorder, &memories_, &texts_, authenticator_.get());
   }
@@ -277,8 +277,8 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
   if (options.tls.is_on()) {
     ASSIGN_OR_RETURN(certificates, Certificates::Open(options.tls));
   }
-  auto server = std::make_unique<GrpcServer>(engine, recorder, options.tokenizers, std::move(authenticator),
-                                             std::move(certificates));
+  auto server =
+      std::make_unique<GrpcServer>(options, engine, recorder, std::move(authenticator), std::move(certificates));
   RETURN_IF_ERROR(server->Listen(options));
   return server;
 }

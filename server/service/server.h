@@ -16,6 +16,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "server/dataset/sidecar.h"
 #include "server/engine/engine.h"
 #include "server/recorder/recorder.h"
 #include "server/service/auth/certificates.h"
@@ -58,6 +59,8 @@ struct ServerOptions {
   int64_t shared_memory_bytes = int64_t{1} << 30;
   // The models' tokenizers, which must outlive the server. Null: text is refused.
   const ModelTokenizers* tokenizers = nullptr;
+  // The datasets' sidecars, likewise.
+  const Sidecars* sidecars = nullptr;
 };
 
 // Thread-safe but for its destructor.

@@ -28,6 +28,25 @@ absl::StatusOr<TokenBatch> TextRequests::Encode(const std::string& model, const 
   return EncodeTexts(source, *tokenizer, found->info(), limits.max_sequence_length, limits.tokens);
 }
 
+const Sidecar* TextRequests::SidecarOf(absl::string_view dataset) const {
+  return sidecars_ == nullptr ? nullptr : sidecars_->Get(dataset);
+}
+
+std::string TextRequests::DatasetWarning(absl::string_view dataset, const Model* model) const {
+  const Sidecar* sidecar = SidecarOf(dataset);
+  if (sidecar == nullptr) return "";
+  if (!sidecar->warning.empty()) return absl::StrCat("dataset ", dataset, ": ", sidecar->warning);
+  if (tokenizers_ == nullptr) return "";
+  for (const Model* one : engine_->models()) {
+    if (model != nullptr && one != model) continue;
+    const Tokenizer* tokenizer = tokenizers_->Get(one->info().name);
+    if (tokenizer == nullptr) continue;
+    std::string warning = sidecars_->TokenizerWarning(dataset, one->info().name, tokenizer->fingerprint());
+    if (!warning.empty()) return warning;
+  }
+  return "";
+}
+
 absl::Status TextRequests::Prepare(CaptureRequest* request) const {
   if (const auto* source = std::get_if<TextSource>(&request->source)) {
     ASSIGN_OR_RETURN(const Tokenizer* tokenizer, Find(request->model));
@@ -40,7 +59,13 @@ absl::Status TextRequests::Prepare(CaptureRequest* request) const {
     if (request->encoding == Encoding::kValues) request->provenance = true;
   }
   const absl::StatusOr<const Model*> model = engine_->FindModel(request->model);
-  if (!model.ok() || tokenizers_ == nullptr) return absl::OkStatus();  // the engine says what is wrong with the name
+  if (!model.ok()) return absl::OkStatus();  // the engine says what is wrong with the name
+  if (const auto* dataset = std::get_if<DatasetSource>(&request->source)) {
+    request->text.warning = DatasetWarning(dataset->name, *model);
+  } else if (const auto* feed = std::get_if<FeedSource>(&request->source)) {
+    request->text.warning = DatasetWarning(feed->dataset.name, *model);
+  }
+  if (tokenizers_ == nullptr) return absl::OkStatus();
   const Tokenizer* tokenizer = tokenizers_->Get((*model)->info().name);
   if (tokenizer == nullptr) return absl::OkStatus();
   if (request->provenance) request->text.tokens = tokenizer->table();

@@ -8,6 +8,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "server/capture/request.h"
+#include "server/dataset/sidecar.h"
 #include "server/engine/engine.h"
 #include "server/service/task_threads.h"
 #include "server/text/model_tokenizers.h"
@@ -17,8 +18,9 @@ namespace hookline {
 // Thread-safe.
 class TextRequests {
  public:
-  // Both outlive this; `tokenizers` may be null, for a server without any.
-  TextRequests(const Engine* engine, const ModelTokenizers* tokenizers) : engine_(engine), tokenizers_(tokenizers) {}
+  // All outlive this; `tokenizers` and `sidecars` may be null, for a server without any.
+  TextRequests(const Engine* engine, const ModelTokenizers* tokenizers, const Sidecars* sidecars)
+      : engine_(engine), tokenizers_(tokenizers), sidecars_(sidecars) {}
 
   static bool HasText(const CaptureRequest& request) { return std::holds_alternative<TextSource>(request.source); }
 
@@ -32,6 +34,12 @@ class TextRequests {
   // The tokenizer of a model by its name in a request. NOT_FOUND, INVALID_ARGUMENT, FAILED_PRECONDITION.
   absl::StatusOr<const Tokenizer*> Find(absl::string_view model) const;
 
+  // The dataset's sidecar, or null.
+  const Sidecar* SidecarOf(absl::string_view dataset) const;
+  // What is to be said of the dataset to a capture of that model, or, without one, to all: that the sidecar is not the
+  // dataset's, or that another tokenizer packed it. Empty: nothing.
+  std::string DatasetWarning(absl::string_view dataset, const Model* model) const;
+
   // Where texts are encoded, so that one that takes seconds delays neither gRPC's threads nor captures' messages.
   TaskThreads& threads() { return threads_; }
 
@@ -40,6 +48,7 @@ class TextRequests {
 
   const Engine* const engine_;
   const ModelTokenizers* const tokenizers_;
+  const Sidecars* const sidecars_;
   TaskThreads threads_;
 };
 

@@ -214,6 +214,33 @@ def test_a_model_without_a_tokenizer_refuses_only_text(receiver, tmp_path):
         started.kill()
 
 
+def test_a_dataset_of_another_tokenizer_is_told(receiver, tmp_path):
+    dataset = tmp_path / "packed.npy"
+    np.save(dataset, np.arange(40, dtype=np.uint16).reshape(5, 8))
+    sidecar = {
+        "format": 1,
+        "tokenizer": {"fingerprint": "0" * 32, "file": "tokenizer.json"},
+        "packing": "saelens",
+        "options": {"context_size": 8, "begin_batch_token": "bos"},
+        "documents": 3,
+        "tokens": 40,
+    }
+    (tmp_path / "packed.npy.json").write_text(json.dumps(sidecar))
+    started = Server(arguments=["--dataset", f"packed={dataset}"])
+    try:
+        with hookline.connect(started.address, receiver=receiver) as client:
+            packing = client.dataset("packed").packing
+            assert (packing.method, packing.documents, packing.options["context_size"]) == ("saelens", 3, "8")
+            assert "0" * 32 in packing.warning
+            assert client.dataset("text").packing is None
+            with client.capture(RESID, hookline.Dataset("packed"), output="numpy") as capture:
+                assert "was packed with the tokenizer" in capture.started.tokenizer_warning
+            with client.capture(RESID, hookline.Dataset("text", 8), max_activations=1, output="numpy") as capture:
+                assert capture.started.tokenizer_warning == ""
+    finally:
+        started.kill()
+
+
 def test_a_tokenizer_of_more_tokens_than_the_model_has_is_refused_where_it_shows(receiver):
     started = Server(arguments=["--tokenizer", "demo=" + os.path.join(TOKENIZERS, "gpt2")])
     try:

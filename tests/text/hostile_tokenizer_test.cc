@@ -106,8 +106,9 @@ TEST_P(HostileText, OfTenMegabytesWithoutASpaceHasAnAnswer) {
   const auto tokenizer = OpenTokenizer(Fixture("tokenizers/" + GetParam()));
   ASSERT_TRUE(tokenizer.ok());
   for (const char* piece : {"a", "\n", " ", "\xe6\x97\xa5"}) {
+    const size_t bytes = piece[0] == 'a' ? size_t{10} << 20 : size_t{1} << 20;
     std::string text;
-    while (text.size() < size_t{10} << 20) text += piece;
+    while (text.size() < bytes) text += piece;
     const auto tokens = (*tokenizer)->Encode(text, AddedTokens());
     if (!tokens.ok()) {
       EXPECT_EQ(tokens.status().code(), absl::StatusCode::kInvalidArgument) << tokens.status();

@@ -111,6 +111,17 @@ class Dataset:
 
 
 @dataclass(frozen=True)
+class Packing:
+    """How `hookline.pack` made a dataset, from the sidecar beside it."""
+
+    tokenizer_fingerprint: str
+    method: str
+    options: Mapping[str, str]
+    documents: int
+    warning: str  # if it is not the dataset's, or a model's tokenizer is another one; else empty
+
+
+@dataclass(frozen=True)
 class DatasetInfo:
     """Token ids on the server's disk."""
 
@@ -120,6 +131,7 @@ class DatasetInfo:
     token_dtype: str
     largest_token_id: int
     fingerprint: str  # equal for files with the same tokens, type and rows
+    packing: Packing | None = None  # None without a sidecar
 
 
 @dataclass(frozen=True)
@@ -353,6 +365,17 @@ def dataset_info(message: Any) -> DatasetInfo:
         token_dtype=message.token_dtype,
         largest_token_id=message.largest_token_id,
         fingerprint=message.fingerprint,
+        packing=packing_of(message.packing) if message.HasField("packing") else None,
+    )
+
+
+def packing_of(message: Any) -> Packing:
+    return Packing(
+        tokenizer_fingerprint=message.tokenizer_fingerprint,
+        method=message.method,
+        options=dict(message.options),
+        documents=message.documents,
+        warning=message.warning,
     )
 
 

@@ -7,6 +7,8 @@ use serde_json::Value;
 /// Of all steps of a normalizer together: how many bytes one byte of text may become. Published tokenizers need at most
 /// three (a space becomes `▁`). The forms of Unicode, which make it eleven times as long at most, are not counted.
 const MAX_GROWTH: u64 = 8;
+/// Published tokenizers put `▁` before a text.
+const MAX_PREPENDED_BYTES: u64 = 64;
 /// WordPiece looks for the longest token at each place of a word, which takes time with the square of its length.
 /// Published files say 100.
 const MAX_WORD_CHARACTERS: u64 = 1000;
@@ -49,7 +51,8 @@ fn growth(normalizer: &Value) -> u64 {
             .map(|steps| steps.iter().map(growth).fold(1, u64::saturating_mul))
             .unwrap_or(1),
         Some("Replace") => length(&normalizer["content"]),
-        Some("Prepend") => length(&normalizer["prepend"]),
+        // Comes once before a text, which is little unless it is long.
+        Some("Prepend") => length(&normalizer["prepend"]) / MAX_PREPENDED_BYTES + 1,
         // Bytes become characters of at most two bytes.
         Some("ByteLevel") => 2,
         _ => 1,
