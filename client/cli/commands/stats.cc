@@ -26,14 +26,14 @@ Quantiles are exact to 0.4 %. --json also holds the mean vectors.)";
 
 struct StatsFlags : CaptureRequestFlags, TransferFlags {};
 
-absl::Status Run(const StatsFlags& flags, const std::string& server, Interrupt& interrupt) {
+absl::Status Run(const StatsFlags& flags, const ServerChoice& server, Interrupt& interrupt) {
   ASSIGN_OR_RETURN(v1::CaptureRequest request, MakeCaptureRequest(flags));
   request.set_statistics_only(true);
-  ASSIGN_OR_RETURN(std::unique_ptr<client::Client> client, client::Client::Connect(server));
+  ASSIGN_OR_RETURN(std::unique_ptr<client::Client> client, Connect(server));
   std::unique_ptr<TokenSource> tokens;
   if (!flags.tokens.empty()) {
     absl::StatusOr<std::unique_ptr<TokenSource>> opened = OpenTokens(flags, *client);
-    if (!opened.ok()) return ExplainUnavailable(opened.status(), server);
+    if (!opened.ok()) return ExplainUnavailable(opened.status(), server.address);
     tokens = *std::move(opened);
   }
   Transfer transfer;

@@ -91,9 +91,9 @@ absl::Status Encode(const TokenizeFlags& flags, client::Client& client) {
   return absl::OkStatus();
 }
 
-absl::Status Run(const TokenizeFlags& flags, const std::string& server) {
-  ASSIGN_OR_RETURN(std::unique_ptr<client::Client> client, client::Client::Connect(server));
-  return ExplainUnavailable(flags.decode ? Decode(flags, *client) : Encode(flags, *client), server);
+absl::Status Run(const TokenizeFlags& flags, const ServerChoice& server) {
+  ASSIGN_OR_RETURN(std::unique_ptr<client::Client> client, Connect(server));
+  return ExplainUnavailable(flags.decode ? Decode(flags, *client) : Encode(flags, *client), server.address);
 }
 
 }  // namespace

@@ -190,7 +190,8 @@ absl::Status RowFiles::AppendProvenance(const v1::ActivationChunk& header) {
 absl::Status RowFiles::Complete(File& file, v1::StopReason stop_reason) {
   if (format_ != FileFormat::kSafetensors) {
     const v1::HookPointGrant& grant = started_.hook_points(file.hook_point);
-    const RowMatrix matrix = {grant.hook_point(), DtypeOf(started_.dtype()), file.rows, grant.width(), file.crc32};
+    const RowMatrix matrix = {grant.hook_point(), client::LayoutOf(started_, file.hook_point).dtype, file.rows,
+                              grant.width(), file.crc32};
     const std::string trailer = format_ == FileFormat::kPt ? PtTrailer(matrix) : "";
     RETURN_IF_ERROR(file.scratch->Append(trailer.data(), static_cast<int64_t>(trailer.size())));
     RETURN_IF_ERROR(file.scratch->Overwrite(format_ == FileFormat::kPt ? PtHeader(matrix) : NpyHeader(matrix)));

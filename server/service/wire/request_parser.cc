@@ -298,7 +298,8 @@ absl::StatusOr<CaptureStreamMessage> ParseCaptureStreamRequest(grpc::ByteBuffer 
     return CaptureStreamMessage(std::move(source));
   }
   ASSIGN_OR_RETURN(CaptureRequest joined, Join(std::move(*request)));
-  return CaptureStreamMessage(std::move(joined));
+  // Built in place, since GCC 12 takes the members of the alternatives of a temporary for uninitialized.
+  return absl::StatusOr<CaptureStreamMessage>(absl::in_place, std::move(joined));
 }
 
 }  // namespace hookline
