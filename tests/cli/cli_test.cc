@@ -425,7 +425,7 @@ TEST_F(CliTest, WrongUseEndsWithTwoAndAHint) {
            {"capture", "--tokens", "x"},
            {"capture", "--hook-points", kResid},
            {"capture", "--hook-points", kResid, "--tokens", "x", "--dataset", "y"},
-           {"capture", "--hook-points", kResid, "--tokens", "x", "--dtype", "int8"},
+           {"capture", "--hook-points", kResid, "--tokens", "x", "--dtype", "int16"},
            {"capture", "--hook-points", kResid, "--tokens", "x", "--max-activations", "many"},
            {"capture", "--hook-points", kResid, "--tokens", "x", "--provenance"}}) {
     ProgramResult result = Run(arguments);

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "server/base/shuffled_order.h"
 #include "server/recording/catalog.h"
 #include "tests/recording/rows_source.h"
 #include "tests/support/fake_disk.h"

@@ -9,6 +9,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
+#include "server/base/shuffled_order.h"
 #include "server/recording/catalog.h"
 #include "tests/recording/rows_source.h"
 #include "tests/support/fake_disk.h"
