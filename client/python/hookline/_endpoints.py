@@ -1,7 +1,7 @@
 """Endpoints files: the addresses of servers, written by whoever starts them (deploy/slurm).
 
-One address a line, HOST:PORT; blank lines, and lines that begin with `#`, count for nothing. A writer puts the file in place
-by renaming it, so that a reader finds all of it or none.
+One address a line, HOST:PORT; blank lines, and lines that begin with `#`, count for nothing. A writer puts the file in
+place by renaming it, so that a reader finds all of it or none.
 """
 
 from __future__ import annotations
