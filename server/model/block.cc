@@ -51,52 +51,61 @@ Block::Block(const DecoderConfig& config, int layer, LayerWeights weights, HookP
   resid_post_hook_ = hook_points.Add("hook_resid_post", d, "The block's output.");
 }
 
-// Hook points are added in the order in which Run computes them.
+// Both Make...Branch add hook points in the order in which Run computes them.
 void Block::MakeAttentionBranch(const DecoderConfig& config, LayerWeights& weights, HookPointList& hook_points) {
-  const int64_t d = config.width;
+  BranchParts parts{config.ln1, weights.ln1, config.ln1_post, weights.ln1_post};
+  parts.sublayer = "attention";
+  parts.follower = "the MLP";
+  parts.norm_name = "ln1";
+  parts.raw_hook = "attn.hook_out";
+  parts.out_hook = "hook_attn_out";
+  parts.alias = "hook_attn";
   const bool post_norm = arrangement_ == Arrangement::kPostNorm;
-  Branch& branch = attention_branch_;
-  const auto make_norm = [&] {
-    branch.norm = std::make_unique<NormPlace>(
-        config.ln1, std::move(weights.ln1), d, "ln1",
-        post_norm ? "The norm of the residual stream after attention" : "The norm before attention",
-        post_norm ? "the MLP" : "attention", hook_points);
-  };
-  if (!post_norm) make_norm();
+  if (!post_norm) AddNorm(parts, config.width, attention_branch_, hook_points);
   attention_ = MakeAttention(config, layer_, std::move(weights.attention), hook_points);
-  if (config.ln1_post.kind != NormConfig::Kind::kNone) {
-    branch.raw_hook = hook_points.Add("attn.hook_out", d, "What attention returns, before the norm after it.");
-  }
-  branch.post_norm = std::make_unique<NormPlace>(config.ln1_post, std::move(weights.ln1_post), d, "ln1_post",
-                                                 "The norm after attention", nullptr, hook_points);
-  branch.out_hook = hook_points.Add("hook_attn_out", d, "What attention adds to the residual stream.");
-  hook_points.Alias("hook_attn", branch.out_hook);
+  AddOutput(parts, config.width, attention_branch_, hook_points);
   if (arrangement_ != Arrangement::kParallel) {
-    resid_mid_hook_ = hook_points.Add("hook_resid_mid", d, "The residual stream between attention and MLP.");
+    resid_mid_hook_ = hook_points.Add("hook_resid_mid", config.width, "The residual stream between attention and MLP.");
   }
-  if (post_norm) make_norm();
+  if (post_norm) AddNorm(parts, config.width, attention_branch_, hook_points);
 }
 
 void Block::MakeFeedForwardBranch(const DecoderConfig& config, LayerWeights& weights, HookPointList& hook_points) {
-  const int64_t d = config.width;
+  BranchParts parts{config.ln2, weights.ln2, config.ln2_post, weights.ln2_post};
+  parts.sublayer = "the MLP";
+  parts.follower = "the next block";
+  parts.norm_name = "ln2";
+  parts.raw_hook = "mlp.hook_out";
+  parts.out_hook = "hook_mlp_out";
+  parts.alias = "hook_mlp";
   const bool post_norm = arrangement_ == Arrangement::kPostNorm;
-  Branch& branch = feed_forward_branch_;
-  const auto make_norm = [&] {
-    branch.norm = std::make_unique<NormPlace>(
-        config.ln2, std::move(weights.ln2), d, "ln2",
-        post_norm ? "The norm of the residual stream after the MLP" : "The norm before the MLP",
-        post_norm ? "the next block" : "the MLP", hook_points);
-  };
-  if (!post_norm) make_norm();
+  if (!post_norm) AddNorm(parts, config.width, feed_forward_branch_, hook_points);
   feed_forward_ = MakeFeedForward(config.layers[layer_].feed_forward, std::move(weights.feed_forward), hook_points);
-  if (config.ln2_post.kind != NormConfig::Kind::kNone) {
-    branch.raw_hook = hook_points.Add("mlp.hook_out", d, "What the MLP returns, before the norm after it.");
+  AddOutput(parts, config.width, feed_forward_branch_, hook_points);
+  if (post_norm) AddNorm(parts, config.width, feed_forward_branch_, hook_points);
+}
+
+// The norm before the sublayer; in post-norm blocks the one after the residual sum.
+void Block::AddNorm(const BranchParts& parts, int64_t width, Branch& branch, HookPointList& hook_points) const {
+  const bool post_norm = arrangement_ == Arrangement::kPostNorm;
+  branch.norm = std::make_unique<NormPlace>(
+      parts.norm, std::move(parts.norm_weights), width, parts.norm_name,
+      absl::StrCat(post_norm ? "The norm of the residual stream after " : "The norm before ", parts.sublayer),
+      post_norm ? parts.follower : parts.sublayer, hook_points);
+}
+
+// What stands between the sublayer and the residual sum.
+void Block::AddOutput(const BranchParts& parts, int64_t width, Branch& branch, HookPointList& hook_points) {
+  if (parts.post_norm.kind != NormConfig::Kind::kNone) {
+    branch.raw_hook = hook_points.Add(parts.raw_hook, width,
+                                      absl::StrCat("What ", parts.sublayer, " returns, before the norm after it."));
   }
-  branch.post_norm = std::make_unique<NormPlace>(config.ln2_post, std::move(weights.ln2_post), d, "ln2_post",
-                                                 "The norm after the MLP", nullptr, hook_points);
-  branch.out_hook = hook_points.Add("hook_mlp_out", d, "What the MLP adds to the residual stream.");
-  hook_points.Alias("hook_mlp", branch.out_hook);
-  if (post_norm) make_norm();
+  branch.post_norm = std::make_unique<NormPlace>(parts.post_norm, std::move(parts.post_norm_weights), width,
+                                                 absl::StrCat(parts.norm_name, "_post"),
+                                                 absl::StrCat("The norm after ", parts.sublayer), nullptr, hook_points);
+  branch.out_hook =
+      hook_points.Add(parts.out_hook, width, absl::StrCat("What ", parts.sublayer, " adds to the residual stream."));
+  hook_points.Alias(parts.alias, branch.out_hook);
 }
 
 bool Block::Run(ForwardPass& pass, at::Tensor* x) const {

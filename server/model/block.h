@@ -58,8 +58,24 @@ class Block {
     int out_hook = kNoHookPoint;           // what is added to the residual stream
   };
 
+  // What the two branches of a block are made from. The weights are moved from.
+  struct BranchParts {
+    const NormConfig& norm;
+    NormWeights& norm_weights;
+    const NormConfig& post_norm;
+    NormWeights& post_norm_weights;
+    const char* sublayer = "";   // as descriptions name it
+    const char* follower = "";   // reads the norm of a post-norm block
+    const char* norm_name = "";  // "ln1"
+    const char* raw_hook = "";
+    const char* out_hook = "";
+    const char* alias = "";  // of out_hook
+  };
+
   void MakeAttentionBranch(const DecoderConfig& config, LayerWeights& weights, HookPointList& hook_points);
   void MakeFeedForwardBranch(const DecoderConfig& config, LayerWeights& weights, HookPointList& hook_points);
+  void AddNorm(const BranchParts& parts, int64_t width, Branch& branch, HookPointList& hook_points) const;
+  static void AddOutput(const BranchParts& parts, int64_t width, Branch& branch, HookPointList& hook_points);
 
   bool RunSequential(ForwardPass& pass, at::Tensor* x) const;
   bool RunParallel(ForwardPass& pass, at::Tensor* x) const;

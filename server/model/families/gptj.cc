@@ -2,43 +2,16 @@
 #include <cmath>
 #include <string>
 #include <utility>
-#include <variant>
 
-#include "absl/strings/str_cat.h"
 #include "server/model/families/config_fields.h"
 #include "server/model/families/family.h"
-#include "server/model/families/take_layers.h"
+#include "server/model/families/gpt_weights.h"
 
 namespace hookline {
 namespace {
 
 DecoderWeights TakeWeights(const DecoderConfig& config, WeightTaker& take) {
-  const int64_t d = config.width;
-  const std::string prefix = take.Has("wte.weight") ? "" : "transformer.";
-  DecoderWeights weights;
-  weights.token_embedding = take.Table(prefix + "wte.weight", {config.vocabulary_size, d});
-  for (size_t i = 0; i < config.layers.size(); ++i) {
-    const std::string block = absl::StrCat(prefix, "h.", i, "."), self = block + "attn.";
-    const int64_t hidden = std::get<DenseConfig>(config.layers[i].feed_forward).width;
-    SoftmaxAttentionWeights attention;
-    attention.query = TakeLinear(take, self + "q_proj", d, d, Bias::kNone);
-    attention.key = TakeLinear(take, self + "k_proj", d, d, Bias::kNone);
-    attention.value = TakeLinear(take, self + "v_proj", d, d, Bias::kNone);
-    attention.out = TakeLinear(take, self + "out_proj", d, d, Bias::kNone);
-    DenseWeights mlp;
-    mlp.up = TakeLinear(take, block + "mlp.fc_in", d, hidden, Bias::kThere);
-    mlp.down = TakeLinear(take, block + "mlp.fc_out", hidden, d, Bias::kThere);
-    LayerWeights layer;
-    layer.ln1 = TakeLayerNorm(take, block + "ln_1", d);
-    layer.attention = std::move(attention);
-    layer.feed_forward = std::move(mlp);
-    // The masks that old files hold.
-    for (const char* buffer : {"bias", "masked_bias"}) take.Ignore(self + buffer);
-    weights.layers.push_back(std::move(layer));
-  }
-  weights.ln_final = TakeLayerNorm(take, prefix + "ln_f", d);
-  IgnoreHead(take, "lm_head", config.vocabulary_size, d);
-  return weights;
+  return TakeGptWeights(config, {"attn.", Bias::kNone, "mlp.fc_in", "mlp.fc_out"}, take);
 }
 
 }  // namespace
