@@ -25,12 +25,18 @@ TEST_F(EngineTest, Promise6CapturesWithoutAWindowQueueInTheOrderOfArrival) {
   EXPECT_TRUE(queued.ReadAll().ended->status.ok());
 }
 
-// 64 slabs. A capture of one hook point takes 8 of them, one of all takes more than 8; a capture may have 16.
+// 64 slabs. A capture of one hook point takes six of them, which is the least that it can run with; one of all hook
+// points takes up to 16. Who waits may be overtaken by captures that hold 16 slabs together.
 class AdmissionTest : public EngineTest {
  protected:
   AdmissionTest() {
-    options_.window_slabs = 8;
+    options_.window_slabs = 2;
     Create();
+    const auto narrow = engine_->Plan(Request(kOne, Sequences({10})));
+    const auto wide = engine_->Plan(Request({"hook_embed", "blocks.*"}, Sequences({10})));
+    EXPECT_EQ(narrow->window_slabs, 6);
+    EXPECT_GT(wide->window_slabs, 10);
+    EXPECT_LE(wide->window_slabs, 16);
   }
   ~AdmissionTest() override { model_->Open(); }
 
@@ -56,7 +62,7 @@ class AdmissionTest : public EngineTest {
 };
 
 TEST_F(AdmissionTest, Promise6AWideRequestThatSlowReadersKeepOutKeepsNobodyElseOut) {
-  auto stalled = StalledReaders(7);
+  auto stalled = StalledReaders(9);
   const auto wide = Wide();
   for (int i = 0; i < 20; ++i) {
     const auto sequences = Sequences({20, 7}, static_cast<uint32_t>(i));
@@ -70,14 +76,14 @@ TEST_F(AdmissionTest, Promise6AWideRequestThatSlowReadersKeepOutKeepsNobodyElseO
 
 TEST_F(AdmissionTest, Promise6WhoPassesAWideRequestLeavesItItsSlabs) {
   model_->Close();  // all but the first capture are not in flight: when they go, their slabs are back at once
-  auto stalled = StalledReaders(8);
+  auto stalled = StalledReaders(10);
   const auto wide = Wide();
   const auto first = Stalled(), second = Stalled(), third = Stalled();
   stalled.pop_back();
   EXPECT_TRUE(IsAdmitted(*first));
   stalled.pop_back();
   EXPECT_TRUE(IsAdmitted(*second));
-  // The two hold 16 slabs, the most that may pass. What comes back now is the wide one's.
+  // The two hold 12 slabs; a third would hold more than may pass. What comes back now is the wide one's.
   stalled.pop_back();
   EXPECT_FALSE(IsAdmitted(*third));
   EXPECT_FALSE(IsAdmitted(*wide));
@@ -88,10 +94,10 @@ TEST_F(AdmissionTest, Promise6WhoPassesAWideRequestLeavesItItsSlabs) {
 
 TEST_F(AdmissionTest, ACaptureThatNoLongerWaitsLetsTheNextOneIn) {
   model_->Close();
-  auto stalled = StalledReaders(8);
+  auto stalled = StalledReaders(10);
   const auto wide = Wide();
   const auto first = Stalled(), second = Stalled(), third = Stalled();
-  stalled.resize(5);
+  stalled.resize(7);
   EXPECT_FALSE(IsAdmitted(*third));
   wide->capture().Cancel();
   EXPECT_TRUE(IsAdmitted(*third));
@@ -100,7 +106,7 @@ TEST_F(AdmissionTest, ACaptureThatNoLongerWaitsLetsTheNextOneIn) {
 TEST_F(AdmissionTest, TheTimeBeforeAdmissionIsQueueTime) {
   const auto reader = Stalled();
   EXPECT_TRUE(reader->ReadOne());
-  auto stalled = StalledReaders(7);
+  auto stalled = StalledReaders(9);
   const absl::Time before = absl::Now();
   Collector queued(*engine_, Request(kOne, Sequences({10})));
   EXPECT_EQ(queued.capture().Next(), std::nullopt);

@@ -516,13 +516,19 @@ TEST_F(EngineTest, LimitsOnCapturesCountPerServerAndPerAddress) {
   Collector a1(*engine_, request, "a"), a2(*engine_, request, "a"), a3(*engine_, request, "a");
   EXPECT_EQ(a3.status().code(), absl::StatusCode::kResourceExhausted);
   EXPECT_THAT(std::string(a3.status().message()), HasSubstr("--max-captures-per-address"));
-  Collector b1(*engine_, request, "b"), c1(*engine_, request, "c");
-  EXPECT_TRUE(b1.status().ok());
-  EXPECT_THAT(std::string(c1.status().message()), HasSubstr("--max-captures)"));
-  a1.ReadAll();
+  // Three run, and as many more may wait.
+  Collector b1(*engine_, request, "b"), c1(*engine_, request, "c"), c2(*engine_, request, "c");
+  Collector d1(*engine_, request, "d"), d2(*engine_, request, "d");
+  for (Collector* waiting : {&c1, &c2, &d1}) {
+    EXPECT_TRUE(waiting->status().ok()) << waiting->status();
+    EXPECT_EQ(waiting->capture().Next(), std::nullopt);
+  }
+  EXPECT_EQ(d2.status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(d2.status().message()), HasSubstr("--max-captures)"));
+  for (Collector* collector : {&a1, &a2, &b1, &c1, &c2, &d1}) EXPECT_TRUE(collector->ReadAll().ended->status.ok());
   Collector again(*engine_, request, "a");
   EXPECT_TRUE(again.status().ok()) << again.status();
-  for (Collector* collector : {&a2, &b1, &again}) collector->ReadAll();
+  again.ReadAll();
 }
 
 }  // namespace
