@@ -45,7 +45,7 @@ absl::Status Run(const StatsFlags& flags, const ServerChoice& server, Interrupt&
   transfer.tokens = tokens.get();
   transfer.on_started = [](const v1::CaptureStarted&, Progress&) {};
   transfer.table = StatisticsTable;
-  return RunTransfer(flags, transfer, server, interrupt);
+  return RunTransfer(flags, transfer, server.address, interrupt);
 }
 
 }  // namespace
