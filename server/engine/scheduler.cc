@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "server/base/lock_order.h"
 #include "server/base/status.h"
+#include "server/engine/score_run.h"
 
 namespace hookline {
 namespace {
@@ -158,6 +159,7 @@ absl::Status Scheduler::CheckHeldTokens(int64_t more) const {
   if (more == 0) return absl::OkStatus();
   int64_t held = 0;
   for (const auto& [id, flow] : flows_) held += flow.source.held_tokens();
+  for (const auto& [id, score] : scores_) held += score.held_tokens;
   if (held + more <= options_.max_held_tokens) return absl::OkStatus();
   return absl::ResourceExhaustedError(absl::StrCat(
       "tokens: this server's captures hold ", held, " tokens, with these ", more, " more than the ",
@@ -301,6 +303,50 @@ void Scheduler::FinishSource(CaptureId id) {
   if (capture->phase != CapturePhase::kWaiting) EndFlowIfDone(capture->flow);
 }
 
+// --- Scorings.
+
+absl::StatusOr<CaptureId> Scheduler::AdmitScore(ModelId model, std::shared_ptr<ScoreRun> run, int64_t held_tokens,
+                                                absl::string_view address) {
+  CaptureId id{};
+  {
+    Section section(this);
+    RETURN_IF_ERROR(CheckHeldTokens(held_tokens));
+    RETURN_IF_ERROR(CheckCaptureCount(address));
+    id = CaptureId{++last_id_};
+    QueueOf(model).scores.Add(id, run);
+    scores_[id] = {model, std::move(run), held_tokens};
+    unreleased_[id] = std::string(address);
+  }
+  ScoreMayRun(id);
+  return id;
+}
+
+void Scheduler::ScoreMayRun(CaptureId id) {
+  std::shared_ptr<ScoreRun> run;
+  {
+    RankedLock lock(&mu_, LockRank::kScheduler);
+    if (const auto found = scores_.find(id); found != scores_.end()) run = found->second.run;
+  }
+  if (run == nullptr) return;
+  const int64_t positions = run->NextPositions();
+  Section section(this);
+  const auto found = scores_.find(id);
+  if (positions == 0 || found == scores_.end()) return;
+  ModelQueue& queue = QueueOf(found->second.model);
+  queue.scores.SetWaiting(id, positions);
+  queue.wake.NotifyAll();
+}
+
+void Scheduler::RemoveScore(CaptureId id) {
+  Section section(this);
+  const auto found = scores_.find(id);
+  if (found == scores_.end()) return;
+  KeepUntilUnlocked(QueueOf(found->second.model).scores.Remove(id));
+  KeepUntilUnlocked(scores_.extract(found));
+  unreleased_.erase(id);
+  maybe_idle_.NotifyAll();
+}
+
 // --- Ending.
 
 void Scheduler::Cancel(CaptureId id) {
@@ -420,6 +466,9 @@ void Scheduler::SlabReturned(CaptureId id) {
 
 void Scheduler::StopAll(const absl::Status& status) {
   draining_ = true;
+  for (const auto& [id, score] : scores_) {
+    AfterUnlock([run = score.run, status] { run->End(status); });
+  }
   std::vector<CaptureId> running;
   for (const auto& [id, capture] : captures_) running.push_back(id);
   for (CaptureId id : running) StopCapture(id, StopReason::kShuttingDown, status);
@@ -534,11 +583,13 @@ std::optional<Batch> Scheduler::FormBatchNow(ModelQueue& queue, absl::Time* look
     DetachLaggards(flow, now, look_again);
     if (IsReady(flow)) ready.push_back(&flow);
   }
-  if (ready.empty() || queue.launched_batches >= kMaxLaunchedBatches) return std::nullopt;
+  if (ready.empty() || queue.launched_batches >= kMaxLaunchedBatches) return TakeScore(queue, /*flows=*/0);
   if (const absl::Time run_at = WhenToRun(queue, ready, now); now < run_at) {
     *look_again = std::min(*look_again, run_at);
-    return std::nullopt;
+    return TakeScore(queue, /*flows=*/0);
   }
+  const int64_t flows_ready = static_cast<int64_t>(ready.size());
+  if (std::optional<Batch> score = TakeScore(queue, flows_ready)) return score;
 
   const BatchLimits limits{queue.setup.max_batch_tokens, queue.setup.info->mixes_lengths};
   // Small flows go first, but not twice in a row, so that a stream of them delays the others only a little.
@@ -546,6 +597,9 @@ std::optional<Batch> Scheduler::FormBatchNow(ModelQueue& queue, absl::Time* look
   queue.small_went_first = !small.empty();
   Batch batch;
   batch.items = FormBatch(small.empty() ? ready : small, limits);
+  int64_t tokens = 0;
+  for (const BatchItem& item : batch.items) tokens += item.sequence.length;
+  queue.scores.FlowsRun(flows_ready, tokens);
   std::set<FlowId> in_batch;
   for (const BatchItem& item : batch.items) in_batch.insert(item.flow);
   for (FlowId id : queue.turn) {
@@ -593,6 +647,15 @@ void Scheduler::AddMembers(Flow& flow, absl::Time now, Batch* batch) {
     }
   }
   flow.ready_since = absl::InfiniteFuture();
+}
+
+std::optional<Batch> Scheduler::TakeScore(ModelQueue& queue, int64_t flows) {
+  ScoreQueue::Turn turn = queue.scores.Take(flows);
+  if (turn.run == nullptr) return std::nullopt;
+  Batch batch;
+  batch.score = std::move(turn.run);
+  batch.score_id = turn.id;
+  return batch;
 }
 
 // --- What devices report.

@@ -41,6 +41,7 @@
 #include "server/engine/flow.h"
 #include "server/engine/ids.h"
 #include "server/engine/options.h"
+#include "server/engine/score_queue.h"
 #include "server/engine/snapshot.h"
 #include "server/model/model.h"
 
@@ -80,6 +81,13 @@ class Scheduler {
   void Cancel(CaptureId id) ABSL_LOCKS_EXCLUDED(mu_);
   // Ends the capture with an error.
   void Failed(CaptureId id, absl::Status status) ABSL_LOCKS_EXCLUDED(mu_);
+  // Takes in a scoring, whose client has `address`. `held_tokens`: ids that it keeps. Errors of Engine::StartScore.
+  absl::StatusOr<CaptureId> AdmitScore(ModelId model, std::shared_ptr<ScoreRun> run, int64_t held_tokens,
+                                       absl::string_view address) ABSL_LOCKS_EXCLUDED(mu_);
+  // Tells that the scoring may have a forward pass to run: one has ended, or its client has taken scores.
+  void ScoreMayRun(CaptureId id) ABSL_LOCKS_EXCLUDED(mu_);
+  // Forgets the scoring. A pass that runs goes on.
+  void RemoveScore(CaptureId id) ABSL_LOCKS_EXCLUDED(mu_);
   // Engine::Drain; `deadline` is a time of SteadyNow.
   void Drain(absl::Time deadline) ABSL_LOCKS_EXCLUDED(mu_);
   // Ends every capture; from now on NextBatch returns none.
@@ -128,6 +136,12 @@ class Scheduler {
     bool small_went_first = false;  // in the last batch
     EngineSnapshot::ModelLoad load;
     double seconds_per_token_layer = 0;
+    ScoreQueue scores;
+  };
+  struct ScoreEntry {
+    ModelId model{};
+    std::shared_ptr<ScoreRun> run;
+    int64_t held_tokens = 0;
   };
 
   void AfterUnlock(std::function<void()> action) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -171,6 +185,8 @@ class Scheduler {
   bool IsReady(const Flow& flow) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void UpdateWaitingTimes(Flow& flow, absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void DetachLaggards(Flow& flow, absl::Time now, absl::Time* look_again) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // The batch of a scoring if it is its turn beside `flows` flows that could run now.
+  std::optional<Batch> TakeScore(ModelQueue& queue, int64_t flows) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   std::optional<Batch> FormBatchNow(ModelQueue& queue, absl::Time* look_again) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Time WhenToRun(const ModelQueue& queue, const std::vector<Flow*>& ready, absl::Time now) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -185,6 +201,7 @@ class Scheduler {
   std::deque<ModelQueue> models_ ABSL_GUARDED_BY(mu_);
   std::map<CaptureId, CaptureState> captures_ ABSL_GUARDED_BY(mu_);
   std::map<FlowId, Flow> flows_ ABSL_GUARDED_BY(mu_);
+  std::map<CaptureId, ScoreEntry> scores_ ABSL_GUARDED_BY(mu_);
   std::map<std::pair<ModelId, std::string>, FlowId> feeds_ ABSL_GUARDED_BY(mu_);
   std::deque<Admission> admissions_ ABSL_GUARDED_BY(mu_);  // oldest first
   // The addresses of captures whose sink has neither consumed the final event nor been destroyed. They count against

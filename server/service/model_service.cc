@@ -24,6 +24,7 @@ void Describe(const ModelInfo& info, v1::Model* out) {
   out->set_device(info.device);
   out->set_fingerprint(info.fingerprint);
   out->set_parameters(info.parameters);
+  out->set_evaluates(info.no_logits.empty());
 }
 
 }  // namespace
@@ -47,6 +48,8 @@ grpc::ServerUnaryReactor* ModelServiceImpl::GetModel(grpc::CallbackServerContext
       out.set_width(static_cast<int32_t>(hook_point.width));
       out.set_layer(hook_point.layer);
       out.set_description(hook_point.description);
+      out.set_heads(hook_point.heads);
+      out.set_observation(hook_point.observation);
     }
     return absl::OkStatus();
   });

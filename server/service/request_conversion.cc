@@ -35,21 +35,11 @@ absl::StatusOr<Dtype> FromProto(v1::Dtype dtype) {
   }
 }
 
-DatasetSource FromProto(const v1::DatasetSource& source) {
-  DatasetSource out;
-  out.name = source.name();
-  out.sequence_length = source.sequence_length();
-  out.first_sequence = source.first_sequence();
-  out.sequence_count = source.sequence_count();
-  if (source.has_prepend_token_id()) out.prepend_token_id = source.prepend_token_id();
-  return out;
-}
-
 absl::StatusOr<FeedSource> FromProto(const v1::FeedSource& source) {
   RETURN_IF_ERROR(CheckEnum("feed.on_lag", source.on_lag()));
   FeedSource out;
   out.name = source.name();
-  out.dataset = FromProto(source.dataset());
+  out.dataset = hookline::FromProto(source.dataset());
   out.start_when_subscribers = source.start_when_subscribers() == 0 ? 1 : source.start_when_subscribers();
   out.on_lag = source.on_lag() == v1::ON_LAG_WAIT ? OnLag::kWait : OnLag::kDetach;
   return out;
@@ -67,6 +57,16 @@ Selection FromProto(const v1::Selection& selection) {
 }
 
 }  // namespace
+
+DatasetSource FromProto(const v1::DatasetSource& source) {
+  DatasetSource out;
+  out.name = source.name();
+  out.sequence_length = source.sequence_length();
+  out.first_sequence = source.first_sequence();
+  out.sequence_count = source.sequence_count();
+  if (source.has_prepend_token_id()) out.prepend_token_id = source.prepend_token_id();
+  return out;
+}
 
 v1::Dtype ToProto(Dtype dtype) {
   switch (dtype) {

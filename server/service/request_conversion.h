@@ -11,6 +11,8 @@ namespace hookline {
 
 v1::Dtype ToProto(Dtype dtype);
 
+DatasetSource FromProto(const v1::DatasetSource& source);
+
 // Fills in what the proto says of fields that are unset. `tokens` is request_parser.h's to read; here it counts as no
 // source. Checks only what plain C++ cannot express: INVALID_ARGUMENT
 // naming the field for an enum's number without a name. Everything else is the engine's to check.

@@ -24,6 +24,8 @@
 #include "server/service/capture_service.h"
 #include "server/service/connection_acceptor.h"
 #include "server/service/dataset_service.h"
+#include "server/service/dictionary_service.h"
+#include "server/service/evaluation_service.h"
 #include "server/service/model_service.h"
 #include "server/service/recording_service.h"
 #include "spdlog/spdlog.h"
@@ -93,7 +95,9 @@ class GrpcServer final : public Server {
         recorder_(recorder),
         capture_service_(engine, recorder, &memories_),
         model_service_(engine),
-        dataset_service_(engine) {
+        dataset_service_(engine),
+        dictionary_service_(engine),
+        evaluation_service_(engine) {
     if (recorder != nullptr) recording_service_.emplace(recorder, &memories_);
   }
 
@@ -115,6 +119,7 @@ class GrpcServer final : public Server {
     hand_on_ = builder.experimental().AddExternalConnectionAcceptor(
         grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD, grpc::InsecureServerCredentials());
     builder.RegisterService(&capture_service_).RegisterService(&model_service_).RegisterService(&dataset_service_);
+    builder.RegisterService(&dictionary_service_).RegisterService(&evaluation_service_);
     if (recording_service_.has_value()) builder.RegisterService(&*recording_service_);
     builder.SetResourceQuota(grpc::ResourceQuota("hookline").Resize(static_cast<size_t>(options.max_incoming_bytes)));
     builder.SetMaxReceiveMessageSize(static_cast<int>(options.max_request_bytes));
@@ -182,7 +187,8 @@ class GrpcServer final : public Server {
   void SetServing(bool serving) {
     grpc::HealthCheckServiceInterface& health = *server_->GetHealthCheckService();
     for (const char* service : {"", v1::CaptureService::service_full_name(), v1::ModelService::service_full_name(),
-                                v1::DatasetService::service_full_name()}) {
+                                v1::DatasetService::service_full_name(), v1::DictionaryService::service_full_name(),
+                                v1::EvaluationService::service_full_name()}) {
       health.SetServingStatus(service, serving);
     }
     if (recording_service_.has_value()) {
@@ -196,6 +202,8 @@ class GrpcServer final : public Server {
   CaptureServiceImpl capture_service_;
   ModelServiceImpl model_service_;
   DatasetServiceImpl dataset_service_;
+  DictionaryServiceImpl dictionary_service_;
+  EvaluationServiceImpl evaluation_service_;
   std::optional<RecordingServiceImpl> recording_service_;
   std::vector<int> ports_;
   std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> hand_on_;

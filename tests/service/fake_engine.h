@@ -56,6 +56,14 @@ class FakeEngine final : public Engine {
   CaptureEstimate Estimate(const CapturePlan& plan) const override;
   absl::StatusOr<std::shared_ptr<Capture>> Start(CapturePlan plan, absl::string_view address,
                                                  CaptureCallbacks callbacks) override;
+  // Scores need a model.
+  absl::StatusOr<ScorePlan> PlanScore(ScoreRequest /*request*/) const override {
+    return absl::UnimplementedError("the fake engine computes no scores");
+  }
+  absl::StatusOr<std::shared_ptr<Scoring>> StartScore(ScorePlan /*plan*/, absl::string_view /*address*/,
+                                                      std::function<void()> /*on_ready*/) override {
+    return absl::UnimplementedError("the fake engine computes no scores");
+  }
   EngineSnapshot Snapshot() const override;
   void Drain(absl::Time deadline) override;
 
