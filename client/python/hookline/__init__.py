@@ -28,14 +28,17 @@ from hookline.errors import (
     ResourceExhaustedError,
     UnavailableError,
 )
+from hookline.evaluate import LossRecovered
 from hookline.model import RemoteModel
 from hookline.persist import Persist, PersistProgress
+from hookline.scores import Intervention, ReplacedRows, Scores, ScoreSummary, SequenceScore, TopLogits, VariantSummary
 from hookline.types import (
     CaptureEstimate,
     CaptureStarted,
     CaptureSummary,
     Dataset,
     DatasetInfo,
+    Dictionary,
     Feed,
     HookPoint,
     HookPointEstimate,
@@ -61,6 +64,7 @@ __all__ = [
     "Dataset",
     "DatasetInfo",
     "DeadlineExceededError",
+    "Dictionary",
     "FailedPreconditionError",
     "Feed",
     "HookPoint",
@@ -69,7 +73,9 @@ __all__ = [
     "HookPointSummary",
     "HooklineError",
     "InternalError",
+    "Intervention",
     "InvalidArgumentError",
+    "LossRecovered",
     "ModelInfo",
     "NotFoundError",
     "Persist",
@@ -78,13 +84,19 @@ __all__ = [
     "Recording",
     "RecordingInfo",
     "RemoteModel",
+    "ReplacedRows",
     "ResourceExhaustedError",
     "Retry",
+    "ScoreSummary",
+    "Scores",
     "Selection",
+    "SequenceScore",
+    "TopLogits",
     "UnavailableError",
-    "__version__",
+    "VariantSummary",
     "collect_activations_from_dataloader",
     "connect",
+    "__version__",
 ]
 
 _ON_DEMAND = ("aio", "sae_lens", "torch")

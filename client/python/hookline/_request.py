@@ -96,12 +96,12 @@ class CaptureOptions:
             request.selection.sample_rows = selection.sample_rows
             request.selection.seed = selection.seed
         if isinstance(self.source, Dataset):
-            _fill_dataset(request.dataset, self.source)
+            fill_dataset(request.dataset, self.source)
         elif isinstance(self.source, Feed):
             if self.source.on_lag not in _ON_LAG:
                 raise ValueError(f"on_lag: {self.source.on_lag!r} is none of detach, wait")
             request.feed.name = self.source.name
-            _fill_dataset(request.feed.dataset, self.source.dataset)
+            fill_dataset(request.feed.dataset, self.source.dataset)
             request.feed.start_when_subscribers = self.source.start_when_subscribers
             request.feed.on_lag = _ON_LAG[self.source.on_lag]
         return request
@@ -166,7 +166,8 @@ def _recording_request(recording: Recording) -> Any:
     return request
 
 
-def _fill_dataset(message: Any, dataset: Dataset) -> None:
+def fill_dataset(message: Any, dataset: Dataset) -> None:
+    """Fills a proto DatasetSource."""
     message.SetInParent()
     message.name = dataset.name
     message.sequence_length = dataset.sequence_length

@@ -20,7 +20,7 @@ import grpc
 import grpc.aio
 
 from hookline import _calls, _lifetime, _memory, _network, _protocol, _shared_memory
-from hookline._arguments import CaptureArguments, PersistArguments
+from hookline._arguments import CaptureArguments, PersistArguments, ScoreArguments
 from hookline._arrays import Allocator
 from hookline._async_sources import FromAsync, SourceThread
 from hookline._batches import RawBatch
@@ -39,11 +39,20 @@ from hookline.errors import (
     from_rpc_error,
 )
 from hookline.persist import PersistProgress, finished_recording, persist_progress, persist_request
+from hookline.scores import (
+    Intervention,
+    ScoreOptions,
+    ScoreReader,
+    ScoreSummary,
+    SequenceScore,
+    score_options,
+)
 from hookline.types import (
     CaptureEstimate,
     CaptureStarted,
     CaptureSummary,
     DatasetInfo,
+    Dictionary,
     ModelInfo,
     RecordingInfo,
     Selection,
@@ -77,7 +86,7 @@ class AsyncClient:
         self.address = address
         self._loop = _running_loop("hookline.aio.connect")
         self._closed = False
-        self._running: weakref.WeakSet[AsyncCapture | AsyncPersist] = weakref.WeakSet()
+        self._running: weakref.WeakSet[AsyncCapture | AsyncPersist | AsyncScores] = weakref.WeakSet()
         self._forked = False
         self._offer_memory = _shared_memory.offers(address, shared_memory)
         options = channel_options(address)
@@ -145,6 +154,10 @@ class AsyncClient:
         """The token datasets that the server holds."""
         return await self._call(_calls.list_datasets(), timeout)
 
+    async def dictionaries(self, *, timeout: float | None = None) -> tuple[Dictionary, ...]:
+        """The sparse dictionaries that the server holds beside its models."""
+        return await self._call(_calls.list_dictionaries(), timeout)
+
     async def dataset(self, name: str, *, timeout: float | None = None) -> DatasetInfo:
         """One dataset of the server."""
         return await self._call(_calls.get_dataset(name), timeout)
@@ -162,6 +175,20 @@ class AsyncClient:
     async def recording(self, name: str, *, timeout: float | None = None) -> RecordingInfo:
         """One recording on the server."""
         return await self._call(_calls.get_recording(name), timeout)
+
+    def score(
+        self,
+        source: Any,
+        variants: Mapping[str, Sequence[Intervention]] | None = None,
+        **outputs: Unpack[ScoreArguments],
+    ) -> AsyncScores:
+        """`Client.score`, with the same arguments: an async iterator of scores. `await score(...).wait()` returns the
+        summary."""
+        self._check("score")
+        options = score_options(source, variants, outputs)
+        scores = AsyncScores(self._channel.unary_stream(_protocol.SCORE)(options.request), options, self.address)
+        self._running.add(scores)
+        return scores
 
     def persist(
         self, name: str, hook_points: str | Sequence[str], source: Any, **options: Unpack[PersistArguments]
@@ -395,6 +422,46 @@ class AsyncCapture(AsyncIterator[Batch]):
                 sequence = message[1]
         finally:
             source.end()
+
+
+class AsyncScores(AsyncIterator[SequenceScore]):
+    """Scores as they come, as `hookline.Scores`: an async iterator. `wait` reads the rest and returns the summary;
+    `aclose`, or the end of `async with`, ends the work on the server."""
+
+    def __init__(self, call: Any, options: ScoreOptions, address: str) -> None:
+        self._call = call
+        self._options = options
+        self._address = address
+        self._reader = ScoreReader(options)
+
+    async def __anext__(self) -> SequenceScore:
+        while self._reader.summary is None:
+            try:
+                data = await self._call.read()
+            except grpc.RpcError as error:
+                raise self._options.named(_network.name_proxy(from_rpc_error(error), self._address)) from None
+            if data is grpc.aio.EOF:
+                self._reader.finished()
+            score = self._reader.read(data)
+            if score is not None:
+                return score
+        raise StopAsyncIteration
+
+    async def wait(self) -> ScoreSummary:
+        """Reads what is left, and returns the totals."""
+        async for _ in self:
+            pass
+        return self._reader.finished()
+
+    async def aclose(self) -> None:
+        """Ends the call. Idempotent."""
+        self._call.cancel()
+
+    async def __aenter__(self) -> AsyncScores:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.aclose()
 
 
 class AsyncPersist(AsyncIterator[PersistProgress]):

@@ -26,6 +26,8 @@ class HookPoint:
     width: int  # values in a row; heads are flattened into it, head 0 first
     layer: int  # from 0; -1 before the first block, the number of layers after the last
     description: str
+    heads: int = 0  # that the width is divided into; 0: it is not
+    observation: bool = False  # nothing reads the value: an intervention there is refused
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,23 @@ class ModelInfo:
     fingerprint: str
     parameters: int
     hook_points: tuple[HookPoint, ...]
+    evaluates: bool = False  # whether it can be scored
+
+
+@dataclass(frozen=True)
+class Dictionary:
+    """A sparse dictionary that the server holds beside a model."""
+
+    name: str
+    model: str
+    hook_point: str  # whose rows it encodes
+    architecture: str
+    format: str  # the library whose files it was read from
+    width: int  # of the rows
+    latents: int
+    max_active: int  # latents of a row that can be other than zero; 0: no limit
+    fingerprint: str
+    hook_points: tuple[str, ...]  # its own, which are captured as any other
 
 
 @dataclass(frozen=True)
@@ -247,7 +266,9 @@ class CaptureEstimate:
 
 
 def model_info(message: Any) -> ModelInfo:
-    points = tuple(HookPoint(p.name, p.width, p.layer, p.description) for p in message.hook_points)
+    points = tuple(
+        HookPoint(p.name, p.width, p.layer, p.description, p.heads, p.observation) for p in message.hook_points
+    )
     return ModelInfo(
         name=message.name,
         architecture=message.architecture,
@@ -264,6 +285,7 @@ def model_info(message: Any) -> ModelInfo:
         fingerprint=message.fingerprint,
         parameters=message.parameters,
         hook_points=points,
+        evaluates=message.evaluates,
     )
 
 
@@ -275,6 +297,21 @@ def dataset_info(message: Any) -> DatasetInfo:
         token_dtype=message.token_dtype,
         largest_token_id=message.largest_token_id,
         fingerprint=message.fingerprint,
+    )
+
+
+def dictionary_info(message: Any) -> Dictionary:
+    return Dictionary(
+        name=message.name,
+        model=message.model,
+        hook_point=message.hook_point,
+        architecture=message.architecture,
+        format=message.format,
+        width=message.width,
+        latents=message.latents,
+        max_active=message.max_active,
+        fingerprint=message.fingerprint,
+        hook_points=tuple(message.hook_points),
     )
 
 
