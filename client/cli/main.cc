@@ -36,6 +36,7 @@ int Main(int argc, const char* const* argv) {
   AddModelsCommand(app, invocation);
   AddHooksCommand(app, invocation);
   AddCaptureCommand(app, invocation);
+  AddScoreCommand(app, invocation);
   AddPersistCommand(app, invocation);
   AddRecordingsCommand(app, invocation);
   AddReadCommand(app, invocation);

@@ -21,6 +21,7 @@ struct Invocation {
 void AddModelsCommand(CLI::App& app, Invocation& invocation);
 void AddHooksCommand(CLI::App& app, Invocation& invocation);
 void AddCaptureCommand(CLI::App& app, Invocation& invocation);
+void AddScoreCommand(CLI::App& app, Invocation& invocation);
 void AddPersistCommand(CLI::App& app, Invocation& invocation);
 void AddRecordingsCommand(CLI::App& app, Invocation& invocation);
 void AddVerifyCommand(CLI::App& app, Invocation& invocation);
