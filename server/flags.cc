@@ -54,6 +54,13 @@ class Declare {
     return Value(flag, value, help)->transform(CLI::AsSizeValue(/*kb_is_1000=*/false).description("BYTES"));
   }
 
+  // Given, it sets `value` to false.
+  CLI::Option* Without(const std::string& flag, bool& value, const std::string& help) {
+    return Finish(app_->add_flag_function(
+                      flag, [&value](int64_t count) { value = count <= 0; }, help),
+                  flag);
+  }
+
   CLI::Option* List(const std::string& flag, std::vector<std::string>& values, const std::string& help) {
     return Finish(app_->add_option(flag, values, help), flag)->delimiter(',')->allow_extra_args(false);
   }
@@ -123,11 +130,15 @@ constexpr char kFooter[] =
     "second one ends it at once.\n\n"
     "Exit codes: 0 ended as asked, 1 failed, 2 wrong flags.";
 
-void DeclareAll(CLI::App* app, ServerFlags* flags, std::vector<std::string>* models, std::vector<std::string>* datasets,
-                std::vector<std::string>* tokenizers, ModelOptions* model) {
+// Flags that are lists, as they were given.
+struct Lists {
+  std::vector<std::string> models, datasets, tokenizers, dictionaries;
+};
+
+void DeclareAll(CLI::App* app, ServerFlags* flags, Lists* lists, ModelOptions* model) {
   Declare declare(app);
   declare
-      .List("--model", *models,
+      .List("--model", lists->models,
             "[NAME=]PATH of a nanochat or Hugging Face checkpoint directory or a TorchScript file; without a name, the "
             "last part of the path. Repeat it for more models. A checkpoint is only read. A TorchScript file is a "
             "program, which loading and every capture run: it is held to operators that compute, but serve only what "
@@ -153,16 +164,24 @@ void DeclareAll(CLI::App* app, ServerFlags* flags, std::vector<std::string>* mod
   declare.Duration("--torchscript-timeout", model->torchscript_timeout,
                    "TorchScript: how long one forward pass may take, the trial runs at the start included; a module "
                    "that takes longer there is refused");
+  declare.Without("--no-evaluation", model->evaluation,
+                  "Leaves out the models' unembedding, which captures do without: less memory, but no losses and no "
+                  "logits (EvaluationService)");
   declare.Value("--threads", flags->threads, "Threads of a forward pass on the CPU; 0: one for each core")
       ->check(CLI::Range(0, 1024));
   declare
-      .List("--dataset", *datasets,
+      .List("--dictionary", lists->dictionaries,
+            "NAME=PATH[@HOOK] of a sparse dictionary (a directory of SAELens, sparsify or dictionary_learning) beside "
+            "the only model, at the hook point HOOK; without it, at the one that its files name. Repeat it for more")
+      ->type_name("NAME=PATH[@HOOK]");
+  declare
+      .List("--dataset", lists->datasets,
             "NAME=PATH of token ids: NumPy's format, or ids alone with their type (NAME=tokens.bin:uint16). Repeat it "
             "for more")
       ->type_name("NAME=PATH");
 
   declare
-      .List("--tokenizer", *tokenizers,
+      .List("--tokenizer", lists->tokenizers,
             "NAME=PATH of a model's tokenizer: a tokenizer.json, nanochat's tokenizer.pkl, or a directory with one. "
             "Default: the one beside the checkpoint. Repeat it for more models")
       ->type_name("NAME=PATH");
@@ -299,6 +318,37 @@ void DeclareAll(CLI::App* app, ServerFlags* flags, std::vector<std::string>* mod
       ->group(limits);
 }
 
+void ReadDictionaries(const std::vector<std::string>& dictionaries, ServerFlags* flags) {
+  if (dictionaries.empty()) return;
+  if (flags->models.size() != 1) {
+    throw CLI::ValidationError("--dictionary",
+                               absl::StrCat("stands beside one --model, of which there are ", flags->models.size()));
+  }
+  std::set<std::string> names;
+  for (const std::string& text : dictionaries) {
+    NamedPath named = SplitName(text);
+    DictionaryOptions options;
+    // A path may hold this character, a hook point no slash.
+    const size_t at = named.path.rfind('@');
+    if (at != std::string::npos && named.path.find('/', at) == std::string::npos) {
+      options.hook_point = named.path.substr(at + 1);
+      named.path.resize(at);
+    }
+    options.name = named.name;
+    options.path = named.path;
+    if (options.name.empty() || options.path.empty()) {
+      throw CLI::ValidationError("--dictionary",
+                                 absl::StrCat("`", text,
+                                              "` is not NAME=PATH or NAME=PATH@HOOK with a name of letters, "
+                                              "digits, `.`, `_` and `-`"));
+    }
+    if (!names.insert(options.name).second) {
+      throw CLI::ValidationError("--dictionary", absl::StrCat("two dictionaries are named `", options.name, "`"));
+    }
+    flags->models[0].dictionaries.push_back(std::move(options));
+  }
+}
+
 // Turns the texts of --tokenizer into what they mean; throws as CLI11 does.
 void ReadTokenizers(const std::vector<std::string>& tokenizers, ServerFlags* flags) {
   std::set<std::string> names;
@@ -318,14 +368,13 @@ void ReadTokenizers(const std::vector<std::string>& tokenizers, ServerFlags* fla
   }
 }
 
-// Turns the texts of --model and --dataset into what they mean; throws as CLI11 does.
-void ReadLists(const std::vector<std::string>& models, const std::vector<std::string>& datasets,
-               const ModelOptions& model, ServerFlags* flags) {
-  if (models.empty() && flags->recordings_dir.empty()) {
+// Turns the texts of --model, --dataset and --dictionary into what they mean; throws as CLI11 does.
+void ReadLists(const Lists& lists, const ModelOptions& model, ServerFlags* flags) {
+  if (lists.models.empty() && flags->recordings_dir.empty()) {
     throw CLI::RequiredError("--model PATH (or HOOKLINE_MODEL), a checkpoint to serve,");
   }
   std::set<std::string> names;
-  for (const std::string& text : models) {
+  for (const std::string& text : lists.models) {
     const NamedPath named = SplitName(text);
     if (named.path.empty()) throw CLI::ValidationError("--model", absl::StrCat("`", text, "` names no path"));
     if (!named.name.empty() && !names.insert(named.name).second) {
@@ -336,7 +385,7 @@ void ReadLists(const std::vector<std::string>& models, const std::vector<std::st
     flags->models.back().path = named.path;
   }
   names.clear();
-  for (const std::string& text : datasets) {
+  for (const std::string& text : lists.datasets) {
     const NamedPath named = SplitName(text);
     if (named.name.empty() || named.path.empty()) {
       throw CLI::ValidationError(
@@ -347,6 +396,7 @@ void ReadLists(const std::vector<std::string>& models, const std::vector<std::st
     }
     flags->datasets.push_back({named.name, named.path});
   }
+  ReadDictionaries(lists.dictionaries, flags);
 }
 
 }  // namespace
@@ -361,15 +411,13 @@ std::optional<int> ParseFlags(int argc, const char* const* argv, ServerFlags* fl
     return CLI::FailureMessage::simple(
         failed, CLI::Error(error.get_name(), Escaped(error.what()), CLI::ExitCodes(error.get_exit_code())));
   });
-  std::vector<std::string> models;
-  std::vector<std::string> datasets;
-  std::vector<std::string> tokenizers;
+  Lists lists;
   ModelOptions model;
-  DeclareAll(&app, flags, &models, &datasets, &tokenizers, &model);
+  DeclareAll(&app, flags, &lists, &model);
   try {
     app.parse(argc, argv);
-    ReadLists(models, datasets, model, flags);
-    ReadTokenizers(tokenizers, flags);
+    ReadLists(lists, model, flags);
+    ReadTokenizers(lists.tokenizers, flags);
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? kExitOk : kExitUsage;
   }

@@ -183,6 +183,10 @@ absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const ServerFlags& flags) {
                  info.variant, info.details, info.parameters, std::string(DtypeName(info.dtype)), info.device,
                  absl::FormatDuration(absl::Trunc(SteadyNow() - start, absl::Milliseconds(1))), info.fingerprint);
     if (!info.warning.empty()) spdlog::warn("model {}: {}", info.name, info.warning);
+    for (const AttachedDictionary& one : model->dictionaries()) {
+      spdlog::info("dictionary {}: {} of {}, {} latents at {}; fingerprint {}", one.info.name, one.info.architecture,
+                   one.info.format, one.info.latents, model->hook_points()[one.hook_point].name, one.info.fingerprint);
+    }
     models.push_back(std::move(model));
   }
   EngineOptions options = flags.engine;

@@ -39,6 +39,7 @@ int Main(int argc, const char* const* argv) {
   AddTokenizeCommand(app, invocation);
   AddCaptureCommand(app, invocation);
   AddStatsCommand(app, invocation);
+  AddScoreCommand(app, invocation);
   AddPersistCommand(app, invocation);
   AddRecordingsCommand(app, invocation);
   AddReadCommand(app, invocation);

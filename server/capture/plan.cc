@@ -162,7 +162,8 @@ std::string SourceText(const CapturePlan& plan) {
 std::string RowsText(const CapturePlan& plan) {
   std::string text;
   for (const CapturePlan::HookPoint& hook_point : plan.hook_points) {
-    absl::StrAppend(&text, hook_point.name, " ", hook_point.budget, "\n");
+    absl::StrAppend(&text, hook_point.name, " ", hook_point.budget,
+                    plan.model->hook_points()[hook_point.index].fingerprint, "\n");
   }
   const Selection& selection = plan.selection;
   absl::StrAppend(&text, DtypeName(plan.dtype), " ", plan.provenance, " ", plan.deterministic, " ",

@@ -16,6 +16,8 @@
 
 namespace hookline {
 
+class ScoreRun;
+
 // The part of a capture that the executor and the copier may use: every member is immutable or thread-safe. Destroying
 // it may call the scheduler, so never destroy one with the scheduler's mutex held.
 struct Recipient {
@@ -43,6 +45,9 @@ struct Batch {
   };
   std::vector<BatchItem> items;
   std::vector<Member> members;
+  // Instead of both: a scoring that is to run its next forward pass.
+  std::shared_ptr<ScoreRun> score;
+  CaptureId score_id{};
 };
 
 // One forward pass that was launched, as the scheduler accounts for it.

@@ -17,6 +17,7 @@
 #include "server/engine/create.h"
 #include "server/engine/executor.h"
 #include "server/engine/scheduler.h"
+#include "server/engine/score_run.h"
 
 namespace hookline {
 namespace {
@@ -61,6 +62,28 @@ class CaptureHandle final : public Capture {
   const ModelInfo* const info_;
   const CaptureLimits limits_;
   std::atomic<int64_t> next_streamed_sequence_;
+};
+
+class ScoringHandle final : public Scoring {
+ public:
+  ScoringHandle(Scheduler* scheduler, CaptureId id, std::shared_ptr<ScoreRun> run)
+      : scheduler_(scheduler), id_(id), run_(std::move(run)) {}
+  ~ScoringHandle() override { Cancel(); }
+
+  std::optional<ScoreEvent> Next() override {
+    std::optional<ScoreEvent> event = run_->Next();
+    if (event.has_value()) scheduler_->ScoreMayRun(id_);
+    return event;
+  }
+  void Cancel() override {
+    run_->Close();
+    scheduler_->RemoveScore(id_);
+  }
+
+ private:
+  Scheduler* const scheduler_;
+  const CaptureId id_;
+  const std::shared_ptr<ScoreRun> run_;
 };
 
 // A model on its device, with the two threads that serve it.
@@ -109,6 +132,9 @@ class EngineImpl final : public Engine {
   absl::Status StopCapture(int64_t id, const ClientIdentity& client) override {
     return scheduler_.StopByOperator(CaptureId{id}, client);
   }
+  absl::StatusOr<ScorePlan> PlanScore(ScoreRequest request) const override;
+  absl::StatusOr<std::shared_ptr<Scoring>> StartScore(ScorePlan plan, const ClientIdentity& client,
+                                                      std::function<void()> on_ready) override;
   EngineSnapshot Snapshot() const override;
   void Drain(absl::Time deadline) override { scheduler_.Drain(SteadyNow() + (deadline - absl::Now())); }
 
@@ -209,6 +235,20 @@ absl::StatusOr<std::shared_ptr<Capture>> EngineImpl::Start(CapturePlan plan, con
                    scheduler_.Admit(replica.id, std::move(plan), client, std::move(callbacks)));
   return std::make_shared<CaptureHandle>(&scheduler_, std::move(admitted), &replica.model->info(), replica.limits,
                                          first_sequence);
+}
+
+absl::StatusOr<ScorePlan> EngineImpl::PlanScore(ScoreRequest request) const {
+  ASSIGN_OR_RETURN(const Replica* replica, FindReplica(request.model));
+  return MakeScorePlan(std::move(request), *replica->model, replica->limits, datasets());
+}
+
+absl::StatusOr<std::shared_ptr<Scoring>> EngineImpl::StartScore(ScorePlan plan, const ClientIdentity& client,
+                                                                std::function<void()> on_ready) {
+  const ModelId model = ReplicaOf(plan.model).id;
+  const int64_t held_tokens = plan.tokens.tokens();
+  auto run = std::make_shared<ScoreRun>(std::make_shared<const ScorePlan>(std::move(plan)), std::move(on_ready));
+  ASSIGN_OR_RETURN(const CaptureId id, scheduler_.AdmitScore(model, run, held_tokens, client));
+  return std::make_shared<ScoringHandle>(&scheduler_, id, std::move(run));
 }
 
 EngineSnapshot EngineImpl::Snapshot() const {

@@ -5,6 +5,7 @@
 #ifndef HOOKLINE_SERVER_ENGINE_ENGINE_H_
 #define HOOKLINE_SERVER_ENGINE_ENGINE_H_
 
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -16,6 +17,8 @@
 #include "server/capture/client_identity.h"
 #include "server/capture/plan.h"
 #include "server/capture/request.h"
+#include "server/capture/score_plan.h"
+#include "server/capture/scoring.h"
 #include "server/dataset/dataset.h"
 #include "server/engine/options.h"
 #include "server/engine/snapshot.h"
@@ -68,6 +71,15 @@ class Engine {
 
   // Ends a capture with CANCELLED. NOT_FOUND unless `client` may see it in ListCaptures.
   virtual absl::Status StopCapture(int64_t id, const ClientIdentity& client) = 0;
+
+  // Checks and plans a request for scores. Errors are those of the proto EvaluationService, except those that depend on
+  // other clients.
+  virtual absl::StatusOr<ScorePlan> PlanScore(ScoreRequest request) const = 0;
+
+  // Runs the planned scoring among the captures, against whose limits it counts. `on_ready`: Scoring::Next. Errors as
+  // Start's.
+  virtual absl::StatusOr<std::shared_ptr<Scoring>> StartScore(ScorePlan plan, const ClientIdentity& client,
+                                                              std::function<void()> on_ready) = 0;
 
   virtual EngineSnapshot Snapshot() const = 0;
 

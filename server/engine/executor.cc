@@ -8,11 +8,17 @@
 
 #include "absl/strings/str_cat.h"
 #include "server/base/steady.h"
+#include "server/engine/score_run.h"
 
 namespace hookline {
 
 void Executor::Run() {
   while (std::optional<Batch> batch = scheduler_->NextBatch(id_)) {
+    if (batch->score != nullptr) {
+      batch->score->RunNext(*model_);
+      scheduler_->ScoreMayRun(batch->score_id);
+      continue;
+    }
     ReadDatasets(&*batch);
     RunItems(&*batch, batch->items);
     scheduler_->BatchDone(*batch);

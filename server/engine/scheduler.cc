@@ -8,6 +8,7 @@
 #include "server/base/lock_order.h"
 #include "server/base/retry_after.h"
 #include "server/base/status.h"
+#include "server/engine/score_run.h"
 #include "spdlog/spdlog.h"
 
 namespace hookline {
@@ -213,6 +214,7 @@ absl::Status Scheduler::CheckHeldTokens(int64_t more) const {
   if (more == 0) return absl::OkStatus();
   int64_t held = 0;
   for (const auto& [id, flow] : flows_) held += flow.source.held_tokens();
+  for (const auto& [id, score] : scores_) held += score.held_tokens;
   if (held + more <= options_.max_held_tokens) return absl::OkStatus();
   return absl::ResourceExhaustedError(absl::StrCat(
       "tokens: this server's captures hold ", held, " tokens, with these ", more, " more than the ",
@@ -420,6 +422,71 @@ void Scheduler::FinishSource(CaptureId id) {
   if (capture->phase != CapturePhase::kWaiting) EndFlowIfDone(capture->flow);
 }
 
+// --- Scorings.
+
+absl::StatusOr<CaptureId> Scheduler::AdmitScore(ModelId model, std::shared_ptr<ScoreRun> run, int64_t held_tokens,
+                                                const ClientIdentity& client) {
+  CaptureId id{};
+  {
+    Section section(this);
+    RETURN_IF_ERROR(CheckHeldTokens(held_tokens));
+    const std::shared_ptr<ClientShare> share = ShareOf(client);
+    RETURN_IF_ERROR(CheckScoreCount(*share));
+    id = CaptureId{++last_id_};
+    QueueOf(model).scores.Add(id, run);
+    scores_[id] = {model, std::move(run), held_tokens, share};
+  }
+  ScoreMayRun(id);
+  return id;
+}
+
+absl::Status Scheduler::CheckScoreCount(const ClientShare& share) {
+  if (draining_) return absl::UnavailableError("the server is shutting down");
+  const absl::Time now = clock_->Now();
+  if (const absl::Duration delay = share.bucket.Delay(now); delay > absl::ZeroDuration()) {
+    ++quota_refusals_;
+    return WithRetryAfter(absl::ResourceExhaustedError(absl::StrCat(
+                              "client ", share.identity.name, " has used up its ", share.bucket.tokens_per_second(),
+                              " tokens per second (tokens_per_second of its quotas, or --client-tokens-per-second)")),
+                          delay);
+  }
+  const auto own = std::count_if(scores_.begin(), scores_.end(), [&](const auto& score) {
+    return score.second.share->identity.name == share.identity.name;
+  });
+  const int64_t most = MaxRunningCaptures(share.identity, options_);
+  if (own < most) return absl::OkStatus();
+  ++quota_refusals_;
+  return WithRetryAfter(absl::ResourceExhaustedError(
+                            absl::StrCat("client ", share.identity.name, " has ", own, " scorings, of at most ", most,
+                                         " (captures of its quotas, or --client-captures); end one of them first")),
+                        kQueueRetry);
+}
+
+void Scheduler::ScoreMayRun(CaptureId id) {
+  std::shared_ptr<ScoreRun> run;
+  {
+    RankedLock lock(&mu_, LockRank::kScheduler);
+    if (const auto found = scores_.find(id); found != scores_.end()) run = found->second.run;
+  }
+  if (run == nullptr) return;
+  const int64_t positions = run->NextPositions();
+  Section section(this);
+  const auto found = scores_.find(id);
+  if (positions == 0 || found == scores_.end()) return;
+  ModelQueue& queue = QueueOf(found->second.model);
+  queue.scores.SetWaiting(id, positions);
+  queue.wake.NotifyAll();
+}
+
+void Scheduler::RemoveScore(CaptureId id) {
+  Section section(this);
+  const auto found = scores_.find(id);
+  if (found == scores_.end()) return;
+  KeepUntilUnlocked(QueueOf(found->second.model).scores.Remove(id));
+  KeepUntilUnlocked(scores_.extract(found));
+  maybe_idle_.NotifyAll();
+}
+
 // --- Ending.
 
 void Scheduler::Cancel(CaptureId id) {
@@ -546,13 +613,16 @@ void Scheduler::SlabReturned(CaptureId id) {
 
 void Scheduler::StopAll(const absl::Status& status) {
   draining_ = true;
+  for (const auto& [id, score] : scores_) {
+    AfterUnlock([run = score.run, status] { run->End(status); });
+  }
   std::vector<CaptureId> running;
   for (const auto& [id, capture] : captures_) running.push_back(id);
   for (CaptureId id : running) StopCapture(id, StopReason::kShuttingDown, status);
 }
 
 bool Scheduler::IsIdle() const {
-  return unreleased_.empty() && captures_.empty() && pool_.counts().free == options_.slab_count;
+  return unreleased_.empty() && captures_.empty() && scores_.empty() && pool_.counts().free == options_.slab_count;
 }
 
 bool Scheduler::WaitUntilIdle(absl::Time deadline) {
@@ -865,11 +935,13 @@ std::optional<Batch> Scheduler::FormBatchNow(ModelQueue& queue, absl::Time* look
     }
     ready.push_back(&flow);
   }
-  if (ready.empty() || queue.launched_batches >= kMaxLaunchedBatches) return std::nullopt;
+  if (ready.empty() || queue.launched_batches >= kMaxLaunchedBatches) return TakeScore(queue, /*flows=*/0);
   if (const absl::Time run_at = WhenToRun(queue, ready, now); now < run_at) {
     *look_again = std::min(*look_again, run_at);
-    return std::nullopt;
+    return TakeScore(queue, /*flows=*/0);
   }
+  const int64_t flows_ready = static_cast<int64_t>(ready.size());
+  if (std::optional<Batch> score = TakeScore(queue, flows_ready)) return score;
 
   const BatchLimits limits{queue.setup.max_batch_tokens, queue.setup.info->mixes_lengths};
   // Small flows go first, but not twice in a row, so that a stream of them delays the others only a little.
@@ -877,6 +949,9 @@ std::optional<Batch> Scheduler::FormBatchNow(ModelQueue& queue, absl::Time* look
   queue.small_went_first = !small.empty();
   Batch batch;
   batch.items = FormBatch(small.empty() ? ready : small, ready, limits);
+  int64_t tokens = 0;
+  for (const BatchItem& item : batch.items) tokens += item.sequence.length;
+  queue.scores.FlowsRun(flows_ready, tokens);
   std::set<FlowId> in_batch;
   for (const BatchItem& item : batch.items) {
     in_batch.insert(item.flow);
@@ -927,6 +1002,18 @@ void Scheduler::AddMembers(Flow& flow, absl::Time now, Batch* batch) {
     }
   }
   flow.ready_since = absl::InfiniteFuture();
+}
+
+std::optional<Batch> Scheduler::TakeScore(ModelQueue& queue, int64_t flows) {
+  ScoreQueue::Turn turn = queue.scores.Take(flows);
+  if (turn.run == nullptr) return std::nullopt;
+  const std::shared_ptr<ClientShare>& share = scores_.at(turn.id).share;
+  share->bucket.Take(turn.positions, clock_->Now());
+  share->tokens += turn.positions;
+  Batch batch;
+  batch.score = std::move(turn.run);
+  batch.score_id = turn.id;
+  return batch;
 }
 
 // --- What devices report.

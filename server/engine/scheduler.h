@@ -45,6 +45,7 @@
 #include "server/engine/ids.h"
 #include "server/engine/options.h"
 #include "server/engine/quotas.h"
+#include "server/engine/score_queue.h"
 #include "server/engine/snapshot.h"
 #include "server/model/model.h"
 
@@ -84,6 +85,13 @@ class Scheduler {
   void Cancel(CaptureId id) ABSL_LOCKS_EXCLUDED(mu_);
   // Ends the capture with an error.
   void Failed(CaptureId id, absl::Status status) ABSL_LOCKS_EXCLUDED(mu_);
+  // Takes in a scoring of a client. `held_tokens`: ids that it keeps. Errors of Engine::StartScore.
+  absl::StatusOr<CaptureId> AdmitScore(ModelId model, std::shared_ptr<ScoreRun> run, int64_t held_tokens,
+                                       const ClientIdentity& client) ABSL_LOCKS_EXCLUDED(mu_);
+  // Tells that the scoring may have a forward pass to run: one has ended, or its client has taken scores.
+  void ScoreMayRun(CaptureId id) ABSL_LOCKS_EXCLUDED(mu_);
+  // Forgets the scoring. A pass that runs goes on.
+  void RemoveScore(CaptureId id) ABSL_LOCKS_EXCLUDED(mu_);
   // Engine::Drain; `deadline` is a time of SteadyNow.
   void Drain(absl::Time deadline) ABSL_LOCKS_EXCLUDED(mu_);
   // Ends every capture; from now on NextBatch returns none.
@@ -139,6 +147,13 @@ class Scheduler {
     bool small_went_first = false;  // in the last batch
     EngineSnapshot::ModelLoad load;
     double seconds_per_token_layer = 0;
+    ScoreQueue scores;
+  };
+  struct ScoreEntry {
+    ModelId model{};
+    std::shared_ptr<ScoreRun> run;
+    int64_t held_tokens = 0;
+    std::shared_ptr<ClientShare> share;
   };
 
   void AfterUnlock(std::function<void()> action) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -156,6 +171,7 @@ class Scheduler {
   absl::Status CheckCaptureCount(const ClientShare& share, const CapturePlan& plan, int64_t rows)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // The client's share, with what its identity says now.
+  absl::Status CheckScoreCount(const ClientShare& share) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   std::shared_ptr<ClientShare> ShareOf(const ClientIdentity& client) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   ClientUse UseOf(absl::string_view client) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // RESOURCE_EXHAUSTED unless clients' flows may hold `more` tokens beside those that they hold.
@@ -211,6 +227,8 @@ class Scheduler {
   bool IsReady(const Flow& flow) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void UpdateWaitingTimes(Flow& flow, absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void DetachLaggards(Flow& flow, absl::Time now, absl::Time* look_again) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // The batch of a scoring if it is its turn beside `flows` flows that could run now.
+  std::optional<Batch> TakeScore(ModelQueue& queue, int64_t flows) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   std::optional<Batch> FormBatchNow(ModelQueue& queue, absl::Time* look_again) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Time WhenToRun(const ModelQueue& queue, const std::vector<Flow*>& ready, absl::Time now) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -225,6 +243,7 @@ class Scheduler {
   std::deque<ModelQueue> models_ ABSL_GUARDED_BY(mu_);
   std::map<CaptureId, CaptureState> captures_ ABSL_GUARDED_BY(mu_);
   std::map<FlowId, Flow> flows_ ABSL_GUARDED_BY(mu_);
+  std::map<CaptureId, ScoreEntry> scores_ ABSL_GUARDED_BY(mu_);
   std::map<std::pair<ModelId, std::string>, FlowId> feeds_ ABSL_GUARDED_BY(mu_);
   std::deque<Admission> admissions_ ABSL_GUARDED_BY(mu_);  // oldest first
   // Captures whose sink has neither consumed the final event nor been destroyed. They count against the limits.

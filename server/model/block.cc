@@ -31,8 +31,10 @@ bool NormPlace::Run(const at::Tensor& x, Taps& taps, at::Tensor* out) const {
   *out = x;
   if (!exists()) return false;
   const Normed norm = Norm(x, config_, weights_);
-  *out = norm.out;
-  return taps(normalized_hook_, norm.normalized) || taps(out_hook_, norm.out);
+  at::Tensor normalized = norm.normalized;
+  if (taps(normalized_hook_, normalized)) return true;
+  *out = normalized.is_same(norm.normalized) ? norm.out : Weighted(normalized, weights_);
+  return taps(out_hook_, *out);
 }
 
 Block::Block(const DecoderConfig& config, int layer, LayerWeights weights, HookPointList& hook_points)
@@ -131,7 +133,7 @@ bool Block::Run(ForwardPass& pass, at::Tensor* x) const {
 bool Block::RunSequential(ForwardPass& pass, at::Tensor* x) const {
   at::Tensor h, out;
   if (attention_branch_.norm->Run(*x, pass.taps, &h) || Attend(h, pass, &out)) return true;
-  const at::Tensor middle = *x + out;
+  at::Tensor middle = *x + out;
   if (pass.taps(resid_mid_hook_, middle)) return true;
   if (feed_forward_branch_.norm->Run(middle, pass.taps, &h) || FeedOn(h, pass, &out)) return true;
   *x = middle + out;

@@ -3,7 +3,9 @@
 #include <new>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "server/model/aliases.h"
+#include "server/model/dictionary/dictionary_taps.h"
 #include "server/model/layers.h"
 #include "server/model/per_layer_embedding.h"
 #include "server/model/torch_compat.h"
@@ -39,13 +41,15 @@ Decoder::Decoder(ModelInfo info, DecoderConfig config, DecoderWeights weights, a
       weights_(std::move(weights)),
       dtype_(dtype),
       rotary_(config_.rotary, weights_.token_embedding.device(), dtype),
-      masks_(weights_.token_embedding.device()) {
+      masks_(weights_.token_embedding.device()),
+      unembedding_(config_, weights_) {
   info_ = std::move(info);
   info_.layers = static_cast<int>(config_.layers.size());
   info_.width = config_.width;
   info_.context_length = config_.context_length;
   info_.vocabulary_size = config_.vocabulary_size;
   FillHeads(config_, &info_);
+  if (unembedding_.exists()) info_.no_logits.clear();
 
   HookPointList list;
   list.Enter("", -1);
@@ -68,11 +72,29 @@ Decoder::Decoder(ModelInfo info, DecoderConfig config, DecoderWeights weights, a
 
 absl::Status Decoder::Forward(const at::Tensor& token_ids, absl::Span<const int64_t> lengths,
                               absl::Span<const int> hook_points, Tap tap) {
+  const DictionaryTaps wanted(dictionaries_, hook_points);
+  const auto visit = [&](int hook_point, const at::Tensor& rows) {
+    wanted.HandOut(hook_point, rows, tap);
+    return at::Tensor();
+  };
+  Taps taps(hook_points_, wanted.computed(), PassEnd::kLastHookPoint, visit);
+  return RunAll(token_ids, lengths, taps, /*editor=*/nullptr);
+}
+
+absl::Status Decoder::Evaluate(const at::Tensor& token_ids, absl::Span<const int64_t> lengths, PassEditor& editor) {
+  if (editor.end() == PassEnd::kLogits && !unembedding_.exists()) {
+    return absl::FailedPreconditionError(absl::StrCat("model \"", info_.name, "\" ", info_.no_logits));
+  }
+  const auto visit = [&](int hook_point, const at::Tensor& rows) { return editor.Replace(hook_point, rows); };
+  Taps taps(hook_points_, editor.hook_points(), editor.end(), visit);
+  return RunAll(token_ids, lengths, taps, &editor);
+}
+
+absl::Status Decoder::RunAll(const at::Tensor& token_ids, absl::Span<const int64_t> lengths, Taps& taps,
+                             PassEditor* editor) {
   try {
     c10::InferenceMode inference;
-    rotary_.Begin(token_ids.size(1), lengths);
-    Taps taps(hook_points_, hook_points, tap);
-    Run(token_ids, taps);
+    Run(token_ids, lengths, taps, editor);
     return absl::OkStatus();
   } catch (const c10::Error& error) {
     return IsOutOfMemory(error) ? absl::ResourceExhaustedError(error.what_without_backtrace())
@@ -85,25 +107,61 @@ absl::Status Decoder::Forward(const at::Tensor& token_ids, absl::Span<const int6
 }
 
 // B sequences of T tokens, D = width; x is (B * T, D).
-bool Decoder::Run(const at::Tensor& token_ids, Taps& taps) {
+bool Decoder::Run(const at::Tensor& token_ids, absl::Span<const int64_t> lengths, Taps& taps, PassEditor* editor) {
   ForwardPass pass{token_ids, dtype_, rotary_, masks_, taps, {}, std::vector<KeysAndValues>(blocks_.size())};
-  at::Tensor x;
-  if (Embed(token_ids, taps, &x, &pass.per_layer)) return true;
-  const at::Tensor x0 = x;
-  const at::Tensor bigram = weights_.bigram_embedding.defined() ? EmbedBigrams(token_ids) : at::Tensor();
-  at::Tensor kept;
+  std::vector<int64_t> remaining(lengths.begin(), lengths.end());
+  Streams streams;
+  rotary_.Begin(pass.positions(), lengths);
+  Fork(-1, editor, &remaining, &pass, &streams);
+  at::Tensor& x = streams.x;
+  if (Embed(pass.token_ids, taps, &x, &pass.per_layer)) return true;
+  streams.x0 = x;
+  if (weights_.bigram_embedding.defined()) streams.bigram = EmbedBigrams(pass.token_ids);
   for (size_t i = 0; i < blocks_.size(); ++i) {
+    Fork(static_cast<int>(i), editor, &remaining, &pass, &streams);
     const Inputs& inputs = inputs_[i];
     if (inputs.residual != 1) x = x * inputs.residual;
-    if (inputs.embedding != 0) x = x + x0 * inputs.embedding;
-    if (bigram.defined()) x = x + bigram * inputs.bigram;
+    if (inputs.embedding != 0) x = x + streams.x0 * inputs.embedding;
+    if (streams.bigram.defined()) x = x + streams.bigram * inputs.bigram;
     ++blocks_executed_;
     if (blocks_[i].Run(pass, &x)) return true;
-    if (i == blocks_.size() / 2) kept = x;
+    if (i == blocks_.size() / 2) streams.kept = x;
   }
-  if (weights_.backout_factor != 0) x = at::sub(x, kept, weights_.backout_factor);
+  Fork(static_cast<int>(blocks_.size()), editor, &remaining, &pass, &streams);
+  if (weights_.backout_factor != 0) x = at::sub(x, streams.kept, weights_.backout_factor);
   at::Tensor out;
-  return ln_final_->Run(x, taps, &out);
+  if (ln_final_->Run(x, taps, &out)) return true;
+  if (editor != nullptr) editor->Finish(out, unembedding_);
+  return true;
+}
+
+void Decoder::Fork(int layer, PassEditor* editor, std::vector<int64_t>* lengths, ForwardPass* pass, Streams* streams) {
+  if (editor == nullptr) return;
+  const std::vector<int64_t> chosen = editor->Fork(layer);
+  if (chosen.empty()) return;
+  const int64_t batch = pass->batch();
+  const at::Tensor index = at::tensor(chosen, at::kLong).to(pass->token_ids.device());
+  const auto fork = [&](at::Tensor* sequences) {
+    if (sequences->defined()) *sequences = at::index_select(*sequences, 0, index);
+  };
+  const auto fork_rows = [&](at::Tensor* rows) {
+    if (!rows->defined()) return;
+    std::vector<int64_t> sizes = rows->sizes().vec();
+    sizes[0] = -1;
+    *rows = at::index_select(rows->reshape({batch, -1}), 0, index).view(sizes);
+  };
+  fork(&pass->token_ids);
+  fork_rows(&pass->per_layer);
+  for (KeysAndValues& shared : pass->shared) {
+    fork(&shared.keys);
+    fork(&shared.values);
+  }
+  for (at::Tensor* rows : {&streams->x, &streams->x0, &streams->bigram, &streams->kept}) fork_rows(rows);
+  if (lengths->empty()) return;
+  std::vector<int64_t> forked;
+  for (int64_t sequence : chosen) forked.push_back((*lengths)[static_cast<size_t>(sequence)]);
+  *lengths = std::move(forked);
+  rotary_.Begin(pass->positions(), *lengths);
 }
 
 bool Decoder::Embed(const at::Tensor& token_ids, Taps& taps, at::Tensor* out, at::Tensor* per_layer) {
@@ -118,7 +176,7 @@ bool Decoder::Embed(const at::Tensor& token_ids, Taps& taps, at::Tensor* out, at
   *per_layer = EmbedPerLayer(config_, weights_, token_ids, x);
   if (config_.position_embedding) {
     const at::Tensor table = weights_.position_embedding.narrow(0, 0, positions).to(dtype_);
-    const at::Tensor embedded = table.unsqueeze(0).expand({batch, positions, config_.width});
+    at::Tensor embedded = table.unsqueeze(0).expand({batch, positions, config_.width});
     if (taps(position_embed_hook_, embedded)) return true;
     x = (x.view({batch, positions, config_.width}) + embedded).view({-1, config_.width});
   }

@@ -11,8 +11,10 @@
 #include "server/model/decoder_config.h"
 #include "server/model/decoder_weights.h"
 #include "server/model/model.h"
+#include "server/model/pass_editor.h"
 #include "server/model/rotary.h"
 #include "server/model/taps.h"
+#include "server/model/unembedding.h"
 
 namespace hookline {
 
@@ -24,6 +26,7 @@ class Decoder : public Model {
 
   absl::Status Forward(const at::Tensor& token_ids, absl::Span<const int64_t> lengths,
                        absl::Span<const int> hook_points, Tap tap) override;
+  absl::Status Evaluate(const at::Tensor& token_ids, absl::Span<const int64_t> lengths, PassEditor& editor) override;
   int64_t blocks_executed() const override { return blocks_executed_; }
 
  private:
@@ -32,8 +35,21 @@ class Decoder : public Model {
     double residual = 1, embedding = 0, bigram = 0;
   };
 
+  // What a pass has beside its ForwardPass. All are (batch * positions, width), undefined until they are computed.
+  struct Streams {
+    at::Tensor x;       // the residual stream
+    at::Tensor x0;      // what the embedding gave
+    at::Tensor bigram;  // embeddings of pairs of tokens
+    at::Tensor kept;    // the middle block's output
+  };
+
+  // `editor`: null where the batch stays as it is and no logits are wanted.
+  absl::Status RunAll(const at::Tensor& token_ids, absl::Span<const int64_t> lengths, Taps& taps, PassEditor* editor);
+  // Lets `editor` choose the sequences with which the pass goes on.
+  void Fork(int layer, PassEditor* editor, std::vector<int64_t>* lengths, ForwardPass* pass, Streams* streams);
+
   // Each returns whether the last hook point was tapped, after which nothing more is computed.
-  bool Run(const at::Tensor& token_ids, Taps& taps);
+  bool Run(const at::Tensor& token_ids, absl::Span<const int64_t> lengths, Taps& taps, PassEditor* editor);
   bool Embed(const at::Tensor& token_ids, Taps& taps, at::Tensor* x, at::Tensor* per_layer);
   at::Tensor EmbedBigrams(const at::Tensor& token_ids) const;
 
@@ -46,6 +62,7 @@ class Decoder : public Model {
   std::vector<Inputs> inputs_;  // by layer
   std::vector<Block> blocks_;
   std::unique_ptr<NormPlace> ln_final_;
+  const Unembedding unembedding_;
   std::atomic<int64_t> blocks_executed_{0};
 };
 

@@ -168,7 +168,13 @@ struct DecoderConfig {
 
   std::vector<RotaryConfig> rotary;
 
-  // All of it on one line, in a fixed order: part of the model's fingerprint.
+  // Logits: cap tanh(scale z / cap), z the unembedding of ln_final's output. No hook point depends on these, so they
+  // are not part of ToString.
+  double logit_scale = 1;
+  double logit_soft_cap = 0;      // 0: no cap
+  bool tied_unembedding = false;  // a checkpoint without an unembedding has the embedding's
+
+  // All of it but the logits on one line, in a fixed order: part of the model's fingerprint.
   std::string ToString() const;
 };
 

@@ -118,6 +118,11 @@ struct DecoderWeights {
   std::vector<LayerWeights> layers;
   NormWeights ln_final;
 
+  // The way to the logits, undefined where they are not computed. The embedding's own tensor where they are tied, in
+  // the dtype in which that is stored.
+  LinearWeights unembedding;             // (embedding_width or width, ids)
+  LinearWeights unembedding_projection;  // (width, embedding_width), or undefined
+
   // x[t] += smear_factor sigmoid(x[t, :channels] smear_gate) x[t-1], after the embedding's norm.
   at::Tensor smear_gate;  // (channels, 1), or undefined
   double smear_factor = 0;

@@ -24,9 +24,9 @@ struct ForwardPass {
   int64_t batch() const { return token_ids.size(0); }
   int64_t positions() const { return token_ids.size(1); }
 
-  const at::Tensor& token_ids;  // (B, T)
-  const at::ScalarType dtype;   // the model's
-  const Rotary& rotary;         // of this pass
+  at::Tensor token_ids;        // (B, T)
+  const at::ScalarType dtype;  // the model's
+  const Rotary& rotary;        // of this pass
   CausalMasks& masks;
   Taps& taps;
   at::Tensor per_layer;               // (B * T, layers, part), the embeddings per layer; undefined where there are none

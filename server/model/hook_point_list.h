@@ -32,9 +32,20 @@ class HookPointList {
 
   // The next hook point. Returns its index.
   int Add(absl::string_view name, int64_t width, std::string description) {
-    points_.push_back({absl::StrCat(prefix_, name), width, layer_, std::move(description)});
+    points_.push_back({absl::StrCat(prefix_, name), width, layer_, std::move(description), /*heads=*/0,
+                       /*observation=*/false, /*fingerprint=*/{}});
     return static_cast<int>(points_.size()) - 1;
   }
+
+  // The same of values of `heads` heads, one after the other.
+  int AddHeads(absl::string_view name, int64_t heads, int64_t width, std::string description) {
+    const int index = Add(name, width, std::move(description));
+    points_.back().heads = static_cast<int>(heads);
+    return index;
+  }
+
+  // Marks hook point `index`: what is computed later does not depend on its value.
+  void Observation(int index) { points_[static_cast<size_t>(index)].observation = true; }
 
   // Another name for hook point `index`.
   void Alias(absl::string_view name, int index) { aliases_[absl::StrCat(prefix_, name)] = index; }

@@ -170,6 +170,13 @@ HookPoints::HookPoints(std::vector<HookPoint> points, absl::flat_hash_map<std::s
   }
 }
 
+int HookPoints::Add(HookPoint point) {
+  const int index = size();
+  index_.emplace(point.name, index);
+  points_.push_back(std::move(point));
+  return index;
+}
+
 int HookPoints::Find(absl::string_view name) const {
   if (auto found = index_.find(name); found != index_.end()) return found->second;
   if (auto found = aliases_.find(name); found != aliases_.end()) return found->second;

@@ -22,6 +22,10 @@ struct HookPoint {
   int64_t width = 0;        // values in a row, heads flattened, head 0 first
   int layer = 0;            // block from 0; -1 before the first, the number of layers after the last
   std::string description;  // one sentence
+  int heads = 0;            // that `width` is divided into; 0: none
+  // Whether the pass goes on without reading the value: replacing it would have no effect.
+  bool observation = false;
+  std::string fingerprint = {};  // of the dictionary that computes it; empty: the model does
 };
 
 // A hook point as a request chose it.
@@ -30,7 +34,7 @@ struct ResolvedHookPoint {
   std::string name;  // as chunks carry it: the full name, or the alias that was asked for
 };
 
-// A model's hook points, in the order in which the forward pass computes them. Immutable, so safe to share.
+// A model's hook points, in the order in which the forward pass computes them. Immutable once shared.
 class HookPoints {
  public:
   HookPoints() = default;
@@ -44,6 +48,12 @@ class HookPoints {
   const std::vector<HookPoint>& all() const { return points_; }
   const HookPoint& operator[](int index) const { return points_[index]; }
   int size() const { return static_cast<int>(points_.size()); }
+
+  // Adds a hook point after all others. Returns its index.
+  int Add(HookPoint point);
+  // Another accepted name of a hook point; no name if it was one before.
+  void Alias(absl::string_view name, int index) { aliases_.try_emplace(name, index); }
+  void RemoveAlias(absl::string_view name) { aliases_.erase(name); }
 
   // Index of a full name or an alias; -1 if there is none.
   int Find(absl::string_view name) const;

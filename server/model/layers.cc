@@ -32,6 +32,15 @@ Normed Norm(const at::Tensor& x, const NormConfig& config, const NormWeights& we
   return result;
 }
 
+at::Tensor Weighted(const at::Tensor& normalized, const NormWeights& weights) {
+  if (!weights.weight.defined()) return normalized;
+  if (weights.weight.scalar_type() != at::kFloat) return normalized * weights.weight;
+  const at::Tensor wide = normalized.to(at::kFloat);
+  const at::Tensor product =
+      weights.bias.defined() ? at::addcmul(weights.bias, wide, weights.weight) : wide * weights.weight;
+  return product.to(normalized.scalar_type());
+}
+
 namespace {
 
 // x (1 + tanh(u)) / 2 is x sigmoid(2 u), u = sqrt(2 / pi) (x + 0.044715 x^3), which LibTorch computes in half the time

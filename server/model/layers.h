@@ -20,6 +20,9 @@ struct Normed {
 };
 Normed Norm(const at::Tensor& x, const NormConfig& config, const NormWeights& weights);
 
+// What Norm makes of `normalized`, a norm before its learned weight: its `out`, in the dtype of `normalized`.
+at::Tensor Weighted(const at::Tensor& normalized, const NormWeights& weights);
+
 at::Tensor Activate(const at::Tensor& x, Activation activation);
 
 }  // namespace hookline

@@ -12,8 +12,12 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 #include "server/base/status.h"
+#include "server/model/dictionary/dictionary_learning.h"
+#include "server/model/dictionary/sae_lens.h"
+#include "server/model/dictionary/sparsify.h"
 #include "server/model/families/hugging_face.h"
 #include "server/model/families/nanochat.h"
 #include "server/model/torch_compat.h"
@@ -65,6 +69,35 @@ absl::Status TryOneToken(Model& model, const at::Device& device) {
   return model.Forward(ids, /*lengths=*/{}, {model.hook_points().size() - 1}, [](int, const at::Tensor&) {});
 }
 
+constexpr char kNoDictionary[] =
+    "not a dictionary; SAELens's directories hold cfg.json and sae_weights.safetensors, sparsify's cfg.json and "
+    "sae.safetensors, dictionary_learning's config.json and ae.pt";
+
+// Reads a dictionary and attaches it to `model`.
+absl::Status AddDictionary(const DictionaryOptions& options, const at::Device& device, Model& model) {
+  const auto refused = [&](absl::StatusCode code, absl::string_view why) {
+    return absl::Status(code, absl::StrCat("--dictionary ", options.name, "=", options.path, ": ", why));
+  };
+  auto dictionary = IsSaeLensFolder(options.path)    ? ReadSaeLens(options.name, options.path, device)
+                    : IsSparsifyFolder(options.path) ? ReadSparsify(options.name, options.path, device)
+                    : IsDictionaryLearningFolder(options.path)
+                        ? ReadDictionaryLearning(options.name, options.path, device)
+                        : absl::NotFoundError(kNoDictionary);
+  if (!dictionary.ok()) return refused(dictionary.status().code(), dictionary.status().message());
+  const std::string& stated = (*dictionary)->info().hook_point;
+  const std::string& name = options.hook_point.empty() ? stated : options.hook_point;
+  if (name.empty()) {
+    return refused(absl::StatusCode::kInvalidArgument, "its files name no hook point; give NAME=PATH@HOOK");
+  }
+  const int hook_point = model.hook_points().Find(name);
+  if (hook_point < 0) {
+    return refused(absl::StatusCode::kInvalidArgument,
+                   absl::StrCat(name, " is not a hook point of model \"", model.info().name, "\"; the nearest are ",
+                                absl::StrJoin(model.hook_points().Nearest(name, 3), ", "), " (NAME=PATH@HOOK)"));
+  }
+  return model.Attach(*std::move(dictionary), hook_point);
+}
+
 absl::StatusOr<std::unique_ptr<Model>> Load(const ModelOptions& options) {
   struct stat status;
   if (stat(options.path.c_str(), &status) != 0) {
@@ -88,6 +121,10 @@ absl::StatusOr<std::unique_ptr<Model>> Load(const ModelOptions& options) {
   } else if (S_ISDIR(status.st_mode) && IsHuggingFaceFolder(options.path)) {
     ASSIGN_OR_RETURN(model, LoadHuggingFace(options, std::move(info), device, ScalarTypeOf(dtype)));
   } else if (S_ISREG(status.st_mode)) {
+    if (!options.dictionaries.empty()) {
+      return absl::InvalidArgumentError(absl::StrCat("--dictionary ", options.dictionaries[0].name, ": ", options.path,
+                                                     " is a TorchScript model, beside which none can stand"));
+    }
     TorchScriptOptions script;
     script.name = info.name;
     script.path = options.path;
@@ -109,6 +146,9 @@ absl::StatusOr<std::unique_ptr<Model>> Load(const ModelOptions& options) {
     return absl::InvalidArgumentError(absl::StrCat(options.path, ": LibTorch ", TORCH_VERSION,
                                                    " cannot compute this model in ", DtypeName(dtype), " on ",
                                                    device.str(), ": ", tried.message()));
+  }
+  for (const DictionaryOptions& dictionary : options.dictionaries) {
+    RETURN_IF_ERROR(AddDictionary(dictionary, device, *model));
   }
   return model;
 }

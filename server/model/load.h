@@ -9,12 +9,20 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "server/model/model.h"
 
 namespace hookline {
+
+// A dictionary to read beside a model.
+struct DictionaryOptions {
+  std::string name;
+  std::string path;        // a directory of SAELens, sparsify or dictionary_learning
+  std::string hook_point;  // whose rows it encodes; empty: as its files say
+};
 
 struct ModelOptions {
   std::string name;             // by which requests choose it; empty: the last part of `path`
@@ -25,10 +33,15 @@ struct ModelOptions {
   std::string
       window_pattern;  // nanochat: overrides the checkpoint's, letters S and L; empty: the checkpoint's, else "L"
   int64_t max_sequence_length = 0;  // tokens to allow where the checkpoint says fewer and the model can; 0: as it says
+  bool evaluation = true;           // whether the unembedding is loaded, which captures do without
   int64_t context_length = 0;       // TorchScript, whose files cannot tell: tokens that it takes; 0: unknown
   int64_t vocabulary_size = 0;      // TorchScript: its token ids are below this; 0: unknown
+  std::vector<DictionaryOptions> dictionaries;
   absl::Duration torchscript_timeout = absl::Minutes(1);  // what one of its forward passes may take
 };
+
+// Completes ModelInfo::no_logits where options.evaluation is false.
+constexpr char kLoadedWithoutEvaluation[] = "was loaded without its unembedding (--no-evaluation)";
 
 // `options.name`, or the last part of the path without a file's ending `.pt`.
 std::string ModelName(const ModelOptions& options);

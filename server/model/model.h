@@ -4,12 +4,15 @@
 #define HOOKLINE_SERVER_MODEL_MODEL_H_
 
 #include <cstdint>
+#include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "server/base/dtype.h"
+#include "server/model/dictionary/dictionary_info.h"
 #include "server/model/hook_points.h"
 
 namespace at {
@@ -17,6 +20,8 @@ class Tensor;
 }
 
 namespace hookline {
+
+class PassEditor;
 
 // What is known of a model besides its hook points.
 struct ModelInfo {
@@ -37,6 +42,19 @@ struct ModelInfo {
   int64_t parameters = 0;
   // Whether sequences of different lengths may share a batch, padded on the right.
   bool mixes_lengths = true;
+  // Why the model computes no logits, which completes the sentence that begins with it; empty: it does.
+  std::string no_logits = "is not a decoder, so its logits are not known";
+};
+
+// A sparse dictionary beside the model, dictionary/dictionary.h.
+class Dictionary;
+
+// A dictionary at the hook point whose rows it encodes. What it computes of them are hook points too.
+struct AttachedDictionary {
+  DictionaryInfo info;
+  std::shared_ptr<const Dictionary> dictionary;
+  int hook_point = 0;
+  int first_point = 0;  // of the dictionary's own hook points, which follow each other
 };
 
 // Thread-compatible: one thread at a time calls Forward (the model's executor); the const members are safe from any.
@@ -50,15 +68,25 @@ class Model {
 
   const ModelInfo& info() const { return info_; }
   const HookPoints& hook_points() const { return hook_points_; }
+  const std::vector<AttachedDictionary>& dictionaries() const { return dictionaries_; }
+
+  // Adds a dictionary at a hook point, and its own hook points at the end of the list. To be called before the model is
+  // shared. FAILED_PRECONDITION: the widths differ, or the dictionary's name is taken.
+  absl::Status Attach(std::shared_ptr<const Dictionary> dictionary, int hook_point);
 
   // Runs the forward pass over `token_ids` (batch, positions), int64, on the model's device, every id below
   // vocabulary_size and positions <= context_length, of which sequence i has lengths[i], the rest being padding on the
   // right (empty: every sequence has all positions), and calls `tap` once for each of `hook_points` (indices, ascending
-  // and unique), in ascending order. Ends at the deepest of them: later blocks are not executed. Rows right of a
+  // and unique), in the order in which the pass computes them: ascending, but those of dictionaries, which follow the
+  // hook point that they are computed from. Ends at the deepest of them: later blocks are not executed. Rows right of a
   // sequence's end (padding) hold numbers without meaning; they influence no row before them.
   // Errors: RESOURCE_EXHAUSTED when the device has no memory left (the model stays usable), INTERNAL otherwise.
   virtual absl::Status Forward(const at::Tensor& token_ids, absl::Span<const int64_t> lengths,
                                absl::Span<const int> hook_points, Tap tap) = 0;
+
+  // Runs a pass over a batch as Forward has it, in which `editor` (pass_editor.h) takes part. The same errors, and
+  // FAILED_PRECONDITION where the model has no logits and the editor wants them, or nothing can be replaced in it.
+  virtual absl::Status Evaluate(const at::Tensor& token_ids, absl::Span<const int64_t> lengths, PassEditor& editor);
 
   // Blocks executed since the model was loaded, to count what early exit saves.
   virtual int64_t blocks_executed() const = 0;
@@ -66,6 +94,7 @@ class Model {
  protected:
   ModelInfo info_;
   HookPoints hook_points_;
+  std::vector<AttachedDictionary> dictionaries_;
 };
 
 }  // namespace hookline

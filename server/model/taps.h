@@ -1,5 +1,5 @@
-// What one forward pass has still to record. Hook points are indices into the model's list, which is in the order of
-// computation; kNoHookPoint is never wanted.
+// What one forward pass has still to record or to replace. Hook points are indices into the model's list, which is in
+// the order of computation; kNoHookPoint is never wanted.
 #ifndef HOOKLINE_SERVER_MODEL_TAPS_H_
 #define HOOKLINE_SERVER_MODEL_TAPS_H_
 
@@ -13,20 +13,31 @@
 
 namespace hookline {
 
+// Where a pass ends: at the last hook point that is wanted, or with the input of the unembedding.
+enum class PassEnd { kLastHookPoint, kLogits };
+
 class Taps {
  public:
-  // `wanted`: ascending.
-  Taps(const HookPoints& points, absl::Span<const int> wanted, Model::Tap tap)
-      : points_(points), wanted_(wanted), tap_(tap) {}
+  // Receives the rows (batch * positions, width) of a hook point. Returns rows of the same sizes and type to go on with
+  // instead, or an undefined tensor: the pass goes on with what it has.
+  using Visit = absl::FunctionRef<at::Tensor(int hook_point, const at::Tensor& rows)>;
 
-  // Records `value`, (batch, positions, ...) or rows already, if it is wanted. Returns whether it was the last one,
-  // after which nothing more is computed.
-  bool operator()(int hook_point, const at::Tensor& value) {
-    if (wanted_.empty() || wanted_.front() != hook_point) return wanted_.empty();
+  // `wanted`: ascending.
+  Taps(const HookPoints& points, absl::Span<const int> wanted, PassEnd end, Visit visit)
+      : points_(points), wanted_(wanted), end_(end), visit_(visit) {}
+
+  // Hands out `value`, (batch, positions, ...) or rows already, if it is wanted, and replaces it by the answer. Returns
+  // whether it was the last one, after which nothing more is computed.
+  bool operator()(int hook_point, at::Tensor& value) {
+    if (wanted_.empty() || wanted_.front() != hook_point) return Ended();
     wanted_.remove_prefix(1);
-    tap_(hook_point, value.reshape({-1, points_[hook_point].width}));
-    return wanted_.empty();
+    const at::Tensor replacement = visit_(hook_point, value.reshape({-1, points_[hook_point].width}));
+    if (replacement.defined()) value = replacement.reshape(value.sizes());
+    return Ended();
   }
+
+  // Does the same for a hook point whose value is only observed (HookPoint::observation): an answer has no effect.
+  bool Observe(int hook_point, at::Tensor value) { return (*this)(hook_point, value); }
 
   // Whether one of `hook_points` is to be recorded, or the pass goes on to `reader`, which is computed from them.
   bool Need(std::initializer_list<int> hook_points, int reader) const {
@@ -36,15 +47,20 @@ class Taps {
   }
 
   // Whether the pass goes on to `hook_point`.
-  bool Reach(int hook_point) const { return !wanted_.empty() && wanted_.back() >= hook_point; }
+  bool Reach(int hook_point) const {
+    return end_ == PassEnd::kLogits || (!wanted_.empty() && wanted_.back() >= hook_point);
+  }
 
   // Whether what is recorded next comes after `hook_point`.
   bool NextIsAfter(int hook_point) const { return !wanted_.empty() && wanted_.front() > hook_point; }
 
  private:
+  bool Ended() const { return wanted_.empty() && end_ == PassEnd::kLastHookPoint; }
+
   const HookPoints& points_;
   absl::Span<const int> wanted_;
-  Model::Tap tap_;
+  const PassEnd end_;
+  Visit visit_;
 };
 
 }  // namespace hookline

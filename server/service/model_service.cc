@@ -46,6 +46,7 @@ void Describe(const ModelInfo& info, const ModelTokenizers* tokenizers, v1::Mode
   out->set_fingerprint(info.fingerprint);
   out->set_parameters(info.parameters);
   DescribeTokenizer(tokenizers, out);
+  out->set_evaluates(info.no_logits.empty());
 }
 
 }  // namespace
@@ -69,6 +70,8 @@ grpc::ServerUnaryReactor* ModelServiceImpl::GetModel(grpc::CallbackServerContext
       out.set_width(static_cast<int32_t>(hook_point.width));
       out.set_layer(hook_point.layer);
       out.set_description(hook_point.description);
+      out.set_heads(hook_point.heads);
+      out.set_observation(hook_point.observation);
     }
     for (auto& [alias, index] : AliasesOf(model->hook_points(), model->info().architecture).names) {
       response->mutable_hook_points(index)->add_aliases(std::move(alias));

@@ -28,6 +28,8 @@
 #include "server/service/capture_service.h"
 #include "server/service/connection_acceptor.h"
 #include "server/service/dataset_service.h"
+#include "server/service/dictionary_service.h"
+#include "server/service/evaluation_service.h"
 #include "server/service/model_service.h"
 #include "server/service/recording_service.h"
 #include "server/service/text_requests.h"
@@ -104,7 +106,9 @@ class GrpcServer final : public Server {
         capture_service_(engine, recorder, &memories_, &texts_, authenticator_.get()),
         model_service_(engine, options.tokenizers),
         dataset_service_(engine, &texts_),
-        tokenizer_service_(&texts_) {
+        tokenizer_service_(&texts_),
+        dictionary_service_(engine),
+        evaluation_service_(engine, authenticator_.get()) {
     if (recorder != nullptr) recording_service_.emplace(recorder, &memories_, &texts_, authenticator_.get());
   }
 
@@ -132,6 +136,7 @@ class GrpcServer final : public Server {
     }
     builder.RegisterService(&capture_service_).RegisterService(&model_service_).RegisterService(&dataset_service_);
     builder.RegisterService(&tokenizer_service_);
+    builder.RegisterService(&dictionary_service_).RegisterService(&evaluation_service_);
     if (recording_service_.has_value()) builder.RegisterService(&*recording_service_);
     builder.SetResourceQuota(grpc::ResourceQuota("hookline").Resize(static_cast<size_t>(options.max_incoming_bytes)));
     builder.SetMaxReceiveMessageSize(static_cast<int>(options.max_request_bytes));
@@ -222,9 +227,10 @@ class GrpcServer final : public Server {
 
   // Those of ours, by their full names.
   std::vector<std::string> Services() const {
-    std::vector<std::string> services = {v1::CaptureService::service_full_name(), v1::ModelService::service_full_name(),
-                                         v1::DatasetService::service_full_name(),
-                                         v1::TokenizerService::service_full_name()};
+    std::vector<std::string> services = {
+        v1::CaptureService::service_full_name(),    v1::ModelService::service_full_name(),
+        v1::DatasetService::service_full_name(),    v1::TokenizerService::service_full_name(),
+        v1::DictionaryService::service_full_name(), v1::EvaluationService::service_full_name()};
     if (recording_service_.has_value()) services.emplace_back(v1::RecordingService::service_full_name());
     return services;
   }
@@ -246,6 +252,8 @@ class GrpcServer final : public Server {
   ModelServiceImpl model_service_;
   DatasetServiceImpl dataset_service_;
   TokenizerServiceImpl tokenizer_service_;
+  DictionaryServiceImpl dictionary_service_;
+  EvaluationServiceImpl evaluation_service_;
   std::optional<RecordingServiceImpl> recording_service_;
   std::vector<int> ports_;
   // One for each slot of origins_; gRPC's server calls back into the credentials.

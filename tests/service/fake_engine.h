@@ -60,6 +60,14 @@ class FakeEngine final : public Engine {
   absl::Status StopCapture(int64_t /*id*/, const ClientIdentity& /*client*/) override {
     return absl::NotFoundError("no such capture");
   }
+  // Scores need a model.
+  absl::StatusOr<ScorePlan> PlanScore(ScoreRequest /*request*/) const override {
+    return absl::UnimplementedError("the fake engine computes no scores");
+  }
+  absl::StatusOr<std::shared_ptr<Scoring>> StartScore(ScorePlan /*plan*/, const ClientIdentity& /*client*/,
+                                                      std::function<void()> /*on_ready*/) override {
+    return absl::UnimplementedError("the fake engine computes no scores");
+  }
   EngineSnapshot Snapshot() const override;
   void Drain(absl::Time deadline) override;
 

@@ -86,6 +86,7 @@ std::unique_ptr<Model> RandomDecoder(const RandomDecoderOptions& options) {
     weights.layers.push_back(std::move(block));
   }
   weights.ln_final = random.Norm(d);
+  weights.unembedding.weight = random.Normal({d, options.vocabulary_size}, 0, 1 / std::sqrt(static_cast<double>(d)));
 
   ModelInfo info;
   info.name = options.name;

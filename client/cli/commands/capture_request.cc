@@ -124,16 +124,9 @@ void AddFeedOptions(CLI::App& command, CaptureRequestFlags& flags, CLI::Option* 
 
 }  // namespace
 
-void AddCaptureRequestOptions(CLI::App& command, CaptureRequestFlags& flags, Feeds feeds) {
+CLI::Option* AddSourceOptions(CLI::App& command, CaptureRequestFlags& flags) {
   command.add_option("--model", flags.model, "The model's name; not needed where the server holds one")
       ->type_name("NAME");
-  command
-      .add_option("--hook-points", flags.hook_points,
-                  "Names and wildcards, separated by commas: `*` matches anything, `{2,5}` one of a list. Repeatable")
-      ->type_name("NAMES")
-      ->required()
-      ->allow_extra_args(false);
-
   CLI::Option* tokens = command.add_option("--tokens", flags.tokens, "A file of tokens; `-`: standard input")
                             ->type_name("FILE")
                             ->group(kSources);
@@ -185,6 +178,17 @@ void AddCaptureRequestOptions(CLI::App& command, CaptureRequestFlags& flags, Fee
       ->type_name("N")
       ->needs(dataset)
       ->group(kSources);
+  return dataset;
+}
+
+void AddCaptureRequestOptions(CLI::App& command, CaptureRequestFlags& flags, Feeds feeds) {
+  CLI::Option* const dataset = AddSourceOptions(command, flags);
+  command
+      .add_option("--hook-points", flags.hook_points,
+                  "Names and wildcards, separated by commas: `*` matches anything, `{2,5}` one of a list. Repeatable")
+      ->type_name("NAMES")
+      ->required()
+      ->allow_extra_args(false);
   if (feeds == Feeds::kOffered) AddFeedOptions(command, flags, dataset);
 
   const std::string rows = "Which rows, and how many";

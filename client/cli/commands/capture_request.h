@@ -51,9 +51,12 @@ struct CaptureRequestFlags : HookPointFlags {
   bool deterministic = false;
 };
 
+// Declares --model and the flags that say where sequences come from. Returns --dataset.
+CLI::Option* AddSourceOptions(CLI::App& command, CaptureRequestFlags& flags);
+
 enum class Feeds { kOffered, kNotOffered };
 
-// Declares the flags. `flags` outlives the parsing.
+// Declares all flags. `flags` outlives the parsing.
 void AddCaptureRequestOptions(CLI::App& command, CaptureRequestFlags& flags, Feeds feeds);
 
 // Puts the names and the budgets by name into a request's fields. INVALID_ARGUMENT names the flag.

@@ -33,8 +33,10 @@ from hookline.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
+from hookline.evaluate import LossRecovered
 from hookline.model import RemoteModel
 from hookline.persist import Persist, PersistProgress
+from hookline.scores import Intervention, ReplacedRows, Scores, ScoreSummary, SequenceScore, TopLogits, VariantSummary
 from hookline.statistics import HookPointStatistics, Statistics
 from hookline.types import (
     CaptureEstimate,
@@ -42,6 +44,7 @@ from hookline.types import (
     CaptureSummary,
     Dataset,
     DatasetInfo,
+    Dictionary,
     Feed,
     HookPoint,
     HookPointEstimate,
@@ -71,6 +74,7 @@ __all__ = [
     "Dataset",
     "DatasetInfo",
     "DeadlineExceededError",
+    "Dictionary",
     "FailedPreconditionError",
     "Feed",
     "HookPoint",
@@ -80,7 +84,9 @@ __all__ = [
     "HookPointSummary",
     "HooklineError",
     "InternalError",
+    "Intervention",
     "InvalidArgumentError",
+    "LossRecovered",
     "ModelInfo",
     "NotFoundError",
     "Packing",
@@ -91,20 +97,26 @@ __all__ = [
     "Recording",
     "RecordingInfo",
     "RemoteModel",
+    "ReplacedRows",
     "ResourceExhaustedError",
     "Retry",
+    "ScoreSummary",
+    "Scores",
     "Selection",
+    "SequenceScore",
     "SpecialToken",
     "Statistics",
     "Text",
     "Tls",
     "TokenizedText",
     "TopK",
+    "TopLogits",
     "UnauthenticatedError",
     "UnavailableError",
-    "__version__",
+    "VariantSummary",
     "collect_activations_from_dataloader",
     "connect",
+    "__version__",
 ]
 
 _ON_DEMAND = ("aio", "pack", "plot", "sae_lens", "torch")

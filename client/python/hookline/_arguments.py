@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
 from hookline.types import Retry, Selection
@@ -29,6 +29,19 @@ class StatisticsArguments(PersistArguments, total=False):
     """Those of `Client.statistics`; `Client.capture` says what each means."""
 
     retry: Retry | None
+
+
+class ScoreArguments(TypedDict, total=False):
+    """Those of `Client.score`, which says what each means."""
+
+    model: str
+    per_token_loss: bool
+    kl: bool
+    top_logits: int
+    log_probability_token_ids: Sequence[int]
+    hook_points: str | Sequence[str]
+    rows_only: bool
+    loss_recovered: bool
 
 
 class CaptureArguments(PersistArguments, total=False):

@@ -11,11 +11,13 @@ from hookline._request import CaptureOptions, fill_texts, token_batch
 from hookline.types import (
     CaptureEstimate,
     DatasetInfo,
+    Dictionary,
     ModelInfo,
     RecordingInfo,
     TokenizedText,
     capture_estimate,
     dataset_info,
+    dictionary_info,
     model_info,
     recording_info,
     tokenized_texts,
@@ -71,6 +73,15 @@ def list_datasets() -> UnaryCall[tuple[DatasetInfo, ...]]:
         _protocol.ListDatasetsRequest(),
         _protocol.ListDatasetsResponse,
         lambda answer: tuple(map(dataset_info, answer.datasets)),
+    )
+
+
+def list_dictionaries() -> UnaryCall[tuple[Dictionary, ...]]:
+    return UnaryCall(
+        _protocol.LIST_DICTIONARIES,
+        _protocol.ListDictionariesRequest(),
+        _protocol.ListDictionariesResponse,
+        lambda answer: tuple(map(dictionary_info, answer.dictionaries)),
     )
 
 

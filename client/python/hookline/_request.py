@@ -103,7 +103,7 @@ class CaptureOptions:
             request.selection.seed = selection.seed
             request.selection.last_only = selection.last_only
         if isinstance(self.source, Dataset):
-            _fill_dataset(request.dataset, self.source)
+            fill_dataset(request.dataset, self.source)
         elif isinstance(self.source, Text):
             fill_texts(request.text.texts, self.source.texts)
             request.text.long_texts = _LONG_TEXTS[self.source.long_texts]
@@ -113,7 +113,7 @@ class CaptureOptions:
             if self.source.on_lag not in _ON_LAG:
                 raise ValueError(f"on_lag: {self.source.on_lag!r} is none of detach, wait")
             request.feed.name = self.source.name
-            _fill_dataset(request.feed.dataset, self.source.dataset)
+            fill_dataset(request.feed.dataset, self.source.dataset)
             request.feed.start_when_subscribers = self.source.start_when_subscribers
             request.feed.on_lag = _ON_LAG[self.source.on_lag]
         return request
@@ -212,7 +212,8 @@ def _recording_request(recording: Recording) -> Any:
     return request
 
 
-def _fill_dataset(message: Any, dataset: Dataset) -> None:
+def fill_dataset(message: Any, dataset: Dataset) -> None:
+    """Fills a proto DatasetSource."""
     message.SetInParent()
     message.name = dataset.name
     message.sequence_length = dataset.sequence_length

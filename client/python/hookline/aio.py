@@ -13,14 +13,20 @@ from __future__ import annotations
 import asyncio
 import warnings
 import weakref
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Callable
 
 import grpc
 import grpc.aio
 
 from hookline import _calls, _lifetime, _memory, _network, _protocol, _security, _shared_memory
-from hookline._arguments import CaptureArguments, EstimateArguments, PersistArguments, StatisticsArguments
+from hookline._arguments import (
+    CaptureArguments,
+    EstimateArguments,
+    PersistArguments,
+    ScoreArguments,
+    StatisticsArguments,
+)
 from hookline._arrays import Allocator
 from hookline._async_sources import FromAsync, SourceThread
 from hookline._batches import RawBatch
@@ -40,12 +46,21 @@ from hookline.errors import (
     from_rpc_error,
 )
 from hookline.persist import PersistProgress, finished_recording, persist_progress, persist_request
+from hookline.scores import (
+    Intervention,
+    ScoreOptions,
+    ScoreReader,
+    ScoreSummary,
+    SequenceScore,
+    score_options,
+)
 from hookline.statistics import Statistics, receiver_statistics, statistics_options
 from hookline.types import (
     CaptureEstimate,
     CaptureStarted,
     CaptureSummary,
     DatasetInfo,
+    Dictionary,
     ModelInfo,
     RecordingInfo,
     Text,
@@ -91,7 +106,7 @@ class AsyncClient:
         self.address = address
         self._loop = _running_loop("hookline.aio.connect")
         self._closed = False
-        self._running: weakref.WeakSet[AsyncCapture | AsyncPersist] = weakref.WeakSet()
+        self._running: weakref.WeakSet[AsyncCapture | AsyncPersist | AsyncScores] = weakref.WeakSet()
         self._forked = False
         self._offer_memory = _shared_memory.offers(address, shared_memory)
         self._metadata = security.metadata
@@ -177,6 +192,10 @@ class AsyncClient:
         """The token datasets that the server holds."""
         return await self._call(_calls.list_datasets(), timeout)
 
+    async def dictionaries(self, *, timeout: float | None = None) -> tuple[Dictionary, ...]:
+        """The sparse dictionaries that the server holds beside its models."""
+        return await self._call(_calls.list_dictionaries(), timeout)
+
     async def dataset(self, name: str, *, timeout: float | None = None) -> DatasetInfo:
         """One dataset of the server."""
         return await self._call(_calls.get_dataset(name), timeout)
@@ -194,6 +213,20 @@ class AsyncClient:
     async def recording(self, name: str, *, timeout: float | None = None) -> RecordingInfo:
         """One recording on the server."""
         return await self._call(_calls.get_recording(name), timeout)
+
+    def score(
+        self,
+        source: Any,
+        variants: Mapping[str, Sequence[Intervention]] | None = None,
+        **outputs: Unpack[ScoreArguments],
+    ) -> AsyncScores:
+        """`Client.score`, with the same arguments: an async iterator of scores. `await score(...).wait()` returns the
+        summary."""
+        self._check("score")
+        options = score_options(source, variants, outputs)
+        scores = AsyncScores(self._channel.unary_stream(_protocol.SCORE)(options.request), options, self.address)
+        self._running.add(scores)
+        return scores
 
     def persist(
         self, name: str, hook_points: str | Sequence[str], source: Any, **options: Unpack[PersistArguments]
@@ -445,6 +478,46 @@ class AsyncCapture(AsyncIterator[Batch]):
                 sequence = message[1]
         finally:
             source.end()
+
+
+class AsyncScores(AsyncIterator[SequenceScore]):
+    """Scores as they come, as `hookline.Scores`: an async iterator. `wait` reads the rest and returns the summary;
+    `aclose`, or the end of `async with`, ends the work on the server."""
+
+    def __init__(self, call: Any, options: ScoreOptions, address: str) -> None:
+        self._call = call
+        self._options = options
+        self._address = address
+        self._reader = ScoreReader(options)
+
+    async def __anext__(self) -> SequenceScore:
+        while self._reader.summary is None:
+            try:
+                data = await self._call.read()
+            except grpc.RpcError as error:
+                raise self._options.named(_network.name_proxy(from_rpc_error(error), self._address)) from None
+            if data is grpc.aio.EOF:
+                self._reader.finished()
+            score = self._reader.read(data)
+            if score is not None:
+                return score
+        raise StopAsyncIteration
+
+    async def wait(self) -> ScoreSummary:
+        """Reads what is left, and returns the totals."""
+        async for _ in self:
+            pass
+        return self._reader.finished()
+
+    async def aclose(self) -> None:
+        """Ends the call. Idempotent."""
+        self._call.cancel()
+
+    async def __aenter__(self) -> AsyncScores:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.aclose()
 
 
 class AsyncPersist(AsyncIterator[PersistProgress]):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Callable
 import grpc
 
 from hookline import _calls, _endpoints, _library, _memory, _network, _protocol, _security, _shared_memory
-from hookline._arguments import EstimateArguments, PersistArguments, StatisticsArguments
+from hookline._arguments import EstimateArguments, PersistArguments, ScoreArguments, StatisticsArguments
 from hookline._arrays import Allocator
 from hookline._calls import Answer, UnaryCall
 from hookline._connection import Connection, StreamCall
@@ -22,13 +22,16 @@ from hookline._security import Security, TlsArgument
 from hookline._session import Session
 from hookline.capture import Capture
 from hookline.errors import DeadlineExceededError, HooklineError, InternalError, from_rpc_error
+from hookline.evaluate import LossRecovered, loss_recovered
 from hookline.model import RemoteModel
 from hookline.persist import Persist, persist_request
+from hookline.scores import Intervention, Scores, score_options
 from hookline.statistics import Statistics, receiver_statistics, statistics_options
 from hookline.types import (
     CaptureEstimate,
     CaptureStarted,
     DatasetInfo,
+    Dictionary,
     ModelInfo,
     RecordingInfo,
     Retry,
@@ -169,6 +172,10 @@ class Client:
         """The token datasets that the server holds."""
         return self._call(_calls.list_datasets(), timeout)
 
+    def dictionaries(self, *, timeout: float | None = None) -> tuple[Dictionary, ...]:
+        """The sparse dictionaries that the server holds beside its models."""
+        return self._call(_calls.list_dictionaries(), timeout)
+
     def dataset(self, name: str, *, timeout: float | None = None) -> DatasetInfo:
         """One dataset of the server."""
         return self._call(_calls.get_dataset(name), timeout)
@@ -204,6 +211,36 @@ class Client:
             return Persist(StreamCall(self._connection, _protocol.PERSIST, request))
         except HooklineError as error:
             raise settled.named(error) from None
+
+    def score(
+        self,
+        source: Any,
+        variants: Mapping[str, Sequence[Intervention]] | None = None,
+        **outputs: Unpack[ScoreArguments],
+    ) -> Scores:
+        """Runs sequences as they are and under each variant, a name and its interventions; an iterator of
+        `SequenceScore`. `score(...).wait()` returns the summary alone.
+
+        source: `hookline.Dataset`, or token ids in a list, array or tensor, which are sent whole.
+        outputs: beside the mean losses: `per_token_loss`, `kl` (from the clean pass), `top_logits` (so many of each
+            position), `log_probability_token_ids`, `hook_points` (their rows, after the interventions), `rows_only`
+            (no logits are computed), `loss_recovered`; and `model`.
+        """
+        options = score_options(source, variants, outputs)
+        return Scores(StreamCall(self._connection, _protocol.SCORE, options.request), options)
+
+    def loss_recovered(
+        self, sae: Any, hook_point: str, source: Any, *, model: str = "", ignore_token_ids: Sequence[int] = ()
+    ) -> LossRecovered:
+        """What SAELens's `run_evals` measures of an autoencoder: losses with its reconstruction in place of the rows,
+        with them and with zeros, KL divergences, L0, explained variance and cosine similarity.
+
+        sae: an object of SAELens, sparsify or dictionary_learning, which runs here, or a torch module or function from
+            rows (tokens, width) to rows. The model runs on the server: two calls for each sequence.
+        source: token ids in a list, array or tensor.
+        ignore_token_ids: rows of these tokens are left alone, and do not count.
+        """
+        return loss_recovered(self, sae, hook_point, source, model=model, ignore_token_ids=ignore_token_ids)
 
     def stop_recording(self, name: str, *, timeout: float | None = None) -> RecordingInfo:
         """Ends a running recording after its last rows; what is written stays and can be continued."""

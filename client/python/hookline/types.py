@@ -29,6 +29,8 @@ class HookPoint:
     layer: int  # from 0; -1 before the first block, the number of layers after the last
     description: str
     aliases: tuple[str, ...] = ()  # other names by which it can be captured
+    heads: int = 0  # that the width is divided into; 0: it is not
+    observation: bool = False  # nothing reads the value: an intervention there is refused
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class ModelInfo:
     fingerprint: str
     parameters: int
     hook_points: tuple[HookPoint, ...]
+    evaluates: bool = False  # whether it can be scored
     tokenizer: str = ""  # its file and size, or why there is none
     tokenizer_fingerprint: str = ""  # empty without one
     special_tokens: tuple[SpecialToken, ...] = ()
@@ -90,6 +93,22 @@ class TokenizedText:
     tokens: tuple[str, ...]  # as the vocabulary spells them
     offsets: tuple[tuple[int, int], ...]  # the characters of the text that each covers; (0, 0) for one that was added
     special: tuple[bool, ...]
+
+
+@dataclass(frozen=True)
+class Dictionary:
+    """A sparse dictionary that the server holds beside a model."""
+
+    name: str
+    model: str
+    hook_point: str  # whose rows it encodes
+    architecture: str
+    format: str  # the library whose files it was read from
+    width: int  # of the rows
+    latents: int
+    max_active: int  # latents of a row that can be other than zero; 0: no limit
+    fingerprint: str
+    hook_points: tuple[str, ...]  # its own, which are captured as any other
 
 
 @dataclass(frozen=True)
@@ -323,7 +342,10 @@ class CaptureEstimate:
 
 
 def model_info(message: Any) -> ModelInfo:
-    points = tuple(HookPoint(p.name, p.width, p.layer, p.description, tuple(p.aliases)) for p in message.hook_points)
+    points = tuple(
+        HookPoint(p.name, p.width, p.layer, p.description, tuple(p.aliases), p.heads, p.observation)
+        for p in message.hook_points
+    )
     return ModelInfo(
         name=message.name,
         architecture=message.architecture,
@@ -340,6 +362,7 @@ def model_info(message: Any) -> ModelInfo:
         fingerprint=message.fingerprint,
         parameters=message.parameters,
         hook_points=points,
+        evaluates=message.evaluates,
         tokenizer=message.tokenizer,
         tokenizer_fingerprint=message.tokenizer_fingerprint,
         special_tokens=special_tokens(message.special_tokens),
@@ -376,6 +399,21 @@ def packing_of(message: Any) -> Packing:
         options=dict(message.options),
         documents=message.documents,
         warning=message.warning,
+    )
+
+
+def dictionary_info(message: Any) -> Dictionary:
+    return Dictionary(
+        name=message.name,
+        model=message.model,
+        hook_point=message.hook_point,
+        architecture=message.architecture,
+        format=message.format,
+        width=message.width,
+        latents=message.latents,
+        max_active=message.max_active,
+        fingerprint=message.fingerprint,
+        hook_points=tuple(message.hook_points),
     )
 
 

@@ -83,9 +83,9 @@ at::Tensor GatedDeltaRule(const at::Tensor& q, const at::Tensor& k, const at::Te
 
 GatedDelta::GatedDelta(const GatedDeltaConfig& config, GatedDeltaWeights weights, HookPointList& hook_points)
     : config_(config), weights_(std::move(weights)) {
-  z_hook_ = hook_points.Add("attn.hook_z", config.value_heads * config.value_width,
-                            "The recurrence's result per value head after its norm and gate, before the output "
-                            "projection.");
+  z_hook_ = hook_points.AddHeads("attn.hook_z", config.value_heads, config.value_heads * config.value_width,
+                                 "The recurrence's result per value head after its norm and gate, before the output "
+                                 "projection.");
 }
 
 bool GatedDelta::Run(const at::Tensor& h, ForwardPass& pass, at::Tensor* out) const {
@@ -116,10 +116,10 @@ bool GatedDelta::Run(const at::Tensor& h, ForwardPass& pass, at::Tensor* out) co
                               .reshape({batch * positions, value_heads, value_width});
   const at::Tensor gate =
       at::silu(Linear(h, weights_.gate).to(at::kFloat)).view({batch * positions, value_heads, value_width});
-  const at::Tensor z = Norm(read, config_.norm, weights_.norm)
-                           .out.mul(gate)
-                           .to(pass.dtype)
-                           .reshape({batch * positions, value_heads * value_width});
+  at::Tensor z = Norm(read, config_.norm, weights_.norm)
+                     .out.mul(gate)
+                     .to(pass.dtype)
+                     .reshape({batch * positions, value_heads * value_width});
   if (pass.taps(z_hook_, z)) return true;
   *out = Linear(z, weights_.out);
   return false;

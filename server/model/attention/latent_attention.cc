@@ -11,13 +11,17 @@ LatentAttention::LatentAttention(const LatentAttentionConfig& config, LatentAtte
     : config_(config), weights_(std::move(weights)) {
   const int64_t keys = config.heads * (config.plain_width + config.rotated_width);
   const int64_t values = config.heads * config.value_width;
-  query_hook_ = hook_points.Add("attn.hook_q", keys, "The query projection, before rotation.");
-  value_hook_ = hook_points.Add("attn.hook_v", values, "The values, expanded from the compressed row.");
-  rotated_query_hook_ = hook_points.Add(
-      "attn.hook_rot_q", keys, "The query as attention uses it, per head the plain part, then the rotated one.");
-  rotated_key_hook_ = hook_points.Add(
-      "attn.hook_rot_k", keys, "The key as attention uses it, per head its plain part, then the rotated one of all.");
-  z_hook_ = hook_points.Add("attn.hook_z", values, "Attention's result per head, before the output projection.");
+  query_hook_ = hook_points.AddHeads("attn.hook_q", config.heads, keys, "The query projection, before rotation.");
+  value_hook_ =
+      hook_points.AddHeads("attn.hook_v", config.heads, values, "The values, expanded from the compressed row.");
+  rotated_query_hook_ =
+      hook_points.AddHeads("attn.hook_rot_q", config.heads, keys,
+                           "The query as attention uses it, per head the plain part, then the rotated one.");
+  rotated_key_hook_ =
+      hook_points.AddHeads("attn.hook_rot_k", config.heads, keys,
+                           "The key as attention uses it, per head its plain part, then the rotated one of all.");
+  z_hook_ = hook_points.AddHeads("attn.hook_z", config.heads, values,
+                                 "Attention's result per head, before the output projection.");
 }
 
 bool LatentAttention::Run(const at::Tensor& h, ForwardPass& pass, at::Tensor* out) const {
@@ -48,11 +52,11 @@ bool LatentAttention::Run(const at::Tensor& h, ForwardPass& pass, at::Tensor* ou
     if (taps(rotated_query_hook_, q)) return true;
   }
   const at::Tensor turned = pass.rotary.Rotate(config_.rotary, k_rotated).expand({batch, positions, heads, rotated});
-  const at::Tensor k = at::cat({expanded.narrow(3, 0, plain), turned}, 3);
+  at::Tensor k = at::cat({expanded.narrow(3, 0, plain), turned}, 3);
   if (taps(rotated_key_hook_, k)) return true;
-  const at::Tensor z = Attend(q, k, v, {config_.scale, /*soft_cap=*/0, /*reach=*/-1, /*sinks=*/{}}, pass.masks);
+  at::Tensor z = Attend(q, k, v, {config_.scale, /*soft_cap=*/0, /*reach=*/-1, /*sinks=*/{}}, pass.masks);
   if (taps(z_hook_, z)) return true;
-  *out = Linear(z.view({-1, heads * config_.value_width}), weights_.out);
+  *out = Linear(z.reshape({-1, heads * config_.value_width}), weights_.out);
   return false;
 }
 

@@ -18,24 +18,29 @@ SoftmaxAttention::SoftmaxAttention(const SoftmaxAttentionConfig& config, int lay
   const char* raw = normed ? ", before norm and rotation." : rotated ? ", before rotation." : ".";
   const char* turned =
       normed ? " as attention uses it, after norm and rotation." : " as attention uses it, after rotation.";
-  query_hook_ = hook_points.Add("attn.hook_q", queries, absl::StrCat("The query projection", raw));
+  query_hook_ = hook_points.AddHeads("attn.hook_q", config.heads, queries, absl::StrCat("The query projection", raw));
   if (projects_keys) {
-    key_hook_ = hook_points.Add("attn.hook_k", keys, absl::StrCat("The key projection", raw));
-    value_hook_ = hook_points.Add(
-        "attn.hook_v", keys,
+    key_hook_ =
+        hook_points.AddHeads("attn.hook_k", config.key_value_heads, keys, absl::StrCat("The key projection", raw));
+    value_hook_ = hook_points.AddHeads(
+        "attn.hook_v", config.key_value_heads, keys,
         config.value_embedding_factor != 0
             ? "The values as attention uses them, with the gated value embedding where the block has one."
         : config.value_norm.kind != NormConfig::Kind::kNone ? "The value projection, before its norm."
         : config.clamp != 0                                 ? "The value projection, before it is clamped."
                                                             : "The value projection.");
   }
-  if (rotated) rotated_query_hook_ = hook_points.Add("attn.hook_rot_q", queries, absl::StrCat("The query", turned));
+  if (rotated)
+    rotated_query_hook_ =
+        hook_points.AddHeads("attn.hook_rot_q", config.heads, queries, absl::StrCat("The query", turned));
   if (rotated && projects_keys) {
-    rotated_key_hook_ = hook_points.Add("attn.hook_rot_k", keys, absl::StrCat("The key", turned));
+    rotated_key_hook_ =
+        hook_points.AddHeads("attn.hook_rot_k", config.key_value_heads, keys, absl::StrCat("The key", turned));
   }
-  z_hook_ = hook_points.Add("attn.hook_z", queries,
-                            config.gated ? "Attention's result per head times its gate, before the output projection."
-                                         : "Attention's result per head, before the output projection.");
+  z_hook_ =
+      hook_points.AddHeads("attn.hook_z", config.heads, queries,
+                           config.gated ? "Attention's result per head times its gate, before the output projection."
+                                        : "Attention's result per head, before the output projection.");
 }
 
 bool SoftmaxAttention::Run(const at::Tensor& h, ForwardPass& pass, at::Tensor* out) const {

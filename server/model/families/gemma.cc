@@ -64,6 +64,7 @@ DecoderConfig ReadGemma3Config(const ConfigReader& config) {
   defaults.context_length = 131072;
   DecoderConfig decoder = ReadSandwich(config, defaults);
   ForEachAttention(&decoder, [&](int, SoftmaxAttentionConfig& one) { one.query_key_norm.norm = decoder.ln1; });
+  decoder.logit_soft_cap = config.Number("final_logit_softcapping", 0);
   const int64_t pattern =
       config.Integer("sliding_window_pattern", config.Integer("_sliding_window_pattern", /*fallback=*/6));
   ReadWindows(
@@ -110,6 +111,7 @@ Architecture ReadGemma2(const ConfigReader& config) {
     const double cap = config.Number("attn_logit_softcapping", 50);
     ForEachAttention(&decoder, [&](int, SoftmaxAttentionConfig& one) { one.soft_cap = cap; });
   }
+  if (!config.IsNull("final_logit_softcapping")) decoder.logit_soft_cap = config.Number("final_logit_softcapping", 30);
   decoder.rotary = {ReadPlainRotary(config, decoder)};
   ReadWindows(
       config, ReadWindow(config, 4096), [](int layer) { return layer % 2 == 0; }, &decoder);

@@ -28,6 +28,7 @@ DecoderConfig ReadShape(const ConfigReader& config) {
   defaults.context_length = 131072;
   DecoderConfig decoder = ReadLlamaShape(config, defaults);
   decoder.embedding_scale = std::sqrt(static_cast<double>(decoder.width));
+  decoder.logit_soft_cap = config.Number("final_logit_softcapping", 0);
   decoder.ln1_post = decoder.ln2_post = decoder.ln1;
   ForEachAttention(&decoder, [&](int, SoftmaxAttentionConfig& one) {
     one.scale = 1;

@@ -45,7 +45,7 @@ DecoderWeights TakeWeights(const DecoderConfig& config, WeightTaker& take) {
     weights.layers.push_back(std::move(layer));
   }
   weights.ln_final = TakeLayerNorm(take, prefix + "ln_f", d);
-  IgnoreHead(take, "lm_head", config.vocabulary_size, d);
+  TakeHead(take, "lm_head", config, d, &weights);
   return weights;
 }
 

@@ -39,7 +39,7 @@ DecoderWeights TakeWeights(const DecoderConfig& config, Bias attention_bias, Wei
   weights.ln_final = TakeLayerNorm(take, "gpt_neox.final_layer_norm", d);
   take.Ignore("gpt_neox.rotary_emb.inv_freq");
   // transformers 5 writes the second name.
-  for (const char* head : {"embed_out", "lm_head"}) IgnoreHead(take, head, config.vocabulary_size, d);
+  TakeHead(take, take.Has("embed_out.weight") ? "embed_out" : "lm_head", config, d, &weights);
   return weights;
 }
 

@@ -37,7 +37,7 @@ DecoderWeights TakeGptWeights(const DecoderConfig& config, const GptNames& names
     weights.layers.push_back(std::move(layer));
   }
   weights.ln_final = TakeLayerNorm(take, prefix + "ln_f", d);
-  IgnoreHead(take, "lm_head", config.vocabulary_size, d);
+  TakeHead(take, "lm_head", config, d, &weights);
   return weights;
 }
 

@@ -1,5 +1,5 @@
 // Granite: Llama with factors on the embedding, the scores and what attention and MLP add. `logits_scaling` divides the
-// logits only.
+// logits.
 #include <optional>
 #include <utility>
 
@@ -16,6 +16,7 @@ Architecture ReadGranite(const ConfigReader& config) {
   rotary.context_length = decoder.context_length;
   decoder.rotary = {ReadRotary(config, FirstAttention(decoder).head_width, rotary)};
   decoder.embedding_scale = config.Number("embedding_multiplier", 1);
+  decoder.logit_scale = 1 / config.Number("logits_scaling", 1);
   decoder.branch_scale = config.Number("residual_multiplier", 1);
   const double scale = config.Number("attention_multiplier", 1);
   ForEachAttention(&decoder, [&](int, SoftmaxAttentionConfig& one) { one.scale = scale; });

@@ -26,21 +26,25 @@ namespace {
 
 using Json = nlohmann::json;
 
+// What a config.json without `tie_word_embeddings` means.
+enum class Ties { kNo, kYes };
+
 struct NamedFamily {
   const char* model_type;
   ReadFamily read;
+  Ties ties = Ties::kNo;
 };
 
 constexpr NamedFamily kFamilies[] = {
     {"deepseek_v3", ReadDeepseekV3},
-    {"gemma", ReadGemma},
-    {"gemma2", ReadGemma2},
-    {"gemma3", ReadGemma3Multimodal},
-    {"gemma3_text", ReadGemma3},
-    {"gemma4", ReadGemma4},
-    {"gemma4_text", ReadGemma4},
-    {"gpt2", ReadGpt2},
-    {"gpt_neo", ReadGptNeo},
+    {"gemma", ReadGemma, Ties::kYes},
+    {"gemma2", ReadGemma2, Ties::kYes},
+    {"gemma3", ReadGemma3Multimodal, Ties::kYes},
+    {"gemma3_text", ReadGemma3, Ties::kYes},
+    {"gemma4", ReadGemma4, Ties::kYes},
+    {"gemma4_text", ReadGemma4, Ties::kYes},
+    {"gpt2", ReadGpt2, Ties::kYes},
+    {"gpt_neo", ReadGptNeo, Ties::kYes},
     {"gpt_neox", ReadGptNeox},
     {"gpt_oss", ReadGptOss},
     {"gptj", ReadGptj},
@@ -48,13 +52,13 @@ constexpr NamedFamily kFamilies[] = {
     {"llama", ReadLlama},
     {"ministral", ReadMistral},
     {"mistral", ReadMistral},
-    {"mistral3", ReadMistral3},
+    {"mistral3", ReadMistral3, Ties::kYes},
     {"mixtral", ReadMixtral},
     {"nanochat", ReadNanochat},
     {"olmo2", ReadOlmo2},
     {"olmo3", ReadOlmo3},
     {"olmoe", ReadOlmoe},
-    {"opt", ReadOpt},
+    {"opt", ReadOpt, Ties::kYes},
     {"phi", ReadPhi},
     {"phi3", ReadPhi3},
     {"qwen2", ReadQwen2},
@@ -64,7 +68,7 @@ constexpr NamedFamily kFamilies[] = {
     {"qwen3_5_moe_text", ReadQwen35Moe},
     {"qwen3_5_text", ReadQwen35},
     {"qwen3_moe", ReadQwen3Moe},
-    {"smollm3", ReadSmolLm3},
+    {"smollm3", ReadSmolLm3, Ties::kYes},
 };
 
 void RefuseQuantized(const ConfigReader& config) {
@@ -83,6 +87,13 @@ void RefuseQuantized(const ConfigReader& config) {
   }
 }
 
+// Whether a checkpoint without an unembedding has the embedding's.
+bool ReadTied(const ConfigReader& config, Ties ties) {
+  const bool by_text = config.Has("text_config") && !config.Has("tie_word_embeddings");
+  const ConfigReader reader = by_text ? config.Object("text_config") : config;
+  return reader.Flag("tie_word_embeddings", ties == Ties::kYes);
+}
+
 absl::StatusOr<Architecture> ReadArchitecture(const Json& json, const std::string& path, ModelInfo* info) {
   const ConfigReader config(json, path);
   info->architecture = config.Text("model_type");
@@ -92,6 +103,7 @@ absl::StatusOr<Architecture> ReadArchitecture(const Json& json, const std::strin
     if (info->architecture != family.model_type) continue;
     RefuseQuantized(config);
     Architecture architecture = family.read(config);
+    architecture.config.tied_unembedding = ReadTied(config, family.ties);
     RETURN_IF_ERROR(config.status());
     return architecture;
   }
@@ -129,6 +141,8 @@ absl::StatusOr<std::unique_ptr<Model>> LoadHuggingFace(const ModelOptions& optio
   RETURN_IF_ERROR(
       CheckMemory({{info.name, info.device, WeightBytes(state, dtype) + Mxfp4Growth(state, dtype)}}, MemoryOf));
   WeightTaker take(state, device, dtype);
+  take.set_evaluates(options.evaluation);
+  info.no_logits = options.evaluation ? "has no unembedding in its checkpoint" : kLoadedWithoutEvaluation;
   DecoderWeights weights = architecture.take_weights(architecture.config, take);
   const std::string not_read = IgnoreOtherHeads(take);
   RETURN_IF_ERROR(take.Finish());

@@ -180,6 +180,8 @@ DecoderConfig MakeConfig(Era era, const Meta& meta, const std::string& window_pa
                               era == Era::kI   ? 1.2
                               : era == Era::kH ? 1.15
                                                : 1};
+  // Variants E and G have the same weights, but caps of 15 and 20; which it is the checkpoint does not say.
+  if (era != Era::kE) config.logit_soft_cap = 15;
   if (era >= Era::kE) attention.value_embedding_factor = late ? 3 : 2;
   const DenseConfig mlp{4 * meta.n_embd, Activation::kReluSquared, /*gated=*/false};
   for (int64_t i = 0; i < meta.n_layer; ++i) {
@@ -204,7 +206,14 @@ absl::StatusOr<DecoderWeights> TakeWeights(Era era, const Meta& meta, const Deco
 
   DecoderWeights weights;
   weights.token_embedding = take.Table("transformer.wte.weight", {rows, d});
-  take.Ignore("lm_head.weight", {rows, d});
+  if (take.evaluates() && config.logit_soft_cap != 0) {
+    weights.unembedding.weight = take.Linear("lm_head.weight", d, rows);
+    if (weights.unembedding.weight.defined()) {
+      weights.unembedding.weight = weights.unembedding.weight.narrow(1, 0, meta.vocab_size);
+    }
+  } else {
+    take.Ignore("lm_head.weight", {rows, d});
+  }
   std::vector<double> residual(meta.n_layer, 1), embedding(meta.n_layer, 0), bigram(meta.n_layer, 0);
   if (era >= Era::kB) {
     residual = take.Numbers("resid_lambdas", meta.n_layer);
@@ -277,6 +286,9 @@ absl::StatusOr<std::unique_ptr<Model>> LoadNanochat(const ModelOptions& options,
   }
   const DecoderConfig config = MakeConfig(era, meta, pattern);
   WeightTaker take(state, device, dtype);
+  take.set_evaluates(options.evaluation);
+  info.no_logits = !options.evaluation ? kLoadedWithoutEvaluation
+                                       : "is of nanochat's variant E or G, whose logits differ and whose files do not";
   ASSIGN_OR_RETURN(DecoderWeights weights, TakeWeights(era, meta, config, state, take));
 
   info.architecture = "nanochat";

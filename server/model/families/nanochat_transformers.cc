@@ -24,6 +24,7 @@ Architecture ReadNanochat(const ConfigReader& config) {
     layer.softmax().query_key_norm = {decoder.ln1, QueryKeyNormConfig::Place::kAfterRotary};
     std::get<DenseConfig>(layer.feed_forward).gated = false;
   }
+  if (!config.IsNull("final_logit_softcapping")) decoder.logit_soft_cap = config.Number("final_logit_softcapping", 15);
   LlamaNames names;
   names.query_key_value_bias = names.attention_out_bias = config.Flag("attention_bias", false);
   names.feed_forward = [](LlamaTaker& llama, const LayerConfig& layer, const std::string& prefix) {

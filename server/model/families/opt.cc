@@ -49,8 +49,11 @@ DecoderWeights TakeWeights(const DecoderConfig& config, Bias bias, WeightTaker& 
   if (positions.defined()) weights.position_embedding = positions.narrow(0, kPositionOffset, config.context_length);
   if (config.embedding_width != 0) {
     weights.embedding_projection = TakeLinear(take, prefix + "project_in", table_width, d, Bias::kNone);
-    // On the way to the logits.
-    take.Ignore(prefix + "project_out.weight", {table_width, d});
+    if (take.evaluates()) {
+      weights.unembedding_projection = TakeLinear(take, prefix + "project_out", d, table_width, Bias::kNone);
+    } else {
+      take.Ignore(prefix + "project_out.weight", {table_width, d});
+    }
   }
   for (size_t i = 0; i < config.layers.size(); ++i) {
     weights.layers.push_back(TakeLayer(config, i, bias, absl::StrCat(prefix, "layers.", i, "."), take));
@@ -58,7 +61,7 @@ DecoderWeights TakeWeights(const DecoderConfig& config, Bias bias, WeightTaker& 
   if (config.ln_final.kind != NormConfig::Kind::kNone) {
     weights.ln_final = TakeNorm(take, config.ln_final, prefix + "final_layer_norm", d);
   }
-  IgnoreHead(take, "lm_head", config.vocabulary_size, table_width);
+  TakeHead(take, "lm_head", config, table_width, &weights);
   return weights;
 }
 

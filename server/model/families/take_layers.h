@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <string>
 
+#include "server/model/decoder_config.h"
 #include "server/model/decoder_weights.h"
 #include "server/model/load/weight_taker.h"
 
@@ -35,10 +36,23 @@ inline LinearWeights Outputs(const LinearWeights& all, int64_t first, int64_t co
   return part;
 }
 
-// The unembedding `name`, which no hook point needs; it is not there where it is the embedding's.
-inline void IgnoreHead(WeightTaker& take, const std::string& name, int64_t vocabulary_size, int64_t width) {
-  if (take.Has(name + ".weight")) take.Ignore(name + ".weight", {vocabulary_size, width});
-  if (take.Has(name + ".bias")) take.Ignore(name + ".bias", {vocabulary_size});
+// The unembedding `name`, of `width` values a row. Without one in the checkpoint it is the embedding's, which must have
+// been taken, where the configuration ties them, and otherwise undefined: the model has no logits then.
+inline void TakeHead(WeightTaker& take, const std::string& name, const DecoderConfig& config, int64_t width,
+                     DecoderWeights* weights) {
+  const int64_t ids = config.vocabulary_size;
+  const bool has_weight = take.Has(name + ".weight"), has_bias = take.Has(name + ".bias");
+  if (!take.evaluates()) {
+    if (has_weight) take.Ignore(name + ".weight", {ids, width});
+    if (has_bias) take.Ignore(name + ".bias", {ids});
+    return;
+  }
+  if (has_weight) {
+    weights->unembedding.weight = take.Linear(name + ".weight", width, ids);
+  } else if (config.tied_unembedding && weights->token_embedding.defined()) {
+    weights->unembedding.weight = weights->token_embedding.t();
+  }
+  if (has_bias) weights->unembedding.bias = take.Get(name + ".bias", {ids});
 }
 
 }  // namespace hookline

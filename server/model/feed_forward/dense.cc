@@ -29,11 +29,11 @@ bool Dense::Run(const at::Tensor& h, Taps& taps, at::Tensor* out) const {
       pre = Linear(h, weights_.gate);
       if (taps(pre_hook_, pre)) return true;
     }
-    const at::Tensor linear = Linear(h, weights_.up);
+    at::Tensor linear = Linear(h, weights_.up);
     if (taps(pre_linear_hook_, linear)) return true;
     hidden = Activate(pre, config_.activation).mul_(linear);
   } else {
-    const at::Tensor pre = Linear(h, weights_.up);
+    at::Tensor pre = Linear(h, weights_.up);
     if (taps(pre_hook_, pre)) return true;
     hidden = Activate(pre, config_.activation);
   }

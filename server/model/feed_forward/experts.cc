@@ -21,15 +21,16 @@ Experts::Experts(const ExpertsConfig& config, ExpertsWeights weights, HookPointL
   indices_hook_ = hook_points.Add("mlp.hook_expert_indices", config.chosen,
                                   "The chosen experts' numbers, in falling order of the score that chose them; those "
                                   "above 256 need float32.");
+  hook_points.Observation(indices_hook_);
   weights_hook_ = hook_points.Add("mlp.hook_expert_weights", config.chosen,
                                   "What the outputs of the chosen experts are multiplied by, in the same order.");
 }
 
 bool Experts::Run(const at::Tensor& h, Taps& taps, at::Tensor* out) const {
-  const at::Tensor logits = Linear(h.to(weights_.router.weight.scalar_type()), weights_.router);  // (rows, E)
+  at::Tensor logits = Linear(h.to(weights_.router.weight.scalar_type()), weights_.router);  // (rows, E)
   if (taps(logits_hook_, logits)) return true;
-  const Choice choice = Choose(logits.to(at::kFloat));
-  if (taps(indices_hook_, choice.indices.to(at::kFloat)) || taps(weights_hook_, choice.weights)) return true;
+  Choice choice = Choose(logits.to(at::kFloat));
+  if (taps.Observe(indices_hook_, choice.indices.to(at::kFloat)) || taps(weights_hook_, choice.weights)) return true;
   *out = RunChosen(h, choice);
   if (config_.shared_width > 0) {
     const DenseWeights& shared = weights_.shared;

@@ -32,6 +32,10 @@ class WeightTaker {
   WeightTaker(const StateDict& weights, at::Device device, at::ScalarType dtype)
       : weights_(weights), reader_(weights), device_(device), dtype_(dtype) {}
 
+  // Whether the unembedding is taken, which hook points do without. It is unless this is called with false.
+  void set_evaluates(bool evaluates) { evaluates_ = evaluates; }
+  bool evaluates() const { return evaluates_; }
+
   at::Device device() const { return device_; }
   at::ScalarType dtype() const { return dtype_; }
 
@@ -79,6 +83,7 @@ class WeightTaker {
   WeightReader reader_;
   const at::Device device_;
   const at::ScalarType dtype_;
+  bool evaluates_ = true;
   std::set<std::string> taken_;
   int64_t parameters_ = 0;
   absl::Status status_;

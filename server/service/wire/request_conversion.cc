@@ -39,24 +39,11 @@ absl::StatusOr<Dtype> FromProto(v1::Dtype dtype) {
   }
 }
 
-DatasetSource FromProto(const v1::DatasetSource& source) {
-  DatasetSource out;
-  out.name = source.name();
-  out.sequence_length = source.sequence_length();
-  out.first_sequence = source.first_sequence();
-  out.sequence_count = source.sequence_count();
-  if (source.has_prepend_token_id()) out.prepend_token_id = source.prepend_token_id();
-  if (source.has_shuffle_seed()) out.shuffle_seed = source.shuffle_seed();
-  out.epochs = source.epochs() == 0 ? 1 : source.epochs();
-  out.skip_sequences = source.skip_sequences();
-  return out;
-}
-
 absl::StatusOr<FeedSource> FromProto(const v1::FeedSource& source) {
   RETURN_IF_ERROR(CheckEnum("feed.on_lag", source.on_lag()));
   FeedSource out;
   out.name = source.name();
-  out.dataset = FromProto(source.dataset());
+  out.dataset = hookline::FromProto(source.dataset());
   out.start_when_subscribers = source.start_when_subscribers() == 0 ? 1 : source.start_when_subscribers();
   out.on_lag = source.on_lag() == v1::ON_LAG_WAIT ? OnLag::kWait : OnLag::kDetach;
   return out;
@@ -75,6 +62,29 @@ Selection FromProto(const v1::Selection& selection) {
 }
 
 }  // namespace
+
+DatasetSource FromProto(const v1::DatasetSource& source) {
+  DatasetSource out;
+  out.name = source.name();
+  out.sequence_length = source.sequence_length();
+  out.first_sequence = source.first_sequence();
+  out.sequence_count = source.sequence_count();
+  if (source.has_prepend_token_id()) out.prepend_token_id = source.prepend_token_id();
+  if (source.has_shuffle_seed()) out.shuffle_seed = source.shuffle_seed();
+  out.epochs = source.epochs() == 0 ? 1 : source.epochs();
+  out.skip_sequences = source.skip_sequences();
+  return out;
+}
+
+DatasetSource FromProto(const v1::DatasetSource& source) {
+  DatasetSource out;
+  out.name = source.name();
+  out.sequence_length = source.sequence_length();
+  out.first_sequence = source.first_sequence();
+  out.sequence_count = source.sequence_count();
+  if (source.has_prepend_token_id()) out.prepend_token_id = source.prepend_token_id();
+  return out;
+}
 
 v1::Dtype ToProto(Dtype dtype) {
   switch (dtype) {

@@ -12,6 +12,8 @@ namespace hookline {
 v1::Dtype ToProto(Dtype dtype);
 v1::SpecialToken ToProto(const SpecialToken& token);
 
+DatasetSource FromProto(const v1::DatasetSource& source);
+
 // INVALID_ARGUMENT naming `text.long_texts` for a number without a name.
 absl::StatusOr<LongTexts> FromProto(v1::LongTexts long_texts);
 

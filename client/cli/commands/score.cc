@@ -1,0 +1,218 @@
+#include <cmath>
+#include <cstdio>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "client/cli/commands/capture_request.h"
+#include "client/cli/commands/commands.h"
+#include "client/cli/exit_code.h"
+#include "client/cli/terminal/report.h"
+#include "client/cpp/client.h"
+#include "client/cpp/rpc_status.h"
+#include "google/protobuf/util/json_util.h"
+#include "hookline/v1/dictionary_service.grpc.pb.h"
+#include "hookline/v1/evaluation_service.grpc.pb.h"
+#include "server/base/escape.h"
+#include "server/base/status.h"
+
+namespace hookline::cli {
+namespace {
+
+constexpr char kFooter[] =
+    R"(One of --tokens and --dataset says where the token sequences come from. A line of the table is a token: the loss of
+predicting it from those before it, the same loss under each variant, and what the model expects next.
+
+Examples:
+  The ids in a file, one sequence a line:
+    hookline score --tokens ids.txt
+  The same without what two layers write, each by itself:
+    hookline score --tokens ids.txt --zero blocks.2.hook_mlp_out --zero blocks.3.hook_mlp_out
+  A text for a byte-level model:
+    hookline score --tokens text.txt --token-format bytes --sequence-length 64)";
+
+// Below what a server takes in one request of this kind, 16 MiB.
+constexpr size_t kMaxRequestBytes = size_t{8} << 20;
+
+struct ScoreFlags : CaptureRequestFlags {
+  std::vector<std::string> zero, dictionaries;
+  int32_t top = 3;
+  bool json = false;
+};
+
+absl::Status AddTokens(TokenSource& tokens, v1::ScoreRequest& request) {
+  size_t bytes = 0;
+  while (true) {
+    v1::TokenSequence sequence;
+    ASSIGN_OR_RETURN(const bool more, tokens.Next(&sequence));
+    if (!more) return absl::OkStatus();
+    bytes += sequence.ByteSizeLong();
+    if (bytes > kMaxRequestBytes) {
+      return absl::InvalidArgumentError(absl::StrCat("--tokens: more than ", kMaxRequestBytes >> 20,
+                                                     " MiB of ids do not fit into one request; have the server serve "
+                                                     "the file as a dataset"));
+    }
+    *request.mutable_tokens()->add_sequences() = std::move(sequence);
+  }
+}
+
+// A variant with the dictionary's reconstruction at the hook point that it encodes.
+absl::Status AddDictionary(client::Client& client, const std::string& name, v1::ScoreRequest& request) {
+  grpc::ClientContext context;
+  v1::GetDictionaryRequest asked;
+  asked.set_name(name);
+  v1::Dictionary dictionary;
+  RETURN_IF_ERROR(
+      client::FromGrpc(v1::DictionaryService::NewStub(client.channel())->GetDictionary(&context, asked, &dictionary)));
+  v1::ScoreVariant& variant = *request.add_variants();
+  variant.set_name("dictionary " + name);
+  v1::Intervention& intervention = *variant.add_interventions();
+  intervention.set_hook_point(dictionary.hook_point());
+  intervention.set_dictionary(name);
+  return absl::OkStatus();
+}
+
+// "105 41.2%" for each, the most probable first.
+std::string Predictions(const v1::TopLogits& top) {
+  std::string text;
+  for (int i = 0; i < top.ids_size(); ++i) {
+    const double percent = 100 * std::exp(static_cast<double>(top.log_probabilities(i)));
+    absl::StrAppend(&text, i == 0 ? "" : "  ", absl::StrFormat("%d %.1f%%", top.ids(i), percent));
+  }
+  return text;
+}
+
+// Prints the scores of one sequence, the clean pass's first.
+void PrintSequence(const v1::TokenSequence* ids, const std::vector<v1::Score>& scores) {
+  const v1::Score& clean = scores.front();
+  std::vector<std::vector<std::string>> rows = {{"position"}};
+  if (ids != nullptr) rows[0].push_back("token");
+  rows[0].push_back("loss");
+  for (size_t v = 1; v < scores.size(); ++v) rows[0].push_back(Escaped(scores[v].variant()));
+  if (clean.top_logits_size() > 0) rows[0].push_back("next");
+  for (int t = 0; t <= clean.token_loss_size(); ++t) {
+    std::vector<std::string>& row = rows.emplace_back();
+    row.push_back(absl::StrCat(t));
+    if (ids != nullptr) row.push_back(absl::StrCat(ids->ids(t)));
+    for (const v1::Score& score : scores) {
+      row.push_back(t == 0 ? "" : absl::StrFormat("%.4f", score.token_loss(t - 1)));
+    }
+    if (clean.top_logits_size() > 0) row.push_back(Predictions(clean.top_logits(t)));
+  }
+  std::fputs(absl::StrCat("sequence ", clean.sequence(), "\n", Table(rows), "\n").c_str(), stdout);
+}
+
+std::string SummaryText(const v1::ScoreSummary& summary) {
+  std::vector<std::vector<std::string>> rows = {{"variant", "mean loss", "mean KL", "predictions"}};
+  for (const v1::VariantSummary& variant : summary.variants()) {
+    rows.push_back({variant.name().empty() ? "(clean)" : Escaped(variant.name()),
+                    variant.has_mean_loss() ? absl::StrFormat("%.4f", variant.mean_loss()) : "",
+                    variant.has_mean_kl() ? absl::StrFormat("%.4f", variant.mean_kl()) : "",
+                    absl::StrCat(variant.tokens())});
+  }
+  return Table(rows);
+}
+
+// Prints responses as they come. Scores of a sequence wait for those of its other variants.
+class Printer {
+ public:
+  Printer(const v1::ScoreRequest& request, bool as_json) : request_(request), as_json_(as_json) {}
+
+  void Print(const v1::ScoreResponse& response) {
+    if (as_json_) {
+      std::string line;
+      google::protobuf::util::JsonPrintOptions options;
+      options.always_print_primitive_fields = true;  // the clean pass's name is empty, the first sequence's index 0
+      (void)google::protobuf::util::MessageToJsonString(response, &line, options);
+      std::fputs((line + "\n").c_str(), stdout);
+      return;
+    }
+    if (response.has_score()) {
+      std::vector<v1::Score>& scores = waiting_[response.score().sequence()];
+      scores.push_back(response.score());
+      if (static_cast<int>(scores.size()) <= request_.variants_size()) return;
+      const int64_t index = response.score().sequence();
+      PrintSequence(request_.has_tokens() ? &request_.tokens().sequences(static_cast<int>(index)) : nullptr, scores);
+      waiting_.erase(index);
+    }
+    if (response.has_summary()) std::fputs(SummaryText(response.summary()).c_str(), stdout);
+  }
+
+ private:
+  const v1::ScoreRequest& request_;
+  const bool as_json_;
+  std::map<int64_t, std::vector<v1::Score>> waiting_;
+};
+
+absl::Status Run(const ScoreFlags& flags, const std::string& server, Interrupt& interrupt) {
+  v1::ScoreRequest request;
+  request.set_model(flags.model);
+  request.mutable_outputs()->set_per_token_loss(true);
+  request.mutable_outputs()->set_kl(!flags.zero.empty() || !flags.dictionaries.empty());
+  request.mutable_outputs()->set_top_logits(flags.top);
+  for (const std::string& hook_point : flags.zero) {
+    v1::ScoreVariant& variant = *request.add_variants();
+    variant.set_name("zero " + hook_point);
+    v1::Intervention& intervention = *variant.add_interventions();
+    intervention.set_hook_point(hook_point);
+    intervention.mutable_zero();
+  }
+  ASSIGN_OR_RETURN(std::unique_ptr<client::Client> client, client::Client::Connect(server));
+  for (const std::string& name : flags.dictionaries) {
+    absl::Status status = AddDictionary(*client, name, request);
+    if (!status.ok()) return ExplainUnavailable(status, server);
+  }
+  std::unique_ptr<TokenSource> tokens;
+  if (!flags.tokens.empty()) {
+    absl::StatusOr<std::unique_ptr<TokenSource>> opened = OpenTokens(flags, *client);
+    if (!opened.ok()) return ExplainUnavailable(opened.status(), server);
+    tokens = *std::move(opened);
+    RETURN_IF_ERROR(AddTokens(*tokens, request));
+  } else {
+    ASSIGN_OR_RETURN(const v1::CaptureRequest source, MakeCaptureRequest(flags));
+    *request.mutable_dataset() = source.dataset();
+  }
+  grpc::ClientContext context;
+  Interrupt::Listener listener(&interrupt, [&context] { context.TryCancel(); });
+  const auto reader = v1::EvaluationService::NewStub(client->channel())->Score(&context, request);
+  Printer printer(request, flags.json);
+  v1::ScoreResponse response;
+  while (reader->Read(&response)) printer.Print(response);
+  const absl::Status status = client::FromGrpc(reader->Finish());
+  if (interrupt.came()) return absl::CancelledError("interrupted");
+  if (tokens != nullptr && absl::IsInvalidArgument(status)) return tokens->NamePlace(status);
+  return ExplainUnavailable(status, server);
+}
+
+}  // namespace
+
+void AddScoreCommand(CLI::App& app, Invocation& invocation) {
+  CLI::App* command = app.add_subcommand("score", "Prints each token's loss, and how interventions change it");
+  command->footer(kFooter);
+  auto flags = std::make_shared<ScoreFlags>();
+  AddServerOption(*command, invocation);
+  AddSourceOptions(*command, *flags);
+  command->add_option("--zero", flags->zero, "A variant in which this hook point's rows are zero. Repeatable")
+      ->type_name("HOOK")
+      ->allow_extra_args(false);
+  command
+      ->add_option("--dictionary", flags->dictionaries,
+                   "A variant in which a dictionary of the server reconstructs its hook point's rows. Repeatable")
+      ->type_name("NAME")
+      ->allow_extra_args(false);
+  command->add_option("--top", flags->top, "How many of the most probable next tokens to print")
+      ->check(CLI::Range(0, 100))
+      ->type_name("N")
+      ->capture_default_str();
+  command->add_flag("--json", flags->json, "Print the server's answers as JSON, one a line");
+  command->callback([flags, &invocation] {
+    RequireSource(*flags);
+    invocation.run = [flags, &invocation] { return Run(*flags, invocation.server, *invocation.interrupt); };
+  });
+}
+
+}  // namespace hookline::cli

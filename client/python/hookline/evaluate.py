@@ -1,0 +1,187 @@
+"""How good a sparse autoencoder is in the model (`Client.loss_recovered`). It runs here, the model on the server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hookline._sources import is_server_source, source_batches
+from hookline.scores import Intervention
+
+if TYPE_CHECKING:
+    from hookline.client import Client
+
+# A value of which more is in these sums than in any model.
+_SMALL = 1e-10
+
+
+@dataclass(frozen=True)
+class LossRecovered:
+    """What SAELens's `run_evals` measures, by its names. Means over tokens, those with ignored ids left out."""
+
+    ce_loss_with_sae: float
+    ce_loss_without_sae: float
+    ce_loss_with_ablation: float  # the hook point's rows are zero
+    ce_loss_score: float  # (ablation - sae) / (ablation - without)
+    kl_div_with_sae: float
+    kl_div_with_ablation: float
+    kl_div_score: float  # (ablation - sae) / ablation
+    l0: float | None  # active latents of a token; None where the autoencoder does not show its latents
+    l1: float | None
+    explained_variance: float
+    mse: float  # of a row: summed over its values
+    cossim: float
+    tokens: int
+
+
+@dataclass(frozen=True)
+class _Reconstruction:
+    rows: np.ndarray[Any, Any]
+    active: np.ndarray[Any, Any] | None  # of each row, the latents that are not zero
+    magnitude: np.ndarray[Any, Any] | None
+
+
+Reconstruct = Callable[["np.ndarray[Any, Any]"], _Reconstruction]
+
+
+def reconstruct_with(sae: Any, heads: int) -> Reconstruct:
+    """The reconstruction by a SAELens, sparsify or dictionary_learning object, or by a torch module or function from
+    rows to rows. `heads`: of the hook point, 0 where it has none. TypeError for anything else."""
+    import torch
+
+    metadata = getattr(getattr(sae, "cfg", None), "metadata", None)
+    if getattr(metadata, "hook_head_index", None) is not None:
+        raise TypeError("sae: it was trained on one head (hook_head_index), whose rows are not captured by themselves")
+    if getattr(getattr(sae, "cfg", None), "d_out", None) is not None or hasattr(sae, "W_skip"):
+        if getattr(sae, "W_skip", None) is not None or hasattr(sae.cfg, "hook_name_out"):
+            raise TypeError("sae: a transcoder does not reconstruct its input; loss_recovered takes autoencoders")
+    by_head = getattr(sae, "hook_z_reshaping_mode", False)
+    parameter = next(iter(sae.parameters()), None) if hasattr(sae, "parameters") else None
+
+    def to_torch(rows: np.ndarray[Any, Any]) -> Any:
+        x = torch.from_numpy(np.ascontiguousarray(rows))
+        if parameter is not None:
+            x = x.to(parameter.device, parameter.dtype)
+        return x.reshape(len(rows), heads, -1) if by_head and heads else x
+
+    def latents(values: Any) -> tuple[Any, Any]:
+        values = values.to_dense() if values.is_sparse else values
+        return (values != 0).sum(-1).float(), values.abs().sum(-1).float()
+
+    def run(rows: np.ndarray[Any, Any]) -> _Reconstruction:
+        active = magnitude = None
+        with torch.no_grad():
+            x = to_torch(rows)
+            if hasattr(sae, "encode") and hasattr(sae, "decode"):
+                encoded = sae.encode(x)
+                if hasattr(encoded, "top_acts"):  # sparsify
+                    out = sae.decode(encoded.top_acts, encoded.top_indices)
+                    active, magnitude = latents(encoded.top_acts)
+                else:
+                    active, magnitude = latents(encoded)
+                    out = sae.decode(encoded)
+            else:
+                out = sae(x)
+            host = out.reshape(len(rows), -1).float().cpu().numpy()
+        return _Reconstruction(host, *(None if v is None else v.cpu().numpy() for v in (active, magnitude)))
+
+    if not callable(sae) and not hasattr(sae, "encode"):
+        raise TypeError(f"sae: {type(sae).__name__} is neither an autoencoder nor a function from rows to rows")
+    return run
+
+
+class _Totals:
+    """Sums over tokens that count."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, float] = {}
+        self.counts: dict[str, int] = {}
+        self.sum_of_rows: Any = 0.0
+        self.squares = 0.0
+
+    def add(self, name: str, values: Any) -> None:
+        self.sums[name] = self.sums.get(name, 0.0) + float(np.sum(values, dtype=np.float64))
+        self.counts[name] = self.counts.get(name, 0) + len(values)
+
+    def add_rows(self, rows: np.ndarray[Any, Any], made: _Reconstruction, counted: np.ndarray[Any, Any]) -> None:
+        x, y = rows[counted].astype(np.float64), made.rows[counted].astype(np.float64)
+        self.add("mse", ((x - y) ** 2).sum(1))
+        norms = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
+        self.add("cossim", (x * y).sum(1) / np.where(norms == 0, 1, norms))
+        self.sum_of_rows = self.sum_of_rows + x.sum(0)
+        self.squares += float((x**2).sum())
+        if made.active is not None and made.magnitude is not None:
+            self.add("l0", made.active[counted])
+            self.add("l1", made.magnitude[counted])
+
+    def mean(self, name: str) -> float:
+        return self.sums[name] / self.counts[name] if self.counts.get(name) else float("nan")
+
+    def explained_variance(self) -> float:
+        tokens = self.counts["mse"]
+        variance = self.squares / tokens - float(((self.sum_of_rows / tokens) ** 2).sum())
+        if variance < _SMALL:
+            return 1.0 if self.mean("mse") < _SMALL else 0.0
+        return 1 - self.mean("mse") / variance
+
+
+def loss_recovered(
+    client: Client, sae: Any, hook_point: str, source: Any, *, model: str = "", ignore_token_ids: Sequence[int] = ()
+) -> LossRecovered:
+    """See `Client.loss_recovered`."""
+    if is_server_source(source):
+        raise TypeError(f"source: {type(source).__name__} holds no token ids here; give them in a list or tensor")
+    points = {point.name: point for point in client.model(model).info.hook_points}
+    reconstruct = reconstruct_with(sae, points[hook_point].heads if hook_point in points else 0)
+    totals = _Totals()
+    for batch in source_batches(source):
+        for ids in batch.sequences:
+            _add_sequence(client, reconstruct, hook_point, np.asarray(ids), model, ignore_token_ids, totals)
+    without, ablated, with_sae = (totals.mean(f"loss {name}") for name in ("", "zero", "sae"))
+    kl, kl_ablated = totals.mean("kl sae"), totals.mean("kl zero")
+    return LossRecovered(
+        ce_loss_with_sae=with_sae,
+        ce_loss_without_sae=without,
+        ce_loss_with_ablation=ablated,
+        ce_loss_score=(ablated - with_sae) / (ablated - without),
+        kl_div_with_sae=kl,
+        kl_div_with_ablation=kl_ablated,
+        kl_div_score=(kl_ablated - kl) / kl_ablated,
+        l0=totals.mean("l0") if "l0" in totals.sums else None,
+        l1=totals.mean("l1") if "l1" in totals.sums else None,
+        explained_variance=totals.explained_variance(),
+        mse=totals.mean("mse"),
+        cossim=totals.mean("cossim"),
+        tokens=totals.counts["mse"],
+    )
+
+
+def _add_sequence(
+    client: Client,
+    reconstruct: Reconstruct,
+    hook_point: str,
+    ids: np.ndarray[Any, Any],
+    model: str,
+    ignored: Sequence[int],
+    totals: _Totals,
+) -> None:
+    """Two calls: the rows, and the losses with the reconstruction in their place."""
+    source = [ids.tolist()]
+    with client.score(source, hook_points=hook_point, rows_only=True, model=model) as scores:
+        rows = next(scores).rows[hook_point]
+    made = reconstruct(rows)
+    counted = ~np.isin(ids, np.asarray(ignored, dtype=ids.dtype))
+    totals.add_rows(rows, made, counted)
+    positions = [int(position) for position in np.flatnonzero(counted)]
+    variants = {"zero": [Intervention.zero(hook_point)]}
+    if positions:
+        variants["sae"] = [Intervention.set(hook_point, made.rows[counted], positions=positions)]
+    with client.score(source, variants, per_token_loss=True, kl=True, model=model) as scores:
+        for score in scores:
+            if score.token_loss is not None:
+                totals.add(f"loss {score.variant}", score.token_loss[counted[:-1]])
+            if score.kl is not None:
+                totals.add(f"kl {score.variant}", score.kl[counted])

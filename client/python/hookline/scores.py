@@ -1,0 +1,392 @@
+"""Losses and logits with and without interventions in the forward pass.
+
+For example:
+
+    from hookline import Intervention
+
+    scores = client.score(token_ids, variants={"ablated": [Intervention.zero("blocks.2.hook_resid_post")]})
+    summary = scores.wait()
+    print(summary.variants["ablated"].mean_loss - summary.variants[""].mean_loss)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+import numpy as np
+
+from hookline import _protocol
+from hookline._arguments import ScoreArguments
+from hookline._request import fill_dataset, token_batch
+from hookline._sources import is_server_source, name_place, place_in, source_batches
+from hookline.errors import HooklineError, InternalError, from_rpc_error
+from hookline.types import Dataset
+
+
+@dataclass(frozen=True)
+class Intervention:
+    """What replaces rows of a hook point. Made by the class methods, which all take where it holds:
+
+    positions: only at these positions of each sequence. ignore_token_ids: not where the token is one of these. head:
+    only this head of a hook point whose width is divided into heads.
+
+    Vectors are lists, arrays or tensors, as wide as the hook point, or with `head` as one head's part.
+    """
+
+    hook_point: str
+    operation: str  # the field of the proto message
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    positions: Sequence[int] = ()
+    ignore_token_ids: Sequence[int] = ()
+    head: int | None = None
+
+    @classmethod
+    def zero(cls, hook_point: str, **where: Any) -> Intervention:
+        """Zeros."""
+        return cls(hook_point, "zero", **where)
+
+    @classmethod
+    def mean(cls, hook_point: str, vector: Any = None, **where: Any) -> Intervention:
+        """The mean of the rows: given, or taken over all tokens of all sequences, which must then fit into one forward
+        pass."""
+        return cls(hook_point, "mean", {} if vector is None else {"vector": vector}, **where)
+
+    @classmethod
+    def add(cls, hook_point: str, vector: Any, scale: float = 1.0, **where: Any) -> Intervention:
+        """The rows plus `scale * vector`."""
+        return cls(hook_point, "add", {"vector": vector, "scale": scale}, **where)
+
+    @classmethod
+    def scale(cls, hook_point: str, factor: float, **where: Any) -> Intervention:
+        """The rows times `factor`."""
+        return cls(hook_point, "scale", {"factor": factor}, **where)
+
+    @classmethod
+    def project_out(cls, hook_point: str, direction: Any, **where: Any) -> Intervention:
+        """The rows without their part along `direction`."""
+        return cls(hook_point, "project_out", {"direction": direction}, **where)
+
+    @classmethod
+    def set(cls, hook_point: str, rows: Any, **where: Any) -> Intervention:
+        """Given rows: one for all tokens, or one for each of `positions`."""
+        return cls(hook_point, "set", {"rows": rows}, **where)
+
+    @classmethod
+    def dictionary(cls, hook_point: str, name: str, **where: Any) -> Intervention:
+        """The reconstruction by a dictionary of the server (`Client.dictionaries`)."""
+        return cls(hook_point, "dictionary", {"name": name}, **where)
+
+    @classmethod
+    def latents(
+        cls,
+        hook_point: str,
+        dictionary: str,
+        *,
+        clamp: Mapping[int, float] | None = None,
+        scale: Mapping[int, float] | None = None,
+        ablate: Sequence[int] = (),
+        keep_error: bool = False,
+        **where: Any,
+    ) -> Intervention:
+        """The reconstruction by a dictionary of the server with some latents changed: to values, by factors, to zero.
+        `keep_error`: what the unchanged reconstruction leaves of the rows is added."""
+        edits = {"clamp": clamp or {}, "scale": scale or {}, "ablate": ablate}
+        return cls(hook_point, "latents", {"dictionary": dictionary, "edits": edits, "keep_error": keep_error}, **where)
+
+    def fill(self, message: Any) -> None:
+        """Fills a proto Intervention."""
+        message.hook_point = self.hook_point
+        message.positions.extend(int(position) for position in self.positions)
+        message.ignore_token_ids.extend(int(token_id) for token_id in self.ignore_token_ids)
+        if self.head is not None:
+            message.head = self.head
+        if self.operation == "dictionary":
+            message.dictionary = self.arguments["name"]
+            return
+        if self.operation == "latents":
+            _fill_latents(message.latents, self.arguments)
+            return
+        operation = getattr(message, self.operation)
+        operation.SetInParent()
+        for name, value in self.arguments.items():
+            if name == "rows":
+                for row in np.atleast_2d(_floats(value, "rows")):
+                    operation.rows.add().values.extend(row.tolist())
+            elif name in ("vector", "direction"):
+                getattr(operation, name).extend(np.ravel(_floats(value, name)).tolist())
+            else:
+                setattr(operation, name, value)
+
+
+def _fill_latents(message: Any, arguments: Mapping[str, Any]) -> None:
+    message.dictionary = arguments["dictionary"]
+    message.keep_error = arguments["keep_error"]
+    edits = arguments["edits"]
+    for latent, value in edits["clamp"].items():
+        message.edits.add(latent=latent, clamp=value)
+    for latent, factor in edits["scale"].items():
+        message.edits.add(latent=latent, scale=factor)
+    for latent in edits["ablate"]:
+        message.edits.add(latent=latent).ablate.SetInParent()
+
+
+def _floats(value: Any, name: str) -> np.ndarray[Any, Any]:
+    """As float32, of a list, an array or a tensor on any device."""
+    if hasattr(value, "detach"):
+        value = value.detach().float().cpu().numpy()
+    try:
+        return np.asarray(value, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name}: numbers are wanted, not {type(value).__name__} ({error})") from None
+
+
+@dataclass(frozen=True)
+class TopLogits:
+    """The largest logits of a sequence of T tokens, (T, k) each, the largest first."""
+
+    ids: np.ndarray[Any, np.dtype[np.int64]]
+    logits: np.ndarray[Any, np.dtype[np.float32]]
+    log_probabilities: np.ndarray[Any, np.dtype[np.float32]]
+
+
+@dataclass(frozen=True)
+class SequenceScore:
+    """One sequence of T tokens under one variant. What was not asked for is None."""
+
+    sequence: int  # its index in the source; of a dataset, in the dataset
+    variant: str  # "": the pass without interventions
+    mean_loss: float | None  # natural logarithm; None too where T is 1
+    token_loss: np.ndarray[Any, np.dtype[np.float32]] | None  # (T - 1): entry t is that of predicting token t + 1
+    kl: np.ndarray[Any, np.dtype[np.float32]] | None  # (T), from the clean pass; None for the clean pass
+    top_logits: TopLogits | None
+    log_probabilities: np.ndarray[Any, np.dtype[np.float32]] | None  # (T, ids)
+    rows: Mapping[str, np.ndarray[Any, np.dtype[np.float32]]]  # by hook point, (T, width)
+
+
+@dataclass(frozen=True)
+class ReplacedRows:
+    """How one intervention's rows compare with those that they replaced."""
+
+    hook_point: str
+    rows: int
+    explained_variance: float | None  # None where the rows do not vary
+    mean_squared_error: float
+    cosine_similarity: float
+    l0: float | None  # where a dictionary made the rows: mean number of latents that are not zero
+
+
+@dataclass(frozen=True)
+class VariantSummary:
+    """Totals of one variant over all sequences."""
+
+    mean_loss: float | None
+    mean_kl: float | None
+    tokens: int  # predictions that mean_loss is over
+    loss_recovered: float | None
+    replaced: tuple[ReplacedRows, ...]  # by intervention
+
+
+@dataclass(frozen=True)
+class ScoreSummary:
+    """Totals."""
+
+    variants: Mapping[str, VariantSummary]  # by name; "": the pass without interventions
+    sequences: int
+    tokens: int
+    seconds: float  # from the request to here
+    forward_seconds: float
+    queue_seconds: float
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """What a `score` asks for."""
+
+    source: Any
+    request: bytes
+    top_logits: bool
+    hook_points: bool
+
+    def named(self, error: HooklineError) -> HooklineError:
+        """With the place in the source where the error is about a sequence."""
+        if is_server_source(self.source):
+            return error
+        return name_place(error, lambda index: place_in(list(source_batches(self.source)), index))
+
+
+def score_options(
+    source: Any, variants: Mapping[str, Sequence[Intervention]] | None, arguments: ScoreArguments
+) -> ScoreOptions:
+    """The request of a `score` method's arguments. TypeError and ValueError for what no server takes."""
+    unknown = sorted(arguments.keys() - ScoreArguments.__annotations__.keys())
+    if unknown:
+        raise TypeError(f"{unknown[0]}: score takes {', '.join(sorted(ScoreArguments.__annotations__))}")
+    request = _protocol.ScoreRequest(model=arguments.get("model", ""))
+    if isinstance(source, Dataset):
+        fill_dataset(request.dataset, source)
+    elif is_server_source(source):
+        raise TypeError(f"source: {type(source).__name__} cannot be scored; give token ids or hookline.Dataset")
+    elif hasattr(source, "__next__"):
+        raise TypeError("source: an iterator cannot stand in a request; give a list, tensor or server dataset")
+    else:
+        batches = source_batches(source)
+        request.tokens.CopyFrom(token_batch([ids for batch in batches for ids in batch.sequences]))
+    outputs = request.outputs
+    outputs.per_token_loss = arguments.get("per_token_loss", False)
+    outputs.kl = arguments.get("kl", False)
+    outputs.top_logits = arguments.get("top_logits", 0)
+    outputs.log_probability_token_ids.extend(arguments.get("log_probability_token_ids", ()))
+    names = arguments.get("hook_points", ())
+    outputs.hook_points.extend([names] if isinstance(names, str) else names)
+    outputs.rows_only = arguments.get("rows_only", False)
+    outputs.loss_recovered = arguments.get("loss_recovered", False)
+    for name, interventions in (variants or {}).items():
+        variant = request.variants.add(name=name)
+        for one in [interventions] if isinstance(interventions, Intervention) else interventions:
+            if not isinstance(one, Intervention):
+                raise TypeError(f"variants[{name!r}]: {type(one).__name__} is not a hookline.Intervention")
+            one.fill(variant.interventions.add())
+    return ScoreOptions(source, request.SerializeToString(), outputs.top_logits > 0, len(outputs.hook_points) > 0)
+
+
+class ScoreReader:
+    """Joins the messages of a score call to what people read: a score and its rows are one."""
+
+    def __init__(self, options: ScoreOptions) -> None:
+        self._options = options
+        self._score: Any = None  # the message whose rows follow
+        self._rows: dict[str, list[np.ndarray[Any, Any]]] = {}
+        self.summary: ScoreSummary | None = None
+
+    def read(self, data: bytes) -> SequenceScore | None:
+        """What this message completes."""
+        message = _protocol.ScoreResponse.FromString(data)
+        kind = message.WhichOneof("kind")
+        if kind == "rows":
+            rows = message.rows
+            values = np.array(rows.values, dtype=np.float32).reshape(rows.rows, rows.width)
+            self._rows.setdefault(rows.hook_point, []).append(values)
+            return None
+        done, self._score = self._take(), message.score if kind == "score" else None
+        if kind == "summary":
+            self.summary = _summary(message.summary)
+        return done
+
+    def _take(self) -> SequenceScore | None:
+        message, rows = self._score, self._rows
+        self._rows = {}
+        if message is None:
+            return None
+        top = message.top_logits
+        return SequenceScore(
+            sequence=message.sequence,
+            variant=message.variant,
+            mean_loss=message.mean_loss if message.HasField("mean_loss") else None,
+            token_loss=_array(message.token_loss),
+            kl=_array(message.kl),
+            top_logits=TopLogits(
+                np.array([position.ids for position in top], dtype=np.int64),
+                np.array([position.logits for position in top], dtype=np.float32),
+                np.array([position.log_probabilities for position in top], dtype=np.float32),
+            )
+            if top
+            else None,
+            log_probabilities=np.array([one.values for one in message.log_probabilities], dtype=np.float32)
+            if message.log_probabilities
+            else None,
+            rows={name: np.concatenate(parts) for name, parts in rows.items()},
+        )
+
+    def finished(self) -> ScoreSummary:
+        """The summary. InternalError where the server left it out."""
+        if self.summary is None:
+            raise InternalError("the server ended the call without the summary")
+        return self.summary
+
+
+def _array(values: Any) -> np.ndarray[Any, np.dtype[np.float32]] | None:
+    return np.array(values, dtype=np.float32) if len(values) else None
+
+
+def _summary(message: Any) -> ScoreSummary:
+    def optional(of: Any, name: str) -> float | None:
+        return getattr(of, name) if of.HasField(name) else None
+
+    return ScoreSummary(
+        variants={
+            variant.name: VariantSummary(
+                mean_loss=optional(variant, "mean_loss"),
+                mean_kl=optional(variant, "mean_kl"),
+                tokens=variant.tokens,
+                loss_recovered=optional(variant, "loss_recovered"),
+                replaced=tuple(
+                    ReplacedRows(
+                        one.hook_point,
+                        one.rows,
+                        optional(one, "explained_variance"),
+                        one.mean_squared_error,
+                        one.cosine_similarity,
+                        optional(one, "l0"),
+                    )
+                    for one in variant.replaced
+                ),
+            )
+            for variant in message.variants
+        },
+        sequences=message.sequences,
+        tokens=message.tokens,
+        seconds=message.timing.total_seconds,
+        forward_seconds=message.timing.forward_seconds,
+        queue_seconds=message.timing.queue_seconds,
+    )
+
+
+class Scores(Iterator[SequenceScore]):
+    """Scores as they come: an iterator of `SequenceScore`, a sequence's clean one before its variants'. `wait` reads
+    the rest and returns the summary. Iterate from one thread at a time. Leaving it early, by `close` or the end of
+    `with`, ends the work on the server."""
+
+    def __init__(self, call: Any, options: ScoreOptions) -> None:
+        self._call = call
+        self._options = options
+        self._reader = ScoreReader(options)
+        # `started` comes at once. Waiting for it here raises what the server objects to.
+        self._receive()
+
+    def __next__(self) -> SequenceScore:
+        while self._reader.summary is None:
+            score = self._receive()
+            if score is not None:
+                return score
+        raise StopIteration
+
+    def _receive(self) -> SequenceScore | None:
+        try:
+            data = next(self._call, None)
+        except grpc.RpcError as error:
+            raise self._options.named(from_rpc_error(error)) from None
+        except HooklineError as error:
+            raise self._options.named(error) from None
+        if data is None:
+            self._reader.finished()
+            return None
+        return self._reader.read(data)
+
+    def wait(self) -> ScoreSummary:
+        """Reads what is left, and returns the totals."""
+        for _ in self:
+            pass
+        return self._reader.finished()
+
+    def close(self) -> None:
+        """Ends the call. Idempotent."""
+        self._call.cancel()
+
+    def __enter__(self) -> Scores:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()

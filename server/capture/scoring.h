@@ -1,0 +1,67 @@
+// A running request for scores, as its client sees it.
+#ifndef HOOKLINE_SERVER_CAPTURE_SCORING_H_
+#define HOOKLINE_SERVER_CAPTURE_SCORING_H_
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "server/capture/score_plan.h"
+#include "server/model/evaluation/score_pass.h"
+
+namespace hookline {
+
+struct ScoreStarted {
+  std::shared_ptr<const ScorePlan> plan;
+};
+
+// One sequence under one variant.
+struct ScoredSequence {
+  int64_t sequence = 0;  // ScorePlan::index
+  int64_t tokens = 0;
+  size_t variant = 0;  // 0: the clean pass; 1 + i: the plan's variants[i]
+  SequenceScore score;
+};
+
+struct VariantTotals {
+  double loss_sum = 0;
+  int64_t predictions = 0;
+  double kl_sum = 0;
+  int64_t tokens = 0;
+  std::vector<ReplacedRows> replaced;  // by intervention
+
+  // NaN where there are no predictions.
+  double MeanLoss() const;
+};
+
+struct ScoreEnded {
+  absl::Status status;
+  std::vector<VariantTotals> variants;  // the clean pass's, then those of all the plan's variants
+  int64_t sequences = 0;
+  int64_t tokens = 0;
+  absl::Duration total_time, forward_time, queue_time;
+
+  // (zero - variant) / (zero - clean) of the mean losses; none where the plan does not ask or it is not finite.
+  std::optional<double> LossRecovered(const ScorePlan& plan, size_t variant) const;
+};
+
+using ScoreEvent = std::variant<ScoreStarted, ScoredSequence, ScoreEnded>;
+
+// Thread-safe. Destroying it cancels the scoring.
+class Scoring {
+ public:
+  virtual ~Scoring() = default;
+  // The next event, if there is one; ScoreEnded is the last. `on_ready` is called when there may be one again.
+  virtual std::optional<ScoreEvent> Next() = 0;
+  // Ends the scoring: no events follow, and on_ready is not called any more.
+  virtual void Cancel() = 0;
+};
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_CAPTURE_SCORING_H_

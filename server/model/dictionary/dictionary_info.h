@@ -1,0 +1,38 @@
+// What is known of a dictionary besides its weights. Free of LibTorch.
+#ifndef HOOKLINE_SERVER_MODEL_DICTIONARY_DICTIONARY_INFO_H_
+#define HOOKLINE_SERVER_MODEL_DICTIONARY_DICTIONARY_INFO_H_
+
+#include <cstdint>
+#include <string>
+
+namespace hookline {
+
+struct DictionaryInfo {
+  std::string name;          // by which requests choose it
+  std::string architecture;  // in its library's terms, e.g. "jumprelu"
+  std::string format;        // "sae_lens"
+  std::string hook_point;    // as its files name it; empty: they do not
+  std::string fingerprint;   // 32 hexadecimal digits, of weights and configuration
+  int64_t width = 0;         // of the rows that it encodes
+  int64_t latents = 0;
+  int64_t max_active = 0;  // latents of a row that can be other than 0; 0: no limit
+};
+
+// What a dictionary computes of a row, each a hook point under SAELens's name.
+enum class DictionaryPoint {
+  kInput,           // hook_sae_input: the row
+  kPreActivations,  // hook_sae_acts_pre: its latents before the activation function
+  kActivations,     // hook_sae_acts_post: its latents
+  kReconstruction,  // hook_sae_recons: decoded, before a normalisation is undone
+  kError,           // hook_sae_error: the row less its reconstruction
+};
+constexpr int kDictionaryPoints = 5;
+
+// `hook_sae_input` and so on.
+const char* NameOf(DictionaryPoint point);
+// One sentence.
+const char* DescriptionOf(DictionaryPoint point);
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_MODEL_DICTIONARY_DICTIONARY_INFO_H_

@@ -1,0 +1,27 @@
+// Dictionaries as dictionary_learning saves them: a directory with config.json and ae.pt.
+#ifndef HOOKLINE_SERVER_MODEL_DICTIONARY_DICTIONARY_LEARNING_H_
+#define HOOKLINE_SERVER_MODEL_DICTIONARY_DICTIONARY_LEARNING_H_
+
+#include <ATen/ATen.h>
+
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "server/model/dictionary/dictionary.h"
+
+namespace hookline {
+
+// Whether `folder` holds both files.
+bool IsDictionaryLearningFolder(const std::string& folder);
+
+// Reads AutoEncoder, AutoEncoderNew, GatedAutoEncoder, JumpReluAutoEncoder, AutoEncoderTopK, BatchTopKSAE and
+// MatryoshkaBatchTopKSAE (all its groups), as the library's load_dictionary does. `submodule_name` tells the hook
+// point, where it is `resid_post_layer_N`. FAILED_PRECONDITION names the file and the field or weight that is not
+// understood.
+absl::StatusOr<std::shared_ptr<const Dictionary>> ReadDictionaryLearning(const std::string& name,
+                                                                         const std::string& folder, at::Device device);
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_MODEL_DICTIONARY_DICTIONARY_LEARNING_H_

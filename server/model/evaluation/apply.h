@@ -1,0 +1,26 @@
+// Interventions as arithmetic on rows.
+#ifndef HOOKLINE_SERVER_MODEL_EVALUATION_APPLY_H_
+#define HOOKLINE_SERVER_MODEL_EVALUATION_APPLY_H_
+
+#include <ATen/ATen.h>
+
+#include "server/model/evaluation/intervention.h"
+#include "server/model/evaluation/score_pass.h"
+#include "server/model/model.h"
+
+namespace hookline {
+
+// The tokens of a batch, (B, T) each, on the model's device.
+struct BatchTokens {
+  at::Tensor ids;
+  at::Tensor valid;  // bool: not padding
+};
+
+// Replaces x (B, T, width), a view of rows that may be written to, as `intervention` says, and counts in `replaced`
+// what it did to tokens that are not padding. `model` knows the hook point's heads and the dictionaries.
+void Apply(const Intervention& intervention, const Model& model, const BatchTokens& tokens, at::Tensor x,
+           ReplacedRows* replaced);
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_MODEL_EVALUATION_APPLY_H_

@@ -1,0 +1,49 @@
+// An intervention: what replaces the rows of a hook point during a forward pass. Free of LibTorch.
+#ifndef HOOKLINE_SERVER_MODEL_EVALUATION_INTERVENTION_H_
+#define HOOKLINE_SERVER_MODEL_EVALUATION_INTERVENTION_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "server/model/dictionary/latent_edit.h"
+
+namespace hookline {
+
+// x is a row, or one head's part of it.
+struct Intervention {
+  enum class Operation {
+    kZero,        // 0
+    kMean,        // vector
+    kBatchMean,   // the mean of x over all tokens of all sequences of the pass
+    kAdd,         // x + factor vector
+    kScale,       // factor x
+    kProjectOut,  // x - (x . vector / vector . vector) vector
+    kSet,         // the one row in `vector`, or at positions[i] its row i
+    kDictionary,  // the reconstruction by a dictionary
+    kLatents,     // the same with some of its latents changed
+  };
+
+  int hook_point = 0;  // of the model
+  Operation operation = Operation::kZero;
+  std::vector<float> vector;  // as wide as x; kSet: so many rows
+  double factor = 1;
+  // kDictionary, kLatents.
+  int dictionary = -1;            // into Model::dictionaries()
+  std::vector<LatentEdit> edits;  // kLatents
+  bool keeps_error = false;       // kLatents: what the unchanged reconstruction leaves of x is added
+  // Where. All conditions must hold.
+  std::vector<int64_t> positions;           // ascending; empty: all
+  std::vector<uint32_t> ignored_token_ids;  // tokens with these ids are left alone
+  int head = -1;                            // -1: the whole row
+};
+
+// A forward pass with interventions. Those of one hook point are applied in their order.
+struct Variant {
+  std::string name;
+  std::vector<Intervention> interventions;  // at least one
+};
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_MODEL_EVALUATION_INTERVENTION_H_

@@ -1,0 +1,277 @@
+#include "server/model/evaluation/score_pass.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <new>
+#include <set>
+#include <tuple>
+#include <utility>
+
+#include "server/model/dictionary/dictionary_taps.h"
+#include "server/model/evaluation/apply.h"
+#include "server/model/pass_editor.h"
+#include "server/model/torch_compat.h"
+
+namespace hookline {
+namespace {
+
+// Logits of so many bytes are computed at a time, for each of the two passes that are compared: a batch times a
+// vocabulary of 256 k would take gigabytes.
+constexpr int64_t kLogitBytes = int64_t{32} << 20;
+
+// (batch, positions), padded with 0 on the right.
+at::Tensor PaddedIds(absl::Span<const std::vector<uint32_t>> sequences, int64_t positions) {
+  at::Tensor ids = at::zeros({static_cast<int64_t>(sequences.size()), positions}, at::kLong);
+  int64_t* row = ids.data_ptr<int64_t>();
+  for (const std::vector<uint32_t>& sequence : sequences) {
+    std::copy(sequence.begin(), sequence.end(), row);
+    row += positions;
+  }
+  return ids;
+}
+
+std::vector<float> ToHost(const at::Tensor& values) {
+  const at::Tensor host = values.to(at::kFloat).cpu().contiguous();
+  const float* data = host.data_ptr<float>();
+  return {data, data + host.numel()};
+}
+
+class ScorePass final : public PassEditor {
+ public:
+  ScorePass(const Model& model, const ScoreInput& input, int64_t positions, std::vector<VariantScores>* scores)
+      : model_(model),
+        input_(input),
+        positions_(positions),
+        scores_(*scores),
+        taps_(model.dictionaries(), input.outputs->hook_points) {
+    const at::Device device(model.info().device);
+    const int64_t sequences = static_cast<int64_t>(input.sequences.size());
+    const at::Tensor ids = PaddedIds(input.sequences, positions);
+    at::Tensor valid = at::zeros({sequences, positions}, at::kBool);
+    for (int64_t i = 0; i < sequences; ++i) {
+      valid[i].narrow(0, 0, static_cast<int64_t>(input.sequences[static_cast<size_t>(i)].size())).fill_(true);
+    }
+    tokens_ = {ids.to(device), valid.to(device)};
+    std::set<int> hook_points(taps_.computed().begin(), taps_.computed().end());
+    for (const Variant* variant : input.variants) {
+      int first = std::numeric_limits<int>::max();
+      for (const Intervention& intervention : variant->interventions) {
+        hook_points.insert(intervention.hook_point);
+        first = std::min(first, model.hook_points()[intervention.hook_point].layer);
+      }
+      first_layer_.push_back(first);
+    }
+    hook_points_.assign(hook_points.begin(), hook_points.end());
+    scores_.resize(1 + input.variants.size());
+    for (size_t s = 0; s < scores_.size(); ++s) {
+      scores_[s].sequences.resize(input.sequences.size());
+      for (SequenceScore& score : scores_[s].sequences) score.rows.resize(input.outputs->hook_points.size());
+      if (s > 0) scores_[s].replaced.resize(input.variants[s - 1]->interventions.size());
+    }
+  }
+
+  const at::Tensor& token_ids() const { return tokens_.ids; }
+
+  absl::Span<const int> hook_points() const override { return hook_points_; }
+  PassEnd end() const override { return input_.outputs->rows_only ? PassEnd::kLastHookPoint : PassEnd::kLogits; }
+
+  // The sequences without interventions stay first in the batch; a variant's follow from its first intervention on.
+  std::vector<int64_t> Fork(int layer) override {
+    std::vector<int64_t> chosen;
+    const int64_t sequences = tokens_.ids.size(0), batch = sequences * (1 + static_cast<int64_t>(forked_.size()));
+    for (size_t v = 0; v < first_layer_.size(); ++v) {
+      if (first_layer_[v] != layer) continue;
+      if (chosen.empty()) {
+        for (int64_t i = 0; i < batch; ++i) chosen.push_back(i);
+      }
+      for (int64_t i = 0; i < sequences; ++i) chosen.push_back(i);
+      forked_.push_back(v);
+    }
+    return chosen;
+  }
+
+  at::Tensor Replace(int hook_point, const at::Tensor& rows) override {
+    at::Tensor result;  // a copy, once something is replaced
+    for (size_t f = 0; f < forked_.size(); ++f) {
+      const std::vector<Intervention>& interventions = input_.variants[forked_[f]]->interventions;
+      for (size_t i = 0; i < interventions.size(); ++i) {
+        if (interventions[i].hook_point != hook_point) continue;
+        if (!result.defined()) result = rows.clone(at::MemoryFormat::Contiguous);
+        Apply(interventions[i], model_, tokens_, StreamOf(result, 1 + f), &scores_[1 + forked_[f]].replaced[i]);
+      }
+    }
+    const std::vector<int>& wanted = input_.outputs->hook_points;
+    taps_.HandOut(hook_point, result.defined() ? result : rows, [&](int point, const at::Tensor& values) {
+      const auto found = std::lower_bound(wanted.begin(), wanted.end(), point);
+      TakeRows(static_cast<size_t>(found - wanted.begin()), values);
+    });
+    return result;
+  }
+
+  void Finish(const at::Tensor& rows, const Unembedding& unembedding) override {
+    // Rows that are not padding, of each stream.
+    const at::Tensor index = tokens_.valid.reshape({-1}).nonzero().squeeze(1);
+    const int64_t count = index.size(0);
+    const int64_t piece = std::max<int64_t>(1, kLogitBytes / (unembedding.vocabulary_size() * 4));
+    const int64_t stream_rows = tokens_.ids.numel();
+    std::vector<Pieces> pieces(1 + forked_.size());
+    // The id that follows each row's, and 0 after a sequence's last, where it is not used.
+    const at::Tensor next_ids =
+        at::cat({tokens_.ids.narrow(1, 1, positions_ - 1), at::zeros_like(tokens_.ids.narrow(1, 0, 1))}, 1)
+            .reshape({-1})
+            .index_select(0, index);
+    for (int64_t first = 0; first < count; first += piece) {
+      const int64_t rows_here = std::min(piece, count - first);
+      const at::Tensor here = index.narrow(0, first, rows_here);
+      const at::Tensor next = next_ids.narrow(0, first, rows_here);
+      at::Tensor clean;
+      for (size_t s = 0; s < pieces.size(); ++s) {
+        const at::Tensor x = rows.index_select(0, here + static_cast<int64_t>(s) * stream_rows);
+        const at::Tensor logits = unembedding.Logits(x);
+        at::Tensor log_probabilities = at::log_softmax(logits, 1);
+        if (s == 0) clean = log_probabilities;
+        Measure(logits, log_probabilities, clean, next, &pieces[s]);
+      }
+    }
+    for (size_t s = 0; s < pieces.size(); ++s) TakePieces(pieces[s], s == 0 ? 0 : 1 + forked_[s - 1]);
+  }
+
+ private:
+  // Values of consecutive rows of one stream, to be joined.
+  struct Pieces {
+    std::vector<at::Tensor> loss, kl, top_logits, top_ids, top_log_probabilities, probability_of;
+  };
+
+  // Stream `s` of rows of the whole batch, (B, T, width). A view.
+  at::Tensor StreamOf(const at::Tensor& rows, size_t s) const {
+    const int64_t count = tokens_.ids.numel();
+    return rows.narrow(0, static_cast<int64_t>(s) * count, count).view({tokens_.ids.size(0), positions_, rows.size(1)});
+  }
+
+  // A variant whose first intervention is still to come has the clean pass's rows.
+  void TakeRows(size_t output, const at::Tensor& rows) {
+    std::vector<size_t> stream(scores_.size(), 0);
+    for (size_t f = 0; f < forked_.size(); ++f) stream[1 + forked_[f]] = 1 + f;
+    for (size_t v = 0; v < scores_.size(); ++v) {
+      const at::Tensor values = StreamOf(rows.contiguous(), stream[v]);
+      for (size_t i = 0; i < input_.sequences.size(); ++i) {
+        const int64_t length = static_cast<int64_t>(input_.sequences[i].size());
+        scores_[v].sequences[i].rows[output] = ToHost(values[static_cast<int64_t>(i)].narrow(0, 0, length));
+      }
+    }
+  }
+
+  void Measure(const at::Tensor& logits, const at::Tensor& log_probabilities, const at::Tensor& clean,
+               const at::Tensor& next, Pieces* pieces) const {
+    const ScoreOutputs& outputs = *input_.outputs;
+    pieces->loss.push_back(log_probabilities.gather(1, next.unsqueeze(1)).squeeze(1).neg());
+    if (outputs.kl && !clean.is_same(log_probabilities)) {
+      pieces->kl.push_back((clean.exp() * (clean - log_probabilities)).sum(1));
+    }
+    if (outputs.top_logits > 0) {
+      at::Tensor values, ids;
+      std::tie(values, ids) = at::topk(logits, outputs.top_logits, 1);
+      pieces->top_logits.push_back(values);
+      pieces->top_ids.push_back(ids);
+      pieces->top_log_probabilities.push_back(log_probabilities.gather(1, ids));
+    }
+    if (!outputs.probability_of.empty()) {
+      const std::vector<int64_t> ids(outputs.probability_of.begin(), outputs.probability_of.end());
+      pieces->probability_of.push_back(
+          log_probabilities.index_select(1, at::tensor(ids, at::kLong).to(logits.device())));
+    }
+  }
+
+  // Hands what was measured of the rows of one stream to its sequences.
+  void TakePieces(const Pieces& pieces, size_t variant) {
+    const ScoreOutputs& outputs = *input_.outputs;
+    const auto host = [](const std::vector<at::Tensor>& parts) {
+      return parts.empty() ? std::vector<float>() : ToHost(at::cat(parts, 0));
+    };
+    const std::vector<float> loss = host(pieces.loss), kl = host(pieces.kl), logits = host(pieces.top_logits);
+    const std::vector<float> log_probabilities = host(pieces.top_log_probabilities);
+    const std::vector<float> probability_of = host(pieces.probability_of);
+    const at::Tensor ids =
+        pieces.top_ids.empty() ? at::Tensor() : at::cat(pieces.top_ids, 0).to(at::kLong).cpu().contiguous();
+    const size_t k = static_cast<size_t>(outputs.top_logits), chosen = outputs.probability_of.size();
+    size_t row = 0;
+    for (size_t i = 0; i < input_.sequences.size(); ++i) {
+      SequenceScore& score = scores_[variant].sequences[i];
+      const size_t length = input_.sequences[i].size();
+      for (size_t t = 0; t + 1 < length; ++t) score.loss_sum += loss[row + t];
+      if (outputs.token_loss) score.token_loss.assign(&loss[row], &loss[row] + length - 1);
+      if (!kl.empty()) {
+        score.kl.assign(&kl[row], &kl[row] + length);
+        for (float value : score.kl) score.kl_sum += value;
+      }
+      for (size_t t = 0; k > 0 && t < length; ++t) {
+        const size_t first = (row + t) * k;
+        TopLogits& top = score.top_logits.emplace_back();
+        top.logits.assign(&logits[first], &logits[first] + k);
+        top.log_probabilities.assign(&log_probabilities[first], &log_probabilities[first] + k);
+        for (size_t j = 0; j < k; ++j) top.ids.push_back(static_cast<uint32_t>(ids.data_ptr<int64_t>()[first + j]));
+      }
+      if (chosen > 0) {
+        const float* begin = probability_of.data() + row * chosen;
+        score.log_probabilities.assign(begin, begin + length * chosen);
+      }
+      row += length;
+    }
+  }
+
+  const Model& model_;
+  const ScoreInput& input_;
+  const int64_t positions_;
+  std::vector<VariantScores>& scores_;
+  const DictionaryTaps taps_;
+  BatchTokens tokens_;
+  std::vector<int> hook_points_;
+  std::vector<int> first_layer_;  // of each variant's interventions
+  std::vector<size_t> forked_;    // variants that are in the batch, in its order
+};
+
+}  // namespace
+
+void ReplacedRows::Add(const ReplacedRows& other) {
+  rows += other.rows;
+  squared_error += other.squared_error;
+  squares += other.squares;
+  cosine_similarity += other.cosine_similarity;
+  active_latents += other.active_latents;
+  sum.resize(std::max(sum.size(), other.sum.size()));
+  for (size_t i = 0; i < other.sum.size(); ++i) sum[i] += other.sum[i];
+}
+
+double ReplacedRows::ExplainedVariance() const {
+  double variance = squares;
+  for (double value : sum) variance -= value * value / static_cast<double>(rows);
+  // A difference of sums of doubles: what is below this share of them is rounding.
+  constexpr double kRounding = 1e-12;
+  return variance > kRounding * squares ? 1 - squared_error / variance : std::numeric_limits<double>::quiet_NaN();
+}
+
+absl::StatusOr<std::vector<VariantScores>> RunScorePass(Model& model, const ScoreInput& input) {
+  std::vector<int64_t> lengths;
+  for (const std::vector<uint32_t>& sequence : input.sequences) {
+    lengths.push_back(static_cast<int64_t>(sequence.size()));
+  }
+  std::vector<VariantScores> scores;
+  absl::Status status;
+  try {
+    c10::InferenceMode inference;
+    ScorePass pass(model, input, *std::max_element(lengths.begin(), lengths.end()), &scores);
+    status = model.Evaluate(pass.token_ids(), lengths, pass);
+  } catch (const c10::Error& error) {
+    status = IsOutOfMemory(error) ? absl::ResourceExhaustedError(error.what_without_backtrace())
+                                  : absl::InternalError(error.what_without_backtrace());
+  } catch (const std::bad_alloc&) {
+    status = absl::ResourceExhaustedError("no memory for a forward pass");
+  }
+  if (!status.ok()) return status;
+  return scores;
+}
+
+}  // namespace hookline

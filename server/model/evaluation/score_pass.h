@@ -1,0 +1,78 @@
+// One forward pass over sequences and variants of it: the losses, and how they change. Free of LibTorch, so that the
+// engine can call it.
+//
+//   ScoreInput input{sequences, variants, outputs};
+//   ASSIGN_OR_RETURN(const std::vector<VariantScores> scores, RunScorePass(model, input));
+//   scores[0]      // of the pass without interventions; scores[1 + v] is variants[v]'s
+#ifndef HOOKLINE_SERVER_MODEL_EVALUATION_SCORE_PASS_H_
+#define HOOKLINE_SERVER_MODEL_EVALUATION_SCORE_PASS_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "server/model/evaluation/intervention.h"
+#include "server/model/model.h"
+
+namespace hookline {
+
+// What is wanted of every sequence under every variant.
+struct ScoreOutputs {
+  bool rows_only = false;   // no logits are computed; the pass ends at the deepest of `hook_points`
+  bool token_loss = false;  // each token's loss; without it their mean alone
+  bool kl = false;
+  int top_logits = 0;                    // so many of each position; 0: none
+  std::vector<uint32_t> probability_of;  // token ids whose log-probability is wanted at each position
+  std::vector<int> hook_points;          // of the model, ascending and unique: their rows after the interventions
+};
+
+struct TopLogits {
+  std::vector<uint32_t> ids;  // the largest logit first
+  std::vector<float> logits;
+  std::vector<float> log_probabilities;
+};
+
+// One sequence of T tokens under one variant.
+struct SequenceScore {
+  double loss_sum = 0;            // over T - 1 predictions
+  std::vector<float> token_loss;  // (T - 1): entry t is -log p(token t + 1)
+  double kl_sum = 0;              // over T positions
+  std::vector<float> kl;  // (T): of the clean prediction from this one, sum of p log(p / q); empty for the clean pass
+  std::vector<TopLogits> top_logits;     // (T)
+  std::vector<float> log_probabilities;  // (T, probability_of), row-major
+  std::vector<std::vector<float>> rows;  // by outputs.hook_points: (T, width), row-major
+};
+
+// Sums over the rows that one intervention replaced, x by y. Over several passes they add up.
+struct ReplacedRows {
+  int64_t rows = 0;
+  double squared_error = 0;  // of (x - y)^2, all values
+  double squares = 0;        // of x^2, all values
+  std::vector<double> sum;   // of x, by value
+  double cosine_similarity = 0;
+  double active_latents = 0;  // kDictionary, kLatents: latents that are not zero
+
+  void Add(const ReplacedRows& other);
+  // 1 - sum (x - y)^2 / sum (x - mean x)^2, the mean by value; NaN where the x do not vary.
+  double ExplainedVariance() const;
+};
+
+struct VariantScores {
+  std::vector<SequenceScore> sequences;
+  std::vector<ReplacedRows> replaced;  // by intervention
+};
+
+struct ScoreInput {
+  absl::Span<const std::vector<uint32_t>> sequences;  // checked; at least one
+  absl::Span<const Variant* const> variants;
+  const ScoreOutputs* outputs = nullptr;
+};
+
+// Blocks before a variant's first intervention are computed once, for all variants; from there on it is part of the
+// batch. Errors: those of Model::Evaluate.
+absl::StatusOr<std::vector<VariantScores>> RunScorePass(Model& model, const ScoreInput& input);
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_MODEL_EVALUATION_SCORE_PASS_H_

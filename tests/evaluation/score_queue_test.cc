@@ -1,0 +1,95 @@
+#include "server/engine/score_queue.h"
+
+#include <map>
+#include <memory>
+
+#include "gtest/gtest.h"
+#include "server/engine/score_run.h"
+
+namespace hookline {
+namespace {
+
+std::shared_ptr<ScoreRun> MakeRun() {
+  return std::make_shared<ScoreRun>(std::make_shared<const ScorePlan>(), /*on_ready=*/nullptr);
+}
+
+TEST(ScoreQueueTest, WithoutFlowsAScoringGoesAtOnce) {
+  ScoreQueue queue;
+  const std::shared_ptr<ScoreRun> run = MakeRun();
+  queue.Add(CaptureId{1}, run);
+  EXPECT_EQ(queue.Take(/*flows=*/0).run, nullptr);
+  queue.SetWaiting(CaptureId{1}, 100);
+  EXPECT_EQ(queue.Take(/*flows=*/0).run, run);
+  // It has nothing to run until it says so again.
+  EXPECT_EQ(queue.Take(/*flows=*/0).run, nullptr);
+}
+
+TEST(ScoreQueueTest, AScoringGetsAsManyTokensAsEachFlow) {
+  ScoreQueue queue;
+  queue.Add(CaptureId{1}, MakeRun());
+  int64_t scored = 0, flows = 0;
+  while (flows < 100000) {
+    queue.SetWaiting(CaptureId{1}, 700);
+    if (queue.Take(/*flows=*/3).run != nullptr) {
+      scored += 700;
+    } else {
+      queue.FlowsRun(/*flows=*/3, /*tokens=*/1000);
+      flows += 1000;
+    }
+  }
+  EXPECT_NEAR(static_cast<double>(scored), static_cast<double>(flows) / 3, 1500);
+}
+
+TEST(ScoreQueueTest, AmongScoringsTheOneThatRanTheFewestTokensGoesFirst) {
+  ScoreQueue queue;
+  queue.Add(CaptureId{1}, MakeRun());
+  queue.Add(CaptureId{2}, MakeRun());
+  std::map<CaptureId, int64_t> ran;
+  for (int i = 0; i < 300; ++i) {
+    queue.SetWaiting(CaptureId{1}, 1000);
+    queue.SetWaiting(CaptureId{2}, 100);
+    const CaptureId turn = queue.Take(/*flows=*/0).id;
+    ran[turn] += turn == CaptureId{1} ? 1000 : 100;
+  }
+  EXPECT_NEAR(static_cast<double>(ran[CaptureId{1}]), static_cast<double>(ran[CaptureId{2}]), 1100);
+}
+
+TEST(ScoreQueueTest, OneThatComesLaterDoesNotCatchUp) {
+  ScoreQueue queue;
+  queue.Add(CaptureId{1}, MakeRun());
+  for (int i = 0; i < 10; ++i) {
+    queue.SetWaiting(CaptureId{1}, 1000);
+    queue.Take(/*flows=*/0);
+  }
+  queue.Add(CaptureId{2}, MakeRun());
+  int first = 0;
+  for (int i = 0; i < 10; ++i) {
+    queue.SetWaiting(CaptureId{1}, 1000);
+    queue.SetWaiting(CaptureId{2}, 1000);
+    first += queue.Take(/*flows=*/0).id == CaptureId{1} ? 1 : 0;
+  }
+  EXPECT_EQ(first, 5);
+}
+
+TEST(ScoreQueueTest, CreditIsNotSavedUpWhileNoScoringWaits) {
+  ScoreQueue queue;
+  queue.Add(CaptureId{1}, MakeRun());
+  for (int i = 0; i < 100; ++i) queue.FlowsRun(/*flows=*/1, /*tokens=*/1000);
+  queue.SetWaiting(CaptureId{1}, 10);
+  EXPECT_EQ(queue.Take(/*flows=*/1).run, nullptr);
+  queue.FlowsRun(/*flows=*/1, /*tokens=*/1000);
+  EXPECT_NE(queue.Take(/*flows=*/1).run, nullptr);
+}
+
+TEST(ScoreQueueTest, WhatIsRemovedHasNoTurn) {
+  ScoreQueue queue;
+  const std::shared_ptr<ScoreRun> run = MakeRun();
+  queue.Add(CaptureId{1}, run);
+  queue.SetWaiting(CaptureId{1}, 10);
+  EXPECT_EQ(queue.Remove(CaptureId{1}), run);
+  EXPECT_EQ(queue.Take(/*flows=*/0).run, nullptr);
+  EXPECT_EQ(queue.Remove(CaptureId{1}), nullptr);
+}
+
+}  // namespace
+}  // namespace hookline

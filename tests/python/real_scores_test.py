@@ -1,0 +1,177 @@
+"""Scores against the server itself. HOOKLINE_SERVER_PROGRAM names the program."""
+
+import asyncio
+import json
+import os
+
+import numpy as np
+import pytest
+import torch
+from real_server_test import ROOT, Server
+
+import hookline
+from hookline import Intervention
+
+FAMILIES = os.path.join(ROOT, "tests", "fixtures", "families")
+EVALUATION = os.path.join(ROOT, "tests", "fixtures", "evaluation")
+IDS = [[1, 5, 9, 200, 17, 4, 4, 30], [7, 8, 9]]
+RESID = "blocks.1.hook_resid_post"
+
+
+def read_tokens():
+    """Sequence 1 of the fixture."""
+    with open(os.path.join(FAMILIES, "gpt2", "reference.safetensors"), "rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        begin, end = header["tokens_1"]["data_offsets"]
+        file.seek(begin, os.SEEK_CUR)
+        return np.frombuffer(file.read(end - begin), dtype="<i4").astype(np.int64)
+
+
+TOKENS = read_tokens()
+
+
+@pytest.fixture(scope="module")
+def server():
+    folder = os.path.join(EVALUATION, "dictionaries")
+    arguments = ["--dictionary", f"sparse={folder}/gpt2_topk", "--dictionary", f"wide={folder}/gpt2_jumprelu@{RESID}"]
+    started = Server(model=os.path.join(FAMILIES, "gpt2"), arguments=arguments)
+    yield started
+    started.kill()
+
+
+@pytest.fixture
+def client(server):
+    with hookline.connect(server.address) as client:
+        yield client
+
+
+def test_scores_come_with_what_was_asked_for_and_a_summary(client):
+    scores = client.score(
+        IDS,
+        {"ablated": [Intervention.zero(RESID)]},
+        per_token_loss=True,
+        kl=True,
+        top_logits=3,
+        log_probability_token_ids=[0, 5],
+        hook_points=RESID,
+        loss_recovered=True,
+    )
+    by_key = {(score.sequence, score.variant): score for score in scores}
+    assert sorted(by_key) == [(0, ""), (0, "ablated"), (1, ""), (1, "ablated")]
+    clean, ablated = by_key[0, ""], by_key[0, "ablated"]
+    assert clean.token_loss.shape == (7,) and clean.kl is None and ablated.kl.shape == (8,)
+    assert clean.mean_loss == pytest.approx(clean.token_loss.mean(), rel=1e-5)
+    assert clean.top_logits.ids.shape == clean.top_logits.logits.shape == (8, 3)
+    assert clean.log_probabilities.shape == (8, 2)
+    assert clean.rows[RESID].shape == (8, 48) and not ablated.rows[RESID].any()
+    summary = scores.wait()
+    assert list(summary.variants) == ["", "ablated"]
+    assert summary.variants[""].tokens == 9 and summary.sequences == 2 and summary.tokens == 11
+    assert summary.variants["ablated"].loss_recovered == pytest.approx(0, abs=1e-4)
+    assert summary.variants["ablated"].replaced[0].rows == 11
+    # The rows are those that a capture brings.
+    (batch,) = client.capture(RESID, IDS[:1], output="numpy")
+    np.testing.assert_allclose(clean.rows[RESID], batch[RESID], rtol=1e-4, atol=1e-5)
+
+
+def test_interventions_are_transformer_lens_hooks(client):
+    with open(os.path.join(EVALUATION, "interventions.json")) as file:
+        cases = next(one["cases"] for one in json.load(file) if one["fixture"] == "gpt2")
+    make = {
+        "zero": lambda hook, given, where: Intervention.zero(hook, **where),
+        "mean": lambda hook, given, where: Intervention.mean(hook, given.get("vector"), **where),
+        "add": lambda hook, given, where: Intervention.add(hook, given["vector"], given.get("scale", 1.0), **where),
+        "scale": lambda hook, given, where: Intervention.scale(hook, given["factor"], **where),
+        "projectOut": lambda hook, given, where: Intervention.project_out(hook, given["direction"], **where),
+        "set": lambda hook, given, where: Intervention.set(hook, [row["values"] for row in given["rows"]], **where),
+    }
+    names = {"positions": "positions", "ignoreTokenIds": "ignore_token_ids", "head": "head"}
+
+    def intervention(step):
+        (operation,) = make.keys() & step.keys()
+        where = {names[key]: value for key, value in step.items() if key in names}
+        return make[operation](step["hookPoint"], step[operation], where)
+
+    variants = {str(i): [intervention(step) for step in case["interventions"]] for i, case in enumerate(cases)}
+    assert len(variants) > 30
+    scores = client.score(torch.tensor(TOKENS), variants, per_token_loss=True)
+    seen = 0
+    for score in scores:
+        if score.variant:
+            np.testing.assert_allclose(score.token_loss, cases[int(score.variant)]["tokenLoss"], rtol=1e-4, atol=1e-4)
+            seen += 1
+    assert seen == len(cases)
+
+
+def test_errors_name_the_field_or_the_place_in_the_source(client):
+    with pytest.raises(hookline.InvalidArgumentError, match="hook_mlp_out") as caught:
+        client.score(IDS, {"a": [Intervention.zero("blocks.1.hook_mlp_ot")]})
+    assert caught.value.field == "variants[0].interventions[0].hook_point"
+    with pytest.raises(hookline.InvalidArgumentError, match="row 1 of the source, position 2"):
+        client.score([[1, 2], [3, 4, 500]])
+    with pytest.raises(TypeError, match="per_token_losses: score takes"):
+        client.score(IDS, per_token_losses=True)
+    with pytest.raises(TypeError, match="vector"):
+        client.score(IDS, {"a": [Intervention.add(RESID, "much")]})
+
+
+def test_a_dataset_of_the_server_is_scored(client):
+    summary = client.score(hookline.Dataset("text", sequence_length=64, first_sequence=3, sequence_count=5)).wait()
+    assert (summary.sequences, summary.tokens, summary.variants[""].tokens) == (5, 320, 315)
+
+
+def test_asyncio_scores_as_the_other_client(server, client):
+    expected = client.score(IDS, {"a": [Intervention.scale(RESID, 0.5)]}, kl=True).wait()
+
+    async def run():
+        async with hookline.aio.connect(server.address) as other:
+            scores = other.score(IDS, {"a": [Intervention.scale(RESID, 0.5)]}, kl=True)
+            seen = [score async for score in scores]
+            with pytest.raises(hookline.InvalidArgumentError, match="row 0 of the source"):
+                await other.score([[999]]).wait()
+            return seen, await scores.wait()
+
+    seen, summary = asyncio.run(run())
+    assert len(seen) == 4
+    assert summary.variants == expected.variants
+
+
+def test_a_perfect_autoencoder_recovers_the_loss_and_a_zero_one_nothing(client):
+    perfect = client.loss_recovered(lambda x: x, RESID, IDS)
+    assert perfect.ce_loss_score == pytest.approx(1, abs=1e-4)
+    assert perfect.explained_variance == pytest.approx(1, abs=1e-6)
+    assert perfect.cossim == pytest.approx(1, abs=1e-6) and perfect.l0 is None and perfect.tokens == 11
+    nothing = client.loss_recovered(torch.zeros_like, RESID, IDS)
+    assert nothing.ce_loss_score == pytest.approx(0, abs=1e-4)
+    assert nothing.ce_loss_with_ablation > nothing.ce_loss_without_sae
+
+
+def test_dictionaries_of_the_server_are_listed_captured_and_put_in_place(client):
+    with open(os.path.join(EVALUATION, "dictionaries.json")) as file:
+        recorded = {one["name"]: one for one in json.load(file)}
+    listed = {one.name: one for one in client.dictionaries()}
+    assert sorted(listed) == ["sparse", "wide"]
+    assert listed["sparse"].hook_point == RESID and listed["sparse"].max_active == 5 and listed["wide"].latents == 64
+    (batch,) = client.capture(listed["wide"].hook_points[2], [TOKENS.tolist()], output="numpy")
+    (latents,) = batch.values()
+    np.testing.assert_allclose(latents[:6].ravel(), recorded["gpt2_jumprelu"]["latents"], rtol=1e-4, atol=1e-5)
+    variants = {name: [Intervention.dictionary(RESID, name)] for name in listed} | {
+        "same": [Intervention.latents(RESID, "wide", scale={3: 1.0}, keep_error=True)]
+    }
+    summary = client.score([TOKENS.tolist()], variants, kl=True).wait().variants
+    for name, kind in (("sparse", "gpt2_topk"), ("wide", "gpt2_jumprelu")):
+        metrics = recorded[kind]["metrics"]
+        assert summary[name].mean_loss == pytest.approx(metrics["ce_loss_with_sae"], abs=1e-4)
+        assert summary[name].mean_kl == pytest.approx(metrics["kl_div_with_sae"], abs=1e-4)
+        assert summary[name].replaced[0].l0 == pytest.approx(metrics["l0"], abs=1e-4)
+        assert summary[name].replaced[0].explained_variance == pytest.approx(metrics["explained_variance"], abs=1e-4)
+    assert summary["same"].mean_kl == pytest.approx(0, abs=1e-6)
+    with pytest.raises(hookline.InvalidArgumentError, match="there are sparse, wide"):
+        client.score(IDS, {"a": [Intervention.dictionary(RESID, "other")]})
+
+
+def test_models_say_whether_they_can_be_scored(client):
+    info = client.model().info
+    assert info.evaluates
+    heads = {point.name: point.heads for point in info.hook_points}
+    assert heads["blocks.0.attn.hook_z"] == 4 and heads[RESID] == 0
