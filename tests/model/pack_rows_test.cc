@@ -64,7 +64,7 @@ float Nearest(float x, Dtype dtype) {
   for (int code = 0; code < 256; ++code) {
     const auto byte = static_cast<uint8_t>(code);
     const float number = dtype == Dtype::kInt8 ? Int8Reader::Read(&byte) : Float8E4M3Reader::Read(&byte);
-    if (std::isnan(number) || (number == 0 && code != 0) || number == -128) continue;
+    if (std::isnan(number) || (number == 0 && code != 0) || (dtype == Dtype::kInt8 && number == -128)) continue;
     const double off = std::abs(static_cast<double>(number) - x);
     if (off < distance || (off == distance && code % 2 == 0 && best_code % 2 != 0)) {
       best = number;
