@@ -101,7 +101,7 @@ CaptureCall::CaptureCall(const Connection& connection, const std::string& method
       proxy_(connection.proxy),
       memory_(OfferedMemory::Offer(connection.address, connection.shared_memory_bytes)) {
   if (memory_ != nullptr) context_.AddMetadata(kSharedMemoryMetadata, memory_->key());
-  // What generated stubs call, but with byte buffers for messages. A call of one request is the same on the wire as one
+  // Generated stubs call this with messages, not byte buffers. A call of one request is the same on the wire as one
   // that streams requests and closes after the first.
   grpc::internal::RpcMethod rpc(method.c_str(), grpc::internal::RpcMethod::BIDI_STREAMING, channel_);
   stream_.reset(grpc::internal::ClientReaderWriterFactory<grpc::ByteBuffer, grpc::ByteBuffer>::Create(channel_.get(),
@@ -163,7 +163,7 @@ absl::Status CaptureCall::TakeSharedData(Chunk& chunk) {
   const int64_t offset = header.data_offset();
   const int64_t memory_bytes = memory_ == nullptr ? 0 : memory_->bytes();
   const int64_t values = int64_t{header.rows()} * header.width();
-  // What is no size at all is told from what only lies outside before it is multiplied.
+  // Absurd counts are rejected before they are multiplied, so that the product cannot overflow.
   const int64_t bytes = values > memory_bytes ? values : values * ValueBytes(header.dtype());
   const uint8_t* data = memory_ == nullptr ? nullptr : memory_->Hold(offset, bytes);
   if (data == nullptr) {

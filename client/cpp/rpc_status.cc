@@ -51,7 +51,7 @@ std::string BadRequestField(absl::string_view details) {
 
 absl::Status FromGrpc(const grpc::Status& status) {
   if (status.ok()) return absl::OkStatus();
-  // The bytes are a server's, so they are escaped here once for whoever shows the status.
+  // The bytes are a server's, so they are escaped here once for everyone who shows the status.
   return WithField(absl::Status(static_cast<absl::StatusCode>(status.error_code()), Escaped(status.error_message())),
                    Escaped(BadRequestField(status.error_details())));
 }

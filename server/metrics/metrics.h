@@ -1,4 +1,4 @@
-// What the engine does, for Prometheus.
+// Shows Prometheus what the engine does.
 #ifndef HOOKLINE_SERVER_METRICS_METRICS_H_
 #define HOOKLINE_SERVER_METRICS_METRICS_H_
 
@@ -24,7 +24,7 @@ class MetricsServer {
   static absl::StatusOr<std::unique_ptr<MetricsServer>> Start(const std::string& address, const Engine* engine);
 
   int port() const { return http_.bound().port; }
-  // Whether only this machine reaches it.
+  // Returns whether only this machine reaches it.
   bool is_loopback() const { return http_.bound().is_loopback; }
 
  private:

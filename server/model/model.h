@@ -18,7 +18,7 @@ class Tensor;
 
 namespace hookline {
 
-// What is known of a model besides its hook points.
+// Facts about a model, its hook points aside.
 struct ModelInfo {
   std::string name;          // by which requests choose it
   std::string architecture;  // "nanochat"
@@ -35,7 +35,7 @@ struct ModelInfo {
   std::string device;       // "cpu", "cuda:0"
   std::string fingerprint;  // 32 hexadecimal digits, see proto Model.fingerprint
   int64_t parameters = 0;
-  // Whether sequences of different lengths may share a batch, padded on the right.
+  // True if sequences of different lengths may share a batch, padded on the right.
   bool mixes_lengths = true;
 };
 

@@ -129,7 +129,7 @@ class DeviceRows : public StagedRows {
  public:
   DeviceRows(at::Tensor rows, c10::Event ready) : rows_(std::move(rows)), ready_(std::move(ready)) {}
 
-  // What is staged is this capture's alone, so it is kept whole until the last row has left.
+  // The staged rows are this capture's alone, so they are kept whole until the last one has left.
   absl::Status DropBefore(int64_t) override { return absl::OkStatus(); }
 
   const at::Tensor& rows() const { return rows_; }

@@ -107,7 +107,7 @@ class StreamedCaptureCall final : public CaptureCall<grpc::ServerBidiReactor<grp
     auto message = ParseCaptureStreamRequest(std::move(input_), engine_.options().token_limits());
     TokenBatch* tokens = message.ok() ? std::get_if<TokenBatch>(&*message) : nullptr;
     if (tokens == nullptr) {
-      // What came before this message is served, then the call ends with the error.
+      // Everything before this message is served, then the call ends with the error.
       EndWith(message.ok() ? InvalidField("request", "is accepted as the first message only; this one must be `tokens`")
                            : message.status());
       running.FinishSource();

@@ -29,7 +29,7 @@ uint64_t CookieOf(int socket) {
   return getsockopt(socket, SOL_SOCKET, SO_COOKIE, &cookie, &length) == 0 ? cookie : 0;
 }
 
-// Whether an accept that failed so says something of the listener, rather than of a connection that has gone.
+// Returns whether an accept that failed with `error` says something of the listener, not of a connection that has gone.
 bool IsOfListener(int error) {
   return error == EBADF || error == EINVAL || error == ENOTSOCK || error == EOPNOTSUPP || error == EFAULT;
 }

@@ -37,7 +37,7 @@ class ConnectionAcceptor {
   const std::vector<BoundAddress>& bound() const { return bound_; }
 
   // Begins to accept, on a thread of its own. `hand_on(listener, connection)` takes the connection's descriptor over
-  // and must not block; whoever has it closes it. Connections beyond the limits are closed at once. `lost` is called
+  // and must not block; its owner closes it. Connections beyond the limits are closed at once. `lost` is called
   // once, on that thread, if a listener cannot accept any more.
   void Run(const ConnectionLimits& limits, std::function<void(int listener, int connection)> hand_on,
            std::function<void(absl::Status)> lost);

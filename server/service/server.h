@@ -22,7 +22,7 @@
 namespace hookline {
 
 struct ServerOptions {
-  // HOST:PORT or unix:PATH; port 0: any free one. No TLS, no authentication: whoever reaches an address may use it.
+  // HOST:PORT or unix:PATH; port 0: any free one. No TLS, no authentication: anyone who can connect may use the server.
   std::vector<std::string> listen = {"127.0.0.1:7471"};
   // Connections at a time, in all and from one address; more are closed at once. Never more than half of the
   // descriptors that the process may have.
@@ -42,7 +42,7 @@ struct ServerOptions {
   int64_t max_incoming_bytes = int64_t{512} << 20;
   // Calls at a time on one connection; more wait in the client.
   int max_calls_per_connection = 1024;
-  // A connection on which nothing came for so long is asked for a sign of life, and closed when none comes for a third
+  // A connection on which nothing came for so long is sent a keepalive ping, and closed if no answer comes for a third
   // of it: calls of clients that vanished end.
   absl::Duration keepalive = absl::Seconds(60);
   // Memory of clients on this machine that values are written to instead of being sent
@@ -66,7 +66,7 @@ class Server {
 
   // The port of each of ServerOptions::listen; 1 for a unix socket.
   virtual const std::vector<int>& ports() const = 0;
-  // Whether only this machine reaches ServerOptions::listen[index].
+  // Returns whether only this machine reaches ServerOptions::listen[index].
   virtual bool is_loopback(size_t index) const = 0;
 
   // Ends in good order: health says NOT_SERVING, new captures are refused, those that run may end until `deadline` and

@@ -11,7 +11,7 @@
 
 namespace hookline::cli {
 
-// What the command line asks for: set by the subcommand that was named, called after parsing.
+// The command that the command line asks for: set by the subcommand that was named, called after parsing.
 struct Invocation {
   Interrupt* interrupt = nullptr;  // outlives the program's work
   std::string server;

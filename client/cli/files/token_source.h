@@ -50,7 +50,7 @@ class TokenSource {
   // after which Next needs a SeekTo.
   absl::Status NamePlace(const absl::Status& status);
 
-  // Has Next fail, also one that waits.
+  // Makes Next fail, also one that waits.
   virtual void Stop() = 0;
 
   // All ids that Next will give, where that is known beforehand.

@@ -20,7 +20,7 @@ _ON_LAG = {"detach": 1, "wait": 2}
 
 @dataclass(frozen=True)
 class CaptureOptions:
-    """What a capture asks for, checked as far as the client can."""
+    """The options of a capture, checked as far as the client can."""
 
     hook_points: Sequence[str]
     source: Any

@@ -15,11 +15,10 @@ _FIELD_PREFIX = re.compile(r"""([a-z_][a-z0-9_]*(?:\.[a-z_][a-z0-9_]*|\[[^\]]*\]
 
 
 class HooklineError(Exception):
-    """What went wrong, as the server said it.
+    """An error as the server said it.
 
     `code` is the canonical code's name (`"INVALID_ARGUMENT"`), `message` the server's sentence (control characters and
-    the like as escapes), `field` the path of the
-    request field it is about (`"tokens.sequences[3].ids[17]"`), or None.
+    the like as escapes), `field` the path of the request field it is about (`"tokens.sequences[3].ids[17]"`), or None.
     """
 
     code = "UNKNOWN"

@@ -29,10 +29,10 @@ struct PersistRequest {
 };
 absl::StatusOr<PersistRequest> ParsePersistRequest(grpc::ByteBuffer message, const TokenLimits& limits);
 
-// Of an EstimateCaptureRequest its `capture`.
+// Parses an EstimateCaptureRequest and returns its `capture`.
 absl::StatusOr<CaptureRequest> ParseEstimateCaptureRequest(grpc::ByteBuffer message, const TokenLimits& limits);
 
-// Of a CaptureStreamRequest what it holds; INVALID_ARGUMENT for neither or both.
+// Parses a CaptureStreamRequest, which holds one of the two; INVALID_ARGUMENT for neither or both.
 absl::StatusOr<std::variant<CaptureRequest, TokenBatch>> ParseCaptureStreamRequest(grpc::ByteBuffer message,
                                                                                    const TokenLimits& limits);
 
