@@ -43,8 +43,7 @@ constexpr int kExitOk = 0;
 constexpr int kExitFailure = 1;
 constexpr int kExitUsage = 2;
 
-// Fills `flags`. An exit code means that the program ends with it, everything having been said: kExitOk after --help
-// and
+// Fills `flags`. An exit code means that the program ends with it, and that all is said: kExitOk after --help and
 // --version, kExitUsage after a mistake.
 std::optional<int> ParseFlags(int argc, const char* const* argv, ServerFlags* flags);
 

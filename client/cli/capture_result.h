@@ -1,4 +1,4 @@
-// What came of a capture.
+// The result of a capture.
 #ifndef HOOKLINE_CLIENT_CLI_CAPTURE_RESULT_H_
 #define HOOKLINE_CLIENT_CLI_CAPTURE_RESULT_H_
 

@@ -118,7 +118,7 @@ class Runner {
       }
     }
     if (writer != nullptr) {
-      // What the source says matters where it ended the call.
+      // The source's error matters where it ended the call.
       absl::Status written = writer->Join();
       if (absl::IsCancelled(status) && !written.ok()) status = written;
       if (absl::IsInvalidArgument(status) && written.ok()) status = tokens_->NamePlace(status);

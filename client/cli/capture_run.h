@@ -16,7 +16,7 @@
 
 namespace hookline::cli {
 
-// What happens with a capture's events. Errors end it.
+// Called with a capture's events. Errors end it.
 struct CaptureHandlers {
   std::function<absl::Status(const v1::CaptureStarted&)> on_started;  // once, also with reconnects
   std::function<absl::Status(const client::Chunk&)> on_chunk;

@@ -17,7 +17,7 @@ inline constexpr int kExitInterrupted = 130;
 // The exit code that tells a status. INVALID_ARGUMENT is a usage error whoever found it, this program or the server.
 int ExitCodeOf(const absl::Status& status);
 
-// What is said of an error: one line, without control characters.
+// Returns an error as one line, without control characters.
 std::string ErrorLine(const absl::Status& status);
 
 // `status`, where it says that there is no server, with what to do about it.

@@ -1,4 +1,4 @@
-// What the commands that bring rows share: progress while they come, a file for each hook point where a directory was
+// Shared by the commands that bring rows: progress while they come, a file for each hook point where a directory was
 // given, and a report at the end.
 #ifndef HOOKLINE_CLIENT_CLI_TRANSFER_H_
 #define HOOKLINE_CLIENT_CLI_TRANSFER_H_
@@ -32,7 +32,7 @@ struct Transfer {
   std::function<void(const v1::CaptureStarted& started, Progress& progress)> on_started;
   // Runs once the files have their names. May be empty.
   std::function<absl::Status(const CaptureResult& result, const RowFiles& files)> on_finished;
-  // What to say, beside the report and also where that is left out, of a transfer that ended well. May be empty.
+  // Notes about a transfer that ended well, shown beside the report and also where that is left out. May be empty.
   std::function<std::vector<std::string>(const CaptureResult& result)> notes;
   // CaptureTable or ReadTable.
   std::string (*table)(const CaptureResult& result, absl::Duration elapsed, const std::vector<std::string>& paths);

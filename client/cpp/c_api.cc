@@ -33,7 +33,7 @@ struct hookline_capture {
 
 namespace {
 
-// As much of `text` as fits with its zero byte.
+// Copies as much of `text` as fits with its zero byte.
 template <size_t kCapacity>
 void CopyText(const std::string& text, char (&out)[kCapacity]) {
   size_t bytes = std::min(text.size(), kCapacity - 1);

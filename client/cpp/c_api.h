@@ -53,7 +53,7 @@ extern "C" {
 typedef struct hookline_client hookline_client;
 typedef struct hookline_capture hookline_capture;
 
-// What went wrong. Texts end with a zero byte; what is longer is cut.
+// Describes an error. Texts end with a zero byte; longer ones are cut.
 typedef struct hookline_error {
   int32_t code;            // gRPC's status code, 1 to 16
   char field[508];         // the request's field that is at fault, "" if none was named
@@ -121,9 +121,8 @@ HOOKLINE_EXPORT int32_t hookline_capture_submit(hookline_capture* capture, const
 //   HOOKLINE_OK       the batch is the caller's again. It holds at least one row.
 //   HOOKLINE_END      the capture has ended well and no submitted batch holds a row; all are the caller's again.
 //   HOOKLINE_TIMEOUT  not yet.
-//   HOOKLINE_ERROR    the capture broke (code UNAVAILABLE: hookline_capture_resume continues it). Batches finished
-//   before
-//                     that were returned before; `rows` says what the oldest one holds so far. Nothing is written to
+//   HOOKLINE_ERROR    the capture broke (code UNAVAILABLE: hookline_capture_resume continues it). All batches finished
+//                     before it have been returned; `rows` says what the oldest one holds so far. Nothing is written to
 //                     submitted batches until a resume, and they are the caller's again if it does not resume.
 //                     FAILED_PRECONDITION: none is submitted, and rows are still to come.
 HOOKLINE_EXPORT int32_t hookline_capture_wait(hookline_capture* capture, int64_t timeout_ms, int64_t* rows,

@@ -107,7 +107,7 @@ CaptureCall::CaptureCall(const Connection& connection, const std::string& method
       memory_(OfferedMemory::Offer(connection.address, connection.shared_memory_bytes)),
       pause_watch_(connection.channel) {
   if (memory_ != nullptr) context_.AddMetadata(kSharedMemoryMetadata, memory_->key());
-  // What generated stubs call, but with byte buffers for messages. A call of one request is the same on the wire as one
+  // Generated stubs call this with messages, not byte buffers. A call of one request is the same on the wire as one
   // that streams requests and closes after the first.
   grpc::internal::RpcMethod rpc(method.c_str(), grpc::internal::RpcMethod::BIDI_STREAMING, channel_);
   stream_.reset(grpc::internal::ClientReaderWriterFactory<grpc::ByteBuffer, grpc::ByteBuffer>::Create(channel_.get(),
@@ -175,7 +175,7 @@ absl::Status CaptureCall::TakeSharedData(Chunk& chunk) {
   const int64_t memory_bytes = memory_ == nullptr ? 0 : memory_->bytes();
   const std::optional<Dtype> dtype = FromProto(header.dtype());
   const int64_t values = int64_t{header.rows()} * header.width();
-  // What is no size at all is told from what only lies outside before it is multiplied. The layout agrees with
+  // Absurd counts are rejected before they are multiplied, so that the product cannot overflow. The layout agrees with
   // `started`, which the order is checked against afterwards.
   const RowLayout layout{dtype.value_or(Dtype::kFloat32), header.width(), header.top_k()};
   const int64_t bytes =

@@ -32,7 +32,7 @@ class Chunk {
   // value, and live as long as this chunk.
   absl::Span<const absl::Span<const uint8_t>> pieces() const { return pieces_; }
   int64_t data_bytes() const { return data_bytes_; }
-  // Has the values be these bytes, which `memory` keeps alive and unchanged, instead of the field `data`.
+  // Uses these bytes as the values, instead of the field `data`; `memory` keeps them alive and unchanged.
   void SetData(absl::Span<const uint8_t> data, std::shared_ptr<const void> memory);
   // Copies `bytes` bytes of `data` from `offset` on; both must lie within data_bytes().
   void CopyData(int64_t offset, int64_t bytes, void* destination) const;

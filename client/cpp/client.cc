@@ -50,7 +50,7 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Connect(const std::string& given
   // gRPC's own are 1 and 120 seconds, within which every call fails at once: a resume would miss a restarted server.
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 200);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 2000);
-  // What stays on this machine never goes through a proxy.
+  // A call that stays on this machine never goes through a proxy.
   if (IsLoopbackHost(ServerHostPort(address).host)) arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   Connection connection;
   connection.proxy = ProxyOnTheWay(address);

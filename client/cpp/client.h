@@ -27,11 +27,11 @@ inline constexpr char kCaptureMethod[] = "/hookline.v1.CaptureService/Capture";
 inline constexpr char kCaptureStreamMethod[] = "/hookline.v1.CaptureService/CaptureStream";
 inline constexpr char kReadRecordingMethod[] = "/hookline.v1.RecordingService/ReadRecording";
 
-// What gRPC receives unless told otherwise, and the largest message that a server sends to those who ask for it.
+// The largest message that gRPC receives unless told otherwise, and that a server sends to those who ask for it.
 inline constexpr int64_t kDefaultReceiveBytes = int64_t{4} << 20;
 inline constexpr int64_t kMaxReceiveBytes = int64_t{16} << 20;
 
-// What a server takes of memory that is offered to it.
+// The most memory that a server takes when it is offered some.
 inline constexpr int64_t kMinSharedMemoryBytes = int64_t{64} << 10;
 inline constexpr int64_t kMaxSharedMemoryBytes = int64_t{64} << 20;
 
@@ -66,7 +66,7 @@ class Client {
   absl::StatusOr<v1::TokenizeResponse> Tokenize(const v1::TokenizeRequest& request);
   absl::StatusOr<v1::DetokenizeResponse> Detokenize(const v1::DetokenizeRequest& request);
 
-  // What a capture would bring and cost; runs nothing.
+  // Estimates the rows, bytes and time of a capture; runs nothing.
   absl::StatusOr<v1::EstimateCaptureResponse> EstimateCapture(const v1::CaptureRequest& request);
 
   // Never null. The call may outlive this client.

@@ -5,7 +5,7 @@
 namespace hookline::client {
 namespace {
 
-// Of values with different weights. A mean without weight counts for nothing, also where it is NaN because there were
+// Returns the weighted mean. A mean without weight counts for nothing, also where it is NaN because there were
 // no values; NaN where neither has weight but one says NaN.
 double WeightedMean(double a, double a_weight, double b, double b_weight) {
   if (a_weight == 0 && b_weight == 0) return a + b;

@@ -53,7 +53,7 @@ int ConnectToServer(int port) {
   return -1;
 }
 
-// Whether the server takes the memory.
+// Returns whether the server takes the memory.
 bool SendOffer(int connection, const std::array<char, kMagicBytes + kKeyBytes>& offer, int descriptor) {
   iovec data = {const_cast<char*>(offer.data()), offer.size()};
   alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof descriptor)> control = {};

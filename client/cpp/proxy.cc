@@ -12,7 +12,7 @@
 namespace hookline::client {
 namespace {
 
-// What gRPC reads, in this order; the first that is set counts.
+// gRPC reads these in this order; the first that is set counts.
 constexpr const char* kProxyVariables[] = {"grpc_proxy", "https_proxy", "http_proxy"};
 constexpr const char* kNoProxyVariables[] = {"no_grpc_proxy", "no_proxy"};
 

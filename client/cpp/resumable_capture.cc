@@ -33,7 +33,7 @@ absl::Status SameCapture(const v1::CaptureStarted& before, const v1::CaptureStar
   return absl::OkStatus();
 }
 
-// Whether a call that ends with this reason leaves rows to come. A reason that is not known here ends a capture.
+// Returns whether a call that ends so leaves rows to come. A reason that is not known here ends a capture.
 bool IsCutShort(v1::StopReason reason) {
   return reason == v1::STOP_REASON_CANCELLED || reason == v1::STOP_REASON_SHUTTING_DOWN ||
          reason == v1::STOP_REASON_ERROR;

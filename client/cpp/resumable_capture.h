@@ -74,7 +74,7 @@ class ResumableCapture {
   // counts other rows than came; FAILED_PRECONDITION where a server that answers a reconnect grants something else.
   absl::StatusOr<std::optional<CaptureEvent>> Next();
 
-  // Whether and when to call again after an error of Next; where the server says when (RetryAfterOf), not before. None:
+  // Says when to call again after an error of Next; where the server says when (RetryAfterOf), not before. None:
   // the error is final, because a reconnect would not cure it, because the server never granted the capture (a wrong
   // address should say so at once), or after kMaxReconnects.
   std::optional<Reconnect> NextReconnect(const absl::Status& error);
@@ -88,12 +88,12 @@ class ResumableCapture {
   // Ends the current call and those to come with CANCELLED. Idempotent.
   void Cancel();
 
-  // What the first call was granted, which is what every call was; null before. Never changes once it is there.
+  // The grant of the first call, which is that of every call; null before. Never changes once it is there.
   const v1::CaptureStarted* started() const;
   // The summaries of all calls so far, merged; none before the first. A call that the connection's end kept from
   // sending its summary is missing in it: `statistics_rows` says how many rows the statistics cover.
   std::optional<v1::CaptureSummary> summary() const;
-  // Of the last message that had one.
+  // The token of the last message that had one.
   std::string resume_token() const;
   // Calls after the first.
   int reconnects() const;

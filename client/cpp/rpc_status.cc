@@ -73,7 +73,7 @@ std::optional<absl::Duration> RetryDelay(absl::string_view details) {
 
 absl::Status FromGrpc(const grpc::Status& status) {
   if (status.ok()) return absl::OkStatus();
-  // The bytes are a server's, so they are escaped here once for whoever shows the status.
+  // The bytes are a server's, so they are escaped here once for everyone who shows the status.
   absl::Status converted =
       WithField(absl::Status(static_cast<absl::StatusCode>(status.error_code()), Escaped(status.error_message())),
                 Escaped(BadRequestField(status.error_details())));

@@ -5,9 +5,9 @@
 
 namespace hookline::client {
 
-// As memcpy, but what is large is written past the processor's caches where the processor can: batches are larger than
-// those, and writing them through would first read their old content and push out the memory that rows arrive in. Half
-// as fast again with batches of 12 MiB (AMD EPYC).
+// Copies as memcpy, but writes large copies past the caches where the processor can: batches are larger than
+// those, and writing them through would first read their old content and push out the memory that rows arrive in. It is
+// 1.5 times as fast as memcpy for batches of 12 MiB (AMD EPYC).
 void StreamingCopy(void* destination, const void* source, size_t bytes);
 
 }  // namespace hookline::client

@@ -8,7 +8,7 @@
 namespace hookline {
 namespace {
 
-// What POSIX promises; used where getrlimit fails.
+// POSIX promises so many; used where getrlimit fails.
 constexpr rlimit kLeast = {20, 20};
 
 rlimit Limits() {

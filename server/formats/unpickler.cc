@@ -106,7 +106,7 @@ class Unpickler {
  public:
   explicit Unpickler(absl::Span<const uint8_t> pickle) : in_(pickle) {}
 
-  // What the pickle holds.
+  // Returns the object that the pickle holds.
   absl::StatusOr<Object*> Result() {
     while (true) {
       if (in_.empty()) return Bad("ends without STOP");
@@ -118,7 +118,7 @@ class Unpickler {
     return Pop();
   }
 
-  // What follows the pickle, once there is a result.
+  // Returns the bytes after the pickle, once there is a result.
   absl::Span<const uint8_t> rest() const { return in_; }
 
   absl::StatusOr<std::vector<PickledTensor>> Tensors() {

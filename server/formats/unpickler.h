@@ -31,14 +31,14 @@ struct PickledTensor {
 // proportional to the pickle's size. FAILED_PRECONDITION, a sentence about what the pickle holds that it should not.
 absl::StatusOr<std::vector<PickledTensor>> UnpickleStateDict(absl::Span<const uint8_t> pickle);
 
-// What stands before the storages in a file that torch.save wrote before PyTorch 1.6, or without its zip format.
+// The part before the storages in a file that torch.save wrote before PyTorch 1.6, or without its zip format.
 struct LegacyHead {
   std::vector<PickledTensor> tensors;
   std::vector<std::string> storage_keys;  // in the order in which the storages follow
   size_t bytes = 0;                       // of the head
 };
 
-// Whether `file` begins like one.
+// Returns whether `file` begins like one.
 bool IsLegacyFile(absl::Span<const uint8_t> file);
 
 // Reads the head at the beginning of `file`, of which kMaxPickleBytes are enough. Errors as above.

@@ -34,7 +34,7 @@ constexpr size_t kMaxNameBytes = 1024;
 // An entry takes about a hundred bytes, a tensor an entry, and the unpickler reads no more than some hundred thousand.
 constexpr uint64_t kMaxDirectoryBytes = uint64_t{64} << 20;
 
-// What Check reads at a time.
+// Check reads so much at a time.
 constexpr int64_t kPieceBytes = int64_t{1} << 20;
 constexpr absl::string_view kWrongChecksum = "does not have the checksum that the archive gives";
 
@@ -73,7 +73,7 @@ class Reader {
   absl::StatusOr<CentralDirectory> ReadDirectory() const {
     const uint64_t size = static_cast<uint64_t>(file_.size());
     if (size < kEndBytes) return Bad("not a zip archive: too short");
-    // What can hold the end of the directory, and the locator before it.
+    // The bytes that can hold the end of the directory and the locator before it.
     const uint64_t tail_bytes = std::min(size, kEndBytes + kMaxCommentBytes + kZip64LocatorBytes);
     ASSIGN_OR_RETURN(const std::vector<uint8_t> tail, Bytes(size - tail_bytes, tail_bytes));
     const uint64_t lowest = tail_bytes - std::min(tail_bytes, kEndBytes + kMaxCommentBytes);

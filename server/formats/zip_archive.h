@@ -27,7 +27,7 @@ class ZipArchive {
   // and the entry.
   static absl::StatusOr<ZipArchive> Open(std::shared_ptr<const InputFile> file);
 
-  // What the central directory alone says: the CRC-32 of each entry's contents by name, for archives with compressed
+  // Reads the central directory alone: the CRC-32 of each entry's contents by name, for archives with compressed
   // entries. FAILED_PRECONDITION naming the file.
   static absl::StatusOr<absl::btree_map<std::string, uint32_t>> Checksums(const InputFile& file);
 
@@ -35,7 +35,7 @@ class ZipArchive {
   // file and the entry; also where it has more than `max_bytes`.
   absl::StatusOr<std::string> Read(const std::string& name, int64_t max_bytes) const;
 
-  // Whether the contents of entry `name`, which must be there, have their checksum: reads all of them.
+  // Checks that the contents of entry `name`, which must be there, have their checksum: reads all of them.
   absl::Status Check(const std::string& name) const;
 
   const std::shared_ptr<const InputFile>& file() const { return file_; }

@@ -22,7 +22,7 @@ std::string ZipEntryHeader(absl::string_view name, uint32_t crc32, uint64_t byte
 // Bytes of ZipEntryHeader for a name of that length, whatever the contents.
 constexpr size_t ZipEntryHeaderBytes(size_t name_bytes) { return 30 + name_bytes + 20; }
 
-// What follows the contents of the first entry: smaller entries, and the directory of all.
+// Makes the rest of the file after the contents of the first entry: smaller entries, and the directory of all.
 class ZipTrailer {
  public:
   // The first entry begins at the beginning of the file.

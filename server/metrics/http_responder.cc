@@ -20,7 +20,7 @@
 namespace hookline {
 namespace {
 
-// Of an exchange, from its connection to the last byte of the answer: twice what scrapers wait for as a rule.
+// Bounds an exchange, from its connection to the last byte of the answer: twice as long as scrapers usually wait.
 constexpr absl::Duration kDeadline = absl::Seconds(20);
 // A scraper's request takes about 300 bytes.
 constexpr size_t kMaxRequestBytes = 8192;

@@ -1,4 +1,4 @@
-// What the engine and the recordings do, for Prometheus.
+// Shows Prometheus what the engine and the recordings do.
 #ifndef HOOKLINE_SERVER_METRICS_METRICS_H_
 #define HOOKLINE_SERVER_METRICS_METRICS_H_
 
@@ -26,7 +26,7 @@ class MetricsServer {
                                                               const Catalog* catalog = nullptr);
 
   int port() const { return http_.bound().port; }
-  // Whether only this machine reaches it.
+  // Returns whether only this machine reaches it.
   bool is_loopback() const { return http_.bound().is_loopback; }
 
  private:

@@ -3,7 +3,7 @@
 //   sequential   y = x + attention(ln1 x);  x = y + mlp(ln2 y)
 //   parallel     x = x + attention(ln1 x) + mlp(ln2 x); without an ln2 the MLP reads ln1 x too
 //   post-norm    y = ln1(x + attention(x)); x = ln2(y + mlp(y))
-// What a sublayer adds passes ln1_post or ln2_post first, where there is one, and is multiplied by branch_scale.
+// A sublayer's output passes ln1_post or ln2_post first, where there is one, and is multiplied by branch_scale.
 #ifndef HOOKLINE_SERVER_MODEL_BLOCK_H_
 #define HOOKLINE_SERVER_MODEL_BLOCK_H_
 
@@ -25,7 +25,7 @@ namespace hookline {
 // configuration has none in this place, it hands through what it gets.
 class NormPlace {
  public:
-  // `what` begins the hook points' descriptions: "The norm before attention". `reader`: who reads its output, or null.
+  // `what` begins the hook points' descriptions: "The norm before attention". `reader` (or null) reads its output.
   NormPlace(const NormConfig& config, NormWeights weights, int64_t width, const std::string& name,
             const std::string& what, const char* reader, HookPointList& hook_points);
 

@@ -30,7 +30,7 @@ class Decoder : public Model {
   int64_t blocks_executed() const override { return blocks_executed_; }
 
  private:
-  // What enters a block's input beside the block before: x = residual x + embedding x0 + bigram b.
+  // The terms of a block's input beside the block before it: x = residual x + embedding x0 + bigram b.
   struct Inputs {
     double residual = 1, embedding = 0, bigram = 0;
   };

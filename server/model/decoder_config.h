@@ -1,4 +1,4 @@
-// What distinguishes one decoder-only transformer from another. A family (server/model/families) reads a checkpoint's
+// Distinguishes one decoder-only transformer from another. A family (server/model/families) reads a checkpoint's
 // configuration into this; the decoder (decoder.h) computes what it says. Free of LibTorch.
 #ifndef HOOKLINE_SERVER_MODEL_DECODER_CONFIG_H_
 #define HOOKLINE_SERVER_MODEL_DECODER_CONFIG_H_
@@ -93,7 +93,7 @@ struct DenseConfig {
 
 // feed_forward/experts.h
 struct ExpertsConfig {
-  // What makes an expert's score, which decides whether it is chosen, and its weight.
+  // How an expert's score, which decides whether it is chosen, and its weight are computed.
   enum class Routing {
     kSoftmax,          // both: softmax of the logits over all experts
     kSoftmaxOfChosen,  // score: the logit; weight: softmax over the chosen logits
@@ -120,12 +120,12 @@ struct ExpertsConfig {
 
 using FeedForwardConfig = std::variant<DenseConfig, ExpertsConfig>;
 
-// What may differ from layer to layer.
+// The part of the configuration that may differ from layer to layer.
 struct LayerConfig {
   AttentionConfig attention;
   FeedForwardConfig feed_forward;
 
-  // Of a layer that is known to have softmax attention.
+  // For a layer that is known to have softmax attention.
   SoftmaxAttentionConfig& softmax() { return std::get<SoftmaxAttentionConfig>(attention); }
 };
 

@@ -88,7 +88,7 @@ struct ExpertsWeights {
 
 using FeedForwardWeights = std::variant<DenseWeights, ExpertsWeights>;
 
-// What a layer takes from the embeddings per layer.
+// The weights with which a layer takes its part of the per-layer embeddings.
 struct PerLayerWeights {
   LinearWeights gate;  // (width, part)
   LinearWeights out;   // (part, width)

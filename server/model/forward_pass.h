@@ -1,4 +1,4 @@
-// What the layers of one forward pass share.
+// The state that the layers of one forward pass share.
 #ifndef HOOKLINE_SERVER_MODEL_FORWARD_PASS_H_
 #define HOOKLINE_SERVER_MODEL_FORWARD_PASS_H_
 

@@ -24,7 +24,7 @@ constexpr int kNoHookPoint = -1;
 
 class HookPointList {
  public:
-  // What is added from now on belongs to `layer` and has `prefix` before its name.
+  // Hook points that are added from now on belong to `layer` and have `prefix` before their names.
   void Enter(std::string prefix, int layer) {
     prefix_ = std::move(prefix);
     layer_ = layer;

@@ -21,10 +21,10 @@ constexpr size_t kMaxPatternBytes = 1024;
 // Every wildcard is matched against every name, so a request of thousands of them would be slow to answer; a model has
 // about twenty kinds of hook points, and one wildcard covers a kind.
 constexpr int kMaxWildcards = 256;
-// Of all wildcards of a request together; 64 for each of as many as there may be. Against a thousand names it is some
+// For all wildcards of a request together: 64 for each of as many as there may be. Against a thousand names it is some
 // ten milliseconds' work.
 constexpr size_t kMaxWildcardBytes = size_t{16} << 10;
-// Of what a client sent, as much as helps to recognise it in an error message.
+// As much of a client's text as helps to recognise it in an error message.
 constexpr size_t kMaxQuotedBytes = 120;
 constexpr int kNearestNames = 3;
 
@@ -227,7 +227,7 @@ absl::StatusOr<std::vector<ResolvedHookPoint>> HookPoints::Resolve(absl::Span<co
         return InvalidField(FieldName(i), absl::StrCat(Quoted(pattern), " ", refused->second));
       }
       if (index < 0) {
-        return InvalidField(FieldName(i), absl::StrCat(Quoted(pattern), " is no hook point of this model; nearest: ",
+        return InvalidField(FieldName(i), absl::StrCat(Quoted(pattern), " is not a hook point of this model; nearest: ",
                                                        absl::StrJoin(Nearest(pattern, kNearestNames), ", ")));
       }
       if (named_by[index] >= 0) {
@@ -279,7 +279,7 @@ absl::StatusOr<std::vector<ResolvedHookPoint>> HookPoints::Resolve(absl::Span<co
 }
 
 std::vector<std::string> HookPoints::Nearest(absl::string_view name, int count) const {
-  // What is much longer than any name is equally far from all of them.
+  // A text that is much longer than any name is equally far from all of them.
   size_t longest = 0;
   for (const HookPoint& point : points_) longest = std::max(longest, point.name.size());
   name = name.substr(0, 2 * longest);

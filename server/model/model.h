@@ -23,7 +23,7 @@ namespace hookline {
 
 class PassEditor;
 
-// What is known of a model besides its hook points.
+// Facts about a model, its hook points aside.
 struct ModelInfo {
   std::string name;          // by which requests choose it
   std::string architecture;  // "nanochat"
@@ -40,7 +40,7 @@ struct ModelInfo {
   std::string device;       // "cpu", "cuda:0"
   std::string fingerprint;  // 32 hexadecimal digits, see proto Model.fingerprint
   int64_t parameters = 0;
-  // Whether sequences of different lengths may share a batch, padded on the right.
+  // True if sequences of different lengths may share a batch, padded on the right.
   bool mixes_lengths = true;
   // Why the model computes no logits, which completes the sentence that begins with it; empty: it does.
   std::string no_logits = "is not a decoder, so its logits are not known";

@@ -18,7 +18,7 @@ namespace hookline {
 at::Tensor EmbedPerLayer(const DecoderConfig& config, const DecoderWeights& weights, const at::Tensor& token_ids,
                          const at::Tensor& x0);
 
-// What a layer adds to its x (B * T, D); `part` (B * T, M) is its own p.
+// Returns the term that a layer adds to its x (B * T, D); `part` (B * T, M) is its own p.
 at::Tensor PerLayerPart(const PerLayerEmbeddingConfig& config, const PerLayerWeights& weights, const at::Tensor& x,
                         const at::Tensor& part);
 

@@ -1,4 +1,4 @@
-// What LibTorch runs on: its threads and the library that computes its matrix products.
+// Facts about what LibTorch runs on: its threads and the library that computes its matrix products.
 #ifndef HOOKLINE_SERVER_MODEL_RUNTIME_H_
 #define HOOKLINE_SERVER_MODEL_RUNTIME_H_
 

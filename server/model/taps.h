@@ -1,4 +1,4 @@
-// What one forward pass has still to record or to replace. Hook points are indices into the model's list, which is in
+// The hook points that one forward pass has still to record or to replace: indices into the model's list, which is in
 // the order of computation; kNoHookPoint is never wanted.
 #ifndef HOOKLINE_SERVER_MODEL_TAPS_H_
 #define HOOKLINE_SERVER_MODEL_TAPS_H_
@@ -39,19 +39,20 @@ class Taps {
   // Does the same for a hook point whose value is only observed (HookPoint::observation): an answer has no effect.
   bool Observe(int hook_point, at::Tensor value) { return (*this)(hook_point, value); }
 
-  // Whether one of `hook_points` is to be recorded, or the pass goes on to `reader`, which is computed from them.
+  // Returns whether one of `hook_points` is to be recorded, or the pass goes on to `reader`, which is computed from
+  // them.
   bool Need(std::initializer_list<int> hook_points, int reader) const {
     return Reach(reader) || std::any_of(hook_points.begin(), hook_points.end(), [&](int hook_point) {
              return std::binary_search(wanted_.begin(), wanted_.end(), hook_point);
            });
   }
 
-  // Whether the pass goes on to `hook_point`.
+  // Returns whether the pass goes on to `hook_point`.
   bool Reach(int hook_point) const {
     return end_ == PassEnd::kLogits || (!wanted_.empty() && wanted_.back() >= hook_point);
   }
 
-  // Whether what is recorded next comes after `hook_point`.
+  // Returns whether the next one to record comes after `hook_point`.
   bool NextIsAfter(int hook_point) const { return !wanted_.empty() && wanted_.front() > hook_point; }
 
  private:

@@ -14,7 +14,7 @@
 
 namespace hookline {
 
-// Whether CausalAttention is there and faster than a product, a softmax and a product.
+// True if CausalAttention exists and is faster than a product, a softmax and a product.
 constexpr bool kHasFusedAttention = HOOKLINE_TORCH_AT_LEAST(2, 5);
 
 // softmax(scale q k^T) v. q (batch, heads, positions, width), k and v with fewer heads where queries share them in
@@ -33,7 +33,7 @@ inline at::Tensor CausalAttention(const at::Tensor& q, const at::Tensor& k, cons
 #endif
 }
 
-// Whether `error` is that a device has no memory left. The CPU's allocator has no type of its own for it.
+// Returns whether `error` says that a device has no memory left. The CPU's allocator has no type of its own for it.
 inline bool IsOutOfMemory(const c10::Error& error) {
   return dynamic_cast<const c10::OutOfMemoryError*>(&error) != nullptr ||
          absl::StrContains(error.what_without_backtrace(), "DefaultCPUAllocator");

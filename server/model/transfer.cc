@@ -156,7 +156,7 @@ class DeviceRows : public StagedRows {
   DeviceRows(at::Tensor rows, at::Tensor loss, c10::Event ready)
       : rows_(std::move(rows)), loss_(std::move(loss)), ready_(std::move(ready)) {}
 
-  // What is staged is this capture's alone, so it is kept whole until the last row has left.
+  // The staged rows are this capture's alone, so they are kept whole until the last one has left.
   absl::Status DropBefore(int64_t) override { return absl::OkStatus(); }
 
   ConversionLoss TakeLoss() override {

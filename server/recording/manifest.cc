@@ -25,7 +25,7 @@ using Json = nlohmann::ordered_json;
 constexpr int kVersion = 1;
 // A recording of 10 TiB in shards of 256 MiB has a manifest of 8 MiB; anything larger was not written by us.
 constexpr int64_t kMaxManifestBytes = int64_t{256} << 20;
-// Of which ours use four.
+// Ours use four levels.
 constexpr int kMaxManifestDepth = 16;
 // The shards' names number rows by 12 digits.
 constexpr int64_t kMaxRows = 999'999'999'999;

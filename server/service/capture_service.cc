@@ -164,7 +164,7 @@ class StreamedCaptureCall final : public CaptureCall<grpc::ServerBidiReactor<grp
     });
   }
 
-  // What came before is served, then the call ends with the error.
+  // Everything before the message is served, then the call ends with the error.
   void EndSource(Capture& running, absl::Status error) {
     EndWith(std::move(error));
     running.FinishSource();

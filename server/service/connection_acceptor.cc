@@ -24,7 +24,7 @@ constexpr absl::Duration kDescriptorWait = absl::Milliseconds(100);
 // A line for each would let anybody fill the log.
 constexpr absl::Duration kRefusalLogInterval = absl::Seconds(10);
 
-// Whether an accept that failed so says something of the listener, rather than of a connection that has gone.
+// Returns whether an accept that failed with `error` says something of the listener, not of a connection that has gone.
 bool IsOfListener(int error) {
   return error == EBADF || error == EINVAL || error == ENOTSOCK || error == EOPNOTSUPP || error == EFAULT;
 }

@@ -41,7 +41,7 @@ class ConnectionAcceptor {
   // Takes over an accepted connection's descriptor; must not block.
   using HandOn = std::function<void(int listener, int connection, const sockaddr_storage& peer)>;
 
-  // Begins to accept, on a thread of its own. `hand_on` gets each connection; whoever has it closes it. Connections
+  // Begins to accept, on a thread of its own. `hand_on` gets each connection; its owner closes it. Connections
   // beyond the limits are closed at once. `lost` is called once, on that thread, if a listener cannot accept any more.
   void Run(const ConnectionLimits& limits, HandOn hand_on, std::function<void(absl::Status)> lost);
 

@@ -145,7 +145,7 @@ class GrpcServer final : public Server {
     builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, options.max_calls_per_connection);
     builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, Milliseconds(options.keepalive));
     builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, Milliseconds(options.keepalive / 3));
-    // Clients that wait for rows may ask for signs of life too; the default closes the connections of those that do so
+    // Clients that wait for rows may send keepalive pings too; the default closes the connections of those that do so
     // more often than every five minutes.
     builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 5000);
     server_ = builder.BuildAndStart();
@@ -207,7 +207,7 @@ class GrpcServer final : public Server {
   }
 
   void Accept(const ServerOptions& options) {
-    // As gRPC sets it for connections that it accepts itself: who does not acknowledge for so long is gone.
+    // gRPC sets this for connections that it accepts itself: a peer that acknowledges nothing for so long is gone.
     const unsigned user_timeout = static_cast<unsigned>(Milliseconds(options.keepalive / 3));
     const auto hand_on = [this, user_timeout](int listener, int connection, const sockaddr_storage& peer) {
       const std::optional<int> slot = origins_.Assign(connection, peer);

@@ -29,7 +29,7 @@ struct ServerOptions {
   std::vector<std::string> listen = {"127.0.0.1:7471"};
   // TLS 1.2 or later at every HOST:PORT; unix sockets have none.
   TlsOptions tls;
-  // File of clients (auth/auth_file.h). Empty: there are no identities, and whoever reaches an address may use it.
+  // File of clients (auth/auth_file.h). Empty: there are no identities, and anyone who can connect may use the server.
   std::string auth_file;
   // Listens without an auth file on addresses that other machines reach, too.
   bool insecure = false;
@@ -51,7 +51,7 @@ struct ServerOptions {
   int64_t max_incoming_bytes = int64_t{512} << 20;
   // Calls at a time on one connection; more wait in the client.
   int max_calls_per_connection = 1024;
-  // A connection on which nothing came for so long is asked for a sign of life, and closed when none comes for a third
+  // A connection on which nothing came for so long is sent a keepalive ping, and closed if no answer comes for a third
   // of it: calls of clients that vanished end.
   absl::Duration keepalive = absl::Seconds(60);
   // Memory of clients on this machine that values are written to instead of being sent
@@ -83,7 +83,7 @@ class Server {
 
   // The port of each of ServerOptions::listen; 1 for a unix socket.
   virtual const std::vector<int>& ports() const = 0;
-  // Whether only this machine reaches ServerOptions::listen[index].
+  // Returns whether only this machine reaches ServerOptions::listen[index].
   virtual bool is_loopback(size_t index) const = 0;
 
   // Reads the auth file and the TLS files again. What is wrong is logged, and stays as it was.

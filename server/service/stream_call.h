@@ -65,7 +65,7 @@ class StreamCall : public Reactor, public std::enable_shared_from_this<StreamCal
     });
   }
 
-  // Of reactors that write. `ok` false means a cancelled call, which OnCancel tells.
+  // For reactors that write. `ok` false means a cancelled call, which OnCancel reports.
   void OnWriteDone(bool /*ok*/) {
     Guard([this] {
       absl::MutexLock lock(&mutex_);
@@ -98,7 +98,7 @@ class StreamCall : public Reactor, public std::enable_shared_from_this<StreamCal
   }
 
  protected:
-  // What the call does next.
+  // The next thing that the call does.
   struct Step {
     // Nothing, until Advance is called again.
     static Step Wait() { return {}; }
@@ -112,7 +112,7 @@ class StreamCall : public Reactor, public std::enable_shared_from_this<StreamCal
 
   // Asked whenever something has happened and nothing is being written, until the call is finished.
   virtual Step NextStep() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) = 0;
-  // What was written is the client's or lost.
+  // Called once the written message has left, to the client or into the void.
   virtual void Written() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {}
   // The client is gone. Called without the mutex.
   virtual void Abandoned() {}

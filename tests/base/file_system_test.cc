@@ -23,7 +23,7 @@ absl::Span<const uint8_t> Bytes(absl::string_view text) {
 
 constexpr int64_t kMaxBytes = 1 << 20;
 
-// What every implementation promises.
+// The promises of every implementation.
 class FileSystemTest : public ::testing::TestWithParam<bool> {
  protected:
   void SetUp() override {

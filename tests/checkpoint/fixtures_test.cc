@@ -19,7 +19,7 @@ struct Facts {
   double sum;  // of the absolute values
 };
 
-// As Python's torch.load (1.13) has them.
+// Python's torch.load (1.13) has these.
 constexpr Facts kFacts[] = {
     {"A-gqa/model_000123.pt", 20, 1, 173568, 33498.87649978945},
     {"A-mha/model_000123.pt", 26, 1, 135264, 25975.295108337814},

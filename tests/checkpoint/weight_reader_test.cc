@@ -21,7 +21,7 @@ namespace {
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 
-// More than a piece that is read at a time and no multiple of it, and enough for memory of huge pages.
+// More than a piece that is read at a time and not a multiple of it, and enough for memory of huge pages.
 constexpr int64_t kValues = 2'500'001;
 
 // bfloat16 values of which none is a NaN.
@@ -160,7 +160,7 @@ TEST(WeightReaderTest, TheFingerprintTellsNamesValuesShapesAndConfigurationsApar
   EXPECT_NE(FingerprintOf(Safetensors("a", "[2,3]", std::string(12, 'u')), "config"), fingerprint);
 }
 
-// As resume tokens and recordings of earlier versions have it.
+// Resume tokens and recordings of earlier versions have this one.
 TEST(WeightReaderTest, TheFingerprintIsTheHashOfNamesFormsAndHashesOfValues) {
   const std::string bytes = RandomValues();
   std::string text = Little(1, 8) + "w" + Little(8, 8) + "BFloat16" + Little(kValues, 8);
@@ -178,7 +178,7 @@ TEST(WeightReaderTest, TheFingerprintIsOfTheValuesHoweverTheyLieInTheFile) {
     const auto weights = ReadTorchCheckpoint(file.path());
     EXPECT_TRUE(weights.ok()) << weights.status();
     WeightReader reader(*weights);
-    // Whether they are read for their values or for the hash only.
+    // They are read for their values, or for the hash only.
     const std::string unread = *reader.Finish("");
     EXPECT_TRUE(reader.Read("w", at::kDouble).ok());
     EXPECT_EQ(*reader.Finish(""), unread);

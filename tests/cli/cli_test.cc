@@ -59,7 +59,7 @@ class CliTest : public ::testing::Test {
     return Run(CaptureArguments(std::move(more)), input);
   }
 
-  // What the files of `out` are called, hidden ones included.
+  // Returns the names of the files in `out`, hidden ones included.
   std::vector<std::string> Files(const std::string& out) {
     std::vector<std::string> names;
     if (!std::filesystem::exists(out)) return names;
@@ -399,7 +399,7 @@ TEST_F(CliTest, NeverReplacesFilesUnasked) {
 TEST_F(CliTest, SaysInOneLineWhatTheServerObjectsTo) {
   ProgramResult result = Capture({"--hook-points", "blocks.9.nothing", "--tokens", Tokens(), "--out", out_});
   EXPECT_EQ(result.exit_code, 2);
-  ExpectOneLine(result.errors, R"(`blocks.9.nothing` is no hook point;\nnearest: odd/name)");
+  ExpectOneLine(result.errors, R"(`blocks.9.nothing` is not a hook point;\nnearest: odd/name)");
   result = Run({"hooks", "--server", server_.address(), "--model", "other"});
   EXPECT_EQ(result.exit_code, 1);
   ExpectOneLine(result.errors, "no model other; there is fake");
@@ -409,7 +409,7 @@ TEST_F(CliTest, SaysWhichTokenIsNone) {
   ProgramResult result =
       Capture({"--hook-points", kResid, "--tokens", File("bad", "1 2\n3 hello\n"), "--out", out_, "--quiet"});
   EXPECT_EQ(result.exit_code, 2);
-  ExpectOneLine(result.errors, "bad, line 2: `hello` is no token id");
+  ExpectOneLine(result.errors, "bad, line 2: `hello` is not a token id");
   EXPECT_THAT(Files(out_), IsEmpty());
   for (const char* word : {"-1", "4294967296", "1.5", "0x10", "999999999999999999999999999999999999999"}) {
     result = Capture({"--hook-points", kResid, "--tokens", File("bad", word), "--quiet"});

@@ -153,7 +153,7 @@ grpc::Status FakeServer::Start(const v1::CaptureRequest& request, Call* call) {
   for (const std::string& name : request.hook_points()) {
     if (std::find(std::begin(kHookPoints), std::end(kHookPoints), name) == std::end(kHookPoints)) {
       return grpc::Status(grpc::StatusCode::INVALID_ARGUMENT,
-                          absl::StrCat("hook_points[0]: `", name, "` is no hook point;\nnearest: odd/name"));
+                          absl::StrCat("hook_points[0]: `", name, "` is not a hook point;\nnearest: odd/name"));
     }
     int64_t budget = request.has_max_activations() ? request.max_activations() : kRowCap;
     auto other = request.max_activations_by_hook_point().find(name);

@@ -35,9 +35,9 @@ class FakeServer final : public v1::ModelService::Service, public v1::CaptureSer
 
   // The next call breaks with UNAVAILABLE after so many chunks; further ones queue up.
   void BreakAfter(int chunks);
-  // As BreakAfter, but the call sends the summary of a server that shuts down first.
+  // The same as BreakAfter, but the call sends the summary of a server that shuts down first.
   void ShutDownAfter(int chunks);
-  // What calls from now on say that the weights are.
+  // The fingerprint that calls name from now on.
   void SetFingerprint(const std::string& fingerprint);
   // Both block until it is so; false after 20 seconds.
   bool WaitUntilStarted();

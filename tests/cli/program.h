@@ -15,7 +15,7 @@ struct ProgramResult {
   std::string errors;
 };
 
-// Whether standard input, a pipe, stays open after what is given.
+// Says whether standard input, a pipe, stays open after what is given.
 enum class Input { kEnds, kStaysOpen };
 
 // A running program. Its output goes to files in `directory`.

@@ -50,7 +50,7 @@ struct Buffers {
   hookline_batch batch;
 };
 
-// What came of a capture.
+// The result of a capture.
 struct Rows {
   std::vector<float> first, second;
   std::vector<int64_t> sequence;
@@ -348,7 +348,7 @@ TEST_F(CApiTest, ErrorsOfTheServerComeFromTheFirstWaitingCall) {
   v1::CaptureRequest request;
   request.add_hook_points("nothing");
   Start(HOOKLINE_CAPTURE, request);
-  ExpectError(WaitForStarted(), absl::StatusCode::kInvalidArgument, "`nothing` is no hook point");
+  ExpectError(WaitForStarted(), absl::StatusCode::kInvalidArgument, "`nothing` is not a hook point");
   EXPECT_STREQ(error_.field, "");
 }
 

@@ -178,7 +178,7 @@ TEST(ParseCaptureResponse, RefusesTwoKindsInOneMessage) {
   EXPECT_EQ(event.status().code(), absl::StatusCode::kInternal);
 }
 
-// What a chunk is taken for must be what protobuf takes it for, whatever became of its bytes.
+// A chunk must be taken for what protobuf takes it for, whatever became of its bytes.
 TEST(ParseCaptureResponse, ReadsMutatedBytesAsProtobufDoesOrRefusesThem) {
   const std::string original = ChunkResponse().SerializeAsString();
   google::protobuf::LogSilencer silence;

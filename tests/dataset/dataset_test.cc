@@ -34,7 +34,7 @@ std::string Bytes(const std::vector<T>& values) {
   return {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T)};
 }
 
-// As numpy.lib.format writes version 1.0.
+// Writes as numpy.lib.format does in version 1.0.
 std::string Npy(absl::string_view header, absl::string_view data) {
   std::string text(header);
   text.append(63 - (10 + text.size()) % 64, ' ');

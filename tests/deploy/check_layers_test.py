@@ -1,4 +1,4 @@
-"""What deploy/check-layers refuses, on sources that are made up."""
+"""Tests what deploy/check-layers refuses, on sources that are made up."""
 
 import importlib.machinery
 import importlib.util

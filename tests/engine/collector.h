@@ -65,7 +65,7 @@ class Collector {
   Collected collected_;
 };
 
-// What a capture of `sequences` from FakeModel must bring, computed in the plainest way. `names` in request order.
+// Returns the rows of a capture of `sequences` from FakeModel, computed in the plainest way. `names` in request order.
 std::vector<Collected::Rows> Reference(const Model& model, const std::vector<std::string>& names,
                                        const std::vector<std::vector<uint32_t>>& sequences,
                                        const std::map<std::string, int64_t>& budgets, const Selection& selection,

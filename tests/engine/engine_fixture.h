@@ -77,7 +77,7 @@ class EngineTest : public ::testing::Test {
     return request;
   }
 
-  // What `request` must bring when its sequences are `sequences`.
+  // Returns what `request` must bring when its sequences are `sequences`.
   std::vector<Collected::Rows> Expected(const CaptureRequest& request, const std::vector<std::string>& names,
                                         const std::vector<std::vector<uint32_t>>& sequences,
                                         int64_t first_sequence = 0) {

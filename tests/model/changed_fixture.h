@@ -67,7 +67,7 @@ class ChangedFixtureTest : public ScratchFolderTest {
     return RunModel(**model, at::arange(100, at::kLong).unsqueeze(0), {(*model)->hook_points().size() - 1})[0];
   }
 
-  // What is said of the fixture once its config.json was changed.
+  // Returns the error about the fixture once its config.json was changed.
   std::string Refusal(const std::string& fixture, const std::function<void(nlohmann::json& config)>& change) {
     Use(fixture);
     ChangeConfig(change);

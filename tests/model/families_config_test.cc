@@ -1,4 +1,4 @@
-// What a config.json may leave out, say in another form or say twice, and layouts of weights that mean the same.
+// Tests what a config.json may leave out, say in another form or say twice, and layouts of weights that mean the same.
 #include <filesystem>
 #include <fstream>
 #include <map>

@@ -142,7 +142,7 @@ TEST_F(FamiliesFilesTest, OtherHeadsAndBuffersAreLeftOutAndNamed) {
   EXPECT_THAT((*Load())->info().details,
               AllOf(HasSubstr("not read: classifier.dense.weight, model.layers.0.self_attn.causal_mask, score.weight"),
                     HasSubstr("v_head.summary.bias")));
-  // What could be a part of the model is still an error.
+  // A tensor that could be a part of the model is still an error.
   Add("model.layers.0.self_attn.extra", "F32", 1, 4);
   EXPECT_THAT(Message(), HasSubstr("'model.layers.0.self_attn.extra'"));
 }

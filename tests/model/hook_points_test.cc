@@ -81,7 +81,7 @@ TEST(HookPointsTest, EverythingElseIsLiteral) {
   HookPoints points({{"first[0]", 8, 0, ""}, {"norm@0", 8, 0, ""}, {"a.b", 8, 0, ""}});
   EXPECT_THAT(Names(points, {"first[0]", "norm@0"}), ElementsAre("first[0]", "norm@0"));
   EXPECT_THAT(Names(points, {"*[0]"}), ElementsAre("first[0]"));
-  ExpectRefused(points, {"a?b"}, "hook_points[0]", "is no hook point");
+  ExpectRefused(points, {"a?b"}, "hook_points[0]", "is not a hook point");
   ExpectRefused(points, {"*a?b"}, "hook_points[0]", "matches none");
 }
 
@@ -109,7 +109,7 @@ TEST(HookPointsTest, ANameGivenTwiceIsRefused) {
 
 TEST(HookPointsTest, AnUnknownNameIsRefusedWithTheNearest) {
   ExpectRefused(TwelveLayers(), {"hook_embed", "blocks.3.hook_resid_pots"}, "hook_points[1]",
-                "'blocks.3.hook_resid_pots' is no hook point of this model; nearest: blocks.3.hook_resid_post, ");
+                "'blocks.3.hook_resid_pots' is not a hook point of this model; nearest: blocks.3.hook_resid_post, ");
   ExpectRefused(TwelveLayers(), {"blocks.12.hook_resid_post"}, "hook_points[0]", "nearest: blocks.");
   EXPECT_THAT(TwelveLayers().Nearest("embed", 1), ElementsAre("hook_embed"));
   EXPECT_THAT(HookPoints().Nearest("embed", 1), IsEmpty());

@@ -23,7 +23,7 @@ class NanochatRefusedTest : public ScratchFolderTest {
     for (const char* name : {"model_000123.pt", "meta_000123.json"}) fs::copy(fixture / name, root_ / name);
   }
 
-  // What is said once `key` of model_config was changed.
+  // Returns the error once `key` of model_config was changed.
   std::string RefusalOf(const std::string& key, const Json& value) {
     const fs::path fixture = fs::path(HOOKLINE_FIXTURES) / "nanochat" / "A-gqa" / "meta_000123.json";
     Json meta = Json::parse(std::ifstream(fixture));

@@ -1,4 +1,4 @@
-"""What a capture promises, against a server that sends arithmetic rows."""
+"""The promises of a capture, against a server that sends arithmetic rows."""
 
 import os
 import subprocess
@@ -129,7 +129,7 @@ def test_token_ids_may_come_in_every_usual_form(fake, source, sequences):
     [
         ("text", "tokenize"),
         ([1.5], r"source\[0\]: token ids are integers, not float"),
-        ([-1], "-1 is no token id"),
+        ([-1], "-1 is not a token id"),
         (torch.ones(2, 2), "integers"),
         (7, "source"),
     ],
@@ -154,7 +154,7 @@ def test_an_error_of_the_source_reaches_the_loop_after_the_rows_before_it(fake):
 
 
 def test_a_slow_reader_holds_back_the_source(fake):
-    """What is in flight is bounded by prefetch and the transport's windows, not by the source."""
+    """The number of batches in flight is bounded by prefetch and the transport's windows, not by the source."""
     server = fake(chunk_rows=64)
     pulled = []
 
@@ -376,5 +376,5 @@ def test_an_array_mapped_from_a_file_is_read_as_it_is_sent(fake, tmp_path):
     source = np.load(tmp_path / "t.npy", mmap_mode="r")
     rows = rows_in_order(client.capture(RESID, source, max_activations=640, batch_rows=64), RESID)
     np.testing.assert_array_equal(rows, expected(RESID, tokens[:10]))
-    with pytest.raises(ValueError, match="-5 is no token id"):
+    with pytest.raises(ValueError, match="-5 is not a token id"):
         list(client.capture(RESID, source[2400:]))

@@ -122,7 +122,7 @@ class FakeServer:
         self._server.stop(None).wait()
 
     def _fails(self, message, context):
-        """What this server has no answer to but `failure`."""
+        """Requests that this server answers with `failure` only."""
         self._fail(context)
         context.abort(grpc.StatusCode.UNIMPLEMENTED, "the fake server does not do this")
 

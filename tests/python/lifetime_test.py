@@ -1,4 +1,4 @@
-"""What happens around captures: closed clients, the end of the program, forks, pickles and Ctrl-C."""
+"""The life around captures: closed clients, the end of the program, forks, pickles and Ctrl-C."""
 
 import os
 import pickle

@@ -98,7 +98,7 @@ def test_a_sampling_pass_goes_on_behind_the_cap(server):
         )
         places = [(s, p) for b in dataset for s, p in zip(b.sequence.tolist(), b.position.tolist())]
         assert len(set(places)) == len(places)
-        # Of a client's own tokens, the sequence that the cap cuts is not sampled again: at most its rows are missing.
+        # With a client's own tokens, the sequence that the cap cuts is not sampled again: at most its rows are missing.
         least = 32 * 70 if isinstance(source, hookline.Dataset) else 32 * 70 - 2 * 70
         assert least <= len(places) <= 32 * 70
         assert {s for s, _ in places} == set(range(32))

@@ -1,4 +1,4 @@
-"""What batches of token ids are taken for: padding is not sent, and what can be read in two ways is refused."""
+"""How batches of token ids are read: padding is not sent, and what can be read in two ways is refused."""
 
 import logging
 
@@ -196,7 +196,7 @@ def test_nested_tensors_are_their_components(fake):
         ({"labels": [1]}, "input_ids, idx, tokens.*labels"),
         (lambda: iter([[[[1, 2]], [[3], [4, 5]]]]), "other lengths"),
         (torch.tensor([[True, False]]), "not bool"),
-        (np.array([[1, 2**40]]), r"source\[0:\]\[0, 1\]: 1099511627776 is no token id"),
+        (np.array([[1, 2**40]]), r"source\[0:\]\[0, 1\]: 1099511627776 is not a token id"),
     ],
 )
 def test_what_cannot_be_a_sequence_is_refused_with_the_cure(fake, source, message):

@@ -1,4 +1,4 @@
-"""What trainers plug in: a torch dataset and SAELens's data provider."""
+"""The parts that trainers plug in: a torch dataset and SAELens's data provider."""
 
 import pickle
 

@@ -1,4 +1,4 @@
-// What reading a recording back as a capture promises.
+// The promises of reading a recording back as a capture.
 #include "server/recorder/replay.h"
 
 #include <deque>
@@ -54,7 +54,7 @@ class ReplayTest : public ::testing::Test {
     return request;
   }
 
-  // Whether there was a step to do.
+  // Returns whether there was a step to do.
   bool DoStep() {
     if (steps_.empty()) return false;
     const std::function<void()> step = std::move(steps_.front());

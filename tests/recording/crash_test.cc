@@ -1,4 +1,4 @@
-// What a recording promises when the power goes, the disk is full or refuses.
+// The promises of a recording when the power goes, the disk is full or refuses.
 #include <string>
 
 #include "absl/strings/match.h"

@@ -1,4 +1,4 @@
-// What a recording promises of files that lie, change or go away under it.
+// The promises of a recording about files that lie, change or go away under it.
 #include <string>
 
 #include "absl/strings/match.h"
@@ -206,7 +206,7 @@ TEST_F(DamageTest, AReaderKeepsTheRowsThatALongerShardOrACutTookThePlaceOf) {
 
 TEST_F(DamageTest, ADirectoryThatSomebodyElseRemovedIsDataLossAndItsNameCanBeFreed) {
   Record("a");
-  // As `rm -r` does it.
+  // `rm -r` removes it so.
   const auto remove = [&](const std::string& name) {
     auto root = disk_.root();
     auto directory = root->OpenDirectory(name);

@@ -1,4 +1,4 @@
-// What a recording promises when nothing goes wrong.
+// The promises of a recording when nothing goes wrong.
 #include <cstring>
 #include <map>
 #include <set>

@@ -22,7 +22,7 @@ class RowsSource {
   RowsSource(int64_t rows, int64_t group_rows, int64_t batch_rows)
       : rows_(rows), group_rows_(group_rows), batch_rows_(batch_rows) {}
 
-  // What a request would say; a recording of it can be created.
+  // The manifest that a request would make; a recording of it can be created.
   static Manifest Request(const std::string& name, std::vector<RecordedHookPoint> hook_points, Dtype dtype);
 
   // The bytes of one row.
@@ -44,7 +44,7 @@ class RowsSource {
 absl::StatusOr<std::string> ReadRows(const std::shared_ptr<const RecordingReader>& reader, int hook_point,
                                      int64_t first_row, int64_t rows);
 
-// What is damaged, of all shards.
+// Returns the damage in all shards.
 std::vector<ShardDamage> Damage(const RecordingReader& reader);
 
 }  // namespace hookline

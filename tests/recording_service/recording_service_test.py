@@ -1,4 +1,4 @@
-"""What the RecordingService promises, shown on a real server and a real model."""
+"""The promises of the RecordingService, shown on a real server and a real model."""
 
 import subprocess
 import time

@@ -103,7 +103,7 @@ class Randomness {
   std::mt19937 engine_;
 };
 
-// What protobuf makes of the chunk, field by field as the proto describes it.
+// Encodes the chunk with protobuf, field by field as the proto describes it.
 v1::CaptureResponse Expected(const RandomCase& random) {
   v1::CaptureResponse response;
   v1::ActivationChunk& chunk = *response.mutable_chunk();

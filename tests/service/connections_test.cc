@@ -125,7 +125,7 @@ TEST_F(ConnectionsTest, AreLimitedForEachAddressAndInAll) {
   Socket elsewhere;
   elsewhere.Connect(port(), "127.0.0.3");
   EXPECT_TRUE(elsewhere.IsClosedByPeer());
-  // What is closed makes room.
+  // A closed connection makes room.
   held.clear();
   EXPECT_TRUE(IsServed());
 }
@@ -200,7 +200,7 @@ TEST(ListenAddress, IsLoopbackByItsAddressAndNotByItsName) {
   EXPECT_TRUE(is_loopback("localhost:0"));
   EXPECT_FALSE(is_loopback("0.0.0.0:0"));
   EXPECT_FALSE(is_loopback(":0")) << "every interface";
-  // Of no machine, but it begins like one.
+  // It is the address of no machine, but begins like one.
   EXPECT_FALSE(BindAddress("127.0.0.1.example.invalid:0").ok());
   for (const char* malformed : {"", "127.0.0.1", "127.0.0.1:http", "127.0.0.1:65536", "::1:80", "unix:"}) {
     EXPECT_THAT(std::string(BindAddress(malformed).status().message()), HasSubstr("cannot listen on `"));
@@ -217,7 +217,7 @@ TEST(ListenAddress, ReplacesAUnixSocketThatNobodyListensOn) {
   ASSERT_TRUE(second.ok()) << second.status();
   close(second->sockets[0]);
   unlink(path.c_str());
-  // What is no socket is left alone.
+  // A file that is not a socket is left alone.
   std::ofstream(path) << "mine";
   EXPECT_FALSE(BindAddress("unix:" + path).ok());
   std::string content;

@@ -90,7 +90,7 @@ class Call {
   }
 
   const v1::CaptureResponse& last() const { return last_; }
-  // Of the first hook point.
+  // The rows of the first hook point.
   int64_t rows() const { return rows_; }
 
  private:

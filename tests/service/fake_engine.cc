@@ -15,7 +15,7 @@ namespace hookline {
 namespace {
 
 constexpr absl::Duration kPatience = absl::Seconds(20);
-// Of a streamed capture: tokens that wait before it has no room.
+// Tokens that wait before a streamed capture has no room.
 constexpr int64_t kRoomTokens = 64;
 constexpr char kThrown[] = "thrown by the fake engine";
 

@@ -44,7 +44,7 @@ class FakeEngine final : public Engine {
   enum class Throws { kNever, kAtOnce, kAfterTheFirstEvent };
   void Throw(Throws throws);
 
-  // What Snapshot answers from now on.
+  // The answer of Snapshot from now on.
   void SetSnapshot(EngineSnapshot snapshot);
 
   const EngineOptions& options() const override { return engine_options_; }
@@ -87,7 +87,7 @@ class FakeEngine final : public Engine {
   friend class FakeCapture;
 
   void Produce();
-  // Has the producer look at every capture.
+  // Makes the producer look at every capture.
   void Wake();
 
   const FakeEngineOptions fake_options_;

@@ -21,7 +21,7 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::Pair;
 
-// As gRPC may deliver it: cut into slices anywhere, here after every `slice_bytes` bytes.
+// Makes it as gRPC may deliver it: cut into slices anywhere, here after every `slice_bytes` bytes.
 grpc::ByteBuffer ToByteBuffer(const std::string& bytes, size_t slice_bytes = 5) {
   std::vector<grpc::Slice> slices;
   for (size_t at = 0; at < bytes.size(); at += slice_bytes) slices.emplace_back(bytes.substr(at, slice_bytes));

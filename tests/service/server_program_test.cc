@@ -1,4 +1,4 @@
-// The program itself, as whoever deploys it meets it.
+// The program itself, as an operator meets it.
 #include <fcntl.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -73,7 +73,7 @@ class Program {
 
   void Signal(int signal) { kill(pid_, signal); }
 
-  // As waitpid tells it.
+  // The status that waitpid tells.
   int Wait() {
     WaitForLog("\1");  // which no line contains
     int status = 0;

@@ -86,7 +86,7 @@ class Offer {
     (void)!sendmsg(socket_, &message, MSG_NOSIGNAL);
   }
 
-  // Whether the server answers; it closes the connection otherwise.
+  // Returns whether the server answers; it closes the connection otherwise.
   bool Answered() {
     char answer = 0;
     return recv(socket_, &answer, 1, 0) == 1 && answer == 1;
@@ -240,7 +240,7 @@ TEST_F(SharedMemoryTest, WhileItIsFullTheRestStaysWithTheServer) {
   std::vector<int64_t> offsets;
   for (int64_t i = 0; i < pieces; ++i) offsets.push_back(ExpectChunk(*reader, offer));
   EXPECT_TRUE(engine_->WaitUntilFilled(8));
-  // What was read first is overwritten only after its release.
+  // The first values are overwritten only after their release.
   const float first_value = offer.At(offsets[0]);
   offer.Release(offsets[1]);
   EXPECT_EQ(ExpectChunk(*reader, offer), offsets[1]);

@@ -45,7 +45,7 @@ class CountedSlabs {
     return state_->out;
   }
 
-  // Whether all slabs came back within `timeout`.
+  // Returns whether all slabs came back within `timeout`.
   bool WaitUntilBack(absl::Duration timeout) const {
     State* state = state_.get();
     absl::MutexLock lock(&state->mutex);

@@ -24,7 +24,7 @@ namespace hookline {
 // One thread at a time, like everything it hands out.
 class FakeDisk {
  public:
-  // What of the unsynced survives a power loss. A real disk may do any of these.
+  // The part of the unsynced that survives a power loss. A real disk may do any of these.
   enum class Loss {
     kNothing,   // as after kill -9
     kAll,       // everything that was never synced

@@ -95,7 +95,7 @@ std::unique_ptr<Model> RandomDecoder(const RandomDecoderOptions& options) {
   info.details = absl::StrFormat("random weights, seed %d", options.seed);
   info.dtype = options.dtype;
   info.device = options.device;
-  // What distinguishes these weights from others, without reading them.
+  // Distinguishes these weights from others, without reading them.
   info.fingerprint = absl::StrFormat("%016x%04x%04x%08x", options.seed, options.layers, d, options.vocabulary_size);
   info.parameters =
       options.vocabulary_size * d + options.context_length * d + options.layers * (12 * d * d + 13 * d) + 2 * d;

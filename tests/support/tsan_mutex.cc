@@ -2,7 +2,7 @@
 // sanitizer, which therefore sees neither its locks nor what they order. This program's own definitions of the
 // functions that we use come before the library's, call those, and say so as an instrumented Abseil would
 // (absl/base/internal/tsan_mutex_interface.h). Between a `pre` and its `post` the sanitizer ignores what the thread
-// reads, which is right for conditions: Abseil calls them with the mutex held, on behalf of whoever waits.
+// reads, which is right for conditions: Abseil calls them with the mutex held, on behalf of the waiting thread.
 #include <dlfcn.h>
 #include <sanitizer/tsan_interface.h>
 
@@ -28,7 +28,7 @@ Method Library(Method own) {
   return own;
 }
 
-// What waits lets go of the mutex and takes it again.
+// A waiting thread lets go of the mutex and takes it again.
 class Waiting {
  public:
   explicit Waiting(absl::Mutex* mutex) : mutex_(mutex) {

@@ -1,4 +1,4 @@
-// What a TorchScript file may do. Each test that refuses an operator lets it write to a file, which must not be there
+// The limits of a TorchScript file. Each test that refuses an operator lets it write to a file, which must not be there
 // afterwards.
 #include <caffe2/serialize/inline_container.h>
 #include <gmock/gmock.h>

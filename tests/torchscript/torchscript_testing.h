@@ -1,4 +1,4 @@
-// What the TorchScript tests share: modules written here, models loaded, values compared.
+// Shared by the TorchScript tests: modules written here, models loaded, values compared.
 #ifndef HOOKLINE_TESTS_TORCHSCRIPT_TORCHSCRIPT_TESTING_H_
 #define HOOKLINE_TESTS_TORCHSCRIPT_TORCHSCRIPT_TESTING_H_
 

@@ -70,9 +70,9 @@ std::optional<int64_t> TotalRows(const CaptureFlags& flags, const v1::CaptureReq
   return total;
 }
 
-// What the report does not say by itself: that a cap nobody had asked for ended a hook point's rows, why values are
-// infinite, and that sequences do not begin as the model expects it. A budget that the cap clips is said when the
-// server grants it.
+// Adds what the report leaves out: that a cap nobody had asked for ended a hook point's rows, why values are infinite,
+// and that sequences do not begin as the model expects it. A budget that the cap clips is said when the server grants
+// it.
 std::vector<std::string> NotesOf(const v1::CaptureRequest& request, const TokenSource* tokens,
                                  const CaptureResult& result) {
   std::vector<std::string> notes;

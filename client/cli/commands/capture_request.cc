@@ -85,7 +85,7 @@ absl::StatusOr<std::unique_ptr<TokenSource>> OpenTexts(const CaptureRequestFlags
 
 constexpr absl::string_view kNumpyStart("\x93NUMPY", 6);
 
-// Whether the file begins as NumPy's do, whatever it is called.
+// Returns whether the file begins as NumPy's do, whatever it is called.
 bool IsNumpyFile(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   char start[kNumpyStart.size()] = {};

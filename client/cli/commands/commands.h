@@ -24,7 +24,7 @@ struct ServerChoice {
 // A client of the server. INVALID_ARGUMENT names the option that is wrong.
 absl::StatusOr<std::unique_ptr<client::Client>> Connect(const ServerChoice& server);
 
-// What the command line asks for: set by the subcommand that was named, called after parsing.
+// The command that the command line asks for: set by the subcommand that was named, called after parsing.
 struct Invocation {
   Interrupt* interrupt = nullptr;  // outlives the program's work
   ServerChoice server;

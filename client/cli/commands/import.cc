@@ -34,7 +34,7 @@ Example:
 
 // Rows of a hook point that are written before the next hook point's.
 constexpr int64_t kGroupRows = 512;
-// As many as a server takes in one request by default is far below this; each holds a file open.
+// By default a server takes as many hook points in one request; each holds a file open here.
 constexpr size_t kMaxFiles = 4096;
 
 struct ImportFlags {

@@ -1,4 +1,4 @@
-// What the commands `read` and `export` share: both take rows of a recording into files.
+// Shared by the commands `read` and `export`: both take rows of a recording into files.
 #ifndef HOOKLINE_CLIENT_CLI_COMMANDS_RECORDING_READ_H_
 #define HOOKLINE_CLIENT_CLI_COMMANDS_RECORDING_READ_H_
 

@@ -25,7 +25,7 @@ class ByteReader {
   // Waits for bytes and returns how many came; 0 at the end. CANCELLED after Stop.
   absl::StatusOr<size_t> Read(absl::Span<char> bytes);
 
-  // Has reads fail from now on, also one that waits.
+  // Makes reads fail from now on, also one that waits.
   void Stop();
 
   // To the beginning; reads work again. FAILED_PRECONDITION for what cannot be read twice, such as a pipe.

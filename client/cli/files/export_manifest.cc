@@ -16,9 +16,9 @@ namespace {
 
 constexpr char kFileName[] = "manifest.json";
 constexpr char kFormat[] = "hookline-export";
-// Of 4096 hook points with names of 255 bytes each, twice over.
+// Twice what 4096 hook points with names of 255 bytes each take.
 constexpr size_t kMaxBytes = size_t{4} << 20;
-// Of which ours use three.
+// Ours use three levels.
 constexpr int kMaxDepth = 8;
 
 }  // namespace

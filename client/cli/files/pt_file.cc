@@ -18,7 +18,7 @@
 namespace hookline::cli {
 namespace {
 
-// What names a tensor takes some hundred bytes.
+// The pickle of a tensor takes some hundred bytes.
 constexpr int64_t kMaxTensorPickleBytes = 64 << 10;
 // No hook point's name is longer.
 constexpr int64_t kMaxAboutBytes = 64 << 10;
@@ -29,7 +29,7 @@ constexpr int kMaxAboutDepth = 4;
 // SETITEM, STOP. It has no other way into the dict, since what stands before it is in no memo.
 absl::StatusOr<std::vector<uint8_t>> InADict(absl::string_view pickle) {
   if (pickle.size() <= 3 || pickle[0] != '\x80' || pickle.back() != '.') {
-    return absl::FailedPreconditionError("its data.pkl is no pickle of a tensor");
+    return absl::FailedPreconditionError("its data.pkl is not a pickle of a tensor");
   }
   std::vector<uint8_t> dict = {0x80, static_cast<uint8_t>(pickle[1]), '}', 'X', 1, 0, 0, 0, 't'};
   dict.insert(dict.end(), pickle.begin() + 2, pickle.end() - 1);

@@ -18,7 +18,7 @@ namespace hookline::cli {
 namespace {
 
 constexpr size_t kReadBytes = size_t{64} << 10;
-// Longer than any 32-bit id; what is longer is no id and is not kept.
+// More than any 32-bit id has; a longer word cannot be an id and is not kept.
 constexpr size_t kMaxIdCharacters = 32;
 
 // One sequence a line, ids separated by white space or commas. Empty lines are skipped.
@@ -97,7 +97,7 @@ class TextSource final : public TokenSource {
   absl::Status NoId(const std::string& word) const {
     return absl::InvalidArgumentError(absl::StrCat(
         Place(), "`", absl::CHexEscape(word),
-        "` is no token id (0 to 4294967295); give ids separated by spaces or commas, "
+        "` is not a token id (0 to 4294967295); give ids separated by spaces or commas, "
         "--token-format bytes for the text itself, or the type of binary ids, such as --token-format uint16"));
   }
 

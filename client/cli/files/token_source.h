@@ -54,7 +54,7 @@ class TokenSource {
   // after which Next needs a SeekTo.
   absl::Status NamePlace(const absl::Status& status);
 
-  // Has Next fail, also one that waits.
+  // Makes Next fail, also one that waits.
   virtual void Stop() = 0;
 
   // Whether no token stands first in all of the first kFirstSequences sequences, as BOS would; false before Next has

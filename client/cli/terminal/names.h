@@ -14,7 +14,7 @@ namespace hookline::cli {
 
 // `float32`, `bfloat16`, `float16`; the number of one that is not known here.
 std::string DtypeName(v1::Dtype dtype);
-// What --dtype takes.
+// The values of --dtype.
 const std::map<std::string, v1::Dtype>& Dtypes();
 
 // `budget`, `source_ended`, ...

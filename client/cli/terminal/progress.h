@@ -19,7 +19,7 @@ enum class ProgressStyle { kNone, kLines, kBar };
 // kBar if standard error is a terminal, else kLines.
 ProgressStyle DefaultProgressStyle();
 
-// What was done in some time.
+// The work that was done in some time.
 struct ProgressState {
   int64_t rows = 0;  // or what else `unit` says
   std::optional<int64_t> total_rows;
@@ -46,9 +46,9 @@ class Progress {
   // How many rows there will be, at most; none where nobody knows.
   void SetTotal(std::optional<int64_t> total_rows);
   void Add(int64_t rows, int64_t bytes);
-  // What was there before this began.
+  // Says how much was there before this began.
   void SetBefore(int64_t rows, int64_t bytes);
-  // What there is now.
+  // Says how much there is now.
   void Set(int64_t rows, int64_t bytes);
   // Says something beside, in a line of its own, whatever the style.
   void Note(const std::string& text);

@@ -1,4 +1,4 @@
-// What a recording is, for people.
+// Describes recordings, for people.
 #ifndef HOOKLINE_CLIENT_CLI_TERMINAL_RECORDING_TEXT_H_
 #define HOOKLINE_CLIENT_CLI_TERMINAL_RECORDING_TEXT_H_
 

@@ -11,7 +11,7 @@
 namespace hookline::cli {
 namespace {
 
-// What came, how fast, why no more, and of which model.
+// Says how much came, how fast, why it ended, and of which model it is.
 std::string Totals(const CaptureResult& result, absl::Duration elapsed) {
   int64_t rows = 0;
   for (const v1::HookPointSummary& summary : result.summary.hook_points()) rows += summary.rows();

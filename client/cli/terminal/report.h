@@ -1,4 +1,4 @@
-// What came of a capture, for people and for scripts.
+// Reports the result of a capture, for people and for scripts.
 #ifndef HOOKLINE_CLIENT_CLI_TERMINAL_REPORT_H_
 #define HOOKLINE_CLIENT_CLI_TERMINAL_REPORT_H_
 
@@ -19,7 +19,7 @@ std::string Table(const std::vector<std::vector<std::string>>& rows);
 std::string Count(int64_t count, absl::string_view thing);
 
 // `paths` has the file of each hook point, or is empty.
-// Of a read, whose summary has no statistics.
+// The table of a read, whose summary has no statistics.
 std::string ReadTable(const CaptureResult& result, absl::Duration elapsed, const std::vector<std::string>& paths);
 std::string CaptureTable(const CaptureResult& result, absl::Duration elapsed, const std::vector<std::string>& paths);
 std::string CaptureJson(const CaptureResult& result, absl::Duration elapsed, const std::vector<std::string>& paths);

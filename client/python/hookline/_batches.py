@@ -121,7 +121,7 @@ class Assembler:
             self._next += 1
 
     def finish(self) -> Iterator[RawBatch]:
-        """What is left when the stream has ended: at most one batch, unless a server misaligned its hook points."""
+        """Yields the rest when the stream has ended: at most one batch, unless a server misaligned its hook points."""
         for index in sorted(self._open):
             yield self._open.pop(index)
 

@@ -1,4 +1,4 @@
-"""What a client holds of gRPC: channels that are opened when they are first needed."""
+"""The gRPC side of a client: channels that are opened when they are first needed."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Connection:
 
     @property
     def is_native(self) -> bool:
-        """Whether captures are received by the C++ client's library."""
+        """True if captures are received by the C++ client's library."""
         return self._functions is not None
 
     def acquire(self) -> None:

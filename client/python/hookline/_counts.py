@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-# What the protocol's numbers hold.
+# The largest number that the protocol holds.
 _LARGEST = (1 << 63) - 1
 
 
@@ -18,9 +18,9 @@ def count(name: str, value: Any, least: int | None = None) -> int:
     if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):  # a scalar or array of numpy's or torch's
         number = value.item()
     if isinstance(number, bool) or not isinstance(number, (int, float, np.integer, np.floating)):
-        raise TypeError(f"{name}: {_shown(value)} is no whole number")
+        raise TypeError(f"{name}: {_shown(value)} is not a whole number")
     if isinstance(number, (float, np.floating)) and not float(number).is_integer():
-        raise ValueError(f"{name}: {number} is no whole number")
+        raise ValueError(f"{name}: {number} is not a whole number")
     number = int(number)
     if least is not None and number < least:
         raise ValueError(f"{name}: {number} is below {least}")

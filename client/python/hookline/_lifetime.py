@@ -1,4 +1,4 @@
-"""What becomes of gRPC when the program forks or ends.
+"""Looks after gRPC when the program forks or ends.
 
 gRPC's threads do not exist in a forked child, and whatever waits for them there waits for ever. So gRPC is put to rest
 before a fork wherever nothing is running: parent and child then open connections of their own when they next need one,
@@ -27,7 +27,7 @@ from hookline.errors import FailedPreconditionError
 _REST_SECONDS = 5.0
 # Threads of cancelled calls end at once; those that run the user's code may not.
 _EXIT_SECONDS = 5.0
-# As the kernel keeps their names, 15 characters long.
+# The kernel keeps their names so, 15 characters long.
 _GRPC_THREADS = frozenset(
     "default-executo resolver-execut event_engine grpc_global_tim timer_manager lifeguard grpc_shutdown".split()
 )
@@ -44,7 +44,7 @@ class Channels(Protocol):
         """Closes them if nobody uses them; the next use opens others. Whether there were any."""
 
     def is_open(self) -> bool:
-        """Whether there are any."""
+        """Returns whether there are any."""
 
     def abandon(self) -> None:
         """In a forked child: lets go of them without touching them."""
@@ -54,7 +54,7 @@ class Channels(Protocol):
 
 
 class Open(Protocol):
-    """What uses connections for longer than one method's time."""
+    """An object that uses connections for longer than one method's time."""
 
     def cancel(self) -> None:
         """Makes what waits for it return soon. Idempotent, and never blocks."""
@@ -119,7 +119,7 @@ def ending(thing: Open) -> None:
 
 
 def _grpc_runs() -> bool:
-    """Whether gRPC has threads in this process, this package's or anybody's."""
+    """Returns whether gRPC has threads in this process, this package's or anybody's."""
     try:
         threads = os.listdir("/proc/self/task")
     except OSError:  # not Linux: what is known here must do

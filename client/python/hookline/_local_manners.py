@@ -1,4 +1,4 @@
-"""What code that was written for a model in its own process touches beside calling it."""
+"""The attributes that code written for a model in its own process touches beside calling it."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class LocalModelManners:
 
     @property
     def config(self) -> ModelConfig:
-        """What the server knows of the model's shape, under the names of transformers, nanochat and TransformerLens."""
+        """The model's shape as the server knows it, under the names of transformers, nanochat and TransformerLens."""
         return ModelConfig(self.info)
 
     cfg = config

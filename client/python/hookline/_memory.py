@@ -23,7 +23,7 @@ _done = False
 
 
 def keep_freed_memory() -> bool:
-    """Whether freed blocks stay mapped from now on. False where the libc is not glibc or the environment opts out."""
+    """True if freed blocks stay mapped from now on. False where the libc is not glibc or the environment opts out."""
     global _done
     if _done:
         return True

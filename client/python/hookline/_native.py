@@ -289,7 +289,7 @@ class NativeReceiver:
         return batch
 
     def _broken_batch(self) -> RawBatch | None:
-        """What the oldest batch held when the capture failed; None if that is no whole row."""
+        """The rows that the oldest batch held when the capture failed; None if it held no whole row."""
         if not self._submitted:
             return None
         batch = self._submitted[0]

@@ -11,7 +11,7 @@ from hookline.errors import HooklineError, UnavailableError
 
 # Names that gRPC resolves itself and that are handed to it as they are.
 _SCHEMES = ("dns:", "ipv4:", "ipv6:", "unix:", "unix-abstract:", "vsock:")
-# What gRPC reads, in this order; the first that is set counts.
+# gRPC reads these in this order; the first that is set counts.
 _PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy")
 _NO_PROXY_VARIABLES = ("no_grpc_proxy", "no_proxy")
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_.])?")
@@ -21,7 +21,7 @@ _LIKE = "it should read like localhost:7471 or [::1]:7471"
 def check_address(address: str) -> None:
     """ValueError unless an address is HOST:PORT, with an IPv6 address in brackets, or a name that gRPC resolves."""
     if not isinstance(address, str):
-        raise TypeError(f"address: {type(address).__name__} is no str; {_LIKE}")
+        raise TypeError(f"address: {type(address).__name__} is not a str; {_LIKE}")
 
     def wrong(why: str) -> ValueError:
         return ValueError(f"address: {address!r} {why}; {_LIKE}")

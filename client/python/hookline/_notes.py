@@ -1,4 +1,4 @@
-"""What to tell of a capture that the rows do not tell by themselves: that the server's cap cut them short, that there
+"""Notes about a capture that the rows do not tell by themselves: that the server's cap cut them short, that there
 were none, that values are not finite.
 """
 
@@ -22,7 +22,7 @@ def capped(options: CaptureOptions, started: CaptureStarted) -> list[str]:
 
 
 def notes_of_start(options: CaptureOptions, started: CaptureStarted) -> list[str]:
-    """What to say of the grant. A stream that is cut without a BOS is said in the log."""
+    """Notes about the grant. A stream that is cut without a BOS is said in the log."""
     source = options.source.dataset if isinstance(options.source, Feed) else options.source
     if isinstance(source, Dataset) and source.sequence_length and source.prepend_token_id is None:
         tell_without_bos(f"dataset {source.name!r} cut at {source.sequence_length} tokens")
@@ -35,7 +35,7 @@ def notes_of_start(options: CaptureOptions, started: CaptureStarted) -> list[str
 
 
 def notes_of_end(options: CaptureOptions, started: CaptureStarted, summary: CaptureSummary) -> list[str]:
-    """What to say of how it ended."""
+    """Notes about how it ended."""
     notes = []
     names = set(capped(options, started))
     for point in started.hook_points:

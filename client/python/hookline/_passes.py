@@ -82,7 +82,7 @@ class Pass(Iterator[Batch]):
         summary: CaptureSummary | None,
         rows: int,
     ) -> CaptureOptions | None:
-        """What to ask next after `rows` rows of the pass; None where the cap did not end the capture."""
+        """Returns what to ask next after `rows` rows of the pass; None where the cap did not end the capture."""
         names = capped(options, started)
         if not names or summary is None or summary.stop_reason != "budget":
             return None
@@ -120,7 +120,7 @@ class _Place:
     """How far a pass is. This one's source cannot be continued."""
 
     def first(self, options: CaptureOptions) -> CaptureOptions:
-        """What the first capture asks."""
+        """Returns the options of the first capture."""
         return options
 
     def received(self, batch: Batch) -> None:
@@ -216,7 +216,7 @@ class _TokensPlace(_Place):
             index, part, skip_rows = self._find(row)
             entry, number = self._log[index], self._forgotten + index
         if skip_rows and self._selection is not None and self._selection.sample_rows:
-            # What is sampled depends on a sequence's index in the capture: which rows this one has left is unknown.
+            # Sampling depends on a sequence's index in the capture: which rows this one has left is unknown.
             row += self._rows_of(entry.batch.sequences[part]) - skip_rows
             part, skip_rows = part + 1, 0
         self._capture_sequence = entry.first_sequence + part

@@ -26,7 +26,7 @@ class Receiver(Protocol):
     """Receives a capture's rows into batches. All methods may be called from any thread, `next` by one at a time."""
 
     def started(self) -> CaptureStarted:
-        """What was granted; blocks until the server has said it. Raises what the capture failed of."""
+        """Returns the grant; blocks until the server has said it. Raises the error with which the capture failed."""
 
     def next(self) -> RawBatch | None:
         """The next batch, blocking; None at the end. Raises what the capture failed of, or that it was closed; where it
@@ -141,7 +141,7 @@ class _Call:
             return not self._over
 
     def messages(self, first: bytes) -> Iterator[bytes]:
-        """What the call sends. grpcio iterates on a thread of its own."""
+        """Yields the messages that the call sends. grpcio iterates on a thread of its own."""
         self.runs_here()
         yield first
         while True:
@@ -306,7 +306,7 @@ class GrpcReceiver:
             self._session.hang_up()
 
     def _deliver(self, batch: RawBatch) -> bool:
-        """Whether the consumer still wants batches."""
+        """Hands a batch over. Returns whether the consumer still wants more."""
         taken = self._pipe.put(batch, _PAUSE_SECONDS)
         if taken is None:
             with _AnsweringPings(self._connection):

@@ -22,7 +22,7 @@ _LONG_TEXTS = {"refuse": 1, "truncate": 2, "split": 3}
 
 @dataclass(frozen=True)
 class CaptureOptions:
-    """What a capture asks for, checked as far as the client can."""
+    """The options of a capture, checked as far as the client can."""
 
     hook_points: Sequence[str]
     source: Any

@@ -1,9 +1,8 @@
 """Activations as `.pt` files, one for each hook point.
 
 A file is what `torch.save` writes of the tensor, under the hook point's name with dots replaced by underscores, and can
-be read by `torch.load` alone. Since underscores do not tell which of them was a dot, the exact name stands in the file
-as
-well: a `.pt` file is a zip archive, and `hookline.json` is one more member of it.
+be read by `torch.load` alone. Underscores do not tell which of them was a dot, so the exact name stands in the file,
+too: a `.pt` file is a zip archive, and `hookline.json` is one more member of it.
 """
 
 from __future__ import annotations

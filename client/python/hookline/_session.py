@@ -1,4 +1,4 @@
-"""What a capture does with messages, apart from how they travel.
+"""Handles the messages of a capture, apart from how they travel.
 
 A session lives through reconnects. The transport asks it how to call the server, gives it each message, and asks at the
 end of each call what to do next; `grpc` and `grpc.aio` share it.
@@ -145,7 +145,7 @@ class Session:
 
     @property
     def is_granted(self) -> bool:
-        """Whether the server has accepted this call's request."""
+        """True if the server has accepted this call's request."""
         return self._call_started is not None
 
     def tokens(self, sequence: int) -> tuple[bytes, int] | None:

@@ -16,7 +16,7 @@ from hookline import _network
 from hookline.errors import InternalError
 
 METADATA = "hookline-shared-memory"
-# Of larger memory less stays in the processor's cache.
+# Less of a larger memory stays in the processor's cache.
 BYTES = 8 << 20
 
 _MAGIC = b"HKLNSHM1"
@@ -37,11 +37,11 @@ class SharedMemory:
 
     @property
     def metadata(self) -> tuple[str, str]:
-        """What names the memory to the server, among a call's metadata."""
+        """The entry of a call's metadata that names the memory to the server."""
         return (METADATA, self._key.hex())
 
     def set_message_bytes(self, max_message_bytes: int) -> None:
-        """As `started` says: the server makes pieces of that size of the memory, rounded up to pages."""
+        """Tells what `started` says: the server makes pieces of that size of the memory, rounded up to pages."""
         piece_bytes = (max_message_bytes + 4095) // 4096 * 4096
         self._told_at = max(1, len(self._view) // piece_bytes // 2) if piece_bytes else 1
 
@@ -72,7 +72,7 @@ class SharedMemory:
 
 
 def offers(address: str, wanted: bool) -> Callable[[], SharedMemory | None]:
-    """What makes the offer of each call to this address."""
+    """Returns a function that makes the offer of each call to this address."""
     return (lambda: offer(address)) if wanted else (lambda: None)
 
 

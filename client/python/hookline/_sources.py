@@ -81,12 +81,12 @@ def _row_blocks(array: Any) -> Iterator[TokenBatch]:
 
 
 def is_server_source(source: Any) -> bool:
-    """Whether the server makes the sequences of the source itself."""
+    """Returns whether the server makes the sequences of the source itself."""
     return isinstance(source, (Dataset, Feed, Recording, Text))
 
 
 def can_be_read_again(source: Any) -> bool:
-    """Whether a source can be read from its start once more: all but iterators, which are used up."""
+    """Returns whether a source can be read from its start once more: all but iterators, which are used up."""
     return is_server_source(source) or not isinstance(source, Iterator)
 
 

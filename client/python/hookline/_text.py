@@ -1,4 +1,4 @@
-"""What makes a server's bytes fit to be shown."""
+"""Makes a server's bytes fit to be shown."""
 
 from __future__ import annotations
 

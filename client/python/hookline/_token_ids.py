@@ -93,7 +93,7 @@ def _checked_array(array: np.ndarray[Any, Any], where: str) -> np.ndarray[Any, A
     wrong = (array < 0) | (array > _LARGEST_ID) if array.dtype.itemsize > 4 or array.dtype.kind == "i" else None
     if wrong is not None and wrong.any():
         place = tuple(int(i) for i in np.argwhere(wrong)[0])
-        raise ValueError(f"{where}{list(place)}: {array[place]} is no token id (0 to {_LARGEST_ID})")
+        raise ValueError(f"{where}{list(place)}: {array[place]} is not a token id (0 to {_LARGEST_ID})")
     if array.shape == (0,) or (array.ndim == 2 and array.shape[0] > 0 and array.shape[1] == 0):
         raise ValueError(f"{where}: of shape {array.shape}: a sequence has at least one token; leave out empty ones")
     return array
@@ -112,7 +112,7 @@ def _checked_ids(sequence: Any, where: str) -> Ids:
     if isinstance(value, str):
         raise TypeError(f"{where}: text, not token ids; tokenize it first")
     if not isinstance(value, (list, tuple, range)):
-        raise TypeError(f"{where}: {type(sequence).__name__} is no sequence of token ids")
+        raise TypeError(f"{where}: {type(sequence).__name__} is not a sequence of token ids")
     if len(value) == 0:
         raise ValueError(f"{where}: is empty: a sequence has at least one token; leave out empty ones")
     ids: list[int] = []
@@ -121,13 +121,13 @@ def _checked_ids(sequence: Any, where: str) -> Ids:
         if not isinstance(token, (int, np.integer)) or isinstance(token, bool):
             raise TypeError(f"{where}[{position}]: token ids are integers, not {type(token).__name__}")
         if not 0 <= token <= _LARGEST_ID:
-            raise ValueError(f"{where}[{position}]: {token} is no token id (0 to {_LARGEST_ID})")
+            raise ValueError(f"{where}[{position}]: {token} is not a token id (0 to {_LARGEST_ID})")
         ids.append(int(token))
     return ids
 
 
 def is_table(value: Any) -> bool:
-    """Whether a value is a tensor or array of two dimensions, one sequence a row."""
+    """Returns whether a value is a tensor or array of two dimensions, one sequence a row."""
     return getattr(value, "ndim", 0) == 2 and not getattr(value, "is_nested", False)
 
 
@@ -144,12 +144,12 @@ def _is_tensor(value: Any) -> bool:
 
 
 def _holds_lists(value: Any) -> bool:
-    """Whether a list's first member is itself a sequence, as in [[1, 2], [3]]."""
+    """Returns whether a list's first member is itself a sequence, as in [[1, 2], [3]]."""
     return isinstance(value, (list, tuple)) and bool(value) and not _is_id(value[0]) and not isinstance(value[0], str)
 
 
 def holds_sequences(value: Any) -> bool:
-    """Whether a member of a list is itself a batch, rather than a sequence or a token id."""
+    """Returns whether a member of a list is itself a batch, rather than a sequence or a token id."""
     return is_table(value) or is_dict(value) or _holds_lists(value) or bool(getattr(value, "is_nested", False))
 
 
@@ -174,7 +174,7 @@ def _first_member(batch: Sequence[Any], where: str) -> Sequences:
 
 
 def _looks_like_mask(value: Any, ids: Any) -> bool:
-    """Whether a tensor beside ids of the same shape holds 0 and 1 alone, which the ids do not."""
+    """Returns whether a tensor beside ids of the same shape holds 0 and 1 alone, which the ids do not."""
     if not is_table(value) or tuple(value.shape) != tuple(ids.shape):
         return False
     mask, table = as_array(value, "batch"), as_array(ids, "batch")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def _version() -> str:
-    """Of an installed package, what its metadata says; of one that is imported from the repository, the project's."""
+    """The version in an installed package's metadata, or the project's where it is imported from the repository."""
     package = Path(__file__).parent
     if package.parent != package.parents[2] / "client" / "python":
         return version("hookline")

@@ -70,7 +70,7 @@ from hookline.types import (
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-# What grpc.aio says where a message is being sent as the call ends: its status has not arrived yet, and never does.
+# grpc.aio says this where a message is being sent as the call ends: its status has not arrived yet, and never does.
 # Tokens are therefore not sent before the server has accepted the request, and what ends the call later is asked for
 # once more.
 _LOST_STATUS = "Internal error from Core"
@@ -163,7 +163,7 @@ class AsyncClient:
         return await self._call(_calls.list_models(), timeout)
 
     async def model(self, name: str = "", *, timeout: float | None = None) -> ModelInfo:
-        """What one model is, with its hook points. `name` may be left out where there is only one."""
+        """Describes one model, with its hook points. `name` may be left out where there is only one."""
         return await self._call(_calls.get_model(name), timeout)
 
     async def tokenize(
@@ -352,7 +352,7 @@ class AsyncCapture(AsyncIterator[Batch]):
         self._batches = self._iterate()
 
     async def started(self) -> CaptureStarted:
-        """What the server granted."""
+        """Waits for the server's first answer and returns what it granted."""
         await self._started.wait()
         if self._session.started is None:
             await self._receiving

@@ -90,7 +90,7 @@ class Capture(Iterator[Batch]):
     """Iterates over a capture's batches, each with exactly `batch_rows` rows, the last one with what is left.
 
     The server begins when the object is made, and runs at most `prefetch` batches (and its own window) ahead. Leaving
-    the loop early is no error: `close`, the end of a `with` block, or dropping the object cancels the rest.
+    the loop early is not an error: `close`, the end of a `with` block, or dropping the object cancels the rest.
 
         with client.capture("blocks.*.hook_resid_post", dataset, max_activations=1_000_000) as capture:
             for batch in capture:
@@ -116,7 +116,7 @@ class Capture(Iterator[Batch]):
 
     @property
     def started(self) -> CaptureStarted:
-        """What the server granted. Waits for the server's first answer."""
+        """The server's grant. Waits for the server's first answer."""
         return self._receiver.started()
 
     @property

@@ -338,7 +338,7 @@ class Client:
         return Capture(self.receive(options, allocators), options, allocators)
 
     def receive(self, options: CaptureOptions, allocators: AllocatorFactory) -> Receiver:
-        """The receiver under a capture, for whoever has memory of its own to receive into."""
+        """The receiver under a capture, for callers that have memory of their own to receive into."""
         receiver: Receiver
         if self._connection.is_native:
             receiver = NativeReceiver(self._connection, options, allocators)

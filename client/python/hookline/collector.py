@@ -129,7 +129,7 @@ class ActivationCollector:
 
     @property
     def is_full(self) -> bool:
-        """Whether every hook point has as many rows as it may get."""
+        """True if every hook point has as many rows as it may get."""
         return all(rows >= self.max_activations for rows in self.counts.values())
 
     @property

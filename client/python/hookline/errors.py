@@ -18,12 +18,11 @@ _MAX_RETRY_SECONDS = 3600.0
 
 
 class HooklineError(Exception):
-    """What went wrong, as the server said it.
+    """An error as the server said it.
 
     `code` is the canonical code's name (`"INVALID_ARGUMENT"`), `message` the server's sentence (control characters and
-    the like as escapes), `field` the path of the
-    request field it is about (`"tokens.sequences[3].ids[17]"`), or None. `retry_after` is the number of seconds after
-    which the server says to try again, or None.
+    the like as escapes), `field` the path of the request field it is about (`"tokens.sequences[3].ids[17]"`), or None.
+    `retry_after` is the number of seconds after which the server says to try again, or None.
     """
 
     code = "UNKNOWN"

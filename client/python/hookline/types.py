@@ -1,4 +1,4 @@
-"""What requests name and what servers tell, as plain values."""
+"""The things that requests name and servers tell, as plain values."""
 
 from __future__ import annotations
 
@@ -252,7 +252,7 @@ class Retry:
 
 @dataclass(frozen=True)
 class HookPointGrant:
-    """What the server granted for one hook point."""
+    """The server's grant for one hook point."""
 
     name: str
     width: int
@@ -262,7 +262,7 @@ class HookPointGrant:
 
 @dataclass(frozen=True)
 class CaptureStarted:
-    """What the server granted."""
+    """The server's grant."""
 
     model: str
     fingerprint: str
@@ -272,7 +272,7 @@ class CaptureStarted:
     next_sequence: int
     window_bytes: int
     shared_memory_bytes: int
-    """Of the memory shared with a server on this machine, through which rows come; 0: over the wire."""
+    """Size of the memory shared with a server on this machine, through which rows come; 0: over the wire."""
     top_k: int = 0  # entries of each row; 0: all
     added_special_tokens: tuple[SpecialToken, ...] = ()
     """Of texts: what was added to each."""
@@ -282,7 +282,7 @@ class CaptureStarted:
 
 @dataclass(frozen=True)
 class HookPointSummary:
-    """What one hook point brought. The statistics cover `statistics_rows`: all rows, but for those of a call whose
+    """The rows of one hook point. The statistics cover `statistics_rows`: all rows, but for those of a call whose
     connection broke before the server could sum it up."""
 
     rows: int
@@ -324,7 +324,7 @@ class CaptureSummary:
 
 @dataclass(frozen=True)
 class HookPointEstimate:
-    """What one hook point would bring."""
+    """The estimated rows and bytes of one hook point."""
 
     rows: int
     bytes: int
@@ -332,7 +332,7 @@ class HookPointEstimate:
 
 @dataclass(frozen=True)
 class CaptureEstimate:
-    """What a capture would bring and cost."""
+    """The estimated rows, bytes and time of a capture."""
 
     hook_points: Mapping[str, HookPointEstimate]
     sequences: int

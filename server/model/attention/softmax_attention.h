@@ -21,7 +21,7 @@ class SoftmaxAttention : public Attention {
   bool Run(const at::Tensor& h, ForwardPass& pass, at::Tensor* out) const override;
 
  private:
-  // What one pass has of queries, keys and values, first as rows, then by head. `gate` (B * T, H, E) or undefined.
+  // The queries, keys and values of one pass, first as rows, then by head. `gate` (B * T, H, E) or undefined.
   struct Projected {
     at::Tensor q, k, v, gate;
   };

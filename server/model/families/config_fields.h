@@ -16,7 +16,7 @@ namespace hookline {
 
 constexpr int64_t kMaxLayers = 1024;
 
-// What transformers takes where a llama-like config.json is silent. Without a value: the field is needed, the heads
+// Defaults of transformers where a llama-like config.json is silent. Without a value: the field is needed, the heads
 // aside: there are as many key/value heads as heads, and head_dim is hidden_size / num_attention_heads.
 struct ShapeDefaults {
   std::optional<int64_t> heads;

@@ -27,11 +27,11 @@ class ConfigReader {
   // `path` is the file, for messages.
   ConfigReader(const nlohmann::json& json, std::string path);
 
-  // Whether the field is there and not null.
+  // Returns whether the field is there and not null.
   bool Has(const std::string& key) const;
-  // Whether there is no field at all.
+  // Returns whether there is no field at all.
   bool empty() const;
-  // Whether the field is there and null, where that means something else than missing.
+  // Returns whether the field is there and null, where that means something else than missing.
   bool IsNull(const std::string& key) const;
 
   // 1 to `most`.

@@ -18,7 +18,7 @@
 namespace hookline {
 namespace {
 
-// Of the norms over compressed rows, whatever rms_norm_eps is.
+// The epsilon of the norms over compressed rows, whatever rms_norm_eps is.
 constexpr double kRankEpsilon = 1e-6;
 
 LatentAttentionConfig ReadAttention(const ConfigReader& config, const DecoderConfig& decoder,
@@ -104,7 +104,7 @@ FeedForwardWeights TakeFeedForward(LlamaTaker& llama, const LayerConfig& layer, 
   return weights;
 }
 
-// Whether `name` belongs to layer `layers` or a later one.
+// Returns whether `name` belongs to layer `layers` or a later one.
 bool IsBeyond(absl::string_view name, size_t layers) {
   int64_t layer = -1;
   return absl::ConsumePrefix(&name, "model.layers.") &&

@@ -8,7 +8,7 @@
 
 namespace hookline {
 
-// What changes activations and is not seen from the sizes, e.g. "rotary 64 base 10000 yarn x4, window 128 on 12 of 24
+// Describes what sizes do not tell and activations depend on: "rotary 64 base 10000 yarn x4, window 128 on 12 of 24
 // layers".
 std::string DescribeDecoder(const DecoderConfig& config);
 

@@ -1,4 +1,4 @@
-// What every family of Hugging Face checkpoints gives: its reading of config.json, and the weights by their names. One
+// Every family of Hugging Face checkpoints provides its reading of config.json, and the weights by their names. One
 // file per family; server/model/README.md tells how to add one.
 #ifndef HOOKLINE_SERVER_MODEL_FAMILIES_FAMILY_H_
 #define HOOKLINE_SERVER_MODEL_FAMILIES_FAMILY_H_
@@ -17,7 +17,7 @@ struct Architecture {
   DecoderConfig config;
   // Takes every weight of a checkpoint of this configuration; errors are the taker's.
   std::function<DecoderWeights(const DecoderConfig& config, WeightTaker& take)> take_weights;
-  // Whether a tensor of that name stands beside the language model (towers for images, heads that predict several
+  // Tells whether a tensor of that name stands beside the language model (towers for images, heads that predict several
   // tokens), so that it is not read; null: none does.
   std::function<bool(const std::string& name)> is_beside = nullptr;
 };

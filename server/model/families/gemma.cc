@@ -45,7 +45,7 @@ RotaryConfig ReadPlainRotary(const ConfigReader& config, DecoderConfig& decoder)
   return ReadRotary(config, FirstAttention(decoder).head_width, rotary);
 }
 
-// What Gemma 2 and 3 share.
+// The configuration that Gemma 2 and 3 share.
 DecoderConfig ReadSandwich(const ConfigReader& config, ShapeDefaults defaults) {
   defaults.activation_key = "hidden_activation";
   defaults.activation = "gelu_pytorch_tanh";

@@ -13,7 +13,7 @@
 
 namespace hookline {
 
-// Whether `folder` holds a config.json.
+// Returns whether `folder` holds a config.json.
 bool IsHuggingFaceFolder(const std::string& folder);
 
 // Loads config.json and model.safetensors (or its shards) of options.path. `info` holds what is known already (name,

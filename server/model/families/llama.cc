@@ -19,7 +19,7 @@ DecoderConfig ReadLlamaLike(const ConfigReader& config, const ShapeDefaults& def
 
 bool NoLayer(int /*layer*/) { return false; }
 
-// Of Ministral too, whose files name each layer's kind.
+// Reads Ministral too, whose files name each layer's kind.
 DecoderConfig ReadMistralConfig(const ConfigReader& config) {
   ShapeDefaults defaults;
   defaults.context_length = 4096 * 32;

@@ -37,11 +37,11 @@ struct LlamaNames {
   };
   NormWeight norm_weight = NormWeight::kRounded;
 
-  // What a family names or stores in its own way is taken by these; `prefix` is the layer's. Null: as Llama.
+  // These take the parts that a family names or stores in its own way; `prefix` is the layer's. Null: as Llama.
   std::function<AttentionWeights(LlamaTaker& llama, const LayerConfig& layer, const std::string& prefix)> attention;
   std::function<FeedForwardWeights(LlamaTaker& llama, const LayerConfig& layer, const std::string& prefix)>
       feed_forward;
-  // What a layer has besides.
+  // Takes what a layer has besides.
   std::function<void(LlamaTaker& llama, const std::string& prefix, LayerWeights* layer)> rest;
 };
 

@@ -55,7 +55,7 @@ std::map<int64_t, std::string> FindSteps(const std::string& folder) {
   return steps;
 }
 
-// What meta_NNNNNN.json says of the model.
+// The description of the model in meta_NNNNNN.json.
 struct Meta {
   int64_t sequence_len = 0;
   int64_t vocab_size = 0;
@@ -85,10 +85,10 @@ absl::StatusOr<Meta> ReadMeta(const std::string& path) {
   if (config.Has("window_pattern")) meta.window_pattern = config.Text("window_pattern");
   RETURN_IF_ERROR(config.status());
   if (meta.n_embd % meta.n_head != 0) {
-    return bad(absl::StrCat("model_config.n_embd ", meta.n_embd, " is no multiple of n_head ", meta.n_head));
+    return bad(absl::StrCat("model_config.n_embd ", meta.n_embd, " is not a multiple of n_head ", meta.n_head));
   }
   if (meta.n_head % meta.n_kv_head != 0) {
-    return bad(absl::StrCat("model_config.n_head ", meta.n_head, " is no multiple of n_kv_head ", meta.n_kv_head));
+    return bad(absl::StrCat("model_config.n_head ", meta.n_head, " is not a multiple of n_kv_head ", meta.n_kv_head));
   }
   if (meta.n_embd / meta.n_head % 2 != 0) {
     return bad(absl::StrCat("model_config.n_embd / n_head is ", meta.n_embd / meta.n_head,

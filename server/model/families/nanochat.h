@@ -13,7 +13,7 @@
 
 namespace hookline {
 
-// Whether `folder` holds a model_NNNNNN.pt.
+// Returns whether `folder` holds a model_NNNNNN.pt.
 bool IsNanochatFolder(const std::string& folder);
 
 // Loads model_NNNNNN.pt and meta_NNNNNN.json of options.path: options.step, or the highest. `info` holds what is known

@@ -186,7 +186,7 @@ RotaryConfig ReadRotary(const ConfigReader& config, int64_t head_width, const Ro
 RotaryByKind ReadRotaryByKind(const ConfigReader& config, int64_t full_width, const RotaryDefaults& full,
                               int64_t sliding_width, const RotaryDefaults& sliding) {
   const ConfigReader parameters = config.Object("rope_parameters"), scaling = config.Object("rope_scaling");
-  // As transformers 5 has it, fields beside the kinds count for nothing.
+  // In the form of transformers 5, fields beside the kinds count for nothing.
   const ConfigReader own_full = parameters.Object("full_attention");
   const ConfigReader own_sliding = parameters.Object("sliding_attention");
   for (const ConfigReader& own : {own_full, own_sliding}) {

@@ -10,7 +10,7 @@
 
 namespace hookline {
 
-// What holds where the file is silent, and what the family's own fields are called.
+// The values that hold where the file is silent, and the names of the family's own fields.
 struct RotaryDefaults {
   double base = 10000;
   const char* base_key = "rope_theta";  // in the published form

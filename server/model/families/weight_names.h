@@ -1,4 +1,4 @@
-// What checkpoints of one architecture call their weights, and what they hold besides them.
+// The names that checkpoints of one architecture have for their weights, and what they hold besides those.
 #ifndef HOOKLINE_SERVER_MODEL_FAMILIES_WEIGHT_NAMES_H_
 #define HOOKLINE_SERVER_MODEL_FAMILIES_WEIGHT_NAMES_H_
 

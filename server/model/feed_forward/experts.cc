@@ -9,7 +9,7 @@
 namespace hookline {
 namespace {
 
-// As DeepSeek's own code has it, so that weights which are all 0 do not divide by 0.
+// DeepSeek's own code adds this, so that weights which are all 0 do not divide by 0.
 constexpr double kSumEpsilon = 1e-20;
 
 }  // namespace

@@ -22,7 +22,7 @@ class Experts : public FeedForward {
   bool Run(const at::Tensor& h, Taps& taps, at::Tensor* out) const override;
 
  private:
-  // Of each row, (rows, k): which experts, and what their outputs are multiplied by (float32).
+  // For each row, (rows, k): the chosen experts, and the weights of their outputs (float32).
   struct Choice {
     at::Tensor indices;
     at::Tensor weights;

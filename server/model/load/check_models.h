@@ -1,4 +1,4 @@
-// Whether several models can be in one server, before the first is loaded.
+// Checks whether several models can be in one server, before the first is loaded.
 #ifndef HOOKLINE_SERVER_MODEL_LOAD_CHECK_MODELS_H_
 #define HOOKLINE_SERVER_MODEL_LOAD_CHECK_MODELS_H_
 

@@ -1,4 +1,4 @@
-// Whether models fit into memory, said before they are loaded.
+// Checks whether models fit into memory, before they are loaded.
 //
 //   RETURN_IF_ERROR(CheckMemory({{"gpt2", "cuda:0", 248894976}}, &MemoryOf));
 #ifndef HOOKLINE_SERVER_MODEL_LOAD_MEMORY_H_
@@ -15,7 +15,7 @@
 
 namespace hookline {
 
-// What a model's weights take on its device, in the dtype that they get there.
+// The memory that a model's weights take on its device, in the dtype that they get there.
 struct MemoryNeed {
   std::string model;   // its name
   std::string device;  // as LibTorch names it: "cpu", "cuda:0"
@@ -32,12 +32,12 @@ struct AvailableMemory {
 absl::Status CheckMemory(absl::Span<const MemoryNeed> needs,
                          absl::FunctionRef<std::optional<AvailableMemory>(const std::string& device)> available);
 
-// What the host can give without swapping: MemAvailable, or less where a cgroup (version 2) of this process or one
-// around it has a limit: the limit less what is in use, files that it could drop counted as free. nullopt where /proc
+// Returns what the host can give without swapping: MemAvailable, or less where a cgroup (version 2) of this process or
+// one around it has a limit: the limit less what is in use, droppable files counted as free. nullopt where /proc
 // does not tell. `root` is put before the paths, for tests.
 std::optional<AvailableMemory> HostMemory(absl::string_view root = "");
 
-// What a model on `device`, as LibTorch names it, can get: HostMemory for "cpu", else what the driver calls free.
+// Returns what a model on `device` (LibTorch's name) can get: HostMemory for "cpu", else what the driver calls free.
 // nullopt where LibTorch cannot tell without CUDA's headers (before 2.11), or there is no such device.
 std::optional<AvailableMemory> MemoryOf(const std::string& device);
 

@@ -12,7 +12,7 @@
 namespace hookline {
 
 struct StateDict {
-  // What the files say of the tensors, checked against their sizes; WeightReader reads the values.
+  // The tensors as the files describe them, checked against the files' sizes; WeightReader reads the values.
   absl::btree_map<std::string, StoredTensor> tensors;
   // The file, or for several the folder, for messages.
   std::string path;

@@ -28,7 +28,7 @@ constexpr absl::string_view kPickle = "/data.pkl";
 constexpr int64_t kMagicBytes = 16;
 // "little" or "big".
 constexpr int64_t kMaxByteOrderBytes = 16;
-// What torch.compile and DistributedDataParallel put before every name, in the order in which they were applied.
+// torch.compile and DistributedDataParallel put these before every name, in the order in which they were applied.
 constexpr absl::string_view kWrapperPrefixes[] = {"_orig_mod.", "module."};
 
 absl::string_view WithoutWrappers(absl::string_view name) {
@@ -71,7 +71,7 @@ absl::StatusOr<std::string> FindFolder(const ZipArchive& archive) {
 
 using Storages = absl::flat_hash_map<std::string, StoredRange>;  // by key
 
-// What `tensor` describes, in its storage. The error is a sentence about the tensor.
+// Finds the tensor that `tensor` describes in its storage. The error is a sentence about the tensor.
 absl::StatusOr<StoredTensor> Place(const PickledTensor& tensor, const Storages& storages) {
   const auto storage = storages.find(tensor.storage_key);
   if (storage == storages.end()) {

@@ -25,7 +25,7 @@
 namespace hookline {
 namespace {
 
-// What a thread reads at a time: it is still in the processor's cache when it is hashed and converted, and it holds
+// A thread reads so much at a time: it is still in the processor's cache when it is hashed and converted, and it holds
 // whole values of every type.
 constexpr int64_t kPieceBytes = int64_t{1} << 20;
 

@@ -49,7 +49,7 @@ class WeightTaker {
   at::Tensor Table(const std::string& name, const std::vector<int64_t>& sizes);
   // In float32.
   at::Tensor Wide(const std::string& name, const std::vector<int64_t>& sizes);
-  // Of bytes, on the host.
+  // A tensor of bytes, on the host.
   at::Tensor Bytes(const std::string& name, const std::vector<int64_t>& sizes);
   // `count` numbers, on the host.
   std::vector<double> Numbers(const std::string& name, int64_t count);
@@ -70,7 +70,7 @@ class WeightTaker {
   absl::StatusOr<std::string> Fingerprint(absl::string_view configuration) { return reader_.Finish(configuration); }
 
  private:
-  // What the file says of a weight of the wanted form, or null after an error.
+  // Returns what the file says of a weight of the wanted form, or null after an error.
   const StoredTensor* Find(const std::string& name, const std::vector<int64_t>& sizes);
   // The same without regard to the tensor's type.
   const StoredTensor* FindOfAnyType(const std::string& name, const std::vector<int64_t>& sizes);

@@ -6,8 +6,8 @@
 
 namespace hookline {
 
-// Whether the operator `name`, with its namespace and without its overload ("aten::matmul"), is on the list of those
-// that compute and do nothing else. What the list does not know is not on it.
+// Returns whether the operator `name`, with its namespace and without its overload ("aten::matmul"), is on the list of
+// those that compute and do nothing else. An unknown operator is not on it.
 bool OnlyComputes(absl::string_view name);
 
 }  // namespace hookline

@@ -19,7 +19,7 @@ class Deadline {
   Deadline(const Deadline&) = delete;
   Deadline& operator=(const Deadline&) = delete;
 
-  // Whether code was ended by it.
+  // Returns whether it has ended code.
   bool passed() const { return passed_; }
 
  private:

@@ -20,7 +20,7 @@ struct ScriptFile {
 // meanwhile. What the module runs can be ended by a Deadline.
 absl::StatusOr<ScriptFile> LoadScriptFile(const std::string& path);
 
-// What an exception said, in one line: the last of a TorchScript stack trace.
+// Returns the message of an exception in one line: the last of a TorchScript stack trace.
 std::string OneLine(const std::exception& error);
 
 }  // namespace hookline

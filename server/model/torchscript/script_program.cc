@@ -49,7 +49,7 @@ std::shared_ptr<jit::Source> ReadSource(PyTorchStreamReader& archive, const std:
   return std::make_shared<jit::Source>(std::string(static_cast<const char*>(data.get()), size), record, 1);
 }
 
-// Whether computing `tree` calls anything but what the compiler's own output of literals calls.
+// Returns whether computing `tree` calls anything but what the compiler's own output of literals calls.
 bool Calls(const jit::TreeRef& tree) {
   if (tree->kind() == jit::TK_APPLY) {
     const jit::Expr callee = jit::Apply(tree).callee();
@@ -199,8 +199,8 @@ class Program {
     return absl::OkStatus();
   }
 
-  // What a call runs; null for another node, and for a call through an interface, behind which stands some class of the
-  // archive, all of which are checked.
+  // Returns the function that a call runs; null for another node, and for a call through an interface: a class of the
+  // archive stands behind that, and all of those are checked.
   static jit::Function* Callee(const jit::Node& node) {
     if (node.kind() == c10::prim::CallFunction) {
       return node.input(0)->type()->expectRef<c10::FunctionType>().function();

@@ -1,4 +1,4 @@
-// What a TorchScript archive's code would do, found out before any of it runs.
+// Finds out what a TorchScript archive's code would do before any of it runs.
 //
 // A TorchScript file is a program: loading runs its `__setstate__`s, compiling runs the default values of parameters,
 // and a capture runs its forward. What it may do is decided on the graphs that LibTorch's own compiler makes of it, so

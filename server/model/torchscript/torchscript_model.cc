@@ -34,7 +34,7 @@ namespace {
 namespace jit = torch::jit;
 namespace prim = c10::prim;
 
-// What proto and flags can hold, where the file does not tell the limit.
+// As much as proto and flags can hold; used where the file does not tell the limit.
 constexpr int64_t kUnknownLimit = std::numeric_limits<int32_t>::max();
 
 // Sets of hook points whose graphs are kept. Captures come and go one at a time, so the sets of a busy server are few;
@@ -71,7 +71,7 @@ c10::ScalarType ScalarTypeOf(Dtype dtype) {
 
 std::string ShapeText(c10::IntArrayRef shape) { return absl::StrCat("(", absl::StrJoin(shape, ", "), ")"); }
 
-// What the first dimensions of a module's output are.
+// The meaning of the first dimensions of a module's output.
 enum class Leading { kBatchPositions, kPositionsBatch, kOnePositions, kPositions };
 
 struct Layout {
@@ -81,7 +81,7 @@ struct Layout {
   bool operator==(const Layout& other) const { return leading == other.leading && width == other.width; }
 };
 
-// What a tensor of `shape` can be, given what went in.
+// Returns the layouts that a tensor of `shape` can have, given what went in.
 std::vector<Layout> LayoutsOf(c10::IntArrayRef shape, ProbeShape probe) {
   std::vector<Layout> layouts;
   auto consider = [&](Leading leading, std::initializer_list<int64_t> first) {

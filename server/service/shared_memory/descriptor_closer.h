@@ -7,7 +7,7 @@
 
 namespace hookline {
 
-// The last close of a file can take as long as whoever made it likes: a TCP socket waits for its SO_LINGER, a file of
+// The last close of a file can take as long as its maker likes: a TCP socket waits for its SO_LINGER, a file of
 // FUSE for its file system. A socket that is closed with descriptors in it that nobody received closes those as well.
 // So they are closed on threads of their own, a few at most, for which nobody waits: also when this is destroyed, and
 // at the process's end, when the kernel does not linger.

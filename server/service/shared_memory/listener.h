@@ -43,8 +43,8 @@ class SharedMemoryListener {
  private:
   struct Connection {
     int socket;
-    uint32_t uid;  // of who offers
-    // What was received of an offer, or of an offset once there is memory (the server's machine is little-endian).
+    uint32_t uid;  // of the process that offers
+    // Received so far of an offer, or of an offset once there is memory (the server's machine is little-endian).
     std::array<uint8_t, 24> input;
     size_t input_bytes = 0;
     int descriptor = -1;  // until the offer is whole
@@ -55,7 +55,7 @@ class SharedMemoryListener {
 
   void ListenFor(int port);
   void Run();
-  // Whether another connection may be accepted; listens or not accordingly.
+  // Returns whether another connection may be accepted; listens or stops listening accordingly.
   bool HasRoom();
   void Accept(int listener);
   bool MayConnect(uint32_t uid) const;

@@ -30,7 +30,7 @@ class SharedMemory {
   static constexpr int64_t kMaxBytes = int64_t{64} << 20;  // four messages of the largest size
 
   // Maps the memory behind `descriptor`, which stays the caller's. `mapped_bytes` counts what all such objects map and
-  // is kept up to `max_mapped_bytes`. FAILED_PRECONDITION: it is no memory that can be written to without harm;
+  // is kept up to `max_mapped_bytes`. FAILED_PRECONDITION: it is not memory that can be written to without harm;
   // RESOURCE_EXHAUSTED.
   static absl::StatusOr<std::shared_ptr<SharedMemory>> Map(int descriptor,
                                                            std::shared_ptr<std::atomic<int64_t>> mapped_bytes,

@@ -248,14 +248,12 @@ grpc::ByteBuffer EncodeChunk(const CaptureStarted& started, Encoding encoding, C
   envelope.Length(v1::CaptureResponse::kChunkFieldNumber, chunk_bytes);
 
   // Legal without a copy, step by step:
-  // - `data` has the highest field number of ActivationChunk, and the chunk is the only field of its CaptureResponse,
-  // so
-  //   the values are the last bytes of the message: a header followed by the slabs' memory is the whole message.
+  // - `data` has the highest field number of ActivationChunk, and the chunk is the only field of its CaptureResponse.
+  //   The values are therefore its last bytes: a header followed by the slabs' memory is the whole message.
   // - The slabs hold the values row-major and little-endian (the server runs on little-endian machines only), which is
   //   what `data` holds.
-  // - Nobody writes to a slab while a reference is out, so gRPC may read it until it drops its slice. It may do so on
-  // any
-  //   of its threads, and slices that it cuts from ours share the count: the callback runs once, after the last.
+  // - Nobody writes to a slab while a reference is out, so gRPC may read it until it drops its slice. It may do that on
+  //   any of its threads, and slices that it cuts from ours share the count: the callback runs once, after the last.
   // - The callback frees one reference and calls nothing of gRPC's, as it may run under gRPC's locks.
   std::vector<grpc::Slice> slices;
   slices.reserve(1 + data.size());

@@ -10,7 +10,7 @@
 
 namespace hookline {
 
-// Whether a recording's hook points and shards are told too.
+// kFull includes a recording's hook points and shards.
 enum class RecordingView { kBasic, kFull };
 
 v1::Recording ToProto(const Manifest& manifest, RecordingView view);

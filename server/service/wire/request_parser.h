@@ -30,10 +30,10 @@ struct PersistRequest {
 };
 absl::StatusOr<PersistRequest> ParsePersistRequest(grpc::ByteBuffer message, const TokenLimits& limits);
 
-// Of an EstimateCaptureRequest its `capture`.
+// Parses an EstimateCaptureRequest and returns its `capture`.
 absl::StatusOr<CaptureRequest> ParseEstimateCaptureRequest(grpc::ByteBuffer message, const TokenLimits& limits);
 
-// Of a CaptureStreamRequest what it holds; INVALID_ARGUMENT for none or several.
+// Parses a CaptureStreamRequest, which holds one of the three; INVALID_ARGUMENT for none or several.
 using CaptureStreamMessage = std::variant<CaptureRequest, TokenBatch, TextSource>;
 absl::StatusOr<CaptureStreamMessage> ParseCaptureStreamRequest(grpc::ByteBuffer message, const TokenLimits& limits);
 

@@ -1,4 +1,4 @@
-// What the server costs beside the forward pass that it runs: ratios, each against a baseline in the same minutes.
+// The server's costs beside the forward pass that it runs: ratios, each against a baseline in the same minutes.
 //
 //   capture_bench [--cpu-time] [overhead] [feed] [batching] [latency] [fairness]   (all of them if none is named)
 //

@@ -1,4 +1,4 @@
-"""Whether the server's memory stays where it is: its resident size through minutes of mixed load with clients
+"""Measures whether the server's memory stays where it is: its resident size through minutes of mixed load with clients
 that vanish.
 
     python3 tests/bench/capture/memory_bench.py [--minutes 10] [--clients 6] \

@@ -1,4 +1,4 @@
-// What taps cost: the forward pass of a 12-layer, 768-wide decoder without taps against one with taps. Nothing is
+// The cost of taps: the forward pass of a 12-layer, 768-wide decoder without taps against one with taps. Nothing is
 // asserted; the figures are printed with the machine's name.
 //
 //   build/release/bin/forward_bench --threads 2 --rounds 15

@@ -121,7 +121,7 @@ FAMILIES = {
         first_k_dense_replace=1,
     ),
 }
-# What transformers' loop over experts is slower by, at least.
+# transformers' loop over experts is slower by this factor, at least.
 WANTED = {family: 1.5 for family in ("qwen3_moe", "mixtral", "olmoe", "qwen3_5_moe_text", "gpt_oss", "deepseek_v3")}
 LAST, EARLY = LAYERS - 1, (3, 5)
 

@@ -34,7 +34,7 @@ VOCABULARY = 32768
 
 
 def collect_locally(model, batches, layer):
-    """What a collector with hooks does: rows of each batch appended to a list, concatenated at the end."""
+    """Does what a collector with hooks does: rows of each batch appended to a list, concatenated at the end."""
     rows = []
     handle = model.transformer.h[layer].register_forward_hook(
         lambda module, inputs, output: rows.append(output.reshape(-1, output.shape[-1]).detach())

@@ -132,7 +132,7 @@ def main():
     environment.pop("HOOKLINE_MALLOC", None)
     if arguments.library:
         environment["HOOKLINE_CLIENT_LIBRARY"] = arguments.library
-    # What the hookline client sets by mallopt, for the processes that do not contain it.
+    # The settings that the hookline client makes by mallopt, for the processes that do not contain it.
     kept = {**environment, "MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}
 
     server = Serving([os.path.join(arguments.programs, "stream_server")], environment)

@@ -199,7 +199,7 @@ class PlainProtobuf {
   std::unique_ptr<v1::CaptureService::Stub> stub_;
 };
 
-// What the machine can do: receive into one buffer.
+// The most that the machine can do: receive into one buffer.
 class PlainTcp {
  public:
   static int Serve() {
@@ -242,7 +242,7 @@ class PlainTcp {
     return address;
   }
 
-  // As many messages as each number asks for.
+  // Sends as many messages as each number asks for.
   static void Send(int socket) {
     std::vector<std::vector<uint8_t>> buffers(kBuffers, std::vector<uint8_t>(kDataBytes, 's'));
     int64_t messages;
