@@ -8,9 +8,9 @@
 #include <cerrno>
 #include <cstring>
 #include <new>
+#include <optional>
 #include <utility>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
@@ -33,21 +33,31 @@ bool IsHubName(absl::string_view path) {
          path.find('/', slash + 1) == absl::string_view::npos;
 }
 
+// Returns how many devices of a type LibTorch finds.
+int CountDevices(at::DeviceType type) {
+  if (type == at::kCUDA && !at::hasCUDA()) return 0;
+  return c10::impl::hasDeviceGuardImpl(type) ? c10::impl::VirtualGuardImpl(type).deviceCount() : 0;
+}
+
 absl::StatusOr<at::Device> FindDevice(const std::string& name) {
   if (name == "cpu") return at::Device(at::kCPU);
-  const int count = at::hasCUDA() ? c10::impl::VirtualGuardImpl(at::kCUDA).deviceCount() : 0;
-  if (name == "auto") return count > 0 ? at::Device(at::kCUDA, 0) : at::Device(at::kCPU);
-  absl::string_view rest = name;
-  int index = 0;
-  if (!absl::ConsumePrefix(&rest, "cuda") ||
-      (!rest.empty() && (!absl::ConsumePrefix(&rest, ":") || !absl::SimpleAtoi(rest, &index)))) {
+  if (name == "auto") return CountDevices(at::kCUDA) > 0 ? at::Device(at::kCUDA, 0) : at::Device(at::kCPU);
+  std::optional<at::Device> device;
+  try {
+    device.emplace(name);
+  } catch (const c10::Error&) {
+  }
+  // Another accelerator that announces itself to LibTorch serves as well as CUDA.
+  if (!device || device->is_cpu() || (!device->is_cuda() && CountDevices(device->type()) == 0)) {
     return absl::InvalidArgumentError(absl::StrCat("device '", name, "' is not one of cpu, cuda, cuda:N, auto"));
   }
-  if (index < 0 || index >= count) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("device '", name, "' is not there: LibTorch ", TORCH_VERSION, " finds ", count, " CUDA devices"));
+  const int index = device->has_index() ? device->index() : 0;
+  if (const int count = CountDevices(device->type()); index >= count) {
+    return absl::InvalidArgumentError(absl::StrCat("device '", name, "' is not there: LibTorch ", TORCH_VERSION,
+                                                   " finds ", count, " ", c10::DeviceTypeName(device->type()),
+                                                   " devices"));
   }
-  return at::Device(at::kCUDA, static_cast<at::DeviceIndex>(index));
+  return at::Device(device->type(), static_cast<at::DeviceIndex>(index));
 }
 
 absl::StatusOr<Dtype> FindDtype(const std::string& name, const at::Device& device) {

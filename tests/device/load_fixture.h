@@ -1,0 +1,28 @@
+// Loads the model under tests/fixtures/`path`, named "model", to `device`.
+#ifndef HOOKLINE_TESTS_DEVICE_LOAD_FIXTURE_H_
+#define HOOKLINE_TESTS_DEVICE_LOAD_FIXTURE_H_
+
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "gtest/gtest.h"
+#include "server/model/load.h"
+
+namespace hookline {
+
+inline std::unique_ptr<Model> LoadFixture(const std::string& path, const std::string& device,
+                                          const std::string& dtype = "float32") {
+  ModelOptions options;
+  options.name = "model";
+  options.path = std::string(HOOKLINE_FIXTURES) + "/" + path;
+  options.device = device;
+  options.dtype = dtype;
+  auto model = LoadModel(options);
+  EXPECT_TRUE(model.ok()) << model.status();
+  return model.ok() ? *std::move(model) : nullptr;
+}
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_TESTS_DEVICE_LOAD_FIXTURE_H_

@@ -1,0 +1,560 @@
+#include "tests/support/fake_device.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/impl/DeviceGuardImplInterface.h>
+#include <torch/version.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <functional>
+#include <optional>
+#include <utility>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "server/model/torch_compat.h"
+#include "tests/support/fake_device_state.h"
+#if HOOKLINE_TORCH_AT_LEAST(2, 6)
+#include <ATen/detail/PrivateUse1HooksInterface.h>
+#else
+#include <ATen/detail/CUDAHooksInterface.h>
+#endif
+
+namespace hookline {
+namespace fake_device {
+namespace {
+
+// Bit 62 without bit 63: no address of a process on x86-64 or arm64 looks so.
+constexpr uintptr_t kDeviceBit = uintptr_t{1} << 62;
+constexpr int kPoison = 0xff;  // NaN in every floating-point type
+constexpr int kStreams = 16;   // of a device; 0 is the default stream
+
+// How much of each stream's work is known to have ended.
+using Clock = std::map<int, int64_t>;
+
+void Merge(const Clock& from, Clock* into) {
+  for (const auto& [stream, count] : from) (*into)[stream] = std::max((*into)[stream], count);
+}
+
+struct Block {
+  size_t bytes = 0;
+  int device = 0;
+  int stream = 0;  // on which it was allocated, and is free for others at once when it is freed
+  int writer = -1;
+  int64_t write = 0;
+  Clock uses;  // reads and writes
+};
+
+struct LateCopy {
+  int64_t count = 0;  // of its stream's work
+  uintptr_t block = 0;
+  const uint8_t* from = nullptr;
+  uint8_t* to = nullptr;
+  size_t bytes = 0;
+  std::string expected;  // uploads: the source as it was, which must still be there
+  bool is_upload = false;
+};
+
+struct StreamState {
+  int64_t count = 0;
+  Clock seen;
+  std::deque<LateCopy> late;
+};
+
+struct FakeEvent {
+  Clock clock;
+  bool was_queried = false;
+};
+
+struct State {
+  absl::Mutex mu;
+  std::map<uintptr_t, Block> blocks ABSL_GUARDED_BY(mu);
+  std::map<uintptr_t, size_t> pinned ABSL_GUARDED_BY(mu);
+  std::map<int, StreamState> streams ABSL_GUARDED_BY(mu);
+  Clock host ABSL_GUARDED_BY(mu);
+  FakeDevice::Counters counters ABSL_GUARDED_BY(mu);
+  std::map<std::string, int64_t> by_operator ABSL_GUARDED_BY(mu);
+  std::vector<std::string> races ABSL_GUARDED_BY(mu);
+  int64_t switches[FakeDevice::kDevices] ABSL_GUARDED_BY(mu) = {};
+  int64_t allocated[FakeDevice::kDevices] ABSL_GUARDED_BY(mu) = {};
+  int64_t peak[FakeDevice::kDevices] ABSL_GUARDED_BY(mu) = {};
+  std::map<int, int64_t> limits ABSL_GUARDED_BY(mu);
+  std::string failure ABSL_GUARDED_BY(mu);
+  bool ignores_stream_waits ABSL_GUARDED_BY(mu) = false;
+  bool ignores_host_waits ABSL_GUARDED_BY(mu) = false;
+  int next_stream[FakeDevice::kDevices] ABSL_GUARDED_BY(mu) = {};
+};
+
+State& state() {
+  static State* const state = new State;  // tensors may outlive every other static
+  return *state;
+}
+
+thread_local int current_device = 0;
+thread_local int current_stream[FakeDevice::kDevices] = {};
+
+int StreamOf(int device) { return device * kStreams + current_stream[device]; }
+int StreamOf(const c10::Stream& stream) { return stream.device_index() * kStreams + static_cast<int>(stream.id()); }
+
+void MaybeFail() ABSL_EXCLUSIVE_LOCKS_REQUIRED(state().mu) {
+  if (!state().failure.empty()) TORCH_CHECK(false, state().failure);
+}
+
+bool Knows(int stream, int other, int64_t count) ABSL_EXCLUSIVE_LOCKS_REQUIRED(state().mu) {
+  if (stream == other) return true;
+  const auto known = [&](const Clock& clock) {
+    const auto found = clock.find(other);
+    return found != clock.end() && found->second >= count;
+  };
+  return known(state().streams[stream].seen) || known(state().host);
+}
+
+void Race(const std::string& what) ABSL_EXCLUSIVE_LOCKS_REQUIRED(state().mu) {
+  constexpr size_t kMost = 1000;  // the first ones tell
+  if (state().races.size() < kMost) state().races.push_back(what);
+}
+
+void Finish(const LateCopy& copy) ABSL_EXCLUSIVE_LOCKS_REQUIRED(state().mu) {
+  if (!copy.is_upload) {
+    std::memcpy(copy.to, copy.from, copy.bytes);
+  } else if (std::memcmp(copy.expected.data(), copy.from, copy.bytes) != 0) {
+    Race("pinned memory was written while it was copied to the device");
+  }
+}
+
+// The host learns that everything in `clock` has ended.
+void Reach(const Clock& clock) ABSL_EXCLUSIVE_LOCKS_REQUIRED(state().mu) {
+  if (state().ignores_host_waits) return;
+  Merge(clock, &state().host);
+  for (const auto& [stream, count] : clock) {
+    std::deque<LateCopy>& late = state().streams[stream].late;
+    while (!late.empty() && late.front().count <= count) {
+      Finish(late.front());
+      late.pop_front();
+    }
+  }
+}
+
+Clock ClockOf(int stream) ABSL_EXCLUSIVE_LOCKS_REQUIRED(state().mu) {
+  Clock clock = state().streams[stream].seen;
+  clock[stream] = state().streams[stream].count;
+  return clock;
+}
+
+Block* BlockOf(const at::Tensor& tensor) ABSL_EXCLUSIVE_LOCKS_REQUIRED(state().mu) {
+  if (!tensor.defined() || tensor.device().type() != kType || tensor.numel() == 0) return nullptr;
+  const auto address = reinterpret_cast<uintptr_t>(tensor.storage().data());
+  const auto found = state().blocks.find(address);
+  return found == state().blocks.end() ? nullptr : &found->second;
+}
+
+void Read(const std::string& name, int stream, const at::Tensor& tensor) ABSL_EXCLUSIVE_LOCKS_REQUIRED(state().mu) {
+  Block* const block = BlockOf(tensor);
+  if (block == nullptr) return;
+  if (block->writer >= 0 && !Knows(stream, block->writer, block->write)) {
+    Race(absl::StrCat(name, " on stream ", stream, " reads what stream ", block->writer, " may not have written yet"));
+  }
+  block->uses[stream] = state().streams[stream].count;
+}
+
+void Write(const std::string& name, int stream, const at::Tensor& tensor) ABSL_EXCLUSIVE_LOCKS_REQUIRED(state().mu) {
+  Block* const block = BlockOf(tensor);
+  if (block == nullptr) return;
+  for (const auto& [user, count] : block->uses) {
+    if (Knows(stream, user, count)) continue;
+    Race(absl::StrCat(name, " on stream ", stream, " overwrites what stream ", user, " may still use"));
+  }
+  block->writer = stream;
+  block->write = state().streams[stream].count;
+  block->uses[stream] = block->write;
+}
+
+void FreeDevice(void* address) {
+  const auto begin = reinterpret_cast<uintptr_t>(address);
+  absl::MutexLock lock(&state().mu);
+  const auto found = state().blocks.find(begin);
+  const Block& block = found->second;
+  for (const auto& [user, count] : block.uses) {
+    if (user == block.stream || Knows(block.stream, user, count)) continue;
+    Race(absl::StrCat("a block of stream ", block.stream, " is freed while stream ", user, " may still use it"));
+  }
+  for (auto& [stream, its] : state().streams) {
+    for (auto copy = its.late.begin(); copy != its.late.end();) {
+      copy = copy->block == begin && !copy->is_upload ? its.late.erase(copy) : copy + 1;
+    }
+  }
+  std::memset(HostAddress(address), kPoison, block.bytes);
+  std::free(HostAddress(address));
+  state().allocated[block.device] -= static_cast<int64_t>(block.bytes);
+  state().blocks.erase(found);
+}
+
+void FreePinned(void* address) {
+  absl::MutexLock lock(&state().mu);
+  const auto begin = static_cast<const uint8_t*>(address);
+  const size_t bytes = state().pinned.at(reinterpret_cast<uintptr_t>(address));
+  for (auto& [stream, its] : state().streams) {
+    for (auto copy = its.late.begin(); copy != its.late.end();) {
+      const uint8_t* const host = copy->is_upload ? copy->from : copy->to;
+      const bool inside = host >= begin && host < begin + bytes;
+      // LibTorch keeps pinned memory of its own until copies from it have ended.
+      if (inside && copy->is_upload) Finish(*copy);
+      if (inside && !copy->is_upload) Race("pinned memory is freed while rows may still be copied to it");
+      copy = inside ? its.late.erase(copy) : copy + 1;
+    }
+  }
+  state().pinned.erase(reinterpret_cast<uintptr_t>(address));
+  state().counters.pinned_bytes -= static_cast<int64_t>(bytes);
+  std::free(address);
+}
+
+void* Allocate(size_t bytes) {
+  constexpr size_t kAlignment = 64;
+  void* const memory = std::aligned_alloc(kAlignment, (bytes + kAlignment - 1) / kAlignment * kAlignment);
+  TORCH_CHECK(memory != nullptr, "no memory for the fake device");
+  std::memset(memory, kPoison, bytes);
+  return memory;
+}
+
+#if HOOKLINE_TORCH_AT_LEAST(2, 4)
+#define HOOKLINE_ALLOCATE_CONST
+#else
+#define HOOKLINE_ALLOCATE_CONST const
+#endif
+
+class DeviceMemory final : public c10::Allocator {
+ public:
+  c10::DataPtr allocate(size_t bytes) HOOKLINE_ALLOCATE_CONST override {
+    const int device = current_device;
+    const c10::Device where(kType, static_cast<c10::DeviceIndex>(device));
+    if (bytes == 0) return {nullptr, where};
+    absl::MutexLock lock(&state().mu);
+    const int64_t wanted = state().allocated[device] + static_cast<int64_t>(bytes);
+    if (const auto limit = state().limits.find(device); limit != state().limits.end() && wanted > limit->second) {
+      TORCH_CHECK_WITH(OutOfMemoryError, false, "fake device ", device, " out of memory: ", wanted, " of ",
+                       limit->second, " bytes");
+    }
+    state().allocated[device] = wanted;
+    state().peak[device] = std::max(state().peak[device], wanted);
+    const auto begin = reinterpret_cast<uintptr_t>(Allocate(bytes)) | kDeviceBit;
+    Block& block = state().blocks[begin];
+    block.bytes = bytes;
+    block.device = device;
+    block.stream = StreamOf(device);
+    void* const address = reinterpret_cast<void*>(begin);
+    return {address, address, &FreeDevice, where};
+  }
+  c10::DeleterFnPtr raw_deleter() const override { return &FreeDevice; }
+#if HOOKLINE_TORCH_AT_LEAST(2, 2)
+  void copy_data(void* to, const void* from, size_t bytes) const override {
+    std::memcpy(HostAddress(to), HostAddress(from), bytes);
+  }
+#endif
+};
+
+class PinnedMemory final : public c10::Allocator {
+ public:
+  c10::DataPtr allocate(size_t bytes) HOOKLINE_ALLOCATE_CONST override {
+    if (bytes == 0) return {nullptr, at::kCPU};
+    void* const memory = Allocate(bytes);
+    absl::MutexLock lock(&state().mu);
+    state().pinned[reinterpret_cast<uintptr_t>(memory)] = bytes;
+    state().counters.pinned_bytes += static_cast<int64_t>(bytes);
+    return {memory, memory, &FreePinned, at::kCPU};
+  }
+  c10::DeleterFnPtr raw_deleter() const override { return &FreePinned; }
+#if HOOKLINE_TORCH_AT_LEAST(2, 2)
+  void copy_data(void* to, const void* from, size_t bytes) const override { std::memcpy(to, from, bytes); }
+#endif
+};
+
+// Sets and restores the thread's device where CUDAGuardImpl does.
+class Guard final : public c10::impl::DeviceGuardImplInterface {
+ public:
+  c10::DeviceType type() const override { return kType; }
+  c10::Device exchangeDevice(c10::Device device) const override {
+    const c10::Device before = getDevice();
+    setDevice(device);
+    return before;
+  }
+  c10::Device getDevice() const override { return {kType, static_cast<c10::DeviceIndex>(current_device)}; }
+  void setDevice(c10::Device device) const override { uncheckedSetDevice(device); }
+  void uncheckedSetDevice(c10::Device device) const noexcept override {
+    if (device.index() < 0 || device.index() == current_device) return;
+    current_device = device.index();
+    absl::MutexLock lock(&state().mu);
+    ++state().switches[current_device];
+  }
+#if HOOKLINE_TORCH_AT_LEAST(2, 8)
+#define HOOKLINE_STREAM_NOEXCEPT
+#else
+#define HOOKLINE_STREAM_NOEXCEPT noexcept
+#endif
+  c10::Stream getStream(c10::Device device) const HOOKLINE_STREAM_NOEXCEPT override {
+    return Make(device, current_stream[device.index()]);
+  }
+  c10::Stream getDefaultStream(c10::Device device) const override { return Make(device, 0); }
+  c10::Stream getStreamFromGlobalPool(c10::Device device, bool) const override {
+    absl::MutexLock lock(&state().mu);
+    int& next = state().next_stream[device.index()];
+    next = next % (kStreams - 1) + 1;
+    return Make(device, next);
+  }
+  c10::Stream exchangeStream(c10::Stream stream) const HOOKLINE_STREAM_NOEXCEPT override {
+    const c10::Stream before = getStream(stream.device());
+    current_stream[stream.device_index()] = static_cast<int>(stream.id());
+    return before;
+  }
+
+  void destroyEvent(void* event, const c10::DeviceIndex device) const noexcept override {
+    if (event == nullptr) return;
+    const c10::Device before = getDevice();
+    uncheckedSetDevice({kType, device});
+    delete static_cast<FakeEvent*>(event);
+    uncheckedSetDevice(before);
+  }
+  void record(void** event, const c10::Stream& stream, const c10::DeviceIndex, const c10::EventFlag) const override {
+    const c10::Device before = exchangeDevice(stream.device());
+    if (*event == nullptr) *event = new FakeEvent;
+    {
+      absl::MutexLock lock(&state().mu);
+      ++state().streams[StreamOf(stream)].count;
+      *static_cast<FakeEvent*>(*event) = {ClockOf(StreamOf(stream)), false};
+    }
+    setDevice(before);
+  }
+  void block(void* event, const c10::Stream& stream) const override {
+    if (event == nullptr) return;
+    const c10::Device before = exchangeDevice(stream.device());
+    {
+      absl::MutexLock lock(&state().mu);
+      if (!state().ignores_stream_waits) {
+        Merge(static_cast<FakeEvent*>(event)->clock, &state().streams[StreamOf(stream)].seen);
+      }
+    }
+    setDevice(before);
+  }
+  // Not at the first time: who asks must be able to wait.
+  bool queryEvent(void* event) const override {
+    if (event == nullptr) return true;
+    absl::MutexLock lock(&state().mu);
+    ++state().counters.queries;
+    MaybeFail();
+    auto& its = *static_cast<FakeEvent*>(event);
+    if (!std::exchange(its.was_queried, true)) return false;
+    Reach(its.clock);
+    return true;
+  }
+  bool queryStream(const c10::Stream& stream) const override {
+    absl::MutexLock lock(&state().mu);
+    ++state().counters.queries;
+    Reach(ClockOf(StreamOf(stream)));
+    return true;
+  }
+  void synchronizeStream(const c10::Stream& stream) const override {
+    absl::MutexLock lock(&state().mu);
+    ++state().counters.host_waits;
+    MaybeFail();
+    Reach(ClockOf(StreamOf(stream)));
+  }
+#if HOOKLINE_TORCH_AT_LEAST(2, 3)
+  void synchronizeEvent(void* event) const override {
+    if (event == nullptr) return;
+    absl::MutexLock lock(&state().mu);
+    ++state().counters.host_waits;
+    MaybeFail();
+    Reach(static_cast<FakeEvent*>(event)->clock);
+  }
+#endif
+  c10::DeviceIndex deviceCount() const noexcept override { return FakeDevice::kDevices; }
+
+ private:
+  static c10::Stream Make(c10::Device device, int id) { return c10::Stream(c10::Stream::UNSAFE, device, id); }
+};
+
+C10_REGISTER_GUARD_IMPL(PrivateUse1, Guard);
+
+}  // namespace
+
+c10::Allocator* DeviceAllocator() {
+  static auto* const allocator = new DeviceMemory;
+  return allocator;
+}
+
+c10::Allocator* PinnedAllocator() {
+  static auto* const allocator = new PinnedMemory;
+  return allocator;
+}
+
+bool IsPinned(const void* data) {
+  const auto address = reinterpret_cast<uintptr_t>(data);
+  absl::MutexLock lock(&state().mu);
+  auto after = state().pinned.upper_bound(address);
+  return after != state().pinned.begin() && address < std::prev(after)->first + std::prev(after)->second;
+}
+
+void* HostAddress(const void* device_address) {
+  return reinterpret_cast<void*>(reinterpret_cast<uintptr_t>(device_address) & ~kDeviceBit);
+}
+
+void Launch(const std::string& name, const std::vector<at::Tensor>& reads, const std::vector<at::Tensor>& writes) {
+  absl::MutexLock lock(&state().mu);
+  MaybeFail();
+  ++state().counters.launches;
+  ++state().by_operator[name];
+  const int stream = StreamOf(current_device);
+  ++state().streams[stream].count;
+  for (const at::Tensor& tensor : reads) Read(name, stream, tensor);
+  for (const at::Tensor& tensor : writes) Write(name, stream, tensor);
+}
+
+void CopyLater(const at::Tensor& source, const at::Tensor& destination) {
+  const bool is_upload = source.is_cpu();
+  const bool is_pinned = IsPinned((is_upload ? source : destination).data_ptr());
+  absl::MutexLock lock(&state().mu);
+  MaybeFail();
+  if (!is_pinned) ++state().counters.pageable_copies;
+  if (is_upload) ++state().counters.uploads;
+  const int stream = StreamOf(current_device);
+  LateCopy copy;
+  copy.count = ++state().streams[stream].count;
+  copy.bytes = source.nbytes();
+  copy.is_upload = is_upload;
+  copy.from = static_cast<const uint8_t*>(is_upload ? source.data_ptr() : HostAddress(source.data_ptr()));
+  copy.to = static_cast<uint8_t*>(is_upload ? HostAddress(destination.data_ptr()) : destination.data_ptr());
+  copy.block = reinterpret_cast<uintptr_t>((is_upload ? destination : source).storage().data());
+  if (is_upload) {
+    Write("upload", stream, destination);
+    std::memcpy(copy.to, copy.from, copy.bytes);
+    if (!is_pinned) return;  // was read before the call returns
+    copy.expected.assign(reinterpret_cast<const char*>(copy.from), copy.bytes);
+  } else {
+    Read("download", stream, source);
+    std::memset(copy.to, kPoison, copy.bytes);
+  }
+  state().streams[stream].late.push_back(std::move(copy));
+}
+
+void CountBlocking(bool is_upload) {
+  absl::MutexLock lock(&state().mu);
+  MaybeFail();
+  ++state().counters.blocking_copies;
+  if (is_upload) ++state().counters.uploads;
+  Reach(ClockOf(StreamOf(current_device)));
+}
+
+}  // namespace fake_device
+
+using fake_device::state;
+
+std::string FakeDevice::Name(int device) {
+  return c10::Device(fake_device::kType, static_cast<c10::DeviceIndex>(device)).str();
+}
+
+void FakeDevice::Reset() {
+  absl::MutexLock lock(&state().mu);
+  state().races.clear();
+  const int64_t pinned = state().counters.pinned_bytes;
+  state().counters = {};
+  state().counters.pinned_bytes = pinned;
+  state().by_operator.clear();
+  state().limits.clear();
+  state().failure.clear();
+  state().ignores_stream_waits = state().ignores_host_waits = false;
+  for (int device = 0; device < kDevices; ++device) {
+    state().switches[device] = 0;
+    state().peak[device] = state().allocated[device];
+  }
+  // What is left of an earlier test is over.
+  for (auto& [stream, its] : state().streams) {
+    its.late.clear();
+    state().host[stream] = its.count;
+  }
+}
+
+FakeDevice::Counters FakeDevice::counters() {
+  absl::MutexLock lock(&state().mu);
+  return state().counters;
+}
+
+std::map<std::string, int64_t> FakeDevice::LaunchesByOperator() {
+  absl::MutexLock lock(&state().mu);
+  return state().by_operator;
+}
+
+std::vector<std::string> FakeDevice::Races() {
+  absl::MutexLock lock(&state().mu);
+  return state().races;
+}
+
+int64_t FakeDevice::Switches(int device) {
+  absl::MutexLock lock(&state().mu);
+  return state().switches[device];
+}
+
+int64_t FakeDevice::AllocatedBytes(int device) {
+  absl::MutexLock lock(&state().mu);
+  return state().allocated[device];
+}
+
+int64_t FakeDevice::PeakBytes(int device) {
+  absl::MutexLock lock(&state().mu);
+  return state().peak[device];
+}
+
+void FakeDevice::LimitMemory(int device, int64_t bytes) {
+  absl::MutexLock lock(&state().mu);
+  state().limits[device] = bytes;
+}
+
+void FakeDevice::FailWith(const std::string& message) {
+  absl::MutexLock lock(&state().mu);
+  state().failure = message;
+}
+
+void FakeDevice::IgnoreStreamWaits() {
+  absl::MutexLock lock(&state().mu);
+  state().ignores_stream_waits = true;
+}
+
+void FakeDevice::IgnoreHostWaits() {
+  absl::MutexLock lock(&state().mu);
+  state().ignores_host_waits = true;
+}
+
+}  // namespace hookline
+
+// Pinned memory is asked for through the accelerator's hooks; before there were any, through CUDA's.
+namespace at {
+namespace {
+
+#if HOOKLINE_TORCH_AT_LEAST(2, 6)
+struct FakeHooks final : PrivateUse1HooksInterface {
+  bool isBuilt() const override { return true; }
+  bool isAvailable() const override { return true; }
+  bool hasPrimaryContext(c10::DeviceIndex) const override { return true; }
+  c10::DeviceIndex deviceCount() const override { return hookline::FakeDevice::kDevices; }
+  Allocator* getPinnedMemoryAllocator() const override { return hookline::fake_device::PinnedAllocator(); }
+  bool isPinnedPtr(const void* data) const override { return hookline::fake_device::IsPinned(data); }
+};
+
+const bool registered = [] {
+  c10::register_privateuse1_backend("fake");
+  RegisterPrivateUse1HooksInterface(new FakeHooks);
+  return true;
+}();
+#else
+struct FakeHooks final : CUDAHooksInterface {
+  explicit FakeHooks(CUDAHooksArgs) {}
+  Allocator* getPinnedMemoryAllocator() const override { return hookline::fake_device::PinnedAllocator(); }
+  bool isPinnedPtr(void* data) const override { return hookline::fake_device::IsPinned(data); }
+};
+
+C10_REGISTER_CLASS(CUDAHooksRegistry, CUDAHooks, FakeHooks)
+#endif
+
+}  // namespace
+}  // namespace at
