@@ -76,16 +76,6 @@ DatasetSource FromProto(const v1::DatasetSource& source) {
   return out;
 }
 
-DatasetSource FromProto(const v1::DatasetSource& source) {
-  DatasetSource out;
-  out.name = source.name();
-  out.sequence_length = source.sequence_length();
-  out.first_sequence = source.first_sequence();
-  out.sequence_count = source.sequence_count();
-  if (source.has_prepend_token_id()) out.prepend_token_id = source.prepend_token_id();
-  return out;
-}
-
 v1::Dtype ToProto(Dtype dtype) {
   switch (dtype) {
     case Dtype::kFloat32:
