@@ -4,22 +4,16 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include <filesystem>
-#include <memory>
 #include <string>
 #include <vector>
 
 #include "gmock/gmock.h"
-#include "server/base/file_system.h"
-#include "server/recording/catalog.h"
 #include "tests/service/fake_engine.h"
 
 namespace hookline {
 namespace {
 
-using ::testing::ContainsRegex;
 using ::testing::HasSubstr;
-using ::testing::Not;
 
 int Connect(int port) {
   const int connection = socket(AF_INET, SOCK_STREAM, 0);
@@ -120,50 +114,6 @@ TEST(Metrics, AnswerNothingElse) {
   EXPECT_THAT(Get((*server)->port(), "/"), HasSubstr("404 Not Found"));
   EXPECT_THAT(Get((*server)->port(), "/metrics?a=b"), HasSubstr("200 OK"));
   EXPECT_THAT(Get((*server)->port(), "/metrics now"), HasSubstr("400 Bad Request"));
-}
-
-// An empty catalog in a directory of its own.
-std::unique_ptr<Catalog> MakeCatalog(const std::string& name, const CatalogOptions& options) {
-  const std::string path = ::testing::TempDir() + "metrics-" + name + "-" + std::to_string(getpid());
-  std::filesystem::remove_all(path);
-  std::filesystem::create_directory(path);
-  return *Catalog::Open(*OpenDirectory(path), options);
-}
-
-TEST(Metrics, ShowRecordingsByStateAndTheRoomThatTheyHave) {
-  CatalogOptions options;
-  options.quota_bytes = 1 << 20;
-  options.free_bytes = 4096;
-  std::unique_ptr<Catalog> catalog = MakeCatalog("states", options);
-  Manifest manifest;
-  manifest.name = "run1";
-  manifest.hook_points = {{"hook_embed", 4, 100}};
-  absl::StatusOr<std::unique_ptr<RecordingWriter>> writer = catalog->Create(manifest);
-  ASSERT_TRUE(writer.ok()) << writer.status();
-  FakeEngine engine;
-  auto server = MetricsServer::Start("127.0.0.1:0", &engine, catalog.get());
-  ASSERT_TRUE(server.ok()) << server.status();
-  const std::string text = Get((*server)->port(), "/metrics");
-  for (const char* line : {"hookline_recordings{state=\"running\"} 1\n", "hookline_recordings{state=\"failed\"} 0\n",
-                           "hookline_recordings{state=\"unreadable\"} 0\n", "hookline_recordings_quota_bytes 1048576\n",
-                           "hookline_recordings_disk_floor_bytes 4096\n"}) {
-    EXPECT_THAT(text, HasSubstr(line));
-  }
-  EXPECT_THAT(text, ContainsRegex("hookline_recordings_bytes [1-9]"));
-  EXPECT_THAT(text, ContainsRegex("hookline_recordings_disk_free_bytes [1-9]"));
-  server->reset();
-  writer->reset();
-}
-
-TEST(Metrics, LeaveOutAQuotaThatThereIsNotAndRecordingsThatNobodyKeeps) {
-  FakeEngine engine;
-  std::unique_ptr<Catalog> catalog = MakeCatalog("quota", CatalogOptions());
-  auto with = MetricsServer::Start("127.0.0.1:0", &engine, catalog.get());
-  ASSERT_TRUE(with.ok()) << with.status();
-  EXPECT_THAT(Get((*with)->port(), "/metrics"), Not(HasSubstr("quota_bytes")));
-  auto without = MetricsServer::Start("127.0.0.1:0", &engine);
-  ASSERT_TRUE(without.ok()) << without.status();
-  EXPECT_THAT(Get((*without)->port(), "/metrics"), Not(HasSubstr("hookline_recordings")));
 }
 
 TEST(Metrics, SayWhetherOthersReachThem) {
