@@ -148,7 +148,7 @@ class Printer {
   std::map<int64_t, std::vector<v1::Score>> waiting_;
 };
 
-absl::Status Run(const ScoreFlags& flags, const std::string& server, Interrupt& interrupt) {
+absl::Status Run(const ScoreFlags& flags, const ServerChoice& server, Interrupt& interrupt) {
   v1::ScoreRequest request;
   request.set_model(flags.model);
   request.mutable_outputs()->set_per_token_loss(true);
@@ -161,15 +161,15 @@ absl::Status Run(const ScoreFlags& flags, const std::string& server, Interrupt& 
     intervention.set_hook_point(hook_point);
     intervention.mutable_zero();
   }
-  ASSIGN_OR_RETURN(std::unique_ptr<client::Client> client, client::Client::Connect(server));
+  ASSIGN_OR_RETURN(std::unique_ptr<client::Client> client, Connect(server));
   for (const std::string& name : flags.dictionaries) {
     absl::Status status = AddDictionary(*client, name, request);
-    if (!status.ok()) return ExplainUnavailable(status, server);
+    if (!status.ok()) return ExplainUnavailable(status, server.address);
   }
   std::unique_ptr<TokenSource> tokens;
   if (!flags.tokens.empty()) {
     absl::StatusOr<std::unique_ptr<TokenSource>> opened = OpenTokens(flags, *client);
-    if (!opened.ok()) return ExplainUnavailable(opened.status(), server);
+    if (!opened.ok()) return ExplainUnavailable(opened.status(), server.address);
     tokens = *std::move(opened);
     RETURN_IF_ERROR(AddTokens(*tokens, request));
   } else {
@@ -185,7 +185,7 @@ absl::Status Run(const ScoreFlags& flags, const std::string& server, Interrupt& 
   const absl::Status status = client::FromGrpc(reader->Finish());
   if (interrupt.came()) return absl::CancelledError("interrupted");
   if (tokens != nullptr && absl::IsInvalidArgument(status)) return tokens->NamePlace(status);
-  return ExplainUnavailable(status, server);
+  return ExplainUnavailable(status, server.address);
 }
 
 }  // namespace
