@@ -48,7 +48,7 @@ TEST_F(DeviceEngineTest, ASlowReaderLosesNothingAndDelaysNobody) {
   engine_ = MakeEngine(FakeDevice::Name());
   const CaptureRequest slow = Request({"*"}, {64, 64, 64, 64, 64, 64});
   const CaptureRequest quick = Request(kResidual, kLengths, 9);
-  Collector reader(*engine_, slow);
+  Collector reader(*engine_, slow, "a slow client");
   reader.ReadChunks(1);
   const Collected got = Capture(*engine_, quick);
   ExpectSameRows(reader.ReadAll(), Expected(slow));
@@ -94,7 +94,7 @@ TEST_F(DeviceEngineTest, MembersOfAFeedGetTheSameRowsFromOnePass) {
   datasets.push_back(Dataset::Open("corpus", path + ":uint16").value());
   engine_ = MakeEngine(FakeDevice::Name(), "float32", std::move(datasets));
   CaptureRequest request = Request(kResidual, {});
-  request.source = FeedSource{"feed", {"corpus", 32, 0, 0, {}}, /*start_when_subscribers=*/3, OnLag::kWait};
+  request.source = FeedSource{"feed", {"corpus", 32, 0, 0, {}, {}}, /*start_when_subscribers=*/3, OnLag::kWait};
   std::vector<Collected> got(3);
   std::vector<std::thread> members;
   for (Collected& own : got) members.emplace_back([&] { own = Capture(*engine_, request); });

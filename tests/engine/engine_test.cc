@@ -414,7 +414,7 @@ INSTANTIATE_TEST_SUITE_P(
          },
          kInvalid, "hook_points[1]", ""},
         {"WildcardWithoutMatch", [](auto& r) { r.hook_points = {"blocks.9*"}; }, kInvalid, "hook_points[0]", ""},
-        {"NoSource", [](auto& r) { r.source = std::monostate{}; }, kInvalid, "source", "tokens, dataset, feed"},
+        {"NoSource", [](auto& r) { r.source = std::monostate{}; }, kInvalid, "source", "tokens, text, dataset, feed"},
         {"ZeroBudget", [](auto& r) { r.max_activations = 0; }, kInvalid, "max_activations", "0 is not a budget"},
         {"NegativeBudget", [](auto& r) { r.max_activations_by_hook_point[kTwo[0]] = -3; }, kInvalid,
          "max_activations_by_hook_point[\"blocks.0.hook_resid_post\"]", "-3"},

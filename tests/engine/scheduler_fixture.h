@@ -46,7 +46,7 @@ class SchedulerTest : public ::testing::Test {
     model_id_ = scheduler_->AddModel(std::move(setup));
   }
 
-  CapturePlan Plan(std::variant<std::monostate, TokenBatch, DatasetSource, FeedSource, StreamedSource> source) {
+  CapturePlan Plan(decltype(CaptureRequest::source) source) {
     CaptureRequest request;
     request.hook_points = {"hook_embed"};
     request.source = std::move(source);

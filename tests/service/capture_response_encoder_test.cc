@@ -276,8 +276,15 @@ TEST(CaptureResponseEncoder, TellsHowItEnded) {
   CaptureStarted started = StartedWith("hook_embed", 64, Dtype::kFloat32);
   CaptureEnded ended;
   ended.stop_reason = StopReason::kShuttingDown;
-  ended.hook_points = {{/*rows=*/5, /*statistics_rows=*/4, /*mean_row_norm=*/1.5, /*mean=*/0.25, /*rms=*/2.5,
-                        /*nan_count=*/3, /*infinity_count=*/2}};
+  ended.hook_points.resize(1);
+  HookPointSummary& sums = ended.hook_points[0];
+  sums.rows = 5;
+  sums.statistics_rows = 4;
+  sums.mean_row_norm = 1.5;
+  sums.mean = 0.25;
+  sums.rms = 2.5;
+  sums.nan_count = 3;
+  sums.infinity_count = 2;
   ended.sequences = 11;
   ended.tokens = 12;
   ended.batches = 13;
