@@ -79,8 +79,8 @@ TEST(HostilePickleTest, ACallOfAnyOtherFunctionIsRefusedByNameAndNotMade) {
 }
 
 TEST(HostilePickleTest, EveryForeignOpcodeIsRefusedByItsNumber) {
-  // INST, OBJ, NEWOBJ, NEWOBJ_EX, EXT1, PERSID, BYTEARRAY8, NEXT_BUFFER, FROZENSET, LONG4, and no opcode at all.
-  for (const char opcode : std::string("io\x81\x92\x82P\x96\x97\x91\x8b\xff")) {
+  // INST, OBJ, NEWOBJ_EX, EXT1, PERSID, BYTEARRAY8, NEXT_BUFFER, FROZENSET, LONG4, and no opcode at all.
+  for (const char opcode : std::string("io\x92\x82P\x96\x97\x91\x8b\xff")) {
     EXPECT_THAT(Refusal(Pickle().Raw(std::string(1, opcode)).Stop()), HasSubstr("has opcode 0x"));
   }
 }

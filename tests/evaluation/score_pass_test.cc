@@ -243,7 +243,7 @@ TEST(ScorePassTest, EveryHookPointThatIsNotAnObservationTakesEffect) {
       intervention.positions = {1, 4, 9};
       const double kl = Score(*model, {sequence}, {{"", {intervention}}}, outputs)[1].sequences[0].kl_sum;
       if (point.observation) {
-        EXPECT_EQ(kl, 0);
+        EXPECT_NEAR(kl, 0, 1e-5);  // a batch of variants rounds differently than the clean pass
       } else {
         EXPECT_GT(kl, 1e-4);
       }

@@ -153,7 +153,7 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Values(
         Refused{"NoSource", "source", "tokens, dataset", [](ScoreRequest& r) { r.source = std::monostate(); }},
         Refused{"UnknownHookPoint", "variants[0].interventions[0].hook_point", "blocks.0.hook_mlp_out",
-                [](ScoreRequest& r) { First(r).hook_point = "blocks.0.hook_mlp_in"; }},
+                [](ScoreRequest& r) { First(r).hook_point = "blocks.0.hook_mlp_ou"; }},
         Refused{"NoOperation", "variants[0].interventions[0]", "project_out",
                 [](ScoreRequest& r) { First(r).operation = std::monostate(); }},
         Refused{"WrongWidth", "variants[0].interventions[0].add.vector", "has 3 values, but what it applies to is 16",

@@ -127,7 +127,7 @@ def test_token_ids_may_come_in_every_usual_form(fake, source, sequences):
 @pytest.mark.parametrize(
     "source, message",
     [
-        ("text", "tokenize"),
+        ("text", "give text=... for texts"),
         ([1.5], r"source\[0\]: token ids are integers, not float"),
         ([-1], "-1 is not a token id"),
         (torch.ones(2, 2), "integers"),

@@ -44,7 +44,7 @@ def test_counts_may_be_whole_numbers_of_any_type(fake, number):
 @pytest.mark.parametrize("name", ["max_activations", "batch_rows", "prefetch", "shuffle_buffer", "seed"])
 def test_what_is_no_count_is_refused_by_the_arguments_name(fake, number, error, name):
     client = hookline.connect(fake().address)
-    with pytest.raises(error, match=f"^{name}: .*no whole number"):
+    with pytest.raises(error, match=f"^{name}: .*not a whole number"):
         client.capture(RESID, SEQUENCES, **{name: number})
 
 

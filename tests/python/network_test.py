@@ -29,7 +29,7 @@ PATIENCE = 120
         ("localhost:0", "port '0'"),
         ("localhost:65536", "port '65536'"),
         ("http://localhost:7471", "begins with http://"),
-        ("grpc://localhost:7471", "begins with grpc://"),
+        ("https://localhost:7471", "begins with https://"),
         (" localhost:7471", "spaces"),
         ("localhost:7471\n", "spaces"),
         ("::1", "IPv6 address without brackets"),

@@ -127,6 +127,7 @@ class EngineOverWire : public ::testing::TestWithParam<Kind> {
   void SetUp() override {
     options_.slab_bytes = 16 << 10;
     options_.slab_count = 64;
+    options_.default_quotas.slabs = 64;  // everybody here is one client
     options_.window_slabs = 8;
     std::vector<std::unique_ptr<const Dataset>> datasets;
     for (const char* name : {"ids", "poisoned"}) {

@@ -160,9 +160,9 @@ TEST(RequestParser, RefusesTwoSources) {
 }
 
 TEST(RequestParser, ReadsUnpackedIdsAndSkipsFieldsOfLaterVersions) {
-  // Two ids with a tag each, then field 15 (varint) in the sequence, field 16 (bytes) in the batch and in the request.
+  // Two ids with a tag each, then field 15 (varint) in the sequence, field 200 (bytes) in the batch and in the request.
   const std::string sequence = {0x08, 0x05, 0x08, 0x06, 0x78, 0x01};
-  const std::string unknown = {'\x82', '\x01', 0x02, 'h', 'i'};
+  const std::string unknown = {'\xc2', '\x0c', 0x02, 'h', 'i'};
   const std::string batch = std::string{0x0a, static_cast<char>(sequence.size())} + sequence + unknown;
   const std::string request = std::string{0x1a, static_cast<char>(batch.size())} + batch + unknown;
   absl::StatusOr<CaptureRequest> parsed = ParseCaptureRequest(ToByteBuffer(request), EngineOptions().token_limits());
@@ -249,7 +249,7 @@ TEST(RequestParser, SurvivesRandomChangesToARequest) {
   }
 }
 
-TEST(RequestParser, TakesFromAStreamMessageOneOfItsTwoKinds) {
+TEST(RequestParser, TakesFromAStreamMessageOneOfItsKinds) {
   v1::CaptureStreamRequest message;
   message.mutable_request()->set_model("demo");
   auto parsed = ParseCaptureStreamRequest(ToByteBuffer(message.SerializeAsString()), EngineOptions().token_limits());
@@ -264,7 +264,7 @@ TEST(RequestParser, TakesFromAStreamMessageOneOfItsTwoKinds) {
 
   parsed = ParseCaptureStreamRequest(ToByteBuffer(tokens.SerializeAsString() + message.SerializeAsString()),
                                      EngineOptions().token_limits());
-  EXPECT_THAT(std::string(parsed.status().message()), HasSubstr("both `request` and `tokens`"));
+  EXPECT_THAT(std::string(parsed.status().message()), HasSubstr("two of `request`, `tokens` and `text`"));
 }
 
 TEST(RequestParser, ReadsTheCaptureOfAnEstimate) {

@@ -448,7 +448,7 @@ TEST_F(SharedMemoryTest, WhoeverOffersNothingIsClosed) {
 }
 
 TEST_F(SharedMemoryTest, CountsWhatAllClientsOffer) {
-  ServeWith(4 * kMebibyte);
+  ServeWith(8 * kMebibyte);  // of which one user may have half
   {
     Offer first(port());
     ASSERT_TRUE(first.Make(MemoryFile(3 * kMebibyte), 3 * kMebibyte, '1'));
