@@ -23,8 +23,9 @@ endfunction()
 # Those of the client, and what they include; tests/install fails where one is missing.
 hookline_install_headers(
   client/cpp/batched_capture.h client/cpp/c_api.h client/cpp/capture_call.h client/cpp/capture_response.h
-  client/cpp/client.h client/cpp/offered_memory.h client/cpp/resumable_capture.h client/cpp/row_layout.h client/cpp/rpc_status.h
-  server/base/dtype.h server/base/row_layout.h server/base/row_values.h server/base/status.h server/base/steady.h)
+  client/cpp/client.h client/cpp/offered_memory.h client/cpp/pause_watch.h client/cpp/resumable_capture.h
+  client/cpp/row_layout.h client/cpp/rpc_status.h client/cpp/security.h
+  server/base/dtype.h server/base/half.h server/base/row_layout.h server/base/row_values.h server/base/status.h server/base/steady.h)
 install(DIRECTORY ${CMAKE_BINARY_DIR}/proto/ DESTINATION ${HOOKLINE_INSTALL_INCLUDE} COMPONENT client
         FILES_MATCHING PATTERN "*.pb.h" PATTERN "CMakeFiles" EXCLUDE)
 

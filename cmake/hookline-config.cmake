@@ -1,6 +1,7 @@
 # The installed C++ client: `hookline::client`, and `hookline::client_c` for its C interface (cmake/Install.cmake).
 include(CMakeFindDependencyMacro)
 find_dependency(Threads)
+find_dependency(OpenSSL)
 find_dependency(absl)
 find_dependency(Protobuf)
 
