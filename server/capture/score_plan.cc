@@ -281,7 +281,7 @@ absl::Status TakeSource(ScoreRequest* request, const CaptureLimits& limits, cons
   } else if (const auto* dataset = std::get_if<DatasetSource>(&request->source)) {
     ASSIGN_OR_RETURN(plan->dataset, ResolveDatasetRange(*dataset, "dataset", info, limits, datasets));
   } else {
-    return InvalidField("source", "is missing; give one of tokens, dataset");
+    return InvalidField("source", "is missing; give one of tokens, text, dataset");
   }
   return absl::OkStatus();
 }

@@ -70,9 +70,8 @@ struct VariantRequest {
 
 struct ScoreRequest {
   std::string model;
-  // monostate: none was given, which is an error. Other sources are added here, in MakeScorePlan's TakeSource, and in
-  // the service's conversion.
-  std::variant<std::monostate, TokenBatch, DatasetSource> source;
+  // monostate: none was given, which is an error. The service replaces a TextSource by its tokens.
+  std::variant<std::monostate, TokenBatch, DatasetSource, TextSource> source;
   std::vector<VariantRequest> variants;
   bool per_token_loss = false;
   bool kl = false;

@@ -24,17 +24,18 @@ grpc::ByteBuffer Encode(const v1::ScoreResponse& message) {
 // more for it.
 class ScoreCall final : public StreamCall<grpc::ServerWriteReactor<grpc::ByteBuffer>, grpc::ByteBuffer> {
  public:
-  explicit ScoreCall(TaskThreads* threads) : StreamCall("Score", threads) {}
+  ScoreCall(TaskThreads* threads, TextRequests* texts) : StreamCall("Score", threads), texts_(texts) {}
 
   void Begin(Engine& engine, const absl::StatusOr<AuthClient>& client, const grpc::ByteBuffer& message) {
     absl::Status status = CatchExceptions("Score", [&]() -> absl::Status {
       RETURN_IF_ERROR(client.status());
       ASSIGN_OR_RETURN(ScoreRequest request, ParseScoreRequest(message, engine.options().token_limits()));
-      ASSIGN_OR_RETURN(ScorePlan plan, engine.PlanScore(std::move(request)));
-      ASSIGN_OR_RETURN(std::shared_ptr<Scoring> scoring,
-                       engine.StartScore(std::move(plan), client->identity, [this] { Wake(); }));
-      absl::MutexLock lock(&mutex_);
-      scoring_ = std::move(scoring);
+      const auto* text = std::get_if<TextSource>(&request.source);
+      if (text == nullptr) return Start(engine, client->identity, std::move(request));
+      PostOn(&texts_->threads(), [this, &engine, identity = client->identity, text = *text, request] {
+        absl::Status status = StartWithText(engine, identity, text, request);
+        if (!status.ok()) Refuse(std::move(status));
+      });
       return absl::OkStatus();
     });
     if (!status.ok()) return Refuse(std::move(status));
@@ -42,6 +43,20 @@ class ScoreCall final : public StreamCall<grpc::ServerWriteReactor<grpc::ByteBuf
   }
 
  private:
+  absl::Status StartWithText(Engine& engine, const ClientIdentity& client, const TextSource& text,
+                             ScoreRequest request) {
+    ASSIGN_OR_RETURN(request.source, texts_->Encode(request.model, text));
+    return Start(engine, client, std::move(request));
+  }
+
+  absl::Status Start(Engine& engine, const ClientIdentity& client, ScoreRequest request) {
+    ASSIGN_OR_RETURN(ScorePlan plan, engine.PlanScore(std::move(request)));
+    ASSIGN_OR_RETURN(std::shared_ptr<Scoring> scoring, engine.StartScore(std::move(plan), client, [this] { Wake(); }));
+    absl::MutexLock lock(&mutex_);
+    scoring_ = std::move(scoring);
+    return absl::OkStatus();
+  }
+
   Step NextStep() override ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     if (scoring_ == nullptr) return Step::Wait();
     if (scored_.has_value()) {
@@ -94,6 +109,7 @@ class ScoreCall final : public StreamCall<grpc::ServerWriteReactor<grpc::ByteBuf
     if (scoring != nullptr) scoring->Cancel();
   }
 
+  TextRequests* const texts_;
   std::shared_ptr<Scoring> scoring_ ABSL_GUARDED_BY(mutex_);  // null before Begin
   std::shared_ptr<const ScorePlan> plan_ ABSL_GUARDED_BY(mutex_);
   // The score that was written last, whose rows follow.
@@ -106,7 +122,7 @@ class ScoreCall final : public StreamCall<grpc::ServerWriteReactor<grpc::ByteBuf
 
 grpc::ServerWriteReactor<grpc::ByteBuffer>* EvaluationServiceImpl::Score(grpc::CallbackServerContext* context,
                                                                          const grpc::ByteBuffer* request) {
-  auto call = std::make_shared<ScoreCall>(&wakes_);
+  auto call = std::make_shared<ScoreCall>(&wakes_, texts_);
   call->Keep(context);
   call->Begin(*engine_, ClientOf(authenticator_, *context), *request);
   return call.get();

@@ -6,6 +6,7 @@
 #include "server/engine/engine.h"
 #include "server/service/auth/authenticator.h"
 #include "server/service/task_threads.h"
+#include "server/service/text_requests.h"
 
 namespace hookline {
 
@@ -14,16 +15,17 @@ using RawEvaluationService = v1::EvaluationService::WithRawCallbackMethod_Score<
 
 class EvaluationServiceImpl final : public RawEvaluationService {
  public:
-  // Both must outlive the server that this service is registered with. Without an authenticator every address is a
+  // All must outlive the server that this service is registered with. Without an authenticator every address is a
   // client that may do everything.
-  EvaluationServiceImpl(Engine* engine, const Authenticator* authenticator)
-      : engine_(engine), authenticator_(authenticator) {}
+  EvaluationServiceImpl(Engine* engine, TextRequests* texts, const Authenticator* authenticator)
+      : engine_(engine), texts_(texts), authenticator_(authenticator) {}
 
   grpc::ServerWriteReactor<grpc::ByteBuffer>* Score(grpc::CallbackServerContext* context,
                                                     const grpc::ByteBuffer* request) override;
 
  private:
   Engine* const engine_;
+  TextRequests* const texts_;
   const Authenticator* const authenticator_;
   TaskThreads wakes_;
 };

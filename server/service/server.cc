@@ -108,7 +108,7 @@ class GrpcServer final : public Server {
         dataset_service_(engine, &texts_),
         tokenizer_service_(&texts_),
         dictionary_service_(engine),
-        evaluation_service_(engine, authenticator_.get()) {
+        evaluation_service_(engine, &texts_, authenticator_.get()) {
     if (recorder != nullptr) recording_service_.emplace(recorder, &memories_, &texts_, authenticator_.get());
   }
 

@@ -54,3 +54,16 @@ def test_a_dataset_is_scored_and_errors_name_the_flag_or_the_place(server, tmp_p
     path.write_text("1 2\n3 99999\n")
     code, _, errors = run(server, "score", "--tokens", str(path))
     assert code == 2 and "line 2" in errors
+
+
+def test_a_text_scores_as_its_tokens(server, tmp_path):
+    path = tmp_path / "ids.txt"
+    path.write_text(" ".join(map(str, b"The cat sat")))
+    answers = []
+    for source in (["--text", "The cat sat"], ["--tokens", str(path)]):
+        code, output, errors = run(server, "score", *source, "--json")
+        assert code == 0, errors
+        answers.append([json.loads(line) for line in output.splitlines()])
+    by_text, by_tokens = (answer[1]["score"]["tokenLoss"] for answer in answers)
+    assert len(by_text) == 10
+    np.testing.assert_allclose(by_text, by_tokens, rtol=1e-5)

@@ -151,7 +151,7 @@ InterventionRequest& First(ScoreRequest& request) { return request.variants[0].i
 INSTANTIATE_TEST_SUITE_P(
     , RefusedScoreTest,
     ::testing::Values(
-        Refused{"NoSource", "source", "tokens, dataset", [](ScoreRequest& r) { r.source = std::monostate(); }},
+        Refused{"NoSource", "source", "tokens, text, dataset", [](ScoreRequest& r) { r.source = std::monostate(); }},
         Refused{"UnknownHookPoint", "variants[0].interventions[0].hook_point", "blocks.0.hook_mlp_out",
                 [](ScoreRequest& r) { First(r).hook_point = "blocks.0.hook_mlp_ou"; }},
         Refused{"NoOperation", "variants[0].interventions[0]", "project_out",

@@ -252,3 +252,10 @@ def test_a_tokenizer_of_more_tokens_than_the_model_has_is_refused_where_it_shows
                 list(client.capture(RESID, text=expected["text"]))
     finally:
         started.kill()
+
+
+def test_a_text_scores_as_its_tokens(client):
+    by_text = next(client.score(hookline.Text("The cat sat"), per_token_loss=True))
+    by_tokens = next(client.score([list(b"The cat sat")], per_token_loss=True))
+    assert len(by_text.token_loss) == 10
+    np.testing.assert_allclose(by_text.token_loss, by_tokens.token_loss, rtol=1e-5)

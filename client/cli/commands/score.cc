@@ -174,7 +174,11 @@ absl::Status Run(const ScoreFlags& flags, const ServerChoice& server, Interrupt&
     RETURN_IF_ERROR(AddTokens(*tokens, request));
   } else {
     ASSIGN_OR_RETURN(const v1::CaptureRequest source, MakeCaptureRequest(flags));
-    *request.mutable_dataset() = source.dataset();
+    if (source.has_text()) {
+      *request.mutable_text() = source.text();
+    } else {
+      *request.mutable_dataset() = source.dataset();
+    }
   }
   grpc::ClientContext context;
   Interrupt::Listener listener(&interrupt, [&context] { context.TryCancel(); });

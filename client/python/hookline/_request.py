@@ -105,10 +105,7 @@ class CaptureOptions:
         if isinstance(self.source, Dataset):
             fill_dataset(request.dataset, self.source)
         elif isinstance(self.source, Text):
-            fill_texts(request.text.texts, self.source.texts)
-            request.text.long_texts = _LONG_TEXTS[self.source.long_texts]
-            if self.source.add_special_tokens is not None:
-                request.text.add_special_tokens = self.source.add_special_tokens
+            fill_text(request.text, self.source)
         elif isinstance(self.source, Feed):
             if self.source.on_lag not in _ON_LAG:
                 raise ValueError(f"on_lag: {self.source.on_lag!r} is none of detach, wait")
@@ -153,6 +150,14 @@ class CaptureOptions:
     @property
     def streams_tokens(self) -> bool:
         return not is_server_source(self.source)
+
+
+def fill_text(message: Any, source: Text) -> None:
+    """Fills a TextSource message."""
+    fill_texts(message.texts, source.texts)
+    message.long_texts = _LONG_TEXTS[source.long_texts]
+    if source.add_special_tokens is not None:
+        message.add_special_tokens = source.add_special_tokens
 
 
 def fill_texts(field: Any, texts: Sequence[str]) -> None:

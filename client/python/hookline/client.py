@@ -200,7 +200,7 @@ class Client:
         """Lets the server write a capture's rows, with provenance, to a recording of this name on its own disk; an
         iterator of its progress. `persist(...).wait()` waits for the end.
 
-        source: `hookline.Dataset`, or token ids in a list, array or tensor, which are sent whole.
+        source: `hookline.Dataset`, `hookline.Text`, or token ids in a list, array or tensor, which are sent whole.
         options: `max_activations`, `max_activations_by_hook_point`, `dtype`, `model`, `selection`, `deterministic` and
             `top_k`, as for `capture`.
 

@@ -20,10 +20,10 @@ import numpy as np
 
 from hookline import _protocol
 from hookline._arguments import ScoreArguments
-from hookline._request import fill_dataset, token_batch
+from hookline._request import fill_dataset, fill_text, token_batch
 from hookline._sources import is_server_source, name_place, place_in, source_batches
 from hookline.errors import HooklineError, InternalError, from_rpc_error
-from hookline.types import Dataset
+from hookline.types import Dataset, Text
 
 
 @dataclass(frozen=True)
@@ -227,8 +227,12 @@ def score_options(
     request = _protocol.ScoreRequest(model=arguments.get("model", ""))
     if isinstance(source, Dataset):
         fill_dataset(request.dataset, source)
+    elif isinstance(source, Text):
+        fill_text(request.text, source)
     elif is_server_source(source):
-        raise TypeError(f"source: {type(source).__name__} cannot be scored; give token ids or hookline.Dataset")
+        raise TypeError(
+            f"source: {type(source).__name__} cannot be scored; give token ids, hookline.Text or hookline.Dataset"
+        )
     elif hasattr(source, "__next__"):
         raise TypeError("source: an iterator cannot stand in a request; give a list, tensor or server dataset")
     else:

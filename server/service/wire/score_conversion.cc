@@ -115,6 +115,12 @@ absl::StatusOr<ScoreRequest> ParseScoreRequest(grpc::ByteBuffer message, const T
     ASSIGN_OR_RETURN(out.source, FromProto(request.tokens(), limits));
   } else if (request.has_dataset()) {
     out.source = FromProto(request.dataset());
+  } else if (request.has_text()) {
+    TextSource text;
+    text.texts = {request.text().texts().begin(), request.text().texts().end()};
+    if (request.text().has_add_special_tokens()) text.add_special_tokens = request.text().add_special_tokens();
+    ASSIGN_OR_RETURN(text.long_texts, FromProto(request.text().long_texts()));
+    out.source = std::move(text);
   }
   for (const v1::ScoreVariant& variant : request.variants()) {
     VariantRequest& made = out.variants.emplace_back();
