@@ -478,12 +478,14 @@ TEST_F(EngineTest, LimitsTheSequencesOfAMessage) {
 TEST_F(EngineTest, TokensOfCapturesThatWaitAreBoundedTogether) {
   options_.max_request_tokens = 100;
   options_.max_held_tokens = 200;
-  options_.slab_count = 16;  // four captures run, others wait
   Create();
-  // Nobody reads, so that these fill their windows and keep what is left of their tokens.
+  // While the first batch computes nothing else runs, so that all but its tokens stay held.
   const CaptureRequest request = Request(kTwo, Sequences({50, 50}));
+  model_->Close();
   std::vector<std::unique_ptr<Collector>> holders;
-  while (holders.empty() || holders.back()->status().ok()) {
+  holders.push_back(std::make_unique<Collector>(*engine_, request));
+  model_->WaitUntilBlocked();
+  while (holders.back()->status().ok()) {
     ASSERT_LT(holders.size(), 20u);
     holders.push_back(std::make_unique<Collector>(*engine_, request));
   }
@@ -503,6 +505,7 @@ TEST_F(EngineTest, TokensOfCapturesThatWaitAreBoundedTogether) {
 
   // Captures that end give back what they held.
   holders.clear();
+  model_->Open();
   Collector again(*engine_, request);
   ASSERT_TRUE(again.status().ok()) << again.status();
   EXPECT_TRUE(again.ReadAll().ended->status.ok());
