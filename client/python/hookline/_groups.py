@@ -53,7 +53,7 @@ class _DatasetPart:
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is taken once and in order."""
+        """Returns whether it is taken once and in order."""
         return self._dataset.shuffle_seed is None and self._dataset.epochs == 1
 
     def begin(self, number: int, place: int) -> _Begin:

@@ -69,7 +69,7 @@ class MixingBuffer:
         return tuple(part[first : self._served] for part in self._serving[0])
 
     def rest(self) -> Parts | None:
-        """What fills no batch."""
+        """Returns the rows that fill no batch."""
         self._merge()
         rest = self._pieces[0] if self._count else None
         self._pieces, self._count = [], 0

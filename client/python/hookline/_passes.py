@@ -161,7 +161,7 @@ class _DatasetPlace(_Place):
 
 
 class _OrderedPlace(_Place):
-    """Of a dataset that is shuffled or taken several times: by provenance and the order that the server has."""
+    """The place in a dataset that is shuffled or taken several times, by provenance and the server's order."""
 
     def __init__(self, dataset: Dataset, order: SequenceOrder) -> None:
         self._dataset = dataset

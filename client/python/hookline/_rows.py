@@ -52,7 +52,7 @@ class RowLayout:
 
     @property
     def is_plain(self) -> bool:
-        """Whether a row is its values and nothing else."""
+        """Returns whether a row is its values and nothing else."""
         return self.numbers_offset == 0
 
 

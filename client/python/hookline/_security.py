@@ -53,7 +53,7 @@ class Security:
 
     @property
     def metadata(self) -> list[tuple[str, str]]:
-        """Of every call."""
+        """The metadata of every call."""
         return [("authorization", f"Bearer {self.token}")] if self.token else []
 
 

@@ -111,7 +111,9 @@ class LocalTokenizer:
             spelling = int(spelling)
         if isinstance(spelling, int) and 0 <= spelling < self.end_id:
             return spelling
-        raise ValueError(f"{token!r} is no token of {self.path}; its roles are {', '.join(self._roles) or 'not said'}")
+        raise ValueError(
+            f"{token!r} is not a token of {self.path}; its roles are {', '.join(self._roles) or 'not said'}"
+        )
 
     def encode(self, texts: Sequence[str]) -> list[Any]:
         """The ids of each text, without special tokens, as uint32."""

@@ -232,7 +232,7 @@ class Client:
     def loss_recovered(
         self, sae: Any, hook_point: str, source: Any, *, model: str = "", ignore_token_ids: Sequence[int] = ()
     ) -> LossRecovered:
-        """What SAELens's `run_evals` measures of an autoencoder: losses with its reconstruction in place of the rows,
+        """Measures an autoencoder as SAELens's `run_evals` does: losses with its reconstruction in place of the rows,
         with them and with zeros, KL divergences, L0, explained variance and cosine similarity.
 
         sae: an object of SAELens, sparsify or dictionary_learning, which runs here, or a torch module or function from

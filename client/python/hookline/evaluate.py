@@ -20,7 +20,7 @@ _SMALL = 1e-10
 
 @dataclass(frozen=True)
 class LossRecovered:
-    """What SAELens's `run_evals` measures, by its names. Means over tokens, those with ignored ids left out."""
+    """The measures of SAELens's `run_evals`, by its names. Means over tokens, those with ignored ids left out."""
 
     ce_loss_with_sae: float
     ce_loss_without_sae: float

@@ -134,7 +134,7 @@ def _fill_latents(message: Any, arguments: Mapping[str, Any]) -> None:
 
 
 def _floats(value: Any, name: str) -> np.ndarray[Any, Any]:
-    """As float32, of a list, an array or a tensor on any device."""
+    """Returns float32 values of a list, an array or a tensor on any device."""
     if hasattr(value, "detach"):
         value = value.detach().float().cpu().numpy()
     try:
@@ -266,7 +266,7 @@ class ScoreReader:
         self.summary: ScoreSummary | None = None
 
     def read(self, data: bytes) -> SequenceScore | None:
-        """What this message completes."""
+        """Returns what this message completes."""
         message = _protocol.ScoreResponse.FromString(data)
         kind = message.WhichOneof("kind")
         if kind == "rows":

@@ -53,8 +53,8 @@ class Statistics(Mapping[str, HookPointStatistics]):
         return len(self.hook_points)
 
     def array(self, name: str) -> np.ndarray[Any, Any]:
-        """What `HookPointStatistics` calls `name`, of all hook points: (hook points,), or (hook points, width) of
-        `mean_vector` where they have one width."""
+        """The values that `HookPointStatistics` calls `name`, of all hook points: (hook points,), or (hook points,
+        width) of `mean_vector` where they have one width."""
         return np.array([getattr(point, name) for point in self.hook_points.values()])
 
 

@@ -101,7 +101,7 @@ class ResumableBatches(Iterator[Batch]):
         self._shuffles = shuffle_buffer > 0
         buffer_rows, fraction = (max(shuffle_buffer, batch_rows), 0.5) if self._shuffles else (batch_rows, 0.0)
         self._groups = GroupReader(client, dataset.hook_points, source, _GROUP_SEQUENCES, False, **options)
-        # As many parts as there may be: hook points and three columns of provenance.
+        # There may be as many parts as there are hook points and three columns of provenance.
         self._buffer = MixingBuffer(buffer_rows, batch_rows, fraction, seed, itertools.repeat("cpu"))
         self._identity = {"batch_rows": batch_rows, "buffer_rows": buffer_rows, "sequences": self._groups.sequences}
         self._names: tuple[str, ...] = ()

@@ -277,7 +277,7 @@ class CaptureStarted:
     added_special_tokens: tuple[SpecialToken, ...] = ()
     """Of texts: what was added to each."""
     tokenizer_warning: str = ""
-    """Of a dataset that another tokenizer than the model's has packed: what differs."""
+    """What differs, if another tokenizer than the model's has packed the dataset."""
 
 
 @dataclass(frozen=True)
