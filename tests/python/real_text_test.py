@@ -116,7 +116,7 @@ def responses(server, request):
 
 
 def test_values_come_beside_token_strings(server):
-    """What a person with grpcurl sends and reads."""
+    """The JSON that a person with grpcurl sends and reads."""
     request = _protocol.CaptureRequest(hook_points=[RESID], encoding=2)
     request.text.texts.append("The cat")
     chunks = [response.chunk for response in responses(server, request) if response.HasField("chunk")]

@@ -46,7 +46,7 @@ def _read(what: str, path: str | None) -> bytes | None:
 
 @dataclass(frozen=True)
 class Security:
-    """What `settle` made of the arguments."""
+    """The security that `settle` made of the arguments."""
 
     tls: Tls | None = None
     token: str = field(default="", repr=False)

@@ -203,7 +203,7 @@ class ScoreSummary:
 
 @dataclass(frozen=True)
 class ScoreOptions:
-    """What a `score` asks for."""
+    """A `score` and what it asks for."""
 
     source: Any
     request: bytes

@@ -275,7 +275,7 @@ class CaptureStarted:
     """Size of the memory shared with a server on this machine, through which rows come; 0: over the wire."""
     top_k: int = 0  # entries of each row; 0: all
     added_special_tokens: tuple[SpecialToken, ...] = ()
-    """Of texts: what was added to each."""
+    """The special tokens that were added to each text."""
     tokenizer_warning: str = ""
     """What differs, if another tokenizer than the model's has packed the dataset."""
 

@@ -46,7 +46,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 class ServersModel:
-    """As much of a HookedTransformer as the store uses."""
+    """The part of a HookedTransformer that the store uses."""
 
     tokenizer = None
 
