@@ -104,6 +104,10 @@ class CApiTest : public ::testing::Test {
     hookline_client_free(client_);
   }
 
+  // Memory for a batch of `rows` rows. A capture may write into what was submitted until it is freed, which happens
+  // after the test's own variables are gone: the test's buffers live as long as the fixture.
+  Buffers& NewBuffers(int64_t rows) { return buffers_.emplace_back(rows); }
+
   static v1::CaptureRequest Request() {
     v1::CaptureRequest request;
     request.add_hook_points(kResid);
@@ -171,6 +175,7 @@ class CApiTest : public ::testing::Test {
   }
 
   FakeServer server_;
+  std::deque<Buffers> buffers_;
   hookline_client* client_ = nullptr;
   hookline_capture* capture_ = nullptr;
   hookline_error error_ = {};
@@ -258,9 +263,8 @@ TEST_F(CApiTest, CountsWhatWasHandedOverForACallerThatWasInterrupted) {
     return std::make_pair(submitted, returned);
   };
   EXPECT_EQ(progress(), std::make_pair(int64_t{0}, int64_t{0}));
-  Buffers first(3), second(3);
-  ASSERT_EQ(Submit(first), HOOKLINE_OK);
-  ASSERT_EQ(Submit(second), HOOKLINE_OK);
+  ASSERT_EQ(Submit(NewBuffers(3)), HOOKLINE_OK);
+  ASSERT_EQ(Submit(NewBuffers(3)), HOOKLINE_OK);
   EXPECT_EQ(progress().first, 2);
   int64_t rows[2];
   ASSERT_EQ(Wait(rows), HOOKLINE_OK);
@@ -271,7 +275,7 @@ TEST_F(CApiTest, OtherWeightsAfterAResumeAreAnError) {
   server_.BreakAfter(3);
   Start(HOOKLINE_CAPTURE, DatasetRequest());
   ASSERT_EQ(WaitForStarted(), HOOKLINE_OK);
-  Buffers buffers(100);
+  Buffers& buffers = NewBuffers(100);
   ASSERT_EQ(Submit(buffers), HOOKLINE_OK);
   int64_t rows[2];
   ExpectError(Wait(rows), absl::StatusCode::kUnavailable, "the connection broke");
@@ -289,7 +293,7 @@ TEST_F(CApiTest, StreamsTokensAndWaitsOnlyAsLongAsTold) {
   v1::CaptureStarted started;
   ASSERT_EQ(WaitForStarted(&started), HOOKLINE_OK) << error_.message;
   EXPECT_EQ(started.hook_points(1).hook_point(), kMlp);
-  Buffers buffers(4);
+  Buffers& buffers = NewBuffers(4);
   ASSERT_EQ(Submit(buffers), HOOKLINE_OK);
   int64_t rows[2];
   EXPECT_EQ(Wait(rows, 0), HOOKLINE_TIMEOUT);
@@ -304,7 +308,7 @@ TEST_F(CApiTest, StreamsTokensAndWaitsOnlyAsLongAsTold) {
   EXPECT_THAT(rows, ElementsAre(4, 4));
   EXPECT_THAT(buffers.token_id, ElementsAre(7, 8, 9, 10));
   EXPECT_THAT(buffers.sequence, ElementsAre(0, 0, 1, 1));
-  Buffers last(4);
+  Buffers& last = NewBuffers(4);
   ASSERT_EQ(Submit(last), HOOKLINE_OK);
   hookline_capture_finish_tokens(capture_);
   ASSERT_EQ(Wait(rows), HOOKLINE_OK);
@@ -316,7 +320,7 @@ TEST_F(CApiTest, StreamsTokensAndWaitsOnlyAsLongAsTold) {
 TEST_F(CApiTest, ACancelEndsAWaitOfAnotherThread) {
   Start(HOOKLINE_CAPTURE_STREAM, Request());
   ASSERT_EQ(WaitForStarted(), HOOKLINE_OK);
-  Buffers buffers(4);
+  Buffers& buffers = NewBuffers(4);
   ASSERT_EQ(Submit(buffers), HOOKLINE_OK);
   std::thread canceller([this] { hookline_capture_cancel(capture_); });
   int64_t rows[2];
@@ -373,7 +377,7 @@ TEST_F(CApiTest, SaysWhatIsWrongWithACall) {
   ASSERT_EQ(WaitForStarted(), HOOKLINE_OK);
   int64_t rows[2];
   ExpectError(Wait(rows), absl::StatusCode::kFailedPrecondition, "no batch is submitted");
-  Buffers buffers(2);
+  Buffers& buffers = NewBuffers(2);
   buffers.batch.rows = 0;
   ExpectError(Submit(buffers), absl::StatusCode::kInvalidArgument, "rows: 0");
   buffers.batch.rows = 2;
@@ -393,7 +397,7 @@ TEST_F(CApiTest, SaysWhatIsWrongWithACall) {
 TEST_F(CApiTest, TakesAThousandBatchesAheadAndNoMore) {
   Start(HOOKLINE_CAPTURE_STREAM, Request());
   ASSERT_EQ(WaitForStarted(), HOOKLINE_OK);
-  Buffers buffers(1);
+  Buffers& buffers = NewBuffers(1);
   for (int i = 0; i < 1024; ++i) ASSERT_EQ(Submit(buffers), HOOKLINE_OK) << i;
   ExpectError(Submit(buffers), absl::StatusCode::kResourceExhausted, "1024");
 }

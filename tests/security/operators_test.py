@@ -140,10 +140,9 @@ def test_a_silent_capture_makes_room_for_a_newcomer(serve, streams):
     ahead = dict(newcomer.call.initial_metadata())
     assert ahead["hookline-captures-ahead"] == "0", "it is told its place in the queue"
     assert newcomer.next().HasField("started")
-    ends = []
-    thread = threading.Thread(target=lambda: ends.append(silent[0].end()))
-    thread.start()
-    thread.join(60)
-    code, message = ends[0]
+    ends = queue.Queue()
+    for stream in silent:  # either may have been silent for longer, as the server sees it
+        threading.Thread(target=lambda stream=stream: ends.put(stream.end()), daemon=True).start()
+    code, message = ends.get(timeout=60)
     assert (code, "--stall-timeout" in message) == ("UNAVAILABLE", True)
     assert server.wait_for("captures wait to run") is not None
