@@ -31,7 +31,7 @@ from hookline._async_sources import FromAsync
 from hookline._async_streams import AsyncPersist, AsyncScores
 from hookline._calls import Answer, UnaryCall
 from hookline._connection import channel_options, open_channel
-from hookline._request import capture_arguments, options_among
+from hookline._request import capture_arguments, estimate_arguments
 from hookline._security import Security, TlsArgument
 from hookline.errors import (
     DeadlineExceededError,
@@ -245,15 +245,8 @@ class AsyncClient:
         timeout: float | None = None,
         **options: Unpack[EstimateArguments],
     ) -> CaptureEstimate:
-        """The estimated rows, bytes and time of a capture with these arguments; nothing is run. TypeError for an
-        iterator, which would be used up by it.
-
-        options: `max_activations`, `max_activations_by_hook_point`, `dtype`, `model`, `selection` and `top_k`, as for
-            `capture`.
-        """
-        settled = options_among(
-            {*EstimateArguments.__annotations__, "text"}, "an estimate", hook_points, source, {**options, "text": text}
-        )
+        """`Client.estimate`, with the same arguments."""
+        settled = estimate_arguments(hook_points, source, text, options)
         try:
             return await self._call(_calls.estimate_capture(settled), timeout)
         except HooklineError as error:

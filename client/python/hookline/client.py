@@ -23,7 +23,7 @@ from hookline._calls import Answer, UnaryCall
 from hookline._connection import Connection, StreamCall
 from hookline._native import NativeReceiver
 from hookline._receive import GrpcReceiver, Receiver
-from hookline._request import CaptureOptions, capture_arguments, options_among
+from hookline._request import CaptureOptions, capture_arguments, estimate_arguments
 from hookline._security import Security, TlsArgument
 from hookline._session import Session
 from hookline.capture import Capture
@@ -328,9 +328,7 @@ class Client:
         options: `max_activations`, `max_activations_by_hook_point`, `dtype`, `model`, `selection` and `top_k`, as for
             `capture`.
         """
-        settled = options_among(
-            {*EstimateArguments.__annotations__, "text"}, "an estimate", hook_points, source, {**options, "text": text}
-        )
+        settled = estimate_arguments(hook_points, source, text, options)
         try:
             return self._call(_calls.estimate_capture(settled), timeout)
         except HooklineError as error:
