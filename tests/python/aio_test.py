@@ -251,7 +251,7 @@ def test_it_offers_what_the_other_client_offers():
     assert not missing
     assert offered(hookline.Persist) - {"close"} <= offered(hookline.aio.AsyncPersist)
     assert offered(hookline.Capture) - {"close"} <= offered(hookline.aio.AsyncCapture)
-    for name in offered(hookline.Client) & offered(hookline.aio.AsyncClient) - {"capture"}:
+    for name in offered(hookline.Client) & offered(hookline.aio.AsyncClient):
         asked, there = (
             [parameter.replace(annotation=None) for parameter in inspect.signature(kind).parameters.values()]
             for kind in (getattr(hookline.Client, name), getattr(hookline.aio.AsyncClient, name))

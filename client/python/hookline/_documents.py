@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-# What stands in a file is read piece by piece; a row group of a Parquet file is such a piece.
+# A file is read piece by piece; a row group of a Parquet file is such a piece.
 _ARROW_ENDINGS = (".arrow", ".feather")
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Callable
 
 from hookline import _protocol
+from hookline._arguments import CaptureArguments, EstimateArguments
 from hookline._arrays import RAW_DTYPES, Allocator, dtype_name, make_allocator
 from hookline._counts import count
 from hookline._rows import memory_dtype
@@ -206,6 +207,22 @@ def options_among(
     if unknown:
         raise TypeError(f"{unknown[0]}: {taker} takes {', '.join(sorted(accepted))}")
     return capture_options(hook_points, source, **arguments)
+
+
+def capture_arguments(
+    hook_points: str | Sequence[str], source: Any, text: Any, arguments: Mapping[str, Any]
+) -> CaptureOptions:
+    """Options from the arguments of `Client.capture`."""
+    accepted = {*CaptureArguments.__annotations__, "text"}
+    return options_among(accepted, "a capture", hook_points, source, {**arguments, "text": text})
+
+
+def estimate_arguments(
+    hook_points: str | Sequence[str], source: Any, text: Any, arguments: Mapping[str, Any]
+) -> CaptureOptions:
+    """Options from the arguments of `Client.estimate`."""
+    accepted = {*EstimateArguments.__annotations__, "text"}
+    return options_among(accepted, "an estimate", hook_points, source, {**arguments, "text": text})
 
 
 def _recording_request(recording: Recording) -> Any:

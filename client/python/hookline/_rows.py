@@ -111,7 +111,7 @@ class TopK:
 
 
 def read_rows(layout: RowLayout, memory: Any, view: Any | None) -> Any:
-    """What the user gets of rows that were received as bytes, (rows, layout.row_bytes): the rows as float32 where the
+    """Converts rows received as bytes, (rows, layout.row_bytes), to what the user gets: the rows as float32 where the
     dtype has a scale, and a TopK with `top_k`. `view`: the numpy type of bfloat16, where output is numpy."""
     is_numpy = isinstance(memory, np.ndarray)
     scale_bytes, offset = 4 * layout.has_scale, layout.numbers_offset

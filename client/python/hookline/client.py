@@ -11,13 +11,19 @@ from typing import TYPE_CHECKING, Any, Callable
 import grpc
 
 from hookline import _calls, _endpoints, _library, _memory, _network, _protocol, _security, _shared_memory
-from hookline._arguments import EstimateArguments, PersistArguments, ScoreArguments, StatisticsArguments
+from hookline._arguments import (
+    CaptureArguments,
+    EstimateArguments,
+    PersistArguments,
+    ScoreArguments,
+    StatisticsArguments,
+)
 from hookline._arrays import Allocator
 from hookline._calls import Answer, UnaryCall
 from hookline._connection import Connection, StreamCall
 from hookline._native import NativeReceiver
 from hookline._receive import GrpcReceiver, Receiver
-from hookline._request import CaptureOptions, capture_options, options_among
+from hookline._request import CaptureOptions, capture_arguments, estimate_arguments
 from hookline._security import Security, TlsArgument
 from hookline._session import Session
 from hookline.capture import Capture
@@ -34,16 +40,12 @@ from hookline.types import (
     Dictionary,
     ModelInfo,
     RecordingInfo,
-    Retry,
-    Selection,
     Text,
     TokenizedText,
 )
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-DEFAULT_RETRY = Retry()
 
 AllocatorFactory = Callable[[CaptureStarted], Allocator]
 
@@ -256,23 +258,7 @@ class Client:
         source: Any = None,
         *,
         text: str | Sequence[str] | Text | None = None,
-        max_activations: int | None = None,
-        max_activations_by_hook_point: Mapping[str, int] | None = None,
-        dtype: Any = None,
-        batch_rows: int = 4096,
-        model: str = "",
-        selection: Selection | None = None,
-        provenance: bool = False,
-        deterministic: bool = False,
-        top_k: int = 0,
-        record_as: str = "",
-        shuffle_buffer: int = 0,
-        seed: int = 0,
-        prefetch: int = 2,
-        output: str = "auto",
-        pin_memory: bool = False,
-        max_message_bytes: int = 0,
-        retry: Retry | None = DEFAULT_RETRY,
+        **options: Unpack[CaptureArguments],
     ) -> Capture:
         """Streams the rows of hook points; an iterator of `{hook point: (rows, width) tensor}`.
 
@@ -289,7 +275,7 @@ class Client:
             float32, or a recording's own, in which its rows always come; another is a ValueError. "float8_e4m3" and
             "int8" are sent with one scale a row, a quarter of float32's bytes, and given to you as float32;
             `summary` says what that cost.
-        batch_rows: rows of every batch but the last.
+        batch_rows: rows of every batch but the last; 4096.
         model: which one; may be left out where the server has one.
         selection: which rows of a sequence are kept.
         provenance: whether batches carry `sequence`, `position` and `token_id` of each row.
@@ -300,37 +286,16 @@ class Client:
         shuffle_buffer: mixes rows through a buffer of that many; 0: in the source's order.
         seed: of the mixing.
         prefetch: batches kept ready for the loop beside the one that is being received, at least 1. More help a loop of
-            uneven steps; each costs its memory, and speed once all no longer fit into the processor's cache.
-        output: "torch", "numpy", or "auto": torch where it is installed.
+            uneven steps; each costs its memory, and speed once all no longer fit into the processor's cache. 2.
+        output: "torch", "numpy", or "auto", the default: torch where it is installed.
         pin_memory: page-locked torch tensors, for copies to a GPU that overlap its work.
         max_message_bytes: largest message to send; 0: the server's choice of about 1 MiB, which is fastest.
-        retry: what to do when the connection breaks; None: raise. Rows are neither repeated nor lost by it.
+        retry: what to do when the connection breaks, `hookline.Retry()` unless given; None: raise. Rows are neither
+            repeated nor lost by it.
 
         What the server objects to is raised by the first step of the iterator, or by `started`.
         """
-        options = capture_options(
-            hook_points=hook_points,
-            source=source,
-            text=text,
-            model=model,
-            max_activations=max_activations,
-            max_activations_by_hook_point=max_activations_by_hook_point,
-            dtype=dtype,
-            batch_rows=batch_rows,
-            selection=selection,
-            provenance=provenance,
-            deterministic=deterministic,
-            top_k=top_k,
-            record_as=record_as,
-            max_message_bytes=max_message_bytes,
-            shuffle_buffer=shuffle_buffer,
-            seed=seed,
-            prefetch=prefetch,
-            output=output,
-            pin_memory=pin_memory,
-            retry=retry,
-        )
-        return self.run(options)
+        return self.run(capture_arguments(hook_points, source, text, options))
 
     def run(self, options: CaptureOptions) -> Capture:
         """`capture` of options that are settled."""
@@ -363,9 +328,7 @@ class Client:
         options: `max_activations`, `max_activations_by_hook_point`, `dtype`, `model`, `selection` and `top_k`, as for
             `capture`.
         """
-        settled = options_among(
-            {*EstimateArguments.__annotations__, "text"}, "an estimate", hook_points, source, {**options, "text": text}
-        )
+        settled = estimate_arguments(hook_points, source, text, options)
         try:
             return self._call(_calls.estimate_capture(settled), timeout)
         except HooklineError as error:

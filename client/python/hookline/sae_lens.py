@@ -32,7 +32,7 @@ from hookline.types import Selection
 
 # Sequences that are taken at once; SAELens's default of store_batch_size_prompts.
 _GROUP_SEQUENCES = 32
-# Of so many rows that came last the running median of norms is taken: enough for an error of a percent.
+# The running median of norms is taken of this many rows that came last: enough for an error of a percent.
 _MEDIAN_ROWS = 1 << 14
 _STATE_VERSION = 1
 
@@ -132,8 +132,8 @@ def data_provider(
 
 
 def scaling_factor(statistics: HookPointStatistics) -> float:
-    """What SAELens's `expected_average_only_in` multiplies rows by, sqrt(d_in) / mean norm, from `Client.statistics` of
-    the hook point; for `ActivationScaler(scaling_factor=...)`."""
+    """The factor by which SAELens's `expected_average_only_in` multiplies rows, sqrt(d_in) / mean norm, from
+    `Client.statistics` of the hook point; for `ActivationScaler(scaling_factor=...)`."""
     return float(len(statistics.mean_vector) ** 0.5 / statistics.mean_row_norm)
 
 
@@ -166,7 +166,7 @@ class _Settings:
 
 
 class DataProvider(Iterator[Any]):
-    """What `data_provider` makes. Use it from one thread at a time."""
+    """The data provider that `data_provider` makes. Use it from one thread at a time."""
 
     def __init__(self, client: Client, source: Any, settings: _Settings, options: dict[str, Any]) -> None:
         self._settings = settings

@@ -28,7 +28,7 @@ from hookline.types import Dataset, Text
 
 @dataclass(frozen=True)
 class Intervention:
-    """What replaces rows of a hook point. Made by the class methods, which all take where it holds:
+    """A replacement of a hook point's rows. Made by the class methods, which all take where it holds:
 
     positions: only at these positions of each sequence. ignore_token_ids: not where the token is one of these. head:
     only this head of a hook point whose width is divided into heads.

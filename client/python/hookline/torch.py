@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
-# What `Client.capture` takes by itself.
+# `Client.capture` takes these by itself.
 _BATCH_ROWS = 4096
 # Sequences that are taken at once: a pass goes on with the first that no state holds rows of.
 _GROUP_SEQUENCES = 32

@@ -277,7 +277,7 @@ class CaptureStarted:
     added_special_tokens: tuple[SpecialToken, ...] = ()
     """The special tokens that were added to each text."""
     tokenizer_warning: str = ""
-    """What differs, if another tokenizer than the model's has packed the dataset."""
+    """Says what differs, if another tokenizer than the model's has packed the dataset."""
 
 
 @dataclass(frozen=True)

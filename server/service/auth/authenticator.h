@@ -20,7 +20,7 @@
 
 namespace hookline {
 
-// What is known of a call before its handler runs.
+// The facts about a call that are known before its handler runs.
 struct CallFacts {
   absl::string_view method;                      // /package.Service/Method
   std::vector<absl::string_view> authorization;  // values of the metadata `authorization`
@@ -48,7 +48,7 @@ class Authenticator {
   // The calling client, if it has the role that the method needs: PERMISSION_DENIED otherwise.
   absl::StatusOr<AuthClient> Authorize(const CallFacts& call) const;
 
-  // Of the file, in its order; metrics are by these names.
+  // The file's names, in its order; metrics use them.
   std::vector<std::string> ClientNames() const;
 
  private:

@@ -29,7 +29,7 @@ struct Origin {
   OriginKind kind = OriginKind::kRemote;
   std::optional<uint32_t> uid;  // of the user at the other end; none where the kernel does not tell
 
-  // As a property of gRPC's connections: `unix 1000`, `loopback`.
+  // The form that it has as a property of gRPC's connections: `unix 1000`, `loopback`.
   std::string ToText() const;
   static std::optional<Origin> FromText(absl::string_view text);
 };
