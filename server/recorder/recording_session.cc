@@ -24,6 +24,10 @@ absl::Status InterruptedStatus(const std::string& name) {
       absl::StrCat("recording ", name, " was interrupted by the server's end; the same request continues it"));
 }
 
+absl::Status RemovedError(const std::string& name) {
+  return absl::AbortedError(absl::StrCat("recording ", name, " was removed before it was continued; ask again"));
+}
+
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<RecordingSession>> RecordingSession::Start(Engine* engine, Catalog* catalog,
@@ -178,7 +182,10 @@ bool RecordingSession::Handle(CaptureEvent event) {
 
 absl::Status RecordingSession::Begin() {
   if (options_.continues) {
-    ASSIGN_OR_RETURN(const std::shared_ptr<const Manifest> manifest, catalog_->Get(options_.name));
+    const absl::StatusOr<std::shared_ptr<const Manifest>> found = catalog_->Get(options_.name);
+    if (absl::IsNotFound(found.status())) return RemovedError(options_.name);
+    RETURN_IF_ERROR(found.status());
+    const std::shared_ptr<const Manifest> manifest = *found;
     RETURN_IF_ERROR(CheckContinues(*manifest, started_));
     std::optional<ResumePoint> resume;
     if (options_.has_client) {
@@ -187,7 +194,9 @@ absl::Status RecordingSession::Begin() {
       for (const auto& point : started_.hook_points) resume->row = std::max(resume->row, point.rows);
       resume->token = started_.resume_token;
     }
-    ASSIGN_OR_RETURN(writer_, catalog_->Continue(options_.name, resume));
+    absl::StatusOr<std::unique_ptr<RecordingWriter>> writer = catalog_->Continue(options_.name, resume);
+    if (absl::IsNotFound(writer.status())) return RemovedError(options_.name);
+    ASSIGN_OR_RETURN(writer_, std::move(writer));
   } else {
     ASSIGN_OR_RETURN(writer_, catalog_->Create(*std::move(new_manifest_)));
   }

@@ -188,7 +188,7 @@ absl::StatusOr<std::unique_ptr<RecordingWriter>> Catalog::Create(Manifest manife
       return absl::AbortedError(absl::StrCat("recording ", manifest.name, " is just being removed; ask again"));
     }
     if (!is_new) return exists();
-    entry->second.is_busy = true;
+    entry->second.is_busy = entry->second.is_being_made = true;
     SetManifest(entry->second, manifest);
   }
   auto directory = [&]() -> absl::StatusOr<std::unique_ptr<Directory>> {
@@ -209,6 +209,10 @@ absl::StatusOr<std::unique_ptr<RecordingWriter>> Catalog::Create(Manifest manife
       root_->RemoveDirectory(manifest.name).IgnoreError();
     }
     return directory.status();
+  }
+  {
+    absl::MutexLock lock(&mutex_);
+    entries_.find(manifest.name)->second.is_being_made = false;
   }
   return MakeWriter(*std::move(directory), std::move(manifest));
 }
@@ -380,6 +384,9 @@ absl::StatusOr<std::shared_ptr<const RecordingReader>> Catalog::OpenReader(absl:
   absl::MutexLock lock(&mutex_);
   ASSIGN_OR_RETURN(const Entry* entry, const_cast<Catalog*>(this)->Find(name));
   if (entry->manifest == nullptr) return entry->damage;
+  if (entry->is_being_made) {
+    return absl::AbortedError(absl::StrCat("recording ", name, " is just being made; ask again"));
+  }
   // Done with the mutex held, so that a later removal of files sees that they are read.
   ASSIGN_OR_RETURN(std::shared_ptr<RecordingFiles::Lease> lease,
                    entry->files->Read([&] { return OpenRecording(name); }));

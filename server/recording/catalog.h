@@ -99,6 +99,7 @@ class Catalog {
     absl::Status damage;
     std::shared_ptr<RecordingFiles> files;
     bool is_busy = false;           // has a writer, or is being removed
+    bool is_being_made = false;     // has no directory yet
     bool is_being_removed = false;  // treated as gone, except that its name is taken
     int64_t used_bytes = 0;         // of the manifest, its directory, and the shards that it names
     int64_t charged_bytes = 0;      // by its writer, beyond used_bytes

@@ -6,12 +6,12 @@
 #include <variant>
 
 #include "absl/status/statusor.h"
-#include "grpcpp/support/slice.h"
 #include "server/base/status.h"
 #include "server/service/auth/port_credentials.h"
 #include "server/service/capture_call.h"
 #include "server/service/capture_status_conversion.h"
 #include "server/service/exceptions.h"
+#include "server/service/plain_call.h"
 #include "server/service/wire/request_parser.h"
 
 namespace hookline {
@@ -46,8 +46,7 @@ absl::StatusOr<grpc::ByteBuffer> EncodedEstimate(const Engine& engine, CaptureRe
   message.set_tokens(estimate.tokens);
   message.set_bytes(estimate.bytes);
   if (estimate.time.has_value()) message.set_seconds(absl::ToDoubleSeconds(*estimate.time));
-  grpc::Slice encoded(message.SerializeAsString());
-  return grpc::ByteBuffer(&encoded, 1);
+  return Serialized(message);
 }
 
 class UnaryCaptureCall final : public CaptureCall<grpc::ServerWriteReactor<grpc::ByteBuffer>> {
@@ -66,8 +65,11 @@ class UnaryCaptureCall final : public CaptureCall<grpc::ServerWriteReactor<grpc:
                             const grpc::ByteBuffer& message) {
     ASSIGN_OR_RETURN(CaptureRequest request, ParseCaptureRequest(message, engine.options().token_limits()));
     if (!TextRequests::HasText(request)) return StartPrepared(engine, recorder, client, std::move(request));
-    PostOn(&texts_->threads(), [this, &engine, recorder, client, request = std::move(request)] {
-      absl::Status status = StartPrepared(engine, recorder, client, request);
+    // Texts wait as they came (TextRequests::threads).
+    PostOn(&texts_->threads(), [this, &engine, recorder, client, message] {
+      absl::StatusOr<CaptureRequest> request = ParseCaptureRequest(message, engine.options().token_limits());
+      absl::Status status =
+          request.ok() ? StartPrepared(engine, recorder, client, *std::move(request)) : request.status();
       if (!status.ok()) Refuse(std::move(status));
     });
     return absl::OkStatus();
@@ -145,20 +147,21 @@ class StreamedCaptureCall final : public CaptureCall<grpc::ServerBidiReactor<grp
   }
 
   void AddMessage(const std::shared_ptr<Capture>& running) {
-    auto message = ParseCaptureStreamRequest(std::move(input_), engine_.options().token_limits());
+    auto message = ParseCaptureStreamRequest(input_, engine_.options().token_limits());
     if (!message.ok()) return EndSource(*running, message.status());
     if (TokenBatch* tokens = std::get_if<TokenBatch>(&*message); tokens != nullptr) {
       return AddTokens(*running, std::move(*tokens));
     }
-    const TextSource* text = std::get_if<TextSource>(&*message);
-    if (text == nullptr) {
+    if (!std::holds_alternative<TextSource>(*message)) {
       return EndSource(*running, InvalidField("request",
                                               "is accepted as the first message only; this one must be "
                                               "`tokens` or `text`"));
     }
     // The next message is read when this one's tokens have been added.
-    PostOn(&texts_->threads(), [this, running, text = *text] {
-      absl::StatusOr<TokenBatch> batch = texts_->Encode(model_, text);
+    PostOn(&texts_->threads(), [this, running] {
+      auto again = ParseCaptureStreamRequest(std::move(input_), engine_.options().token_limits());
+      if (!again.ok()) return EndSource(*running, again.status());
+      absl::StatusOr<TokenBatch> batch = texts_->Encode(model_, std::get<TextSource>(*again));
       if (!batch.ok()) return EndSource(*running, batch.status());
       AddTokens(*running, *std::move(batch));
     });
@@ -230,10 +233,11 @@ grpc::ServerUnaryReactor* CaptureServiceImpl::EstimateCapture(grpc::CallbackServ
                                                               grpc::ByteBuffer* response) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   // gRPC's `response` and the reactor are there until Finish.
-  const auto answer = [this, reactor, response](CaptureRequest parsed) {
+  const auto answer = [this, reactor, response](absl::StatusOr<CaptureRequest> parsed) {
     reactor->Finish(ToGrpc(CatchExceptions("EstimateCapture", [&]() -> absl::Status {
-      RETURN_IF_ERROR(texts_->Prepare(&parsed));
-      ASSIGN_OR_RETURN(*response, EncodedEstimate(*engine_, std::move(parsed)));
+      RETURN_IF_ERROR(parsed.status());
+      RETURN_IF_ERROR(texts_->Prepare(&*parsed));
+      ASSIGN_OR_RETURN(*response, EncodedEstimate(*engine_, *std::move(parsed)));
       return absl::OkStatus();
     })));
   };
@@ -245,37 +249,39 @@ grpc::ServerUnaryReactor* CaptureServiceImpl::EstimateCapture(grpc::CallbackServ
   if (!status.ok()) {
     reactor->Finish(ToGrpc(status));
   } else if (TextRequests::HasText(*parsed)) {
-    texts_->threads().Post([answer, parsed = *std::move(parsed)] { answer(parsed); });
+    texts_->threads().Post([this, answer, message = *request] {
+      answer(ParseEstimateCaptureRequest(message, engine_->options().token_limits()));
+    });
   } else {
-    answer(*std::move(parsed));
+    answer(std::move(parsed));
   }
   return reactor;
 }
 
 grpc::ServerUnaryReactor* CaptureServiceImpl::ListCaptures(grpc::CallbackServerContext* context,
-                                                           const v1::ListCapturesRequest* /*request*/,
-                                                           v1::ListCapturesResponse* response) {
-  return AnswerCall(context, "ListCaptures", [&]() -> absl::Status {
+                                                           const grpc::ByteBuffer* request,
+                                                           grpc::ByteBuffer* response) {
+  const auto fill = [&](const v1::ListCapturesRequest& /*request*/, v1::ListCapturesResponse* out) -> absl::Status {
     ASSIGN_OR_RETURN(const AuthClient client, ClientOf(authenticator_, *context));
-    for (const CaptureStatus& status : engine_->ListCaptures(client.identity)) {
-      *response->add_captures() = ToProto(status);
-    }
+    for (const CaptureStatus& status : engine_->ListCaptures(client.identity)) *out->add_captures() = ToProto(status);
     const EngineSnapshot snapshot = engine_->Snapshot();
-    response->set_free_slabs(snapshot.slabs_free);
-    response->set_slabs(engine_->options().slab_count);
-    response->set_slab_bytes(engine_->options().slab_bytes);
-    response->set_max_captures(engine_->options().max_captures);
+    out->set_free_slabs(snapshot.slabs_free);
+    out->set_slabs(engine_->options().slab_count);
+    out->set_slab_bytes(engine_->options().slab_bytes);
+    out->set_max_captures(engine_->options().max_captures);
     return absl::OkStatus();
-  });
+  };
+  return AnswerCall<v1::ListCapturesRequest, v1::ListCapturesResponse>(context, "ListCaptures", *request, response,
+                                                                       fill);
 }
 
 grpc::ServerUnaryReactor* CaptureServiceImpl::StopCapture(grpc::CallbackServerContext* context,
-                                                          const v1::StopCaptureRequest* request,
-                                                          v1::StopCaptureResponse* /*response*/) {
-  return AnswerCall(context, "StopCapture", [&]() -> absl::Status {
+                                                          const grpc::ByteBuffer* request, grpc::ByteBuffer* response) {
+  const auto fill = [&](const v1::StopCaptureRequest& stop, v1::StopCaptureResponse* /*out*/) -> absl::Status {
     ASSIGN_OR_RETURN(const AuthClient client, ClientOf(authenticator_, *context));
-    return engine_->StopCapture(request->id(), client.identity);
-  });
+    return engine_->StopCapture(stop.id(), client.identity);
+  };
+  return AnswerCall<v1::StopCaptureRequest, v1::StopCaptureResponse>(context, "StopCapture", *request, response, fill);
 }
 
 }  // namespace hookline

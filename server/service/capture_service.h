@@ -12,12 +12,11 @@
 
 namespace hookline {
 
-// The methods that stream or take requests of captures are raw: responses are encoded without copying values, and
-// requests are parsed by wire/request_parser.h.
-using RawCaptureService =
-    v1::CaptureService::WithRawCallbackMethod_Capture<v1::CaptureService::WithRawCallbackMethod_CaptureStream<
-        v1::CaptureService::WithRawCallbackMethod_EstimateCapture<v1::CaptureService::WithCallbackMethod_ListCaptures<
-            v1::CaptureService::WithCallbackMethod_StopCapture<v1::CaptureService::Service>>>>>;
+// Raw: responses are encoded without copying values, and requests are parsed by wire/request_parser.h and plain_call.h.
+using RawCaptureService = v1::CaptureService::WithRawCallbackMethod_Capture<
+    v1::CaptureService::WithRawCallbackMethod_CaptureStream<v1::CaptureService::WithRawCallbackMethod_EstimateCapture<
+        v1::CaptureService::WithRawCallbackMethod_ListCaptures<
+            v1::CaptureService::WithRawCallbackMethod_StopCapture<v1::CaptureService::Service>>>>>;
 
 class CaptureServiceImpl final : public RawCaptureService {
  public:
@@ -34,10 +33,10 @@ class CaptureServiceImpl final : public RawCaptureService {
       grpc::CallbackServerContext* context) override;
   grpc::ServerUnaryReactor* EstimateCapture(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
                                             grpc::ByteBuffer* response) override;
-  grpc::ServerUnaryReactor* ListCaptures(grpc::CallbackServerContext* context, const v1::ListCapturesRequest* request,
-                                         v1::ListCapturesResponse* response) override;
-  grpc::ServerUnaryReactor* StopCapture(grpc::CallbackServerContext* context, const v1::StopCaptureRequest* request,
-                                        v1::StopCaptureResponse* response) override;
+  grpc::ServerUnaryReactor* ListCaptures(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
+                                         grpc::ByteBuffer* response) override;
+  grpc::ServerUnaryReactor* StopCapture(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
+                                        grpc::ByteBuffer* response) override;
 
  private:
   Engine* const engine_;

@@ -4,7 +4,7 @@
 
 #include "absl/status/statusor.h"
 #include "server/base/status.h"
-#include "server/service/exceptions.h"
+#include "server/service/plain_call.h"
 
 namespace hookline {
 namespace {
@@ -29,20 +29,24 @@ void Describe(const Dataset& dataset, const TextRequests& texts, v1::Dataset* ou
 }  // namespace
 
 grpc::ServerUnaryReactor* DatasetServiceImpl::ListDatasets(grpc::CallbackServerContext* context,
-                                                           const v1::ListDatasetsRequest* /*request*/,
-                                                           v1::ListDatasetsResponse* response) {
-  return AnswerCall(context, "ListDatasets", [&] {
-    for (const Dataset* dataset : engine_->datasets()) Describe(*dataset, *texts_, response->add_datasets());
-  });
+                                                           const grpc::ByteBuffer* request,
+                                                           grpc::ByteBuffer* response) {
+  const auto fill = [&](const v1::ListDatasetsRequest& /*request*/, v1::ListDatasetsResponse* out) {
+    for (const Dataset* dataset : engine_->datasets()) Describe(*dataset, *texts_, out->add_datasets());
+    return absl::OkStatus();
+  };
+  return AnswerCall<v1::ListDatasetsRequest, v1::ListDatasetsResponse>(context, "ListDatasets", *request, response,
+                                                                       fill);
 }
 
 grpc::ServerUnaryReactor* DatasetServiceImpl::GetDataset(grpc::CallbackServerContext* context,
-                                                         const v1::GetDatasetRequest* request, v1::Dataset* response) {
-  return AnswerCall(context, "GetDataset", [&]() -> absl::Status {
-    ASSIGN_OR_RETURN(const Dataset* dataset, engine_->FindDataset(request->name()));
-    Describe(*dataset, *texts_, response);
+                                                         const grpc::ByteBuffer* request, grpc::ByteBuffer* response) {
+  const auto fill = [&](const v1::GetDatasetRequest& get, v1::Dataset* found) -> absl::Status {
+    ASSIGN_OR_RETURN(const Dataset* dataset, engine_->FindDataset(get.name()));
+    Describe(*dataset, *texts_, found);
     return absl::OkStatus();
-  });
+  };
+  return AnswerCall<v1::GetDatasetRequest, v1::Dataset>(context, "GetDataset", *request, response, fill);
 }
 
 }  // namespace hookline

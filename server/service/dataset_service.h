@@ -8,15 +8,19 @@
 
 namespace hookline {
 
-class DatasetServiceImpl final : public v1::DatasetService::CallbackService {
+// Raw, so that a request's size is known before it is parsed (plain_call.h).
+using RawDatasetService = v1::DatasetService::WithRawCallbackMethod_ListDatasets<
+    v1::DatasetService::WithRawCallbackMethod_GetDataset<v1::DatasetService::Service>>;
+
+class DatasetServiceImpl final : public RawDatasetService {
  public:
   // Both must outlive the server that this service is registered with.
   DatasetServiceImpl(const Engine* engine, const TextRequests* texts) : engine_(engine), texts_(texts) {}
 
-  grpc::ServerUnaryReactor* ListDatasets(grpc::CallbackServerContext* context, const v1::ListDatasetsRequest* request,
-                                         v1::ListDatasetsResponse* response) override;
-  grpc::ServerUnaryReactor* GetDataset(grpc::CallbackServerContext* context, const v1::GetDatasetRequest* request,
-                                       v1::Dataset* response) override;
+  grpc::ServerUnaryReactor* ListDatasets(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
+                                         grpc::ByteBuffer* response) override;
+  grpc::ServerUnaryReactor* GetDataset(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
+                                       grpc::ByteBuffer* response) override;
 
  private:
   const Engine* const engine_;

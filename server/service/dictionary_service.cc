@@ -5,7 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "server/service/exceptions.h"
+#include "server/service/plain_call.h"
 
 namespace hookline {
 namespace {
@@ -29,31 +29,35 @@ void Describe(const Model& model, const AttachedDictionary& dictionary, v1::Dict
 }  // namespace
 
 grpc::ServerUnaryReactor* DictionaryServiceImpl::ListDictionaries(grpc::CallbackServerContext* context,
-                                                                  const v1::ListDictionariesRequest* /*request*/,
-                                                                  v1::ListDictionariesResponse* response) {
-  return AnswerCall(context, "ListDictionaries", [&] {
+                                                                  const grpc::ByteBuffer* request,
+                                                                  grpc::ByteBuffer* response) {
+  const auto fill = [&](const v1::ListDictionariesRequest& /*request*/, v1::ListDictionariesResponse* out) {
     for (const Model* model : engine_->models()) {
-      for (const AttachedDictionary& one : model->dictionaries()) Describe(*model, one, response->add_dictionaries());
+      for (const AttachedDictionary& one : model->dictionaries()) Describe(*model, one, out->add_dictionaries());
     }
-  });
+    return absl::OkStatus();
+  };
+  return AnswerCall<v1::ListDictionariesRequest, v1::ListDictionariesResponse>(context, "ListDictionaries", *request,
+                                                                               response, fill);
 }
 
 grpc::ServerUnaryReactor* DictionaryServiceImpl::GetDictionary(grpc::CallbackServerContext* context,
-                                                               const v1::GetDictionaryRequest* request,
-                                                               v1::Dictionary* response) {
-  return AnswerCall(context, "GetDictionary", [&]() -> absl::Status {
+                                                               const grpc::ByteBuffer* request,
+                                                               grpc::ByteBuffer* response) {
+  const auto fill = [&](const v1::GetDictionaryRequest& get, v1::Dictionary* found) -> absl::Status {
     std::vector<std::string> names;
     for (const Model* model : engine_->models()) {
       for (const AttachedDictionary& one : model->dictionaries()) {
         names.push_back(one.info.name);
-        if (one.info.name != request->name()) continue;
-        Describe(*model, one, response);
+        if (one.info.name != get.name()) continue;
+        Describe(*model, one, found);
         return absl::OkStatus();
       }
     }
-    return absl::NotFoundError(absl::StrCat("name: no dictionary \"", request->name(), "\"; this server has ",
+    return absl::NotFoundError(absl::StrCat("name: no dictionary \"", get.name(), "\"; this server has ",
                                             names.empty() ? "none" : absl::StrJoin(names, ", ")));
-  });
+  };
+  return AnswerCall<v1::GetDictionaryRequest, v1::Dictionary>(context, "GetDictionary", *request, response, fill);
 }
 
 }  // namespace hookline

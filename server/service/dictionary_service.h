@@ -7,16 +7,19 @@
 
 namespace hookline {
 
-class DictionaryServiceImpl final : public v1::DictionaryService::CallbackService {
+// Raw, so that a request's size is known before it is parsed (plain_call.h).
+using RawDictionaryService = v1::DictionaryService::WithRawCallbackMethod_ListDictionaries<
+    v1::DictionaryService::WithRawCallbackMethod_GetDictionary<v1::DictionaryService::Service>>;
+
+class DictionaryServiceImpl final : public RawDictionaryService {
  public:
   // `engine` must outlive the server that this service is registered with.
   explicit DictionaryServiceImpl(const Engine* engine) : engine_(engine) {}
 
-  grpc::ServerUnaryReactor* ListDictionaries(grpc::CallbackServerContext* context,
-                                             const v1::ListDictionariesRequest* request,
-                                             v1::ListDictionariesResponse* response) override;
-  grpc::ServerUnaryReactor* GetDictionary(grpc::CallbackServerContext* context, const v1::GetDictionaryRequest* request,
-                                          v1::Dictionary* response) override;
+  grpc::ServerUnaryReactor* ListDictionaries(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
+                                             grpc::ByteBuffer* response) override;
+  grpc::ServerUnaryReactor* GetDictionary(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
+                                          grpc::ByteBuffer* response) override;
 
  private:
   const Engine* const engine_;

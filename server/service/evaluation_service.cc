@@ -9,16 +9,12 @@
 #include "server/base/status.h"
 #include "server/service/auth/port_credentials.h"
 #include "server/service/exceptions.h"
+#include "server/service/plain_call.h"
 #include "server/service/stream_call.h"
 #include "server/service/wire/score_conversion.h"
 
 namespace hookline {
 namespace {
-
-grpc::ByteBuffer Encode(const v1::ScoreResponse& message) {
-  grpc::Slice encoded(message.SerializeAsString());
-  return grpc::ByteBuffer(&encoded, 1);
-}
 
 // Streams the events of one scoring. A client that does not read leaves the rest with the engine, which then runs no
 // more for it.
@@ -30,10 +26,12 @@ class ScoreCall final : public StreamCall<grpc::ServerWriteReactor<grpc::ByteBuf
     absl::Status status = CatchExceptions("Score", [&]() -> absl::Status {
       RETURN_IF_ERROR(client.status());
       ASSIGN_OR_RETURN(ScoreRequest request, ParseScoreRequest(message, engine.options().token_limits()));
-      const auto* text = std::get_if<TextSource>(&request.source);
-      if (text == nullptr) return Start(engine, client->identity, std::move(request));
-      PostOn(&texts_->threads(), [this, &engine, identity = client->identity, text = *text, request] {
-        absl::Status status = StartWithText(engine, identity, text, request);
+      if (!std::holds_alternative<TextSource>(request.source)) {
+        return Start(engine, client->identity, std::move(request));
+      }
+      // Texts wait as they came (TextRequests::threads).
+      PostOn(&texts_->threads(), [this, &engine, identity = client->identity, message] {
+        absl::Status status = StartWithText(engine, identity, message);
         if (!status.ok()) Refuse(std::move(status));
       });
       return absl::OkStatus();
@@ -43,9 +41,9 @@ class ScoreCall final : public StreamCall<grpc::ServerWriteReactor<grpc::ByteBuf
   }
 
  private:
-  absl::Status StartWithText(Engine& engine, const ClientIdentity& client, const TextSource& text,
-                             ScoreRequest request) {
-    ASSIGN_OR_RETURN(request.source, texts_->Encode(request.model, text));
+  absl::Status StartWithText(Engine& engine, const ClientIdentity& client, const grpc::ByteBuffer& message) {
+    ASSIGN_OR_RETURN(ScoreRequest request, ParseScoreRequest(message, engine.options().token_limits()));
+    ASSIGN_OR_RETURN(request.source, texts_->Encode(request.model, std::get<TextSource>(request.source)));
     return Start(engine, client, std::move(request));
   }
 
@@ -60,24 +58,24 @@ class ScoreCall final : public StreamCall<grpc::ServerWriteReactor<grpc::ByteBuf
   Step NextStep() override ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     if (scoring_ == nullptr) return Step::Wait();
     if (scored_.has_value()) {
-      if (next_hook_point_ < plan_->hook_points.size()) return Step::Write(Encode(NextRows()));
+      if (next_hook_point_ < plan_->hook_points.size()) return Step::Write(Serialized(NextRows()));
       scored_.reset();
     }
     std::optional<ScoreEvent> event = scoring_->Next();
     if (!event.has_value()) return Step::Wait();
     if (const auto* started = std::get_if<ScoreStarted>(&*event)) {
       plan_ = started->plan;
-      return Step::Write(Encode(ToProto(*started)));
+      return Step::Write(Serialized(ToProto(*started)));
     }
     if (auto* scored = std::get_if<ScoredSequence>(&*event)) {
       scored_ = std::move(*scored);
       next_hook_point_ = 0;
       next_position_ = 0;
-      return Step::Write(Encode(ToProto(*plan_, *scored_)));
+      return Step::Write(Serialized(ToProto(*plan_, *scored_)));
     }
     const ScoreEnded& ended = std::get<ScoreEnded>(*event);
     if (!ended.status.ok()) return Step::Finish(ended.status);
-    return Step::WriteAndFinish(Encode(ToProto(*plan_, ended)), absl::OkStatus());
+    return Step::WriteAndFinish(Serialized(ToProto(*plan_, ended)), absl::OkStatus());
   }
 
   v1::ScoreResponse NextRows() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {

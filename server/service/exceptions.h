@@ -5,14 +5,10 @@
 #include <exception>
 #include <string>
 #include <type_traits>
-#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
-#include "grpcpp/server_context.h"
-#include "grpcpp/support/server_callback.h"
-#include "server/service/status_mapping.h"
 #include "spdlog/spdlog.h"
 
 namespace hookline {
@@ -38,14 +34,6 @@ absl::Status CatchExceptions(absl::string_view method, Action action) {
   } catch (...) {
     return ExceptionStatus(method, "something that is not a std::exception");
   }
-}
-
-// Ends a unary call with what `fill` answers, which fills the response.
-template <typename Fill>
-grpc::ServerUnaryReactor* AnswerCall(grpc::CallbackServerContext* context, absl::string_view method, Fill fill) {
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  reactor->Finish(ToGrpc(CatchExceptions(method, std::move(fill))));
-  return reactor;
 }
 
 }  // namespace hookline

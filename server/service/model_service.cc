@@ -6,7 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "server/base/status.h"
 #include "server/model/aliases.h"
-#include "server/service/exceptions.h"
+#include "server/service/plain_call.h"
 #include "server/service/wire/request_conversion.h"
 
 namespace hookline {
@@ -52,20 +52,21 @@ void Describe(const ModelInfo& info, const ModelTokenizers* tokenizers, v1::Mode
 }  // namespace
 
 grpc::ServerUnaryReactor* ModelServiceImpl::ListModels(grpc::CallbackServerContext* context,
-                                                       const v1::ListModelsRequest* /*request*/,
-                                                       v1::ListModelsResponse* response) {
-  return AnswerCall(context, "ListModels", [&] {
-    for (const Model* model : engine_->models()) Describe(model->info(), tokenizers_, response->add_models());
-  });
+                                                       const grpc::ByteBuffer* request, grpc::ByteBuffer* response) {
+  const auto fill = [&](const v1::ListModelsRequest& /*request*/, v1::ListModelsResponse* out) {
+    for (const Model* model : engine_->models()) Describe(model->info(), tokenizers_, out->add_models());
+    return absl::OkStatus();
+  };
+  return AnswerCall<v1::ListModelsRequest, v1::ListModelsResponse>(context, "ListModels", *request, response, fill);
 }
 
 grpc::ServerUnaryReactor* ModelServiceImpl::GetModel(grpc::CallbackServerContext* context,
-                                                     const v1::GetModelRequest* request, v1::Model* response) {
-  return AnswerCall(context, "GetModel", [&]() -> absl::Status {
-    ASSIGN_OR_RETURN(const Model* model, engine_->FindModel(request->name()));
-    Describe(model->info(), tokenizers_, response);
+                                                     const grpc::ByteBuffer* request, grpc::ByteBuffer* response) {
+  const auto fill = [&](const v1::GetModelRequest& get, v1::Model* found) -> absl::Status {
+    ASSIGN_OR_RETURN(const Model* model, engine_->FindModel(get.name()));
+    Describe(model->info(), tokenizers_, found);
     for (const HookPoint& hook_point : model->hook_points().all()) {
-      v1::HookPoint& out = *response->add_hook_points();
+      v1::HookPoint& out = *found->add_hook_points();
       out.set_name(hook_point.name);
       out.set_width(static_cast<int32_t>(hook_point.width));
       out.set_layer(hook_point.layer);
@@ -74,10 +75,11 @@ grpc::ServerUnaryReactor* ModelServiceImpl::GetModel(grpc::CallbackServerContext
       out.set_observation(hook_point.observation);
     }
     for (auto& [alias, index] : AliasesOf(model->hook_points(), model->info().architecture).names) {
-      response->mutable_hook_points(index)->add_aliases(std::move(alias));
+      found->mutable_hook_points(index)->add_aliases(std::move(alias));
     }
     return absl::OkStatus();
-  });
+  };
+  return AnswerCall<v1::GetModelRequest, v1::Model>(context, "GetModel", *request, response, fill);
 }
 
 }  // namespace hookline

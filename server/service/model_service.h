@@ -8,16 +8,20 @@
 
 namespace hookline {
 
-class ModelServiceImpl final : public v1::ModelService::CallbackService {
+// Raw, so that a request's size is known before it is parsed (plain_call.h).
+using RawModelService = v1::ModelService::WithRawCallbackMethod_ListModels<
+    v1::ModelService::WithRawCallbackMethod_GetModel<v1::ModelService::Service>>;
+
+class ModelServiceImpl final : public RawModelService {
  public:
   // Both must outlive the server that this service is registered with; `tokenizers` may be null.
   ModelServiceImpl(const Engine* engine, const ModelTokenizers* tokenizers)
       : engine_(engine), tokenizers_(tokenizers) {}
 
-  grpc::ServerUnaryReactor* ListModels(grpc::CallbackServerContext* context, const v1::ListModelsRequest* request,
-                                       v1::ListModelsResponse* response) override;
-  grpc::ServerUnaryReactor* GetModel(grpc::CallbackServerContext* context, const v1::GetModelRequest* request,
-                                     v1::Model* response) override;
+  grpc::ServerUnaryReactor* ListModels(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
+                                       grpc::ByteBuffer* response) override;
+  grpc::ServerUnaryReactor* GetModel(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
+                                     grpc::ByteBuffer* response) override;
 
  private:
   const Engine* const engine_;

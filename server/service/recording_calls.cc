@@ -3,10 +3,9 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "grpcpp/impl/codegen/proto_utils.h"
-#include "grpcpp/support/slice.h"
 #include "server/base/status.h"
 #include "server/service/exceptions.h"
+#include "server/service/plain_call.h"
 #include "server/service/status_mapping.h"
 #include "server/service/wire/capture_response_encoder.h"
 #include "server/service/wire/recording_conversion.h"
@@ -51,8 +50,10 @@ absl::Status PersistCall::Persist(const ClientIdentity& client, const grpc::Byte
   if (!TextRequests::HasText(parsed.capture)) {
     return PersistPrepared(client, parsed.name, std::move(parsed.capture));
   }
-  PostOn(&texts_->threads(), [this, client, parsed = std::move(parsed)] {
-    absl::Status status = PersistPrepared(client, parsed.name, parsed.capture);
+  // Texts wait as they came (TextRequests::threads).
+  PostOn(&texts_->threads(), [this, client, request] {
+    absl::StatusOr<PersistRequest> again = ParsePersistRequest(request, recorder_->token_limits());
+    absl::Status status = again.ok() ? PersistPrepared(client, again->name, std::move(again->capture)) : again.status();
     if (!status.ok()) Refuse(std::move(status));
   });
   return absl::OkStatus();
@@ -131,17 +132,23 @@ PersistCall::Step PersistCall::NextStep() {
   const RecordingSession::Progress progress = Progress();
   if (!progress.ended && (!has_news_ || !progress.started.has_value())) return Step::Wait();
   has_news_ = false;
-  grpc::Slice slice(Message(progress).SerializeAsString());
+  grpc::ByteBuffer message = Serialized(Message(progress));
   is_first_ = false;
-  grpc::ByteBuffer message(&slice, 1);
   if (progress.ended) return Step::WriteAndFinish(std::move(message), progress.status);
   return Step::Write(std::move(message));
 }
 
-void StopCall::Begin(const std::string& name, const absl::StatusOr<AuthClient>& client) {
+void StopCall::Begin(const grpc::ByteBuffer& request, const absl::StatusOr<AuthClient>& client) {
   if (!client.ok()) return Refuse(client.status());
-  absl::Status status = recorder_->CheckMayChange(name, client->identity);
+  absl::Status status = CatchExceptions("StopRecording", [&] { return Stop(request, client->identity); });
   if (!status.ok()) return Refuse(std::move(status));
+  Advance();
+}
+
+absl::Status StopCall::Stop(const grpc::ByteBuffer& request, const ClientIdentity& client) {
+  ASSIGN_OR_RETURN(const v1::StopRecordingRequest parsed, ParsePlain<v1::StopRecordingRequest>(request));
+  const std::string& name = parsed.name();
+  RETURN_IF_ERROR(recorder_->CheckMayChange(name, client));
   const std::shared_ptr<RecordingSession> session = recorder_->Find(name);
   const int watch = session == nullptr ? -1 : session->Watch([this] { Wake(); });
   {
@@ -151,7 +158,7 @@ void StopCall::Begin(const std::string& name, const absl::StatusOr<AuthClient>& 
     watch_ = watch;
   }
   if (session != nullptr) session->Stop();
-  Advance();
+  return absl::OkStatus();
 }
 
 // The recording is stopped whether or not its client waits for the answer.
@@ -162,7 +169,7 @@ StopCall::Step StopCall::NextStep() {
 
 absl::Status StopCall::FillResponse() const {
   ASSIGN_OR_RETURN(const std::shared_ptr<const Manifest> manifest, recorder_->catalog().Get(name_));
-  *response_ = ToProto(*manifest, RecordingView::kFull);
+  *response_ = Serialized(ToProto(*manifest, RecordingView::kFull));
   return absl::OkStatus();
 }
 
@@ -177,12 +184,14 @@ void StopCall::Release() {
   if (session != nullptr) session->Unwatch(watch);
 }
 
-void VerifyCall::Begin(const std::string& name) {
+void VerifyCall::Begin(const grpc::ByteBuffer& request) {
   if (const int others = (*running_)++; others >= kMaxVerifications) {
     return Refuse(absl::ResourceExhaustedError(
         absl::StrCat(others, " verifications run or wait, of at most ", kMaxVerifications, "; try again later")));
   }
-  Post([this, name] { Open(name); });
+  const auto parsed = ParsePlain<v1::VerifyRecordingRequest>(request);
+  if (!parsed.ok()) return Refuse(parsed.status());
+  Post([this, name = parsed->name()] { Open(name); });
 }
 
 void VerifyCall::Open(const std::string& name) {
@@ -246,11 +255,11 @@ VerifyCall::Step VerifyCall::NextStep() {
   has_news_ = false;
   if (next_shard_ == reader_->manifest().shards.size() || findings_.damaged_size() == kMaxDamagedShards) {
     findings_.set_done(true);
-    return Step::WriteAndFinish(findings_, absl::OkStatus());
+    return Step::WriteAndFinish(Serialized(findings_), absl::OkStatus());
   }
   v1::VerifyRecordingResponse progress = findings_;
   progress.clear_damaged();
-  return Step::Write(std::move(progress));
+  return Step::Write(Serialized(progress));
 }
 
 void VerifyCall::Written() {
@@ -265,10 +274,7 @@ void ReadCall::Begin(Recorder* recorder, TaskThreads* disk, grpc::ByteBuffer mes
 }
 
 absl::Status ReadCall::Open(Catalog& catalog, TaskThreads* disk, grpc::ByteBuffer message) {
-  v1::ReadRecordingRequest request;
-  if (!grpc::GenericDeserialize<grpc::ProtoBufferReader, v1::ReadRecordingRequest>(&message, &request).ok()) {
-    return absl::InvalidArgumentError("the request is not a ReadRecordingRequest message");
-  }
+  ASSIGN_OR_RETURN(const v1::ReadRecordingRequest request, ParsePlain<v1::ReadRecordingRequest>(std::move(message)));
   ASSIGN_OR_RETURN(const ReplayRequest replay, FromProto(request));
   ASSIGN_OR_RETURN(std::shared_ptr<const RecordingReader> reader, catalog.OpenReader(request.name()));
   ASSIGN_OR_RETURN(

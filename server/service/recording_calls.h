@@ -51,18 +51,19 @@ class PersistCall final : public StreamCall<grpc::ServerWriteReactor<grpc::ByteB
 class StopCall final : public StreamCall<grpc::ServerUnaryReactor, NoMessage> {
  public:
   // `response` is gRPC's, until OnDone.
-  StopCall(Recorder* recorder, TaskThreads* threads, v1::Recording* response)
+  StopCall(Recorder* recorder, TaskThreads* threads, grpc::ByteBuffer* response)
       : StreamCall("StopRecording", threads), recorder_(recorder), response_(response) {}
 
-  void Begin(const std::string& name, const absl::StatusOr<AuthClient>& client);
+  void Begin(const grpc::ByteBuffer& request, const absl::StatusOr<AuthClient>& client);
 
  private:
+  absl::Status Stop(const grpc::ByteBuffer& request, const ClientIdentity& client);
   Step NextStep() override ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Release() override;
   absl::Status FillResponse() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   Recorder* const recorder_;
-  v1::Recording* const response_;
+  grpc::ByteBuffer* const response_;
   std::string name_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<RecordingSession> session_ ABSL_GUARDED_BY(mutex_);
   int watch_ ABSL_GUARDED_BY(mutex_) = -1;
@@ -70,14 +71,13 @@ class StopCall final : public StreamCall<grpc::ServerUnaryReactor, NoMessage> {
 
 // Checks a recording shard by shard. Verifications share `disk`'s threads slice by slice, so that none waits for
 // another's shard. `running` counts the calls there are.
-class VerifyCall final
-    : public StreamCall<grpc::ServerWriteReactor<v1::VerifyRecordingResponse>, v1::VerifyRecordingResponse> {
+class VerifyCall final : public StreamCall<grpc::ServerWriteReactor<grpc::ByteBuffer>, grpc::ByteBuffer> {
  public:
   VerifyCall(Recorder* recorder, TaskThreads* disk, std::atomic<int>* running)
       : StreamCall("VerifyRecording", disk), recorder_(recorder), running_(running) {}
   ~VerifyCall() override { --*running_; }
 
-  void Begin(const std::string& name);
+  void Begin(const grpc::ByteBuffer& request);
 
  private:
   Step NextStep() override ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

@@ -7,7 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "server/base/status.h"
 #include "server/service/auth/port_credentials.h"
-#include "server/service/exceptions.h"
+#include "server/service/plain_call.h"
 #include "server/service/recording_calls.h"
 #include "server/service/wire/recording_conversion.h"
 
@@ -47,52 +47,55 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* RecordingServiceImpl::Persist(grpc::
 }
 
 grpc::ServerUnaryReactor* RecordingServiceImpl::ListRecordings(grpc::CallbackServerContext* context,
-                                                               const v1::ListRecordingsRequest* request,
-                                                               v1::ListRecordingsResponse* response) {
-  return AnswerCall(context, "ListRecordings", [&] { return List(recorder_->catalog(), *request, response); });
+                                                               const grpc::ByteBuffer* request,
+                                                               grpc::ByteBuffer* response) {
+  const auto fill = [&](const v1::ListRecordingsRequest& list, v1::ListRecordingsResponse* out) {
+    return List(recorder_->catalog(), list, out);
+  };
+  return AnswerCall<v1::ListRecordingsRequest, v1::ListRecordingsResponse>(context, "ListRecordings", *request,
+                                                                           response, fill);
 }
 
 grpc::ServerUnaryReactor* RecordingServiceImpl::GetRecording(grpc::CallbackServerContext* context,
-                                                             const v1::GetRecordingRequest* request,
-                                                             v1::Recording* response) {
-  return AnswerCall(context, "GetRecording", [&]() -> absl::Status {
-    ASSIGN_OR_RETURN(const std::shared_ptr<const Manifest> manifest, recorder_->catalog().Get(request->name()));
-    *response = ToProto(*manifest, RecordingView::kFull);
+                                                             const grpc::ByteBuffer* request,
+                                                             grpc::ByteBuffer* response) {
+  const auto fill = [&](const v1::GetRecordingRequest& get, v1::Recording* found) -> absl::Status {
+    ASSIGN_OR_RETURN(const std::shared_ptr<const Manifest> manifest, recorder_->catalog().Get(get.name()));
+    *found = ToProto(*manifest, RecordingView::kFull);
     return absl::OkStatus();
-  });
+  };
+  return AnswerCall<v1::GetRecordingRequest, v1::Recording>(context, "GetRecording", *request, response, fill);
 }
 
 grpc::ServerUnaryReactor* RecordingServiceImpl::StopRecording(grpc::CallbackServerContext* context,
-                                                              const v1::StopRecordingRequest* request,
-                                                              v1::Recording* response) {
+                                                              const grpc::ByteBuffer* request,
+                                                              grpc::ByteBuffer* response) {
   auto call = std::make_shared<StopCall>(recorder_, &wakes_, response);
   call->Keep(context);
-  call->Begin(request->name(), ClientOf(authenticator_, *context));
+  call->Begin(*request, ClientOf(authenticator_, *context));
   return call.get();
 }
 
 grpc::ServerUnaryReactor* RecordingServiceImpl::DeleteRecording(grpc::CallbackServerContext* context,
-                                                                const v1::DeleteRecordingRequest* request,
-                                                                v1::DeleteRecordingResponse* response) {
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  // `response` and the reactor are there until Finish.
-  disk_.Post([this, reactor, response, name = request->name(), client = ClientOf(authenticator_, *context)] {
-    reactor->Finish(ToGrpc(CatchExceptions("DeleteRecording", [&]() -> absl::Status {
-      RETURN_IF_ERROR(client.status());
-      RETURN_IF_ERROR(recorder_->CheckMayChange(name, client->identity));
-      ASSIGN_OR_RETURN(const int64_t bytes, recorder_->catalog().Delete(name));
-      response->set_bytes(bytes);
-      return absl::OkStatus();
-    })));
-  });
-  return reactor;
+                                                                const grpc::ByteBuffer* request,
+                                                                grpc::ByteBuffer* response) {
+  const auto fill = [this, client = ClientOf(authenticator_, *context)](
+                        const v1::DeleteRecordingRequest& remove, v1::DeleteRecordingResponse* out) -> absl::Status {
+    RETURN_IF_ERROR(client.status());
+    RETURN_IF_ERROR(recorder_->CheckMayChange(remove.name(), client->identity));
+    ASSIGN_OR_RETURN(const int64_t bytes, recorder_->catalog().Delete(remove.name()));
+    out->set_bytes(bytes);
+    return absl::OkStatus();
+  };
+  return AnswerCallOn<v1::DeleteRecordingRequest, v1::DeleteRecordingResponse>(&disk_, context, "DeleteRecording",
+                                                                               *request, response, fill);
 }
 
-grpc::ServerWriteReactor<v1::VerifyRecordingResponse>* RecordingServiceImpl::VerifyRecording(
-    grpc::CallbackServerContext* context, const v1::VerifyRecordingRequest* request) {
+grpc::ServerWriteReactor<grpc::ByteBuffer>* RecordingServiceImpl::VerifyRecording(grpc::CallbackServerContext* context,
+                                                                                  const grpc::ByteBuffer* request) {
   auto call = std::make_shared<VerifyCall>(recorder_, &verify_, &verifications_);
   call->Keep(context);
-  call->Begin(request->name());
+  call->Begin(*request);
   return call.get();
 }
 

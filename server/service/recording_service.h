@@ -13,12 +13,16 @@
 
 namespace hookline {
 
-// Persist is raw since its request holds token sequences, ReadRecording since it answers as Capture does.
-using RawRecordingService = v1::RecordingService::WithRawCallbackMethod_Persist<
-    v1::RecordingService::WithRawCallbackMethod_ReadRecording<v1::RecordingService::WithCallbackMethod_ListRecordings<
-        v1::RecordingService::WithCallbackMethod_GetRecording<v1::RecordingService::WithCallbackMethod_StopRecording<
-            v1::RecordingService::WithCallbackMethod_DeleteRecording<
-                v1::RecordingService::WithCallbackMethod_VerifyRecording<v1::RecordingService::Service>>>>>>>;
+// Raw: Persist's request holds token sequences, ReadRecording answers as Capture does, and for the others a request's
+// size is known before it is parsed (plain_call.h).
+using RawRecordingService =
+    v1::RecordingService::WithRawCallbackMethod_Persist<v1::RecordingService::WithRawCallbackMethod_ReadRecording<
+        v1::RecordingService::WithRawCallbackMethod_ListRecordings<
+            v1::RecordingService::WithRawCallbackMethod_GetRecording<
+                v1::RecordingService::WithRawCallbackMethod_StopRecording<
+                    v1::RecordingService::WithRawCallbackMethod_DeleteRecording<
+                        v1::RecordingService::WithRawCallbackMethod_VerifyRecording<
+                            v1::RecordingService::Service>>>>>>>;
 
 class RecordingServiceImpl final : public RawRecordingService {
  public:
@@ -30,18 +34,16 @@ class RecordingServiceImpl final : public RawRecordingService {
 
   grpc::ServerWriteReactor<grpc::ByteBuffer>* Persist(grpc::CallbackServerContext* context,
                                                       const grpc::ByteBuffer* request) override;
-  grpc::ServerUnaryReactor* ListRecordings(grpc::CallbackServerContext* context,
-                                           const v1::ListRecordingsRequest* request,
-                                           v1::ListRecordingsResponse* response) override;
-  grpc::ServerUnaryReactor* GetRecording(grpc::CallbackServerContext* context, const v1::GetRecordingRequest* request,
-                                         v1::Recording* response) override;
-  grpc::ServerUnaryReactor* StopRecording(grpc::CallbackServerContext* context, const v1::StopRecordingRequest* request,
-                                          v1::Recording* response) override;
-  grpc::ServerUnaryReactor* DeleteRecording(grpc::CallbackServerContext* context,
-                                            const v1::DeleteRecordingRequest* request,
-                                            v1::DeleteRecordingResponse* response) override;
-  grpc::ServerWriteReactor<v1::VerifyRecordingResponse>* VerifyRecording(
-      grpc::CallbackServerContext* context, const v1::VerifyRecordingRequest* request) override;
+  grpc::ServerUnaryReactor* ListRecordings(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
+                                           grpc::ByteBuffer* response) override;
+  grpc::ServerUnaryReactor* GetRecording(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
+                                         grpc::ByteBuffer* response) override;
+  grpc::ServerUnaryReactor* StopRecording(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
+                                          grpc::ByteBuffer* response) override;
+  grpc::ServerUnaryReactor* DeleteRecording(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
+                                            grpc::ByteBuffer* response) override;
+  grpc::ServerWriteReactor<grpc::ByteBuffer>* VerifyRecording(grpc::CallbackServerContext* context,
+                                                              const grpc::ByteBuffer* request) override;
   grpc::ServerWriteReactor<grpc::ByteBuffer>* ReadRecording(grpc::CallbackServerContext* context,
                                                             const grpc::ByteBuffer* request) override;
 

@@ -2,12 +2,11 @@
 
 #include <cstdint>
 #include <string>
-#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "server/base/status.h"
 #include "server/capture/text_source.h"
-#include "server/service/exceptions.h"
+#include "server/service/plain_call.h"
 
 namespace hookline {
 namespace {
@@ -87,24 +86,22 @@ absl::Status FillTexts(const TextRequests& texts, const v1::DetokenizeRequest& r
 }  // namespace
 
 grpc::ServerUnaryReactor* TokenizerServiceImpl::Tokenize(grpc::CallbackServerContext* context,
-                                                         const v1::TokenizeRequest* request,
-                                                         v1::TokenizeResponse* response) {
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  // The request, the response and the reactor are there until Finish.
-  texts_->threads().Post([this, reactor, request, response] {
-    reactor->Finish(ToGrpc(CatchExceptions("Tokenize", [&] { return FillTokens(*texts_, *request, response); })));
-  });
-  return reactor;
+                                                         const grpc::ByteBuffer* request, grpc::ByteBuffer* response) {
+  const auto fill = [texts = texts_](const v1::TokenizeRequest& tokenize, v1::TokenizeResponse* out) {
+    return FillTokens(*texts, tokenize, out);
+  };
+  return AnswerCallOn<v1::TokenizeRequest, v1::TokenizeResponse>(&texts_->threads(), context, "Tokenize", *request,
+                                                                 response, fill);
 }
 
 grpc::ServerUnaryReactor* TokenizerServiceImpl::Detokenize(grpc::CallbackServerContext* context,
-                                                           const v1::DetokenizeRequest* request,
-                                                           v1::DetokenizeResponse* response) {
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  texts_->threads().Post([this, reactor, request, response] {
-    reactor->Finish(ToGrpc(CatchExceptions("Detokenize", [&] { return FillTexts(*texts_, *request, response); })));
-  });
-  return reactor;
+                                                           const grpc::ByteBuffer* request,
+                                                           grpc::ByteBuffer* response) {
+  const auto fill = [texts = texts_](const v1::DetokenizeRequest& detokenize, v1::DetokenizeResponse* out) {
+    return FillTexts(*texts, detokenize, out);
+  };
+  return AnswerCallOn<v1::DetokenizeRequest, v1::DetokenizeResponse>(&texts_->threads(), context, "Detokenize",
+                                                                     *request, response, fill);
 }
 
 }  // namespace hookline

@@ -7,15 +7,19 @@
 
 namespace hookline {
 
-class TokenizerServiceImpl final : public v1::TokenizerService::CallbackService {
+// Raw, so that a request's size is known before it is parsed (plain_call.h).
+using RawTokenizerService = v1::TokenizerService::WithRawCallbackMethod_Tokenize<
+    v1::TokenizerService::WithRawCallbackMethod_Detokenize<v1::TokenizerService::Service>>;
+
+class TokenizerServiceImpl final : public RawTokenizerService {
  public:
   // `texts` must outlive the server that this service is registered with.
   explicit TokenizerServiceImpl(TextRequests* texts) : texts_(texts) {}
 
-  grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* context, const v1::TokenizeRequest* request,
-                                     v1::TokenizeResponse* response) override;
-  grpc::ServerUnaryReactor* Detokenize(grpc::CallbackServerContext* context, const v1::DetokenizeRequest* request,
-                                       v1::DetokenizeResponse* response) override;
+  grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
+                                     grpc::ByteBuffer* response) override;
+  grpc::ServerUnaryReactor* Detokenize(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
+                                       grpc::ByteBuffer* response) override;
 
  private:
   TextRequests* const texts_;

@@ -188,6 +188,16 @@ TEST_F(DamageTest, AReadOfWhatIsRemovedGoesOnOrIsAbortedAndNeverDamaged) {
   EXPECT_EQ(disk_.opened_files(), 0);
 }
 
+TEST_F(DamageTest, AReadThatComesWhileItsRecordingIsMadeIsAskedToComeAgain) {
+  Open();
+  absl::Status early;
+  disk_.BeforeOperation(disk_.operations() + 1, [&] { early = catalog_->OpenReader("a").status(); });
+  auto writer = catalog_->Create(RowsSource::Request("a", kPoints, Dtype::kFloat32));
+  ASSERT_TRUE(writer.ok()) << writer.status();
+  EXPECT_EQ(early.code(), absl::StatusCode::kAborted) << early;
+  EXPECT_TRUE(catalog_->OpenReader("a").ok());
+}
+
 TEST_F(DamageTest, AReaderKeepsTheRowsThatALongerShardOrACutTookThePlaceOf) {
   auto writer = catalog_->Create(RowsSource::Request("a", kPoints, Dtype::kFloat32));
   ASSERT_TRUE(kSource.SendTo(**writer, 1).ok());

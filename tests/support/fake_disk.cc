@@ -1,6 +1,7 @@
 #include "tests/support/fake_disk.h"
 
 #include <algorithm>
+#include <functional>
 #include <limits>
 #include <utility>
 
@@ -30,13 +31,15 @@ struct FakeDisk::State {
   int64_t fail_at = 0;
   bool fail_once = false;
   absl::Status failure;
+  int64_t act_at = 0;
+  std::function<void()> action;
   int64_t capacity = std::numeric_limits<int64_t>::max();
   bool locked = false;
   int64_t opened_files = 0;
   int64_t read_bytes = 0;
 
   absl::Status Operate() {
-    ++operations;
+    if (++operations == act_at) action();
     if (fail_at != 0 && (fail_once ? operations == fail_at : operations >= fail_at)) return failure;
     return absl::OkStatus();
   }
@@ -293,6 +296,11 @@ void FakeDisk::FailAt(int64_t operation, absl::Status status) {
   state_->fail_at = operation;
   state_->fail_once = false;
   state_->failure = std::move(status);
+}
+
+void FakeDisk::BeforeOperation(int64_t operation, std::function<void()> action) {
+  state_->act_at = operation;
+  state_->action = std::move(action);
 }
 
 void FakeDisk::FailOnceAt(int64_t operation, absl::Status status) {

@@ -9,6 +9,7 @@
 #define HOOKLINE_TESTS_SUPPORT_FAKE_DISK_H_
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <random>
@@ -46,6 +47,9 @@ class FakeDisk {
 
   // The same for the `operation`-th alone.
   void FailOnceAt(int64_t operation, absl::Status status);
+
+  // Runs `action` before the `operation`-th: what somebody else does meanwhile.
+  void BeforeOperation(int64_t operation, std::function<void()> action);
 
   // The disk's size; writes past it fail with RESOURCE_EXHAUSTED.
   void set_capacity(int64_t bytes);

@@ -1,0 +1,94 @@
+// Unary calls of small messages. gRPC hands over their bytes, so that a request's size is known before it is parsed:
+//
+//   grpc::ServerUnaryReactor* GetModel(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
+//                                      grpc::ByteBuffer* response) {
+//     return AnswerCall<v1::GetModelRequest, v1::Model>(
+//         context, "GetModel", *request, response,
+//         [&](const v1::GetModelRequest& request, v1::Model* model) -> absl::Status { ... });
+//   }
+#ifndef HOOKLINE_SERVER_SERVICE_PLAIN_CALL_H_
+#define HOOKLINE_SERVER_SERVICE_PLAIN_CALL_H_
+
+#include <cstddef>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "google/protobuf/message.h"
+#include "grpcpp/server_context.h"
+#include "grpcpp/support/byte_buffer.h"
+#include "grpcpp/support/proto_buffer_reader.h"
+#include "grpcpp/support/server_callback.h"
+#include "grpcpp/support/slice.h"
+#include "server/base/status.h"
+#include "server/service/exceptions.h"
+#include "server/service/status_mapping.h"
+#include "server/service/task_threads.h"
+
+namespace hookline {
+
+// More than any request takes that holds no tokens for a model. Parsed, a message of empty parts takes thirty times its
+// bytes, so gRPC's own limit, which is made for tokens, is no bound here.
+constexpr size_t kMaxPlainRequestBytes = size_t{4} << 20;
+
+// RESOURCE_EXHAUSTED: the message is larger than that; INVALID_ARGUMENT: it is no such message.
+template <typename Request>
+absl::StatusOr<Request> ParsePlain(grpc::ByteBuffer message) {
+  const auto& name = Request::descriptor()->name();
+  if (message.Length() > kMaxPlainRequestBytes) {
+    return absl::ResourceExhaustedError(absl::StrCat("the request has ", message.Length(), " bytes, more than the ",
+                                                     kMaxPlainRequestBytes, " of a ", name));
+  }
+  absl::StatusOr<Request> request(absl::in_place);
+  grpc::ProtoBufferReader reader(&message);
+  if (!request->ParseFromZeroCopyStream(&reader)) {
+    return absl::InvalidArgumentError(absl::StrCat("the request is not a ", name, " message"));
+  }
+  return request;
+}
+
+inline grpc::ByteBuffer Serialized(const google::protobuf::Message& message) {
+  grpc::Slice bytes(message.SerializeAsString());
+  return grpc::ByteBuffer(&bytes, 1);
+}
+
+// Finishes a call with what `fill` answers, an absl::Status, after filling the response.
+template <typename Request, typename Response, typename Fill>
+void FinishCall(grpc::ServerUnaryReactor* reactor, absl::string_view method, const grpc::ByteBuffer& message,
+                grpc::ByteBuffer* response, const Fill& fill) {
+  reactor->Finish(ToGrpc(CatchExceptions(method, [&]() -> absl::Status {
+    ASSIGN_OR_RETURN(const Request request, ParsePlain<Request>(message));
+    Response filled;
+    RETURN_IF_ERROR(fill(request, &filled));
+    *response = Serialized(filled);
+    return absl::OkStatus();
+  })));
+}
+
+// Ends a unary call at once.
+template <typename Request, typename Response, typename Fill>
+grpc::ServerUnaryReactor* AnswerCall(grpc::CallbackServerContext* context, absl::string_view method,
+                                     const grpc::ByteBuffer& message, grpc::ByteBuffer* response, const Fill& fill) {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  FinishCall<Request, Response>(reactor, method, message, response, fill);
+  return reactor;
+}
+
+// Ends it on `threads`. `method` lives for ever.
+template <typename Request, typename Response, typename Fill>
+grpc::ServerUnaryReactor* AnswerCallOn(TaskThreads* threads, grpc::CallbackServerContext* context,
+                                       absl::string_view method, const grpc::ByteBuffer& message,
+                                       grpc::ByteBuffer* response, Fill fill) {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  // `response` and the reactor are there until Finish. The request waits as it came, when it counts as gRPC's memory.
+  threads->Post([reactor, method, message, response, fill = std::move(fill)] {
+    FinishCall<Request, Response>(reactor, method, message, response, fill);
+  });
+  return reactor;
+}
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_SERVICE_PLAIN_CALL_H_
