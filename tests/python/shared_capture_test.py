@@ -328,6 +328,15 @@ def test_a_pickled_client_reaches_the_same_servers(pair):
         )
 
 
+def test_a_server_that_cancels_what_it_runs_as_it_ends_loses_no_row(pair):
+    pair[0].failure = (grpc.StatusCode.CANCELLED, "CANCELLED", ())
+    batches, summary = capture(pair, SEQUENCES, [A])
+    check_rows(batches, SEQUENCES, {A: 10**9})
+    pair[1].failure = (grpc.StatusCode.CANCELLED, "stopped by alice (StopCapture)", ())
+    with pytest.raises(hookline.CancelledError, match="stopped by alice"):
+        capture(pair, SEQUENCES, [A])
+
+
 def test_a_full_queue_is_asked_again_when_the_server_says(pair):
     from hookline import _protocol
 

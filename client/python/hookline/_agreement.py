@@ -6,11 +6,19 @@ import threading
 from typing import TYPE_CHECKING
 
 from hookline import _calls
-from hookline.errors import FailedPreconditionError
+from hookline.errors import CancelledError, DeadlineExceededError, FailedPreconditionError, UnavailableError
 from hookline.types import DatasetInfo, ModelInfo
 
 if TYPE_CHECKING:
     from hookline.client import Client
+
+
+def is_gone(error: Exception) -> bool:
+    """Whether a call failed of a server that is away, or goes away: gRPC cancels what a server that ends still runs. A
+    capture that an operator stopped is another matter."""
+    if isinstance(error, CancelledError):
+        return "StopCapture" not in error.message
+    return isinstance(error, (UnavailableError, DeadlineExceededError))
 
 
 class Agreement:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Callable
 
 from hookline import _calls, _lifetime
-from hookline._agreement import Agreement
+from hookline._agreement import Agreement, is_gone
 from hookline._arrays import Allocator
 from hookline._batches import Assembler, RawBatch
 from hookline._block_run import BlockRun, Piece, SharedBlock, row_bytes_of
@@ -25,7 +25,6 @@ from hookline._sharing import SERVER_BLOCKS, Cut, Sharing, dataset_cuts, sizes_o
 from hookline._summaries import sum_of
 from hookline.errors import (
     CancelledError,
-    DeadlineExceededError,
     FailedPreconditionError,
     HooklineError,
     UnavailableError,
@@ -420,10 +419,11 @@ class SharedReceiver:
             self._agreement.ask(server.client, self._sharing.answer_seconds)
             with self._changed:
                 server.is_admitted = True
-        except (UnavailableError, DeadlineExceededError) as error:
-            self._lose(server, error)
         except Exception as error:
-            self._fail(_of_server(error, server.client))
+            if isinstance(error, HooklineError) and is_gone(error):
+                self._lose(server, error)
+            else:
+                self._fail(_of_server(error, server.client))
         finally:
             with self._changed:
                 server.is_asked = False
@@ -501,7 +501,7 @@ class SharedReceiver:
                 return False
         if run.is_lost:
             self._lose(server, UnavailableError(f"{server.client.address} has sent nothing and does not answer"))
-        elif isinstance(error, (UnavailableError, DeadlineExceededError)):
+        elif is_gone(error):
             self._lose(server, error)
         elif error.retry_after is not None:
             with self._changed:
@@ -547,10 +547,10 @@ class SharedReceiver:
         is_there = True
         try:
             self._agreement.ask(server.client, self._sharing.answer_seconds)
-        except (UnavailableError, DeadlineExceededError):
-            is_there = False
         except Exception as error:
-            self._fail(_of_server(error, server.client))
+            is_there = False
+            if not is_gone(error):
+                self._fail(_of_server(error, server.client))
         with self._changed:
             self._probed.discard(server)
             runs = [run for other, run in self._runs if other is server]

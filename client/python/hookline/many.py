@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from hookline import _calls, _lifetime
-from hookline._agreement import Agreement
+from hookline._agreement import Agreement, is_gone
 from hookline._arguments import CaptureArguments, PersistArguments, ScoreArguments
 from hookline._calls import Answer, UnaryCall
 from hookline._receive import Receiver
@@ -18,7 +18,7 @@ from hookline._shared_capture import SharedReceiver
 from hookline._sharing import Sharing
 from hookline.capture import Capture
 from hookline.client import AllocatorFactory, Client
-from hookline.errors import DeadlineExceededError, HooklineError, UnavailableError
+from hookline.errors import HooklineError
 from hookline.model import RemoteModel
 from hookline.persist import Persist
 from hookline.scores import Intervention, Scores
@@ -114,7 +114,7 @@ class ManyClient(Client):
             thread.start()
         for thread in threads:
             thread.join()
-        away = {i: e for i, e in errors.items() if isinstance(e, (UnavailableError, DeadlineExceededError))}
+        away = {index: error for index, error in errors.items() if is_gone(error)}
         for index in sorted(errors.keys() - away.keys()) or (sorted(away) if len(away) == len(threads) else ()):
             raise errors[index]
         for index, error in away.items():
@@ -130,7 +130,9 @@ class ManyClient(Client):
         for client in self._in_turn():
             try:
                 return client.call(unary, self._timeout(timeout))
-            except (UnavailableError, DeadlineExceededError) as error:
+            except HooklineError as error:
+                if not is_gone(error):
+                    raise
                 first = first or error
         assert first is not None
         raise first
@@ -146,7 +148,9 @@ class ManyClient(Client):
             try:
                 client.call(_calls.list_models(), self._sharing.answer_seconds)
                 return client
-            except (UnavailableError, DeadlineExceededError) as error:
+            except HooklineError as error:
+                if not is_gone(error):
+                    raise
                 first = first or error
         assert first is not None
         raise first
