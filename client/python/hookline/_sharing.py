@@ -80,6 +80,7 @@ class Sizes:
     row_bytes: int  # of all hook points
     blocks: int  # of which a short source should have as many
     batch_sequences: int = 1
+    most_sequences: int = 1 << 62
 
     def sequences(self, length: int, rows: int, left: int) -> int:
         """Sequences of `length` tokens and `rows` rows to take for a block where `left` are left."""
@@ -87,7 +88,8 @@ class Sizes:
             return left
         most = min(self.tokens // max(1, length), self.bytes // max(1, rows * self.row_bytes))
         share = max(-(-left // self.blocks), -(-_LEAST_BLOCK_TOKENS // max(1, length)))
-        whole = max(1, min(most, share) // self.batch_sequences) * self.batch_sequences
+        most = min(most, share, self.most_sequences)
+        whole = max(1, most // self.batch_sequences) * self.batch_sequences
         return min(left, whole)
 
 
@@ -162,7 +164,7 @@ def token_cuts(source: Any, selection: Selection | None, sizes: Sizes, place: in
 def _block_of(sequences: list[Ids], index: int, selection: Selection | None, sizes: Sizes) -> int:
     """How many sequences from this one on make a block."""
     tokens = rows = taken = 0
-    while index + taken < len(sequences):
+    while index + taken < len(sequences) and taken < sizes.most_sequences:
         ids = sequences[index + taken]
         tokens += len(ids)
         rows += len(ids) if selection is None else selection.rows_of(ids)
