@@ -15,6 +15,8 @@ import pytest
 ray = pytest.importorskip("ray")
 
 PYTHON = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "client", "python")
+# A busy machine may be slow to start a node.
+os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")
 # Workers import the package, too.
 os.environ["PYTHONPATH"] = os.pathsep.join([PYTHON, os.environ.get("PYTHONPATH", "")])
 

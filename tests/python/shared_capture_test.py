@@ -7,6 +7,7 @@ import time
 import grpc
 import numpy as np
 import pytest
+import torch
 from fake_server import FakeServer, expected
 
 import hookline
@@ -318,6 +319,13 @@ def test_other_calls_are_asked_of_a_server_that_answers(fake):
             assert [model.name for model in client.models()] == ["fake"]
         assert client.model().name == "fake"
         assert client.estimate([A], [[1]]).hook_points[A].rows == 1
+
+
+def test_a_trainers_dataset_takes_several_addresses(pair):
+    addresses = [server.address for server in pair]
+    dataset = hookline.torch.ActivationDataset(addresses, [A], hookline.Dataset("text"), batch_rows=64)
+    rows = torch.cat([batch[A] for batch in torch.utils.data.DataLoader(dataset, batch_size=None)])
+    np.testing.assert_array_equal(rows.numpy(), expected(A, EQUAL))
 
 
 def test_a_pickled_client_reaches_the_same_servers(pair):
