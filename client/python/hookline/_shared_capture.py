@@ -520,8 +520,8 @@ class SharedReceiver:
             server.error = error
             delay = min(self._retry.initial_seconds * 2.0 ** (server.failures - 1), self._retry.max_seconds)
             server.retry_at = time.monotonic() + delay
-            has_started = self._started is not None
-            if has_started and all(other.failures > self._retry.attempts for other in self._servers):
+            gone = all(not one.is_admitted and one.failures > self._retry.attempts for one in self._servers)
+            if gone and self._started is not None:
                 self._failure = error
             self._changed.notify_all()
 

@@ -57,7 +57,7 @@ def captured(client, source, options):
         provenance=True,
         output="numpy",
         batch_rows=500,
-        retry=hookline.Retry(attempts=60, max_seconds=1),
+        retry=hookline.Retry(attempts=600, max_seconds=1),  # a busy machine starts a server in minutes
         **options,
     ) as running:
         batches = list(running)
@@ -111,7 +111,11 @@ def main():
                 for thread in threads:
                     thread.start()
                 begun = time.monotonic()
-                found = captured(client, source, options)
+                try:
+                    found = captured(client, source, options)
+                except Exception:
+                    print(f"round {number}: {kind}, {', '.join(sorted(plan.values()))}: failed", flush=True)
+                    raise
                 seconds = time.monotonic() - begun
                 for thread in threads:
                     thread.join()
