@@ -161,7 +161,7 @@ def test_what_has_no_place_in_a_table_is_refused(servers):
 
 
 def test_a_server_that_cannot_start_says_why(cluster):
-    with pytest.raises(RuntimeError, match="ends whenever it is started.*nowhere"):
+    with pytest.raises(RuntimeError, match="(?s)ends whenever it is started.*nowhere"):
         hookline.ray.serve("/nowhere", num_gpus=0, num_cpus=0.5, program=PROGRAM, drain_seconds=1)
 
 
