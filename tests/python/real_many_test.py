@@ -87,6 +87,8 @@ def test_deterministic_rows_are_those_of_one_server_to_the_bit(servers, table):
     lists = [table[:9], table[9:60], table[60:]]
     with hookline.connect(servers[0].address) as one, connect(servers, block_tokens=1100) as many:
         for source in (dataset, lists):
+            with many.capture(RESID, source, deterministic=True) as running:
+                assert running.started.batch_tokens == BATCH_TOKENS  # without which a dataset is one block
             found, reference = read(many, source, deterministic=True), read(one, source, deterministic=True)
             check_same(found, reference, exact=True)
             assert found[2].batches == reference[2].batches
