@@ -309,7 +309,21 @@ def test_closing_ends_the_threads(pair):
         while True:
             next(running)
     names = [thread.name for thread in threading.enumerate()]
-    assert not [name for name in names if name in ("hookline-shared", "hookline-block", "hookline-source")]
+    assert not [name for name in names if name in ("hookline-shared", "hookline-block", "hookline-watch")]
+
+
+def test_closing_does_not_wait_for_a_source_that_blocks(pair):
+    blocks = threading.Event()
+
+    def source():
+        yield SEQUENCES
+        blocks.wait()
+
+    with connect(pair) as client:
+        running = client.capture([A], source(), output="numpy", batch_rows=16)
+        next(running)
+        running.close()
+    blocks.set()
 
 
 def test_other_calls_are_asked_of_a_server_that_answers(fake):

@@ -164,7 +164,8 @@ class SharedReceiver:
                 self._delivered = self._place.row
                 self._started = granted
             self._is_started.set()
-            self._start_thread(lambda: self._plan(cuts), "source")
+            # Nobody waits for this one, as the user's source may block for ever.
+            threading.Thread(target=self._plan, args=(cuts,), name="hookline-source", daemon=True).start()
             reason = self._deliver(self._assembler)
             self._put(self._assembler.finish())
             self.summary = self._summary_of(reason)
