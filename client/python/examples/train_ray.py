@@ -6,7 +6,7 @@
         --tokens tests/fixtures/nanochat/demo/tokens.npy --program build/release/bin/hookline-server
 
 It starts Ray on this machine, or joins the cluster that RAY_ADDRESS names, and one server for each replica: on a GPU
-each with --gpus 1, else on one CPU each. The autoencoder is that of train_sae.py.
+each with --gpus 1, else on CPUs. The autoencoder is that of train_sae.py.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ def main() -> int:
     parser.add_argument("--program", default="hookline-server", help="(default: %(default)s)")
     parser.add_argument("--replicas", type=int, default=2, help="servers (default: %(default)s)")
     parser.add_argument("--gpus", type=float, default=0, help="of each server (default: %(default)s)")
+    parser.add_argument("--cpus", type=float, default=0.5, help="of each server, and each task (default: %(default)s)")
     parser.add_argument("--hook-point", default="blocks.2.hook_resid_post", help="(default: %(default)s)")
     parser.add_argument("--sequence-length", type=int, default=256, help="tokens (default: %(default)s)")
     parser.add_argument("--sequences", type=int, default=0, help="0: all (default: %(default)s)")
@@ -43,6 +44,7 @@ def main() -> int:
         str(Path(arguments.model).resolve()),
         replicas=arguments.replicas,
         num_gpus=arguments.gpus,
+        num_cpus=arguments.cpus,
         program=str(Path(arguments.program).resolve()) if "/" in arguments.program else arguments.program,
         # Everybody on the cluster's network may use the servers; --auth-file knows who may.
         arguments=["--insecure", "--dataset", f"tokens={Path(arguments.tokens).resolve()}"],
@@ -50,7 +52,10 @@ def main() -> int:
     ) as servers:
         print("servers:", ", ".join(servers.endpoints))
         source = hookline.Dataset("tokens", arguments.sequence_length, sequence_count=arguments.sequences)
-        dataset = hookline.ray.read_activations(servers, arguments.hook_point, source)
+        # Servers hold CPUs for as long as they run: some must be left for the tasks.
+        dataset = hookline.ray.read_activations(
+            servers, arguments.hook_point, source, ray_remote_args={"num_cpus": arguments.cpus}
+        )
         print(dataset.count(), "rows")
         train(dataset, arguments)
     return 0
