@@ -254,6 +254,7 @@ CaptureStarted CapturePlan::Started(const ResumePosition& begin) const {
   started.window_bytes = WindowBytes();
   started.resume_token = EncodeResumeToken(digests, begin);
   started.text = text;
+  started.batch_tokens = limits.max_batch_tokens;
   return started;
 }
 

@@ -57,6 +57,7 @@ class FakeServer:
         self.breaks = list(breaks)
         self.cap = cap
         self.fingerprint = "f" * 32
+        self.dataset_fingerprint = "d" * 32
         self.requests = []  # every CaptureRequest
         self.sequences_read = 0  # from streams, also those sent again
         self.alter = lambda response: response  # applied to each CaptureResponse
@@ -137,8 +138,15 @@ class FakeServer:
         name = _protocol.GetDatasetRequest.FromString(message).name
         if name not in self.datasets:
             self._fails(message, context)
-        # Sequences here may differ in length, so each counts as a row of one token.
-        return _protocol.Dataset(name=name, tokens=len(self.datasets[name]), row_length=1).SerializeToString()
+        # Sequences here may differ in length: each counts as a row of one token then.
+        lengths = set(map(len, self.datasets[name]))
+        length = lengths.pop() if len(lengths) == 1 else 1
+        return _protocol.Dataset(
+            name=name,
+            tokens=len(self.datasets[name]) * length,
+            row_length=length,
+            fingerprint=self.dataset_fingerprint,
+        ).SerializeToString()
 
     def _model(self):
         return _protocol.Model(
@@ -150,6 +158,7 @@ class FakeServer:
             vocabulary_size=1000,
             dtype=1,
             device="cpu",
+            fingerprint=self.fingerprint,
             hook_points=[{"name": n, "width": w, "layer": 0, "description": "A tensor."} for n, w in WIDTHS.items()],
         )
 

@@ -49,7 +49,7 @@ class Receiver(Protocol):
         """In a forked child, as `_lifetime.Open` says."""
 
 
-class _Pipe:
+class Pipe:
     """A bounded queue of batches between the receiving thread and the consumer, with an end."""
 
     def __init__(self, limit: int) -> None:
@@ -205,7 +205,7 @@ class GrpcReceiver:
     def __init__(self, connection: Connection, session: Session, prefetch: int) -> None:
         self._connection = connection
         self._session = session
-        self._pipe = _Pipe(prefetch)
+        self._pipe = Pipe(prefetch)
         self._closed = threading.Event()
         self._forked = False
         self._lock = threading.Lock()

@@ -26,6 +26,7 @@ from hookline._receive import GrpcReceiver, Receiver
 from hookline._request import CaptureOptions, capture_arguments, estimate_arguments
 from hookline._security import Security, TlsArgument
 from hookline._session import Session
+from hookline._sharing import Sharing
 from hookline.capture import Capture
 from hookline.errors import DeadlineExceededError, HooklineError, InternalError, from_rpc_error
 from hookline.evaluate import LossRecovered, loss_recovered
@@ -51,7 +52,7 @@ AllocatorFactory = Callable[[CaptureStarted], Allocator]
 
 
 def connect(
-    address: str | None = None,
+    address: str | Sequence[str] | None = None,
     *,
     tls: TlsArgument = None,
     token: str | None = None,
@@ -59,9 +60,14 @@ def connect(
     credentials: grpc.ChannelCredentials | None = None,
     receiver: str = "auto",
     shared_memory: bool = True,
+    sharing: Sharing | None = None,
 ) -> Client:
-    """A client of the server at `address` (`"host:port"`), or of the one that the file `endpoints` names, as batch jobs
-    write it (deploy/slurm; ValueError if it names several). Nothing is sent yet.
+    """A client of the server at `address` (`"host:port"`). Nothing is sent yet.
+
+    A list of addresses, or the file `endpoints` as batch jobs write it (deploy/slurm; also `"hookline://PATH"` as
+    address), makes one client over several servers that hold the same model: a `hookline.many.ManyClient`, which runs
+    each capture on all of them. A name in a list stands for all addresses that DNS has for it at this moment. `sharing`
+    says how captures are shared.
 
     `tls`: True, or an address that begins with `grpcs://`, for a server whose certificate an authority of this machine
     has signed; the path of another authority's certificate; or `hookline.Tls`, for a certificate of one's own, too.
@@ -77,14 +83,22 @@ def connect(
     """
     if (address is None) == (endpoints is None):
         raise TypeError("connect: pass address or endpoints, and not both")
-    if endpoints is not None:
-        address = _endpoints.read_one(endpoints)
-    assert address is not None
-    address, security = _security.settle(address, tls, token, credentials is not None)
     if receiver not in ("auto", "grpc", "native"):
         raise ValueError(f"receiver: {receiver!r} is none of auto, grpc, native")
+
+    def client_of(one: str) -> Client:
+        settled, security = _security.settle(one, tls, token, credentials is not None)
+        return Client(settled, credentials, receiver, shared_memory, security)
+
+    addresses = _endpoints.addresses(address, endpoints, bool(tls) or credentials is not None)
     _memory.keep_freed_memory()
-    return Client(address, credentials, receiver, shared_memory, security)
+    if isinstance(addresses, str):
+        if sharing is not None:
+            raise TypeError("sharing: one server shares a capture with nobody; leave it out, or give several addresses")
+        return client_of(addresses)
+    from hookline.many import ManyClient
+
+    return ManyClient([client_of(one) for one in addresses], sharing or Sharing())
 
 
 class Client:
@@ -142,11 +156,11 @@ class Client:
 
     def models(self, *, timeout: float | None = None) -> tuple[ModelInfo, ...]:
         """The models that the server holds, without their hook points."""
-        return self._call(_calls.list_models(), timeout)
+        return self.call(_calls.list_models(), timeout)
 
     def model(self, name: str = "", *, timeout: float | None = None) -> RemoteModel:
         """A model of the server. `name` may be left out where there is only one."""
-        return RemoteModel(self, self._call(_calls.get_model(name), timeout))
+        return RemoteModel(self, self.call(_calls.get_model(name), timeout))
 
     def tokenize(
         self,
@@ -157,7 +171,7 @@ class Client:
         timeout: float | None = None,
     ) -> tuple[TokenizedText, ...]:
         """The texts as tokens of a model, one result a text. add_special_tokens: None, as the tokenizer itself does."""
-        return self._call(_calls.tokenize(texts, model, add_special_tokens), timeout)
+        return self.call(_calls.tokenize(texts, model, add_special_tokens), timeout)
 
     def detokenize(
         self,
@@ -168,33 +182,33 @@ class Client:
         timeout: float | None = None,
     ) -> tuple[str, ...]:
         """The texts of sequences of token ids, one each."""
-        return self._call(_calls.detokenize(sequences, model, skip_special_tokens), timeout)
+        return self.call(_calls.detokenize(sequences, model, skip_special_tokens), timeout)
 
     def datasets(self, *, timeout: float | None = None) -> tuple[DatasetInfo, ...]:
         """The token datasets that the server holds."""
-        return self._call(_calls.list_datasets(), timeout)
+        return self.call(_calls.list_datasets(), timeout)
 
     def dictionaries(self, *, timeout: float | None = None) -> tuple[Dictionary, ...]:
         """The sparse dictionaries that the server holds beside its models."""
-        return self._call(_calls.list_dictionaries(), timeout)
+        return self.call(_calls.list_dictionaries(), timeout)
 
     def dataset(self, name: str, *, timeout: float | None = None) -> DatasetInfo:
         """One dataset of the server."""
-        return self._call(_calls.get_dataset(name), timeout)
+        return self.call(_calls.get_dataset(name), timeout)
 
     def recordings(self, *, timeout: float | None = None) -> tuple[RecordingInfo, ...]:
         """The recordings on the server, without their hook points."""
         found: list[RecordingInfo] = []
         token = ""
         while True:
-            page, token = self._call(_calls.list_recordings(token), timeout)
+            page, token = self.call(_calls.list_recordings(token), timeout)
             found.extend(page)
             if not token:
                 return tuple(found)
 
     def recording(self, name: str, *, timeout: float | None = None) -> RecordingInfo:
         """One recording on the server."""
-        return self._call(_calls.get_recording(name), timeout)
+        return self.call(_calls.get_recording(name), timeout)
 
     def persist(
         self, name: str, hook_points: str | Sequence[str], source: Any, **options: Unpack[PersistArguments]
@@ -246,11 +260,11 @@ class Client:
 
     def stop_recording(self, name: str, *, timeout: float | None = None) -> RecordingInfo:
         """Ends a running recording after its last rows; what is written stays and can be continued."""
-        return self._call(_calls.stop_recording(name), timeout)
+        return self.call(_calls.stop_recording(name), timeout)
 
     def delete_recording(self, name: str, *, timeout: float | None = None) -> int:
         """Removes a recording that is not running. The bytes that this gave back."""
-        return self._call(_calls.delete_recording(name), timeout)
+        return self.call(_calls.delete_recording(name), timeout)
 
     def capture(
         self,
@@ -330,7 +344,7 @@ class Client:
         """
         settled = estimate_arguments(hook_points, source, text, options)
         try:
-            return self._call(_calls.estimate_capture(settled), timeout)
+            return self.call(_calls.estimate_capture(settled), timeout)
         except HooklineError as error:
             raise settled.named(error) from None
 
@@ -353,7 +367,8 @@ class Client:
         finally:
             receiver.close()
 
-    def _call(self, unary: UnaryCall[Answer], timeout: float | None) -> Answer:
+    def call(self, unary: UnaryCall[Answer], timeout: float | None) -> Answer:
+        """Makes a call with one answer. Seconds until DeadlineExceededError; None: as long as it takes."""
         # On the wire a call of one answer is one of several, and this kind can be cancelled. grpcio's own time-outs end
         # at a time of the wall clock, at once or never where that has been set since the program began.
         call = StreamCall(self._connection, unary.method, unary.request.SerializeToString())

@@ -62,7 +62,7 @@ def hook_point(hook_name: str, *, release: str = "") -> str:
 
 
 def data_provider(
-    server: str | Client,
+    server: str | Sequence[str] | Client,
     hook_point: str,
     source: Any,
     *,
@@ -82,7 +82,7 @@ def data_provider(
 ) -> DataProvider:
     """An iterator of `(batch_size, width)` torch tensors on `device`, whose state can be kept.
 
-    server: an address, or a client.
+    server: an address, several, or a client.
     hook_point: one name. What an SAE reads and what it should give back are the same; for transcoders use
     `Client.capture`.
     source: as for `Client.capture`. A pass covers all of it, also where the server's cap on rows (`--max-rows`) ends
@@ -127,7 +127,7 @@ def data_provider(
     if options.get("top_k"):
         raise ValueError("top_k: an SAE reads whole rows; use Client.capture")
     options["selection"] = _selection(options.get("selection"), context_size, seqpos_slice, exclude_special_tokens)
-    client = connect(server) if isinstance(server, str) else server
+    client = server if isinstance(server, Client) else connect(server)
     return DataProvider(client, source, settings, options)
 
 

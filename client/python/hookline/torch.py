@@ -45,7 +45,8 @@ class ActivationDataset(torch.utils.data.IterableDataset):  # type: ignore[type-
     """An IterableDataset of batches `{hook point: (rows, width) tensor}`; each pass is a capture of its own,
     or several one after another where the server's cap on rows (`--max-rows`) ends one before the source.
 
-    address: of the server. The connection is made in the process that iterates, so that the dataset can be pickled.
+    address: of the server, or a list of several. The connection is made in the process that iterates, so that the
+        dataset can be pickled.
     hook_points, source, options: as for `Client.capture`. An iterator as source lasts for one pass.
 
     Give it to a DataLoader with `batch_size=None`: its items are batches already. With `num_workers`, each worker
@@ -58,7 +59,11 @@ class ActivationDataset(torch.utils.data.IterableDataset):  # type: ignore[type-
     """
 
     def __init__(
-        self, address: str, hook_points: str | Sequence[str], source: Any, **options: Unpack[CaptureArguments]
+        self,
+        address: str | Sequence[str],
+        hook_points: str | Sequence[str],
+        source: Any,
+        **options: Unpack[CaptureArguments],
     ) -> None:
         super().__init__()
         self.address = address

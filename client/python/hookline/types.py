@@ -278,6 +278,7 @@ class CaptureStarted:
     """The special tokens that were added to each text."""
     tokenizer_warning: str = ""
     """Says what differs, if another tokenizer than the model's has packed the dataset."""
+    batch_tokens: int = 0  # most tokens of a forward pass; 0: the server does not say
 
 
 @dataclass(frozen=True)
@@ -449,6 +450,7 @@ def capture_started(message: Any) -> CaptureStarted:
         top_k=message.top_k,
         added_special_tokens=special_tokens(message.added_special_tokens),
         tokenizer_warning=message.tokenizer_warning,
+        batch_tokens=message.batch_tokens,
     )
 
 
