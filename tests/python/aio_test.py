@@ -230,6 +230,11 @@ def test_every_method_keeps_the_class_of_an_error(fake, code):
                 "recording": lambda: client.recording("r"),
                 "stop_recording": lambda: client.stop_recording("r"),
                 "delete_recording": lambda: client.delete_recording("r"),
+                "statistics": lambda: client.statistics(RESID, SEQUENCES),
+                "score": lambda: client.score(SEQUENCES).wait(),
+                "dictionaries": client.dictionaries,
+                "tokenize": lambda: client.tokenize("a"),
+                "detokenize": lambda: client.detokenize([[1]]),
             }
             for name, call in methods.items():
                 with pytest.raises(hookline.HooklineError) as caught:
@@ -238,6 +243,36 @@ def test_every_method_keeps_the_class_of_an_error(fake, code):
                 assert (caught.value.code, caught.value.message) == (code, "the server objects"), name
 
     asyncio.run(asyncio.wait_for(run(), 60))
+
+
+def test_what_says_who_is_calling_goes_with_every_kind_of_call(fake):
+    server = fake(datasets={"d": SEQUENCES})
+
+    async def run():
+        async with hookline.aio.connect(server.address, token="t0ken") as client:
+            for call in (
+                lambda: client.score(SEQUENCES).wait(),
+                lambda: client.tokenize("a"),
+            ):
+                server.metadata = {}
+                with pytest.raises(hookline.HooklineError):
+                    await call()
+                assert server.metadata.get("authorization") == "Bearer t0ken"
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+
+
+def test_a_recording_that_the_cap_ended_says_so(fake):
+    server = fake()
+    server.recorded = 7  # and so many come
+
+    async def run():
+        async with hookline.aio.connect(server.address) as client:
+            await client.persist("r", RESID, SEQUENCES).wait()
+
+    with pytest.warns(UserWarning, match="x: the recording ends at the server's cap of 7 rows") as told:
+        asyncio.run(asyncio.wait_for(run(), 60))
+    assert [warning.filename for warning in told] == [__file__]
 
 
 def test_it_offers_what_the_other_client_offers():

@@ -152,6 +152,11 @@ def test_every_method_keeps_the_class_of_an_error(fake, code):
         "recording": lambda: client.recording("r"),
         "stop_recording": lambda: client.stop_recording("r"),
         "delete_recording": lambda: client.delete_recording("r"),
+        "statistics": lambda: client.statistics(RESID, SEQUENCES),
+        "score": lambda: client.score(SEQUENCES).wait(),
+        "dictionaries": client.dictionaries,
+        "tokenize": lambda: client.tokenize("a"),
+        "detokenize": lambda: client.detokenize([[1]]),
     }
     for name, call in methods.items():
         with pytest.raises(hookline.HooklineError) as caught:

@@ -32,7 +32,7 @@ from hookline._async_sources import FromAsync, SourceThread
 from hookline._batches import RawBatch
 from hookline._calls import Answer, UnaryCall
 from hookline._connection import channel_options, open_channel
-from hookline._notes import notes_of_end, notes_of_start
+from hookline._notes import notes_of_end, notes_of_recording, notes_of_start
 from hookline._request import CaptureOptions, capture_options, options_among
 from hookline._security import Security, TlsArgument
 from hookline._session import Session
@@ -224,7 +224,8 @@ class AsyncClient:
         summary."""
         self._check("score")
         options = score_options(source, variants, outputs)
-        scores = AsyncScores(self._channel.unary_stream(_protocol.SCORE)(options.request), options, self.address)
+        call = self._channel.unary_stream(_protocol.SCORE)(options.request, metadata=self._metadata)
+        scores = AsyncScores(call, options, self.address)
         self._running.add(scores)
         return scores
 
@@ -537,16 +538,25 @@ class AsyncPersist(AsyncIterator[PersistProgress]):
         self._closed = False
 
     async def __anext__(self) -> PersistProgress:
+        progress = await self._following()
+        if progress is None:
+            raise StopAsyncIteration
+        self._tell(progress)
+        return progress
+
+    async def _following(self) -> PersistProgress | None:
         # A task of its own: where a waiting one is cancelled, by a time-out for example, grpcio would end the call.
         if self._reading is None:
             self._reading = asyncio.ensure_future(self._read())
         await asyncio.wait([self._reading])
         reading, self._reading = self._reading, None
         progress = reading.result()
-        if progress is None:
-            raise StopAsyncIteration
-        self._last = progress
+        self._last = progress or self._last
         return progress
+
+    def _tell(self, progress: PersistProgress) -> None:
+        for note in notes_of_recording(self._options, progress.recording):
+            warnings.warn(note, stacklevel=3)
 
     async def _read(self) -> PersistProgress | None:
         """The next progress; None at the end of a complete recording."""
@@ -563,8 +573,8 @@ class AsyncPersist(AsyncIterator[PersistProgress]):
     async def wait(self) -> RecordingInfo:
         """Waits for the end. The recording, complete; raises what it ended of otherwise: CancelledError where somebody
         stopped it, UnavailableError where the server went away. The same request continues such a recording."""
-        async for _ in self:
-            pass
+        while (progress := await self._following()) is not None:
+            self._tell(progress)
         return finished_recording(self._last)
 
     async def aclose(self) -> None:

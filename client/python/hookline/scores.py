@@ -20,9 +20,10 @@ import numpy as np
 
 from hookline import _protocol
 from hookline._arguments import ScoreArguments
+from hookline._connection import StreamCall
 from hookline._request import fill_dataset, fill_text, token_batch
 from hookline._sources import is_server_source, name_place, place_in, source_batches
-from hookline.errors import HooklineError, InternalError, from_rpc_error
+from hookline.errors import HooklineError, InternalError
 from hookline.types import Dataset, Text
 
 
@@ -353,7 +354,7 @@ class Scores(Iterator[SequenceScore]):
     the rest and returns the summary. Iterate from one thread at a time. Leaving it early, by `close` or the end of
     `with`, ends the work on the server."""
 
-    def __init__(self, call: Any, options: ScoreOptions) -> None:
+    def __init__(self, call: StreamCall, options: ScoreOptions) -> None:
         self._call = call
         self._options = options
         self._reader = ScoreReader(options)
@@ -371,9 +372,7 @@ class Scores(Iterator[SequenceScore]):
         try:
             data = next(self._call, None)
         except grpc.RpcError as error:
-            raise self._options.named(from_rpc_error(error)) from None
-        except HooklineError as error:
-            raise self._options.named(error) from None
+            raise self._options.named(self._call.exception(error)) from None
         if data is None:
             self._reader.finished()
             return None
