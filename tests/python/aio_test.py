@@ -143,6 +143,25 @@ def test_in_another_loop_it_says_that_it_belongs_to_the_first(fake):
     asyncio.run(use())
 
 
+def test_what_was_opened_in_another_loop_says_that_it_ended_with_it(fake):
+    server = fake(datasets={"d": SEQUENCES})
+
+    async def begin():
+        client = hookline.aio.connect(server.address)
+        capture = client.capture(RESID, hookline.Dataset("d"), batch_rows=5)
+        await capture.__anext__()
+        watch = client.persist("r", RESID, SEQUENCES)
+        await watch.__anext__()
+        return capture, watch
+
+    async def go_on(running):
+        return [item async for item in running]
+
+    for running in asyncio.run(begin()):
+        with pytest.raises(RuntimeError, match="opened in another event loop, and ended with it"):
+            asyncio.run(go_on(running))
+
+
 def test_after_close_every_call_says_that_the_client_is_closed(fake):
     async def run():
         async with hookline.aio.connect(fake().address) as client:
@@ -177,6 +196,12 @@ def test_it_says_why_it_cannot_be_pickled(fake):
         async with hookline.aio.connect(fake().address) as client:
             with pytest.raises(TypeError, match="hookline.aio.connect"):
                 pickle.dumps(client)
+            for running, kind in (
+                (client.capture(RESID, SEQUENCES), "capture"),
+                (client.persist("r", RESID, SEQUENCES), "persist"),
+            ):
+                with pytest.raises(TypeError, match=f"a running {kind} cannot be pickled"):
+                    pickle.dumps(running)
 
     asyncio.run(run())
 

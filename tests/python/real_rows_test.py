@@ -273,6 +273,22 @@ def test_a_provider_of_tokens_goes_on_at_every_batch(client, server):
         hookline.sae_lens.data_provider(client, "hook_embed", iter(server.ids)).state_dict()
 
 
+def test_special_tokens_are_left_out_as_their_ids_are(client):
+    tokens = np.full((4, 30), 65)
+    tokens[:, 0] = tokens[1::2, 7] = 256  # BOS of the demo model
+
+    def rows(excluded):
+        provider = hookline.sae_lens.data_provider(
+            client, "hook_embed", tokens, batch_size=10, shuffle_buffer=0, repeat=False, exclude_special_tokens=excluded
+        )
+        return torch.cat(list(provider))
+
+    assert len(rows(True)) == 110  # of 114, in whole batches
+    for ids in ([256], np.array([256]), torch.tensor([256])):
+        assert torch.equal(rows(True), rows(ids))
+    assert len(rows(False)) == len(rows(None)) == 120
+
+
 def test_a_well_mixed_batch_holds_rows_of_many_sequences(client, server):
     in_order = hookline.sae_lens.data_provider(client, "hook_embed", server.ids, batch_size=64, shuffle_buffer=0)
     mixed = hookline.sae_lens.data_provider(client, "hook_embed", server.ids, batch_size=64)

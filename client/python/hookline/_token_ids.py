@@ -13,12 +13,13 @@ from typing import Any, Callable, NamedTuple, Union
 
 import numpy as np
 
+from hookline.types import LARGEST_ID
+
 Ids = Union[list[int], "np.ndarray[Any, Any]"]
 
 # Where a dict may hold its ids, first come first.
 _ID_KEYS = ("input_ids", "idx", "tokens")
 _MASK_KEY = "attention_mask"
-_LARGEST_ID = 0xFFFFFFFF
 # Ids that agree with those one place on: fewer may do so by chance.
 _LEAST_COMPARED = 8
 
@@ -96,10 +97,10 @@ def as_array(value: Any, where: str) -> Any:
 def _checked_array(array: np.ndarray[Any, Any], where: str) -> np.ndarray[Any, Any]:
     if array.dtype.kind not in "iu":
         raise TypeError(f"{where}: token ids are integers, not {array.dtype}")
-    wrong = (array < 0) | (array > _LARGEST_ID) if array.dtype.itemsize > 4 or array.dtype.kind == "i" else None
+    wrong = (array < 0) | (array > LARGEST_ID) if array.dtype.itemsize > 4 or array.dtype.kind == "i" else None
     if wrong is not None and wrong.any():
         place = tuple(int(i) for i in np.argwhere(wrong)[0])
-        raise ValueError(f"{where}{list(place)}: {array[place]} is not a token id (0 to {_LARGEST_ID})")
+        raise ValueError(f"{where}{list(place)}: {array[place]} is not a token id (0 to {LARGEST_ID})")
     if array.shape == (0,) or (array.ndim == 2 and array.shape[0] > 0 and array.shape[1] == 0):
         raise ValueError(f"{where}: of shape {array.shape}: a sequence has at least one token; leave out empty ones")
     return array
@@ -126,8 +127,8 @@ def _checked_ids(sequence: Any, where: str) -> Ids:
         token = token.item() if not isinstance(token, (int, np.integer)) and _is_id(token) else token
         if not isinstance(token, (int, np.integer)) or isinstance(token, bool):
             raise TypeError(f"{where}[{position}]: token ids are integers, not {type(token).__name__}")
-        if not 0 <= token <= _LARGEST_ID:
-            raise ValueError(f"{where}[{position}]: {token} is not a token id (0 to {_LARGEST_ID})")
+        if not 0 <= token <= LARGEST_ID:
+            raise ValueError(f"{where}[{position}]: {token} is not a token id (0 to {LARGEST_ID})")
         ids.append(int(token))
     return ids
 

@@ -32,6 +32,7 @@ from hookline._async_sources import FromAsync, SourceThread
 from hookline._batches import RawBatch
 from hookline._calls import Answer, UnaryCall
 from hookline._connection import channel_options, open_channel
+from hookline._counts import seconds
 from hookline._notes import notes_of_end, notes_of_recording, notes_of_start
 from hookline._request import CaptureOptions, capture_options, options_among
 from hookline._security import Security, TlsArgument
@@ -316,6 +317,7 @@ class AsyncClient:
 
     async def _call(self, unary: UnaryCall[Answer], timeout: float | None) -> Answer:
         self._check(unary.method.rpartition("/")[2])
+        timeout = None if timeout is None else seconds("timeout", timeout)
         call = self._channel.unary_unary(unary.method)(unary.request.SerializeToString(), metadata=self._metadata)
         try:
             # grpcio's own time-outs end at a time of the wall clock, which may be set meanwhile.
@@ -337,23 +339,37 @@ def _running_loop(caller: str) -> asyncio.AbstractEventLoop:
         ) from None
 
 
-class AsyncCapture(AsyncIterator[Batch]):
+class _InLoop(_lifetime.Running):
+    """A running call, which belongs to the event loop in which it was made."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+
+    def _check_loop(self) -> None:
+        kind = type(self).__name__.removeprefix("Async").lower()
+        if asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError(f"this {kind} was opened in another event loop, and ended with it; open it in each loop")
+
+
+class AsyncCapture(_InLoop, AsyncIterator[Batch]):
     """A running capture: an async iterator of batches. `aclose`, or the end of `async with`, cancels the rest."""
 
     def __init__(
         self, client: AsyncClient, options: CaptureOptions, make_allocator: Callable[[CaptureStarted], Allocator]
     ) -> None:
+        super().__init__()
         self._client = client
         self._options = options
         self._make_allocator = make_allocator
         self._session = Session(options, make_allocator, client._offer_memory)
         self._queue: asyncio.Queue[RawBatch | None] = asyncio.Queue(options.prefetch)
         self._started = asyncio.Event()
-        self._receiving = asyncio.get_running_loop().create_task(self._receive())
+        self._receiving = self._loop.create_task(self._receive())
         self._batches = self._iterate()
 
     async def started(self) -> CaptureStarted:
         """Waits for the server's first answer and returns what it granted."""
+        self._check_loop()
         await self._started.wait()
         if self._session.started is None:
             await self._receiving
@@ -366,11 +382,12 @@ class AsyncCapture(AsyncIterator[Batch]):
         return self._session.summary
 
     async def __anext__(self) -> Batch:
+        self._check_loop()
         return await self._batches.__anext__()
 
     async def aclose(self) -> None:
         """Cancels what is not finished. Idempotent."""
-        if self._receiving.get_loop().is_closed():  # its end has cancelled it
+        if self._loop.is_closed():  # its end has cancelled it
             return
         self._receiving.cancel()
         await asyncio.wait([self._receiving])
@@ -481,17 +498,19 @@ class AsyncCapture(AsyncIterator[Batch]):
             source.end()
 
 
-class AsyncScores(AsyncIterator[SequenceScore]):
+class AsyncScores(_InLoop, AsyncIterator[SequenceScore]):
     """Scores as they come, as `hookline.Scores`: an async iterator. `wait` reads the rest and returns the summary;
     `aclose`, or the end of `async with`, ends the work on the server."""
 
     def __init__(self, call: Any, options: ScoreOptions, address: str) -> None:
+        super().__init__()
         self._call = call
         self._options = options
         self._address = address
         self._reader = ScoreReader(options)
 
     async def __anext__(self) -> SequenceScore:
+        self._check_loop()
         while self._reader.summary is None:
             try:
                 data = await self._call.read()
@@ -521,7 +540,7 @@ class AsyncScores(AsyncIterator[SequenceScore]):
         await self.aclose()
 
 
-class AsyncPersist(AsyncIterator[PersistProgress]):
+class AsyncPersist(_InLoop, AsyncIterator[PersistProgress]):
     """Watches a recording being made, as `hookline.Persist` does: an async iterator of its progress, about one a
     second, the last one with the recording.
 
@@ -530,6 +549,7 @@ class AsyncPersist(AsyncIterator[PersistProgress]):
     """
 
     def __init__(self, call: Any, options: CaptureOptions, address: str) -> None:
+        super().__init__()
         self._call = call
         self._options = options
         self._address = address
@@ -545,6 +565,7 @@ class AsyncPersist(AsyncIterator[PersistProgress]):
         return progress
 
     async def _following(self) -> PersistProgress | None:
+        self._check_loop()
         # A task of its own: where a waiting one is cancelled, by a time-out for example, grpcio would end the call.
         if self._reading is None:
             self._reading = asyncio.ensure_future(self._read())

@@ -16,6 +16,7 @@ from hookline._arguments import EstimateArguments, PersistArguments, ScoreArgume
 from hookline._arrays import Allocator
 from hookline._calls import Answer, UnaryCall
 from hookline._connection import Connection, StreamCall
+from hookline._counts import seconds
 from hookline._native import NativeReceiver
 from hookline._notes import notes_of_end, notes_of_start
 from hookline._receive import GrpcReceiver, Receiver
@@ -396,6 +397,7 @@ class Client:
     def _call(self, unary: UnaryCall[Answer], timeout: float | None) -> Answer:
         # On the wire a call of one answer is one of several, and this kind can be cancelled. grpcio's own time-outs end
         # at a time of the wall clock, at once or never where that has been set since the program began.
+        timeout = None if timeout is None else seconds("timeout", timeout)
         call = StreamCall(self._connection, unary.method, unary.request.SerializeToString())
         passed = threading.Event()
 

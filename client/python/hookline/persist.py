@@ -9,9 +9,10 @@ from typing import Any
 
 import grpc
 
-from hookline import _protocol
+from hookline import _lifetime, _protocol
 from hookline._arguments import PersistArguments
 from hookline._connection import StreamCall
+from hookline._counts import string
 from hookline._notes import notes_of_recording
 from hookline._request import CaptureOptions, options_among
 from hookline.errors import InternalError
@@ -37,7 +38,7 @@ def persist_request(
     """The options that the arguments of a `persist` method make, and the request. TypeError for what no recording
     takes."""
     options = options_among(PersistArguments.__annotations__, "a recording", hook_points, source, arguments)
-    request = _protocol.PersistRequest(name=name, capture=options.whole_message())
+    request = _protocol.PersistRequest(name=string("name", name), capture=options.whole_message())
     return options, request.SerializeToString()
 
 
@@ -48,7 +49,7 @@ def finished_recording(last: PersistProgress | None) -> RecordingInfo:
     return last.recording
 
 
-class Persist(Iterator[PersistProgress]):
+class Persist(_lifetime.Running, Iterator[PersistProgress]):
     """Watches a recording being made: an iterator of its progress, about one a second, the last one with the recording.
 
     The recording goes on when nobody watches any more; `Client.stop_recording` ends it. Iterate from one thread at a
