@@ -58,7 +58,10 @@ def test_counts_elsewhere_are_refused_by_name_too(fake):
         (lambda: hookline.Selection(exclude_token_ids=None), "exclude_token_ids"),
         (lambda: hookline.Selection(exclude_token_ids=[-1]), r"exclude_token_ids\[0\]: -1 is below 0"),
         (lambda: hookline.Selection(exclude_token_ids=np.ones((2, 2), int)), "exclude_token_ids: has 2 dimensions"),
-        (lambda: hookline.Selection(exclude_token_ids=[1 << 32]), r"exclude_token_ids\[0\]: 4294967296 \(int\) is above"),
+        (
+            lambda: hookline.Selection(exclude_token_ids=[1 << 32]),
+            r"exclude_token_ids\[0\]: 4294967296 \(int\) is above",
+        ),
         (lambda: hookline.Selection(last_only="no"), "last_only: 'no' .* neither True nor False"),
         (lambda: hookline.Dataset(5), "name"),
         (lambda: hookline.Dataset("d", "128"), "sequence_length"),

@@ -348,6 +348,45 @@ def test_values_for_reading_by_eye_carry_the_indices(server):
     assert abs(chunk.values[0]) >= abs(chunk.values[1]) > 0
 
 
+@pytest.mark.parametrize("shuffle_buffer", [0, 300])
+@pytest.mark.parametrize("kind", ["top_k", "budgets"])
+def test_a_torch_dataset_goes_on_with_any_form_of_rows(server, client, tmp_path, kind, shuffle_buffer):
+    short = {"hook_embed": 333, POST: 700}
+    form = {"top_k": 5} if kind == "top_k" else {"max_activations_by_hook_point": short}
+
+    def batches():
+        options = {"batch_rows": 60, "shuffle_buffer": shuffle_buffer, "provenance": True, **form}
+        return iter(hookline.torch.ActivationDataset(server.address, ["hook_embed", POST], SHUFFLED, **options))
+
+    def tensors(batch):
+        rows = [(rows.indices, rows.values) if kind == "top_k" else (rows,) for rows in batch.values()]
+        return [part for parts in rows for part in parts] + [batch.sequence, batch.position, batch.token_id]
+
+    whole = list(batches())
+    if kind == "budgets":
+        for name, rows in short.items():
+            assert sum(len(batch[name]) for batch in whole if name in batch) == rows
+        assert sum(batch.rows for batch in whole) == 700
+        places = {(s, p): row for b in client.capture("hook_embed", SHUFFLED, provenance=True, max_activations=700)
+                  for s, p, row in zip(b.sequence.tolist(), b.position.tolist(), b["hook_embed"])}  # fmt: skip
+        for batch in whole:  # the rows are those of the tokens that the provenance names
+            for place, row in zip(zip(batch.sequence.tolist(), batch.position.tolist()), batch.get("hook_embed", ())):
+                assert torch.equal(row, places[place])
+    else:
+        (first,) = client.capture("hook_embed", SHUFFLED, top_k=5, max_activations=60, batch_rows=60)
+        assert shuffle_buffer or torch.equal(whole[0]["hook_embed"].dense(), first["hook_embed"].dense())
+    for cut in (0, 3, 6, 10, len(whole)):
+        first = batches()
+        before = list(itertools.islice(first, cut))
+        torch.save(first.state_dict(), tmp_path / "state.pt")
+        second = batches()
+        second.load_state_dict(torch.load(tmp_path / "state.pt"))
+        for found, expected in zip(before + list(second), whole, strict=True):
+            assert list(found) == list(expected)
+            for one, other in zip(tensors(found), tensors(expected), strict=True):
+                torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
 def selection_by_id():
     return hookline.Selection(exclude_token_ids=range(0, 256, 5))
 

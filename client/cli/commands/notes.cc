@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "client/cli/commands/capture_request.h"
 #include "client/cli/terminal/names.h"
+#include "client/cli/terminal/report.h"
 #include "server/base/escape.h"
 
 namespace hookline::cli {

@@ -72,8 +72,8 @@ class Running:
     def __reduce__(self) -> Any:
         kind = type(self).__name__.removeprefix("Async").lower()
         raise TypeError(
-            f"a running {kind} cannot be pickled; open it in the process that reads it, with a client or, for captures, "
-            "a hookline.torch.ActivationDataset"
+            f"a running {kind} cannot be pickled; open it in the process that reads it, for example with "
+            "hookline.torch.ActivationDataset"
         )
 
 

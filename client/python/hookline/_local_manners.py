@@ -9,10 +9,9 @@ from typing import Any
 
 from hookline.types import ModelInfo
 
-
 _NO_OUTPUT = (
-    "a call of a model on a server returns nothing: its rows are in the collector, and its logits and losses stay there; "
-    "Client.score computes losses"
+    "a call of a model on a server returns nothing: its rows are in the collector, and logits stay there; Client.score "
+    "computes losses"
 )
 
 

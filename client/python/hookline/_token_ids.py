@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any, Callable, NamedTuple, Union
 
 import numpy as np
@@ -90,7 +91,9 @@ def as_array(value: Any, where: str) -> Any:
     if value.dtype != object:
         return value
     if value.ndim > 1 and value.size and not _is_id(value.flat[0]):
-        raise TypeError(f"{where}: a table of {value.shape[1]} columns; give the column of the ids, or a dict of columns")
+        raise TypeError(
+            f"{where}: a table of {value.shape[1]} columns; give the column of the ids, or a dict of columns"
+        )
     return value.tolist()
 
 
@@ -183,8 +186,8 @@ def is_one_batch(source: Sequence[Any]) -> bool:
         may_be = may_be or any(_looks_like_mask(other, first) or _looks_like_targets(other, first) for other in others)
     if may_be:
         raise TypeError(
-            f"source: {len(source)} members may be batches, or a batch with its targets and mask. Give iter(source) for "
-            "batches, source[0] for the first alone, a dict with input_ids and attention_mask for ids with their mask"
+            f"source: {len(source)} members may be batches, or a batch with its targets and mask. Give iter(source) "
+            "for batches, source[0] for the first alone, a dict with input_ids and attention_mask for ids with a mask"
         )
     return False
 
@@ -253,6 +256,8 @@ def _is_aside(value: Any) -> bool:
 
 def _refuse_two_readings(batch: Sequence[Any], where: str) -> None:
     """TypeError if a batch of one-dimensional members can be read in more than one way."""
+    if not isinstance(batch, tuple) and not _is_tensor(batch[0]):
+        return
     members = [member for member in batch if not _is_aside(member)]
     lengths = list(map(len, members))
     if len(members) < 2:
@@ -264,10 +269,10 @@ def _refuse_two_readings(batch: Sequence[Any], where: str) -> None:
         may_be = is_equal and all(_is_line(member) and _is_tensor(member) for member in batch)
     if may_be:
         raise TypeError(
-            f"{where}: {len(members)} members of {', '.join(map(str, sorted(set(lengths))))} ids each may be sequences, "
-            "a sequence with its targets, or the transposed lists that torch's default_collate makes of lists. Give "
-            "torch.stack(batch) or list(batch) of lists for sequences, torch.stack(batch, dim=1) for transposed lists "
-            "(or let the dataset return tensors, set_format('torch')), batch[:1] for the first alone"
+            f"{where}: {len(members)} members of {' and '.join(map(str, sorted(set(lengths))))} ids each may be "
+            "sequences, a sequence with its targets, or the transposed lists that torch's default_collate makes of "
+            "lists. Give torch.stack(batch) or list(batch) of lists for sequences, torch.stack(batch, dim=1) for "
+            "transposed lists (or let the dataset return tensors, set_format('torch')), batch[:1] for the first alone"
         )
 
 
@@ -275,8 +280,8 @@ def batch_sequences(batch: Any, where: str = "batch") -> Sequences:
     """The token sequences of one batch, as a loader gives it or a model is called with.
 
     A tensor or array of two dimensions has one sequence a row, of one dimension it is one sequence, and a nested tensor
-    has one in each component. A dict has them under `input_ids`, `idx` or `tokens`, and so have a named tuple and a table
-    of Arrow's; where it has an `attention_mask`, masked tokens are left out. A list or tuple is either a batch with
+    has one in each component. A dict, a named tuple or a table of Arrow's has them under `input_ids`, `idx` or
+    `tokens`; where it has an `attention_mask`, masked tokens are left out. A list or tuple is either a batch with
     further members, such as targets, which are left out (its first member is a tensor of two dimensions or a list of
     sequences beside others of the same kind), or a list of sequences, of dicts with one sequence each, or of token ids,
     which are one sequence. `where` names the batch in errors.
@@ -302,10 +307,11 @@ def batch_sequences(batch: Any, where: str = "batch") -> Sequences:
         return _samples(value, where) if all(map(_holds_ids, value)) else _first_member(value, where)
     if _is_id(first) or isinstance(first, float):
         return Sequences([_checked_ids(value, where)])
-    if (_is_line(first) or isinstance(first, (list, tuple))) and len(value) > 1 and all(map(_is_aside, value[1:])):
+    is_sequence = _is_line(first) or isinstance(first, (list, tuple))
+    if is_sequence and len(value) > 1 and all(map(_is_aside, islice(value, 1, None))):
         _tell_left_out([f"member {index} of a batch beside its ids" for index in range(1, len(value))])
         return Sequences([_checked_ids(first, f"{where}[0]")])
-    if isinstance(batch, (list, tuple)) and (_is_line(first) or isinstance(first, (list, tuple))):
+    if isinstance(batch, (list, tuple)) and is_sequence:
         _refuse_two_readings(batch, where)
     return list_sequences(value, where)
 
