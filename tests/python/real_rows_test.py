@@ -253,11 +253,11 @@ torch.save(provider.state_dict(), out + ".state")
     assert torch.equal(torch.cat([a, b]), whole)
 
 
-def test_a_provider_of_tokens_goes_on_at_every_batch(client, server):
-    def provider(**options):
-        return hookline.sae_lens.data_provider(
-            client, "hook_embed", server.ids, batch_size=70, shuffle_buffer=200, store_batch_size_prompts=3, **options
-        )
+@pytest.mark.parametrize("budget", [None, 500])
+def test_a_provider_of_tokens_goes_on_at_every_batch(client, server, budget):
+    def provider():
+        options = {"batch_size": 70, "shuffle_buffer": 200, "store_batch_size_prompts": 3, "max_activations": budget}
+        return hookline.sae_lens.data_provider(client, "hook_embed", server.ids, **options)
 
     whole = list(itertools.islice(provider(), 30))
     for cut in (0, 1, 7, 17, 18, 29):

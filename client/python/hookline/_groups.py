@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -133,10 +133,10 @@ class GroupReader:
         self._pass: Pass | None = None
         self._held: list[tuple[tuple[Any, ...], Any]] = []  # pieces, and the place of each row in the pass
 
-    def seek(self, pass_number: int, group: int, pass_rows: int) -> None:
-        """Goes on with this group, of a pass of which so many rows have come."""
+    def seek(self, pass_number: int, group: int, pass_rows: int, names: Iterable[str]) -> None:
+        """Goes on with this group, of a pass of which so many rows have come, of these hook points."""
         self.close()
-        self.pass_number, self.group, self.pass_rows = pass_number, group, pass_rows
+        self.pass_number, self.group, self.pass_rows, self.names = pass_number, group, pass_rows, tuple(names)
 
     def close(self) -> None:
         """Cancels what is not finished. Idempotent."""

@@ -225,6 +225,7 @@ class DataProvider(Iterator[Any]):
             "pass": self._groups.pass_number,
             "group": self._groups.group,
             "pass_rows": self._groups.pass_rows,
+            "names": self._groups.names,
             "ended": self._ended,
             "seen": self._seen,
             "buffer": self._buffer.state_dict(),
@@ -241,7 +242,7 @@ class DataProvider(Iterator[Any]):
         for name, value in state["settings"].items():
             if mine[name] != value:
                 raise ValueError(f"state: it is of a provider with {name} {value!r}, this one has {mine[name]!r}")
-        self._groups.seek(state["pass"], state["group"], state["pass_rows"])
+        self._groups.seek(state["pass"], state["group"], state["pass_rows"], state["names"])
         self._ended, self._seen = state["ended"], state["seen"]
         self._buffer.load_state_dict(state["buffer"])
         self._norms.recent = state["norms"].clone()

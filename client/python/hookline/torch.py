@@ -216,10 +216,9 @@ class ResumableBatches(Iterator[Batch]):
         for name, value in state["identity"].items():
             if self._identity[name] != value:
                 raise ValueError(f"state: it is of a pass with {name} {value}, this one has {self._identity[name]}")
-        self._groups.seek(0, state["group"], state["pass_rows"])
+        self._groups.seek(0, state["group"], state["pass_rows"], state["forms"])
         self._forms = {name: (width, tuple(empty)) for name, (width, empty) in state["forms"].items()}
         self._rows, self._ended = state["rows"], state["ended"]
-        self._groups.names = tuple(self._forms)
         self._buffer.load_state_dict(state["buffer"])
 
     def close(self) -> None:
