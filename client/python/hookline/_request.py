@@ -55,8 +55,9 @@ class CaptureOptions:
             object.__setattr__(self, name, count(name, getattr(self, name), smallest))
         for name in ("provenance", "deterministic", "pin_memory"):
             object.__setattr__(self, name, flag(name, getattr(self, name)))
-        for name in ("model", "record_as", "output"):
-            string(name, getattr(self, name))
+        string("output", self.output)
+        for name in ("model", "record_as"):
+            object.__setattr__(self, name, string(name, getattr(self, name) or ""))  # None is none
         if self.max_activations is not None:
             object.__setattr__(self, "max_activations", count("max_activations", self.max_activations))
         by_hook_point = {
