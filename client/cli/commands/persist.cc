@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "client/cli/commands/capture_request.h"
 #include "client/cli/commands/commands.h"
+#include "client/cli/commands/notes.h"
 #include "client/cli/exit_code.h"
 #include "client/cli/terminal/progress.h"
 #include "client/cli/terminal/recording_text.h"
@@ -104,6 +105,9 @@ absl::Status Run(const PersistFlags& flags, const ServerChoice& server, Interrup
                                              " (hookline recordings ", flags.name, " --stop ends it)"));
   }
   if (!recording.name().empty()) std::fputs(RecordingText(recording).c_str(), stdout);
+  for (const std::string& note : NotesOfRecording(request.capture(), recording)) {
+    std::fprintf(stderr, "hookline: %s\n", note.c_str());
+  }
   if (tokens != nullptr && absl::IsInvalidArgument(status)) return tokens->NamePlace(status);
   return ExplainUnavailable(status, server.address);
 }

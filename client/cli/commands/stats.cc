@@ -2,8 +2,10 @@
 #include <string>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "client/cli/commands/capture_request.h"
 #include "client/cli/commands/commands.h"
+#include "client/cli/commands/notes.h"
 #include "client/cli/exit_code.h"
 #include "client/cli/terminal/norm_chart.h"
 #include "client/cli/transfer.h"
@@ -43,7 +45,10 @@ absl::Status Run(const StatsFlags& flags, const ServerChoice& server, Interrupt&
     return tokens == nullptr ? client->Capture(resumed) : client->CaptureStream(resumed);
   };
   transfer.tokens = tokens.get();
-  transfer.on_started = [](const v1::CaptureStarted&, Progress&) {};
+  transfer.on_started = [](const v1::CaptureStarted& started, Progress& progress) {
+    for (const std::string& note : NotesOfGrant(started)) progress.Note(absl::StrCat("hookline: ", note));
+  };
+  transfer.notes = [&](const CaptureResult& result) { return NotesOfEnd(request, tokens.get(), result); };
   transfer.table = StatisticsTable;
   return RunTransfer(flags, transfer, server.address, interrupt);
 }

@@ -13,6 +13,7 @@ from hookline import _network
 from hookline._arrays import Allocator
 from hookline._async_sources import SourceThread
 from hookline._batches import RawBatch
+from hookline._in_loop import InLoop
 from hookline._notes import notes_of_end, notes_of_start
 from hookline._request import CaptureOptions
 from hookline._session import Session
@@ -29,23 +30,25 @@ if TYPE_CHECKING:
 _LOST_STATUS = "Internal error from Core"
 
 
-class AsyncCapture(AsyncIterator[Batch]):
+class AsyncCapture(InLoop, AsyncIterator[Batch]):
     """A running capture: an async iterator of batches. `aclose`, or the end of `async with`, cancels the rest."""
 
     def __init__(
         self, client: AsyncClient, options: CaptureOptions, make_allocator: Callable[[CaptureStarted], Allocator]
     ) -> None:
+        super().__init__()
         self._client = client
         self._options = options
         self._make_allocator = make_allocator
         self._session = Session(options, make_allocator, client._offer_memory)
         self._queue: asyncio.Queue[RawBatch | None] = asyncio.Queue(options.prefetch)
         self._started = asyncio.Event()
-        self._receiving = asyncio.get_running_loop().create_task(self._receive())
+        self._receiving = self._loop.create_task(self._receive())
         self._batches = self._iterate()
 
     async def started(self) -> CaptureStarted:
         """Waits for the server's first answer and returns what it granted."""
+        self._check_loop()
         await self._started.wait()
         if self._session.started is None:
             await self._receiving
@@ -58,11 +61,12 @@ class AsyncCapture(AsyncIterator[Batch]):
         return self._session.summary
 
     async def __anext__(self) -> Batch:
+        self._check_loop()
         return await self._batches.__anext__()
 
     async def aclose(self) -> None:
         """Cancels what is not finished. Idempotent."""
-        if self._receiving.get_loop().is_closed():  # its end has cancelled it
+        if self._loop.is_closed():  # its end has cancelled it
             return
         self._receiving.cancel()
         await asyncio.wait([self._receiving])

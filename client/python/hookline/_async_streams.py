@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import warnings
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -10,6 +11,8 @@ import grpc
 import grpc.aio
 
 from hookline import _network
+from hookline._in_loop import InLoop
+from hookline._notes import notes_of_recording
 from hookline._request import CaptureOptions
 from hookline.errors import CancelledError, from_rpc_error
 from hookline.persist import PersistProgress, finished_recording, persist_progress
@@ -17,17 +20,19 @@ from hookline.scores import ScoreOptions, ScoreReader, ScoreSummary, SequenceSco
 from hookline.types import RecordingInfo
 
 
-class AsyncScores(AsyncIterator[SequenceScore]):
+class AsyncScores(InLoop, AsyncIterator[SequenceScore]):
     """Scores as they come, as `hookline.Scores`: an async iterator. `wait` reads the rest and returns the summary;
     `aclose`, or the end of `async with`, ends the work on the server."""
 
     def __init__(self, call: Any, options: ScoreOptions, address: str) -> None:
+        super().__init__()
         self._call = call
         self._options = options
         self._address = address
         self._reader = ScoreReader(options)
 
     async def __anext__(self) -> SequenceScore:
+        self._check_loop()
         while self._reader.summary is None:
             try:
                 data = await self._call.read()
@@ -57,7 +62,7 @@ class AsyncScores(AsyncIterator[SequenceScore]):
         await self.aclose()
 
 
-class AsyncPersist(AsyncIterator[PersistProgress]):
+class AsyncPersist(InLoop, AsyncIterator[PersistProgress]):
     """Watches a recording being made, as `hookline.Persist` does: an async iterator of its progress, about one a
     second, the last one with the recording.
 
@@ -66,6 +71,7 @@ class AsyncPersist(AsyncIterator[PersistProgress]):
     """
 
     def __init__(self, call: Any, options: CaptureOptions, address: str) -> None:
+        super().__init__()
         self._call = call
         self._options = options
         self._address = address
@@ -74,16 +80,26 @@ class AsyncPersist(AsyncIterator[PersistProgress]):
         self._closed = False
 
     async def __anext__(self) -> PersistProgress:
+        progress = await self._following()
+        if progress is None:
+            raise StopAsyncIteration
+        self._tell(progress)
+        return progress
+
+    async def _following(self) -> PersistProgress | None:
+        self._check_loop()
         # A task of its own: where a waiting one is cancelled, by a time-out for example, grpcio would end the call.
         if self._reading is None:
             self._reading = asyncio.ensure_future(self._read())
         await asyncio.wait([self._reading])
         reading, self._reading = self._reading, None
         progress = reading.result()
-        if progress is None:
-            raise StopAsyncIteration
-        self._last = progress
+        self._last = progress or self._last
         return progress
+
+    def _tell(self, progress: PersistProgress) -> None:
+        for note in notes_of_recording(self._options, progress.recording):
+            warnings.warn(note, stacklevel=3)
 
     async def _read(self) -> PersistProgress | None:
         """The next progress; None at the end of a complete recording."""
@@ -100,8 +116,8 @@ class AsyncPersist(AsyncIterator[PersistProgress]):
     async def wait(self) -> RecordingInfo:
         """Waits for the end. The recording, complete; raises what it ended of otherwise: CancelledError where somebody
         stopped it, UnavailableError where the server went away. The same request continues such a recording."""
-        async for _ in self:
-            pass
+        while (progress := await self._following()) is not None:
+            self._tell(progress)
         return finished_recording(self._last)
 
     async def aclose(self) -> None:

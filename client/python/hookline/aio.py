@@ -31,6 +31,7 @@ from hookline._async_sources import FromAsync
 from hookline._async_streams import AsyncPersist, AsyncScores
 from hookline._calls import Answer, UnaryCall
 from hookline._connection import channel_options, open_channel
+from hookline._counts import seconds
 from hookline._request import capture_arguments, estimate_arguments
 from hookline._security import Security, TlsArgument
 from hookline.errors import (
@@ -209,9 +210,8 @@ class AsyncClient:
         summary."""
         self._check("score")
         options = score_options(source, variants, outputs)
-        scores = AsyncScores(
-            self._channel.unary_stream(_protocol.SCORE)(options.request, metadata=self._metadata), options, self.address
-        )
+        call = self._channel.unary_stream(_protocol.SCORE)(options.request, metadata=self._metadata)
+        scores = AsyncScores(call, options, self.address)
         self._running.add(scores)
         return scores
 
@@ -295,6 +295,7 @@ class AsyncClient:
 
     async def _call(self, unary: UnaryCall[Answer], timeout: float | None) -> Answer:
         self._check(unary.method.rpartition("/")[2])
+        timeout = None if timeout is None else seconds("timeout", timeout)
         call = self._channel.unary_unary(unary.method)(unary.request.SerializeToString(), metadata=self._metadata)
         try:
             # grpcio's own time-outs end at a time of the wall clock, which may be set meanwhile.

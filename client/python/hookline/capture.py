@@ -9,6 +9,7 @@ from typing import Any, Callable
 
 import numpy as np
 
+from hookline import _lifetime
 from hookline._arrays import Allocator, numpy_view
 from hookline._batches import COLUMNS, RawBatch, Shuffler
 from hookline._notes import notes_of_end, notes_of_start
@@ -86,7 +87,7 @@ class Finisher:
                 yield finished_batch(ready, self._names, self._layouts, self._allocator, 0)
 
 
-class Capture(Iterator[Batch]):
+class Capture(_lifetime.Running, Iterator[Batch]):
     """Iterates over a capture's batches, each with exactly `batch_rows` rows, the last one with what is left.
 
     The server begins when the object is made, and runs at most `prefetch` batches (and its own window) ahead. Leaving
@@ -165,12 +166,6 @@ class Capture(Iterator[Batch]):
 
     def __exit__(self, *exc: object) -> None:
         self.close()
-
-    def __reduce__(self) -> Any:
-        raise TypeError(
-            "a running capture cannot be pickled; open it in the process that reads it, for example with "
-            "hookline.torch.ActivationDataset"
-        )
 
     def __del__(self) -> None:
         receiver = getattr(self, "_receiver", None)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import threading
+import warnings
 import weakref
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Callable
 
 import grpc
 
-from hookline import _calls, _endpoints, _library, _memory, _network, _protocol, _security, _shared_memory
+from hookline import _calls, _endpoints, _library, _memory, _protocol, _security, _shared_memory
 from hookline._arguments import (
     CaptureArguments,
     EstimateArguments,
@@ -21,14 +22,16 @@ from hookline._arguments import (
 from hookline._arrays import Allocator
 from hookline._calls import Answer, UnaryCall
 from hookline._connection import Connection, StreamCall
+from hookline._counts import seconds
 from hookline._native import NativeReceiver
+from hookline._notes import notes_of_end, notes_of_start
 from hookline._receive import GrpcReceiver, Receiver
 from hookline._request import CaptureOptions, capture_arguments, estimate_arguments
 from hookline._security import Security, TlsArgument
 from hookline._session import Session
 from hookline._sharing import Sharing
 from hookline.capture import Capture
-from hookline.errors import DeadlineExceededError, HooklineError, InternalError, from_rpc_error
+from hookline.errors import DeadlineExceededError, HooklineError, InternalError
 from hookline.evaluate import LossRecovered, loss_recovered
 from hookline.model import RemoteModel
 from hookline.persist import Persist, persist_request
@@ -223,10 +226,7 @@ class Client:
         The same call again joins a recording that runs, continues one that was ended early, and finds a complete one.
         """
         settled, request = persist_request(name, hook_points, source, options)
-        try:
-            return Persist(StreamCall(self._connection, _protocol.PERSIST, request))
-        except HooklineError as error:
-            raise settled.named(error) from None
+        return Persist(StreamCall(self._connection, _protocol.PERSIST, request), settled)
 
     def score(
         self,
@@ -363,7 +363,11 @@ class Client:
         try:
             while receiver.next() is not None:
                 pass
-            return receiver_statistics(receiver.started(), receiver.summary)
+            started, summary = receiver.started(), receiver.summary
+            notes = notes_of_end(settled, started, summary) if summary is not None else []
+            for note in [*notes_of_start(settled, started), *notes]:
+                warnings.warn(note, stacklevel=2)
+            return receiver_statistics(started, summary)
         finally:
             receiver.close()
 
@@ -371,6 +375,7 @@ class Client:
         """Makes a call with one answer. Seconds until DeadlineExceededError; None: as long as it takes."""
         # On the wire a call of one answer is one of several, and this kind can be cancelled. grpcio's own time-outs end
         # at a time of the wall clock, at once or never where that has been set since the program began.
+        timeout = None if timeout is None else seconds("timeout", timeout)
         call = StreamCall(self._connection, unary.method, unary.request.SerializeToString())
         passed = threading.Event()
 
@@ -387,7 +392,7 @@ class Client:
         except grpc.RpcError as error:
             if passed.is_set():
                 raise DeadlineExceededError(f"{self.address} has not answered within {timeout} s") from None
-            raise _network.name_proxy(from_rpc_error(error), self.address) from None
+            raise call.exception(error) from None
         finally:
             if timer is not None:
                 timer.cancel()
