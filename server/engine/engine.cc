@@ -27,6 +27,22 @@ std::string Names(const std::vector<T>& named) {
   return named.empty() ? "none" : absl::StrJoin(named, ", ");
 }
 
+// What a scoring keeps of its request until it ends, counted in token ids, for each of which 16 bytes are reckoned
+// (--max-held-tokens): an intervention takes so many besides its numbers, and an edit so many.
+constexpr size_t kTokensOfIntervention = 20;
+constexpr size_t kTokensOfEdit = 2;
+
+int64_t HeldTokens(const ScorePlan& plan) {
+  size_t held = static_cast<size_t>(plan.tokens.tokens());
+  for (const Variant& variant : plan.variants) {
+    for (const Intervention& one : variant.interventions) {
+      held += kTokensOfIntervention + one.vector.size() + one.positions.size() + one.ignored_token_ids.size() +
+              kTokensOfEdit * one.edits.size();
+    }
+  }
+  return static_cast<int64_t>(held);
+}
+
 class CaptureHandle final : public Capture {
  public:
   // Checks streamed sequences against `info` and `limits`.
@@ -245,7 +261,7 @@ absl::StatusOr<ScorePlan> EngineImpl::PlanScore(ScoreRequest request) const {
 absl::StatusOr<std::shared_ptr<Scoring>> EngineImpl::StartScore(ScorePlan plan, const ClientIdentity& client,
                                                                 std::function<void()> on_ready) {
   const ModelId model = ReplicaOf(plan.model).id;
-  const int64_t held_tokens = plan.tokens.tokens();
+  const int64_t held_tokens = HeldTokens(plan);
   auto run = std::make_shared<ScoreRun>(std::make_shared<const ScorePlan>(std::move(plan)), std::move(on_ready));
   ASSIGN_OR_RETURN(const CaptureId id, scheduler_.AdmitScore(model, run, held_tokens, client));
   return std::make_shared<ScoringHandle>(&scheduler_, id, std::move(run));

@@ -21,8 +21,7 @@ using ::testing::SizeIs;
 
 constexpr absl::Duration kLong = absl::Seconds(60);
 
-std::unique_ptr<Engine> MakeEngine(int64_t max_batch_tokens = 64) {
-  EngineOptions options;
+std::unique_ptr<Engine> MakeEngine(int64_t max_batch_tokens = 64, EngineOptions options = {}) {
   options.slab_bytes = 65536;
   options.slab_count = 32;
   options.max_batch_tokens = max_batch_tokens;
@@ -233,6 +232,21 @@ TEST(ScoreRunTest, ScoringsCountAgainstTheLimitOfCapturesUntilTheirClientLeaves)
   EXPECT_EQ(readers[3].Start(*engine, Request(10, 16)).code(), absl::StatusCode::kResourceExhausted);
   readers[0].Leave();
   EXPECT_TRUE(readers[3].Start(*engine, Request(10, 16)).ok());
+}
+
+TEST(ScoreRunTest, WhatInterventionsTakeCountsAmongTheTokensThatAreHeld) {
+  EngineOptions options;
+  options.max_request_tokens = options.max_held_tokens = 1000;
+  const auto engine = MakeEngine(64, options);
+  Reader reader;
+  EXPECT_TRUE(reader.Start(*engine, Request(1, 4)).ok());
+  ScoreRequest request = Request(1, 4);
+  std::vector<InterventionRequest>& interventions = request.variants[0].interventions;
+  interventions.resize(100, interventions[0]);
+  Reader refused;
+  const absl::Status status = refused.Start(*engine, std::move(request));
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(status.message(), ::testing::HasSubstr("--max-held-tokens"));
 }
 
 TEST(ScoreRunTest, ADrainedEngineEndsScoringsWithUnavailable) {
