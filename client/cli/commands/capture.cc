@@ -10,7 +10,7 @@
 #include "client/cli/commands/capture_request.h"
 #include "client/cli/commands/commands.h"
 #include "client/cli/commands/notes.h"
-#include "client/cli/exit_code.h"
+#include "client/cli/terminal/names.h"
 #include "client/cli/terminal/report.h"
 #include "client/cli/transfer.h"
 #include "client/cpp/client.h"
@@ -75,20 +75,9 @@ absl::Status Run(const CaptureFlags& flags, const ServerChoice& server, Interrup
   request.set_provenance(flags.provenance);
   request.set_record_as(flags.record_as);
   ASSIGN_OR_RETURN(std::unique_ptr<client::Client> client, Connect(server));
-  std::unique_ptr<TokenSource> tokens;
-  if (!flags.tokens.empty()) {
-    absl::StatusOr<std::unique_ptr<TokenSource>> opened = OpenTokens(flags, *client);
-    if (!opened.ok()) return ExplainUnavailable(opened.status(), server.address);
-    tokens = *std::move(opened);
-  }
+  ASSIGN_OR_RETURN(const std::unique_ptr<TokenSource> tokens, OpenTokens(flags, *client, server.address));
 
-  Transfer transfer;
-  transfer.start_call = [&](const std::string& resume_token) {
-    v1::CaptureRequest resumed = request;
-    resumed.set_resume_token(resume_token);
-    return tokens == nullptr ? client->Capture(resumed) : client->CaptureStream(resumed);
-  };
-  transfer.tokens = tokens.get();
+  Transfer transfer = CaptureTransfer(request, tokens.get(), *client);
   transfer.on_started = [&](const v1::CaptureStarted& started, Progress& progress) {
     for (const std::string& note : NotesOfGrant(started)) progress.Note(absl::StrCat("hookline: ", note));
     std::vector<std::string> added;
