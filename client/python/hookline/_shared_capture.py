@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import heapq
-import logging
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Callable
 
 from hookline import _calls, _lifetime
-from hookline._agreement import Agreement, is_gone
+from hookline._agreement import Agreement
 from hookline._arrays import Allocator
 from hookline._batches import Assembler, RawBatch
 from hookline._block_run import BlockRun, Piece, SharedBlock, row_bytes_of
+from hookline._fleet import Fleet, Server, of_server
 from hookline._order import SequenceOrder
 from hookline._passes import order_of
 from hookline._receive import Pipe
@@ -27,7 +27,6 @@ from hookline.errors import (
     CancelledError,
     FailedPreconditionError,
     HooklineError,
-    UnavailableError,
 )
 from hookline.types import CaptureStarted, CaptureSummary, Dataset, HookPointGrant, HookPointSummary, Retry
 
@@ -38,20 +37,6 @@ if TYPE_CHECKING:
 _DUE_PIECES = 8
 # How long a capture whose budgets are full waits for the last block's summary.
 _SUMMARY_SECONDS = 2.0
-
-_log = logging.getLogger("hookline")
-
-
-class _Server:
-    """A server as one capture sees it. Guarded by the capture's lock."""
-
-    def __init__(self, client: Client) -> None:
-        self.client = client
-        self.failures = 0  # since it last sent a row
-        self.retry_at = 0.0  # by the monotonic clock
-        self.is_admitted = False  # it has answered, and holds what the others hold
-        self.is_asked = False  # just now
-        self.error: HooklineError | None = None  # the last one
 
 
 class SharedReceiver:
@@ -68,21 +53,16 @@ class SharedReceiver:
         self._options = options
         self._make_allocator = make_allocator
         self._sharing = sharing
-        self._retry = options.retry or Retry(attempts=0)
         source = options.source
         self._agreement = Agreement(options.model, source.name if isinstance(source, Dataset) else None)
-        self._servers = [_Server(client) for client in clients]
+        self._fleet = Fleet(clients, self._agreement, sharing, options.retry or Retry(attempts=0))
         self._place = SharedPlace(options, resume_token)
         self._pipe = Pipe(options.prefetch)
-        self._changed = threading.Condition()  # its lock guards all that follows, but for what `_run` alone touches
+        self._changed = self._fleet.changed  # its lock guards all that follows, but for what `_run` alone touches
         self._blocks: dict[int, SharedBlock] = {}  # those that are open
         self._pending: list[int] = []  # a heap of those that nobody runs
         self._due = 0  # the block whose rows are next
         self._has_all_blocks = False
-        self._over = False
-        self._failure: Exception | None = None  # that no block can be waited for
-        self._runs: set[tuple[_Server, BlockRun]] = set()
-        self._probed: set[_Server] = set()
         self._reruns = 0
         self._delivered = 0  # rows of the hook point that has most, from the start of the capture
         self._started: CaptureStarted | None = None
@@ -94,8 +74,7 @@ class SharedReceiver:
         self._sum: CaptureSummary | None = None
         self._assembler: Assembler | None = None
         _lifetime.opened(self)
-        self._threads = [threading.Thread(target=self._run, name="hookline-shared", daemon=True)]
-        self._threads[0].start()
+        self._fleet.start(self._run, "shared")
 
     # What a consumer calls.
 
@@ -103,7 +82,7 @@ class SharedReceiver:
         self._check_process()
         self._is_started.wait()
         if self._started is None:
-            raise self._failure or CancelledError("the capture was closed before it started")
+            raise self._fleet.failure or CancelledError("the capture was closed before it started")
         return self._started
 
     def next(self) -> RawBatch | None:
@@ -121,23 +100,18 @@ class SharedReceiver:
 
     def cancel(self) -> None:
         self._closed.set()
-        self._end()
+        self._fleet.end()
 
     def close(self) -> None:
         if self._forked:
             return
         self._pipe.abort(CancelledError("the capture was closed"))
         self.cancel()
-        for thread in self._threads:
-            if thread is not threading.current_thread():
-                thread.join()
+        self._fleet.join(None)
 
     def join(self, timeout: float) -> bool:
         self._pipe.abort(CancelledError("the capture was closed"))
-        end = time.monotonic() + timeout
-        for thread in list(self._threads):
-            thread.join(max(0.0, end - time.monotonic()))
-        return not any(thread.is_alive() for thread in self._threads)
+        return self._fleet.join(timeout)
 
     def abandon(self) -> None:
         self._forked = True
@@ -150,11 +124,11 @@ class SharedReceiver:
 
     def _run(self) -> None:
         try:
-            self._start_thread(self._watch, "watch")
-            for server in self._servers:
+            self._fleet.start(self._fleet.watch, "watch")
+            for server in self._fleet.servers:
                 for _ in range(SERVER_BLOCKS):
-                    self._start_thread(lambda server=server: self._serve(server), "block")  # type: ignore[misc]
-            self._wait_for_servers()
+                    self._fleet.start(lambda server=server: self._serve(server), "block")  # type: ignore[misc]
+            self._fleet.wait()
             granted = self._grant()
             cuts = self._cuts(granted)
             remaining = layout_of(granted, self._options)
@@ -174,75 +148,32 @@ class SharedReceiver:
             if self._assembler is not None:
                 self._put(self._assembler.finish())
             with self._changed:
-                self._failure = error if isinstance(error, Exception) else None
+                self._fleet.failure = error if isinstance(error, Exception) else None
             self._pipe.end(CancelledError("the capture was closed") if self._closed.is_set() else error)
         finally:
-            self._end()
+            self._fleet.end()
             self._is_started.set()
             _lifetime.ended(self)
-
-    def _start_thread(self, work: Callable[[], None], name: str) -> None:
-        thread = threading.Thread(target=work, name=f"hookline-{name}", daemon=True)
-        with self._changed:
-            self._threads = [*(other for other in self._threads if other.is_alive()), thread]
-            thread.start()
-
-    def _end(self) -> None:
-        with self._changed:
-            self._over = True
-            runs = list(self._runs)
-            self._changed.notify_all()
-        for _, run in runs:
-            run.cancel()
-
-    def _wait_for_servers(self) -> None:
-        """Waits until each server has answered or failed to. Raises if none can be used."""
-        with self._changed:
-            self._changed.wait_for(
-                lambda: (
-                    self._over
-                    or self._failure is not None
-                    or all(server.is_admitted or server.error is not None for server in self._servers)
-                )
-            )
-            self._check()
-            failed = [server for server in self._servers if not server.is_admitted]
-        if len(failed) == len(self._servers):
-            assert failed[0].error is not None
-            raise failed[0].error  # as with one server: a wrong address says so at once
-        for server in failed:
-            _log.warning("%s does not answer; the capture begins without it: %s", server.client.address, server.error)
-
-    def _check(self) -> None:
-        """Under the lock: raises why the capture is over."""
-        if self._failure is not None:
-            raise self._failure
-        if self._over:
-            raise CancelledError("the capture was closed")
 
     def _grant(self) -> CaptureStarted:
         """What one server grants for the whole capture: it is asked without any tokens."""
         options = dataclasses.replace(self._options, source=[], retry=None, shuffle_buffer=0)
         while True:
             with self._changed:
-                self._check()
-                server = next((server for server in self._servers if server.is_admitted), None)
-                if server is None:
-                    self._changed.wait()
-                    continue
+                server = self._fleet.usable()
                 run = BlockRun(server.client)
-                self._runs.add((server, run))
+                self._fleet.runs.add((server, run))
             try:
                 granted = run.started(options)
                 if isinstance(self._options.source, Dataset):  # which is checked whole: blocks are always right
                     server.client.call(_calls.estimate_capture(self._options), self._sharing.answer_seconds)
                 break
             except HooklineError as error:
-                if not self._may_go_on(server, run, error):
-                    raise _of_server(error, server.client) from None
+                if not self._fleet.may_go_on(server, run, error):
+                    raise of_server(error, server.client) from None
             finally:
                 with self._changed:
-                    self._runs.discard((server, run))
+                    self._fleet.runs.discard((server, run))
         self._granted_by = server.client.address
         dataset = self._agreement.dataset
         warning = dataset.packing.warning if dataset is not None and dataset.packing is not None else ""
@@ -261,7 +192,7 @@ class SharedReceiver:
             if order is not None and granted.batch_tokens:
                 length = row_length + (options.source.prepend_token_id is not None)
                 batch_sequences = max(1, granted.batch_tokens // length)
-        sizes = sizes_of(self._sharing, len(self._servers), row_bytes, batch_sequences)
+        sizes = sizes_of(self._sharing, len(self._fleet.servers), row_bytes, batch_sequences)
         self._place.resume(granted, self._agreement)
         if order is None:
             return token_cuts(options.source, options.selection, sizes, self._place.begin)
@@ -273,9 +204,9 @@ class SharedReceiver:
             with self._changed:
                 self._changed.wait_for(self._can_deliver)
                 block = self._blocks.get(self._due)
-                piece = block.pieces.popleft() if block is not None and block.pieces and not self._over else None
+                piece = block.pieces.popleft() if block is not None and block.pieces and not self._fleet.over else None
                 if piece is None:
-                    self._check()
+                    self._fleet.check()
                 if block is None:
                     return "source_ended"
                 self._changed.notify_all()
@@ -289,14 +220,14 @@ class SharedReceiver:
                     raise block.error
         with self._changed:
             block = self._blocks.get(self._due)
-            self._changed.wait_for(lambda: block is None or block.is_complete or self._over, _SUMMARY_SECONDS)
+            self._changed.wait_for(lambda: block is None or block.is_complete or self._fleet.over, _SUMMARY_SECONDS)
         if block is not None:
             self._finish_block(block)
         return "budget"
 
     def _can_deliver(self) -> bool:
         block = self._blocks.get(self._due)
-        if self._over or self._failure is not None:
+        if self._fleet.over or self._fleet.failure is not None:
             return True
         if block is None:
             return self._has_all_blocks
@@ -359,8 +290,10 @@ class SharedReceiver:
             except Exception as problem:  # the user's source; after the rows before it the capture fails of it
                 error = problem
             with self._changed:
-                self._changed.wait_for(lambda: self._over or len(self._blocks) < window_blocks(len(self._servers)))
-                if self._over:
+                self._changed.wait_for(
+                    lambda: self._fleet.over or len(self._blocks) < window_blocks(len(self._fleet.servers))
+                )
+                if self._fleet.over:
                     return
                 budgets = self._budgets(self._delivered if rows is None else rows)
                 if budgets and cut is not None:
@@ -388,21 +321,21 @@ class SharedReceiver:
 
     # The threads that run blocks.
 
-    def _serve(self, server: _Server) -> None:
+    def _serve(self, server: Server) -> None:
         while True:
             with self._changed:
                 block = self._take(server)
             if block is not None:
                 self._run_block(server, block)
-            elif self._over:
+            elif self._fleet.over:
                 return
             else:
-                self._admit(server)
+                self._fleet.admit(server)
 
-    def _take(self, server: _Server) -> SharedBlock | None:
+    def _take(self, server: Server) -> SharedBlock | None:
         """Under the lock: the first block that nobody runs. None: the capture is over, or the server is to be asked
         whether it is there."""
-        while not self._over:
+        while not self._fleet.over:
             now = time.monotonic()
             if server.is_asked or now < server.retry_at:
                 self._changed.wait(None if server.is_asked else server.retry_at - now)
@@ -415,26 +348,11 @@ class SharedReceiver:
                 self._changed.wait()
         return None
 
-    def _admit(self, server: _Server) -> None:
-        try:
-            self._agreement.ask(server.client, self._sharing.answer_seconds)
-            with self._changed:
-                server.is_admitted = True
-        except Exception as error:
-            if isinstance(error, HooklineError) and is_gone(error):
-                self._lose(server, error)
-            else:
-                self._fail(_of_server(error, server.client))
-        finally:
-            with self._changed:
-                server.is_asked = False
-                self._changed.notify_all()
-
-    def _run_block(self, server: _Server, block: SharedBlock) -> None:
+    def _run_block(self, server: Server, block: SharedBlock) -> None:
         assert self._started is not None
         run = BlockRun(server.client)
         with self._changed:
-            self._runs.add((server, run))
+            self._fleet.runs.add((server, run))
         options = block.options(self._options, row_bytes_of(self._started))
         names = [point.name for point in self._started.hook_points]
         begin = 0
@@ -445,17 +363,17 @@ class SharedReceiver:
             with self._changed:
                 block.summary, block.is_complete = run.summary, True
         except Exception as error:
-            if isinstance(error, HooklineError) and self._may_go_on(server, run, error):
+            if isinstance(error, HooklineError) and self._fleet.may_go_on(server, run, error):
                 self._put_back(block)
             else:
                 with self._changed:
-                    block.error = _of_server(error, server.client)
+                    block.error = of_server(error, server.client)
         finally:
             with self._changed:
-                self._runs.discard((server, run))
+                self._fleet.runs.discard((server, run))
                 self._changed.notify_all()
 
-    def _check_grant(self, server: _Server, now: CaptureStarted) -> None:
+    def _check_grant(self, server: Server, now: CaptureStarted) -> None:
         assert self._started is not None
         if now.fingerprint != self._started.fingerprint:
             self._agreement.check("model", self._granted_by, self._started.fingerprint)
@@ -469,10 +387,10 @@ class SharedReceiver:
                 f"(--max-batch-tokens) and {server.client.address} of {now.batch_tokens}; their rows may differ"
             )
 
-    def _add(self, server: _Server, block: SharedBlock, run: BlockRun, piece: Piece, begin: int) -> None:
+    def _add(self, server: Server, block: SharedBlock, run: BlockRun, piece: Piece, begin: int) -> None:
         """Takes rows of a run, from row `begin` of its block on: those that another run has brought are left out."""
         with self._changed:
-            if self._over:
+            if self._fleet.over:
                 raise CancelledError("the capture is over")
             skip = block.received - begin
             server.failures = 0
@@ -481,94 +399,22 @@ class SharedReceiver:
                 block.received = begin + piece.rows
                 self._changed.notify_all()
             run.rest(True)
-            self._changed.wait_for(lambda: self._over or self._due != block.number or len(block.pieces) < _DUE_PIECES)
+            self._changed.wait_for(
+                lambda: self._fleet.over or self._due != block.number or len(block.pieces) < _DUE_PIECES
+            )
             run.rest(False)
 
     def _put_back(self, block: SharedBlock) -> None:
         """Lets another server run what is left of a block."""
         with self._changed:
-            if self._over:
+            if self._fleet.over:
                 return
             self._reruns += 1
             heapq.heappush(self._pending, block.number)
             self._changed.notify_all()
-
-    # Servers that do not answer.
-
-    def _may_go_on(self, server: _Server, run: BlockRun, error: HooklineError) -> bool:
-        """Whether another call may succeed after one that failed so. Notes when the server may be asked again."""
-        with self._changed:
-            if self._over:
-                return False
-        if run.is_lost:
-            self._lose(server, UnavailableError(f"{server.client.address} has sent nothing and does not answer"))
-        elif is_gone(error):
-            self._lose(server, error)
-        elif error.retry_after is not None:
-            with self._changed:
-                server.retry_at = time.monotonic() + error.retry_after
-        else:
-            return False
-        return True
-
-    def _lose(self, server: _Server, error: HooklineError) -> None:
-        """Leaves a server alone for a while; the capture fails once all have failed too often."""
-        with self._changed:
-            if not server.is_admitted and not server.is_asked:
-                return  # its other block has said so
-            server.is_admitted = False
-            server.failures += 1
-            server.error = error
-            delay = min(self._retry.initial_seconds * 2.0 ** (server.failures - 1), self._retry.max_seconds)
-            server.retry_at = time.monotonic() + delay
-            gone = all(not one.is_admitted and one.failures > self._retry.attempts for one in self._servers)
-            if gone and self._started is not None:
-                self._failure = error
-            self._changed.notify_all()
-
-    def _fail(self, error: Exception) -> None:
-        with self._changed:
-            self._failure = self._failure or error
-            self._changed.notify_all()
-
-    def _watch(self) -> None:
-        """Asks servers that are silent whether they are there."""
-        silence = self._sharing.silence_seconds
-        while True:
-            with self._changed:
-                if self._changed.wait_for(lambda: self._over, silence / 4):
-                    return
-                now = time.monotonic()
-                silent = {server for server, run in self._runs if now - run.silent_since > silence} - self._probed
-                self._probed |= silent
-            for server in silent:
-                self._start_thread(lambda server=server: self._probe(server), "probe")  # type: ignore[misc]
-
-    def _probe(self, server: _Server) -> None:
-        is_there = True
-        try:
-            self._agreement.ask(server.client, self._sharing.answer_seconds)
-        except Exception as error:
-            is_there = False
-            if not is_gone(error):
-                self._fail(_of_server(error, server.client))
-        with self._changed:
-            self._probed.discard(server)
-            runs = [run for other, run in self._runs if other is server]
-        for run in runs:
-            run.sign() if is_there else run.give_up()
 
 
 def _without_budgets(started: CaptureStarted, points: Sequence[HookPointGrant]) -> CaptureStarted:
     """What must be alike in all blocks."""
     alike = tuple(dataclasses.replace(point, max_activations=0, clipped=False) for point in points)
     return dataclasses.replace(started, hook_points=alike)
-
-
-def _of_server(error: Exception, client: Client) -> Exception:
-    """The error, with the server that it is of."""
-    if not isinstance(error, HooklineError) or client.address in error.message:
-        return error
-    named = type(error)(f"{error.message} (server {client.address})", error.code, error.field)
-    named.retry_after = error.retry_after
-    return named
