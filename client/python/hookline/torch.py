@@ -150,6 +150,7 @@ class ResumableBatches(Iterator[Batch]):
         batch.first_row = self._rows
         if self._provenance:
             batch.sequence, batch.position, batch.token_id = parts[len(self._names) :]
+            batch.token_texts = self._groups.token_texts
         self._rows += batch.rows
         return batch
 
@@ -160,6 +161,7 @@ class ResumableBatches(Iterator[Batch]):
             "group": self._groups.group,
             "pass_rows": self._groups.pass_rows,
             "rows": self._rows,
+            "token_texts": dict(self._groups.token_texts) if self._provenance else {},
             "ended": self._ended,
             "buffer": self._buffer.state_dict(),
         }
@@ -170,6 +172,7 @@ class ResumableBatches(Iterator[Batch]):
                 raise ValueError(f"state: it is of a pass with {name} {value}, this one has {self._identity[name]}")
         self._groups.seek(0, state["group"], state["pass_rows"])
         self._names, self._rows, self._ended = tuple(state["names"]), state["rows"], state["ended"]
+        self._groups.token_texts.update(state.get("token_texts", {}))
         self._buffer.load_state_dict(state["buffer"])
 
     def close(self) -> None:
