@@ -81,7 +81,7 @@ class AsyncCapture(InLoop, AsyncIterator[Batch]):
         started = await self.started()
         for note in notes_of_start(self._options, started):
             warnings.warn(note, stacklevel=3)
-        finisher = Finisher(started, self._options, self._make_allocator(started))
+        finisher = Finisher(started, self._options, self._make_allocator(started), self._session.token_texts)
         failure: Exception | None = None
         while True:
             try:

@@ -125,6 +125,13 @@ class BlockRun:
         """When the server last gave a sign, by the monotonic clock; now while nobody waits for one."""
         return time.monotonic() if self._rests else self._last_sign
 
+    @property
+    def token_texts(self) -> Mapping[int, str]:
+        """The texts of the tokens of all rows that have come, by token id."""
+        with self._lock:
+            receiver = self._receiver
+        return {} if receiver is None else receiver.token_texts
+
     def sign(self) -> None:
         """Notes that the server is there."""
         self._last_sign = time.monotonic()

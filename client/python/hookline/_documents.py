@@ -26,6 +26,10 @@ def _text_of(value: Any, field: str, where: str) -> str:
         value = value[field]
     if not isinstance(value, str):
         raise ValueError(f"{where}: {field!r} is {type(value).__name__}, not text")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:  # JSON may hold half of a surrogate pair
+        raise ValueError(f"{where}: {field!r} is not Unicode text: {error}") from None
     return value
 
 

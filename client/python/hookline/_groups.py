@@ -132,6 +132,9 @@ class GroupReader:
         self.names: tuple[str, ...] = ()  # of the hook points; none before the first row
         self._pass: Pass | None = None
         self._held: list[tuple[tuple[Any, ...], Any]] = []  # pieces, and the place of each row in the pass
+        self.token_texts: dict[int, str] = {}  # by token id, of all rows so far
+        self._texts: Any = None  # of the capture that runs
+        self._noted_texts = 0  # of those
 
     def seek(self, pass_number: int, group: int, pass_rows: int, names: Iterable[str]) -> None:
         """Goes on with this group, of a pass of which so many rows have come, of these hook points."""
@@ -169,6 +172,10 @@ class GroupReader:
         if batch is None:
             return False
         self.names = self.names or tuple(batch)
+        texts = batch.token_texts
+        if texts is not self._texts or len(texts) != self._noted_texts:
+            self.token_texts.update(texts)
+            self._texts, self._noted_texts = texts, len(texts)
         places = self._tracker.places(batch.sequence, batch.position) + self._begin.shift
         sequence = torch.as_tensor(batch.sequence) + self._begin.first_id
         rows = (batch.get(name, ()) for name in self.names)

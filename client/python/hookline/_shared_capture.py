@@ -19,7 +19,7 @@ from hookline._order import SequenceOrder
 from hookline._passes import order_of
 from hookline._receive import Pipe
 from hookline._request import CaptureOptions
-from hookline._session import check_same_capture, layout_of
+from hookline._session import MAX_TOKEN_TEXTS, check_same_capture, layout_of
 from hookline._shared_place import SharedPlace
 from hookline._sharing import SERVER_BLOCKS, Cut, Sharing, dataset_cuts, sizes_of, token_cuts, window_blocks
 from hookline._summaries import sum_of
@@ -71,6 +71,7 @@ class SharedReceiver:
         self._closed = threading.Event()
         self._forked = False
         self.summary: CaptureSummary | None = None
+        self.token_texts: dict[int, str] = {}
         self._sum: CaptureSummary | None = None
         self._assembler: Assembler | None = None
         _lifetime.opened(self)
@@ -392,6 +393,7 @@ class SharedReceiver:
         with self._changed:
             if self._fleet.over:
                 raise CancelledError("the capture is over")
+            self._learn_texts(run, piece)
             skip = block.received - begin
             server.failures = 0
             if skip < piece.rows:
@@ -403,6 +405,16 @@ class SharedReceiver:
                 lambda: self._fleet.over or self._due != block.number or len(block.pieces) < _DUE_PIECES
             )
             run.rest(False)
+
+    def _learn_texts(self, run: BlockRun, piece: Piece) -> None:
+        """Under the lock: keeps the texts of tokens that no piece before had."""
+        if not piece.columns or len(self.token_texts) >= MAX_TOKEN_TEXTS:
+            return
+        texts = run.token_texts
+        for token in set(piece.columns[2].tolist()).difference(self.token_texts):
+            if token not in texts:
+                return  # either all tokens come with texts or none does
+            self.token_texts[token] = texts[token]
 
     def _put_back(self, block: SharedBlock) -> None:
         """Lets another server run what is left of a block."""

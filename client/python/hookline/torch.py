@@ -203,6 +203,7 @@ class ResumableBatches(Iterator[Batch]):
                 batch[name] = rows if order is None else rows[order][: int(has.sum())]
         if self._provenance:
             batch.sequence, batch.position, batch.token_id = columns
+            batch.token_texts = self._groups.token_texts
         self._rows += batch.rows
         return batch
 
@@ -213,6 +214,7 @@ class ResumableBatches(Iterator[Batch]):
             "group": self._groups.group,
             "pass_rows": self._groups.pass_rows,
             "rows": self._rows,
+            "token_texts": dict(self._groups.token_texts) if self._provenance else {},
             "ended": self._ended,
             "buffer": self._buffer.state_dict(),
         }
@@ -224,6 +226,7 @@ class ResumableBatches(Iterator[Batch]):
         self._groups.seek(0, state["group"], state["pass_rows"], state["forms"])
         self._forms = {name: (width, tuple(empty)) for name, (width, empty) in state["forms"].items()}
         self._rows, self._ended = state["rows"], state["ended"]
+        self._groups.token_texts.update(state.get("token_texts", {}))
         self._buffer.load_state_dict(state["buffer"])
 
     def close(self) -> None:
