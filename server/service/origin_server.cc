@@ -101,6 +101,11 @@ absl::Status OriginServer::Build() {
   if (recording_service_.has_value()) builder.RegisterService(&*recording_service_);
   builder.SetResourceQuota(parts_->quota);
   builder.SetMaxReceiveMessageSize(static_cast<int>(options.max_request_bytes));
+  // gRPC decompresses a message before it compares its size with the limit, and before anybody is asked who calls: 64
+  // MiB can become 64 GiB. So compressed ones are refused as UNIMPLEMENTED, and never decompressed.
+  builder.SetCompressionAlgorithmSupportStatus(GRPC_COMPRESS_GZIP, false);
+  builder.SetCompressionAlgorithmSupportStatus(GRPC_COMPRESS_DEFLATE, false);
+  builder.AddChannelArgument(GRPC_ARG_ENABLE_PER_MESSAGE_DECOMPRESSION, 0);
   builder.AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, GrpcMilliseconds(options.handshake_timeout));
   builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_IDLE_MS, GrpcMilliseconds(options.connection_idle));
   builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, options.max_calls_per_connection);

@@ -1,4 +1,4 @@
-"""Headers that gRPC itself uses inside, sent by strangers: none may end the process."""
+"""What strangers can do before they are asked who they are: neither headers nor compression may end the process."""
 
 import socket
 import ssl
@@ -87,3 +87,23 @@ def test_no_header_ends_the_process(serve, authority, tmp_path, way):
     with grpc.insecure_channel(f"unix:{tmp_path}/socket") as channel:
         list_models = channel.unary_unary("/hookline.v1.ModelService/ListModels")
         assert list_models(b"", metadata=[("authorization", "Bearer t")], timeout=PATIENCE)
+
+
+@pytest.mark.parametrize("compression", [grpc.Compression.Gzip, grpc.Compression.Deflate])
+def test_compressed_messages_are_refused_and_never_decompressed(serve, tmp_path, compression):
+    server = serve("--auth-file", write_clients(tmp_path / "clients.json", entry("a", ["read"], "t")))
+    before = peak_mib(server)
+    with grpc.insecure_channel(server.address) as channel:
+        for method in ("/hookline.v1.ModelService/ListModels", "/grpc.health.v1.Health/Check"):
+            for metadata in ((), [("authorization", "Bearer t")]):
+                with pytest.raises(grpc.RpcError) as caught:
+                    channel.unary_unary(method)(
+                        bytes(48 << 20), metadata=metadata, compression=compression, timeout=PATIENCE
+                    )
+                assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED, caught.value.details()
+    assert peak_mib(server) < before + 24
+
+
+def peak_mib(server):
+    with open(f"/proc/{server.process.pid}/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) // 1024
