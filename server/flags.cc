@@ -98,7 +98,7 @@ class Declare {
   CLI::App* const app_;
 };
 
-// What the auth file leaves open for a client, and what holds for every address where there is no such file.
+// Declares the limits where the auth file gives a client none, and of every address where there is no such file.
 void DeclareQuotas(Declare* declare, ClientQuotas* quotas) {
   const auto quota = [&](const char* flag, std::optional<int64_t>& value, const char* help) {
     declare->Quota(flag, value, help)
@@ -135,8 +135,10 @@ struct Lists {
   std::vector<std::string> models, datasets, tokenizers, dictionaries;
 };
 
-void DeclareAll(CLI::App* app, ServerFlags* flags, Lists* lists, ModelOptions* model) {
-  Declare declare(app);
+constexpr char kLimits[] = "Limits";
+
+// Declares the flags of models and of how they compute.
+void DeclareModels(Declare declare, ServerFlags* flags, Lists* lists, ModelOptions* model) {
   declare
       .List("--model", lists->models,
             "[NAME=]PATH of a nanochat or Hugging Face checkpoint directory or a TorchScript file; without a name, the "
@@ -169,6 +171,10 @@ void DeclareAll(CLI::App* app, ServerFlags* flags, Lists* lists, ModelOptions* m
                   "logits (EvaluationService)");
   declare.Value("--threads", flags->threads, "Threads of a forward pass on the CPU; 0: one for each core")
       ->check(CLI::Range(0, 1024));
+}
+
+// Declares the flags of files beside models.
+void DeclareFiles(Declare declare, ServerFlags* flags, Lists* lists) {
   declare
       .List("--dictionary", lists->dictionaries,
             "NAME=PATH[@HOOK] of a sparse dictionary (a directory of SAELens, sparsify or dictionary_learning) beside "
@@ -191,7 +197,10 @@ void DeclareAll(CLI::App* app, ServerFlags* flags, Lists* lists, ModelOptions* m
              "Directory for recordings, of this server alone; empty: none are kept. Without --model the server only "
              "reads them back")
       ->type_name("DIR");
+}
 
+// Declares the flags of addresses and of who may use them.
+void DeclareServing(Declare declare, ServerFlags* flags) {
   declare
       .List("--listen", flags->server.listen,
             "HOST:PORT or unix:PATH to serve on; port 0: any free one. Repeat it for more [127.0.0.1:7471]")
@@ -216,106 +225,137 @@ void DeclareAll(CLI::App* app, ServerFlags* flags, Lists* lists, ModelOptions* m
                    "How long running captures may go on after SIGTERM, before they end with a resume token");
   declare.Value("--log-level", flags->log_level, "The least severe messages to log to standard error")
       ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error", "off"}));
+}
 
-  const std::string limits = "Limits";
+// Declares the limits of memory for rows, batches and requests.
+void DeclareMemory(Declare declare, ServerFlags* flags) {
   declare.Bytes("--slab-bytes", flags->engine.slab_bytes, "Size of a slab, the unit of host memory for rows")
-      ->group(limits);
-  declare.Value("--slab-count", flags->engine.slab_count, "Slabs, all allocated at start")->group(limits);
+      ->group(kLimits);
+  declare.Value("--slab-count", flags->engine.slab_count, "Slabs, all allocated at start")->group(kLimits);
   declare
       .Value("--window-slabs", flags->engine.window_slabs, "Slabs reserved for a capture, where its rows need no more")
-      ->group(limits);
+      ->group(kLimits);
   declare
       .Bytes("--max-pending-bytes", flags->engine.max_pending_bytes,
              "Bytes of one capture's rows that may wait on the device if they exceed its slabs")
-      ->group(limits);
+      ->group(kLimits);
   declare
       .Value("--max-batch-tokens", flags->engine.max_batch_tokens,
              "Positions in a forward pass; 0: 8192 on an accelerator, 2048 on the CPU")
-      ->group(limits);
+      ->group(kLimits);
   declare
       .Duration("--max-batch-delay", flags->engine.max_batch_delay,
                 "How long sequences that do not fill a batch wait for others")
-      ->group(limits);
-  declare.Value("--max-request-tokens", flags->engine.max_request_tokens, "Token ids in one message")->group(limits);
+      ->group(kLimits);
+  declare.Value("--max-request-tokens", flags->engine.max_request_tokens, "Token ids in one message")->group(kLimits);
   declare.Value("--max-request-sequences", flags->engine.max_request_sequences, "Sequences in one message")
-      ->group(limits);
+      ->group(kLimits);
   declare
       .Value("--max-held-tokens", flags->engine.max_held_tokens,
              "Token ids that the server holds for all captures together, until they have entered a batch; 4 to 8 bytes "
              "each")
-      ->group(limits);
+      ->group(kLimits);
   declare.Bytes("--max-request-bytes", flags->server.max_request_bytes, "Size of one message from a client")
-      ->group(limits);
+      ->group(kLimits);
   declare
       .Value(
           "--max-sequence-length", flags->engine.max_sequence_length,
           "Token ids in one sequence; models without learned positions compute more than they were made for if this is "
           "larger, with a warning; 0: as many as the model was made for")
-      ->group(limits);
+      ->group(kLimits);
+}
+
+// Declares the limits of recordings.
+void DeclareRecordings(Declare declare, ServerFlags* flags) {
   declare
       .Bytes("--recordings-quota-bytes", flags->recordings.quota_bytes, "Size of all recordings together; 0: no limit")
-      ->group(limits);
+      ->group(kLimits);
   declare
       .Bytes("--recordings-free-bytes", flags->recordings.free_bytes, "Free space that recordings leave on their disk")
-      ->group(limits);
+      ->group(kLimits);
   declare
       .Bytes("--recordings-shard-bytes", flags->recordings.shard_bytes,
              "Size of a recording's files, about; after a crash a recording continues with its last whole one")
-      ->group(limits);
+      ->group(kLimits);
   declare
       .Bytes("--recordings-read-bytes", flags->recordings.read_bytes,
              "Memory for the messages of all reads of recordings; each takes two messages of max_message_bytes")
-      ->group(limits);
-  declare.Value("--max-hook-points", flags->engine.max_hook_points, "Hook points in one capture")->group(limits);
+      ->group(kLimits);
+}
+
+// Declares how large and how many captures may be.
+void DeclareCaptures(Declare declare, ServerFlags* flags) {
+  declare.Value("--max-hook-points", flags->engine.max_hook_points, "Hook points in one capture")->group(kLimits);
   declare
       .Value("--max-rows", flags->engine.max_rows, "Rows for each hook point of a capture; larger budgets are clipped")
-      ->group(limits);
+      ->group(kLimits);
   declare.Value("--max-captures", flags->engine.max_captures, "Captures that run at a time; as many more may wait")
-      ->group(limits);
+      ->group(kLimits);
   declare
       .Value("--max-captures-per-address", flags->engine.max_captures_per_address,
              "Captures of one client, or of one address where there is no auth file, running and waiting")
-      ->group(limits);
-  DeclareQuotas(&declare, &flags->engine.default_quotas);
+      ->group(kLimits);
+}
+
+// Declares how long captures wait for clients.
+void DeclareStalls(Declare declare, ServerFlags* flags) {
   declare
       .Duration(
           "--stall-timeout", flags->engine.stall_timeout,
           "How long a capture whose client takes or sends nothing keeps what others wait for, before it ends with "
           "a resume token")
-      ->group(limits);
+      ->group(kLimits);
+  declare
+      .Duration("--feed-stall-timeout", flags->engine.feed_stall_timeout,
+                "How long a feed waits for a member that does not read, before it goes on without")
+      ->group(kLimits);
+}
+
+// Declares the limits of connections and of memory that clients share.
+void DeclareConnections(Declare declare, ServerFlags* flags) {
   declare
       .Bytes("--shared-memory-bytes", flags->server.shared_memory_bytes,
              "Memory of clients on this machine that values are written to instead of being sent; 0: none")
-      ->group(limits);
+      ->group(kLimits);
   declare
       .Value("--max-connections", flags->server.max_connections,
              "Connections at a time; never more than half of the descriptors that the process may have")
-      ->group(limits);
+      ->group(kLimits);
   declare
       .Value("--max-connections-per-address", flags->server.max_connections_per_address,
              "Connections at a time from one client address")
-      ->group(limits);
+      ->group(kLimits);
   declare
       .Duration("--connection-idle", flags->server.connection_idle,
                 "A connection without calls is closed after this long; clients make another when they need it")
-      ->group(limits);
+      ->group(kLimits);
   declare
       .Bytes("--max-incoming-bytes", flags->server.max_incoming_bytes,
              "Memory for messages that come in, while they are not whole, and for connections; at least twice "
              "--max-request-bytes")
-      ->group(limits);
+      ->group(kLimits);
   declare
       .Value("--max-calls-per-connection", flags->server.max_calls_per_connection,
              "Calls at a time on one connection; more wait")
-      ->group(limits);
-  declare
-      .Duration("--feed-stall-timeout", flags->engine.feed_stall_timeout,
-                "How long a feed waits for a member that does not read, before it goes on without")
-      ->group(limits);
+      ->group(kLimits);
   declare
       .Duration("--keepalive", flags->server.keepalive,
                 "A silent connection is sent a keepalive ping after this long, and closed if no answer comes")
-      ->group(limits);
+      ->group(kLimits);
+}
+
+// The help lists the flags of each group in this order.
+void DeclareAll(CLI::App* app, ServerFlags* flags, Lists* lists, ModelOptions* model) {
+  Declare declare(app);
+  DeclareModels(declare, flags, lists, model);
+  DeclareFiles(declare, flags, lists);
+  DeclareServing(declare, flags);
+  DeclareMemory(declare, flags);
+  DeclareRecordings(declare, flags);
+  DeclareCaptures(declare, flags);
+  DeclareQuotas(&declare, &flags->engine.default_quotas);
+  DeclareStalls(declare, flags);
+  DeclareConnections(declare, flags);
 }
 
 void ReadDictionaries(const std::vector<std::string>& dictionaries, ServerFlags* flags) {

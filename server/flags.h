@@ -1,4 +1,4 @@
-// What the server program is told, by flags and environment variables.
+// The settings of the server program, from flags and environment variables.
 #ifndef HOOKLINE_SERVER_FLAGS_H_
 #define HOOKLINE_SERVER_FLAGS_H_
 

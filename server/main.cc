@@ -111,7 +111,7 @@ class Signals {
     return signal;
   }
 
-  // As the signal would have done, so that whoever started us sees why.
+  // The program ends as the signal would have ended it, so that its parent process sees why.
   [[noreturn]] void Die(int signal) {
     std::signal(signal, SIG_DFL);
     pthread_sigmask(SIG_UNBLOCK, &set_, nullptr);
@@ -195,7 +195,7 @@ absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const ServerFlags& flags) {
   return Engine::Create(options, std::move(models), std::move(datasets));
 }
 
-// Of each model: given by flag, which must work, or found beside its checkpoint, if there is one.
+// Opens each model's tokenizer: the one given by flag, which must work, or one found beside its checkpoint.
 absl::StatusOr<ModelTokenizers> OpenTokenizers(const ServerFlags& flags, const Engine& engine) {
   ModelTokenizers tokenizers;
   const std::vector<const Model*> models = engine.models();  // in the order of their flags

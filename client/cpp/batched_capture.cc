@@ -84,6 +84,7 @@ absl::Status BatchedCapture::TakeChunk(Chunk chunk) {
     return absl::InvalidArgumentError("encoding: rows come as values; batches take ENCODING_BYTES");
   }
   absl::MutexLock lock(&mutex_);
+  KeepTexts(header);
   const int64_t bytes = chunk.data_bytes();
   parked_.push_back(Parked{std::move(chunk)});
   parked_bytes_ += bytes;
@@ -110,6 +111,17 @@ absl::Status BatchedCapture::TakeChunk(Chunk chunk) {
       return cancelled_ || submitted_rows_ != submitted;
     });
     if (cancelled_) return absl::CancelledError("the capture was cancelled");
+  }
+}
+
+void BatchedCapture::KeepTexts(const v1::ActivationChunk& header) {
+  const int64_t end = header.first_row() + header.rows();
+  if (header.token_text_size() != header.rows() || header.token_id_size() != header.rows() || end <= rows_with_texts_) {
+    return;
+  }
+  rows_with_texts_ = end;
+  for (int i = 0; i < header.token_text_size() && token_texts_.size() < kMaxTokenTexts; ++i) {
+    token_texts_.try_emplace(header.token_id(i), header.token_text(i));
   }
 }
 
@@ -275,6 +287,12 @@ void BatchedCapture::FinishTokens() {
     if (over_) return;
   }
   capture_.FinishTokens();
+}
+
+const std::string* BatchedCapture::TokenText(uint32_t token_id) const {
+  absl::MutexLock lock(&mutex_);
+  const auto found = token_texts_.find(token_id);
+  return found == token_texts_.end() ? nullptr : &found->second;
 }
 
 const std::string* BatchedCapture::Summary() const {

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/container/node_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
@@ -41,6 +42,8 @@ class BatchedCapture {
  public:
   // Batches submitted and not yet waited for.
   static constexpr size_t kMaxSubmitted = 1024;
+  // Tokens whose texts are kept: several times the largest vocabularies of published models.
+  static constexpr size_t kMaxTokenTexts = size_t{1} << 21;
 
   // Calls `method`, whose answers are CaptureResponses, with an encoded request.
   BatchedCapture(Connection connection, std::string method, const std::string& request, bool streams_tokens);
@@ -75,6 +78,10 @@ class BatchedCapture {
   // After an error of Wait: calls again with `request`. FAILED_PRECONDITION: there was none.
   absl::Status Resume(const std::string& request);
 
+  // How the model's vocabulary spells a token of which rows have come with their text; null otherwise. Valid as long
+  // as the capture.
+  const std::string* TokenText(uint32_t token_id) const;
+
   // False: the call is over and Wait tells how.
   bool WriteTokens(const v1::TokenBatch& tokens);
   void FinishTokens();
@@ -102,6 +109,8 @@ class BatchedCapture {
   void Run();
   absl::Status Take(CaptureEvent event);
   absl::Status TakeChunk(Chunk chunk);
+  // Takes note of the token texts beside rows that no chunk before held.
+  void KeepTexts(const v1::ActivationChunk& header) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Places what it can of `parked`; whether all of it is placed.
   bool Place(Parked& parked) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void CopyRows(const Chunk& chunk, int64_t from, int64_t rows, Batch& batch) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -128,6 +137,8 @@ class BatchedCapture {
   std::vector<int64_t> placed_ ABSL_GUARDED_BY(mutex_);  // rows of each hook point in batches
   int64_t submitted_rows_ ABSL_GUARDED_BY(mutex_) = 0;   // first row of the next batch
   Progress progress_ ABSL_GUARDED_BY(mutex_);
+  absl::node_hash_map<uint32_t, std::string> token_texts_ ABSL_GUARDED_BY(mutex_);  // by token id
+  int64_t rows_with_texts_ ABSL_GUARDED_BY(mutex_) = 0;  // the first row whose text is not noted yet
   int64_t parked_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
   bool over_ ABSL_GUARDED_BY(mutex_) = false;  // the call has ended, with `status_`

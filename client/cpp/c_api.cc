@@ -158,6 +158,14 @@ void hookline_capture_progress(hookline_capture* capture, int64_t* submitted, in
   *returned = progress.returned;
 }
 
+int32_t hookline_capture_token_text(hookline_capture* capture, uint32_t token_id, const void** text, size_t* bytes) {
+  const std::string* found = capture->capture->TokenText(token_id);
+  if (found == nullptr) return HOOKLINE_TIMEOUT;
+  *text = found->data();
+  *bytes = found->size();
+  return HOOKLINE_OK;
+}
+
 size_t hookline_capture_resume_token(hookline_capture* capture, void* token, size_t capacity) {
   const std::string current = capture->capture->resume_token();
   if (token != nullptr) std::memcpy(token, current.data(), std::min(capacity, current.size()));

@@ -132,6 +132,12 @@ HOOKLINE_EXPORT int32_t hookline_capture_wait(hookline_capture* capture, int64_t
 // interrupted before it could take note of a result.
 HOOKLINE_EXPORT void hookline_capture_progress(hookline_capture* capture, int64_t* submitted, int64_t* returned);
 
+// How the model's vocabulary spells a token of which rows have come, where the request asked for provenance and the
+// model has a tokenizer: `*bytes` bytes of UTF-8, without a zero byte at their end, valid until the capture is freed.
+// HOOKLINE_OK; else HOOKLINE_TIMEOUT: no text of it has come.
+HOOKLINE_EXPORT int32_t hookline_capture_token_text(hookline_capture* capture, uint32_t token_id, const void** text,
+                                                    size_t* bytes);
+
 // The resume token of the last message received; "" (0 bytes) before the first. Together with the rows that the library
 // holds it is exact, so it is meant for the request given to hookline_capture_resume. `token` NULL: only the size.
 // Returns the token's size in bytes; copies at most `capacity`.

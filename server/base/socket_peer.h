@@ -1,4 +1,4 @@
-// What the kernel knows of a connected socket and of the process at its other end.
+// The facts that the kernel knows about a connected socket and the process at its other end.
 #ifndef HOOKLINE_SERVER_BASE_SOCKET_PEER_H_
 #define HOOKLINE_SERVER_BASE_SOCKET_PEER_H_
 
@@ -12,7 +12,7 @@ namespace hookline {
 // The kernel's name of a socket, which it never uses twice; 0 for a descriptor that is closed or is not a socket.
 uint64_t SocketCookie(int socket);
 
-// Whether an address is of this machine's loopback interface.
+// Returns whether an address is of this machine's loopback interface.
 bool IsLoopbackAddress(const sockaddr_storage& address);
 
 // The user at the other end of a connected unix socket, when it connected (SO_PEERCRED).

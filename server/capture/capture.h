@@ -43,7 +43,8 @@ struct CaptureStarted {
   int64_t window_bytes = 0;
   std::string resume_token;
   TextFacts text;
-  int64_t capture_id = 0;  // 0: a read of a recording
+  int64_t capture_id = 0;    // 0: a read of a recording
+  int64_t batch_tokens = 0;  // of the server's forward passes, at most; 0: a read of a recording
 };
 
 // The sequence, position and token of each row of a row group. The group's chunks share it.

@@ -10,7 +10,7 @@
 
 namespace hookline {
 
-// What one client may have at a time. Absent: the server's default.
+// The limits of what one client may have at a time. Absent: the server's default.
 struct ClientQuotas {
   std::optional<int64_t> captures;           // that run
   std::optional<int64_t> waiting;            // captures that wait to run

@@ -18,7 +18,7 @@
 namespace hookline {
 namespace {
 
-// What every gRPC client receives unless it is told otherwise.
+// Every gRPC client receives messages of this size unless it is told otherwise.
 constexpr int64_t kMaxStatisticsBytes = int64_t{4} << 20;
 
 absl::Status ResolveHookPoints(const CaptureRequest& request, CapturePlan* plan) {
@@ -254,6 +254,7 @@ CaptureStarted CapturePlan::Started(const ResumePosition& begin) const {
   started.window_bytes = WindowBytes();
   started.resume_token = EncodeResumeToken(digests, begin);
   started.text = text;
+  started.batch_tokens = limits.max_batch_tokens;
   return started;
 }
 

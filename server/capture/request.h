@@ -94,7 +94,7 @@ struct Selection {
 // How chunks will be encoded. The plan needs it to size them.
 enum class Encoding { kBytes, kValues };
 
-// What a capture says about tokens as text; filled in by the service, which knows the tokenizers.
+// The facts that a capture states about tokens as text; filled in by the service, which knows the tokenizers.
 struct TextFacts {
   std::shared_ptr<const TokenTable> tokens;  // spellings to send with provenance; null: none
   std::vector<SpecialToken> added;           // to each text
@@ -127,7 +127,7 @@ struct CaptureRequest {
   std::string resume_token;
   int64_t top_k = 0;  // 0: whole rows
   bool statistics_only = false;
-  // What the service knows of the model's tokenizer.
+  // The facts that the service knows about the model's tokenizer.
   TextFacts text;
   std::string record_as;  // the service acts on it (Recorder); the engine ignores it
 };

@@ -18,20 +18,20 @@ namespace {
 
 // All variants' passes are in the device's memory at the end; more can be sent in another request.
 constexpr size_t kMaxVariants = 64;
-// Of one variant: more than every hook point of any model has.
+// One variant may have this many: more than any model has hook points.
 constexpr size_t kMaxInterventions = 1024;
 constexpr size_t kMaxNameBytes = 128;
 // Each costs a pass over the batch.
 constexpr size_t kMaxIgnoredIds = 1024;
-// Of each position: as many as people read, so that messages stay small.
+// Each position may have this many: as many as people read, so that messages stay small.
 constexpr int64_t kMaxTopLogits = 100;
 constexpr size_t kMaxProbabilityIds = 100;
-// What one forward pass's outputs may take on the host, until the client has read them.
+// The outputs of one forward pass may take this much on the host, until the client has read them.
 constexpr int64_t kMaxUnitBytes = int64_t{256} << 20;
 // A sequence's score under one variant is one message, of which clients take 4 MiB; the rest is for its other fields.
 constexpr int64_t kMaxScoreBytes = (int64_t{4} << 20) - 4096;
 
-// What a status says of its field, without the field's path.
+// Returns what a status says of its field, without the field's path.
 absl::string_view MessageOf(const absl::Status& status) {
   return absl::StripPrefix(status.message(), absl::StrCat(FieldOf(status), ": "));
 }
@@ -134,7 +134,7 @@ absl::Status TakeOperation(const InterventionRequest& request, const Model& mode
     made->vector = project->direction;
     RETURN_IF_ERROR(CheckWidth(project->direction, width, field + ".project_out.direction"));
     if (std::all_of(project->direction.begin(), project->direction.end(), [](float value) { return value == 0; })) {
-      return InvalidField(field + ".project_out.direction", "is zero, which is no direction");
+      return InvalidField(field + ".project_out.direction", "is zero, which is not a direction");
     }
   } else if (const auto* set = std::get_if<SetRows>(&request.operation)) {
     made->operation = Operation::kSet;
@@ -333,7 +333,7 @@ absl::Status TakeOutputs(const ScoreRequest& request, const CaptureLimits& limit
 
 absl::Status CheckSizes(ScorePlan* plan, int64_t longest) {
   const ScoreOutputs& outputs = plan->outputs;
-  // Of the message with a score; repeated fields of top logits have lengths and tags too.
+  // The bytes of the message with a score; repeated fields of top logits have lengths and tags too.
   const int64_t score_bytes =
       8 + (outputs.top_logits > 0 ? 13 * outputs.top_logits + 16 : 0) +
       (outputs.probability_of.empty() ? 0 : 4 * static_cast<int64_t>(outputs.probability_of.size()) + 8);

@@ -33,7 +33,7 @@ struct ScorePlan {
   // Those of the request, then those with zeros that loss_recovered needs, whose scores are not sent.
   std::vector<Variant> variants;
   size_t sent_variants = 0;
-  // Of each of the request's variants, its intervention's hook points by name.
+  // The hook points of the interventions by name, for each of the request's variants.
   std::vector<std::vector<std::string>> replaced_names;
   std::vector<size_t> zero_of;  // of each of the request's variants, into `variants`; empty without loss_recovered
   int64_t max_batch_tokens = 0;

@@ -14,7 +14,7 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr int64_t kMaxSidecarBytes = int64_t{1} << 20;
-// Of a text in a sidecar, as much as helps to recognise it.
+// A message quotes this much of a text in a sidecar, which suffices to recognise it.
 constexpr size_t kMaxTextBytes = 200;
 
 std::string Text(const Json& object, const std::string& key) {

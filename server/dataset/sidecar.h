@@ -1,4 +1,5 @@
-// What the makers of datasets say about them: the sidecars that `python -m hookline.pack` writes beside its files.
+// Reads what the makers of datasets say about them: the sidecars that `python -m hookline.pack` writes beside its
+// files.
 #ifndef HOOKLINE_SERVER_DATASET_SIDECAR_H_
 #define HOOKLINE_SERVER_DATASET_SIDECAR_H_
 

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
-#include <string>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
@@ -22,6 +22,66 @@ enum class CapturePhase {
   kRunning,   // has its window
   kStopping,  // takes no more sequences; rows may be in flight
   kEnded,     // its final event is queued
+};
+
+// A capture's phase and why it stops: the only place where either changes.
+class CaptureLife {
+ public:
+  CapturePhase phase() const { return phase_; }
+  bool IsWaiting() const { return phase_ == CapturePhase::kWaiting; }
+  // From kStopping on:
+  StopReason stop_reason() const { return stop_reason_; }
+  const absl::Status& stop_status() const { return stop_status_; }
+  // Deliveries, and batches in the executor's hands, whose rows have not all reached the queue.
+  int in_flight() const { return in_flight_; }
+  // Rows that are on their way are still sent.
+  bool WantsRows() const {
+    return phase_ == CapturePhase::kRunning ||
+           (phase_ == CapturePhase::kStopping &&
+            (stop_reason_ == StopReason::kBudget || stop_reason_ == StopReason::kSourceEnded));
+  }
+  // It has ended and nothing of it is in flight, so that it can be forgotten.
+  bool IsOver() const { return phase_ == CapturePhase::kEnded && in_flight_ == 0; }
+
+  void Begin() { phase_ = CapturePhase::kRunning; }
+
+  // Returns whether it stops for this reason; false: it has ended, or stops for another that stays.
+  bool Stop(StopReason reason, absl::Status status) {
+    if (phase_ == CapturePhase::kEnded) return false;
+    if (phase_ == CapturePhase::kStopping) {
+      // A source may end while the batch that fills the budgets is on its way.
+      const bool filled = reason == StopReason::kBudget && stop_reason_ == StopReason::kSourceEnded;
+      if (!filled && reason != StopReason::kCancelled && reason != StopReason::kShuttingDown) return false;
+    }
+    phase_ = CapturePhase::kStopping;
+    stop_reason_ = reason;
+    stop_status_ = std::move(status);
+    return true;
+  }
+  // Makes it an error, whatever it stops for, unless it has ended.
+  void Fail(absl::Status status) {
+    if (phase_ == CapturePhase::kEnded) return;
+    phase_ = CapturePhase::kStopping;
+    stop_reason_ = StopReason::kError;
+    stop_status_ = std::move(status);
+  }
+  // Ends a stopping capture when nothing of it is in flight. A server that shuts down does not wait: rows in flight are
+  // dropped when they arrive. Returns whether the capture has ended by this call.
+  bool EndIfLanded() {
+    if (phase_ != CapturePhase::kStopping) return false;
+    if (in_flight_ > 0 && stop_reason_ != StopReason::kShuttingDown) return false;
+    phase_ = CapturePhase::kEnded;
+    return true;
+  }
+
+  void TakeOff() { ++in_flight_; }
+  void Land() { --in_flight_; }
+
+ private:
+  CapturePhase phase_ = CapturePhase::kWaiting;
+  StopReason stop_reason_ = StopReason::kSourceEnded;
+  absl::Status stop_status_;
+  int in_flight_ = 0;
 };
 
 // The counts and times for a capture's summary.
@@ -53,10 +113,7 @@ struct CaptureState {
   ModelId model{};
   ClientIdentity client;
   Recipient recipient;  // its window is null until the capture is admitted
-  CapturePhase phase = CapturePhase::kWaiting;
-  // Set from kStopping on.
-  StopReason stop_reason = StopReason::kSourceEnded;
-  absl::Status stop_status;
+  CaptureLife life;
 
   FlowId flow = kNoFlow;     // none once it takes no more sequences
   bool source_full = false;  // its client was told to wait before it streams more
@@ -65,8 +122,6 @@ struct CaptureState {
   bool drop_queued = false;  // at its end, what its client has not read
   std::shared_ptr<ClientShare> share;
   RowCursor cursor;
-  // Deliveries, and batches in the executor's hands, whose rows have not all reached the queue.
-  int in_flight = 0;
   // Launched deliveries of which some rows have no slabs yet; no batch is formed before all have. Counted, because the
   // passes of a halved batch may be launched while those before them are being placed.
   int unplaced_deliveries = 0;

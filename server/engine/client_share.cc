@@ -5,7 +5,7 @@
 namespace hookline {
 namespace {
 
-// What a client may save without being told: long enough for a training loop that pauses to log or to evaluate.
+// The time whose tokens a client may save by default: enough for a training loop that pauses to log or to evaluate.
 constexpr int64_t kDefaultBurstSeconds = 10;
 
 }  // namespace

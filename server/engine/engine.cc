@@ -167,7 +167,7 @@ class EngineImpl final : public Engine {
 void EngineImpl::Add(std::unique_ptr<Model> model, std::unique_ptr<Transfer> transfer) {
   const CaptureLimits limits = LimitsFor(options_, model->info());
   Replica& replica = *replicas_.emplace_back(std::make_unique<Replica>(std::move(model), std::move(transfer), limits));
-  Scheduler::ModelSetup setup;
+  ModelSetup setup;
   setup.info = &replica.model->info();
   setup.max_batch_tokens = limits.max_batch_tokens;
   setup.on_room = [&replica](CaptureId capture) { replica.copier->Resume(capture); };

@@ -37,7 +37,7 @@ struct EngineOptions {
   int64_t max_rows = 10'000'000;    // per hook point and capture: larger budgets are clipped
   int max_captures = 64;            // that run; as many more may wait
   int max_captures_per_address = 64;
-  // What one client may have at a time, unless the auth file says otherwise. What is absent is limited as follows: a
+  // The limits of one client, unless the auth file says otherwise. Those that are absent hold as follows: a
   // quarter of the slabs, of the captures that run and of those that wait; nothing else.
   ClientQuotas default_quotas;
   // How long a capture whose client takes or sends nothing keeps what others wait for.

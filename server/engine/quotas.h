@@ -1,4 +1,4 @@
-// What one client may have at a time: the limits that hold for it, and the refusals where it has as much.
+// Limits what one client may have at a time: which limits hold for it, and the refusals once it has reached them.
 #ifndef HOOKLINE_SERVER_ENGINE_QUOTAS_H_
 #define HOOKLINE_SERVER_ENGINE_QUOTAS_H_
 
@@ -12,7 +12,7 @@
 
 namespace hookline {
 
-// What a client holds now.
+// The share of the server that a client holds now.
 struct ClientUse {
   int64_t running = 0;  // captures whose window it holds, or whose end it has not taken
   int64_t waiting = 0;
@@ -39,8 +39,8 @@ int64_t MostRows(const CapturePlan& plan);
 absl::Status CheckQuotas(const ClientShare& share, const ClientUse& use, const CapturePlan& plan, int64_t rows,
                          const EngineOptions& options, absl::Time now);
 
-// May captures that need `slabs` slabs run beside what the client holds? A client that holds nothing may always, or it
-// would wait for ever.
+// Returns whether captures that need `slabs` slabs may run beside what the client holds. One that holds nothing may, or
+// it would wait for ever.
 bool MayRun(const ClientIdentity& client, const ClientUse& use, int64_t captures, int64_t slabs,
             const EngineOptions& options);
 

@@ -1,4 +1,4 @@
-// What statistics_only tells of a hook point beside the sums of row_statistics.h: the mean vector and the distribution
+// The statistics that statistics_only adds to the sums of row_statistics.h: the mean vector and the distribution
 // of the rows' norms.
 #ifndef HOOKLINE_SERVER_ENGINE_ROW_PROFILE_H_
 #define HOOKLINE_SERVER_ENGINE_ROW_PROFILE_H_

@@ -24,7 +24,7 @@
 namespace hookline {
 namespace {
 
-// What is inlined into a function is compiled for that function's processor.
+// Functions that are inlined into another are compiled for that one's processor.
 #define HOOKLINE_INLINE inline __attribute__((always_inline))
 
 struct Float32 {

@@ -1,6 +1,6 @@
-// Decides who runs next. It keeps captures, the flows of their sequences, feeds and waiting admissions by value;
-// elsewhere ids name them. It is passive: it has no thread and no LibTorch, and clients' threads, executors and copiers
-// call it.
+// Decides who runs next. It holds the lock over captures, the flows of their sequences, feeds and waiting admissions
+// (scheduler_state.h); elsewhere ids name them. It is passive: it has no thread and no LibTorch, and clients' threads,
+// executors and copiers call it.
 //
 //   ASSIGN_OR_RETURN(Scheduler::Admitted admitted, scheduler.Admit(model, std::move(plan), client, callbacks));
 //
@@ -15,19 +15,13 @@
 #define HOOKLINE_SERVER_ENGINE_SCHEDULER_H_
 
 #include <cstdint>
-#include <deque>
-#include <functional>
-#include <map>
 #include <memory>
 #include <optional>
-#include <string>
-#include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "server/base/clock.h"
@@ -37,17 +31,12 @@
 #include "server/capture/capture_status.h"
 #include "server/capture/client_identity.h"
 #include "server/capture/plan.h"
-#include "server/engine/admission.h"
 #include "server/engine/batch.h"
-#include "server/engine/capture_state.h"
-#include "server/engine/client_share.h"
-#include "server/engine/flow.h"
+#include "server/engine/event_queue.h"
 #include "server/engine/ids.h"
 #include "server/engine/options.h"
-#include "server/engine/quotas.h"
-#include "server/engine/score_queue.h"
+#include "server/engine/scheduler_state.h"
 #include "server/engine/snapshot.h"
-#include "server/model/model.h"
 
 namespace hookline {
 
@@ -55,13 +44,6 @@ namespace hookline {
 // waits only on its own condition variables.
 class Scheduler {
  public:
-  struct ModelSetup {
-    const ModelInfo* info = nullptr;  // outlives the scheduler
-    int64_t max_batch_tokens = 0;
-    // Runs, with no lock held, when rows of the capture that have no slabs may get some or are no longer wanted.
-    std::function<void(CaptureId)> on_room;
-  };
-
   // `slab_memory` is options.slab_bytes * options.slab_count bytes. `clock` outlives the scheduler.
   Scheduler(const EngineOptions& options, std::shared_ptr<uint8_t> slab_memory, const Clock* clock);
   ~Scheduler();
@@ -136,140 +118,20 @@ class Scheduler {
   // Holds the mutex. Actions given to AfterUnlock meanwhile run when it is released.
   class Section;
 
-  // The state that the executors of one model share.
-  struct ModelQueue {
-    explicit ModelQueue(ModelSetup model_setup) : setup(std::move(model_setup)) {}
-    const ModelSetup setup;
-    std::vector<FlowId> turn;  // flows with an admitted capture, in the order of their turn
-    SteadyCondVar wake;
-    int launched_batches = 0;  // not yet computed
-    absl::Time last_arrival = absl::InfinitePast();
-    bool small_went_first = false;  // in the last batch
-    EngineSnapshot::ModelLoad load;
-    double seconds_per_token_layer = 0;
-    ScoreQueue scores;
-  };
-  struct ScoreEntry {
-    ModelId model{};
-    std::shared_ptr<ScoreRun> run;
-    int64_t held_tokens = 0;
-    std::shared_ptr<ClientShare> share;
-  };
-
-  void AfterUnlock(std::function<void()> action) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  // Keeps `value` alive until the mutex is released, because destroying it may call back.
-  template <typename T>
-  void KeepUntilUnlocked(T value) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
-    AfterUnlock([value = std::make_shared<T>(std::move(value))] {});
-  }
-
-  ModelQueue& QueueOf(ModelId model) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return models_[static_cast<size_t>(model)]; }
-  // Returns null if the capture has ended and nothing of it is in flight.
-  CaptureState* Find(CaptureId id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-
-  // Taking in.
-  absl::Status CheckCaptureCount(const ClientShare& share, const CapturePlan& plan, int64_t rows)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  // The client's share, with what its identity says now.
-  absl::Status CheckScoreCount(const ClientShare& share) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  std::shared_ptr<ClientShare> ShareOf(const ClientIdentity& client) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  ClientUse UseOf(absl::string_view client) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  // RESOURCE_EXHAUSTED unless clients' flows may hold `more` tokens beside those that they hold.
-  absl::Status CheckHeldTokens(int64_t more) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  FlowId NewFlow(const CaptureState& capture) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  absl::Status JoinFeed(CaptureId id, CaptureState& capture) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  absl::Status CheckSameFeed(const Flow& flow, const CapturePlan& plan) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  void Enqueue(FlowId flow, std::vector<CaptureId> captures) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void AdmitWaiting() ABSL_LOCKS_EXCLUDED(mu_);
-  void AdmitNow() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  struct ChosenAdmission {
-    size_t index;
-    size_t oldest;  // of those that could run but for the slabs; it is overtaken unless it is the chosen one
-  };
-  std::optional<ChosenAdmission> NextAdmission() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  // Slabs to reserve for the admission: its least where others wait too, or there are no more.
-  int64_t SlabsFor(const Admission& admission) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  // Whether its clients' own limits let the admission run; if not, it waits for captures of theirs alone.
-  bool MayRunNow(const Admission& admission) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  // Takes slabs beyond two row groups back from those that run, while somebody waits for slabs.
-  void ShrinkWindows() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  void Begin(CaptureId id, CaptureState& capture, int64_t window_slabs) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-
-  // Ending. A capture leaves kRunning in StopCapture, becomes kEnded in EndIfDone, and is forgotten there.
-  void StopCapture(CaptureId id, StopReason reason, absl::Status status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  void StopAll(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  void LeaveAdmissions(CaptureId id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  void LeaveFlow(CaptureId id, CaptureState& capture) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  void EndIfDone(CaptureId id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  void EndFlowIfDone(FlowId id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  void Landed(CaptureId id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // The capture's sink has consumed the final event or been destroyed.
   void Released(CaptureId id) ABSL_LOCKS_EXCLUDED(mu_);
   void SlabReturned(CaptureId id) ABSL_LOCKS_EXCLUDED(mu_);
+  std::optional<Batch> NextBatchNow(ModelId model, absl::Time* look_again) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool IsIdle() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool WaitUntilIdle(absl::Time deadline) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-
-  // Who holds what others wait for.
-  struct Unreleased;
-  void EndStalled(absl::Time now, absl::Time* look_again) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  // How long the capture has waited for its client to read or to send; zero if it does not.
-  absl::Duration IdleOf(CaptureId id, const Unreleased& unreleased, absl::Time now) const
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  bool IsWanted(absl::string_view client) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  void EndStalledCapture(CaptureId id, absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  void LogWaiting(absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  CaptureStatus StatusOf(CaptureId id, const CaptureState& capture, absl::Time now) const
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  CaptureWait WaitOf(const CaptureState& capture) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  std::optional<int> AheadOf(CaptureId id) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-
-  // Who runs next.
-  bool HasRoom(CaptureId id) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  bool IsReady(const Flow& flow) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  void UpdateWaitingTimes(Flow& flow, absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  void DetachLaggards(Flow& flow, absl::Time now, absl::Time* look_again) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  // The batch of a scoring if it is its turn beside `flows` flows that could run now.
-  std::optional<Batch> TakeScore(ModelQueue& queue, int64_t flows) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  std::optional<Batch> FormBatchNow(ModelQueue& queue, absl::Time* look_again) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  absl::Time WhenToRun(const ModelQueue& queue, const std::vector<Flow*>& ready, absl::Time now) const
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  void AddMembers(Flow& flow, absl::Time now, Batch* batch) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   const EngineOptions options_;
   const Clock* const clock_;
   SlabPool pool_;
 
   mutable absl::Mutex mu_;
-  std::vector<std::function<void()>> after_unlock_ ABSL_GUARDED_BY(mu_);
-  std::deque<ModelQueue> models_ ABSL_GUARDED_BY(mu_);
-  std::map<CaptureId, CaptureState> captures_ ABSL_GUARDED_BY(mu_);
-  std::map<FlowId, Flow> flows_ ABSL_GUARDED_BY(mu_);
-  std::map<CaptureId, ScoreEntry> scores_ ABSL_GUARDED_BY(mu_);
-  std::map<std::pair<ModelId, std::string>, FlowId> feeds_ ABSL_GUARDED_BY(mu_);
-  std::deque<Admission> admissions_ ABSL_GUARDED_BY(mu_);  // oldest first
-  // Captures whose sink has neither consumed the final event nor been destroyed. They count against the limits.
-  struct Unreleased {
-    std::string client;
-    std::shared_ptr<EventQueue> events;
-    int64_t consumed_events = 0;  // when this was last looked at
-    absl::Time last_read;         // when they were last seen to grow
-  };
-  std::map<CaptureId, Unreleased> unreleased_ ABSL_GUARDED_BY(mu_);
-  // Captures that ended because their client did not read; they do not count any more. When the time has passed their
-  // transport lets go of what it still holds of them.
-  struct Expiring {
-    std::shared_ptr<EventQueue> events;
-    absl::Time deadline;
-  };
-  std::map<CaptureId, Expiring> expiring_ ABSL_GUARDED_BY(mu_);
-  std::map<std::string, std::shared_ptr<ClientShare>> shares_ ABSL_GUARDED_BY(mu_);
-  int64_t quota_refusals_ ABSL_GUARDED_BY(mu_) = 0;
-  int64_t stalled_ ABSL_GUARDED_BY(mu_) = 0;
-  absl::Time waiting_since_ ABSL_GUARDED_BY(mu_) = absl::InfiniteFuture();  // somebody waits; future: nobody
-  absl::Time last_wait_log_ ABSL_GUARDED_BY(mu_) = absl::InfinitePast();
-  std::vector<int64_t> ended_by_reason_ ABSL_GUARDED_BY(mu_);
-  int64_t last_id_ ABSL_GUARDED_BY(mu_) = 0;
-  bool draining_ ABSL_GUARDED_BY(mu_) = false;
-  bool stopped_ ABSL_GUARDED_BY(mu_) = false;
+  SchedulerState state_ ABSL_GUARDED_BY(mu_);
   SteadyCondVar maybe_idle_;
 };
 

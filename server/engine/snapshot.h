@@ -43,7 +43,7 @@ struct EngineSnapshot {
   int64_t slabs_filled = 0;    // with rows
   int64_t captures_queued = 0;
   int64_t captures_running = 0;
-  // Of one client that has captures.
+  // The load of one client that has captures.
   struct ClientLoad {
     std::string client;
     bool is_authenticated = false;  // the auth file names it, or the name is an address

@@ -41,7 +41,7 @@ absl::string_view StorageType(Dtype dtype) {
       return "HalfStorage";
     case Dtype::kFloat8E4M3:
     case Dtype::kInt8:
-      break;  // their scales are no part of a matrix
+      break;  // their scales are not part of a matrix
   }
   return "";
 }

@@ -10,22 +10,12 @@
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "server/formats/pickled_tensor.h"
 
 namespace hookline {
 
 // A state dict of a hundred thousand tensors takes about ten megabytes.
 constexpr size_t kMaxPickleBytes = size_t{16} << 20;
-
-// A tensor as the pickle describes it. Not yet checked against its storage.
-struct PickledTensor {
-  std::string name;
-  std::string storage_type;  // "FloatStorage"
-  std::string storage_key;   // the archive's entry `data/KEY`
-  int64_t storage_values = 0;
-  int64_t offset = 0;  // in values, as the strides
-  std::vector<int64_t> sizes;
-  std::vector<int64_t> strides;
-};
 
 // The tensors of the dict (OrderedDict or dict, of names to tensors) that `pickle` holds, in its order. Memory stays
 // proportional to the pickle's size. FAILED_PRECONDITION, a sentence about what the pickle holds that it should not.

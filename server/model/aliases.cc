@@ -118,7 +118,7 @@ class Collector {
  private:
   bool Has(int block, absl::string_view name) const { return Index(block, name) >= 0; }
   int Index(int block, absl::string_view name) const { return points_.Find(absl::StrCat("blocks.", block, ".", name)); }
-  // What a norm returns: before the weight where it has none. -1 without the norm.
+  // The output of a norm: before the weight where it has none. -1 without the norm.
   int OutOf(int block, absl::string_view norm) const {
     const int out = Index(block, absl::StrCat(norm, ".hook_out"));
     return out >= 0 ? out : Index(block, absl::StrCat(norm, ".hook_normalized"));
@@ -216,7 +216,7 @@ class Collector {
     AddProjections(i);
   }
 
-  // What a branch reads and returns, by the bridge and by its module.
+  // The input and output of a branch, by the bridge and by its module.
   void AddBranch(int i, absl::string_view bridge, absl::string_view module, int input, absl::string_view added) {
     const std::string raw = absl::StrCat("blocks.", i, ".", bridge, ".hook_out");
     const int out = Index(i, added);
@@ -265,7 +265,7 @@ class Collector {
     }
   }
 
-  // What comes before the first block and after the last.
+  // The tensors before the first block and after the last.
   void AddEnds() {
     const int embed = points_.Find("hook_embed");
     Add("embed.hook_out", embed);

@@ -96,7 +96,7 @@ void Block::AddNorm(const BranchParts& parts, int64_t width, Branch& branch, Hoo
       post_norm ? parts.follower : parts.sublayer, hook_points);
 }
 
-// What stands between the sublayer and the residual sum.
+// Applies what stands between the sublayer and the residual sum.
 void Block::AddOutput(const BranchParts& parts, int64_t width, Branch& branch, HookPointList& hook_points) {
   if (parts.post_norm.kind != NormConfig::Kind::kNone) {
     branch.raw_hook = hook_points.Add(parts.raw_hook, width,

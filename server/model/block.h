@@ -58,7 +58,7 @@ class Block {
     int out_hook = kNoHookPoint;           // what is added to the residual stream
   };
 
-  // What the two branches of a block are made from. The weights are moved from.
+  // The parts from which the two branches of a block are made. The weights are moved from.
   struct BranchParts {
     const NormConfig& norm;
     NormWeights& norm_weights;

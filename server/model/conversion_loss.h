@@ -1,4 +1,4 @@
-// What rows lose when they are converted to the type in which they are sent.
+// Measures what rows lose when they are converted to the type in which they are sent.
 #ifndef HOOKLINE_SERVER_MODEL_CONVERSION_LOSS_H_
 #define HOOKLINE_SERVER_MODEL_CONVERSION_LOSS_H_
 

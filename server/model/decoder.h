@@ -35,7 +35,7 @@ class Decoder : public Model {
     double residual = 1, embedding = 0, bigram = 0;
   };
 
-  // What a pass has beside its ForwardPass. All are (batch * positions, width), undefined until they are computed.
+  // The tensors of a pass beside its ForwardPass, each (batch * positions, width), undefined until it is computed.
   struct Streams {
     at::Tensor x;       // the residual stream
     at::Tensor x0;      // what the embedding gave

@@ -24,7 +24,7 @@ constexpr int kMaxWildcards = 256;
 // For all wildcards of a request together: 64 for each of as many as there may be. Against a thousand names it is some
 // ten milliseconds' work.
 constexpr size_t kMaxWildcardBytes = size_t{16} << 10;
-// As much of a client's text as helps to recognise it in an error message.
+// An error message quotes this much of a client's text, which suffices to recognise it.
 constexpr size_t kMaxQuotedBytes = 120;
 constexpr int kNearestNames = 3;
 
@@ -158,6 +158,111 @@ int EditDistance(absl::string_view a, absl::string_view b) {
 
 std::string FieldName(size_t i) { return absl::StrCat("hook_points[", i, "]"); }
 
+// Resolves the entries of a request one after the other.
+class Resolver {
+ public:
+  // The arguments outlive it.
+  Resolver(const HookPoints& points, const absl::flat_hash_map<std::string, std::string>& refused,
+           absl::Span<const std::string> patterns)
+      : points_(points),
+        refused_(refused),
+        patterns_(patterns),
+        place_(static_cast<size_t>(points.size()), -1),
+        named_by_(static_cast<size_t>(points.size()), -1) {}
+
+  absl::Status Add(size_t i) {
+    const std::string& pattern = patterns_[i];
+    if (pattern.empty()) return InvalidField(FieldName(i), "empty; a name or a wildcard is needed");
+    if (pattern.size() > kMaxPatternBytes) {
+      return InvalidField(FieldName(i), absl::StrCat(Quoted(pattern), " has ", pattern.size(),
+                                                     " bytes; names and wildcards have at most ", kMaxPatternBytes));
+    }
+    auto [first, is_new] = given_.emplace(pattern, i);
+    if (!is_new) {
+      return InvalidField(FieldName(i), absl::StrCat(Quoted(pattern), " is given twice, first as ",
+                                                     FieldName(first->second), "; name each hook point once"));
+    }
+    return IsWildcard(pattern) ? AddWildcard(i) : AddName(i);
+  }
+
+  std::vector<ResolvedHookPoint> Resolved() { return std::move(resolved_); }
+
+ private:
+  absl::Status AddName(size_t i) {
+    const std::string& name = patterns_[i];
+    const int index = points_.Find(name);
+    if (auto refused = refused_.find(name); index < 0 && refused != refused_.end()) {
+      return InvalidField(FieldName(i), absl::StrCat(Quoted(name), " ", refused->second));
+    }
+    if (index < 0) {
+      return InvalidField(FieldName(i),
+                          absl::StrCat(Quoted(name), " is not a hook point of this model; nearest: ", Nearest(name)));
+    }
+    if (named_by_[index] >= 0) {
+      return InvalidField(FieldName(i),
+                          absl::StrCat(Quoted(name), " is given twice: ", FieldName(named_by_[index]), ", ",
+                                       Quoted(patterns_[named_by_[index]]), ", names the same hook point"));
+    }
+    named_by_[index] = static_cast<int>(i);
+    Put(index);
+    resolved_[place_[index]].name = name;
+    return absl::OkStatus();
+  }
+
+  absl::Status AddWildcard(size_t i) {
+    const std::string& pattern = patterns_[i];
+    if (++wildcards_ > kMaxWildcards) {
+      return InvalidField(
+          FieldName(i), absl::StrCat("more than ", kMaxWildcards, " wildcards; use wider ones or write the names out"));
+    }
+    wildcard_bytes_ += pattern.size();
+    if (wildcard_bytes_ > kMaxWildcardBytes) {
+      return InvalidField(FieldName(i), absl::StrCat("with it the wildcards have more than ", kMaxWildcardBytes,
+                                                     " bytes; use shorter ones or write the names out"));
+    }
+    absl::StatusOr<Wildcard> wildcard = ParseWildcard(pattern);
+    if (!wildcard.ok()) {
+      return InvalidField(FieldName(i), absl::StrCat(Quoted(pattern), " is malformed: ", wildcard.status().message(),
+                                                     "; '*' stands for any text, '{2,5}' for any of a list"));
+    }
+    if (names_.empty()) {
+      names_.reserve(points_.all().size());
+      for (const HookPoint& point : points_.all()) names_.emplace_back(point.name);
+    }
+    bool matched = false;
+    for (int index = 0; index < points_.size(); ++index) {
+      if (!names_[index].Matches(*wildcard)) continue;
+      matched = true;
+      Put(index);
+    }
+    if (matched) return absl::OkStatus();
+    return InvalidField(FieldName(i), absl::StrCat(Quoted(pattern), " matches none of this model's ", points_.size(),
+                                                   " hook points; nearest: ", Nearest(pattern)));
+  }
+
+  // Adds a hook point where it is not there yet.
+  void Put(int index) {
+    if (place_[index] >= 0) return;
+    place_[index] = static_cast<int>(resolved_.size());
+    resolved_.push_back({index, points_[index].name});
+  }
+
+  std::string Nearest(absl::string_view name) const {
+    return absl::StrJoin(points_.Nearest(name, kNearestNames), ", ");
+  }
+
+  const HookPoints& points_;
+  const absl::flat_hash_map<std::string, std::string>& refused_;
+  const absl::Span<const std::string> patterns_;
+  std::vector<ResolvedHookPoint> resolved_;
+  std::vector<int> place_;                                // of hook points, in `resolved_`
+  std::vector<int> named_by_;                             // the entry that names it without a wildcard
+  absl::flat_hash_map<absl::string_view, size_t> given_;  // entries so far
+  int wildcards_ = 0;
+  size_t wildcard_bytes_ = 0;
+  std::vector<MatchedName> names_;  // of all hook points, once there is a wildcard
+};
+
 }  // namespace
 
 HookPoints::HookPoints(std::vector<HookPoint> points, absl::flat_hash_map<std::string, int> aliases,
@@ -194,83 +299,9 @@ absl::StatusOr<std::vector<ResolvedHookPoint>> HookPoints::Resolve(absl::Span<co
                                                     " hook points are accepted"));
   }
 
-  std::vector<ResolvedHookPoint> resolved;
-  std::vector<int> place(points_.size(), -1);            // in `resolved`
-  std::vector<int> named_by(points_.size(), -1);         // the entry that names it without a wildcard
-  absl::flat_hash_map<absl::string_view, size_t> given;  // entries so far
-  int wildcards = 0;
-  size_t wildcard_bytes = 0;
-  std::vector<MatchedName> names;  // of `points_`, once there is a wildcard
-  // Adds a hook point where it is not there yet.
-  auto add = [&](int index, absl::string_view name) {
-    if (place[index] >= 0) return;
-    place[index] = static_cast<int>(resolved.size());
-    resolved.push_back({index, std::string(name)});
-  };
-
-  for (size_t i = 0; i < patterns.size(); ++i) {
-    const std::string& pattern = patterns[i];
-    if (pattern.empty()) return InvalidField(FieldName(i), "empty; a name or a wildcard is needed");
-    if (pattern.size() > kMaxPatternBytes) {
-      return InvalidField(FieldName(i), absl::StrCat(Quoted(pattern), " has ", pattern.size(),
-                                                     " bytes; names and wildcards have at most ", kMaxPatternBytes));
-    }
-    auto [first, is_new] = given.emplace(pattern, i);
-    if (!is_new) {
-      return InvalidField(FieldName(i), absl::StrCat(Quoted(pattern), " is given twice, first as ",
-                                                     FieldName(first->second), "; name each hook point once"));
-    }
-
-    if (!IsWildcard(pattern)) {
-      int index = Find(pattern);
-      if (auto refused = refused_.find(pattern); index < 0 && refused != refused_.end()) {
-        return InvalidField(FieldName(i), absl::StrCat(Quoted(pattern), " ", refused->second));
-      }
-      if (index < 0) {
-        return InvalidField(FieldName(i), absl::StrCat(Quoted(pattern), " is not a hook point of this model; nearest: ",
-                                                       absl::StrJoin(Nearest(pattern, kNearestNames), ", ")));
-      }
-      if (named_by[index] >= 0) {
-        return InvalidField(FieldName(i),
-                            absl::StrCat(Quoted(pattern), " is given twice: ", FieldName(named_by[index]), ", ",
-                                         Quoted(patterns[named_by[index]]), ", names the same hook point"));
-      }
-      named_by[index] = static_cast<int>(i);
-      add(index, pattern);
-      resolved[place[index]].name = pattern;
-      continue;
-    }
-
-    if (++wildcards > kMaxWildcards) {
-      return InvalidField(
-          FieldName(i), absl::StrCat("more than ", kMaxWildcards, " wildcards; use wider ones or write the names out"));
-    }
-    wildcard_bytes += pattern.size();
-    if (wildcard_bytes > kMaxWildcardBytes) {
-      return InvalidField(FieldName(i), absl::StrCat("with it the wildcards have more than ", kMaxWildcardBytes,
-                                                     " bytes; use shorter ones or write the names out"));
-    }
-    absl::StatusOr<Wildcard> wildcard = ParseWildcard(pattern);
-    if (!wildcard.ok()) {
-      return InvalidField(FieldName(i), absl::StrCat(Quoted(pattern), " is malformed: ", wildcard.status().message(),
-                                                     "; '*' stands for any text, '{2,5}' for any of a list"));
-    }
-    bool matched = false;
-    if (names.empty()) {
-      names.reserve(points_.size());
-      for (const HookPoint& point : points_) names.emplace_back(point.name);
-    }
-    for (int index = 0; index < size(); ++index) {
-      if (!names[index].Matches(*wildcard)) continue;
-      matched = true;
-      add(index, points_[index].name);
-    }
-    if (!matched) {
-      return InvalidField(
-          FieldName(i), absl::StrCat(Quoted(pattern), " matches none of this model's ", size(),
-                                     " hook points; nearest: ", absl::StrJoin(Nearest(pattern, kNearestNames), ", ")));
-    }
-  }
+  Resolver resolver(*this, refused_, patterns);
+  for (size_t i = 0; i < patterns.size(); ++i) RETURN_IF_ERROR(resolver.Add(i));
+  std::vector<ResolvedHookPoint> resolved = resolver.Resolved();
   if (resolved.size() > static_cast<size_t>(max_hook_points)) {
     return InvalidField("hook_points", absl::StrCat(resolved.size(), " hook points after expansion; at most ",
                                                     max_hook_points, " are accepted"));

@@ -20,7 +20,7 @@ struct Normed {
 };
 Normed Norm(const at::Tensor& x, const NormConfig& config, const NormWeights& weights);
 
-// What Norm makes of `normalized`, a norm before its learned weight: its `out`, in the dtype of `normalized`.
+// Returns what Norm makes of `normalized`, a norm before its learned weight: its `out`, in the dtype of `normalized`.
 at::Tensor Weighted(const at::Tensor& normalized, const NormWeights& weights);
 
 at::Tensor Activate(const at::Tensor& x, Activation activation);

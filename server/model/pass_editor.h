@@ -26,7 +26,7 @@ class PassEditor {
   // Returns the sequences with which the pass goes on, as indices into its batch up to now; empty: it stays as it is.
   virtual std::vector<int64_t> Fork(int layer) = 0;
 
-  // As Taps::Visit: rows (batch * positions, width) to go on with, or an undefined tensor.
+  // Like Taps::Visit, returns rows (batch * positions, width) to go on with, or an undefined tensor.
   virtual at::Tensor Replace(int hook_point, const at::Tensor& rows) = 0;
 
   // Called last where end() is kLogits: `rows` (batch * positions, width) are the unembedding's input.

@@ -19,7 +19,7 @@ class Unembedding {
   // Takes over `weights.unembedding` and `weights.unembedding_projection`.
   Unembedding(const DecoderConfig& config, DecoderWeights& weights);
 
-  // Whether there are weights, so that Logits can be called.
+  // Returns whether there are weights, so that Logits can be called.
   bool exists() const { return weights_.weight.defined(); }
   int64_t vocabulary_size() const { return weights_.weight.size(1); }
 

@@ -64,7 +64,7 @@ absl::Status Recorder::CheckRecordingQuota(const ClientIdentity& client) const {
   const ClientQuotas& defaults = engine_->options().default_quotas;
   if (!quotas.recordings.has_value()) quotas.recordings = defaults.recordings;
   if (!quotas.recording_bytes.has_value()) quotas.recording_bytes = defaults.recording_bytes;
-  // What is made without identities belongs to nobody, and is nobody's use.
+  // A recording that was made without identities belongs to nobody and counts against no client.
   if (!client.is_authenticated || (!quotas.recordings.has_value() && !quotas.recording_bytes.has_value())) {
     return absl::OkStatus();
   }

@@ -39,7 +39,7 @@ struct ResumePoint {
   std::string token;
 };
 
-// What an operator watches: how many recordings there are of which state, and the room that they have.
+// The figures that an operator watches: how many recordings there are in each state, and the room that they have.
 struct CatalogUsage {
   std::map<RecordingState, int64_t> recordings;  // every state, also one that none has
   int64_t unreadable = 0;                        // whose manifest cannot be read

@@ -146,6 +146,68 @@ absl::Status CheckSizes(const Manifest& manifest) {
   return absl::OkStatus();
 }
 
+void ReadState(Members& members, Manifest& manifest) {
+  const std::string state = members.String("state", 32);
+  const auto found_state = std::find_if(std::begin(kRecordingStates), std::end(kRecordingStates),
+                                        [&](RecordingState s) { return RecordingStateName(s) == state; });
+  if (found_state == std::end(kRecordingStates)) {
+    members.Fail("state", "RUNNING, COMPLETE, STOPPED, INTERRUPTED or FAILED");
+  } else {
+    manifest.state = *found_state;
+  }
+}
+
+void ReadDtype(Members& members, Manifest& manifest) {
+  const std::string dtype = members.String("dtype", 32);
+  const auto found_dtype =
+      std::find_if(std::begin(kDtypes), std::end(kDtypes), [&](Dtype d) { return DtypeName(d) == dtype; });
+  if (found_dtype == std::end(kDtypes)) {
+    members.Fail("dtype", "float32, bfloat16, float16, float8_e4m3 or int8");
+  } else {
+    manifest.dtype = *found_dtype;
+  }
+}
+
+void ReadHookPoints(Members& members, absl::Status& status, Manifest& manifest) {
+  const nlohmann::json hook_points = members.Array("hook_points");
+  if (hook_points.empty()) members.Fail("hook_points", "at least one");
+  std::set<std::string> names;
+  for (size_t i = 0; i < hook_points.size(); ++i) {
+    Members point(hook_points[i], absl::StrCat("hook_points[", i, "]"), status);
+    RecordedHookPoint read;
+    read.name = point.String("name", 1 << 12);
+    read.width = point.Integer("width", 1, kMaxWidth);
+    read.max_activations = point.Integer("max_activations", 1, kMaxRows);
+    if (!names.insert(read.name).second) point.Fail("name", "unique");
+    if (read.width < manifest.top_k) point.Fail("width", "at least top_k");
+    manifest.hook_points.push_back(std::move(read));
+  }
+}
+
+void ReadShards(Members& members, absl::Status& status, Manifest& manifest) {
+  const nlohmann::json shards = members.Array("shards");
+  for (size_t i = 0; i < shards.size(); ++i) {
+    Members shard(shards[i], absl::StrCat("shards[", i, "]"), status);
+    ShardInfo read;
+    read.file = shard.String("file", 255);
+    read.first_row = shard.Integer("first_row", 0, kMaxRows);
+    read.rows = shard.Integer("rows", 1, kMaxRows);
+    read.bytes = shard.Integer("bytes", 1, kMaxBytes);
+    read.xxh3 = shard.String("xxh3", 32);
+    manifest.shards.push_back(std::move(read));
+  }
+}
+
+void ReadResume(Members& members, absl::Status& status, Manifest& manifest) {
+  const nlohmann::json resume = members.Object("resume");
+  Members resume_members(resume, "resume", status);
+  if (!absl::Base64Unescape(resume_members.String("token", 1 << 20), &manifest.resume_token)) {
+    resume_members.Fail("token", "base64");
+  }
+  manifest.resume_row = resume_members.Integer("row", 0, kMaxRows);
+  manifest.resume_message_bytes = resume_members.Integer("message_bytes", 0, 1 << 30);
+}
+
 }  // namespace
 
 absl::string_view RecordingStateName(RecordingState state) {
@@ -249,64 +311,22 @@ absl::StatusOr<Manifest> ParseManifest(absl::string_view text) {
   if (members.String("format", 64) != "hookline-recording") members.Fail("format", "\"hookline-recording\"");
   members.Integer("version", kVersion, kVersion);
   manifest.name = members.String("name", kMaxNameBytes);
-  const std::string state = members.String("state", 32);
-  const auto found_state = std::find_if(std::begin(kRecordingStates), std::end(kRecordingStates),
-                                        [&](RecordingState s) { return RecordingStateName(s) == state; });
-  if (found_state == std::end(kRecordingStates)) {
-    members.Fail("state", "RUNNING, COMPLETE, STOPPED, INTERRUPTED or FAILED");
-  } else {
-    manifest.state = *found_state;
-  }
+  ReadState(members, manifest);
   manifest.error = members.String("error", 1 << 16);
   manifest.model = members.String("model", 1 << 12);
   manifest.fingerprint = members.String("fingerprint", 64);
   manifest.request_digest = members.String("request_digest", 64);
   if (json->contains("client")) manifest.client = members.String("client", 64);
   manifest.deterministic = members.Boolean("deterministic");
-  const std::string dtype = members.String("dtype", 32);
-  const auto found_dtype =
-      std::find_if(std::begin(kDtypes), std::end(kDtypes), [&](Dtype d) { return DtypeName(d) == dtype; });
-  if (found_dtype == std::end(kDtypes)) {
-    members.Fail("dtype", "float32, bfloat16, float16, float8_e4m3 or int8");
-  } else {
-    manifest.dtype = *found_dtype;
-  }
+  ReadDtype(members, manifest);
   if (json->contains("top_k")) manifest.top_k = members.Integer("top_k", 1, kMaxWidth);
-  const nlohmann::json hook_points = members.Array("hook_points");
-  if (hook_points.empty()) members.Fail("hook_points", "at least one");
-  std::set<std::string> names;
-  for (size_t i = 0; i < hook_points.size(); ++i) {
-    Members point(hook_points[i], absl::StrCat("hook_points[", i, "]"), status);
-    RecordedHookPoint read;
-    read.name = point.String("name", 1 << 12);
-    read.width = point.Integer("width", 1, kMaxWidth);
-    read.max_activations = point.Integer("max_activations", 1, kMaxRows);
-    if (!names.insert(read.name).second) point.Fail("name", "unique");
-    if (read.width < manifest.top_k) point.Fail("width", "at least top_k");
-    manifest.hook_points.push_back(std::move(read));
-  }
+  ReadHookPoints(members, status, manifest);
   manifest.shard_rows = members.Integer("shard_rows", 1, kMaxRows);
   manifest.source = members.Object("source");
   manifest.selection = members.Object("selection");
-  const nlohmann::json shards = members.Array("shards");
-  for (size_t i = 0; i < shards.size(); ++i) {
-    Members shard(shards[i], absl::StrCat("shards[", i, "]"), status);
-    ShardInfo read;
-    read.file = shard.String("file", 255);
-    read.first_row = shard.Integer("first_row", 0, kMaxRows);
-    read.rows = shard.Integer("rows", 1, kMaxRows);
-    read.bytes = shard.Integer("bytes", 1, kMaxBytes);
-    read.xxh3 = shard.String("xxh3", 32);
-    manifest.shards.push_back(std::move(read));
-  }
+  ReadShards(members, status, manifest);
   if (members.Integer("rows", 0, kMaxRows) != manifest.rows()) members.Fail("rows", "the end of the last shard");
-  const nlohmann::json resume = members.Object("resume");
-  Members resume_members(resume, "resume", status);
-  if (!absl::Base64Unescape(resume_members.String("token", 1 << 20), &manifest.resume_token)) {
-    resume_members.Fail("token", "base64");
-  }
-  manifest.resume_row = resume_members.Integer("row", 0, kMaxRows);
-  manifest.resume_message_bytes = resume_members.Integer("message_bytes", 0, 1 << 30);
+  ReadResume(members, status, manifest);
   std::string error;
   for (const auto& [key, time] :
        {std::make_pair("create_time", &manifest.create_time), std::make_pair("update_time", &manifest.update_time)}) {

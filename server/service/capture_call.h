@@ -155,7 +155,7 @@ class CaptureCall : public StreamCall<Reactor, grpc::ByteBuffer> {
     return Step::WriteAndFinish(EncodeSummary(started_, ended), ended.status);
   }
 
-  // Of a call that waits: how many captures are admitted before its own.
+  // Returns how many captures are admitted before that of a call that waits.
   static constexpr char kCapturesAheadMetadata[] = "hookline-captures-ahead";
   // Fewer are sent as fast as they are copied.
   static constexpr int64_t kMinSharedBytes = int64_t{64} << 10;

@@ -36,8 +36,8 @@ class TextRequests {
 
   // The dataset's sidecar, or null.
   const Sidecar* SidecarOf(absl::string_view dataset) const;
-  // What is to be said of the dataset to a capture of that model, or, without one, to all: that the sidecar is not the
-  // dataset's, or that another tokenizer packed it. Empty: nothing.
+  // Returns what to tell a capture of that model about the dataset, or, without one, to all: that the sidecar is not
+  // the dataset's, or that another tokenizer packed it. Empty: nothing.
   std::string DatasetWarning(absl::string_view dataset, const Model* model) const;
 
   // Where texts are encoded, so that one that takes seconds delays neither gRPC's threads nor captures' messages. They

@@ -11,9 +11,9 @@
 namespace hookline {
 namespace {
 
-// What clients of gRPC accept unless they ask for more.
+// Clients of gRPC accept no larger message unless they ask for more.
 constexpr size_t kMaxAnswerBytes = size_t{4} << 20;
-// What a token takes in an answer, at least: an id, two offsets, a flag, and a spelling with its tag and length.
+// A token takes at least this in an answer: an id, two offsets, a flag, and a spelling with its tag and length.
 constexpr size_t kMinTokenBytes = 6;
 
 absl::Status TooLarge(size_t bytes, absl::string_view what) {

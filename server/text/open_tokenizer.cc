@@ -27,7 +27,7 @@ constexpr int64_t kMaxConfigBytes = int64_t{16} << 20;
 constexpr int kMaxConfigDepth = 64;
 // Llama 4's, the largest published, has 202 thousand tokens, Gemma 4's 262 thousand.
 constexpr uint64_t kMaxTokens = uint64_t{4} << 20;
-// What nanochat puts before a document.
+// nanochat puts this token before a document.
 constexpr absl::string_view kNanochatBos = "<|bos|>";
 
 absl::Status Unusable(const std::string& path, absl::string_view why) {

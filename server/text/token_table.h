@@ -12,7 +12,7 @@
 
 namespace hookline {
 
-// What of a token goes with a row. The longest tokens of published vocabularies are runs of spaces of 128 bytes.
+// A row carries at most this much of a token. The longest of published vocabularies are runs of spaces of 128 bytes.
 constexpr size_t kMaxTokenTextBytes = 256;
 
 // Immutable once filled, and so thread-safe.

@@ -54,7 +54,7 @@ class Tokenizer {
   };
   using Library = std::unique_ptr<hookline_tokenizer, Free>;
 
-  // What a tokenizer's files say besides the tokenizer itself.
+  // The facts that a tokenizer's files state besides the tokenizer itself.
   struct Facts {
     std::string description;  // one line for people
     std::string fingerprint;  // XXH3-128 of the tokenizer's file, 32 hexadecimal digits
@@ -73,7 +73,7 @@ class Tokenizer {
   const std::string& description() const { return facts_.description; }
   const std::string& fingerprint() const { return facts_.fingerprint; }
 
-  // What is added where somebody asks for special tokens, and where nobody says.
+  // The tokens that are added where a request asks for special tokens, and where it does not say.
   const AddedTokens& added() const { return facts_.added; }
   const AddedTokens& added_by_default() const { return facts_.adds_by_default ? facts_.added : kNone; }
 

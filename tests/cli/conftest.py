@@ -37,8 +37,8 @@ def read_safetensors(path):
 class Server:
     """A server process; `port` is its to keep over restarts. Without `model` it serves recordings only."""
 
-    def __init__(self, port=0, recordings=None, model=True):
-        flags = ["--listen", f"127.0.0.1:{port}"]
+    def __init__(self, port=0, recordings=None, model=True, arguments=()):
+        flags = ["--listen", f"127.0.0.1:{port}", *arguments]
         if model:
             flags += ["--model", DEMO, "--device", "cpu", "--slab-count", "32"]
             flags += ["--dataset", "text=" + os.path.join(DEMO, "tokens.npy")]

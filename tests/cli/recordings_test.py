@@ -76,6 +76,31 @@ def test_persist_again_says_what_is_there(recorded, tmp_path):
         server.kill()
 
 
+def test_the_end_at_the_servers_cap_is_said(tmp_path):
+    (tmp_path / "recordings").mkdir()
+    server = Server(recordings=tmp_path / "recordings", arguments=["--max-rows", "500"])
+    ended = f"{RESID} ended at the server's cap of 500 rows (--max-rows), not "
+    grant = f"hookline: the server grants 500 rows of {RESID}, its cap\n"
+    flags = ["--hook-points", RESID, "--dataset", "text", "--sequence-length", "100", "--skip-first", "1", "--quiet"]
+    more = ["--max-activations", "600"]
+    fewer = ["--max-activations", "400"]
+    try:
+        for command, budget, said in (
+            (["persist", "all"], [], f"hookline: {ended}with its source\n"),
+            (["persist", "more"], more, f"hookline: {ended}at the 600 rows asked for\n"),
+            (["stats"], [], f"hookline: {ended}with its source\n"),
+            (["stats"], more, grant),
+            (["capture"], more, grant),
+            (["persist", "fewer"], fewer, ""),
+            (["stats"], fewer, ""),
+        ):
+            code, _, errors = run(server, *command, *flags, *budget)
+            errors = "".join(line for line in errors.splitlines(True) if "recording" not in line)
+            assert (code, errors) == (0, said), command
+    finally:
+        server.kill()
+
+
 def test_persist_draws_a_bar_on_a_terminal_and_an_interrupt_leaves_the_server_at_work(tmp_path):
     (tmp_path / "recordings").mkdir()
     server = Server(recordings=tmp_path / "recordings")

@@ -39,7 +39,7 @@ class SchedulerTest : public ::testing::Test {
     const size_t bytes = static_cast<size_t>(options_.slab_count * options_.slab_bytes);
     std::shared_ptr<uint8_t> memory(static_cast<uint8_t*>(std::aligned_alloc(4096, bytes)), std::free);
     scheduler_ = std::make_unique<Scheduler>(options_, std::move(memory), &clock_);
-    Scheduler::ModelSetup setup;
+    ModelSetup setup;
     setup.info = &model_.info();
     setup.max_batch_tokens = options_.max_batch_tokens;
     setup.on_room = [this](CaptureId id) { room_.push_back(id); };

@@ -143,6 +143,25 @@ def test_in_another_loop_it_says_that_it_belongs_to_the_first(fake):
     asyncio.run(use())
 
 
+def test_what_was_opened_in_another_loop_says_that_it_ended_with_it(fake):
+    server = fake(datasets={"d": SEQUENCES})
+
+    async def begin():
+        client = hookline.aio.connect(server.address)
+        capture = client.capture(RESID, hookline.Dataset("d"), batch_rows=5)
+        await capture.__anext__()
+        watch = client.persist("r", RESID, SEQUENCES)
+        await watch.__anext__()
+        return capture, watch
+
+    async def go_on(running):
+        return [item async for item in running]
+
+    for running in asyncio.run(begin()):
+        with pytest.raises(RuntimeError, match="opened in another event loop, and ended with it"):
+            asyncio.run(go_on(running))
+
+
 def test_after_close_every_call_says_that_the_client_is_closed(fake):
     async def run():
         async with hookline.aio.connect(fake().address) as client:
@@ -177,6 +196,12 @@ def test_it_says_why_it_cannot_be_pickled(fake):
         async with hookline.aio.connect(fake().address) as client:
             with pytest.raises(TypeError, match="hookline.aio.connect"):
                 pickle.dumps(client)
+            for running, kind in (
+                (client.capture(RESID, SEQUENCES), "capture"),
+                (client.persist("r", RESID, SEQUENCES), "persist"),
+            ):
+                with pytest.raises(TypeError, match=f"a running {kind} cannot be pickled"):
+                    pickle.dumps(running)
 
     asyncio.run(run())
 
@@ -230,6 +255,11 @@ def test_every_method_keeps_the_class_of_an_error(fake, code):
                 "recording": lambda: client.recording("r"),
                 "stop_recording": lambda: client.stop_recording("r"),
                 "delete_recording": lambda: client.delete_recording("r"),
+                "statistics": lambda: client.statistics(RESID, SEQUENCES),
+                "score": lambda: client.score(SEQUENCES).wait(),
+                "dictionaries": client.dictionaries,
+                "tokenize": lambda: client.tokenize("a"),
+                "detokenize": lambda: client.detokenize([[1]]),
             }
             for name, call in methods.items():
                 with pytest.raises(hookline.HooklineError) as caught:
@@ -240,18 +270,48 @@ def test_every_method_keeps_the_class_of_an_error(fake, code):
     asyncio.run(asyncio.wait_for(run(), 60))
 
 
+def test_what_says_who_is_calling_goes_with_every_kind_of_call(fake):
+    server = fake(datasets={"d": SEQUENCES})
+
+    async def run():
+        async with hookline.aio.connect(server.address, token="t0ken") as client:
+            for call in (
+                lambda: client.score(SEQUENCES).wait(),
+                lambda: client.tokenize("a"),
+            ):
+                server.metadata = {}
+                with pytest.raises(hookline.HooklineError):
+                    await call()
+                assert server.metadata.get("authorization") == "Bearer t0ken"
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+
+
+def test_a_recording_that_the_cap_ended_says_so(fake):
+    server = fake()
+    server.recorded = 7  # and so many come
+
+    async def run():
+        async with hookline.aio.connect(server.address) as client:
+            await client.persist("r", RESID, SEQUENCES).wait()
+
+    with pytest.warns(UserWarning, match="x: the recording ends at the server's cap of 7 rows") as told:
+        asyncio.run(asyncio.wait_for(run(), 60))
+    assert [warning.filename for warning in told] == [__file__]
+
+
 def test_it_offers_what_the_other_client_offers():
     def offered(kind, left_out=()):
         return {name for name in vars(kind) if not name.startswith("_")} - set(left_out)
 
-    # Those ways of receiving are the other one's alone, as is what computes on the thread that calls it.
-    missing = offered(hookline.Client, ["receiver", "run", "receive", "loss_recovered"]) - offered(
+    # Those ways of calling and receiving are the other one's alone, as is what computes on the thread that calls it.
+    missing = offered(hookline.Client, ["receiver", "run", "receive", "call", "loss_recovered"]) - offered(
         hookline.aio.AsyncClient
     )
     assert not missing
     assert offered(hookline.Persist) - {"close"} <= offered(hookline.aio.AsyncPersist)
     assert offered(hookline.Capture) - {"close"} <= offered(hookline.aio.AsyncCapture)
-    for name in offered(hookline.Client) & offered(hookline.aio.AsyncClient) - {"capture"}:
+    for name in offered(hookline.Client) & offered(hookline.aio.AsyncClient):
         asked, there = (
             [parameter.replace(annotation=None) for parameter in inspect.signature(kind).parameters.values()]
             for kind in (getattr(hookline.Client, name), getattr(hookline.aio.AsyncClient, name))

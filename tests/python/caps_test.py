@@ -115,6 +115,23 @@ def test_a_capture_that_ends_as_was_asked_says_nothing(fake):
         list(client.capture(RESID, SEQUENCES, max_activations=200))
 
 
+def test_a_recording_that_the_cap_ended_says_so(fake):
+    server = fake()
+    server.recorded = 7  # and so many come
+    with hookline.connect(server.address) as client:
+        for watch in (lambda persist: persist.wait(), list):
+            with pytest.warns(UserWarning, match="x: the recording ends at the server's cap of 7 rows.*source") as told:
+                watch(client.persist("r", "x", SEQUENCES))
+            assert [warning.filename for warning in told] == [__file__]
+        with pytest.warns(UserWarning, match="not at the 20 rows asked for"):
+            client.persist("r", "x", SEQUENCES, max_activations=20).wait()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            client.persist("r", "x", SEQUENCES, max_activations=7).wait()
+            server.recorded = 10  # the source ended before
+            client.persist("r", "x", SEQUENCES).wait()
+
+
 def test_a_source_without_tokens_is_said(fake):
     client = hookline.connect(fake().address)
     for source in ([], iter([]), iter([[]])):

@@ -1,6 +1,8 @@
 """Errors name what people wrote: the place in their source, the argument, and the class that says whether to retry."""
 
+import asyncio
 import os
+import socket
 import subprocess
 import sys
 
@@ -56,6 +58,12 @@ def test_counts_elsewhere_are_refused_by_name_too(fake):
         (lambda: hookline.Selection(exclude_token_ids=None), "exclude_token_ids"),
         (lambda: hookline.Selection(exclude_token_ids=[-1]), r"exclude_token_ids\[0\]: -1 is below 0"),
         (lambda: hookline.Selection(exclude_token_ids=np.ones((2, 2), int)), "exclude_token_ids: has 2 dimensions"),
+        (
+            lambda: hookline.Selection(exclude_token_ids=[1 << 32]),
+            r"exclude_token_ids\[0\]: 4294967296 \(int\) is above",
+        ),
+        (lambda: hookline.Selection(last_only="no"), "last_only: 'no' .* neither True nor False"),
+        (lambda: hookline.Dataset(5), "name"),
         (lambda: hookline.Dataset("d", "128"), "sequence_length"),
         (lambda: hookline.Dataset("d", 128, prepend_token_id=True), "prepend_token_id"),
         (lambda: hookline.Recording("r", row_count=1.5), "row_count"),
@@ -65,6 +73,26 @@ def test_counts_elsewhere_are_refused_by_name_too(fake):
         (lambda: client.persist("r", RESID, SEQUENCES, max_activations=True), "max_activations"),
         (lambda: hookline.ActivationCollector(client.model(), [RESID], max_activations=0), "max_activations: 0 is"),
         (lambda: hookline.sae_lens.data_provider(client, RESID, SEQUENCES, batch_size="9"), "batch_size"),
+        (lambda: client.capture(5, SEQUENCES), "hook_points: 5"),
+        (lambda: client.capture([RESID, None], SEQUENCES), r"hook_points\[1\]: None"),
+        (lambda: client.capture(RESID, SEQUENCES, model=5), "model"),
+        (lambda: client.capture(RESID, SEQUENCES, provenance="yes"), "provenance"),
+        (lambda: client.capture(RESID, SEQUENCES, deterministic=2), "deterministic"),
+        (lambda: client.persist(5, RESID, SEQUENCES), "name"),
+        (lambda: client.recording(None), "name"),
+        (lambda: client.models(timeout="1"), "timeout"),
+        (lambda: client.models(timeout=float("nan")), "timeout"),
+        (lambda: hookline.Retry(attempts=1.5), "attempts"),
+        (lambda: hookline.Retry(max_seconds="8"), "max_seconds"),
+        (lambda: client.score(SEQUENCES, top_logits=True), "top_logits"),
+        (lambda: client.score(SEQUENCES, top_logits=1 << 31), "top_logits"),
+        (lambda: client.score(SEQUENCES, log_probability_token_ids=[1.5]), r"log_probability_token_ids\[0\]"),
+        (lambda: client.score(SEQUENCES, kl="no"), "kl"),
+        (lambda: client.score(SEQUENCES, {"a": [hookline.Intervention.zero(RESID, positions=[1.9])]}), "positions"),
+        (lambda: client.score(SEQUENCES, {"a": [hookline.Intervention.zero(RESID, head=0.5)]}), "head"),
+        (lambda: client.detokenize([1, 2]), r"sequences\[0\]: one token id"),
+        (lambda: client.detokenize([[1], [2.5]]), r"sequences\[1\]\[0\]: 2.5"),
+        (lambda: client.tokenize([1]), r"texts\[0\]: 1"),
     ]
     for call, message in cases:
         with pytest.raises((TypeError, ValueError), match=message):
@@ -81,6 +109,23 @@ def test_excluded_ids_may_come_in_every_usual_form(fake, ids):
     list(hookline.connect(server.address).capture(RESID, SEQUENCES, selection=selection))
     assert sorted(server.requests[0].selection.exclude_token_ids) == [3, 4]
     assert hookline.Selection(exclude_token_ids=3).exclude_token_ids == (3,)
+
+
+@pytest.mark.parametrize("seconds", [0.05, np.float32(0.05), torch.tensor(0.05)])
+def test_a_timeout_may_be_a_number_of_any_type(seconds):
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        client = hookline.connect(f"127.0.0.1:{silent.getsockname()[1]}")
+        with pytest.raises(hookline.DeadlineExceededError):
+            client.models(timeout=seconds)
+
+        async def models():
+            async with hookline.aio.connect(client.address) as other:
+                await other.models(timeout=seconds)
+
+        with pytest.raises(hookline.DeadlineExceededError):
+            asyncio.run(models())
 
 
 def sources(bad):
@@ -152,6 +197,11 @@ def test_every_method_keeps_the_class_of_an_error(fake, code):
         "recording": lambda: client.recording("r"),
         "stop_recording": lambda: client.stop_recording("r"),
         "delete_recording": lambda: client.delete_recording("r"),
+        "statistics": lambda: client.statistics(RESID, SEQUENCES),
+        "score": lambda: client.score(SEQUENCES).wait(),
+        "dictionaries": client.dictionaries,
+        "tokenize": lambda: client.tokenize("a"),
+        "detokenize": lambda: client.detokenize([[1]]),
     }
     for name, call in methods.items():
         with pytest.raises(hookline.HooklineError) as caught:

@@ -57,11 +57,14 @@ class FakeServer:
         self.breaks = list(breaks)
         self.cap = cap
         self.fingerprint = "f" * 32
+        self.dataset_fingerprint = "d" * 32
         self.requests = []  # every CaptureRequest
+        self.metadata = {}  # of the last request that came to nothing but `failure`
         self.sequences_read = 0  # from streams, also those sent again
         self.alter = lambda response: response  # applied to each CaptureResponse
         self.failure = None  # (code, message, trailing metadata) of every capture, persist and estimate
         self.fails_everywhere = False  # whether all other calls end with it, too
+        self.recorded = 10  # the budget granted to recordings, of whose rows 7 come
         self.refused_id = None  # a token id that streams may not hold
         self.release = threading.Event()  # chunks after the first wait for it
         self.release.set()
@@ -108,6 +111,16 @@ class FakeServer:
                     },
                 ),
                 grpc.method_handlers_generic_handler(
+                    "hookline.v1.EvaluationService", {"Score": unary_stream(self._fails)}
+                ),
+                grpc.method_handlers_generic_handler(
+                    "hookline.v1.DictionaryService", {"ListDictionaries": unary(self._fails)}
+                ),
+                grpc.method_handlers_generic_handler(
+                    "hookline.v1.TokenizerService",
+                    {"Tokenize": unary(self._fails), "Detokenize": unary(self._fails)},
+                ),
+                grpc.method_handlers_generic_handler(
                     "hookline.v1.ModelService",
                     {"GetModel": unary(self._get_model), "ListModels": unary(self._list_models)},
                 ),
@@ -123,6 +136,7 @@ class FakeServer:
 
     def _fails(self, message, context):
         """Requests that this server answers with `failure` only."""
+        self.metadata = dict(context.invocation_metadata())
         self._fail(context)
         context.abort(grpc.StatusCode.UNIMPLEMENTED, "the fake server does not do this")
 
@@ -137,8 +151,15 @@ class FakeServer:
         name = _protocol.GetDatasetRequest.FromString(message).name
         if name not in self.datasets:
             self._fails(message, context)
-        # Sequences here may differ in length, so each counts as a row of one token.
-        return _protocol.Dataset(name=name, tokens=len(self.datasets[name]), row_length=1).SerializeToString()
+        # Sequences here may differ in length: each counts as a row of one token then.
+        lengths = set(map(len, self.datasets[name]))
+        length = lengths.pop() if len(lengths) == 1 else 1
+        return _protocol.Dataset(
+            name=name,
+            tokens=len(self.datasets[name]) * length,
+            row_length=length,
+            fingerprint=self.dataset_fingerprint,
+        ).SerializeToString()
 
     def _model(self):
         return _protocol.Model(
@@ -150,6 +171,7 @@ class FakeServer:
             vocabulary_size=1000,
             dtype=1,
             device="cpu",
+            fingerprint=self.fingerprint,
             hook_points=[{"name": n, "width": w, "layer": 0, "description": "A tensor."} for n, w in WIDTHS.items()],
         )
 
@@ -191,7 +213,8 @@ class FakeServer:
         return responses
 
     def _recording(self, name):
-        return _protocol.Recording(name=name, state=2, dtype=2, rows=7, hook_points=[{"hook_point": "x", "rows": 7}])
+        points = [{"hook_point": "x", "rows": 7, "max_activations": self.recorded}]
+        return _protocol.Recording(name=name, state=2, dtype=2, rows=7, hook_points=points)
 
     def _persist(self, message, context):
         """Half of a recording of 7 rows and, once `release` lets it, the whole."""

@@ -284,7 +284,13 @@ def test_what_cannot_be_pickled_says_why(fake):
     secured = hookline.connect(address, credentials=grpc.ssl_channel_credentials())
     capture = client.capture(RESID, SEQUENCES)
     collector = hookline.ActivationCollector(client.model(), [RESID])
-    for thing, why in ((secured, "credentials"), (capture, "running capture"), (collector, "collector")):
+    watch = client.persist("r", RESID, SEQUENCES)
+    for thing, why in (
+        (secured, "credentials"),
+        (capture, "running capture"),
+        (watch, "running persist"),
+        (collector, "collector"),
+    ):
         with pytest.raises(TypeError, match=why):
             pickle.dumps(thing)
 

@@ -42,10 +42,20 @@ def test_the_config_tells_what_the_server_knows_under_the_usual_names(model):
     config = model.config
     assert (config.num_hidden_layers, config.n_layer, model.cfg.n_layers) == (2, 2, 2)
     assert (config.hidden_size, config.n_embd, model.cfg.d_model) == (8, 8, 8)
-    assert config.model_type == "fake"
+    assert (config.model_type, config.device) == ("fake", "cpu")
     assert getattr(config, "rope_theta", None) is None
     with pytest.raises(AttributeError, match="does not tell a model's 'rope_theta'.*num_hidden_layers"):
         config.rope_theta
+
+
+def test_what_a_call_returns_says_why_it_is_nothing(model):
+    with hookline.ActivationCollector(model, [RESID]) as collector:
+        output = model(TOKENS)
+        for read in (lambda: output.logits, lambda: output.loss.backward(), lambda: output[0], lambda: tuple(output)):
+            with pytest.raises((AttributeError, TypeError), match="returns nothing.*in the collector.*Client.score"):
+                read()
+    assert not output and not hasattr(output, "logits")
+    assert collector.counts == {RESID: TOKENS.numel()}
 
 
 def test_parameters_are_none_with_a_warning(model):

@@ -114,6 +114,15 @@ def test_documents_come_from_files_of_each_kind(tmp_path):
         pack.pack(tmp_path / "a.jsonl", GPT2, tmp_path / "other.npy")
 
 
+def test_nul_is_text_and_half_a_surrogate_pair_is_named(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "a\\u0000b"}\n')
+    pack.pack(tmp_path / "a.jsonl", NANOCHAT, tmp_path / "out.npy")
+    assert len(np.load(tmp_path / "out.npy")) == 3
+    (tmp_path / "b.jsonl").write_text('{"text": "fine"}\n{"text": "\\ud83d"}\n')
+    with pytest.raises(ValueError, match="b.jsonl, line 2: 'text' is not Unicode text"):
+        pack.pack(tmp_path / "b.jsonl", NANOCHAT, tmp_path / "other.npy")
+
+
 def test_arrow_and_parquet_bring_the_same(tmp_path):
     import pyarrow as arrow
     import pyarrow.parquet as parquet

@@ -253,11 +253,11 @@ torch.save(provider.state_dict(), out + ".state")
     assert torch.equal(torch.cat([a, b]), whole)
 
 
-def test_a_provider_of_tokens_goes_on_at_every_batch(client, server):
-    def provider(**options):
-        return hookline.sae_lens.data_provider(
-            client, "hook_embed", server.ids, batch_size=70, shuffle_buffer=200, store_batch_size_prompts=3, **options
-        )
+@pytest.mark.parametrize("budget", [None, 500])
+def test_a_provider_of_tokens_goes_on_at_every_batch(client, server, budget):
+    def provider():
+        options = {"batch_size": 70, "shuffle_buffer": 200, "store_batch_size_prompts": 3, "max_activations": budget}
+        return hookline.sae_lens.data_provider(client, "hook_embed", server.ids, **options)
 
     whole = list(itertools.islice(provider(), 30))
     for cut in (0, 1, 7, 17, 18, 29):
@@ -271,6 +271,22 @@ def test_a_provider_of_tokens_goes_on_at_every_batch(client, server):
         hookline.sae_lens.data_provider(client, "hook_embed", server.ids).load_state_dict(first.state_dict())
     with pytest.raises(TypeError, match="cannot be continued"):
         hookline.sae_lens.data_provider(client, "hook_embed", iter(server.ids)).state_dict()
+
+
+def test_special_tokens_are_left_out_as_their_ids_are(client):
+    tokens = np.full((4, 30), 65)
+    tokens[:, 0] = tokens[1::2, 7] = 256  # BOS of the demo model
+
+    def rows(excluded):
+        provider = hookline.sae_lens.data_provider(
+            client, "hook_embed", tokens, batch_size=10, shuffle_buffer=0, repeat=False, exclude_special_tokens=excluded
+        )
+        return torch.cat(list(provider))
+
+    assert len(rows(True)) == 110  # of 114, in whole batches
+    for ids in ([256], np.array([256]), torch.tensor([256])):
+        assert torch.equal(rows(True), rows(ids))
+    assert len(rows(False)) == len(rows(None)) == 120
 
 
 def test_a_well_mixed_batch_holds_rows_of_many_sequences(client, server):
@@ -330,6 +346,45 @@ def test_values_for_reading_by_eye_carry_the_indices(server):
     assert len(chunk.values) == len(chunk.indices) == 2 * LENGTH
     assert max(chunk.indices) < chunk.width
     assert abs(chunk.values[0]) >= abs(chunk.values[1]) > 0
+
+
+@pytest.mark.parametrize("shuffle_buffer", [0, 300])
+@pytest.mark.parametrize("kind", ["top_k", "budgets"])
+def test_a_torch_dataset_goes_on_with_any_form_of_rows(server, client, tmp_path, kind, shuffle_buffer):
+    short = {"hook_embed": 333, POST: 700}
+    form = {"top_k": 5} if kind == "top_k" else {"max_activations_by_hook_point": short}
+
+    def batches():
+        options = {"batch_rows": 60, "shuffle_buffer": shuffle_buffer, "provenance": True, **form}
+        return iter(hookline.torch.ActivationDataset(server.address, ["hook_embed", POST], SHUFFLED, **options))
+
+    def tensors(batch):
+        rows = [(rows.indices, rows.values) if kind == "top_k" else (rows,) for rows in batch.values()]
+        return [part for parts in rows for part in parts] + [batch.sequence, batch.position, batch.token_id]
+
+    whole = list(batches())
+    if kind == "budgets":
+        for name, rows in short.items():
+            assert sum(len(batch[name]) for batch in whole if name in batch) == rows
+        assert sum(batch.rows for batch in whole) == 700
+        places = {(s, p): row for b in client.capture("hook_embed", SHUFFLED, provenance=True, max_activations=700)
+                  for s, p, row in zip(b.sequence.tolist(), b.position.tolist(), b["hook_embed"])}  # fmt: skip
+        for batch in whole:  # the rows are those of the tokens that the provenance names
+            for place, row in zip(zip(batch.sequence.tolist(), batch.position.tolist()), batch.get("hook_embed", ())):
+                assert torch.equal(row, places[place])
+    else:
+        (first,) = client.capture("hook_embed", SHUFFLED, top_k=5, max_activations=60, batch_rows=60)
+        assert shuffle_buffer or torch.equal(whole[0]["hook_embed"].dense(), first["hook_embed"].dense())
+    for cut in (0, 3, 6, 10, len(whole)):
+        first = batches()
+        before = list(itertools.islice(first, cut))
+        torch.save(first.state_dict(), tmp_path / "state.pt")
+        second = batches()
+        second.load_state_dict(torch.load(tmp_path / "state.pt"))
+        for found, expected in zip(before + list(second), whole, strict=True):
+            assert list(found) == list(expected)
+            for one, other in zip(tensors(found), tensors(expected), strict=True):
+                torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
 def selection_by_id():

@@ -415,7 +415,7 @@ def test_a_capture_survives_the_death_of_its_server(tokens):
     try:
         with hookline.connect(first.address) as connected:
             capture = connected.capture(
-                [RESID, POST], iter(ids), batch_rows=4096, deterministic=True, retry=hookline.Retry(100, 0.05, 0.5)
+                [RESID, POST], iter(ids), batch_rows=4096, deterministic=True, retry=hookline.Retry(1000, 0.05, 0.5)
             )
             batches = [next(capture), next(capture)]
             first.kill()

@@ -152,3 +152,10 @@ def test_the_cap_is_said(client):
         assert len(rows_of(client, [[1] * 128] * 40, max_activations=4000)) == CAP
     with pytest.warns(UserWarning, match="ended at the server's cap of 1000 rows"):
         assert len(rows_of(client, [[1] * 128] * 40)) == CAP
+    with pytest.warns(UserWarning, match="grants 1000 rows"):
+        assert client.statistics(RESID, hookline.Dataset("stream", 128), max_activations=4000)[RESID].rows == CAP
+    with pytest.warns(UserWarning, match="ended at the server's cap of 1000 rows") as told:
+        assert client.statistics(RESID, hookline.Dataset("stream", 128))[RESID].rows == CAP
+    assert [warning.filename for warning in told] == [__file__]
+    with pytest.warns(UserWarning, match="the recording ends at the server's cap of 1000 rows"):
+        client.persist(f"capped-{client.receiver}", RESID, hookline.Dataset("stream", 128)).wait()

@@ -4,6 +4,7 @@ tokenizer gives bytes. HOOKLINE_SERVER_PROGRAM names the program."""
 import asyncio
 import json
 import os
+import pickle
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from real_server_test import DEMO, POST, RESID, ROOT, Server
 
 import hookline
 import hookline.aio
+import hookline.torch
 from hookline import _protocol
 
 pytestmark = pytest.mark.usefixtures("receiver")
@@ -132,6 +134,30 @@ def test_provenance_of_tokens_has_their_text_too(server):
             assert list(response.chunk.token_text) == ["<|bos|>", "h", "i"]
 
 
+@pytest.mark.parametrize("output", ["numpy", "torch"])
+@pytest.mark.parametrize("options", [{}, {"batch_rows": 2}, {"batch_rows": 3, "shuffle_buffer": 4, "seed": 1}])
+def test_batches_say_the_text_of_each_row(client, output, options):
+    ids = [256, *b"The cat"]
+    batches = list(client.capture([RESID, POST], [ids], output=output, provenance=True, **options))
+    spelled = dict(zip(ids, ["<|bos|>", *"The cat"]))
+    for batch in batches:
+        assert batch.token_text == [spelled[token] for token in batch.token_id.tolist()]
+        assert pickle.loads(pickle.dumps(batch)).token_text == batch.token_text
+    assert sorted(token for batch in batches for token in batch.token_id.tolist()) == sorted(ids)
+    (plain,) = client.capture(RESID, text="ab", output=output)
+    assert plain.token_text is None
+
+
+def test_batches_of_asyncio_and_of_data_loaders_say_it_too(server):
+    async def main():
+        async with hookline.aio.connect(server.address) as client:
+            return [batch.token_text async for batch in client.capture(RESID, text="ab", provenance=True)]
+
+    assert asyncio.run(main()) == [["a", "b"]]
+    dataset = hookline.torch.ActivationDataset(server.address, RESID, [[97, 98], [99]], batch_rows=2, provenance=True)
+    assert [batch.token_text for batch in dataset] == [["a", "b"], ["c"]]
+
+
 def test_a_text_is_continued_where_it_was_cut(server):
     def request():
         made = _protocol.CaptureRequest(hook_points=[RESID], provenance=True, max_message_bytes=1 << 14)
@@ -210,6 +236,8 @@ def test_a_model_without_a_tokenizer_refuses_only_text(receiver, tmp_path):
             with pytest.raises(hookline.FailedPreconditionError, match="tokenizer.json"):
                 client.tokenize("a")
             assert client.model().info.tokenizer.startswith("none: looked for")
+            (batch,) = client.capture(RESID, [[1, 2]], provenance=True, output="numpy")
+            assert batch.token_text is None
     finally:
         started.kill()
 

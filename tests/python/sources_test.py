@@ -1,5 +1,6 @@
 """How batches of token ids are read: padding is not sent, and what can be read in two ways is refused."""
 
+import collections
 import logging
 
 import numpy as np
@@ -153,16 +154,63 @@ def test_a_sequence_beside_its_targets_is_not_taken_for_two(fake):
     address = fake().address
     x = torch.arange(10)
     loader = DataLoader(TensorDataset(x.reshape(2, 5), x.reshape(2, 5) + 1), batch_size=None)
-    for source in (iter([(x, x + 1)]), iter([(x.tolist(), x.tolist())]), loader, (x, x + 1)):
+    triple = (x.tolist(), [1] * 10, x.tolist())
+    for source in (iter([(x, x + 1)]), iter([(x, x[1:])]), iter([triple]), iter([(x, x, 3)]), loader, (x, x + 1)):
         with pytest.raises(TypeError, match="a sequence with its targets"):
             rows_of(address, source)
     np.testing.assert_array_equal(rows_of(address, iter([(x, torch.tensor(3))])), expected(RESID, [x.tolist()]))
+
+
+def test_a_batch_with_its_targets_is_one_also_where_it_is_the_whole_source(fake):
+    labels = torch.tensor([3, 4])
+    padded = {"input_ids": IDS, "attention_mask": RIGHT}
+    for source in ((padded, labels), [padded, labels], next(iter(DataLoader([(padded, 1)], batch_size=None)))):
+        check(fake, source, UNPADDED)
+    check(fake, [IDS, labels], IDS.tolist())
+    check(fake, [IDS, LEFT_IDS], IDS.tolist() + LEFT_IDS.tolist())  # two batches
+    following = torch.arange(40).reshape(4, 10)
+    for source in ((IDS, LEFT_IDS), [IDS, RIGHT], [following, following + 1], [following, following + 1, RIGHT]):
+        with pytest.raises(TypeError, match=r"may be batches, or a batch with its targets and mask.*source\[0\]"):
+            rows_of(fake().address, source)
+
+
+def test_samples_that_no_loader_has_collated_are_all_taken(fake):
+    samples = [{"input_ids": [0, 5, 6, 7], "attention_mask": [0, 1, 1, 1]}, {"input_ids": torch.tensor([[1, 2]])}]
+    check(fake, DataLoader(samples, batch_size=2, collate_fn=list), [[5, 6, 7], [1, 2]])
+    check(fake, samples, [[5, 6, 7], [1, 2]])
+    model = hookline.connect(fake().address).model()
+    with hookline.ActivationCollector(model, [RESID]) as collector:
+        model(samples)
+    assert collector.counts == {RESID: 5}
+    for batch in (tuple(samples), [{"input_ids": IDS}, {"input_ids": IDS}]):
+        with pytest.raises(TypeError, match="2 dicts with token ids may be samples, or inputs with their targets"):
+            rows_of(fake().address, iter([batch]))
+
+
+def test_parts_by_name_are_read_wherever_they_have_names(fake):
+    Batch = collections.namedtuple("Batch", "attention_mask input_ids")
+
+    class Table:
+        """As pyarrow's, which numpy would read as one array of all columns."""
+
+        def to_pydict(self):
+            return {"attention_mask": RIGHT.tolist(), "input_ids": IDS.tolist()}
+
+    for batch in (Batch(RIGHT, IDS), Table()):
+        check(fake, batch, UNPADDED)
+        check(fake, iter([batch]), UNPADDED)
+    columns = np.empty((1, 2), object)
+    columns[0] = [[1, 2], [1, 1]]
+    with pytest.raises(TypeError, match="a table of 2 columns"):
+        rows_of(fake().address, iter([columns]))
 
 
 @pytest.mark.parametrize(
     "source, sequences",
     [
         ([torch.tensor([1, 2]), torch.tensor([3, 4])], [[1, 2], [3, 4]]),
+        (lambda: iter([([1, 2, 3], 1)]), [[1, 2, 3]]),
+        (lambda: iter([(torch.tensor([1, 2, 3]), None, "a")]), [[1, 2, 3]]),
         (lambda: iter([[torch.tensor([1, 2, 3]), torch.tensor([4])]]), [[1, 2, 3], [4]]),
         (lambda: iter([[np.array([1, 2]), np.array([3, 4])]]), [[1, 2], [3, 4]]),
         (lambda: iter([[torch.tensor(1), torch.tensor(2)]]), [[1, 2]]),
@@ -170,7 +218,7 @@ def test_a_sequence_beside_its_targets_is_not_taken_for_two(fake):
         (np.array([[1, 2], [3]], dtype=object), [[1, 2], [3]]),
         ({"tokens": [[1, 2], [3]]}, [[1, 2], [3]]),
     ],
-    ids=["tensors", "ragged", "arrays", "scalars", "no rows", "objects", "tokens"],
+    ids=["tensors", "label", "nothing", "ragged", "arrays", "scalars", "no rows", "objects", "tokens"],
 )
 def test_other_forms_are_taken_for_what_they_are(fake, source, sequences):
     check(fake, source, sequences)
@@ -195,6 +243,7 @@ def test_nested_tensors_are_their_components(fake):
         ({"tokens": ["the", "cat"]}, "tokenize"),
         ({"labels": [1]}, "input_ids, idx, tokens.*labels"),
         (lambda: iter([[[[1, 2]], [[3], [4, 5]]]]), "other lengths"),
+        (lambda: iter([[torch.tensor([[1, 2]]), torch.tensor([[3, 4], [5, 6]])]]), "other lengths"),
         (torch.tensor([[True, False]]), "not bool"),
         (np.array([[1, 2**40]]), r"source\[0:\]\[0, 1\]: 1099511627776 is not a token id"),
     ],

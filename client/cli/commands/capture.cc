@@ -9,7 +9,7 @@
 #include "absl/strings/str_join.h"
 #include "client/cli/commands/capture_request.h"
 #include "client/cli/commands/commands.h"
-#include "client/cli/exit_code.h"
+#include "client/cli/commands/notes.h"
 #include "client/cli/terminal/names.h"
 #include "client/cli/terminal/report.h"
 #include "client/cli/transfer.h"
@@ -70,55 +70,16 @@ std::optional<int64_t> TotalRows(const CaptureFlags& flags, const v1::CaptureReq
   return total;
 }
 
-// Adds what the report leaves out: that a cap nobody had asked for ended a hook point's rows, why values are infinite,
-// and that sequences do not begin as the model expects it. A budget that the cap clips is said when the server grants
-// it.
-std::vector<std::string> NotesOf(const v1::CaptureRequest& request, const TokenSource* tokens,
-                                 const CaptureResult& result) {
-  std::vector<std::string> notes;
-  const auto& own = request.max_activations_by_hook_point();
-  for (int i = 0; i < result.started.hook_points_size(); ++i) {
-    const v1::HookPointGrant& grant = result.started.hook_points(i);
-    const v1::HookPointSummary& summary = result.summary.hook_points(i);
-    const bool asked = request.has_max_activations() || own.contains(grant.hook_point());
-    if (summary.rows() == grant.max_activations() && !asked) {
-      notes.push_back(absl::StrCat(grant.hook_point(), " ended at the server's cap of ",
-                                   WithCommas(grant.max_activations()), " rows (--max-rows), not with its source"));
-    }
-    if (summary.overflow_count() > 0) {
-      notes.push_back(absl::StrCat(grant.hook_point(), ": ", Count(summary.overflow_count(), "value"),
-                                   " became infinite; float16 ends at 65504: take bfloat16 or float32"));
-    }
-  }
-  if (std::optional<std::string> note = NoteOfFirstTokens(request, tokens)) notes.push_back(*std::move(note));
-  return notes;
-}
-
 absl::Status Run(const CaptureFlags& flags, const ServerChoice& server, Interrupt& interrupt) {
   ASSIGN_OR_RETURN(v1::CaptureRequest request, MakeCaptureRequest(flags));
   request.set_provenance(flags.provenance);
   request.set_record_as(flags.record_as);
   ASSIGN_OR_RETURN(std::unique_ptr<client::Client> client, Connect(server));
-  std::unique_ptr<TokenSource> tokens;
-  if (!flags.tokens.empty()) {
-    absl::StatusOr<std::unique_ptr<TokenSource>> opened = OpenTokens(flags, *client);
-    if (!opened.ok()) return ExplainUnavailable(opened.status(), server.address);
-    tokens = *std::move(opened);
-  }
+  ASSIGN_OR_RETURN(const std::unique_ptr<TokenSource> tokens, OpenTokens(flags, *client, server.address));
 
-  Transfer transfer;
-  transfer.start_call = [&](const std::string& resume_token) {
-    v1::CaptureRequest resumed = request;
-    resumed.set_resume_token(resume_token);
-    return tokens == nullptr ? client->Capture(resumed) : client->CaptureStream(resumed);
-  };
-  transfer.tokens = tokens.get();
+  Transfer transfer = CaptureTransfer(request, tokens.get(), *client);
   transfer.on_started = [&](const v1::CaptureStarted& started, Progress& progress) {
-    for (const v1::HookPointGrant& grant : started.hook_points()) {
-      if (!grant.clipped()) continue;
-      progress.Note(absl::StrCat("hookline: the server grants ", WithCommas(grant.max_activations()), " rows of ",
-                                 grant.hook_point(), ", its cap"));
-    }
+    for (const std::string& note : NotesOfGrant(started)) progress.Note(absl::StrCat("hookline: ", note));
     std::vector<std::string> added;
     for (const v1::SpecialToken& token : started.added_special_tokens()) {
       added.push_back(absl::StrCat(Escaped(token.token()), " (", token.id(), ")"));
@@ -129,7 +90,7 @@ absl::Status Run(const CaptureFlags& flags, const ServerChoice& server, Interrup
     }
     progress.SetTotal(TotalRows(flags, request, started, tokens.get(), *client));
   };
-  transfer.notes = [&](const CaptureResult& result) { return NotesOf(request, tokens.get(), result); };
+  transfer.notes = [&](const CaptureResult& result) { return NotesOfEnd(request, tokens.get(), result); };
   transfer.table = CaptureTable;
   return RunTransfer(flags, transfer, server.address, interrupt);
 }

@@ -6,6 +6,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "client/cli/exit_code.h"
 #include "client/cli/files/text_file.h"
 #include "client/cli/terminal/names.h"
 #include "server/base/escape.h"
@@ -18,7 +19,7 @@ const char kSources[] = "Where the token sequences come from";
 
 constexpr absl::string_view kJsonLines = "jsonl:";
 
-// Whether --tokens is a file of texts, not of ids.
+// Returns whether --tokens is a file of texts, not of ids.
 bool HoldsTexts(const CaptureRequestFlags& flags) {
   return flags.token_format == "utf8" || absl::StartsWith(flags.token_format, kJsonLines);
 }
@@ -120,6 +121,34 @@ void AddFeedOptions(CLI::App& command, CaptureRequestFlags& flags, CLI::Option* 
       ->needs(feed)
       ->group(kSources)
       ->capture_default_str();
+}
+
+absl::StatusOr<std::unique_ptr<TokenSource>> OpenTokenFile(const CaptureRequestFlags& flags, client::Client& client) {
+  if (HoldsTexts(flags)) return OpenTexts(flags, client);
+  TokenSourceOptions options;
+  options.path = flags.tokens;
+  options.format = FormatOf(flags);
+  if (options.format == TokenFormat::kArray && flags.token_format != "auto" && flags.token_format != "npy") {
+    options.array_type = flags.token_format;
+  }
+  options.prepend_token = flags.prepend_token;
+  options.sequence_length = flags.sequence_length;
+  if (options.format == TokenFormat::kText) {
+    if (flags.sequence_length != 0) {
+      return absl::InvalidArgumentError(
+          "--sequence-length: sequences of ids as text are as long as their lines; leave it out");
+    }
+  } else {
+    ASSIGN_OR_RETURN(v1::Model model, client.GetModel(flags.model));
+    if (options.format == TokenFormat::kBytes && model.vocabulary_size() < 256) {
+      return absl::InvalidArgumentError(absl::StrCat("--token-format: bytes needs a vocabulary of 256 or more; ",
+                                                     model.name(), " has ", model.vocabulary_size(), " tokens"));
+    }
+    if (options.sequence_length == 0) {
+      options.sequence_length = model.context_length() - (flags.prepend_token.has_value() ? 1 : 0);
+    }
+  }
+  return TokenSource::Open(options);
 }
 
 }  // namespace
@@ -313,32 +342,23 @@ absl::StatusOr<v1::CaptureRequest> MakeCaptureRequest(const CaptureRequestFlags&
   return request;
 }
 
-absl::StatusOr<std::unique_ptr<TokenSource>> OpenTokens(const CaptureRequestFlags& flags, client::Client& client) {
-  if (HoldsTexts(flags)) return OpenTexts(flags, client);
-  TokenSourceOptions options;
-  options.path = flags.tokens;
-  options.format = FormatOf(flags);
-  if (options.format == TokenFormat::kArray && flags.token_format != "auto" && flags.token_format != "npy") {
-    options.array_type = flags.token_format;
-  }
-  options.prepend_token = flags.prepend_token;
-  options.sequence_length = flags.sequence_length;
-  if (options.format == TokenFormat::kText) {
-    if (flags.sequence_length != 0) {
-      return absl::InvalidArgumentError(
-          "--sequence-length: sequences of ids as text are as long as their lines; leave it out");
-    }
-  } else {
-    ASSIGN_OR_RETURN(v1::Model model, client.GetModel(flags.model));
-    if (options.format == TokenFormat::kBytes && model.vocabulary_size() < 256) {
-      return absl::InvalidArgumentError(absl::StrCat("--token-format: bytes needs a vocabulary of 256 or more; ",
-                                                     model.name(), " has ", model.vocabulary_size(), " tokens"));
-    }
-    if (options.sequence_length == 0) {
-      options.sequence_length = model.context_length() - (flags.prepend_token.has_value() ? 1 : 0);
-    }
-  }
-  return TokenSource::Open(options);
+absl::StatusOr<std::unique_ptr<TokenSource>> OpenTokens(const CaptureRequestFlags& flags, client::Client& client,
+                                                        const std::string& server) {
+  if (flags.tokens.empty()) return nullptr;
+  absl::StatusOr<std::unique_ptr<TokenSource>> opened = OpenTokenFile(flags, client);
+  if (!opened.ok()) return ExplainUnavailable(opened.status(), server);
+  return opened;
+}
+
+Transfer CaptureTransfer(const v1::CaptureRequest& request, TokenSource* tokens, client::Client& client) {
+  Transfer transfer;
+  transfer.start_call = [&request, tokens, &client](const std::string& resume_token) {
+    v1::CaptureRequest resumed = request;
+    resumed.set_resume_token(resume_token);
+    return tokens == nullptr ? client.Capture(resumed) : client.CaptureStream(resumed);
+  };
+  transfer.tokens = tokens;
+  return transfer;
 }
 
 std::optional<std::string> NoteOfFirstTokens(const v1::CaptureRequest& request, const TokenSource* tokens) {

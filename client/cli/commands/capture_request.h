@@ -11,6 +11,7 @@
 #include "CLI/CLI.hpp"
 #include "absl/status/statusor.h"
 #include "client/cli/files/token_source.h"
+#include "client/cli/transfer.h"
 #include "client/cpp/client.h"
 #include "hookline/v1/capture_service.pb.h"
 
@@ -69,12 +70,17 @@ void RequireSource(const CaptureRequestFlags& flags);
 // The request that the flags ask for, without the tokens of a file. INVALID_ARGUMENT names the flag.
 absl::StatusOr<v1::CaptureRequest> MakeCaptureRequest(const CaptureRequestFlags& flags);
 
-// The file of --tokens, which is given. Asks the server where sequences are to be cut, unless the flags tell.
-absl::StatusOr<std::unique_ptr<TokenSource>> OpenTokens(const CaptureRequestFlags& flags, client::Client& client);
+// Opens the file of --tokens; null where that is not given. Asks the server, which is named in errors, where sequences
+// are to be cut, unless the flags tell.
+absl::StatusOr<std::unique_ptr<TokenSource>> OpenTokens(const CaptureRequestFlags& flags, client::Client& client,
+                                                        const std::string& server);
 
-// What to say where sequences do not begin with a token of their own, as those do that models are trained on; nothing
-// where they do, where that is not known, or where the first positions are left out. `tokens`: the file that was sent;
-// null where the server holds the tokens.
+// A transfer that calls Capture or, where `tokens` is not null, CaptureStream. All arguments outlive it.
+Transfer CaptureTransfer(const v1::CaptureRequest& request, TokenSource* tokens, client::Client& client);
+
+// Returns what to say where sequences do not begin with a token of their own, as those do that models are trained on;
+// nothing where they do, where that is not known, or where the first positions are left out. `tokens`: the file that
+// was sent; null where the server holds the tokens.
 std::optional<std::string> NoteOfFirstTokens(const v1::CaptureRequest& request, const TokenSource* tokens);
 
 }  // namespace hookline::cli

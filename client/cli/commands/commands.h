@@ -48,8 +48,8 @@ void AddTopCommand(CLI::App& app, Invocation& invocation);
 void AddStopCommand(CLI::App& app, Invocation& invocation);
 void AddHealthCommand(CLI::App& app, Invocation& invocation);
 
-// What the environment says, by HOOKLINE_SERVER, HOOKLINE_TLS, HOOKLINE_TLS_CA, HOOKLINE_TLS_CERT, HOOKLINE_TLS_KEY and
-// HOOKLINE_TOKEN_FILE; else where hookline-server listens unless told otherwise.
+// The settings of the environment: HOOKLINE_SERVER, HOOKLINE_TLS, HOOKLINE_TLS_CA, HOOKLINE_TLS_CERT, HOOKLINE_TLS_KEY
+// and HOOKLINE_TOKEN_FILE; else where hookline-server listens unless told otherwise.
 ServerChoice DefaultServer();
 
 // Declares --server, --token-file and those of TLS, which the program and every subcommand have, so that it may stand

@@ -20,7 +20,7 @@ absl::Status Run(const ServerChoice& server, const std::string& model_name, bool
   for (const v1::HookPoint& point : model->hook_points()) {
     rows.push_back({point.name(), absl::StrCat(point.width()), absl::StrCat(point.layer())});
   }
-  // Descriptions are last and ragged, so they are no column of the table.
+  // Descriptions are last and ragged, so they are not a column of the table.
   std::vector<std::string> lines = absl::StrSplit(Table(rows), '\n', absl::SkipEmpty());
   for (size_t i = 0; i < lines.size(); ++i) {
     const std::string text = i == 0 ? "what it is" : Escaped(model->hook_points(static_cast<int>(i) - 1).description());

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "client/cli/commands/capture_request.h"
 #include "client/cli/commands/commands.h"
+#include "client/cli/commands/notes.h"
 #include "client/cli/exit_code.h"
 #include "client/cli/terminal/progress.h"
 #include "client/cli/terminal/recording_text.h"
@@ -69,13 +70,8 @@ absl::Status Run(const PersistFlags& flags, const ServerChoice& server, Interrup
   request.set_name(flags.name);
   ASSIGN_OR_RETURN(*request.mutable_capture(), MakeCaptureRequest(flags));
   ASSIGN_OR_RETURN(std::unique_ptr<client::Client> client, Connect(server));
-  std::unique_ptr<TokenSource> tokens;
-  if (!flags.tokens.empty()) {
-    absl::StatusOr<std::unique_ptr<TokenSource>> opened = OpenTokens(flags, *client);
-    if (!opened.ok()) return ExplainUnavailable(opened.status(), server.address);
-    tokens = *std::move(opened);
-    RETURN_IF_ERROR(AddTokens(*tokens, *request.mutable_capture()));
-  }
+  ASSIGN_OR_RETURN(const std::unique_ptr<TokenSource> tokens, OpenTokens(flags, *client, server.address));
+  if (tokens != nullptr) RETURN_IF_ERROR(AddTokens(*tokens, *request.mutable_capture()));
   grpc::ClientContext context;
   Interrupt::Listener listener(&interrupt, [&context] { context.TryCancel(); });
   const auto reader = v1::RecordingService::NewStub(client->channel())->Persist(&context, request);
@@ -104,6 +100,9 @@ absl::Status Run(const PersistFlags& flags, const ServerChoice& server, Interrup
                                              " (hookline recordings ", flags.name, " --stop ends it)"));
   }
   if (!recording.name().empty()) std::fputs(RecordingText(recording).c_str(), stdout);
+  for (const std::string& note : NotesOfRecording(request.capture(), recording)) {
+    std::fprintf(stderr, "hookline: %s\n", note.c_str());
+  }
   if (tokens != nullptr && absl::IsInvalidArgument(status)) return tokens->NamePlace(status);
   return ExplainUnavailable(status, server.address);
 }

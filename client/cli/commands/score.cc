@@ -166,11 +166,8 @@ absl::Status Run(const ScoreFlags& flags, const ServerChoice& server, Interrupt&
     absl::Status status = AddDictionary(*client, name, request);
     if (!status.ok()) return ExplainUnavailable(status, server.address);
   }
-  std::unique_ptr<TokenSource> tokens;
-  if (!flags.tokens.empty()) {
-    absl::StatusOr<std::unique_ptr<TokenSource>> opened = OpenTokens(flags, *client);
-    if (!opened.ok()) return ExplainUnavailable(opened.status(), server.address);
-    tokens = *std::move(opened);
+  ASSIGN_OR_RETURN(const std::unique_ptr<TokenSource> tokens, OpenTokens(flags, *client, server.address));
+  if (tokens != nullptr) {
     RETURN_IF_ERROR(AddTokens(*tokens, request));
   } else {
     ASSIGN_OR_RETURN(const v1::CaptureRequest source, MakeCaptureRequest(flags));

@@ -2,9 +2,10 @@
 #include <string>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "client/cli/commands/capture_request.h"
 #include "client/cli/commands/commands.h"
-#include "client/cli/exit_code.h"
+#include "client/cli/commands/notes.h"
 #include "client/cli/terminal/norm_chart.h"
 #include "client/cli/transfer.h"
 #include "client/cpp/client.h"
@@ -30,20 +31,12 @@ absl::Status Run(const StatsFlags& flags, const ServerChoice& server, Interrupt&
   ASSIGN_OR_RETURN(v1::CaptureRequest request, MakeCaptureRequest(flags));
   request.set_statistics_only(true);
   ASSIGN_OR_RETURN(std::unique_ptr<client::Client> client, Connect(server));
-  std::unique_ptr<TokenSource> tokens;
-  if (!flags.tokens.empty()) {
-    absl::StatusOr<std::unique_ptr<TokenSource>> opened = OpenTokens(flags, *client);
-    if (!opened.ok()) return ExplainUnavailable(opened.status(), server.address);
-    tokens = *std::move(opened);
-  }
-  Transfer transfer;
-  transfer.start_call = [&](const std::string& resume_token) {
-    v1::CaptureRequest resumed = request;
-    resumed.set_resume_token(resume_token);
-    return tokens == nullptr ? client->Capture(resumed) : client->CaptureStream(resumed);
+  ASSIGN_OR_RETURN(const std::unique_ptr<TokenSource> tokens, OpenTokens(flags, *client, server.address));
+  Transfer transfer = CaptureTransfer(request, tokens.get(), *client);
+  transfer.on_started = [](const v1::CaptureStarted& started, Progress& progress) {
+    for (const std::string& note : NotesOfGrant(started)) progress.Note(absl::StrCat("hookline: ", note));
   };
-  transfer.tokens = tokens.get();
-  transfer.on_started = [](const v1::CaptureStarted&, Progress&) {};
+  transfer.notes = [&](const CaptureResult& result) { return NotesOfEnd(request, tokens.get(), result); };
   transfer.table = StatisticsTable;
   return RunTransfer(flags, transfer, server.address, interrupt);
 }

@@ -7,15 +7,17 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "client/cli/files/byte_reader.h"
-#include "nlohmann/json.hpp"
+#include "server/base/json.h"
 #include "server/base/status.h"
 
 namespace hookline::cli {
 namespace {
 
 constexpr size_t kReadBytes = size_t{64} << 10;
-// What the server encodes at most.
+// The server encodes no longer texts.
 constexpr size_t kMaxLineBytes = size_t{16} << 20;
+// The fields beside the text may hold what they like; deeper than this nests no data set.
+constexpr int kMaxJsonDepth = 64;
 // Texts of one call: enough that the way to the server costs little, few enough that an answer stays below 4 MiB.
 constexpr size_t kMaxTextsPerCall = 64;
 constexpr size_t kMaxBytesPerCall = size_t{128} << 10;
@@ -94,13 +96,13 @@ class TextFile final : public TokenSource {
 
   absl::StatusOr<std::string> TextOf(const std::string& line) const {
     if (field_.empty()) return line;
-    const nlohmann::json json = nlohmann::json::parse(line, /*cb=*/nullptr, /*allow_exceptions=*/false);
-    const auto found = json.is_object() ? json.find(field_) : json.end();
-    if (!json.is_object() || found == json.end() || !found->is_string()) {
+    const absl::StatusOr<nlohmann::json> object = ParseJsonObject(line, kMaxJsonDepth);
+    const std::string why = object.ok() ? "" : absl::StrCat(" (it ", object.status().message(), ")");
+    if (!object.ok() || !object->contains(field_) || !object->at(field_).is_string()) {
       return absl::InvalidArgumentError(
-          absl::StrCat(Place(line_), "is not a JSON object whose `", field_, "` is a string"));
+          absl::StrCat(Place(line_), "is not a JSON object whose `", field_, "` is a string", why));
     }
-    return found->get<std::string>();
+    return object->at(field_).get<std::string>();
   }
 
   // Encodes the lines that are there, at least one. False at the end.

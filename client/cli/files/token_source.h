@@ -57,8 +57,8 @@ class TokenSource {
   // Makes Next fail, also one that waits.
   virtual void Stop() = 0;
 
-  // Whether no token stands first in all of the first kFirstSequences sequences, as BOS would; false before Next has
-  // given that many.
+  // Returns whether no token stands first in all of the first kFirstSequences sequences, as BOS would; false before
+  // Next has given that many.
   bool lacks_first_token() const { return next_index_ >= kFirstSequences && first_ids_.size() > 1; }
 
   // All ids that Next will give, where that is known beforehand.

@@ -119,7 +119,7 @@ __all__ = [
     "__version__",
 ]
 
-_ON_DEMAND = ("aio", "pack", "plot", "sae_lens", "torch")
+_ON_DEMAND = ("aio", "many", "pack", "plot", "ray", "sae_lens", "torch")
 
 
 def __getattr__(name: str) -> Any:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Callable, Generic, TypeVar
 
 from hookline import _protocol
-from hookline._request import CaptureOptions, fill_texts, token_batch
+from hookline._counts import counts, flag, string, strings
+from hookline._request import CaptureOptions, fill_texts
 from hookline.types import (
+    LARGEST_ID,
     CaptureEstimate,
     DatasetInfo,
     Dictionary,
@@ -46,22 +48,28 @@ def list_models() -> UnaryCall[tuple[ModelInfo, ...]]:
 
 
 def get_model(name: str) -> UnaryCall[ModelInfo]:
-    return UnaryCall(_protocol.GET_MODEL, _protocol.GetModelRequest(name=name), _protocol.Model, model_info)
+    request = _protocol.GetModelRequest(name=string("name", name))
+    return UnaryCall(_protocol.GET_MODEL, request, _protocol.Model, model_info)
 
 
 def tokenize(
     texts: str | Sequence[str], model: str, add_special_tokens: bool | None
 ) -> UnaryCall[tuple[TokenizedText, ...]]:
-    request = _protocol.TokenizeRequest(model=model)
-    fill_texts(request.texts, [texts] if isinstance(texts, str) else list(texts))
+    request = _protocol.TokenizeRequest(model=string("model", model))
+    fill_texts(request.texts, strings("texts", texts))
     if add_special_tokens is not None:
-        request.add_special_tokens = add_special_tokens
+        request.add_special_tokens = flag("add_special_tokens", add_special_tokens)
     return UnaryCall(_protocol.TOKENIZE, request, _protocol.TokenizeResponse, tokenized_texts)
 
 
 def detokenize(sequences: Sequence[Any], model: str, skip_special_tokens: bool) -> UnaryCall[tuple[str, ...]]:
-    request = _protocol.DetokenizeRequest(model=model, skip_special_tokens=skip_special_tokens)
-    request.sequences.extend(token_batch(sequences).sequences)
+    request = _protocol.DetokenizeRequest(
+        model=string("model", model), skip_special_tokens=flag("skip_special_tokens", skip_special_tokens)
+    )
+    for index, ids in enumerate(sequences.tolist() if hasattr(sequences, "tolist") else sequences):
+        if not isinstance(ids, Iterable):
+            raise TypeError(f"sequences[{index}]: one token id, not a sequence of them; give [ids] for one sequence")
+        request.sequences.add().ids.extend(counts(f"sequences[{index}]", ids, 0, LARGEST_ID))
     return UnaryCall(
         _protocol.DETOKENIZE, request, _protocol.DetokenizeResponse, lambda answer: tuple(map(str, answer.texts))
     )
@@ -86,7 +94,8 @@ def list_dictionaries() -> UnaryCall[tuple[Dictionary, ...]]:
 
 
 def get_dataset(name: str) -> UnaryCall[DatasetInfo]:
-    return UnaryCall(_protocol.GET_DATASET, _protocol.GetDatasetRequest(name=name), _protocol.Dataset, dataset_info)
+    request = _protocol.GetDatasetRequest(name=string("name", name))
+    return UnaryCall(_protocol.GET_DATASET, request, _protocol.Dataset, dataset_info)
 
 
 def list_recordings(page_token: str) -> UnaryCall[tuple[tuple[RecordingInfo, ...], str]]:
@@ -100,22 +109,20 @@ def list_recordings(page_token: str) -> UnaryCall[tuple[tuple[RecordingInfo, ...
 
 
 def get_recording(name: str) -> UnaryCall[RecordingInfo]:
-    return UnaryCall(
-        _protocol.GET_RECORDING, _protocol.GetRecordingRequest(name=name), _protocol.Recording, recording_info
-    )
+    request = _protocol.GetRecordingRequest(name=string("name", name))
+    return UnaryCall(_protocol.GET_RECORDING, request, _protocol.Recording, recording_info)
 
 
 def stop_recording(name: str) -> UnaryCall[RecordingInfo]:
-    return UnaryCall(
-        _protocol.STOP_RECORDING, _protocol.StopRecordingRequest(name=name), _protocol.Recording, recording_info
-    )
+    request = _protocol.StopRecordingRequest(name=string("name", name))
+    return UnaryCall(_protocol.STOP_RECORDING, request, _protocol.Recording, recording_info)
 
 
 def delete_recording(name: str) -> UnaryCall[int]:
     """The bytes that this gave back."""
     return UnaryCall(
         _protocol.DELETE_RECORDING,
-        _protocol.DeleteRecordingRequest(name=name),
+        _protocol.DeleteRecordingRequest(name=string("name", name)),
         _protocol.DeleteRecordingResponse,
         lambda answer: int(answer.bytes),
     )

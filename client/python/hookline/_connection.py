@@ -13,7 +13,7 @@ import grpc.experimental
 from hookline import _lifetime, _network
 from hookline._native import NativeClient
 from hookline._security import Security
-from hookline.errors import CancelledError, FailedPreconditionError
+from hookline.errors import CancelledError, FailedPreconditionError, HooklineError, from_rpc_error
 
 _experimental: Any = grpc.experimental  # types-grpcio lacks ChannelOptions
 _SINGLE_THREADED_UNARY_STREAM: str = _experimental.ChannelOptions.SingleThreadedUnaryStream
@@ -184,6 +184,10 @@ class StreamCall(Iterator[bytes]):
             except (StopIteration, grpc.RpcError):
                 self._release()
                 raise
+
+    def exception(self, error: Any) -> HooklineError:
+        """The exception for a grpc.RpcError of this call; it names the proxy that the call went through."""
+        return _network.name_proxy(from_rpc_error(error), self._connection.address)
 
     def cancel(self) -> None:
         if not self._forked:

@@ -1,7 +1,8 @@
-"""Whole numbers in the forms in which people write them."""
+"""Numbers, flags and names in the forms in which people write them."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,12 +12,15 @@ import numpy as np
 _LARGEST = (1 << 63) - 1
 
 
-def count(name: str, value: Any, least: int | None = None) -> int:
+def _scalar(value: Any) -> Any:
+    """A scalar of numpy's or torch's as Python's; anything else as it is."""
+    return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
+
+
+def count(name: str, value: Any, least: int | None = None, most: int = _LARGEST) -> int:
     """The whole number that `value` plainly is: an int, one of numpy's or torch's, or a float without a fraction, such
-    as 1e6. TypeError or ValueError naming the argument otherwise, and where it is below `least`."""
-    number = value
-    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):  # a scalar or array of numpy's or torch's
-        number = value.item()
+    as 1e6. TypeError or ValueError naming the argument otherwise, and where it is not from `least` to `most`."""
+    number = _scalar(value)
     if isinstance(number, bool) or not isinstance(number, (int, float, np.integer, np.floating)):
         raise TypeError(f"{name}: {_shown(value)} is not a whole number")
     if isinstance(number, (float, np.floating)) and not float(number).is_integer():
@@ -24,12 +28,13 @@ def count(name: str, value: Any, least: int | None = None) -> int:
     number = int(number)
     if least is not None and number < least:
         raise ValueError(f"{name}: {number} is below {least}")
-    if not -_LARGEST <= number <= _LARGEST:
-        raise ValueError(f"{name}: {number} does not fit into 64 bits")
+    if not -_LARGEST <= number <= most:
+        limit = "does not fit into 64 bits" if most == _LARGEST else f"is above {most}"
+        raise ValueError(f"{name}: {_shown(value)} {limit}")
     return number
 
 
-def counts(name: str, values: Any, least: int | None = None) -> tuple[int, ...]:
+def counts(name: str, values: Any, least: int | None = None, most: int = _LARGEST) -> tuple[int, ...]:
     """The whole numbers of a list, set, array or tensor of one dimension; one number stands for itself."""
     if hasattr(values, "detach"):
         values = values.detach().cpu()
@@ -38,8 +43,43 @@ def counts(name: str, values: Any, least: int | None = None) -> tuple[int, ...]:
             raise TypeError(f"{name}: has {values.ndim} dimensions; expected one")
         values = values.tolist()
     if isinstance(values, (str, bytes)) or values is None or not isinstance(values, Iterable):
-        return (count(name, values, least),)
-    return tuple(count(f"{name}[{index}]", value, least) for index, value in enumerate(values))
+        return (count(name, values, least, most),)
+    return tuple(count(f"{name}[{index}]", value, least, most) for index, value in enumerate(values))
+
+
+def seconds(name: str, value: Any) -> float:
+    """A number of seconds. TypeError or ValueError naming the argument for anything else."""
+    number = _scalar(value)
+    if isinstance(number, bool) or not isinstance(number, (int, float)):
+        raise TypeError(f"{name}: {_shown(value)} is not a number of seconds")
+    if not 0 <= number <= threading.TIMEOUT_MAX:
+        raise ValueError(f"{name}: {_shown(value)} is not a number of seconds from 0 to {threading.TIMEOUT_MAX:.0f}")
+    return float(number)
+
+
+def flag(name: str, value: Any) -> bool:
+    """A truth value, or 0 or 1. TypeError naming the argument for anything else, such as the word "no", which Python
+    takes for true."""
+    truth = _scalar(value)
+    if not isinstance(truth, int) or truth not in (0, 1):
+        raise TypeError(f"{name}: {_shown(value)} is neither True nor False")
+    return bool(truth)
+
+
+def string(name: str, value: Any) -> str:
+    """A str. TypeError naming the argument for anything else."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name}: {_shown(value)} is not a str")
+    return value
+
+
+def strings(name: str, values: Any) -> list[str]:
+    """A str, or several in a list or the like, as a list."""
+    if isinstance(values, str):
+        return [values]
+    if not isinstance(values, Iterable):
+        raise TypeError(f"{name}: {_shown(values)} is neither a str nor a list of them")
+    return [string(f"{name}[{index}]", value) for index, value in enumerate(values)]
 
 
 def _shown(value: Any) -> str:

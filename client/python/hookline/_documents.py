@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-# What stands in a file is read piece by piece; a row group of a Parquet file is such a piece.
+# A file is read piece by piece; a row group of a Parquet file is such a piece.
 _ARROW_ENDINGS = (".arrow", ".feather")
 
 
@@ -26,6 +26,10 @@ def _text_of(value: Any, field: str, where: str) -> str:
         value = value[field]
     if not isinstance(value, str):
         raise ValueError(f"{where}: {field!r} is {type(value).__name__}, not text")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:  # JSON may hold half of a surrogate pair
+        raise ValueError(f"{where}: {field!r} is not Unicode text: {error}") from None
     return value
 
 

@@ -7,11 +7,17 @@ place by renaming it, so that a reader finds all of it or none.
 from __future__ import annotations
 
 import os
+import socket
+from collections.abc import Sequence
 
 from hookline import _network
 
 # Far more than a cluster has servers; a larger file is not one of these.
 MAX_BYTES = 1 << 20
+# A client has a few threads for each of its servers in each running capture.
+MAX_SERVERS = 256
+# An address that begins so is the path of an endpoints file.
+_SCHEME = "hookline://"
 
 
 def read(path: str | os.PathLike[str]) -> list[str]:
@@ -41,12 +47,53 @@ def read(path: str | os.PathLike[str]) -> list[str]:
     return addresses
 
 
-def read_one(path: str | os.PathLike[str]) -> str:
-    """The address of a file that names one server. ValueError also where it names several: a client has one server."""
-    addresses = read(path)
-    if len(addresses) > 1:
+def addresses(
+    address: str | Sequence[str] | None, endpoints: str | os.PathLike[str] | None, secure: bool
+) -> str | list[str]:
+    """The address of one server, or those of several, from the arguments of `connect`, one of which is None. `secure`:
+    the servers show certificates, by which a name's addresses cannot be told apart."""
+    if isinstance(address, str) and address.startswith(_SCHEME):
+        endpoints, address = address[len(_SCHEME) :], None
+    if endpoints is not None:
+        found = read(endpoints)
+        return found[0] if len(found) == 1 else _checked("endpoints", found)
+    if isinstance(address, (list, tuple)):
+        return _checked("address", [one for name in address for one in _resolved(name, secure)])
+    assert address is not None
+    return address  # type: ignore[return-value]  # what is no str is refused with what a str should read like
+
+
+def _checked(name: str, found: list[str]) -> list[str]:
+    if not found:
+        raise ValueError(f"{name}: names no server; give HOST:PORT of each")
+    twice = next((one for index, one in enumerate(found) if one in found[:index]), None)
+    if twice is not None:
+        raise ValueError(f"{name}: {twice!r} is named twice; each server is one address")
+    if len(found) > MAX_SERVERS:
+        raise ValueError(f"{name}: names {len(found)} servers; a client has at most {MAX_SERVERS}")
+    return found
+
+
+def _resolved(address: str, secure: bool) -> list[str]:
+    """All addresses of a name: IPv4 ones where it has such, else IPv6 ones, since a server often has one of each. What
+    DNS does not know is left to gRPC, which says so when it is used."""
+    if not isinstance(address, str) or "://" in address:
+        return [address]
+    _network.check_address(address)
+    host, port = _network.host_and_port(address)
+    if port is None or not _network.is_name(host):
+        return [address]
+    try:
+        infos = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)
+    except OSError:
+        return [address]
+    found = [info[4][0] for info in infos if info[0] == socket.AF_INET] or [f"[{info[4][0]}]" for info in infos]
+    unique = list(dict.fromkeys(str(one) for one in found))
+    if len(unique) < 2:
+        return [address]
+    if secure:
         raise ValueError(
-            f"endpoints: {os.fspath(path)!r} names {len(addresses)} servers and a client connects to one; "
-            f"pass one of them as address: {', '.join(addresses[:8])}{', ...' if len(addresses) > 8 else ''}"
+            f"address: {host!r} has {len(unique)} addresses, and a certificate names no server by them; list the "
+            "servers by names of their own"
         )
-    return addresses[0]
+    return [f"{one}:{port}" for one in unique]

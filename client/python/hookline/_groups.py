@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -101,7 +101,8 @@ class GroupReader:
     """Gives the rows of a source by groups of `group_sequences` sequences; the last group of a pass has what is left
     or, with `whole_groups`, is left out. Passes follow each other without end. `seek` goes anywhere.
 
-    options: as for `Client.capture`. Rows are torch tensors, and all hook points have one budget.
+    options: as for `Client.capture`. Rows are torch tensors. Where budgets differ, the pieces of a hook point end where
+    its budget does: those of all parts begin with the same row, and the provenance is that of the longest.
     """
 
     def __init__(
@@ -128,14 +129,17 @@ class GroupReader:
         self.group = 0  # the next one
         self.pass_rows = 0  # that came of its pass before
         self.summary: CaptureSummary | None = None  # of the last pass
+        self.names: tuple[str, ...] = ()  # of the hook points; none before the first row
         self._pass: Pass | None = None
-        self._names: tuple[str, ...] = ()
         self._held: list[tuple[tuple[Any, ...], Any]] = []  # pieces, and the place of each row in the pass
+        self.token_texts: dict[int, str] = {}  # by token id, of all rows so far
+        self._texts: Any = None  # of the capture that runs
+        self._noted_texts = 0  # of those
 
-    def seek(self, pass_number: int, group: int, pass_rows: int) -> None:
-        """Goes on with this group, of a pass of which so many rows have come."""
+    def seek(self, pass_number: int, group: int, pass_rows: int, names: Iterable[str]) -> None:
+        """Goes on with this group, of a pass of which so many rows have come, of these hook points."""
         self.close()
-        self.pass_number, self.group, self.pass_rows = pass_number, group, pass_rows
+        self.pass_number, self.group, self.pass_rows, self.names = pass_number, group, pass_rows, tuple(names)
 
     def close(self) -> None:
         """Cancels what is not finished. Idempotent."""
@@ -157,7 +161,7 @@ class GroupReader:
             if count < len(places):
                 self._held.append((tuple(part[count:] for part in piece), places[count:]))
                 break
-        return Group(self._names if pieces else (), pieces, self._count_group())
+        return Group(self.names if pieces else (), pieces, self._count_group())
 
     def _receive(self) -> bool:
         """Takes one more batch; False at the end of the pass."""
@@ -167,23 +171,37 @@ class GroupReader:
         batch = next(self._pass, None)
         if batch is None:
             return False
-        self._names = tuple(batch)
+        self.names = self.names or tuple(batch)
+        texts = batch.token_texts
+        if texts is not self._texts or len(texts) != self._noted_texts:
+            self.token_texts.update(texts)
+            self._texts, self._noted_texts = texts, len(texts)
         places = self._tracker.places(batch.sequence, batch.position) + self._begin.shift
         sequence = torch.as_tensor(batch.sequence) + self._begin.first_id
-        self._held.append(((*batch.values(), sequence, batch.position, batch.token_id), places))
+        rows = (batch.get(name, ()) for name in self.names)
+        self._held.append(((*rows, sequence, batch.position, batch.token_id), places))
         return True
 
     def _open(self) -> bool:
         """Begins to capture the rest of the pass; False if its budget is used up."""
-        options = self._options
-        budget = options.get("max_activations")
-        if budget is not None:
-            if budget <= self.pass_rows:
+        budget, own = self._options.get("max_activations"), self._options.get("max_activations_by_hook_point") or {}
+        left = {name: rows - self.pass_rows for name, rows in own.items()}
+        others = None if budget is None else budget - self.pass_rows
+        hook_points = self._hook_points
+        if self.pass_rows and (own or budget is not None):
+            # Of those that have rows already; a budget of no rows cannot be asked for.
+            rest = {name: left.get(name, others) for name in self.names}
+            hook_points = [name for name, rows in rest.items() if rows is None or rows > 0]
+            if not hook_points:
                 return False
-            options = {**options, "max_activations": budget - self.pass_rows}
+        options = {
+            **self._options,
+            "max_activations": None if others is None or others < 1 else others,
+            "max_activations_by_hook_point": {name: rows for name, rows in left.items() if rows > 0},
+        }
         self._begin = self._part.begin(self.pass_number, self.group * self._group_sequences)
         self._tracker = PlaceTracker(self._begin.order, self._begin.place)
-        self._pass = Pass(self._client, self._hook_points, self._begin.source, **options)
+        self._pass = Pass(self._client, hook_points, self._begin.source, **options)
         return True
 
     def _count_group(self) -> bool:

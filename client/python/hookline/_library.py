@@ -93,6 +93,7 @@ _FUNCTIONS = {
     "capture_submit": [_HANDLE, ctypes.POINTER(Batch), _ERROR],
     "capture_wait": [_HANDLE, ctypes.c_int64, ctypes.POINTER(ctypes.c_int64), _ERROR],
     "capture_progress": [_HANDLE, ctypes.POINTER(ctypes.c_int64), ctypes.POINTER(ctypes.c_int64)],
+    "capture_token_text": [_HANDLE, ctypes.c_uint32, _BYTES, _SIZE],
     "capture_resume_token": [_HANDLE, ctypes.c_char_p, ctypes.c_size_t],
     "capture_resume": [_HANDLE, ctypes.c_char_p, ctypes.c_size_t, _ERROR],
     "capture_write_tokens": [_HANDLE, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, _ERROR],

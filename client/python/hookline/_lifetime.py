@@ -66,6 +66,17 @@ class Open(Protocol):
         """In a forked child: lets go of everything without touching it."""
 
 
+class Running:
+    """A call of the server that goes on, which no pickle can take along."""
+
+    def __reduce__(self) -> Any:
+        kind = type(self).__name__.removeprefix("Async").lower()
+        raise TypeError(
+            f"a running {kind} cannot be pickled; open it in the process that reads it, for example with "
+            "hookline.torch.ActivationDataset"
+        )
+
+
 # Guards what follows and the connections. Reentrant, since a collected capture gives back its connection wherever the
 # collector happens to run. Held over a fork, and another one in the child.
 lock = threading.RLock()

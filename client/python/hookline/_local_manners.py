@@ -9,6 +9,11 @@ from typing import Any
 
 from hookline.types import ModelInfo
 
+_NO_OUTPUT = (
+    "a call of a model on a server returns nothing: its rows are in the collector, and logits stay there; Client.score "
+    "computes losses"
+)
+
 
 class LocalModelManners:
     """Methods and attributes of a torch module, as far as a server's model has them: it stays where it is, as it is."""
@@ -107,6 +112,25 @@ class LocalModelManners:
         )
 
 
+class NoOutput:
+    """What a call of a server's model returns: nothing, and why, to code that reads logits or a loss from it."""
+
+    def __bool__(self) -> bool:
+        return False
+
+    def __repr__(self) -> str:
+        return "<no output: logits stay on the server>"
+
+    def __iter__(self) -> Iterator[Any]:
+        raise TypeError(_NO_OUTPUT)
+
+    def __getitem__(self, key: Any) -> Any:
+        raise TypeError(_NO_OUTPUT)
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(name if name.startswith("__") else f"{name}: {_NO_OUTPUT}")
+
+
 class ModelConfig(SimpleNamespace):
     """A model's shape. What the server does not tell is not there."""
 
@@ -122,7 +146,8 @@ class ModelConfig(SimpleNamespace):
             "name": ("name_or_path", "model_name"),
             "dtype": ("torch_dtype",),
         }
-        super().__init__(**{name: getattr(info, field) for field, aliases in names.items() for name in aliases})
+        told = {name: getattr(info, field) for field, aliases in names.items() for name in aliases}
+        super().__init__(**told, device="cpu")  # as of the model: where batches should be
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):

@@ -7,7 +7,7 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Callable
 
 import numpy as np
@@ -17,7 +17,7 @@ from hookline._arrays import Allocator, Block
 from hookline._batches import Layout, RawBatch
 from hookline._request import CaptureOptions
 from hookline._security import Security
-from hookline._session import Progress, aligned_rows, layout_of, raise_source_error
+from hookline._session import MAX_TOKEN_TEXTS, Progress, aligned_rows, layout_of, raise_source_error
 from hookline._sources import TokenFeed, flat_ids
 from hookline.errors import CancelledError, HooklineError
 from hookline.types import CaptureStarted, CaptureSummary, capture_started, capture_summary
@@ -101,6 +101,7 @@ class NativeReceiver:
         self._unused: Any = None  # memory that is submitted where nothing is to be written
         self._unused_submitted = False
         self._token = b""
+        self._token_texts: dict[int, str] = {}
         self._error = _library.Error()
         self._error_reference = ctypes.byref(self._error)
         self._handle = ctypes.c_void_p()
@@ -124,6 +125,10 @@ class NativeReceiver:
     @property
     def summary(self) -> CaptureSummary | None:
         return self._summary
+
+    @property
+    def token_texts(self) -> Mapping[int, str]:
+        return self._token_texts
 
     def started(self) -> CaptureStarted:
         if self._forked:
@@ -284,6 +289,7 @@ class NativeReceiver:
         self._returned_batches += 1
         self._progress.rows_came()
         batch.rows = list(self._rows)
+        self._learn_texts(batch)
         if self._feed is not None:
             self._feed.received(batch.first_row + max(batch.rows))
         return batch
@@ -294,7 +300,19 @@ class NativeReceiver:
             return None
         batch = self._submitted[0]
         batch.rows = aligned_rows(self._layout, batch.index, list(self._rows))
+        self._learn_texts(batch)
         return batch if any(batch.rows) else None
+
+    def _learn_texts(self, batch: RawBatch) -> None:
+        """Asks the library for the texts of tokens that no batch before had."""
+        if not batch.columns or len(self._token_texts) >= MAX_TOKEN_TEXTS:
+            return
+        text, size = ctypes.c_void_p(), ctypes.c_size_t()
+        for token in set(batch.columns[2][: max(batch.rows)].tolist()).difference(self._token_texts):
+            result = self._library.capture_token_text(self._handle, token, ctypes.byref(text), ctypes.byref(size))
+            if result != _library.OK:
+                return  # either all tokens come with texts or none does
+            self._token_texts[token] = ctypes.string_at(text.value or 0, size.value).decode(errors="replace")
 
     def _catch_up(self) -> RawBatch | None:
         """After Ctrl-C, which may have come between a call of the library and its consequences here. The batch that a

@@ -74,6 +74,22 @@ def loopback_port(address: str) -> int | None:
     return int(port) if port is not None and port.isdigit() and _is_loopback(host) else None
 
 
+def host_and_port(address: str) -> tuple[str, str | None]:
+    """Host and port of an address; the port is None where there is none."""
+    if address.startswith(("unix:", "unix-abstract:", "vsock:")):
+        return address, None
+    return _split(address)
+
+
+def is_name(host: str) -> bool:
+    """Returns whether a host is a name that DNS may have several addresses for: not this machine's, nor an address."""
+    try:
+        ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return not _is_loopback(host)
+    return False
+
+
 def _is_loopback(host: str) -> bool:
     if host.lower() == "localhost":
         return True

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from hookline._request import CaptureOptions
 from hookline._token_ids import tell_without_bos
-from hookline.types import CaptureStarted, CaptureSummary, Dataset, Feed, Recording
+from hookline.types import CaptureStarted, CaptureSummary, Dataset, Feed, Recording, RecordingInfo
 
 
 def asked_rows(options: CaptureOptions, hook_point: str) -> int | None:
@@ -58,4 +58,19 @@ def notes_of_end(options: CaptureOptions, started: CaptureStarted, summary: Capt
             )
     if summary.stop_reason == "source_ended" and summary.sequences == 0 and options.streams_tokens:
         notes.append("the source held no tokens")
+    return notes
+
+
+def notes_of_recording(options: CaptureOptions, recording: RecordingInfo | None) -> list[str]:
+    """Notes about a recording that has ended; none of one that has not. It holds what was granted, not what was asked
+    for."""
+    notes = []
+    for point in recording.hook_points if recording is not None else ():
+        asked = asked_rows(options, point.name)
+        if point.rows >= point.max_activations and (asked is None or asked > point.rows):
+            wanted = "the end of the source" if asked is None else f"the {asked} rows asked for"
+            notes.append(
+                f"{point.name}: the recording ends at the server's cap of {point.max_activations} rows (--max-rows), "
+                f"not at {wanted}"
+            )
     return notes

@@ -17,7 +17,7 @@ from hookline._sources import source_batches
 from hookline._summaries import sum_of
 from hookline._token_ids import TokenBatch
 from hookline.capture import Batch
-from hookline.types import CaptureStarted, CaptureSummary, Dataset, Feed, Recording, Selection
+from hookline.types import CaptureStarted, CaptureSummary, Dataset, DatasetInfo, Feed, Recording, Selection
 
 if TYPE_CHECKING:
     from hookline.client import Client
@@ -270,7 +270,11 @@ def _from(batch: TokenBatch, part: int) -> TokenBatch:
 
 def sequence_order(dataset: Dataset, client: Client) -> SequenceOrder:
     """The order of a dataset's sequences, as the server takes them. Asks the server how many there are."""
-    info = client.dataset(dataset.name)
+    return order_of(dataset, client.dataset(dataset.name))[0]
+
+
+def order_of(dataset: Dataset, info: DatasetInfo) -> tuple[SequenceOrder, int]:
+    """The order of a dataset's sequences, and the tokens of each before the prepended one."""
     length = info.row_length or dataset.sequence_length
     if length < 1:
         raise ValueError(
@@ -279,7 +283,7 @@ def sequence_order(dataset: Dataset, client: Client) -> SequenceOrder:
     count = max(0, info.tokens // length - dataset.first_sequence)
     if dataset.sequence_count:
         count = min(count, dataset.sequence_count)
-    return SequenceOrder(dataset.first_sequence, count, dataset.epochs, dataset.shuffle_seed)
+    return SequenceOrder(dataset.first_sequence, count, dataset.epochs, dataset.shuffle_seed), length
 
 
 def _place_of(options: CaptureOptions, client: Client) -> _Place:

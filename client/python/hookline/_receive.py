@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import grpc
@@ -36,6 +36,11 @@ class Receiver(Protocol):
     def summary(self) -> CaptureSummary | None:
         """How it ended, once `next` has returned None."""
 
+    @property
+    def token_texts(self) -> Mapping[int, str]:
+        """The texts of the tokens of all rows that `next` has brought, by token id. Grows with each `next`; empty
+        without provenance, and where the model has no tokenizer."""
+
     def cancel(self) -> None:
         """Ends the call: `next` brings what has been received, and then CancelledError. Idempotent, never blocks."""
 
@@ -49,7 +54,7 @@ class Receiver(Protocol):
         """In a forked child, as `_lifetime.Open` says."""
 
 
-class _Pipe:
+class Pipe:
     """A bounded queue of batches between the receiving thread and the consumer, with an end."""
 
     def __init__(self, limit: int) -> None:
@@ -205,7 +210,7 @@ class GrpcReceiver:
     def __init__(self, connection: Connection, session: Session, prefetch: int) -> None:
         self._connection = connection
         self._session = session
-        self._pipe = _Pipe(prefetch)
+        self._pipe = Pipe(prefetch)
         self._closed = threading.Event()
         self._forked = False
         self._lock = threading.Lock()
@@ -223,6 +228,10 @@ class GrpcReceiver:
         if self._session.started is None:
             raise self._failure or CancelledError("the capture was closed before it started")
         return self._session.started
+
+    @property
+    def token_texts(self) -> Mapping[int, str]:
+        return self._session.token_texts
 
     def next(self) -> RawBatch | None:
         self._check_process()

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, Callable
 
 from hookline import _protocol
+from hookline._arguments import CaptureArguments, EstimateArguments
 from hookline._arrays import RAW_DTYPES, Allocator, dtype_name, make_allocator
-from hookline._counts import count
+from hookline._counts import count, flag, string, strings
 from hookline._rows import memory_dtype
 from hookline._sources import is_server_source, name_place, place_in, source_batches
 from hookline.errors import HooklineError
@@ -53,6 +54,11 @@ class CaptureOptions:
         least = {"batch_rows": 1, "prefetch": 1, "shuffle_buffer": 0, "seed": 0, "max_message_bytes": 0, "top_k": 0}
         for name, smallest in least.items():
             object.__setattr__(self, name, count(name, getattr(self, name), smallest))
+        for name in ("provenance", "deterministic", "pin_memory"):
+            object.__setattr__(self, name, flag(name, getattr(self, name)))
+        string("output", self.output)
+        for name in ("model", "record_as"):
+            object.__setattr__(self, name, string(name, getattr(self, name) or ""))  # None is none
         if self.max_activations is not None:
             object.__setattr__(self, "max_activations", count("max_activations", self.max_activations))
         by_hook_point = {
@@ -190,7 +196,7 @@ def capture_options(
     """Options from the arguments of a `capture` method: one hook point may stand alone."""
     source = source_of(source, text)
     return CaptureOptions(
-        hook_points=[hook_points] if isinstance(hook_points, str) else list(hook_points),
+        hook_points=strings("hook_points", hook_points),
         source=source,
         max_activations_by_hook_point=dict(max_activations_by_hook_point or {}),
         **options,
@@ -206,6 +212,22 @@ def options_among(
     if unknown:
         raise TypeError(f"{unknown[0]}: {taker} takes {', '.join(sorted(accepted))}")
     return capture_options(hook_points, source, **arguments)
+
+
+def capture_arguments(
+    hook_points: str | Sequence[str], source: Any, text: Any, arguments: Mapping[str, Any]
+) -> CaptureOptions:
+    """Options from the arguments of `Client.capture`."""
+    accepted = {*CaptureArguments.__annotations__, "text"}
+    return options_among(accepted, "a capture", hook_points, source, {**arguments, "text": text})
+
+
+def estimate_arguments(
+    hook_points: str | Sequence[str], source: Any, text: Any, arguments: Mapping[str, Any]
+) -> CaptureOptions:
+    """Options from the arguments of `Client.estimate`."""
+    accepted = {*EstimateArguments.__annotations__, "text"}
+    return options_among(accepted, "an estimate", hook_points, source, {**arguments, "text": text})
 
 
 def _recording_request(recording: Recording) -> Any:

@@ -69,7 +69,8 @@ class TopK:
     """The entries of largest magnitude of each row, the largest first.
 
     `indices` (rows, k) says where each stands in its row of `width` entries, `values` (rows, k) what it is. Both are
-    torch tensors or numpy arrays, as the capture's `output` says; indices are int64. Slices give the rows' part.
+    torch tensors or numpy arrays, as the capture's `output` says; indices are int64. Slices and arrays of rows' numbers
+    give these rows.
     """
 
     def __init__(self, indices: Any, values: Any, width: int) -> None:
@@ -80,7 +81,7 @@ class TopK:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, rows: slice) -> TopK:
+    def __getitem__(self, rows: Any) -> TopK:
         return TopK(self.indices[rows], self.values[rows], self.width)
 
     @property
@@ -111,7 +112,7 @@ class TopK:
 
 
 def read_rows(layout: RowLayout, memory: Any, view: Any | None) -> Any:
-    """What the user gets of rows that were received as bytes, (rows, layout.row_bytes): the rows as float32 where the
+    """Converts rows received as bytes, (rows, layout.row_bytes), to what the user gets: the rows as float32 where the
     dtype has a scale, and a TopK with `top_k`. `view`: the numpy type of bfloat16, where output is numpy."""
     is_numpy = isinstance(memory, np.ndarray)
     scale_bytes, offset = 4 * layout.has_scale, layout.numbers_offset

@@ -23,6 +23,8 @@ from hookline._wire import split_chunk
 from hookline.errors import FailedPreconditionError, HooklineError, InternalError, UnavailableError
 from hookline.types import CaptureStarted, CaptureSummary, capture_started, capture_summary
 
+# Tokens whose texts are kept: several times the largest vocabularies of published models.
+MAX_TOKEN_TEXTS = 1 << 21
 # How a call ends that leaves rows to come.
 _CUT_SHORT = ("cancelled", "shutting_down", "error")
 
@@ -104,6 +106,7 @@ class Session:
         self.feed = TokenFeed(options.source, options.selection) if options.streams_tokens else None
         self.started: CaptureStarted | None = None
         self.summary: CaptureSummary | None = None
+        self.token_texts: dict[int, str] = {}  # by token id, of the rows that have come
         self._options = options
         self._make_allocator = make_allocator
         self._offer_memory = offer_memory
@@ -266,6 +269,8 @@ class Session:
                 f"where {row.width} {row.dtype} were granted"
             )
         columns = self._columns(chunk) if layout.provenance else ()
+        if len(chunk.token_text) == len(chunk.token_id) and len(self.token_texts) < MAX_TOKEN_TEXTS:
+            self.token_texts.update(zip(chunk.token_id, chunk.token_text))
         if is_shared:
             if self._memory is None:
                 raise InternalError(f"{chunk.hook_point}: a chunk has a data_offset, and no memory is shared")

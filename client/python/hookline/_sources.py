@@ -20,6 +20,7 @@ from hookline._token_ids import (
     batch_sequences,
     holds_sequences,
     is_dict,
+    is_one_batch,
     is_table,
     list_sequences,
     tell_without_bos,
@@ -42,9 +43,9 @@ def source_batches(source: Any) -> Iterator[TokenBatch]:
         raise TypeError(f"source: {type(source).__name__} holds no token ids; give text=... for texts")
     if is_table(source) and str(getattr(source, "layout", "torch.strided")) == "torch.strided":
         return _row_blocks(source)
-    is_list = isinstance(source, (list, tuple, range))
+    is_list = isinstance(source, (list, tuple, range)) and not is_dict(source)
     if is_list and source and (isinstance(source[0], TokenBatch) or holds_sequences(source[0])):
-        return _each_batch(source)
+        return iter([_whole_source(source)]) if is_one_batch(source) else _each_batch(source)
     if is_list or is_dict(source) or hasattr(source, "__array__") or hasattr(source, "detach"):
         return iter([_whole_source(source)])
     if hasattr(source, "__iter__"):

@@ -9,16 +9,20 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any, Callable, NamedTuple, Union
 
 import numpy as np
+
+from hookline.types import LARGEST_ID
 
 Ids = Union[list[int], "np.ndarray[Any, Any]"]
 
 # Where a dict may hold its ids, first come first.
 _ID_KEYS = ("input_ids", "idx", "tokens")
 _MASK_KEY = "attention_mask"
-_LARGEST_ID = 0xFFFFFFFF
+# Ids that agree with those one place on: fewer may do so by chance.
+_LEAST_COMPARED = 8
 
 _log = logging.getLogger("hookline")
 _told_lock = threading.Lock()
@@ -84,16 +88,22 @@ def as_array(value: Any, where: str) -> Any:
             value = np.asarray(value)
         else:
             return value
-    return value.tolist() if value.dtype == object else value
+    if value.dtype != object:
+        return value
+    if value.ndim > 1 and value.size and not _is_id(value.flat[0]):
+        raise TypeError(
+            f"{where}: a table of {value.shape[1]} columns; give the column of the ids, or a dict of columns"
+        )
+    return value.tolist()
 
 
 def _checked_array(array: np.ndarray[Any, Any], where: str) -> np.ndarray[Any, Any]:
     if array.dtype.kind not in "iu":
         raise TypeError(f"{where}: token ids are integers, not {array.dtype}")
-    wrong = (array < 0) | (array > _LARGEST_ID) if array.dtype.itemsize > 4 or array.dtype.kind == "i" else None
+    wrong = (array < 0) | (array > LARGEST_ID) if array.dtype.itemsize > 4 or array.dtype.kind == "i" else None
     if wrong is not None and wrong.any():
         place = tuple(int(i) for i in np.argwhere(wrong)[0])
-        raise ValueError(f"{where}{list(place)}: {array[place]} is not a token id (0 to {_LARGEST_ID})")
+        raise ValueError(f"{where}{list(place)}: {array[place]} is not a token id (0 to {LARGEST_ID})")
     if array.shape == (0,) or (array.ndim == 2 and array.shape[0] > 0 and array.shape[1] == 0):
         raise ValueError(f"{where}: of shape {array.shape}: a sequence has at least one token; leave out empty ones")
     return array
@@ -120,8 +130,8 @@ def _checked_ids(sequence: Any, where: str) -> Ids:
         token = token.item() if not isinstance(token, (int, np.integer)) and _is_id(token) else token
         if not isinstance(token, (int, np.integer)) or isinstance(token, bool):
             raise TypeError(f"{where}[{position}]: token ids are integers, not {type(token).__name__}")
-        if not 0 <= token <= _LARGEST_ID:
-            raise ValueError(f"{where}[{position}]: {token} is not a token id (0 to {_LARGEST_ID})")
+        if not 0 <= token <= LARGEST_ID:
+            raise ValueError(f"{where}[{position}]: {token} is not a token id (0 to {LARGEST_ID})")
         ids.append(int(token))
     return ids
 
@@ -132,7 +142,17 @@ def is_table(value: Any) -> bool:
 
 
 def is_dict(value: Any) -> bool:
-    return hasattr(value, "keys") and hasattr(value, "__getitem__") and not hasattr(value, "tolist")
+    """Returns whether a value has its parts by name: a dict or the like, a named tuple, or a table of Arrow's."""
+    if hasattr(value, "keys"):
+        return hasattr(value, "__getitem__") and not hasattr(value, "tolist")
+    return hasattr(value, "to_pydict") or any(key in getattr(value, "_fields", ()) for key in _ID_KEYS)
+
+
+def _by_name(value: Any) -> Any:
+    """What `is_dict` is true of, as a dict or the like."""
+    if hasattr(value, "keys"):
+        return value
+    return value.to_pydict() if hasattr(value, "to_pydict") else value._asdict()
 
 
 def _is_line(value: Any) -> bool:
@@ -153,12 +173,50 @@ def holds_sequences(value: Any) -> bool:
     return is_table(value) or is_dict(value) or _holds_lists(value) or bool(getattr(value, "is_nested", False))
 
 
+def is_one_batch(source: Sequence[Any]) -> bool:
+    """Returns whether a list or tuple whose first member is a batch is that batch with its targets and labels, as a
+    loader gives it, rather than a list of batches. TypeError where it can be either."""
+    first, others = source[0], source[1:]
+    if is_dict(first):
+        return not all(map(is_dict, others))
+    if is_table(first) and others and not any(map(holds_sequences, others)):
+        return True
+    may_be = isinstance(source, tuple) and len(source) > 1
+    if is_table(first) and len(source) in (2, 3):
+        may_be = may_be or any(_looks_like_mask(other, first) or _looks_like_targets(other, first) for other in others)
+    if may_be:
+        raise TypeError(
+            f"source: {len(source)} members may be batches, or a batch with its targets and mask. Give iter(source) "
+            "for batches, source[0] for the first alone, a dict with input_ids and attention_mask for ids with a mask"
+        )
+    return False
+
+
+def _samples(batch: Sequence[Any], where: str) -> Sequences:
+    """The sequences of a list of dicts, as loaders give it that do not collate: one in each."""
+    sequences = Sequences()
+    sequences.rows = []
+    for index, sample in enumerate(batch):
+        one = _dict_sequences(sample, f"{where}[{index}]")
+        if len(batch) > 1 and (len(one) > 1 or isinstance(batch, tuple)):
+            raise TypeError(
+                f"{where}: {len(batch)} dicts with token ids may be samples, or inputs with their targets; give a list "
+                "of dicts of one sequence each for samples, the first dict alone for inputs"
+            )
+        sequences.extend(one)
+        sequences.rows.extend(index if len(batch) > 1 else row for row in map(one.row, range(len(one))))
+    return sequences
+
+
 def _first_member(batch: Sequence[Any], where: str) -> Sequences:
     """The sequences of a batch with further members, such as targets."""
     first, others = batch[0], batch[1:]
     sequences = batch_sequences(first, where + "[0]")
     for index, other in enumerate(others, 1):
-        if (_holds_lists(other) and not is_table(first)) and [len(ids) for ids in sequences] != list(map(len, other)):
+        are_lists = _holds_lists(other) and not is_table(first)
+        if (are_lists and [len(ids) for ids in sequences] != list(map(len, other))) or (
+            is_table(first) and is_table(other) and len(other) != len(first)
+        ):
             raise ValueError(
                 f"{where}[{index}]: neither targets beside the sequences of {where}[0], which have other lengths, nor "
                 "taken for more sequences; give the batches one by one, or a flat list of sequences"
@@ -181,20 +239,40 @@ def _looks_like_mask(value: Any, ids: Any) -> bool:
     return bool((mask == 0).any() and ((mask == 0) | (mask == 1)).all() and (table > 1).any())
 
 
+def _looks_like_targets(value: Any, ids: Any) -> bool:
+    """Returns whether a tensor beside ids holds the ids that follow them."""
+    if not is_table(value) or tuple(value.shape) != tuple(ids.shape):
+        return False
+    following, table = as_array(value, "batch"), as_array(ids, "batch")
+    compared = table[:, 1:]
+    is_chance = compared.size < _LEAST_COMPARED or bool((following == table).all())
+    return not is_chance and bool((following[:, :-1] == compared).all())
+
+
+def _is_aside(value: Any) -> bool:
+    """Returns whether a member beside a sequence cannot be one: nothing, a label, a text."""
+    return value is None or isinstance(value, (str, bytes, float)) or _is_id(value)
+
+
 def _refuse_two_readings(batch: Sequence[Any], where: str) -> None:
-    """TypeError if a batch of one-dimensional members of one length can be read in more than one way."""
-    if len(batch) < 2 or len(set(map(len, batch))) != 1:
+    """TypeError if a batch of one-dimensional members can be read in more than one way."""
+    if not isinstance(batch, tuple) and not _is_tensor(batch[0]):
         return
-    if isinstance(batch, tuple) and len(batch) == 2:
-        may_be = all(_is_line(member) or isinstance(member, (list, tuple)) for member in batch)
+    members = [member for member in batch if not _is_aside(member)]
+    lengths = list(map(len, members))
+    if len(members) < 2:
+        return
+    is_equal = len(set(lengths)) == 1
+    if isinstance(batch, tuple):  # what belongs to one sample
+        may_be = is_equal or len(members) == 2
     else:  # loaders make lists of tuples, and tensors of what is in them
-        may_be = all(_is_line(member) and _is_tensor(member) for member in batch)
+        may_be = is_equal and all(_is_line(member) and _is_tensor(member) for member in batch)
     if may_be:
         raise TypeError(
-            f"{where}: {len(batch)} members of {len(batch[0])} ids each may be sequences, a sequence with its targets, "
-            "or the transposed lists that torch's default_collate makes of lists. Give torch.stack(batch) for "
-            "sequences, torch.stack(batch, dim=1) for transposed lists (or let the dataset return tensors, "
-            "set_format('torch')), batch[:1] for the first alone"
+            f"{where}: {len(members)} members of {' and '.join(map(str, sorted(set(lengths))))} ids each may be "
+            "sequences, a sequence with its targets, or the transposed lists that torch's default_collate makes of "
+            "lists. Give torch.stack(batch) or list(batch) of lists for sequences, torch.stack(batch, dim=1) for "
+            "transposed lists (or let the dataset return tensors, set_format('torch')), batch[:1] for the first alone"
         )
 
 
@@ -202,10 +280,11 @@ def batch_sequences(batch: Any, where: str = "batch") -> Sequences:
     """The token sequences of one batch, as a loader gives it or a model is called with.
 
     A tensor or array of two dimensions has one sequence a row, of one dimension it is one sequence, and a nested tensor
-    has one in each component. A dict has them under `input_ids`, `idx` or `tokens`; where it has an `attention_mask`,
-    masked tokens are left out. A list or tuple is either a batch with further members, such as targets, which are left
-    out (its first member is a tensor of two dimensions or a list of sequences beside others of the same kind), or a
-    list of sequences, or of token ids, which are one sequence. `where` names the batch in errors.
+    has one in each component. A dict, a named tuple or a table of Arrow's has them under `input_ids`, `idx` or
+    `tokens`; where it has an `attention_mask`, masked tokens are left out. A list or tuple is either a batch with
+    further members, such as targets, which are left out (its first member is a tensor of two dimensions or a list of
+    sequences beside others of the same kind), or a list of sequences, of dicts with one sequence each, or of token ids,
+    which are one sequence. `where` names the batch in errors.
     """
     if is_dict(batch):
         return _dict_sequences(batch, where)
@@ -225,13 +304,14 @@ def batch_sequences(batch: Any, where: str = "batch") -> Sequences:
         return Sequences()
     first = value[0]
     if holds_sequences(first):
-        return _first_member(value, where)
+        return _samples(value, where) if all(map(_holds_ids, value)) else _first_member(value, where)
     if _is_id(first) or isinstance(first, float):
         return Sequences([_checked_ids(value, where)])
-    if _is_line(first) and len(value) > 1 and all(getattr(member, "ndim", None) == 0 for member in value[1:]):
+    is_sequence = _is_line(first) or isinstance(first, (list, tuple))
+    if is_sequence and len(value) > 1 and all(map(_is_aside, islice(value, 1, None))):
         _tell_left_out([f"member {index} of a batch beside its ids" for index in range(1, len(value))])
         return Sequences([_checked_ids(first, f"{where}[0]")])
-    if isinstance(batch, (list, tuple)) and (_is_line(first) or isinstance(first, (list, tuple))):
+    if isinstance(batch, (list, tuple)) and is_sequence:
         _refuse_two_readings(batch, where)
     return list_sequences(value, where)
 
@@ -241,7 +321,13 @@ def list_sequences(value: Sequence[Any], where: str) -> Sequences:
     return Sequences(_checked_ids(sequence, f"{where}[{index}]") for index, sequence in enumerate(value))
 
 
+def _holds_ids(value: Any) -> bool:
+    """Returns whether a value is a dict, or the like, with token ids."""
+    return is_dict(value) and any(key in _by_name(value) for key in _ID_KEYS)
+
+
 def _dict_sequences(batch: Any, where: str) -> Sequences:
+    batch = _by_name(batch)
     key = next((key for key in _ID_KEYS if key in batch), None)
     names = sorted(map(str, batch.keys()))
     if key is None:

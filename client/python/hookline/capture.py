@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Callable
 
 import numpy as np
 
+from hookline import _lifetime
 from hookline._arrays import Allocator, numpy_view
 from hookline._batches import COLUMNS, RawBatch, Shuffler
 from hookline._notes import notes_of_end, notes_of_start
@@ -26,13 +28,28 @@ class Batch(dict[str, Any]):
 
     `first_row` is the index of the batch's first row in the capture (with `shuffle_buffer`: in the shuffled order).
     `sequence`, `position` and `token_id` have one entry a row where provenance was asked for, else they are None. Where
-    budgets differ they belong to the longest tensors; the shorter ones' rows are the first of them.
+    budgets differ they belong to the longest tensors; the shorter ones' rows are the first of them. `token_text` says
+    how the vocabulary spells the tokens.
     """
 
     first_row: int
     sequence: Any | None = None
     position: Any | None = None
     token_id: Any | None = None
+    token_texts: Mapping[int, str] = MappingProxyType({})  # by token id, of these rows' tokens and others
+
+    @property
+    def token_text(self) -> list[str] | None:
+        """For each row the token as its vocabulary spells it, at most 256 bytes of it; None without provenance, and
+        where the model has no tokenizer."""
+        if self.token_id is None or not self.token_texts:
+            return None
+        return [self.token_texts.get(token, "") for token in self.token_id.tolist()]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled beside the rows: of the texts those of these rows alone."""
+        tokens = self.token_id.tolist() if self.token_id is not None and self.token_texts else []
+        return {**self.__dict__, "token_texts": {token: self.token_texts.get(token, "") for token in tokens}}
 
     @property
     def rows(self) -> int:
@@ -40,11 +57,19 @@ class Batch(dict[str, Any]):
         return max(map(len, self.values()), default=0)
 
 
-def finished_batch(raw: RawBatch, names: Any, layouts: Sequence[RowLayout], allocator: Allocator, start: int) -> Batch:
+def finished_batch(
+    raw: RawBatch,
+    names: Any,
+    layouts: Sequence[RowLayout],
+    allocator: Allocator,
+    start: int,
+    token_texts: Mapping[int, str],
+) -> Batch:
     """The batch from row `start` on as the user gets it: views of the memory that was received into, where rows are
     nothing but their values."""
     batch = Batch()
     batch.first_row = raw.first_row + start
+    batch.token_texts = token_texts
     for name, layout, block, rows in zip(names, layouts, raw.blocks, raw.rows):
         if block is not None and rows > start:
             memory = block.first(rows)[start:] if start else block.first(rows)
@@ -60,11 +85,18 @@ def finished_batch(raw: RawBatch, names: Any, layouts: Sequence[RowLayout], allo
 class Finisher:
     """The steps between a received batch and the user's: mixing, where asked for, and the user's types."""
 
-    def __init__(self, started: CaptureStarted, options: CaptureOptions, allocator: Allocator) -> None:
+    def __init__(
+        self,
+        started: CaptureStarted,
+        options: CaptureOptions,
+        allocator: Allocator,
+        token_texts: Mapping[int, str],
+    ) -> None:
         layout = layout_of(started, options)
         self._names = layout.names
         self._layouts = layouts_of(started)
         self._allocator = allocator
+        self._token_texts = token_texts  # grows while batches come
         self._skip_rows = options.skip_rows
         self._shuffler = (
             Shuffler(layout, allocator, options.shuffle_buffer, options.seed) if options.shuffle_buffer else None
@@ -75,18 +107,21 @@ class Finisher:
         if start >= max(raw.rows):
             return
         if self._shuffler is None:
-            yield finished_batch(raw, self._names, self._layouts, self._allocator, start)
+            yield self._finished(raw, start)
             return
         for ready in self._shuffler.push(raw, start):
-            yield finished_batch(ready, self._names, self._layouts, self._allocator, 0)
+            yield self._finished(ready, 0)
 
     def finish(self) -> Iterator[Batch]:
         if self._shuffler is not None:
             for ready in self._shuffler.finish():
-                yield finished_batch(ready, self._names, self._layouts, self._allocator, 0)
+                yield self._finished(ready, 0)
+
+    def _finished(self, raw: RawBatch, start: int) -> Batch:
+        return finished_batch(raw, self._names, self._layouts, self._allocator, start, self._token_texts)
 
 
-class Capture(Iterator[Batch]):
+class Capture(_lifetime.Running, Iterator[Batch]):
     """Iterates over a capture's batches, each with exactly `batch_rows` rows, the last one with what is left.
 
     The server begins when the object is made, and runs at most `prefetch` batches (and its own window) ahead. Leaving
@@ -139,7 +174,7 @@ class Capture(Iterator[Batch]):
         if self._finisher is None:
             started = self._receiver.started()
             _warn(notes_of_start(self._options, started))
-            self._finisher = Finisher(started, self._options, self._make_allocator(started))
+            self._finisher = Finisher(started, self._options, self._make_allocator(started), self._receiver.token_texts)
         try:
             raw = self._receiver.next()
         except CancelledError:
@@ -165,12 +200,6 @@ class Capture(Iterator[Batch]):
 
     def __exit__(self, *exc: object) -> None:
         self.close()
-
-    def __reduce__(self) -> Any:
-        raise TypeError(
-            "a running capture cannot be pickled; open it in the process that reads it, for example with "
-            "hookline.torch.ActivationDataset"
-        )
 
     def __del__(self) -> None:
         receiver = getattr(self, "_receiver", None)

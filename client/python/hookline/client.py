@@ -4,24 +4,34 @@ from __future__ import annotations
 
 import os
 import threading
+import warnings
 import weakref
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Callable
 
 import grpc
 
-from hookline import _calls, _endpoints, _library, _memory, _network, _protocol, _security, _shared_memory
-from hookline._arguments import EstimateArguments, PersistArguments, ScoreArguments, StatisticsArguments
+from hookline import _calls, _endpoints, _library, _memory, _protocol, _security, _shared_memory
+from hookline._arguments import (
+    CaptureArguments,
+    EstimateArguments,
+    PersistArguments,
+    ScoreArguments,
+    StatisticsArguments,
+)
 from hookline._arrays import Allocator
 from hookline._calls import Answer, UnaryCall
 from hookline._connection import Connection, StreamCall
+from hookline._counts import seconds
 from hookline._native import NativeReceiver
+from hookline._notes import notes_of_end, notes_of_start
 from hookline._receive import GrpcReceiver, Receiver
-from hookline._request import CaptureOptions, capture_options, options_among
+from hookline._request import CaptureOptions, capture_arguments, estimate_arguments
 from hookline._security import Security, TlsArgument
 from hookline._session import Session
+from hookline._sharing import Sharing
 from hookline.capture import Capture
-from hookline.errors import DeadlineExceededError, HooklineError, InternalError, from_rpc_error
+from hookline.errors import DeadlineExceededError, HooklineError, InternalError
 from hookline.evaluate import LossRecovered, loss_recovered
 from hookline.model import RemoteModel
 from hookline.persist import Persist, persist_request
@@ -34,8 +44,6 @@ from hookline.types import (
     Dictionary,
     ModelInfo,
     RecordingInfo,
-    Retry,
-    Selection,
     Text,
     TokenizedText,
 )
@@ -43,13 +51,11 @@ from hookline.types import (
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-DEFAULT_RETRY = Retry()
-
 AllocatorFactory = Callable[[CaptureStarted], Allocator]
 
 
 def connect(
-    address: str | None = None,
+    address: str | Sequence[str] | None = None,
     *,
     tls: TlsArgument = None,
     token: str | None = None,
@@ -57,9 +63,14 @@ def connect(
     credentials: grpc.ChannelCredentials | None = None,
     receiver: str = "auto",
     shared_memory: bool = True,
+    sharing: Sharing | None = None,
 ) -> Client:
-    """A client of the server at `address` (`"host:port"`), or of the one that the file `endpoints` names, as batch jobs
-    write it (deploy/slurm; ValueError if it names several). Nothing is sent yet.
+    """A client of the server at `address` (`"host:port"`). Nothing is sent yet.
+
+    A list of addresses, or the file `endpoints` as batch jobs write it (deploy/slurm; also `"hookline://PATH"` as
+    address), makes one client over several servers that hold the same model: a `hookline.many.ManyClient`, which runs
+    each capture on all of them. A name in a list stands for all addresses that DNS has for it at this moment. `sharing`
+    says how captures are shared.
 
     `tls`: True, or an address that begins with `grpcs://`, for a server whose certificate an authority of this machine
     has signed; the path of another authority's certificate; or `hookline.Tls`, for a certificate of one's own, too.
@@ -75,14 +86,22 @@ def connect(
     """
     if (address is None) == (endpoints is None):
         raise TypeError("connect: pass address or endpoints, and not both")
-    if endpoints is not None:
-        address = _endpoints.read_one(endpoints)
-    assert address is not None
-    address, security = _security.settle(address, tls, token, credentials is not None)
     if receiver not in ("auto", "grpc", "native"):
         raise ValueError(f"receiver: {receiver!r} is none of auto, grpc, native")
+
+    def client_of(one: str) -> Client:
+        settled, security = _security.settle(one, tls, token, credentials is not None)
+        return Client(settled, credentials, receiver, shared_memory, security)
+
+    addresses = _endpoints.addresses(address, endpoints, bool(tls) or credentials is not None)
     _memory.keep_freed_memory()
-    return Client(address, credentials, receiver, shared_memory, security)
+    if isinstance(addresses, str):
+        if sharing is not None:
+            raise TypeError("sharing: one server shares a capture with nobody; leave it out, or give several addresses")
+        return client_of(addresses)
+    from hookline.many import ManyClient
+
+    return ManyClient([client_of(one) for one in addresses], sharing or Sharing())
 
 
 class Client:
@@ -140,11 +159,11 @@ class Client:
 
     def models(self, *, timeout: float | None = None) -> tuple[ModelInfo, ...]:
         """The models that the server holds, without their hook points."""
-        return self._call(_calls.list_models(), timeout)
+        return self.call(_calls.list_models(), timeout)
 
     def model(self, name: str = "", *, timeout: float | None = None) -> RemoteModel:
         """A model of the server. `name` may be left out where there is only one."""
-        return RemoteModel(self, self._call(_calls.get_model(name), timeout))
+        return RemoteModel(self, self.call(_calls.get_model(name), timeout))
 
     def tokenize(
         self,
@@ -155,7 +174,7 @@ class Client:
         timeout: float | None = None,
     ) -> tuple[TokenizedText, ...]:
         """The texts as tokens of a model, one result a text. add_special_tokens: None, as the tokenizer itself does."""
-        return self._call(_calls.tokenize(texts, model, add_special_tokens), timeout)
+        return self.call(_calls.tokenize(texts, model, add_special_tokens), timeout)
 
     def detokenize(
         self,
@@ -166,33 +185,33 @@ class Client:
         timeout: float | None = None,
     ) -> tuple[str, ...]:
         """The texts of sequences of token ids, one each."""
-        return self._call(_calls.detokenize(sequences, model, skip_special_tokens), timeout)
+        return self.call(_calls.detokenize(sequences, model, skip_special_tokens), timeout)
 
     def datasets(self, *, timeout: float | None = None) -> tuple[DatasetInfo, ...]:
         """The token datasets that the server holds."""
-        return self._call(_calls.list_datasets(), timeout)
+        return self.call(_calls.list_datasets(), timeout)
 
     def dictionaries(self, *, timeout: float | None = None) -> tuple[Dictionary, ...]:
         """The sparse dictionaries that the server holds beside its models."""
-        return self._call(_calls.list_dictionaries(), timeout)
+        return self.call(_calls.list_dictionaries(), timeout)
 
     def dataset(self, name: str, *, timeout: float | None = None) -> DatasetInfo:
         """One dataset of the server."""
-        return self._call(_calls.get_dataset(name), timeout)
+        return self.call(_calls.get_dataset(name), timeout)
 
     def recordings(self, *, timeout: float | None = None) -> tuple[RecordingInfo, ...]:
         """The recordings on the server, without their hook points."""
         found: list[RecordingInfo] = []
         token = ""
         while True:
-            page, token = self._call(_calls.list_recordings(token), timeout)
+            page, token = self.call(_calls.list_recordings(token), timeout)
             found.extend(page)
             if not token:
                 return tuple(found)
 
     def recording(self, name: str, *, timeout: float | None = None) -> RecordingInfo:
         """One recording on the server."""
-        return self._call(_calls.get_recording(name), timeout)
+        return self.call(_calls.get_recording(name), timeout)
 
     def persist(
         self, name: str, hook_points: str | Sequence[str], source: Any, **options: Unpack[PersistArguments]
@@ -207,10 +226,7 @@ class Client:
         The same call again joins a recording that runs, continues one that was ended early, and finds a complete one.
         """
         settled, request = persist_request(name, hook_points, source, options)
-        try:
-            return Persist(StreamCall(self._connection, _protocol.PERSIST, request))
-        except HooklineError as error:
-            raise settled.named(error) from None
+        return Persist(StreamCall(self._connection, _protocol.PERSIST, request), settled)
 
     def score(
         self,
@@ -244,11 +260,11 @@ class Client:
 
     def stop_recording(self, name: str, *, timeout: float | None = None) -> RecordingInfo:
         """Ends a running recording after its last rows; what is written stays and can be continued."""
-        return self._call(_calls.stop_recording(name), timeout)
+        return self.call(_calls.stop_recording(name), timeout)
 
     def delete_recording(self, name: str, *, timeout: float | None = None) -> int:
         """Removes a recording that is not running. The bytes that this gave back."""
-        return self._call(_calls.delete_recording(name), timeout)
+        return self.call(_calls.delete_recording(name), timeout)
 
     def capture(
         self,
@@ -256,23 +272,7 @@ class Client:
         source: Any = None,
         *,
         text: str | Sequence[str] | Text | None = None,
-        max_activations: int | None = None,
-        max_activations_by_hook_point: Mapping[str, int] | None = None,
-        dtype: Any = None,
-        batch_rows: int = 4096,
-        model: str = "",
-        selection: Selection | None = None,
-        provenance: bool = False,
-        deterministic: bool = False,
-        top_k: int = 0,
-        record_as: str = "",
-        shuffle_buffer: int = 0,
-        seed: int = 0,
-        prefetch: int = 2,
-        output: str = "auto",
-        pin_memory: bool = False,
-        max_message_bytes: int = 0,
-        retry: Retry | None = DEFAULT_RETRY,
+        **options: Unpack[CaptureArguments],
     ) -> Capture:
         """Streams the rows of hook points; an iterator of `{hook point: (rows, width) tensor}`.
 
@@ -289,7 +289,7 @@ class Client:
             float32, or a recording's own, in which its rows always come; another is a ValueError. "float8_e4m3" and
             "int8" are sent with one scale a row, a quarter of float32's bytes, and given to you as float32;
             `summary` says what that cost.
-        batch_rows: rows of every batch but the last.
+        batch_rows: rows of every batch but the last; 4096.
         model: which one; may be left out where the server has one.
         selection: which rows of a sequence are kept.
         provenance: whether batches carry `sequence`, `position` and `token_id` of each row.
@@ -300,37 +300,16 @@ class Client:
         shuffle_buffer: mixes rows through a buffer of that many; 0: in the source's order.
         seed: of the mixing.
         prefetch: batches kept ready for the loop beside the one that is being received, at least 1. More help a loop of
-            uneven steps; each costs its memory, and speed once all no longer fit into the processor's cache.
-        output: "torch", "numpy", or "auto": torch where it is installed.
+            uneven steps; each costs its memory, and speed once all no longer fit into the processor's cache. 2.
+        output: "torch", "numpy", or "auto", the default: torch where it is installed.
         pin_memory: page-locked torch tensors, for copies to a GPU that overlap its work.
         max_message_bytes: largest message to send; 0: the server's choice of about 1 MiB, which is fastest.
-        retry: what to do when the connection breaks; None: raise. Rows are neither repeated nor lost by it.
+        retry: what to do when the connection breaks, `hookline.Retry()` unless given; None: raise. Rows are neither
+            repeated nor lost by it.
 
         What the server objects to is raised by the first step of the iterator, or by `started`.
         """
-        options = capture_options(
-            hook_points=hook_points,
-            source=source,
-            text=text,
-            model=model,
-            max_activations=max_activations,
-            max_activations_by_hook_point=max_activations_by_hook_point,
-            dtype=dtype,
-            batch_rows=batch_rows,
-            selection=selection,
-            provenance=provenance,
-            deterministic=deterministic,
-            top_k=top_k,
-            record_as=record_as,
-            max_message_bytes=max_message_bytes,
-            shuffle_buffer=shuffle_buffer,
-            seed=seed,
-            prefetch=prefetch,
-            output=output,
-            pin_memory=pin_memory,
-            retry=retry,
-        )
-        return self.run(options)
+        return self.run(capture_arguments(hook_points, source, text, options))
 
     def run(self, options: CaptureOptions) -> Capture:
         """`capture` of options that are settled."""
@@ -363,11 +342,9 @@ class Client:
         options: `max_activations`, `max_activations_by_hook_point`, `dtype`, `model`, `selection` and `top_k`, as for
             `capture`.
         """
-        settled = options_among(
-            {*EstimateArguments.__annotations__, "text"}, "an estimate", hook_points, source, {**options, "text": text}
-        )
+        settled = estimate_arguments(hook_points, source, text, options)
         try:
-            return self._call(_calls.estimate_capture(settled), timeout)
+            return self.call(_calls.estimate_capture(settled), timeout)
         except HooklineError as error:
             raise settled.named(error) from None
 
@@ -386,13 +363,19 @@ class Client:
         try:
             while receiver.next() is not None:
                 pass
-            return receiver_statistics(receiver.started(), receiver.summary)
+            started, summary = receiver.started(), receiver.summary
+            notes = notes_of_end(settled, started, summary) if summary is not None else []
+            for note in [*notes_of_start(settled, started), *notes]:
+                warnings.warn(note, stacklevel=2)
+            return receiver_statistics(started, summary)
         finally:
             receiver.close()
 
-    def _call(self, unary: UnaryCall[Answer], timeout: float | None) -> Answer:
+    def call(self, unary: UnaryCall[Answer], timeout: float | None) -> Answer:
+        """Makes a call with one answer. Seconds until DeadlineExceededError; None: as long as it takes."""
         # On the wire a call of one answer is one of several, and this kind can be cancelled. grpcio's own time-outs end
         # at a time of the wall clock, at once or never where that has been set since the program began.
+        timeout = None if timeout is None else seconds("timeout", timeout)
         call = StreamCall(self._connection, unary.method, unary.request.SerializeToString())
         passed = threading.Event()
 
@@ -409,7 +392,7 @@ class Client:
         except grpc.RpcError as error:
             if passed.is_set():
                 raise DeadlineExceededError(f"{self.address} has not answered within {timeout} s") from None
-            raise _network.name_proxy(from_rpc_error(error), self.address) from None
+            raise call.exception(error) from None
         finally:
             if timer is not None:
                 timer.cancel()

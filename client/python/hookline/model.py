@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from hookline._local_manners import LocalModelManners
+from hookline._local_manners import LocalModelManners, NoOutput
 from hookline._text import escaped
 from hookline._token_ids import TokenBatch, batch_sequences
 from hookline.types import HookPoint, ModelInfo
@@ -60,8 +60,9 @@ class RemoteModel(LocalModelManners):
             return list(hook_points)
         return list(self.client.estimate(list(hook_points), [0], model=self.name).hook_points)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> None:
-        """Runs a batch of token ids for the collectors that are active, and returns nothing: logits stay on the server.
+    def __call__(self, *args: Any, **kwargs: Any) -> NoOutput:
+        """Runs a batch of token ids for the collectors that are active. Logits stay on the server: what it returns says
+        so to code that wants them.
 
         The ids are a tensor, array or list, the first member of a tuple or list whose others (targets) are left out, or
         the `input_ids`, `idx` or `tokens` of a dict or of the keyword arguments, where an `attention_mask` says which
@@ -77,6 +78,7 @@ class RemoteModel(LocalModelManners):
         batch = TokenBatch(sequences, lambda index: f"call {number} of the model, row {sequences.row(index)}")
         for collector in self._collectors:
             collector.take(batch)
+        return NoOutput()
 
     def check(self, hook_points: Sequence[str]) -> None:
         """Raises what the server objects to in these hook points."""

@@ -28,7 +28,7 @@ from hookline._packings import Packing, PadOrTruncate, Plain, SaeLens, Sparsify
 from hookline._tokenizer import LocalTokenizer
 
 PACKINGS = ("plain", "saelens", "sparsify", "dictionary_learning")
-# What one process is given at a time: enough that handing it over costs little.
+# One process is given this much at a time: enough that handing it over costs little.
 _TASK_CHARACTERS = 1 << 18
 _TASK_DOCUMENTS = 1024
 # Tasks for each process that are encoded or wait to be: what bounds the memory.

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
 
-from hookline import _protocol
+from hookline import _lifetime, _protocol
 from hookline._arguments import PersistArguments
+from hookline._connection import StreamCall
+from hookline._counts import string
+from hookline._notes import notes_of_recording
 from hookline._request import CaptureOptions, options_among
-from hookline.errors import InternalError, from_rpc_error
+from hookline.errors import InternalError
 from hookline.types import RecordingInfo, recording_info
 
 
@@ -34,7 +38,7 @@ def persist_request(
     """The options that the arguments of a `persist` method make, and the request. TypeError for what no recording
     takes."""
     options = options_among(PersistArguments.__annotations__, "a recording", hook_points, source, arguments)
-    request = _protocol.PersistRequest(name=name, capture=options.whole_message())
+    request = _protocol.PersistRequest(name=string("name", name), capture=options.whole_message())
     return options, request.SerializeToString()
 
 
@@ -45,42 +49,51 @@ def finished_recording(last: PersistProgress | None) -> RecordingInfo:
     return last.recording
 
 
-class Persist(Iterator[PersistProgress]):
+class Persist(_lifetime.Running, Iterator[PersistProgress]):
     """Watches a recording being made: an iterator of its progress, about one a second, the last one with the recording.
 
     The recording goes on when nobody watches any more; `Client.stop_recording` ends it. Iterate from one thread at a
     time.
     """
 
-    def __init__(self, call: Any) -> None:
+    def __init__(self, call: StreamCall, options: CaptureOptions) -> None:
         self._call = call
+        self._options = options
         self._last: PersistProgress | None = None
         # The server answers at once. Waiting for it here raises its objections, and a request is on its way only then.
         self._first = self._receive()
 
     def __next__(self) -> PersistProgress:
-        first, self._first = self._first, None
-        following = self._receive() if first is None else first
+        following = self._following()
         if following is None:
             raise StopIteration
+        self._tell(following)
         return following
+
+    def _following(self) -> PersistProgress | None:
+        first, self._first = self._first, None
+        return self._receive() if first is None else first
+
+    def _tell(self, progress: PersistProgress) -> None:
+        for note in notes_of_recording(self._options, progress.recording):
+            warnings.warn(note, stacklevel=3)
 
     def _receive(self) -> PersistProgress | None:
         """The next progress; None at the end of a complete recording."""
         try:
             message = next(self._call, None)
         except grpc.RpcError as error:
-            raise from_rpc_error(error) from None
-        if message is not None:
-            self._last = persist_progress(message)
-            return self._last
-        return None
+            raise self._options.named(self._call.exception(error)) from None
+        if message is None:
+            return None
+        self._last = persist_progress(message)
+        return self._last
 
     def wait(self) -> RecordingInfo:
         """Waits for the end. The recording, complete; raises what it ended of otherwise: CancelledError where somebody
         stopped it, UnavailableError where the server went away. The same request continues such a recording."""
-        for _ in self:
-            pass
+        while (progress := self._following()) is not None:
+            self._tell(progress)
         return finished_recording(self._last)
 
     def close(self) -> None:

@@ -32,9 +32,11 @@ from hookline.types import Selection
 
 # Sequences that are taken at once; SAELens's default of store_batch_size_prompts.
 _GROUP_SEQUENCES = 32
-# Of so many rows that came last the running median of norms is taken: enough for an error of a percent.
+# The running median of norms is taken of this many rows that came last: enough for an error of a percent.
 _MEDIAN_ROWS = 1 << 14
 _STATE_VERSION = 1
+# Of special tokens that every sequence may hold, whatever it is about.
+_STRUCTURAL_ROLES = ("bos", "eos", "pad")
 
 _MLP_IN = re.compile(r"(blocks\.\d+)\.hook_mlp_in")
 
@@ -62,7 +64,7 @@ def hook_point(hook_name: str, *, release: str = "") -> str:
 
 
 def data_provider(
-    server: str | Client,
+    server: str | Sequence[str] | Client,
     hook_point: str,
     source: Any,
     *,
@@ -82,7 +84,7 @@ def data_provider(
 ) -> DataProvider:
     """An iterator of `(batch_size, width)` torch tensors on `device`, whose state can be kept.
 
-    server: an address, or a client.
+    server: an address, several, or a client.
     hook_point: one name. What an SAE reads and what it should give back are the same; for transcoders use
     `Client.capture`.
     source: as for `Client.capture`. A pass covers all of it, also where the server's cap on rows (`--max-rows`) ends
@@ -99,8 +101,8 @@ def data_provider(
     store_batch_size_prompts: sequences taken at once.
     context_size: tokens of a sequence, which `seqpos_slice` needs.
     seqpos_slice: `slice(*seqpos_slice)` of each sequence's positions is kept.
-    exclude_special_tokens: rows of these token ids are left out. SAELens's True stands for its tokenizer's ids; give
-        them.
+    exclude_special_tokens: rows of these token ids are left out. True stands, as in SAELens, for the structural special
+        tokens of the model's tokenizer: BOS, EOS and PAD, as the server knows them.
     max_norm_medians: leaves out rows whose norm is more than so many running medians, such as attention sinks; None:
         leaves out none.
     seed: of the mixing.
@@ -126,14 +128,18 @@ def data_provider(
     )
     if options.get("top_k"):
         raise ValueError("top_k: an SAE reads whole rows; use Client.capture")
-    options["selection"] = _selection(options.get("selection"), context_size, seqpos_slice, exclude_special_tokens)
-    client = connect(server) if isinstance(server, str) else server
+    client = server if isinstance(server, Client) else connect(server)
+    if isinstance(exclude_special_tokens, bool):
+        excluded = _structural_ids(client, options.get("model", "")) if exclude_special_tokens else ()
+    else:
+        excluded = () if exclude_special_tokens is None else counts("exclude_special_tokens", exclude_special_tokens, 0)
+    options["selection"] = _selection(options.get("selection"), context_size, seqpos_slice, excluded)
     return DataProvider(client, source, settings, options)
 
 
 def scaling_factor(statistics: HookPointStatistics) -> float:
-    """What SAELens's `expected_average_only_in` multiplies rows by, sqrt(d_in) / mean norm, from `Client.statistics` of
-    the hook point; for `ActivationScaler(scaling_factor=...)`."""
+    """The factor by which SAELens's `expected_average_only_in` multiplies rows, sqrt(d_in) / mean norm, from
+    `Client.statistics` of the hook point; for `ActivationScaler(scaling_factor=...)`."""
     return float(len(statistics.mean_vector) ** 0.5 / statistics.mean_row_norm)
 
 
@@ -166,7 +172,7 @@ class _Settings:
 
 
 class DataProvider(Iterator[Any]):
-    """What `data_provider` makes. Use it from one thread at a time."""
+    """The data provider that `data_provider` makes. Use it from one thread at a time."""
 
     def __init__(self, client: Client, source: Any, settings: _Settings, options: dict[str, Any]) -> None:
         self._settings = settings
@@ -219,6 +225,7 @@ class DataProvider(Iterator[Any]):
             "pass": self._groups.pass_number,
             "group": self._groups.group,
             "pass_rows": self._groups.pass_rows,
+            "names": self._groups.names,
             "ended": self._ended,
             "seen": self._seen,
             "buffer": self._buffer.state_dict(),
@@ -235,7 +242,7 @@ class DataProvider(Iterator[Any]):
         for name, value in state["settings"].items():
             if mine[name] != value:
                 raise ValueError(f"state: it is of a provider with {name} {value!r}, this one has {mine[name]!r}")
-        self._groups.seek(state["pass"], state["group"], state["pass_rows"])
+        self._groups.seek(state["pass"], state["group"], state["pass_rows"], state["names"])
         self._ended, self._seen = state["ended"], state["seen"]
         self._buffer.load_state_dict(state["buffer"])
         self._norms.recent = state["norms"].clone()
@@ -336,21 +343,30 @@ class _RunningMedian:
         return norms <= medians * self.recent.median()
 
 
+def _structural_ids(client: Client, model: str) -> tuple[int, ...]:
+    """The ids that SAELens's `get_special_token_ids` gives, as far as a server tells them: not those of chat."""
+    info = client.model(model).info
+    ids = sorted({token.id for token in info.special_tokens if token.role in _STRUCTURAL_ROLES})
+    if not ids:
+        raise ValueError(
+            f"exclude_special_tokens: the server tells no BOS, EOS or PAD of {escaped(info.name)} "
+            f"({escaped(info.tokenizer) or 'it has no tokenizer'}); give their ids"
+        )
+    return tuple(ids)
+
+
 def _selection(
     selection: Selection | None,
     context_size: int | None,
     seqpos_slice: Sequence[int | None],
-    exclude_special_tokens: Sequence[int] | bool | None,
+    excluded: tuple[int, ...],
 ) -> Selection | None:
     """The selection that SAELens's settings stand for."""
-    if isinstance(exclude_special_tokens, bool) and exclude_special_tokens:
-        raise ValueError("exclude_special_tokens: True stands for a tokenizer's ids, which are not here; give them")
     is_whole = tuple(seqpos_slice) == (None,)
-    if is_whole and not exclude_special_tokens:
+    if is_whole and not excluded:
         return selection
     if selection is not None:
         raise ValueError("selection: give it, or seqpos_slice and exclude_special_tokens, not both")
-    excluded = counts("exclude_special_tokens", exclude_special_tokens or (), 0)
     if is_whole:
         return Selection(exclude_token_ids=excluded)
     if context_size is None:

@@ -18,17 +18,22 @@ from typing import Any
 import grpc
 import numpy as np
 
-from hookline import _protocol
+from hookline import _lifetime, _protocol
 from hookline._arguments import ScoreArguments
+from hookline._connection import StreamCall
+from hookline._counts import count, counts, flag, string, strings
 from hookline._request import fill_dataset, fill_text, token_batch
 from hookline._sources import is_server_source, name_place, place_in, source_batches
-from hookline.errors import HooklineError, InternalError, from_rpc_error
-from hookline.types import Dataset, Text
+from hookline.errors import HooklineError, InternalError
+from hookline.types import LARGEST_ID, Dataset, Text
+
+# Of the 32 bits in which the protocol holds a number of logits.
+_LARGEST_COUNT = (1 << 31) - 1
 
 
 @dataclass(frozen=True)
 class Intervention:
-    """What replaces rows of a hook point. Made by the class methods, which all take where it holds:
+    """A replacement of a hook point's rows. Made by the class methods, which all take where it holds:
 
     positions: only at these positions of each sequence. ignore_token_ids: not where the token is one of these. head:
     only this head of a hook point whose width is divided into heads.
@@ -99,10 +104,10 @@ class Intervention:
     def fill(self, message: Any) -> None:
         """Fills a proto Intervention."""
         message.hook_point = self.hook_point
-        message.positions.extend(int(position) for position in self.positions)
-        message.ignore_token_ids.extend(int(token_id) for token_id in self.ignore_token_ids)
+        message.positions.extend(counts("positions", self.positions))
+        message.ignore_token_ids.extend(counts("ignore_token_ids", self.ignore_token_ids, 0, LARGEST_ID))
         if self.head is not None:
-            message.head = self.head
+            message.head = count("head", self.head, 0)
         if self.operation == "dictionary":
             message.dictionary = self.arguments["name"]
             return
@@ -126,10 +131,10 @@ def _fill_latents(message: Any, arguments: Mapping[str, Any]) -> None:
     message.keep_error = arguments["keep_error"]
     edits = arguments["edits"]
     for latent, value in edits["clamp"].items():
-        message.edits.add(latent=latent, clamp=value)
+        message.edits.add(latent=count("clamp", latent), clamp=value)
     for latent, factor in edits["scale"].items():
-        message.edits.add(latent=latent, scale=factor)
-    for latent in edits["ablate"]:
+        message.edits.add(latent=count("scale", latent), scale=factor)
+    for latent in counts("ablate", edits["ablate"]):
         message.edits.add(latent=latent).ablate.SetInParent()
 
 
@@ -224,7 +229,7 @@ def score_options(
     unknown = sorted(arguments.keys() - ScoreArguments.__annotations__.keys())
     if unknown:
         raise TypeError(f"{unknown[0]}: score takes {', '.join(sorted(ScoreArguments.__annotations__))}")
-    request = _protocol.ScoreRequest(model=arguments.get("model", ""))
+    request = _protocol.ScoreRequest(model=string("model", arguments.get("model", "")))
     if isinstance(source, Dataset):
         fill_dataset(request.dataset, source)
     elif isinstance(source, Text):
@@ -239,14 +244,12 @@ def score_options(
         batches = source_batches(source)
         request.tokens.CopyFrom(token_batch([ids for batch in batches for ids in batch.sequences]))
     outputs = request.outputs
-    outputs.per_token_loss = arguments.get("per_token_loss", False)
-    outputs.kl = arguments.get("kl", False)
-    outputs.top_logits = arguments.get("top_logits", 0)
-    outputs.log_probability_token_ids.extend(arguments.get("log_probability_token_ids", ()))
-    names = arguments.get("hook_points", ())
-    outputs.hook_points.extend([names] if isinstance(names, str) else names)
-    outputs.rows_only = arguments.get("rows_only", False)
-    outputs.loss_recovered = arguments.get("loss_recovered", False)
+    for name in ("per_token_loss", "kl", "rows_only", "loss_recovered"):
+        setattr(outputs, name, flag(name, arguments.get(name, False)))
+    outputs.top_logits = count("top_logits", arguments.get("top_logits", 0), most=_LARGEST_COUNT)
+    ids = counts("log_probability_token_ids", arguments.get("log_probability_token_ids", ()), 0, LARGEST_ID)
+    outputs.log_probability_token_ids.extend(ids)
+    outputs.hook_points.extend(strings("hook_points", arguments.get("hook_points", ())))
     for name, interventions in (variants or {}).items():
         variant = request.variants.add(name=name)
         for one in [interventions] if isinstance(interventions, Intervention) else interventions:
@@ -348,12 +351,12 @@ def _summary(message: Any) -> ScoreSummary:
     )
 
 
-class Scores(Iterator[SequenceScore]):
+class Scores(_lifetime.Running, Iterator[SequenceScore]):
     """Scores as they come: an iterator of `SequenceScore`, a sequence's clean one before its variants'. `wait` reads
     the rest and returns the summary. Iterate from one thread at a time. Leaving it early, by `close` or the end of
     `with`, ends the work on the server."""
 
-    def __init__(self, call: Any, options: ScoreOptions) -> None:
+    def __init__(self, call: StreamCall, options: ScoreOptions) -> None:
         self._call = call
         self._options = options
         self._reader = ScoreReader(options)
@@ -371,9 +374,7 @@ class Scores(Iterator[SequenceScore]):
         try:
             data = next(self._call, None)
         except grpc.RpcError as error:
-            raise self._options.named(from_rpc_error(error)) from None
-        except HooklineError as error:
-            raise self._options.named(error) from None
+            raise self._options.named(self._call.exception(error)) from None
         if data is None:
             self._reader.finished()
             return None

@@ -16,7 +16,7 @@ from hookline.types import CaptureStarted, CaptureSummary, Recording
 
 @dataclass(frozen=True)
 class HookPointStatistics:
-    """Of one hook point's rows. Values that are not finite are left out of means and norms."""
+    """Statistics of one hook point's rows. Values that are not finite are left out of means and norms."""
 
     rows: int
     mean_vector: np.ndarray[Any, Any]  # float32, (width,)
@@ -59,7 +59,7 @@ class Statistics(Mapping[str, HookPointStatistics]):
 
 
 def statistics_options(hook_points: str | Sequence[str], source: Any, arguments: StatisticsArguments) -> CaptureOptions:
-    """What the arguments of a `statistics` method ask for. TypeError for what none takes."""
+    """Options from the arguments of a `statistics` method. TypeError for an argument that it does not take."""
     accepted = sorted(StatisticsArguments.__annotations__)
     unknown = sorted(arguments.keys() - set(accepted))
     if unknown:
@@ -71,7 +71,7 @@ def statistics_options(hook_points: str | Sequence[str], source: Any, arguments:
 
 
 def receiver_statistics(started: CaptureStarted, summary: CaptureSummary | None) -> Statistics:
-    """What a capture that has ended tells. InternalError where the server sent no statistics."""
+    """The statistics from a capture that has ended. InternalError where the server sent no statistics."""
     if summary is None or any(point.mean_vector is None for point in summary.hook_points.values()):
         raise InternalError("the server sent no statistics; it is older than this client")
     points = {}

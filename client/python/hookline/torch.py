@@ -23,6 +23,7 @@ from hookline._counts import count
 from hookline._groups import GroupReader, can_be_continued
 from hookline._mixing import MixingBuffer
 from hookline._passes import Pass
+from hookline._rows import TopK
 from hookline._sources import source_batches
 from hookline._token_ids import Ids
 from hookline.capture import Batch
@@ -33,24 +34,25 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
-# What `Client.capture` takes by itself.
+# `Client.capture` takes these by itself.
 _BATCH_ROWS = 4096
 # Sequences that are taken at once: a pass goes on with the first that no state holds rows of.
 _GROUP_SEQUENCES = 32
 # Options whose rows cannot be kept in a state, or begun in the middle.
-_WITHOUT_STATE = ("max_activations_by_hook_point", "top_k", "pin_memory", "record_as")
+_WITHOUT_STATE = ("pin_memory", "record_as")
 
 
 class ActivationDataset(torch.utils.data.IterableDataset):  # type: ignore[type-arg, misc, unused-ignore]
     """An IterableDataset of batches `{hook point: (rows, width) tensor}`; each pass is a capture of its own,
     or several one after another where the server's cap on rows (`--max-rows`) ends one before the source.
 
-    address: of the server. The connection is made in the process that iterates, so that the dataset can be pickled.
+    address: of the server, or a list of several. The connection is made in the process that iterates, so that the
+        dataset can be pickled.
     hook_points, source, options: as for `Client.capture`. An iterator as source lasts for one pass.
 
     Give it to a DataLoader with `batch_size=None`: its items are batches already. With `num_workers`, each worker
     captures its own part of the source (a `hookline.Dataset`, or token ids in a list, tensor or array), and budgets
-    hold in each worker. With such a source, and one budget for all hook points, its iterators have `state_dict` and
+    hold in each worker. With such a source, without `pin_memory` and `record_as`, its iterators have `state_dict` and
     `load_state_dict`, as torchdata's `StatefulDataLoader` expects: a pass goes on in another process with exactly the
     batches that would have come, the shuffle buffer included (`ResumableBatches`). Workers may be forked or spawned;
     forked ones must be so while no capture is open, since gRPC
@@ -58,7 +60,11 @@ class ActivationDataset(torch.utils.data.IterableDataset):  # type: ignore[type-
     """
 
     def __init__(
-        self, address: str, hook_points: str | Sequence[str], source: Any, **options: Unpack[CaptureArguments]
+        self,
+        address: str | Sequence[str],
+        hook_points: str | Sequence[str],
+        source: Any,
+        **options: Unpack[CaptureArguments],
     ) -> None:
         super().__init__()
         self.address = address
@@ -83,9 +89,23 @@ class ActivationDataset(torch.utils.data.IterableDataset):  # type: ignore[type-
             self.summary = batches.summary
 
 
+# Of a hook point's rows: their width where they are the largest entries only, else 0; and tensors of no rows.
+_Form = tuple[int, tuple[Any, ...]]
+
+
+def _tensors_of(rows: Any) -> tuple[Any, ...]:
+    return (rows.indices, rows.values) if isinstance(rows, TopK) else (rows,)
+
+
+def _form_of(rows: Any) -> _Form:
+    empty = tuple(part.new_empty(0, part.shape[1]) for part in _tensors_of(rows))
+    return (rows.width if isinstance(rows, TopK) else 0), empty
+
+
 class ResumableBatches(Iterator[Batch]):
     """The batches of one pass over an `ActivationDataset`, each with exactly `batch_rows` rows, the last with what is
-    left. Rows that `shuffle_buffer` mixes are mixed as `hookline.sae_lens` does.
+    left. Rows that `shuffle_buffer` mixes are mixed as `hookline.sae_lens` does. Where budgets differ, rows that
+    all hook points have stand first in a batch.
 
     `state_dict` has what later batches depend on: the place in the source, the rows that wait, the random generator.
     Give it to `load_state_dict` of a new iterator over an equal dataset before its first batch.
@@ -101,10 +121,17 @@ class ResumableBatches(Iterator[Batch]):
         self._shuffles = shuffle_buffer > 0
         buffer_rows, fraction = (max(shuffle_buffer, batch_rows), 0.5) if self._shuffles else (batch_rows, 0.0)
         self._groups = GroupReader(client, dataset.hook_points, source, _GROUP_SEQUENCES, False, **options)
-        # There may be as many parts as there are hook points and three columns of provenance.
+        # There may be as many parts as `_flat` makes of the hook points, and three columns of provenance.
         self._buffer = MixingBuffer(buffer_rows, batch_rows, fraction, seed, itertools.repeat("cpu"))
-        self._identity = {"batch_rows": batch_rows, "buffer_rows": buffer_rows, "sequences": self._groups.sequences}
-        self._names: tuple[str, ...] = ()
+        self._identity = {
+            "batch_rows": batch_rows,
+            "buffer_rows": buffer_rows,
+            "sequences": self._groups.sequences,
+            "max_activations": options.get("max_activations"),
+            "max_activations_by_hook_point": dict(options.get("max_activations_by_hook_point") or {}),
+            "top_k": options.get("top_k", 0),
+        }
+        self._forms: dict[str, _Form] = {}  # of each hook point; none before the first row
         self._rows = 0  # given out
         self._ended = False
         self._failure: Exception | None = None
@@ -137,29 +164,57 @@ class ResumableBatches(Iterator[Batch]):
             self._failure, self._ended = error, True
             self._buffer.flush(shuffled=self._shuffles)
             return
-        self._names = group.names or self._names
         for piece in group.pieces:
-            self._buffer.push(piece)
+            if not self._forms:  # of the first piece, in which every hook point has rows
+                self._forms = {name: _form_of(rows) for name, rows in zip(group.names, piece)}
+            self._buffer.push(self._flat(piece))
         self._buffer.serve()
         if group.ends_pass:
             self._ended = True
             self._buffer.flush(shuffled=self._shuffles)
 
+    def _flat(self, piece: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Tensors with an entry for each row: of each hook point whether it has the row, then its values, zeros where
+        it has none, with `top_k` after their indices; then the provenance."""
+        flat: list[Any] = []
+        count = len(piece[-1])
+        for (_, empty), rows in zip(self._forms.values(), piece):
+            flat.append(torch.arange(count) < len(rows))
+            for part in _tensors_of(rows) if len(rows) else empty:
+                missing = count - len(part)
+                flat.append(torch.cat([part, part.new_zeros(missing, part.shape[1])]) if missing else part)
+        return (*flat, *piece[len(self._forms) :])
+
     def _batch(self, parts: tuple[Any, ...]) -> Batch:
-        batch = Batch(zip(self._names, parts))
+        left = list(parts)
+        batch = Batch()
         batch.first_row = self._rows
+        columns, order = left[-3:], None
+        held: dict[str, Any] = {}
+        for name, (width, _) in self._forms.items():
+            has = left.pop(0)
+            held[name] = has, TopK(left.pop(0), left.pop(0), width) if width else left.pop(0)
+        if not all(bool(has.all()) for has, _ in held.values()):
+            hook_points = sum(has.int() for has, _ in held.values())
+            order = torch.sort(hook_points, descending=True, stable=True).indices
+            columns = [column[order] for column in columns]
+        for name, (has, rows) in held.items():
+            if bool(has.any()):
+                batch[name] = rows if order is None else rows[order][: int(has.sum())]
         if self._provenance:
-            batch.sequence, batch.position, batch.token_id = parts[len(self._names) :]
+            batch.sequence, batch.position, batch.token_id = columns
+            batch.token_texts = self._groups.token_texts
         self._rows += batch.rows
         return batch
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "identity": self._identity,
-            "names": self._names,
+            "forms": {name: (width, list(empty)) for name, (width, empty) in self._forms.items()},
             "group": self._groups.group,
             "pass_rows": self._groups.pass_rows,
             "rows": self._rows,
+            "token_texts": dict(self._groups.token_texts) if self._provenance else {},
             "ended": self._ended,
             "buffer": self._buffer.state_dict(),
         }
@@ -168,8 +223,10 @@ class ResumableBatches(Iterator[Batch]):
         for name, value in state["identity"].items():
             if self._identity[name] != value:
                 raise ValueError(f"state: it is of a pass with {name} {value}, this one has {self._identity[name]}")
-        self._groups.seek(0, state["group"], state["pass_rows"])
-        self._names, self._rows, self._ended = tuple(state["names"]), state["rows"], state["ended"]
+        self._groups.seek(0, state["group"], state["pass_rows"], state["forms"])
+        self._forms = {name: (width, tuple(empty)) for name, (width, empty) in state["forms"].items()}
+        self._rows, self._ended = state["rows"], state["ended"]
+        self._groups.token_texts.update(state.get("token_texts", {}))
         self._buffer.load_state_dict(state["buffer"])
 
     def close(self) -> None:

@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 
 from hookline import _protocol
-from hookline._counts import count, counts
+from hookline._counts import count, counts, flag, seconds, string
+
+# Of a token id.
+LARGEST_ID = 0xFFFFFFFF
 
 
 def _settle_counts(value: Any, **least: int | None) -> None:
@@ -125,6 +128,7 @@ class Dataset:
     skip_sequences: int = 0  # of that order, left out at its beginning
 
     def __post_init__(self) -> None:
+        string("name", self.name)
         _settle_counts(self, sequence_length=None, first_sequence=None, sequence_count=None, prepend_token_id=0)
         _settle_counts(self, shuffle_seed=0, epochs=1, skip_sequences=0)
 
@@ -163,6 +167,7 @@ class Feed:
     on_lag: str = "detach"  # or "wait": the whole feed waits for its slowest member
 
     def __post_init__(self) -> None:
+        string("name", self.name)
         _settle_counts(self, start_when_subscribers=None)
 
 
@@ -176,6 +181,7 @@ class Recording:
     shuffle_seed: int | None = None  # sends the rows in an order that this seed alone decides; None: as recorded
 
     def __post_init__(self) -> None:
+        string("name", self.name)
         _settle_counts(self, first_row=None, row_count=None, shuffle_seed=0)
 
 
@@ -219,7 +225,10 @@ class Selection:
 
     def __post_init__(self) -> None:
         _settle_counts(self, skip_first=None, position_end=None, position_stride=None, sample_rows=None, seed=None)
-        object.__setattr__(self, "exclude_token_ids", counts("exclude_token_ids", self.exclude_token_ids, 0))
+        object.__setattr__(self, "last_only", flag("last_only", self.last_only))
+        object.__setattr__(
+            self, "exclude_token_ids", counts("exclude_token_ids", self.exclude_token_ids, 0, LARGEST_ID)
+        )
 
     def rows_of(self, ids: Any) -> int:
         """Rows that a sequence with these token ids brings."""
@@ -242,6 +251,11 @@ class Retry:
     attempts: int = 10
     initial_seconds: float = 0.25
     max_seconds: float = 8.0
+
+    def __post_init__(self) -> None:
+        _settle_counts(self, attempts=0)
+        for name in ("initial_seconds", "max_seconds"):
+            object.__setattr__(self, name, seconds(name, getattr(self, name)))
 
     def delay(self, failures: int) -> float | None:
         """Seconds before the reconnect after this many failures in a row; None: give up."""
@@ -277,7 +291,8 @@ class CaptureStarted:
     added_special_tokens: tuple[SpecialToken, ...] = ()
     """The special tokens that were added to each text."""
     tokenizer_warning: str = ""
-    """What differs, if another tokenizer than the model's has packed the dataset."""
+    """Says what differs, if another tokenizer than the model's has packed the dataset."""
+    batch_tokens: int = 0  # most tokens of a forward pass; 0: the server does not say
 
 
 @dataclass(frozen=True)
@@ -449,6 +464,7 @@ def capture_started(message: Any) -> CaptureStarted:
         top_k=message.top_k,
         added_special_tokens=special_tokens(message.added_special_tokens),
         tokenizer_warning=message.tokenizer_warning,
+        batch_tokens=message.batch_tokens,
     )
 
 

@@ -59,7 +59,7 @@ class Dictionary {
 
   const DictionaryInfo& info() const { return info_; }
 
-  // What the dictionary computes of rows (n, width) at `point`, in the rows' dtype.
+  // Returns what the dictionary computes of rows (n, width) at `point`, in the rows' dtype.
   at::Tensor Compute(DictionaryPoint point, const at::Tensor& rows) const;
 
   // The reconstruction of rows (n, width), with `edits` made to the latents, in float32; with `keeps_error` what the

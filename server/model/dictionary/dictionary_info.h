@@ -1,4 +1,4 @@
-// What is known of a dictionary besides its weights. Free of LibTorch.
+// The facts about a dictionary besides its weights. Free of LibTorch.
 #ifndef HOOKLINE_SERVER_MODEL_DICTIONARY_DICTIONARY_INFO_H_
 #define HOOKLINE_SERVER_MODEL_DICTIONARY_DICTIONARY_INFO_H_
 
@@ -18,7 +18,7 @@ struct DictionaryInfo {
   int64_t max_active = 0;  // latents of a row that can be other than 0; 0: no limit
 };
 
-// What a dictionary computes of a row, each a hook point under SAELens's name.
+// The stages of a dictionary's computation on a row, each a hook point under SAELens's name.
 enum class DictionaryPoint {
   kInput,           // hook_sae_input: the row
   kPreActivations,  // hook_sae_acts_pre: its latents before the activation function

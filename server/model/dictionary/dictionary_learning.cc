@@ -1,7 +1,5 @@
 #include "server/model/dictionary/dictionary_learning.h"
 
-#include <unistd.h>
-
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -9,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "server/base/status.h"
+#include "server/model/dictionary/dictionary_files.h"
 #include "server/model/families/config_json.h"
 #include "server/model/families/config_reader.h"
 #include "server/model/load/torch_checkpoint.h"
@@ -81,7 +80,7 @@ DictionaryWeights TakeWeights(const DictionaryClass& kind, const DictionaryInfo&
   return weights;
 }
 
-// As the library does for this class when it loads it: a latent is as large as what it adds to a row.
+// The library does the same when it loads this class: a latent is as large as what it adds to a row.
 void ScaleToUnitDecoder(DictionaryWeights* weights) {
   const at::Tensor norms = weights->decoder.norm(2, at::IntArrayRef{1});
   weights->decoder = weights->decoder / norms.unsqueeze(1);
@@ -91,9 +90,7 @@ void ScaleToUnitDecoder(DictionaryWeights* weights) {
 
 }  // namespace
 
-bool IsDictionaryLearningFolder(const std::string& folder) {
-  return access((folder + kConfigFile).c_str(), F_OK) == 0 && access((folder + kWeightsFile).c_str(), F_OK) == 0;
-}
+bool IsDictionaryLearningFolder(const std::string& folder) { return HoldsFiles(folder, kConfigFile, kWeightsFile); }
 
 absl::StatusOr<std::shared_ptr<const Dictionary>> ReadDictionaryLearning(const std::string& name,
                                                                          const std::string& folder, at::Device device) {
@@ -123,10 +120,9 @@ absl::StatusOr<std::shared_ptr<const Dictionary>> ReadDictionaryLearning(const s
   ASSIGN_OR_RETURN(const StateDict state, ReadTorchCheckpoint(folder + kWeightsFile));
   WeightTaker take(state, device, at::kFloat);
   DictionaryWeights weights = TakeWeights(*kind, info, take);
-  RETURN_IF_ERROR(take.Finish());
-  if (info.architecture == "AutoEncoder") ScaleToUnitDecoder(&weights);
-  ASSIGN_OR_RETURN(info.fingerprint, take.Fingerprint(absl::StrCat(info.architecture, " ", config.k)));
-  return std::make_shared<const Dictionary>(std::move(info), config, std::move(weights));
+  if (info.architecture == "AutoEncoder" && take.Finish().ok()) ScaleToUnitDecoder(&weights);
+  const std::string computation = absl::StrCat(info.architecture, " ", config.k);
+  return MakeDictionary(std::move(info), config, std::move(weights), take, computation);
 }
 
 }  // namespace hookline

@@ -12,7 +12,7 @@
 
 namespace hookline {
 
-// Whether `folder` holds both files.
+// Returns whether `folder` holds both files.
 bool IsDictionaryLearningFolder(const std::string& folder);
 
 // Reads AutoEncoder, AutoEncoderNew, GatedAutoEncoder, JumpReluAutoEncoder, AutoEncoderTopK, BatchTopKSAE and

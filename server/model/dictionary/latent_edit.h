@@ -6,7 +6,7 @@
 
 namespace hookline {
 
-// What becomes of a latent's activation a.
+// A change of a latent's activation a.
 struct LatentEdit {
   enum class Kind {
     kClamp,  // value

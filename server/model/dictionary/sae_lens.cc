@@ -1,12 +1,11 @@
 #include "server/model/dictionary/sae_lens.h"
 
-#include <unistd.h>
-
 #include <nlohmann/json.hpp>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "server/base/status.h"
+#include "server/model/dictionary/dictionary_files.h"
 #include "server/model/families/config_json.h"
 #include "server/model/families/config_reader.h"
 #include "server/model/load/safetensors_checkpoint.h"
@@ -104,9 +103,7 @@ DictionaryWeights TakeWeights(const DictionaryInfo& info, const DictionaryConfig
 
 }  // namespace
 
-bool IsSaeLensFolder(const std::string& folder) {
-  return access((folder + kConfigFile).c_str(), F_OK) == 0 && access((folder + kWeightsFile).c_str(), F_OK) == 0;
-}
+bool IsSaeLensFolder(const std::string& folder) { return HoldsFiles(folder, kConfigFile, kWeightsFile); }
 
 absl::StatusOr<std::shared_ptr<const Dictionary>> ReadSaeLens(const std::string& name, const std::string& folder,
                                                               at::Device device) {
@@ -121,11 +118,10 @@ absl::StatusOr<std::shared_ptr<const Dictionary>> ReadSaeLens(const std::string&
   ASSIGN_OR_RETURN(const StateDict state, ReadSafetensors(folder + kWeightsFile));
   WeightTaker take(state, device, at::kFloat);
   DictionaryWeights weights = TakeWeights(info, config, take);
-  RETURN_IF_ERROR(take.Finish());
-  ASSIGN_OR_RETURN(info.fingerprint, take.Fingerprint(absl::StrCat(
-                                         info.architecture, " ", config.k, " ", static_cast<int>(config.normalization),
-                                         " ", config.subtracts_decoder_bias, " ", config.scales_by_decoder_norm)));
-  return std::make_shared<const Dictionary>(std::move(info), config, std::move(weights));
+  const std::string computation =
+      absl::StrCat(info.architecture, " ", config.k, " ", static_cast<int>(config.normalization), " ",
+                   config.subtracts_decoder_bias, " ", config.scales_by_decoder_norm);
+  return MakeDictionary(std::move(info), config, std::move(weights), take, computation);
 }
 
 }  // namespace hookline

@@ -12,7 +12,7 @@
 
 namespace hookline {
 
-// Whether `folder` holds both files.
+// Returns whether `folder` holds both files.
 bool IsSaeLensFolder(const std::string& folder);
 
 // Reads the architectures standard, gated, jumprelu and topk, of SAELens 6 and of the versions before it; batchtopk and

@@ -1,7 +1,5 @@
 #include "server/model/dictionary/sparsify.h"
 
-#include <unistd.h>
-
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -9,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "server/base/status.h"
+#include "server/model/dictionary/dictionary_files.h"
 #include "server/model/families/config_json.h"
 #include "server/model/families/config_reader.h"
 #include "server/model/load/safetensors_checkpoint.h"
@@ -49,9 +48,7 @@ DictionaryConfig ReadConfig(const ConfigReader& config, DictionaryInfo* info) {
 
 }  // namespace
 
-bool IsSparsifyFolder(const std::string& folder) {
-  return access((folder + kConfigFile).c_str(), F_OK) == 0 && access((folder + kWeightsFile).c_str(), F_OK) == 0;
-}
+bool IsSparsifyFolder(const std::string& folder) { return HoldsFiles(folder, kConfigFile, kWeightsFile); }
 
 absl::StatusOr<std::shared_ptr<const Dictionary>> ReadSparsify(const std::string& name, const std::string& folder,
                                                                at::Device device) {
@@ -72,9 +69,7 @@ absl::StatusOr<std::shared_ptr<const Dictionary>> ReadSparsify(const std::string
   weights.encoder_bias = take.Get("encoder.bias", {info.latents});
   weights.decoder = take.Get("W_dec", {info.latents, info.width});
   weights.decoder_bias = take.Get("b_dec", {info.width});
-  RETURN_IF_ERROR(take.Finish());
-  ASSIGN_OR_RETURN(info.fingerprint, take.Fingerprint(absl::StrCat("sparsify ", config.k)));
-  return std::make_shared<const Dictionary>(std::move(info), config, std::move(weights));
+  return MakeDictionary(std::move(info), config, std::move(weights), take, absl::StrCat("sparsify ", config.k));
 }
 
 }  // namespace hookline

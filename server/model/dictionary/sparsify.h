@@ -12,7 +12,7 @@
 
 namespace hookline {
 
-// Whether `folder` holds both files.
+// Returns whether `folder` holds both files.
 bool IsSparsifyFolder(const std::string& folder);
 
 // Reads autoencoders with top-k; the directory's name tells the hook point, where it is `layers.N` or `layers.N.mlp`.

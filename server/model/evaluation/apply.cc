@@ -43,7 +43,8 @@ at::Tensor RowsToSet(const Intervention& intervention, const at::Tensor& vector,
   return placed.unsqueeze(0);
 }
 
-// What replaces x (B, T, width), in float32. `active`: where a dictionary does, (B * T), its latents that are not zero.
+// Returns what replaces x (B, T, width), in float32. `active`: where a dictionary does, (B * T), its latents that are
+// not zero.
 at::Tensor Replacement(const Intervention& intervention, const Model& model, const BatchTokens& tokens,
                        const at::Tensor& x, at::Tensor* active) {
   const int64_t width = x.size(2);
@@ -89,7 +90,7 @@ void Count(const at::Tensor& x, const at::Tensor& y, const at::Tensor& counted, 
   counts.squares = from.square().sum().item<double>();
   const at::Tensor sum = from.sum(0).cpu();
   counts.sum.assign(sum.data_ptr<double>(), sum.data_ptr<double>() + sum.size(0));
-  // As torch.nn.functional.cosine_similarity.
+  // This is torch.nn.functional.cosine_similarity.
   constexpr double kEpsilon = 1e-8;
   const at::Tensor lengths = from.norm(2, 1).clamp_min(kEpsilon) * to.norm(2, 1).clamp_min(kEpsilon);
   counts.cosine_similarity = ((from * to).sum(1) / lengths).sum().item<double>();

@@ -17,7 +17,7 @@
 
 namespace hookline {
 
-// What is wanted of every sequence under every variant.
+// The outputs that are wanted of every sequence under every variant.
 struct ScoreOutputs {
   bool rows_only = false;   // no logits are computed; the pass ends at the deepest of `hook_points`
   bool token_loss = false;  // each token's loss; without it their mean alone

@@ -26,7 +26,7 @@ namespace {
 
 using Json = nlohmann::json;
 
-// What a config.json without `tie_word_embeddings` means.
+// The meaning of a config.json without `tie_word_embeddings`.
 enum class Ties { kNo, kYes };
 
 struct NamedFamily {

@@ -84,7 +84,7 @@ absl::Status CheckDefaults(const jit::TreeRef& tree, const std::string& record) 
   return absl::OkStatus();
 }
 
-// The classes in the record, by their qualified names. Reads what is no definition as LibTorch's importer does.
+// The classes in the record, by their qualified names. Reads what is not a definition as LibTorch's importer does.
 absl::StatusOr<std::vector<std::string>> ParseRecord(PyTorchStreamReader& archive, const std::string& record) {
   const std::string module =
       absl::StrReplaceAll(absl::StripSuffix(absl::StripPrefix(record, kCodeFolder), ".py"), {{"/", "."}});

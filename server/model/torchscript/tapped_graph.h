@@ -50,7 +50,7 @@ struct TappedGraph {
 
 // Rewrites a copy of `module`'s forward; `module` itself stays as it is and must stay so (its attributes other than
 // tensors are folded into the graph). Errors (FAILED_PRECONDITION): no method forward, an input besides token ids that
-// has no default and is no attention mask, attributes that forward assigns, a graph beyond the limit.
+// has no default and is not an attention mask, attributes that forward assigns, a graph beyond the limit.
 absl::StatusOr<TappedGraph> TapModuleCalls(const torch::jit::Module& module);
 
 // A graph with the inputs of `tapped` and, as outputs, `taps` (indices, not empty, ascending and unique). What comes

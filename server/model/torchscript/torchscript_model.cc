@@ -34,7 +34,7 @@ namespace {
 namespace jit = torch::jit;
 namespace prim = c10::prim;
 
-// As much as proto and flags can hold; used where the file does not tell the limit.
+// The most that proto and flags can hold; used where the file does not tell the limit.
 constexpr int64_t kUnknownLimit = std::numeric_limits<int32_t>::max();
 
 // Sets of hook points whose graphs are kept. Captures come and go one at a time, so the sets of a busy server are few;

@@ -166,7 +166,7 @@ absl::StatusOr<AuthClient> ReadClient(const Json& object, size_t index) {
   return client;
 }
 
-// What recognises two clients would make one of them the other.
+// A credential that recognised two clients would make one of them the other.
 absl::Status CheckDistinct(const std::vector<AuthClient>& clients) {
   std::set<std::string> names;
   std::set<Sha256> tokens;

@@ -20,7 +20,7 @@
 
 namespace hookline {
 
-// What is known of a call before its request is parsed.
+// The facts about a call that are known before its request is parsed.
 struct CallFacts {
   absl::string_view method;                      // /package.Service/Method
   std::vector<absl::string_view> authorization;  // values of the metadata `authorization`
@@ -49,7 +49,7 @@ class Authenticator {
   // that needs none: it has no client.
   absl::StatusOr<AuthClient> Authorize(const CallFacts& call) const;
 
-  // Of the file, in its order; metrics are by these names.
+  // The file's names, in its order; metrics use them.
   std::vector<std::string> ClientNames() const;
 
  private:

@@ -77,7 +77,7 @@ absl::Status CheckKey(const TlsOptions& options, const std::string& key, X509* c
   return absl::OkStatus();
 }
 
-// What changes when a file is written or another is put in its place.
+// The facts about a file that change when it is written or another is put in its place.
 using Stamp = std::tuple<dev_t, ino_t, off_t, time_t, long>;
 
 std::array<Stamp, 3> StampsOf(const TlsOptions& options) {

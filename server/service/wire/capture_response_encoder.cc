@@ -225,6 +225,7 @@ grpc::ByteBuffer EncodeStarted(const CaptureStarted& started, int64_t shared_mem
   for (const SpecialToken& token : started.text.added) *out.add_added_special_tokens() = ToProto(token);
   out.set_tokenizer_warning(started.text.warning);
   out.set_capture_id(started.capture_id);
+  out.set_batch_tokens(started.batch_tokens);
   return ToByteBuffer(response);
 }
 

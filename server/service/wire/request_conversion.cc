@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "google/protobuf/generated_enum_reflection.h"
+#include "server/base/dtype_number.h"
 #include "server/base/status.h"
 
 namespace hookline {
@@ -25,18 +26,7 @@ absl::Status CheckEnum(absl::string_view field, Enum number) {
 
 absl::StatusOr<Dtype> FromProto(v1::Dtype dtype) {
   RETURN_IF_ERROR(CheckEnum("dtype", dtype));
-  switch (dtype) {
-    case v1::DTYPE_BFLOAT16:
-      return Dtype::kBFloat16;
-    case v1::DTYPE_FLOAT16:
-      return Dtype::kFloat16;
-    case v1::DTYPE_FLOAT8_E4M3:
-      return Dtype::kFloat8E4M3;
-    case v1::DTYPE_INT8:
-      return Dtype::kInt8;
-    default:
-      return Dtype::kFloat32;
-  }
+  return DtypeOfNumber(dtype).value_or(Dtype::kFloat32);
 }
 
 absl::StatusOr<FeedSource> FromProto(const v1::FeedSource& source) {
@@ -77,19 +67,11 @@ DatasetSource FromProto(const v1::DatasetSource& source) {
 }
 
 v1::Dtype ToProto(Dtype dtype) {
-  switch (dtype) {
-    case Dtype::kFloat32:
-      return v1::DTYPE_FLOAT32;
-    case Dtype::kBFloat16:
-      return v1::DTYPE_BFLOAT16;
-    case Dtype::kFloat16:
-      return v1::DTYPE_FLOAT16;
-    case Dtype::kFloat8E4M3:
-      return v1::DTYPE_FLOAT8_E4M3;
-    case Dtype::kInt8:
-      return v1::DTYPE_INT8;
-  }
-  return v1::DTYPE_UNSPECIFIED;
+  static_assert(
+      DtypeNumber(Dtype::kFloat32) == v1::DTYPE_FLOAT32 && DtypeNumber(Dtype::kBFloat16) == v1::DTYPE_BFLOAT16 &&
+      DtypeNumber(Dtype::kFloat16) == v1::DTYPE_FLOAT16 && DtypeNumber(Dtype::kFloat8E4M3) == v1::DTYPE_FLOAT8_E4M3 &&
+      DtypeNumber(Dtype::kInt8) == v1::DTYPE_INT8);
+  return static_cast<v1::Dtype>(DtypeNumber(dtype));
 }
 
 v1::SpecialToken ToProto(const SpecialToken& token) {

@@ -13,7 +13,7 @@
 
 namespace hookline {
 
-// All: INVALID_ARGUMENT for bytes that are no such message, for two sources in one request, and as FromProto
+// All: INVALID_ARGUMENT for bytes that are not such a message, for two sources in one request, and as FromProto
 // (request_conversion.h); RESOURCE_EXHAUSTED for a request that takes more than 4 MiB besides its tokens and texts, and
 // for more tokens, sequences or texts than `limits` allows, with both numbers: what is beyond them is counted, not
 // kept.

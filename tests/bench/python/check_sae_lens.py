@@ -21,11 +21,13 @@ import datasets
 import numpy as np
 import torch
 from sae_lens.training.activations_store import ActivationsStore
+from sae_lens.util import get_special_token_ids
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "client" / "python"))
 
 import hookline  # noqa: E402
 
+BOS = 256  # of the demo model
 CONTEXT = 24
 SEQUENCES = 150
 BATCHES = 70  # several epochs
@@ -35,6 +37,7 @@ CASES: dict[str, dict[str, Any]] = {
     "all mixing": {"mix": 1.0},
     "a quarter": {"mix": 0.25},
     "special tokens": {"exclude": list(range(0, 256, 3))},
+    "the tokenizer's special tokens": {"exclude": True},
     "slice": {"slice": (1, None)},
     "slice from the end": {"slice": (2, -3, 4)},
     "slice and special tokens": {"slice": (1, -1), "exclude": [3, 5, 7, 11], "mix": 0.7},
@@ -43,6 +46,13 @@ CASES: dict[str, dict[str, Any]] = {
     "layer_norm": {"normalize": "layer_norm"},
     "odd prompts": {"prompts": 7},
 }
+
+
+class Tokenizer:
+    """The part of a tokenizer of transformers that SAELens asks for its special tokens."""
+
+    bos_token_id = BOS
+    eos_token_id = pad_token_id = sep_token_id = None
 
 
 class ServersModel:
@@ -67,6 +77,7 @@ def main() -> int:
     warnings.simplefilter("ignore")
     client = hookline.connect(arguments.server)
     ids = np.random.default_rng(0).integers(0, 256, (SEQUENCES, CONTEXT))
+    ids[:, 0] = ids[::3, 9] = BOS
     dataset = datasets.Dataset.from_dict({"tokens": ids.tolist()})
     failures = 0
     for hook_point, (name, case) in itertools.product(arguments.hook_points.split(","), CASES.items()):
@@ -90,7 +101,10 @@ def main() -> int:
             device=torch.device("cpu"),
             dtype="float32",
             seqpos_slice=cut,
-            exclude_special_tokens=None if exclude is None else torch.tensor(exclude),
+            # As LanguageModelSAERunnerConfig's becomes the store's.
+            exclude_special_tokens=None
+            if exclude is None
+            else torch.tensor(get_special_token_ids(Tokenizer()) if exclude is True else exclude),  # type: ignore[arg-type]
             activations_mixing_fraction=case.get("mix", 0.5),
         )
         torch.manual_seed(11)

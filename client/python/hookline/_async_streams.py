@@ -1,0 +1,134 @@
+"""Scorings and recordings for asyncio: streams of answers to one request, on grpc.aio."""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from hookline import _network
+from hookline._in_loop import InLoop
+from hookline._notes import notes_of_recording
+from hookline._request import CaptureOptions
+from hookline.errors import CancelledError, from_rpc_error
+from hookline.persist import PersistProgress, finished_recording, persist_progress
+from hookline.scores import ScoreOptions, ScoreReader, ScoreSummary, SequenceScore
+from hookline.types import RecordingInfo
+
+
+class AsyncScores(InLoop, AsyncIterator[SequenceScore]):
+    """Scores as they come, as `hookline.Scores`: an async iterator. `wait` reads the rest and returns the summary;
+    `aclose`, or the end of `async with`, ends the work on the server."""
+
+    def __init__(self, call: Any, options: ScoreOptions, address: str) -> None:
+        super().__init__()
+        self._call = call
+        self._options = options
+        self._address = address
+        self._reader = ScoreReader(options)
+
+    async def __anext__(self) -> SequenceScore:
+        self._check_loop()
+        while self._reader.summary is None:
+            try:
+                data = await self._call.read()
+            except grpc.RpcError as error:
+                raise self._options.named(_network.name_proxy(from_rpc_error(error), self._address)) from None
+            if data is grpc.aio.EOF:
+                self._reader.finished()
+            score = self._reader.read(data)
+            if score is not None:
+                return score
+        raise StopAsyncIteration
+
+    async def wait(self) -> ScoreSummary:
+        """Reads what is left, and returns the totals."""
+        async for _ in self:
+            pass
+        return self._reader.finished()
+
+    async def aclose(self) -> None:
+        """Ends the call. Idempotent."""
+        self._call.cancel()
+
+    async def __aenter__(self) -> AsyncScores:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.aclose()
+
+
+class AsyncPersist(InLoop, AsyncIterator[PersistProgress]):
+    """Watches a recording being made, as `hookline.Persist` does: an async iterator of its progress, about one a
+    second, the last one with the recording.
+
+    The recording goes on when nobody watches any more; `AsyncClient.stop_recording` ends it. `aclose`, or the end of
+    `async with`, stops watching.
+    """
+
+    def __init__(self, call: Any, options: CaptureOptions, address: str) -> None:
+        super().__init__()
+        self._call = call
+        self._options = options
+        self._address = address
+        self._reading: asyncio.Future[PersistProgress | None] | None = None
+        self._last: PersistProgress | None = None
+        self._closed = False
+
+    async def __anext__(self) -> PersistProgress:
+        progress = await self._following()
+        if progress is None:
+            raise StopAsyncIteration
+        self._tell(progress)
+        return progress
+
+    async def _following(self) -> PersistProgress | None:
+        self._check_loop()
+        # A task of its own: where a waiting one is cancelled, by a time-out for example, grpcio would end the call.
+        if self._reading is None:
+            self._reading = asyncio.ensure_future(self._read())
+        await asyncio.wait([self._reading])
+        reading, self._reading = self._reading, None
+        progress = reading.result()
+        self._last = progress or self._last
+        return progress
+
+    def _tell(self, progress: PersistProgress) -> None:
+        for note in notes_of_recording(self._options, progress.recording):
+            warnings.warn(note, stacklevel=3)
+
+    async def _read(self) -> PersistProgress | None:
+        """The next progress; None at the end of a complete recording."""
+        try:
+            message = await self._call.read()
+        except asyncio.CancelledError:
+            if self._closed:
+                raise CancelledError("the recording is not watched any more") from None
+            raise
+        except grpc.RpcError as error:
+            raise self._options.named(_network.name_proxy(from_rpc_error(error), self._address)) from None
+        return None if message is grpc.aio.EOF else persist_progress(message)
+
+    async def wait(self) -> RecordingInfo:
+        """Waits for the end. The recording, complete; raises what it ended of otherwise: CancelledError where somebody
+        stopped it, UnavailableError where the server went away. The same request continues such a recording."""
+        while (progress := await self._following()) is not None:
+            self._tell(progress)
+        return finished_recording(self._last)
+
+    async def aclose(self) -> None:
+        """Watches no longer; the recording goes on. Idempotent."""
+        self._closed = True
+        self._call.cancel()
+        if self._reading is not None:
+            await asyncio.gather(self._reading, return_exceptions=True)
+
+    async def __aenter__(self) -> AsyncPersist:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.aclose()

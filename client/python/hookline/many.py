@@ -1,0 +1,234 @@
+"""One client over several servers that hold the same model."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from hookline import _calls, _lifetime
+from hookline._agreement import Agreement, is_gone
+from hookline._arguments import CaptureArguments, PersistArguments, ScoreArguments
+from hookline._calls import Answer, UnaryCall
+from hookline._receive import Receiver
+from hookline._request import CaptureOptions, capture_options
+from hookline._shared_capture import SharedReceiver
+from hookline._sharing import Sharing
+from hookline.capture import Capture
+from hookline.client import AllocatorFactory, Client
+from hookline.errors import HooklineError
+from hookline.model import RemoteModel
+from hookline.persist import Persist
+from hookline.scores import Intervention, Scores
+from hookline.types import DatasetInfo, Feed, Recording, RecordingInfo, Text
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+_log = logging.getLogger("hookline")
+
+
+class SharedCapture(Capture):
+    """A capture over several servers."""
+
+    def __init__(self, receiver: SharedReceiver, options: CaptureOptions, allocators: AllocatorFactory) -> None:
+        super().__init__(receiver, options, allocators)
+        self._shared = receiver
+        self._is_mixed = options.shuffle_buffer > 0
+        self._row: int | None = None  # after the last batch; None before the first
+
+    def __next__(self) -> Any:
+        batch = super().__next__()
+        self._row = batch.first_row + batch.rows
+        return batch
+
+    @property
+    def resume_token(self) -> bytes:
+        """Goes on after the last batch that the loop has had: `capture` with all arguments as they were, the source
+        from its beginning, and this token as `resume_token` brings what comes next, from the same servers or others
+        that hold the same. ValueError with `shuffle_buffer`: rows that wait in it are in no token."""
+        if self._is_mixed:
+            raise ValueError("resume_token: a capture with shuffle_buffer has rows that wait to be mixed")
+        return self._shared.token_at(self._shared.first_row if self._row is None else self._row)
+
+
+class ManyClient(Client):
+    """A client of several servers that hold the same model. Comes from `hookline.connect` with several addresses.
+
+    Captures of datasets and of the client's own tokens are cut into blocks of sequences that the servers run as they
+    are free. Rows, their order, budgets and provenance are those of one server; where one dies, hangs or drains, its
+    blocks run elsewhere, and it is used again when it is back. Everything else is asked of one of the servers, and what
+    stands on a single server's disk, or is shared there, is refused: `clients` has a client of each.
+    """
+
+    def __init__(self, clients: Sequence[Client], sharing: Sharing) -> None:
+        self.clients = tuple(clients)
+        self._sharing = sharing
+        self._turn = 0
+        self._shared: weakref.WeakSet[SharedReceiver] = weakref.WeakSet()
+        self.address = ",".join(client.address for client in clients)
+
+    def close(self) -> None:
+        for receiver in list(self._shared):
+            receiver.close()
+        for client in self.clients:
+            client.close()
+
+    def __reduce__(self) -> Any:
+        return ManyClient, (self.clients, self._sharing)
+
+    @property
+    def receiver(self) -> str:
+        return self.clients[0].receiver
+
+    def __repr__(self) -> str:
+        return f"<hookline.ManyClient of {self.address}>"
+
+    def model(self, name: str = "", *, timeout: float | None = None) -> RemoteModel:
+        """The model that the servers hold. FailedPreconditionError where they do not hold the same; those that do not
+        answer are left out, with a line in the log."""
+        model = self._agreed(name, None, timeout).model
+        assert model is not None
+        return RemoteModel(self, model)
+
+    def dataset(self, name: str, *, timeout: float | None = None) -> DatasetInfo:
+        """One dataset, which all servers hold. FailedPreconditionError where they do not hold the same."""
+        dataset = self._agreed("", name, timeout).dataset
+        assert dataset is not None
+        return dataset
+
+    def _agreed(self, model: str, dataset: str | None, timeout: float | None) -> Agreement:
+        agreement = Agreement(model, dataset)
+        errors: dict[int, Exception] = {}
+
+        def ask(index: int) -> None:
+            try:
+                agreement.ask(self.clients[index], self._timeout(timeout))
+            except Exception as error:
+                errors[index] = error
+
+        threads = [threading.Thread(target=ask, args=(i,), daemon=True) for i in range(len(self.clients))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        away = {index: error for index, error in errors.items() if is_gone(error)}
+        for index in sorted(errors.keys() - away.keys()) or (sorted(away) if len(away) == len(threads) else ()):
+            raise errors[index]
+        for index, error in away.items():
+            _log.warning("%s does not answer: %s", self.clients[index].address, error)
+        return agreement
+
+    def _timeout(self, timeout: float | None) -> float:
+        return self._sharing.answer_seconds if timeout is None else timeout
+
+    def call(self, unary: UnaryCall[Answer], timeout: float | None) -> Answer:
+        """Asks the servers one after another until one answers."""
+        first: HooklineError | None = None
+        for client in self._in_turn():
+            try:
+                return client.call(unary, self._timeout(timeout))
+            except HooklineError as error:
+                if not is_gone(error):
+                    raise
+                first = first or error
+        assert first is not None
+        raise first
+
+    def _in_turn(self) -> list[Client]:
+        first, self._turn = self._turn, (self._turn + 1) % len(self.clients)
+        return [*self.clients[first:], *self.clients[:first]]
+
+    def _one(self) -> Client:
+        """One server that answers, each in its turn."""
+        first: HooklineError | None = None
+        for client in self._in_turn():
+            try:
+                client.call(_calls.list_models(), self._sharing.answer_seconds)
+                return client
+            except HooklineError as error:
+                if not is_gone(error):
+                    raise
+                first = first or error
+        assert first is not None
+        raise first
+
+    def score(
+        self,
+        source: Any,
+        variants: Mapping[str, Sequence[Intervention]] | None = None,
+        **outputs: Unpack[ScoreArguments],
+    ) -> Scores:
+        """As `Client.score`, by one of the servers, each in its turn."""
+        return self._one().score(source, variants, **outputs)
+
+    def capture(
+        self,
+        hook_points: str | Sequence[str],
+        source: Any = None,
+        *,
+        text: str | Sequence[str] | Text | None = None,
+        resume_token: bytes = b"",
+        **options: Unpack[CaptureArguments],
+    ) -> Capture:
+        """`Client.capture` over all servers. Texts run on one of them; feeds, recordings and `record_as` need one
+        server, and are a ValueError.
+
+        resume_token: that of an earlier capture with the same arguments (`SharedCapture.resume_token`), which this one
+            continues. An iterator as source must begin anew.
+        """
+        return self._run(capture_options(hook_points, source, text=text, **options), resume_token)
+
+    def run(self, options: CaptureOptions) -> Capture:
+        return self._run(options, b"")
+
+    def _run(self, options: CaptureOptions, resume_token: bytes) -> Capture:
+        allocators = options.allocators()
+        if resume_token and options.shuffle_buffer:
+            raise ValueError("resume_token: a capture with shuffle_buffer has rows that wait to be mixed")
+        receiver = self._receive(options, allocators, resume_token)
+        if isinstance(receiver, SharedReceiver):
+            return SharedCapture(receiver, options, allocators)
+        return Capture(receiver, options, allocators)
+
+    def receive(self, options: CaptureOptions, allocators: AllocatorFactory) -> Receiver:
+        return self._receive(options, allocators, b"")
+
+    def _receive(self, options: CaptureOptions, allocators: AllocatorFactory, resume_token: bytes) -> Receiver:
+        if isinstance(options.source, Feed):
+            self._refuse("source: a feed is shared by captures on one server")
+        if isinstance(options.source, Recording):
+            self._refuse("source: a recording stands on one server's disk")
+        if options.record_as:
+            self._refuse("record_as: a recording stands on one server's disk")
+        if options.statistics_only or isinstance(options.source, Text):
+            if resume_token:
+                raise ValueError("resume_token: texts run on one server, and cannot be continued")
+            return self._one().receive(options, allocators)
+        _lifetime.check_process()
+        receiver = SharedReceiver(self.clients, options, allocators, self._sharing, resume_token)
+        self._shared.add(receiver)
+        return receiver
+
+    def _refuse(self, why: str) -> NoReturn:
+        addresses = ", ".join(client.address for client in self.clients[:8])
+        raise ValueError(f"{why}; take a client of it: one of `clients` ({addresses}), or hookline.connect(address)")
+
+    def recordings(self, *, timeout: float | None = None) -> tuple[RecordingInfo, ...]:
+        self._refuse("recordings: they stand on single servers' disks")
+
+    def recording(self, name: str, *, timeout: float | None = None) -> RecordingInfo:
+        self._refuse(f"recording {name!r}: it stands on one server's disk")
+
+    def persist(
+        self, name: str, hook_points: str | Sequence[str], source: Any, **options: Unpack[PersistArguments]
+    ) -> Persist:
+        self._refuse(f"recording {name!r}: it is made on one server's disk")
+
+    def stop_recording(self, name: str, *, timeout: float | None = None) -> RecordingInfo:
+        self._refuse(f"recording {name!r}: it stands on one server's disk")
+
+    def delete_recording(self, name: str, *, timeout: float | None = None) -> int:
+        self._refuse(f"recording {name!r}: it stands on one server's disk")

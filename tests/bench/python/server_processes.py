@@ -1,0 +1,47 @@
+"""Server processes of the demo model, for scripts that need several."""
+
+import os
+import signal
+import socket
+import subprocess
+
+import grpc
+
+ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", "..", ".."))
+DEMO = os.path.join(ROOT, "tests", "fixtures", "nanochat", "demo")
+# A busy machine may take long to load a model.
+_START_SECONDS = 300
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class ServerProcess:
+    """A server on a port that it keeps over restarts."""
+
+    def __init__(self, program, arguments=()):
+        self._arguments = [program, "--model", DEMO, "--device", "cpu", "--threads", "1", "--drain-timeout", "1s"]
+        self._arguments += ["--dataset", "text=" + os.path.join(DEMO, "tokens.npy"), *arguments]
+        self.address = f"127.0.0.1:{free_port()}"
+        self.start()
+
+    def start(self):
+        self.process = subprocess.Popen(
+            [*self._arguments, "--listen", self.address], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+
+    def wait(self):
+        """Waits until it answers."""
+        options = [("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 200)]
+        with grpc.insecure_channel(self.address, options=options) as channel:
+            grpc.channel_ready_future(channel).result(timeout=_START_SECONDS)
+
+    def send(self, number):
+        self.process.send_signal(number)
+
+    def end(self, number=signal.SIGKILL):
+        self.send(number)
+        self.process.wait()
