@@ -7,7 +7,6 @@
 
 #include "absl/status/statusor.h"
 #include "server/base/status.h"
-#include "server/service/auth/port_credentials.h"
 #include "server/service/capture_call.h"
 #include "server/service/capture_status_conversion.h"
 #include "server/service/exceptions.h"
@@ -18,18 +17,17 @@ namespace hookline {
 namespace {
 
 absl::StatusOr<std::shared_ptr<Capture>> Start(Engine& engine, Recorder* recorder, CaptureRequest request,
-                                               const absl::StatusOr<AuthClient>& client, CaptureCallbacks callbacks) {
-  RETURN_IF_ERROR(client.status());
+                                               const AuthClient& client, CaptureCallbacks callbacks) {
   if (request.record_as.empty()) {
     ASSIGN_OR_RETURN(CapturePlan plan, engine.Plan(std::move(request)));
-    return engine.Start(std::move(plan), client->identity, std::move(callbacks));
+    return engine.Start(std::move(plan), client.identity, std::move(callbacks));
   }
-  RETURN_IF_ERROR(RequireRole(*client, Role::kRecord, "record_as"));
+  RETURN_IF_ERROR(RequireRole(client, Role::kRecord, "record_as"));
   if (recorder == nullptr) {
     return absl::UnimplementedError("record_as: this server keeps no recordings (--recordings-dir)");
   }
   const std::string name = request.record_as;
-  return recorder->Record(name, std::move(request), client->identity, std::move(callbacks));
+  return recorder->Record(name, std::move(request), client.identity, std::move(callbacks));
 }
 
 absl::StatusOr<grpc::ByteBuffer> EncodedEstimate(const Engine& engine, CaptureRequest request) {
@@ -56,12 +54,13 @@ class UnaryCaptureCall final : public CaptureCall<grpc::ServerWriteReactor<grpc:
 
   void Begin(Engine& engine, Recorder* recorder, const absl::StatusOr<AuthClient>& client,
              const grpc::ByteBuffer& message) {
-    absl::Status status = CatchExceptions("Capture", [&] { return StartCapture(engine, recorder, client, message); });
+    if (!client.ok()) return Refuse(client.status());
+    absl::Status status = CatchExceptions("Capture", [&] { return StartCapture(engine, recorder, *client, message); });
     if (!status.ok()) Refuse(std::move(status));
   }
 
  private:
-  absl::Status StartCapture(Engine& engine, Recorder* recorder, const absl::StatusOr<AuthClient>& client,
+  absl::Status StartCapture(Engine& engine, Recorder* recorder, const AuthClient& client,
                             const grpc::ByteBuffer& message) {
     ASSIGN_OR_RETURN(CaptureRequest request, ParseCaptureRequest(message, engine.options().token_limits()));
     if (!TextRequests::HasText(request)) return StartPrepared(engine, recorder, client, std::move(request));
@@ -75,8 +74,7 @@ class UnaryCaptureCall final : public CaptureCall<grpc::ServerWriteReactor<grpc:
     return absl::OkStatus();
   }
 
-  absl::Status StartPrepared(Engine& engine, Recorder* recorder, const absl::StatusOr<AuthClient>& client,
-                             CaptureRequest request) {
+  absl::Status StartPrepared(Engine& engine, Recorder* recorder, const AuthClient& client, CaptureRequest request) {
     RETURN_IF_ERROR(texts_->Prepare(&request));
     const Encoding encoding = request.encoding;
     ASSIGN_OR_RETURN(std::shared_ptr<Capture> capture,
@@ -99,7 +97,10 @@ class StreamedCaptureCall final : public CaptureCall<grpc::ServerBidiReactor<grp
         texts_(texts),
         client_(std::move(client)) {}
 
-  void Begin() { StartRead(&input_); }
+  void Begin() {
+    if (!client_.ok()) return Refuse(client_.status());
+    StartRead(&input_);
+  }
 
   void OnReadDone(bool ok) override {
     Guard([this, ok] { HandleRead(ok); });
@@ -141,7 +142,7 @@ class StreamedCaptureCall final : public CaptureCall<grpc::ServerBidiReactor<grp
     model_ = request->model;
     const Encoding encoding = request->encoding;
     ASSIGN_OR_RETURN(std::shared_ptr<Capture> capture,
-                     Start(engine_, recorder_, std::move(*request), client_, callbacks()));
+                     Start(engine_, recorder_, std::move(*request), *client_, callbacks()));
     Run(std::move(capture), encoding);
     return absl::OkStatus();
   }
@@ -213,16 +214,18 @@ class StreamedCaptureCall final : public CaptureCall<grpc::ServerBidiReactor<grp
 
 grpc::ServerWriteReactor<grpc::ByteBuffer>* CaptureServiceImpl::Capture(grpc::CallbackServerContext* context,
                                                                         const grpc::ByteBuffer* request) {
-  auto call = std::make_shared<UnaryCaptureCall>(&wakes_, TakeOffered(memories_, *context), texts_);
+  const absl::StatusOr<AuthClient> client = caller_.Authorize(*context, "/hookline.v1.CaptureService/Capture");
+  auto call = std::make_shared<UnaryCaptureCall>(wakes_, TakeOffered(memories_, *context, caller_.uid()), texts_);
   call->Keep(context);
-  call->Begin(*engine_, recorder_, ClientOf(authenticator_, *context), *request);
+  call->Begin(*engine_, recorder_, client, *request);
   return call.get();
 }
 
 grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* CaptureServiceImpl::CaptureStream(
     grpc::CallbackServerContext* context) {
-  auto call = std::make_shared<StreamedCaptureCall>(&wakes_, TakeOffered(memories_, *context), *engine_, recorder_,
-                                                    texts_, ClientOf(authenticator_, *context));
+  auto call = std::make_shared<StreamedCaptureCall>(
+      wakes_, TakeOffered(memories_, *context, caller_.uid()), *engine_, recorder_, texts_,
+      caller_.Authorize(*context, "/hookline.v1.CaptureService/CaptureStream"));
   call->Keep(context);
   call->Begin();
   return call.get();
@@ -232,6 +235,11 @@ grpc::ServerUnaryReactor* CaptureServiceImpl::EstimateCapture(grpc::CallbackServ
                                                               const grpc::ByteBuffer* request,
                                                               grpc::ByteBuffer* response) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  const absl::Status allowed = caller_.Authorize(*context, "/hookline.v1.CaptureService/EstimateCapture").status();
+  if (!allowed.ok()) {
+    reactor->Finish(ToGrpc(allowed));
+    return reactor;
+  }
   // gRPC's `response` and the reactor are there until Finish.
   const auto answer = [this, reactor, response](absl::StatusOr<CaptureRequest> parsed) {
     reactor->Finish(ToGrpc(CatchExceptions("EstimateCapture", [&]() -> absl::Status {
@@ -261,8 +269,8 @@ grpc::ServerUnaryReactor* CaptureServiceImpl::EstimateCapture(grpc::CallbackServ
 grpc::ServerUnaryReactor* CaptureServiceImpl::ListCaptures(grpc::CallbackServerContext* context,
                                                            const grpc::ByteBuffer* request,
                                                            grpc::ByteBuffer* response) {
-  const auto fill = [&](const v1::ListCapturesRequest& /*request*/, v1::ListCapturesResponse* out) -> absl::Status {
-    ASSIGN_OR_RETURN(const AuthClient client, ClientOf(authenticator_, *context));
+  const auto fill = [&](const AuthClient& client, const v1::ListCapturesRequest& /*request*/,
+                        v1::ListCapturesResponse* out) {
     for (const CaptureStatus& status : engine_->ListCaptures(client.identity)) *out->add_captures() = ToProto(status);
     const EngineSnapshot snapshot = engine_->Snapshot();
     out->set_free_slabs(snapshot.slabs_free);
@@ -271,17 +279,16 @@ grpc::ServerUnaryReactor* CaptureServiceImpl::ListCaptures(grpc::CallbackServerC
     out->set_max_captures(engine_->options().max_captures);
     return absl::OkStatus();
   };
-  return AnswerCall<v1::ListCapturesRequest, v1::ListCapturesResponse>(context, "ListCaptures", *request, response,
-                                                                       fill);
+  return AnswerCall<v1::ListCapturesRequest, v1::ListCapturesResponse>(
+      caller_, context, "/hookline.v1.CaptureService/ListCaptures", *request, response, fill);
 }
 
 grpc::ServerUnaryReactor* CaptureServiceImpl::StopCapture(grpc::CallbackServerContext* context,
                                                           const grpc::ByteBuffer* request, grpc::ByteBuffer* response) {
-  const auto fill = [&](const v1::StopCaptureRequest& stop, v1::StopCaptureResponse* /*out*/) -> absl::Status {
-    ASSIGN_OR_RETURN(const AuthClient client, ClientOf(authenticator_, *context));
-    return engine_->StopCapture(stop.id(), client.identity);
-  };
-  return AnswerCall<v1::StopCaptureRequest, v1::StopCaptureResponse>(context, "StopCapture", *request, response, fill);
+  const auto fill = [&](const AuthClient& client, const v1::StopCaptureRequest& stop,
+                        v1::StopCaptureResponse* /*out*/) { return engine_->StopCapture(stop.id(), client.identity); };
+  return AnswerCall<v1::StopCaptureRequest, v1::StopCaptureResponse>(
+      caller_, context, "/hookline.v1.CaptureService/StopCapture", *request, response, fill);
 }
 
 }  // namespace hookline

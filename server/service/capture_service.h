@@ -5,7 +5,7 @@
 #include "hookline/v1/capture_service.grpc.pb.h"
 #include "server/engine/engine.h"
 #include "server/recorder/recorder.h"
-#include "server/service/auth/authenticator.h"
+#include "server/service/auth/caller.h"
 #include "server/service/shared_memory/listener.h"
 #include "server/service/task_threads.h"
 #include "server/service/text_requests.h"
@@ -21,11 +21,10 @@ using RawCaptureService = v1::CaptureService::WithRawCallbackMethod_Capture<
 class CaptureServiceImpl final : public RawCaptureService {
  public:
   // All must outlive the server that this service is registered with. Without a recorder captures with `record_as` are
-  // UNIMPLEMENTED, without `memories` all values go over the wire. Without an authenticator every address is a client
-  // that may do everything.
-  CaptureServiceImpl(Engine* engine, Recorder* recorder, SharedMemoryListener* memories, TextRequests* texts,
-                     const Authenticator* authenticator)
-      : engine_(engine), recorder_(recorder), memories_(memories), texts_(texts), authenticator_(authenticator) {}
+  // UNIMPLEMENTED. Calls go on on `wakes` when they are woken.
+  CaptureServiceImpl(const CallerCheck& caller, Engine* engine, Recorder* recorder, SharedMemoryListener* memories,
+                     TextRequests* texts, TaskThreads* wakes)
+      : caller_(caller), engine_(engine), recorder_(recorder), memories_(memories), texts_(texts), wakes_(wakes) {}
 
   grpc::ServerWriteReactor<grpc::ByteBuffer>* Capture(grpc::CallbackServerContext* context,
                                                       const grpc::ByteBuffer* request) override;
@@ -39,12 +38,12 @@ class CaptureServiceImpl final : public RawCaptureService {
                                         grpc::ByteBuffer* response) override;
 
  private:
+  const CallerCheck caller_;
   Engine* const engine_;
   Recorder* const recorder_;
   SharedMemoryListener* const memories_;
   TextRequests* const texts_;
-  const Authenticator* const authenticator_;
-  TaskThreads wakes_;
+  TaskThreads* const wakes_;
 };
 
 }  // namespace hookline

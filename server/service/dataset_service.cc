@@ -31,22 +31,25 @@ void Describe(const Dataset& dataset, const TextRequests& texts, v1::Dataset* ou
 grpc::ServerUnaryReactor* DatasetServiceImpl::ListDatasets(grpc::CallbackServerContext* context,
                                                            const grpc::ByteBuffer* request,
                                                            grpc::ByteBuffer* response) {
-  const auto fill = [&](const v1::ListDatasetsRequest& /*request*/, v1::ListDatasetsResponse* out) {
+  const auto fill = [&](const AuthClient& /*client*/, const v1::ListDatasetsRequest& /*request*/,
+                        v1::ListDatasetsResponse* out) {
     for (const Dataset* dataset : engine_->datasets()) Describe(*dataset, *texts_, out->add_datasets());
     return absl::OkStatus();
   };
-  return AnswerCall<v1::ListDatasetsRequest, v1::ListDatasetsResponse>(context, "ListDatasets", *request, response,
-                                                                       fill);
+  return AnswerCall<v1::ListDatasetsRequest, v1::ListDatasetsResponse>(
+      caller_, context, "/hookline.v1.DatasetService/ListDatasets", *request, response, fill);
 }
 
 grpc::ServerUnaryReactor* DatasetServiceImpl::GetDataset(grpc::CallbackServerContext* context,
                                                          const grpc::ByteBuffer* request, grpc::ByteBuffer* response) {
-  const auto fill = [&](const v1::GetDatasetRequest& get, v1::Dataset* found) -> absl::Status {
+  const auto fill = [&](const AuthClient& /*client*/, const v1::GetDatasetRequest& get,
+                        v1::Dataset* found) -> absl::Status {
     ASSIGN_OR_RETURN(const Dataset* dataset, engine_->FindDataset(get.name()));
     Describe(*dataset, *texts_, found);
     return absl::OkStatus();
   };
-  return AnswerCall<v1::GetDatasetRequest, v1::Dataset>(context, "GetDataset", *request, response, fill);
+  return AnswerCall<v1::GetDatasetRequest, v1::Dataset>(caller_, context, "/hookline.v1.DatasetService/GetDataset",
+                                                        *request, response, fill);
 }
 
 }  // namespace hookline

@@ -4,6 +4,7 @@
 
 #include "hookline/v1/dataset_service.grpc.pb.h"
 #include "server/engine/engine.h"
+#include "server/service/auth/caller.h"
 #include "server/service/text_requests.h"
 
 namespace hookline {
@@ -15,7 +16,8 @@ using RawDatasetService = v1::DatasetService::WithRawCallbackMethod_ListDatasets
 class DatasetServiceImpl final : public RawDatasetService {
  public:
   // Both must outlive the server that this service is registered with.
-  DatasetServiceImpl(const Engine* engine, const TextRequests* texts) : engine_(engine), texts_(texts) {}
+  DatasetServiceImpl(const CallerCheck& caller, const Engine* engine, const TextRequests* texts)
+      : caller_(caller), engine_(engine), texts_(texts) {}
 
   grpc::ServerUnaryReactor* ListDatasets(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
                                          grpc::ByteBuffer* response) override;
@@ -23,6 +25,7 @@ class DatasetServiceImpl final : public RawDatasetService {
                                        grpc::ByteBuffer* response) override;
 
  private:
+  const CallerCheck caller_;
   const Engine* const engine_;
   const TextRequests* const texts_;
 };

@@ -31,20 +31,22 @@ void Describe(const Model& model, const AttachedDictionary& dictionary, v1::Dict
 grpc::ServerUnaryReactor* DictionaryServiceImpl::ListDictionaries(grpc::CallbackServerContext* context,
                                                                   const grpc::ByteBuffer* request,
                                                                   grpc::ByteBuffer* response) {
-  const auto fill = [&](const v1::ListDictionariesRequest& /*request*/, v1::ListDictionariesResponse* out) {
+  const auto fill = [&](const AuthClient& /*client*/, const v1::ListDictionariesRequest& /*request*/,
+                        v1::ListDictionariesResponse* out) {
     for (const Model* model : engine_->models()) {
       for (const AttachedDictionary& one : model->dictionaries()) Describe(*model, one, out->add_dictionaries());
     }
     return absl::OkStatus();
   };
-  return AnswerCall<v1::ListDictionariesRequest, v1::ListDictionariesResponse>(context, "ListDictionaries", *request,
-                                                                               response, fill);
+  return AnswerCall<v1::ListDictionariesRequest, v1::ListDictionariesResponse>(
+      caller_, context, "/hookline.v1.DictionaryService/ListDictionaries", *request, response, fill);
 }
 
 grpc::ServerUnaryReactor* DictionaryServiceImpl::GetDictionary(grpc::CallbackServerContext* context,
                                                                const grpc::ByteBuffer* request,
                                                                grpc::ByteBuffer* response) {
-  const auto fill = [&](const v1::GetDictionaryRequest& get, v1::Dictionary* found) -> absl::Status {
+  const auto fill = [&](const AuthClient& /*client*/, const v1::GetDictionaryRequest& get,
+                        v1::Dictionary* found) -> absl::Status {
     std::vector<std::string> names;
     for (const Model* model : engine_->models()) {
       for (const AttachedDictionary& one : model->dictionaries()) {
@@ -57,7 +59,8 @@ grpc::ServerUnaryReactor* DictionaryServiceImpl::GetDictionary(grpc::CallbackSer
     return absl::NotFoundError(absl::StrCat("name: no dictionary \"", get.name(), "\"; this server has ",
                                             names.empty() ? "none" : absl::StrJoin(names, ", ")));
   };
-  return AnswerCall<v1::GetDictionaryRequest, v1::Dictionary>(context, "GetDictionary", *request, response, fill);
+  return AnswerCall<v1::GetDictionaryRequest, v1::Dictionary>(
+      caller_, context, "/hookline.v1.DictionaryService/GetDictionary", *request, response, fill);
 }
 
 }  // namespace hookline

@@ -4,6 +4,7 @@
 
 #include "hookline/v1/dictionary_service.grpc.pb.h"
 #include "server/engine/engine.h"
+#include "server/service/auth/caller.h"
 
 namespace hookline {
 
@@ -14,7 +15,7 @@ using RawDictionaryService = v1::DictionaryService::WithRawCallbackMethod_ListDi
 class DictionaryServiceImpl final : public RawDictionaryService {
  public:
   // `engine` must outlive the server that this service is registered with.
-  explicit DictionaryServiceImpl(const Engine* engine) : engine_(engine) {}
+  DictionaryServiceImpl(const CallerCheck& caller, const Engine* engine) : caller_(caller), engine_(engine) {}
 
   grpc::ServerUnaryReactor* ListDictionaries(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
                                              grpc::ByteBuffer* response) override;
@@ -22,6 +23,7 @@ class DictionaryServiceImpl final : public RawDictionaryService {
                                           grpc::ByteBuffer* response) override;
 
  private:
+  const CallerCheck caller_;
   const Engine* const engine_;
 };
 

@@ -7,7 +7,6 @@
 #include <variant>
 
 #include "server/base/status.h"
-#include "server/service/auth/port_credentials.h"
 #include "server/service/exceptions.h"
 #include "server/service/plain_call.h"
 #include "server/service/stream_call.h"
@@ -23,8 +22,8 @@ class ScoreCall final : public StreamCall<grpc::ServerWriteReactor<grpc::ByteBuf
   ScoreCall(TaskThreads* threads, TextRequests* texts) : StreamCall("Score", threads), texts_(texts) {}
 
   void Begin(Engine& engine, const absl::StatusOr<AuthClient>& client, const grpc::ByteBuffer& message) {
+    if (!client.ok()) return Refuse(client.status());
     absl::Status status = CatchExceptions("Score", [&]() -> absl::Status {
-      RETURN_IF_ERROR(client.status());
       ASSIGN_OR_RETURN(ScoreRequest request, ParseScoreRequest(message, engine.options().token_limits()));
       if (!std::holds_alternative<TextSource>(request.source)) {
         return Start(engine, client->identity, std::move(request));
@@ -120,9 +119,9 @@ class ScoreCall final : public StreamCall<grpc::ServerWriteReactor<grpc::ByteBuf
 
 grpc::ServerWriteReactor<grpc::ByteBuffer>* EvaluationServiceImpl::Score(grpc::CallbackServerContext* context,
                                                                          const grpc::ByteBuffer* request) {
-  auto call = std::make_shared<ScoreCall>(&wakes_, texts_);
+  auto call = std::make_shared<ScoreCall>(wakes_, texts_);
   call->Keep(context);
-  call->Begin(*engine_, ClientOf(authenticator_, *context), *request);
+  call->Begin(*engine_, caller_.Authorize(*context, "/hookline.v1.EvaluationService/Score"), *request);
   return call.get();
 }
 

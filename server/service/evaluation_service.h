@@ -4,7 +4,7 @@
 
 #include "hookline/v1/evaluation_service.grpc.pb.h"
 #include "server/engine/engine.h"
-#include "server/service/auth/authenticator.h"
+#include "server/service/auth/caller.h"
 #include "server/service/task_threads.h"
 #include "server/service/text_requests.h"
 
@@ -15,19 +15,18 @@ using RawEvaluationService = v1::EvaluationService::WithRawCallbackMethod_Score<
 
 class EvaluationServiceImpl final : public RawEvaluationService {
  public:
-  // All must outlive the server that this service is registered with. Without an authenticator every address is a
-  // client that may do everything.
-  EvaluationServiceImpl(Engine* engine, TextRequests* texts, const Authenticator* authenticator)
-      : engine_(engine), texts_(texts), authenticator_(authenticator) {}
+  // All must outlive the server that this service is registered with. Calls go on on `wakes` when they are woken.
+  EvaluationServiceImpl(const CallerCheck& caller, Engine* engine, TextRequests* texts, TaskThreads* wakes)
+      : caller_(caller), engine_(engine), texts_(texts), wakes_(wakes) {}
 
   grpc::ServerWriteReactor<grpc::ByteBuffer>* Score(grpc::CallbackServerContext* context,
                                                     const grpc::ByteBuffer* request) override;
 
  private:
+  const CallerCheck caller_;
   Engine* const engine_;
   TextRequests* const texts_;
-  const Authenticator* const authenticator_;
-  TaskThreads wakes_;
+  TaskThreads* const wakes_;
 };
 
 }  // namespace hookline

@@ -53,16 +53,19 @@ void Describe(const ModelInfo& info, const ModelTokenizers* tokenizers, v1::Mode
 
 grpc::ServerUnaryReactor* ModelServiceImpl::ListModels(grpc::CallbackServerContext* context,
                                                        const grpc::ByteBuffer* request, grpc::ByteBuffer* response) {
-  const auto fill = [&](const v1::ListModelsRequest& /*request*/, v1::ListModelsResponse* out) {
+  const auto fill = [&](const AuthClient& /*client*/, const v1::ListModelsRequest& /*request*/,
+                        v1::ListModelsResponse* out) {
     for (const Model* model : engine_->models()) Describe(model->info(), tokenizers_, out->add_models());
     return absl::OkStatus();
   };
-  return AnswerCall<v1::ListModelsRequest, v1::ListModelsResponse>(context, "ListModels", *request, response, fill);
+  return AnswerCall<v1::ListModelsRequest, v1::ListModelsResponse>(
+      caller_, context, "/hookline.v1.ModelService/ListModels", *request, response, fill);
 }
 
 grpc::ServerUnaryReactor* ModelServiceImpl::GetModel(grpc::CallbackServerContext* context,
                                                      const grpc::ByteBuffer* request, grpc::ByteBuffer* response) {
-  const auto fill = [&](const v1::GetModelRequest& get, v1::Model* found) -> absl::Status {
+  const auto fill = [&](const AuthClient& /*client*/, const v1::GetModelRequest& get,
+                        v1::Model* found) -> absl::Status {
     ASSIGN_OR_RETURN(const Model* model, engine_->FindModel(get.name()));
     Describe(model->info(), tokenizers_, found);
     for (const HookPoint& hook_point : model->hook_points().all()) {
@@ -79,7 +82,8 @@ grpc::ServerUnaryReactor* ModelServiceImpl::GetModel(grpc::CallbackServerContext
     }
     return absl::OkStatus();
   };
-  return AnswerCall<v1::GetModelRequest, v1::Model>(context, "GetModel", *request, response, fill);
+  return AnswerCall<v1::GetModelRequest, v1::Model>(caller_, context, "/hookline.v1.ModelService/GetModel", *request,
+                                                    response, fill);
 }
 
 }  // namespace hookline

@@ -4,6 +4,7 @@
 
 #include "hookline/v1/model_service.grpc.pb.h"
 #include "server/engine/engine.h"
+#include "server/service/auth/caller.h"
 #include "server/text/model_tokenizers.h"
 
 namespace hookline {
@@ -15,8 +16,8 @@ using RawModelService = v1::ModelService::WithRawCallbackMethod_ListModels<
 class ModelServiceImpl final : public RawModelService {
  public:
   // Both must outlive the server that this service is registered with; `tokenizers` may be null.
-  ModelServiceImpl(const Engine* engine, const ModelTokenizers* tokenizers)
-      : engine_(engine), tokenizers_(tokenizers) {}
+  ModelServiceImpl(const CallerCheck& caller, const Engine* engine, const ModelTokenizers* tokenizers)
+      : caller_(caller), engine_(engine), tokenizers_(tokenizers) {}
 
   grpc::ServerUnaryReactor* ListModels(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
                                        grpc::ByteBuffer* response) override;
@@ -24,6 +25,7 @@ class ModelServiceImpl final : public RawModelService {
                                      grpc::ByteBuffer* response) override;
 
  private:
+  const CallerCheck caller_;
   const Engine* const engine_;
   const ModelTokenizers* const tokenizers_;
 };

@@ -1,10 +1,11 @@
-// Unary calls of small messages. gRPC hands over their bytes, so that a request's size is known before it is parsed:
+// Unary calls of small messages. Their client is checked first. gRPC hands over their bytes, so that a request's size
+// is known before it is parsed:
 //
 //   grpc::ServerUnaryReactor* GetModel(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
 //                                      grpc::ByteBuffer* response) {
 //     return AnswerCall<v1::GetModelRequest, v1::Model>(
-//         context, "GetModel", *request, response,
-//         [&](const v1::GetModelRequest& request, v1::Model* model) -> absl::Status { ... });
+//         caller_, context, "/hookline.v1.ModelService/GetModel", *request, response,
+//         [&](const AuthClient& client, const v1::GetModelRequest& request, v1::Model* model) -> absl::Status { ... });
 //   }
 #ifndef HOOKLINE_SERVER_SERVICE_PLAIN_CALL_H_
 #define HOOKLINE_SERVER_SERVICE_PLAIN_CALL_H_
@@ -23,6 +24,7 @@
 #include "grpcpp/support/server_callback.h"
 #include "grpcpp/support/slice.h"
 #include "server/base/status.h"
+#include "server/service/auth/caller.h"
 #include "server/service/exceptions.h"
 #include "server/service/status_mapping.h"
 #include "server/service/task_threads.h"
@@ -56,35 +58,43 @@ inline grpc::ByteBuffer Serialized(const google::protobuf::Message& message) {
 
 // Finishes a call with what `fill` answers, an absl::Status, after filling the response.
 template <typename Request, typename Response, typename Fill>
-void FinishCall(grpc::ServerUnaryReactor* reactor, absl::string_view method, const grpc::ByteBuffer& message,
-                grpc::ByteBuffer* response, const Fill& fill) {
-  reactor->Finish(ToGrpc(CatchExceptions(method, [&]() -> absl::Status {
+void FinishCall(grpc::ServerUnaryReactor* reactor, const absl::StatusOr<AuthClient>& client, absl::string_view method,
+                const grpc::ByteBuffer& message, grpc::ByteBuffer* response, const Fill& fill) {
+  const absl::string_view name = method.substr(method.rfind('/') + 1);
+  reactor->Finish(ToGrpc(CatchExceptions(name, [&]() -> absl::Status {
+    RETURN_IF_ERROR(client.status());
     ASSIGN_OR_RETURN(const Request request, ParsePlain<Request>(message));
     Response filled;
-    RETURN_IF_ERROR(fill(request, &filled));
+    RETURN_IF_ERROR(fill(*client, request, &filled));
     *response = Serialized(filled);
     return absl::OkStatus();
   })));
 }
 
-// Ends a unary call at once.
+// Ends a unary call at once, or refuses it if its client may not call `method` (/package.Service/Method).
 template <typename Request, typename Response, typename Fill>
-grpc::ServerUnaryReactor* AnswerCall(grpc::CallbackServerContext* context, absl::string_view method,
-                                     const grpc::ByteBuffer& message, grpc::ByteBuffer* response, const Fill& fill) {
+grpc::ServerUnaryReactor* AnswerCall(const CallerCheck& caller, grpc::CallbackServerContext* context,
+                                     absl::string_view method, const grpc::ByteBuffer& message,
+                                     grpc::ByteBuffer* response, const Fill& fill) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  FinishCall<Request, Response>(reactor, method, message, response, fill);
+  FinishCall<Request, Response>(reactor, caller.Authorize(*context, method), method, message, response, fill);
   return reactor;
 }
 
-// Ends it on `threads`. `method` lives for ever.
+// Ends it on `threads`; refuses it at once. `method` lives for ever.
 template <typename Request, typename Response, typename Fill>
-grpc::ServerUnaryReactor* AnswerCallOn(TaskThreads* threads, grpc::CallbackServerContext* context,
-                                       absl::string_view method, const grpc::ByteBuffer& message,
-                                       grpc::ByteBuffer* response, Fill fill) {
+grpc::ServerUnaryReactor* AnswerCallOn(TaskThreads* threads, const CallerCheck& caller,
+                                       grpc::CallbackServerContext* context, absl::string_view method,
+                                       const grpc::ByteBuffer& message, grpc::ByteBuffer* response, Fill fill) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  absl::StatusOr<AuthClient> client = caller.Authorize(*context, method);
+  if (!client.ok()) {
+    reactor->Finish(ToGrpc(client.status()));
+    return reactor;
+  }
   // `response` and the reactor are there until Finish. The request waits as it came, when it counts as gRPC's memory.
-  threads->Post([reactor, method, message, response, fill = std::move(fill)] {
-    FinishCall<Request, Response>(reactor, method, message, response, fill);
+  threads->Post([reactor, client = std::move(client), method, message, response, fill = std::move(fill)] {
+    FinishCall<Request, Response>(reactor, client, method, message, response, fill);
   });
   return reactor;
 }

@@ -138,7 +138,7 @@ PersistCall::Step PersistCall::NextStep() {
   return Step::Write(std::move(message));
 }
 
-void StopCall::Begin(const grpc::ByteBuffer& request, const absl::StatusOr<AuthClient>& client) {
+void StopCall::Begin(const absl::StatusOr<AuthClient>& client, const grpc::ByteBuffer& request) {
   if (!client.ok()) return Refuse(client.status());
   absl::Status status = CatchExceptions("StopRecording", [&] { return Stop(request, client->identity); });
   if (!status.ok()) return Refuse(std::move(status));
@@ -184,10 +184,11 @@ void StopCall::Release() {
   if (session != nullptr) session->Unwatch(watch);
 }
 
-void VerifyCall::Begin(const grpc::ByteBuffer& request) {
-  if (const int others = (*running_)++; others >= kMaxVerifications) {
+void VerifyCall::Begin(const absl::StatusOr<AuthClient>& client, const grpc::ByteBuffer& request) {
+  if (!client.ok()) return Refuse(client.status());
+  if (others_ >= kMaxVerifications) {
     return Refuse(absl::ResourceExhaustedError(
-        absl::StrCat(others, " verifications run or wait, of at most ", kMaxVerifications, "; try again later")));
+        absl::StrCat(others_, " verifications run or wait, of at most ", kMaxVerifications, "; try again later")));
   }
   const auto parsed = ParsePlain<v1::VerifyRecordingRequest>(request);
   if (!parsed.ok()) return Refuse(parsed.status());
@@ -266,7 +267,9 @@ void VerifyCall::Written() {
   Post([this] { CheckSlice(); });
 }
 
-void ReadCall::Begin(Recorder* recorder, TaskThreads* disk, grpc::ByteBuffer message) {
+void ReadCall::Begin(const absl::StatusOr<AuthClient>& client, Recorder* recorder, TaskThreads* disk,
+                     grpc::ByteBuffer message) {
+  if (!client.ok()) return Refuse(client.status());
   disk->Post([self = shared_from_this(), this, recorder, disk, message = std::move(message)] {
     absl::Status status = CatchExceptions("ReadRecording", [&] { return Open(recorder->catalog(), disk, message); });
     if (!status.ok()) Refuse(std::move(status));

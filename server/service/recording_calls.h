@@ -54,7 +54,7 @@ class StopCall final : public StreamCall<grpc::ServerUnaryReactor, NoMessage> {
   StopCall(Recorder* recorder, TaskThreads* threads, grpc::ByteBuffer* response)
       : StreamCall("StopRecording", threads), recorder_(recorder), response_(response) {}
 
-  void Begin(const grpc::ByteBuffer& request, const absl::StatusOr<AuthClient>& client);
+  void Begin(const absl::StatusOr<AuthClient>& client, const grpc::ByteBuffer& request);
 
  private:
   absl::Status Stop(const grpc::ByteBuffer& request, const ClientIdentity& client);
@@ -74,10 +74,10 @@ class StopCall final : public StreamCall<grpc::ServerUnaryReactor, NoMessage> {
 class VerifyCall final : public StreamCall<grpc::ServerWriteReactor<grpc::ByteBuffer>, grpc::ByteBuffer> {
  public:
   VerifyCall(Recorder* recorder, TaskThreads* disk, std::atomic<int>* running)
-      : StreamCall("VerifyRecording", disk), recorder_(recorder), running_(running) {}
+      : StreamCall("VerifyRecording", disk), recorder_(recorder), running_(running), others_((*running)++) {}
   ~VerifyCall() override { --*running_; }
 
-  void Begin(const grpc::ByteBuffer& request);
+  void Begin(const absl::StatusOr<AuthClient>& client, const grpc::ByteBuffer& request);
 
  private:
   Step NextStep() override ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -89,6 +89,7 @@ class VerifyCall final : public StreamCall<grpc::ServerWriteReactor<grpc::ByteBu
 
   Recorder* const recorder_;
   std::atomic<int>* const running_;
+  const int others_;  // that there were at the start
   // One task uses them at a time.
   std::shared_ptr<const RecordingReader> reader_;
   std::unique_ptr<ShardCheck> check_;  // of the shard at hand
@@ -104,7 +105,7 @@ class ReadCall final : public CaptureCall<grpc::ServerWriteReactor<grpc::ByteBuf
       : CaptureCall("ReadRecording", threads, std::move(memory)) {}
 
   // Opens and checks on `disk`'s threads.
-  void Begin(Recorder* recorder, TaskThreads* disk, grpc::ByteBuffer message);
+  void Begin(const absl::StatusOr<AuthClient>& client, Recorder* recorder, TaskThreads* disk, grpc::ByteBuffer message);
 
  private:
   absl::Status Open(Catalog& catalog, TaskThreads* disk, grpc::ByteBuffer message);

@@ -6,7 +6,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "server/base/status.h"
-#include "server/service/auth/port_credentials.h"
 #include "server/service/plain_call.h"
 #include "server/service/recording_calls.h"
 #include "server/service/wire/recording_conversion.h"
@@ -40,70 +39,71 @@ absl::Status List(const Catalog& catalog, const v1::ListRecordingsRequest& reque
 
 grpc::ServerWriteReactor<grpc::ByteBuffer>* RecordingServiceImpl::Persist(grpc::CallbackServerContext* context,
                                                                           const grpc::ByteBuffer* request) {
-  auto call = std::make_shared<PersistCall>(recorder_, &wakes_, texts_);
+  auto call = std::make_shared<PersistCall>(recorder_, &threads_->wakes, texts_);
   call->Keep(context);
-  call->Begin(ClientOf(authenticator_, *context), *request);
+  call->Begin(caller_.Authorize(*context, "/hookline.v1.RecordingService/Persist"), *request);
   return call.get();
 }
 
 grpc::ServerUnaryReactor* RecordingServiceImpl::ListRecordings(grpc::CallbackServerContext* context,
                                                                const grpc::ByteBuffer* request,
                                                                grpc::ByteBuffer* response) {
-  const auto fill = [&](const v1::ListRecordingsRequest& list, v1::ListRecordingsResponse* out) {
-    return List(recorder_->catalog(), list, out);
-  };
-  return AnswerCall<v1::ListRecordingsRequest, v1::ListRecordingsResponse>(context, "ListRecordings", *request,
-                                                                           response, fill);
+  const auto fill = [&](const AuthClient& /*client*/, const v1::ListRecordingsRequest& list,
+                        v1::ListRecordingsResponse* out) { return List(recorder_->catalog(), list, out); };
+  return AnswerCall<v1::ListRecordingsRequest, v1::ListRecordingsResponse>(
+      caller_, context, "/hookline.v1.RecordingService/ListRecordings", *request, response, fill);
 }
 
 grpc::ServerUnaryReactor* RecordingServiceImpl::GetRecording(grpc::CallbackServerContext* context,
                                                              const grpc::ByteBuffer* request,
                                                              grpc::ByteBuffer* response) {
-  const auto fill = [&](const v1::GetRecordingRequest& get, v1::Recording* found) -> absl::Status {
+  const auto fill = [&](const AuthClient& /*client*/, const v1::GetRecordingRequest& get,
+                        v1::Recording* found) -> absl::Status {
     ASSIGN_OR_RETURN(const std::shared_ptr<const Manifest> manifest, recorder_->catalog().Get(get.name()));
     *found = ToProto(*manifest, RecordingView::kFull);
     return absl::OkStatus();
   };
-  return AnswerCall<v1::GetRecordingRequest, v1::Recording>(context, "GetRecording", *request, response, fill);
+  return AnswerCall<v1::GetRecordingRequest, v1::Recording>(
+      caller_, context, "/hookline.v1.RecordingService/GetRecording", *request, response, fill);
 }
 
 grpc::ServerUnaryReactor* RecordingServiceImpl::StopRecording(grpc::CallbackServerContext* context,
                                                               const grpc::ByteBuffer* request,
                                                               grpc::ByteBuffer* response) {
-  auto call = std::make_shared<StopCall>(recorder_, &wakes_, response);
+  auto call = std::make_shared<StopCall>(recorder_, &threads_->wakes, response);
   call->Keep(context);
-  call->Begin(*request, ClientOf(authenticator_, *context));
+  call->Begin(caller_.Authorize(*context, "/hookline.v1.RecordingService/StopRecording"), *request);
   return call.get();
 }
 
 grpc::ServerUnaryReactor* RecordingServiceImpl::DeleteRecording(grpc::CallbackServerContext* context,
                                                                 const grpc::ByteBuffer* request,
                                                                 grpc::ByteBuffer* response) {
-  const auto fill = [this, client = ClientOf(authenticator_, *context)](
-                        const v1::DeleteRecordingRequest& remove, v1::DeleteRecordingResponse* out) -> absl::Status {
-    RETURN_IF_ERROR(client.status());
-    RETURN_IF_ERROR(recorder_->CheckMayChange(remove.name(), client->identity));
+  const auto fill = [this](const AuthClient& client, const v1::DeleteRecordingRequest& remove,
+                           v1::DeleteRecordingResponse* out) -> absl::Status {
+    RETURN_IF_ERROR(recorder_->CheckMayChange(remove.name(), client.identity));
     ASSIGN_OR_RETURN(const int64_t bytes, recorder_->catalog().Delete(remove.name()));
     out->set_bytes(bytes);
     return absl::OkStatus();
   };
-  return AnswerCallOn<v1::DeleteRecordingRequest, v1::DeleteRecordingResponse>(&disk_, context, "DeleteRecording",
-                                                                               *request, response, fill);
+  return AnswerCallOn<v1::DeleteRecordingRequest, v1::DeleteRecordingResponse>(
+      &threads_->disk, caller_, context, "/hookline.v1.RecordingService/DeleteRecording", *request, response, fill);
 }
 
 grpc::ServerWriteReactor<grpc::ByteBuffer>* RecordingServiceImpl::VerifyRecording(grpc::CallbackServerContext* context,
                                                                                   const grpc::ByteBuffer* request) {
-  auto call = std::make_shared<VerifyCall>(recorder_, &verify_, &verifications_);
+  auto call = std::make_shared<VerifyCall>(recorder_, &threads_->verify, &threads_->verifications);
   call->Keep(context);
-  call->Begin(*request);
+  call->Begin(caller_.Authorize(*context, "/hookline.v1.RecordingService/VerifyRecording"), *request);
   return call.get();
 }
 
 grpc::ServerWriteReactor<grpc::ByteBuffer>* RecordingServiceImpl::ReadRecording(grpc::CallbackServerContext* context,
                                                                                 const grpc::ByteBuffer* request) {
-  auto call = std::make_shared<ReadCall>(&wakes_, TakeOffered(memories_, *context));
+  const absl::StatusOr<AuthClient> client = caller_.Authorize(*context, "/hookline.v1.RecordingService/ReadRecording");
+  auto call = std::make_shared<ReadCall>(&threads_->wakes, TakeOffered(memories_, *context, caller_.uid()));
   call->Keep(context);
-  call->Begin(recorder_, &disk_, *request);
+  call->Begin(client, recorder_, &threads_->disk, *request);
   return call.get();
 }
 

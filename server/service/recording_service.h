@@ -6,7 +6,7 @@
 
 #include "hookline/v1/recording_service.grpc.pb.h"
 #include "server/recorder/recorder.h"
-#include "server/service/auth/authenticator.h"
+#include "server/service/auth/caller.h"
 #include "server/service/shared_memory/listener.h"
 #include "server/service/task_threads.h"
 #include "server/service/text_requests.h"
@@ -24,13 +24,21 @@ using RawRecordingService =
                         v1::RecordingService::WithRawCallbackMethod_VerifyRecording<
                             v1::RecordingService::Service>>>>>>>;
 
+// What the recording services of all a server's origins share.
+struct RecordingThreads {
+  TaskThreads wakes;
+  TaskThreads disk;  // what waits for a disk must not hold up what is woken
+  std::atomic<int> verifications{0};
+  // Verifications read whole recordings, so they have a thread of their own, on which they take turns slice by slice.
+  TaskThreads verify{1};
+};
+
 class RecordingServiceImpl final : public RawRecordingService {
  public:
-  // All must outlive the server that this service is registered with. Without an authenticator every address is a
-  // client that may do everything.
-  RecordingServiceImpl(Recorder* recorder, SharedMemoryListener* memories, TextRequests* texts,
-                       const Authenticator* authenticator)
-      : recorder_(recorder), memories_(memories), texts_(texts), authenticator_(authenticator) {}
+  // All must outlive the server that this service is registered with.
+  RecordingServiceImpl(const CallerCheck& caller, Recorder* recorder, SharedMemoryListener* memories,
+                       TextRequests* texts, RecordingThreads* threads)
+      : caller_(caller), recorder_(recorder), memories_(memories), texts_(texts), threads_(threads) {}
 
   grpc::ServerWriteReactor<grpc::ByteBuffer>* Persist(grpc::CallbackServerContext* context,
                                                       const grpc::ByteBuffer* request) override;
@@ -48,15 +56,11 @@ class RecordingServiceImpl final : public RawRecordingService {
                                                             const grpc::ByteBuffer* request) override;
 
  private:
+  const CallerCheck caller_;
   Recorder* const recorder_;
   SharedMemoryListener* const memories_;
   TextRequests* const texts_;
-  const Authenticator* const authenticator_;
-  TaskThreads wakes_;
-  TaskThreads disk_;  // what waits for a disk must not hold up what is woken
-  std::atomic<int> verifications_{0};
-  // Verifications read whole recordings, so they have a thread of their own, on which they take turns slice by slice.
-  TaskThreads verify_{1};
+  RecordingThreads* const threads_;
 };
 
 }  // namespace hookline

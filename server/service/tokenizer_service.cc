@@ -87,21 +87,19 @@ absl::Status FillTexts(const TextRequests& texts, const v1::DetokenizeRequest& r
 
 grpc::ServerUnaryReactor* TokenizerServiceImpl::Tokenize(grpc::CallbackServerContext* context,
                                                          const grpc::ByteBuffer* request, grpc::ByteBuffer* response) {
-  const auto fill = [texts = texts_](const v1::TokenizeRequest& tokenize, v1::TokenizeResponse* out) {
-    return FillTokens(*texts, tokenize, out);
-  };
-  return AnswerCallOn<v1::TokenizeRequest, v1::TokenizeResponse>(&texts_->threads(), context, "Tokenize", *request,
-                                                                 response, fill);
+  const auto fill = [texts = texts_](const AuthClient& /*client*/, const v1::TokenizeRequest& tokenize,
+                                     v1::TokenizeResponse* out) { return FillTokens(*texts, tokenize, out); };
+  return AnswerCallOn<v1::TokenizeRequest, v1::TokenizeResponse>(
+      &texts_->threads(), caller_, context, "/hookline.v1.TokenizerService/Tokenize", *request, response, fill);
 }
 
 grpc::ServerUnaryReactor* TokenizerServiceImpl::Detokenize(grpc::CallbackServerContext* context,
                                                            const grpc::ByteBuffer* request,
                                                            grpc::ByteBuffer* response) {
-  const auto fill = [texts = texts_](const v1::DetokenizeRequest& detokenize, v1::DetokenizeResponse* out) {
-    return FillTexts(*texts, detokenize, out);
-  };
-  return AnswerCallOn<v1::DetokenizeRequest, v1::DetokenizeResponse>(&texts_->threads(), context, "Detokenize",
-                                                                     *request, response, fill);
+  const auto fill = [texts = texts_](const AuthClient& /*client*/, const v1::DetokenizeRequest& detokenize,
+                                     v1::DetokenizeResponse* out) { return FillTexts(*texts, detokenize, out); };
+  return AnswerCallOn<v1::DetokenizeRequest, v1::DetokenizeResponse>(
+      &texts_->threads(), caller_, context, "/hookline.v1.TokenizerService/Detokenize", *request, response, fill);
 }
 
 }  // namespace hookline

@@ -3,6 +3,7 @@
 #define HOOKLINE_SERVER_SERVICE_TOKENIZER_SERVICE_H_
 
 #include "hookline/v1/tokenizer_service.grpc.pb.h"
+#include "server/service/auth/caller.h"
 #include "server/service/text_requests.h"
 
 namespace hookline {
@@ -14,7 +15,7 @@ using RawTokenizerService = v1::TokenizerService::WithRawCallbackMethod_Tokenize
 class TokenizerServiceImpl final : public RawTokenizerService {
  public:
   // `texts` must outlive the server that this service is registered with.
-  explicit TokenizerServiceImpl(TextRequests* texts) : texts_(texts) {}
+  TokenizerServiceImpl(const CallerCheck& caller, TextRequests* texts) : caller_(caller), texts_(texts) {}
 
   grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
                                      grpc::ByteBuffer* response) override;
@@ -22,6 +23,7 @@ class TokenizerServiceImpl final : public RawTokenizerService {
                                        grpc::ByteBuffer* response) override;
 
  private:
+  const CallerCheck caller_;
   TextRequests* const texts_;
 };
 

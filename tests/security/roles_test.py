@@ -76,6 +76,8 @@ def test_every_method_wants_the_role_that_the_readme_names(server):
             else:
                 assert code == "UNAUTHENTICATED", (method, message)
                 assert "token" in message
+                # Strangers' requests are not even parsed.
+                assert call(channel, method, b"\xff")[0] == "UNAUTHENTICATED", method
             for held in ROLES:
                 code, message = call(channel, method, token=TOKENS[held])
                 outcomes.append(code)
@@ -99,10 +101,8 @@ def test_what_is_missing_is_said_and_not_what_exists(server):
         assert call(channel, get, missing, TOKENS["capture"]) == call(channel, get, there, TOKENS["capture"])
         code, message = call(channel, get, token="wrong")
         assert (code, message) == ("UNAUTHENTICATED", "authorization: this token is not valid")
-        code, _ = call(channel, "/no.such.Service/Method")
-        assert code == "UNAUTHENTICATED"
-        code, _ = call(channel, "/no.such.Service/Method", token=TOKENS["read"])
-        assert code == "UNIMPLEMENTED"
+        for token in (None, TOKENS["read"]):
+            assert call(channel, "/no.such.Service/Method", token=token)[0] == "UNIMPLEMENTED"
 
 
 def test_clients_send_their_token(server, receiver, monkeypatch, tmp_path):

@@ -50,9 +50,13 @@ absl::Status Authenticator::Reload() {
                   std::string(file.status().message()));
     return file.status();
   }
-  spdlog::info("the auth file was read again: {} clients", file->clients().size());
-  absl::MutexLock lock(&mutex_);
-  file_ = std::make_shared<const AuthFile>(*std::move(file));
+  const size_t clients = file->clients().size();
+  {
+    absl::MutexLock lock(&mutex_);
+    file_ = std::make_shared<const AuthFile>(*std::move(file));
+  }
+  // Whoever reads this line may rely on it.
+  spdlog::info("the auth file was read again: {} clients", clients);
   return absl::OkStatus();
 }
 
@@ -94,10 +98,11 @@ absl::StatusOr<AuthClient> Authenticator::Identify(const CallFacts& call) const 
 
 absl::StatusOr<AuthClient> Authenticator::Authorize(const CallFacts& call) const {
   const MethodRole* const needed = FindMethodRole(call.method);
-  if (needed != nullptr && !needed->role.has_value()) return AuthClient{};
+  if (needed == nullptr || !needed->role.has_value()) {
+    return absl::InternalError(absl::StrCat(call.method, " has no role in server/service/auth/roles.cc"));
+  }
   ASSIGN_OR_RETURN(AuthClient client, Identify(call));
-  // A method that is not in the table is none of this server's, and gRPC answers so.
-  if (needed != nullptr) RETURN_IF_ERROR(RequireRole(client, *needed->role, call.method));
+  RETURN_IF_ERROR(RequireRole(client, *needed->role, call.method));
   return client;
 }
 

@@ -20,7 +20,7 @@
 
 namespace hookline {
 
-// The facts about a call that are known before its handler runs.
+// The facts about a call that are known before its request is parsed.
 struct CallFacts {
   absl::string_view method;                      // /package.Service/Method
   std::vector<absl::string_view> authorization;  // values of the metadata `authorization`
@@ -45,7 +45,8 @@ class Authenticator {
   // The calling client. UNAUTHENTICATED says what is missing: never which clients there are.
   absl::StatusOr<AuthClient> Identify(const CallFacts& call) const;
 
-  // The calling client, if it has the role that the method needs: PERMISSION_DENIED otherwise.
+  // The calling client, if it has the role that the method needs: PERMISSION_DENIED otherwise. INTERNAL for a method
+  // that needs none: it has no client.
   absl::StatusOr<AuthClient> Authorize(const CallFacts& call) const;
 
   // The file's names, in its order; metrics use them.

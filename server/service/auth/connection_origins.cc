@@ -2,50 +2,18 @@
 
 #include <algorithm>
 
-#include "absl/strings/match.h"
-#include "absl/strings/numbers.h"
-#include "absl/strings/str_cat.h"
-#include "absl/strings/strip.h"
 #include "server/base/socket_peer.h"
 
 namespace hookline {
 namespace {
 
-// Users of one machine who are connected at the same time, by each of TCP and unix sockets. Each slot costs some ten
-// KiB in gRPC.
+// Users of one machine who are connected at the same time, by each of TCP and unix sockets. Each slot that had a
+// user costs some 40 KiB.
 constexpr int kUserSlots = 16;
 constexpr int kRemoteSlot = 0;
 constexpr int kUnknownLoopbackSlot = 1;
 
-constexpr absl::string_view KindName(OriginKind kind) {
-  switch (kind) {
-    case OriginKind::kRemote:
-      return "remote";
-    case OriginKind::kLoopback:
-      return "loopback";
-    case OriginKind::kUnix:
-      return "unix";
-  }
-  return "";
-}
-
 }  // namespace
-
-std::string Origin::ToText() const {
-  return uid.has_value() ? absl::StrCat(KindName(kind), " ", *uid) : std::string(KindName(kind));
-}
-
-std::optional<Origin> Origin::FromText(absl::string_view text) {
-  for (OriginKind kind : {OriginKind::kRemote, OriginKind::kLoopback, OriginKind::kUnix}) {
-    absl::string_view rest = text;
-    if (!absl::ConsumePrefix(&rest, KindName(kind))) continue;
-    Origin origin{kind, std::nullopt};
-    uint32_t uid;
-    if (absl::ConsumePrefix(&rest, " ") && absl::SimpleAtoi(rest, &uid)) origin.uid = uid;
-    return origin;
-  }
-  return std::nullopt;
-}
 
 ConnectionOrigins::ConnectionOrigins() {
   slots_.push_back({OriginKind::kRemote, /*has_user=*/false, std::nullopt, {}});
@@ -56,7 +24,6 @@ ConnectionOrigins::ConnectionOrigins() {
 }
 
 Origin ConnectionOrigins::origin(int slot) const {
-  absl::MutexLock lock(&mutex_);
   const Slot& found = slots_[static_cast<size_t>(slot)];
   return {found.kind, found.uid};
 }
@@ -65,7 +32,6 @@ std::optional<int> ConnectionOrigins::Assign(int connection, const sockaddr_stor
   const bool is_unix = peer.ss_family == AF_UNIX;
   if (!is_unix && !IsLoopbackAddress(peer)) return kRemoteSlot;
   const std::optional<uint32_t> uid = is_unix ? UnixPeerUid(connection) : LoopbackPeerUid(connection);
-  absl::MutexLock lock(&mutex_);
   std::optional<int> slot;
   if (uid.has_value()) slot = SlotOfUser(is_unix ? OriginKind::kUnix : OriginKind::kLoopback, *uid);
   if (!slot.has_value()) return is_unix ? std::nullopt : std::optional<int>(kUnknownLoopbackSlot);

@@ -18,7 +18,6 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "server/base/descriptor_limit.h"
-#include "server/service/auth/port_credentials.h"
 #include "spdlog/spdlog.h"
 
 namespace hookline {
@@ -44,14 +43,13 @@ constexpr size_t kReceiveBytes = 4096;
 
 }  // namespace
 
-std::shared_ptr<SharedMemory> TakeOffered(SharedMemoryListener* listener, const grpc::CallbackServerContext& context) {
-  if (listener == nullptr) return nullptr;
+std::shared_ptr<SharedMemory> TakeOffered(SharedMemoryListener* listener, const grpc::CallbackServerContext& context,
+                                          std::optional<uint32_t> uid) {
+  if (!uid.has_value()) return nullptr;
   const auto& metadata = context.client_metadata();
   const auto key = metadata.find(kSharedMemoryMetadata);
   if (key == metadata.end()) return nullptr;
-  const std::optional<Origin> origin = OriginOf(context);
-  if (!origin.has_value() || !origin->uid.has_value()) return nullptr;
-  return listener->Take({key->second.data(), key->second.size()}, *origin->uid);
+  return listener->Take({key->second.data(), key->second.size()}, *uid);
 }
 
 void SharedMemoryListener::Listen(const std::vector<int>& ports, int64_t max_bytes) {

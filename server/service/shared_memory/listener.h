@@ -8,6 +8,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -89,9 +90,10 @@ class SharedMemoryListener {
   std::thread thread_;
 };
 
-// The memory that the call's client offers for it; null if it offers none, if another user than the caller offered it
-// or the kernel does not tell which user calls, or if `listener` is null.
-std::shared_ptr<SharedMemory> TakeOffered(SharedMemoryListener* listener, const grpc::CallbackServerContext& context);
+// The memory that the call's client offers for it; null if it offers none, if another user than the caller, whose uid
+// is given, offered it, or if the kernel does not tell which user calls.
+std::shared_ptr<SharedMemory> TakeOffered(SharedMemoryListener* listener, const grpc::CallbackServerContext& context,
+                                          std::optional<uint32_t> uid);
 
 }  // namespace hookline
 

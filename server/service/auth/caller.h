@@ -1,0 +1,45 @@
+// Who calls a method, and whether it may: what each handler asks before anything else.
+//
+//   const absl::StatusOr<AuthClient> client = caller_.Authorize(*context, "/hookline.v1.EvaluationService/Score");
+//
+// gRPC could ask before any handler runs, by a processor of metadata. But where a port has one, gRPC 1.51 encodes every
+// header for it, and aborts the process at one of them (`grpclb_client_stats`), whoever sends it.
+#ifndef HOOKLINE_SERVER_SERVICE_AUTH_CALLER_H_
+#define HOOKLINE_SERVER_SERVICE_AUTH_CALLER_H_
+
+#include <cstdint>
+#include <optional>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "grpcpp/server_context.h"
+#include "server/service/auth/authenticator.h"
+#include "server/service/auth/connection_origins.h"
+
+namespace hookline {
+
+enum class Transport { kClear, kTls };
+
+// Of the connections of one origin. Thread-safe.
+class CallerCheck {
+ public:
+  // `authenticator` must outlive this.
+  CallerCheck(const Authenticator* authenticator, Origin origin, Transport transport)
+      : authenticator_(authenticator), origin_(origin), transport_(transport) {}
+
+  // The client that calls `method` (/package.Service/Method). UNAUTHENTICATED or PERMISSION_DENIED if it may not;
+  // INTERNAL for a method without a role.
+  absl::StatusOr<AuthClient> Authorize(const grpc::CallbackServerContext& context, absl::string_view method) const;
+
+  // The user at the other end; none where the kernel does not tell.
+  std::optional<uint32_t> uid() const { return origin_.uid; }
+
+ private:
+  const Authenticator* authenticator_;
+  Origin origin_;
+  Transport transport_;
+};
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_SERVICE_AUTH_CALLER_H_

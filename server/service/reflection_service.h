@@ -1,0 +1,48 @@
+// The proto ServerReflection: what the server's services and messages are, for clients without our protos.
+//
+// gRPC has one of its own. But it parses requests as large as the largest of captures, which takes forty times their
+// bytes, and it cannot be asked who calls.
+#ifndef HOOKLINE_SERVER_SERVICE_REFLECTION_SERVICE_H_
+#define HOOKLINE_SERVER_SERVICE_REFLECTION_SERVICE_H_
+
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "grpc/reflection/v1alpha/reflection.grpc.pb.h"
+#include "server/service/auth/caller.h"
+#include "server/service/task_threads.h"
+
+namespace hookline {
+
+// A name has some dozens of bytes.
+constexpr size_t kMaxReflectionRequestBytes = size_t{4} << 10;
+
+// The answer to one question about the program's descriptors. `services`: the full names of the server's. A question
+// without an answer gets an ErrorResponse. INVALID_ARGUMENT, RESOURCE_EXHAUSTED: the message is no question, or larger
+// than that.
+absl::StatusOr<grpc::reflection::v1alpha::ServerReflectionResponse> AnswerReflection(
+    const grpc::ByteBuffer& message, const std::vector<std::string>& services);
+
+// Raw, so that a request's size is known before it is parsed.
+using RawReflectionService = grpc::reflection::v1alpha::ServerReflection::WithRawCallbackMethod_ServerReflectionInfo<
+    grpc::reflection::v1alpha::ServerReflection::Service>;
+
+class ReflectionServiceImpl final : public RawReflectionService {
+ public:
+  // `threads` must outlive the server that this service is registered with.
+  ReflectionServiceImpl(const CallerCheck& caller, std::vector<std::string> services, TaskThreads* threads)
+      : caller_(caller), services_(std::move(services)), threads_(threads) {}
+
+  grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* ServerReflectionInfo(
+      grpc::CallbackServerContext* context) override;
+
+ private:
+  const CallerCheck caller_;
+  const std::vector<std::string> services_;
+  TaskThreads* const threads_;
+};
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_SERVICE_REFLECTION_SERVICE_H_
