@@ -30,7 +30,7 @@
 
 namespace hookline {
 
-// What the servers of all origins share. All limits are of what is here, or of the engine and the recorder.
+// The servers of all origins share these. All limits are of what is here, or of the engine and the recorder.
 struct SharedParts {
   SharedParts(const ServerOptions& server_options, Engine* engine_of_all, Recorder* recorder_of_all,
               std::unique_ptr<Authenticator> authenticator_of_all, std::unique_ptr<Certificates> certificates_of_all);

@@ -24,7 +24,7 @@ using RawRecordingService =
                         v1::RecordingService::WithRawCallbackMethod_VerifyRecording<
                             v1::RecordingService::Service>>>>>>>;
 
-// What the recording services of all a server's origins share.
+// The recording services of all a server's origins share these.
 struct RecordingThreads {
   TaskThreads wakes;
   TaskThreads disk;  // what waits for a disk must not hold up what is woken

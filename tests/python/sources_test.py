@@ -191,7 +191,7 @@ def test_parts_by_name_are_read_wherever_they_have_names(fake):
     Batch = collections.namedtuple("Batch", "attention_mask input_ids")
 
     class Table:
-        """As pyarrow's, which numpy would read as one array of all columns."""
+        """Stands for pyarrow's, which numpy would read as one array of all columns."""
 
         def to_pydict(self):
             return {"attention_mask": RIGHT.tolist(), "input_ids": IDS.tolist()}

@@ -1,4 +1,4 @@
-// What becomes of a recording's session when others act on the same recording.
+// A recording's session ends rightly when others act on the same recording.
 #include "server/recorder/recording_session.h"
 
 #include "gmock/gmock.h"

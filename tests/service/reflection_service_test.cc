@@ -1,4 +1,4 @@
-// What reflection answers to questions that grpcurl does not ask. (server_test.cc has those that it asks.)
+// Reflection answers questions that grpcurl does not ask. (server_test.cc has those that it asks.)
 #include "server/service/reflection_service.h"
 
 #include <algorithm>

@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 
 def is_gone(error: Exception) -> bool:
-    """Whether a call failed of a server that is away, or goes away: gRPC cancels what a server that ends still runs. A
-    capture that an operator stopped is another matter."""
+    """True where a call failed of a server that is away, or goes away: gRPC cancels what a server that ends still
+    runs. A capture that an operator stopped is another matter."""
     if isinstance(error, CancelledError):
         return "StopCapture" not in error.message
     return isinstance(error, (UnavailableError, DeadlineExceededError))
 
 
 class Agreement:
-    """What the first server that answered holds, which the others must hold, too. Thread-safe."""
+    """The model and dataset of the first server that answered, which the others must hold, too. Thread-safe."""
 
     def __init__(self, model: str, dataset: str | None) -> None:
         self._model = model

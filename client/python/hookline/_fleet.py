@@ -122,7 +122,7 @@ class Fleet:
                 self.changed.notify_all()
 
     def may_go_on(self, server: Server, run: BlockRun, error: HooklineError) -> bool:
-        """Whether another call may succeed after one that failed so. Notes when the server may be asked again."""
+        """True where another call may succeed after one that failed so. Notes when the server may be asked again."""
         with self.changed:
             if self.over:
                 return False

@@ -189,7 +189,7 @@ class GroupReader:
         others = None if budget is None else budget - self.pass_rows
         hook_points = self._hook_points
         if self.pass_rows and (own or budget is not None):
-            # Of those that have rows already; a budget of no rows cannot be asked for.
+            # The others have no rows yet; a budget of no rows cannot be asked for.
             rest = {name: left.get(name, others) for name in self.names}
             hook_points = [name for name, rows in rest.items() if rows is None or rows > 0]
             if not hook_points:

@@ -113,7 +113,7 @@ class LocalModelManners:
 
 
 class NoOutput:
-    """What a call of a server's model returns: nothing, and why, to code that reads logits or a loss from it."""
+    """The result of calling a server's model: it is empty, and says why to code that reads logits or a loss from it."""
 
     def __bool__(self) -> bool:
         return False

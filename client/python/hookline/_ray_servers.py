@@ -28,7 +28,7 @@ _MISSES = 3
 _RESTART_SECONDS = 1.0
 # A server that has ended so often without an answer in between will not start.
 _FAILED_STARTS = 3
-# Of the server's own words that are kept for errors.
+# This much of the server's own words is kept for errors.
 _LOG_BYTES = 4096
 # Beyond a server's --drain-timeout, which it is told.
 _DRAIN_GRACE_SECONDS = 15.0
@@ -106,8 +106,8 @@ class Servers:
         return [state["address"] for state in self.health() if state["answers"]]
 
     def health(self) -> list[dict[str, Any]]:
-        """Of each server: `address`, whether it `answers`, how often it was started again (`restarts`), and since it
-        last answered (`failed_starts`), the `node` it is on, and its last `words`."""
+        """The state of each server: `address`, whether it `answers`, how often it was started again (`restarts`), and
+        since it last answered (`failed_starts`), the `node` it is on, and its last `words`."""
         states = []
         for actor in self._actors:
             try:
@@ -266,7 +266,7 @@ class _Server:
             return error.code != "DEADLINE_EXCEEDED"  # one that asks who is calling is there, too
 
     def _words(self) -> str:
-        """What the server said last, and the one before it, which may have ended of what it says."""
+        """The last words of the server, and of the one before it, which say what it may have ended of."""
         said = []
         for name in ("log.before", "log"):
             try:

@@ -77,7 +77,7 @@ class SharedReceiver:
         _lifetime.opened(self)
         self._fleet.start(self._run, "shared")
 
-    # What a consumer calls.
+    # A consumer calls these.
 
     def started(self) -> CaptureStarted:
         self._check_process()
@@ -157,7 +157,7 @@ class SharedReceiver:
             _lifetime.ended(self)
 
     def _grant(self) -> CaptureStarted:
-        """What one server grants for the whole capture: it is asked without any tokens."""
+        """The grant of one server for the whole capture: it is asked without any tokens."""
         options = dataclasses.replace(self._options, source=[], retry=None, shuffle_buffer=0)
         while True:
             with self._changed:
@@ -427,6 +427,6 @@ class SharedReceiver:
 
 
 def _without_budgets(started: CaptureStarted, points: Sequence[HookPointGrant]) -> CaptureStarted:
-    """What must be alike in all blocks."""
+    """The part of a grant that must be alike in all blocks."""
     alike = tuple(dataclasses.replace(point, max_activations=0, clipped=False) for point in points)
     return dataclasses.replace(started, hook_points=alike)

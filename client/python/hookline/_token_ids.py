@@ -149,7 +149,7 @@ def is_dict(value: Any) -> bool:
 
 
 def _by_name(value: Any) -> Any:
-    """What `is_dict` is true of, as a dict or the like."""
+    """A dict or the like, of which `is_dict` is true."""
     if hasattr(value, "keys"):
         return value
     return value.to_pydict() if hasattr(value, "to_pydict") else value._asdict()

@@ -47,7 +47,7 @@ class Batch(dict[str, Any]):
         return [self.token_texts.get(token, "") for token in self.token_id.tolist()]
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is pickled beside the rows: of the texts those of these rows alone."""
+        """The state that is pickled beside the rows: of the texts those of these rows alone."""
         tokens = self.token_id.tolist() if self.token_id is not None and self.token_texts else []
         return {**self.__dict__, "token_texts": {token: self.token_texts.get(token, "") for token in tokens}}
 

@@ -6,7 +6,7 @@ import logging
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Callable, NoReturn, TypeVar
 
 from hookline import _calls, _lifetime
 from hookline._agreement import Agreement, is_gone
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 _log = logging.getLogger("hookline")
+
+Asked = TypeVar("Asked")
 
 
 class SharedCapture(Capture):
@@ -126,16 +128,7 @@ class ManyClient(Client):
 
     def call(self, unary: UnaryCall[Answer], timeout: float | None) -> Answer:
         """Asks the servers one after another until one answers."""
-        first: HooklineError | None = None
-        for client in self._in_turn():
-            try:
-                return client.call(unary, self._timeout(timeout))
-            except HooklineError as error:
-                if not is_gone(error):
-                    raise
-                first = first or error
-        assert first is not None
-        raise first
+        return self._of_one(lambda client: client.call(unary, self._timeout(timeout)))
 
     def _in_turn(self) -> list[Client]:
         first, self._turn = self._turn, (self._turn + 1) % len(self.clients)
@@ -143,11 +136,19 @@ class ManyClient(Client):
 
     def _one(self) -> Client:
         """One server that answers, each in its turn."""
+
+        def asked(client: Client) -> Client:
+            client.call(_calls.list_models(), self._sharing.answer_seconds)
+            return client
+
+        return self._of_one(asked)
+
+    def _of_one(self, ask: Callable[[Client], Asked]) -> Asked:
+        """The answer of the first server, each in its turn, that is not gone. The first one's error where all are."""
         first: HooklineError | None = None
         for client in self._in_turn():
             try:
-                client.call(_calls.list_models(), self._sharing.answer_seconds)
-                return client
+                return ask(client)
             except HooklineError as error:
                 if not is_gone(error):
                     raise
@@ -161,7 +162,7 @@ class ManyClient(Client):
         variants: Mapping[str, Sequence[Intervention]] | None = None,
         **outputs: Unpack[ScoreArguments],
     ) -> Scores:
-        """As `Client.score`, by one of the servers, each in its turn."""
+        """Does what `Client.score` does, by one of the servers, each in its turn."""
         return self._one().score(source, variants, **outputs)
 
     def capture(

@@ -38,7 +38,7 @@ from hookline.types import CaptureStarted, Dataset, Feed, Recording, RecordingIn
 
 __all__ = ["Servers", "read_activations", "serve", "write_recordings"]
 
-# What `endpoints` may be: `serve`'s answer, the path of an endpoints file, an address or several.
+# `endpoints` may be `serve`'s answer, the path of an endpoints file, an address or several.
 Endpoints = Union[Servers, str, "os.PathLike[str]", Sequence[str]]
 
 _BLOCK_ROWS = 4096
@@ -227,7 +227,7 @@ def _connect(endpoints: Endpoints) -> _client.Client:
 
 
 def _granted(client: _client.Client, options: CaptureOptions) -> CaptureStarted:
-    """What a server grants for such a capture, which is not run."""
+    """The grant of a server for such a capture, which is not run."""
     asked = dataclasses.replace(options, source=[], max_activations=None)
     with client.run(asked) as capture:
         return capture.started

@@ -35,7 +35,7 @@ _GROUP_SEQUENCES = 32
 # The running median of norms is taken of this many rows that came last: enough for an error of a percent.
 _MEDIAN_ROWS = 1 << 14
 _STATE_VERSION = 1
-# Of special tokens that every sequence may hold, whatever it is about.
+# The special tokens that every sequence may hold, whatever it is about, have these roles.
 _STRUCTURAL_ROLES = ("bos", "eos", "pad")
 
 _MLP_IN = re.compile(r"(blocks\.\d+)\.hook_mlp_in")

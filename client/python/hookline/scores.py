@@ -27,7 +27,7 @@ from hookline._sources import is_server_source, name_place, place_in, source_bat
 from hookline.errors import HooklineError, InternalError
 from hookline.types import LARGEST_ID, Dataset, Text
 
-# Of the 32 bits in which the protocol holds a number of logits.
+# The protocol holds a number of logits in 32 bits.
 _LARGEST_COUNT = (1 << 31) - 1
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from hookline import _protocol
 from hookline._counts import count, counts, flag, seconds, string
 
-# Of a token id.
+# A token id is at most this.
 LARGEST_ID = 0xFFFFFFFF
 
 

@@ -20,7 +20,7 @@ namespace hookline {
 
 enum class Transport { kClear, kTls };
 
-// Of the connections of one origin. Thread-safe.
+// It serves the connections of one origin. Thread-safe.
 class CallerCheck {
  public:
   // `authenticator` must outlive this.

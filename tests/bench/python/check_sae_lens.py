@@ -101,7 +101,7 @@ def main() -> int:
             device=torch.device("cpu"),
             dtype="float32",
             seqpos_slice=cut,
-            # As LanguageModelSAERunnerConfig's becomes the store's.
+            # LanguageModelSAERunnerConfig's becomes the store's in this way.
             exclude_special_tokens=None
             if exclude is None
             else torch.tensor(get_special_token_ids(Tokenizer()) if exclude is True else exclude),  # type: ignore[arg-type]

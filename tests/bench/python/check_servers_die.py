@@ -41,7 +41,7 @@ def disturb(server, event, log):
 
 
 def sources(tokens):
-    """What a round captures: the client's own tokens, or a dataset, in some of the ways in which it can be read."""
+    """The source of a round: the client's own tokens, or a dataset, in some of the ways in which it can be read."""
     table = tokens[: 160 * 48].reshape(160, 48)
     yield "tokens", table, {}
     yield "budgets", table, dict(max_activations=5000, max_activations_by_hook_point={HOOK_POINTS[0]: 1717})
