@@ -25,7 +25,7 @@ from hookline.types import CaptureStarted, CaptureSummary, capture_started, capt
 
 # Tokens whose texts are kept: several times the largest vocabularies of published models.
 MAX_TOKEN_TEXTS = 1 << 21
-# How a call ends that leaves rows to come.
+# The reasons to stop that leave rows to come.
 _CUT_SHORT = ("cancelled", "shutting_down", "error")
 
 
@@ -53,7 +53,7 @@ def check_same_capture(before: CaptureStarted, now: CaptureStarted) -> None:
 
 
 def aligned_rows(layout: Layout, batch: int, rows: Sequence[int]) -> list[int]:
-    """How many rows of each hook point of a batch that was cut anywhere are rows of the same tokens: those that the
+    """Counts the rows of each hook point of a batch that was cut anywhere that are of the same tokens: those that the
     hook point which is furthest behind has, and never more than its budget."""
     missing = [count for index, count in enumerate(rows) if count < layout.rows(batch, index)]
     return [min(count, *missing) if missing else count for count in rows]

@@ -21,7 +21,7 @@ from hookline.types import RecordingInfo, recording_info
 
 @dataclass(frozen=True)
 class PersistProgress:
-    """How far a recording is."""
+    """The progress of a recording."""
 
     disposition: str  # what was found under the name: "started", "joined", "continued" or "already_complete"
     rows: int  # written of the hook point that has most, from the recording's start

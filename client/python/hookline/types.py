@@ -135,7 +135,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Packing:
-    """How `hookline.pack` made a dataset, from the sidecar beside it."""
+    """The way in which `hookline.pack` made a dataset, from the sidecar beside it."""
 
     tokenizer_fingerprint: str
     method: str
@@ -213,10 +213,10 @@ class RecordingInfo:
 
 @dataclass(frozen=True)
 class Selection:
-    """Which rows of each sequence are kept. All conditions must hold; what is dropped counts towards no budget."""
+    """Selects rows of each sequence. All conditions must hold; what is dropped counts towards no budget."""
 
     skip_first: int = 0  # positions below are left out
-    position_end: int = 0  # positions from here on are left out; negative: so many at the end, as in slices; 0: no end
+    position_end: int = 0  # positions from here on are left out; negative: from the end, as in slices; 0: no end
     position_stride: int = 1  # keeps every n-th position, counted from skip_first
     exclude_token_ids: Sequence[int] = ()  # rows of these tokens are left out
     sample_rows: int = 0  # keeps this many of the rows left, per sequence; 0: all
@@ -244,7 +244,7 @@ class Selection:
 
 @dataclass(frozen=True)
 class Retry:
-    """How a capture goes on after UNAVAILABLE: up to `attempts` reconnects without a new row between them, the n-th
+    """Lets a capture go on after UNAVAILABLE: up to `attempts` reconnects without a new row between them, the n-th
     after `initial_seconds` * 2^(n-1), at most `max_seconds`. The defaults are those of every client of Hookline
     (client/cpp/resumable_capture.h)."""
 
@@ -320,7 +320,7 @@ class HookPointSummary:
 
 @dataclass(frozen=True)
 class CaptureSummary:
-    """How a capture ended. After reconnects, counts, times and statistics cover every call of the capture whose
+    """The end of a capture. After reconnects, counts, times and statistics cover every call of the capture whose
     summary came: that of a call whose connection broke did not."""
 
     stop_reason: str  # "budget", "source_ended", "cancelled", "shutting_down" or "error"
