@@ -15,12 +15,13 @@ import numpy as np
 from hookline import _library, _lifetime, _protocol, _shared_memory
 from hookline._arrays import Allocator, Block
 from hookline._batches import Layout, RawBatch
+from hookline._from_messages import capture_started, capture_summary
 from hookline._request import CaptureOptions
 from hookline._security import Security
 from hookline._session import MAX_TOKEN_TEXTS, Progress, aligned_rows, layout_of, raise_source_error
 from hookline._sources import TokenFeed, flat_ids
 from hookline.errors import CancelledError, HooklineError
-from hookline.types import CaptureStarted, CaptureSummary, capture_started, capture_summary
+from hookline.types import CaptureStarted, CaptureSummary
 
 if TYPE_CHECKING:
     from hookline._connection import Connection

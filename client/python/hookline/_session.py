@@ -14,6 +14,7 @@ import numpy as np
 from hookline import _protocol
 from hookline._arrays import Allocator
 from hookline._batches import Assembler, Layout, RawBatch
+from hookline._from_messages import capture_started, capture_summary
 from hookline._request import CaptureOptions, token_batch
 from hookline._rows import RowLayout, layouts_of, memory_dtype
 from hookline._shared_memory import SharedMemory
@@ -21,7 +22,7 @@ from hookline._sources import TokenFeed
 from hookline._summaries import merge_summaries
 from hookline._wire import split_chunk
 from hookline.errors import FailedPreconditionError, HooklineError, InternalError, UnavailableError
-from hookline.types import CaptureStarted, CaptureSummary, capture_started, capture_summary
+from hookline.types import CaptureStarted, CaptureSummary
 
 # Tokens whose texts are kept: several times the largest vocabularies of published models.
 MAX_TOKEN_TEXTS = 1 << 21

@@ -97,7 +97,7 @@ def connect(
     _memory.keep_freed_memory()
     if isinstance(addresses, str):
         if sharing is not None:
-            raise TypeError("sharing: with one server there is nothing to share; leave it out, or give several addresses")
+            raise TypeError("sharing: one server has nothing to share; leave it out, or give several addresses")
         return client_of(addresses)
     from hookline.many import ManyClient
 
