@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from real_server_test import POST, RESID, Server
+from server_process import POST, RESID, Server
 
 import hookline
 from hookline._order import SequenceOrder
@@ -33,12 +33,6 @@ def server(tmp_path_factory):
     started.ids = tokens.astype(np.int64).reshape(40, LENGTH)
     yield started
     started.kill()
-
-
-@pytest.fixture
-def client(server):
-    with hookline.connect(server.address) as connected:
-        yield connected
 
 
 def rows_of(client, source, hook_point=RESID, **options):

@@ -7,7 +7,7 @@ import os
 import numpy as np
 import pytest
 import torch
-from real_server_test import ROOT, Server
+from server_process import ROOT, Server
 
 import hookline
 from hookline import Intervention
@@ -37,12 +37,6 @@ def server():
     started = Server(model=os.path.join(FAMILIES, "gpt2"), arguments=arguments)
     yield started
     started.kill()
-
-
-@pytest.fixture
-def client(server):
-    with hookline.connect(server.address) as client:
-        yield client
 
 
 def test_scores_come_with_what_was_asked_for_and_a_summary(client):

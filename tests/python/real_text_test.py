@@ -8,7 +8,7 @@ import pickle
 
 import numpy as np
 import pytest
-from real_server_test import DEMO, POST, RESID, ROOT, Server
+from server_process import DEMO, POST, RESID, ROOT, Server
 
 import hookline
 import hookline.aio
