@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -138,6 +139,30 @@ def test_a_perfect_autoencoder_recovers_the_loss_and_a_zero_one_nothing(client):
     nothing = client.loss_recovered(torch.zeros_like, RESID, IDS)
     assert nothing.ce_loss_score == pytest.approx(0, abs=1e-4)
     assert nothing.ce_loss_with_ablation == pytest.approx(nothing.ce_loss_with_sae)
+
+
+def test_an_autoencoder_of_one_head_replaces_that_heads_rows(client):
+    hook_point, width = "blocks.1.attn.hook_z", 12
+
+    class OneHead:
+        def __init__(self, head):
+            self.cfg = SimpleNamespace(metadata=SimpleNamespace(hook_head_index=head))
+
+        def encode(self, rows):
+            assert rows.shape[1] == width
+            return rows
+
+        def decode(self, latents):
+            return 0 * latents
+
+    told = client.loss_recovered(OneHead(2), hook_point, IDS)
+    zero = client.score(IDS, {"zero": [Intervention.zero(hook_point, head=2)]}, kl=True).wait().variants["zero"]
+    assert told.ce_loss_with_sae == told.ce_loss_with_ablation == pytest.approx(zero.mean_loss, rel=1e-5)
+    assert told.kl_div_with_sae == pytest.approx(zero.mean_kl, rel=1e-4) and told.l0 == pytest.approx(width)
+    with pytest.raises(ValueError, match="head 4 .*, which has 4 heads"):
+        client.loss_recovered(OneHead(4), hook_point, IDS)
+    with pytest.raises(ValueError, match="head 1 .*resid_post, which has none"):
+        client.loss_recovered(OneHead(1), RESID, IDS)
 
 
 def test_dictionaries_of_the_server_are_listed_captured_and_put_in_place(client):

@@ -252,7 +252,8 @@ class Client:
         with them and with zeros, KL divergences, L0, explained variance and cosine similarity.
 
         sae: an object of SAELens, sparsify or dictionary_learning, which runs here, or a torch module or function from
-            rows (tokens, width) to rows. The model runs on the server: two calls for each sequence.
+            rows (tokens, width) to rows. The model runs on the server: two calls for each sequence. One of a single
+            head (SAELens's `hook_head_index`) is given that head's rows, and only they are replaced.
         source: token ids in a list, array or tensor.
         ignore_token_ids: rows of these tokens are left alone, and do not count.
         """
