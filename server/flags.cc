@@ -225,6 +225,9 @@ void DeclareServing(Declare declare, ServerFlags* flags) {
                    "The longest that running captures go on after SIGTERM, before they end with a resume token");
   declare.Value("--log-level", flags->log_level, "The least severe messages to log to standard error")
       ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error", "off"}));
+  declare
+      .Value("--log-format", flags->log_format, "text, or json: an object with time, level and message in each line")
+      ->check(CLI::IsMember({"text", "json"}));
 }
 
 // Declares the limits of memory for rows, batches and requests.

@@ -41,6 +41,7 @@
 #include "server/service/server.h"
 #include "server/text/model_tokenizers.h"
 #include "spdlog/sinks/stdout_color_sinks.h"
+#include "spdlog/sinks/stdout_sinks.h"
 #include "spdlog/spdlog.h"
 
 namespace hookline {
@@ -315,9 +316,10 @@ int Main(int argc, char** argv) {
   KeepFreedMemory();
   ServerFlags flags;
   if (std::optional<int> exit_code = ParseFlags(argc, argv, &flags); exit_code.has_value()) return *exit_code;
-  spdlog::set_default_logger(spdlog::stderr_color_mt("hookline"));
+  const bool is_json = flags.log_format == "json";
+  spdlog::set_default_logger(is_json ? spdlog::stderr_logger_mt("hookline") : spdlog::stderr_color_mt("hookline"));
   spdlog::set_level(spdlog::level::from_str(flags.log_level));
-  spdlog::set_formatter(LogFormatter());
+  spdlog::set_formatter(is_json ? JsonLogFormatter() : LogFormatter());
   RouteLibraryLogs();
   // Writing to a client that is gone is an error like any other.
   std::signal(SIGPIPE, SIG_IGN);

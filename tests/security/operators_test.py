@@ -99,6 +99,18 @@ def test_top_shows_captures_and_stop_ends_one(serve, streams, tmp_path):
     assert top("r")["captures"] == []
 
 
+def test_a_json_log_holds_an_object_in_each_line(serve, tmp_path):
+    clients = tmp_path / "clients.json"
+    write_clients(clients, entry("a", ["read"], "a"))
+    server = serve("--log-format", "json", "--auth-file", clients)
+    clients.write_text('{"clients":[{"name":"\\u001b[31m\\"\\\\","roles":[],"uid":1}]}')
+    server.hang_up()
+    assert server.wait_for("stays in force") is not None
+    for line in server.lines:
+        assert set(json.loads(line)) == {"time", "level", "message"}
+        assert "\x1b" not in line
+
+
 def test_health_has_exit_codes_for_probes(serve):
     server = serve()
     assert cli("health", "--server", server.address)[:2] == (0, "serving\n")
