@@ -17,6 +17,10 @@ NormPlace::NormPlace(const NormConfig& config, NormWeights weights, int64_t widt
                      const std::string& what, const char* reader, HookPointList& hook_points)
     : config_(config), weights_(std::move(weights)) {
   if (!exists()) return;
+  scale_hook_ = hook_points.Add(
+      name + ".hook_scale", 1,
+      absl::StrCat(what, ": what its input", config.kind == NormConfig::Kind::kLayer ? ", without its mean," : "",
+                   " is divided by, sqrt(mean of squares + epsilon)."));
   normalized_hook_ = hook_points.Add(
       name + ".hook_normalized", width,
       config.weighted ? absl::StrCat(what, ", before its weight.") : absl::StrCat(what, ": what ", reader, " reads."));
@@ -30,7 +34,14 @@ NormPlace::NormPlace(const NormConfig& config, NormWeights weights, int64_t widt
 bool NormPlace::Run(const at::Tensor& x, Taps& taps, at::Tensor* out) const {
   *out = x;
   if (!exists()) return false;
-  const Normed norm = Norm(x, config_, weights_);
+  Normed norm;
+  if (taps.IsNext(scale_hook_)) {
+    const at::Tensor own = NormScale(x, config_);
+    at::Tensor scale = own;
+    if (taps(scale_hook_, scale)) return true;
+    if (!scale.is_same(own)) norm = NormBy(scale, x, config_, weights_);
+  }
+  if (!norm.normalized.defined()) norm = Norm(x, config_, weights_);
   at::Tensor normalized = norm.normalized;
   if (taps(normalized_hook_, normalized)) return true;
   *out = normalized.is_same(norm.normalized) ? norm.out : Weighted(normalized, weights_);

@@ -17,33 +17,34 @@ POST = "blocks.0.mlp.hook_post"
 
 
 class Server:
-    """A server process on a port of its own."""
+    """A server process on a port of its own. `log`: a path that takes what it prints."""
 
-    def __init__(self, port=None, model=DEMO, arguments=()):
+    def __init__(self, port=None, model=DEMO, arguments=(), log=os.devnull):
         if port is None:
             with socket.socket() as probe:
                 probe.bind(("127.0.0.1", 0))
                 port = probe.getsockname()[1]
         self.port = port
         self.address = f"127.0.0.1:{port}"
-        self._process = subprocess.Popen(
-            [
-                PROGRAM,
-                "--model",
-                model,
-                "--listen",
-                self.address,
-                "--device",
-                "cpu",
-                "--threads",
-                "1",  # several servers, each with a thread for every core, would spin against each other
-                "--dataset",
-                "text=" + os.path.join(DEMO, "tokens.npy"),
-                *arguments,
-            ],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        with open(log, "wb") as printed:
+            self._process = subprocess.Popen(
+                [
+                    PROGRAM,
+                    "--model",
+                    model,
+                    "--listen",
+                    self.address,
+                    "--device",
+                    "cpu",
+                    "--threads",
+                    "1",  # several servers, each with a thread for every core, would spin against each other
+                    "--dataset",
+                    "text=" + os.path.join(DEMO, "tokens.npy"),
+                    *arguments,
+                ],
+                stdout=printed,
+                stderr=printed,
+            )
         options = [("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 200)]
         with grpc.insecure_channel(self.address, options=options) as channel:
             grpc.channel_ready_future(channel).result(timeout=120)

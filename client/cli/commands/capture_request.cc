@@ -50,7 +50,7 @@ void AddTextOptions(CLI::App& command, CaptureRequestFlags& flags, CLI::Option* 
       ->capture_default_str();
   command
       .add_option("--long-texts", flags.long_texts,
-                  "Treatment of a --text of more tokens than the model takes: refuse it, truncate it, or split it "
+                  "Treatment of a text of more tokens than the model takes: refuse it, truncate it, or split it "
                   "into several sequences")
       ->check(CLI::IsMember({"refuse", "truncate", "split"}))
       ->group(kSources)
@@ -73,6 +73,11 @@ absl::StatusOr<std::unique_ptr<TokenSource>> OpenTexts(const CaptureRequestFlags
   options.path = flags.tokens;
   options.prepend_token = flags.prepend_token;
   if (flags.token_format != "utf8") options.field = flags.token_format.substr(kJsonLines.size());
+  if (flags.long_texts != "refuse") {
+    ASSIGN_OR_RETURN(const v1::Model model, client.GetModel(flags.model));
+    options.long_texts = flags.long_texts == "split" ? LongTexts::kSplit : LongTexts::kTruncate;
+    options.max_ids = model.context_length() - (flags.prepend_token.has_value() ? 1 : 0);
+  }
   v1::TokenizeRequest form;
   form.set_model(flags.model);
   if (flags.add_special_tokens != "default") form.set_add_special_tokens(flags.add_special_tokens == "yes");
@@ -283,7 +288,9 @@ void RequireSource(const CaptureRequestFlags& flags) {
   if (!has_texts && flags.add_special_tokens != "default") {
     throw CLI::RequiresError("--add-special-tokens", "--text or --token-format utf8");
   }
-  if (flags.texts.empty() && flags.long_texts != "refuse") throw CLI::RequiresError("--long-texts", "--text");
+  if (!has_texts && flags.long_texts != "refuse") {
+    throw CLI::RequiresError("--long-texts", "--text or --token-format utf8");
+  }
   if (!flags.texts.empty() && flags.prepend_token.has_value()) throw CLI::ExcludesError("--prepend-token", "--text");
 }
 
