@@ -13,7 +13,7 @@ namespace hookline {
 // files and clients, and must not forge a line or reach a terminal as control characters.
 std::unique_ptr<spdlog::formatter> LogFormatter();
 
-// Sends their logs to spdlog's default logger, for the whole process; to be called once, before either is used. What a
+// Sends their logs to spdlog's default logger, for the whole process; call it once, before either is used. What a
 // client can cause at will (a string that is not UTF-8) is logged for debugging only.
 void RouteLibraryLogs();
 
