@@ -10,27 +10,13 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
-#include "nlohmann/json.hpp"
+#include "server/base/escape.h"
 
 namespace hookline {
-namespace {
-
-bool IsUtf8(absl::string_view text) {
-  try {
-    nlohmann::json(std::string(text)).dump();
-    return true;
-  } catch (const nlohmann::json::type_error&) {
-    return false;
-  }
-}
-
-}  // namespace
 
 void CheckMessage(const absl::Status& status) {
   const absl::string_view message = status.message();
-  bool clean = IsUtf8(message);
-  for (const char c : message) clean = clean && static_cast<unsigned char>(c) >= 0x20 && c != 0x7f;
-  if (clean) return;
+  if (message == Escaped(message)) return;
   std::fprintf(stderr, "a message holds raw bytes: %s\n", absl::CHexEscape(message).c_str());
   std::abort();
 }

@@ -15,7 +15,7 @@ inline absl::string_view AsText(const uint8_t* data, size_t bytes) {
   return {reinterpret_cast<const char*>(data), bytes};
 }
 
-// Ends the fuzzer if the message of `status` could not be shown as it is: it has control characters or is not UTF-8.
+// Ends the fuzzer if the message of `status` cannot be shown as it is (server/base/escape.h).
 void CheckMessage(const absl::Status& status);
 
 // A file in memory that holds one input after another. A fuzzer has one.

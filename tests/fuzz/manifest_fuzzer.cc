@@ -44,7 +44,7 @@ void Read(const std::shared_ptr<const hookline::RecordingReader>& reader) {
     const int hook_point = static_cast<int>(i);
     const int64_t rows = manifest.RowsOf(hook_point);
     if (rows == 0) continue;
-    std::vector<uint8_t> row(static_cast<size_t>(manifest.LayoutOf(hook_point).row_bytes()));
+    std::vector<uint8_t> row(static_cast<size_t>(manifest.LayoutOf(hook_point).bytes()));
     auto read = hookline::RowRead::OfHookPoint(reader, hook_point, {{rows - 1, 1, 0}}, row.data());
     hookline::CheckMessage(read.Finish());
   }
