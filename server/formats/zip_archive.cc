@@ -6,10 +6,10 @@
 #include <utility>
 #include <vector>
 
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/types/span.h"
 #include "server/base/checked_math.h"
+#include "server/base/escape.h"
 #include "server/base/little_endian.h"
 #include "server/base/status.h"
 
@@ -67,7 +67,7 @@ class Reader {
         absl::StrCat(file_.path(), ": ", what, "; the file is damaged, cut short, or not what torch.save writes"));
   }
   absl::Status BadEntry(absl::string_view name, absl::string_view what) const {
-    return Bad(absl::StrCat("entry '", absl::Utf8SafeCHexEscape(name), "' ", what));
+    return Bad(absl::StrCat("entry ", Quoted(name), " ", what));
   }
 
   absl::StatusOr<CentralDirectory> ReadDirectory() const {

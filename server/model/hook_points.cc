@@ -7,10 +7,10 @@
 #include <utility>
 
 #include "absl/container/inlined_vector.h"
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "server/base/escape.h"
 #include "server/base/status.h"
 
 namespace hookline {
@@ -24,14 +24,7 @@ constexpr int kMaxWildcards = 256;
 // For all wildcards of a request together: 64 for each of as many as there may be. Against a thousand names it is some
 // ten milliseconds' work.
 constexpr size_t kMaxWildcardBytes = size_t{16} << 10;
-// An error message quotes this much of a client's text, which suffices to recognise it.
-constexpr size_t kMaxQuotedBytes = 120;
 constexpr int kNearestNames = 3;
-
-std::string Quoted(absl::string_view text) {
-  const bool cut = text.size() > kMaxQuotedBytes;
-  return absl::StrCat("'", absl::Utf8SafeCHexEscape(text.substr(0, kMaxQuotedBytes)), cut ? "..." : "", "'");
-}
 
 bool IsWildcard(absl::string_view pattern) { return pattern.find_first_of("*{}") != absl::string_view::npos; }
 

@@ -193,6 +193,9 @@ TEST(ListenAddress, IsLoopbackByItsAddressAndNotByItsName) {
     if (!bound.ok()) return false;
     for (int listener : bound->sockets) close(listener);
     EXPECT_GT(bound->port, 0);
+    const auto before_it_is_bound = IsLoopbackAddress(address);
+    EXPECT_TRUE(before_it_is_bound.ok()) << before_it_is_bound.status();
+    EXPECT_EQ(before_it_is_bound.value_or(!bound->is_loopback), bound->is_loopback);
     return bound->is_loopback;
   };
   EXPECT_TRUE(is_loopback("127.0.0.1:0"));
@@ -204,6 +207,9 @@ TEST(ListenAddress, IsLoopbackByItsAddressAndNotByItsName) {
   EXPECT_FALSE(BindAddress("127.0.0.1.example.invalid:0").ok());
   for (const char* malformed : {"", "127.0.0.1", "127.0.0.1:http", "127.0.0.1:65536", "::1:80", "unix:"}) {
     EXPECT_THAT(std::string(BindAddress(malformed).status().message()), HasSubstr("cannot listen on `"));
+  }
+  for (const char* nowhere : {"", "127.0.0.1", "127.0.0.1:http", "127.0.0.1.example.invalid:0"}) {
+    EXPECT_THAT(std::string(IsLoopbackAddress(nowhere).status().message()), HasSubstr("cannot listen on `"));
   }
 }
 
