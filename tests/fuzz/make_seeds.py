@@ -23,6 +23,7 @@ SEEDS = pathlib.Path(__file__).resolve().parent / "seeds"
 sys.path.insert(0, str(ROOT / "client" / "python"))
 
 from google.protobuf import json_format  # noqa: E402
+
 from hookline import _protocol  # noqa: E402
 
 CAPTURE = {
@@ -52,7 +53,12 @@ def message(name: str, fields: dict) -> bytes:
 
 
 def files() -> None:
-    header = b'{"__metadata__":{"format":"pt"},"a":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]},"b":{"dtype":"BF16","shape":[4],"data_offsets":[24,32]}}'
+    tensors = {
+        "__metadata__": {"format": "pt"},
+        "a": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]},
+        "b": {"dtype": "BF16", "shape": [4], "data_offsets": [24, 32]},
+    }
+    header = json.dumps(tensors, separators=(",", ":")).encode()
     file = struct.pack("<Q", len(header)) + header + bytes(32)
     write("safetensors", "as_it_is", b"\0" + file)
     write("safetensors", "header_length_set", b"\1" + file)
@@ -62,7 +68,13 @@ def files() -> None:
             out.seek(0)
             write("npy", dtype.strip("<"), out.read())
     clients = [
-        {"name": "alice", "token_sha256": "ab" * 32, "roles": ["read", "capture"], "weight": 1, "quotas": {"captures": 4}},
+        {
+            "name": "alice",
+            "token_sha256": "ab" * 32,
+            "roles": ["read", "capture"],
+            "weight": 1,
+            "quotas": {"captures": 4},
+        },
         {"name": "ci", "san": "spiffe://lab/ci", "roles": ["read"]},
         {"name": "local", "uid": 1000, "roles": ["admin"]},
     ]
@@ -70,11 +82,17 @@ def files() -> None:
     write("wildcard", "some", b"blocks.{0,1,40..47}.hook_resid_post\n*.attn.*\nembed\nblocks.*hook_*")
     offer = b"HKLNSHM1" + bytes(16)
     write("shared_memory", "offer", bytes([1 << 6 | len(offer)]) + offer + bytes([8]) + bytes(8))
-    write("shared_memory", "in_pieces", bytes([1 << 6 | 1]) + offer[:1] + bytes([23]) + offer[1:] + bytes([3 << 6 | 1]) + b"x")
+    write(
+        "shared_memory",
+        "in_pieces",
+        bytes([1 << 6 | 1]) + offer[:1] + bytes([23]) + offer[1:] + bytes([3 << 6 | 1]) + b"x",
+    )
 
 
 def requests() -> None:
-    for number, name in enumerate(["CaptureRequest", "PersistRequest", "EstimateCaptureRequest", "CaptureStreamRequest"]):
+    for number, name in enumerate(
+        ["CaptureRequest", "PersistRequest", "EstimateCaptureRequest", "CaptureStreamRequest"]
+    ):
         for which, capture in (("tokens", CAPTURE), ("dataset", DATASET)):
             fields = {
                 "CaptureRequest": capture,
@@ -90,10 +108,21 @@ def served(server: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder)
         np.save(path / "d.npy", np.arange(96, dtype=np.uint16))
-        process = subprocess.Popen([
-            server, "--listen", "127.0.0.1:0", "--port-file", str(path / "port"), "--recordings-dir", str(path),
-            "--model", str(ROOT / "tests/fixtures/nanochat/demo"), "--dataset", f"d={path / 'd.npy'}",
-        ])
+        process = subprocess.Popen(
+            [
+                server,
+                "--listen",
+                "127.0.0.1:0",
+                "--port-file",
+                str(path / "port"),
+                "--recordings-dir",
+                str(path),
+                "--model",
+                str(ROOT / "tests/fixtures/nanochat/demo"),
+                "--dataset",
+                f"d={path / 'd.npy'}",
+            ]
+        )
         try:
             while not (path / "port").exists():
                 time.sleep(0.1)

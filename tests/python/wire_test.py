@@ -85,7 +85,9 @@ def splice(chunk, at, removed, inserted):
 # HOOKLINE_FUZZ_EXAMPLES makes a long run of it.
 @pytest.mark.filterwarnings("ignore:Unexpected end-group tag")
 @settings(max_examples=int(os.environ.get("HOOKLINE_FUZZ_EXAMPLES", "400")), deadline=None, database=None)
-@given(st.builds(splice, CHUNKS, st.integers(0, 500), st.integers(0, 8), st.binary(max_size=12)) | st.binary(max_size=60))
+@given(
+    st.builds(splice, CHUNKS, st.integers(0, 500), st.integers(0, 8), st.binary(max_size=12)) | st.binary(max_size=60)
+)
 def test_what_is_found_in_any_bytes_is_what_protobuf_finds(message):
     try:
         found = split_chunk(message)

@@ -52,8 +52,8 @@ class _DatasetPart:
         self.sequences = sequences
 
     def step(self, options: dict[str, Any], started: CaptureStarted) -> int:
-        """The number of sequences, counted from a pass's first, between whose multiples a capture must begin to bring the
-        rows that it would have brought from the beginning; 0: all."""
+        """The number of sequences at whose multiples, from a pass's first, a capture can begin and bring the rows that
+        it would have brought from the beginning; 0: only at the first."""
         return batch_sequences(self._dataset, self._length, started) if options.get("deterministic") else 1
 
     @property
