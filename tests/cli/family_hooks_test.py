@@ -49,7 +49,7 @@ def expected(config):
     parallel = kind in ONE_NORM or (kind == "gpt_neox" and config.get("use_parallel_residual", True))
     layers = config.get("num_hidden_layers") or config.get("n_layer") or config.get("num_layers")
     names = ["hook_embed"] + ["hook_pos_embed"] * (kind in LEARNED_POSITIONS)
-    norm = ["hook_normalized", "hook_out"]
+    norm = ["hook_scale", "hook_normalized", "hook_out"]
     for layer in range(layers):
 
         def sublayer(number, part, hooks, raw, out):
@@ -97,4 +97,7 @@ def test_each_type_lists_exactly_the_hook_points_that_its_readme_says(families, 
     widths = {key[: -len("/1")]: rows.shape[1] for key, rows in reference.items() if key.endswith("/1")}
     if name in WITHOUT_RAW_OUTPUTS:
         hooks = {key: width for key, width in hooks.items() if not key.endswith(("attn.hook_out", "mlp.hook_out"))}
-    assert hooks == widths
+    # References hold no scales, which follow from a norm's input and hook_normalized.
+    scales = {key: width for key, width in hooks.items() if key.endswith(".hook_scale")}
+    assert set(scales.values()) == {1}
+    assert {key: width for key, width in hooks.items() if key not in scales} == widths

@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "gmock/gmock.h"
 #include "server/model/load.h"
 #include "server/model/load/safetensors_checkpoint.h"
@@ -244,6 +245,8 @@ TEST(ScorePassTest, EveryHookPointThatIsNotAnObservationTakesEffect) {
       const double kl = Score(*model, {sequence}, {{"", {intervention}}}, outputs)[1].sequences[0].kl_sum;
       if (point.observation) {
         EXPECT_NEAR(kl, 0, 1e-5);  // a batch of variants rounds differently than the clean pass
+      } else if (fixture == std::string("gemma4") && absl::EndsWith(point.name, ".hook_scale")) {
+        continue;  // the norms of its queries, keys, values and outputs undo another scale
       } else {
         EXPECT_GT(kl, 1e-4);
       }
