@@ -7,6 +7,7 @@
 #include "nlohmann/json.hpp"
 #include "server/base/escape.h"
 #include "server/base/input_file.h"
+#include "server/base/json.h"
 
 namespace hookline {
 namespace {
@@ -14,6 +15,8 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr int64_t kMaxSidecarBytes = int64_t{1} << 20;
+// hookline.pack writes four levels at most. Options are printed, which recurses once for each level.
+constexpr int kMaxSidecarDepth = 8;
 // A message quotes this much of a text in a sidecar, which suffices to recognise it.
 constexpr size_t kMaxTextBytes = 200;
 
@@ -30,7 +33,7 @@ int64_t Count(const Json& object, const std::string& key) {
 
 Sidecar Parse(const Json& json, const Dataset& dataset) {
   Sidecar sidecar;
-  if (!json.is_object() || Count(json, "format") != 1) {
+  if (Count(json, "format") != 1) {
     sidecar.warning = "its sidecar is not of hookline.pack's format 1";
     return sidecar;
   }
@@ -61,10 +64,12 @@ void Sidecars::Read(const Dataset& dataset, absl::string_view source) {
   const absl::StatusOr<std::string> text = ReadWholeFile(absl::StrCat(source, ".json"), kMaxSidecarBytes);
   if (absl::IsNotFound(text.status())) return;
   Sidecar sidecar;
-  if (text.ok()) {
-    sidecar = Parse(Json::parse(*text, /*cb=*/nullptr, /*allow_exceptions=*/false), dataset);
-  } else {
+  if (!text.ok()) {
     sidecar.warning = absl::StrCat("its sidecar cannot be read: ", text.status().message());
+  } else if (const absl::StatusOr<Json> json = ParseJsonObject(*text, kMaxSidecarDepth); json.ok()) {
+    sidecar = Parse(*json, dataset);
+  } else {
+    sidecar.warning = absl::StrCat("its sidecar ", json.status().message());
   }
   by_dataset_[dataset.name()] = std::move(sidecar);
 }
