@@ -18,7 +18,7 @@
 
 namespace hookline {
 
-// It is filled before the server starts, and then only read, from any thread.
+// They are filled before the server starts, and then only read, from any thread.
 class ModelTokenizers {
  public:
   // Opens `path`, a tokenizer's file or a directory that holds one, for a model. Errors as OpenTokenizer's, and

@@ -10,8 +10,8 @@
 
 #include "gmock/gmock.h"
 #include "server/engine/engine.h"
-#include "tests/device/load_fixture.h"
 #include "tests/engine/collector.h"
+#include "tests/model/load_fixture.h"
 #include "tests/support/fake_device.h"
 #include "tests/support/tokens.h"
 

@@ -12,7 +12,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_replace.h"
 #include "gmock/gmock.h"
-#include "tests/device/load_fixture.h"
+#include "tests/model/load_fixture.h"
 #include "tests/model/parity.h"
 #include "tests/support/fake_device.h"
 

@@ -8,7 +8,7 @@
 
 #include "absl/strings/match.h"
 #include "gmock/gmock.h"
-#include "server/model/load.h"
+#include "tests/model/load_fixture.h"
 #include "tests/model/parity.h"
 
 namespace hookline {
@@ -16,14 +16,8 @@ namespace {
 
 std::string Fixture(const std::string& name) { return std::string(HOOKLINE_FIXTURES) + "/families/" + name; }
 
-std::unique_ptr<Model> LoadFixture(const std::string& name, const std::string& dtype) {
-  ModelOptions options;
-  options.path = Fixture(name);
-  options.device = "cpu";
-  options.dtype = dtype;
-  auto model = LoadModel(options);
-  EXPECT_TRUE(model.ok()) << model.status();
-  return model.ok() ? *std::move(model) : nullptr;
+std::unique_ptr<Model> Load(const std::string& name, const std::string& dtype) {
+  return LoadFixture("families/" + name, "cpu", dtype);
 }
 
 std::vector<std::string> Fixtures() {
@@ -67,7 +61,7 @@ bool OnlyMedianCounts(const Model& model) {
 class FamiliesParityTest : public ::testing::TestWithParam<std::string> {};
 
 TEST_P(FamiliesParityTest, EveryHookPointEqualsTransformersInFloat32) {
-  const auto model = LoadFixture(GetParam(), "float32");
+  const auto model = Load(GetParam(), "float32");
   ASSERT_NE(model, nullptr);
   const Reference reference = ReadReference(Fixture(GetParam()) + "/reference.safetensors");
   ASSERT_EQ(reference.tokens.size(), 3u);
@@ -89,7 +83,7 @@ TEST_P(FamiliesParityTest, EveryHookPointEqualsTransformersInFloat32) {
 
 // The references of the older fixtures lack the raw outputs, but have what the norm makes of them.
 TEST_P(FamiliesParityTest, TheNormAfterASublayerReadsItsRawOutput) {
-  const auto model = LoadFixture(GetParam(), "float32");
+  const auto model = Load(GetParam(), "float32");
   ASSERT_NE(model, nullptr);
   const Reference reference = ReadReference(Fixture(GetParam()) + "/reference.safetensors");
   for (int i = 0; i < model->hook_points().size(); ++i) {
@@ -149,7 +143,7 @@ TEST_P(FamiliesParityTest, AScaleIsWhatTransformersDividesTheNormsInputBy) {
 }
 
 TEST_P(FamiliesParityTest, EveryHookPointIsNearTransformersInBfloat16) {
-  const auto model = LoadFixture(GetParam(), "bfloat16");
+  const auto model = Load(GetParam(), "bfloat16");
   ASSERT_NE(model, nullptr);
   const Reference reference = ReadReference(Fixture(GetParam()) + "/reference.safetensors");
   const std::vector<Difference> differences = CompareWithReference(*model, reference);
@@ -165,7 +159,7 @@ TEST_P(FamiliesParityTest, EveryHookPointIsNearTransformersInBfloat16) {
 }
 
 TEST_P(FamiliesParityTest, ABatchOfUnequalLengthsEqualsEachAlone) {
-  const auto model = LoadFixture(GetParam(), "float32");
+  const auto model = Load(GetParam(), "float32");
   ASSERT_NE(model, nullptr);
   const Reference reference = ReadReference(Fixture(GetParam()) + "/reference.safetensors");
   const std::vector<int> all = EveryHookPoint(*model);
@@ -190,7 +184,7 @@ TEST_P(FamiliesParityTest, ABatchOfUnequalLengthsEqualsEachAlone) {
 }
 
 TEST_P(FamiliesParityTest, BlocksAfterTheDeepestHookPointAreNotExecuted) {
-  const auto model = LoadFixture(GetParam(), "float32");
+  const auto model = Load(GetParam(), "float32");
   ASSERT_NE(model, nullptr);
   for (int layer = 0; layer < model->info().layers; ++layer) {
     const int64_t before = model->blocks_executed();

@@ -19,6 +19,7 @@
 #include "server/base/descriptor_limit.h"
 #include "server/base/listen_address.h"
 #include "tests/service/service_fixture.h"
+#include "tests/support/loopback.h"
 
 namespace hookline {
 namespace {
@@ -40,8 +41,7 @@ class Socket {
     address.sin_family = AF_INET;
     inet_pton(AF_INET, from, &address.sin_addr);
     ASSERT_EQ(bind(descriptor_, reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    address.sin_port = htons(static_cast<uint16_t>(port));
+    address = Loopback(port);
     ASSERT_EQ(connect(descriptor_, reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
   }
 

@@ -13,6 +13,7 @@
 #include "server/base/file_system.h"
 #include "server/recording/catalog.h"
 #include "tests/service/fake_engine.h"
+#include "tests/support/loopback.h"
 
 namespace hookline {
 namespace {
@@ -23,11 +24,8 @@ using ::testing::Not;
 
 int Connect(int port) {
   const int connection = socket(AF_INET, SOCK_STREAM, 0);
-  sockaddr_in address = {};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  address.sin_port = htons(static_cast<uint16_t>(port));
-  EXPECT_EQ(connect(connection, reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+  const sockaddr_in address = Loopback(port);
+  EXPECT_EQ(connect(connection, reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
   return connection;
 }
 

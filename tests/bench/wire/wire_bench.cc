@@ -27,6 +27,7 @@
 #include "server/base/freed_memory.h"
 #include "server/service/server.h"
 #include "tests/service/fake_engine.h"
+#include "tests/support/loopback.h"
 
 namespace hookline {
 namespace {
@@ -234,14 +235,6 @@ class PlainTcp {
   }
 
  private:
-  static sockaddr_in Loopback(int port) {
-    sockaddr_in address = {};
-    address.sin_family = AF_INET;
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    address.sin_port = htons(static_cast<uint16_t>(port));
-    return address;
-  }
-
   // Sends as many messages as each number asks for.
   static void Send(int socket) {
     std::vector<std::vector<uint8_t>> buffers(kBuffers, std::vector<uint8_t>(kDataBytes, 's'));

@@ -1,6 +1,6 @@
-// Loads the model under tests/fixtures/`path`, named "model", to `device`.
-#ifndef HOOKLINE_TESTS_DEVICE_LOAD_FIXTURE_H_
-#define HOOKLINE_TESTS_DEVICE_LOAD_FIXTURE_H_
+// Loads the model under tests/fixtures/`path` to `device`.
+#ifndef HOOKLINE_TESTS_MODEL_LOAD_FIXTURE_H_
+#define HOOKLINE_TESTS_MODEL_LOAD_FIXTURE_H_
 
 #include <memory>
 #include <string>
@@ -14,7 +14,6 @@ namespace hookline {
 inline std::unique_ptr<Model> LoadFixture(const std::string& path, const std::string& device,
                                           const std::string& dtype = "float32") {
   ModelOptions options;
-  options.name = "model";
   options.path = std::string(HOOKLINE_FIXTURES) + "/" + path;
   options.device = device;
   options.dtype = dtype;
@@ -25,4 +24,4 @@ inline std::unique_ptr<Model> LoadFixture(const std::string& path, const std::st
 
 }  // namespace hookline
 
-#endif  // HOOKLINE_TESTS_DEVICE_LOAD_FIXTURE_H_
+#endif  // HOOKLINE_TESTS_MODEL_LOAD_FIXTURE_H_
