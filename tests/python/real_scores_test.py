@@ -19,16 +19,22 @@ IDS = [[1, 5, 9, 200, 17, 4, 4, 30], [7, 8, 9]]
 RESID = "blocks.1.hook_resid_post"
 
 
-def read_tokens():
-    """Sequence 1 of the fixture."""
-    with open(os.path.join(FAMILIES, "gpt2", "reference.safetensors"), "rb") as file:
+def read_tensors(*path):
+    """A safetensors file's tensors of int32 and float32."""
+    with open(os.path.join(*path), "rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        begin, end = header["tokens_1"]["data_offsets"]
-        file.seek(begin, os.SEEK_CUR)
-        return np.frombuffer(file.read(end - begin), dtype="<i4").astype(np.int64)
+        data = file.read()
+    types = {"I32": "<i4", "F32": "<f4"}
+    return {
+        name: torch.from_numpy(np.frombuffer(data[slice(*of["data_offsets"])], types[of["dtype"]]).copy()).reshape(
+            of["shape"]
+        )
+        for name, of in header.items()
+        if name != "__metadata__"
+    }
 
 
-TOKENS = read_tokens()
+TOKENS = read_tensors(FAMILIES, "gpt2", "reference.safetensors")["tokens_1"].long().numpy()  # sequence 1 of the fixture
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +169,33 @@ def test_an_autoencoder_of_one_head_replaces_that_heads_rows(client):
         client.loss_recovered(OneHead(4), hook_point, IDS)
     with pytest.raises(ValueError, match="head 1 .*resid_post, which has none"):
         client.loss_recovered(OneHead(1), RESID, IDS)
+
+
+class Autoencoder:
+    """SAELens's standard, or with a threshold its jumprelu, from its file."""
+
+    def __init__(self, name):
+        self._weights = read_tensors(EVALUATION, "dictionaries", name, "sae_weights.safetensors")
+
+    def encode(self, rows):
+        weights = self._weights
+        if "threshold" not in weights:
+            return torch.relu((rows - weights["b_dec"]) @ weights["W_enc"] + weights["b_enc"])
+        before = rows @ weights["W_enc"] + weights["b_enc"]
+        return torch.relu(before) * (before > weights["threshold"])
+
+    def decode(self, latents):
+        return latents @ self._weights["W_dec"] + self._weights["b_dec"]
+
+
+@pytest.mark.parametrize("name", ["gpt2_standard", "gpt2_jumprelu"])
+def test_an_autoencoders_measures_are_those_of_sae_lenss_evals(client, name):
+    with open(os.path.join(EVALUATION, "dictionaries.json")) as file:
+        expected = next(one["metrics"] for one in json.load(file) if one["name"] == name)
+    told = client.loss_recovered(Autoencoder(name), RESID, [TOKENS.tolist()])
+    assert len(expected) == 12 and told.tokens == len(TOKENS)
+    for measure, value in expected.items():
+        assert getattr(told, measure) == pytest.approx(value, abs=1e-4, rel=1e-4), measure
 
 
 def test_dictionaries_of_the_server_are_listed_captured_and_put_in_place(client):
