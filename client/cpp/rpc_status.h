@@ -1,4 +1,4 @@
-// The status of a call in gRPC's terms, in ours.
+// Converts grpc::Status to absl::Status.
 #ifndef HOOKLINE_CLIENT_CPP_RPC_STATUS_H_
 #define HOOKLINE_CLIENT_CPP_RPC_STATUS_H_
 

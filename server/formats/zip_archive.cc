@@ -29,7 +29,7 @@ constexpr uint64_t kZip64EndBytes = 56;
 constexpr uint64_t kMaxCommentBytes = 65535;
 constexpr uint16_t kEncrypted = 1;
 constexpr uint16_t kZip64Extra = 1;
-// Longer than torch.save ever writes; bounds what error messages quote.
+// torch.save never writes longer names; this bounds what error messages quote.
 constexpr size_t kMaxNameBytes = 1024;
 // An entry takes about a hundred bytes, a tensor an entry, and the unpickler reads no more than some hundred thousand.
 constexpr uint64_t kMaxDirectoryBytes = uint64_t{64} << 20;
@@ -138,7 +138,7 @@ class Reader {
     return record;
   }
 
-  // Where the contents of `record` lie, which its own header tells.
+  // Finds the contents of `record`, whose place its own header tells.
   absl::StatusOr<ZipArchive::Entry> Find(const Record& record) const {
     if ((record.flags & kEncrypted) != 0) return BadEntry(record.name, "is encrypted");
     if (record.method != 0 || record.packed != record.size) return BadEntry(record.name, "is compressed");

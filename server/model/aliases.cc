@@ -11,7 +11,7 @@
 namespace hookline {
 namespace {
 
-// How transformers names the modules of an architecture.
+// The names that transformers gives to the modules of an architecture.
 struct ModuleNames {
   std::vector<const char*> blocks;  // what stands before the block's number
   const char* attention;
@@ -23,7 +23,7 @@ struct ModuleNames {
   std::vector<const char*> bases;  // what stands before the two that follow
   const char* ln_final;
   const char* embedding;
-  // Whether each projection is a module of its own, whose values nothing changes before Hookline takes them.
+  // Says which projections are modules of their own, whose values nothing changes before Hookline takes them.
   enum class Projections { kNone, kLlama, kGpt2 } projections = Projections::kNone;
 };
 using Projections = ModuleNames::Projections;

@@ -100,13 +100,14 @@ void Block::AddNorm(const BranchParts& parts, int64_t width, Branch& branch, Hoo
 void Block::AddOutput(const BranchParts& parts, int64_t width, Branch& branch, HookPointList& hook_points) {
   if (parts.post_norm.kind != NormConfig::Kind::kNone) {
     branch.raw_hook = hook_points.Add(parts.raw_hook, width,
-                                      absl::StrCat("What ", parts.sublayer, " returns, before the norm after it."));
+                                      absl::StrCat("The output of ", parts.sublayer, ", before the norm after it."));
   }
   branch.post_norm = std::make_unique<NormPlace>(parts.post_norm, std::move(parts.post_norm_weights), width,
                                                  absl::StrCat(parts.norm_name, "_post"),
                                                  absl::StrCat("The norm after ", parts.sublayer), nullptr, hook_points);
   branch.out_hook =
-      hook_points.Add(parts.out_hook, width, absl::StrCat("What ", parts.sublayer, " adds to the residual stream."));
+      hook_points.Add(parts.out_hook, width,
+                      absl::StrCat("The output of ", parts.sublayer, ", as it is added to the residual stream."));
   hook_points.Alias(parts.alias, branch.out_hook);
 }
 
@@ -143,7 +144,7 @@ bool Block::RunSequential(ForwardPass& pass, at::Tensor* x) const {
 bool Block::RunParallel(ForwardPass& pass, at::Tensor* x) const {
   const bool own_norm = feed_forward_branch_.norm->exists();
   at::Tensor h, attention_out, out;
-  // Where only the MLP's hook points are left, attention is not computed.
+  // If only the MLP's hook points are left, attention is not computed.
   const bool skips = pass.taps.NextIsAfter(attention_branch_.out_hook) && !pass.taps.Reach(resid_post_hook_);
   if ((!skips || !own_norm) && attention_branch_.norm->Run(*x, pass.taps, &h)) return true;
   if (!skips && Attend(h, pass, &attention_out)) return true;
@@ -170,7 +171,7 @@ bool Block::FeedOn(const at::Tensor& h, ForwardPass& pass, at::Tensor* out) cons
   return feed_forward_->Run(h, pass.taps, out) || Close(feed_forward_branch_, pass, out);
 }
 
-// From what a sublayer returned to what is added to the residual stream.
+// Turns what a sublayer returned into what is added to the residual stream.
 bool Block::Close(const Branch& branch, ForwardPass& pass, at::Tensor* out) const {
   if (pass.taps(branch.raw_hook, *out)) return true;
   const at::Tensor raw = *out;

@@ -16,7 +16,7 @@
 namespace hookline {
 namespace {
 
-// Longer than any name, with room for lists. Bounds the work that one pattern can ask for.
+// This is longer than any name, with room for lists. It bounds the work that one pattern can ask for.
 constexpr size_t kMaxPatternBytes = 1024;
 // Every wildcard is matched against every name, so a request of thousands of them would be slow to answer; a model has
 // about twenty kinds of hook points, and one wildcard covers a kind.
@@ -113,7 +113,7 @@ class MatchedName {
     for (char c : text) {
       uint64_t any = 0;
       if (c == '*') {
-        // From the first one on all.
+        // All positions from the first one on are reached.
         for (uint64_t& word : from) {
           const uint64_t first = word & (~word + 1);
           word = any != 0 ? ~uint64_t{0} : ~(first - 1) & (first == 0 ? 0 : ~uint64_t{0});

@@ -14,7 +14,7 @@ struct RuntimeInfo {
   int threads = 0;
 };
 
-// Sets the number of threads of one operation on the CPU; 0: one for each core. To be called before a model is loaded:
+// Sets the number of threads of one operation on the CPU; 0: one for each core. Call it before a model is loaded:
 // left alone, LibTorch may use one.
 RuntimeInfo ConfigureRuntime(int threads);
 

@@ -13,7 +13,7 @@
 
 namespace hookline {
 
-// Where a pass ends: at the last hook point that is wanted, or with the input of the unembedding.
+// The end of a pass: the last hook point that is wanted, or the input of the unembedding.
 enum class PassEnd { kLastHookPoint, kLogits };
 
 class Taps {

@@ -58,7 +58,7 @@ class Transfer {
   virtual absl::StatusOr<std::unique_ptr<TransferEvent>> Record() = 0;
 };
 
-// For a device as ModelInfo::device names it. On the CPU copies have ended when Copy returns.
+// Makes the transfer of a device, as ModelInfo::device names it. On the CPU copies have ended when Copy returns.
 absl::StatusOr<std::unique_ptr<Transfer>> MakeTransfer(const std::string& device);
 
 // Host memory that `device` copies to fastest: pinned for an accelerator. Aligned to a page.

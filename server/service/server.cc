@@ -26,9 +26,9 @@
 namespace hookline {
 namespace {
 
-// For readers to take the summaries that Engine::Drain hands out at its deadline.
+// Time for readers to take the summaries that Engine::Drain hands out at its deadline.
 constexpr absl::Duration kSummaryGrace = absl::Seconds(5);
-// For what is written to reach the socket, and for calls that never end by themselves (health's Watch) to be cancelled.
+// Time for what is written to reach the socket, and for calls that never end (health's Watch) to be cancelled.
 constexpr absl::Duration kFlushGrace = absl::Seconds(1);
 // Connections may have half of the descriptors, shared memory's a quarter of what is left; files have the rest.
 constexpr int64_t kDescriptorsPerConnection = 2;
@@ -86,7 +86,7 @@ class GrpcServer final : public Server {
     RETURN_IF_ERROR(CheckEveryMethodHasARole(ServiceNames(parts_)));
     RETURN_IF_ERROR(acceptor_.Bind(options.listen));
     RETURN_IF_ERROR(CheckExposure(options));
-    // Those of users start when they come. That gRPC can start one is known from the first.
+    // The servers of users start when users come. That gRPC can start one is known from the first.
     RETURN_IF_ERROR(servers_.Prepare(0, origins_.origin(0)));
     std::vector<int> tcp_ports;
     for (const BoundAddress& bound : acceptor_.bound()) {
@@ -140,7 +140,7 @@ class GrpcServer final : public Server {
   }
 
   void Accept(const ServerOptions& options) {
-    // gRPC sets this for connections that it accepts itself: a peer that acknowledges nothing for so long is gone.
+    // gRPC sets this for connections that it accepts itself: a peer that acknowledges nothing for this long is gone.
     const unsigned user_timeout = static_cast<unsigned>(GrpcMilliseconds(options.keepalive / 3));
     const auto hand_on = [this, user_timeout](int listener, int connection, const sockaddr_storage& peer) {
       const std::optional<int> slot = origins_.Assign(connection, peer);

@@ -145,7 +145,7 @@ TEST_F(CliTest, ContinuesAfterBrokenConnectionsWithTheSameBytes) {
   std::vector<std::string> undisturbed = arguments;
   undisturbed.push_back(out_);
   ASSERT_EQ(Capture(undisturbed).exit_code, 0);
-  // Between the chunks of a row group, before the first chunk, and twice in a row.
+  // The call breaks between the chunks of a row group, before the first chunk, and twice in a row.
   for (int chunks : {3, 0, 0, 5}) server_.BreakAfter(chunks);
   std::vector<std::string> disturbed = arguments;
   disturbed.push_back(out_ + "2");

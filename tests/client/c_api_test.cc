@@ -26,7 +26,7 @@ using ::testing::HasSubstr;
 
 constexpr char kResid[] = "blocks.0.hook_resid_post";
 constexpr char kMlp[] = "blocks.1.hook_mlp_out";
-// Far longer than anything here takes; a test that waits as long has failed.
+// Nothing here takes nearly as long; a test that waits as long has failed.
 constexpr int64_t kPatienceMs = 20'000;
 
 // The buffers of one batch of two hook points.

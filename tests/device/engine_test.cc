@@ -105,7 +105,7 @@ TEST_F(DeviceEngineTest, MembersOfAFeedGetTheSameRowsFromOnePass) {
   ExpectSameRows(got[2], got[0], 0);
 }
 
-// Sabotage: without its waits the same code is wrong, and the device says so.
+// This is sabotage: without its waits the same code is wrong, and the device says so.
 TEST_F(DeviceEngineTest, ARemovedWaitIsSeen) {
   expects_races_ = true;
   engine_ = MakeEngine(FakeDevice::Name());

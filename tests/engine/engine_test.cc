@@ -244,7 +244,7 @@ TEST_F(EngineTest, Promise6AClientThatDoesNotReadDelaysNobody) {
   }
   ASSERT_TRUE(stalled.ReadOne());
   EXPECT_LE(engine_->Snapshot().slabs_filled * options_.slab_bytes, stalled.collected().started->window_bytes);
-  // And it has lost nothing.
+  // It has lost nothing, either.
   ExpectSameRows(
       stalled.ReadAll().hook_points,
       Expected(Request({}, {}), {kTwo[0], "blocks.1.hook_resid_post", kTwo[1]}, Sequences(std::vector<int>(50, 64))));

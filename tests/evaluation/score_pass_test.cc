@@ -60,7 +60,7 @@ Intervention Zero(const Model& model, const std::string& hook_point) {
   return intervention;
 }
 
-// As EvaluationService takes it, of a file that is known to be right.
+// Makes it as EvaluationService takes it, of a file that is known to be right.
 Intervention FromJson(const Json& json, const Model& model) {
   Intervention made = Zero(model, json["hookPoint"].get<std::string>());
   if (json.contains("mean")) {
@@ -223,7 +223,7 @@ TEST(ScorePassTest, InterventionsHaveTheEffectThatTransformerLensHooksHave) {
   }
 }
 
-// Where TransformerLens has no hook that the family's own code would confirm: it still takes effect.
+// The family's own code confirms no TransformerLens hook at some of these: they still take effect.
 TEST(ScorePassTest, EveryHookPointThatIsNotAnObservationTakesEffect) {
   for (const char* fixture : {"deepseek_v3", "qwen3_5_moe", "gpt_oss", "gemma4", "opt", "olmo2", "gptj", "phi"}) {
     const auto model = Load(fixture);

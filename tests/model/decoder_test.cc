@@ -25,7 +25,7 @@ std::vector<int> AllHookPoints(const Model& model) {
   return all;
 }
 
-// How often LibTorch's operators run while it lives, by name.
+// Counts how often LibTorch's operators run while it lives, by name.
 class OperatorCounts {
  public:
   OperatorCounts() {

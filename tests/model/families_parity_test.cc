@@ -51,7 +51,7 @@ double Median(const std::vector<Difference>& differences) {
   return values[values.size() / 2];
 }
 
-// Those whose references were made before `attn.hook_out` and `mlp.hook_out` were hook points.
+// Their references were made before `attn.hook_out` and `mlp.hook_out` were hook points.
 const std::set<std::string> kWithoutRawOutputs = {"gemma2", "gemma3", "gemma3_multimodal", "olmo2"};
 
 bool IsRawOutput(const std::string& name) {
@@ -79,7 +79,7 @@ TEST_P(FamiliesParityTest, EveryHookPointEqualsTransformersInFloat32) {
     EXPECT_LE(difference.worst_row, exact ? 0 : 5e-5) << difference.what;
   }
   EXPECT_LE(Median(differences), 1e-6);
-  // And no hook point is offered that the reference does not know.
+  // No hook point is offered that the reference does not know.
   for (const HookPoint& hook_point : model->hook_points().all()) {
     if (IsRawOutput(hook_point.name) && kWithoutRawOutputs.count(GetParam()) == 1) continue;
     EXPECT_EQ(reference.activations.count(hook_point.name), 1u) << hook_point.name;

@@ -52,7 +52,7 @@ TEST_P(NanochatParityTest, EveryHookPointEqualsTheReferenceInFloat32) {
     EXPECT_LE(difference.relative, 1e-5) << difference.what;
     EXPECT_LE(difference.worst_row, 1e-4) << difference.what;
   }
-  // And no hook point is offered that the reference does not know.
+  // No hook point is offered that the reference does not know.
   for (const HookPoint& hook_point : model->hook_points().all()) {
     EXPECT_EQ(reference.activations.count(hook_point.name), 1u) << hook_point.name;
   }

@@ -289,7 +289,7 @@ def test_what_says_who_is_calling_goes_with_every_kind_of_call(fake):
 
 def test_a_recording_that_the_cap_ended_says_so(fake):
     server = fake()
-    server.recorded = 7  # and so many come
+    server.recorded = 7  # and this many come
 
     async def run():
         async with hookline.aio.connect(server.address) as client:

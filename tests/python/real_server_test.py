@@ -408,7 +408,7 @@ def test_a_recording_comes_through_shared_memory(client, tokens, receiver):
 
 
 def test_a_capture_survives_the_death_of_its_server(tokens):
-    """Killed while rows flow, and started again on the same port: the rows are those of an undisturbed capture."""
+    """A server is killed while rows flow, and started again on the same port: no row of the capture differs."""
     ids = tokens[: 250 * 256].reshape(250, 256)
     first = Server()
     second = None
@@ -422,7 +422,7 @@ def test_a_capture_survives_the_death_of_its_server(tokens):
             second = Server(first.port)
             batches.extend(capture)
             assert capture.summary.reconnects >= 1
-            # Streamed alike: bits are equal for equal batches only.
+            # Both are streamed alike: bits are equal for equal batches only.
             undisturbed = rows_of(connected.capture([RESID, POST], iter(ids), deterministic=True))
         for name in (RESID, POST):
             assert torch.equal(torch.cat([batch[name] for batch in batches]), undisturbed[name])

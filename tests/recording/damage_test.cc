@@ -95,7 +95,7 @@ TEST_F(DamageTest, AShardIsCheckedOnceAndAgainWhenItsFileChanges) {
   ASSERT_TRUE(ReadRows(reader, 0, 1, 1).ok());
   ASSERT_TRUE(ReadRows(Reader("a"), 0, 0, 1).ok());
   EXPECT_EQ(disk_.read_bytes() - before - first, 2 * 5 * 4);
-  // Written in place, so that a file which is open changes too.
+  // It is written in place, so that a file which is open changes too.
   const std::string file = reader->manifest().shards[0].file;
   const std::string whole = disk_.Files().at("a/" + file);
   disk_.Overwrite("a/" + file, whole.size() - 1, "?");

@@ -1,4 +1,4 @@
-"""What operators see and end, quotas as clients meet them, and captures that nobody reads."""
+"""Operators see and end captures, clients meet quotas, and captures that nobody reads end."""
 
 import json
 import queue

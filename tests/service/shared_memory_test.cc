@@ -295,7 +295,7 @@ TEST_F(SharedMemoryTest, WhoReleasesWhatItDoesNotHoldIsClosed) {
     offer.Release(offset);
     EXPECT_FALSE(offer.Answered()) << offset;
   }
-  // Twice, with a call: the second is not its to release, and the rest comes in messages.
+  // It is released twice: the second is not the client's to release, and the rest comes in messages.
   Offer offer(port());
   ASSERT_TRUE(offer.Make(MemoryFile(2 * kMebibyte), 2 * kMebibyte));
   grpc::ClientContext context;

@@ -1,4 +1,4 @@
-// What the fake accelerator's parts share: fake_device.cc keeps memory, streams and the check, fake_operators.cc brings
+// Shared by the fake accelerator's parts: fake_device.cc keeps memory, streams and the check, fake_operators.cc brings
 // LibTorch's operators to them.
 #ifndef HOOKLINE_TESTS_SUPPORT_FAKE_DEVICE_STATE_H_
 #define HOOKLINE_TESTS_SUPPORT_FAKE_DEVICE_STATE_H_
@@ -16,7 +16,7 @@ c10::Allocator* DeviceAllocator();
 c10::Allocator* PinnedAllocator();
 bool IsPinned(const void* data);
 
-// Where the bytes of device memory really lie.
+// Returns where the bytes of device memory really lie.
 void* HostAddress(const void* device_address);
 
 // Counts the launch of `name` on the current stream of the current device and checks it against what other streams do.

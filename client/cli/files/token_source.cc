@@ -18,7 +18,7 @@ namespace hookline::cli {
 namespace {
 
 constexpr size_t kReadBytes = size_t{64} << 10;
-// More than any 32-bit id has; a longer word cannot be an id and is not kept.
+// No 32-bit id has as many digits; a longer word cannot be an id and is not kept.
 constexpr size_t kMaxIdCharacters = 32;
 
 // One sequence a line, ids separated by white space or commas. Empty lines are skipped.

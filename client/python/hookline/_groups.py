@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def can_be_continued(source: Any) -> bool:
-    """Whether a source's sequences can be counted and begun in the middle: a dataset, or token ids in a list, array or
+    """True if a source's sequences can be counted and begun in the middle: a dataset, or token ids in a list, array or
     tensor."""
     if isinstance(source, (Feed, Recording)):
         return False
@@ -28,7 +28,7 @@ def can_be_continued(source: Any) -> bool:
 
 
 class _Begin(NamedTuple):
-    """How to capture a pass from one of its places on."""
+    """Captures a pass from one of its places on."""
 
     source: Any
     order: SequenceOrder  # of the source
@@ -53,7 +53,7 @@ class _DatasetPart:
 
     @property
     def is_plain(self) -> bool:
-        """Returns whether it is taken once and in order."""
+        """True if it is taken once and in order."""
         return self._dataset.shuffle_seed is None and self._dataset.epochs == 1
 
     def begin(self, number: int, place: int) -> _Begin:
@@ -137,7 +137,7 @@ class GroupReader:
         self._noted_texts = 0  # of those
 
     def seek(self, pass_number: int, group: int, pass_rows: int, names: Iterable[str]) -> None:
-        """Goes on with this group, of a pass of which so many rows have come, of these hook points."""
+        """Goes on with this group, of a pass of which `pass_rows` rows have come, of these hook points."""
         self.close()
         self.pass_number, self.group, self.pass_rows, self.names = pass_number, group, pass_rows, tuple(names)
 

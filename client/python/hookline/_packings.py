@@ -1,4 +1,4 @@
-"""How documents become rows of tokens: the packings of `hookline.pack`, each equal to its original.
+"""Turns documents into rows of tokens by the packings of `hookline.pack`, each equal to its original.
 
 A packing is fed the token ids of documents in order and gives rows. `state` and its `restore` carry it over a restart.
 """

@@ -117,7 +117,7 @@ class Pass(Iterator[Batch]):
 
 
 class _Place:
-    """How far a pass is. This one's source cannot be continued."""
+    """Tells how far a pass is. This one's source cannot be continued."""
 
     def first(self, options: CaptureOptions) -> CaptureOptions:
         """Returns the options of the first capture."""

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 # Pieces of the block that is due which may wait for the consumer; those of later blocks are bounded by their size.
 _DUE_PIECES = 8
-# How long a capture whose budgets are full waits for the last block's summary.
+# The longest that a capture whose budgets are full waits for the last block's summary.
 _SUMMARY_SECONDS = 2.0
 
 

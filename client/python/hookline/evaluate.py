@@ -1,4 +1,4 @@
-"""How good a sparse autoencoder is in the model (`Client.loss_recovered`). It runs here, the model on the server."""
+"""Measures a sparse autoencoder in the model (`Client.loss_recovered`). It runs here, the model on the server."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ def data_provider(
     seqpos_slice: `slice(*seqpos_slice)` of each sequence's positions is kept.
     exclude_special_tokens: rows of these token ids are left out. True stands, as in SAELens, for the structural special
         tokens of the model's tokenizer: BOS, EOS and PAD, as the server knows them.
-    max_norm_medians: leaves out rows whose norm is more than so many running medians, such as attention sinks; None:
+    max_norm_medians: leaves out rows whose norm is more than this many running medians, such as attention sinks; None:
         leaves out none.
     seed: of the mixing.
     repeat: starts again when the source ends, as a trainer that counts its own samples expects; a shuffled
@@ -337,7 +337,7 @@ class _RunningMedian:
         self.recent = torch.empty(0)
 
     def below(self, rows: Any, medians: float) -> Any:
-        """Which rows have a norm of at most so many medians, these rows counted among those that came."""
+        """Selects rows with a norm of at most this many medians, these rows counted among those that came."""
         norms = rows.float().norm(dim=1)
         self.recent = torch.cat([self.recent, norms])[-_MEDIAN_ROWS:]
         return norms <= medians * self.recent.median()

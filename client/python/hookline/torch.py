@@ -89,7 +89,7 @@ class ActivationDataset(torch.utils.data.IterableDataset):  # type: ignore[type-
             self.summary = batches.summary
 
 
-# Of a hook point's rows: their width where they are the largest entries only, else 0; and tensors of no rows.
+# Describes a hook point's rows: their width where they are the largest entries only, else 0; and tensors of no rows.
 _Form = tuple[int, tuple[Any, ...]]
 
 

@@ -26,7 +26,7 @@ constexpr Form kForms[] = {
     {"embed_tokens.weight", "decoder.", "model.decoder."},
     {"embed_in.weight", "", "gpt_neox."},
 };
-// Beside the model and not in it.
+// These stand beside the model and not in it.
 constexpr absl::string_view kHeads[] = {"lm_head.", "embed_out.", "score.", "v_head.", "classifier.", "qa_outputs."};
 
 // Names of weights that were left out, in a text of this many at most.

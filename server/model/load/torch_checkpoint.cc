@@ -24,7 +24,7 @@ namespace hookline {
 namespace {
 
 constexpr absl::string_view kPickle = "/data.pkl";
-// Enough to tell the older form.
+// This is enough to tell the older form.
 constexpr int64_t kMagicBytes = 16;
 // "little" or "big".
 constexpr int64_t kMaxByteOrderBytes = 16;

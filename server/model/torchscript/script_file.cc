@@ -35,7 +35,7 @@ constexpr size_t kMaxQuotedBytes = 500;
 // Code of one class or function that is read. Generated code of large models has some hundred kilobytes.
 constexpr size_t kMaxCodeBytes = 64 << 20;
 
-// How LibTorch reads the file that was checked.
+// Lets LibTorch read the file that was checked.
 class FileAdapter : public caffe2::serialize::ReadAdapterInterface {
  public:
   explicit FileAdapter(std::shared_ptr<const InputFile> file) : file_(std::move(file)) {}

@@ -196,7 +196,7 @@ void Feed() {
   std::remove(path.c_str());
 }
 
-// Short sequences of eight captures at once against one after another, and what the bare forward pass gains by that.
+// Short sequences: eight captures at once against one after another, and what the bare forward pass gains by that.
 void Batching() {
   Bench bench(Gpt2SizedDecoder(), {});
   const std::string name = "blocks.11.hook_resid_post";
