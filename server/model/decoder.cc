@@ -1,14 +1,13 @@
 #include "server/model/decoder.h"
 
-#include <new>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "server/model/aliases.h"
+#include "server/model/catch_torch.h"
 #include "server/model/dictionary/dictionary_taps.h"
 #include "server/model/layers.h"
 #include "server/model/per_layer_embedding.h"
-#include "server/model/torch_compat.h"
 
 namespace hookline {
 namespace {
@@ -92,18 +91,11 @@ absl::Status Decoder::Evaluate(const at::Tensor& token_ids, absl::Span<const int
 
 absl::Status Decoder::RunAll(const at::Tensor& token_ids, absl::Span<const int64_t> lengths, Taps& taps,
                              PassEditor* editor) {
-  try {
+  return CatchTorch([&] {
     c10::InferenceMode inference;
     Run(token_ids, lengths, taps, editor);
     return absl::OkStatus();
-  } catch (const c10::Error& error) {
-    return IsOutOfMemory(error) ? absl::ResourceExhaustedError(error.what_without_backtrace())
-                                : absl::InternalError(error.what_without_backtrace());
-  } catch (const std::bad_alloc&) {
-    return absl::ResourceExhaustedError("no memory for a forward pass");
-  } catch (const std::exception& error) {
-    return absl::InternalError(error.what());
-  }
+  });
 }
 
 // B sequences of T tokens, D = width; x is (B * T, D).

@@ -5,15 +5,14 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <new>
 #include <set>
 #include <tuple>
 #include <utility>
 
+#include "server/model/catch_torch.h"
 #include "server/model/dictionary/dictionary_taps.h"
 #include "server/model/evaluation/apply.h"
 #include "server/model/pass_editor.h"
-#include "server/model/torch_compat.h"
 
 namespace hookline {
 namespace {
@@ -259,17 +258,11 @@ absl::StatusOr<std::vector<VariantScores>> RunScorePass(Model& model, const Scor
     lengths.push_back(static_cast<int64_t>(sequence.size()));
   }
   std::vector<VariantScores> scores;
-  absl::Status status;
-  try {
+  const absl::Status status = CatchTorch([&] {
     c10::InferenceMode inference;
     ScorePass pass(model, input, *std::max_element(lengths.begin(), lengths.end()), &scores);
-    status = model.Evaluate(pass.token_ids(), lengths, pass);
-  } catch (const c10::Error& error) {
-    status = IsOutOfMemory(error) ? absl::ResourceExhaustedError(error.what_without_backtrace())
-                                  : absl::InternalError(error.what_without_backtrace());
-  } catch (const std::bad_alloc&) {
-    status = absl::ResourceExhaustedError("no memory for a forward pass");
-  }
+    return model.Evaluate(pass.token_ids(), lengths, pass);
+  });
   if (!status.ok()) return status;
   return scores;
 }

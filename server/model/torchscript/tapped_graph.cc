@@ -311,6 +311,50 @@ class Tapper {
     }
   }
 
+  using CallsByPath = std::map<std::string, std::vector<int>>;
+
+  // The calls of each module that are named, in their order. A module that is also called under a condition has no
+  // fixed count of calls.
+  CallsByPath CallsOf(const std::vector<jit::Node*>& ordered) {
+    CallsByPath calls_of;
+    std::set<int> seen;
+    auto note = [&](int call) {
+      if (seen.insert(call).second) calls_of[calls_[call].path].push_back(call);
+    };
+    for (jit::Node* node : ordered) note(markers_[node].call);
+    for (const auto& [marker, reason] : unnamed_) note(marker.call);
+    return calls_of;
+  }
+
+  std::string NameOf(const Marker& marker, const CallsByPath& calls_of) const {
+    const std::string& path = calls_[marker.call].path;
+    const std::vector<int>& calls = calls_of.at(path);
+    std::string text = path.empty() ? "output" : Printable(path);
+    if (calls.size() > 1) absl::StrAppend(&text, "@", absl::c_find(calls, marker.call) - calls.begin());
+    return text + marker.element;
+  }
+
+  // Says of names that a client could expect why they are not there; `taken` are there.
+  void Refuse(const CallsByPath& calls_of, const std::set<std::string>& taken) {
+    for (const auto& [marker, reason] : unnamed_) {
+      const std::string text = NameOf(marker, calls_of);
+      tapped_.refused.emplace(text, absl::EndsWith(reason, " ") ? absl::StrCat(reason, text, "[0]") : reason);
+    }
+    for (const auto& [path, calls] : calls_of) {
+      if (calls.size() < 2) continue;
+      const std::string text = Printable(path);
+      tapped_.refused.emplace(text, absl::StrCat("is called ", calls.size(), " times; name a call, ", text, "@0 to ",
+                                                 text, "@", calls.size() - 1));
+    }
+    for (const std::string& path : conditional_) tapped_.refused[Printable(path)] = std::string(kConditional);
+    for (const auto& [object, path] : paths_) {
+      if (path.empty() || called_.count(path) != 0) continue;
+      if (object->type()->findMethod("forward") == nullptr) continue;  // a container
+      tapped_.refused.emplace(Printable(path), "never runs in forward");
+    }
+    for (const std::string& name : taken) tapped_.refused.erase(name);
+  }
+
   // Gives the markers their names in the order of the graph, makes them its outputs, and drops the copies that nothing
   // makes necessary.
   absl::Status Name() {
@@ -318,22 +362,7 @@ class Tapper {
     for (jit::Node* node : graph_->nodes()) {
       if (markers_.count(node) != 0) ordered.push_back(node);
     }
-    // A module that is also called under a condition has no fixed count of calls.
-    std::map<std::string, std::vector<int>> calls_of;  // by path, in their order
-    std::set<int> seen;
-    auto note = [&](int call) {
-      if (seen.insert(call).second) calls_of[calls_[call].path].push_back(call);
-    };
-    for (jit::Node* node : ordered) note(markers_[node].call);
-    for (const auto& [marker, reason] : unnamed_) note(marker.call);
-    auto name = [&](const Marker& marker) {
-      const std::string& path = calls_[marker.call].path;
-      const std::vector<int>& calls = calls_of[path];
-      std::string text = path.empty() ? "output" : Printable(path);
-      if (calls.size() > 1) absl::StrAppend(&text, "@", absl::c_find(calls, marker.call) - calls.begin());
-      return text + marker.element;
-    };
-
+    const CallsByPath calls_of = CallsOf(ordered);
     jit::AliasDb aliases(graph_);
     for (const jit::Node* node : containers_) {
       if (aliases.hasWriters(node->output())) return AssignsAttribute(*node);
@@ -349,7 +378,7 @@ class Tapper {
       const Call& call = calls_[marker.call];
       returned.insert(marker.call);
       TappedValue tap;
-      tap.name = name(marker);
+      tap.name = NameOf(marker, calls_of);
       tap.class_name = call.class_name;
       std::tie(tap.container, tap.number) = Numbered(call.path);
       tap.calls_returned = static_cast<int>(returned.size());
@@ -364,23 +393,7 @@ class Tapper {
       }
     }
 
-    for (const auto& [marker, reason] : unnamed_) {
-      const std::string text = name(marker);
-      tapped_.refused.emplace(text, absl::EndsWith(reason, " ") ? absl::StrCat(reason, text, "[0]") : reason);
-    }
-    for (const auto& [path, calls] : calls_of) {
-      if (calls.size() < 2) continue;
-      const std::string text = Printable(path);
-      tapped_.refused.emplace(text, absl::StrCat("is called ", calls.size(), " times; name a call, ", text, "@0 to ",
-                                                 text, "@", calls.size() - 1));
-    }
-    for (const std::string& path : conditional_) tapped_.refused[Printable(path)] = std::string(kConditional);
-    for (const auto& [object, path] : paths_) {
-      if (path.empty() || called_.count(path) != 0) continue;
-      if (object->type()->findMethod("forward") == nullptr) continue;  // a container
-      tapped_.refused.emplace(Printable(path), "never runs in forward");
-    }
-    for (const std::string& taken : names) tapped_.refused.erase(taken);
+    Refuse(calls_of, names);
     return absl::OkStatus();
   }
 
