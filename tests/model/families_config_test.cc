@@ -266,6 +266,21 @@ TEST_F(FamiliesConfigTest, MinistralIsAMistralWhoseLayersHaveKinds) {
   EXPECT_FALSE(at::equal(LastValue(), windowed));
 }
 
+// transformers 5.24 writes sizes by layer, with leading zeros where there are more than ten layers.
+TEST_F(FamiliesConfigTest, Gemma4TakesTheSizesOfItsLayersInEitherForm) {
+  Use("gemma4");
+  const at::Tensor published = LastValue();
+  for (const std::string zeros : {"", "0", "00"}) {
+    Use("gemma4");
+    ChangeConfig([&](Json& config) {
+      Json& text = config["text_config"];
+      text.erase("global_head_dim");
+      text["per_layer_config"] = {{zeros + "2", {{"head_dim", 24}}}, {zeros + "5", {{"head_dim", 24}}}};
+    });
+    EXPECT_TRUE(at::equal(LastValue(), published)) << zeros;
+  }
+}
+
 // The first nanochat models, as its own trainer and as transformers write them.
 TEST_F(FamiliesConfigTest, NanochatLoadsAsTransformersWritesIt) {
   ModelOptions options;
