@@ -177,6 +177,9 @@ absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const ServerFlags& flags) {
   std::vector<std::unique_ptr<Model>> models;
   for (ModelOptions options : flags.models) {
     options.max_sequence_length = flags.engine.max_sequence_length;
+    if (const absl::StatusOr<MemoryNeed> need = CountWeights(options); need.ok()) {
+      spdlog::info("model {}: loading {} of weights to {}", need->model, MemoryText(need->bytes), need->device);
+    }
     const absl::Time start = SteadyNow();
     ASSIGN_OR_RETURN(std::unique_ptr<Model> model, LoadModel(options));
     const ModelInfo& info = model->info();

@@ -7,10 +7,13 @@
 
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 #include <new>
 #include <optional>
+#include <system_error>
 #include <utility>
 
+#include "absl/functional/function_ref.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
@@ -108,7 +111,15 @@ absl::Status AddDictionary(const DictionaryOptions& options, const at::Device& d
   return model.Attach(*std::move(dictionary), hook_point);
 }
 
-absl::StatusOr<std::unique_ptr<Model>> Load(const ModelOptions& options) {
+// What a path holds, and where and as what it is to be loaded.
+struct Found {
+  enum class Kind { kNanochat, kHuggingFace, kTorchScript };
+  Kind kind;
+  at::Device device;
+  Dtype dtype;
+};
+
+absl::StatusOr<Found> Find(const ModelOptions& options) {
   struct stat status;
   if (stat(options.path.c_str(), &status) != 0) {
     const int error = errno;
@@ -121,36 +132,71 @@ absl::StatusOr<std::unique_ptr<Model>> Load(const ModelOptions& options) {
   }
   ASSIGN_OR_RETURN(const at::Device device, FindDevice(options.device));
   ASSIGN_OR_RETURN(const Dtype dtype, FindDtype(options.dtype, device));
+  if (S_ISREG(status.st_mode)) return Found{Found::Kind::kTorchScript, device, dtype};
+  if (S_ISDIR(status.st_mode)) {
+    if (IsNanochatFolder(options.path)) return Found{Found::Kind::kNanochat, device, dtype};
+    if (IsHuggingFaceFolder(options.path)) return Found{Found::Kind::kHuggingFace, device, dtype};
+  }
+  return absl::FailedPreconditionError(
+      absl::StrCat(options.path,
+                   ": not a model; a nanochat checkpoint directory holds model_NNNNNN.pt and meta_NNNNNN.json, a "
+                   "Hugging Face one config.json and model.safetensors or pytorch_model.bin, a TorchScript model is "
+                   "one file"));
+}
+
+absl::StatusOr<std::unique_ptr<Model>> LoadScript(const ModelOptions& options, const ModelInfo& info) {
+  if (!options.dictionaries.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat("--dictionary ", options.dictionaries[0].name, ": ", options.path,
+                                                   " is a TorchScript model, beside which none can stand"));
+  }
+  TorchScriptOptions script;
+  script.name = info.name;
+  script.path = options.path;
+  script.device = info.device;
+  script.dtype = info.dtype;
+  script.context_length = options.context_length;
+  script.vocabulary_size = options.vocabulary_size;
+  script.timeout = options.torchscript_timeout;
+  return LoadTorchScript(script);
+}
+
+absl::StatusOr<MemoryNeed> Count(const ModelOptions& options) {
+  ASSIGN_OR_RETURN(const Found found, Find(options));
+  MemoryNeed need{ModelName(options), found.device.str(), 0};
+  switch (found.kind) {
+    case Found::Kind::kNanochat: {
+      ASSIGN_OR_RETURN(need.bytes, CountNanochat(options, ScalarTypeOf(found.dtype)));
+      break;
+    }
+    case Found::Kind::kHuggingFace: {
+      ASSIGN_OR_RETURN(need.bytes, CountHuggingFace(options, ScalarTypeOf(found.dtype)));
+      break;
+    }
+    case Found::Kind::kTorchScript: {
+      std::error_code unreadable;
+      const uintmax_t bytes = std::filesystem::file_size(options.path, unreadable);
+      need.bytes = unreadable ? 0 : static_cast<int64_t>(bytes);
+      if (found.dtype != Dtype::kFloat32) need.bytes /= 2;
+      break;
+    }
+  }
+  return need;
+}
+
+absl::StatusOr<std::unique_ptr<Model>> Load(const ModelOptions& options) {
+  ASSIGN_OR_RETURN(const Found found, Find(options));
+  const at::Device device = found.device;
+  const Dtype dtype = found.dtype;
   ModelInfo info;
   info.name = ModelName(options);
   info.dtype = dtype;
   info.device = device.str();
+  if (found.kind == Found::Kind::kTorchScript) return LoadScript(options, info);
   std::unique_ptr<Model> model;
-  if (S_ISDIR(status.st_mode) && IsNanochatFolder(options.path)) {
+  if (found.kind == Found::Kind::kNanochat) {
     ASSIGN_OR_RETURN(model, LoadNanochat(options, std::move(info), device, ScalarTypeOf(dtype)));
-  } else if (S_ISDIR(status.st_mode) && IsHuggingFaceFolder(options.path)) {
-    ASSIGN_OR_RETURN(model, LoadHuggingFace(options, std::move(info), device, ScalarTypeOf(dtype)));
-  } else if (S_ISREG(status.st_mode)) {
-    if (!options.dictionaries.empty()) {
-      return absl::InvalidArgumentError(absl::StrCat("--dictionary ", options.dictionaries[0].name, ": ", options.path,
-                                                     " is a TorchScript model, beside which none can stand"));
-    }
-    TorchScriptOptions script;
-    script.name = info.name;
-    script.path = options.path;
-    script.device = info.device;
-    script.dtype = dtype;
-    script.context_length = options.context_length;
-    script.vocabulary_size = options.vocabulary_size;
-    script.timeout = options.torchscript_timeout;
-    return LoadTorchScript(script);
   } else {
-    return absl::FailedPreconditionError(
-        absl::StrCat(options.path,
-                     ": not a model; a nanochat checkpoint directory holds model_NNNNNN.pt and "
-                     "meta_NNNNNN.json, a Hugging Face one config.json and model.safetensors or "
-                     "pytorch_model.bin, a TorchScript model is one "
-                     "file"));
+    ASSIGN_OR_RETURN(model, LoadHuggingFace(options, std::move(info), device, ScalarTypeOf(dtype)));
   }
   if (absl::Status tried = TryOneToken(*model, device); !tried.ok()) {
     return absl::InvalidArgumentError(absl::StrCat(options.path, ": LibTorch ", TORCH_VERSION,
@@ -175,9 +221,13 @@ std::string ModelName(const ModelOptions& options) {
   return std::string(absl::StripSuffix(path, ".pt"));
 }
 
-absl::StatusOr<std::unique_ptr<Model>> LoadModel(const ModelOptions& options) {
+namespace {
+
+// Calls `load` and turns what LibTorch throws into errors about the model's path.
+template <typename T>
+absl::StatusOr<T> Caught(const ModelOptions& options, absl::FunctionRef<absl::StatusOr<T>(const ModelOptions&)> load) {
   try {
-    return Load(options);
+    return load(options);
   } catch (const c10::Error& error) {
     const std::string message = absl::StrCat(options.path, ": ", error.what_without_backtrace());
     return IsOutOfMemory(error) ? absl::ResourceExhaustedError(message) : absl::FailedPreconditionError(message);
@@ -186,6 +236,14 @@ absl::StatusOr<std::unique_ptr<Model>> LoadModel(const ModelOptions& options) {
   } catch (const std::exception& error) {
     return absl::FailedPreconditionError(absl::StrCat(options.path, ": ", error.what()));
   }
+}
+
+}  // namespace
+
+absl::StatusOr<MemoryNeed> CountWeights(const ModelOptions& options) { return Caught<MemoryNeed>(options, Count); }
+
+absl::StatusOr<std::unique_ptr<Model>> LoadModel(const ModelOptions& options) {
+  return Caught<std::unique_ptr<Model>>(options, Load);
 }
 
 }  // namespace hookline

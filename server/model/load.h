@@ -13,6 +13,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "server/model/load/memory.h"
 #include "server/model/model.h"
 
 namespace hookline {
@@ -45,6 +46,11 @@ constexpr char kLoadedWithoutEvaluation[] = "was loaded without its unembedding 
 
 // `options.name`, or the last part of the path without a file's ending `.pt`.
 std::string ModelName(const ModelOptions& options);
+
+// Returns what the weights of the model will take on its device: of what is loaded, in the types in which it is kept.
+// No weight is read. A TorchScript file, whose weights cannot be told from its code, counts with its size, halved where
+// it becomes a 2-byte type: no less than that can suffice. Errors as LoadModel.
+absl::StatusOr<MemoryNeed> CountWeights(const ModelOptions& options);
 
 // Reads the checkpoint and copies its weights to the device; when it returns, they are there.
 // Errors: NOT_FOUND (no such path or step), INVALID_ARGUMENT (an option's value, named), FAILED_PRECONDITION (a

@@ -55,9 +55,7 @@ TEST_F(CheckModelsTest, NamesThatCannotBeToldApartAreRefused) {
 
 TEST_F(CheckModelsTest, ModelsThatDoNotFitTogetherAreRefused) {
   ModelOptions a = Named("a", File("a.pt", 600));
-  File("b/model-00001-of-00002.safetensors", 300);
-  File("b/model-00002-of-00002.safetensors", 300);
-  ModelOptions b = Named("b", Folder("b"));
+  ModelOptions b = Named("b", File("b.pt", 600));
   a.device = b.device = "cpu";
   EXPECT_TRUE(Check({a, b}, 1200).ok());
   auto status = Check({a, b}, 1199);
@@ -67,16 +65,39 @@ TEST_F(CheckModelsTest, ModelsThatDoNotFitTogetherAreRefused) {
   EXPECT_TRUE(Check({a, b}, 900).ok()) << "a 2-byte type may halve them";
 }
 
+TEST_F(CheckModelsTest, AModelThatFitsWithoutItsUnembeddingIsNotRefusedForIt) {
+  ModelOptions options = Named("", std::string(HOOKLINE_FIXTURES) + "/families/llama_gqa");
+  options.device = "cpu";
+  const int64_t whole = CountWeights(options)->bytes;
+  EXPECT_TRUE(Check({options}, whole).ok());
+  EXPECT_EQ(Check({options}, whole - 1).code(), absl::StatusCode::kResourceExhausted);
+  options.evaluation = false;
+  const int64_t rest = CountWeights(options)->bytes;
+  EXPECT_LT(rest, whole);
+  EXPECT_TRUE(Check({options}, rest).ok());
+  EXPECT_FALSE(Check({options}, rest - 1).ok());
+}
+
 TEST_F(CheckModelsTest, OnlyTheChosenStepOfACheckpointCounts) {
-  File("d20/model_000001.pt", 100);
-  File("d20/model_000100.pt", 700);
-  File("d20/optim_000100.pt", 9000);
+  // Two steps of one run do not differ in size; these do, so that it shows which of them counts.
+  const auto copy = [&](const std::string& fixture, const std::string& step) {
+    const std::filesystem::path from = std::filesystem::path(HOOKLINE_FIXTURES) / "nanochat" / fixture;
+    std::filesystem::create_directories(root_ / "d20");
+    std::filesystem::copy_file(from / "model_000123.pt", root_ / "d20" / ("model_" + step + ".pt"));
+    std::filesystem::copy_file(from / "meta_000123.json", root_ / "d20" / ("meta_" + step + ".json"));
+    ModelOptions options = Named("", from);
+    options.device = "cpu";
+    return CountWeights(options)->bytes;
+  };
+  const int64_t first = copy("A-mha", "000001"), newest = copy("A-gqa", "000100");
+  File("d20/optim_000100.pt", 9000000);
+  ASSERT_GT(newest, first);
   ModelOptions options = Named("", Folder("d20"));
   options.device = "cpu";
-  EXPECT_TRUE(Check({options}, 700).ok());
-  EXPECT_FALSE(Check({options}, 699).ok());
+  EXPECT_TRUE(Check({options}, newest).ok());
+  EXPECT_FALSE(Check({options}, newest - 1).ok());
   options.step = 1;
-  EXPECT_TRUE(Check({options}, 100).ok());
+  EXPECT_TRUE(Check({options}, first).ok());
 }
 
 }  // namespace

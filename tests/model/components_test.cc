@@ -1,10 +1,13 @@
 // The parts of a decoder against slow and obvious references.
 #include <ATen/ATen.h>
 
+#include <cmath>
 #include <string>
 
+#include "absl/types/span.h"
 #include "gtest/gtest.h"
 #include "server/model/attention/gated_delta.h"
+#include "server/model/families/mxfp4.h"
 #include "server/model/layers.h"
 #include "server/model/rotary.h"
 
@@ -102,6 +105,32 @@ TEST(RotaryTest, AdjacentPairsStayWhereTheyAreAndInterleavedOnesAreSorted) {
   EXPECT_TRUE(at::equal(adjacent.slice(3, 0, 4, 2), interleaved.slice(3, 0, 2)));
   EXPECT_TRUE(at::equal(adjacent.slice(3, 1, 4, 2), interleaved.slice(3, 2, 4)));
   EXPECT_TRUE(at::equal(adjacent.slice(3, 4), x.slice(3, 4)));
+}
+
+// The format's own definition, value by value.
+TEST(Mxfp4Test, EachValueIsItsHalfByteTimesThePowerOfItsScale) {
+  constexpr double kMagnitudes[] = {0, 0.5, 1, 1.5, 2, 3, 4, 6};
+  at::manual_seed(3);
+  const at::Tensor blocks = at::randint(0, 256, {2, 3, 5, kMxfp4GroupBytes}, at::kByte);
+  at::Tensor scales = at::randint(100, 150, {2, 3, 5}, at::kByte);
+  scales.view(-1)[7] = 255;
+  at::Tensor values = at::empty({2, 3, 5 * kMxfp4Group}, at::kFloat);
+  // In two pieces, as a file is read.
+  const absl::Span<const uint8_t> bytes(blocks.data_ptr<uint8_t>(), blocks.nbytes());
+  constexpr int64_t kFirst = 11 * kMxfp4GroupBytes;
+  DecodeMxfp4(kFirst, bytes.subspan(kFirst), scales, values);
+  DecodeMxfp4(0, bytes.first(kFirst), scales, values);
+  for (int64_t i = 0; i < values.numel(); ++i) {
+    const int half = i % 2 == 0 ? bytes[static_cast<size_t>(i / 2)] & 15 : bytes[static_cast<size_t>(i / 2)] >> 4;
+    const int scale = scales.data_ptr<uint8_t>()[i / kMxfp4Group];
+    const double expected = (half < 8 ? 1 : -1) * kMagnitudes[half % 8] * std::pow(2.0, scale - 127);
+    const float value = values.data_ptr<float>()[i];
+    if (scale == 255) {
+      EXPECT_TRUE(std::isnan(value)) << i;
+    } else {
+      EXPECT_EQ(value, expected) << i;
+    }
+  }
 }
 
 }  // namespace

@@ -61,6 +61,16 @@ class FamiliesConfigTest : public ChangedFixtureTest {
     out.write(reinterpret_cast<const char*>(&length), sizeof(length));
     out << text << data;
   }
+
+  // What the weights are said to take before they are loaded.
+  int64_t Bytes() {
+    ModelOptions options;
+    options.path = root_;
+    options.device = "cpu";
+    const auto need = CountWeights(options);
+    EXPECT_TRUE(need.ok()) << need.status();
+    return need.ok() ? need->bytes : 0;
+  }
 };
 
 // Flags that no fixture sets; each must change what is computed, or two models would be taken for one.
@@ -256,6 +266,21 @@ TEST_F(FamiliesConfigTest, MinistralIsAMistralWhoseLayersHaveKinds) {
   EXPECT_FALSE(at::equal(LastValue(), windowed));
 }
 
+// transformers 5.24 writes sizes by layer, with leading zeros where there are more than ten layers.
+TEST_F(FamiliesConfigTest, Gemma4TakesTheSizesOfItsLayersInEitherForm) {
+  Use("gemma4");
+  const at::Tensor published = LastValue();
+  for (const std::string zeros : {"", "0", "00"}) {
+    Use("gemma4");
+    ChangeConfig([&](Json& config) {
+      Json& text = config["text_config"];
+      text.erase("global_head_dim");
+      text["per_layer_config"] = {{zeros + "2", {{"head_dim", 24}}}, {zeros + "5", {{"head_dim", 24}}}};
+    });
+    EXPECT_TRUE(at::equal(LastValue(), published)) << zeros;
+  }
+}
+
 // The first nanochat models, as its own trainer and as transformers write them.
 TEST_F(FamiliesConfigTest, NanochatLoadsAsTransformersWritesIt) {
   ModelOptions options;
@@ -343,22 +368,30 @@ TEST_F(FamiliesConfigTest, ExpertsLoadFromEitherLayout) {
   EXPECT_LE((LastValue() - apart).norm().item<double>(), 1e-5 * apart.norm().item<double>());
 }
 
+// What MXFP4 experts stand for, (E, out, in).
+at::Tensor FromMxfp4(const at::Tensor& blocks, const at::Tensor& scales) {
+  at::Tensor values = at::empty({blocks.size(0), blocks.size(1), blocks.size(2) * kMxfp4Group}, at::kBFloat16);
+  DecodeMxfp4(0, {blocks.data_ptr<uint8_t>(), blocks.nbytes()}, scales, values);
+  return values;
+}
+
 TEST_F(FamiliesConfigTest, GptOssLoadsFromBfloat16AsFromMxfp4) {
   Use("gpt_oss");
   const at::Tensor quantized = LastValue();
+  const int64_t bytes = Bytes();
   ChangeConfig([](Json& config) { config.erase("quantization_config"); });
   ChangeWeights([](Tensors& tensors) {
     for (int i = 0; i < 4; ++i) {
       for (const char* matrix : {"gate_up_proj", "down_proj"}) {
         const std::string name = "model.layers." + std::to_string(i) + ".mlp.experts." + matrix;
-        tensors[name] =
-            DequantizeMxfp4(tensors.at(name + "_blocks"), tensors.at(name + "_scales"), at::kBFloat16).transpose(1, 2);
+        tensors[name] = FromMxfp4(tensors.at(name + "_blocks"), tensors.at(name + "_scales")).transpose(1, 2);
         tensors.erase(name + "_blocks");
         tensors.erase(name + "_scales");
       }
     }
   });
   EXPECT_LE((LastValue() - quantized).norm().item<double>(), 1e-5 * quantized.norm().item<double>());
+  EXPECT_EQ(Bytes(), bytes) << "of what is computed with, not of the file";
 }
 
 TEST_F(FamiliesConfigTest, OptWithNormsAfterTheSumsEndsItsBlocksWithOne) {

@@ -167,6 +167,20 @@ TEST_F(FamiliesRefusedTest, WhatOneFamilyDoesNotComputeIsRefused) {
               HasSubstr("text_config.attn_output_gate is false"));
 }
 
+TEST_F(FamiliesRefusedTest, SizesByLayerThatNoLayerCanHaveAreRefused) {
+  const auto with = [&](const Json& sizes) {
+    return Refusal("gemma4", [&](Json& config) { config["text_config"]["per_layer_config"] = sizes; });
+  };
+  EXPECT_THAT(with({{"6", {{"head_dim", 24}}}}), HasSubstr("text_config.per_layer_config.6 is an object; its name"));
+  EXPECT_THAT(with({{"last", {{"head_dim", 24}}}}), HasSubstr("the number of one of 6 layers"));
+  EXPECT_THAT(with({{"2", {{"head_dim", 24}}}, {"02", {{"head_dim", 24}}}}), HasSubstr("layer 2 is there twice"));
+  EXPECT_THAT(with({{"2", {{"intermediate_size", 24}}}}),
+              HasSubstr("per_layer_config.2.intermediate_size is 24; head"));
+  EXPECT_THAT(
+      with({{"2", {{"head_dim", 12}}}, {"5", {{"head_dim", 24}}}}),
+      AllOf(HasSubstr("text_config.global_head_dim is 24; but per_layer_config says 12"), HasSubstr("both mean")));
+}
+
 TEST_F(FamiliesRefusedTest, ABrokenConfigIsAnErrorAndNoCrash) {
   Use("gpt2");
   for (const std::string& text : {std::string("{"), std::string("[]"), std::string("null"), std::string(1000000, '['),

@@ -59,6 +59,12 @@ bool ConfigReader::IsNull(const std::string& key) const {
   return it != json_->end() && it->is_null();
 }
 
+std::vector<std::string> ConfigReader::Names() const {
+  std::vector<std::string> names;
+  for (const auto& [name, value] : json_->items()) names.push_back(name);
+  return names;
+}
+
 int64_t ConfigReader::Integer(const std::string& key, std::optional<int64_t> fallback, int64_t most) const {
   const Json* value = FindOrFail(key, fallback.has_value());
   if (value == nullptr) return fallback.value_or(1);

@@ -31,6 +31,8 @@ class ConfigReader {
   bool Has(const std::string& key) const;
   // Returns whether there is no field at all.
   bool empty() const;
+  // Returns the names of all fields.
+  std::vector<std::string> Names() const;
   // Returns whether the field is there and null, where that means something else than missing.
   bool IsNull(const std::string& key) const;
 

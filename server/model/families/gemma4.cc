@@ -2,12 +2,15 @@
 // that read the keys and values of earlier ones. Published models stand beside towers for images and sound.
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <optional>
+#include <string>
 #include <utility>
 #include <variant>
 #include <vector>
 
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "server/model/families/config_fields.h"
 #include "server/model/families/family.h"
@@ -43,19 +46,46 @@ DecoderConfig ReadShape(const ConfigReader& config) {
   return decoder;
 }
 
+// The objects of `per_layer_config` by layer; its keys are written with leading zeros, as wide as the last one.
+std::map<int, ConfigReader> ReadOwnSizes(const ConfigReader& config, size_t layers) {
+  std::map<int, ConfigReader> own;
+  const ConfigReader by_layer = config.Object("per_layer_config");
+  for (const std::string& key : by_layer.Names()) {
+    int layer = -1;
+    if (!absl::SimpleAtoi(key, &layer) || layer < 0 || layer >= static_cast<int>(layers)) {
+      by_layer.Refuse(key, absl::StrCat("its name is to be the number of one of ", layers, " layers"));
+      break;
+    }
+    const auto [place, is_new] = own.emplace(layer, by_layer.Object(key));
+    if (!is_new) by_layer.Refuse(key, absl::StrCat("layer ", layer, " is there twice"));
+    const ConfigReader& sizes = place->second;
+    for (const std::string& size : sizes.Names()) {
+      if (size != "head_dim" && size != "num_key_value_heads") {
+        sizes.Refuse(size, "head_dim and num_key_value_heads may differ by layer");
+      }
+    }
+  }
+  return own;
+}
+
 // Windows, and the sizes of the layers that have none; the last layer never has one.
 void ReadLayerKinds(const ConfigReader& config, DecoderConfig* decoder) {
   ReadWindows(
       config, ReadWindow(config, 512), [](int layer) { return (layer + 1) % 6 != 0; }, decoder);
   decoder->layers.back().softmax().reach = -1;
   const bool key_value = config.Flag("attention_k_eq_v", false), by_layer = config.Has("per_layer_config");
-  const ConfigReader layers = config.Object("per_layer_config");
+  const std::map<int, ConfigReader> sizes = ReadOwnSizes(config, decoder->layers.size());
   ForEachAttention(decoder, [&](int i, SoftmaxAttentionConfig& one) {
-    const ConfigReader own = layers.Object(absl::StrCat(i));
     const bool full = one.reach < 0;
-    if (by_layer) {
-      one.head_width = own.Integer("head_dim", one.head_width);
-      one.key_value_heads = own.Integer("num_key_value_heads", one.key_value_heads);
+    if (const auto own = sizes.find(i); own != sizes.end()) {
+      one.head_width = own->second.Integer("head_dim", one.head_width);
+      one.key_value_heads = own->second.Integer("num_key_value_heads", one.key_value_heads);
+    }
+    if (by_layer && full) {
+      config.Agree("global_head_dim", static_cast<double>(one.head_width), "per_layer_config");
+      if (key_value) {
+        config.Agree("num_global_key_value_heads", static_cast<double>(one.key_value_heads), "per_layer_config");
+      }
     } else if (full) {
       one.head_width = config.Integer("global_head_dim", 512);
       if (key_value) one.key_value_heads = config.Integer("num_global_key_value_heads", one.key_value_heads);
@@ -117,7 +147,7 @@ LlamaNames Names(const ConfigReader& config) {
   names.ln1_post = "post_attention_layernorm";
   names.ln2 = "pre_feedforward_layernorm";
   names.ln2_post = "post_feedforward_layernorm";
-  names.rest = [](LlamaTaker& llama, const std::string& prefix, LayerWeights* layer) {
+  names.rest = [](LlamaTaker& llama, const LayerConfig& config, const std::string& prefix, LayerWeights* layer) {
     layer->output_scale = llama.take.Get(prefix + "layer_scalar", {1});
     const int64_t part = llama.config().per_layer_embedding.width, d = llama.width();
     if (part > 0) {
@@ -126,7 +156,7 @@ LlamaNames Names(const ConfigReader& config) {
       layer->per_layer.norm = llama.Norm(prefix + "post_per_layer_input_norm", d);
     }
     // Layers that read another's keys may carry their own all the same.
-    if (std::get<SoftmaxAttentionWeights>(layer->attention).key.weight.defined()) return;
+    if (std::get<SoftmaxAttentionConfig>(config.attention).keys_from < 0) return;
     for (const char* unused : {"k_proj.weight", "k_proj.bias", "v_proj.weight", "v_proj.bias", "k_norm.weight"}) {
       llama.take.Ignore(prefix + "self_attn." + unused);
     }

@@ -17,10 +17,13 @@ namespace {
 at::Tensor TakeMatrices(LlamaTaker& llama, const std::string& name, int64_t experts, int64_t in, int64_t out) {
   if (!llama.take.Has(name + "_blocks")) return llama.take.Get(name, {experts, in, out});
   const int64_t groups = in / kMxfp4Group;
-  const at::Tensor blocks = llama.take.Bytes(name + "_blocks", {experts, out, groups, kMxfp4GroupBytes});
   const at::Tensor scales = llama.take.Bytes(name + "_scales", {experts, out, groups});
-  if (!blocks.defined() || !scales.defined()) return {};
-  return DequantizeMxfp4(blocks, scales, llama.take.dtype()).to(llama.take.device()).transpose(1, 2);
+  const at::Tensor values =
+      llama.take.Decoded(name + "_blocks", {experts, out, groups, kMxfp4GroupBytes}, {experts, out, in},
+                         [&](int64_t begin, absl::Span<const uint8_t> blocks, at::Tensor& decoded) {
+                           DecodeMxfp4(begin, blocks, scales, decoded);
+                         });
+  return values.defined() ? values.transpose(1, 2) : values;
 }
 
 FeedForwardWeights TakeExperts(LlamaTaker& llama, const LayerConfig& layer, const std::string& prefix) {

@@ -15,7 +15,6 @@
 #include "server/model/families/config_reader.h"
 #include "server/model/families/describe.h"
 #include "server/model/families/family.h"
-#include "server/model/families/mxfp4.h"
 #include "server/model/families/weight_names.h"
 #include "server/model/load/checkpoint_folder.h"
 #include "server/model/load/memory.h"
@@ -115,6 +114,44 @@ absl::StatusOr<Architecture> ReadArchitecture(const Json& json, const std::strin
   return config.status();
 }
 
+// What the files of a checkpoint say, before any weight is read.
+struct Checkpoint {
+  ModelInfo info;
+  Architecture architecture;
+  StateDict state;
+};
+
+absl::StatusOr<Checkpoint> Open(const ModelOptions& options, ModelInfo info) {
+  const std::string path = options.path + "/config.json";
+  Checkpoint checkpoint{std::move(info), {}, {}};
+  ASSIGN_OR_RETURN(const Json json, ReadConfigJson(path));
+  ASSIGN_OR_RETURN(checkpoint.architecture, ReadArchitecture(json, path, &checkpoint.info));
+  ASSIGN_OR_RETURN(checkpoint.state, ReadCheckpointFolder(options.path));
+  // The family of a larger model knows its names itself.
+  if (!json.contains("text_config")) UnifyNames(&checkpoint.state);
+  if (const auto& is_beside = checkpoint.architecture.is_beside) {
+    absl::erase_if(checkpoint.state.tensors, [&](const auto& named) { return is_beside(named.first); });
+  }
+  return checkpoint;
+}
+
+// Takes every weight. `not_read` gets the names of those that are no part of the model, in a text.
+absl::StatusOr<DecoderWeights> TakeAll(const Architecture& architecture, WeightTaker& take, std::string* not_read) {
+  DecoderWeights weights = architecture.take_weights(architecture.config, take);
+  *not_read = IgnoreOtherHeads(take);
+  RETURN_IF_ERROR(take.Finish());
+  return weights;
+}
+
+// What the weights will take on their device.
+absl::StatusOr<int64_t> Count(const ModelOptions& options, const Checkpoint& checkpoint, at::ScalarType dtype) {
+  WeightTaker count(checkpoint.state, at::kCPU, dtype, WeightTaker::Mode::kCount);
+  count.set_evaluates(options.evaluation);
+  std::string not_read;
+  RETURN_IF_ERROR(TakeAll(checkpoint.architecture, count, &not_read).status());
+  return count.bytes();
+}
+
 // Rotation has no end, learned positions do. The fingerprint stays: no row changes.
 void AllowLongerSequences(int64_t wanted, DecoderConfig* config, ModelInfo* info) {
   if (wanted <= config->context_length || config->position_embedding) return;
@@ -127,25 +164,23 @@ void AllowLongerSequences(int64_t wanted, DecoderConfig* config, ModelInfo* info
 
 bool IsHuggingFaceFolder(const std::string& folder) { return access((folder + "/config.json").c_str(), F_OK) == 0; }
 
-absl::StatusOr<std::unique_ptr<Model>> LoadHuggingFace(const ModelOptions& options, ModelInfo info, at::Device device,
+absl::StatusOr<int64_t> CountHuggingFace(const ModelOptions& options, at::ScalarType dtype) {
+  ASSIGN_OR_RETURN(const Checkpoint checkpoint, Open(options, ModelInfo{}));
+  return Count(options, checkpoint, dtype);
+}
+
+absl::StatusOr<std::unique_ptr<Model>> LoadHuggingFace(const ModelOptions& options, ModelInfo known, at::Device device,
                                                        at::ScalarType dtype) {
-  const std::string path = options.path + "/config.json";
-  ASSIGN_OR_RETURN(const Json json, ReadConfigJson(path));
-  ASSIGN_OR_RETURN(Architecture architecture, ReadArchitecture(json, path, &info));
-  ASSIGN_OR_RETURN(StateDict state, ReadCheckpointFolder(options.path));
-  // The family of a larger model knows its names itself.
-  if (!json.contains("text_config")) UnifyNames(&state);
-  if (architecture.is_beside) {
-    absl::erase_if(state.tensors, [&](const auto& named) { return architecture.is_beside(named.first); });
-  }
-  RETURN_IF_ERROR(
-      CheckMemory({{info.name, info.device, WeightBytes(state, dtype) + Mxfp4Growth(state, dtype)}}, MemoryOf));
-  WeightTaker take(state, device, dtype);
+  ASSIGN_OR_RETURN(Checkpoint checkpoint, Open(options, std::move(known)));
+  ASSIGN_OR_RETURN(const int64_t bytes, Count(options, checkpoint, dtype));
+  ModelInfo& info = checkpoint.info;
+  Architecture& architecture = checkpoint.architecture;
+  RETURN_IF_ERROR(CheckMemory({{info.name, info.device, bytes}}, MemoryOf));
+  WeightTaker take(checkpoint.state, device, dtype);
   take.set_evaluates(options.evaluation);
   info.no_logits = options.evaluation ? "has no unembedding in its checkpoint" : kLoadedWithoutEvaluation;
-  DecoderWeights weights = architecture.take_weights(architecture.config, take);
-  const std::string not_read = IgnoreOtherHeads(take);
-  RETURN_IF_ERROR(take.Finish());
+  std::string not_read;
+  ASSIGN_OR_RETURN(DecoderWeights weights, TakeAll(architecture, take, &not_read));
   info.details = DescribeDecoder(architecture.config);
   if (!not_read.empty()) absl::StrAppend(&info.details, "; ", not_read);
   ASSIGN_OR_RETURN(info.fingerprint, take.Fingerprint(architecture.config.ToString()));

@@ -4,6 +4,7 @@
 
 #include <ATen/ATen.h>
 
+#include <cstdint>
 #include <memory>
 #include <string>
 
@@ -15,6 +16,10 @@ namespace hookline {
 
 // Returns whether `folder` holds a config.json.
 bool IsHuggingFaceFolder(const std::string& folder);
+
+// Returns what the weights of options.path will take on the device in `dtype`. Reads what the files say of them, and
+// refuses what LoadHuggingFace does.
+absl::StatusOr<int64_t> CountHuggingFace(const ModelOptions& options, at::ScalarType dtype);
 
 // Loads config.json and model.safetensors (or its shards) of options.path. `info` holds what is known already (name,
 // device, dtype). Refuses, by field and value, a configuration that asks for what is not computed, and by name a weight

@@ -61,7 +61,7 @@ LayerWeights LlamaTaker::Layer(int layer) {
   } else {
     weights.feed_forward = Mlp(std::get<DenseConfig>(config.feed_forward).width, prefix + "mlp.");
   }
-  if (names_.rest) names_.rest(*this, prefix, &weights);
+  if (names_.rest) names_.rest(*this, config, prefix, &weights);
   take.Ignore(prefix + "self_attn.rotary_emb.inv_freq");
   return weights;
 }

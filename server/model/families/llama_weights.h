@@ -42,7 +42,8 @@ struct LlamaNames {
   std::function<FeedForwardWeights(LlamaTaker& llama, const LayerConfig& layer, const std::string& prefix)>
       feed_forward;
   // Takes what a layer has besides.
-  std::function<void(LlamaTaker& llama, const std::string& prefix, LayerWeights* layer)> rest;
+  std::function<void(LlamaTaker& llama, const LayerConfig& config, const std::string& prefix, LayerWeights* layer)>
+      rest;
 };
 
 // An architecture whose weights are taken by `names`.

@@ -6,7 +6,7 @@
 
 #include <cstdint>
 
-#include "server/model/load/state_dict.h"
+#include "absl/types/span.h"
 
 namespace hookline {
 
@@ -14,13 +14,12 @@ namespace hookline {
 constexpr int64_t kMxfp4Group = 32;
 constexpr int64_t kMxfp4GroupBytes = kMxfp4Group / 2;
 
-// The matrices (E, rows, 32 groups) of `dtype` that `blocks` (E, rows, groups, 16) and `scales` (E, rows, groups), both
-// uint8, stand for: byte i of a block holds values 2i (low half) and 2i + 1, half a byte is sign * 8 + an index into 0,
-// 0.5, 1, 1.5, 2, 3, 4, 6, and the value is that times 2^(scale - 127).
-at::Tensor DequantizeMxfp4(const at::Tensor& blocks, const at::Tensor& scales, at::ScalarType dtype);
-
-// The bytes by which `weights` grow when what is in this format gets values of `dtype`.
-int64_t Mxfp4Growth(const StateDict& weights, at::ScalarType dtype);
+// Sets the part of `values`, matrices (E, rows, 32 groups) of a floating type, that whole blocks of 16 bytes stand for;
+// they begin at byte `begin` of all blocks (E, rows, groups, 16). `scales` (E, rows, groups) are all of them, uint8.
+// Byte i of a block holds values 2i (low half) and 2i + 1, half a byte is sign * 8 + an index into 0, 0.5, 1, 1.5, 2,
+// 3, 4, 6, and the value is that times 2^(scale - 127); a scale of 255 makes it NaN. `values` and `scales` are
+// contiguous and on the host.
+void DecodeMxfp4(int64_t begin, absl::Span<const uint8_t> blocks, const at::Tensor& scales, at::Tensor& values);
 
 }  // namespace hookline
 

@@ -195,8 +195,50 @@ DecoderConfig MakeConfig(Era era, const Meta& meta, const std::string& window_pa
   return config;
 }
 
-absl::StatusOr<DecoderWeights> TakeWeights(Era era, const Meta& meta, const DecoderConfig& config,
-                                           const StateDict& state, WeightTaker& take) {
+// What the files of a checkpoint say, before any weight is read.
+struct Checkpoint {
+  int64_t step = 0;
+  Meta meta;
+  StateDict state;
+  Era era = Era::kA;
+  std::string window_pattern;
+  DecoderConfig config;
+};
+
+absl::StatusOr<Checkpoint> Open(const ModelOptions& options) {
+  const std::map<int64_t, std::string> steps = FindSteps(options.path);
+  const auto chosen = options.step < 0 ? std::prev(steps.end()) : steps.find(options.step);
+  if (chosen == steps.end()) {
+    return absl::NotFoundError(absl::StrCat(
+        options.path, ": no checkpoint of step ", options.step, "; there are ",
+        absl::StrJoin(steps, ", ", [](std::string* out, const auto& step) { absl::StrAppend(out, step.first); })));
+  }
+  Checkpoint checkpoint;
+  checkpoint.step = chosen->first;
+  ASSIGN_OR_RETURN(checkpoint.meta, ReadMeta(absl::StrCat(options.path, "/meta_", chosen->second, ".json")));
+  ASSIGN_OR_RETURN(checkpoint.state, ReadTorchCheckpoint(absl::StrCat(options.path, "/model_", chosen->second, ".pt")));
+  const std::optional<std::string>& written = checkpoint.meta.window_pattern;
+  const bool stated = !options.window_pattern.empty();
+  ASSIGN_OR_RETURN(checkpoint.era, FindEra(checkpoint.state, checkpoint.meta, stated || written.has_value()));
+  const std::string pattern = stated ? options.window_pattern : written.value_or("L");
+  if (pattern.empty() || pattern.find_first_not_of("SLsl") != std::string::npos) {
+    return absl::InvalidArgumentError(absl::StrCat(stated ? "--window-pattern" : options.path + ": window_pattern",
+                                                   " '", pattern.substr(0, 80), "' holds other letters than S and L"));
+  }
+  if (stated && checkpoint.era < Era::kC) {
+    return absl::InvalidArgumentError(absl::StrCat("--window-pattern does not apply: ", checkpoint.state.path,
+                                                   " is of variant ", Name(checkpoint.era), ", which has no windows"));
+  }
+  checkpoint.window_pattern = pattern;
+  checkpoint.config = MakeConfig(checkpoint.era, checkpoint.meta, pattern);
+  return checkpoint;
+}
+
+absl::StatusOr<DecoderWeights> TakeWeights(const Checkpoint& checkpoint, WeightTaker& take) {
+  const Era era = checkpoint.era;
+  const Meta& meta = checkpoint.meta;
+  const DecoderConfig& config = checkpoint.config;
+  const StateDict& state = checkpoint.state;
   const int64_t d = config.width;
   const int64_t keys = meta.n_kv_head * (meta.n_embd / meta.n_head);
   const int64_t padded = (meta.vocab_size + kTableMultiple - 1) / kTableMultiple * kTableMultiple;
@@ -256,53 +298,46 @@ absl::StatusOr<DecoderWeights> TakeWeights(Era era, const Meta& meta, const Deco
   return weights;
 }
 
+// What the weights will take on their device.
+absl::StatusOr<int64_t> Count(const ModelOptions& options, const Checkpoint& checkpoint, at::ScalarType dtype) {
+  WeightTaker count(checkpoint.state, at::kCPU, dtype, WeightTaker::Mode::kCount);
+  count.set_evaluates(options.evaluation);
+  RETURN_IF_ERROR(TakeWeights(checkpoint, count).status());
+  return count.bytes();
+}
+
 }  // namespace
 
 bool IsNanochatFolder(const std::string& folder) { return !FindSteps(folder).empty(); }
 
+absl::StatusOr<int64_t> CountNanochat(const ModelOptions& options, at::ScalarType dtype) {
+  ASSIGN_OR_RETURN(const Checkpoint checkpoint, Open(options));
+  return Count(options, checkpoint, dtype);
+}
+
 absl::StatusOr<std::unique_ptr<Model>> LoadNanochat(const ModelOptions& options, ModelInfo info, at::Device device,
                                                     at::ScalarType dtype) {
-  const std::map<int64_t, std::string> steps = FindSteps(options.path);
-  const auto chosen = options.step < 0 ? std::prev(steps.end()) : steps.find(options.step);
-  if (chosen == steps.end()) {
-    return absl::NotFoundError(absl::StrCat(
-        options.path, ": no checkpoint of step ", options.step, "; there are ",
-        absl::StrJoin(steps, ", ", [](std::string* out, const auto& step) { absl::StrAppend(out, step.first); })));
-  }
-  ASSIGN_OR_RETURN(const Meta meta, ReadMeta(absl::StrCat(options.path, "/meta_", chosen->second, ".json")));
-  ASSIGN_OR_RETURN(const StateDict state,
-                   ReadTorchCheckpoint(absl::StrCat(options.path, "/model_", chosen->second, ".pt")));
-  RETURN_IF_ERROR(CheckMemory({{info.name, info.device, WeightBytes(state, dtype)}}, MemoryOf));
-  const bool stated = !options.window_pattern.empty();
-  ASSIGN_OR_RETURN(const Era era, FindEra(state, meta, stated || meta.window_pattern.has_value()));
-  const std::string pattern = stated ? options.window_pattern : meta.window_pattern.value_or("L");
-  if (pattern.empty() || pattern.find_first_not_of("SLsl") != std::string::npos) {
-    return absl::InvalidArgumentError(absl::StrCat(stated ? "--window-pattern" : options.path + ": window_pattern",
-                                                   " '", pattern.substr(0, 80), "' holds other letters than S and L"));
-  }
-  if (stated && era < Era::kC) {
-    return absl::InvalidArgumentError(absl::StrCat("--window-pattern does not apply: ", state.path, " is of variant ",
-                                                   Name(era), ", which has no windows"));
-  }
-  const DecoderConfig config = MakeConfig(era, meta, pattern);
-  WeightTaker take(state, device, dtype);
+  ASSIGN_OR_RETURN(const Checkpoint checkpoint, Open(options));
+  ASSIGN_OR_RETURN(const int64_t bytes, Count(options, checkpoint, dtype));
+  RETURN_IF_ERROR(CheckMemory({{info.name, info.device, bytes}}, MemoryOf));
+  WeightTaker take(checkpoint.state, device, dtype);
   take.set_evaluates(options.evaluation);
   info.no_logits = !options.evaluation ? kLoadedWithoutEvaluation
                                        : "is of nanochat's variant E or G, whose logits differ and whose files do not";
-  ASSIGN_OR_RETURN(DecoderWeights weights, TakeWeights(era, meta, config, state, take));
+  ASSIGN_OR_RETURN(DecoderWeights weights, TakeWeights(checkpoint, take));
 
   info.architecture = "nanochat";
-  info.variant = Name(era);
-  info.details = absl::StrCat("step ", chosen->first, ", sequence_len ", meta.sequence_len);
-  if (era >= Era::kC) {
-    absl::StrAppend(&info.details, ", window_pattern ", pattern,
-                    stated                            ? " (stated)"
-                    : meta.window_pattern.has_value() ? ""
-                                                      : " (assumed: the checkpoint does not say)");
+  info.variant = Name(checkpoint.era);
+  info.details = absl::StrCat("step ", checkpoint.step, ", sequence_len ", checkpoint.meta.sequence_len);
+  if (checkpoint.era >= Era::kC) {
+    absl::StrAppend(&info.details, ", window_pattern ", checkpoint.window_pattern,
+                    !options.window_pattern.empty()              ? " (stated)"
+                    : checkpoint.meta.window_pattern.has_value() ? ""
+                                                                 : " (assumed: the checkpoint does not say)");
   }
-  ASSIGN_OR_RETURN(info.fingerprint, take.Fingerprint(config.ToString()));
-  for (const auto& [name, tensor] : state.tensors) info.parameters += tensor.numel();
-  return std::make_unique<Decoder>(std::move(info), config, std::move(weights), dtype);
+  ASSIGN_OR_RETURN(info.fingerprint, take.Fingerprint(checkpoint.config.ToString()));
+  for (const auto& [name, tensor] : checkpoint.state.tensors) info.parameters += tensor.numel();
+  return std::make_unique<Decoder>(std::move(info), checkpoint.config, std::move(weights), dtype);
 }
 
 }  // namespace hookline

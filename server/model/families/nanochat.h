@@ -5,7 +5,9 @@
 
 #include <ATen/ATen.h>
 
+#include <cstdint>
 #include <memory>
+#include <string>
 
 #include "absl/status/statusor.h"
 #include "server/model/load.h"
@@ -15,6 +17,10 @@ namespace hookline {
 
 // Returns whether `folder` holds a model_NNNNNN.pt.
 bool IsNanochatFolder(const std::string& folder);
+
+// Returns what the weights of the checkpoint that LoadNanochat would load will take on the device in `dtype`. Reads
+// what the files say of them, and refuses what LoadNanochat does.
+absl::StatusOr<int64_t> CountNanochat(const ModelOptions& options, at::ScalarType dtype);
 
 // Loads model_NNNNNN.pt and meta_NNNNNN.json of options.path: options.step, or the highest. `info` holds what is known
 // already (name, device, dtype). Errors as LoadModel.

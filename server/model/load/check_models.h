@@ -14,9 +14,9 @@
 namespace hookline {
 
 // Names must be unique (an empty one is the last part of the path), and the models of one device must fit there
-// together, counted by their files: halved where they become 2-byte types, so that what is refused cannot fit. Loading
-// each checks it again, then exactly. Errors: INVALID_ARGUMENT (none, more than 64, a name twice or one of other
-// characters than letters, digits, `.`, `_` and `-`), RESOURCE_EXHAUSTED (as CheckMemory).
+// together, as CountWeights counts them. A model that cannot be counted counts nothing: loading it says why. Errors:
+// INVALID_ARGUMENT (none, more than 64, a name twice or one of other characters than letters, digits, `.`, `_` and
+// `-`), RESOURCE_EXHAUSTED (as CheckMemory).
 absl::Status CheckModels(
     absl::Span<const ModelOptions> models,
     absl::FunctionRef<std::optional<AvailableMemory>(const std::string& device)> available = MemoryOf);

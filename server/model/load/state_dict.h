@@ -2,8 +2,6 @@
 #ifndef HOOKLINE_SERVER_MODEL_LOAD_STATE_DICT_H_
 #define HOOKLINE_SERVER_MODEL_LOAD_STATE_DICT_H_
 
-#include <ATen/ATen.h>
-
 #include <string>
 
 #include "absl/container/btree_map.h"
@@ -17,9 +15,6 @@ struct StateDict {
   // The file, or for several the folder, for messages.
   std::string path;
 };
-
-// Bytes of all tensors once those of floating types have `dtype`.
-int64_t WeightBytes(const StateDict& weights, at::ScalarType dtype);
 
 }  // namespace hookline
 

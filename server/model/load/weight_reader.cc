@@ -3,6 +3,7 @@
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 #include <sys/mman.h>
+#include <unistd.h>
 #include <zlib.h>
 
 #include <algorithm>
@@ -43,17 +44,21 @@ constexpr int64_t kMinMappedBytes = 2 * kHugePageBytes;
 at::Tensor NewTensor(at::IntArrayRef sizes, at::ScalarType type) {
   const int64_t bytes = c10::multiply_integers(sizes) * static_cast<int64_t>(c10::elementSize(type));
   if (bytes < kMinMappedBytes) return at::empty(sizes, type);
-  // A page more than needed, so that the tensor can begin with a huge page; what lies before it is given back.
+  // A huge page more than needed, so that the tensor can begin with one; what lies before and after it is given back.
+  // Its last part gets ordinary pages: a huge one, filled to the end, would take up to 2 MiB for nothing.
+  const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
   const size_t length = static_cast<size_t>(bytes + kHugePageBytes);
   void* const mapped = mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (mapped == MAP_FAILED) return at::empty(sizes, type);  // whose error says how much is wanted
   uint8_t* const begin = static_cast<uint8_t*>(mapped);
   const size_t before = static_cast<size_t>(-reinterpret_cast<uintptr_t>(begin) & (kHugePageBytes - 1));
   if (before > 0) munmap(begin, before);
-  const size_t kept = length - before;
-  madvise(begin + before, kept, MADV_HUGEPAGE);
+  uint8_t* const data = begin + before;
+  const size_t kept = (static_cast<size_t>(bytes) + page - 1) / page * page;
+  if (before + kept < length) munmap(data + kept, length - before - kept);
+  madvise(data, static_cast<size_t>(bytes / kHugePageBytes * kHugePageBytes), MADV_HUGEPAGE);
   return at::from_blob(
-      begin + before, sizes, [kept](void* data) { munmap(data, kept); }, type);
+      data, sizes, [kept](void* values) { munmap(values, kept); }, type);
 }
 
 // Gets a piece of a range: its first byte, counted from the start of the range, and the bytes. Called by several
@@ -200,6 +205,22 @@ absl::StatusOr<at::Tensor> WeightReader::Read(const std::string& name, at::Scala
   return absl::Status(status.code(), absl::StrCat(weights_.path, ": tensor ", Quoted(name), ": ", status.message()));
 }
 
+absl::StatusOr<at::Tensor> WeightReader::Decode(const std::string& name, at::IntArrayRef sizes, at::ScalarType dtype,
+                                                DecodePiece decode) {
+  const StoredTensor& tensor = weights_.tensors.at(name);
+  at::Tensor values = NewTensor(sizes, dtype);
+  if (!tensor.is_contiguous()) {
+    ASSIGN_OR_RETURN(const at::Tensor stored, Read(name, tensor.scalar_type()));
+    decode(0, BytesOf(static_cast<const uint8_t*>(stored.data_ptr()), stored.nbytes()), values);
+    return values;
+  }
+  const absl::Status status = ReadPieces(
+      tensor, /*into=*/nullptr, [&](int64_t begin, absl::Span<const uint8_t> bytes) { decode(begin, bytes, values); },
+      &hashes_[name]);
+  if (status.ok()) return values;
+  return absl::Status(status.code(), absl::StrCat(weights_.path, ": tensor ", Quoted(name), ": ", status.message()));
+}
+
 absl::StatusOr<std::string> WeightReader::Finish(absl::string_view configuration) {
   Xxh3 all;
   std::set<const InputFile*> files;
@@ -223,26 +244,28 @@ absl::StatusOr<std::string> WeightReader::Finish(absl::string_view configuration
 }
 
 absl::Status WeightReader::ReadInto(const StoredTensor& tensor, at::Tensor* values, Xxh3::Hash* hash) {
-  const StoredRange& storage = tensor.storage();
   const bool converts = values != nullptr && values->scalar_type() != tensor.scalar_type();
   const bool in_pieces = tensor.is_floating_point() && (values == nullptr || values->is_floating_point());
   if (!tensor.is_contiguous() || (converts && !in_pieces)) return ReadAtOnce(tensor, values, hash);
+  uint8_t* const data = values == nullptr ? nullptr : static_cast<uint8_t*>(values->data_ptr());
+  if (!converts) return ReadPieces(tensor, data, Discard, hash);
+  const int64_t item = static_cast<int64_t>(c10::elementSize(tensor.scalar_type()));
+  const int64_t new_item = static_cast<int64_t>(c10::elementSize(values->scalar_type()));
+  const auto convert = [&](int64_t begin, absl::Span<const uint8_t> bytes) {
+    Convert(bytes.data(), tensor.scalar_type(), static_cast<int64_t>(bytes.size()) / item, values->scalar_type(),
+            data + begin / item * new_item);
+  };
+  return ReadPieces(tensor, /*into=*/nullptr, convert, hash);
+}
+
+absl::Status WeightReader::ReadPieces(const StoredTensor& tensor, uint8_t* into, UsePiece use, Xxh3::Hash* hash) {
+  const StoredRange& storage = tensor.storage();
   const bool is_all = tensor.span_bytes() == storage.bytes;
   if (!is_all) RETURN_IF_ERROR(CheckRange(storage));
   const bool is_checked = is_all && storage.crc.has_value();
   Pass pass(*storage.file, tensor.first_byte(), tensor.span_bytes(),
             is_checked ? Pass::Checksum::kCrc32 : Pass::Checksum::kNone);
-  uint8_t* const data = values == nullptr ? nullptr : static_cast<uint8_t*>(values->data_ptr());
-  if (converts) {
-    const int64_t item = static_cast<int64_t>(c10::elementSize(tensor.scalar_type()));
-    const int64_t new_item = static_cast<int64_t>(c10::elementSize(values->scalar_type()));
-    RETURN_IF_ERROR(pass.Run(*team_, /*into=*/nullptr, [&](int64_t begin, absl::Span<const uint8_t> bytes) {
-      Convert(bytes.data(), tensor.scalar_type(), static_cast<int64_t>(bytes.size()) / item, values->scalar_type(),
-              data + begin / item * new_item);
-    }));
-  } else {
-    RETURN_IF_ERROR(pass.Run(*team_, data, Discard));
-  }
+  RETURN_IF_ERROR(pass.Run(*team_, into, use));
   if (is_checked && *storage.crc != pass.crc()) return Damaged(storage);
   *hash = pass.hash();
   return absl::OkStatus();

@@ -1,12 +1,22 @@
 #include "server/model/load/weight_taker.h"
 
+#include <limits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "server/base/checked_math.h"
 #include "server/base/escape.h"
 
 namespace hookline {
+namespace {
+
+int64_t BytesOf(CheckedInt64 values, at::ScalarType type) {
+  return (values * static_cast<int64_t>(c10::elementSize(type))).value().value_or(std::numeric_limits<int64_t>::max());
+}
+
+}  // namespace
+
 const StoredTensor* WeightTaker::FindOfAnyType(const std::string& name, const std::vector<int64_t>& sizes) {
   if (!status_.ok()) return nullptr;
   const auto it = weights_.tensors.find(name);
@@ -22,7 +32,7 @@ const StoredTensor* WeightTaker::FindOfAnyType(const std::string& name, const st
                      "), but its configuration makes (", absl::StrJoin(sizes, ", "), ")"));
     return nullptr;
   }
-  if (taken_.insert(name).second) parameters_ += tensor.numel();
+  if (taken_.emplace(name, 0).second) parameters_ += tensor.numel();
   return &tensor;
 }
 
@@ -37,8 +47,19 @@ const StoredTensor* WeightTaker::Find(const std::string& name, const std::vector
   return tensor;
 }
 
+const StoredTensor* WeightTaker::FindBytes(const std::string& name, const std::vector<int64_t>& sizes) {
+  const StoredTensor* const tensor = FindOfAnyType(name, sizes);
+  if (tensor == nullptr || tensor->scalar_type() == at::kByte) return tensor;
+  status_ = absl::FailedPreconditionError(absl::StrCat(weights_.path, ": weight ", Quoted(name), " is of type ",
+                                                       c10::toString(tensor->scalar_type()), "; bytes are wanted"));
+  return nullptr;
+}
+
 at::Tensor WeightTaker::Read(const std::string& name, at::ScalarType dtype) {
-  absl::StatusOr<at::Tensor> values = reader_.Read(name, dtype);
+  return reader_ ? OrError(reader_->Read(name, dtype)) : at::Tensor();
+}
+
+at::Tensor WeightTaker::OrError(absl::StatusOr<at::Tensor> values) {
   if (values.ok()) return *std::move(values);
   status_ = std::move(values).status();
   return {};
@@ -50,19 +71,24 @@ at::Tensor WeightTaker::Take(const std::string& name, const std::vector<int64_t>
   if (tensor == nullptr) return {};
   // On the way to another device a weight crosses the bus as it is stored.
   const at::ScalarType stored = tensor->scalar_type();
+  taken_[name] = BytesOf(tensor->numel(), dtype.value_or(stored));
   const at::Tensor values = Read(name, device_.is_cpu() ? dtype.value_or(stored) : stored);
   return values.defined() ? values.to(device_, dtype.value_or(stored)) : values;
 }
 
 at::Tensor WeightTaker::Bytes(const std::string& name, const std::vector<int64_t>& sizes) {
-  const StoredTensor* const tensor = FindOfAnyType(name, sizes);
-  if (tensor == nullptr) return {};
-  if (tensor->scalar_type() != at::kByte) {
-    status_ = absl::FailedPreconditionError(absl::StrCat(weights_.path, ": weight ", Quoted(name), " is of type ",
-                                                         c10::toString(tensor->scalar_type()), "; bytes are wanted"));
-    return {};
-  }
-  return Read(name, at::kByte);
+  return FindBytes(name, sizes) == nullptr ? at::Tensor() : Read(name, at::kByte);
+}
+
+at::Tensor WeightTaker::Decoded(const std::string& name, const std::vector<int64_t>& stored,
+                                const std::vector<int64_t>& sizes, WeightReader::DecodePiece decode) {
+  if (FindBytes(name, stored) == nullptr) return {};
+  CheckedInt64 values = 1;
+  for (const int64_t size : sizes) values *= size;
+  taken_[name] = BytesOf(values, dtype_);
+  if (!reader_) return {};
+  const at::Tensor decoded = OrError(reader_->Decode(name, sizes, dtype_, decode));
+  return decoded.defined() ? decoded.to(device_) : decoded;
 }
 
 at::Tensor WeightTaker::Linear(const std::string& name, int64_t in, int64_t out) {
@@ -93,7 +119,7 @@ std::vector<double> WeightTaker::Numbers(const std::string& name, int64_t count)
 
 void WeightTaker::Ignore(const std::string& name, const std::vector<int64_t>& sizes) {
   if (sizes.empty()) {
-    taken_.insert(name);
+    taken_.emplace(name, 0);
   } else {
     Find(name, sizes);
   }
@@ -105,8 +131,14 @@ std::vector<std::string> WeightTaker::IgnoreRest(
   for (const auto& [name, tensor] : weights_.tensors) {
     if (taken_.count(name) == 0 && unused(name, tensor)) names.push_back(name);
   }
-  taken_.insert(names.begin(), names.end());
+  for (const std::string& name : names) taken_.emplace(name, 0);
   return names;
+}
+
+int64_t WeightTaker::bytes() const {
+  CheckedInt64 all = 0;
+  for (const auto& [name, bytes] : taken_) all += bytes;
+  return all.value().value_or(std::numeric_limits<int64_t>::max());
 }
 
 absl::Status WeightTaker::Finish() const {

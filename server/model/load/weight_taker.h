@@ -6,14 +6,18 @@
 //   ...
 //   RETURN_IF_ERROR(take.Finish());     // the first error, or what was left over
 //   ASSIGN_OR_RETURN(info.fingerprint, take.Fingerprint(config.ToString()));
+//
+// The same calls on a taker that only counts say what the weights will take, before any is read:
+//
+//   WeightTaker count(state_dict, device, dtype, WeightTaker::Mode::kCount);
 #ifndef HOOKLINE_SERVER_MODEL_LOAD_WEIGHT_TAKER_H_
 #define HOOKLINE_SERVER_MODEL_LOAD_WEIGHT_TAKER_H_
 
 #include <ATen/ATen.h>
 
 #include <cstdint>
+#include <map>
 #include <optional>
-#include <set>
 #include <string>
 #include <vector>
 
@@ -28,9 +32,15 @@ namespace hookline {
 
 class WeightTaker {
  public:
+  // A taker that counts checks names, types and shapes, reads nothing, and gives undefined tensors and zeros, as a
+  // taker does after an error.
+  enum class Mode { kRead, kCount };
+
   // Errors name `weights.path`.
-  WeightTaker(const StateDict& weights, at::Device device, at::ScalarType dtype)
-      : weights_(weights), reader_(weights), device_(device), dtype_(dtype) {}
+  WeightTaker(const StateDict& weights, at::Device device, at::ScalarType dtype, Mode mode = Mode::kRead)
+      : weights_(weights), device_(device), dtype_(dtype) {
+    if (mode == Mode::kRead) reader_.emplace(weights);
+  }
 
   // Says whether the unembedding is taken, which hook points do without. It is unless this is called with false.
   void set_evaluates(bool evaluates) { evaluates_ = evaluates; }
@@ -49,8 +59,11 @@ class WeightTaker {
   at::Tensor Table(const std::string& name, const std::vector<int64_t>& sizes);
   // Takes a tensor in float32.
   at::Tensor Wide(const std::string& name, const std::vector<int64_t>& sizes);
-  // A tensor of bytes, on the host.
+  // A tensor of bytes, on the host, that is needed while others are read and not counted.
   at::Tensor Bytes(const std::string& name, const std::vector<int64_t>& sizes);
+  // Of `sizes` and in the model's dtype, from a tensor of bytes of `stored` sizes; `decode` as WeightReader::Decode's.
+  at::Tensor Decoded(const std::string& name, const std::vector<int64_t>& stored, const std::vector<int64_t>& sizes,
+                     WeightReader::DecodePiece decode);
   // `count` numbers, on the host.
   std::vector<double> Numbers(const std::string& name, int64_t count);
   // Ignores a tensor that is not used, but rightly there. Sizes are checked unless empty.
@@ -62,29 +75,34 @@ class WeightTaker {
 
   // Values of the tensors that were taken, and of those ignored with their sizes checked.
   int64_t parameters() const { return parameters_; }
+  // What the tensors that were taken take on the device.
+  int64_t bytes() const;
 
   // The first error; without one, whether all of the checkpoint was taken.
   absl::Status Finish() const;
 
-  // Returns, after Finish(), the fingerprint of all weights and `configuration`, as WeightReader::Finish.
-  absl::StatusOr<std::string> Fingerprint(absl::string_view configuration) { return reader_.Finish(configuration); }
+  // Returns, after Finish() and by a taker that reads, the fingerprint of all weights and `configuration`, as
+  // WeightReader::Finish.
+  absl::StatusOr<std::string> Fingerprint(absl::string_view configuration) { return reader_->Finish(configuration); }
 
  private:
   // Returns what the file says of a weight of the wanted form, or null after an error.
   const StoredTensor* Find(const std::string& name, const std::vector<int64_t>& sizes);
   // The same without regard to the tensor's type.
   const StoredTensor* FindOfAnyType(const std::string& name, const std::vector<int64_t>& sizes);
-  // The values of a weight that was found; undefined after an error.
+  const StoredTensor* FindBytes(const std::string& name, const std::vector<int64_t>& sizes);
+  // The values of a weight that was found; undefined after an error, and where nothing is read.
   at::Tensor Read(const std::string& name, at::ScalarType dtype);
+  at::Tensor OrError(absl::StatusOr<at::Tensor> values);
   // The weight on the device, in `dtype` or, where there is none, as it is stored; undefined after an error.
   at::Tensor Take(const std::string& name, const std::vector<int64_t>& sizes, std::optional<at::ScalarType> dtype);
 
   const StateDict& weights_;
-  WeightReader reader_;
+  std::optional<WeightReader> reader_;  // none where nothing is read
   const at::Device device_;
   const at::ScalarType dtype_;
   bool evaluates_ = true;
-  std::set<std::string> taken_;
+  std::map<std::string, int64_t> taken_;  // with their bytes on the device
   int64_t parameters_ = 0;
   absl::Status status_;
 };

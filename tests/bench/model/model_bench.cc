@@ -3,8 +3,9 @@
 //
 //   model_bench DIR [--dtype auto] [--threads 0]
 //
-// prints, as JSON, {"load_seconds", "resident_bytes", "peak_resident_bytes", "anonymous_bytes"}; then, for each line
-// `HOOK_POINT BATCH POSITIONS`, the seconds of one forward pass over such a batch that ends at that hook point.
+// prints, as JSON, {"load_seconds", "weight_bytes", "resident_bytes", "peak_resident_bytes", "anonymous_bytes"}, of
+// which weight_bytes is what was told before loading; then, for each line `HOOK_POINT BATCH POSITIONS`, the seconds of
+// one forward pass over such a batch that ends at that hook point.
 #include <ATen/ATen.h>
 #include <time.h>
 
@@ -53,13 +54,16 @@ int Main(int argc, char** argv) {
   CLI11_PARSE(app, argc, argv);
 
   ConfigureRuntime(threads);
+  const auto weights = CountWeights(options);
+  if (!weights.ok()) Fail(weights.status().ToString());
   const int64_t before = StatusBytes("VmRSS");
   const double start = Now();
   const auto model = LoadModel(options);
   if (!model.ok()) Fail(model.status().ToString());
   std::printf(
-      "{\"load_seconds\": %.6f, \"resident_bytes\": %lld, \"peak_resident_bytes\": %lld, \"anonymous_bytes\": %lld}\n",
-      Now() - start, static_cast<long long>(StatusBytes("VmRSS") - before),
+      "{\"load_seconds\": %.6f, \"weight_bytes\": %lld, \"resident_bytes\": %lld, \"peak_resident_bytes\": %lld, "
+      "\"anonymous_bytes\": %lld}\n",
+      Now() - start, static_cast<long long>(weights->bytes), static_cast<long long>(StatusBytes("VmRSS") - before),
       static_cast<long long>(StatusBytes("VmHWM") - before), static_cast<long long>(StatusBytes("RssAnon")));
   std::fflush(stdout);
 
