@@ -64,7 +64,7 @@ absl::Status Executor::RunPass(Batch* batch, absl::Span<const BatchItem> items) 
   std::vector<RowCursor> cursors;
   for (const Batch::Member& member : batch->members) cursors.push_back(member.cursor);
 
-  ForwardPass pass(PlanDeliveries(batch, items), items, model_->hook_points());
+  PassPlan pass(PlanDeliveries(batch, items), items, model_->hook_points());
   if (pass.empty()) return absl::OkStatus();
   PassInFlight in_flight;
   in_flight.launched = SteadyNow();
@@ -80,10 +80,10 @@ absl::Status Executor::RunPass(Batch* batch, absl::Span<const BatchItem> items) 
   in_flight.copied = *std::move(copied);
   if (model_->info().device == "cpu") {
     in_flight.forward_time = SteadyNow() - in_flight.launched;
-    for (const ForwardPass::Part& part : pass.parts) *in_flight.forward_time -= part.share.copy_time;
+    for (const PassPlan::Part& part : pass.parts) *in_flight.forward_time -= part.share.copy_time;
   }
   for (Batch::Member& member : batch->members) {
-    for (const ForwardPass::Part& part : pass.parts) {
+    for (const PassPlan::Part& part : pass.parts) {
       if (part.share.capture == member.recipient.capture) member.has_unplaced |= !part.delivery->all_placed();
     }
   }
@@ -113,16 +113,16 @@ std::vector<std::unique_ptr<Delivery>> Executor::PlanDeliveries(Batch* batch, ab
   return deliveries;
 }
 
-absl::Status Executor::Compute(ForwardPass* pass, absl::Span<const BatchItem> items) {
+absl::Status Executor::Compute(PassPlan* pass, absl::Span<const BatchItem> items) {
   std::vector<int> hook_points;
   for (const auto& [hook_point, uses] : pass->taps) hook_points.push_back(hook_point);
   absl::Status copied;
   absl::Status computed;
   const auto tap = [&](int hook_point, const at::Tensor& value) {
-    for (const ForwardPass::TapUse& use : pass->taps[hook_point]) {
+    for (const PassPlan::TapUse& use : pass->taps[hook_point]) {
       if (!copied.ok()) return;
       const absl::Time begin = SteadyNow();
-      ForwardPass::Part& part = pass->parts[use.part];
+      PassPlan::Part& part = pass->parts[use.part];
       const RowLayout& layout = part.delivery->recipient().plan->hook_points[use.hook_point].layout;
       absl::StatusOr<std::shared_ptr<StagedRows>> staged = transfer_->Stage(value, part.rows.data(), use.rows, layout);
       copied = staged.ok() ? part.delivery->Stage(use.hook_point, *std::move(staged), transfer_) : staged.status();
@@ -143,12 +143,12 @@ absl::Status Executor::Compute(ForwardPass* pass, absl::Span<const BatchItem> it
   return computed;
 }
 
-void Executor::Launch(ForwardPass pass, PassInFlight in_flight) {
+void Executor::Launch(PassPlan pass, PassInFlight in_flight) {
   LaunchedPass launched;
   launched.tokens = in_flight.tokens = pass.tokens;
   launched.positions = pass.sequences * pass.positions;
   in_flight.layers = pass.layers;
-  for (ForwardPass::Part& part : pass.parts) {
+  for (PassPlan::Part& part : pass.parts) {
     part.share.all_placed = part.delivery->all_placed();
     launched.shares.push_back(part.share);
     in_flight.deliveries.push_back(std::move(part.delivery));

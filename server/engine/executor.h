@@ -12,8 +12,8 @@
 #include "absl/types/span.h"
 #include "server/engine/batch.h"
 #include "server/engine/copier.h"
-#include "server/engine/forward_pass.h"
 #include "server/engine/ids.h"
+#include "server/engine/pass_plan.h"
 #include "server/engine/scheduler.h"
 #include "server/model/model.h"
 #include "server/model/transfer.h"
@@ -54,8 +54,8 @@ class Executor {
   // device and take too much of it.
   std::vector<std::unique_ptr<Delivery>> PlanDeliveries(Batch* batch, absl::Span<const BatchItem> items);
   // Computes the hook points and starts the copies.
-  absl::Status Compute(ForwardPass* pass, absl::Span<const BatchItem> items);
-  void Launch(ForwardPass pass, PassInFlight in_flight);
+  absl::Status Compute(PassPlan* pass, absl::Span<const BatchItem> items);
+  void Launch(PassPlan pass, PassInFlight in_flight);
 
   const ModelId id_;
   Model* const model_;
