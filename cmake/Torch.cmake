@@ -19,7 +19,7 @@ if(HOOKLINE_TORCH_PYTHON)
   endif()
   target_include_directories(hookline_torch SYSTEM INTERFACE ${torch_dir}/include
                                                              ${torch_dir}/include/torch/csrc/api/include)
-  # The headers of current wheels demand it; whoever does not include them stays with C++17.
+  # The headers of current wheels demand it; targets that do not include them stay with C++17.
   target_compile_features(hookline_torch INTERFACE cxx_std_20)
   if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
     # GCC 12 warns of its own std::string in C++20 (https://gcc.gnu.org/bugzilla/show_bug.cgi?id=105651).

@@ -222,9 +222,12 @@ void DeclareServing(Declare declare, ServerFlags* flags) {
       .Value("--metrics-listen", flags->metrics_listen, "HOST:PORT to serve Prometheus's /metrics on; empty: nowhere")
       ->check(AddressCheck());
   declare.Duration("--drain-timeout", flags->drain_timeout,
-                   "How long running captures may go on after SIGTERM, before they end with a resume token");
+                   "The longest that running captures go on after SIGTERM, before they end with a resume token");
   declare.Value("--log-level", flags->log_level, "The least severe messages to log to standard error")
       ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error", "off"}));
+  declare
+      .Value("--log-format", flags->log_format, "text, or json: an object with time, level and message in each line")
+      ->check(CLI::IsMember({"text", "json"}));
 }
 
 // Declares the limits of memory for rows, batches and requests.
@@ -249,7 +252,7 @@ void DeclareMemory(Declare declare, ServerFlags* flags) {
       ->group(kLimits);
   declare
       .Duration("--max-batch-delay", flags->engine.max_batch_delay,
-                "How long sequences that do not fill a batch wait for others")
+                "The longest that sequences wait for others to fill a batch")
       ->group(kLimits);
   declare.Value("--max-request-tokens", flags->engine.max_request_tokens, "Token ids in one message")->group(kLimits);
   declare.Value("--max-request-sequences", flags->engine.max_request_sequences, "Sequences in one message")
@@ -304,14 +307,14 @@ void DeclareCaptures(Declare declare, ServerFlags* flags) {
 // Declares how long captures wait for clients.
 void DeclareStalls(Declare declare, ServerFlags* flags) {
   declare
-      .Duration(
-          "--stall-timeout", flags->engine.stall_timeout,
-          "How long a capture whose client takes or sends nothing keeps what others wait for, before it ends with "
-          "a resume token")
+      .Duration("--stall-timeout", flags->engine.stall_timeout,
+                "The longest that a capture whose client takes or sends nothing keeps what others wait for, before it "
+                "ends with "
+                "a resume token")
       ->group(kLimits);
   declare
       .Duration("--feed-stall-timeout", flags->engine.feed_stall_timeout,
-                "How long a feed waits for a member that does not read, before it goes on without")
+                "The longest that a feed waits for a member that does not read, before it goes on without")
       ->group(kLimits);
 }
 

@@ -37,6 +37,7 @@ struct ServerFlags {
   std::string metrics_listen;  // empty: no metrics
   absl::Duration drain_timeout = absl::Seconds(60);
   std::string log_level = "info";
+  std::string log_format = "text";  // or json
 };
 
 constexpr int kExitOk = 0;

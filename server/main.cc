@@ -41,19 +41,20 @@
 #include "server/service/server.h"
 #include "server/text/model_tokenizers.h"
 #include "spdlog/sinks/stdout_color_sinks.h"
+#include "spdlog/sinks/stdout_sinks.h"
 #include "spdlog/spdlog.h"
 
 namespace hookline {
 namespace {
 
-// After --drain-timeout: for clients to take their summaries, for recordings to be closed, for threads to be joined.
+// Time after --drain-timeout for clients to take their summaries, for recordings to be closed, threads to be joined.
 constexpr absl::Duration kEndGrace = absl::Seconds(10);
 
 // The signals that end the server or have it read files again, taken by a thread of its own: a handler could do nothing
 // but set a flag. To be created before any other thread, so that all inherit the mask.
 class Signals {
  public:
-  // `longest_end`: a process that has not ended so long after the first signal is ended, whatever it waits for.
+  // A process that has not ended `longest_end` after the first signal is ended, whatever it waits for.
   explicit Signals(absl::Duration longest_end) : longest_end_(longest_end) {
     sigemptyset(&set_);
     sigaddset(&set_, SIGTERM);
@@ -98,7 +99,7 @@ class Signals {
     std::_Exit(kExitFailure);
   }
 
-  // Before the server serves there is nothing to read again.
+  // There is nothing to read again before the server serves.
   void Reload() {
     absl::MutexLock lock(&mutex_);
     if (reload_) reload_();
@@ -127,7 +128,7 @@ class Signals {
   absl::Notification first_;
 };
 
-// Written beside and renamed, so that whoever waits for it reads all of it.
+// The file is written beside its place and renamed, so that a reader that waits for it reads all of it.
 absl::Status WritePortFile(const std::string& path, int port) {
   const std::string partial = path + ".partial";
   std::ofstream file(partial);
@@ -143,7 +144,7 @@ void LogAddress(absl::string_view what, const std::string& address, int port) {
   spdlog::info("{} {} (port {})", std::string(what), address, port);
 }
 
-// Why the server ends by itself; OK where it does not.
+// The reason why the server ends by itself; OK if it does not.
 class Lost {
  public:
   void Set(absl::Status status) {
@@ -190,7 +191,7 @@ absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const ServerFlags& flags, L
     models.push_back(std::move(model));
   }
   EngineOptions options = flags.engine;
-  // Nothing takes slabs where nothing is computed; this many an engine wants at least.
+  // Nothing takes slabs if nothing is computed; an engine wants at least this many.
   if (models.empty()) options.slab_count = std::min<int64_t>(options.slab_count, 8);
   return Engine::Create(options, std::move(models), std::move(datasets), [&lost](absl::Status status) {
     spdlog::error("{}", std::string(status.message()));
@@ -287,7 +288,7 @@ absl::Status Run(const ServerFlags& flags, Signals& signals) {
   }
   std::unique_ptr<Recorder> recorder;
   if (catalog != nullptr) recorder = std::make_unique<Recorder>(engine.get(), catalog.get());
-  // Addresses are opened last: whoever is answered finds the weights on their device.
+  // Addresses are opened last: a client that is answered finds the weights on their device.
   ServerOptions options = flags.server;
   options.tokenizers = &tokenizers;
   options.sidecars = &sidecars;
@@ -308,8 +309,8 @@ absl::Status Run(const ServerFlags& flags, Signals& signals) {
   signals.Wait();
   signals.StopReloading();
   const absl::Status why = lost.status();
-  // Without new connections nothing is gained by going on: clients continue, by their resume tokens, with the server
-  // that takes this one's place.
+  // If no connections can come, nothing is gained by going on: clients continue, by their resume tokens, with the
+  // server that takes this one's place.
   server->Drain(why.ok() ? absl::Now() + flags.drain_timeout : absl::Now());
   spdlog::info("ended");
   return why;
@@ -319,9 +320,10 @@ int Main(int argc, char** argv) {
   KeepFreedMemory();
   ServerFlags flags;
   if (std::optional<int> exit_code = ParseFlags(argc, argv, &flags); exit_code.has_value()) return *exit_code;
-  spdlog::set_default_logger(spdlog::stderr_color_mt("hookline"));
+  const bool is_json = flags.log_format == "json";
+  spdlog::set_default_logger(is_json ? spdlog::stderr_logger_mt("hookline") : spdlog::stderr_color_mt("hookline"));
   spdlog::set_level(spdlog::level::from_str(flags.log_level));
-  spdlog::set_formatter(LogFormatter());
+  spdlog::set_formatter(is_json ? JsonLogFormatter() : LogFormatter());
   RouteLibraryLogs();
   // Writing to a client that is gone is an error like any other.
   std::signal(SIGPIPE, SIG_IGN);

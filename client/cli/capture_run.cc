@@ -27,7 +27,7 @@ class TokenWriter {
 
   ~TokenWriter() { Join().IgnoreError(); }
 
-  // After the call has ended: what went wrong with the source.
+  // Returns what went wrong with the source, once the call has ended.
   absl::Status Join() {
     if (thread_.joinable()) {
       source_->Stop();

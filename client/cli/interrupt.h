@@ -39,7 +39,7 @@ class Interrupt {
 
   bool came() const;
 
-  // Waits as long; true if a signal came meanwhile or before.
+  // Waits for that long; true if a signal came before the end.
   bool WaitFor(absl::Duration duration) const;
 
  private:

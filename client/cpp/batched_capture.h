@@ -55,7 +55,7 @@ class BatchedCapture {
   // The current call's CaptureStarted, encoded; valid until the next Resume. Null: the timeout passed.
   absl::StatusOr<const std::string*> Started(absl::Duration timeout);
 
-  // How many hook points were granted; 0 before `started`.
+  // The number of hook points granted; 0 before `started`.
   int hook_points() const;
 
   // INVALID_ARGUMENT: the batch contradicts the capture; RESOURCE_EXHAUSTED: too many batches;
@@ -78,7 +78,7 @@ class BatchedCapture {
   // After an error of Wait: calls again with `request`. FAILED_PRECONDITION: there was none.
   absl::Status Resume(const std::string& request);
 
-  // How the model's vocabulary spells a token of which rows have come with their text; null otherwise. Valid as long
+  // The model's spelling of a token of which rows have come with their text; null otherwise. It is valid as long
   // as the capture.
   const std::string* TokenText(uint32_t token_id) const;
 

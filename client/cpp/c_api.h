@@ -84,7 +84,7 @@ HOOKLINE_EXPORT int32_t hookline_abi_version(void);
 HOOKLINE_EXPORT int32_t hookline_client_connect(const char* address, int64_t max_receive_bytes,
                                                 int64_t shared_memory_bytes, hookline_client** client,
                                                 hookline_error* error);
-// How to speak to a server. Strings are UTF-8; NULL is the same as "".
+// The way to speak to a server. Strings are UTF-8; NULL is the same as "".
 typedef struct hookline_security {
   int32_t tls;            // not 0: TLS, also without any of the paths
   const char* ca_path;    // PEM files: the authority of the server's certificate; "": those of this machine
@@ -128,11 +128,11 @@ HOOKLINE_EXPORT int32_t hookline_capture_submit(hookline_capture* capture, const
 HOOKLINE_EXPORT int32_t hookline_capture_wait(hookline_capture* capture, int64_t timeout_ms, int64_t* rows,
                                               hookline_error* error);
 
-// How many batches have been submitted, and how many of them waits have returned (HOOKLINE_OK): for a caller that was
+// Counts the batches that were submitted, and those that waits have returned (HOOKLINE_OK): for a caller that was
 // interrupted before it could take note of a result.
 HOOKLINE_EXPORT void hookline_capture_progress(hookline_capture* capture, int64_t* submitted, int64_t* returned);
 
-// How the model's vocabulary spells a token of which rows have come, where the request asked for provenance and the
+// The model's spelling of a token of which rows have come, where the request asked for provenance and the
 // model has a tokenizer: `*bytes` bytes of UTF-8, without a zero byte at their end, valid until the capture is freed.
 // HOOKLINE_OK; else HOOKLINE_TIMEOUT: no text of it has come.
 HOOKLINE_EXPORT int32_t hookline_capture_token_text(hookline_capture* capture, uint32_t token_id, const void** text,
@@ -160,7 +160,7 @@ HOOKLINE_EXPORT int32_t hookline_capture_write_tokens(hookline_capture* capture,
 // HOOKLINE_CAPTURE_STREAM: no more sequences will come.
 HOOKLINE_EXPORT void hookline_capture_finish_tokens(hookline_capture* capture);
 
-// How long to wait before the reconnect of this number, counted from 1 since the last row, by the policy that all of
+// The time to wait before the reconnect of this number, counted from 1 since the last row, by the policy that all of
 // Hookline's clients follow. In milliseconds; -1: give up.
 HOOKLINE_EXPORT int64_t hookline_reconnect_delay_ms(int32_t attempt);
 

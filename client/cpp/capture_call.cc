@@ -13,7 +13,7 @@
 namespace hookline::client {
 namespace {
 
-// Far above any model, so that a broken server cannot make us index without end; the server's own limit is lower.
+// This is far above any model, so that a broken server cannot make us index without end; servers allow less.
 constexpr int kMaxHookPoints = 1 << 20;
 
 absl::Status OutOfOrder(absl::string_view what) {
@@ -190,7 +190,7 @@ absl::Status CaptureCall::TakeSharedData(Chunk& chunk) {
     chunk.SetData({data, static_cast<size_t>(bytes)}, std::move(hold));
     return absl::OkStatus();
   }
-  // Somebody keeps chunks. The server must not wait for them with the rest.
+  // The caller keeps chunks. The server must not wait for them before it sends the rest.
   auto copy = std::make_shared<std::vector<uint8_t>>(data, data + bytes);
   chunk.SetData(*copy, copy);
   return absl::OkStatus();

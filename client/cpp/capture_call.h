@@ -45,7 +45,7 @@ class CaptureOrder {
   std::vector<int64_t> next_row_;  // per hook point; -1 before its first chunk, since a resume begins anywhere
 };
 
-// Where calls go.
+// The server that calls go to.
 struct Connection {
   std::shared_ptr<grpc::Channel> channel;
   std::string address;              // the channel's

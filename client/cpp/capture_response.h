@@ -52,7 +52,7 @@ class Chunk {
 
 using CaptureEvent = std::variant<v1::CaptureStarted, Chunk, v1::CaptureSummary>;
 
-// INTERNAL: the bytes are no CaptureResponse with exactly one of its kinds. Whatever they are, nothing outside them is
+// INTERNAL: the bytes are not a CaptureResponse with exactly one of its kinds. Whatever they are, nothing outside is
 // read. Unknown fields are skipped.
 absl::StatusOr<CaptureEvent> ParseCaptureResponse(std::vector<grpc::Slice> slices);
 

@@ -13,7 +13,7 @@ double WeightedMean(double a, double a_weight, double b, double b_weight) {
   return sum / (a_weight + b_weight);
 }
 
-// In floating point, because the counts are the server's and their product must not overflow.
+// Computes in floating point, because the counts are the server's and their product must not overflow.
 double FiniteValues(const v1::HookPointSummary& summary, double width) {
   return static_cast<double>(summary.statistics_rows()) * width - static_cast<double>(summary.nan_count()) -
          static_cast<double>(summary.infinity_count());

@@ -30,7 +30,7 @@ constexpr int64_t kReleaseShare = 2;
 // A server answers at once; something else that has the socket's name may not.
 constexpr timeval kAnswerTimeout = {2, 0};
 
-// The port of a loopback address; 0 for any other.
+// Returns the port of a loopback address; 0 for any other.
 int LoopbackPort(absl::string_view address) {
   const HostPort where = ServerHostPort(address);
   return IsLoopbackHost(where.host) ? where.port : 0;
@@ -126,7 +126,7 @@ void OfferedMemory::Release(int64_t offset) {
   released_.push_back(offset);
   // With this and half of the pieces held, the server still has one to go on with.
   if (static_cast<int64_t>(released_.size()) < pieces_ / kReleaseShare) return;
-  // Where the server has closed the connection its call has ended, too. Sent is all or nothing: it fits the socket's
+  // If the server has closed the connection, its call has ended, too. All is sent or nothing: it fits the socket's
   // buffer or waits for it.
   (void)!send(socket_, released_.data(), released_.size() * sizeof released_[0], MSG_NOSIGNAL);
   released_.clear();

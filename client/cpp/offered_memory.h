@@ -17,7 +17,7 @@ namespace hookline::client {
 // The call metadata that names it.
 inline constexpr char kSharedMemoryMetadata[] = "hookline-shared-memory";
 
-// For one call. Thread-safe.
+// Belongs to one call. Thread-safe.
 class OfferedMemory {
  public:
   // Offers `bytes` bytes to the server at `address`. Null where it is not on this machine (host:port with a loopback
@@ -31,16 +31,16 @@ class OfferedMemory {
   const std::string& key() const { return key_; }
   int64_t bytes() const { return bytes_; }
 
-  // How many pieces the server makes of it, as `started` says. Until then there is nothing to hold.
+  // Tells how many pieces the server makes of it, as `started` says. Until then there is nothing to hold.
   void SetPieces(int64_t pieces);
   int64_t pieces() const;
 
   // The values at `offset`, which are held until Release. Null if they would not lie within the memory.
   const uint8_t* Hold(int64_t offset, int64_t bytes);
-  // To be called once for each Hold, when the values have been read. The server is told of several at once, since each
+  // Call it once for each Hold, when the values have been read. The server is told of several at once, since each
   // time wakes it.
   void Release(int64_t offset);
-  // How many chunks' values are held.
+  // The number of chunks whose values are held.
   int64_t held() const;
 
  private:

@@ -23,7 +23,7 @@ class PauseWatch {
   PauseWatch(const PauseWatch&) = delete;
   PauseWatch& operator=(const PauseWatch&) = delete;
 
-  // Around each read of the call.
+  // Call these around each read of the call.
   void BeginRead() { reads_.fetch_add(1, std::memory_order_relaxed); }
   void EndRead() { reads_.fetch_add(1, std::memory_order_relaxed); }
 

@@ -50,7 +50,7 @@ absl::Duration ReconnectDelay(int attempt) {
 ResumableCapture::ResumableCapture(StartCall start_call) : start_call_(std::move(start_call)) {}
 
 void ResumableCapture::Call() {
-  // Not under the lock: connecting takes seconds where the server does not answer.
+  // Called without the lock: connecting takes seconds where the server does not answer.
   std::shared_ptr<CaptureCall> call = start_call_(resume_token());
   absl::MutexLock lock(&mutex_);
   call_ = std::move(call);

@@ -41,9 +41,9 @@ namespace hookline::client {
 // The most reconnects without a row between them. With the delays below they take about 50 seconds, in which a server
 // that was restarted loads its model.
 inline constexpr int kMaxReconnects = 10;
-// Short, so that a connection that was merely cut costs little.
+// This is short, so that a connection that was merely cut costs little.
 inline constexpr absl::Duration kFirstReconnectDelay = absl::Milliseconds(250);
-// Long enough not to burden a server that is starting with calls, short enough that nobody notices it once it is up.
+// This is long enough not to burden a server that is starting, short enough that nobody notices it once it is up.
 inline constexpr absl::Duration kMaxReconnectDelay = absl::Seconds(8);
 
 // The wait before reconnect `attempt`, counted from 1: kFirstReconnectDelay, twice as long each time, at most

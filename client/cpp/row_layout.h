@@ -1,4 +1,4 @@
-// How the rows of a capture lie in its chunks.
+// The layout of a capture's rows in its chunks.
 #ifndef HOOKLINE_CLIENT_CPP_ROW_LAYOUT_H_
 #define HOOKLINE_CLIENT_CPP_ROW_LAYOUT_H_
 

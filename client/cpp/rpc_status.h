@@ -1,4 +1,4 @@
-// The status of a call in gRPC's terms, in ours.
+// Converts grpc::Status to absl::Status.
 #ifndef HOOKLINE_CLIENT_CPP_RPC_STATUS_H_
 #define HOOKLINE_CLIENT_CPP_RPC_STATUS_H_
 
@@ -17,12 +17,7 @@ namespace hookline::client {
 absl::Status FromGrpc(const grpc::Status& status);
 
 // The first field that a google.rpc.BadRequest in `details` names; "" if there is none or `details` is malformed.
-// `details` is what gRPC carries as `grpc-status-details-bin`: an encoded google.rpc.Status, defined in
-// github.com/googleapis/googleapis, google/rpc/status.proto and error_details.proto:
-//   Status {int32 code = 1; string message = 2; repeated google.protobuf.Any details = 3;}
-//   Any {string type_url = 1; bytes value = 2;}
-//   BadRequest {repeated FieldViolation field_violations = 1;}
-//   FieldViolation {string field = 1; string description = 2;}
+// `details` is what gRPC carries as `grpc-status-details-bin`: an encoded google.rpc.Status (proto/google/rpc).
 std::string BadRequestField(absl::string_view details);
 
 // The time to wait that google.rpc.RetryInfo names in them; none without.

@@ -1,4 +1,4 @@
-// How a client speaks to a server: TLS, and the token that says who it is.
+// The settings by which a client speaks to a server: TLS, and the token that says who it is.
 #ifndef HOOKLINE_CLIENT_CPP_SECURITY_H_
 #define HOOKLINE_CLIENT_CPP_SECURITY_H_
 

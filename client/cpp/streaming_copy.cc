@@ -13,7 +13,7 @@ namespace hookline::client {
 
 namespace {
 
-// Less fits into the nearest cache beside what it is copied from.
+// Smaller copies fit into the nearest cache beside what they are copied from.
 constexpr size_t kStreamedBytes = size_t{64} << 10;
 constexpr size_t kLineBytes = 64;
 

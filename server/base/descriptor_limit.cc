@@ -8,7 +8,7 @@
 namespace hookline {
 namespace {
 
-// POSIX promises so many; used where getrlimit fails.
+// POSIX promises this many; used where getrlimit fails.
 constexpr rlimit kLeast = {20, 20};
 
 rlimit Limits() {

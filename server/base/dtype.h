@@ -11,7 +11,7 @@ namespace hookline {
 // A model computes in one of the first three. The last two come with one float32 scale a row (row_layout.h).
 enum class Dtype { kFloat32, kBFloat16, kFloat16, kFloat8E4M3, kInt8 };
 
-// Whether rows of this type begin with a scale.
+// Returns whether rows of this type begin with a scale.
 constexpr bool HasRowScale(Dtype dtype) { return dtype == Dtype::kFloat8E4M3 || dtype == Dtype::kInt8; }
 
 constexpr int64_t DtypeBytes(Dtype dtype) { return dtype == Dtype::kFloat32 ? 4 : HasRowScale(dtype) ? 1 : 2; }

@@ -109,7 +109,7 @@ class Directory {
   // FAILED_PRECONDITION: not empty.
   virtual absl::Status RemoveDirectory(absl::string_view name) = 0;
 
-  // In order of name.
+  // Lists the entries in order of name.
   virtual absl::StatusOr<std::vector<DirectoryEntry>> List() = 0;
 
   // Returns once what was created, renamed and removed in this directory is on the disk.
@@ -118,7 +118,7 @@ class Directory {
   // Returns how many bytes an unprivileged process may still write to this file system.
   virtual absl::StatusOr<int64_t> FreeBytes() = 0;
 
-  // Held until this object is destroyed or the process ends. FAILED_PRECONDITION: another process holds it.
+  // The lock is held until this object is destroyed or the process ends. FAILED_PRECONDITION: another process holds it.
   virtual absl::Status Lock() = 0;
 };
 

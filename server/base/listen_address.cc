@@ -26,6 +26,8 @@ namespace {
 // The kernel's maximum: waiting connections cost the server nothing.
 constexpr int kBacklog = SOMAXCONN;
 
+constexpr absl::string_view kUnixPrefix = "unix:";
+
 bool IsLoopback(const sockaddr* address) {
   if (address->sa_family == AF_INET) {
     return (ntohl(reinterpret_cast<const sockaddr_in*>(address)->sin_addr.s_addr) >> 24) == 127;
@@ -61,8 +63,10 @@ int PortOf(int listener) {
                                              : reinterpret_cast<const sockaddr_in&>(address).sin_port);
 }
 
-// All addresses of the host at one port. Some may be of a family that this machine does not have; one must work.
-absl::StatusOr<BoundAddress> BindHost(const HostPort& wanted) {
+using Addresses = std::unique_ptr<addrinfo, void (*)(addrinfo*)>;
+
+// The addresses of the host, all at its port.
+absl::StatusOr<Addresses> Resolve(const HostPort& wanted) {
   addrinfo hints = {};
   hints.ai_family = AF_UNSPEC;
   hints.ai_socktype = SOCK_STREAM;
@@ -72,12 +76,19 @@ absl::StatusOr<BoundAddress> BindHost(const HostPort& wanted) {
   const char* host = wanted.host.empty() ? nullptr : wanted.host.c_str();
   const int error = getaddrinfo(host, absl::StrCat(wanted.port).c_str(), &hints, &found);
   if (error != 0) return absl::UnavailableError(gai_strerror(error));
-  const std::unique_ptr<addrinfo, void (*)(addrinfo*)> owner(found, freeaddrinfo);
+  return Addresses(found, freeaddrinfo);
+}
+
+bool IsInternet(const addrinfo& address) { return address.ai_family == AF_INET || address.ai_family == AF_INET6; }
+
+// Some addresses of a host may be of a family that this machine does not have; one must work.
+absl::StatusOr<BoundAddress> BindHost(const HostPort& wanted) {
+  ASSIGN_OR_RETURN(const Addresses found, Resolve(wanted));
   BoundAddress bound;
   bound.port = wanted.port;
   absl::Status last = absl::UnavailableError("it has no address");
-  for (const addrinfo* at = found; at != nullptr; at = at->ai_next) {
-    if (at->ai_family != AF_INET && at->ai_family != AF_INET6) continue;
+  for (const addrinfo* at = found.get(); at != nullptr; at = at->ai_next) {
+    if (!IsInternet(*at)) continue;
     // The other sockets take the port that the first one got.
     auto& port = at->ai_family == AF_INET6 ? reinterpret_cast<sockaddr_in6*>(at->ai_addr)->sin6_port
                                            : reinterpret_cast<sockaddr_in*>(at->ai_addr)->sin_port;
@@ -120,22 +131,38 @@ absl::StatusOr<BoundAddress> BindUnix(const std::string& path) {
   return bound;
 }
 
+absl::Status CannotListen(const std::string& address, const absl::Status& why) {
+  return absl::UnavailableError(absl::StrCat("cannot listen on `", address,
+                                             "`: it is malformed, in use or not an address of this machine (",
+                                             why.message(), ")"));
+}
+
 }  // namespace
 
 absl::StatusOr<BoundAddress> BindAddress(const std::string& address) {
   absl::StatusOr<BoundAddress> bound;
   absl::string_view path = address;
-  if (absl::ConsumePrefix(&path, "unix:")) {
+  if (absl::ConsumePrefix(&path, kUnixPrefix)) {
     if (absl::StartsWith(path, "///")) path.remove_prefix(2);
     bound = BindUnix(std::string(path));
   } else {
     const absl::StatusOr<HostPort> parsed = ParseHostPort(address);
     bound = parsed.ok() ? BindHost(*parsed) : parsed.status();
   }
-  if (bound.ok()) return bound;
-  return absl::UnavailableError(absl::StrCat("cannot listen on `", address,
-                                             "`: it is malformed, in use or not an address of this machine (",
-                                             bound.status().message(), ")"));
+  if (!bound.ok()) return CannotListen(address, bound.status());
+  return bound;
+}
+
+absl::StatusOr<bool> IsLoopbackAddress(const std::string& address) {
+  if (absl::StartsWith(address, kUnixPrefix)) return true;
+  const absl::StatusOr<HostPort> parsed = ParseHostPort(address);
+  const absl::StatusOr<Addresses> found = parsed.ok() ? Resolve(*parsed) : parsed.status();
+  if (!found.ok()) return CannotListen(address, found.status());
+  bool is_loopback = true;
+  for (const addrinfo* at = found->get(); at != nullptr; at = at->ai_next) {
+    is_loopback = is_loopback && (!IsInternet(*at) || IsLoopback(at->ai_addr));
+  }
+  return is_loopback;
 }
 
 std::string AddressOf(const sockaddr_storage& peer) {

@@ -25,6 +25,10 @@ struct BoundAddress {
 // in use or not of this machine.
 absl::StatusOr<BoundAddress> BindAddress(const std::string& address);
 
+// Returns whether no other machine could reach what BindAddress binds. UNAVAILABLE, naming the address: it is malformed
+// or stands for none.
+absl::StatusOr<bool> IsLoopbackAddress(const std::string& address);
+
 // The client's address, as limits per address count it and PeerAddress answers it: without a port; `unix` for local
 // sockets, whose names say nothing.
 std::string AddressOf(const sockaddr_storage& peer);

@@ -1,4 +1,4 @@
-// When to try again, beside a status.
+// Carries the time after which to try again beside a status.
 #ifndef HOOKLINE_SERVER_BASE_RETRY_AFTER_H_
 #define HOOKLINE_SERVER_BASE_RETRY_AFTER_H_
 

@@ -1,4 +1,4 @@
-// How one row of a hook point lies in memory, on the wire and on disk.
+// The layout of one row of a hook point in memory, on the wire and on disk.
 #ifndef HOOKLINE_SERVER_BASE_ROW_LAYOUT_H_
 #define HOOKLINE_SERVER_BASE_ROW_LAYOUT_H_
 
@@ -24,7 +24,7 @@ struct RowLayout {
   constexpr int64_t scale_bytes() const { return HasRowScale(dtype) ? 4 : 0; }
   constexpr int64_t numbers_offset() const { return scale_bytes() + 4 * top_k; }
   constexpr int64_t bytes() const { return numbers_offset() + numbers() * DtypeBytes(dtype); }
-  // Whether the row is its `width` values and nothing else.
+  // Returns whether the row is its `width` values and nothing else.
   constexpr bool is_plain() const { return numbers_offset() == 0; }
 };
 

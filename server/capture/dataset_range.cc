@@ -13,7 +13,7 @@
 namespace hookline {
 namespace {
 
-// More passes over a dataset than any training makes. It also keeps counts of sequences far below what resume tokens
+// No training makes as many passes over a dataset. It also keeps counts of sequences far below what resume tokens
 // hold, 2^60: a file has fewer than 2^40 sequences.
 constexpr int64_t kMaxEpochs = 1'000'000;
 

@@ -90,7 +90,7 @@ struct CapturePlan {
   int64_t group_slabs = 0;   // that such a group takes
   int64_t window_slabs = 0;  // holds two such groups
 
-  // Where sequences come from: a dataset (a feed's too), the request's tokens, or else the client's stream.
+  // The source of the sequences: a dataset (a feed's too), the request's tokens, or else the client's stream.
   DatasetRange dataset;
   std::optional<FeedSource> feed;  // none for a resumed member, which reads on alone
   TokenBatch tokens;

@@ -80,7 +80,7 @@ struct FeedSource {
 // The client streams its sequences in (Capture::AddSequences).
 struct StreamedSource {};
 
-// Which rows of a sequence are kept; see the proto message of the same name.
+// Selects rows of a sequence; see the proto message of the same name.
 struct Selection {
   int64_t skip_first = 0;
   int64_t position_end = 0;  // 0: no end; negative: counted from the end of the sequence
@@ -91,7 +91,7 @@ struct Selection {
   bool last_only = false;
 };
 
-// How chunks will be encoded. The plan needs it to size them.
+// The encoding of chunks. The plan needs it to size them.
 enum class Encoding { kBytes, kValues };
 
 // The facts that a capture states about tokens as text; filled in by the service, which knows the tokenizers.

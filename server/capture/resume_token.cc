@@ -10,7 +10,7 @@ namespace {
 
 constexpr uint8_t kVersion = 1;
 constexpr int kNumbers = 7;
-// Above any count that a capture can reach, and small enough that the sum of two cannot overflow.
+// This is above any count that a capture can reach, and small enough that the sum of two cannot overflow.
 constexpr uint64_t kMaxNumber = uint64_t{1} << 60;
 
 void AppendVarint(uint64_t value, std::string* out) {

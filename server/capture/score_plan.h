@@ -30,7 +30,7 @@ struct ScorePlan {
   DatasetRange dataset;  // its dataset is null where the source is `tokens`
   ScoreOutputs outputs;
   std::vector<std::string> hook_points;  // names of outputs.hook_points
-  // Those of the request, then those with zeros that loss_recovered needs, whose scores are not sent.
+  // The variants of the request, then those with zeros that loss_recovered needs, whose scores are not sent.
   std::vector<Variant> variants;
   size_t sent_variants = 0;
   // The hook points of the interventions by name, for each of the request's variants.

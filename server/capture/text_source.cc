@@ -15,13 +15,17 @@ void AppendSpecial(const std::vector<SpecialToken>& tokens, TokenBatch* batch) {
   for (const SpecialToken& token : tokens) batch->Append(token.id);
 }
 
-absl::Status CheckIds(absl::Span<const uint32_t> ids, const std::string& field, const Tokenizer& tokenizer,
-                      const ModelInfo& info) {
-  for (const uint32_t id : ids) {
-    if (id < info.vocabulary_size) continue;
-    return InvalidField(field,
-                        absl::StrCat("takes the token id ", id, " (`", tokenizer.table()->Text(id),
-                                     "`), which is not below the model's vocabulary_size ", info.vocabulary_size));
+absl::Status CheckId(uint32_t id, const std::string& field, const Tokenizer& tokenizer, const ModelInfo& info) {
+  if (id < info.vocabulary_size) return absl::OkStatus();
+  return InvalidField(field, absl::StrCat("takes the token id ", id, " (`", tokenizer.table()->Text(id),
+                                          "`), which is not below the model's vocabulary_size ", info.vocabulary_size));
+}
+
+absl::Status CheckAdded(const AddedTokens& added, const Tokenizer& tokenizer, const ModelInfo& info) {
+  for (const auto* tokens : {&added.before, &added.after}) {
+    for (const SpecialToken& token : *tokens) {
+      RETURN_IF_ERROR(CheckId(token.id, "text.add_special_tokens", tokenizer, info));
+    }
   }
   return absl::OkStatus();
 }
@@ -43,6 +47,7 @@ absl::StatusOr<TokenBatch> EncodeTexts(const TextSource& source, const Tokenizer
                                        int64_t max_sequence_length, const TokenLimits& limits) {
   if (source.texts.empty()) return InvalidField("text.texts", "is empty; send at least one text");
   ASSIGN_OR_RETURN(const AddedTokens added, AddedTo(source, tokenizer));
+  RETURN_IF_ERROR(CheckAdded(added, tokenizer, info));
   const int64_t room = max_sequence_length - static_cast<int64_t>(added.size());
   if (room < 1) {
     return InvalidField("text.add_special_tokens",
@@ -55,7 +60,7 @@ absl::StatusOr<TokenBatch> EncodeTexts(const TextSource& source, const Tokenizer
     if (!text.ok()) return InvalidField(field, text.status().message());
     absl::Span<const uint32_t> ids = text->ids;
     if (ids.empty() && added.size() == 0) return InvalidField(field, "has no token; leave empty texts out");
-    RETURN_IF_ERROR(CheckIds(ids, field, tokenizer, info));
+    for (const uint32_t id : ids) RETURN_IF_ERROR(CheckId(id, field, tokenizer, info));
     if (static_cast<int64_t>(ids.size()) > room && source.long_texts == LongTexts::kRefuse) {
       return InvalidField(
           field, absl::StrCat("has ", ids.size() + added.size(), " tokens, more than the ", max_sequence_length,

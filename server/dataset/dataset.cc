@@ -324,7 +324,7 @@ absl::Status Dataset::ReadSequence(int64_t index, int64_t vocabulary_size, absl:
   const int64_t token_bytes = TypeOf(dtype_).bytes;
   std::vector<uint8_t> bytes(count * token_bytes);
   absl::Status read = file_->ReadAt(data_offset_ + first * token_bytes, absl::MakeSpan(bytes));
-  // Checked after the read, so that no change before it goes unnoticed, and before the ids, because it says most.
+  // This is checked after the read, so that no change before it goes unnoticed, and before the ids, as it says most.
   RETURN_IF_ERROR(CheckUnchanged());
   RETURN_IF_ERROR(read);
   int64_t unknown = -1;

@@ -4,9 +4,9 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "nlohmann/json.hpp"
 #include "server/base/escape.h"
 #include "server/base/input_file.h"
+#include "server/base/json.h"
 
 namespace hookline {
 namespace {
@@ -14,6 +14,8 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr int64_t kMaxSidecarBytes = int64_t{1} << 20;
+// hookline.pack writes objects in one object; some lists may come to them.
+constexpr int kMaxSidecarDepth = 16;
 // A message quotes this much of a text in a sidecar, which suffices to recognise it.
 constexpr size_t kMaxTextBytes = 200;
 
@@ -28,9 +30,15 @@ int64_t Count(const Json& object, const std::string& key) {
   return found != object.end() && found->is_number_unsigned() ? found->get<int64_t>() : -1;
 }
 
-Sidecar Parse(const Json& json, const Dataset& dataset) {
+Sidecar Parse(absl::string_view text, const Dataset& dataset) {
   Sidecar sidecar;
-  if (!json.is_object() || Count(json, "format") != 1) {
+  const absl::StatusOr<Json> parsed = ParseJsonObject(text, kMaxSidecarDepth);
+  if (!parsed.ok()) {
+    sidecar.warning = absl::StrCat("its sidecar ", parsed.status().message());
+    return sidecar;
+  }
+  const Json& json = *parsed;
+  if (Count(json, "format") != 1) {
     sidecar.warning = "its sidecar is not of hookline.pack's format 1";
     return sidecar;
   }
@@ -62,7 +70,7 @@ void Sidecars::Read(const Dataset& dataset, absl::string_view source) {
   if (absl::IsNotFound(text.status())) return;
   Sidecar sidecar;
   if (text.ok()) {
-    sidecar = Parse(Json::parse(*text, /*cb=*/nullptr, /*allow_exceptions=*/false), dataset);
+    sidecar = Parse(*text, dataset);
   } else {
     sidecar.warning = absl::StrCat("its sidecar cannot be read: ", text.status().message());
   }

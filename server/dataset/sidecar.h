@@ -20,7 +20,7 @@ struct Sidecar {
   std::string warning;  // a sentence if it cannot be used, or is not the dataset's; empty otherwise
 };
 
-// The sidecars of the server's datasets. Filled before the server starts, and then only read, from any thread.
+// The sidecars of the server's datasets. They are filled before the server starts, and then only read, from any thread.
 class Sidecars {
  public:
   // Reads the one beside `source` (as Dataset::Open takes it), `PATH.json`, if it is there.

@@ -17,7 +17,7 @@
 namespace hookline {
 namespace {
 
-// Captures end within seconds to minutes; who finds the queue full asks again after some.
+// Captures end within seconds to minutes; a client that finds the queue full asks again after this time.
 constexpr absl::Duration kQueueRetry = absl::Seconds(5);
 
 struct ChosenAdmission {

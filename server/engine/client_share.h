@@ -20,7 +20,7 @@ class TokenBucket {
   // Changes the limits; what is saved stays, up to the new burst. A rate of 0: no limit. A burst of 0: ten seconds'.
   void SetLimits(int64_t tokens_per_second, int64_t burst_tokens, absl::Time now);
 
-  // How long until there are tokens; zero if there are some.
+  // The time until there are tokens; zero if there are some.
   absl::Duration Delay(absl::Time now) const;
   bool IsFull(absl::Time now) const;
   void Take(int64_t tokens, absl::Time now);

@@ -30,7 +30,7 @@ struct PassInFlight {
   std::vector<std::unique_ptr<Delivery>> deliveries;
   std::unique_ptr<TransferEvent> copied;  // reached when the copies that the executor started have ended
   absl::Time launched;
-  // Known on the CPU, where Forward returns when all is computed. Otherwise it is measured when `copied` is reached.
+  // The time is known on the CPU, where Forward returns when all is computed, otherwise when `copied` is reached.
   std::optional<absl::Duration> forward_time;
   int64_t tokens = 0;
   int layers = 1;

@@ -24,12 +24,12 @@ std::unique_ptr<Delivery> Delivery::Plan(Batch::Member* member, absl::Span<const
   member->cursor.next_row += rows;
   if (delivery->groups_.empty()) return nullptr;
   delivery->staged_.resize(plan.hook_points.size());
-  // Copied, because the batch is gone when chunks need these.
+  // These are copied, because the batch is gone when chunks need them.
   for (Group& group : delivery->groups_) group.position = delivery->PositionBefore(group.first, items);
   return delivery;
 }
 
-// Also sets the end, from the last sequence of the flow.
+// Sets the end, too, from the last sequence of the flow.
 void Delivery::SelectRows(const Batch::Member& member, absl::Span<const BatchItem> items) {
   const CapturePlan& plan = *recipient_.plan;
   const ResumePosition& skip_until = member.cursor.skip_until;

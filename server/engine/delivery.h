@@ -22,7 +22,7 @@ namespace hookline {
 // Thread-compatible: the executor's until it is handed to the copier.
 class Delivery {
  public:
-  // Where a row comes from.
+  // The origin of a row.
   struct Origin {
     int64_t count = 0;     // of its sequence
     int64_t sequence = 0;  // its sequence's index
@@ -65,7 +65,7 @@ class Delivery {
   std::vector<QueuedChunk> TakeGroup();
   bool all_taken() const { return queued_ == groups_.size(); }
 
-  // For the capture's account.
+  // These go to the capture's account.
   void AddCopyTime(absl::Duration duration) { copy_time_ += duration; }
   absl::Duration copy_time() const { return copy_time_; }
 

@@ -29,8 +29,8 @@ std::string Names(const std::vector<T>& named) {
   return named.empty() ? "none" : absl::StrJoin(named, ", ");
 }
 
-// What a scoring keeps of its request until it ends, counted in token ids, for each of which 16 bytes are reckoned
-// (--max-held-tokens): an intervention takes so many besides its numbers, and an edit so many.
+// A scoring keeps this much of its request until it ends, counted in token ids, for each of which 16 bytes are reckoned
+// (--max-held-tokens): for each intervention besides its numbers, and for each edit.
 constexpr size_t kTokensOfIntervention = 20;
 constexpr size_t kTokensOfEdit = 2;
 

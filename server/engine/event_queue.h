@@ -67,7 +67,7 @@ class EventQueue {
   const std::function<void()> on_released_;
   const absl::Time created_;
 
-  // Held while a callback runs.
+  // This is held while a callback runs.
   absl::Mutex callback_mu_;
   bool closed_to_callbacks_ ABSL_GUARDED_BY(callback_mu_) = false;
 

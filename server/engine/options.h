@@ -28,7 +28,7 @@ struct EngineOptions {
   // Positions in a forward pass, padding included; a longer sequence runs alone. 0: 8192 on an accelerator, 2048 on the
   // CPU, where larger batches gain nothing and others wait longer.
   int64_t max_batch_tokens = 0;
-  // How long sequences that do not fill a batch wait for other captures' sequences; a quarter of it if there is no
+  // The longest that sequences wait for those of other captures to fill a batch; a quarter of it if there is no
   // other capture.
   absl::Duration max_batch_delay = absl::Milliseconds(2);
   int64_t max_request_tokens = int64_t{16} << 20;  // in one request or one streamed message
@@ -44,9 +44,9 @@ struct EngineOptions {
   // The limits of one client, unless the auth file says otherwise. Those that are absent hold as follows: a
   // quarter of the slabs, of the captures that run and of those that wait; nothing else.
   ClientQuotas default_quotas;
-  // How long a capture whose client takes or sends nothing keeps what others wait for.
+  // The longest that a capture whose client takes or sends nothing keeps what others wait for.
   absl::Duration stall_timeout = absl::Minutes(1);
-  // How long the other members of a feed wait for one that does not read.
+  // The longest that the other members of a feed wait for one that does not read.
   absl::Duration feed_stall_timeout = absl::Seconds(30);
 
   TokenLimits token_limits() const { return {max_request_tokens, max_request_sequences}; }

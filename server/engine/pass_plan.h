@@ -26,7 +26,7 @@ struct PassPlan {
   struct TapUse {
     size_t part = 0;     // into `parts`
     int hook_point = 0;  // of the capture
-    int64_t rows = 0;    // the first so many of the part's
+    int64_t rows = 0;    // of the part's, from the first
   };
 
   // The pass that brings `deliveries`, each planned over `items`. A sequence of which no row is wanted is not run,

@@ -11,7 +11,7 @@ namespace {
 
 // One client's default part of what all share: with a quarter each, three others find room beside it.
 constexpr int64_t kDefaultPart = 4;
-// A capture takes about so long to end; who waits in vain may as well ask again then.
+// A capture takes about this long to end; a client that is refused may ask again then.
 constexpr absl::Duration kQueueRetry = absl::Seconds(5);
 
 absl::Status Refuse(absl::string_view client, int64_t use, absl::string_view what, int64_t quota,

@@ -115,7 +115,7 @@ __attribute__((target("avx,f16c"))) int64_t AddFloat16Blocks(const uint8_t* row,
 }
 #endif
 
-// From the sums over the first `j` values.
+// The result begins with the sums over the first `j` values.
 template <typename Type>
 HOOKLINE_INLINE RowSums Finish(const uint8_t* row, int64_t width, int64_t j, const Lanes& lanes) {
   RowSums total;

@@ -15,7 +15,7 @@
 namespace hookline {
 namespace {
 
-// How long a drained server waits for sinks to consume the final event.
+// The longest that a drained server waits for sinks to consume the final event.
 constexpr absl::Duration kLastWordTime = absl::Seconds(1);
 
 }  // namespace

@@ -21,7 +21,7 @@ CaptureState* SchedulerState::Find(CaptureId id) {
 
 std::shared_ptr<ClientShare> SchedulerState::ShareOf(const ClientIdentity& client) {
   const absl::Time now = clock.Now();
-  // Those whom nothing refers to, and who have nothing to pay back, are as good as new.
+  // Clients that nothing refers to, and that have nothing to pay back, are as good as new.
   for (auto it = shares.begin(); it != shares.end();) {
     it = it->second.use_count() == 1 && it->second->bucket.IsFull(now) ? shares.erase(it) : std::next(it);
   }

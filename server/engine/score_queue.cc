@@ -44,7 +44,7 @@ ScoreQueue::Turn ScoreQueue::Take(int64_t flows) {
     next_id = id;
   }
   if (next == nullptr) return {};
-  // Where no flow could run, nobody is owed anything.
+  // If no flow could run, nobody is owed anything.
   credit_ = flows > 0 ? credit_ - static_cast<double>(next->waiting) : 0;
   next->ran += next->waiting;
   return {next_id, next->run, std::exchange(next->waiting, 0)};
@@ -53,7 +53,7 @@ ScoreQueue::Turn ScoreQueue::Take(int64_t flows) {
 void ScoreQueue::FlowsRun(int64_t flows, int64_t tokens) {
   const double share =
       static_cast<double>(tokens * waiting_members()) / static_cast<double>(std::max<int64_t>(1, flows));
-  // Without scorings that wait, none saves up credit.
+  // If no scorings wait, none saves up credit.
   credit_ = share == 0 ? std::min(credit_, 0.0) : std::min(credit_, 0.0) + share;
 }
 

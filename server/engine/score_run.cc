@@ -69,7 +69,7 @@ absl::Status ScoreRun::Compute(Model& model, const ScoreUnit& unit, std::vector<
   return absl::OkStatus();
 }
 
-// Where a sequence's variants take several passes, the clean pass counts once.
+// If a sequence's variants take several passes, the clean pass counts once.
 void ScoreRun::Take(const ScoreUnit& unit, const std::vector<std::vector<uint32_t>>& sequences,
                     std::vector<VariantScores> scores) {
   const size_t before = events_.size();

@@ -51,7 +51,7 @@ class ScoreRun {
   const std::shared_ptr<const ScorePlan> plan_;
   const absl::Time begun_;
 
-  // Held while the callback runs, never together with mutex_.
+  // This is held while the callback runs, never together with mutex_.
   absl::Mutex callback_mutex_;
   std::function<void()> on_ready_ ABSL_GUARDED_BY(callback_mutex_);
 

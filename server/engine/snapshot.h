@@ -56,7 +56,7 @@ struct EngineSnapshot {
   std::vector<ClientLoad> clients;
   int64_t quota_refusals = 0;
   int64_t captures_stalled = 0;  // ended by --stall-timeout
-  // By StopReason, in its order.
+  // One count for each StopReason, in its order.
   std::vector<int64_t> captures_ended;
   std::vector<HookPoint> hook_points;  // those that were captured
   std::vector<ModelLoad> models;

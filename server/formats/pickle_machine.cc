@@ -10,7 +10,7 @@
 namespace hookline {
 namespace {
 
-// About twelve objects describe a tensor. Bounds the stack and the memo too, which a few bytes of pickle could fill.
+// About twelve objects describe a tensor. This bounds the stack and the memo, too.
 constexpr size_t kMaxObjects = 1'500'000;
 constexpr size_t kMaxDimensions = 8;
 

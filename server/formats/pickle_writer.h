@@ -10,8 +10,7 @@
 namespace hookline {
 
 // Returns the pickle of a contiguous matrix (rows, width), of a dtype without scales, that is all of the storage with
-// key "0". torch.load reads it,
-// with weights_only too.
+// key "0". torch.load reads it, with weights_only too.
 std::string PickleMatrix(Dtype dtype, int64_t rows, int64_t width);
 
 }  // namespace hookline

@@ -6,10 +6,10 @@
 #include <utility>
 #include <vector>
 
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/types/span.h"
 #include "server/base/checked_math.h"
+#include "server/base/escape.h"
 #include "server/base/little_endian.h"
 #include "server/base/status.h"
 
@@ -29,7 +29,7 @@ constexpr uint64_t kZip64EndBytes = 56;
 constexpr uint64_t kMaxCommentBytes = 65535;
 constexpr uint16_t kEncrypted = 1;
 constexpr uint16_t kZip64Extra = 1;
-// Longer than torch.save ever writes; bounds what error messages quote.
+// torch.save never writes longer names; this bounds what error messages quote.
 constexpr size_t kMaxNameBytes = 1024;
 // An entry takes about a hundred bytes, a tensor an entry, and the unpickler reads no more than some hundred thousand.
 constexpr uint64_t kMaxDirectoryBytes = uint64_t{64} << 20;
@@ -67,7 +67,7 @@ class Reader {
         absl::StrCat(file_.path(), ": ", what, "; the file is damaged, cut short, or not what torch.save writes"));
   }
   absl::Status BadEntry(absl::string_view name, absl::string_view what) const {
-    return Bad(absl::StrCat("entry '", absl::Utf8SafeCHexEscape(name), "' ", what));
+    return Bad(absl::StrCat("entry ", Quoted(name), " ", what));
   }
 
   absl::StatusOr<CentralDirectory> ReadDirectory() const {
@@ -138,7 +138,7 @@ class Reader {
     return record;
   }
 
-  // Where the contents of `record` lie, which its own header tells.
+  // Finds the contents of `record`, whose place its own header tells.
   absl::StatusOr<ZipArchive::Entry> Find(const Record& record) const {
     if ((record.flags & kEncrypted) != 0) return BadEntry(record.name, "is encrypted");
     if (record.method != 0 || record.packed != record.size) return BadEntry(record.name, "is compressed");

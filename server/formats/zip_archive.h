@@ -15,7 +15,7 @@ namespace hookline {
 // Immutable.
 class ZipArchive {
  public:
-  // Where an entry's contents lie in the file.
+  // The place of an entry's contents in the file.
   struct Entry {
     int64_t offset = 0;
     int64_t bytes = 0;

@@ -24,9 +24,9 @@ namespace {
 constexpr absl::Duration kDeadline = absl::Seconds(20);
 // A scraper's request takes about 300 bytes.
 constexpr size_t kMaxRequestBytes = 8192;
-// A scraper and some who look. When there are more the oldest is closed, so that who is slow keeps nobody out.
+// A scraper and some people have room. When there are more the oldest is closed, so that slow ones keep nobody out.
 constexpr size_t kMaxConnections = 32;
-// How long a connection waits in the kernel while the process has no descriptor for it.
+// The time that a connection waits in the kernel while the process has no descriptor for it.
 constexpr absl::Duration kDescriptorWait = absl::Milliseconds(100);
 
 }  // namespace

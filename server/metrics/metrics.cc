@@ -1,57 +1,23 @@
 #include "server/metrics/metrics.h"
 
-#include <limits>
+#include <iterator>
 #include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "prometheus/client_metric.h"
 #include "prometheus/text_serializer.h"
 #include "server/base/status.h"
+#include "server/metrics/client_metrics.h"
+#include "server/metrics/family_writer.h"
+#include "server/metrics/process_metrics.h"
 #include "server/metrics/recording_metrics.h"
 
 namespace hookline {
 namespace {
 
-using prometheus::ClientMetric;
 using prometheus::MetricFamily;
 using prometheus::MetricType;
-using Labels = std::vector<ClientMetric::Label>;
-
-class FamilyWriter {
- public:
-  FamilyWriter(std::string name, std::string help, MetricType type) {
-    family_.name = std::move(name);
-    family_.help = std::move(help);
-    family_.type = type;
-  }
-
-  void Add(Labels labels, double value) {
-    ClientMetric& metric = Metric(std::move(labels));
-    (family_.type == MetricType::Counter ? metric.counter.value : metric.gauge.value) = value;
-  }
-
-  void Add(Labels labels, const Histogram& histogram) {
-    ClientMetric::Histogram& out = Metric(std::move(labels)).histogram;
-    out.sample_sum = histogram.sum;
-    for (size_t i = 0; i < histogram.counts.size(); ++i) {
-      out.sample_count += histogram.counts[i];
-      out.bucket.push_back({out.sample_count, i < histogram.bounds.size() ? histogram.bounds[i]
-                                                                          : std::numeric_limits<double>::infinity()});
-    }
-  }
-
-  MetricFamily Take() { return std::move(family_); }
-
- private:
-  ClientMetric& Metric(Labels labels) {
-    family_.metric.emplace_back();
-    family_.metric.back().label = std::move(labels);
-    return family_.metric.back();
-  }
-
-  MetricFamily family_;
-};
+using Labels = FamilyWriter::Labels;
 
 constexpr const char* kReasons[] = {"budget", "source_ended", "cancelled", "shutting_down", "error"};
 
@@ -126,7 +92,10 @@ absl::StatusOr<std::unique_ptr<MetricsServer>> MetricsServer::Start(const std::s
 MetricsServer::MetricsServer(BoundAddress bound, const Engine* engine, const Catalog* catalog)
     : http_(std::move(bound), "/metrics", "text/plain; version=0.0.4", [engine, catalog] {
         const prometheus::TextSerializer serializer;
-        std::string page = serializer.Serialize(CollectMetrics(engine->Snapshot()));
+        const EngineSnapshot snapshot = engine->Snapshot();
+        std::string page = serializer.Serialize(CollectMetrics(snapshot));
+        page += serializer.Serialize(CollectClientMetrics(snapshot));
+        page += serializer.Serialize(CollectProcessMetrics());
         if (catalog != nullptr) page += serializer.Serialize(CollectRecordingMetrics(catalog->Usage()));
         return page;
       }) {}

@@ -1,48 +1,31 @@
 #include "server/metrics/recording_metrics.h"
 
-#include <string>
-#include <utility>
+#include <cstdint>
 
 #include "absl/strings/ascii.h"
-#include "prometheus/client_metric.h"
+#include "server/metrics/family_writer.h"
 
 namespace hookline {
 namespace {
 
-using prometheus::ClientMetric;
 using prometheus::MetricFamily;
+using prometheus::MetricType;
 
-void Add(MetricFamily* family, std::vector<ClientMetric::Label> labels, int64_t value) {
-  ClientMetric metric;
-  metric.label = std::move(labels);
-  metric.gauge.value = static_cast<double>(value);
-  family->metric.push_back(std::move(metric));
-}
-
-MetricFamily Gauge(std::string name, std::string help) {
-  MetricFamily family;
-  family.name = std::move(name);
-  family.help = std::move(help);
-  family.type = prometheus::MetricType::Gauge;
-  return family;
-}
-
-MetricFamily Gauge(std::string name, std::string help, int64_t value) {
-  MetricFamily family = Gauge(std::move(name), std::move(help));
-  Add(&family, {}, value);
-  return family;
+MetricFamily Gauge(const char* name, const char* help, int64_t value) {
+  return MakeFamily(name, help, MetricType::Gauge, static_cast<double>(value));
 }
 
 }  // namespace
 
 std::vector<MetricFamily> CollectRecordingMetrics(const CatalogUsage& usage) {
   std::vector<MetricFamily> families;
-  MetricFamily recordings = Gauge("hookline_recordings", "Recordings by state; unreadable: the manifest is damaged.");
+  FamilyWriter recordings("hookline_recordings", "Recordings by state; unreadable: the manifest is damaged.",
+                          MetricType::Gauge);
   for (const auto& [state, count] : usage.recordings) {
-    Add(&recordings, {{"state", absl::AsciiStrToLower(RecordingStateName(state))}}, count);
+    recordings.Add({{"state", absl::AsciiStrToLower(RecordingStateName(state))}}, static_cast<double>(count));
   }
-  Add(&recordings, {{"state", "unreadable"}}, usage.unreadable);
-  families.push_back(std::move(recordings));
+  recordings.Add({{"state", "unreadable"}}, static_cast<double>(usage.unreadable));
+  families.push_back(recordings.Take());
   families.push_back(Gauge("hookline_recordings_bytes", "Size of all files of recordings.", usage.used_bytes));
   if (usage.quota_bytes > 0) {
     families.push_back(

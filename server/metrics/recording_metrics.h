@@ -1,4 +1,4 @@
-// How recordings fare and the room that they have, for Prometheus.
+// Tells Prometheus about the states of recordings and the room that they have.
 #ifndef HOOKLINE_SERVER_METRICS_RECORDING_METRICS_H_
 #define HOOKLINE_SERVER_METRICS_RECORDING_METRICS_H_
 

@@ -4,290 +4,426 @@
 #include <utility>
 
 #include "absl/container/flat_hash_set.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/types/span.h"
+#include "absl/strings/strip.h"
+#include "server/model/module_names.h"
 
 namespace hookline {
 namespace {
 
-// How transformers names the modules of an architecture.
-struct ModuleNames {
-  std::vector<const char*> blocks;  // what stands before the block's number
-  const char* attention;
-  const char* feed_forward;
-  const char* ln1;
-  const char* ln2;       // empty: the architecture has none
-  const char* ln1_post;  // empty: none; so for the next
-  const char* ln2_post;
-  std::vector<const char*> bases;  // what stands before the two that follow
-  const char* ln_final;
-  const char* embedding;
-  // Whether each projection is a module of its own, whose values nothing changes before Hookline takes them.
-  enum class Projections { kNone, kLlama, kGpt2 } projections = Projections::kNone;
+// A name's hook point, or why Hookline has no such tensor.
+struct Meaning {
+  int index = -1;
+  std::string why;  // completes the sentence that begins with the name; empty: the name is unknown
 };
-using Projections = ModuleNames::Projections;
-
-bool IsOneOf(absl::string_view text, std::initializer_list<absl::string_view> some) {
-  return std::find(some.begin(), some.end(), text) != some.end();
-}
-
-ModuleNames NamesIn(absl::string_view architecture) {
-  if (IsOneOf(architecture, {"gpt2", "gpt_neo", "gptj"})) {
-    return {{"transformer.h.", "h."},
-            "attn",
-            "mlp",
-            "ln_1",
-            "ln_2",
-            "",
-            "",
-            {"transformer.", ""},
-            "ln_f",
-            "wte",
-            architecture == "gpt2" ? Projections::kGpt2 : Projections::kNone};
-  }
-  if (architecture == "gpt_neox") {
-    return {{"gpt_neox.layers.", "layers."},
-            "attention",
-            "mlp",
-            "input_layernorm",
-            "post_attention_layernorm",
-            "",
-            "",
-            {"gpt_neox.", ""},
-            "final_layer_norm",
-            "embed_in",
-            Projections::kNone};
-  }
-  if (architecture == "opt") {
-    return {{"model.decoder.layers.", "decoder.layers.", "layers."},
-            "self_attn",
-            "",
-            "self_attn_layer_norm",
-            "final_layer_norm",
-            "",
-            "",
-            {"model.decoder.", "decoder.", ""},
-            "final_layer_norm",
-            "",
-            Projections::kNone};
-  }
-  ModuleNames names{{"model.layers.", "model.language_model.layers.", "language_model.layers.", "layers."},
-                    "self_attn",
-                    "mlp",
-                    "input_layernorm",
-                    "post_attention_layernorm",
-                    "",
-                    "",
-                    {"model.", "model.language_model.", "language_model.", ""},
-                    "norm",
-                    "embed_tokens",
-                    Projections::kNone};
-  if (IsOneOf(architecture, {"gemma2", "gemma3", "gemma3_text", "gemma4", "gemma4_text"})) {
-    names.ln1_post = "post_attention_layernorm";
-    names.ln2 = "pre_feedforward_layernorm";
-    names.ln2_post = "post_feedforward_layernorm";
-  }
-  if (IsOneOf(architecture, {"olmo2", "olmo3"})) {
-    names.ln1 = names.ln2 = "";
-    names.ln1_post = "post_attention_layernorm";
-    names.ln2_post = "post_feedforward_layernorm";
-  }
-  if (architecture == "phi") names.ln_final = "final_layernorm";
-  if (IsOneOf(architecture, {"llama", "mistral", "ministral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3",
-                             "gemma3_text", "olmo2", "olmo3", "smollm3"})) {
-    names.projections = Projections::kLlama;
-  }
-  return names;
-}
 
 class Collector {
  public:
   Collector(const HookPoints& points, absl::string_view architecture)
-      : points_(points), architecture_(architecture), modules_(NamesIn(architecture)) {}
+      : points_(points), architecture_(architecture), modules_(ModuleNamesOf(architecture)) {}
 
   Aliases Collect() {
     if (points_.Find("blocks.0.hook_resid_pre") < 0) return {};
-    for (int i = 0; Has(i, "hook_resid_pre"); ++i) AddBlock(i);
-    AddEnds();
+    int blocks = 0;
+    while (Has(blocks, "hook_resid_pre")) AddBlock(blocks++);
+    AddEnds(Index(blocks - 1, "hook_resid_post"));
     std::stable_sort(aliases_.names.begin(), aliases_.names.end(),
                      [](const auto& a, const auto& b) { return a.second < b.second; });
     return std::move(aliases_);
   }
 
  private:
+  // The tensors of a block that its modules read and return.
+  struct Branches {
+    int attention_input = -1, mlp_input = -1;
+    Meaning attention_output, mlp_output;
+  };
+
+  static std::string Name(int block, absl::string_view rest) { return absl::StrCat("blocks.", block, ".", rest); }
   bool Has(int block, absl::string_view name) const { return Index(block, name) >= 0; }
-  int Index(int block, absl::string_view name) const { return points_.Find(absl::StrCat("blocks.", block, ".", name)); }
+  int Index(int block, absl::string_view name) const { return points_.Find(Name(block, name)); }
   // The output of a norm: before the weight where it has none. -1 without the norm.
   int OutOf(int block, absl::string_view norm) const {
     const int out = Index(block, absl::StrCat(norm, ".hook_out"));
     return out >= 0 ? out : Index(block, absl::StrCat(norm, ".hook_normalized"));
   }
 
-  void Add(std::string name, int index) {
-    if (index < 0 || points_[index].name == name || !known_.insert(name).second) return;
-    aliases_.names.emplace_back(std::move(name), index);
-  }
-  void Refuse(std::string name, std::string why) {
-    if (points_.Find(name) >= 0 || !known_.insert(name).second) return;
-    aliases_.refused.emplace_back(std::move(name), std::move(why));
+  void Add(std::string name, int index) { Add(std::move(name), Meaning{index, ""}); }
+  void Add(std::string name, const Meaning& meaning) {
+    const int own = points_.Find(name);
+    const bool is_hook_point = own >= 0 && points_[own].name == name;
+    if (is_hook_point || (meaning.index < 0 && meaning.why.empty()) || !known_.insert(name).second) return;
+    if (meaning.index >= 0) {
+      aliases_.names.emplace_back(std::move(name), meaning.index);
+    } else {
+      aliases_.refused.emplace_back(std::move(name), meaning.why);
+    }
   }
 
   // The module's path below each way to the block; empty: the block itself.
-  void AddModule(int block, absl::string_view module, int input, int output) {
+  void AddModule(int block, absl::string_view module, const Meaning& input, const Meaning& output) {
     for (const char* blocks : modules_.blocks) {
-      const std::string path = absl::StrCat(blocks, block, module.empty() ? "" : ".", module);
-      Add(path + ".input", input);
-      Add(path + ".output", output);
-      Add(path, output);
+      AddPath(absl::StrCat(blocks, block, module.empty() ? "" : ".", module), input, output);
     }
   }
-  void RefuseModule(int block, absl::string_view module, const std::string& why) {
-    for (const char* blocks : modules_.blocks) {
-      const std::string path = absl::StrCat(blocks, block, ".", module);
-      Refuse(path + ".output", why);
-      Refuse(path, why);
-    }
+  void AddPath(const std::string& path, const Meaning& input, const Meaning& output) {
+    Add(path + ".input", input);
+    Add(path + ".output", output);
+    Add(path, output);
+  }
+  // The same by the bridge's name.
+  void AddBridge(int block, absl::string_view name, const Meaning& input, const Meaning& output) {
+    Add(absl::StrCat(Name(block, name), ".hook_in"), input);
+    Add(absl::StrCat(Name(block, name), ".hook_out"), output);
   }
 
   void AddBlock(int i) {
-    const auto name = [i](absl::string_view rest) { return absl::StrCat("blocks.", i, ".", rest); };
     const int pre = Index(i, "hook_resid_pre");
     const int post = Index(i, "hook_resid_post");
-    Add(name("hook_attn"), Index(i, "hook_attn_out"));
-    Add(name("hook_mlp"), Index(i, "hook_mlp_out"));
-    Add(name("hook_in"), pre);
-    Add(name("hook_out"), post);
-    AddModule(i, "", pre, post);
-    Refuse(name("hook_mlp_in"),
-           absl::StrCat(
-               "means two tensors: in TransformerLens the residual stream that the norm before the MLP reads, ",
-               Has(i, "hook_resid_mid") ? name("hook_resid_mid") : name("hook_resid_pre"),
-               "; in SAELens's entries of Gemma Scope 2 what the MLP reads, ", MlpInput(i), "; name one of them"));
-    for (const char* missing : {"attn.hook_pattern", "attn.hook_attn_scores"}) {
-      Refuse(name(missing), absl::StrCat("has a row for each pair of positions, which is not captured; nearest: ",
-                                         name("attn.hook_z"), ", what the pattern makes of the values"));
-    }
-    for (const char* norm : {"ln1", "ln2"}) {
-      Refuse(absl::StrCat(name(norm), ".hook_scale"),
-             absl::StrCat("is not captured; nearest: ", name(norm),
-                          ".hook_normalized, which is the norm's input divided by it"));
-    }
-    const int ln1 = Index(i, "ln1.hook_normalized");
+    Add(Name(i, "hook_attn"), Index(i, "hook_attn_out"));
+    Add(Name(i, "hook_mlp"), Index(i, "hook_mlp_out"));
+    Add(Name(i, "hook_in"), pre);
+    Add(Name(i, "hook_out"), post);
+    AddModule(i, "", {pre, ""}, {post, ""});
+    RefuseOfBlock(i);
     // Norms after the residual sums read and write other tensors than their names say elsewhere.
+    const int ln1 = Index(i, "ln1.hook_normalized");
     if (ln1 >= 0 && ln1 > Index(i, "hook_attn_out")) return;
-    AddBranches(i, pre);
+    const Branches branches = BranchesOf(i, pre);
+    AddBranches(i, pre, branches);
+    for (const InnerModule& module : modules_.inner) {
+      const auto [input, output] = MeaningOf(i, module.role, branches);
+      if (output.index >= 0 || !output.why.empty()) AddModule(i, module.path, input, output);
+    }
+    AddBridgesInside(i, branches);
+    AddOtherMeanings(i, branches);
   }
 
-  std::string MlpInput(int i) const {
-    const int index = MlpInputIndex(i);
-    return points_[index].name;
+  // Names by which the bridge means something else in some families.
+  void AddOtherMeanings(int i, const Branches& branches) {
+    if (architecture_ == "olmo2" || architecture_ == "olmo3") {
+      for (const auto& [norm, raw] : {std::pair("ln1", "attn.hook_out"), std::pair("ln2", "mlp.hook_out")}) {
+        Add(Name(i, absl::StrCat(norm, ".hook_in")), Index(i, raw));
+        for (const char* hook : {".hook_scale", ".hook_normalized", ".hook_out"}) {
+          Add(Name(i, absl::StrCat(norm, hook)), Index(i, absl::StrCat(norm, "_post", hook)));
+        }
+      }
+    }
+    // Layers that do not rotate, in models whose first layer does.
+    if (points_.Find("blocks.0.attn.hook_rot_q") >= 0 && !HasRole(ModuleRole::kQueryNorm)) {
+      Add(Name(i, "attn.hook_rot_q"), Index(i, "attn.hook_q"));
+      Add(Name(i, "attn.hook_rot_k"), Index(i, "attn.hook_k"));
+    }
+    if (HasRole(ModuleRole::kPerLayer)) {
+      const auto [input, output] = MeaningOf(i, ModuleRole::kPerLayer, branches);
+      for (const char* name : {"per_layer_input_gate", "per_layer_projection", "post_per_layer_input_norm"}) {
+        AddBridge(i, name, input, output);
+      }
+    }
   }
-  int MlpInputIndex(int i) const {
+
+  // Names of tensors that no family has.
+  void RefuseOfBlock(int i) {
+    const std::string middle = Has(i, "hook_resid_mid") ? Name(i, "hook_resid_mid") : Name(i, "hook_resid_pre");
+    const std::string z = absl::StrCat("; nearest: ", Name(i, "attn.hook_z"));
+    Add(Name(i, "hook_mlp_in"),
+        {-1,
+         absl::StrCat("means two tensors: in TransformerLens the residual stream that the norm before the MLP reads, ",
+                      middle, "; in SAELens's entries of Gemma Scope 2 what the MLP reads, ", points_[MlpInput(i)].name,
+                      "; name one of them")});
+    for (const char* name : {"attn.hook_pattern", "attn.hook_attn_scores"}) {
+      Add(Name(i, name), {-1, absl::StrCat("has a row for each pair of positions, which is not captured", z,
+                                           ", what the pattern makes of the values")});
+    }
+    Add(Name(i, "attn.hook_result"),
+        {-1, absl::StrCat("has a row of the model's width for each head, which is not captured", z,
+                          ", from which the output projection makes it; their sum is ", Name(i, "hook_attn_out"))});
+    for (const char* name : {"hook_attn_in", "hook_q_input", "hook_k_input", "hook_v_input"}) {
+      Add(Name(i, name),
+          {-1, absl::StrCat("has the residual stream once for each head, which is not captured; nearest: ",
+                            Name(i, "hook_resid_pre"), ", which is the same for all")});
+    }
+  }
+
+  int MlpInput(int i) const {
     if (const int out = OutOf(i, "ln2"); out >= 0) return out;
     if (const int middle = Index(i, "hook_resid_mid"); middle >= 0) return middle;
     const int out = OutOf(i, "ln1");
     return out >= 0 ? out : Index(i, "hook_resid_pre");
   }
 
-  void AddBranches(int i, int pre) {
-    const auto name = [i](absl::string_view rest) { return absl::StrCat("blocks.", i, ".", rest); };
-    const int middle = Has(i, "hook_resid_mid") ? Index(i, "hook_resid_mid") : pre;
-    const int attention_input = OutOf(i, "ln1") >= 0 ? OutOf(i, "ln1") : pre;
-    AddBranch(i, "attn", modules_.attention, attention_input, "hook_attn_out");
-    AddBranch(i, "mlp", modules_.feed_forward, MlpInputIndex(i), "hook_mlp_out");
-    AddNorm(i, "ln1", modules_.ln1, pre, OutOf(i, "ln1"));
-    AddNorm(i, "ln2", modules_.ln2, middle, OutOf(i, "ln2"));
-    AddNorm(i, "ln1_post", modules_.ln1_post, Index(i, "attn.hook_out"), Index(i, "hook_attn_out"));
-    AddNorm(i, "ln2_post", modules_.ln2_post, Index(i, "mlp.hook_out"), Index(i, "hook_mlp_out"));
-    Add(name("attn.o.hook_in"), Index(i, "attn.hook_z"));
-    Add(name("mlp.out.hook_in"), Index(i, "mlp.hook_post"));
-    if (Has(i, "mlp.hook_pre_linear")) {
-      Add(name("mlp.gate.hook_out"), Index(i, "mlp.hook_pre"));
-      Add(name("mlp.in.hook_out"), Index(i, "mlp.hook_pre_linear"));
-    } else {
-      Add(name("mlp.in.hook_out"), Index(i, "mlp.hook_pre"));
-    }
-    if (modules_.projections != Projections::kNone) {
-      Add(name("attn.q.hook_out"), Index(i, "attn.hook_q"));
-      Add(name("attn.k.hook_out"), Index(i, "attn.hook_k"));
-      Add(name("attn.v.hook_out"), Index(i, "attn.hook_v"));
-    }
-    AddProjections(i);
+  Branches BranchesOf(int i, int pre) const {
+    Branches branches;
+    branches.attention_input = OutOf(i, "ln1") >= 0 ? OutOf(i, "ln1") : pre;
+    branches.mlp_input = MlpInput(i);
+    branches.attention_output = Returned(i, "attn.hook_out", "hook_attn_out");
+    branches.mlp_output = Returned(i, "mlp.hook_out", "hook_mlp_out");
+    return branches;
+  }
+  // The output of a sublayer, before anything is done to it.
+  Meaning Returned(int i, absl::string_view raw, absl::string_view added) const {
+    if (Has(i, raw)) return {Index(i, raw), ""};
+    if (architecture_ != "granite") return {Index(i, added), ""};
+    return {-1, absl::StrCat("is not captured before it is multiplied by residual_multiplier; nearest: ",
+                             Name(i, added), ", after that")};
   }
 
-  // The input and output of a branch, by the bridge and by its module.
-  void AddBranch(int i, absl::string_view bridge, absl::string_view module, int input, absl::string_view added) {
-    const std::string raw = absl::StrCat("blocks.", i, ".", bridge, ".hook_out");
-    const int out = Index(i, added);
-    Add(absl::StrCat("blocks.", i, ".", bridge, ".hook_in"), input);
-    const bool is_scaled = architecture_ == "granite";
-    const int returned = points_.Find(raw) >= 0 ? points_.Find(raw) : is_scaled ? -1 : out;
-    Add(raw, returned);
-    if (returned < 0) {
-      const std::string why =
-          absl::StrCat("is not captured before it is multiplied by residual_multiplier; nearest: ", points_[out].name,
-                       ", after that");
-      Refuse(raw, why);
-      if (!module.empty()) RefuseModule(i, module, why);
+  void AddBranches(int i, int pre, const Branches& branches) {
+    const int middle = Has(i, "hook_resid_mid") ? Index(i, "hook_resid_mid") : pre;
+    AddBridge(i, "attn", {branches.attention_input, ""}, branches.attention_output);
+    AddBridge(i, "mlp", {branches.mlp_input, ""}, branches.mlp_output);
+    for (const char* attention : modules_.attention) {
+      AddModule(i, attention, {branches.attention_input, ""}, branches.attention_output);
     }
-    if (!module.empty()) AddModule(i, module, input, returned);
+    if (modules_.feed_forward[0] != '\0') {
+      AddModule(i, modules_.feed_forward, {branches.mlp_input, ""}, branches.mlp_output);
+    }
+    AddNorm(i, "ln1", modules_.ln1, pre, OutOf(i, "ln1"));
+    AddNorm(i, "ln2", modules_.ln2, middle, OutOf(i, "ln2"));
+    AddNorm(i, "ln1_post", modules_.ln1_post, Index(i, "attn.hook_out"), OutOf(i, "ln1_post"));
+    AddNorm(i, "ln2_post", modules_.ln2_post, Index(i, "mlp.hook_out"), OutOf(i, "ln2_post"));
   }
 
   void AddNorm(int i, absl::string_view bridge, absl::string_view module, int input, int output) {
-    if (output < 0 || !Has(i, absl::StrCat(bridge, ".hook_normalized"))) return;
-    Add(absl::StrCat("blocks.", i, ".", bridge, ".hook_in"), input);
-    Add(absl::StrCat("blocks.", i, ".", bridge, ".hook_out"), output);
-    if (!module.empty()) AddModule(i, module, input, output);
+    if (output < 0) return;
+    AddBridge(i, bridge, {input, ""}, {output, ""});
+    if (!module.empty()) AddModule(i, module, {input, ""}, {output, ""});
   }
 
-  void AddProjections(int i) {
-    const auto add = [&](absl::string_view path, const char* name) {
-      for (const char* blocks : modules_.blocks) Add(absl::StrCat(blocks, i, ".", path), Index(i, name));
+  // A hook point of the block, or why there is none.
+  Meaning Inside(int i, absl::string_view name, absl::string_view otherwise) const {
+    if (Has(i, name)) return {Index(i, name), ""};
+    return {-1, std::string(otherwise)};
+  }
+
+  // The input and output of a module. Both unknown: the layer has no such module.
+  std::pair<Meaning, Meaning> MeaningOf(int i, ModuleRole role, const Branches& branches) const {
+    const Meaning attention_input{branches.attention_input, ""}, mlp_input{branches.mlp_input, ""};
+    const auto nearest = [i](absl::string_view why, absl::string_view name, absl::string_view difference) {
+      return Meaning{-1, absl::StrCat(why, "; nearest: ", Name(i, name), ", ", difference)};
     };
-    if (modules_.projections == Projections::kLlama) {
-      for (const auto& [module, name] : {std::pair("q_proj", "attn.hook_q"), std::pair("k_proj", "attn.hook_k"),
-                                         std::pair("v_proj", "attn.hook_v")}) {
-        add(absl::StrCat("self_attn.", module), name);
-        add(absl::StrCat("self_attn.", module, ".output"), name);
+    const bool is_gated = Has(i, "mlp.hook_pre_linear");
+    switch (role) {
+      case ModuleRole::kQuery:
+        return {attention_input, Inside(i, "attn.hook_q", "")};
+      case ModuleRole::kGatedQuery:
+        return {attention_input,
+                nearest("holds each head's queries and their gate", "attn.hook_q", "the queries alone")};
+      case ModuleRole::kLatentQuery:
+        return {nearest("holds a latent, which is not captured", "attn.hook_q", "its projection"),
+                Inside(i, "attn.hook_q", "")};
+      case ModuleRole::kKey:
+        return {attention_input, Inside(i, "attn.hook_k", "")};
+      case ModuleRole::kValue:
+        return {attention_input, Inside(i, "attn.hook_v", "")};
+      case ModuleRole::kFusedAttention:
+        return {attention_input, nearest("holds queries, keys and values beside each other", "attn.hook_q",
+                                         "with attn.hook_k and attn.hook_v, one by one")};
+      case ModuleRole::kAttentionOut:
+        return {Meaning{Index(i, "attn.hook_z"), ""}, branches.attention_output};
+      case ModuleRole::kQueryNorm:
+        return {Inside(i, "attn.hook_q", ""), AfterNorm(i, "hook_q", "hook_rot_q")};
+      case ModuleRole::kKeyNorm:
+        return {Inside(i, "attn.hook_k", ""), AfterNorm(i, "hook_k", "hook_rot_k")};
+      case ModuleRole::kGate:
+        return {mlp_input, Inside(i, "mlp.hook_pre", "")};
+      case ModuleRole::kUp:
+        return {mlp_input, Inside(i, "mlp.hook_pre_linear", "")};
+      case ModuleRole::kFusedGateUp:
+        return {mlp_input, nearest("holds both projections beside each other", "mlp.hook_pre",
+                                   "with mlp.hook_pre_linear, one by one")};
+      case ModuleRole::kActivation:
+        return {Inside(i, "mlp.hook_pre", ""),
+                !is_gated ? Inside(i, "mlp.hook_post", "")
+                          : nearest("is not captured before it is multiplied by the up projection", "mlp.hook_post",
+                                    "after that")};
+      case ModuleRole::kDown:
+        return {Inside(i, "mlp.hook_post", ""), Has(i, "mlp.hook_post") ? branches.mlp_output : Meaning()};
+      case ModuleRole::kRouter:
+        return {mlp_input, Inside(i, "mlp.hook_router_logits", "")};
+      case ModuleRole::kExperts:
+        return {mlp_input,
+                nearest("is not captured apart from what is added to it", "hook_mlp_out", "the MLP's whole output")};
+      case ModuleRole::kValueNorm:
+        return {Inside(i, "attn.hook_v", ""), AfterNorm(i, "hook_v", "hook_rot_v")};
+      case ModuleRole::kPerLayer: {
+        const Meaning added = nearest("belongs to the layer's own embedding, which is not captured", "hook_resid_post",
+                                      "the sum that it is part of");
+        return {added, added};
       }
-      add("self_attn.o_proj.input", "attn.hook_z");
-      add("mlp.gate_proj", "mlp.hook_pre");
-      add("mlp.gate_proj.output", "mlp.hook_pre");
-      add("mlp.up_proj", "mlp.hook_pre_linear");
-      add("mlp.up_proj.output", "mlp.hook_pre_linear");
-      add("mlp.down_proj.input", "mlp.hook_post");
-    } else if (modules_.projections == Projections::kGpt2) {
-      add("attn.c_proj.input", "attn.hook_z");
-      add("mlp.c_fc", "mlp.hook_pre");
-      add("mlp.c_fc.output", "mlp.hook_pre");
-      add("mlp.c_proj.input", "mlp.hook_post");
+      case ModuleRole::kOtherOfAttentionInput:
+      case ModuleRole::kOtherOfMlpInput:
+      case ModuleRole::kInnerAttention:
+      case ModuleRole::kInnerMlp:
+        break;
+    }
+    const bool is_attention = role == ModuleRole::kOtherOfAttentionInput || role == ModuleRole::kInnerAttention;
+    const Meaning inner = is_attention
+                              ? nearest("is not captured", "attn.hook_z", "the last tensor inside of attention")
+                              : nearest("is not captured", "hook_mlp_out", "the MLP's whole output");
+    if (role == ModuleRole::kOtherOfAttentionInput) return {attention_input, inner};
+    if (role == ModuleRole::kOtherOfMlpInput) return {mlp_input, inner};
+    return {inner, inner};
+  }
+
+  Meaning AfterNorm(int i, absl::string_view before, absl::string_view rotated) const {
+    if (!Has(i, absl::StrCat("attn.", before))) return {};
+    const bool rotates = Has(i, absl::StrCat("attn.", rotated));
+    return {-1, absl::StrCat("is not captured after its norm alone; nearest: ",
+                             Name(i, absl::StrCat("attn.", rotates ? rotated : before)),
+                             rotates ? ", after norm and rotation" : ", before the norm")};
+  }
+
+  bool HasRole(ModuleRole role) const {
+    return std::any_of(modules_.inner.begin(), modules_.inner.end(),
+                       [role](const InnerModule& module) { return module.role == role; });
+  }
+
+  void AddBridgesInside(int i, const Branches& branches) {
+    const auto add = [&](absl::string_view name, ModuleRole role) {
+      const auto [input, output] = MeaningOf(i, role, branches);
+      if (output.index < 0 && output.why.empty()) return;
+      AddBridge(i, name, input, output);
+    };
+    if (Has(i, "attn.hook_q")) {
+      add("attn.q", HasRole(ModuleRole::kGatedQuery) ? ModuleRole::kGatedQuery : ModuleRole::kQuery);
+      add("attn.k", ModuleRole::kKey);
+      add("attn.v", ModuleRole::kValue);
+      if (HasRole(ModuleRole::kQueryNorm)) {
+        add("attn.q_norm", ModuleRole::kQueryNorm);
+        add("attn.k_norm", ModuleRole::kKeyNorm);
+        AddBridgeNorm(i, "q", AfterNorm(i, "hook_q", "hook_rot_q"));
+        AddBridgeNorm(i, "k", AfterNorm(i, "hook_k", "hook_rot_k"));
+      }
+      if (HasRole(ModuleRole::kFusedAttention)) {
+        add("attn.qkv", ModuleRole::kFusedAttention);
+        Add(Name(i, "attn.hook_hidden_states"), branches.attention_output);
+      }
+    }
+    add("attn.o", ModuleRole::kAttentionOut);
+    if (HasRole(ModuleRole::kValueNorm)) add("attn.v_norm", ModuleRole::kValueNorm);
+    if (HasRole(ModuleRole::kLatentQuery)) AddBridgesOfLatents(i, branches);
+    Add(Name(i, "mlp.hook_router_scores"), Index(i, "mlp.hook_expert_weights"));
+    if (!Has(i, "mlp.hook_pre")) {
+      const auto refuse = [&](absl::string_view name, int whole, absl::string_view what) {
+        Add(Name(i, name), {-1, absl::StrCat("is a tensor of each expert, which is not captured; nearest: ",
+                                             points_[whole].name, ", ", what)});
+      };
+      refuse("mlp.hook_pre", branches.mlp_input, "which the MLP reads and TransformerLens's bridge gives by this name");
+      refuse("mlp.hook_post", Index(i, "hook_mlp_out"),
+             "the MLP's whole output, which TransformerLens's bridge gives by this name");
+      add("mlp.gate", ModuleRole::kRouter);
+      add("mlp.router", ModuleRole::kRouter);
+      add("mlp.experts", ModuleRole::kExperts);
+      return;
+    }
+    const bool is_gated = Has(i, "mlp.hook_pre_linear");
+    if (is_gated) add("mlp.gate", ModuleRole::kGate);
+    add("mlp.in", is_gated ? ModuleRole::kUp : ModuleRole::kGate);
+    add("mlp.out", ModuleRole::kDown);
+  }
+
+  // The bridge's names inside DeepSeek's attention and MLP, which are often those of the modules.
+  void AddBridgesOfLatents(int i, const Branches& branches) {
+    for (const InnerModule& module : modules_.inner) {
+      absl::string_view path = module.path;
+      if (!absl::ConsumePrefix(&path, "self_attn.")) continue;
+      const auto [input, output] = MeaningOf(i, module.role, branches);
+      AddBridge(i, absl::StrCat("attn.", path), input, output);
+    }
+    const Meaning latent = MeaningOf(i, ModuleRole::kInnerAttention, branches).second;
+    for (const char* name :
+         {"hook_q_latent", "hook_kv_latent", "q_a_layernorm.hook_normalized", "q_a_layernorm.hook_scale",
+          "kv_a_layernorm.hook_normalized", "kv_a_layernorm.hook_scale"}) {
+      Add(Name(i, absl::StrCat("attn.", name)), latent);
+    }
+    if (Has(i, "mlp.hook_pre")) {
+      for (const auto& [name, role] :
+           {std::pair("mlp.dense_gate", ModuleRole::kGate), std::pair("mlp.dense_in", ModuleRole::kUp),
+            std::pair("mlp.dense_out", ModuleRole::kDown)}) {
+        const auto [input, output] = MeaningOf(i, role, branches);
+        AddBridge(i, name, input, output);
+      }
+      return;
+    }
+    const auto [read, inner] = MeaningOf(i, ModuleRole::kOtherOfMlpInput, branches);
+    for (const char* name : {"", ".gate", ".in"}) AddBridge(i, absl::StrCat("mlp.shared_experts", name), read, inner);
+    AddBridge(i, "mlp.shared_experts.out", inner, inner);
+    for (const char* name : {"hook_pre", "hook_pre_linear", "hook_post"}) {
+      Add(Name(i, absl::StrCat("mlp.shared_experts.", name)), inner);
     }
   }
 
-  // The tensors before the first block and after the last.
-  void AddEnds() {
+  // The bridge's names inside a norm of queries or keys.
+  void AddBridgeNorm(int i, absl::string_view of, const Meaning& meaning) {
+    Add(absl::StrCat(Name(i, "attn."), of, "_norm.hook_normalized"), meaning);
+    Add(absl::StrCat(Name(i, "attn."), of, "_norm.hook_scale"), meaning);
+    Add(absl::StrCat(Name(i, "attn.hook_"), of, "_normed"), meaning);
+  }
+
+  // Adds the tensors before the first block and after the last.
+  void AddEnds(int last) {
     const int embed = points_.Find("hook_embed");
-    Add("embed.hook_out", embed);
-    Add("pos_embed.hook_out", points_.Find("hook_pos_embed"));
+    const int positions = points_.Find("hook_pos_embed");
+    Add("embed.hook_out", EmbeddingOf(embed));
+    Add("pos_embed.hook_out", positions);
+    Add("embed.hook_in", {-1, "holds token ids, which `provenance` brings; nearest: hook_embed, what they become"});
     int final_out = points_.Find("ln_final.hook_out");
     if (final_out < 0) final_out = points_.Find("ln_final.hook_normalized");
-    Add("unembed.hook_in", final_out);
+    const std::string read = points_[final_out >= 0 ? final_out : last].name;
+    Meaning unembedded{points_.Find(read), ""};
+    if (architecture_ == "opt") {
+      unembedded = {
+          -1, absl::StrCat("is what project_out returns where the model has one; nearest: ", read, ", before it")};
+    }
+    for (const char* name : {"unembed.hook_in", "lm_head.input", "embed_out.input"}) Add(name, unembedded);
+    // nanochat may subtract a part of the stream before its last norm.
+    const Meaning final_in{architecture_ == "nanochat" ? -1 : last, ""};
+    if (final_out >= 0) Add("ln_final.hook_in", final_in);
     Add("ln_final.hook_out", final_out);
-    const std::string nearest =
-        final_out < 0 ? "" : absl::StrCat("; nearest: ", points_[final_out].name, ", what the unembedding reads");
-    for (const char* name : {"unembed.hook_out", "lm_head", "lm_head.output", "embed_out"}) {
-      Refuse(name, absl::StrCat("holds the logits, which are not captured", nearest));
+    for (const char* name :
+         {"unembed.hook_out", "hook_unembed", "lm_head", "lm_head.output", "embed_out", "embed_out.output"}) {
+      Add(name, {-1, absl::StrCat("holds the logits, which are not captured; nearest: ", read,
+                                  ", what the unembedding reads")});
     }
-    const bool embeds_otherwise = absl::StartsWith(architecture_, "gemma") || architecture_ == "granite" ||
-                                  architecture_ == "nanochat" || architecture_ == "opt";
     for (const char* base : modules_.bases) {
-      Add(absl::StrCat(base, modules_.ln_final), final_out);
-      Add(absl::StrCat(base, modules_.ln_final, ".output"), final_out);
-      if (embeds_otherwise || modules_.embedding[0] == '\0') continue;
-      Add(absl::StrCat(base, modules_.embedding), embed);
-      Add(absl::StrCat(base, modules_.embedding, ".output"), embed);
+      if (final_out >= 0) AddPath(absl::StrCat(base, modules_.ln_final), final_in, {final_out, ""});
+      const std::string embedding = absl::StrCat(base, modules_.embedding);
+      for (const char* output : {"", ".output"}) Add(embedding + output, EmbeddingModule(embed));
+      AddPerLayerEmbedding(base, embed);
+      if (modules_.position_embedding[0] == '\0') continue;
+      Add(absl::StrCat(base, modules_.position_embedding), positions);
+      Add(absl::StrCat(base, modules_.position_embedding, ".output"), positions);
     }
+  }
+
+  // The output of the embedding's module.
+  Meaning EmbeddingOf(int embed) const {
+    if (architecture_ == "granite") {
+      return {-1, "is not captured before it is multiplied by embedding_multiplier; nearest: hook_embed, after that"};
+    }
+    if (architecture_ == "opt") {
+      return {-1, "is what project_in reads where the model has one; nearest: hook_embed, after that"};
+    }
+    return {embed, ""};
+  }
+  Meaning EmbeddingModule(int embed) const {
+    if (architecture_ == "gemma" || architecture_ == "gemma2") {
+      return {-1,
+              "is scaled by sqrt(width) in transformers 5, and not before; nearest: hook_embed, which is scaled by it"};
+    }
+    return EmbeddingOf(embed);
+  }
+
+  // The modules from which Gemma 4 takes a second embedding for each layer.
+  void AddPerLayerEmbedding(const std::string& base, int embed) {
+    if (architecture_ != "gemma4" && architecture_ != "gemma4_text") return;
+    const Meaning second{-1,
+                         "belongs to the layers' own embeddings, which are not captured; nearest: hook_embed, the "
+                         "one that all layers share"};
+    AddPath(base + "embed_tokens_per_layer", second, second);
+    AddPath(base + "per_layer_model_projection", {embed, ""}, second);
+    AddPath(base + "per_layer_projection_norm", second, second);
   }
 
   const HookPoints& points_;

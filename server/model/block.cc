@@ -17,6 +17,10 @@ NormPlace::NormPlace(const NormConfig& config, NormWeights weights, int64_t widt
                      const std::string& name, const std::string& what, const char* reader, HookPointList& hook_points)
     : norm_(config, std::move(weights), dtype) {
   if (!exists()) return;
+  scale_hook_ = hook_points.Add(
+      name + ".hook_scale", 1,
+      absl::StrCat(what, ": what its input", config.kind == NormConfig::Kind::kLayer ? ", without its mean," : "",
+                   " is divided by, sqrt(mean of squares + epsilon)."));
   normalized_hook_ = hook_points.Add(
       name + ".hook_normalized", width,
       config.weighted ? absl::StrCat(what, ", before its weight.") : absl::StrCat(what, ": what ", reader, " reads."));
@@ -30,11 +34,18 @@ NormPlace::NormPlace(const NormConfig& config, NormWeights weights, int64_t widt
 bool NormPlace::Run(const at::Tensor& x, Taps& taps, at::Tensor* out) const {
   *out = x;
   if (!exists()) return false;
-  if (!taps.Wants(normalized_hook_)) {
+  Normed norm;
+  if (taps.IsNext(scale_hook_)) {
+    const at::Tensor own = NormScale(x, norm_.config());
+    at::Tensor scale = own;
+    if (taps(scale_hook_, scale)) return true;
+    if (!scale.is_same(own)) norm = NormBy(scale, x, norm_.config(), norm_.weights());
+  }
+  if (!norm.normalized.defined() && !taps.Wants(normalized_hook_)) {
     *out = norm_(x);
     return taps(out_hook_, *out);
   }
-  const Normed norm = Norm(x, norm_.config(), norm_.weights());
+  if (!norm.normalized.defined()) norm = Norm(x, norm_.config(), norm_.weights());
   at::Tensor normalized = norm.normalized;
   if (taps(normalized_hook_, normalized)) return true;
   *out = normalized.is_same(norm.normalized) ? norm.out : Weighted(normalized, norm_.weights());
@@ -106,13 +117,14 @@ void Block::AddNorm(const BranchParts& parts, int64_t width, Branch& branch, Hoo
 void Block::AddOutput(const BranchParts& parts, int64_t width, Branch& branch, HookPointList& hook_points) const {
   if (parts.post_norm.kind != NormConfig::Kind::kNone) {
     branch.raw_hook = hook_points.Add(parts.raw_hook, width,
-                                      absl::StrCat("What ", parts.sublayer, " returns, before the norm after it."));
+                                      absl::StrCat("The output of ", parts.sublayer, ", before the norm after it."));
   }
   branch.post_norm = std::make_unique<NormPlace>(parts.post_norm, std::move(parts.post_norm_weights), width, dtype_,
                                                  absl::StrCat(parts.norm_name, "_post"),
                                                  absl::StrCat("The norm after ", parts.sublayer), nullptr, hook_points);
   branch.out_hook =
-      hook_points.Add(parts.out_hook, width, absl::StrCat("What ", parts.sublayer, " adds to the residual stream."));
+      hook_points.Add(parts.out_hook, width,
+                      absl::StrCat("The output of ", parts.sublayer, ", as it is added to the residual stream."));
   hook_points.Alias(parts.alias, branch.out_hook);
 }
 
@@ -149,7 +161,7 @@ bool Block::RunSequential(ForwardPass& pass, at::Tensor* x) const {
 bool Block::RunParallel(ForwardPass& pass, at::Tensor* x) const {
   const bool own_norm = feed_forward_branch_.norm->exists();
   at::Tensor h, attention_out, out;
-  // Where only the MLP's hook points are left, attention is not computed.
+  // If only the MLP's hook points are left, attention is not computed.
   const bool skips = pass.taps.NextIsAfter(attention_branch_.out_hook) && !pass.taps.Reach(resid_post_hook_);
   if ((!skips || !own_norm) && attention_branch_.norm->Run(*x, pass.taps, &h)) return true;
   if (!skips && Attend(h, pass, &attention_out)) return true;
@@ -176,7 +188,7 @@ bool Block::FeedOn(const at::Tensor& h, ForwardPass& pass, at::Tensor* out) cons
   return feed_forward_->Run(h, pass.taps, out) || Close(feed_forward_branch_, pass, out);
 }
 
-// From what a sublayer returned to what is added to the residual stream.
+// Turns what a sublayer returned into what is added to the residual stream.
 bool Block::Close(const Branch& branch, ForwardPass& pass, at::Tensor* out) const {
   if (pass.taps(branch.raw_hook, *out)) return true;
   const at::Tensor raw = *out;

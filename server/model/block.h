@@ -22,8 +22,8 @@
 
 namespace hookline {
 
-// A norm with its hook points, `<name>.hook_normalized` before its weight and `<name>.hook_out` after it; where the
-// configuration has none in this place, it hands through what it gets.
+// A norm with its hook points: `<name>.hook_scale`, what it divides by, of width 1, `<name>.hook_normalized` before its
+// weight and `<name>.hook_out` after it. Where the configuration has none in this place, it hands through what it gets.
 class NormPlace {
  public:
   // `what` begins the hook points' descriptions: "The norm before attention". `reader` (or null) reads its output.
@@ -38,7 +38,7 @@ class NormPlace {
 
  private:
   const OutputNorm norm_;  // for passes that do not tap what is inside
-  int normalized_hook_ = kNoHookPoint, out_hook_ = kNoHookPoint;
+  int scale_hook_ = kNoHookPoint, normalized_hook_ = kNoHookPoint, out_hook_ = kNoHookPoint;
 };
 
 class Block {

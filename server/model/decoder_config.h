@@ -41,7 +41,7 @@ struct SoftmaxAttentionConfig {
   int64_t heads = 0;
   int64_t key_value_heads = 0;
   int64_t head_width = 0;
-  // How far back a position sees: positions t - reach ... t. Negative: all positions before it.
+  // A position t sees positions t - reach ... t. Negative: all positions before it.
   int64_t reach = -1;
   int rotary = -1;      // into DecoderConfig::rotary; -1: no rotation
   double scale = 1;     // on the scores
@@ -93,7 +93,7 @@ struct DenseConfig {
 
 // feed_forward/experts.h
 struct ExpertsConfig {
-  // How an expert's score, which decides whether it is chosen, and its weight are computed.
+  // The formulas of an expert's score, which decides whether it is chosen, and of its weight.
   enum class Routing {
     kSoftmax,          // both: softmax of the logits over all experts
     kSoftmaxOfChosen,  // score: the logit; weight: softmax over the chosen logits
@@ -125,7 +125,7 @@ struct LayerConfig {
   AttentionConfig attention;
   FeedForwardConfig feed_forward;
 
-  // For a layer that is known to have softmax attention.
+  // Call it for a layer that is known to have softmax attention.
   SoftmaxAttentionConfig& softmax() { return std::get<SoftmaxAttentionConfig>(attention); }
 };
 
@@ -138,7 +138,7 @@ struct PerLayerEmbeddingConfig {
 };
 
 struct DecoderConfig {
-  // How a block's sublayers follow each other.
+  // The order in which a block's sublayers follow each other.
   enum class Arrangement {
     kSequential,  // y = x + attention(ln1 x); y + mlp(ln2 y)
     kParallel,    // x + attention(ln1 x) + mlp(ln2 x); without ln2 the MLP reads ln1 x

@@ -7,16 +7,16 @@
 #include <utility>
 
 #include "absl/container/inlined_vector.h"
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "server/base/escape.h"
 #include "server/base/status.h"
 
 namespace hookline {
 namespace {
 
-// Longer than any name, with room for lists. Bounds the work that one pattern can ask for.
+// This is longer than any name, with room for lists. It bounds the work that one pattern can ask for.
 constexpr size_t kMaxPatternBytes = 1024;
 // Every wildcard is matched against every name, so a request of thousands of them would be slow to answer; a model has
 // about twenty kinds of hook points, and one wildcard covers a kind.
@@ -24,14 +24,7 @@ constexpr int kMaxWildcards = 256;
 // For all wildcards of a request together: 64 for each of as many as there may be. Against a thousand names it is some
 // ten milliseconds' work.
 constexpr size_t kMaxWildcardBytes = size_t{16} << 10;
-// An error message quotes this much of a client's text, which suffices to recognise it.
-constexpr size_t kMaxQuotedBytes = 120;
 constexpr int kNearestNames = 3;
-
-std::string Quoted(absl::string_view text) {
-  const bool cut = text.size() > kMaxQuotedBytes;
-  return absl::StrCat("'", absl::Utf8SafeCHexEscape(text.substr(0, kMaxQuotedBytes)), cut ? "..." : "", "'");
-}
 
 bool IsWildcard(absl::string_view pattern) { return pattern.find_first_of("*{}") != absl::string_view::npos; }
 
@@ -113,7 +106,7 @@ class MatchedName {
     for (char c : text) {
       uint64_t any = 0;
       if (c == '*') {
-        // From the first one on all.
+        // All positions from the first one on are reached.
         for (uint64_t& word : from) {
           const uint64_t first = word & (~word + 1);
           word = any != 0 ? ~uint64_t{0} : ~(first - 1) & (first == 0 ? 0 : ~uint64_t{0});

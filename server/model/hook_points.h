@@ -23,7 +23,7 @@ struct HookPoint {
   int layer = 0;            // block from 0; -1 before the first, the number of layers after the last
   std::string description;  // one sentence
   int heads = 0;            // that `width` is divided into; 0: none
-  // Whether the pass goes on without reading the value: replacing it would have no effect.
+  // True if the pass goes on without reading the value: replacing it would have no effect.
   bool observation = false;
   std::string fingerprint = {};  // of the dictionary that computes it; empty: the model does
 };

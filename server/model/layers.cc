@@ -11,30 +11,53 @@ at::Tensor Linear(const at::Tensor& x, const LinearWeights& weights) {
   return weights.bias.defined() ? at::addmm(weights.bias, x, weights.weight) : at::mm(x, weights.weight);
 }
 
-Normed Norm(const at::Tensor& x, const NormConfig& config, const NormWeights& weights) {
-  const double width = static_cast<double>(x.size(-1));
-  const bool narrow = x.scalar_type() != at::kFloat;
-  at::Tensor wide;  // normalized, in float32
-  if (config.kind == NormConfig::Kind::kRms) {
-    // mean(x^2) from the L2 norm, which is one pass over x without a temporary.
-    const at::Tensor norm = at::linalg_vector_norm(x, 2, at::IntArrayRef{-1}, /*keepdim=*/true, at::kFloat);
-    wide = x * norm.square_().div_(width).add_(config.epsilon).rsqrt_();
-  } else {
-    const at::Tensor input = narrow ? x.to(at::kFloat) : x;
-    wide = std::get<0>(at::native_layer_norm(input, {input.size(-1)}, {}, {}, config.epsilon));
-  }
+namespace {
+
+// `wide`: normalized, in float32. Its results are in the dtype of x.
+Normed WithWeights(const at::Tensor& wide, at::ScalarType dtype, const NormWeights& weights) {
+  const bool narrow = dtype != at::kFloat;
   Normed result;
-  result.normalized = narrow ? wide.to(x.scalar_type()) : wide;
+  result.normalized = narrow ? wide.to(dtype) : wide;
   result.out = result.normalized;
   if (!weights.weight.defined()) return result;
   if (weights.weight.scalar_type() == at::kFloat) {
     at::Tensor product =
         weights.bias.defined() ? at::addcmul(weights.bias, wide, weights.weight) : wide * weights.weight;
-    result.out = narrow ? product.to(x.scalar_type()) : product;
+    result.out = narrow ? product.to(dtype) : product;
   } else {
     result.out = result.normalized * weights.weight;
   }
   return result;
+}
+
+// mean(x^2) + epsilon, (rows, 1) in float32. From the L2 norm, which is one pass over x without a temporary.
+at::Tensor MeanSquare(const at::Tensor& x, const NormConfig& config) {
+  const at::Tensor norm = at::linalg_vector_norm(x, 2, at::IntArrayRef{-1}, /*keepdim=*/true, at::kFloat);
+  return norm.square_().div_(static_cast<double>(x.size(-1))).add_(config.epsilon);
+}
+
+// Returns the normalized rows, their means and 1 / their scales, all in float32.
+std::tuple<at::Tensor, at::Tensor, at::Tensor> LayerNorm(const at::Tensor& x, const NormConfig& config) {
+  return at::native_layer_norm(x.to(at::kFloat), {x.size(-1)}, {}, {}, config.epsilon);
+}
+
+}  // namespace
+
+Normed Norm(const at::Tensor& x, const NormConfig& config, const NormWeights& weights) {
+  const at::Tensor wide =
+      config.kind == NormConfig::Kind::kRms ? x * MeanSquare(x, config).rsqrt_() : std::get<0>(LayerNorm(x, config));
+  return WithWeights(wide, x.scalar_type(), weights);
+}
+
+at::Tensor NormScale(const at::Tensor& x, const NormConfig& config) {
+  if (config.kind == NormConfig::Kind::kRms) return MeanSquare(x, config).sqrt_();
+  return std::get<2>(LayerNorm(x, config)).reciprocal_();
+}
+
+Normed NormBy(const at::Tensor& scale, const at::Tensor& x, const NormConfig& config, const NormWeights& weights) {
+  at::Tensor dividend = x.to(at::kFloat);
+  if (config.kind == NormConfig::Kind::kLayer) dividend = dividend - dividend.mean(-1, /*keepdim=*/true);
+  return WithWeights(dividend / scale, x.scalar_type(), weights);
 }
 
 at::Tensor Weighted(const at::Tensor& normalized, const NormWeights& weights) {

@@ -36,7 +36,7 @@ absl::Status Model::Attach(std::shared_ptr<const Dictionary> dictionary, int hoo
     made.width =
         point == DictionaryPoint::kPreActivations || point == DictionaryPoint::kActivations ? info.latents : info.width;
     made.layer = at.layer;
-    made.description = absl::StrCat("Of dictionary ", info.name, " at ", at.name, ": ", DescriptionOf(point));
+    made.description = absl::StrCat("Dictionary ", info.name, " at ", at.name, ": ", DescriptionOf(point));
     made.observation = true;
     made.fingerprint = info.fingerprint;
     if (hook_points_.Find(made.name) >= 0) return refused(absl::StrCat(made.name, " is a hook point already"));

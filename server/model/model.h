@@ -29,7 +29,7 @@ struct ModelInfo {
   std::string architecture;  // "nanochat"
   std::string variant;       // "I"
   std::string details;       // what was found or set that changes activations, one line for people
-  std::string warning;       // what whoever runs the server should know, one line; empty: nothing
+  std::string warning;       // what the server's operator should know, one line; empty: nothing
   int layers = 0;
   int64_t width = 0;  // of the residual stream
   int heads = 0;
@@ -42,7 +42,7 @@ struct ModelInfo {
   int64_t parameters = 0;
   // True if sequences of different lengths may share a batch, padded on the right.
   bool mixes_lengths = true;
-  // Why the model computes no logits, which completes the sentence that begins with it; empty: it does.
+  // The reason why the model computes no logits, which completes the sentence that begins with it; empty: it does.
   std::string no_logits = "is not a decoder, so its logits are not known";
 };
 
@@ -70,7 +70,7 @@ class Model {
   const HookPoints& hook_points() const { return hook_points_; }
   const std::vector<AttachedDictionary>& dictionaries() const { return dictionaries_; }
 
-  // Adds a dictionary at a hook point, and its own hook points at the end of the list. To be called before the model is
+  // Adds a dictionary at a hook point, and its own hook points at the end of the list. Call it before the model is
   // shared. FAILED_PRECONDITION: the widths differ, or the dictionary's name is taken.
   absl::Status Attach(std::shared_ptr<const Dictionary> dictionary, int hook_point);
 

@@ -1,4 +1,4 @@
-// Who takes part in a forward pass beyond recording it: replaces rows, lets the batch grow between blocks, and receives
+// Takes part in a forward pass beyond recording it: replaces rows, lets the batch grow between blocks, and receives
 // what the logits are computed from.
 #ifndef HOOKLINE_SERVER_MODEL_PASS_EDITOR_H_
 #define HOOKLINE_SERVER_MODEL_PASS_EDITOR_H_

@@ -13,7 +13,7 @@ at::Tensor Periods(const RotaryConfig& config) {
   return at::pow(at::Scalar(config.base), exponents);
 }
 
-// By wavelength L / original_context: short ones stay, long ones are stretched, those between are blended.
+// Goes by wavelength L / original_context: short ones stay, long ones are stretched, those between are blended.
 at::Tensor Llama3Frequencies(const RotaryConfig& config) {
   const at::Tensor frequencies = Periods(config).reciprocal();
   const at::Tensor wavelengths = 2 * M_PI / frequencies;
@@ -76,7 +76,7 @@ Rotary::Rotary(std::vector<RotaryConfig> configs, int64_t most_positions, at::De
 }
 
 Rotary::Table Rotary::Make(const RotaryConfig& config, const std::vector<double>& divisors, int64_t positions) const {
-  // On the CPU, whatever the device: another library's sine differs in the last bit.
+  // Computed on the CPU, whatever the device: another library's sine differs in the last bit.
   const at::Tensor angles = at::outer(at::arange(0, positions, at::kFloat), Frequencies(config, divisors)).unsqueeze(1);
   const auto scaled = [&](const at::Tensor& values) {
     return (config.attention_factor == 1 ? values : values * config.attention_factor).to(device_, dtype_);

@@ -1,4 +1,4 @@
-// How queries and keys are rotated. Free of LibTorch.
+// The rotation of queries and keys. Free of LibTorch.
 #ifndef HOOKLINE_SERVER_MODEL_ROTARY_CONFIG_H_
 #define HOOKLINE_SERVER_MODEL_ROTARY_CONFIG_H_
 
@@ -12,7 +12,7 @@ namespace hookline {
 // frequency_j = base^(-2j / dims) unless it is scaled, all in float32. README.md beside the families' fixtures has the
 // formulas of every scaling.
 struct RotaryConfig {
-  // Which values make pair j.
+  // The values that make pair j.
   enum class Pairs {
     kHalves,       // j and j + dims / 2
     kAdjacent,     // 2j and 2j + 1

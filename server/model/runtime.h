@@ -18,7 +18,7 @@ struct RuntimeInfo {
 };
 
 // Sets the number of threads of one operation on the CPU (0: one for each core), and what kernels an accelerator uses.
-// To be called before a model is loaded: left alone, LibTorch may use one thread.
+// Call it before a model is loaded: left alone, LibTorch may use one thread.
 RuntimeInfo ConfigureRuntime(int threads);
 
 // FAILED_PRECONDITION where the LibTorch that is loaded is not the one that the server was built with, as after an

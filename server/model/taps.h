@@ -13,7 +13,7 @@
 
 namespace hookline {
 
-// Where a pass ends: at the last hook point that is wanted, or with the input of the unembedding.
+// The end of a pass: the last hook point that is wanted, or the input of the unembedding.
 enum class PassEnd { kLastHookPoint, kLogits };
 
 class Taps {
@@ -38,6 +38,9 @@ class Taps {
 
   // Does the same for a hook point whose value is only observed (HookPoint::observation): an answer has no effect.
   bool Observe(int hook_point, at::Tensor value) { return (*this)(hook_point, value); }
+
+  // Returns whether `hook_point` is the next one to record or to replace.
+  bool IsNext(int hook_point) const { return !wanted_.empty() && wanted_.front() == hook_point; }
 
   // Returns whether one of `hook_points` is to be recorded, or the pass goes on to `reader`, which is computed from
   // them.

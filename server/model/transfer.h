@@ -88,9 +88,9 @@ class Transfer {
   virtual absl::Status Check() = 0;
 };
 
-// For a device as ModelInfo::device names it. On the CPU copies have ended when Copy returns. Copies of one transfer
-// run in their order; two transfers of one device do not wait for each other, and each copies rows that the other
-// staged.
+// Makes the transfer of a device, as ModelInfo::device names it. On the CPU copies have ended when Copy returns. Copies
+// of one transfer run in their order; two transfers of one device do not wait for each other, and each copies rows that
+// the other staged.
 absl::StatusOr<std::unique_ptr<Transfer>> MakeTransfer(const std::string& device);
 
 // Host memory that `device` copies to fastest: pinned for an accelerator, where LibTorch takes the next power of two.

@@ -8,8 +8,8 @@
 namespace hookline {
 namespace {
 
-// A tied table may be stored in another dtype than the model's. It is converted by so many ids at a time, so that there
-// is never a second copy of all of it.
+// A tied table may be stored in another dtype than the model's. It is converted by this many ids at a time, so that
+// there is never a second copy of all of it.
 constexpr int64_t kConvertedIds = 16384;
 
 }  // namespace

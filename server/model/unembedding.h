@@ -1,4 +1,4 @@
-// From the residual stream after the last norm to logits.
+// Turns the residual stream after the last norm into logits.
 //
 //   z = x P W + b                    P the projection to the embedding's width, where the two differ
 //   logits = cap tanh(scale z / cap)

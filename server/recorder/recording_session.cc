@@ -12,7 +12,7 @@
 namespace hookline {
 namespace {
 
-// Often enough for a progress bar.
+// This is often enough for a progress bar.
 constexpr absl::Duration kProgressInterval = absl::Seconds(1);
 
 absl::Status StoppedStatus(const std::string& name) {

@@ -48,7 +48,7 @@ class RecordingSession {
     absl::Duration time;   // since then
     bool ended = false;
     std::optional<CaptureStarted> started;  // once the recording is in the catalog
-    // Once ended: the status, with the codes of the proto's PersistResponse, and the capture's summary.
+    // These are set at the end: the status, with the codes of the proto's PersistResponse, and the capture's summary.
     absl::Status status;
     std::optional<CaptureEnded> summary;
   };
@@ -125,7 +125,7 @@ class RecordingSession {
   Progress progress_ ABSL_GUARDED_BY(mutex_);
   int64_t rows_at_begin_ ABSL_GUARDED_BY(mutex_) = 0;
 
-  // Held while callbacks run, so that removing one waits for it. Comes before mutex_.
+  // This is held while callbacks run, so that removing one waits for it. It comes before mutex_.
   absl::Mutex callback_mutex_ ABSL_ACQUIRED_BEFORE(mutex_);
   std::map<int, std::function<void()>> watches_ ABSL_GUARDED_BY(callback_mutex_);
   int next_watch_ ABSL_GUARDED_BY(callback_mutex_) = 0;

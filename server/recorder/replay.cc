@@ -422,7 +422,7 @@ class Replay final : public Capture, public std::enable_shared_from_this<Replay>
   bool started_ ABSL_GUARDED_BY(mutex_) = false;
   bool ended_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Duration wire_time_ ABSL_GUARDED_BY(mutex_);
-  // Held while on_ready_ runs, so that Cancel waits for it.
+  // This is held while on_ready_ runs, so that Cancel waits for it.
   absl::Mutex callback_mutex_;
   std::function<void()> on_ready_ ABSL_GUARDED_BY(callback_mutex_);
 };

@@ -244,7 +244,7 @@ absl::StatusOr<std::unique_ptr<RecordingWriter>> Catalog::Continue(absl::string_
     manifest.update_time = absl::Now();
     RETURN_IF_ERROR(WriteManifest(*opened, manifest));
     {
-      // Done before files are removed, so that their readers have them open.
+      // This happens before files are removed, so that their readers have them open.
       absl::MutexLock lock(&mutex_);
       SetManifest(entries_.find(name)->second, manifest);
     }
@@ -343,7 +343,7 @@ CatalogUsage Catalog::Usage() const {
   for (RecordingState state : kRecordingStates) usage.recordings[state] = 0;
   usage.quota_bytes = options_.quota_bytes;
   usage.kept_free_bytes = options_.free_bytes;
-  // Before the lock, because a file system of the network may take its time.
+  // This comes before the lock, because a file system of the network may take its time.
   if (const absl::StatusOr<int64_t> free = root_->FreeBytes(); free.ok()) usage.free_bytes = *free;
   absl::MutexLock lock(&mutex_);
   usage.used_bytes = UsedBytes();
@@ -387,7 +387,7 @@ absl::StatusOr<std::shared_ptr<const RecordingReader>> Catalog::OpenReader(absl:
   if (entry->is_being_made) {
     return absl::AbortedError(absl::StrCat("recording ", name, " is just being made; ask again"));
   }
-  // Done with the mutex held, so that a later removal of files sees that they are read.
+  // This happens with the mutex held, so that a later removal of files sees that they are read.
   ASSIGN_OR_RETURN(std::shared_ptr<RecordingFiles::Lease> lease,
                    entry->files->Read([&] { return OpenRecording(name); }));
   return std::make_shared<const RecordingReader>(entry->files, std::move(lease), entry->manifest, read_memory_);
@@ -425,7 +425,7 @@ absl::StatusOr<int64_t> Catalog::Delete(absl::string_view name) {
     entry->is_busy = entry->is_being_removed = true;
     files = entry->files;
   }
-  // Done before the files are removed, so that their readers have them open.
+  // This happens before the files are removed, so that their readers have them open.
   if (files != nullptr) files->SetManifest(nullptr);
   const absl::Status removed = RemoveFiles(name);
   absl::MutexLock lock(&mutex_);

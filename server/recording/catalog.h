@@ -33,7 +33,7 @@ struct CatalogOptions {
   int64_t read_bytes = int64_t{512} << 20;   // of memory, for the messages of all reads together
 };
 
-// Where a recording is cut back to, to be continued from there.
+// The place that a recording is cut back to, to be continued from there.
 struct ResumePoint {
   int64_t row = 0;
   std::string token;

@@ -30,7 +30,7 @@ constexpr int kMaxManifestDepth = 16;
 // The shards' names number rows by 12 digits.
 constexpr int64_t kMaxRows = 999'999'999'999;
 constexpr int64_t kMaxWidth = int64_t{1} << 24;
-// More than any disk holds, and far enough below the end of int64_t that a sum over some recordings does not overflow.
+// No disk holds as much, and it is far enough below the end of int64_t that a sum over recordings does not overflow.
 constexpr int64_t kMaxBytes = int64_t{1} << 60;
 
 constexpr Dtype kDtypes[] = {Dtype::kFloat32, Dtype::kBFloat16, Dtype::kFloat16, Dtype::kFloat8E4M3, Dtype::kInt8};

@@ -12,7 +12,7 @@
 namespace hookline {
 namespace {
 
-// Far more than the header of any manifest's hook points.
+// The header of any manifest's hook points takes far less.
 constexpr int64_t kMaxHeaderBytes = int64_t{1} << 40;
 // Read and hashed at a time, so that it stays in the processor's cache.
 constexpr int64_t kPieceBytes = int64_t{256} << 10;

@@ -8,7 +8,7 @@
 namespace hookline {
 namespace {
 
-// Less than a quarter of the usual limit of 1024 descriptors. A read in order needs one at a time.
+// This is less than a quarter of the usual limit of 1024 descriptors. A read in order needs one at a time.
 constexpr size_t kMaxOpenFiles = 192;
 // Files of deleted recordings that are still being read, beside those above. If there are more, the reads end with
 // ABORTED.

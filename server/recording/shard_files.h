@@ -64,7 +64,7 @@ class ShardFileCache {
 // The files of one recording. Thread-safe. The catalog and each reader share it.
 class RecordingFiles {
  public:
-  // Shared by all who read the recording at the same time, and destroyed with the last of them.
+  // All who read the recording at the same time share it; the last of them destroys it.
   class Lease {
    public:
     Lease(std::shared_ptr<ShardFileCache> cache, std::unique_ptr<Directory> directory)
@@ -117,7 +117,7 @@ class RecordingFiles {
   mutable absl::Mutex mutex_;
   std::shared_ptr<const Manifest> manifest_ ABSL_GUARDED_BY(mutex_);
   std::weak_ptr<Lease> lease_ ABSL_GUARDED_BY(mutex_);
-  // By file and checksum, for shards that the manifest names.
+  // The key is a file and a checksum of a shard that the manifest names.
   std::map<std::pair<std::string, std::string>, FileFacts> checked_ ABSL_GUARDED_BY(mutex_);
 };
 

@@ -39,13 +39,13 @@ struct RowsToRecord {
   absl::string_view resume_token;
 };
 
-// Used by one thread at a time; rows() and bytes() by any. Destroyed without Close, it leaves what a crash would leave,
-// and the recording becomes INTERRUPTED.
+// One thread at a time may use it; any may call rows() and bytes(). Destroyed without Close, it leaves what a crash
+// would leave, and the recording becomes INTERRUPTED.
 class RecordingWriter {
  public:
   // The catalog's side of a writer.
   struct Host {
-    // Charges the catalog for so many more bytes, or returns RESOURCE_EXHAUSTED with the numbers.
+    // Charges the catalog for `bytes` more bytes, or returns RESOURCE_EXHAUSTED with the numbers.
     std::function<absl::Status(int64_t bytes)> charge;
     // Tells that this manifest is now on the disk.
     std::function<void(const Manifest&)> publish;

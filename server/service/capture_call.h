@@ -36,7 +36,7 @@ class CaptureCall : public StreamCall<Reactor, grpc::ByteBuffer> {
   CaptureCall(absl::string_view method, TaskThreads* threads, std::shared_ptr<SharedMemory> memory)
       : Base(method, threads), memory_(std::move(memory)) {}
 
-  // For Engine::Start.
+  // The callbacks for Engine::Start.
   CaptureCallbacks callbacks() {
     return {/*on_ready=*/[this] { this->Wake(); },
             /*on_source_room=*/[this] { this->Post([this] { OnSourceRoom(); }); },
@@ -124,7 +124,7 @@ class CaptureCall : public StreamCall<Reactor, grpc::ByteBuffer> {
     return WriteEnd(std::get<CaptureEnded>(*std::move(event)));
   }
 
-  // How much of the client's memory is used.
+  // The number of bytes used of the client's memory.
   int64_t UseMemory() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     if (memory_ == nullptr) return 0;
     if (encoding_ == Encoding::kBytes && memory_->Use(started_.max_message_bytes, [this] { this->Wake(); })) {
@@ -157,7 +157,7 @@ class CaptureCall : public StreamCall<Reactor, grpc::ByteBuffer> {
 
   // Returns how many captures are admitted before that of a call that waits.
   static constexpr char kCapturesAheadMetadata[] = "hookline-captures-ahead";
-  // Fewer are sent as fast as they are copied.
+  // Chunks of fewer bytes are sent as fast as they are copied.
   static constexpr int64_t kMinSharedBytes = int64_t{64} << 10;
 
   std::shared_ptr<Capture> capture_ ABSL_GUARDED_BY(mutex_);

@@ -5,7 +5,7 @@
 namespace hookline {
 namespace {
 
-// Enough to recognise a capture by; a wildcard may stand for thousands.
+// A capture can be recognised by this many; a wildcard may stand for thousands.
 constexpr size_t kMaxHookPoints = 100;
 
 v1::CaptureWait ToProto(CaptureWait wait) {

@@ -19,7 +19,7 @@
 namespace hookline {
 namespace {
 
-// Until somebody has closed a descriptor. Those who connect wait in the kernel meanwhile.
+// The pause lasts until somebody has closed a descriptor. Those who connect wait in the kernel meanwhile.
 constexpr absl::Duration kDescriptorWait = absl::Milliseconds(100);
 // A line for each would let anybody fill the log.
 constexpr absl::Duration kRefusalLogInterval = absl::Seconds(10);

@@ -35,7 +35,7 @@ class ConnectionAcceptor {
 
   // Binds each of the addresses; errors of BindAddress. From now on clients may connect, and wait.
   absl::Status Bind(const std::vector<std::string>& addresses);
-  // In their order.
+  // The bound addresses, in the order given to Bind.
   const std::vector<BoundAddress>& bound() const { return bound_; }
 
   // Takes over an accepted connection's descriptor; must not block.

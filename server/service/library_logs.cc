@@ -20,7 +20,26 @@ class EscapedMessage final : public spdlog::custom_flag_formatter {
   std::unique_ptr<spdlog::custom_flag_formatter> clone() const override { return std::make_unique<EscapedMessage>(); }
 };
 
+// The message inside a JSON string.
+class JsonMessage final : public spdlog::custom_flag_formatter {
+ public:
+  void format(const spdlog::details::log_msg& message, const std::tm& /*time*/, spdlog::memory_buf_t& out) override {
+    // Escaped returns valid UTF-8 without control characters, in which JSON escapes only these two.
+    for (const char c : Escaped({message.payload.data(), message.payload.size()})) {
+      if (c == '"' || c == '\\') out.push_back('\\');
+      out.push_back(c);
+    }
+  }
+  std::unique_ptr<spdlog::custom_flag_formatter> clone() const override { return std::make_unique<JsonMessage>(); }
+};
+
 }  // namespace
+
+std::unique_ptr<spdlog::formatter> JsonLogFormatter() {
+  auto formatter = std::make_unique<spdlog::pattern_formatter>();
+  formatter->add_flag<JsonMessage>('*').set_pattern(R"({"time":"%Y-%m-%dT%H:%M:%S.%e%z","level":"%l","message":"%*"})");
+  return formatter;
+}
 
 std::unique_ptr<spdlog::formatter> LogFormatter() {
   auto formatter = std::make_unique<spdlog::pattern_formatter>();

@@ -13,7 +13,10 @@ namespace hookline {
 // files and clients, and must not forge a line or reach a terminal as control characters.
 std::unique_ptr<spdlog::formatter> LogFormatter();
 
-// Sends their logs to spdlog's default logger, for the whole process; to be called once, before either is used. What a
+// Formats each message as one line with a JSON object: `time`, `level`, and `message`, which is escaped likewise.
+std::unique_ptr<spdlog::formatter> JsonLogFormatter();
+
+// Sends their logs to spdlog's default logger, for the whole process; call it once, before either is used. What a
 // client can cause at will (a string that is not UTF-8) is logged for debugging only.
 void RouteLibraryLogs();
 

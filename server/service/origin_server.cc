@@ -26,7 +26,7 @@ Certificates* CertificatesFor(const SharedParts& parts, const Origin& origin) {
   return origin.kind == OriginKind::kUnix ? nullptr : parts.certificates.get();
 }
 
-// Those that reflection names: also gRPC's health service, whose descriptors the program would not have by itself.
+// Reflection names these: also gRPC's health service, whose descriptors the program would not have by itself.
 std::vector<std::string> ReflectedServices(const SharedParts& parts) {
   google::protobuf::LinkMessageReflection<grpc::health::v1::HealthCheckRequest>();
   std::vector<std::string> services = ServiceNames(parts);

@@ -66,7 +66,7 @@ class OriginServer {
   // Serves a connection of this origin; takes over its descriptor. Must not be called after Shutdown.
   void HandOn(int listener, int connection);
 
-  // What health says from now on, for the empty name and for each service.
+  // Sets what health says from now on, for the empty name and for each service.
   void SetServing(bool serving);
 
   // Takes no more calls; those that run are cancelled after `grace`. Returns when none is left.

@@ -29,7 +29,7 @@ class OriginServers {
   // Serves a connection in a slot that is prepared for its origin; takes over its descriptor.
   void HandOn(int slot, int listener, int connection) ABSL_LOCKS_EXCLUDED(mutex_);
 
-  // What health says, also in servers that start later.
+  // Sets what health says, also in servers that start later.
   void SetServing(bool serving) ABSL_LOCKS_EXCLUDED(mutex_);
 
   // Takes no more calls; those that run are cancelled after `grace`. Returns when none is left. Nothing may be prepared
@@ -43,7 +43,7 @@ class OriginServers {
   SharedParts* const parts_;
   absl::Mutex mutex_;
   bool serving_ ABSL_GUARDED_BY(mutex_) = false;
-  // By slot; null where nobody came yet.
+  // The servers by slot; null where nobody came yet.
   std::vector<std::shared_ptr<OriginServer>> servers_ ABSL_GUARDED_BY(mutex_);
   std::atomic<int> ending_{0};
   TaskThreads ends_{1};

@@ -31,11 +31,11 @@
 
 namespace hookline {
 
-// More than any request takes that holds no tokens for a model. Parsed, a message of empty parts takes thirty times its
-// bytes, so gRPC's own limit, which is made for tokens, is no bound here.
+// No request without tokens for a model takes as much. Parsed, a message of empty parts takes thirty times its
+// bytes, so gRPC's own limit, which is made for tokens, does not bound these.
 constexpr size_t kMaxPlainRequestBytes = size_t{4} << 20;
 
-// RESOURCE_EXHAUSTED: the message is larger than that; INVALID_ARGUMENT: it is no such message.
+// RESOURCE_EXHAUSTED: the message is larger than that; INVALID_ARGUMENT: it is not such a message.
 template <typename Request>
 absl::StatusOr<Request> ParsePlain(grpc::ByteBuffer message) {
   const auto& name = Request::descriptor()->name();

@@ -14,9 +14,9 @@
 namespace hookline {
 namespace {
 
-// Enough to see that a recording is damaged all over.
+// This many show that a recording is damaged all over.
 constexpr int kMaxDamagedShards = 1000;
-// Those that wait for their turn hold little, but one client should not keep others waiting for hours.
+// Calls that wait for their turn hold little, but one client should not keep others waiting for hours.
 constexpr int kMaxVerifications = 256;
 
 v1::PersistDisposition ToProto(PersistDisposition disposition) {

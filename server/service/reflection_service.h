@@ -19,8 +19,8 @@ namespace hookline {
 constexpr size_t kMaxReflectionRequestBytes = size_t{4} << 10;
 
 // The answer to one question about the program's descriptors. `services`: the full names of the server's. A question
-// without an answer gets an ErrorResponse. INVALID_ARGUMENT, RESOURCE_EXHAUSTED: the message is no question, or larger
-// than that.
+// without an answer gets an ErrorResponse. INVALID_ARGUMENT, RESOURCE_EXHAUSTED: the message is not a question, or
+// larger than that.
 absl::StatusOr<grpc::reflection::v1alpha::ServerReflectionResponse> AnswerReflection(
     const grpc::ByteBuffer& message, const std::vector<std::string>& services);
 

@@ -14,6 +14,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
 #include "server/base/descriptor_limit.h"
+#include "server/base/listen_address.h"
 #include "server/base/status.h"
 #include "server/service/auth/authenticator.h"
 #include "server/service/auth/connection_origins.h"
@@ -26,9 +27,9 @@
 namespace hookline {
 namespace {
 
-// For readers to take the summaries that Engine::Drain hands out at its deadline.
+// Time for readers to take the summaries that Engine::Drain hands out at its deadline.
 constexpr absl::Duration kSummaryGrace = absl::Seconds(5);
-// For what is written to reach the socket, and for calls that never end by themselves (health's Watch) to be cancelled.
+// Time for what is written to reach the socket, and for calls that never end (health's Watch) to be cancelled.
 constexpr absl::Duration kFlushGrace = absl::Seconds(1);
 // Connections may have half of the descriptors, shared memory's a quarter of what is left; files have the rest.
 constexpr int64_t kDescriptorsPerConnection = 2;
@@ -62,6 +63,20 @@ absl::Status CheckOptions(const ServerOptions& options) {
   return absl::OkStatus();
 }
 
+// Anyone who can connect may use a server without identities, so others must not connect by an oversight.
+absl::Status CheckExposure(const ServerOptions& options, const Authenticator& authenticator) {
+  if (authenticator.has_identities() || options.insecure) return absl::OkStatus();
+  for (const std::string& address : options.listen) {
+    ASSIGN_OR_RETURN(const bool is_loopback, IsLoopbackAddress(address));
+    if (is_loopback) continue;
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--listen ", address,
+        ": other machines reach this address, and without --auth-file anyone who can connect may use the server; give "
+        "an auth file (`hookline token`), or --insecure if that is wanted"));
+  }
+  return absl::OkStatus();
+}
+
 ConnectionLimits LimitsOf(const ServerOptions& options) {
   const int64_t descriptors = DescriptorLimit();
   ConnectionLimits limits;
@@ -85,8 +100,7 @@ class GrpcServer final : public Server {
     const ServerOptions& options = parts_.options;
     RETURN_IF_ERROR(CheckEveryMethodHasARole(ServiceNames(parts_)));
     RETURN_IF_ERROR(acceptor_.Bind(options.listen));
-    RETURN_IF_ERROR(CheckExposure(options));
-    // Those of users start when they come. That gRPC can start one is known from the first.
+    // The servers of users start when users come. That gRPC can start one is known from the first.
     RETURN_IF_ERROR(servers_.Prepare(0, origins_.origin(0)));
     std::vector<int> tcp_ports;
     for (const BoundAddress& bound : acceptor_.bound()) {
@@ -126,21 +140,8 @@ class GrpcServer final : public Server {
   }
 
  private:
-  // Anyone who can connect may use a server without identities, so others must not connect by an oversight.
-  absl::Status CheckExposure(const ServerOptions& options) const {
-    if (parts_.authenticator->has_identities() || options.insecure) return absl::OkStatus();
-    for (size_t i = 0; i < options.listen.size(); ++i) {
-      if (acceptor_.bound()[i].is_loopback) continue;
-      return absl::InvalidArgumentError(absl::StrCat(
-          "--listen ", options.listen[i],
-          ": other machines reach this address, and without --auth-file anyone who can "
-          "connect may use the server; give an auth file (`hookline token`), or --insecure if that is wanted"));
-    }
-    return absl::OkStatus();
-  }
-
   void Accept(const ServerOptions& options) {
-    // gRPC sets this for connections that it accepts itself: a peer that acknowledges nothing for so long is gone.
+    // gRPC sets this for connections that it accepts itself: a peer that acknowledges nothing for this long is gone.
     const unsigned user_timeout = static_cast<unsigned>(GrpcMilliseconds(options.keepalive / 3));
     const auto hand_on = [this, user_timeout](int listener, int connection, const sockaddr_storage& peer) {
       const std::optional<int> slot = origins_.Assign(connection, peer);
@@ -179,7 +180,8 @@ absl::Status Server::Check(const ServerOptions& options) {
   } else if (!options.tls.key.empty() || !options.tls.client_ca.empty()) {
     return absl::InvalidArgumentError("--tls-key and --tls-client-ca need --tls-cert");
   }
-  return Authenticator::Create(options.auth_file).status();
+  ASSIGN_OR_RETURN(const std::unique_ptr<Authenticator> authenticator, Authenticator::Create(options.auth_file));
+  return CheckExposure(options, *authenticator);
 }
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options, Engine* engine,

@@ -39,7 +39,7 @@ struct ServerOptions {
   int max_connections_per_address = 256;
   // A connection without calls is closed after this long. Clients of gRPC make another at their next call.
   absl::Duration connection_idle = absl::Minutes(5);
-  // From a connection's start until it is one of HTTP/2; clients need two round trips.
+  // The time from a connection's start until it is one of HTTP/2; clients need two round trips.
   absl::Duration handshake_timeout = absl::Seconds(10);
   // Called once, from a thread of the server's, if it cannot accept connections any more. Those that are there go on,
   // but only ending the process helps.
@@ -51,8 +51,8 @@ struct ServerOptions {
   int64_t max_incoming_bytes = int64_t{512} << 20;
   // Calls at a time on one connection; more wait in the client.
   int max_calls_per_connection = 1024;
-  // A connection on which nothing came for so long is sent a keepalive ping, and closed if no answer comes for a third
-  // of it: calls of clients that vanished end.
+  // A connection on which nothing came for this long is sent a keepalive ping, and closed if no answer comes for a
+  // third of it: calls of clients that vanished end.
   absl::Duration keepalive = absl::Seconds(60);
   // Memory of clients on this machine that values are written to instead of being sent
   // (shared_memory/SHARED_MEMORY.md), all of it together; 0: none.

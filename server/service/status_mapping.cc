@@ -16,7 +16,7 @@ namespace {
 // A field's path names positions, so it is short; one that is not comes from a name in the request.
 constexpr size_t kMaxFieldBytes = 256;
 
-// At most `limit` bytes of `text`, cut between characters of UTF-8.
+// Returns at most `limit` bytes of `text`, cut between characters of UTF-8.
 std::string CutTo(absl::string_view text, size_t limit) {
   if (text.size() <= limit) return std::string(text);
   size_t end = limit - 3;

@@ -12,12 +12,7 @@ namespace hookline {
 constexpr size_t kMaxStatusMessageBytes = 1024;
 
 // The same code, and the message as Escaped gives it. Where FieldOf(status) names a field, a google.rpc.BadRequest in
-// `grpc-status-details-bin` does too. An encoded google.rpc.Status, as github.com/googleapis/googleapis defines it
-// (google/rpc/status.proto and error_details.proto):
-//   Status {int32 code = 1; string message = 2; repeated google.protobuf.Any details = 3;}
-//   Any {string type_url = 1; bytes value = 2;}
-//   BadRequest {repeated FieldViolation field_violations = 1;}
-//   FieldViolation {string field = 1; string description = 2;}
+// `grpc-status-details-bin` does too: an encoded google.rpc.Status (proto/google/rpc).
 grpc::Status ToGrpc(const absl::Status& status);
 
 }  // namespace hookline

@@ -47,7 +47,7 @@ class StreamCall : public Reactor, public std::enable_shared_from_this<StreamCal
   // `threads` must outlive the call. `method` names it in the log.
   StreamCall(absl::string_view method, TaskThreads* threads) : method_(method), threads_(threads) {}
 
-  // Transfers ownership to gRPC until OnDone. To be called once, before anything is started. `context`: the call's.
+  // Transfers ownership to gRPC until OnDone. Call it once, before anything is started. `context`: the call's.
   void Keep(grpc::CallbackServerContext* context) {
     self_ = this->shared_from_this();
     absl::MutexLock lock(&mutex_);
@@ -65,7 +65,7 @@ class StreamCall : public Reactor, public std::enable_shared_from_this<StreamCal
     });
   }
 
-  // For reactors that write. `ok` false means a cancelled call, which OnCancel reports.
+  // Called for reactors that write. `ok` false means a cancelled call, which OnCancel reports.
   void OnWriteDone(bool /*ok*/) {
     Guard([this] {
       absl::MutexLock lock(&mutex_);
@@ -110,7 +110,7 @@ class StreamCall : public Reactor, public std::enable_shared_from_this<StreamCal
     std::optional<absl::Status> status;
   };
 
-  // Asked whenever something has happened and nothing is being written, until the call is finished.
+  // Called whenever something has happened and nothing is being written, until the call is finished.
   virtual Step NextStep() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) = 0;
   // Called once the written message has left, to the client or into the void.
   virtual void Written() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {}
@@ -184,7 +184,7 @@ class StreamCall : public Reactor, public std::enable_shared_from_this<StreamCal
 
   const std::string method_;
   TaskThreads* const threads_;
-  // Until OnDone, after which gRPC does not touch the call.
+  // Keeps the call alive until OnDone, after which gRPC does not touch it.
   std::shared_ptr<StreamCall> self_;
   // gRPC's while `writing_`, and after the last write until OnDone.
   Message message_ ABSL_GUARDED_BY(mutex_);

@@ -40,7 +40,7 @@ class TextRequests {
   // the dataset's, or that another tokenizer packed it. Empty: nothing.
   std::string DatasetWarning(absl::string_view dataset, const Model* model) const;
 
-  // Where texts are encoded, so that one that takes seconds delays neither gRPC's threads nor captures' messages. They
+  // The threads that encode texts, so that a slow one delays neither gRPC's threads nor captures' messages. Texts
   // wait as they came: as bytes that gRPC counts, of which many short texts take twenty times as many.
   TaskThreads& threads() { return threads_; }
 

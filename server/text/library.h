@@ -1,4 +1,4 @@
-// The Rust library's values as C++'s. Inside of server/text only.
+// The Rust library's values as C++'s. It is for server/text only.
 #ifndef HOOKLINE_SERVER_TEXT_LIBRARY_H_
 #define HOOKLINE_SERVER_TEXT_LIBRARY_H_
 

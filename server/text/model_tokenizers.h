@@ -18,7 +18,7 @@
 
 namespace hookline {
 
-// Filled before the server starts, and then only read, from any thread.
+// They are filled before the server starts, and then only read, from any thread.
 class ModelTokenizers {
  public:
   // Opens `path`, a tokenizer's file or a directory that holds one, for a model. Errors as OpenTokenizer's, and
@@ -35,7 +35,7 @@ class ModelTokenizers {
   // is.
   absl::StatusOr<const Tokenizer*> Find(absl::string_view model) const;
 
-  // Why the model has none; empty if it has one.
+  // The reason why the model has none; empty if it has one.
   std::string WhyMissing(absl::string_view model) const;
 
   // A sentence if the tokenizer can give ids that a model with `vocabulary_size` tokens does not have.

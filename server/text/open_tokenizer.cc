@@ -1,4 +1,4 @@
-// From files to a tokenizer.
+// Makes a tokenizer from files.
 #include <algorithm>
 #include <optional>
 

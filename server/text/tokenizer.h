@@ -21,7 +21,7 @@ struct hookline_tokenizer;
 
 namespace hookline {
 
-// A text of so many bytes takes seconds, and on its way about forty times its size in memory.
+// A text of this many bytes takes seconds, and on its way about forty times its size in memory.
 constexpr size_t kMaxTextBytes = size_t{16} << 20;
 
 struct SpecialToken {
@@ -77,7 +77,7 @@ class Tokenizer {
   const AddedTokens& added() const { return facts_.added; }
   const AddedTokens& added_by_default() const { return facts_.adds_by_default ? facts_.added : kNone; }
 
-  // Those with a role first, then the others in the order of their ids, at most `most`.
+  // Special tokens: those with a role first, then the others in the order of their ids, at most `most`.
   std::vector<SpecialToken> special_tokens(size_t most) const;
 
   // Encodes a text of UTF-8 and puts `added` around it. INVALID_ARGUMENT, a sentence without a field's name: the text

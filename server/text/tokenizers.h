@@ -40,10 +40,10 @@ struct hookline_rank {
   uint32_t id;
 };
 
-// From the contents of a tokenizer.json. Its padding and truncation are ignored.
+// Makes one from the contents of a tokenizer.json. Its padding and truncation are ignored.
 hookline_tokenizer* hookline_tokenizer_from_json(hookline_bytes json, hookline_buffer* error);
 
-// From the parts of a tiktoken encoding.
+// Makes one from the parts of a tiktoken encoding.
 hookline_tokenizer* hookline_tokenizer_from_ranks(hookline_bytes pattern, const hookline_rank* ranks, size_t rank_count,
                                                   const hookline_rank* special, size_t special_count,
                                                   hookline_buffer* error);

@@ -1,4 +1,4 @@
-// Small checkpoints with random damage: whatever comes of it, it is a status or tensors that can be read.
+// Small checkpoints with random damage: reading them ends in a status or in tensors that can be read.
 #include <functional>
 #include <random>
 #include <string>

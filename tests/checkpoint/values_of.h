@@ -17,7 +17,7 @@ inline at::Tensor ValuesOf(const StateDict& weights, const std::string& name, at
   return values.ok() ? *std::move(values) : at::zeros({1});
 }
 
-// In the dtype in which it is stored.
+// Returns the values in the dtype in which they are stored.
 inline at::Tensor ValuesOf(const StateDict& weights, const std::string& name) {
   return ValuesOf(weights, name, weights.tensors.at(name).scalar_type());
 }

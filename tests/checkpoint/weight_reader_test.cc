@@ -21,7 +21,7 @@ namespace {
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 
-// More than a piece that is read at a time and not a multiple of it, and enough for memory of huge pages.
+// This is more than a piece that is read at a time, not a multiple of it, and enough for memory of huge pages.
 constexpr int64_t kValues = 2'500'001;
 
 // bfloat16 values of which none is a NaN.

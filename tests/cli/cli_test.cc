@@ -145,7 +145,7 @@ TEST_F(CliTest, ContinuesAfterBrokenConnectionsWithTheSameBytes) {
   std::vector<std::string> undisturbed = arguments;
   undisturbed.push_back(out_);
   ASSERT_EQ(Capture(undisturbed).exit_code, 0);
-  // Between the chunks of a row group, before the first chunk, and twice in a row.
+  // The call breaks between the chunks of a row group, before the first chunk, and twice in a row.
   for (int chunks : {3, 0, 0, 5}) server_.BreakAfter(chunks);
   std::vector<std::string> disturbed = arguments;
   disturbed.push_back(out_ + "2");
@@ -409,7 +409,7 @@ TEST_F(CliTest, SaysWhichTokenIsNone) {
   ProgramResult result =
       Capture({"--hook-points", kResid, "--tokens", File("bad", "1 2\n3 hello\n"), "--out", out_, "--quiet"});
   EXPECT_EQ(result.exit_code, 2);
-  ExpectOneLine(result.errors, "bad, line 2: `hello` is not a token id");
+  ExpectOneLine(result.errors, "bad, line 2: 'hello' is not a token id");
   EXPECT_THAT(Files(out_), IsEmpty());
   for (const char* word : {"-1", "4294967296", "1.5", "0x10", "999999999999999999999999999999999999999"}) {
     result = Capture({"--hook-points", kResid, "--tokens", File("bad", word), "--quiet"});

@@ -212,6 +212,7 @@ grpc::Status FakeServer::SendSequence(Call& call, const std::vector<uint32_t>& i
           chunk.add_sequence(call.sequence);
           chunk.add_position(group_position + row);
           chunk.add_token_id(token);
+          chunk.add_token_text(absl::StrCat("<", token, ">"));
         }
         call.rows[i] += rows;
         call.hook_points_done = i + 1;

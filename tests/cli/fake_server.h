@@ -33,7 +33,7 @@ class FakeServer final : public v1::ModelService::Service, public v1::CaptureSer
 
   const std::string& address() const { return address_; }
 
-  // The next call breaks with UNAVAILABLE after so many chunks; further ones queue up.
+  // The next call breaks with UNAVAILABLE after `chunks` chunks; further ones queue up.
   void BreakAfter(int chunks);
   // The same as BreakAfter, but the call sends the summary of a server that shuts down first.
   void ShutDownAfter(int chunks);

@@ -40,7 +40,7 @@ Program::Program(const std::string& directory, const std::vector<std::string>& a
   argv.push_back(nullptr);
   EXPECT_EQ(posix_spawn(&pid_, HOOKLINE_PROGRAM, &actions, nullptr, argv.data(), environ), 0) << HOOKLINE_PROGRAM;
   posix_spawn_file_actions_destroy(&actions);
-  // Small enough for the pipe's buffer.
+  // It is small enough for the pipe's buffer.
   EXPECT_EQ(write(input_pipe[1], input.data(), input.size()), static_cast<ssize_t>(input.size()));
   close(input_pipe[0]);
   input_ = input_pipe[1];

@@ -72,7 +72,7 @@ def test_budgets_are_exact_and_provenance_names_each_row(server, tmp_path):
 
 
 def test_a_server_that_is_killed_and_comes_back_costs_no_row(server, tmp_path):
-    # Long enough that no machine is through before the server is killed.
+    # It takes long enough that no machine is through before the server is killed.
     arguments = [
         "--hook-points", RESID, "--tokens", os.path.join(DEMO, "tokens.npy"), "--max-activations", "180000",
         "--deterministic", "--provenance",

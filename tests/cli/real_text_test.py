@@ -39,12 +39,30 @@ def test_special_tokens_and_long_texts_are_as_the_flags_say(server, tmp_path):
     assert code == 2 and "text.texts[0]" in errors
 
 
+def test_long_lines_of_a_file_become_what_long_texts_do(server, tmp_path):
+    text = "abcdefg" * 500
+    (tmp_path / "lines").write_text(f"xy\n{text}\n")
+    lines = ("--tokens", str(tmp_path / "lines"), "--token-format", "utf8")
+    for name, more in (("split", ()), ("truncate", ()), ("split", ("--add-special-tokens", "yes"))):
+        flags = ("--long-texts", name, *more)
+        expected = rows_of(server, tmp_path, f"expected-{len(more)}-{name}", "--text", "xy", "--text", text, *flags)
+        rows = rows_of(server, tmp_path, f"lines-{len(more)}-{name}", *lines, *flags)
+        np.testing.assert_array_equal(rows, expected)
+    code, _, errors = run(server, "capture", "--hook-points", RESID, *lines)
+    assert code == 2 and "line 2 of " in errors
+    code, _, errors = run(server, "capture", "--hook-points", RESID, "--dataset", "text", "--long-texts", "split")
+    assert code == 2 and "--long-texts" in errors
+
+
 def test_a_line_that_cannot_be_used_is_named(server, tmp_path):
     (tmp_path / "bad").write_text('{"text": "a"}\n{"other": 1}\n')
     flags = ("--tokens", str(tmp_path / "bad"), "--token-format", "jsonl:text")
     code, _, errors = run(server, "capture", "--hook-points", RESID, *flags)
     assert code == 2
     assert "bad, line 2: is not a JSON object whose `text` is a string" in errors
+    (tmp_path / "bad").write_text('{"text": "\\ud800"}\n')
+    code, _, errors = run(server, "capture", "--hook-points", RESID, *flags)
+    assert code == 2 and "bad, line 1: is not a JSON object" in errors
     code, _, errors = run(server, "capture", "--hook-points", RESID, "--text", "a", "--dataset", "text")
     assert code == 2 and "--dataset" in errors
 

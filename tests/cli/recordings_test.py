@@ -211,7 +211,7 @@ def test_the_collectors_loader_reads_an_export_and_import_brings_it_back(recorde
     files = json.loads((tmp_path / "pt" / "manifest.json").read_text())["files"]
     exact = {file[: -len(".pt")].replace("_", "."): entry["hook_point"] for file, entry in files.items()}
     assert {exact[name]: len(rows) for name, rows in loaded.items()} == ROWS
-    # Written anew by torch, which drops the name inside the file; the manifest still has it.
+    # torch writes it anew and drops the name inside the file; the manifest still has it.
     odd = tmp_path / "pt" / "blocks_3_hook_mlp_out.pt"
     torch.save(torch.load(odd), tmp_path / "pt" / "x.pt")
     odd.unlink()
@@ -339,7 +339,7 @@ def test_a_capture_that_is_killed_leaves_nothing_that_looks_like_a_file_of_rows(
         process.communicate()
     finally:
         server.kill()
-    # Where the file system has no nameless files, hidden ones stay.
+    # If the file system has no nameless files, hidden ones stay.
     assert [name for name in os.listdir(tmp_path / "out") if not name.startswith(".")] == []
 
 

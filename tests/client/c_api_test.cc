@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "tests/cli/fake_server.h"
 
@@ -26,7 +27,7 @@ using ::testing::HasSubstr;
 
 constexpr char kResid[] = "blocks.0.hook_resid_post";
 constexpr char kMlp[] = "blocks.1.hook_mlp_out";
-// Far longer than anything here takes; a test that waits as long has failed.
+// Nothing here takes nearly as long; a test that waits as long has failed.
 constexpr int64_t kPatienceMs = 20'000;
 
 // The buffers of one batch of two hook points.
@@ -180,6 +181,19 @@ class CApiTest : public ::testing::Test {
   hookline_capture* capture_ = nullptr;
   hookline_error error_ = {};
 };
+
+TEST_F(CApiTest, TellsTheTextsOfTheTokensThatCame) {
+  Start(HOOKLINE_CAPTURE, DatasetRequest());
+  int breaks = 0;
+  const Rows rows = ReadAll(DatasetRequest(), /*batch_rows=*/4, /*ahead=*/1, &breaks);
+  const void* text = nullptr;
+  size_t bytes = 0;
+  for (uint32_t token : rows.token_id) {
+    ASSERT_EQ(hookline_capture_token_text(capture_, token, &text, &bytes), HOOKLINE_OK) << token;
+    EXPECT_EQ(std::string(static_cast<const char*>(text), bytes), absl::StrCat("<", token, ">"));
+  }
+  EXPECT_EQ(hookline_capture_token_text(capture_, 999, &text, &bytes), HOOKLINE_TIMEOUT);
+}
 
 TEST_F(CApiTest, FillsBatchesOfAnySizeInOrderAndTellsTheEnd) {
   for (int64_t batch_rows : {1, 2, 3, 4, 7, 15, 100}) {

@@ -116,7 +116,7 @@ TEST(PauseTest, ACallerMayPauseForLongerThanTheServersKeepalive) {
     ASSERT_TRUE(event.ok()) << event.status();
     if (!event->has_value()) break;
     if (!std::holds_alternative<Chunk>(**event)) continue;
-    // Not to wait for anything: this is the pause.
+    // This waits for nothing: it is the pause.
     if (++chunks == 2) std::this_thread::sleep_for(std::chrono::seconds(3));
   }
   EXPECT_EQ(chunks, kChunks);

@@ -85,7 +85,7 @@ TEST(DatasetTest, TheFingerprintTellsTokensTypesAndRowsApart) {
   EXPECT_NE(stream, fingerprint("c.bin", Bytes<uint16_t>({1, 2, 4, 3}), ":uint16"));
   EXPECT_NE(stream, fingerprint("d.bin", tokens, ":uint32"));
   EXPECT_NE(stream, fingerprint("e.npy", Npy(Header("<u2", "(2, 2)"), tokens)));
-  // More than is hashed at once.
+  // This is more than is hashed at once.
   std::vector<uint8_t> many(200'000, 7);
   const std::string before = fingerprint("f.bin", Bytes<uint8_t>(many), ":uint8");
   many[150'000] = 8;

@@ -10,8 +10,8 @@
 
 #include "gmock/gmock.h"
 #include "server/engine/engine.h"
-#include "tests/device/load_fixture.h"
 #include "tests/engine/collector.h"
+#include "tests/model/load_fixture.h"
 #include "tests/support/fake_device.h"
 #include "tests/support/tokens.h"
 
@@ -69,7 +69,7 @@ class DeviceEngineTest : public ::testing::Test {
     return collector.status().ok() ? collector.ReadAll() : Collected();
   }
 
-  // What `request` brings where the model lies on the CPU.
+  // Returns what `request` brings if the model lies on the CPU.
   Collected Expected(CaptureRequest request, const std::string& dtype = "float32") const {
     const std::unique_ptr<Engine> engine = MakeEngine("cpu", dtype);
     return Capture(*engine, std::move(request));

@@ -260,7 +260,7 @@ TEST_F(DeviceEngineTest, ADeviceThatFailsTwiceInARowEndsItsCapturesAndIsTold) {
   FakeDevice::FailWith("");
 }
 
-// Sabotage: without its waits the same code is wrong, and the device says so.
+// This is sabotage: without its waits the same code is wrong, and the device says so.
 TEST_F(DeviceEngineTest, ARemovedWaitIsSeen) {
   expects_races_ = true;
   engine_ = MakeEngine(FakeDevice::Name());

@@ -1,4 +1,4 @@
-// What the fake accelerator promises to the tests that run on it: above all that its check sees what is wrong.
+// Tests what the fake accelerator promises to the tests that run on it: above all that its check sees what is wrong.
 #include "tests/support/fake_device.h"
 
 #include <ATen/ATen.h>

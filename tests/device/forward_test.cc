@@ -14,7 +14,7 @@
 #include "gmock/gmock.h"
 #include "server/model/attention/attend.h"
 #include "server/model/torch_compat.h"
-#include "tests/device/load_fixture.h"
+#include "tests/model/load_fixture.h"
 #include "tests/model/parity.h"
 #include "tests/support/fake_device.h"
 
@@ -77,7 +77,7 @@ TEST_P(DeviceForwardTest, EveryHookPointEqualsTheCpusWithoutAWait) {
   const std::vector<at::Tensor> expected = RunModel(*on_cpu, ids, all, Lengths(ids));
   const std::vector<at::Tensor> got = RunModel(*on_device, ids, all, Lengths(ids));
   for (size_t i = 0; i < all.size(); ++i) {
-    // Of padding nothing is promised.
+    // Nothing is promised of padding.
     const int64_t rows = 2 * ids.size(1) - 3;
     const at::Tensor a = got[i].narrow(0, 0, rows), b = expected[i].narrow(0, 0, rows);
     EXPECT_LE((a - b).norm().item<double>(), 1e-5 * b.norm().item<double>()) << on_cpu->hook_points()[all[i]].name;

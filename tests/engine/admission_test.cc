@@ -1,4 +1,4 @@
-// Who gets a window when there are not enough slabs for all.
+// Tests who gets a window when there are not enough slabs for all.
 #include "absl/time/clock.h"
 #include "gtest/gtest.h"
 #include "tests/engine/engine_fixture.h"
@@ -12,7 +12,7 @@ TEST_F(EngineTest, Promise6CapturesWithoutAWindowQueueInTheOrderOfArrival) {
   options_.slab_count = 8;
   options_.window_slabs = 2;
   Create();
-  model_->Close();  // who has computed everything gives back what it does not need of its window
+  model_->Close();  // a capture that has computed everything gives back what it does not need
   std::vector<std::unique_ptr<Collector>> holders;
   for (int i = 0; i < 4; ++i) {
     holders.push_back(std::make_unique<Collector>(*engine_, Request(kOne, Sequences({10}))));
@@ -26,7 +26,7 @@ TEST_F(EngineTest, Promise6CapturesWithoutAWindowQueueInTheOrderOfArrival) {
 }
 
 // 64 slabs. A capture of one hook point takes six of them, which is the least that it can run with; one of all hook
-// points takes up to 16. Who waits may be overtaken by captures that hold 16 slabs together.
+// points takes up to 16. Captures that wait may be overtaken by others that hold 16 slabs together.
 class AdmissionTest : public EngineTest {
  protected:
   AdmissionTest() {

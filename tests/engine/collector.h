@@ -46,7 +46,7 @@ class Collector {
 
   // Takes one event; waits for it. False after the end.
   bool ReadOne();
-  // Everything up to the end.
+  // Takes everything up to the end.
   const Collected& ReadAll();
   // Up to `chunks` chunks, or the end.
   const Collected& ReadChunks(int chunks);

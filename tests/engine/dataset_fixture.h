@@ -15,6 +15,26 @@
 
 namespace hookline {
 
+// Writes the sequences as a file of uint16 ids.
+inline void WriteTokens(const std::string& path, const std::vector<std::vector<uint32_t>>& sequences) {
+  std::ofstream out(path, std::ios::binary);
+  for (const auto& ids : sequences) {
+    for (uint32_t id : ids) {
+      const uint16_t stored = static_cast<uint16_t>(id);
+      out.write(reinterpret_cast<const char*>(&stored), sizeof(stored));
+    }
+  }
+}
+
+// The file as the dataset "corpus".
+inline std::vector<std::unique_ptr<const Dataset>> OpenCorpus(const std::string& path) {
+  auto dataset = Dataset::Open("corpus", path + ":uint16");
+  EXPECT_TRUE(dataset.ok()) << dataset.status();
+  std::vector<std::unique_ptr<const Dataset>> datasets;
+  if (dataset.ok()) datasets.push_back(*std::move(dataset));
+  return datasets;
+}
+
 // The dataset "corpus" of kSequences sequences of kLength tokens.
 class DatasetTest : public EngineTest {
  protected:
@@ -27,23 +47,9 @@ class DatasetTest : public EngineTest {
   }
   ~DatasetTest() override { std::remove(path_.c_str()); }
 
-  void WriteAll() const {
-    std::ofstream out(path_, std::ios::binary);
-    for (const auto& ids : all_) {
-      for (uint32_t id : ids) {
-        const uint16_t stored = static_cast<uint16_t>(id);
-        out.write(reinterpret_cast<const char*>(&stored), sizeof(stored));
-      }
-    }
-  }
+  void WriteAll() const { WriteTokens(path_, all_); }
 
-  void CreateWithDataset() {
-    auto dataset = Dataset::Open("corpus", path_ + ":uint16");
-    ASSERT_TRUE(dataset.ok()) << dataset.status();
-    std::vector<std::unique_ptr<const Dataset>> datasets;
-    datasets.push_back(*std::move(dataset));
-    Create(std::move(datasets));
-  }
+  void CreateWithDataset() { Create(OpenCorpus(path_)); }
 
   const std::string path_;
   std::vector<std::vector<uint32_t>> all_;

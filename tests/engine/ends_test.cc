@@ -2,12 +2,11 @@
 #include <unistd.h>
 
 #include <cstdio>
-#include <fstream>
 #include <random>
 #include <thread>
 
 #include "gmock/gmock.h"
-#include "tests/engine/engine_fixture.h"
+#include "tests/engine/dataset_fixture.h"
 
 namespace hookline {
 namespace {
@@ -57,19 +56,8 @@ class EndsTest : public EngineTest, public ::testing::WithParamInterface<std::tu
   void CreateAll() {
     auto sequences = Sequences(std::vector<int>(40, kLength));
     sequences[9][3] = kPoison;
-    std::ofstream out(path_, std::ios::binary);
-    for (const auto& ids : sequences) {
-      for (uint32_t id : ids) {
-        const uint16_t stored = static_cast<uint16_t>(id);
-        out.write(reinterpret_cast<const char*>(&stored), sizeof(stored));
-      }
-    }
-    out.close();
-    auto dataset = Dataset::Open("corpus", path_ + ":uint16");
-    ASSERT_TRUE(dataset.ok()) << dataset.status();
-    std::vector<std::unique_ptr<const Dataset>> datasets;
-    datasets.push_back(*std::move(dataset));
-    Create(std::move(datasets));
+    WriteTokens(path_, sequences);
+    Create(OpenCorpus(path_));
   }
 
   const std::string path_;

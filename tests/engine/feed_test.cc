@@ -159,7 +159,7 @@ TEST_F(FeedTest, Promise5ADeterministicFeedsBatchesAreTheSameWhoeverIsAMember) {
   EXPECT_EQ(shapes({few_of_two, more_of_two}), whole);
 }
 
-// What is done to a dataset's file while captures read it, and whether they can tell by its size and time.
+// A change of a dataset's file while captures read it, and whether they can tell by its size and time.
 struct Change {
   const char* name;
   std::function<void(const std::string& path)> apply;

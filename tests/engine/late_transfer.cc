@@ -39,7 +39,7 @@ class LateEvent : public TransferEvent {
   LateEvent(std::shared_ptr<Outstanding> outstanding, int64_t before)
       : outstanding_(std::move(outstanding)), before_(before) {}
 
-  // Copies with the mutex held: who waits for the same ones meanwhile returns when they are done.
+  // Copies with the mutex held: others that wait for the same ones return when they are done.
   absl::Status Wait() override {
     absl::MutexLock lock(&outstanding_->mu);
     auto& copies = outstanding_->copies;

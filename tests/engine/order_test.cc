@@ -41,7 +41,7 @@ class OrderTest : public DatasetTest {
     return OrderOf(got);
   }
 
-  // What a capture must bring that takes the sequences in this order.
+  // Returns what a capture must bring that takes the sequences in this order.
   std::vector<Collected::Rows> InOrder(const CaptureRequest& request, const std::vector<int64_t>& order) {
     std::vector<Collected::Rows> rows(kNames.size());
     const auto append = [](auto& to, const auto& from) { to.insert(to.end(), from.begin(), from.end()); };

@@ -66,7 +66,7 @@ class SchedulerTest : public ::testing::Test {
 
   std::optional<Batch> NextBatch() { return scheduler_->TryNextBatch(model_id_, &look_again_); }
 
-  // What an executor and a copier report of a batch that takes no time and whose rows nobody needs to wait for.
+  // Reports as an executor and a copier do, of a batch that takes no time and whose rows nobody needs to wait for.
   void Run(Batch& batch) {
     LaunchedPass launched;
     ComputedPass computed;

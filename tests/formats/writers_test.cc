@@ -1,4 +1,4 @@
-// What the writers write is what the readers read.
+// The readers read what the writers write.
 #include <zlib.h>
 
 #include <string>

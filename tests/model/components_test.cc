@@ -5,6 +5,7 @@
 
 #include "gtest/gtest.h"
 #include "server/model/attention/gated_delta.h"
+#include "server/model/layers.h"
 #include "server/model/rotary.h"
 
 namespace hookline {
@@ -47,6 +48,27 @@ TEST(GatedDeltaRuleTest, StrongDecayStaysFinite) {
   const at::Tensor q = at::ones({1, 64, 4}), v = at::ones({1, 64, 4}), beta = at::ones({1, 64});
   const at::Tensor got = GatedDeltaRule(q, q / 2, v, at::full({1, 64}, -1e4), beta, 64);
   EXPECT_TRUE(at::isfinite(got).all().item<bool>());
+}
+
+TEST(NormTest, WithItsOwnScaleGivenIsTheSameAndWithTwiceItHalf) {
+  at::manual_seed(2);
+  for (const NormConfig::Kind kind : {NormConfig::Kind::kRms, NormConfig::Kind::kLayer}) {
+    const NormConfig config{kind, 1e-3, /*weighted=*/true};
+    const NormWeights weights{at::randn({6}), kind == NormConfig::Kind::kLayer ? at::randn({6}) : at::Tensor()};
+    for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
+      const at::Tensor x = (at::randn({5, 6}) + 1).to(dtype), before = x.clone();
+      const Normed own = Norm(x, config, weights);
+      const at::Tensor scale = NormScale(x, config);
+      EXPECT_EQ(scale.scalar_type(), at::kFloat);
+      EXPECT_EQ(scale.sizes(), at::IntArrayRef({5, 1}));
+      EXPECT_TRUE(at::equal(x, before));
+      const Normed same = NormBy(scale, x, config, weights), half = NormBy(scale * 2, x, config, weights);
+      const double tolerance = dtype == at::kFloat ? 1e-5 : 1e-2;
+      EXPECT_TRUE(at::allclose(same.normalized, own.normalized, tolerance, tolerance));
+      EXPECT_TRUE(at::allclose(same.out, own.out, tolerance, tolerance));
+      EXPECT_TRUE(at::allclose(half.normalized * 2, own.normalized, tolerance, tolerance));
+    }
+  }
 }
 
 TEST(RotaryTest, LongRopeGoesByEachSequencesOwnLength) {

@@ -9,7 +9,7 @@
 #include <string>
 
 #include "gmock/gmock.h"
-#include "server/model/load.h"
+#include "tests/model/load_fixture.h"
 #include "tests/support/random_decoder.h"
 
 namespace hookline {
@@ -25,7 +25,7 @@ std::vector<int> AllHookPoints(const Model& model) {
   return all;
 }
 
-// How often LibTorch's operators run while it lives, by name.
+// Counts how often LibTorch's operators run while it lives, by name.
 class OperatorCounts {
  public:
   OperatorCounts() {
@@ -51,15 +51,6 @@ thread_local std::map<std::string, int> OperatorCounts::counts_;
 void Pass(Model& model, const std::vector<int>& hook_points) {
   const absl::Status status = model.Forward(SomeIds(2, 9), {}, hook_points, [](int, const at::Tensor&) {});
   ASSERT_TRUE(status.ok()) << status;
-}
-
-std::unique_ptr<Model> LoadFixture(const std::string& name) {
-  ModelOptions options;
-  options.path = std::string(HOOKLINE_FIXTURES) + "/nanochat/" + name;
-  options.device = "cpu";
-  auto model = LoadModel(options);
-  EXPECT_TRUE(model.ok()) << model.status();
-  return model.ok() ? *std::move(model) : nullptr;
 }
 
 TEST(DecoderTest, HandsOutEveryHookPointOnceInItsOrderAndShape) {
@@ -125,7 +116,8 @@ TEST(DecoderTest, TapsCopyNothing) {
 class KeptTapsTest : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(KeptTapsTest, NothingWritesToATappedTensorLater) {
-  const auto model = GetParam() == std::string("random") ? RandomDecoder({}) : LoadFixture(GetParam());
+  const auto model = GetParam() == std::string("random") ? RandomDecoder({})
+                                                         : LoadFixture(std::string("nanochat/") + GetParam(), "cpu");
   ASSERT_NE(model, nullptr);
   std::vector<at::Tensor> kept, copied;
   const absl::Status status =
@@ -141,7 +133,8 @@ TEST_P(KeptTapsTest, NothingWritesToATappedTensorLater) {
 }
 
 TEST_P(KeptTapsTest, EachHookPointAloneIsWhatItIsAmongAll) {
-  const auto model = GetParam() == std::string("random") ? RandomDecoder({}) : LoadFixture(GetParam());
+  const auto model = GetParam() == std::string("random") ? RandomDecoder({})
+                                                         : LoadFixture(std::string("nanochat/") + GetParam(), "cpu");
   ASSERT_NE(model, nullptr);
   std::vector<at::Tensor> together;
   const at::Tensor ids = SomeIds(2, 9);

@@ -8,7 +8,7 @@
 
 #include "absl/strings/match.h"
 #include "gmock/gmock.h"
-#include "server/model/load.h"
+#include "tests/model/load_fixture.h"
 #include "tests/model/parity.h"
 
 namespace hookline {
@@ -16,14 +16,8 @@ namespace {
 
 std::string Fixture(const std::string& name) { return std::string(HOOKLINE_FIXTURES) + "/families/" + name; }
 
-std::unique_ptr<Model> LoadFixture(const std::string& name, const std::string& dtype) {
-  ModelOptions options;
-  options.path = Fixture(name);
-  options.device = "cpu";
-  options.dtype = dtype;
-  auto model = LoadModel(options);
-  EXPECT_TRUE(model.ok()) << model.status();
-  return model.ok() ? *std::move(model) : nullptr;
+std::unique_ptr<Model> Load(const std::string& name, const std::string& dtype) {
+  return LoadFixture("families/" + name, "cpu", dtype);
 }
 
 std::vector<std::string> Fixtures() {
@@ -51,7 +45,7 @@ double Median(const std::vector<Difference>& differences) {
   return values[values.size() / 2];
 }
 
-// Those whose references were made before `attn.hook_out` and `mlp.hook_out` were hook points.
+// Their references were made before `attn.hook_out` and `mlp.hook_out` were hook points.
 const std::set<std::string> kWithoutRawOutputs = {"gemma2", "gemma3", "gemma3_multimodal", "olmo2"};
 
 bool IsRawOutput(const std::string& name) {
@@ -67,7 +61,7 @@ bool OnlyMedianCounts(const Model& model) {
 class FamiliesParityTest : public ::testing::TestWithParam<std::string> {};
 
 TEST_P(FamiliesParityTest, EveryHookPointEqualsTransformersInFloat32) {
-  const auto model = LoadFixture(GetParam(), "float32");
+  const auto model = Load(GetParam(), "float32");
   ASSERT_NE(model, nullptr);
   const Reference reference = ReadReference(Fixture(GetParam()) + "/reference.safetensors");
   ASSERT_EQ(reference.tokens.size(), 3u);
@@ -79,22 +73,23 @@ TEST_P(FamiliesParityTest, EveryHookPointEqualsTransformersInFloat32) {
     EXPECT_LE(difference.worst_row, exact ? 0 : 5e-5) << difference.what;
   }
   EXPECT_LE(Median(differences), 1e-6);
-  // And no hook point is offered that the reference does not know.
+  // No hook point is offered that the reference does not know.
   for (const HookPoint& hook_point : model->hook_points().all()) {
     if (IsRawOutput(hook_point.name) && kWithoutRawOutputs.count(GetParam()) == 1) continue;
+    if (absl::EndsWith(hook_point.name, ".hook_scale")) continue;
     EXPECT_EQ(reference.activations.count(hook_point.name), 1u) << hook_point.name;
   }
 }
 
 // The references of the older fixtures lack the raw outputs, but have what the norm makes of them.
 TEST_P(FamiliesParityTest, TheNormAfterASublayerReadsItsRawOutput) {
-  const auto model = LoadFixture(GetParam(), "float32");
+  const auto model = Load(GetParam(), "float32");
   ASSERT_NE(model, nullptr);
   const Reference reference = ReadReference(Fixture(GetParam()) + "/reference.safetensors");
   for (int i = 0; i < model->hook_points().size(); ++i) {
     const std::string name = model->hook_points()[i].name;
     if (!IsRawOutput(name)) continue;
-    const std::string norm = model->hook_points()[i + 1].name;
+    const std::string norm = model->hook_points()[i + 2].name;
     EXPECT_TRUE(absl::StrContains(norm, "_post.hook_normalized")) << norm;
     const at::Tensor raw = RunModel(*model, reference.tokens[1].unsqueeze(0), {i})[0];
     const at::Tensor normed = raw * raw.square().mean(1, /*keepdim=*/true).add(1e-6).rsqrt();
@@ -105,8 +100,50 @@ TEST_P(FamiliesParityTest, TheNormAfterASublayerReadsItsRawOutput) {
   }
 }
 
+// What a norm reads; -1 where that is not a hook point.
+int InputOfNorm(const HookPoints& points, const std::string& norm) {
+  if (norm == "ln_final.") {
+    for (int i = points.size() - 1; i >= 0; --i) {
+      if (absl::EndsWith(points[i].name, ".hook_resid_post")) return i;
+    }
+  }
+  const size_t place = norm.find("ln");
+  const std::string block = norm.substr(0, place), kind = norm.substr(place);
+  if (kind == "ln1_post.") return points.Find(block + "attn.hook_out");
+  if (kind == "ln2_post.") return points.Find(block + "mlp.hook_out");
+  const int middle = points.Find(block + "hook_resid_mid");
+  return kind == "ln2." && middle >= 0 ? middle : points.Find(block + "hook_resid_pre");
+}
+
+// The references hold no scales, but each norm's input and what it is after the division.
+TEST_P(FamiliesParityTest, AScaleIsWhatTransformersDividesTheNormsInputBy) {
+  const auto model = LoadFixture(GetParam(), "float32");
+  ASSERT_NE(model, nullptr);
+  const Reference reference = ReadReference(Fixture(GetParam()) + "/reference.safetensors");
+  int scales = 0;
+  for (int i = 0; i < model->hook_points().size(); ++i) {
+    const std::string name = model->hook_points()[i].name;
+    if (!absl::EndsWith(name, ".hook_scale")) continue;
+    EXPECT_EQ(model->hook_points()[i].width, 1) << name;
+    const std::string norm = name.substr(0, name.size() - std::string("hook_scale").size());
+    const int input = InputOfNorm(model->hook_points(), norm);
+    ASSERT_GE(input, 0) << name;
+    std::vector<at::Tensor> values = RunModel(*model, reference.tokens[1].unsqueeze(0), {input, i});
+    const at::Tensor& positions = reference.positions[1];
+    for (at::Tensor& value : values) value = positions.defined() ? value.index_select(0, positions) : value;
+    const at::Tensor normalized = reference.activations.at(norm + "hook_normalized").at(1);
+    const bool centres = normalized.mean(1).abs().max().item<double>() < 1e-4;
+    const at::Tensor divided = centres ? values[0] - values[0].mean(1, /*keepdim=*/true) : values[0];
+    const at::Tensor expected = divided.norm(2, 1) / normalized.norm(2, 1);
+    const at::Tensor got = values[1].squeeze(1);
+    EXPECT_LE((got - expected).norm().item<double>(), 2e-5 * expected.norm().item<double>()) << name;
+    ++scales;
+  }
+  EXPECT_GT(scales, model->info().layers);
+}
+
 TEST_P(FamiliesParityTest, EveryHookPointIsNearTransformersInBfloat16) {
-  const auto model = LoadFixture(GetParam(), "bfloat16");
+  const auto model = Load(GetParam(), "bfloat16");
   ASSERT_NE(model, nullptr);
   const Reference reference = ReadReference(Fixture(GetParam()) + "/reference.safetensors");
   const std::vector<Difference> differences = CompareWithReference(*model, reference);
@@ -122,7 +159,7 @@ TEST_P(FamiliesParityTest, EveryHookPointIsNearTransformersInBfloat16) {
 }
 
 TEST_P(FamiliesParityTest, ABatchOfUnequalLengthsEqualsEachAlone) {
-  const auto model = LoadFixture(GetParam(), "float32");
+  const auto model = Load(GetParam(), "float32");
   ASSERT_NE(model, nullptr);
   const Reference reference = ReadReference(Fixture(GetParam()) + "/reference.safetensors");
   const std::vector<int> all = EveryHookPoint(*model);
@@ -147,7 +184,7 @@ TEST_P(FamiliesParityTest, ABatchOfUnequalLengthsEqualsEachAlone) {
 }
 
 TEST_P(FamiliesParityTest, BlocksAfterTheDeepestHookPointAreNotExecuted) {
-  const auto model = LoadFixture(GetParam(), "float32");
+  const auto model = Load(GetParam(), "float32");
   ASSERT_NE(model, nullptr);
   for (int layer = 0; layer < model->info().layers; ++layer) {
     const int64_t before = model->blocks_executed();

@@ -179,7 +179,7 @@ TEST(HookPointsTest, WildcardsMatchWhatTheSlowAndObviousWayMatches) {
     return out;
   };
   for (int round = 0; round < 3000; ++round) {
-    // Around the ends of 64 bits too.
+    // Lengths around the ends of 64 bits are tried, too.
     const size_t length = round % 3 == 0 ? 60 + random() % 70 : 1 + random() % 8;
     const std::string name = text(length, "ab");
     std::string pattern = round % 3 == 0 ? absl::StrCat("*", name.substr(random() % length)) : "";

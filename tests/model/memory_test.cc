@@ -1,4 +1,4 @@
-// That memory which does not suffice is said, with both numbers.
+// Memory that does not suffice is an error with both numbers.
 #include "server/model/load/memory.h"
 
 #include <gmock/gmock.h>

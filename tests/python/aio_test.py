@@ -8,7 +8,7 @@ import grpc
 import numpy as np
 import pytest
 import torch
-from error_codes import CODES
+from error_codes import CODES, calls
 from fake_server import expected
 
 import hookline
@@ -240,26 +240,12 @@ def test_every_method_keeps_the_class_of_an_error(fake, code):
     async def run():
         async with hookline.aio.connect(server.address) as client:
             methods = {
+                **calls(client, RESID, SEQUENCES),
                 "capture": lambda: loop(client.capture(RESID, SEQUENCES)),
                 "capture of a dataset": lambda: loop(client.capture(RESID, hookline.Dataset("d"))),
                 "capture of a recording": lambda: loop(client.capture(RESID, hookline.Recording("d"))),
                 "started": lambda: client.capture(RESID, SEQUENCES).started(),
-                "persist": lambda: client.persist("r", RESID, SEQUENCES).wait(),
                 "loop over a persist": lambda: loop(client.persist("r", RESID, SEQUENCES)),
-                "estimate": lambda: client.estimate(RESID, SEQUENCES),
-                "models": client.models,
-                "model": client.model,
-                "datasets": client.datasets,
-                "dataset": lambda: client.dataset("d"),
-                "recordings": client.recordings,
-                "recording": lambda: client.recording("r"),
-                "stop_recording": lambda: client.stop_recording("r"),
-                "delete_recording": lambda: client.delete_recording("r"),
-                "statistics": lambda: client.statistics(RESID, SEQUENCES),
-                "score": lambda: client.score(SEQUENCES).wait(),
-                "dictionaries": client.dictionaries,
-                "tokenize": lambda: client.tokenize("a"),
-                "detokenize": lambda: client.detokenize([[1]]),
             }
             for name, call in methods.items():
                 with pytest.raises(hookline.HooklineError) as caught:
@@ -289,7 +275,7 @@ def test_what_says_who_is_calling_goes_with_every_kind_of_call(fake):
 
 def test_a_recording_that_the_cap_ended_says_so(fake):
     server = fake()
-    server.recorded = 7  # and so many come
+    server.recorded = 7  # and this many come
 
     async def run():
         async with hookline.aio.connect(server.address) as client:

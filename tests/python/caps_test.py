@@ -117,7 +117,7 @@ def test_a_capture_that_ends_as_was_asked_says_nothing(fake):
 
 def test_a_recording_that_the_cap_ended_says_so(fake):
     server = fake()
-    server.recorded = 7  # and so many come
+    server.recorded = 7  # and this many come
     with hookline.connect(server.address) as client:
         for watch in (lambda persist: persist.wait(), list):
             with pytest.warns(UserWarning, match="x: the recording ends at the server's cap of 7 rows.*source") as told:

@@ -285,7 +285,7 @@ def test_errors_carry_code_message_and_field(fake):
 
 def test_the_field_is_found_in_the_message_where_details_are_stripped(fake):
     server = fake()
-    server.failure = (grpc.StatusCode.INVALID_ARGUMENT, "tokens.sequences[2].ids[7]: 99 is no token", ())
+    server.failure = (grpc.StatusCode.INVALID_ARGUMENT, "tokens.sequences[2].ids[7]: 99 is not a token", ())
     with pytest.raises(hookline.InvalidArgumentError) as caught:
         hookline.connect(server.address).capture(RESID, SEQUENCES).started
     assert caught.value.field == "tokens.sequences[2].ids[7]"

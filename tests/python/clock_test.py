@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from real_server_test import RESID, Server
+from server_process import RESID, Server
 
 import hookline
 

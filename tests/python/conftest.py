@@ -8,6 +8,8 @@ sys.path.insert(0, os.path.dirname(__file__))
 
 from fake_server import FakeServer  # noqa: E402
 
+import hookline  # noqa: E402
+
 # gRPC looks at a connection that nobody waits for every few seconds, so that a short time-out or a slow machine decides
 # whether a ping is answered. Without that only what the client does about pings counts.
 os.environ.setdefault("GRPC_CLIENT_CHANNEL_BACKUP_POLL_INTERVAL_MS", "0")
@@ -38,3 +40,10 @@ def fake():
     yield make
     for server in servers:
         server.stop()
+
+
+@pytest.fixture
+def client(server):
+    """A client of the module's server."""
+    with hookline.connect(server.address) as connected:
+        yield connected

@@ -1,4 +1,4 @@
-"""The class that each of the server's codes is raised as, by both clients."""
+"""The class that each of the server's codes is raised as, by both clients, and the calls that may raise it."""
 
 import hookline
 
@@ -16,3 +16,24 @@ CODES = {
     "DEADLINE_EXCEEDED": hookline.DeadlineExceededError,
     "UNIMPLEMENTED": hookline.HooklineError,
 }
+
+
+def calls(client, hook_point, sequences):
+    """By name, the calls that are written alike for both clients; asyncio's return what is to be awaited."""
+    return {
+        "persist": lambda: client.persist("r", hook_point, sequences).wait(),
+        "estimate": lambda: client.estimate(hook_point, sequences),
+        "models": client.models,
+        "model": client.model,
+        "datasets": client.datasets,
+        "dataset": lambda: client.dataset("d"),
+        "recordings": client.recordings,
+        "recording": lambda: client.recording("r"),
+        "stop_recording": lambda: client.stop_recording("r"),
+        "delete_recording": lambda: client.delete_recording("r"),
+        "statistics": lambda: client.statistics(hook_point, sequences),
+        "score": lambda: client.score(sequences).wait(),
+        "dictionaries": client.dictionaries,
+        "tokenize": lambda: client.tokenize("a"),
+        "detokenize": lambda: client.detokenize([[1]]),
+    }

@@ -10,7 +10,7 @@ import grpc
 import numpy as np
 import pytest
 import torch
-from error_codes import CODES
+from error_codes import CODES, calls
 from fake_server import expected
 
 import hookline
@@ -183,25 +183,11 @@ def test_every_method_keeps_the_class_of_an_error(fake, code):
     server.fails_everywhere = True
     client = hookline.connect(server.address)
     methods = {
+        **calls(client, RESID, SEQUENCES),
         "capture": lambda: list(client.capture(RESID, SEQUENCES)),
         "capture of a dataset": lambda: list(client.capture(RESID, hookline.Dataset("d"))),
         "capture of a recording": lambda: list(client.capture(RESID, hookline.Recording("d"))),
         "started": lambda: client.capture(RESID, SEQUENCES).started,
-        "persist": lambda: client.persist("r", RESID, SEQUENCES).wait(),
-        "estimate": lambda: client.estimate(RESID, SEQUENCES),
-        "models": client.models,
-        "model": client.model,
-        "datasets": client.datasets,
-        "dataset": lambda: client.dataset("d"),
-        "recordings": client.recordings,
-        "recording": lambda: client.recording("r"),
-        "stop_recording": lambda: client.stop_recording("r"),
-        "delete_recording": lambda: client.delete_recording("r"),
-        "statistics": lambda: client.statistics(RESID, SEQUENCES),
-        "score": lambda: client.score(SEQUENCES).wait(),
-        "dictionaries": client.dictionaries,
-        "tokenize": lambda: client.tokenize("a"),
-        "detokenize": lambda: client.detokenize([[1]]),
     }
     for name, call in methods.items():
         with pytest.raises(hookline.HooklineError) as caught:

@@ -217,7 +217,7 @@ class FakeServer:
         return _protocol.Recording(name=name, state=2, dtype=2, rows=7, hook_points=points)
 
     def _persist(self, message, context):
-        """Half of a recording of 7 rows and, once `release` lets it, the whole."""
+        """Brings half of a recording of 7 rows and, once `release` lets it, the whole."""
         request = _protocol.PersistRequest.FromString(message)
         self._fail(context)
         context.add_callback(self.cancelled.set)

@@ -48,7 +48,7 @@ def release(tmp_path_factory):
 
 
 def receive(wheel, folder, address):
-    """How an installed wheel receives rows, and the rows."""
+    """Tells how an installed wheel receives rows, and the rows."""
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder)
     program = f"""

@@ -31,7 +31,7 @@ class PingRelay:
             end.close()
 
     def wait_for_answers(self, pings, timeout):
-        """Waits until the client has answered so many pings from now on; whether it has in time."""
+        """Waits until the client has answered this many pings from now on; True if it has in time."""
         while self._answered.acquire(blocking=False):
             pass
         return all(self._answered.acquire(timeout=timeout) for _ in range(pings))

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from real_server_test import POST, RESID, Server
+from server_process import POST, RESID, Server
 
 import hookline
 from hookline._order import SequenceOrder
@@ -33,12 +33,6 @@ def server(tmp_path_factory):
     started.ids = tokens.astype(np.int64).reshape(40, LENGTH)
     yield started
     started.kill()
-
-
-@pytest.fixture
-def client(server):
-    with hookline.connect(server.address) as connected:
-        yield connected
 
 
 def rows_of(client, source, hook_point=RESID, **options):
@@ -423,3 +417,71 @@ def test_a_torch_dataset_goes_on_at_every_batch(server, client, shuffle_buffer):
             assert torch.equal(found["hook_embed"], expected["hook_embed"])
             assert torch.equal(found.sequence, expected.sequence) and torch.equal(found.position, expected.position)
             torch.testing.assert_close(found[POST], expected[POST], rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def capped(server, tmp_path_factory):
+    """One whose batches have five sequences, and whose captures end within a batch."""
+    path = tmp_path_factory.mktemp("capped") / "tokens.bin"
+    server.ids.astype("<u2").tofile(path)
+    limits = ["--max-rows", "333", "--max-batch-tokens", str(5 * LENGTH + 3)]
+    started = Server(arguments=[*limits, "--dataset", f"stream={path}:uint16"])
+    yield started
+    started.kill()
+
+
+def cut_and_whole(make, batches, cuts):
+    """Batches of a provider whose state another one takes over after each of `cuts`, and those of one alone."""
+    whole = list(itertools.islice(make(), batches))
+    for cut in cuts:
+        first, second = make(), make()
+        before = list(itertools.islice(first, cut))
+        second.load_state_dict(first.state_dict())
+        yield before + list(itertools.islice(second, batches - cut)), whole
+        first.close()
+        second.close()
+
+
+@pytest.mark.parametrize("budget", [None, 500])
+@pytest.mark.parametrize("kind", ["shuffled", "in_order", "ids"])
+def test_deterministic_rows_are_those_of_the_undisturbed_run_in_every_bit(capped, server, kind, budget):
+    dataset = hookline.Dataset("stream", LENGTH, shuffle_seed=7 if kind == "shuffled" else None)
+    source = server.ids[:9] if kind == "ids" else dataset  # ids behind the cap run in other batches
+    with hookline.connect(capped.address) as client:
+
+        def provider():
+            options = {"batch_size": 70, "shuffle_buffer": 150, "store_batch_size_prompts": 3, "deterministic": True}
+            return hookline.sae_lens.data_provider(client, RESID, source, max_activations=budget, **options)
+
+        for found, whole in cut_and_whole(provider, 25, (3, 9, 18, 24)):
+            assert len(found) == 25 and all(map(torch.equal, found, whole))
+
+
+def test_another_size_of_batches_ends_a_deterministic_run(capped, client):
+    def provider(connected):
+        source = hookline.Dataset("stream", LENGTH)
+        options = {"batch_size": 70, "shuffle_buffer": 0, "store_batch_size_prompts": 6, "deterministic": True}
+        return hookline.sae_lens.data_provider(connected, RESID, source, **options)
+
+    with hookline.connect(capped.address) as small:
+        begun, other = provider(small), provider(client)
+        for _ in range(6):
+            next(begun)
+        other.load_state_dict(begun.state_dict())
+        with pytest.raises(ValueError, match="64 sequences in a batch .*one that runs 5"):
+            for _ in range(6):
+                next(other)
+        begun.close()
+
+
+@pytest.mark.parametrize("kind", ["dataset", "ids"])
+def test_sampled_rows_are_those_of_the_undisturbed_run(client, server, kind):
+    source = server.ids if kind == "ids" else SHUFFLED
+
+    def provider():
+        selection = hookline.Selection(sample_rows=5, seed=3)
+        options = {"batch_size": 20, "shuffle_buffer": 60, "store_batch_size_prompts": 3, "selection": selection}
+        return hookline.sae_lens.data_provider(client, "hook_embed", source, **options)
+
+    for found, whole in cut_and_whole(provider, 30, (1, 7, 16, 29)):
+        assert all(map(torch.equal, found, whole))

@@ -3,11 +3,12 @@
 import asyncio
 import json
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from real_server_test import ROOT, Server
+from server_process import ROOT, Server
 
 import hookline
 from hookline import Intervention
@@ -18,16 +19,22 @@ IDS = [[1, 5, 9, 200, 17, 4, 4, 30], [7, 8, 9]]
 RESID = "blocks.1.hook_resid_post"
 
 
-def read_tokens():
-    """Sequence 1 of the fixture."""
-    with open(os.path.join(FAMILIES, "gpt2", "reference.safetensors"), "rb") as file:
+def read_tensors(*path):
+    """A safetensors file's tensors of int32 and float32."""
+    with open(os.path.join(*path), "rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        begin, end = header["tokens_1"]["data_offsets"]
-        file.seek(begin, os.SEEK_CUR)
-        return np.frombuffer(file.read(end - begin), dtype="<i4").astype(np.int64)
+        data = file.read()
+    types = {"I32": "<i4", "F32": "<f4"}
+    return {
+        name: torch.from_numpy(np.frombuffer(data[slice(*of["data_offsets"])], types[of["dtype"]]).copy()).reshape(
+            of["shape"]
+        )
+        for name, of in header.items()
+        if name != "__metadata__"
+    }
 
 
-TOKENS = read_tokens()
+TOKENS = read_tensors(FAMILIES, "gpt2", "reference.safetensors")["tokens_1"].long().numpy()  # sequence 1 of the fixture
 
 
 @pytest.fixture(scope="module")
@@ -37,12 +44,6 @@ def server():
     started = Server(model=os.path.join(FAMILIES, "gpt2"), arguments=arguments)
     yield started
     started.kill()
-
-
-@pytest.fixture
-def client(server):
-    with hookline.connect(server.address) as client:
-        yield client
 
 
 def test_scores_come_with_what_was_asked_for_and_a_summary(client):
@@ -144,6 +145,57 @@ def test_a_perfect_autoencoder_recovers_the_loss_and_a_zero_one_nothing(client):
     nothing = client.loss_recovered(torch.zeros_like, RESID, IDS)
     assert nothing.ce_loss_score == pytest.approx(0, abs=1e-4)
     assert nothing.ce_loss_with_ablation == pytest.approx(nothing.ce_loss_with_sae)
+
+
+def test_an_autoencoder_of_one_head_replaces_that_heads_rows(client):
+    hook_point, width = "blocks.1.attn.hook_z", 12
+
+    class OneHead:
+        def __init__(self, head):
+            self.cfg = SimpleNamespace(metadata=SimpleNamespace(hook_head_index=head))
+
+        def encode(self, rows):
+            assert rows.shape[1] == width
+            return rows
+
+        def decode(self, latents):
+            return 0 * latents
+
+    told = client.loss_recovered(OneHead(2), hook_point, IDS)
+    zero = client.score(IDS, {"zero": [Intervention.zero(hook_point, head=2)]}, kl=True).wait().variants["zero"]
+    assert told.ce_loss_with_sae == told.ce_loss_with_ablation == pytest.approx(zero.mean_loss, rel=1e-5)
+    assert told.kl_div_with_sae == pytest.approx(zero.mean_kl, rel=1e-4) and told.l0 == pytest.approx(width)
+    with pytest.raises(ValueError, match="head 4 .*, which has 4 heads"):
+        client.loss_recovered(OneHead(4), hook_point, IDS)
+    with pytest.raises(ValueError, match="head 1 .*resid_post, which has none"):
+        client.loss_recovered(OneHead(1), RESID, IDS)
+
+
+class Autoencoder:
+    """SAELens's standard, or with a threshold its jumprelu, from its file."""
+
+    def __init__(self, name):
+        self._weights = read_tensors(EVALUATION, "dictionaries", name, "sae_weights.safetensors")
+
+    def encode(self, rows):
+        weights = self._weights
+        if "threshold" not in weights:
+            return torch.relu((rows - weights["b_dec"]) @ weights["W_enc"] + weights["b_enc"])
+        before = rows @ weights["W_enc"] + weights["b_enc"]
+        return torch.relu(before) * (before > weights["threshold"])
+
+    def decode(self, latents):
+        return latents @ self._weights["W_dec"] + self._weights["b_dec"]
+
+
+@pytest.mark.parametrize("name", ["gpt2_standard", "gpt2_jumprelu"])
+def test_an_autoencoders_measures_are_those_of_sae_lenss_evals(client, name):
+    with open(os.path.join(EVALUATION, "dictionaries.json")) as file:
+        expected = next(one["metrics"] for one in json.load(file) if one["name"] == name)
+    told = client.loss_recovered(Autoencoder(name), RESID, [TOKENS.tolist()])
+    assert len(expected) == 12 and told.tokens == len(TOKENS)
+    for measure, value in expected.items():
+        assert getattr(told, measure) == pytest.approx(value, abs=1e-4, rel=1e-4), measure
 
 
 def test_dictionaries_of_the_server_are_listed_captured_and_put_in_place(client):

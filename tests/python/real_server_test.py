@@ -5,15 +5,14 @@ import glob
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import threading
 
-import grpc
 import numpy as np
 import pytest
 import torch
+from server_process import DEMO, POST, RESID, ROOT, Server
 
 import hookline
 
@@ -21,53 +20,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "bench", "pytho
 
 import local_model  # noqa: E402
 
-PROGRAM = os.environ.get("HOOKLINE_SERVER_PROGRAM", "")
-ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
-DEMO = os.path.join(ROOT, "tests", "fixtures", "nanochat", "demo")
-
-assert os.path.exists(PROGRAM), "HOOKLINE_SERVER_PROGRAM must name hookline-server; ctest sets it"
-
 pytestmark = pytest.mark.usefixtures("receiver")
-
-RESID = "blocks.1.hook_resid_post"
-POST = "blocks.0.mlp.hook_post"
-
-
-class Server:
-    """A server process on a port of its own."""
-
-    def __init__(self, port=None, model=DEMO, arguments=()):
-        if port is None:
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                port = probe.getsockname()[1]
-        self.port = port
-        self.address = f"127.0.0.1:{port}"
-        self._process = subprocess.Popen(
-            [
-                PROGRAM,
-                "--model",
-                model,
-                "--listen",
-                self.address,
-                "--device",
-                "cpu",
-                "--threads",
-                "1",  # several servers, each with a thread for every core, would spin against each other
-                "--dataset",
-                "text=" + os.path.join(DEMO, "tokens.npy"),
-                *arguments,
-            ],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        options = [("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 200)]
-        with grpc.insecure_channel(self.address, options=options) as channel:
-            grpc.channel_ready_future(channel).result(timeout=120)
-
-    def kill(self):
-        self._process.kill()
-        self._process.wait()
 
 
 @pytest.fixture(scope="module")
@@ -75,12 +28,6 @@ def server(tmp_path_factory):
     started = Server(arguments=["--recordings-dir", str(tmp_path_factory.mktemp("recordings"))])
     yield started
     started.kill()
-
-
-@pytest.fixture
-def client(server):
-    with hookline.connect(server.address) as connected:
-        yield connected
 
 
 @pytest.fixture(scope="module")
@@ -408,7 +355,7 @@ def test_a_recording_comes_through_shared_memory(client, tokens, receiver):
 
 
 def test_a_capture_survives_the_death_of_its_server(tokens):
-    """Killed while rows flow, and started again on the same port: the rows are those of an undisturbed capture."""
+    """A server is killed while rows flow, and started again on the same port: no row of the capture differs."""
     ids = tokens[: 250 * 256].reshape(250, 256)
     first = Server()
     second = None
@@ -422,7 +369,7 @@ def test_a_capture_survives_the_death_of_its_server(tokens):
             second = Server(first.port)
             batches.extend(capture)
             assert capture.summary.reconnects >= 1
-            # Streamed alike: bits are equal for equal batches only.
+            # Both are streamed alike: bits are equal for equal batches only.
             undisturbed = rows_of(connected.capture([RESID, POST], iter(ids), deterministic=True))
         for name in (RESID, POST):
             assert torch.equal(torch.cat([batch[name] for batch in batches]), undisturbed[name])

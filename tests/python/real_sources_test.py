@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from real_server_test import RESID, Server
+from server_process import RESID, Server
 
 import hookline
 
@@ -29,12 +29,6 @@ def server(tmp_path_factory):
     started.tokens = tokens.astype(np.int64)
     yield started
     started.kill()
-
-
-@pytest.fixture
-def client(server):
-    with hookline.connect(server.address) as connected:
-        yield connected
 
 
 def rows_of(client, source, **options):

@@ -5,10 +5,11 @@ import asyncio
 import json
 import os
 import pickle
+import re
 
 import numpy as np
 import pytest
-from real_server_test import DEMO, POST, RESID, ROOT, Server
+from server_process import DEMO, POST, RESID, ROOT, Server
 
 import hookline
 import hookline.aio
@@ -254,7 +255,8 @@ def test_a_dataset_of_another_tokenizer_is_told(receiver, tmp_path):
         "tokens": 40,
     }
     (tmp_path / "packed.npy.json").write_text(json.dumps(sidecar))
-    started = Server(arguments=["--dataset", f"packed={dataset}"])
+    started = Server(arguments=["--dataset", f"packed={dataset}"], log=tmp_path / "log")
+    assert f"dataset packed was packed with the tokenizer {'0' * 32}" in (tmp_path / "log").read_text()
     try:
         with hookline.connect(started.address, receiver=receiver) as client:
             packing = client.dataset("packed").packing
@@ -269,8 +271,10 @@ def test_a_dataset_of_another_tokenizer_is_told(receiver, tmp_path):
         started.kill()
 
 
-def test_a_tokenizer_of_more_tokens_than_the_model_has_is_refused_where_it_shows(receiver):
-    started = Server(arguments=["--tokenizer", "demo=" + os.path.join(TOKENIZERS, "gpt2")])
+def test_a_tokenizer_of_more_tokens_than_the_model_has_is_refused_where_it_shows(receiver, tmp_path):
+    started = Server(arguments=["--tokenizer", "demo=" + os.path.join(TOKENIZERS, "gpt2")], log=tmp_path / "log")
+    log = (tmp_path / "log").read_text()
+    assert re.search("model demo: its tokenizer gives ids below .* only those below 257", log)
     try:
         with hookline.connect(started.address, receiver=receiver) as client:
             expected = json.load(open(os.path.join(TOKENIZERS, "gpt2", "expected.json")))[0]

@@ -1,4 +1,4 @@
-"""How batches of token ids are read: padding is not sent, and what can be read in two ways is refused."""
+"""Batches of token ids as they are read: padding is not sent, and what can be read in two ways is refused."""
 
 import collections
 import logging

@@ -76,6 +76,17 @@ def test_a_source_smaller_than_a_batch_is_an_error_not_an_endless_loop(fake):
         next(hookline.sae_lens.data_provider(fake().address, RESID, SEQUENCES[:2], batch_size=64))
 
 
+def test_a_hook_name_of_sae_lens_is_a_hook_point_unless_it_means_two():
+    for name in ("blocks.3.hook_resid_post", "blocks.3.attn.hook_z", "blocks.3.mlp.hook_in", "model.layers.3.mlp"):
+        assert hookline.sae_lens.hook_point(name) == name
+    ambiguous = "blocks.11.hook_mlp_in"
+    scope = hookline.sae_lens.hook_point(ambiguous, release="gemma-scope-2-4b-pt-transcoders")
+    assert scope == "blocks.11.ln2.hook_out"
+    assert hookline.sae_lens.hook_point(ambiguous, release="another") == "blocks.11.hook_resid_mid"
+    with pytest.raises(ValueError, match=r"blocks\.11\.ln2\.hook_out.*blocks\.11\.hook_resid_mid"):
+        hookline.sae_lens.hook_point(ambiguous)
+
+
 def as_sae_lens_mixes(buffer_rows, batch_rows, parts, fraction):
     """sae_lens.training.mixing_buffer of SAELens 6.54, in its own steps."""
     storage = None

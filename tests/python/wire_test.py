@@ -6,7 +6,11 @@ import random
 import shutil
 import subprocess
 
+import pytest
 from google.protobuf import descriptor_pb2
+from google.protobuf.message import DecodeError
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hookline import _protocol
 from hookline._wire import split_chunk
@@ -59,6 +63,48 @@ def test_no_malformed_message_does_more_than_raise_a_value_error():
             assert type(error).__name__ == "DecodeError"
             continue
         assert found is None or 0 <= found[1] <= found[1] + found[2] <= len(message)
+
+
+CHUNKS = st.builds(
+    _protocol.ActivationChunk,
+    hook_point=st.text(max_size=20),
+    first_row=st.integers(0, 2**63 - 1),
+    rows=st.integers(0, 2**31 - 1),
+    values=st.lists(st.floats(width=32), max_size=4),
+    resume_token=st.binary(max_size=140),
+    data=st.binary(max_size=300),
+)
+
+
+def splice(chunk, at, removed, inserted):
+    message = _protocol.CaptureResponse(chunk=chunk).SerializeToString()
+    at = min(at, len(message))
+    return message[:at] + inserted + message[at + removed :]
+
+
+# HOOKLINE_FUZZ_EXAMPLES makes a long run of it.
+@pytest.mark.filterwarnings("ignore:Unexpected end-group tag")
+@settings(max_examples=int(os.environ.get("HOOKLINE_FUZZ_EXAMPLES", "400")), deadline=None, database=None)
+@given(
+    st.builds(splice, CHUNKS, st.integers(0, 500), st.integers(0, 8), st.binary(max_size=12)) | st.binary(max_size=60)
+)
+def test_what_is_found_in_any_bytes_is_what_protobuf_finds(message):
+    try:
+        found = split_chunk(message)
+    except (ValueError, DecodeError):
+        return
+    if found is None:
+        return
+    fields, offset, length = found
+    assert 0 <= offset <= offset + length <= len(message)
+    try:
+        whole = _protocol.CaptureResponse.FromString(message).chunk
+    except DecodeError:
+        return  # what follows the values is malformed and ignored, where protobuf refuses the whole
+    if not fields.data:  # of a field that comes twice the last one counts; a server sends it once
+        assert message[offset : offset + length] == whole.data
+        whole.ClearField("data")
+        assert fields.SerializeToString(deterministic=True) == whole.SerializeToString(deterministic=True)
 
 
 def test_other_messages_are_left_to_protobuf():

@@ -4,11 +4,8 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
-#include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
-#include "server/recording/catalog.h"
-#include "tests/recording/rows_source.h"
-#include "tests/support/fake_disk.h"
+#include "tests/recording/catalog_fixture.h"
 
 namespace hookline {
 namespace {
@@ -16,28 +13,8 @@ namespace {
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
-const std::vector<RecordedHookPoint> kPoints = {{"blocks.0.hook_resid_post", 5, 23}, {"hook_embed", 3, 9}};
-const CatalogOptions kOptions = {0, 0, 256};
-const RowsSource kSource(100, 5, 12);
-
-class DamageTest : public ::testing::Test {
+class DamageTest : public RecordingTest {
  protected:
-  void SetUp() override { Open(); }
-
-  void Open(CatalogOptions options = kOptions) {
-    catalog_.reset();
-    auto opened = Catalog::Open(disk_.root(), options);
-    ASSERT_TRUE(opened.ok()) << opened.status();
-    catalog_ = *std::move(opened);
-  }
-
-  void Record(const std::string& name) {
-    auto writer = catalog_->Create(RowsSource::Request(name, kPoints, Dtype::kFloat32));
-    ASSERT_TRUE(writer.ok()) << writer.status();
-    ASSERT_TRUE(kSource.SendTo(**writer).ok());
-    ASSERT_TRUE((*writer)->Close(RecordingState::kComplete, absl::OkStatus()).ok());
-  }
-
   std::shared_ptr<const RecordingReader> Reader(const std::string& name) {
     auto reader = catalog_->OpenReader(name);
     EXPECT_TRUE(reader.ok()) << reader.status();
@@ -60,9 +37,6 @@ class DamageTest : public ::testing::Test {
     contents[at] = static_cast<char>(contents[at] ^ 1);
     Replace("a", file, contents);
   }
-
-  FakeDisk disk_;
-  std::unique_ptr<Catalog> catalog_;
 };
 
 TEST_F(DamageTest, ARowIsNeverReadFromAShardThatAFlippedBitDamagedAnywhere) {
@@ -95,7 +69,7 @@ TEST_F(DamageTest, AShardIsCheckedOnceAndAgainWhenItsFileChanges) {
   ASSERT_TRUE(ReadRows(reader, 0, 1, 1).ok());
   ASSERT_TRUE(ReadRows(Reader("a"), 0, 0, 1).ok());
   EXPECT_EQ(disk_.read_bytes() - before - first, 2 * 5 * 4);
-  // Written in place, so that a file which is open changes too.
+  // It is written in place, so that a file which is open changes too.
   const std::string file = reader->manifest().shards[0].file;
   const std::string whole = disk_.Files().at("a/" + file);
   disk_.Overwrite("a/" + file, whole.size() - 1, "?");

@@ -11,8 +11,7 @@
 #include "nlohmann/json.hpp"
 #include "server/base/shuffled_order.h"
 #include "server/recording/catalog.h"
-#include "tests/recording/rows_source.h"
-#include "tests/support/fake_disk.h"
+#include "tests/recording/catalog_fixture.h"
 
 namespace hookline {
 namespace {
@@ -20,35 +19,6 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
-
-// Two hook points, the second with a budget that ends inside the third shard: 4 rows to a shard of 256 bytes.
-const std::vector<RecordedHookPoint> kPoints = {{"blocks.0.hook_resid_post", 5, 23}, {"hook_embed", 3, 9}};
-const CatalogOptions kOptions = {0, 0, 256};
-
-class RecordingTest : public ::testing::Test {
- protected:
-  void SetUp() override { Open(); }
-
-  void Open(CatalogOptions options = kOptions) {
-    catalog_.reset();
-    auto opened = Catalog::Open(disk_.root(), options);
-    ASSERT_TRUE(opened.ok()) << opened.status();
-    catalog_ = *std::move(opened);
-  }
-
-  void Record(const std::string& name, const RowsSource& source, Dtype dtype = Dtype::kFloat32) {
-    auto writer = catalog_->Create(RowsSource::Request(name, kPoints, dtype));
-    ASSERT_TRUE(writer.ok()) << writer.status();
-    ASSERT_TRUE(source.SendTo(**writer).ok());
-    const absl::Status closed = (*writer)->Close(RecordingState::kComplete, absl::OkStatus());
-    ASSERT_TRUE(closed.ok()) << closed;
-  }
-
-  FakeDisk disk_;
-  std::unique_ptr<Catalog> catalog_;
-};
-
-const RowsSource kSource(100, 5, 12);
 
 // Reads a shard by FORMAT.md and nothing else.
 void CheckShardByItsDocument(const std::string& file, const Manifest& manifest, const nlohmann::json& shard) {

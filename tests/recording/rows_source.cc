@@ -54,7 +54,7 @@ absl::Status RowsSource::SendTo(RecordingWriter& writer, int64_t most_groups) co
       rows.rows = std::min(end, budget) - row;
       std::string values;
       for (int64_t r = row; r < row + rows.rows; ++r) values += Row(manifest, rows.hook_point, r);
-      // In two slabs, cut inside a row.
+      // The rows lie in two slabs, cut inside a row.
       const absl::Span<const uint8_t> all(reinterpret_cast<const uint8_t*>(values.data()), values.size());
       const std::vector<absl::Span<const uint8_t>> pieces = {all.first(values.size() / 3),
                                                              all.subspan(values.size() / 3)};

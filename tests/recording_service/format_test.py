@@ -119,7 +119,7 @@ def test_a_recording_is_what_the_document_says(serve, proto, text):
         assert [(p["name"], p["rows"]) for p in manifest["hook_points"]] == [(POINTS[0], 9000), (POINTS[1], 5000)]
         for point in manifest["hook_points"]:
             assert len(tensors[point["name"]]) == point["rows"] * point["width"] * value_bytes
-        # Which token each row is of, from the dataset itself.
+        # The token that each row is of, from the dataset itself.
         row = np.arange(9000)
         sequence, position = row // (LENGTH - 3), row % (LENGTH - 3) + 3
         np.testing.assert_array_equal(column(tensors, "sequence", "<i8"), sequence)

@@ -24,7 +24,7 @@ def test_after_kill_9_at_any_moment_the_recording_is_whole_and_continues_to_the_
     names = set()
     for round_number in range(ROUNDS):
         next(server.persist("a", request))  # has begun, and goes on by itself
-        # Not to wait for anything: this is the random moment. Several kills to a recording.
+        # This waits for nothing: it is the random moment. A recording sees several kills.
         time.sleep(moments.uniform(0, duration / 3))
         server.kill()
         server = serve(dataset=text)

@@ -274,7 +274,7 @@ def test_reading_back_needs_no_model_and_brings_the_recorded_rows(serve, proto, 
     assert summary.stop_reason == proto.capture.STOP_REASON_BUDGET
     values = [v for r in server.read("a", encoding=2, row_count=3, hook_points=[POINTS[0]]) for v in r.chunk.values]
     assert np.array_equal(np.array(values, "<f4"), np.frombuffer(live[POINTS[0]][: 12 * width[0]], "<f4"))
-    # Shuffled: each row once, in an order of the seed's alone, the hook points still aligned.
+    # A shuffled read has each row once, in an order of the seed's alone, the hook points still aligned.
     shuffled, columns, _ = collect(server.read("a", shuffle_seed=7, provenance=True), columns=True)
     assert sorted(columns) == sorted(provenance) and columns != provenance
     place = {key[:2]: row for row, key in enumerate(provenance)}

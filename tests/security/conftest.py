@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -90,7 +91,7 @@ class Server:
         line = self.wait_for("listening on " + listen[0])
         if line is None:
             raise RuntimeError("the server ended at its start:\n" + "".join(self.lines))
-        self.port = int(line.rsplit("(port ", 1)[1].rstrip(")\n"))
+        self.port = int(re.search(r"\(port (\d+)\)", line).group(1))
         self.address = f"127.0.0.1:{self.port}"
 
     def _read(self):

@@ -1,4 +1,4 @@
-"""What strangers can do before they are asked who they are: neither headers nor compression may end the process."""
+"""Strangers before they are asked who they are: neither headers nor compression may end the process."""
 
 import socket
 import ssl

@@ -1,4 +1,4 @@
-"""What operators see and end, quotas as clients meet them, and captures that nobody reads."""
+"""Operators see and end captures, clients meet quotas, and captures that nobody reads end."""
 
 import json
 import queue
@@ -97,6 +97,18 @@ def test_top_shows_captures_and_stop_ends_one(serve, streams, tmp_path):
     code, message = stream.end()
     assert (code, "stopped by root" in message) == ("CANCELLED", True)
     assert top("r")["captures"] == []
+
+
+def test_a_json_log_holds_an_object_in_each_line(serve, tmp_path):
+    clients = tmp_path / "clients.json"
+    write_clients(clients, entry("a", ["read"], "a"))
+    server = serve("--log-format", "json", "--auth-file", clients)
+    clients.write_text('{"clients":[{"name":"\\u001b[31m\\"\\\\","roles":[],"uid":1}]}')
+    server.hang_up()
+    assert server.wait_for("stays in force") is not None
+    for line in server.lines:
+        assert set(json.loads(line)) == {"time", "level", "message"}
+        assert "\x1b" not in line
 
 
 def test_health_has_exit_codes_for_probes(serve):

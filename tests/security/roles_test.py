@@ -220,6 +220,7 @@ def test_recordings_belong_to_the_client_that_made_them(serve, tmp_path):
 def test_without_an_auth_file_no_other_machine_may_connect_unless_told(serve, tmp_path):
     code, log = refused_start(listen="0.0.0.0:0")
     assert (code, "--insecure" in log, "--auth-file" in log) == (2, True, True), log
+    assert "parameters as" not in log, "the models are loaded after what can be refused without them"
     server = serve("--insecure", listen=("0.0.0.0:0",))
     assert server.wait_for("without authentication") is not None
     clients = write_clients(tmp_path / "clients.json", entry("a", ["read"], "t"))

@@ -138,7 +138,7 @@ def test_a_certificate_is_replaced_while_a_stream_runs(serve, authority, tmp_pat
         rows += sum(len(batch[POINT]) for batch in capture)
         assert rows == 200 * 200
         assert capture.summary.reconnects == 0, "the stream was not cut"
-    # What does not fit is not used.
+    # A certificate that does not fit is not used.
     key.write_text("not a key")
     second = served_serial(server, authority)
     assert server.wait_for("are not used; those before stay in force") is not None

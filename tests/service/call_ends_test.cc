@@ -118,7 +118,7 @@ TEST_P(CallEnds, CancelWhileReadingReturnsEverySlab) {
 }
 
 TEST_P(CallEnds, AnEarlyCancelReturnsEverySlab) {
-  // At whatever point of its start the server is.
+  // The server may be at any point of its start.
   auto stub = v1::CaptureService::NewStub(channel_);
   for (int i = 0; i < 50; ++i) {
     grpc::ClientContext context;
@@ -205,7 +205,7 @@ TEST_F(ServiceFixture, ADrainLetsRunningCapturesEndAndRefusesNewOnes) {
     server_->Drain(absl::InfiniteFuture());
     drained.Notify();
   });
-  // Refused from some moment on, while the first still runs.
+  // Calls are refused from some moment on, while the first still runs.
   grpc::Status status;
   do {
     grpc::ClientContext context;

@@ -210,7 +210,7 @@ TEST(CaptureResponseEncoder, WritesValuesAsNumbersAndReturnsTheSlabsAtOnce) {
   std::memcpy(bytes.data(), values.data(), bytes.size());
   Chunk chunk;
   chunk.rows = 2;
-  // Cut inside a value.
+  // The cut is inside a value.
   chunk.data = {slabs.Copy(bytes.substr(0, 7)), slabs.Copy(bytes.substr(7))};
   grpc::ByteBuffer message =
       EncodeChunk(StartedWith("hook_embed", 3, Dtype::kFloat32), Encoding::kValues, std::move(chunk));

@@ -151,7 +151,7 @@ TEST_F(CaptureServiceTest, StreamsRowsForSequencesThatAreStreamedIn) {
   ASSERT_TRUE(stream->Write(Tokens(5)));
   ASSERT_TRUE(stream->Read(&message));
   EXPECT_EQ(message.chunk().rows(), 5);
-  // Many times what the engine has room for.
+  // This is many times what the engine has room for.
   for (int i = 0; i < 200; ++i) ASSERT_TRUE(stream->Write(Tokens(50)));
   stream->WritesDone();
   Received received = ReadAll(*stream);

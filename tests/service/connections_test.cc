@@ -19,6 +19,7 @@
 #include "server/base/descriptor_limit.h"
 #include "server/base/listen_address.h"
 #include "tests/service/service_fixture.h"
+#include "tests/support/loopback.h"
 
 namespace hookline {
 namespace {
@@ -40,8 +41,7 @@ class Socket {
     address.sin_family = AF_INET;
     inet_pton(AF_INET, from, &address.sin_addr);
     ASSERT_EQ(bind(descriptor_, reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    address.sin_port = htons(static_cast<uint16_t>(port));
+    address = Loopback(port);
     ASSERT_EQ(connect(descriptor_, reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
   }
 
@@ -193,6 +193,9 @@ TEST(ListenAddress, IsLoopbackByItsAddressAndNotByItsName) {
     if (!bound.ok()) return false;
     for (int listener : bound->sockets) close(listener);
     EXPECT_GT(bound->port, 0);
+    const auto before_it_is_bound = IsLoopbackAddress(address);
+    EXPECT_TRUE(before_it_is_bound.ok()) << before_it_is_bound.status();
+    EXPECT_EQ(before_it_is_bound.value_or(!bound->is_loopback), bound->is_loopback);
     return bound->is_loopback;
   };
   EXPECT_TRUE(is_loopback("127.0.0.1:0"));
@@ -204,6 +207,9 @@ TEST(ListenAddress, IsLoopbackByItsAddressAndNotByItsName) {
   EXPECT_FALSE(BindAddress("127.0.0.1.example.invalid:0").ok());
   for (const char* malformed : {"", "127.0.0.1", "127.0.0.1:http", "127.0.0.1:65536", "::1:80", "unix:"}) {
     EXPECT_THAT(std::string(BindAddress(malformed).status().message()), HasSubstr("cannot listen on `"));
+  }
+  for (const char* nowhere : {"", "127.0.0.1", "127.0.0.1:http", "127.0.0.1.example.invalid:0"}) {
+    EXPECT_THAT(std::string(IsLoopbackAddress(nowhere).status().message()), HasSubstr("cannot listen on `"));
   }
 }
 

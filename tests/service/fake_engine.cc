@@ -21,7 +21,7 @@ constexpr char kThrown[] = "thrown by the fake engine";
 
 }  // namespace
 
-// Guarded by its engine's mutex, but for what is const.
+// Its engine's mutex guards it, but for what is const.
 class FakeCapture final : public Capture {
  public:
   FakeCapture(FakeEngine* engine, CapturePlan plan, CaptureCallbacks callbacks, std::unique_ptr<SlabWindow> window)
@@ -153,7 +153,7 @@ class FakeCapture final : public Capture {
     Chunk chunk;
     chunk.hook_point = static_cast<int>(least - rows_.begin());
     chunk.first_row = *least;
-    // Room for the other fields below the size of a slab, as in a message of that size.
+    // Leaves room for the other fields below the size of a slab, as in a message of that size.
     chunk.rows = std::min(wanted - *least, (slab.bytes() - 256) / row_bytes);
     *least += chunk.rows;
     if (plan_.dtype == Dtype::kFloat32 && engine_->fake_options_.write_values) {

@@ -77,7 +77,7 @@ class FakeEngine final : public Engine {
   bool WaitUntilRunning(int64_t captures);
 
   std::string last_address() const;
-  // How often Capture::AddSequences was called although there was no room.
+  // Counts the calls of Capture::AddSequences while there was no room.
   int64_t sequences_without_room() const;
   // The longest that Capture::AddWireTime was told of.
   absl::Duration longest_wire_time() const;

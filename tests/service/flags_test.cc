@@ -77,6 +77,7 @@ TEST(Flags, SetEveryLimit) {
                    "--metrics-listen=:9",
                    "--drain-timeout=5s",
                    "--log-level=debug",
+                   "--log-format=json",
                    "--slab-bytes=64KiB",
                    "--slab-count=9",
                    "--window-slabs=2",
@@ -130,6 +131,7 @@ TEST(Flags, SetEveryLimit) {
   EXPECT_EQ(flags.metrics_listen, ":9");
   EXPECT_EQ(flags.drain_timeout, absl::Seconds(5));
   EXPECT_EQ(flags.log_level, "debug");
+  EXPECT_EQ(flags.log_format, "json");
   EXPECT_EQ(flags.engine.slab_bytes, 64 << 10);
   EXPECT_EQ(flags.engine.slab_count, 9);
   EXPECT_EQ(flags.engine.window_slabs, 2);
@@ -251,6 +253,7 @@ TEST(Flags, EndWithTwoAfterAMistakeNamingIt) {
            {{"--model=m", "--slab-bytes=1parsec"}, "--slab-bytes"},
            {{"--model=m", "--drain-timeout=soon"}, "`soon`"},
            {{"--model=m", "--log-level=loud"}, "loud"},
+           {{"--model=m", "--log-format=xml"}, "xml"},
            {{"--model=m", "--dataset=pile.npy"}, "`pile.npy`"},
            {{"--model=m", "--dataset=a=x", "--dataset=a=y"}, "`a`"},
            {{"--model=a=x", "--model=a=y"}, "`a`"},

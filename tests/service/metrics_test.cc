@@ -4,24 +4,28 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <filesystem>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "gmock/gmock.h"
+#include "server/base/file_system.h"
+#include "server/recording/catalog.h"
 #include "tests/service/fake_engine.h"
+#include "tests/support/loopback.h"
 
 namespace hookline {
 namespace {
 
+using ::testing::ContainsRegex;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 int Connect(int port) {
   const int connection = socket(AF_INET, SOCK_STREAM, 0);
-  sockaddr_in address = {};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  address.sin_port = htons(static_cast<uint16_t>(port));
-  EXPECT_EQ(connect(connection, reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+  const sockaddr_in address = Loopback(port);
+  EXPECT_EQ(connect(connection, reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
   return connection;
 }
 
@@ -83,6 +87,58 @@ TEST(Metrics, ShowTheEnginesSnapshotToWhoeverAsks) {
   }
 }
 
+EngineSnapshot::ClientLoad MakeLoad(const std::string& client, bool is_authenticated, int64_t captures_waiting,
+                                    int64_t slabs, double idle_seconds) {
+  EngineSnapshot::ClientLoad load;
+  load.client = client;
+  load.is_authenticated = is_authenticated;
+  load.captures_waiting = captures_waiting;
+  load.slabs = slabs;
+  load.tokens = 100;
+  load.idle_seconds = idle_seconds;
+  return load;
+}
+
+TEST(Metrics, ShowEachClientOfTheAuthFileAndAllOthersAsOne) {
+  EngineSnapshot snapshot;
+  snapshot.clients = {MakeLoad("alice", true, 1, 16, 2.5), MakeLoad("10.0.0.1", false, 3, 4, 7),
+                      MakeLoad("10.0.0.2", false, 5, 8, 1), MakeLoad("unnamed", true, 9, 32, 0)};
+  snapshot.quota_refusals = 7;
+  snapshot.captures_stalled = 2;
+  FakeEngine engine;
+  engine.SetSnapshot(snapshot);
+  auto server = MetricsServer::Start("127.0.0.1:0", &engine);
+  ASSERT_TRUE(server.ok()) << server.status();
+  const std::string text = Get((*server)->port(), "/metrics");
+  for (const char* line : {
+           "hookline_client_captures{client=\"alice\",authenticated=\"true\",state=\"queued\"} 1\n",
+           "hookline_client_slabs{client=\"alice\",authenticated=\"true\"} 16\n",
+           "hookline_client_tokens_total{client=\"alice\",authenticated=\"true\"} 100\n",
+           "hookline_client_captures{client=\"unnamed\",authenticated=\"false\",state=\"queued\"} 8\n",
+           "hookline_client_slabs{client=\"unnamed\",authenticated=\"false\"} 12\n",
+           "hookline_client_idle_seconds{client=\"unnamed\",authenticated=\"false\"} 7\n",
+           "hookline_client_captures{client=\"unnamed\",authenticated=\"true\",state=\"queued\"} 9\n",
+           "hookline_quota_refusals_total 7\n",
+           "hookline_captures_stalled_total 2\n",
+       }) {
+    EXPECT_THAT(text, HasSubstr(line));
+  }
+  EXPECT_THAT(text, Not(HasSubstr("10.0.0.")));
+  EXPECT_THAT(text, Not(HasSubstr("hookline_client_tokens_total{client=\"unnamed\",authenticated=\"false\"}")));
+}
+
+TEST(Metrics, ShowTheVersionAndWhatTheProcessUses) {
+  FakeEngine engine;
+  auto server = MetricsServer::Start("127.0.0.1:0", &engine);
+  ASSERT_TRUE(server.ok()) << server.status();
+  const std::string text = Get((*server)->port(), "/metrics");
+  EXPECT_THAT(text, ContainsRegex("hookline_build_info\\{version=\"[0-9]+\\.[0-9]+\\.[0-9]+\"\\} 1\n"));
+  for (const char* name : {"process_resident_memory_bytes", "process_open_fds", "process_max_fds", "process_threads"}) {
+    EXPECT_THAT(text, ContainsRegex(std::string(name) + " [1-9]"));
+  }
+  EXPECT_THAT(text, ContainsRegex("# TYPE process_cpu_seconds_total counter\nprocess_cpu_seconds_total [0-9.]+"));
+}
+
 TEST(Metrics, OfSlowAndEndlessRequestsNobodyElseNotices) {
   FakeEngine engine;
   auto server = MetricsServer::Start("127.0.0.1:0", &engine);
@@ -114,6 +170,50 @@ TEST(Metrics, AnswerNothingElse) {
   EXPECT_THAT(Get((*server)->port(), "/"), HasSubstr("404 Not Found"));
   EXPECT_THAT(Get((*server)->port(), "/metrics?a=b"), HasSubstr("200 OK"));
   EXPECT_THAT(Get((*server)->port(), "/metrics now"), HasSubstr("400 Bad Request"));
+}
+
+// An empty catalog in a directory of its own.
+std::unique_ptr<Catalog> MakeCatalog(const std::string& name, const CatalogOptions& options) {
+  const std::string path = ::testing::TempDir() + "metrics-" + name + "-" + std::to_string(getpid());
+  std::filesystem::remove_all(path);
+  std::filesystem::create_directory(path);
+  return *Catalog::Open(*OpenDirectory(path), options);
+}
+
+TEST(Metrics, ShowRecordingsByStateAndTheRoomThatTheyHave) {
+  CatalogOptions options;
+  options.quota_bytes = 1 << 20;
+  options.free_bytes = 4096;
+  std::unique_ptr<Catalog> catalog = MakeCatalog("states", options);
+  Manifest manifest;
+  manifest.name = "run1";
+  manifest.hook_points = {{"hook_embed", 4, 100}};
+  absl::StatusOr<std::unique_ptr<RecordingWriter>> writer = catalog->Create(manifest);
+  ASSERT_TRUE(writer.ok()) << writer.status();
+  FakeEngine engine;
+  auto server = MetricsServer::Start("127.0.0.1:0", &engine, catalog.get());
+  ASSERT_TRUE(server.ok()) << server.status();
+  const std::string text = Get((*server)->port(), "/metrics");
+  for (const char* line : {"hookline_recordings{state=\"running\"} 1\n", "hookline_recordings{state=\"failed\"} 0\n",
+                           "hookline_recordings{state=\"unreadable\"} 0\n", "hookline_recordings_quota_bytes 1048576\n",
+                           "hookline_recordings_disk_floor_bytes 4096\n"}) {
+    EXPECT_THAT(text, HasSubstr(line));
+  }
+  EXPECT_THAT(text, ContainsRegex("hookline_recordings_bytes [1-9]"));
+  EXPECT_THAT(text, ContainsRegex("hookline_recordings_disk_free_bytes [1-9]"));
+  server->reset();
+  writer->reset();
+}
+
+TEST(Metrics, LeaveOutAQuotaThatThereIsNotAndRecordingsThatNobodyKeeps) {
+  FakeEngine engine;
+  std::unique_ptr<Catalog> catalog = MakeCatalog("quota", CatalogOptions());
+  auto with = MetricsServer::Start("127.0.0.1:0", &engine, catalog.get());
+  ASSERT_TRUE(with.ok()) << with.status();
+  EXPECT_THAT(Get((*with)->port(), "/metrics"), Not(HasSubstr("quota_bytes")));
+  auto without = MetricsServer::Start("127.0.0.1:0", &engine);
+  ASSERT_TRUE(without.ok()) << without.status();
+  EXPECT_THAT(Get((*without)->port(), "/metrics"), Not(HasSubstr("hookline_recordings")));
 }
 
 TEST(Metrics, SayWhetherOthersReachThem) {

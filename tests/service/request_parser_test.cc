@@ -241,7 +241,7 @@ TEST(RequestParser, SurvivesRandomChangesToARequest) {
     for (int i = 0; i < 20000; ++i) {
       std::string changed = original;
       for (int change = 0; change < 3; ++change) changed[random() % changed.size()] = static_cast<char>(random());
-      // Whether it is a message is chance; that it ends is not.
+      // It is a message by chance only; but it always ends.
       (void)ParseCaptureRequest(ToByteBuffer(changed), EngineOptions().token_limits());
       (void)ParseCaptureStreamRequest(ToByteBuffer(changed), EngineOptions().token_limits());
       (void)ParseEstimateCaptureRequest(ToByteBuffer(changed), EngineOptions().token_limits());

@@ -129,7 +129,7 @@ TEST(ServerProgram, ServesACaptureAndEndsWithZeroWhenAskedTo) {
   program.Signal(SIGTERM);
   const int status = program.Wait();
   EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << program.log();
-  // Written once the port was open.
+  // The file was written once the port was open.
   std::string written;
   std::getline(std::ifstream(port_file), written);
   EXPECT_EQ(written, absl::StrCat(port));

@@ -233,7 +233,7 @@ TEST_F(ServerTest, ListensOnSeveralAddressesAndOnUnixSockets) {
   EXPECT_EQ(engine.last_address(), "unix");
 }
 
-// As with grpcurl, everything about the service comes from the server, nothing from compiled protos. (The messages of
+// Like grpcurl, this learns all about the service from the server, nothing from compiled protos. (The messages of
 // the reflection service itself are those of gRPC's library.)
 class ReflectionClient : public google::protobuf::DescriptorDatabase {
  public:

@@ -27,7 +27,7 @@ class ServiceFixture : public ::testing::Test {
     channel_ = NewChannel(address_);
   }
 
-  // Not shared with others to the same address, as gRPC otherwise would.
+  // The channel is not shared with others to the same address, as gRPC otherwise would.
   static std::shared_ptr<grpc::Channel> NewChannel(const std::string& address) {
     grpc::ChannelArguments arguments;
     arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
@@ -59,7 +59,7 @@ class ServiceFixture : public ::testing::Test {
     return message;
   }
 
-  // More rows than windows hold and sockets buffer.
+  // These are more rows than windows hold and sockets buffer.
   static constexpr int64_t kEndless = 100'000'000;
 
   std::unique_ptr<FakeEngine> engine_;

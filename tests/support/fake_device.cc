@@ -1,92 +1,19 @@
 #include "tests/support/fake_device.h"
 
 #include <ATen/ATen.h>
-#include <c10/core/impl/DeviceGuardImplInterface.h>
-#include <torch/version.h>
 
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
-#include <deque>
-#include <functional>
-#include <optional>
+#include <iterator>
 #include <utility>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/mutex.h"
 #include "server/model/torch_compat.h"
 #include "tests/support/fake_device_state.h"
-#if HOOKLINE_TORCH_AT_LEAST(2, 6)
-#include <ATen/detail/PrivateUse1HooksInterface.h>
-#else
-#include <ATen/detail/CUDAHooksInterface.h>
-#endif
 
 namespace hookline {
 namespace fake_device {
-namespace {
-
-// Bit 62 without bit 63: no address of a process on x86-64 or arm64 looks so.
-constexpr uintptr_t kDeviceBit = uintptr_t{1} << 62;
-constexpr int kPoison = 0xff;  // NaN in every floating-point type
-constexpr int kStreams = 16;   // of a device; 0 is the default stream
-
-// How much of each stream's work is known to have ended.
-using Clock = std::map<int, int64_t>;
-
-void Merge(const Clock& from, Clock* into) {
-  for (const auto& [stream, count] : from) (*into)[stream] = std::max((*into)[stream], count);
-}
-
-struct Block {
-  size_t bytes = 0;
-  int device = 0;
-  int stream = 0;  // on which it was allocated, and is free for others at once when it is freed
-  int writer = -1;
-  int64_t write = 0;
-  Clock uses;  // reads and writes
-};
-
-struct LateCopy {
-  int64_t count = 0;  // of its stream's work
-  uintptr_t block = 0;
-  const uint8_t* from = nullptr;
-  uint8_t* to = nullptr;
-  size_t bytes = 0;
-  std::string expected;  // uploads: the source as it was, which must still be there
-  bool is_upload = false;
-};
-
-struct StreamState {
-  int64_t count = 0;
-  Clock seen;
-  std::deque<LateCopy> late;
-};
-
-struct FakeEvent {
-  Clock clock;
-  bool was_queried = false;
-};
-
-struct State {
-  absl::Mutex mu;
-  std::map<uintptr_t, Block> blocks ABSL_GUARDED_BY(mu);
-  std::map<uintptr_t, size_t> pinned ABSL_GUARDED_BY(mu);
-  std::map<int, StreamState> streams ABSL_GUARDED_BY(mu);
-  Clock host ABSL_GUARDED_BY(mu);
-  FakeDevice::Counters counters ABSL_GUARDED_BY(mu);
-  std::map<std::string, int64_t> by_operator ABSL_GUARDED_BY(mu);
-  std::vector<std::string> races ABSL_GUARDED_BY(mu);
-  int64_t switches[FakeDevice::kDevices] ABSL_GUARDED_BY(mu) = {};
-  int64_t allocated[FakeDevice::kDevices] ABSL_GUARDED_BY(mu) = {};
-  int64_t peak[FakeDevice::kDevices] ABSL_GUARDED_BY(mu) = {};
-  std::map<int, int64_t> limits ABSL_GUARDED_BY(mu);
-  std::string failure ABSL_GUARDED_BY(mu);
-  bool ignores_stream_waits ABSL_GUARDED_BY(mu) = false;
-  bool ignores_host_waits ABSL_GUARDED_BY(mu) = false;
-  int next_stream[FakeDevice::kDevices] ABSL_GUARDED_BY(mu) = {};
-};
 
 State& state() {
   static State* const state = new State;  // tensors may outlive every other static
@@ -99,9 +26,19 @@ thread_local int current_stream[FakeDevice::kDevices] = {};
 int StreamOf(int device) { return device * kStreams + current_stream[device]; }
 int StreamOf(const c10::Stream& stream) { return stream.device_index() * kStreams + static_cast<int>(stream.id()); }
 
-void MaybeFail() ABSL_EXCLUSIVE_LOCKS_REQUIRED(state().mu) {
+void MaybeFail() {
   if (!state().failure.empty()) TORCH_CHECK(false, state().failure);
 }
+
+void Merge(const Clock& from, Clock* into) {
+  for (const auto& [stream, count] : from) (*into)[stream] = std::max((*into)[stream], count);
+}
+
+namespace {
+
+// Bit 62 without bit 63: no address of a process on x86-64 or arm64 looks so.
+constexpr uintptr_t kDeviceBit = uintptr_t{1} << 62;
+constexpr int kPoison = 0xff;  // NaN in every floating-point type
 
 bool Knows(int stream, int other, int64_t count) ABSL_EXCLUSIVE_LOCKS_REQUIRED(state().mu) {
   if (stream == other) return true;
@@ -125,8 +62,9 @@ void Finish(const LateCopy& copy) ABSL_EXCLUSIVE_LOCKS_REQUIRED(state().mu) {
   }
 }
 
-// The host learns that everything in `clock` has ended.
-void Reach(const Clock& clock) ABSL_EXCLUSIVE_LOCKS_REQUIRED(state().mu) {
+}  // namespace
+
+void Reach(const Clock& clock) {
   if (state().ignores_host_waits) return;
   Merge(clock, &state().host);
   for (const auto& [stream, count] : clock) {
@@ -138,11 +76,13 @@ void Reach(const Clock& clock) ABSL_EXCLUSIVE_LOCKS_REQUIRED(state().mu) {
   }
 }
 
-Clock ClockOf(int stream) ABSL_EXCLUSIVE_LOCKS_REQUIRED(state().mu) {
+Clock ClockOf(int stream) {
   Clock clock = state().streams[stream].seen;
   clock[stream] = state().streams[stream].count;
   return clock;
 }
+
+namespace {
 
 Block* BlockOf(const at::Tensor& tensor) ABSL_EXCLUSIVE_LOCKS_REQUIRED(state().mu) {
   if (!tensor.defined() || tensor.device().type() != kType || tensor.numel() == 0) return nullptr;
@@ -271,114 +211,6 @@ class PinnedMemory final : public c10::Allocator {
   void copy_data(void* to, const void* from, size_t bytes) const override { std::memcpy(to, from, bytes); }
 #endif
 };
-
-// Sets and restores the thread's device where CUDAGuardImpl does.
-class Guard final : public c10::impl::DeviceGuardImplInterface {
- public:
-  c10::DeviceType type() const override { return kType; }
-  c10::Device exchangeDevice(c10::Device device) const override {
-    const c10::Device before = getDevice();
-    setDevice(device);
-    return before;
-  }
-  c10::Device getDevice() const override { return {kType, static_cast<c10::DeviceIndex>(current_device)}; }
-  void setDevice(c10::Device device) const override {
-    if (device.index() < 0 || device.index() == current_device) return;
-    current_device = device.index();
-    absl::MutexLock lock(&state().mu);
-    ++state().switches[current_device];
-  }
-  // What a guard does at its end; where CUDA has no context on the device, it makes none.
-  void uncheckedSetDevice(c10::Device device) const noexcept override {
-    if (device.index() >= 0) current_device = device.index();
-  }
-#if HOOKLINE_TORCH_AT_LEAST(2, 8)
-#define HOOKLINE_STREAM_NOEXCEPT
-#else
-#define HOOKLINE_STREAM_NOEXCEPT noexcept
-#endif
-  c10::Stream getStream(c10::Device device) const HOOKLINE_STREAM_NOEXCEPT override {
-    return Make(device, current_stream[device.index()]);
-  }
-  c10::Stream getDefaultStream(c10::Device device) const override { return Make(device, 0); }
-  c10::Stream getStreamFromGlobalPool(c10::Device device, bool) const override {
-    absl::MutexLock lock(&state().mu);
-    int& next = state().next_stream[device.index()];
-    next = next % (kStreams - 1) + 1;
-    return Make(device, next);
-  }
-  c10::Stream exchangeStream(c10::Stream stream) const HOOKLINE_STREAM_NOEXCEPT override {
-    const c10::Stream before = getStream(stream.device());
-    current_stream[stream.device_index()] = static_cast<int>(stream.id());
-    return before;
-  }
-
-  void destroyEvent(void* event, const c10::DeviceIndex device) const noexcept override {
-    if (event == nullptr) return;
-    const c10::Device before = exchangeDevice({kType, device});
-    delete static_cast<FakeEvent*>(event);
-    setDevice(before);
-  }
-  void record(void** event, const c10::Stream& stream, const c10::DeviceIndex, const c10::EventFlag) const override {
-    const c10::Device before = exchangeDevice(stream.device());
-    if (*event == nullptr) *event = new FakeEvent;
-    {
-      absl::MutexLock lock(&state().mu);
-      ++state().streams[StreamOf(stream)].count;
-      *static_cast<FakeEvent*>(*event) = {ClockOf(StreamOf(stream)), false};
-    }
-    setDevice(before);
-  }
-  void block(void* event, const c10::Stream& stream) const override {
-    if (event == nullptr) return;
-    const c10::Device before = exchangeDevice(stream.device());
-    {
-      absl::MutexLock lock(&state().mu);
-      if (!state().ignores_stream_waits) {
-        Merge(static_cast<FakeEvent*>(event)->clock, &state().streams[StreamOf(stream)].seen);
-      }
-    }
-    setDevice(before);
-  }
-  // Not at the first time: who asks must be able to wait.
-  bool queryEvent(void* event) const override {
-    if (event == nullptr) return true;
-    absl::MutexLock lock(&state().mu);
-    ++state().counters.queries;
-    MaybeFail();
-    auto& its = *static_cast<FakeEvent*>(event);
-    if (!std::exchange(its.was_queried, true)) return false;
-    Reach(its.clock);
-    return true;
-  }
-  bool queryStream(const c10::Stream& stream) const override {
-    absl::MutexLock lock(&state().mu);
-    ++state().counters.queries;
-    Reach(ClockOf(StreamOf(stream)));
-    return true;
-  }
-  void synchronizeStream(const c10::Stream& stream) const override {
-    absl::MutexLock lock(&state().mu);
-    ++state().counters.host_waits;
-    MaybeFail();
-    Reach(ClockOf(StreamOf(stream)));
-  }
-#if HOOKLINE_TORCH_AT_LEAST(2, 3)
-  void synchronizeEvent(void* event) const override {
-    if (event == nullptr) return;
-    absl::MutexLock lock(&state().mu);
-    ++state().counters.host_waits;
-    MaybeFail();
-    Reach(static_cast<FakeEvent*>(event)->clock);
-  }
-#endif
-  c10::DeviceIndex deviceCount() const noexcept override { return FakeDevice::kDevices; }
-
- private:
-  static c10::Stream Make(c10::Device device, int id) { return c10::Stream(c10::Stream::UNSAFE, device, id); }
-};
-
-C10_REGISTER_GUARD_IMPL(PrivateUse1, Guard);
 
 }  // namespace
 
@@ -529,35 +361,3 @@ void FakeDevice::IgnoreHostWaits() {
 }
 
 }  // namespace hookline
-
-// Pinned memory is asked for through the accelerator's hooks; before there were any, through CUDA's.
-namespace at {
-namespace {
-
-#if HOOKLINE_TORCH_AT_LEAST(2, 6)
-struct FakeHooks final : PrivateUse1HooksInterface {
-  bool isBuilt() const override { return true; }
-  bool isAvailable() const override { return true; }
-  bool hasPrimaryContext(c10::DeviceIndex) const override { return true; }
-  c10::DeviceIndex deviceCount() const override { return hookline::FakeDevice::kDevices; }
-  Allocator* getPinnedMemoryAllocator() const override { return hookline::fake_device::PinnedAllocator(); }
-  bool isPinnedPtr(const void* data) const override { return hookline::fake_device::IsPinned(data); }
-};
-
-const bool registered = [] {
-  c10::register_privateuse1_backend("fake");
-  RegisterPrivateUse1HooksInterface(new FakeHooks);
-  return true;
-}();
-#else
-struct FakeHooks final : CUDAHooksInterface {
-  explicit FakeHooks(CUDAHooksArgs) {}
-  Allocator* getPinnedMemoryAllocator() const override { return hookline::fake_device::PinnedAllocator(); }
-  bool isPinnedPtr(void* data) const override { return hookline::fake_device::IsPinned(data); }
-};
-
-C10_REGISTER_CLASS(CUDAHooksRegistry, CUDAHooks, FakeHooks)
-#endif
-
-}  // namespace
-}  // namespace at

@@ -1,22 +1,100 @@
-// What the fake accelerator's parts share: fake_device.cc keeps memory, streams and the check, fake_operators.cc brings
-// LibTorch's operators to them.
+// Shared by the fake accelerator's parts: fake_device.cc keeps memory, streams and the check, fake_guard.cc shows them
+// to LibTorch as a device, and fake_operators.cc brings LibTorch's operators to them.
 #ifndef HOOKLINE_TESTS_SUPPORT_FAKE_DEVICE_STATE_H_
 #define HOOKLINE_TESTS_SUPPORT_FAKE_DEVICE_STATE_H_
 
 #include <ATen/ATen.h>
 
+#include <cstdint>
+#include <deque>
+#include <map>
 #include <string>
 #include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "tests/support/fake_device.h"
 
 namespace hookline::fake_device {
 
 constexpr at::DeviceType kType = at::DeviceType::PrivateUse1;
+constexpr int kStreams = 16;  // of a device; 0 is the default stream
+
+// The part of each stream's work that is known to have ended.
+using Clock = std::map<int, int64_t>;
+
+struct Block {
+  size_t bytes = 0;
+  int device = 0;
+  int stream = 0;  // on which it was allocated, and is free for others at once when it is freed
+  int writer = -1;
+  int64_t write = 0;
+  Clock uses;  // reads and writes
+};
+
+struct LateCopy {
+  int64_t count = 0;  // of its stream's work
+  uintptr_t block = 0;
+  const uint8_t* from = nullptr;
+  uint8_t* to = nullptr;
+  size_t bytes = 0;
+  std::string expected;  // uploads: the source as it was, which must still be there
+  bool is_upload = false;
+};
+
+struct StreamState {
+  int64_t count = 0;
+  Clock seen;
+  std::deque<LateCopy> late;
+};
+
+struct FakeEvent {
+  Clock clock;
+  bool was_queried = false;
+};
+
+struct State {
+  absl::Mutex mu;
+  std::map<uintptr_t, Block> blocks ABSL_GUARDED_BY(mu);
+  std::map<uintptr_t, size_t> pinned ABSL_GUARDED_BY(mu);
+  std::map<int, StreamState> streams ABSL_GUARDED_BY(mu);
+  Clock host ABSL_GUARDED_BY(mu);
+  FakeDevice::Counters counters ABSL_GUARDED_BY(mu);
+  std::map<std::string, int64_t> by_operator ABSL_GUARDED_BY(mu);
+  std::vector<std::string> races ABSL_GUARDED_BY(mu);
+  int64_t switches[FakeDevice::kDevices] ABSL_GUARDED_BY(mu) = {};
+  int64_t allocated[FakeDevice::kDevices] ABSL_GUARDED_BY(mu) = {};
+  int64_t peak[FakeDevice::kDevices] ABSL_GUARDED_BY(mu) = {};
+  std::map<int, int64_t> limits ABSL_GUARDED_BY(mu);
+  std::string failure ABSL_GUARDED_BY(mu);
+  bool ignores_stream_waits ABSL_GUARDED_BY(mu) = false;
+  bool ignores_host_waits ABSL_GUARDED_BY(mu) = false;
+  int next_stream[FakeDevice::kDevices] ABSL_GUARDED_BY(mu) = {};
+};
+
+State& state();
+
+// Of the calling thread; LibTorch changes them through the guard.
+extern thread_local int current_device;
+extern thread_local int current_stream[FakeDevice::kDevices];
+
+// The stream's number among those of all devices; without a stream, that of the device's current one.
+int StreamOf(int device);
+int StreamOf(const c10::Stream& stream);
+
+// Throws what FakeDevice::FailWith asks for.
+void MaybeFail() ABSL_EXCLUSIVE_LOCKS_REQUIRED(state().mu);
+// The stream's work up to now, and what it knows of the others'.
+Clock ClockOf(int stream) ABSL_EXCLUSIVE_LOCKS_REQUIRED(state().mu);
+void Merge(const Clock& from, Clock* into);
+// The host learns that everything in `clock` has ended.
+void Reach(const Clock& clock) ABSL_EXCLUSIVE_LOCKS_REQUIRED(state().mu);
 
 c10::Allocator* DeviceAllocator();
 c10::Allocator* PinnedAllocator();
 bool IsPinned(const void* data);
 
-// Where the bytes of device memory really lie.
+// Returns where the bytes of device memory really lie.
 void* HostAddress(const void* device_address);
 
 // Counts the launch of `name` on the current stream of the current device and checks it against what other streams do.

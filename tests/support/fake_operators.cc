@@ -53,7 +53,7 @@ class Call {
   }
 
   void Run() {
-    // As a GPU's operators do.
+    // A GPU's operators do the same.
     const c10::OptionalDeviceGuard guard(device_);
     op_.callBoxed(&stack_);
     for (const auto& [device, host] : outs_) PutBack(device, host);
@@ -112,7 +112,7 @@ class Call {
     }
   }
 
-  // What an operator returns is an argument that it wrote to, or new.
+  // An operator returns an argument that it wrote to, or something new.
   void BringBack(const c10::Argument& declared, c10::IValue* value) {
     if (declared.alias_info() != nullptr) {
       TORCH_CHECK(declared.alias_info()->isWrite(), op_.schema().name(), ": a view that the fake device does not know");
@@ -164,7 +164,7 @@ at::Tensor EmptyStrided(at::IntArrayRef size, at::IntArrayRef stride, c10::optio
   return at::detail::empty_strided_generic(size, stride, DeviceAllocator(), keys, c10::dtype_or_default(dtype));
 }
 
-// As CUDA copies: within a device by a kernel; to and from the host without waiting only if the bytes go as they are.
+// Copies as CUDA does: within a device by a kernel; to and from the host without waiting only if bytes go as they are.
 at::Tensor CopyFrom(const at::Tensor& source, const at::Tensor& destination, bool non_blocking) {
   if (destination.numel() == 0) return destination;
   const bool both = IsOnDevice(source) && IsOnDevice(destination);
@@ -206,7 +206,7 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("view", static_cast<at::Tensor (*)(const at::Tensor&, at::IntArrayRef)>(&at::native::view));
   m.impl("_reshape_alias", &at::native::_reshape_alias);
   m.impl("unfold", &at::native::unfold);
-  // Where LibTorch has one kernel on a GPU, but composes it of others where a device has none.
+  // LibTorch has one kernel on a GPU for these, but composes them of others where a device has none.
   for (const char* name : {
          "native_layer_norm",
 #if HOOKLINE_TORCH_AT_LEAST(2, 5)

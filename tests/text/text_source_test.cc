@@ -75,6 +75,7 @@ TEST_F(TextSourceTest, ATextWithoutATokenIsRefusedUnlessOneIsAdded) {
 TEST_F(TextSourceTest, IdsThatTheModelDoesNotHaveAreRefused) {
   info_.vocabulary_size = 'c';
   ExpectField(Encode({{"ab", "abc"}, {}, LongTexts::kRefuse}).status(), "text.texts[1]", "token id 99");
+  ExpectField(Encode({{"ab"}, true, LongTexts::kRefuse}).status(), "text.add_special_tokens", "token id 256");
 }
 
 TEST_F(TextSourceTest, NoTextsAreRefused) { ExpectField(Encode({}).status(), "text.texts", "is empty"); }

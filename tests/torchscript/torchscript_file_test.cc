@@ -100,7 +100,7 @@ TEST(TorchScriptFileTest, ADamagedRecordIsNamed) {
   ASSERT_NE(pickle, std::string::npos);
   bytes[pickle + 200] ^= 1;
   WriteFile(folder.File("flipped.pt"), bytes);
-  ExpectFileRefused(folder.File("flipped.pt"), "record data.pkl is damaged: its CRC-32 does not match");
+  ExpectFileRefused(folder.File("flipped.pt"), "record 'data.pkl' is damaged: its CRC-32 does not match");
 }
 
 TEST(TorchScriptFileTest, StateThatOutlivesARequestIsRefused) {

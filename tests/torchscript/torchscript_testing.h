@@ -111,7 +111,7 @@ inline double RelativeError(const at::Tensor& actual, const at::Tensor& expected
   return ((actual - expected).norm() / expected.norm()).item<double>();
 }
 
-// Why a request for `name` is refused.
+// Returns why a request for `name` is refused.
 inline std::string Refusal(const Model& model, const std::string& name) {
   auto resolved = model.hook_points().Resolve({name}, 100);
   return resolved.ok() ? "accepted" : std::string(resolved.status().message());

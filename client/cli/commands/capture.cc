@@ -104,7 +104,7 @@ void AddCaptureCommand(CLI::App& app, Invocation& invocation) {
   AddServerOption(*command, invocation);
   AddCaptureRequestOptions(*command, *flags, Feeds::kOffered);
 
-  const std::string values = "What is written";
+  const std::string values = "Output";
   CLI::Option* out = command->add_option("--out", flags->out, "Directory for the files. Without it: statistics only")
                          ->type_name("DIR")
                          ->group(values);

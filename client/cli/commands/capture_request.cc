@@ -15,7 +15,7 @@
 namespace hookline::cli {
 namespace {
 
-const char kSources[] = "Where the token sequences come from";
+const char kSources[] = "Source of the token sequences";
 
 constexpr absl::string_view kJsonLines = "jsonl:";
 
@@ -43,15 +43,14 @@ void AddTextOptions(CLI::App& command, CaptureRequestFlags& flags, CLI::Option* 
       ->excludes(tokens)
       ->group(kSources);
   command
-      .add_option(
-          "--add-special-tokens", flags.add_special_tokens,
-          "Whether texts get tokens such as the one that begins a document; default: as the tokenizer itself does")
+      .add_option("--add-special-tokens", flags.add_special_tokens,
+                  "Adds tokens to texts such as the one that begins a document; default: as the tokenizer itself does")
       ->check(CLI::IsMember({"default", "yes", "no"}))
       ->group(kSources)
       ->capture_default_str();
   command
       .add_option("--long-texts", flags.long_texts,
-                  "What to do with a --text of more tokens than the model takes: refuse it, truncate it, or split it "
+                  "Treatment of a text of more tokens than the model takes: refuse it, truncate it, or split it "
                   "into several sequences")
       ->check(CLI::IsMember({"refuse", "truncate", "split"}))
       ->group(kSources)
@@ -74,6 +73,11 @@ absl::StatusOr<std::unique_ptr<TokenSource>> OpenTexts(const CaptureRequestFlags
   options.path = flags.tokens;
   options.prepend_token = flags.prepend_token;
   if (flags.token_format != "utf8") options.field = flags.token_format.substr(kJsonLines.size());
+  if (flags.long_texts != "refuse") {
+    ASSIGN_OR_RETURN(const v1::Model model, client.GetModel(flags.model));
+    options.long_texts = flags.long_texts == "split" ? LongTexts::kSplit : LongTexts::kTruncate;
+    options.max_ids = model.context_length() - (flags.prepend_token.has_value() ? 1 : 0);
+  }
   v1::TokenizeRequest form;
   form.set_model(flags.model);
   if (flags.add_special_tokens != "default") form.set_add_special_tokens(flags.add_special_tokens == "yes");
@@ -109,7 +113,9 @@ void AddFeedOptions(CLI::App& command, CaptureRequestFlags& flags, CLI::Option* 
           ->type_name("NAME")
           ->needs(dataset)
           ->group(kSources);
-  command.add_option("--feed-members", flags.feed_members, "How many captures the feed waits for before it begins [1]")
+  command
+      .add_option("--feed-members", flags.feed_members,
+                  "Number of captures that the feed waits for before it begins [1]")
       ->check(CLI::Range(1, 1 << 20))
       ->type_name("N")
       ->needs(feed)
@@ -192,7 +198,8 @@ CLI::Option* AddSourceOptions(CLI::App& command, CaptureRequestFlags& flags) {
       ->needs(dataset)
       ->group(kSources);
   command
-      .add_option("--sequence-count", flags.sequence_count, "How many sequences of the dataset; 0: all that follow [0]")
+      .add_option("--sequence-count", flags.sequence_count,
+                  "Number of sequences of the dataset; 0: all that follow [0]")
       ->type_name("N")
       ->needs(dataset)
       ->group(kSources);
@@ -202,7 +209,7 @@ CLI::Option* AddSourceOptions(CLI::App& command, CaptureRequestFlags& flags) {
       ->type_name("N")
       ->needs(dataset)
       ->group(kSources);
-  command.add_option("--epochs", flags.epochs, "How many times to take them, shuffled each time in another order [1]")
+  command.add_option("--epochs", flags.epochs, "Number of times to take them, shuffled each time in another order [1]")
       ->check(CLI::Range(1, 1'000'000))
       ->type_name("N")
       ->needs(dataset)
@@ -220,7 +227,7 @@ void AddCaptureRequestOptions(CLI::App& command, CaptureRequestFlags& flags, Fee
       ->allow_extra_args(false);
   if (feeds == Feeds::kOffered) AddFeedOptions(command, flags, dataset);
 
-  const std::string rows = "Which rows, and how many";
+  const std::string rows = "Selection of rows";
   command
       .add_option("--max-activations", flags.max_activations,
                   "The most rows of each hook point. Default: all, up to the server's cap")
@@ -237,7 +244,7 @@ void AddCaptureRequestOptions(CLI::App& command, CaptureRequestFlags& flags, Fee
       ->group(rows);
   command
       .add_option("--position-end", flags.position_end,
-                  "Leave out positions from here on; negative: so many at the end; 0: no end [0]")
+                  "Leave out positions from here on; negative: that many at the end; 0: no end [0]")
       ->type_name("N")
       ->group(rows);
   command.add_option("--position-stride", flags.position_stride, "Keep every n-th position from --skip-first on [1]")
@@ -250,7 +257,7 @@ void AddCaptureRequestOptions(CLI::App& command, CaptureRequestFlags& flags, Fee
       ->group(rows);
   CLI::Option* sample = command
                             .add_option("--sample-rows", flags.sample_rows,
-                                        "Keep so many rows of each sequence, chosen at random; 0: all [0]")
+                                        "Keep this many rows of each sequence, chosen at random; 0: all [0]")
                             ->type_name("N")
                             ->group(rows);
   command.add_flag("--last-only", flags.last_only, "Keep only the last row of each sequence, of those that are left")
@@ -258,12 +265,12 @@ void AddCaptureRequestOptions(CLI::App& command, CaptureRequestFlags& flags, Fee
       ->group(rows);
   command.add_option("--seed", flags.seed, "Seed of --sample-rows [0]")->type_name("N")->needs(sample)->group(rows);
 
-  const std::string values = "What is written";
+  const std::string values = "Output";
   command.add_option("--dtype", flags.dtype, "Type of the values")
       ->check(CLI::IsMember({"float32", "bfloat16", "float16", "float8_e4m3", "int8"}))
       ->group(values)
       ->capture_default_str();
-  command.add_option("--top-k", flags.top_k, "Keep only so many entries of each row, the largest; 0: all [0]")
+  command.add_option("--top-k", flags.top_k, "Keep only this many entries of each row, the largest; 0: all [0]")
       ->type_name("K")
       ->group(values);
   command
@@ -281,7 +288,9 @@ void RequireSource(const CaptureRequestFlags& flags) {
   if (!has_texts && flags.add_special_tokens != "default") {
     throw CLI::RequiresError("--add-special-tokens", "--text or --token-format utf8");
   }
-  if (flags.texts.empty() && flags.long_texts != "refuse") throw CLI::RequiresError("--long-texts", "--text");
+  if (!has_texts && flags.long_texts != "refuse") {
+    throw CLI::RequiresError("--long-texts", "--text or --token-format utf8");
+  }
   if (!flags.texts.empty() && flags.prepend_token.has_value()) throw CLI::ExcludesError("--prepend-token", "--text");
 }
 

@@ -64,7 +64,7 @@ void AddCaptureRequestOptions(CLI::App& command, CaptureRequestFlags& flags, Fee
 absl::Status FillHookPoints(const HookPointFlags& flags, google::protobuf::RepeatedPtrField<std::string>* hook_points,
                             google::protobuf::Map<std::string, int64_t>* max_activations_by_hook_point);
 
-// For a command's callback: one source must be given.
+// A command's callback calls this: one source must be given.
 void RequireSource(const CaptureRequestFlags& flags);
 
 // The request that the flags ask for, without the tokens of a file. INVALID_ARGUMENT names the flag.

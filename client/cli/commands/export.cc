@@ -50,7 +50,7 @@ void AddExportCommand(CLI::App& app, Invocation& invocation) {
   auto flags = std::make_shared<ExportFlags>();
   AddServerOption(*command, invocation);
   AddRecordingReadOptions(*command, *flags);
-  command->add_option("--format", flags->format, "What the files are")
+  command->add_option("--format", flags->format, "Format of the files")
       ->check(CLI::IsMember({"pt", "npy", "safetensors"}))
       ->required();
   command->add_option("--out", flags->out, "Directory for the files")->type_name("DIR")->required();

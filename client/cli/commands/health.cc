@@ -40,7 +40,7 @@ void AddHealthCommand(CLI::App& app, Invocation& invocation) {
   AddServerOption(*command, invocation);
   command->add_option("--service", *service, "One service, for example hookline.v1.CaptureService; default: all")
       ->type_name("NAME");
-  command->add_option("--timeout", *timeout, "How long to wait for an answer, in seconds")
+  command->add_option("--timeout", *timeout, "Seconds to wait for an answer")
       ->check(CLI::Range(0.001, 3600.0))
       ->capture_default_str();
   command->callback([service, timeout, &invocation] {

@@ -27,7 +27,7 @@ Example:
   hookline persist pile-resid --hook-points 'blocks.*.hook_resid_post' --dataset pile --sequence-length 1024 \
       --max-activations 10000000 --dtype bfloat16)";
 
-// Half of what a server takes by default in one message (gRPC's 4 MiB): what else a request holds has room.
+// This is half of what a server takes by default in one message (gRPC's 4 MiB): the rest of the request has room.
 constexpr size_t kMaxRequestBytes = size_t{2} << 20;
 
 struct PersistFlags : CaptureRequestFlags {
@@ -110,7 +110,7 @@ absl::Status Run(const PersistFlags& flags, const ServerChoice& server, Interrup
 }  // namespace
 
 void AddPersistCommand(CLI::App& app, Invocation& invocation) {
-  CLI::App* command = app.add_subcommand("persist", "Has the server record a capture on its disk");
+  CLI::App* command = app.add_subcommand("persist", "Makes the server record a capture on its disk");
   command->footer(kFooter);
   auto flags = std::make_shared<PersistFlags>();
   AddServerOption(*command, invocation);

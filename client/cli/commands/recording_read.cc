@@ -35,7 +35,7 @@ void AddRecordingReadOptions(CLI::App& command, RecordingReadFlags& flags) {
   command.add_option("--first-row", flags.first_row, "The first row to take [0]")
       ->type_name("N")
       ->check(CLI::NonNegativeNumber);
-  command.add_option("--row-count", flags.row_count, "How many rows; 0: all that follow [0]")
+  command.add_option("--row-count", flags.row_count, "Number of rows; 0: all that follow [0]")
       ->type_name("N")
       ->check(CLI::NonNegativeNumber);
   command.add_flag("--overwrite", flags.overwrite, "Replace files that are there");

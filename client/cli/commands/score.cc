@@ -35,7 +35,7 @@ Examples:
   A text for a byte-level model:
     hookline score --tokens text.txt --token-format bytes --sequence-length 64)";
 
-// Below what a server takes in one request of this kind, 16 MiB.
+// This stays below what a server takes in one request of this kind, 16 MiB.
 constexpr size_t kMaxRequestBytes = size_t{8} << 20;
 
 struct ScoreFlags : CaptureRequestFlags {
@@ -205,7 +205,7 @@ void AddScoreCommand(CLI::App& app, Invocation& invocation) {
                    "A variant in which a dictionary of the server reconstructs its hook point's rows. Repeatable")
       ->type_name("NAME")
       ->allow_extra_args(false);
-  command->add_option("--top", flags->top, "How many of the most probable next tokens to print")
+  command->add_option("--top", flags->top, "Number of the most probable next tokens to print")
       ->check(CLI::Range(0, 100))
       ->type_name("N")
       ->capture_default_str();

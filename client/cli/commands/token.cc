@@ -21,7 +21,7 @@ namespace {
 
 // Nobody guesses 256 random bits, so that a plain hash of them gives nothing away.
 constexpr size_t kTokenBytes = 32;
-// By which people and scanners of leaked secrets recognise one.
+// People and scanners of leaked secrets recognise a token by this prefix.
 constexpr char kTokenPrefix[] = "hkl_";
 
 struct TokenFlags {
@@ -29,7 +29,7 @@ struct TokenFlags {
   std::string out;
 };
 
-// Readable by its owner alone, and never over a file that is there.
+// The file is readable by its owner alone, and never replaces one that is there.
 absl::Status WriteSecret(const std::string& path, const std::string& text) {
   const int file = open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, S_IRUSR | S_IWUSR);
   if (file < 0) return absl::InvalidArgumentError(absl::StrCat("--out: ", path, ": ", std::strerror(errno)));

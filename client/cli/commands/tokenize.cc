@@ -107,9 +107,8 @@ void AddTokenizeCommand(CLI::App& app, Invocation& invocation) {
   command->add_option("--model", flags->model, "The model's name; not needed where the server holds one")
       ->type_name("NAME");
   command
-      ->add_option(
-          "--add-special-tokens", flags->add_special_tokens,
-          "Whether tokens such as the one that begins a document are added; with --decode, whether they are shown")
+      ->add_option("--add-special-tokens", flags->add_special_tokens,
+                   "Adds tokens such as the one that begins a document; with --decode, shows them")
       ->check(CLI::IsMember({"default", "yes", "no"}))
       ->capture_default_str();
   CLI::Option* decode = command->add_flag("--decode", flags->decode, "Each TEXT holds ids, which become text");

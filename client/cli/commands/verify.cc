@@ -66,7 +66,7 @@ absl::Status Run(const VerifyFlags& flags, const ServerChoice& server, Interrupt
 }  // namespace
 
 void AddVerifyCommand(CLI::App& app, Invocation& invocation) {
-  CLI::App* command = app.add_subcommand("verify", "Has the server compare a recording with its checksums");
+  CLI::App* command = app.add_subcommand("verify", "Makes the server compare a recording with its checksums");
   command->footer("Exit code 1 where something is damaged; the shards are named on standard output.");
   auto flags = std::make_shared<VerifyFlags>();
   AddServerOption(*command, invocation);

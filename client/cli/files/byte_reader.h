@@ -13,7 +13,7 @@
 
 namespace hookline::cli {
 
-// Stop is anybody's, the rest one thread's at a time.
+// Any thread may call Stop; the rest belongs to one thread at a time.
 class ByteReader {
  public:
   // `-` is standard input. NOT_FOUND, PERMISSION_DENIED or FAILED_PRECONDITION (a directory), naming `path`.
@@ -28,7 +28,7 @@ class ByteReader {
   // Makes reads fail from now on, also one that waits.
   void Stop();
 
-  // To the beginning; reads work again. FAILED_PRECONDITION for what cannot be read twice, such as a pipe.
+  // Goes to the beginning; reads work again. FAILED_PRECONDITION for what cannot be read twice, such as a pipe.
   absl::Status Rewind();
 
   // The file's size; none for what has no end yet.

@@ -16,7 +16,7 @@ namespace {
 
 constexpr char kFileName[] = "manifest.json";
 constexpr char kFormat[] = "hookline-export";
-// Twice what 4096 hook points with names of 255 bytes each take.
+// This is twice what 4096 hook points with names of 255 bytes each take.
 constexpr size_t kMaxBytes = size_t{4} << 20;
 // Ours use three levels.
 constexpr int kMaxDepth = 8;

@@ -54,9 +54,9 @@ class RowFiles {
   // Completes the files, brings them to the disk and gives them their names.
   absl::Status Finish(v1::StopReason stop_reason);
 
-  // Where the rows of a hook point are after Finish.
+  // The file that holds the rows of a hook point after Finish.
   std::string path(int hook_point) const;
-  // Without the directory.
+  // The file's name, without the directory.
   const std::string& name(int hook_point) const;
 
  private:

@@ -76,7 +76,7 @@ absl::Status ScratchFile::AppendFrom(const ScratchFile& other, int64_t bytes) {
     const ssize_t got = pread(other.fd_, buffer.data(), wanted, done);
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) return DiskError("read", other.path_);
-    if (got == 0) return absl::DataLossError(absl::StrCat(other.path_, " was cut by somebody else"));
+    if (got == 0) return absl::DataLossError(absl::StrCat(other.path_, " was cut by another program"));
     RETURN_IF_ERROR(Append(buffer.data(), got));
     done += got;
   }

@@ -13,7 +13,7 @@
 
 namespace hookline::cli {
 
-// Where a file that is to be `name` in `directory` is written meanwhile: hidden, and another for each process.
+// The path at which a file that is to be `name` in `directory` is written: hidden, and another for each process.
 std::string TemporaryPath(absl::string_view directory, absl::string_view name);
 
 // Errors name the path. One thread at a time.

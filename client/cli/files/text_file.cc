@@ -26,7 +26,7 @@ class TextFile final : public TokenSource {
  public:
   TextFile(const TextFileOptions& options, std::unique_ptr<ByteReader> reader, EncodeTexts encode)
       : TokenSource(reader->name(), options.prepend_token),
-        field_(options.field),
+        options_(options),
         reader_(std::move(reader)),
         encode_(std::move(encode)) {}
 
@@ -39,12 +39,12 @@ class TextFile final : public TokenSource {
       ASSIGN_OR_RETURN(const bool more, EncodeSome());
       if (!more) return false;
     }
-    auto& [line, text] = encoded_.front();
-    if (text.ids_size() > kMaxSequenceIds) {
+    const auto& [line, ids] = encoded_.front();
+    if (static_cast<int64_t>(ids.size()) > kMaxSequenceIds) {
       return absl::InvalidArgumentError(
-          absl::StrCat(Place(line), text.ids_size(), " tokens; at most ", kMaxSequenceIds, " make a sequence"));
+          absl::StrCat(Place(line), ids.size(), " tokens; at most ", kMaxSequenceIds, " make a sequence"));
     }
-    sequence->mutable_ids()->MergeFrom(text.ids());
+    sequence->mutable_ids()->Add(ids.begin(), ids.end());
     last_line_ = line;
     encoded_.pop_front();
     return true;
@@ -95,14 +95,14 @@ class TextFile final : public TokenSource {
   }
 
   absl::StatusOr<std::string> TextOf(const std::string& line) const {
-    if (field_.empty()) return line;
+    if (options_.field.empty()) return line;
     const absl::StatusOr<nlohmann::json> object = ParseJsonObject(line, kMaxJsonDepth);
     const std::string why = object.ok() ? "" : absl::StrCat(" (it ", object.status().message(), ")");
-    if (!object.ok() || !object->contains(field_) || !object->at(field_).is_string()) {
+    if (!object.ok() || !object->contains(options_.field) || !object->at(options_.field).is_string()) {
       return absl::InvalidArgumentError(
-          absl::StrCat(Place(line_), "is not a JSON object whose `", field_, "` is a string", why));
+          absl::StrCat(Place(line_), "is not a JSON object whose `", options_.field, "` is a string", why));
     }
-    return object->at(field_).get<std::string>();
+    return object->at(options_.field).get<std::string>();
   }
 
   // Encodes the lines that are there, at least one. False at the end.
@@ -128,19 +128,47 @@ class TextFile final : public TokenSource {
       return absl::InternalError("the server answered with another number of sequences than it was sent texts");
     }
     for (size_t i = 0; i < texts.size(); ++i) {
-      encoded_.emplace_back(lines[i], std::move(*answer->mutable_sequences(static_cast<int>(i))));
+      RETURN_IF_ERROR(AddSequences(lines[i], answer->sequences(static_cast<int>(i))));
     }
     return true;
   }
 
-  const std::string field_;
+  // Adds a text's sequence, or its parts where it is longer than a sequence may be.
+  absl::Status AddSequences(int64_t line, const v1::TokenizedText& text) {
+    const int size = text.ids_size();
+    if (options_.long_texts == LongTexts::kLeave || size <= options_.max_ids) {
+      encoded_.emplace_back(line, std::vector<uint32_t>(text.ids().begin(), text.ids().end()));
+      return absl::OkStatus();
+    }
+    // A special token that was added covers nothing of the text.
+    const auto is_added = [&text](int i) { return text.special(i) && text.ends(i) == 0; };
+    int begin = 0, end = size;
+    while (begin < end && is_added(begin)) ++begin;
+    while (end > begin && is_added(end - 1)) --end;
+    const int64_t room = options_.max_ids - (begin + size - end);
+    if (room < 1) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          Place(line), begin + size - end, " special tokens are added, but a sequence may have ", options_.max_ids));
+    }
+    const auto ids = text.ids().begin();
+    for (int64_t at = begin; at < end; at += room) {
+      std::vector<uint32_t> part(ids, ids + begin);
+      part.insert(part.end(), ids + at, ids + std::min<int64_t>(end, at + room));
+      part.insert(part.end(), ids + end, ids + size);
+      encoded_.emplace_back(line, std::move(part));
+      if (options_.long_texts == LongTexts::kTruncate) break;
+    }
+    return absl::OkStatus();
+  }
+
+  const TextFileOptions options_;
   const std::unique_ptr<ByteReader> reader_;
   const EncodeTexts encode_;
   std::string unread_;
   bool ended_ = false;
   int64_t line_ = 0;
   int64_t last_line_ = 0;
-  std::deque<std::pair<int64_t, v1::TokenizedText>> encoded_;  // with their lines
+  std::deque<std::pair<int64_t, std::vector<uint32_t>>> encoded_;  // with their lines
 };
 
 }  // namespace

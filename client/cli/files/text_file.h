@@ -14,16 +14,22 @@
 
 namespace hookline::cli {
 
-// Encodes texts, each into one sequence of the answer.
+// Encodes texts, each into one entry of the answer.
 using EncodeTexts = std::function<absl::StatusOr<v1::TokenizeResponse>(const std::vector<std::string>& texts)>;
+
+// What becomes of a text of more tokens than a sequence may have; kLeave: the server refuses it.
+enum class LongTexts { kLeave, kTruncate, kSplit };
 
 struct TextFileOptions {
   std::string path;   // `-`: standard input
   std::string field;  // the field of each line's JSON object that is the text; empty: the line itself is
   std::optional<uint32_t> prepend_token;
+  LongTexts long_texts = LongTexts::kLeave;
+  int64_t max_ids = 0;  // of a sequence, without the prepended one; for all but kLeave
 };
 
-// One text a line, in UTF-8; empty lines are skipped. Errors name the file and the line.
+// One text a line, in UTF-8; empty lines are skipped. A text that is cut has the special tokens that were added to it
+// in each part. Errors name the file and the line.
 absl::StatusOr<std::unique_ptr<TokenSource>> OpenTextFile(const TextFileOptions& options, EncodeTexts encode);
 
 }  // namespace hookline::cli

@@ -6,11 +6,11 @@
 #include <vector>
 
 #include "absl/strings/ascii.h"
-#include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "client/cli/files/byte_reader.h"
+#include "server/base/escape.h"
 #include "server/base/status.h"
 #include "server/dataset/dataset.h"
 
@@ -18,7 +18,7 @@ namespace hookline::cli {
 namespace {
 
 constexpr size_t kReadBytes = size_t{64} << 10;
-// More than any 32-bit id has; a longer word cannot be an id and is not kept.
+// No 32-bit id has as many digits; a longer word cannot be an id and is not kept.
 constexpr size_t kMaxIdCharacters = 32;
 
 // One sequence a line, ids separated by white space or commas. Empty lines are skipped.
@@ -96,8 +96,8 @@ class TextSource final : public TokenSource {
 
   absl::Status NoId(const std::string& word) const {
     return absl::InvalidArgumentError(absl::StrCat(
-        Place(), "`", absl::CHexEscape(word),
-        "` is not a token id (0 to 4294967295); give ids separated by spaces or commas, "
+        Place(), Quoted(word),
+        " is not a token id (0 to 4294967295); give ids separated by spaces or commas, "
         "--token-format bytes for the text itself, or the type of binary ids, such as --token-format uint16"));
   }
 

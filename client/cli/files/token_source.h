@@ -15,11 +15,11 @@
 
 namespace hookline::cli {
 
-// More ids than any model takes at once, and few enough that a message of one sequence stays below gRPC's 4 MiB, an id
+// No model takes more ids at once, and a message of one sequence of so many stays below gRPC's 4 MiB, an id
 // taking up to 5 bytes.
 inline constexpr int64_t kMaxSequenceIds = int64_t{1} << 19;
 
-// Sequences whose first ids are looked at: so many that by chance do not begin alike, and no more than a glance.
+// Sequences whose first ids are looked at: enough that they do not begin alike by chance, and quickly read.
 inline constexpr int64_t kFirstSequences = 64;
 
 // kArray: an array of ids, in NumPy's format or, where `array_type` says the type, without a header.
@@ -34,7 +34,7 @@ struct TokenSourceOptions {
   std::optional<uint32_t> prepend_token;  // put before each sequence
 };
 
-// Stop is anybody's, the rest one thread's at a time.
+// Any thread may call Stop; the rest belongs to one thread at a time.
 class TokenSource {
  public:
   // Errors name the file, and for text the line.
@@ -71,10 +71,10 @@ class TokenSource {
   // Appends ids to the empty or prepended-to `sequence`.
   virtual absl::StatusOr<bool> Read(v1::TokenSequence* sequence) = 0;
   virtual absl::Status Rewind() = 0;
-  // Where in the file the sequence stands that Read appended last, for example "line 7".
+  // The place in the file of the sequence that Read appended last, for example "line 7".
   virtual std::string LastPlace() const = 0;
 
-  // With what is prepended.
+  // This counts what is prepended.
   int64_t TotalIds(int64_t ids, int64_t sequences) const { return ids + (prepend_token_.has_value() ? sequences : 0); }
 
  private:

@@ -1,4 +1,4 @@
-// How people read and write what the proto says in enums and numbers.
+// The forms in which people read and write what the proto says in enums and numbers.
 #ifndef HOOKLINE_CLIENT_CLI_TERMINAL_NAMES_H_
 #define HOOKLINE_CLIENT_CLI_TERMINAL_NAMES_H_
 

@@ -17,7 +17,7 @@ namespace {
 
 constexpr absl::Duration kBarInterval = absl::Milliseconds(100);
 constexpr absl::Duration kLineInterval = absl::Seconds(1);
-// For terminals that do not tell.
+// This is used for terminals that do not tell.
 constexpr int kDefaultWidth = 80;
 
 int TerminalWidth() {

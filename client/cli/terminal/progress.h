@@ -1,4 +1,4 @@
-// How far a transfer is, on standard error: a bar on a terminal, else one line a second.
+// Shows on standard error how far a transfer is: a bar on a terminal, else one line a second.
 #ifndef HOOKLINE_CLIENT_CLI_TERMINAL_PROGRESS_H_
 #define HOOKLINE_CLIENT_CLI_TERMINAL_PROGRESS_H_
 
@@ -43,7 +43,7 @@ class Progress {
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
 
-  // How many rows there will be, at most; none where nobody knows.
+  // The most rows that there will be; none where nobody knows.
   void SetTotal(std::optional<int64_t> total_rows);
   void Add(int64_t rows, int64_t bytes);
   // Says how much was there before this began.

@@ -82,7 +82,13 @@ def main() -> int:
 
     torch.manual_seed(arguments.seed)
     provider = hookline.sae_lens.data_provider(
-        client, point.name, train, batch_size=arguments.batch_rows, shuffle_buffer=1 << 14, seed=arguments.seed
+        client,
+        point.name,
+        train,
+        batch_size=arguments.batch_rows,
+        shuffle_buffer=1 << 14,
+        seed=arguments.seed,
+        deterministic=True,  # bits that depend neither on other clients nor on where the run was cut
     )
     sae = TopKTrainingSAE(
         TopKTrainingSAEConfig(

@@ -9,7 +9,7 @@ from hookline.types import Retry, Selection
 
 
 class EstimateArguments(TypedDict, total=False):
-    """Those of `Client.estimate`; `Client.capture` says what each means."""
+    """The arguments of `Client.estimate`; `Client.capture` says what each means."""
 
     max_activations: int | None
     max_activations_by_hook_point: Mapping[str, int] | None
@@ -20,19 +20,19 @@ class EstimateArguments(TypedDict, total=False):
 
 
 class PersistArguments(EstimateArguments, total=False):
-    """Those of `Client.persist`; `Client.capture` says what each means."""
+    """The arguments of `Client.persist`; `Client.capture` says what each means."""
 
     deterministic: bool
 
 
 class StatisticsArguments(PersistArguments, total=False):
-    """Those of `Client.statistics`; `Client.capture` says what each means."""
+    """The arguments of `Client.statistics`; `Client.capture` says what each means."""
 
     retry: Retry | None
 
 
 class ScoreArguments(TypedDict, total=False):
-    """Those of `Client.score`, which says what each means."""
+    """The arguments of `Client.score`, which says what each means."""
 
     model: str
     per_token_loss: bool
@@ -45,7 +45,7 @@ class ScoreArguments(TypedDict, total=False):
 
 
 class CaptureArguments(PersistArguments, total=False):
-    """Those of `Client.capture`, which says what each means."""
+    """The arguments of `Client.capture`, which says what each means."""
 
     batch_rows: int
     provenance: bool

@@ -61,7 +61,7 @@ class Allocator(Protocol):
     """Makes the memory that batches are received into."""
 
     def allocate(self, hook_point: int, first_row: int, rows: int, width: int) -> Block:
-        """Room for `rows` rows of the capture's hook point of that index, from row `first_row` of the capture on."""
+        """Makes room for `rows` rows of the capture's hook point of that index, from row `first_row` on."""
 
     def column(self, column: np.ndarray[Any, Any]) -> Any:
         """A provenance column as the user gets it."""

@@ -57,7 +57,7 @@ class AsyncCapture(InLoop, AsyncIterator[Batch]):
 
     @property
     def summary(self) -> CaptureSummary | None:
-        """How the capture ended and what it brought; None until the last batch has been taken."""
+        """The capture's end and what it brought; None until the last batch has been taken."""
         return self._session.summary
 
     async def __anext__(self) -> Batch:

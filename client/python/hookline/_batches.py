@@ -75,7 +75,7 @@ class Assembler:
         self._next = 0  # the oldest batch not handed out
 
     def place(self, hook_point: int, rows: int) -> Iterator[tuple[RawBatch, int, int, int]]:
-        """Where the next rows of a hook point go: `(batch, row in its block, row among these, count)`, in order. The
+        """Yields places of a hook point's next rows, in order: `(batch, row in its block, row among these, count)`. The
         rows count as written once the next item is asked for."""
         first = self.received[hook_point]
         if first + rows > self.layout.budgets[hook_point]:

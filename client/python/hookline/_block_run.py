@@ -122,7 +122,7 @@ class BlockRun:
 
     @property
     def silent_since(self) -> float:
-        """When the server last gave a sign, by the monotonic clock; now while nobody waits for one."""
+        """The time of the server's last sign, by the monotonic clock; now while nobody waits for one."""
         return time.monotonic() if self._rests else self._last_sign
 
     @property

@@ -8,6 +8,14 @@ from typing import Any, Callable, Generic, TypeVar
 
 from hookline import _protocol
 from hookline._counts import counts, flag, string, strings
+from hookline._from_messages import (
+    capture_estimate,
+    dataset_info,
+    dictionary_info,
+    model_info,
+    recording_info,
+    tokenized_texts,
+)
 from hookline._request import CaptureOptions, fill_texts
 from hookline.types import (
     LARGEST_ID,
@@ -17,12 +25,6 @@ from hookline.types import (
     ModelInfo,
     RecordingInfo,
     TokenizedText,
-    capture_estimate,
-    dataset_info,
-    dictionary_info,
-    model_info,
-    recording_info,
-    tokenized_texts,
 )
 
 Answer = TypeVar("Answer")

@@ -1,4 +1,4 @@
-"""Endpoints files: the addresses of servers, written by whoever starts them (deploy/slurm).
+"""Endpoints files: the addresses of servers, written by the script that starts them (deploy/slurm).
 
 One address a line, HOST:PORT; blank lines, and lines that begin with `#`, count for nothing. A writer puts the file in
 place by renaming it, so that a reader finds all of it or none.
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from hookline import _network
 
-# Far more than a cluster has servers; a larger file is not one of these.
+# This is far more than the servers of a cluster take; a larger file is not one of these.
 MAX_BYTES = 1 << 20
 # A client has a few threads for each of its servers in each running capture.
 MAX_SERVERS = 256
@@ -60,7 +60,7 @@ def addresses(
     if isinstance(address, (list, tuple)):
         return _checked("address", [one for name in address for one in _resolved(name, secure)])
     assert address is not None
-    return address  # type: ignore[return-value]  # what is no str is refused with what a str should read like
+    return address  # type: ignore[return-value]  # anything but a str is refused with what a str should read like
 
 
 def _checked(name: str, found: list[str]) -> list[str]:

@@ -10,17 +10,17 @@ import numpy as np
 import torch
 
 from hookline._order import PlaceTracker, SequenceOrder
-from hookline._passes import Pass, sequence_order
+from hookline._passes import Pass, batch_sequences, order_of
 from hookline._sources import source_batches
 from hookline._token_ids import is_table
-from hookline.types import CaptureSummary, Dataset, Feed, Recording
+from hookline.types import CaptureStarted, CaptureSummary, Dataset, Feed, Recording
 
 if TYPE_CHECKING:
     from hookline.client import Client
 
 
 def can_be_continued(source: Any) -> bool:
-    """Whether a source's sequences can be counted and begun in the middle: a dataset, or token ids in a list, array or
+    """True if a source's sequences can be counted and begun in the middle: a dataset, or token ids in a list, array or
     tensor."""
     if isinstance(source, (Feed, Recording)):
         return False
@@ -28,7 +28,7 @@ def can_be_continued(source: Any) -> bool:
 
 
 class _Begin(NamedTuple):
-    """How to capture a pass from one of its places on."""
+    """Captures a pass from one of its places on."""
 
     source: Any
     order: SequenceOrder  # of the source
@@ -41,7 +41,7 @@ class _DatasetPart:
     """Sequences of a dataset. A pass over a shuffled one takes the epochs that follow those of the pass before."""
 
     def __init__(self, dataset: Dataset, client: Client) -> None:
-        order = sequence_order(dataset, client)
+        order, self._length = order_of(dataset, client.dataset(dataset.name))
         self._dataset = dataclasses.replace(dataset, sequence_count=order.count, skip_sequences=0)
         self._skipped = dataset.skip_sequences
         self.sequences = len(order) - self._skipped  # of a pass
@@ -51,9 +51,14 @@ class _DatasetPart:
         self._dataset = dataclasses.replace(self._dataset, sequence_count=sequences + self._skipped)
         self.sequences = sequences
 
+    def step(self, options: dict[str, Any], started: CaptureStarted) -> int:
+        """The number of sequences at whose multiples, from a pass's first, a capture can begin and bring the rows that
+        it would have brought from the beginning; 0: only at the first."""
+        return batch_sequences(self._dataset, self._length, started) if options.get("deterministic") else 1
+
     @property
     def is_plain(self) -> bool:
-        """Returns whether it is taken once and in order."""
+        """True if it is taken once and in order."""
         return self._dataset.shuffle_seed is None and self._dataset.epochs == 1
 
     def begin(self, number: int, place: int) -> _Begin:
@@ -83,6 +88,12 @@ class _TokensPart:
 
     def limit(self, sequences: int) -> None:
         self.sequences = sequences
+
+    def step(self, options: dict[str, Any], started: CaptureStarted) -> int:
+        """As of a dataset. Sampling and batches depend on where the capture began."""
+        selection = options.get("selection")
+        samples = selection is not None and selection.sample_rows > 0
+        return 0 if samples or options.get("deterministic") else 1
 
     def begin(self, number: int, place: int) -> _Begin:
         ids = self._ids[place : self.sequences]
@@ -128,6 +139,8 @@ class GroupReader:
         self.pass_number = 0  # of the next group
         self.group = 0  # the next one
         self.pass_rows = 0  # that came of its pass before
+        self._step = 1  # sequences that captures begin between, where one has begun
+        self._repeated_rows = 0  # of `pass_rows`, those that a capture which begins now brings again
         self.summary: CaptureSummary | None = None  # of the last pass
         self.names: tuple[str, ...] = ()  # of the hook points; none before the first row
         self._pass: Pass | None = None
@@ -136,10 +149,22 @@ class GroupReader:
         self._texts: Any = None  # of the capture that runs
         self._noted_texts = 0  # of those
 
-    def seek(self, pass_number: int, group: int, pass_rows: int, names: Iterable[str]) -> None:
-        """Goes on with this group, of a pass of which so many rows have come, of these hook points."""
+    def place(self) -> dict[str, int]:
+        """The place of the next group, for `seek`."""
+        return {
+            "pass": self.pass_number,
+            "group": self.group,
+            "pass_rows": self.pass_rows,
+            "repeated_rows": self._repeated_rows,
+            "step": self._step,
+        }
+
+    def seek(self, place: dict[str, int], names: Iterable[str]) -> None:
+        """Goes on where `place` was told, by a reader of an equal source, of these hook points."""
         self.close()
-        self.pass_number, self.group, self.pass_rows, self.names = pass_number, group, pass_rows, tuple(names)
+        self.pass_number, self.group, self.pass_rows = place["pass"], place["group"], place["pass_rows"]
+        self._repeated_rows, self._step = place["repeated_rows"], place["step"]
+        self.names = tuple(names)
 
     def close(self) -> None:
         """Cancels what is not finished. Idempotent."""
@@ -152,41 +177,65 @@ class GroupReader:
     def next(self) -> Group:
         end = (self.group + 1) * self._group_sequences
         pieces: list[tuple[Any, ...]] = []
+        repeated = 0
         while self._held or self._receive():
             piece, places = self._held.pop()
             count = int(np.searchsorted(places, end))
             if count:
                 pieces.append(tuple(part[:count] for part in piece))
                 self.pass_rows += count
+                repeated += count - int(np.searchsorted(places[:count], self._step_begin(end)))
             if count < len(places):
                 self._held.append((tuple(part[count:] for part in piece), places[count:]))
                 break
+        goes_on = self._step_begin(end) <= self.group * self._group_sequences
+        self._repeated_rows = repeated + (self._repeated_rows if goes_on else 0)
         return Group(self.names if pieces else (), pieces, self._count_group())
+
+    def _step_begin(self, place: int) -> int:
+        """Where a capture begins that is to bring the rows from a place of the pass on."""
+        return place // self._step * self._step if self._step else 0
 
     def _receive(self) -> bool:
         """Takes one more batch; False at the end of the pass."""
         if self._pass is None and not self._open():
             return False
         assert self._pass is not None
-        batch = next(self._pass, None)
-        if batch is None:
-            return False
-        self.names = self.names or tuple(batch)
-        texts = batch.token_texts
-        if texts is not self._texts or len(texts) != self._noted_texts:
-            self.token_texts.update(texts)
-            self._texts, self._noted_texts = texts, len(texts)
-        places = self._tracker.places(batch.sequence, batch.position) + self._begin.shift
-        sequence = torch.as_tensor(batch.sequence) + self._begin.first_id
-        rows = (batch.get(name, ()) for name in self.names)
-        self._held.append(((*rows, sequence, batch.position, batch.token_id), places))
-        return True
+        for batch in self._pass:
+            self.names = self.names or tuple(batch)
+            self._check_step()
+            texts = batch.token_texts
+            if texts is not self._texts or len(texts) != self._noted_texts:
+                self.token_texts.update(texts)
+                self._texts, self._noted_texts = texts, len(texts)
+            places = self._tracker.places(batch.sequence, batch.position) + self._begin.shift
+            first = int(np.searchsorted(places, self.group * self._group_sequences))
+            if first == len(places):  # all have come before
+                continue
+            rows = (batch.get(name, ()) for name in self.names)
+            sequence = torch.as_tensor(batch.sequence) + self._begin.first_id
+            parts = (*rows, sequence, batch.position, batch.token_id)
+            self._held.append((tuple(part[first:] for part in parts), places[first:]))
+            return True
+        return False
+
+    def _check_step(self) -> None:
+        """Takes note of where captures begin, which the server's grant decides."""
+        assert self._pass is not None and self._pass.started is not None
+        step = self._part.step(self._options, self._pass.started)
+        if step != self._step and self._begin_place > 0:
+            raise ValueError(
+                f"deterministic: the server runs {step} sequences in a batch (--max-batch-tokens), and the state is of "
+                f"one that runs {self._step}; their rows may differ"
+            )
+        self._step = step
 
     def _open(self) -> bool:
         """Begins to capture the rest of the pass; False if its budget is used up."""
         budget, own = self._options.get("max_activations"), self._options.get("max_activations_by_hook_point") or {}
         left = {name: rows - self.pass_rows for name, rows in own.items()}
         others = None if budget is None else budget - self.pass_rows
+        again = self._repeated_rows
         hook_points = self._hook_points
         if self.pass_rows and (own or budget is not None):
             # The others have no rows yet; a budget of no rows cannot be asked for.
@@ -196,10 +245,11 @@ class GroupReader:
                 return False
         options = {
             **self._options,
-            "max_activations": None if others is None or others < 1 else others,
-            "max_activations_by_hook_point": {name: rows for name, rows in left.items() if rows > 0},
+            "max_activations": None if others is None or others < 1 else others + again,
+            "max_activations_by_hook_point": {name: rows + again for name, rows in left.items() if rows > 0},
         }
-        self._begin = self._part.begin(self.pass_number, self.group * self._group_sequences)
+        self._begin_place = self._step_begin(self.group * self._group_sequences)
+        self._begin = self._part.begin(self.pass_number, self._begin_place)
         self._tracker = PlaceTracker(self._begin.order, self._begin.place)
         self._pass = Pass(self._client, hook_points, self._begin.source, **options)
         return True
@@ -210,5 +260,5 @@ class GroupReader:
         if self.group < self.groups:
             return False
         self.close()
-        self.pass_number, self.group, self.pass_rows = self.pass_number + 1, 0, 0
+        self.pass_number, self.group, self.pass_rows, self._repeated_rows = self.pass_number + 1, 0, 0, 0
         return True

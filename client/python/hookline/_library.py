@@ -113,7 +113,7 @@ _RESULTS = {
 
 
 def path() -> str | None:
-    """Where the library is: HOOKLINE_CLIENT_LIBRARY in the environment (empty: nowhere), or beside this file."""
+    """The library's path: HOOKLINE_CLIENT_LIBRARY in the environment (empty: nowhere), or beside this file."""
     named = os.environ.get("HOOKLINE_CLIENT_LIBRARY")
     if named is not None:
         return named or None

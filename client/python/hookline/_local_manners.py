@@ -80,7 +80,7 @@ class LocalModelManners:
 
     @property
     def device(self) -> Any:
-        """Where batches should be before a call: torch.device("cpu"), since their ids go over the wire."""
+        """The device of batches before a call: torch.device("cpu"), since their ids go over the wire."""
         import torch
 
         return torch.device("cpu")

@@ -15,12 +15,13 @@ import numpy as np
 from hookline import _library, _lifetime, _protocol, _shared_memory
 from hookline._arrays import Allocator, Block
 from hookline._batches import Layout, RawBatch
+from hookline._from_messages import capture_started, capture_summary
 from hookline._request import CaptureOptions
 from hookline._security import Security
 from hookline._session import MAX_TOKEN_TEXTS, Progress, aligned_rows, layout_of, raise_source_error
 from hookline._sources import TokenFeed, flat_ids
 from hookline.errors import CancelledError, HooklineError
-from hookline.types import CaptureStarted, CaptureSummary, capture_started, capture_summary
+from hookline.types import CaptureStarted, CaptureSummary
 
 if TYPE_CHECKING:
     from hookline._connection import Connection
@@ -85,8 +86,8 @@ class NativeReceiver:
         self._request = options.message()
         self._feed = TokenFeed(options.source, options.selection) if options.streams_tokens else None
         self._progress = Progress(options)
-        self._reading = threading.Lock()  # held by whoever is inside started, wait, submit, resume
-        self._writing = threading.Lock()  # held by whoever is inside write_tokens
+        self._reading = threading.Lock()  # held by the thread inside started, wait, submit, resume
+        self._writing = threading.Lock()  # held by the thread inside write_tokens
         self._freeing = threading.Lock()  # held for moments: the handle is not freed beside it
         self._generation = 0  # of the call that tokens are for; guarded by _writing
         self._closed = threading.Event()
@@ -216,7 +217,7 @@ class NativeReceiver:
             self._layout: Layout = layout_of(self._started, self._options)
             self._allocator = self._make_allocator(self._started)
             self._rows = (ctypes.c_int64 * len(self._layout.names))()
-            # Filled anew for each batch: the library reads them during the call only.
+            # These are filled anew for each batch: the library reads them during the call only.
             self._addresses = (ctypes.c_void_p * len(self._layout.names))()
             self._description = _library.Batch(data=self._addresses)
             self._description_reference = ctypes.byref(self._description)

@@ -59,13 +59,21 @@ class SequenceOrder:
 
 class PlaceTracker:
     """Says at which place of an order the rows of a capture stand, which begins at `place`, from their provenance: rows
-    come in the order, but a sequence may bring none."""
+    come in the order, but a sequence may bring none. Places are taken `step` together, as the batches of a
+    deterministic capture are."""
 
-    def __init__(self, order: SequenceOrder, place: int) -> None:
+    def __init__(self, order: SequenceOrder, place: int, step: int = 1) -> None:
         self._order = order
+        self._begin = place
+        self._step = step
         self.place = place  # of the sequence of which rows came last
         self._position = -1  # of the last of them; -1 before the first
-        self.rows = 0  # of that sequence
+        self.rows = 0  # from `step_begin` on
+
+    @property
+    def step_begin(self) -> int:
+        """The first place of those that are taken together with `place`."""
+        return self.place - (self.place - self._begin) % self._step
 
     def places(self, sequences: Any, positions: Any) -> np.ndarray[Any, Any]:
         """The place of each of the next rows, ascending."""
@@ -83,8 +91,10 @@ class PlaceTracker:
         return places
 
     def _advance(self, sequence: int) -> None:
+        before = self.step_begin
         if self._position >= 0 or self.rows:
             self.place += 1
         while self._order[self.place] != sequence:
             self.place += 1
-        self.rows = 0
+        if self.step_begin != before:
+            self.rows = 0

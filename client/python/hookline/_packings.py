@@ -1,4 +1,4 @@
-"""How documents become rows of tokens: the packings of `hookline.pack`, each equal to its original.
+"""Turns documents into rows of tokens by the packings of `hookline.pack`, each equal to its original.
 
 A packing is fed the token ids of documents in order and gives rows. `state` and its `restore` carry it over a restart.
 """
@@ -109,11 +109,8 @@ class SaeLens:
         self._filled = len(state["row"])
 
 
-class Sparsify:
-    """sparsify's `chunk_and_tokenize`: its documents arrive joined by EOS, `DOCUMENTS` at a time, as one text, which is
-    cut into rows with the special tokens around each; the last row of each such batch is left out."""
-
-    DOCUMENTS = 2048
+class _Framed:
+    """Rows of `context_size` tokens with special tokens around each. What one document brings depends on no other."""
 
     def __init__(self, context_size: int, before: Sequence[int], after: Sequence[int]) -> None:
         self.row_length = context_size
@@ -123,10 +120,6 @@ class Sparsify:
         if self._room < 1:
             raise ValueError(f"context_size: {context_size} tokens have no room beside the special ones")
 
-    def add(self, ids: Any) -> Iterator[Any]:
-        for begin in range(0, len(ids) - self._room, self._room):
-            yield np.concatenate([self._before, ids[begin : begin + self._room], self._after])
-
     def state(self) -> dict[str, Any]:
         return {}
 
@@ -134,20 +127,26 @@ class Sparsify:
         pass
 
 
-class PadOrTruncate:
+class Sparsify(_Framed):
+    """sparsify's `chunk_and_tokenize`: its documents arrive joined by EOS, `DOCUMENTS` at a time, as one text, which is
+    cut into rows with the special tokens around each; the last row of each such batch is left out."""
+
+    DOCUMENTS = 2048
+
+    def add(self, ids: Any) -> Iterator[Any]:
+        for begin in range(0, len(ids) - self._room, self._room):
+            yield np.concatenate([self._before, ids[begin : begin + self._room], self._after])
+
+
+class PadOrTruncate(_Framed):
     """dictionary_learning's: a row a document, cut at `context_size` or filled up with `pad` on the right. `filled`
     says how many tokens of the last row are the document's."""
 
     filled = 0
 
     def __init__(self, context_size: int, pad: int, before: Sequence[int], after: Sequence[int]) -> None:
-        self.row_length = context_size
+        super().__init__(context_size, before, after)
         self._pad = pad
-        self._before = np.array(before, np.uint32)
-        self._after = np.array(after, np.uint32)
-        self._room = context_size - len(before) - len(after)
-        if self._room < 1:
-            raise ValueError(f"context_size: {context_size} tokens have no room beside the special ones")
 
     def add(self, ids: Any) -> Iterator[Any]:
         row = np.full(self.row_length, self._pad, np.uint32)
@@ -155,9 +154,3 @@ class PadOrTruncate:
         row[: len(tokens)] = tokens
         self.filled = len(tokens)
         yield row
-
-    def state(self) -> dict[str, Any]:
-        return {}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        pass

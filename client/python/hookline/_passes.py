@@ -27,6 +27,9 @@ class Pass(Iterator[Batch]):
     """Iterates over the batches of one pass over a source, whatever the server's `--max-rows` is: where that cap ends a
     capture, another one goes on with the row after it. A batch is short where a capture ends.
 
+    A deterministic one goes on with the batch of its dataset that holds that row, so that every row is the one that it
+    would have been without the cap; one of token ids goes on with the sequence.
+
     `summary` is the sum over the captures that have ended (`_summaries.sum_of`); None until one has. Closing the pass,
     or leaving its `with` block, cancels the rest.
     A feed cannot be continued: it ends at the cap, with a warning.
@@ -37,6 +40,7 @@ class Pass(Iterator[Batch]):
         self._options = capture_options(hook_points, source, **options)
         self._batches = self._iterate()
         self.summary: CaptureSummary | None = None
+        self.started: CaptureStarted | None = None  # of the last capture that has begun
         self.ended_at_cap = False  # where it could not go on
 
     def __next__(self) -> Batch:
@@ -58,7 +62,8 @@ class Pass(Iterator[Batch]):
         first_row = 0
         while options is not None:
             with self._client.run(options) as capture:
-                started = capture.started
+                started = self.started = capture.started
+                place.granted(started)
                 for batch in capture:
                     place.received(batch)
                     batch.first_row += first_row - options.skip_rows
@@ -95,8 +100,9 @@ class Pass(Iterator[Batch]):
             return None
         if skip_rows >= granted:
             raise ValueError(
-                f"source: a sequence brings more rows than the {granted} that the server grants in a capture "
-                "(--max-rows), so that none can begin after it; raise that, or select fewer rows of a sequence"
+                f"source: a sequence, or a deterministic batch, brings more rows than the {granted} that the server "
+                "grants in a capture (--max-rows), so that none can begin after it; raise that, or select fewer rows "
+                "of a sequence"
             )
         left = {name: asked_rows(self._options, name) for name in names}
         return dataclasses.replace(
@@ -117,18 +123,21 @@ class Pass(Iterator[Batch]):
 
 
 class _Place:
-    """How far a pass is. This one's source cannot be continued."""
+    """Tells how far a pass is. This one's source cannot be continued."""
 
     def first(self, options: CaptureOptions) -> CaptureOptions:
         """Returns the options of the first capture."""
         return options
 
+    def granted(self, started: CaptureStarted) -> None:
+        """Takes note of what the server will send."""
+
     def received(self, batch: Batch) -> None:
         """Takes note of what came."""
 
     def rest(self, rows: int) -> tuple[Any, int]:
-        """The source from the sequence on in which the capture ended, after this many rows of the capture, and how many
-        rows of that sequence have come; None where nothing is left."""
+        """The source from the sequence on in which the capture ended, after this many rows of the capture, or from an
+        earlier one that must run again with it, and how many of its rows have come; None where nothing is left."""
         return None, 0
 
 
@@ -161,20 +170,27 @@ class _DatasetPlace(_Place):
 
 
 class _OrderedPlace(_Place):
-    """The place in a dataset that is shuffled or taken several times, by provenance and the server's order."""
+    """The place in a dataset that is shuffled, taken several times, or in deterministic batches, by provenance and the
+    server's order."""
 
-    def __init__(self, dataset: Dataset, order: SequenceOrder) -> None:
+    def __init__(self, dataset: Dataset, order: SequenceOrder, length: int, deterministic: bool) -> None:
         self._dataset = dataset
-        self._tracker = PlaceTracker(order, dataset.skip_sequences)
+        self._order = order
+        self._length = length
+        self._deterministic = deterministic
 
     def first(self, options: CaptureOptions) -> CaptureOptions:
         return dataclasses.replace(options, goes_on=True, provenance=True)
+
+    def granted(self, started: CaptureStarted) -> None:
+        step = batch_sequences(self._dataset, self._length, started) if self._deterministic else 1
+        self._tracker = PlaceTracker(self._order, self._dataset.skip_sequences, step)
 
     def received(self, batch: Batch) -> None:
         self._tracker.places(batch.sequence, batch.position)
 
     def rest(self, rows: int) -> tuple[Any, int]:
-        self._dataset = dataclasses.replace(self._dataset, skip_sequences=self._tracker.place)
+        self._dataset = dataclasses.replace(self._dataset, skip_sequences=self._tracker.step_begin)
         return self._dataset, self._tracker.rows
 
 
@@ -268,13 +284,8 @@ def _from(batch: TokenBatch, part: int) -> TokenBatch:
     return TokenBatch(batch.sequences[part:], lambda index: batch.place(part + index))
 
 
-def sequence_order(dataset: Dataset, client: Client) -> SequenceOrder:
-    """The order of a dataset's sequences, as the server takes them. Asks the server how many there are."""
-    return order_of(dataset, client.dataset(dataset.name))[0]
-
-
 def order_of(dataset: Dataset, info: DatasetInfo) -> tuple[SequenceOrder, int]:
-    """The order of a dataset's sequences, and the tokens of each before the prepended one."""
+    """The order of a dataset's sequences, as the server takes them, and the tokens of each before the prepended one."""
     length = info.row_length or dataset.sequence_length
     if length < 1:
         raise ValueError(
@@ -286,12 +297,21 @@ def order_of(dataset: Dataset, info: DatasetInfo) -> tuple[SequenceOrder, int]:
     return SequenceOrder(dataset.first_sequence, count, dataset.epochs, dataset.shuffle_seed), length
 
 
+def batch_sequences(dataset: Dataset, length: int, started: CaptureStarted) -> int:
+    """Sequences of a dataset that a deterministic capture runs in a batch.
+
+    length: tokens of each before the prepended one."""
+    return max(1, started.batch_tokens // (length + (dataset.prepend_token_id is not None)))
+
+
 def _place_of(options: CaptureOptions, client: Client) -> _Place:
     if options.record_as or isinstance(options.source, (Feed, Recording)):
         return _Place()
     if isinstance(options.source, Dataset):
         dataset = options.source
-        if dataset.shuffle_seed is None and dataset.epochs == 1 and dataset.skip_sequences == 0:
+        is_plain = dataset.shuffle_seed is None and dataset.epochs == 1 and dataset.skip_sequences == 0
+        if is_plain and not options.deterministic:
             return _DatasetPlace(dataset)
-        return _OrderedPlace(dataset, sequence_order(dataset, client))
+        order, length = order_of(dataset, client.dataset(dataset.name))
+        return _OrderedPlace(dataset, order, length, options.deterministic)
     return _TokensPlace(options.source, options.selection)

@@ -1,6 +1,6 @@
 """gRPC's pollers in a forked child.
 
-Some versions of gRPC (Debian's 1.51 is one) keep their epoll set, and the eventfd that wakes whoever waits for it, when
+Some versions of gRPC (Debian's 1.51 is one) keep their epoll set, and the eventfd that wakes its waiters, when
 they shut down, and use both again afterwards. A forked child has the same two, not copies: parent and child would take
 each other's events, and each would wait for ever for an answer that the other has been told of. So a child is given an
 epoll set and an eventfd of its own under the same numbers, while gRPC rests.
@@ -75,7 +75,7 @@ def _is_of_kind(descriptor: int, kind: str) -> bool:
 
 
 def _address_ranges() -> list[tuple[int, int]]:
-    """Where the libraries' code and variables lie: their parts of a file, and the nameless part behind it."""
+    """Finds the libraries' code and variables in memory: their parts of a file, and the nameless part behind it."""
     ranges: list[tuple[int, int]] = []
     inside = False
     with open("/proc/self/maps") as maps:

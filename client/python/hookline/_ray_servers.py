@@ -51,7 +51,7 @@ def serve(
     """Starts one server for each replica, as an actor in a placement group, and waits until all of them answer.
 
     model: what `hookline-server --model` takes; every node must see the path.
-    num_gpus, num_cpus: of each server. Ray shows it its GPU alone; num_gpus=0 runs it on CPUs, with so many threads.
+    num_gpus, num_cpus: of each server. Ray shows it its GPU alone; num_gpus=0 runs it on CPUs, with as many threads.
     arguments: further flags of hookline-server, such as `--dataset`. Servers listen on their node's address, on any
         free port: the network's other users are kept out by `--auth-file`, or let in by `--insecure`, one of which is
         needed on any but a loopback address.

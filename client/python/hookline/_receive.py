@@ -18,7 +18,7 @@ from hookline.errors import CancelledError, HooklineError, from_rpc_error
 from hookline.types import CaptureStarted, CaptureSummary
 
 # A consumer that takes nothing for this long may go on taking nothing for minutes: until then nobody reads from the
-# connection, and a server asks in vain whether the client is still there.
+# connection, and a server gets no answer when it asks whether the client is still there.
 _PAUSE_SECONDS = 0.1
 
 
@@ -34,7 +34,7 @@ class Receiver(Protocol):
 
     @property
     def summary(self) -> CaptureSummary | None:
-        """How it ended, once `next` has returned None."""
+        """The capture's end, once `next` has returned None."""
 
     @property
     def token_texts(self) -> Mapping[int, str]:

@@ -1,4 +1,4 @@
-"""How rows lie in messages, and what the user gets of those that are more than their values."""
+"""The layout of rows in messages, and what the user gets of those that are more than their values."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def layouts_of(started: CaptureStarted) -> tuple[RowLayout, ...]:
 
 
 def memory_dtype(started: CaptureStarted) -> str:
-    """In what the rows are received: their dtype, or bytes where a row is more than its values."""
+    """The form in which rows are received: their dtype, or bytes where a row is more than its values."""
     return started.dtype if started.top_k == 0 and started.dtype not in _SCALED else "uint8"
 
 
@@ -86,7 +86,7 @@ class TopK:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """That of the rows: (rows, width)."""
+        """The shape of the whole rows: (rows, width)."""
         return len(self.indices), self.width
 
     def dense(self) -> Any:

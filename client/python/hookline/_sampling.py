@@ -1,4 +1,4 @@
-"""Which rows of a sequence a sampling selection keeps, as server/capture/selection.h specifies it."""
+"""Computes which rows of a sequence a sampling selection keeps, as server/capture/selection.h specifies it."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 _MEMBER = "hookline.json"
-# How names of hook points look, to read them back from the file names of files without the member.
+# The form of hook points' names, to read them back from the file names of files without the member.
 _FILE_NAME = re.compile(
     r"(?P<block>blocks_\d+_)?(?P<module>(?:attn|mlp|ln1|ln2|ln1_post|ln2_post|ln_final)_)?(?P<tensor>hook_\w+)"
 )

@@ -1,4 +1,4 @@
-"""How a client speaks to a server: TLS, and the token that says who it is."""
+"""The settings by which a client speaks to a server: TLS, and the token that says who it is."""
 
 from __future__ import annotations
 

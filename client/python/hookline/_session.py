@@ -14,6 +14,7 @@ import numpy as np
 from hookline import _protocol
 from hookline._arrays import Allocator
 from hookline._batches import Assembler, Layout, RawBatch
+from hookline._from_messages import capture_started, capture_summary
 from hookline._request import CaptureOptions, token_batch
 from hookline._rows import RowLayout, layouts_of, memory_dtype
 from hookline._shared_memory import SharedMemory
@@ -21,11 +22,11 @@ from hookline._sources import TokenFeed
 from hookline._summaries import merge_summaries
 from hookline._wire import split_chunk
 from hookline.errors import FailedPreconditionError, HooklineError, InternalError, UnavailableError
-from hookline.types import CaptureStarted, CaptureSummary, capture_started, capture_summary
+from hookline.types import CaptureStarted, CaptureSummary
 
 # Tokens whose texts are kept: several times the largest vocabularies of published models.
 MAX_TOKEN_TEXTS = 1 << 21
-# How a call ends that leaves rows to come.
+# The reasons to stop that leave rows to come.
 _CUT_SHORT = ("cancelled", "shutting_down", "error")
 
 
@@ -53,7 +54,7 @@ def check_same_capture(before: CaptureStarted, now: CaptureStarted) -> None:
 
 
 def aligned_rows(layout: Layout, batch: int, rows: Sequence[int]) -> list[int]:
-    """How many rows of each hook point of a batch that was cut anywhere are rows of the same tokens: those that the
+    """Counts the rows of each hook point of a batch that was cut anywhere that are of the same tokens: those that the
     hook point which is furthest behind has, and never more than its budget."""
     missing = [count for index, count in enumerate(rows) if count < layout.rows(batch, index)]
     return [min(count, *missing) if missing else count for count in rows]

@@ -16,7 +16,7 @@ from hookline._batches import Assembler, RawBatch
 from hookline._block_run import BlockRun, Piece, SharedBlock, row_bytes_of
 from hookline._fleet import Fleet, Server, of_server
 from hookline._order import SequenceOrder
-from hookline._passes import order_of
+from hookline._passes import batch_sequences, order_of
 from hookline._receive import Pipe
 from hookline._request import CaptureOptions
 from hookline._session import MAX_TOKEN_TEXTS, check_same_capture, layout_of
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 # Pieces of the block that is due which may wait for the consumer; those of later blocks are bounded by their size.
 _DUE_PIECES = 8
-# How long a capture whose budgets are full waits for the last block's summary.
+# The longest that a capture whose budgets are full waits for the last block's summary.
 _SUMMARY_SECONDS = 2.0
 
 
@@ -187,13 +187,12 @@ class SharedReceiver:
         if isinstance(options.source, Dataset):
             assert self._agreement.dataset is not None
             order, row_length = order_of(options.source, self._agreement.dataset)
-        batch_sequences = 1
+        together = 1
         if options.deterministic:
-            batch_sequences = 0
+            together = 0
             if order is not None and granted.batch_tokens:
-                length = row_length + (options.source.prepend_token_id is not None)
-                batch_sequences = max(1, granted.batch_tokens // length)
-        sizes = sizes_of(self._sharing, len(self._fleet.servers), row_bytes, batch_sequences)
+                together = batch_sequences(options.source, row_length, granted)
+        sizes = sizes_of(self._sharing, len(self._fleet.servers), row_bytes, together)
         self._place.resume(granted, self._agreement)
         if order is None:
             return token_cuts(options.source, options.selection, sizes, self._place.begin)

@@ -16,7 +16,7 @@ from hookline import _network
 from hookline.errors import InternalError
 
 METADATA = "hookline-shared-memory"
-# Less of a larger memory stays in the processor's cache.
+# If the memory were larger, less of it would stay in the processor's cache.
 BYTES = 8 << 20
 
 _MAGIC = b"HKLNSHM1"

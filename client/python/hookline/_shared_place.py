@@ -1,4 +1,4 @@
-"""Where a capture over several servers stands, and the resume tokens that say it.
+"""The place at which a capture over several servers stands, and the resume tokens that say it.
 
 A token is JSON: `{"hookline_shared": 1, "capture": digest, "row": r, "place": p, "place_row": q, "check": digest}`. The
 capture goes on with row r; sequence p of the source, in the order in which it is taken, begins with row q. `capture`
@@ -21,7 +21,7 @@ from hookline.errors import InvalidArgumentError
 from hookline.types import CaptureStarted, Dataset
 
 VERSION = 1
-# Far more than a token has; more is not one.
+# This is far more than a token has; what is longer is not one.
 MAX_TOKEN_BYTES = 4096
 _NUMBERS = ("row", "place", "place_row")
 

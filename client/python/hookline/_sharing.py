@@ -29,7 +29,7 @@ _LEAST_BLOCK_TOKENS = 1 << 11
 
 @dataclass(frozen=True)
 class Sharing:
-    """How a client shares a capture among several servers.
+    """The way in which a client shares a capture among several servers.
 
     block_tokens: the tokens of a block, which one server takes at a time; about two of its batches or more. Blocks of
         wide rows, of short sources and of deterministic captures differ.
@@ -162,7 +162,7 @@ def token_cuts(source: Any, selection: Selection | None, sizes: Sizes, place: in
 
 
 def _block_of(sequences: list[Ids], index: int, selection: Selection | None, sizes: Sizes) -> int:
-    """How many sequences from this one on make a block."""
+    """The number of sequences from this one on that make a block."""
     tokens = rows = taken = 0
     while index + taken < len(sequences) and taken < sizes.most_sequences:
         ids = sequences[index + taken]

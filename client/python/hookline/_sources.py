@@ -32,7 +32,7 @@ from hookline.types import Dataset, Feed, Recording, Selection, Text
 MESSAGE_TOKENS = 1 << 16
 # Ids kept for a reconnect. Reached only where the server runs that many without a single row coming back.
 KEPT_TOKENS = 16 << 20
-# Sequences whose first ids are looked at: so many that by chance do not begin alike, and no more than a glance.
+# Sequences whose first ids are looked at: enough that they do not begin alike by chance, and quickly read.
 _FIRST_SEQUENCES = 64
 
 
@@ -110,7 +110,7 @@ def _part(batch: TokenBatch, first: int, end: int) -> TokenBatch:
     return TokenBatch(batch.sequences[first:end], lambda index: batch.place(first + index))
 
 
-# How a server names a sequence: by its index in the request, or among all that were streamed.
+# The form in which a server names a sequence: by its index in the request, or among all that were streamed.
 _SEQUENCE_PATH = re.compile(r"(?:\w+\.)*tokens\.sequences\[(\d+)\](?:\.ids)?(?:\[(\d+)\])?")
 
 
@@ -127,7 +127,7 @@ def name_place(error: HooklineError, place: Callable[[int], str | None]) -> Hook
 
 
 def place_in(batches: Sequence[TokenBatch], index: int) -> str | None:
-    """Where the sequence of this index, counted over the batches, stands in their source."""
+    """The place in their source of the sequence of this index, counted over the batches."""
     for batch in batches:
         if index < len(batch.sequences):
             return batch.place(index)

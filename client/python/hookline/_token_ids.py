@@ -18,7 +18,7 @@ from hookline.types import LARGEST_ID
 
 Ids = Union[list[int], "np.ndarray[Any, Any]"]
 
-# Where a dict may hold its ids, first come first.
+# The names under which a dict may hold its ids, the first that is there.
 _ID_KEYS = ("input_ids", "idx", "tokens")
 _MASK_KEY = "attention_mask"
 # Ids that agree with those one place on: fewer may do so by chance.

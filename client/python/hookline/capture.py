@@ -156,7 +156,7 @@ class Capture(_lifetime.Running, Iterator[Batch]):
 
     @property
     def summary(self) -> CaptureSummary | None:
-        """How the capture ended and what it brought; None until the last batch has been taken."""
+        """The capture's end and what it brought; None until the last batch has been taken."""
         return self._receiver.summary
 
     def __next__(self) -> Batch:

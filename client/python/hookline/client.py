@@ -97,7 +97,7 @@ def connect(
     _memory.keep_freed_memory()
     if isinstance(addresses, str):
         if sharing is not None:
-            raise TypeError("sharing: one server shares a capture with nobody; leave it out, or give several addresses")
+            raise TypeError("sharing: one server has nothing to share; leave it out, or give several addresses")
         return client_of(addresses)
     from hookline.many import ManyClient
 
@@ -151,7 +151,7 @@ class Client:
 
     @property
     def receiver(self) -> str:
-        """How rows are received: "native" or "grpc"."""
+        """The receiver of rows: "native" or "grpc"."""
         return "native" if self._connection.is_native else "grpc"
 
     def __repr__(self) -> str:
@@ -238,7 +238,7 @@ class Client:
         `SequenceScore`. `score(...).wait()` returns the summary alone.
 
         source: `hookline.Dataset`, or token ids in a list, array or tensor, which are sent whole.
-        outputs: beside the mean losses: `per_token_loss`, `kl` (from the clean pass), `top_logits` (so many of each
+        outputs: beside the mean losses: `per_token_loss`, `kl` (from the clean pass), `top_logits` (how many of each
             position), `log_probability_token_ids`, `hook_points` (their rows, after the interventions), `rows_only`
             (no logits are computed), `loss_recovered`; and `model`.
         """
@@ -252,7 +252,8 @@ class Client:
         with them and with zeros, KL divergences, L0, explained variance and cosine similarity.
 
         sae: an object of SAELens, sparsify or dictionary_learning, which runs here, or a torch module or function from
-            rows (tokens, width) to rows. The model runs on the server: two calls for each sequence.
+            rows (tokens, width) to rows. The model runs on the server: two calls for each sequence. One of a single
+            head (SAELens's `hook_head_index`) is given that head's rows, and only they are replaced.
         source: token ids in a list, array or tensor.
         ignore_token_ids: rows of these tokens are left alone, and do not count.
         """
@@ -294,7 +295,7 @@ class Client:
         selection: which rows of a sequence are kept.
         provenance: whether batches carry `sequence`, `position` and `token_id` of each row.
         deterministic: whether rows must not depend on who else is connected, not even in the last bit.
-        top_k: of each row only so many entries, those of largest magnitude; the batch then holds a `hookline.TopK`. 0:
+        top_k: only this many entries of each row, those of largest magnitude; batches then hold a `hookline.TopK`. 0:
             all.
         record_as: also writes the rows to a recording of this name on the server.
         shuffle_buffer: mixes rows through a buffer of that many; 0: in the source's order.

@@ -229,7 +229,7 @@ class ActivationCollector:
         self.counts = {hook_point: 0 for hook_point in self.hook_points}
 
     def start_stores(self, started: CaptureStarted) -> _Stores:
-        """Room for what a capture was granted."""
+        """Makes room for what a capture was granted."""
         names = [point.name for point in started.hook_points]
         for point in started.hook_points:
             if point.name not in self._stores:

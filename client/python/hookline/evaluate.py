@@ -1,4 +1,4 @@
-"""How good a sparse autoencoder is in the model (`Client.loss_recovered`). It runs here, the model on the server."""
+"""Measures a sparse autoencoder in the model (`Client.loss_recovered`). It runs here, the model on the server."""
 
 from __future__ import annotations
 
@@ -49,12 +49,9 @@ Reconstruct = Callable[["np.ndarray[Any, Any]"], _Reconstruction]
 
 def reconstruct_with(sae: Any, heads: int) -> Reconstruct:
     """The reconstruction by a SAELens, sparsify or dictionary_learning object, or by a torch module or function from
-    rows to rows. `heads`: of the hook point, 0 where it has none. TypeError for anything else."""
+    rows to rows, of all heads or of one. `heads`: of the rows, 0 where they have none. TypeError for anything else."""
     import torch
 
-    metadata = getattr(getattr(sae, "cfg", None), "metadata", None)
-    if getattr(metadata, "hook_head_index", None) is not None:
-        raise TypeError("sae: it was trained on one head (hook_head_index), whose rows are not captured by themselves")
     if getattr(getattr(sae, "cfg", None), "d_out", None) is not None or hasattr(sae, "W_skip"):
         if getattr(sae, "W_skip", None) is not None or hasattr(sae.cfg, "hook_name_out"):
             raise TypeError("sae: a transcoder does not reconstruct its input; loss_recovered takes autoencoders")
@@ -91,6 +88,18 @@ def reconstruct_with(sae: Any, heads: int) -> Reconstruct:
     if not callable(sae) and not hasattr(sae, "encode"):
         raise TypeError(f"sae: {type(sae).__name__} is neither an autoencoder nor a function from rows to rows")
     return run
+
+
+def head_of(sae: Any, hook_point: str, heads: int) -> int | None:
+    """The head whose rows the autoencoder encodes, by SAELens's configuration; None where it encodes all of a row."""
+    metadata = getattr(getattr(sae, "cfg", None), "metadata", None)
+    head = getattr(metadata, "hook_head_index", None)
+    if head is None:
+        return None
+    if not 0 <= head < heads:
+        told = f"which has {heads} heads" if heads else "which has none"
+        raise ValueError(f"sae: it encodes head {head} (hook_head_index) of {hook_point}, {told}")
+    return int(head)
 
 
 class _Totals:
@@ -135,11 +144,13 @@ def loss_recovered(
     if is_server_source(source):
         raise TypeError(f"source: {type(source).__name__} holds no token ids here; give them in a list or tensor")
     points = {point.name: point for point in client.model(model).info.hook_points}
-    reconstruct = reconstruct_with(sae, points[hook_point].heads if hook_point in points else 0)
+    heads = points[hook_point].heads if hook_point in points else 0
+    place = _Place(hook_point, head_of(sae, hook_point, heads), heads)
+    reconstruct = reconstruct_with(sae, heads if place.head is None else 1)
     totals = _Totals()
     for batch in source_batches(source):
         for ids in batch.sequences:
-            _add_sequence(client, reconstruct, hook_point, np.asarray(ids), model, ignore_token_ids, totals)
+            _add_sequence(client, reconstruct, place, np.asarray(ids), model, ignore_token_ids, totals)
     without, ablated, with_sae = (totals.mean(f"loss {name}") for name in ("", "zero", "sae"))
     kl, kl_ablated = totals.mean("kl sae"), totals.mean("kl zero")
     return LossRecovered(
@@ -159,10 +170,22 @@ def loss_recovered(
     )
 
 
+@dataclass(frozen=True)
+class _Place:
+    """The rows that an autoencoder encodes: of a hook point, or of one of its heads."""
+
+    hook_point: str
+    head: int | None
+    heads: int
+
+    def of(self, rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        return rows if self.head is None else rows.reshape(len(rows), self.heads, -1)[:, self.head]
+
+
 def _add_sequence(
     client: Client,
     reconstruct: Reconstruct,
-    hook_point: str,
+    place: _Place,
     ids: np.ndarray[Any, Any],
     model: str,
     ignored: Sequence[int],
@@ -170,15 +193,16 @@ def _add_sequence(
 ) -> None:
     """Two calls: the rows, and the losses with the reconstruction in their place."""
     source = [ids.tolist()]
-    with client.score(source, hook_points=hook_point, rows_only=True, model=model) as scores:
-        rows = next(scores).rows[hook_point]
+    with client.score(source, hook_points=place.hook_point, rows_only=True, model=model) as scores:
+        rows = place.of(next(scores).rows[place.hook_point])
     made = reconstruct(rows)
     counted = ~np.isin(ids, np.asarray(ignored, dtype=ids.dtype))
     totals.add_rows(rows, made, counted)
     positions = [int(position) for position in np.flatnonzero(counted)]
-    variants = {"zero": [Intervention.zero(hook_point)]}
+    variants = {"zero": [Intervention.zero(place.hook_point, head=place.head)]}
     if positions:
-        variants["sae"] = [Intervention.set(hook_point, made.rows[counted], positions=positions)]
+        rows_there = made.rows[counted]
+        variants["sae"] = [Intervention.set(place.hook_point, rows_there, positions=positions, head=place.head)]
     with client.score(source, variants, per_token_loss=True, kl=True, model=model) as scores:
         for score in scores:
             if score.token_loss is not None:

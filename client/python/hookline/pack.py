@@ -100,7 +100,7 @@ def _tasks(texts: Iterator[str]) -> Iterator[tuple[int, list[str]]]:
 
 
 def _joined_tasks(texts: Iterator[str], separator: str) -> Iterator[tuple[int, list[str]]]:
-    """sparsify's: so many documents as one text, which a separator begins."""
+    """sparsify's: some documents as one text, which a separator begins."""
     batch: list[str] = []
     for text in texts:
         batch.append(text)

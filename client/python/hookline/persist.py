@@ -13,15 +13,16 @@ from hookline import _lifetime, _protocol
 from hookline._arguments import PersistArguments
 from hookline._connection import StreamCall
 from hookline._counts import string
+from hookline._from_messages import recording_info
 from hookline._notes import notes_of_recording
 from hookline._request import CaptureOptions, options_among
 from hookline.errors import InternalError
-from hookline.types import RecordingInfo, recording_info
+from hookline.types import RecordingInfo
 
 
 @dataclass(frozen=True)
 class PersistProgress:
-    """How far a recording is."""
+    """The progress of a recording."""
 
     disposition: str  # what was found under the name: "started", "joined", "continued" or "already_complete"
     rows: int  # written of the hook point that has most, from the recording's start

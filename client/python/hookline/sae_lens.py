@@ -8,7 +8,8 @@ For example:
     trainer.fit()
 
 A run can be killed and continued: `torch.save(provider.state_dict(), path)` beside each checkpoint, and in the new
-process `provider.load_state_dict(torch.load(path))` before its first batch.
+process `provider.load_state_dict(torch.load(path))` before its first batch. With `deterministic=True` later batches
+are then equal in every bit; without it rows may differ in the last ones, since they are computed beside others.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ def data_provider(
     seqpos_slice: `slice(*seqpos_slice)` of each sequence's positions is kept.
     exclude_special_tokens: rows of these token ids are left out. True stands, as in SAELens, for the structural special
         tokens of the model's tokenizer: BOS, EOS and PAD, as the server knows them.
-    max_norm_medians: leaves out rows whose norm is more than so many running medians, such as attention sinks; None:
+    max_norm_medians: leaves out rows whose norm is more than this many running medians, such as attention sinks; None:
         leaves out none.
     seed: of the mixing.
     repeat: starts again when the source ends, as a trainer that counts its own samples expects; a shuffled
@@ -222,9 +223,7 @@ class DataProvider(Iterator[Any]):
         return {
             "version": _STATE_VERSION,
             "settings": self._identity(),
-            "pass": self._groups.pass_number,
-            "group": self._groups.group,
-            "pass_rows": self._groups.pass_rows,
+            "place": self._groups.place(),
             "names": self._groups.names,
             "ended": self._ended,
             "seen": self._seen,
@@ -242,7 +241,7 @@ class DataProvider(Iterator[Any]):
         for name, value in state["settings"].items():
             if mine[name] != value:
                 raise ValueError(f"state: it is of a provider with {name} {value!r}, this one has {mine[name]!r}")
-        self._groups.seek(state["pass"], state["group"], state["pass_rows"], state["names"])
+        self._groups.seek(state["place"], state["names"])
         self._ended, self._seen = state["ended"], state["seen"]
         self._buffer.load_state_dict(state["buffer"])
         self._norms.recent = state["norms"].clone()
@@ -337,7 +336,7 @@ class _RunningMedian:
         self.recent = torch.empty(0)
 
     def below(self, rows: Any, medians: float) -> Any:
-        """Which rows have a norm of at most so many medians, these rows counted among those that came."""
+        """Selects rows with a norm of at most this many medians, these rows counted among those that came."""
         norms = rows.float().norm(dim=1)
         self.recent = torch.cat([self.recent, norms])[-_MEDIAN_ROWS:]
         return norms <= medians * self.recent.median()

@@ -173,7 +173,7 @@ class SequenceScore:
 
 @dataclass(frozen=True)
 class ReplacedRows:
-    """How one intervention's rows compare with those that they replaced."""
+    """Compares one intervention's rows with those that they replaced."""
 
     hook_point: str
     rows: int

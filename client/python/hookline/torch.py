@@ -89,7 +89,7 @@ class ActivationDataset(torch.utils.data.IterableDataset):  # type: ignore[type-
             self.summary = batches.summary
 
 
-# Of a hook point's rows: their width where they are the largest entries only, else 0; and tensors of no rows.
+# Describes a hook point's rows: their width where they are the largest entries only, else 0; and tensors of no rows.
 _Form = tuple[int, tuple[Any, ...]]
 
 
@@ -211,8 +211,7 @@ class ResumableBatches(Iterator[Batch]):
         return {
             "identity": self._identity,
             "forms": {name: (width, list(empty)) for name, (width, empty) in self._forms.items()},
-            "group": self._groups.group,
-            "pass_rows": self._groups.pass_rows,
+            "place": self._groups.place(),
             "rows": self._rows,
             "token_texts": dict(self._groups.token_texts) if self._provenance else {},
             "ended": self._ended,
@@ -223,7 +222,7 @@ class ResumableBatches(Iterator[Batch]):
         for name, value in state["identity"].items():
             if self._identity[name] != value:
                 raise ValueError(f"state: it is of a pass with {name} {value}, this one has {self._identity[name]}")
-        self._groups.seek(0, state["group"], state["pass_rows"], state["forms"])
+        self._groups.seek(state["place"], state["forms"])
         self._forms = {name: (width, tuple(empty)) for name, (width, empty) in state["forms"].items()}
         self._rows, self._ended = state["rows"], state["ended"]
         self._groups.token_texts.update(state.get("token_texts", {}))

@@ -10,7 +10,7 @@
 
 namespace hookline {
 
-// Which keys a block of queries may not see. Kept, because every layer and batch asks for the same ones. Not
+// Hides keys from a block of queries. Masks are kept, because every layer and batch asks for the same ones. Not
 // thread-safe.
 class CausalMasks {
  public:

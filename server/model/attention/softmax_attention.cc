@@ -108,7 +108,7 @@ bool SoftmaxAttention::Run(const at::Tensor& h, ForwardPass& pass, at::Tensor* o
   return false;
 }
 
-// Where the pass ends before attention, only what is tapped is projected.
+// If the pass ends before attention, only what is tapped is projected.
 bool SoftmaxAttention::Project(const at::Tensor& h, ForwardPass& pass, Projected* projected) const {
   const int64_t rows = h.size(0), heads = config_.heads, width = config_.head_width;
   at::Tensor all;

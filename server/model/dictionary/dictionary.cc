@@ -7,7 +7,7 @@
 namespace hookline {
 namespace {
 
-// Latents of so many bytes are in memory at a time where only what is decoded from them is wanted.
+// Latents of this many bytes are in memory at a time where only what is decoded from them is wanted.
 constexpr int64_t kLatentBytes = int64_t{64} << 20;
 constexpr double kLayerNormEpsilon = 1e-5;  // SAELens's
 

@@ -40,7 +40,7 @@ struct DictionaryConfig {
   int64_t k = 0;  // kTopK
 };
 
-// On the model's device, float32.
+// All are float32, on the model's device.
 struct DictionaryWeights {
   at::Tensor encoder;       // (width, latents)
   at::Tensor encoder_bias;  // (latents); kGated: b_mag

@@ -21,7 +21,7 @@ using Activation = DictionaryConfig::Activation;
 constexpr char kConfigFile[] = "/config.json";
 constexpr char kWeightsFile[] = "/ae.pt";
 
-// How a class names its weights, and what it computes.
+// The names that a class gives to its weights, and what it computes.
 struct DictionaryClass {
   const char* name;
   Activation activation;

@@ -110,7 +110,7 @@ void Apply(const Intervention& intervention, const Model& model, const BatchToke
   const at::Tensor before = x.to(at::kFloat, /*non_blocking=*/false, /*copy=*/true);
   at::Tensor active;
   const at::Tensor replacement = Replacement(intervention, model, tokens, before, &active);
-  // In the model's dtype, as the pass goes on with it.
+  // The pass goes on in the model's dtype.
   const at::Tensor after = at::where(where.unsqueeze(2), replacement, before).to(x.scalar_type());
   Count(before, after.to(at::kFloat), where.logical_and(tokens.valid), active, replaced);
   x.copy_(after);

@@ -26,13 +26,13 @@ struct Intervention {
 
   int hook_point = 0;  // of the model
   Operation operation = Operation::kZero;
-  std::vector<float> vector;  // as wide as x; kSet: so many rows
+  std::vector<float> vector;  // as wide as x; kSet: one or more such rows
   double factor = 1;
   // kDictionary, kLatents.
   int dictionary = -1;            // into Model::dictionaries()
   std::vector<LatentEdit> edits;  // kLatents
   bool keeps_error = false;       // kLatents: what the unchanged reconstruction leaves of x is added
-  // Where. All conditions must hold.
+  // The places where it holds. All conditions must hold.
   std::vector<int64_t> positions;           // ascending; empty: all
   std::vector<uint32_t> ignored_token_ids;  // tokens with these ids are left alone
   int head = -1;                            // -1: the whole row

@@ -18,7 +18,7 @@
 namespace hookline {
 namespace {
 
-// Logits of so many bytes are computed at a time, for each of the two passes that are compared: a batch times a
+// Logits of this many bytes are computed at a time, for each of the two passes that are compared: a batch times a
 // vocabulary of 256 k would take gigabytes.
 constexpr int64_t kLogitBytes = int64_t{32} << 20;
 

@@ -22,7 +22,7 @@ struct ScoreOutputs {
   bool rows_only = false;   // no logits are computed; the pass ends at the deepest of `hook_points`
   bool token_loss = false;  // each token's loss; without it their mean alone
   bool kl = false;
-  int top_logits = 0;                    // so many of each position; 0: none
+  int top_logits = 0;                    // number of them at each position; 0: none
   std::vector<uint32_t> probability_of;  // token ids whose log-probability is wanted at each position
   std::vector<int> hook_points;          // of the model, ascending and unique: their rows after the interventions
 };

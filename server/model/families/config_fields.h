@@ -66,7 +66,7 @@ void AgreeWithAliases(const ConfigReader& config, const DecoderConfig& decoder, 
 // The entries of `layer_types`, as many as there are layers; empty where the field is missing.
 std::vector<std::string> LayerTypes(const ConfigReader& config, size_t layers);
 
-// Which layers have softmax attention within a window, as ReadWindows finds them.
+// Returns whether a layer has softmax attention within a window, as ReadWindows finds it.
 bool LayerSlides(const LayerConfig& layer);
 
 }  // namespace hookline

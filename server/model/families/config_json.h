@@ -11,7 +11,7 @@ namespace hookline {
 
 // The object in the file. Python writes NaN, Infinity and -Infinity, which JSON does not have: they become strings of
 // that name, so that a field which matters is refused by its value and another does no harm. Errors: those of
-// ReadCheckpointText; FAILED_PRECONDITION for what is no JSON object.
+// ReadCheckpointText; FAILED_PRECONDITION for anything but a JSON object.
 absl::StatusOr<nlohmann::json> ReadConfigJson(const std::string& path);
 
 }  // namespace hookline

@@ -37,7 +37,7 @@ class ConfigReader {
   // 1 to `most`.
   int64_t Integer(const std::string& key, std::optional<int64_t> fallback = std::nullopt,
                   int64_t most = kMaxInteger) const;
-  // From 0.
+  // A number of at least 0.
   int64_t Count(const std::string& key, int64_t fallback) const;
   // Finite and positive.
   double Number(const std::string& key, std::optional<double> fallback = std::nullopt) const;
@@ -65,7 +65,7 @@ class ConfigReader {
   // FAILED_PRECONDITION for the first error.
   const absl::Status& status() const;
 
-  // Above any model's; products of two fit 64 bits.
+  // This is above any model's; products of two fit 64 bits.
   static constexpr int64_t kMaxInteger = int64_t{1} << 24;
 
  private:

@@ -87,7 +87,7 @@ void RefuseQuantized(const ConfigReader& config) {
   }
 }
 
-// Whether a checkpoint without an unembedding has the embedding's.
+// Returns whether a checkpoint without an unembedding has the embedding's.
 bool ReadTied(const ConfigReader& config, Ties ties) {
   const bool by_text = config.Has("text_config") && !config.Has("tie_word_embeddings");
   const ConfigReader reader = by_text ? config.Object("text_config") : config;

@@ -29,7 +29,7 @@ struct LlamaNames {
   const char* ln2 = "post_attention_layernorm";
   const char* ln2_post = nullptr;
 
-  // How a norm's output is multiplied.
+  // The way in which a norm's output is multiplied.
   enum class NormWeight {
     kRounded,  // rounded to the model's dtype, then by w
     kWide,     // in float32 by w, then rounded

@@ -19,7 +19,7 @@ constexpr int64_t kMxfp4GroupBytes = kMxfp4Group / 2;
 // 0.5, 1, 1.5, 2, 3, 4, 6, and the value is that times 2^(scale - 127).
 at::Tensor DequantizeMxfp4(const at::Tensor& blocks, const at::Tensor& scales, at::ScalarType dtype);
 
-// By how many bytes `weights` grow when what is in this format gets values of `dtype`.
+// The bytes by which `weights` grow when what is in this format gets values of `dtype`.
 int64_t Mxfp4Growth(const StateDict& weights, at::ScalarType dtype);
 
 }  // namespace hookline

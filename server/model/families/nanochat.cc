@@ -35,7 +35,7 @@ constexpr double kEpsilon = 1.1920928955078125e-07;
 // The positions that its rotary tables have, times sequence_len.
 constexpr int64_t kContextFactor = 10;
 constexpr int64_t kMaxMetaBytes = int64_t{16} << 20;
-// Those that nanochat writes nest three or four levels.
+// The files that nanochat writes nest three or four levels.
 constexpr int kMaxMetaDepth = 32;
 constexpr int64_t kTableMultiple = 64;
 
@@ -121,7 +121,7 @@ const char* Name(Era era) {
   return "";
 }
 
-// Where a checkpoint has both, `option` is the operator's word and decides.
+// If a checkpoint has both, `option` is the operator's word and decides.
 absl::StatusOr<Era> FindEra(const StateDict& weights, const Meta& meta, bool has_window_pattern) {
   const auto has = [&](const char* name) { return weights.tensors.count(name) != 0; };
   const auto refused = [&](absl::string_view what) {

@@ -87,7 +87,7 @@ GatedDeltaWeights TakeGatedDelta(LlamaTaker& llama, const GatedDeltaConfig& delt
   weights.log_decay_rate = llama.take.Wide(prefix + "A_log", {delta.value_heads});
   weights.convolution = llama.take.Wide(prefix + "conv1d.weight", {channels, 1, delta.kernel});
   if (weights.convolution.defined()) weights.convolution = weights.convolution.squeeze(1);
-  // By w, unlike the family's other norms.
+  // It is multiplied by w, unlike the family's other norms.
   weights.norm.weight = llama.take.Wide(prefix + "norm.weight", {delta.value_width});
   weights.out = linear("out_proj", values, d);
   return weights;

@@ -14,7 +14,7 @@ namespace hookline {
 struct RotaryDefaults {
   double base = 10000;
   const char* base_key = "rope_theta";  // in the published form
-  // In the published form: which share of a head is rotated; null: all of it.
+  // The field that says in the published form which share of a head is rotated; null: all of it.
   const char* share_key = nullptr;
   double share = 1;
   bool common_names_too = false;  // `rope_theta` and `partial_rotary_factor` may stand beside the two and must agree
@@ -36,7 +36,7 @@ struct RotaryByKind {
 RotaryByKind ReadRotaryByKind(const ConfigReader& config, int64_t full_width, const RotaryDefaults& full,
                               int64_t sliding_width, const RotaryDefaults& sliding);
 
-// How often DeepSeek's mscale multiplies: 0.1 mscale ln(factor) + 1, and 1 for factors up to 1.
+// The factor of DeepSeek's mscale: 0.1 mscale ln(factor) + 1, and 1 for factors up to 1.
 double YarnMagnitude(double factor, double mscale);
 
 }  // namespace hookline

@@ -15,7 +15,7 @@ enum class Bias { kNone, kThere };
 
 inline Bias BiasIf(bool there) { return there ? Bias::kThere : Bias::kNone; }
 
-// Stored as (out, in).
+// Takes a weight stored as (out, in).
 inline LinearWeights TakeLinear(WeightTaker& take, const std::string& name, int64_t in, int64_t out, Bias bias) {
   LinearWeights weights;
   weights.weight = take.Linear(name + ".weight", in, out);
@@ -23,7 +23,7 @@ inline LinearWeights TakeLinear(WeightTaker& take, const std::string& name, int6
   return weights;
 }
 
-// With weight and bias, multiplied in float32.
+// Takes weight and bias, which are multiplied in float32.
 inline NormWeights TakeLayerNorm(WeightTaker& take, const std::string& name, int64_t width) {
   return {take.Wide(name + ".weight", {width}), take.Wide(name + ".bias", {width})};
 }

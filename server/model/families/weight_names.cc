@@ -3,11 +3,11 @@
 #include <algorithm>
 #include <utility>
 
-#include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
+#include "server/base/escape.h"
 
 namespace hookline {
 namespace {
@@ -26,7 +26,7 @@ constexpr Form kForms[] = {
     {"embed_tokens.weight", "decoder.", "model.decoder."},
     {"embed_in.weight", "", "gpt_neox."},
 };
-// Beside the model and not in it.
+// These stand beside the model and not in it.
 constexpr absl::string_view kHeads[] = {"lm_head.", "embed_out.", "score.", "v_head.", "classifier.", "qa_outputs."};
 
 // Names of weights that were left out, in a text of this many at most.
@@ -72,7 +72,7 @@ std::string IgnoreOtherHeads(WeightTaker& take) {
   std::string text =
       absl::StrCat("not read: ", absl::StrJoin(names.begin(), names.begin() + static_cast<std::ptrdiff_t>(named), ", ",
                                                [](std::string* out, const std::string& name) {
-                                                 absl::StrAppend(out, absl::Utf8SafeCHexEscape(name.substr(0, 120)));
+                                                 absl::StrAppend(out, Escaped(name.substr(0, 120)));
                                                }));
   if (names.size() > named) absl::StrAppend(&text, " and ", names.size() - named, " more");
   return text;

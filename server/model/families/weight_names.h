@@ -16,7 +16,7 @@ namespace hookline {
 void UnifyNames(StateDict* weights);
 
 // Ignores what activations do not depend on: heads for other ends (score, v_head, classifier, qa_outputs) and buffers
-// of integers (masks, positions). "" or a text that names what was left out, for people. To be called once all else is
+// of integers (masks, positions). "" or a text that names what was left out, for people. Call it once all else is
 // taken.
 std::string IgnoreOtherHeads(WeightTaker& take);
 

@@ -24,7 +24,7 @@ bool Dense::Run(const at::Tensor& h, Taps& taps, at::Tensor* out) const {
   at::Tensor hidden;  // (rows, M)
   if (config_.gated) {
     at::Tensor pre;
-    // Where the pass ends at the up projection, the gate is not computed.
+    // If the pass ends at the up projection, the gate is not computed.
     if (taps.Need({pre_hook_}, post_hook_)) {
       pre = Linear(h, weights_.gate);
       if (taps(pre_hook_, pre)) return true;

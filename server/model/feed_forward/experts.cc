@@ -22,8 +22,9 @@ Experts::Experts(const ExpertsConfig& config, ExpertsWeights weights, HookPointL
                                   "The chosen experts' numbers, in falling order of the score that chose them; those "
                                   "above 256 need float32.");
   hook_points.Observation(indices_hook_);
-  weights_hook_ = hook_points.Add("mlp.hook_expert_weights", config.chosen,
-                                  "What the outputs of the chosen experts are multiplied by, in the same order.");
+  weights_hook_ =
+      hook_points.Add("mlp.hook_expert_weights", config.chosen,
+                      "The factors by which the outputs of the chosen experts are multiplied, in the same order.");
 }
 
 bool Experts::Run(const at::Tensor& h, Taps& taps, at::Tensor* out) const {

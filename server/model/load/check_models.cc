@@ -8,10 +8,10 @@
 #include <system_error>
 #include <vector>
 
-#include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "server/base/escape.h"
 #include "server/base/name.h"
 
 namespace hookline {
@@ -77,9 +77,9 @@ absl::Status CheckModels(absl::Span<const ModelOptions> models,
   for (const ModelOptions& one : models) {
     const std::string name = ModelName(one);
     if (!IsName(name)) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "--model ", one.path, ": '", absl::CHexEscape(name.substr(0, kMaxNameBytes)),
-          "' is not a name; give one of 1 to ", kMaxNameBytes, " letters, digits, '.', '_' and '-' as NAME=PATH"));
+      return absl::InvalidArgumentError(absl::StrCat("--model ", one.path, ": ", Quoted(name),
+                                                     " is not a name; give one of 1 to ", kMaxNameBytes,
+                                                     " letters, digits, '.', '_' and '-' as NAME=PATH"));
     }
     if (!names.insert(name).second) {
       return absl::InvalidArgumentError(

@@ -8,7 +8,7 @@
 namespace hookline {
 namespace {
 
-// How every pointer begins (git-lfs's docs/spec.md).
+// The beginning of every pointer (git-lfs's docs/spec.md).
 constexpr absl::string_view kPointer = "version https://git-lfs.github.com/spec/";
 
 absl::Status IsPointer(const std::string& path) {

@@ -38,7 +38,7 @@ absl::Status CheckMemory(absl::Span<const MemoryNeed> needs,
 std::optional<AvailableMemory> HostMemory(absl::string_view root = "");
 
 // Returns what a model on `device` (LibTorch's name) can get: HostMemory for "cpu", else what the driver calls free.
-// nullopt where LibTorch cannot tell without CUDA's headers (before 2.11), or there is no such device.
+// Returns nullopt if LibTorch cannot tell without CUDA's headers (before 2.11), or there is no such device.
 std::optional<AvailableMemory> MemoryOf(const std::string& device);
 
 // "1.5 GB (1500000000 bytes)".

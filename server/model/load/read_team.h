@@ -12,7 +12,7 @@
 
 namespace hookline {
 
-// For one thread at a time. On a busy machine nobody waits for a helper that did not get to run, as would be so with
+// Belongs to one thread at a time. On a busy machine nobody waits for a helper that did not get to run, unlike with
 // LibTorch's own threads, all of which have to finish each loop.
 class ReadTeam {
  public:

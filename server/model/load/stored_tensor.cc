@@ -10,7 +10,7 @@
 namespace hookline {
 namespace {
 
-// nullopt for a tensor that is larger than any file.
+// Returns nullopt for a tensor that is larger than any file.
 std::optional<std::vector<int64_t>> ContiguousStrides(const std::vector<int64_t>& sizes) {
   std::vector<int64_t> strides(sizes.size());
   CheckedInt64 stride = 1;

@@ -1,4 +1,4 @@
-// Where a tensor's values lie in a file: what the readers of checkpoints give instead of the values.
+// The place of a tensor's values in a file: what the readers of checkpoints give instead of the values.
 #ifndef HOOKLINE_SERVER_MODEL_LOAD_STORED_TENSOR_H_
 #define HOOKLINE_SERVER_MODEL_LOAD_STORED_TENSOR_H_
 
@@ -36,7 +36,7 @@ class StoredTensor {
 
   at::IntArrayRef sizes() const { return sizes_; }
   int64_t dim() const { return static_cast<int64_t>(sizes_.size()); }
-  // An axis from 0 to dim() - 1.
+  // `axis` is from 0 to dim() - 1.
   int64_t size(int64_t axis) const { return sizes_[static_cast<size_t>(axis)]; }
   int64_t numel() const;
   at::ScalarType scalar_type() const { return type_; }
@@ -45,7 +45,7 @@ class StoredTensor {
   at::IntArrayRef strides() const { return strides_; }
   bool is_contiguous() const;
   const StoredRange& storage() const { return storage_; }
-  // From the first to the last of its values.
+  // The range from the first to the last of its values.
   int64_t first_byte() const { return storage_.offset + offset_ * item_bytes(); }
   int64_t span_bytes() const { return span_values_ * item_bytes(); }
 

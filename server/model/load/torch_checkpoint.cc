@@ -7,12 +7,12 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
-#include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "absl/types/span.h"
 #include "server/base/checked_math.h"
+#include "server/base/escape.h"
 #include "server/base/little_endian.h"
 #include "server/base/status.h"
 #include "server/formats/unpickler.h"
@@ -24,7 +24,7 @@ namespace hookline {
 namespace {
 
 constexpr absl::string_view kPickle = "/data.pkl";
-// Enough to tell the older form.
+// This is enough to tell the older form.
 constexpr int64_t kMagicBytes = 16;
 // "little" or "big".
 constexpr int64_t kMaxByteOrderBytes = 16;
@@ -75,9 +75,8 @@ using Storages = absl::flat_hash_map<std::string, StoredRange>;  // by key
 absl::StatusOr<StoredTensor> Place(const PickledTensor& tensor, const Storages& storages) {
   const auto storage = storages.find(tensor.storage_key);
   if (storage == storages.end()) {
-    return absl::FailedPreconditionError(absl::StrCat("has storage '",
-                                                      absl::Utf8SafeCHexEscape(tensor.storage_key.substr(0, 120)),
-                                                      "', which the archive does not hold"));
+    return absl::FailedPreconditionError(
+        absl::StrCat("has storage ", Quoted(tensor.storage_key), ", which the archive does not hold"));
   }
   const at::ScalarType type = TypeOf(tensor.storage_type);
   if ((CheckedInt64(tensor.storage_values) * c10::elementSize(type)).value() != storage->second.bytes) {
@@ -95,8 +94,7 @@ absl::StatusOr<StateDict> PlaceAll(const std::string& path, const std::vector<Pi
   for (const PickledTensor& tensor : tensors) {
     const std::string name(WithoutWrappers(tensor.name));
     const auto bad = [&](absl::string_view what) {
-      return absl::FailedPreconditionError(
-          absl::StrCat("tensor '", absl::Utf8SafeCHexEscape(name.substr(0, 120)), "' ", what));
+      return absl::FailedPreconditionError(absl::StrCat("tensor ", Quoted(name), " ", what));
     };
     absl::StatusOr<StoredTensor> placed = Place(tensor, storages);
     if (!placed.ok()) return bad(placed.status().message());

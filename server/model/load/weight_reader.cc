@@ -74,7 +74,7 @@ class Pass {
   Pass(const InputFile& file, int64_t offset, int64_t bytes, Checksum checksum)
       : file_(file), offset_(offset), bytes_(bytes), checksum_(checksum) {}
 
-  // With `into`, which has room for all of the range, pieces are read to where they belong there. To be called once.
+  // With `into`, which has room for all of the range, pieces are read to where they belong there. Call it once.
   absl::Status Run(ReadTeam& team, uint8_t* into, UsePiece use) {
     const auto read = [&] { ReadPieces(into, use); };
     if (bytes_ > kPieceBytes) {

@@ -32,7 +32,7 @@ class WeightTaker {
   WeightTaker(const StateDict& weights, at::Device device, at::ScalarType dtype)
       : weights_(weights), reader_(weights), device_(device), dtype_(dtype) {}
 
-  // Whether the unembedding is taken, which hook points do without. It is unless this is called with false.
+  // Says whether the unembedding is taken, which hook points do without. It is unless this is called with false.
   void set_evaluates(bool evaluates) { evaluates_ = evaluates; }
   bool evaluates() const { return evaluates_; }
 
@@ -43,20 +43,20 @@ class WeightTaker {
 
   // Stored as (out, in); returned as (in, out), in the model's dtype.
   at::Tensor Linear(const std::string& name, int64_t in, int64_t out);
-  // In the model's dtype.
+  // Takes a tensor in the model's dtype.
   at::Tensor Get(const std::string& name, const std::vector<int64_t>& sizes);
-  // In the dtype in which it is stored.
+  // Takes a tensor in the dtype in which it is stored.
   at::Tensor Table(const std::string& name, const std::vector<int64_t>& sizes);
-  // In float32.
+  // Takes a tensor in float32.
   at::Tensor Wide(const std::string& name, const std::vector<int64_t>& sizes);
   // A tensor of bytes, on the host.
   at::Tensor Bytes(const std::string& name, const std::vector<int64_t>& sizes);
   // `count` numbers, on the host.
   std::vector<double> Numbers(const std::string& name, int64_t count);
-  // Not used, but rightly there. Sizes are checked unless empty.
+  // Ignores a tensor that is not used, but rightly there. Sizes are checked unless empty.
   void Ignore(const std::string& name, const std::vector<int64_t>& sizes = {});
 
-  // Ignores what nobody took and `unused` accepts; their names. To be called last.
+  // Ignores what nobody took and `unused` accepts; their names. Call it last.
   std::vector<std::string> IgnoreRest(
       absl::FunctionRef<bool(const std::string& name, const StoredTensor& tensor)> unused);
 
@@ -66,7 +66,7 @@ class WeightTaker {
   // The first error; without one, whether all of the checkpoint was taken.
   absl::Status Finish() const;
 
-  // After Finish(): of all weights and `configuration`, as WeightReader::Finish.
+  // Returns, after Finish(), the fingerprint of all weights and `configuration`, as WeightReader::Finish.
   absl::StatusOr<std::string> Fingerprint(absl::string_view configuration) { return reader_.Finish(configuration); }
 
  private:

@@ -8,7 +8,7 @@
 namespace hookline {
 namespace {
 
-// Without the underscore at the end that marks the form which writes to its input. Of the operators of LibTorch 1.13
+// Names lack the underscore at the end that marks the form which writes to its input. Of the operators of LibTorch 1.13
 // and 2.x those that read and write the tensors they are given, return values, and do nothing else: none that reaches
 // files or other processes, prints, or sets what lasts beyond a call, as the seed does.
 constexpr absl::string_view kAten = R"(

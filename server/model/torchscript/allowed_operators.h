@@ -1,4 +1,4 @@
-// Which of LibTorch's operators a TorchScript file may use.
+// Tells which of LibTorch's operators a TorchScript file may use.
 #ifndef HOOKLINE_SERVER_MODEL_TORCHSCRIPT_ALLOWED_OPERATORS_H_
 #define HOOKLINE_SERVER_MODEL_TORCHSCRIPT_ALLOWED_OPERATORS_H_
 

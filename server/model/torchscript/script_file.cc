@@ -12,11 +12,11 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/ascii.h"
-#include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
+#include "server/base/escape.h"
 #include "server/base/hash.h"
 #include "server/base/input_file.h"
 #include "server/base/status.h"
@@ -35,7 +35,7 @@ constexpr size_t kMaxQuotedBytes = 500;
 // Code of one class or function that is read. Generated code of large models has some hundred kilobytes.
 constexpr size_t kMaxCodeBytes = 64 << 20;
 
-// How LibTorch reads the file that was checked.
+// Lets LibTorch read the file that was checked.
 class FileAdapter : public caffe2::serialize::ReadAdapterInterface {
  public:
   explicit FileAdapter(std::shared_ptr<const InputFile> file) : file_(std::move(file)) {}
@@ -74,12 +74,12 @@ absl::StatusOr<std::string> CheckRecords(const std::string& path,
     if (checksum == checksums.end() ||
         crc32_z(0, reinterpret_cast<const Bytef*>(bytes.data()), bytes.size()) != checksum->second) {
       return absl::FailedPreconditionError(
-          absl::StrCat(path, ": record ", absl::CHexEscape(name), " is damaged: its CRC-32 does not match"));
+          absl::StrCat(path, ": record ", Quoted(name), " is damaged: its CRC-32 does not match"));
     }
     if (absl::EndsWith(name, ".debug_pkl")) continue;
     if (absl::StartsWith(name, "code/")) {
       if (size > kMaxCodeBytes) {
-        return absl::FailedPreconditionError(absl::StrCat(path, ": record ", absl::CHexEscape(name), " has ", size,
+        return absl::FailedPreconditionError(absl::StrCat(path, ": record ", Quoted(name), " has ", size,
                                                           " bytes; at most ", kMaxCodeBytes, " are read"));
       }
     }
@@ -102,7 +102,7 @@ std::string OneLine(const std::exception& error) {
     if (!text.empty() && text.find_first_not_of("~<- HERE.") != absl::string_view::npos) line = std::string(text);
   }
   const bool cut = line.size() > kMaxQuotedBytes;
-  return absl::Utf8SafeCHexEscape(line.substr(0, kMaxQuotedBytes)) + (cut ? "..." : "");
+  return Escaped(line.substr(0, kMaxQuotedBytes)) + (cut ? "..." : "");
 }
 
 absl::StatusOr<ScriptFile> LoadScriptFile(const std::string& path) {

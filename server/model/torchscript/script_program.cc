@@ -12,11 +12,11 @@
 #include <unordered_set>
 #include <utility>
 
-#include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "absl/strings/strip.h"
+#include "server/base/escape.h"
 #include "server/base/status.h"
 #include "server/model/torchscript/allowed_operators.h"
 #include "server/model/torchscript/deadline.h"
@@ -39,10 +39,6 @@ constexpr absl::string_view kWarn = "aten::warn";
 constexpr absl::string_view kPackedWeights = "__torch__.torch.classes.quantized.";
 // Operators that one `__setstate__` runs. Those of quantised layers have about thirty.
 constexpr int64_t kMaxSetStateNodes = 100'000;
-
-std::string Quoted(absl::string_view name) {
-  return absl::StrCat("'", absl::Utf8SafeCHexEscape(name.substr(0, 200)), "'");
-}
 
 std::shared_ptr<jit::Source> ReadSource(PyTorchStreamReader& archive, const std::string& record) {
   auto [data, size] = archive.getRecord(record);

@@ -208,7 +208,7 @@ class Tapper {
     return absl::OkStatus();
   }
 
-  // Follows modules through attributes; folds what else is no tensor, so that conditions on it can be decided.
+  // Follows modules through attributes; folds all else but tensors, so that conditions on it can be decided.
   void Bind(jit::Node* node) {
     auto object = objects_.find(node->input(0));
     if (object == objects_.end()) return;
@@ -422,7 +422,7 @@ std::shared_ptr<torch::jit::Graph> CutToTaps(const TappedGraph& tapped, absl::Sp
   }
   std::set<const jit::Node*> needed;
   for (const jit::Value* output : graph->outputs()) needed.insert(output->node());
-  // From the end, so that nothing uses what goes.
+  // Begins at the end, so that nothing uses what goes.
   jit::Node* node = graph->return_node()->prev();
   while (node != graph->return_node() && needed.count(node) == 0) {
     jit::Node* previous = node->prev();

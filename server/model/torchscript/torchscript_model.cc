@@ -181,7 +181,7 @@ class TorchScriptModel : public Model {
 
   bool limits_known() const { return options_.context_length > 0 && options_.vocabulary_size > 0; }
 
-  // Whose fault a forward pass is: where the server knows no limits, a request may have exceeded them.
+  // Tells whose fault a failed pass is: if the server knows no limits, a request may have exceeded them.
   absl::Status Failure(const std::string& message) const {
     if (limits_known()) return absl::InternalError(message);
     return absl::InvalidArgumentError(
@@ -383,7 +383,7 @@ class TorchScriptModel : public Model {
     return writes;
   }
 
-  // The outputs of `code`. Interpreted as written: nothing specializes to shapes, so that rows do not depend on what
+  // The outputs of `code`, interpreted as written: nothing specializes to shapes, so that rows do not depend on what
   // ran before. Throws what the module throws.
   jit::Stack Run(const jit::Code& code, const at::Tensor& token_ids) const {
     jit::Stack stack;

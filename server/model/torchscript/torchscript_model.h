@@ -28,7 +28,7 @@ struct TorchScriptOptions {
   Dtype dtype = Dtype::kFloat32;  // parameters and buffers of a floating type are converted to it
   int64_t context_length = 0;     // tokens that the module takes; 0: the file cannot tell
   int64_t vocabulary_size = 0;    // ids are below it; 0: the file cannot tell
-  // How long one forward pass may take, the trial runs of loading included.
+  // The time that one forward pass may take, the trial runs of loading included.
   absl::Duration timeout = absl::Minutes(1);
 };
 

@@ -21,7 +21,7 @@ namespace {
 
 using Json = nlohmann::json;
 
-// Tens of thousands of clients; a larger file is another file.
+// Tens of thousands of clients fit; a larger file is another file.
 constexpr int64_t kMaxFileBytes = int64_t{4} << 20;
 // An auth file is three levels deep; the parser must not follow a hostile one further.
 constexpr int kMaxDepth = 8;

@@ -55,7 +55,7 @@ absl::Status Authenticator::Reload() {
     absl::MutexLock lock(&mutex_);
     file_ = std::make_shared<const AuthFile>(*std::move(file));
   }
-  // Whoever reads this line may rely on it.
+  // A reader of this line may rely on it.
   spdlog::info("the auth file was read again: {} clients", clients);
   return absl::OkStatus();
 }

@@ -1,9 +1,9 @@
-// Who calls a method, and whether it may: what each handler asks before anything else.
+// Tells who calls a method, and whether it may: what each handler asks before anything else.
 //
 //   const absl::StatusOr<AuthClient> client = caller_.Authorize(*context, "/hookline.v1.EvaluationService/Score");
 //
 // gRPC could ask before any handler runs, by a processor of metadata. But where a port has one, gRPC 1.51 encodes every
-// header for it, and aborts the process at one of them (`grpclb_client_stats`), whoever sends it.
+// header for it, and aborts the process at one of them (`grpclb_client_stats`), whatever client sends it.
 #ifndef HOOKLINE_SERVER_SERVICE_AUTH_CALLER_H_
 #define HOOKLINE_SERVER_SERVICE_AUTH_CALLER_H_
 

@@ -20,7 +20,7 @@
 namespace hookline {
 namespace {
 
-// Often enough for whoever replaces a certificate, and no load at all.
+// This is often enough for anyone who replaces a certificate, and no load at all.
 constexpr absl::Duration kLookInterval = absl::Seconds(1);
 // Chains and bundles of authorities have some hundred KiB at most.
 constexpr int64_t kMaxFileBytes = int64_t{4} << 20;

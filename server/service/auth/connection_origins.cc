@@ -7,7 +7,7 @@
 namespace hookline {
 namespace {
 
-// Users of one machine who are connected at the same time, by each of TCP and unix sockets. Each slot that had a
+// This many users of one machine may be connected at a time, by each of TCP and unix sockets. Each slot that had a
 // user costs some 40 KiB.
 constexpr int kUserSlots = 16;
 constexpr int kRemoteSlot = 0;
@@ -36,7 +36,7 @@ std::optional<int> ConnectionOrigins::Assign(int connection, const sockaddr_stor
   if (uid.has_value()) slot = SlotOfUser(is_unix ? OriginKind::kUnix : OriginKind::kLoopback, *uid);
   if (!slot.has_value()) return is_unix ? std::nullopt : std::optional<int>(kUnknownLoopbackSlot);
   auto& connections = slots_[static_cast<size_t>(*slot)].connections;
-  // Those that are closed are forgotten here, so that the list is no longer than the connections that are open.
+  // Closed connections are forgotten here, so that the list is no longer than the connections that are open.
   connections.erase(std::remove_if(connections.begin(), connections.end(),
                                    [](const auto& open) { return SocketCookie(open.first) != open.second; }),
                     connections.end());

@@ -1,4 +1,4 @@
-// Where a connection comes from: another machine, this one by TCP, or a unix socket, and of which user.
+// The origin of a connection: another machine, this one by TCP, or a unix socket, and of which user.
 //
 // gRPC says of a call no more than its peer's address, which for unix sockets is empty. So the connections of each
 // origin are handed to a server of gRPC's of their own, whose handlers know it: a slot here.
@@ -27,7 +27,7 @@ struct Origin {
   friend bool operator==(const Origin& a, const Origin& b) { return a.kind == b.kind && a.uid == b.uid; }
 };
 
-// For one thread: the one that accepts connections.
+// Belongs to one thread: the one that accepts connections.
 class ConnectionOrigins {
  public:
   ConnectionOrigins();

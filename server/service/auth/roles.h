@@ -1,4 +1,4 @@
-// Who may call what: one table of every method and the role that it needs.
+// One table of every method and the role that it needs.
 //
 // A new method gets its line in roles.cc; a server that registers a method without one does not start.
 #ifndef HOOKLINE_SERVER_SERVICE_AUTH_ROLES_H_

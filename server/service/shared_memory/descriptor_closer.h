@@ -18,7 +18,7 @@ class DescriptorCloser {
   // Closes it soon. Never blocks. The caller bounds how many are pending.
   void Close(int descriptor);
 
-  // Not closed yet.
+  // The number that are not closed yet.
   size_t pending() const;
 
  private:

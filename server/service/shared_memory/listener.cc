@@ -32,9 +32,9 @@ constexpr size_t kReleaseBytes = 8;
 // they would take more than an eighth of the process's descriptors: the most that are open, being closed included.
 constexpr size_t kMaxConnections = 256;
 constexpr int64_t kDescriptorsPerConnection = 8;
-// Between looks at whether there is room again, or a descriptor.
+// The time between looks at whether there is room again, or a descriptor.
 constexpr absl::Duration kRoomWait = absl::Milliseconds(100);
-// From its connection until an offer is whole. Clients of ours wait for two seconds.
+// The time from its connection until an offer is whole. Clients of ours wait for two seconds.
 constexpr absl::Duration kOfferTime = absl::Seconds(5);
 // The most that the kernel lets one message bring (SCM_MAX_FD), so that none is cut off and lost sight of.
 constexpr size_t kMaxDescriptorsInMessage = 253;
@@ -129,7 +129,7 @@ void SharedMemoryListener::Run() {
   }
 }
 
-// Who is accepted too much would have to be closed, which is not for this thread to wait for. So they stay where they
+// One accepted too many would have to be closed, which is not for this thread to wait for. So they stay where they
 // are, in the kernel.
 bool SharedMemoryListener::HasRoom() {
   const size_t most =
@@ -158,7 +158,7 @@ void SharedMemoryListener::CloseLateOffers() {
 void SharedMemoryListener::Accept(int listener) {
   const int socket = accept4(listener, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
   if (socket < 0) {
-    // Without descriptors the connection keeps waiting, and epoll keeps saying so.
+    // If there is no descriptor, the connection keeps waiting, and epoll keeps saying so.
     if (errno == EMFILE || errno == ENFILE) absl::SleepFor(kRoomWait);
     return;
   }

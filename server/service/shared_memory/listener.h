@@ -65,19 +65,19 @@ class SharedMemoryListener {
   // Takes the descriptors that came with a message; false if they are not the one of an offer.
   bool TakeDescriptors(Connection& connection, msghdr& message);
   bool TakeOffer(Connection& connection);
-  // How much the user may have mapped in all.
+  // The bytes that the user may have mapped in all.
   int64_t ShareOf(uint32_t uid);
   void CloseLateOffers();
   void Close(int socket);
 
   int64_t max_bytes_ = 0;
-  // By user. The thread adds; whoever lets go of memory subtracts.
+  // Bytes mapped by user. The thread adds; releasing memory subtracts.
   absl::flat_hash_map<uint32_t, std::shared_ptr<std::atomic<int64_t>>> mapped_bytes_;
   DescriptorCloser closer_;
   std::vector<int> listeners_;
   bool is_listening_ = true;  // the thread's
   int epoll_ = -1;
-  // Readable when the thread is to end.
+  // This is readable when the thread is to end.
   int stop_ = -1;
   absl::flat_hash_map<int, std::unique_ptr<Connection>> connections_;  // by socket; the thread's
   absl::Mutex mutex_;
@@ -85,7 +85,7 @@ class SharedMemoryListener {
     uint32_t uid;
     std::shared_ptr<SharedMemory> memory;
   };
-  // By key, what is not taken.
+  // The memory that is not taken, by key.
   absl::flat_hash_map<std::string, Offer> offered_ ABSL_GUARDED_BY(mutex_);
   std::thread thread_;
 };

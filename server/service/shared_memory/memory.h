@@ -55,9 +55,9 @@ class SharedMemory {
   // Copies the spans, at most `piece_bytes` in all, to a free piece. kGone: the client has closed its connection.
   Put TryPut(absl::Span<const SlabSpan> data);
 
-  // From the connection: the client has read the piece at `offset`. False if that was not its to read.
+  // Called by the connection: the client has read the piece at `offset`. False if that was not its to read.
   bool Release(int64_t offset);
-  // From the connection: it is closed.
+  // Called by the connection: it is closed.
   void Close();
 
  private:

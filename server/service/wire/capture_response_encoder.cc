@@ -58,7 +58,7 @@ class FieldWriter {
     if (value != 0) PresentVarint(field, value);
   }
 
-  // Also where it is zero.
+  // Writes the field also where it is zero.
   void PresentVarint(int field, uint64_t value) {
     Tag(field, WireFormatLite::WIRETYPE_VARINT);
     Raw(value);
@@ -248,7 +248,7 @@ grpc::ByteBuffer EncodeChunk(const CaptureStarted& started, Encoding encoding, C
   FieldWriter envelope;
   envelope.Length(v1::CaptureResponse::kChunkFieldNumber, chunk_bytes);
 
-  // Legal without a copy, step by step:
+  // This is legal without a copy, step by step:
   // - `data` has the highest field number of ActivationChunk, and the chunk is the only field of its CaptureResponse.
   //   The values are therefore its last bytes: a header followed by the slabs' memory is the whole message.
   // - The slabs hold the values row-major and little-endian (the server runs on little-endian machines only), which is

@@ -11,7 +11,7 @@
 namespace hookline {
 namespace {
 
-// About a megabyte, so that a recording stays below the 4 MiB that a client takes.
+// This is about a megabyte, so that a recording stays below the 4 MiB that a client takes.
 constexpr size_t kMaxShards = 10000;
 
 v1::RecordingState ToProto(RecordingState state) {

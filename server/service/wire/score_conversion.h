@@ -15,8 +15,8 @@
 
 namespace hookline {
 
-// Parses the message. INVALID_ARGUMENT: it is no ScoreRequest; RESOURCE_EXHAUSTED: it is too large, or has more tokens
-// than `limits`. Everything else is the engine's to check.
+// Parses the message. INVALID_ARGUMENT: it is not a ScoreRequest; RESOURCE_EXHAUSTED: it is too large, or has more
+// tokens than `limits`. Everything else is the engine's to check.
 absl::StatusOr<ScoreRequest> ParseScoreRequest(grpc::ByteBuffer message, const TokenLimits& limits);
 
 v1::ScoreResponse ToProto(const ScoreStarted& started);

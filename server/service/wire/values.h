@@ -1,4 +1,4 @@
-// Activation values as numbers, whatever their type in memory.
+// Converts activation values of any type to numbers.
 #ifndef HOOKLINE_SERVER_SERVICE_WIRE_VALUES_H_
 #define HOOKLINE_SERVER_SERVICE_WIRE_VALUES_H_
 

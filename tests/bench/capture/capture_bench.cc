@@ -1,6 +1,7 @@
 // The server's costs beside the forward pass that it runs: ratios, each against a baseline in the same minutes.
 //
-//   capture_bench [--cpu-time] [overhead] [feed] [batching] [latency] [fairness]   (all of them if none is named)
+//   capture_bench [--cpu-time] [overhead] [narrow] [feed] [batching] [latency] [fairness]   (all of them if none is
+//   named)
 //
 // --cpu-time: one thread for the forward pass, and what the whole process computes (forward pass, server and client)
 // instead of what passes: for a machine with busy neighbours. It says nothing of feed, batching and latency.
@@ -123,25 +124,36 @@ v1::CaptureRequest TokensRequest(const std::string& hook_point, int64_t sequence
 }
 
 // One capture against the same forward passes by themselves, in the same process, taking turns.
-void Overhead() {
-  constexpr int64_t kSequences = 16, kLength = 256, kBatch = 8;
-  Bench bench(Gpt2SizedDecoder(), {});
+void CompareWithBareForward(const char* label, const RandomDecoderOptions& decoder, int64_t sequences, int64_t length,
+                            int64_t batch) {
+  Bench bench(decoder, {});
   const std::string name = "blocks.11.hook_resid_post";
   const int hook_point = bench.model->hook_points().Find(name);
-  const v1::CaptureRequest request = TokensRequest(name, kSequences, kLength);
+  const v1::CaptureRequest request = TokensRequest(name, sequences, length);
   bench.Run(request);
-  Must(RunBareForward(*bench.model, hook_point, kSequences, kLength, kBatch));
+  Must(RunBareForward(*bench.model, hook_point, sequences, length, batch));
   std::vector<double> bare, captured, ratios;
   for (int round = 0; round < 7; ++round) {
-    bare.push_back(Seconds([&] { Must(RunBareForward(*bench.model, hook_point, kSequences, kLength, kBatch)); }));
+    bare.push_back(Seconds([&] { Must(RunBareForward(*bench.model, hook_point, sequences, length, batch)); }));
     captured.push_back(Seconds([&] { bench.Run(request); }));
     ratios.push_back(bare.back() / captured.back());
   }
-  const double tokens = kSequences * kLength;
+  const auto tokens = static_cast<double>(sequences * length);
   absl::PrintF(
-      "overhead: 12x768, %s, one capture of %d x %d tokens over gRPC %.0f tokens/s, bare forward %.0f; "
+      "%s: %dx%d, %s, one capture of %d x %d tokens over gRPC %.0f tokens/s, bare forward %.0f; "
       "ratio (median of 7 pairs) %.3f\n",
-      name, kSequences, kLength, tokens / Median(captured), tokens / Median(bare), Median(ratios));
+      label, decoder.layers, decoder.width, name, sequences, length, tokens / Median(captured), tokens / Median(bare),
+      Median(ratios));
+}
+
+void Overhead() { CompareWithBareForward("overhead", Gpt2SizedDecoder(), 16, 256, 8); }
+
+// The same for a model whose forward pass leaves more of the time to the server.
+void Narrow() {
+  RandomDecoderOptions decoder;
+  decoder.layers = 12;
+  decoder.width = 128;
+  CompareWithBareForward("narrow", decoder, 64, 128, 16);
 }
 
 // A dataset of uint16 ids.
@@ -196,7 +208,7 @@ void Feed() {
   std::remove(path.c_str());
 }
 
-// Short sequences of eight captures at once against one after another, and what the bare forward pass gains by that.
+// Short sequences: eight captures at once against one after another, and what the bare forward pass gains by that.
 void Batching() {
   Bench bench(Gpt2SizedDecoder(), {});
   const std::string name = "blocks.11.hook_resid_post";
@@ -344,8 +356,8 @@ int Main(int argc, char** argv) {
   uname(&machine);
   absl::PrintF("%s, %d threads, LibTorch %s, %s\n", machine.nodename, runtime.threads, runtime.libtorch, runtime.blas);
   for (const auto& [name, run] :
-       {std::pair("overhead", &Overhead), std::pair("feed", &Feed), std::pair("batching", &Batching),
-        std::pair("latency", &Latency), std::pair("fairness", &Fairness)}) {
+       {std::pair("overhead", &Overhead), std::pair("narrow", &Narrow), std::pair("feed", &Feed),
+        std::pair("batching", &Batching), std::pair("latency", &Latency), std::pair("fairness", &Fairness)}) {
     if (chosen.empty() || chosen.count(name) != 0) run();
   }
   return 0;

@@ -84,7 +84,7 @@ def captures(address, seed, first):
                     if number == leave_after:
                         break
             except hookline.HooklineError as error:
-                # Feeds detach who lags, and a full server refuses: both are part of the load.
+                # Feeds detach laggards, and a full server refuses: both are part of the load.
                 if not isinstance(
                     error,
                     (hookline.UnavailableError, hookline.ResourceExhaustedError, hookline.FailedPreconditionError),

@@ -1,4 +1,4 @@
-"""How long a checkpoint takes to load, and how much memory: beside reading its files once, and their size.
+"""Measures how long a checkpoint takes to load, and how much memory: beside reading its files once, and their size.
 
     python3 tests/bench/model/bench_load.py [--program build/release/bin/model_bench] [--rounds 5]
 

@@ -4,7 +4,7 @@
 //   model_bench DIR [--dtype auto] [--threads 0]
 //
 // prints, as JSON, {"load_seconds", "resident_bytes", "peak_resident_bytes", "anonymous_bytes"}; then, for each line
-// `HOOK_POINT BATCH POSITIONS`, the seconds of one forward pass of so many token ids that ends at that hook point.
+// `HOOK_POINT BATCH POSITIONS`, the seconds of one forward pass over such a batch that ends at that hook point.
 #include <ATen/ATen.h>
 #include <time.h>
 

@@ -30,7 +30,7 @@ PACKAGE = os.path.join(HERE, "..", "..", "..", "client", "python")
 
 
 def measured(receive_rows, rows):
-    """GB/s and GB for each CPU second of a function that receives so many rows and returns their number."""
+    """GB/s and GB for each CPU second of a function that receives this many rows and returns their number."""
     receive_rows(WARM_ROWS)
     start, cpu_start = time.perf_counter(), time.process_time()
     received = receive_rows(rows)

@@ -6,6 +6,12 @@
 
 SAELens's store runs on a model whose activations are the server's, so both see the same model. Rows of `hook_embed` do
 not depend on the batch that computes them and must be equal in every bit; those of a residual stream within rounding.
+
+With `--transformers` the store runs on transformers' own model instead, wrapped by SAELens, and all rows must be equal
+within rounding:
+
+    hookline-server --model tests/fixtures/families/gpt2 --listen 127.0.0.1:7471 &
+    tests/bench/python/check_sae_lens.py --transformers tests/fixtures/families/gpt2 --hook-points transformer.h.1
 """
 
 from __future__ import annotations
@@ -20,8 +26,10 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
+from sae_lens.load_model import HookedProxyLM
 from sae_lens.training.activations_store import ActivationsStore
 from sae_lens.util import get_special_token_ids
+from transformers import AutoModelForCausalLM
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "client" / "python"))
 
@@ -73,19 +81,28 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--server", default="localhost:7471", help="host:port (default: %(default)s)")
     parser.add_argument("--hook-points", default="hook_embed,blocks.1.hook_resid_post", help="(default: %(default)s)")
+    parser.add_argument("--transformers", type=Path, help="folder of the server's model, for the store to run")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     client = hookline.connect(arguments.server)
-    ids = np.random.default_rng(0).integers(0, 256, (SEQUENCES, CONTEXT))
-    ids[:, 0] = ids[::3, 9] = BOS
+    vocabulary = client.model().info.vocabulary_size
+    ids = np.random.default_rng(0).integers(0, min(BOS, vocabulary), (SEQUENCES, CONTEXT))
+    model: Any = ServersModel(client)
+    cases = dict(CASES)
+    if arguments.transformers is None:
+        ids[:, 0] = ids[::3, 9] = BOS
+    else:
+        loaded = AutoModelForCausalLM.from_pretrained(arguments.transformers, dtype=torch.float32).eval()
+        model = HookedProxyLM(loaded, None)  # type: ignore[arg-type]
+        del cases["the tokenizer's special tokens"]  # it has none
     dataset = datasets.Dataset.from_dict({"tokens": ids.tolist()})
     failures = 0
-    for hook_point, (name, case) in itertools.product(arguments.hook_points.split(","), CASES.items()):
+    for hook_point, (name, case) in itertools.product(arguments.hook_points.split(","), cases.items()):
         exclude, cut = case.get("exclude"), case.get("slice", (None,))
         kept = len(range(CONTEXT)[slice(*cut)])
-        width = next(p.width for p in client.model().hook_points if p.name == hook_point)
+        width = next(iter(client.capture(hook_point, ids[:1])))[hook_point].shape[1]
         store = ActivationsStore(
-            model=ServersModel(client),
+            model=model,
             dataset=dataset,
             streaming=False,
             hook_name=hook_point,

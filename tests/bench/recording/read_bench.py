@@ -1,4 +1,4 @@
-"""How fast ReadRecording streams, beside the live capture of the same rows from the same server.
+"""Measures how fast ReadRecording streams, beside the live capture of the same rows from the same server.
 
     python3 tests/bench/recording/read_bench.py [ROUNDS]
 

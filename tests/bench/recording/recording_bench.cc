@@ -1,6 +1,6 @@
-// How fast a recording is written, beside the same bytes written raw: files of the same size, in writes of the size of
-// a chunk, each file synced, renamed and its directory synced; once as they are ("raw") and once with each write set
-// out for the disk at once, as the recording does ("raw, early").
+// Measures how fast a recording is written, beside the same bytes written raw: files of the same size, in writes as
+// large as a chunk, each file synced, renamed and its directory synced; once as they are ("raw") and once with each
+// write set out for the disk at once, as the recording does ("raw, early").
 //
 //   recording_bench DIRECTORY [MIB_PER_ROUND [ROUNDS]]
 //
@@ -60,7 +60,7 @@ class Stopwatch {
   const double processor_ = Processor();
 };
 
-// Answers the seconds, and in `bytes` what stands on the disk.
+// Returns the seconds, and in `bytes` what stands on the disk.
 absl::StatusOr<Seconds> WriteRecording(const std::string& path, int64_t groups, int64_t* bytes) {
   const std::vector<uint8_t> chunk = ChunkBytes();
   ASSIGN_OR_RETURN(std::unique_ptr<Directory> root, OpenDirectory(path));
@@ -111,7 +111,7 @@ absl::Status WriteSmall(int directory) {
   return ok ? absl::OkStatus() : absl::ErrnoToStatus(errno, "small");
 }
 
-// Straight to the kernel, so that nothing of ours is measured on both sides.
+// Writes go straight to the kernel, so that nothing of ours is measured on both sides.
 enum class WriteOut { kBySync, kEarly };
 
 absl::StatusOr<Seconds> WriteRaw(const std::string& path, int64_t bytes, WriteOut write_out) {

@@ -1,7 +1,7 @@
-// How fast rows reach a C++ client: through shared memory and over the wire, against a plain TCP loop and against plain
-// protobuf messages, all on the loopback, one after another in each round; ratios are medians over the rounds. Each
-// sender is a process of its own and sends from eight buffers in turn; malloc is told to keep freed memory mapped in
-// all of them.
+// Measures how fast rows reach a C++ client: through shared memory and over the wire, against a plain TCP loop and
+// plain protobuf messages, all on the loopback, one after another in each round; ratios are medians over the rounds.
+// Each sender is a process of its own and sends from eight buffers in turn; malloc is told to keep freed memory mapped
+// in all of them.
 //
 //   build/release/bin/wire_bench [ROUNDS [MEGABYTES_PER_ROUND]]
 #include <netinet/in.h>
@@ -27,6 +27,7 @@
 #include "server/base/freed_memory.h"
 #include "server/service/server.h"
 #include "tests/service/fake_engine.h"
+#include "tests/support/loopback.h"
 
 namespace hookline {
 namespace {
@@ -104,7 +105,7 @@ class Hookline {
     return server->release()->ports()[0];
   }
 
-  // Without shared memory values come over the wire.
+  // If there is no shared memory, values come over the wire.
   Hookline(const Sender& sender, int64_t shared_memory_bytes) : shared_memory_bytes_(shared_memory_bytes) {
     client::ClientOptions options;
     options.shared_memory_bytes = shared_memory_bytes;
@@ -234,14 +235,6 @@ class PlainTcp {
   }
 
  private:
-  static sockaddr_in Loopback(int port) {
-    sockaddr_in address = {};
-    address.sin_family = AF_INET;
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    address.sin_port = htons(static_cast<uint16_t>(port));
-    return address;
-  }
-
   // Sends as many messages as each number asks for.
   static void Send(int socket) {
     std::vector<std::vector<uint8_t>> buffers(kBuffers, std::vector<uint8_t>(kDataBytes, 's'));
@@ -271,7 +264,7 @@ void Run(int rounds, int64_t megabytes) {
   Hookline wire(hookline_sender, 0);
   PlainProtobuf protobuf(protobuf_sender);
   PlainTcp tcp(tcp_sender);
-  // Once each so that memory is there.
+  // Each runs once so that memory is there.
   shared.Measure(messages / 4);
   wire.Measure(messages / 4);
   protobuf.Measure(messages / 4);

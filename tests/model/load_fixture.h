@@ -1,6 +1,6 @@
-// Loads the model under tests/fixtures/`path`, named `name`, to `device`.
-#ifndef HOOKLINE_TESTS_DEVICE_LOAD_FIXTURE_H_
-#define HOOKLINE_TESTS_DEVICE_LOAD_FIXTURE_H_
+// Loads the model under tests/fixtures/`path`, named `name` or, if that is empty, as its folder, to `device`.
+#ifndef HOOKLINE_TESTS_MODEL_LOAD_FIXTURE_H_
+#define HOOKLINE_TESTS_MODEL_LOAD_FIXTURE_H_
 
 #include <memory>
 #include <string>
@@ -12,7 +12,7 @@
 namespace hookline {
 
 inline std::unique_ptr<Model> LoadFixture(const std::string& path, const std::string& device,
-                                          const std::string& dtype = "float32", const std::string& name = "model") {
+                                          const std::string& dtype = "float32", const std::string& name = "") {
   ModelOptions options;
   options.name = name;
   options.path = std::string(HOOKLINE_FIXTURES) + "/" + path;
@@ -25,4 +25,4 @@ inline std::unique_ptr<Model> LoadFixture(const std::string& path, const std::st
 
 }  // namespace hookline
 
-#endif  // HOOKLINE_TESTS_DEVICE_LOAD_FIXTURE_H_
+#endif  // HOOKLINE_TESTS_MODEL_LOAD_FIXTURE_H_

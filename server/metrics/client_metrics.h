@@ -1,0 +1,18 @@
+// What each client has of the server, for Prometheus.
+#ifndef HOOKLINE_SERVER_METRICS_CLIENT_METRICS_H_
+#define HOOKLINE_SERVER_METRICS_CLIENT_METRICS_H_
+
+#include <vector>
+
+#include "prometheus/metric_family.h"
+#include "server/engine/snapshot.h"
+
+namespace hookline {
+
+// Returns the clients' load as Prometheus's metric families. Clients that the auth file does not name are one client,
+// `unnamed`: the number of addresses has no bound, and neither would the number of series.
+std::vector<prometheus::MetricFamily> CollectClientMetrics(const EngineSnapshot& snapshot);
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_METRICS_CLIENT_METRICS_H_

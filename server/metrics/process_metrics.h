@@ -1,0 +1,17 @@
+// The version of the server and what the kernel says of its process, for Prometheus.
+#ifndef HOOKLINE_SERVER_METRICS_PROCESS_METRICS_H_
+#define HOOKLINE_SERVER_METRICS_PROCESS_METRICS_H_
+
+#include <vector>
+
+#include "prometheus/metric_family.h"
+
+namespace hookline {
+
+// Returns the metric families of this process as of now, by the names that Prometheus's clients give them. What the
+// kernel does not tell is 0.
+std::vector<prometheus::MetricFamily> CollectProcessMetrics();
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_METRICS_PROCESS_METRICS_H_
