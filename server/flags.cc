@@ -243,6 +243,10 @@ void DeclareMemory(Declare declare, ServerFlags* flags) {
              "Bytes of one capture's rows that may wait on the device if they exceed its slabs")
       ->group(kLimits);
   declare
+      .Bytes("--max-staged-bytes", flags->engine.max_staged_bytes,
+             "Bytes of all captures' rows that may wait on one device; batches are formed so that it holds")
+      ->group(kLimits);
+  declare
       .Value("--max-batch-tokens", flags->engine.max_batch_tokens,
              "Positions in a forward pass; 0: 8192 on an accelerator, 2048 on the CPU")
       ->group(kLimits);

@@ -164,7 +164,7 @@ class Lost {
   absl::Status status_ ABSL_GUARDED_BY(mutex_);
 };
 
-absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const ServerFlags& flags) {
+absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const ServerFlags& flags, Lost& lost) {
   // Datasets first: they are checked in seconds.
   std::vector<std::unique_ptr<const Dataset>> datasets;
   for (const DatasetFlag& flag : flags.datasets) {
@@ -196,7 +196,10 @@ absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const ServerFlags& flags) {
   EngineOptions options = flags.engine;
   // Nothing takes slabs if nothing is computed; an engine wants at least this many.
   if (models.empty()) options.slab_count = std::min<int64_t>(options.slab_count, 8);
-  return Engine::Create(options, std::move(models), std::move(datasets));
+  return Engine::Create(options, std::move(models), std::move(datasets), [&lost](absl::Status status) {
+    spdlog::error("{}", std::string(status.message()));
+    lost.Set(std::move(status));
+  });
 }
 
 // Opens each model's tokenizer: the one given by flag, which must work, or one found beside its checkpoint.
@@ -263,6 +266,7 @@ absl::Status Run(const ServerFlags& flags, Signals& signals) {
   // Before the models, which take longer to load.
   RETURN_IF_ERROR(Server::Check(flags.server));
   const FreedMemoryReturner returner;
+  RETURN_IF_ERROR(CheckRuntime());
   const RuntimeInfo runtime = ConfigureRuntime(flags.threads);
   spdlog::info("LibTorch {}, {} threads, matrix products by {}", runtime.libtorch, runtime.threads, runtime.blas);
   if (runtime.reference_blas) {
@@ -273,7 +277,8 @@ absl::Status Run(const ServerFlags& flags, Signals& signals) {
   if (!flags.recordings_dir.empty()) {
     ASSIGN_OR_RETURN(catalog, OpenCatalog(flags));
   }
-  ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine, CreateEngine(flags));
+  Lost lost;
+  ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine, CreateEngine(flags, lost));
   ASSIGN_OR_RETURN(const ModelTokenizers tokenizers, OpenTokenizers(flags, *engine));
   const Sidecars sidecars = ReadSidecars(flags, *engine, tokenizers);
   std::unique_ptr<MetricsServer> metrics;
@@ -287,7 +292,6 @@ absl::Status Run(const ServerFlags& flags, Signals& signals) {
   std::unique_ptr<Recorder> recorder;
   if (catalog != nullptr) recorder = std::make_unique<Recorder>(engine.get(), catalog.get());
   // Addresses are opened last: a client that is answered finds the weights on their device.
-  Lost lost;
   ServerOptions options = flags.server;
   options.tokenizers = &tokenizers;
   options.sidecars = &sidecars;

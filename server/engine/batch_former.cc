@@ -105,7 +105,12 @@ std::vector<BatchItem> FormBatch(const std::vector<Flow*>& flows, const std::vec
   Flow* first = *std::find_if(flows.begin(), flows.end(), Credits::Has);
   if (first->deterministic) return FixedBatch(*first);
 
-  items.push_back(TakeFrom(*first));
+  std::map<FlowId, int64_t> taken;  // tokens
+  const auto take = [&](Flow& flow) {
+    items.push_back(TakeFrom(flow));
+    taken[flow.id] += items.back().sequence.length;
+  };
+  take(*first);
   int64_t longest = items[0].sequence.length;
   while (true) {
     Flow* best = nullptr;
@@ -115,6 +120,7 @@ std::vector<BatchItem> FormBatch(const std::vector<Flow*>& flows, const std::vec
       if (flow->deterministic || !flow->source.HasNext()) continue;
       const int64_t length = flow->source.NextLength();
       if (!limits.mixes_lengths && length != longest) continue;
+      if (length > flow->most_tokens - taken[flow->id]) continue;
       if ((static_cast<int64_t>(items.size()) + 1) * std::max(longest, length) > limits.max_tokens) continue;
       if (!Credits::Has(flow)) {
         without_credit.push_back(flow);
@@ -131,7 +137,7 @@ std::vector<BatchItem> FormBatch(const std::vector<Flow*>& flows, const std::vec
       credits.Grant(without_credit);
       continue;
     }
-    items.push_back(TakeFrom(*best));
+    take(*best);
     longest = std::max(longest, items.back().sequence.length);
   }
 }

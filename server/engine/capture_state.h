@@ -122,9 +122,10 @@ struct CaptureState {
   bool drop_queued = false;  // at its end, what its client has not read
   std::shared_ptr<ClientShare> share;
   RowCursor cursor;
-  // Launched deliveries of which some rows have no slabs yet; no batch is formed before all have. Counted, because the
-  // passes of a halved batch may be launched while those before them are being placed.
+  // Launched deliveries of which some rows have no slabs yet; rows that are planned meanwhile get none either. Counted,
+  // because another batch, or the passes of a halved one, may be launched while those before them are being placed.
   int unplaced_deliveries = 0;
+  int64_t token_bytes = 0;  // of the rows that one token brings
   absl::Time arrived;
   absl::Time waiting_since;         // when it arrived or, once it is, was admitted
   int64_t model_tokens_before = 0;  // that its model had run when it was admitted

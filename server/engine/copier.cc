@@ -36,6 +36,8 @@ std::map<int, Copier::Count> Copier::delivered() const {
 }
 
 void Copier::Run() {
+  // Without it the thread works on the wrong device, and then what it does fails and is told.
+  const absl::StatusOr<std::unique_ptr<ThreadBinding>> binding = transfer_->BindThread();
   while (true) {
     Work work = NextWork();
     if (work.pass.has_value()) {
@@ -69,7 +71,7 @@ Copier::Work Copier::NextWork() {
 }
 
 void Copier::FinishPass(PassInFlight pass) {
-  const absl::Status status = pass.copied->Wait();
+  const absl::Status status = health_->Judge(pass.copied->Wait(), *transfer_);
   const absl::Time now = SteadyNow();
   ComputedPass computed;
   computed.forward_time = pass.forward_time.value_or(now - std::max(pass.launched, last_reached_));
@@ -96,8 +98,9 @@ void Copier::Advance(Deliveries deliveries) {
     if (is_over.ok() && !*is_over) return Park(std::move(deliveries));
     if (!is_over.ok()) scheduler_->Failed(capture, is_over.status());
     const absl::Duration copy_time = delivery.copy_time();
+    const int64_t staged_bytes = delivery.Bytes();
     deliveries.pop_front();  // gives back its slabs, and what it holds on the device
-    if (!was_placed) scheduler_->Placed(capture);
+    if (!was_placed) scheduler_->Placed(capture, staged_bytes);
     scheduler_->Delivered(capture, copy_time);
   }
 }
@@ -112,7 +115,7 @@ absl::StatusOr<bool> Copier::AdvanceOne(Delivery& delivery) {
     absl::StatusOr<std::unique_ptr<TransferEvent>> copied = transfer_->Record();
     if (copied.ok()) status.Update((*copied)->Wait());
     status.Update(copied.status());
-    if (!status.ok()) return status;
+    if (!status.ok()) return health_->Judge(std::move(status), *transfer_);
   }
 }
 

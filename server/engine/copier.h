@@ -18,6 +18,7 @@
 #include "absl/time/time.h"
 #include "server/engine/batch.h"
 #include "server/engine/delivery.h"
+#include "server/engine/device_health.h"
 #include "server/engine/ids.h"
 #include "server/engine/scheduler.h"
 #include "server/model/transfer.h"
@@ -43,9 +44,9 @@ class Copier {
     int64_t bytes = 0;
   };
 
-  // `scheduler` and `transfer` outlive the copier.
-  Copier(ModelId model, Scheduler* scheduler, Transfer* transfer)
-      : model_(model), scheduler_(scheduler), transfer_(transfer) {}
+  // All outlive the copier. `transfer` is the copier's own, so that its copies do not queue behind the executor's.
+  Copier(ModelId model, Scheduler* scheduler, Transfer* transfer, DeviceHealth* health)
+      : model_(model), scheduler_(scheduler), transfer_(transfer), health_(health) {}
 
   void Start() {
     thread_ = std::thread([this] { Run(); });
@@ -87,6 +88,7 @@ class Copier {
   const ModelId model_;
   Scheduler* const scheduler_;
   Transfer* const transfer_;
+  DeviceHealth* const health_;
   std::thread thread_;
 
   // Only the thread uses this.

@@ -17,11 +17,12 @@ namespace hookline {
 
 using TransferFactory = std::function<absl::StatusOr<std::unique_ptr<Transfer>>(const std::string& device)>;
 
-// Errors of Engine::Create and of `make_transfer`.
-absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const EngineOptions& options,
-                                                     std::vector<std::unique_ptr<Model>> models,
-                                                     std::vector<std::unique_ptr<const Dataset>> datasets,
-                                                     const TransferFactory& make_transfer);
+// Errors of Engine::Create and of `make_transfer`, which is called twice for each model: for the executor and for the
+// copier.
+absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(
+    const EngineOptions& options, std::vector<std::unique_ptr<Model>> models,
+    std::vector<std::unique_ptr<const Dataset>> datasets, const TransferFactory& make_transfer,
+    std::function<void(absl::Status)> on_lost = [](absl::Status) {});
 
 }  // namespace hookline
 

@@ -100,6 +100,14 @@ int64_t Delivery::UnplacedBytes() const {
   return bytes;
 }
 
+int64_t Delivery::Bytes() const {
+  int64_t bytes = 0;
+  for (const Group& group : groups_) {
+    for (const PlacedChunk& chunk : group.chunks) bytes += chunk.rows * RowBytes(chunk);
+  }
+  return bytes;
+}
+
 bool Delivery::NextGroupFits() const {
   RowPacking trial = packing_;
   for (const PlacedChunk& chunk : groups_[placed_].chunks) trial.Skip(chunk.rows, RowBytes(chunk));
@@ -142,9 +150,13 @@ absl::Status Delivery::StartCopies(int hook_point, size_t first_group, Transfer*
     for (const PlacedChunk& chunk : groups_[g].chunks) {
       if (chunk.hook_point != hook_point) continue;
       int64_t first = chunk.first;
-      for (const SlabSpan& span : chunk.spans) {
-        const int64_t rows = span.bytes / RowBytes(chunk);
-        if (status.ok()) status = transfer->Copy(staged, first, rows, span.data());
+      for (size_t i = 0; i < chunk.spans.size() && status.ok();) {
+        // Slabs that happen to be neighbours are one copy.
+        uint8_t* const begin = chunk.spans[i].data();
+        int64_t bytes = 0;
+        for (; i < chunk.spans.size() && chunk.spans[i].data() == begin + bytes; ++i) bytes += chunk.spans[i].bytes;
+        const int64_t rows = bytes / RowBytes(chunk);
+        status = transfer->Copy(staged, first, rows, begin);
         first += rows;
       }
     }

@@ -50,6 +50,8 @@ class Delivery {
   bool all_placed() const { return placed_ == groups_.size(); }
   // Bytes of the groups that have no slabs yet.
   int64_t UnplacedBytes() const;
+  // Bytes of all groups.
+  int64_t Bytes() const;
 
   // Takes the rows of hook point `hook_point` of the capture from the forward pass; row i belongs to origins()[i].
   // Starts the copies of groups that have slabs.

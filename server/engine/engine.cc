@@ -1,6 +1,7 @@
 #include "server/engine/engine.h"
 
 #include <atomic>
+#include <functional>
 #include <map>
 #include <set>
 #include <string>
@@ -15,6 +16,7 @@
 #include "server/capture/token_batch.h"
 #include "server/engine/copier.h"
 #include "server/engine/create.h"
+#include "server/engine/device_health.h"
 #include "server/engine/executor.h"
 #include "server/engine/scheduler.h"
 #include "server/engine/score_run.h"
@@ -104,14 +106,19 @@ class ScoringHandle final : public Scoring {
 
 // A model on its device, with the two threads that serve it.
 struct Replica {
-  Replica(std::unique_ptr<Model> served_model, std::unique_ptr<Transfer> device_transfer,
-          const CaptureLimits& its_limits)
-      : model(std::move(served_model)), transfer(std::move(device_transfer)), limits(its_limits) {}
+  Replica(std::unique_ptr<Model> served_model, std::unique_ptr<Transfer> for_executor,
+          std::unique_ptr<Transfer> for_copier, const CaptureLimits& its_limits)
+      : model(std::move(served_model)),
+        executor_transfer(std::move(for_executor)),
+        copier_transfer(std::move(for_copier)),
+        limits(its_limits) {}
 
   const std::unique_ptr<Model> model;
-  const std::unique_ptr<Transfer> transfer;
+  const std::unique_ptr<Transfer> executor_transfer;
+  const std::unique_ptr<Transfer> copier_transfer;
   const CaptureLimits limits;
   ModelId id{};
+  std::unique_ptr<DeviceHealth> health;
   std::unique_ptr<Copier> copier;
   std::unique_ptr<Executor> executor;
 };
@@ -119,9 +126,10 @@ struct Replica {
 class EngineImpl final : public Engine {
  public:
   EngineImpl(const EngineOptions& options, std::shared_ptr<uint8_t> slab_memory,
-             std::vector<std::unique_ptr<const Dataset>> datasets)
+             std::vector<std::unique_ptr<const Dataset>> datasets, std::function<void(absl::Status)> on_lost)
       : options_(options),
         datasets_(std::move(datasets)),
+        on_lost_(std::move(on_lost)),
         scheduler_(options, std::move(slab_memory), Clock::Steady()) {}
 
   ~EngineImpl() override {
@@ -130,8 +138,9 @@ class EngineImpl final : public Engine {
     for (const auto& replica : replicas_) replica->copier->Join();
   }
 
-  void Add(std::unique_ptr<Model> model, std::unique_ptr<Transfer> transfer);
-  void StartThreads();
+  void Add(std::unique_ptr<Model> model, std::unique_ptr<Transfer> for_executor, std::unique_ptr<Transfer> for_copier);
+  // Returns when every model has shown that it can compute.
+  absl::Status StartThreads();
 
   const EngineOptions& options() const override { return options_; }
   std::vector<const Model*> models() const override;
@@ -160,28 +169,37 @@ class EngineImpl final : public Engine {
 
   const EngineOptions options_;
   const std::vector<std::unique_ptr<const Dataset>> datasets_;
+  const std::function<void(absl::Status)> on_lost_;
   Scheduler scheduler_;
   std::vector<std::unique_ptr<Replica>> replicas_;  // fixed once the threads run
 };
 
-void EngineImpl::Add(std::unique_ptr<Model> model, std::unique_ptr<Transfer> transfer) {
+void EngineImpl::Add(std::unique_ptr<Model> model, std::unique_ptr<Transfer> for_executor,
+                     std::unique_ptr<Transfer> for_copier) {
   const CaptureLimits limits = LimitsFor(options_, model->info());
-  Replica& replica = *replicas_.emplace_back(std::make_unique<Replica>(std::move(model), std::move(transfer), limits));
+  Replica& replica = *replicas_.emplace_back(
+      std::make_unique<Replica>(std::move(model), std::move(for_executor), std::move(for_copier), limits));
   ModelSetup setup;
   setup.info = &replica.model->info();
   setup.max_batch_tokens = limits.max_batch_tokens;
   setup.on_room = [&replica](CaptureId capture) { replica.copier->Resume(capture); };
   replica.id = scheduler_.AddModel(std::move(setup));
-  replica.copier = std::make_unique<Copier>(replica.id, &scheduler_, replica.transfer.get());
-  replica.executor = std::make_unique<Executor>(replica.id, replica.model.get(), replica.transfer.get(), &scheduler_,
-                                                replica.copier.get(), options_.max_pending_bytes);
+  replica.health = std::make_unique<DeviceHealth>(replica.model->info().device, &scheduler_, on_lost_);
+  replica.copier =
+      std::make_unique<Copier>(replica.id, &scheduler_, replica.copier_transfer.get(), replica.health.get());
+  replica.executor = std::make_unique<Executor>(replica.id, replica.model.get(), replica.executor_transfer.get(),
+                                                &scheduler_, replica.copier.get(), replica.health.get(),
+                                                options_.max_pending_bytes, limits.max_batch_tokens);
 }
 
-void EngineImpl::StartThreads() {
+absl::Status EngineImpl::StartThreads() {
   for (const auto& replica : replicas_) {
     replica->copier->Start();
     replica->executor->Start();
   }
+  absl::Status status;
+  for (const auto& replica : replicas_) status.Update(replica->executor->WaitUntilReady());
+  return status;
 }
 
 std::vector<const Model*> EngineImpl::models() const {
@@ -285,14 +303,16 @@ EngineSnapshot EngineImpl::Snapshot() const {
 
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& options,
                                                        std::vector<std::unique_ptr<Model>> models,
-                                                       std::vector<std::unique_ptr<const Dataset>> datasets) {
-  return CreateEngine(options, std::move(models), std::move(datasets), MakeTransfer);
+                                                       std::vector<std::unique_ptr<const Dataset>> datasets,
+                                                       std::function<void(absl::Status)> on_lost) {
+  return CreateEngine(options, std::move(models), std::move(datasets), MakeTransfer, std::move(on_lost));
 }
 
 absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const EngineOptions& options,
                                                      std::vector<std::unique_ptr<Model>> models,
                                                      std::vector<std::unique_ptr<const Dataset>> datasets,
-                                                     const TransferFactory& make_transfer) {
+                                                     const TransferFactory& make_transfer,
+                                                     std::function<void(absl::Status)> on_lost) {
   RETURN_IF_ERROR(CheckOptions(options));
   std::set<std::string> names;
   std::string slab_device = "cpu";
@@ -311,12 +331,13 @@ absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const EngineOptions& option
   }
   ASSIGN_OR_RETURN(std::shared_ptr<uint8_t> memory,
                    AllocateHostMemory(options.slab_bytes * options.slab_count, slab_device));
-  auto engine = std::make_unique<EngineImpl>(options, std::move(memory), std::move(datasets));
+  auto engine = std::make_unique<EngineImpl>(options, std::move(memory), std::move(datasets), std::move(on_lost));
   for (std::unique_ptr<Model>& model : models) {
-    ASSIGN_OR_RETURN(std::unique_ptr<Transfer> transfer, make_transfer(model->info().device));
-    engine->Add(std::move(model), std::move(transfer));
+    ASSIGN_OR_RETURN(std::unique_ptr<Transfer> for_executor, make_transfer(model->info().device));
+    ASSIGN_OR_RETURN(std::unique_ptr<Transfer> for_copier, make_transfer(model->info().device));
+    engine->Add(std::move(model), std::move(for_executor), std::move(for_copier));
   }
-  engine->StartThreads();
+  RETURN_IF_ERROR(engine->StartThreads());
   return engine;
 }
 

@@ -29,11 +29,14 @@ namespace hookline {
 // Thread-safe.
 class Engine {
  public:
-  // INVALID_ARGUMENT: options that contradict each other; RESOURCE_EXHAUSTED: no memory for the slabs.
-  // A dataset may hold ids that a model lacks; a capture of both is refused. `models` may be empty.
-  static absl::StatusOr<std::unique_ptr<Engine>> Create(const EngineOptions& options,
-                                                        std::vector<std::unique_ptr<Model>> models,
-                                                        std::vector<std::unique_ptr<const Dataset>> datasets);
+  // INVALID_ARGUMENT: options that contradict each other; RESOURCE_EXHAUSTED: no memory for the slabs, or on a device
+  // for a full batch, which is tried. A dataset may hold ids that a model lacks; a capture of both is refused. `models`
+  // may be empty. `on_lost` is called once, from a thread of the engine's, if a device cannot be used any more. All
+  // captures have ended then, UNAVAILABLE, and none begins; only ending the process helps.
+  static absl::StatusOr<std::unique_ptr<Engine>> Create(
+      const EngineOptions& options, std::vector<std::unique_ptr<Model>> models,
+      std::vector<std::unique_ptr<const Dataset>> datasets,
+      std::function<void(absl::Status)> on_lost = [](absl::Status) {});
 
   // Cancels running captures and joins the engine's threads. Captures, and chunks taken from them, must be destroyed
   // before.

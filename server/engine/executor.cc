@@ -4,18 +4,45 @@
 
 #include <algorithm>
 #include <map>
+#include <new>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "server/base/status.h"
 #include "server/base/steady.h"
 #include "server/engine/score_run.h"
+#include "server/model/torch_compat.h"
 
 namespace hookline {
 
+namespace {
+
+// Returns the status of `function`, which calls LibTorch, or of what it throws.
+template <typename Function>
+absl::Status CatchTorch(Function&& function) {
+  try {
+    return function();
+  } catch (const c10::Error& error) {
+    return IsOutOfMemory(error) ? absl::ResourceExhaustedError(error.what_without_backtrace())
+                                : absl::InternalError(error.what_without_backtrace());
+  } catch (const std::bad_alloc&) {
+    return absl::ResourceExhaustedError("no memory for a forward pass");
+  } catch (const std::exception& error) {
+    return absl::InternalError(error.what());
+  }
+}
+
+}  // namespace
+
 void Executor::Run() {
+  const absl::StatusOr<std::unique_ptr<ThreadBinding>> binding = transfer_->BindThread();
+  tried_ = binding.ok() ? TryFullBatch() : binding.status();
+  const bool can_run = tried_.ok();
+  ready_.Notify();
+  if (!can_run) return;
   while (std::optional<Batch> batch = scheduler_->NextBatch(id_)) {
     if (batch->score != nullptr) {
-      batch->score->RunNext(*model_);
+      (void)health_->Judge(batch->score->RunNext(*model_), *transfer_);
       scheduler_->ScoreMayRun(batch->score_id);
       continue;
     }
@@ -23,6 +50,37 @@ void Executor::Run() {
     RunItems(&*batch, batch->items);
     scheduler_->BatchDone(*batch);
   }
+}
+
+absl::Status Executor::TryFullBatch() {
+  const ModelInfo& info = model_->info();
+  if (info.device == "cpu") return absl::OkStatus();
+  const int64_t positions = std::max<int64_t>(1, std::min(info.context_length, max_batch_tokens_));
+  const int64_t sequences = std::max<int64_t>(1, max_batch_tokens_ / positions);
+  const absl::Status status = TryBatch(sequences, positions);
+  if (!absl::IsResourceExhausted(status)) return status;
+  return absl::ResourceExhaustedError(absl::StrCat(
+      "model '", info.name, "': a forward pass of ", sequences, " sequences of ", positions, " tokens does not fit on ",
+      info.device, " beside the weights; lower --max-batch-tokens: ", status.message()));
+}
+
+absl::Status Executor::TryBatch(int64_t sequences, int64_t positions) {
+  std::vector<int64_t> rows(static_cast<size_t>(sequences * positions));
+  for (size_t i = 0; i < rows.size(); ++i) rows[i] = static_cast<int64_t>(i);
+  const int last = model_->hook_points().size() - 1;
+  const RowLayout layout{model_->info().dtype, model_->hook_points()[last].width, /*top_k=*/0};
+  return CatchTorch([&]() -> absl::Status {
+    at::Tensor ids;
+    RETURN_IF_ERROR(transfer_->Upload(std::vector<int64_t>(rows.size(), 0), &ids));
+    ASSIGN_OR_RETURN(const std::shared_ptr<RowIndex> index, transfer_->MakeIndex(rows));
+    absl::StatusOr<std::shared_ptr<StagedRows>> staged;
+    const auto tap = [&](int, const at::Tensor& value) {
+      staged = transfer_->Stage(value, *index, static_cast<int64_t>(rows.size()), layout);
+    };
+    RETURN_IF_ERROR(model_->Forward(ids.view({sequences, positions}), /*lengths=*/{}, {last}, tap));
+    RETURN_IF_ERROR(staged.status());
+    return transfer_->Check();
+  });
 }
 
 void Executor::ReadDatasets(Batch* batch) {
@@ -47,8 +105,9 @@ void Executor::ReadDatasets(Batch* batch) {
 
 void Executor::RunItems(Batch* batch, absl::Span<const BatchItem> items) {
   if (items.empty()) return;
-  const absl::Status status = RunPass(batch, items);
-  if (status.ok()) return;
+  const absl::Status status = health_->Judge(RunPass(batch, items), *transfer_);
+  // The captures of a lost device have ended.
+  if (status.ok() || absl::IsUnavailable(status)) return;
   // A deterministic batch's shape is part of its rows.
   if (items.size() > 1 && !items[0].deterministic) {
     RunItems(batch, items.subspan(0, items.size() / 2));
@@ -64,7 +123,7 @@ absl::Status Executor::RunPass(Batch* batch, absl::Span<const BatchItem> items) 
   std::vector<RowCursor> cursors;
   for (const Batch::Member& member : batch->members) cursors.push_back(member.cursor);
 
-  ForwardPass pass(PlanDeliveries(batch, items), items, model_->hook_points());
+  PassPlan pass(PlanDeliveries(batch, items), items, model_->hook_points());
   if (pass.empty()) return absl::OkStatus();
   PassInFlight in_flight;
   in_flight.launched = SteadyNow();
@@ -80,10 +139,10 @@ absl::Status Executor::RunPass(Batch* batch, absl::Span<const BatchItem> items) 
   in_flight.copied = *std::move(copied);
   if (model_->info().device == "cpu") {
     in_flight.forward_time = SteadyNow() - in_flight.launched;
-    for (const ForwardPass::Part& part : pass.parts) *in_flight.forward_time -= part.share.copy_time;
+    for (const PassPlan::Part& part : pass.parts) *in_flight.forward_time -= part.share.copy_time;
   }
   for (Batch::Member& member : batch->members) {
-    for (const ForwardPass::Part& part : pass.parts) {
+    for (const PassPlan::Part& part : pass.parts) {
       if (part.share.capture == member.recipient.capture) member.has_unplaced |= !part.delivery->all_placed();
     }
   }
@@ -113,43 +172,46 @@ std::vector<std::unique_ptr<Delivery>> Executor::PlanDeliveries(Batch* batch, ab
   return deliveries;
 }
 
-absl::Status Executor::Compute(ForwardPass* pass, absl::Span<const BatchItem> items) {
+absl::Status Executor::Compute(PassPlan* pass, absl::Span<const BatchItem> items) {
   std::vector<int> hook_points;
   for (const auto& [hook_point, uses] : pass->taps) hook_points.push_back(hook_point);
   absl::Status copied;
   absl::Status computed;
+  std::vector<std::shared_ptr<RowIndex>> indices;  // by part
   const auto tap = [&](int hook_point, const at::Tensor& value) {
-    for (const ForwardPass::TapUse& use : pass->taps[hook_point]) {
+    for (const PassPlan::TapUse& use : pass->taps[hook_point]) {
       if (!copied.ok()) return;
       const absl::Time begin = SteadyNow();
-      ForwardPass::Part& part = pass->parts[use.part];
+      PassPlan::Part& part = pass->parts[use.part];
       const RowLayout& layout = part.delivery->recipient().plan->hook_points[use.hook_point].layout;
-      absl::StatusOr<std::shared_ptr<StagedRows>> staged = transfer_->Stage(value, part.rows.data(), use.rows, layout);
+      absl::StatusOr<std::shared_ptr<StagedRows>> staged =
+          transfer_->Stage(value, *indices[use.part], use.rows, layout);
       copied = staged.ok() ? part.delivery->Stage(use.hook_point, *std::move(staged), transfer_) : staged.status();
       part.share.copy_time += SteadyNow() - begin;
     }
   };
-  try {
-    at::Tensor ids = at::empty({pass->sequences, pass->positions}, at::kLong);
-    pass->FillTokenIds(items, ids.data_ptr<int64_t>());
-    if (model_->info().device != "cpu") ids = ids.to(c10::Device(model_->info().device), /*non_blocking=*/true);
-    computed = model_->Forward(ids, pass->Lengths(items), hook_points, tap);
-  } catch (const c10::Error& error) {
-    computed = absl::InternalError(error.what_without_backtrace());
-  } catch (const std::exception& error) {
-    computed = absl::InternalError(error.what());
-  }
+  computed = CatchTorch([&]() -> absl::Status {
+    // Everything that the pass reads is uploaded before it, so that nothing in it waits for the host.
+    std::vector<int64_t> host_ids(static_cast<size_t>(pass->sequences * pass->positions));
+    pass->FillTokenIds(items, host_ids.data());
+    at::Tensor ids;
+    RETURN_IF_ERROR(transfer_->Upload(host_ids, &ids));
+    for (PassPlan::Part& part : pass->parts) {
+      ASSIGN_OR_RETURN(indices.emplace_back(), transfer_->MakeIndex(std::move(part.rows)));
+    }
+    return model_->Forward(ids.view({pass->sequences, pass->positions}), pass->Lengths(items), hook_points, tap);
+  });
   computed.Update(copied);
   return computed;
 }
 
-void Executor::Launch(ForwardPass pass, PassInFlight in_flight) {
+void Executor::Launch(PassPlan pass, PassInFlight in_flight) {
   LaunchedPass launched;
   launched.tokens = in_flight.tokens = pass.tokens;
   launched.positions = pass.sequences * pass.positions;
   in_flight.layers = pass.layers;
-  for (ForwardPass::Part& part : pass.parts) {
-    part.share.all_placed = part.delivery->all_placed();
+  for (PassPlan::Part& part : pass.parts) {
+    if (!part.delivery->all_placed()) part.share.staged_bytes = part.delivery->Bytes();
     launched.shares.push_back(part.share);
     in_flight.deliveries.push_back(std::move(part.delivery));
   }

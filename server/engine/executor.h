@@ -9,11 +9,13 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/synchronization/notification.h"
 #include "absl/types/span.h"
 #include "server/engine/batch.h"
 #include "server/engine/copier.h"
-#include "server/engine/forward_pass.h"
+#include "server/engine/device_health.h"
 #include "server/engine/ids.h"
+#include "server/engine/pass_plan.h"
 #include "server/engine/scheduler.h"
 #include "server/model/model.h"
 #include "server/model/transfer.h"
@@ -23,18 +25,27 @@ namespace hookline {
 // Thread-safe.
 class Executor {
  public:
-  // All outlive the executor. `max_pending_bytes`: EngineOptions.
-  Executor(ModelId id, Model* model, Transfer* transfer, Scheduler* scheduler, Copier* copier,
-           int64_t max_pending_bytes)
+  // All outlive the executor. `max_pending_bytes`: EngineOptions. `max_batch_tokens`: CaptureLimits.
+  Executor(ModelId id, Model* model, Transfer* transfer, Scheduler* scheduler, Copier* copier, DeviceHealth* health,
+           int64_t max_pending_bytes, int64_t max_batch_tokens)
       : id_(id),
         model_(model),
         transfer_(transfer),
         scheduler_(scheduler),
         copier_(copier),
-        max_pending_bytes_(max_pending_bytes) {}
+        health_(health),
+        max_pending_bytes_(max_pending_bytes),
+        max_batch_tokens_(max_batch_tokens) {}
 
   void Start() {
     thread_ = std::thread([this] { Run(); });
+  }
+  // Waits until the thread has computed a full batch on its device, which takes what the first pass otherwise pays for:
+  // a library's workspace, kernels that are loaded when they are first used, memory. Nothing is tried on the CPU.
+  // RESOURCE_EXHAUSTED: a full batch does not fit.
+  const absl::Status& WaitUntilReady() {
+    ready_.WaitForNotification();
+    return tried_;
   }
   // Returns after Scheduler::Stop, when the current batch is done.
   void Join() {
@@ -43,6 +54,8 @@ class Executor {
 
  private:
   void Run();
+  absl::Status TryFullBatch();
+  absl::Status TryBatch(int64_t sequences, int64_t positions);
   // Reads the tokens of datasets' sequences, which the scheduler leaves out. Drops the sequences of a flow whose file
   // cannot be read, and ends its captures.
   void ReadDatasets(Batch* batch);
@@ -54,15 +67,19 @@ class Executor {
   // device and take too much of it.
   std::vector<std::unique_ptr<Delivery>> PlanDeliveries(Batch* batch, absl::Span<const BatchItem> items);
   // Computes the hook points and starts the copies.
-  absl::Status Compute(ForwardPass* pass, absl::Span<const BatchItem> items);
-  void Launch(ForwardPass pass, PassInFlight in_flight);
+  absl::Status Compute(PassPlan* pass, absl::Span<const BatchItem> items);
+  void Launch(PassPlan pass, PassInFlight in_flight);
 
   const ModelId id_;
   Model* const model_;
   Transfer* const transfer_;
   Scheduler* const scheduler_;
   Copier* const copier_;
+  DeviceHealth* const health_;
   const int64_t max_pending_bytes_;
+  const int64_t max_batch_tokens_;
+  absl::Status tried_;  // before ready_
+  absl::Notification ready_;
   std::thread thread_;
 };
 

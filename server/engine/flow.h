@@ -4,6 +4,7 @@
 #define HOOKLINE_SERVER_ENGINE_FLOW_H_
 
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -32,6 +33,9 @@ struct Flow {
   std::vector<CaptureId> receivers;
   // Tokens that the flow may still put into batches before it is its client's other flows' turn.
   int64_t deficit = 0;
+  // Tokens that it may put into the next batch, whose rows otherwise would find no room. A single sequence may exceed
+  // them where it is alone on its device.
+  int64_t most_tokens = std::numeric_limits<int64_t>::max();
   // The time since which a sequence waits while every receiver has room.
   absl::Time ready_since = absl::InfiniteFuture();
 

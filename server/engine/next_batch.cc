@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <set>
 #include <utility>
@@ -21,17 +22,49 @@ constexpr int kMaxLaunchedBatches = 2;
 // that.
 constexpr int kQuietShare = 4;
 
-bool HasRoom(const SchedulerState& state, CaptureId id) {
-  const CaptureState& capture = state.captures.at(id);
-  return capture.unplaced_deliveries == 0 &&
-         capture.recipient.window->free_slabs() >= capture.recipient.plan->group_slabs;
+int64_t StagedBytes(const SchedulerState& state, const CaptureState& capture) {
+  const auto staged = state.staged_bytes.find(state.QueueOf(capture.model).setup.info->device);
+  return staged == state.staged_bytes.end() ? 0 : staged->second;
+}
+
+// Returns how many tokens the capture's next batch may have, so that its rows have room in the window or on the device.
+int64_t TokensWithRoom(const SchedulerState& state, const CaptureState& capture) {
+  const EngineOptions& options = state.options;
+  const int64_t staged = StagedBytes(state, capture);
+  int64_t bytes = 0;
+  if (capture.unplaced_deliveries > 0) {
+    // Half of the device's room is for captures that have nothing there yet.
+    bytes = std::max<int64_t>(0, std::min(options.max_staged_bytes / 2 - staged, options.max_pending_bytes));
+  } else {
+    bytes = std::max<int64_t>(0, options.max_staged_bytes - staged) +
+            capture.recipient.window->free_slabs() * options.slab_bytes;
+  }
+  return bytes / std::max<int64_t>(1, capture.token_bytes);
+}
+
+// Returns whether the next sequence of the capture's flow may run: there is room for its rows in the capture's window,
+// or on the device within EngineOptions::max_staged_bytes.
+bool HasRoom(const SchedulerState& state, const CaptureState& capture) {
+  const Flow& flow = state.flows.at(capture.flow);
+  const ModelQueue& queue = state.QueueOf(capture.model);
+  if (capture.unplaced_deliveries > 0) {
+    // On an accelerator the next batch is computed while the rows of one leave it; on the CPU both are the same cores.
+    if (queue.setup.info->device == "cpu" || capture.unplaced_deliveries > 1) return false;
+  } else if (capture.recipient.window->free_slabs() < capture.recipient.plan->group_slabs) {
+    return false;
+  } else if (StagedBytes(state, capture) == 0) {
+    return true;  // it is alone, so --max-pending-bytes is the limit of what it may need
+  }
+  if (!flow.source.HasNext()) return true;
+  const int64_t needed = flow.deterministic ? queue.setup.max_batch_tokens : flow.source.NextLength();
+  return needed <= TokensWithRoom(state, capture);
 }
 
 // A feed whose admitted members have all left waits for those that are still to be admitted.
 bool IsReady(const SchedulerState& state, const Flow& flow) {
   if (!flow.source.HasNext() || flow.receivers.empty()) return false;
   for (CaptureId id : flow.receivers) {
-    if (!HasRoom(state, id)) return false;
+    if (!HasRoom(state, state.captures.at(id))) return false;
   }
   return true;
 }
@@ -44,7 +77,7 @@ void UpdateWaitingTimes(SchedulerState& state, Flow& flow, absl::Time now) {
   }
   flow.ready_since = absl::InfiniteFuture();
   int64_t with_room = 0;
-  for (CaptureId id : flow.receivers) with_room += HasRoom(state, id) ? 1 : 0;
+  for (CaptureId id : flow.receivers) with_room += HasRoom(state, state.captures.at(id)) ? 1 : 0;
   // A feed is stalled if some members keep the others waiting.
   flow.stalled_since = flow.feed.has_value() && flow.source.HasNext() && with_room > 0
                            ? std::min(flow.stalled_since, now)
@@ -61,7 +94,7 @@ void DetachLaggards(SchedulerState& state, Flow& flow, absl::Time now, absl::Tim
   }
   std::vector<CaptureId> laggards;
   for (CaptureId id : flow.receivers) {
-    if (!HasRoom(state, id)) laggards.push_back(id);
+    if (!HasRoom(state, state.captures.at(id))) laggards.push_back(id);
   }
   const absl::Status status = absl::UnavailableError(
       absl::StrCat("feed \"", flow.feed->name, "\" goes on without this member, which did not read for ",
@@ -114,13 +147,22 @@ void AddMembers(SchedulerState& state, Flow& flow, absl::Time now, Batch* batch)
     CaptureState& capture = state.captures.at(id);
     capture.account.queue_time += now - std::max(flow.ready_since, capture.waiting_since);
     capture.life.TakeOff();
-    batch->members.push_back({capture.recipient, flow.id, capture.cursor});
+    batch->members.push_back(
+        {capture.recipient, flow.id, capture.cursor, /*has_unplaced=*/capture.unplaced_deliveries > 0});
     if (capture.source_full && 2 * flow.source.queued_tokens() < kStreamedBatchesAhead * queue.setup.max_batch_tokens) {
       capture.source_full = false;
       state.AfterUnlock([events = capture.recipient.events] { events->NotifySourceRoom(); });
     }
   }
   flow.ready_since = absl::InfiniteFuture();
+}
+
+// A flow takes no more tokens into the next batch than each of its captures has room for.
+void LimitTokens(const SchedulerState& state, Flow& flow) {
+  flow.most_tokens = std::numeric_limits<int64_t>::max();
+  for (CaptureId id : flow.receivers) {
+    flow.most_tokens = std::min(flow.most_tokens, TokensWithRoom(state, state.captures.at(id)));
+  }
 }
 
 }  // namespace
@@ -150,6 +192,7 @@ std::optional<Batch> FormNextBatch(SchedulerState& state, ModelId model, absl::T
   const int64_t flows_ready = static_cast<int64_t>(ready.size());
   if (std::optional<Batch> score = TakeScore(state, queue, flows_ready)) return score;
 
+  for (Flow* flow : ready) LimitTokens(state, *flow);
   const BatchLimits limits{queue.setup.max_batch_tokens, queue.setup.info->mixes_lengths};
   // Small flows go first, but not twice in a row, so that a stream of them delays the others only a little.
   const std::vector<Flow*> small = queue.small_went_first ? std::vector<Flow*>() : SmallFlows(ready, limits);

@@ -42,6 +42,7 @@ absl::Status CheckOptions(const EngineOptions& options) {
     return InvalidField("slab_count", absl::StrCat(options.slab_count, " is less than ", kMinSlabs,
                                                    ", of which a capture may have a quarter"));
   }
+  RETURN_IF_ERROR(CheckPositive("max_staged_bytes", options.max_staged_bytes));
   if (options.max_batch_tokens < 0 || options.max_sequence_length < 0 || options.max_pending_bytes < 0) {
     return InvalidField("max_batch_tokens, max_sequence_length, max_pending_bytes", "must not be negative");
   }

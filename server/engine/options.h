@@ -21,6 +21,10 @@ struct EngineOptions {
   // The most bytes that rows of one capture may take on the device while they wait for its window, if a batch has more
   // rows than the window holds.
   int64_t max_pending_bytes = int64_t{1} << 30;
+  // The most bytes that rows of all captures together may take on one device while they wait for windows. Batches are
+  // formed so that it holds, as small as one sequence; a client that reads slowly then delays only captures whose
+  // single sequences exceed their window.
+  int64_t max_staged_bytes = int64_t{4} << 30;
   // Positions in a forward pass, padding included; a longer sequence runs alone. 0: 8192 on an accelerator, 2048 on the
   // CPU, where larger batches gain nothing and others wait longer.
   int64_t max_batch_tokens = 0;

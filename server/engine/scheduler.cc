@@ -89,6 +89,9 @@ absl::StatusOr<Scheduler::Admitted> Scheduler::Admit(ModelId model, CapturePlan 
     capture.cursor.next_row = shared_plan->position.rows;
     capture.cursor.skip_until = shared_plan->position;
     capture.arrived = capture.waiting_since = clock_->Now();
+    for (const CapturePlan::HookPoint& hook_point : shared_plan->hook_points) {
+      capture.token_bytes += hook_point.row_bytes;
+    }
     if (shared_plan->feed.has_value()) {
       RETURN_IF_ERROR(JoinFeed(state_, id, capture));
     } else {
@@ -209,6 +212,11 @@ void Scheduler::Drain(absl::Time deadline) {
   WaitUntilIdle(clock_->Now() + kLastWordTime);
 }
 
+void Scheduler::EndAll(const absl::Status& status) {
+  Section section(this);
+  StopAll(state_, status);
+}
+
 void Scheduler::Stop() {
   Section section(this);
   StopAll(state_, absl::UnavailableError("the server has stopped"));
@@ -281,7 +289,10 @@ void Scheduler::Launched(ModelId model, const LaunchedPass& pass) {
   for (const LaunchedPass::Share& share : pass.shares) {
     CaptureState& capture = state_.captures.at(share.capture);
     capture.life.TakeOff();
-    capture.unplaced_deliveries += share.all_placed ? 0 : 1;
+    if (share.staged_bytes > 0) {
+      ++capture.unplaced_deliveries;
+      state_.staged_bytes[queue.setup.info->device] += share.staged_bytes;
+    }
     ++capture.account.batches;
     capture.account.batch_fill_sum += fill;
     capture.account.copy_time += share.copy_time;
@@ -323,11 +334,13 @@ void Scheduler::Computed(ModelId model, const ComputedPass& pass) {
   queue.wake.NotifyAll();
 }
 
-void Scheduler::Placed(CaptureId id) {
+void Scheduler::Placed(CaptureId id, int64_t staged_bytes) {
   Section section(this);
   CaptureState& capture = state_.captures.at(id);
   --capture.unplaced_deliveries;
-  state_.QueueOf(capture.model).wake.NotifyAll();
+  state_.staged_bytes.at(state_.QueueOf(capture.model).setup.info->device) -= staged_bytes;
+  // Other models on the device may have waited for its room.
+  for (ModelQueue& queue : state_.models) queue.wake.NotifyAll();
 }
 
 void Scheduler::Delivered(CaptureId id, absl::Duration copy_time) {

@@ -76,6 +76,8 @@ class Scheduler {
   void RemoveScore(CaptureId id) ABSL_LOCKS_EXCLUDED(mu_);
   // Engine::Drain; `deadline` is a time of SteadyNow.
   void Drain(absl::Time deadline) ABSL_LOCKS_EXCLUDED(mu_);
+  // Refuses new captures, and ends every one with `status` and a summary (kShuttingDown).
+  void EndAll(const absl::Status& status) ABSL_LOCKS_EXCLUDED(mu_);
   // Ends every capture; from now on NextBatch returns none.
   void Stop() ABSL_LOCKS_EXCLUDED(mu_);
 
@@ -95,8 +97,9 @@ class Scheduler {
   // --- Copiers.
 
   void Computed(ModelId model, const ComputedPass& pass) ABSL_LOCKS_EXCLUDED(mu_);
-  // Tells that a delivery which was launched without slabs for every row has them now, or was dropped.
-  void Placed(CaptureId id) ABSL_LOCKS_EXCLUDED(mu_);
+  // Tells that of one launched pass every row of the capture has a slab or was dropped; `staged_bytes` as it was
+  // launched with.
+  void Placed(CaptureId id, int64_t staged_bytes) ABSL_LOCKS_EXCLUDED(mu_);
   // Tells that the capture's rows of a pass are in its queue or were dropped.
   void Delivered(CaptureId id, absl::Duration copy_time) ABSL_LOCKS_EXCLUDED(mu_);
 

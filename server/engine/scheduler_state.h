@@ -117,6 +117,7 @@ struct SchedulerState {
   std::vector<std::function<void()>> after_unlock;
   std::deque<ModelQueue> models;
   std::map<CaptureId, CaptureState> captures;
+  std::map<std::string, int64_t> staged_bytes;  // by device, of rows that wait for windows
   std::map<FlowId, Flow> flows;
   std::map<CaptureId, ScoreEntry> scores;
   std::map<std::pair<ModelId, std::string>, FlowId> feeds;

@@ -24,32 +24,33 @@ int64_t ScoreRun::NextPositions() const {
 
 bool ScoreRun::MayRun() const { return phase_ == Phase::kReady && events_.size() <= 1 + last_pass_events_ / 2; }
 
-void ScoreRun::RunNext(Model& model) {
+absl::Status ScoreRun::RunNext(Model& model) {
   ScoreUnit unit;
   const absl::Time start = SteadyNow();
   {
     absl::MutexLock lock(&mutex_);
-    if (!MayRun()) return;
+    if (!MayRun()) return absl::OkStatus();
     phase_ = Phase::kRunning;
     unit = plan_->Unit(next_sequence_, next_variant_);
     totals_.queue_time += start - waiting_since_;
   }
   std::vector<std::vector<uint32_t>> sequences;
   std::vector<VariantScores> scores;
-  absl::Status status = Compute(model, unit, &sequences, &scores);
+  const absl::Status status = Compute(model, unit, &sequences, &scores);
   {
     absl::MutexLock lock(&mutex_);
-    if (phase_ != Phase::kRunning) return;
+    if (phase_ != Phase::kRunning) return status;
     phase_ = Phase::kReady;
     waiting_since_ = SteadyNow();
     totals_.forward_time += waiting_since_ - start;
     if (!status.ok()) {
-      EndLocked(std::move(status));
+      EndLocked(status);
     } else {
       Take(unit, sequences, std::move(scores));
     }
   }
   CallOnReady();
+  return status;
 }
 
 absl::Status ScoreRun::Compute(Model& model, const ScoreUnit& unit, std::vector<std::vector<uint32_t>>* sequences,

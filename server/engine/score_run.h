@@ -28,8 +28,8 @@ class ScoreRun {
 
   // Positions of the next forward pass if it is to be run now; otherwise, or while one runs, 0.
   int64_t NextPositions() const ABSL_LOCKS_EXCLUDED(mutex_);
-  // Runs the next pass, on the model's executor's thread.
-  void RunNext(Model& model) ABSL_LOCKS_EXCLUDED(mutex_);
+  // Runs the next pass, on the model's executor's thread. Returns how the pass went, as its client is told too.
+  absl::Status RunNext(Model& model) ABSL_LOCKS_EXCLUDED(mutex_);
   // Ends it after what is queued, unless it has ended.
   void End(absl::Status status) ABSL_LOCKS_EXCLUDED(mutex_);
 

@@ -13,9 +13,9 @@ using Arrangement = DecoderConfig::Arrangement;
 
 }  // namespace
 
-NormPlace::NormPlace(const NormConfig& config, NormWeights weights, int64_t width, const std::string& name,
-                     const std::string& what, const char* reader, HookPointList& hook_points)
-    : config_(config), weights_(std::move(weights)) {
+NormPlace::NormPlace(const NormConfig& config, NormWeights weights, int64_t width, at::ScalarType dtype,
+                     const std::string& name, const std::string& what, const char* reader, HookPointList& hook_points)
+    : norm_(config, std::move(weights), dtype) {
   if (!exists()) return;
   scale_hook_ = hook_points.Add(
       name + ".hook_scale", 1,
@@ -36,20 +36,26 @@ bool NormPlace::Run(const at::Tensor& x, Taps& taps, at::Tensor* out) const {
   if (!exists()) return false;
   Normed norm;
   if (taps.IsNext(scale_hook_)) {
-    const at::Tensor own = NormScale(x, config_);
+    const at::Tensor own = NormScale(x, norm_.config());
     at::Tensor scale = own;
     if (taps(scale_hook_, scale)) return true;
-    if (!scale.is_same(own)) norm = NormBy(scale, x, config_, weights_);
+    if (!scale.is_same(own)) norm = NormBy(scale, x, norm_.config(), norm_.weights());
   }
-  if (!norm.normalized.defined()) norm = Norm(x, config_, weights_);
+  if (!norm.normalized.defined() && !taps.Wants(normalized_hook_)) {
+    *out = norm_(x);
+    return taps(out_hook_, *out);
+  }
+  if (!norm.normalized.defined()) norm = Norm(x, norm_.config(), norm_.weights());
   at::Tensor normalized = norm.normalized;
   if (taps(normalized_hook_, normalized)) return true;
-  *out = normalized.is_same(norm.normalized) ? norm.out : Weighted(normalized, weights_);
+  *out = normalized.is_same(norm.normalized) ? norm.out : Weighted(normalized, norm_.weights());
   return taps(out_hook_, *out);
 }
 
-Block::Block(const DecoderConfig& config, int layer, LayerWeights weights, HookPointList& hook_points)
+Block::Block(const DecoderConfig& config, int layer, LayerWeights weights, at::ScalarType dtype,
+             HookPointList& hook_points)
     : layer_(layer),
+      dtype_(dtype),
       arrangement_(config.arrangement),
       branch_scale_(config.branch_scale),
       per_layer_config_(config.per_layer_embedding),
@@ -102,18 +108,18 @@ void Block::MakeFeedForwardBranch(const DecoderConfig& config, LayerWeights& wei
 void Block::AddNorm(const BranchParts& parts, int64_t width, Branch& branch, HookPointList& hook_points) const {
   const bool post_norm = arrangement_ == Arrangement::kPostNorm;
   branch.norm = std::make_unique<NormPlace>(
-      parts.norm, std::move(parts.norm_weights), width, parts.norm_name,
+      parts.norm, std::move(parts.norm_weights), width, dtype_, parts.norm_name,
       absl::StrCat(post_norm ? "The norm of the residual stream after " : "The norm before ", parts.sublayer),
       post_norm ? parts.follower : parts.sublayer, hook_points);
 }
 
 // Applies what stands between the sublayer and the residual sum.
-void Block::AddOutput(const BranchParts& parts, int64_t width, Branch& branch, HookPointList& hook_points) {
+void Block::AddOutput(const BranchParts& parts, int64_t width, Branch& branch, HookPointList& hook_points) const {
   if (parts.post_norm.kind != NormConfig::Kind::kNone) {
     branch.raw_hook = hook_points.Add(parts.raw_hook, width,
                                       absl::StrCat("The output of ", parts.sublayer, ", before the norm after it."));
   }
-  branch.post_norm = std::make_unique<NormPlace>(parts.post_norm, std::move(parts.post_norm_weights), width,
+  branch.post_norm = std::make_unique<NormPlace>(parts.post_norm, std::move(parts.post_norm_weights), width, dtype_,
                                                  absl::StrCat(parts.norm_name, "_post"),
                                                  absl::StrCat("The norm after ", parts.sublayer), nullptr, hook_points);
   branch.out_hook =

@@ -18,6 +18,7 @@
 #include "server/model/feed_forward/feed_forward.h"
 #include "server/model/forward_pass.h"
 #include "server/model/hook_point_list.h"
+#include "server/model/layers.h"
 
 namespace hookline {
 
@@ -26,25 +27,25 @@ namespace hookline {
 class NormPlace {
  public:
   // `what` begins the hook points' descriptions: "The norm before attention". `reader` (or null) reads its output.
-  NormPlace(const NormConfig& config, NormWeights weights, int64_t width, const std::string& name,
+  // `dtype` is the model's.
+  NormPlace(const NormConfig& config, NormWeights weights, int64_t width, at::ScalarType dtype, const std::string& name,
             const std::string& what, const char* reader, HookPointList& hook_points);
 
-  bool exists() const { return config_.kind != NormConfig::Kind::kNone; }
+  bool exists() const { return norm_.config().kind != NormConfig::Kind::kNone; }
 
   // x (B * T, width). Returns whether the last hook point was tapped.
   bool Run(const at::Tensor& x, Taps& taps, at::Tensor* out) const;
 
  private:
-  const NormConfig config_;
-  const NormWeights weights_;
+  const OutputNorm norm_;  // for passes that do not tap what is inside
   int scale_hook_ = kNoHookPoint, normalized_hook_ = kNoHookPoint, out_hook_ = kNoHookPoint;
 };
 
 class Block {
  public:
   // Adds its hook points as `blocks.<layer>.*`; `blocks.<layer>.hook_attn` and `hook_mlp`, the original collector's,
-  // are aliases of hook_attn_out and hook_mlp_out.
-  Block(const DecoderConfig& config, int layer, LayerWeights weights, HookPointList& hook_points);
+  // are aliases of hook_attn_out and hook_mlp_out. `dtype` is the model's.
+  Block(const DecoderConfig& config, int layer, LayerWeights weights, at::ScalarType dtype, HookPointList& hook_points);
 
   // Replaces x (B * T, width) by the block's output. Returns whether the last hook point was tapped.
   bool Run(ForwardPass& pass, at::Tensor* x) const;
@@ -75,7 +76,7 @@ class Block {
   void MakeAttentionBranch(const DecoderConfig& config, LayerWeights& weights, HookPointList& hook_points);
   void MakeFeedForwardBranch(const DecoderConfig& config, LayerWeights& weights, HookPointList& hook_points);
   void AddNorm(const BranchParts& parts, int64_t width, Branch& branch, HookPointList& hook_points) const;
-  static void AddOutput(const BranchParts& parts, int64_t width, Branch& branch, HookPointList& hook_points);
+  void AddOutput(const BranchParts& parts, int64_t width, Branch& branch, HookPointList& hook_points) const;
 
   bool RunSequential(ForwardPass& pass, at::Tensor* x) const;
   bool RunParallel(ForwardPass& pass, at::Tensor* x) const;
@@ -85,6 +86,7 @@ class Block {
   bool Close(const Branch& branch, ForwardPass& pass, at::Tensor* out) const;
 
   const int layer_;
+  const at::ScalarType dtype_;
   const DecoderConfig::Arrangement arrangement_;
   const double branch_scale_;
   const PerLayerEmbeddingConfig per_layer_config_;

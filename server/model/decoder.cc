@@ -39,7 +39,7 @@ Decoder::Decoder(ModelInfo info, DecoderConfig config, DecoderWeights weights, a
     : config_(std::move(config)),
       weights_(std::move(weights)),
       dtype_(dtype),
-      rotary_(config_.rotary, weights_.token_embedding.device(), dtype),
+      rotary_(config_.rotary, config_.context_length, weights_.token_embedding.device(), dtype),
       masks_(weights_.token_embedding.device()),
       unembedding_(config_, weights_) {
   info_ = std::move(info);
@@ -60,11 +60,11 @@ Decoder::Decoder(ModelInfo info, DecoderConfig config, DecoderWeights weights, a
   for (int i = 0; i < info_.layers; ++i) {
     LayerWeights& layer = weights_.layers[i];
     inputs_.push_back({layer.residual_factor, layer.embedding_factor, layer.bigram_factor});
-    blocks_.emplace_back(config_, i, std::move(layer), list);
+    blocks_.emplace_back(config_, i, std::move(layer), dtype, list);
   }
   weights_.layers.clear();
   list.Enter("", info_.layers);
-  ln_final_ = std::make_unique<NormPlace>(config_.ln_final, weights_.ln_final, config_.width, "ln_final",
+  ln_final_ = std::make_unique<NormPlace>(config_.ln_final, weights_.ln_final, config_.width, dtype, "ln_final",
                                           "The last norm", "the unembedding", list);
   hook_points_ = WithAliases(std::move(list).Finish(), info_.architecture);
 }

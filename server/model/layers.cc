@@ -1,5 +1,10 @@
 #include "server/model/layers.h"
 
+#include <tuple>
+#include <utility>
+
+#include "server/model/torch_compat.h"
+
 namespace hookline {
 
 at::Tensor Linear(const at::Tensor& x, const LinearWeights& weights) {
@@ -62,6 +67,37 @@ at::Tensor Weighted(const at::Tensor& normalized, const NormWeights& weights) {
   const at::Tensor product =
       weights.bias.defined() ? at::addcmul(weights.bias, wide, weights.weight) : wide * weights.weight;
   return product.to(normalized.scalar_type());
+}
+
+OutputNorm::OutputNorm(const NormConfig& config, NormWeights weights, at::ScalarType dtype)
+    : config_(config), weights_(std::move(weights)) {
+  if (!weights_.weight.defined()) return;
+  const at::Tensor narrow = weights_.weight.to(dtype);
+  // A layer norm's weights are the model's dtype's in the reference too. Of an RMS norm they may be 1 + w in float32.
+  const bool may_narrow =
+      config.kind == NormConfig::Kind::kLayer || narrow.to(weights_.weight.scalar_type()).equal(weights_.weight);
+  if (!may_narrow) return;
+  narrow_.weight = narrow;
+  if (weights_.bias.defined()) narrow_.bias = weights_.bias.to(dtype);
+}
+
+at::Tensor OutputNorm::operator()(const at::Tensor& x) const {
+  const auto optional = [](const at::Tensor& tensor) {
+    return tensor.defined() ? c10::optional<at::Tensor>(tensor) : c10::nullopt;
+  };
+  if (config_.kind == NormConfig::Kind::kLayer) {
+    // Weights of the model's dtype are multiplied after the result was rounded, which the kernel does not do; and the
+    // CPU's kernel does not know every narrow type.
+    const bool rounds_first = weights_.weight.defined() && weights_.weight.scalar_type() != at::kFloat;
+    if (rounds_first || (x.is_cpu() && x.scalar_type() != at::kFloat)) return Norm(x, config_, weights_).out;
+    return std::get<0>(
+        at::native_layer_norm(x, {x.size(-1)}, optional(narrow_.weight), optional(narrow_.bias), config_.epsilon));
+  }
+  if (!kHasFusedRmsNorm || x.is_cpu() || weights_.bias.defined()) return Norm(x, config_, weights_).out;
+  const at::Tensor normalized = RmsNorm(x, narrow_.weight, config_.epsilon);
+  if (narrow_.weight.defined() || !weights_.weight.defined()) return normalized;
+  at::Tensor out = at::empty_like(normalized);
+  return at::mul_out(out, normalized, weights_.weight);
 }
 
 namespace {

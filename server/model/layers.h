@@ -29,6 +29,25 @@ Normed NormBy(const at::Tensor& scale, const at::Tensor& x, const NormConfig& co
 // What Norm makes of `normalized`, a norm before its learned weight: its `out`, in the dtype of `normalized`.
 at::Tensor Weighted(const at::Tensor& normalized, const NormWeights& weights);
 
+// A norm of which only the output is wanted: what Norm returns as `out`, computed by one kernel where there is one,
+// which may round it once more or less. It has its weights in the model's dtype too, for such a kernel.
+class OutputNorm {
+ public:
+  OutputNorm() = default;
+  // `dtype` is the model's.
+  OutputNorm(const NormConfig& config, NormWeights weights, at::ScalarType dtype);
+
+  const NormConfig& config() const { return config_; }
+  const NormWeights& weights() const { return weights_; }
+
+  at::Tensor operator()(const at::Tensor& x) const;
+
+ private:
+  NormConfig config_;
+  NormWeights weights_;
+  NormWeights narrow_;  // undefined where the model's dtype would change them and the reference does not
+};
+
 at::Tensor Activate(const at::Tensor& x, Activation activation);
 
 }  // namespace hookline

@@ -70,8 +70,8 @@ at::Tensor Frequencies(const RotaryConfig& config, const std::vector<double>& di
 
 }  // namespace
 
-Rotary::Rotary(std::vector<RotaryConfig> configs, at::Device device, at::ScalarType dtype)
-    : device_(device), dtype_(dtype) {
+Rotary::Rotary(std::vector<RotaryConfig> configs, int64_t most_positions, at::Device device, at::ScalarType dtype)
+    : most_positions_(most_positions), device_(device), dtype_(dtype) {
   for (RotaryConfig& config : configs) rotations_.push_back({std::move(config), {}, {}, {}});
 }
 
@@ -81,7 +81,9 @@ Rotary::Table Rotary::Make(const RotaryConfig& config, const std::vector<double>
   const auto scaled = [&](const at::Tensor& values) {
     return (config.attention_factor == 1 ? values : values * config.attention_factor).to(device_, dtype_);
   };
-  return {scaled(angles.cos()), scaled(angles.sin())};
+  const at::Tensor cos = angles.cos();
+  const bool halves = config.pairs == RotaryConfig::Pairs::kHalves;
+  return {scaled(halves ? at::cat({cos, cos}, -1) : cos.repeat_interleave(2, -1)), scaled(angles.sin())};
 }
 
 // Stacks each sequence's own table on the device: nothing is copied from the host within a pass.
@@ -101,8 +103,15 @@ void Rotary::Begin(int64_t positions, absl::Span<const int64_t> lengths) {
     const RotaryConfig& config = rotation.config;
     const bool by_length = config.scaling == RotaryConfig::Scaling::kLongRope;
     if (!rotation.table.cos.defined() || rotation.table.cos.size(0) < positions) {
-      rotation.table = Make(config, config.short_factor, positions);
-      if (by_length) rotation.long_table = Make(config, config.long_factor, positions);
+      int64_t rounded = 1;
+      while (rounded < positions) rounded *= 2;
+      rounded = std::max(positions, std::min(rounded, most_positions_));
+      if (!device_.is_cpu() && rotation.table.cos.defined()) {
+        outgrown_.push_back(std::move(rotation.table));
+        if (by_length) outgrown_.push_back(std::move(rotation.long_table));
+      }
+      rotation.table = Make(config, config.short_factor, rounded);
+      if (by_length) rotation.long_table = Make(config, config.long_factor, rounded);
     }
     const auto is_long = [&](int64_t length) { return static_cast<double>(length) > config.original_context; };
     const int64_t longs = lengths.empty() ? is_long(positions) : std::count_if(lengths.begin(), lengths.end(), is_long);
@@ -121,18 +130,21 @@ at::Tensor Rotary::Rotate(int index, const at::Tensor& x) const {
   const at::Tensor& sin = rotations_[index].pass.sin;
   const int64_t half = config.dims / 2;
   const bool halves = config.pairs == RotaryConfig::Pairs::kHalves;
-  const at::Tensor a = halves ? x.narrow(-1, 0, half) : x.slice(-1, 0, config.dims, 2);
-  const at::Tensor b = halves ? x.narrow(-1, half, half) : x.slice(-1, 1, config.dims, 2);
+  const auto first = [&](const at::Tensor& t) {
+    return halves ? t.narrow(-1, 0, half) : t.slice(-1, 0, config.dims, 2);
+  };
+  const auto second = [&](const at::Tensor& t) {
+    return halves ? t.narrow(-1, half, half) : t.slice(-1, 1, config.dims, 2);
+  };
   const double sign = config.clockwise ? -1 : 1;
-  at::Tensor turned_a = at::mul(a, cos).addcmul_(b, sin, -sign);
-  at::Tensor turned_b = at::mul(b, cos).addcmul_(a, sin, sign);
-  if (config.pairs == RotaryConfig::Pairs::kAdjacent) {
-    turned_a = at::stack({turned_a, turned_b}, -1).flatten(-2);
-    if (config.dims == x.size(-1)) return turned_a;
-    return at::cat({turned_a, x.narrow(-1, config.dims, x.size(-1) - config.dims)}, -1);
-  }
-  if (config.dims == x.size(-1)) return at::cat({turned_a, turned_b}, -1);
-  return at::cat({turned_a, turned_b, x.narrow(-1, config.dims, x.size(-1) - config.dims)}, -1);
+  // Both halves at once, in the place where they stand.
+  const at::Tensor turned = at::mul(x.narrow(-1, 0, config.dims), cos);
+  first(turned).addcmul_(second(x), sin, -sign);
+  second(turned).addcmul_(first(x), sin, sign);
+  std::vector<at::Tensor> parts = {turned};
+  if (config.pairs == RotaryConfig::Pairs::kInterleaved) parts = {first(turned), second(turned)};
+  if (config.dims < x.size(-1)) parts.push_back(x.narrow(-1, config.dims, x.size(-1) - config.dims));
+  return parts.size() == 1 ? turned : at::cat(parts, -1);
 }
 
 }  // namespace hookline

@@ -12,10 +12,11 @@
 
 namespace hookline {
 
-// Tables of cos and sin, kept for as many positions as were ever needed. Not thread-safe.
+// Tables of cos and sin, kept for at least as many positions as were ever needed. Not thread-safe.
 class Rotary {
  public:
-  Rotary(std::vector<RotaryConfig> configs, at::Device device, at::ScalarType dtype);
+  // Tables grow by powers of two up to `most_positions`, so that few passes wait for one to be uploaded.
+  Rotary(std::vector<RotaryConfig> configs, int64_t most_positions, at::Device device, at::ScalarType dtype);
 
   // Begins a pass over sequences of `lengths` tokens, padded to `positions`; empty: all have `positions`. A sequence's
   // own length chooses longrope's factors, so that its rows do not depend on what shares its batch.
@@ -27,8 +28,9 @@ class Rotary {
 
  private:
   struct Table {
-    at::Tensor cos;  // (positions, 1, dims / 2); in a pass of long and short sequences (batch, positions, 1, dims / 2)
-    at::Tensor sin;
+    // In a pass of long and short sequences both have an axis (batch) before the others.
+    at::Tensor cos;  // (positions, 1, dims), each value for both members of its pair, where they lie
+    at::Tensor sin;  // (positions, 1, dims / 2)
   };
   struct Rotation {
     RotaryConfig config;
@@ -40,9 +42,13 @@ class Rotary {
   Table Make(const RotaryConfig& config, const std::vector<double>& divisors, int64_t positions) const;
   Table Mixed(const Rotation& rotation, int64_t positions, absl::Span<const int64_t> lengths) const;
 
+  const int64_t most_positions_;
   const at::Device device_;
   const at::ScalarType dtype_;
   std::vector<Rotation> rotations_;
+  // Tables that were too short. A device may still read them, and the first ones are of the stream that loaded the
+  // model; together they take less than those that replaced them.
+  std::vector<Table> outgrown_;
 };
 
 }  // namespace hookline

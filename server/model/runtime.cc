@@ -11,6 +11,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "server/model/torch_compat.h"
 
 namespace hookline {
 namespace {
@@ -39,6 +40,7 @@ std::string FindBlas() {
 
 RuntimeInfo ConfigureRuntime(int threads) {
   at::set_num_threads(threads > 0 ? threads : static_cast<int>(std::thread::hardware_concurrency()));
+  PreferAttentionWithoutPlans();
   RuntimeInfo info;
   info.libtorch = TORCH_VERSION;
   info.threads = at::get_num_threads();
@@ -54,6 +56,15 @@ RuntimeInfo ConfigureRuntime(int threads) {
     info.blas = absl::StrCat(info.reference_blas ? "the reference BLAS (" : "(", path, ")");
   }
   return info;
+}
+
+absl::Status CheckRuntime() { return CheckRuntimeVersions(TORCH_VERSION, LoadedTorchVersion()); }
+
+absl::Status CheckRuntimeVersions(absl::string_view built_with, absl::string_view loaded) {
+  if (loaded.empty() || loaded == built_with) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat("this server was built with LibTorch ", built_with,
+                                                    ", but LibTorch ", loaded,
+                                                    " is loaded; build it again, or install version ", built_with));
 }
 
 }  // namespace hookline

@@ -4,6 +4,9 @@
 
 #include <string>
 
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+
 namespace hookline {
 
 struct RuntimeInfo {
@@ -14,9 +17,15 @@ struct RuntimeInfo {
   int threads = 0;
 };
 
-// Sets the number of threads of one operation on the CPU; 0: one for each core. Call it before a model is loaded:
-// left alone, LibTorch may use one.
+// Sets the number of threads of one operation on the CPU (0: one for each core), and what kernels an accelerator uses.
+// Call it before a model is loaded: left alone, LibTorch may use one thread.
 RuntimeInfo ConfigureRuntime(int threads);
+
+// FAILED_PRECONDITION where the LibTorch that is loaded is not the one that the server was built with, as after an
+// upgrade of the environment that it lies in: its headers would be wrong in ways that no error shows.
+absl::Status CheckRuntime();
+// The same for versions as they are written, "2.11.0"; an empty `loaded` passes, because it does not tell.
+absl::Status CheckRuntimeVersions(absl::string_view built_with, absl::string_view loaded);
 
 }  // namespace hookline
 

@@ -45,10 +45,12 @@ class Taps {
   // Returns whether one of `hook_points` is to be recorded, or the pass goes on to `reader`, which is computed from
   // them.
   bool Need(std::initializer_list<int> hook_points, int reader) const {
-    return Reach(reader) || std::any_of(hook_points.begin(), hook_points.end(), [&](int hook_point) {
-             return std::binary_search(wanted_.begin(), wanted_.end(), hook_point);
-           });
+    return Reach(reader) ||
+           std::any_of(hook_points.begin(), hook_points.end(), [&](int hook_point) { return Wants(hook_point); });
   }
+
+  // Returns whether `hook_point` is still to be recorded.
+  bool Wants(int hook_point) const { return std::binary_search(wanted_.begin(), wanted_.end(), hook_point); }
 
   // Returns whether the pass goes on to `hook_point`.
   bool Reach(int hook_point) const {

@@ -3,9 +3,12 @@
 #define HOOKLINE_SERVER_MODEL_TORCH_COMPAT_H_
 
 #include <ATen/ATen.h>
+#include <ATen/Version.h>
 #include <torch/version.h>
 
 #include <optional>
+#include <string>
+#include <tuple>
 
 #include "absl/strings/match.h"
 
@@ -17,26 +20,75 @@ namespace hookline {
 // True if CausalAttention exists and is faster than a product, a softmax and a product.
 constexpr bool kHasFusedAttention = HOOKLINE_TORCH_AT_LEAST(2, 5);
 
-// softmax(scale q k^T) v. q (batch, heads, positions, width), k and v with fewer heads where queries share them in
-// groups. `visible` (positions, positions) says which keys a query sees; undefined: itself and all before it. Only
-// where kHasFusedAttention.
-inline at::Tensor CausalAttention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, double scale,
-                                  const at::Tensor& visible) {
+// softmax(scale q k^T + mask) v. q (batch, heads, positions, width), k and v with fewer heads where queries share them
+// in groups. `mask` (positions, positions) in q's dtype; undefined: a query sees itself and all before it. Only where
+// kHasFusedAttention.
+inline at::Tensor CausalAttention(const at::Tensor& q, at::Tensor k, at::Tensor v, double scale,
+                                  const at::Tensor& mask) {
 #if HOOKLINE_TORCH_AT_LEAST(2, 5)
-  std::optional<at::Tensor> mask;
-  if (visible.defined()) mask = visible;
-  return at::scaled_dot_product_attention(q, k, v, mask, /*dropout_p=*/0.0, /*is_causal=*/!visible.defined(), scale,
-                                          /*enable_gqa=*/q.size(1) != k.size(1));
+  std::optional<at::Tensor> added;
+  if (mask.defined()) added = mask;
+  bool grouped = q.size(1) != k.size(1);
+  // Of a GPU's kernels only flash attention knows groups, which takes 16 bits and no mask. The others would fall back
+  // to a product that holds all scores at once.
+  if (grouped && !q.is_cpu() && (mask.defined() || q.scalar_type() == at::kFloat)) {
+    const auto expanded = [&](const at::Tensor& x) {
+      return x.unsqueeze(2)
+          .expand({-1, -1, q.size(1) / x.size(1), -1, -1})
+          .reshape({x.size(0), q.size(1), x.size(2), x.size(3)});
+    };
+    k = expanded(k);
+    v = expanded(v);
+    grouped = false;
+  }
+  return at::scaled_dot_product_attention(q, k, v, added, /*dropout_p=*/0.0, /*is_causal=*/!mask.defined(), scale,
+                                          /*enable_gqa=*/grouped);
 #else
-  (void)k, (void)v, (void)scale, (void)visible;
+  (void)k, (void)v, (void)scale, (void)mask;
   return q;
 #endif
 }
 
-// Returns whether `error` says that a device has no memory left. The CPU's allocator has no type of its own for it.
+// True if RmsNorm exists, which accelerators compute by one kernel.
+constexpr bool kHasFusedRmsNorm = HOOKLINE_TORCH_AT_LEAST(2, 9);
+
+// x / sqrt(mean(x^2) + epsilon) over the last axis, times `weight` (x's dtype, or undefined), computed in float32 and
+// rounded once. Only where kHasFusedRmsNorm.
+inline at::Tensor RmsNorm(const at::Tensor& x, const at::Tensor& weight, double epsilon) {
+#if HOOKLINE_TORCH_AT_LEAST(2, 9)
+  std::optional<at::Tensor> multiplied;
+  if (weight.defined()) multiplied = weight;
+  return std::get<0>(at::_fused_rms_norm(x, {x.size(-1)}, multiplied, epsilon));
+#else
+  (void)weight, (void)epsilon;
+  return x;
+#endif
+}
+
+// cuDNN's attention makes a plan for every new shape, which takes hundreds of milliseconds, and batches here have new
+// shapes all the time; flash attention, which takes over, has none. Padding batches to few shapes would compute more.
+inline void PreferAttentionWithoutPlans() {
+#if HOOKLINE_TORCH_AT_LEAST(2, 5)
+  at::globalContext().setSDPUseCuDNN(false);
+#endif
+}
+
+// Returns the version of the LibTorch that is loaded; empty where it does not tell. A wheel may have been replaced
+// since the server was built with it, and then its headers are wrong in ways that no error shows.
+inline std::string LoadedTorchVersion() {
+  const std::string key = "TORCH_VERSION=", settings = at::show_config();
+  const size_t found = settings.find(key);
+  if (found == std::string::npos) return "";
+  const size_t begin = found + key.size();
+  return settings.substr(begin, settings.find_first_of(", \n", begin) - begin);
+}
+
+// Returns whether `error` says that a device has no memory left. The CPU's allocator has no type of its own for it, nor
+// has cuBLAS for its workspace.
 inline bool IsOutOfMemory(const c10::Error& error) {
   return dynamic_cast<const c10::OutOfMemoryError*>(&error) != nullptr ||
-         absl::StrContains(error.what_without_backtrace(), "DefaultCPUAllocator");
+         absl::StrContains(error.what_without_backtrace(), "DefaultCPUAllocator") ||
+         absl::StrContains(error.what_without_backtrace(), "CUBLAS_STATUS_ALLOC_FAILED");
 }
 
 }  // namespace hookline

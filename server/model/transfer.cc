@@ -1,18 +1,22 @@
 #include "server/model/transfer.h"
 
 #include <ATen/ATen.h>
+#include <c10/core/DeviceGuard.h>
 #include <c10/core/Event.h>
 #include <c10/core/Stream.h>
 #include <c10/core/StreamGuard.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <torch/version.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "server/base/status.h"
 #include "server/model/pack_rows.h"
 #include "server/model/torch_compat.h"
@@ -52,9 +56,18 @@ absl::Status CatchTorch(Function&& function) {
   }
 }
 
+// How often an event is asked for. CUDA's own wait spins on a core for as long as the device computes.
+constexpr absl::Duration kEventPoll = absl::Microseconds(100);
+
 bool IsRun(const std::vector<int64_t>& index, size_t first, size_t count) {
   return count == 0 || index[first + count - 1] - index[first] == static_cast<int64_t>(count) - 1;
 }
+
+class HostIndex : public RowIndex {
+ public:
+  explicit HostIndex(std::vector<int64_t> index) : rows(std::move(index)) {}
+  const std::vector<int64_t> rows;
+};
 
 // Rows of a tensor in host memory. They are chosen when they are copied, straight into their destination.
 class HostRows : public StagedRows {
@@ -134,9 +147,24 @@ class ReachedEvent : public TransferEvent {
 
 class HostTransfer : public Transfer {
  public:
-  absl::StatusOr<std::shared_ptr<StagedRows>> Stage(const at::Tensor& value, const int64_t* index, int64_t rows,
+  absl::StatusOr<std::unique_ptr<ThreadBinding>> BindThread() override { return std::make_unique<ThreadBinding>(); }
+
+  absl::Status Upload(absl::Span<const int64_t> values, at::Tensor* uploaded) override {
+    return CatchTorch([&] {
+      *uploaded = at::empty({static_cast<int64_t>(values.size())}, at::kLong);
+      std::copy(values.begin(), values.end(), uploaded->data_ptr<int64_t>());
+      return absl::OkStatus();
+    });
+  }
+
+  absl::StatusOr<std::shared_ptr<RowIndex>> MakeIndex(std::vector<int64_t> rows) override {
+    return std::make_shared<HostIndex>(std::move(rows));
+  }
+
+  absl::StatusOr<std::shared_ptr<StagedRows>> Stage(const at::Tensor& value, const RowIndex& index, int64_t rows,
                                                     const RowLayout& layout) override {
-    return std::make_shared<HostRows>(value, std::vector<int64_t>(index, index + rows), layout);
+    const auto begin = static_cast<const HostIndex&>(index).rows.begin();
+    return std::make_shared<HostRows>(value, std::vector<int64_t>(begin, begin + rows), layout);
   }
 
   absl::Status Copy(StagedRows& rows, int64_t first, int64_t count, uint8_t* destination) override {
@@ -147,6 +175,24 @@ class HostTransfer : public Transfer {
   }
 
   absl::StatusOr<std::unique_ptr<TransferEvent>> Record() override { return std::make_unique<ReachedEvent>(); }
+
+  absl::Status Check() override { return absl::OkStatus(); }
+};
+
+// The rows on the host, to see whether they are a run, and on the device unless all of them are one.
+class DeviceIndex : public RowIndex {
+ public:
+  DeviceIndex(std::vector<int64_t> rows, at::Tensor on_device)
+      : rows_(std::move(rows)), on_device_(std::move(on_device)) {}
+
+  at::Tensor Choose(const at::Tensor& value, int64_t rows) const {
+    if (rows > 0 && IsRun(rows_, 0, static_cast<size_t>(rows))) return value.narrow(0, rows_[0], rows);
+    return value.index_select(0, on_device_.narrow(0, 0, rows));
+  }
+
+ private:
+  const std::vector<int64_t> rows_;
+  const at::Tensor on_device_;
 };
 
 // Rows chosen and converted on an accelerator.
@@ -186,22 +232,35 @@ class DeviceRows : public StagedRows {
 
 class DeviceEvent : public TransferEvent {
  public:
-  DeviceEvent(c10::Event event, c10::Stream stream) : event_(std::move(event)), stream_(stream) {}
+  explicit DeviceEvent(c10::Event event) : event_(std::move(event)) {}
 
   absl::Status Wait() override {
     return CatchTorch([&] {
-#if TORCH_VERSION_MAJOR >= 2
-      event_.synchronize();
-#else
-      stream_.synchronize();
-#endif
+      while (!event_.query()) absl::SleepFor(kEventPoll);
       return absl::OkStatus();
     });
   }
 
  private:
-  c10::Event event_;
-  c10::Stream stream_;
+  const c10::Event event_;
+};
+
+class DeviceBinding : public ThreadBinding {
+ public:
+  explicit DeviceBinding(c10::Stream stream) : device_(stream.device()), stream_(stream), bound_(stream) {}
+  ~DeviceBinding() override {
+    // An error was told where the work was waited for.
+    (void)CatchTorch([&] {
+      bound_.synchronize();
+      return absl::OkStatus();
+    });
+  }
+
+ private:
+  // Without it, every use of an event sets the device back to 0, which makes a context there.
+  const c10::DeviceGuard device_;
+  const c10::StreamGuard stream_;
+  const c10::Stream bound_;
 };
 
 class DeviceTransfer : public Transfer {
@@ -209,26 +268,53 @@ class DeviceTransfer : public Transfer {
   explicit DeviceTransfer(c10::Device device)
       : device_(device),
         guard_(device.type()),
+        compute_stream_(guard_.getStreamFromGlobalPool(device, /*isHighPriority=*/false)),
         copy_stream_(guard_.getStreamFromGlobalPool(device, /*isHighPriority=*/true)) {}
 
-  absl::StatusOr<std::shared_ptr<StagedRows>> Stage(const at::Tensor& value, const int64_t* index, int64_t rows,
+  absl::StatusOr<std::unique_ptr<ThreadBinding>> BindThread() override {
+    std::unique_ptr<ThreadBinding> binding;
+    RETURN_IF_ERROR(CatchTorch([&] {
+      binding = std::make_unique<DeviceBinding>(compute_stream_);
+      // Models are loaded on the default stream.
+      c10::Event loaded(device_.type());
+      loaded.record(guard_.getDefaultStream(device_));
+      loaded.block(compute_stream_);
+      return absl::OkStatus();
+    }));
+    return binding;
+  }
+
+  absl::Status Upload(absl::Span<const int64_t> values, at::Tensor* uploaded) override {
+    return CatchTorch([&] {
+      *uploaded = Upload<int64_t>(values);
+      return absl::OkStatus();
+    });
+  }
+
+  // Half the bytes of int64, and enough: a batch has fewer than 2^31 rows.
+  absl::StatusOr<std::shared_ptr<RowIndex>> MakeIndex(std::vector<int64_t> rows) override {
+    std::shared_ptr<RowIndex> index;
+    RETURN_IF_ERROR(CatchTorch([&] {
+      at::Tensor on_device;
+      if (!IsRun(rows, 0, rows.size())) on_device = Upload<int32_t>(rows);
+      index = std::make_shared<DeviceIndex>(std::move(rows), std::move(on_device));
+      return absl::OkStatus();
+    }));
+    return index;
+  }
+
+  absl::StatusOr<std::shared_ptr<StagedRows>> Stage(const at::Tensor& value, const RowIndex& index, int64_t rows,
                                                     const RowLayout& layout) override {
     std::shared_ptr<StagedRows> staged;
     RETURN_IF_ERROR(CatchTorch([&] {
       c10::InferenceMode inference;
-      at::Tensor chosen;
-      if (rows > 0 && index[rows - 1] - index[0] == rows - 1) {
-        chosen = value.narrow(0, index[0], rows);
-      } else {
-        // Not blocking: pageable memory has been read when the call returns.
-        chosen = value.index_select(
-            0, at::from_blob(const_cast<int64_t*>(index), {rows}, at::kLong).to(device_, /*non_blocking=*/true));
-      }
-      // A copy also where the type is right: what is kept must not hold the whole batch's tensor.
+      at::Tensor chosen = static_cast<const DeviceIndex&>(index).Choose(value, rows);
       at::Tensor loss;
       if (layout.is_plain()) {
+        // What is kept must not hold the whole batch's tensor, unless it is most of that.
+        const bool is_small = 2 * chosen.nbytes() < chosen.storage().nbytes();
         const at::Tensor from = chosen;
-        chosen = from.to(ScalarTypeOf(layout.dtype)).contiguous();
+        chosen = from.to(ScalarTypeOf(layout.dtype), /*non_blocking=*/false, /*copy=*/is_small).contiguous();
         if (layout.dtype == Dtype::kFloat16) loss = OverflowLoss(from, chosen);
       } else {
         PackedRows packed = PackRows(chosen, layout);
@@ -262,15 +348,39 @@ class DeviceTransfer : public Transfer {
     RETURN_IF_ERROR(CatchTorch([&] {
       c10::Event event(device_.type());
       event.record(copy_stream_);
-      recorded = std::make_unique<DeviceEvent>(std::move(event), copy_stream_);
+      recorded = std::make_unique<DeviceEvent>(std::move(event));
       return absl::OkStatus();
     }));
     return recorded;
   }
 
+  absl::Status Check() override {
+    return CatchTorch([&] {
+      c10::InferenceMode inference;
+      const at::Tensor probe = at::ones({1}, at::TensorOptions(device_));
+      c10::Event event(device_.type());
+      event.record(guard_.getStream(device_));
+      while (!event.query()) absl::SleepFor(kEventPoll);
+      return absl::OkStatus();
+    });
+  }
+
  private:
+  // From pinned memory, which LibTorch keeps until the copy has ended; from pageable memory, the driver may wait.
+  template <typename Type>
+  at::Tensor Upload(absl::Span<const int64_t> values) const {
+    c10::InferenceMode inference;
+    constexpr at::ScalarType kType = c10::CppTypeToScalarType<Type>::value;
+    const at::Tensor host =
+        at::empty({static_cast<int64_t>(values.size())}, at::TensorOptions().dtype(kType).pinned_memory(true));
+    Type* const to = host.data_ptr<Type>();
+    for (size_t i = 0; i < values.size(); ++i) to[i] = static_cast<Type>(values[i]);
+    return host.to(device_, /*non_blocking=*/true);
+  }
+
   const c10::Device device_;
   const c10::impl::VirtualGuardImpl guard_;
+  const c10::Stream compute_stream_;
   const c10::Stream copy_stream_;
 };
 
@@ -290,13 +400,31 @@ absl::StatusOr<std::unique_ptr<Transfer>> MakeTransfer(const std::string& device
   return transfer;
 }
 
+namespace {
+
+std::shared_ptr<uint8_t> AllocatePinned(int64_t bytes) {
+  at::Tensor pinned = at::empty({bytes}, at::TensorOptions().dtype(at::kByte).pinned_memory(true));
+  return std::shared_ptr<uint8_t>(pinned.data_ptr<uint8_t>(), [pinned](uint8_t*) {});
+}
+
+}  // namespace
+
 absl::StatusOr<std::shared_ptr<uint8_t>> AllocateHostMemory(int64_t bytes, const std::string& device) {
   std::shared_ptr<uint8_t> memory;
   RETURN_IF_ERROR(CatchTorch([&] {
     if (!c10::Device(device).is_cpu()) {
-      at::Tensor pinned = at::empty({bytes}, at::TensorOptions().dtype(at::kByte).pinned_memory(true));
-      memory = std::shared_ptr<uint8_t>(pinned.data_ptr<uint8_t>(), [pinned](uint8_t*) {});
-      return absl::OkStatus();
+      const absl::Status pinned = CatchTorch([&] {
+        memory = AllocatePinned(bytes);
+        return absl::OkStatus();
+      });
+      if (pinned.ok()) return pinned;
+      int64_t rounded = 1;
+      while (rounded < bytes) rounded *= 2;
+      return absl::ResourceExhaustedError(
+          absl::StrCat("cannot pin ", rounded, " bytes of host memory, which is ", bytes,
+                       " bytes of slabs rounded up to a power of two; lower --slab-count or --slab-bytes, or raise the "
+                       "limit on locked memory: ",
+                       pinned.message()));
     }
     constexpr size_t kPage = 4096;
     void* plain = std::aligned_alloc(kPage, (static_cast<size_t>(bytes) + kPage - 1) / kPage * kPage);

@@ -1,17 +1,21 @@
 // A device's way to host memory: selecting rows on the device, and copies that may end later, in order behind an event.
 //
-//   StagedRows rows = transfer->Stage(value, index, layout);   // on the executor's thread
-//   transfer->Copy(rows, 0, 100, slab);                                  // from any one thread at a time
+//   const auto binding = transfer->BindThread();                                // once in each thread
+//   std::shared_ptr<RowIndex> index = transfer->MakeIndex({3, 5, 8});           // once for each forward pass
+//   std::shared_ptr<StagedRows> rows = transfer->Stage(value, *index, 3, layout);
+//   transfer->Copy(*rows, 0, 3, slab);                                          // from any one thread at a time
 //   std::unique_ptr<TransferEvent> event = transfer->Record();
-//   event->Wait();                                                       // the slab holds the rows
+//   event->Wait();                                                              // the slab holds the rows
 #ifndef HOOKLINE_SERVER_MODEL_TRANSFER_H_
 #define HOOKLINE_SERVER_MODEL_TRANSFER_H_
 
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
 #include "server/base/row_layout.h"
 #include "server/model/conversion_loss.h"
 
@@ -20,6 +24,18 @@ class Tensor;
 }
 
 namespace hookline {
+
+// Makes a thread work on one device, on a stream of its own, until it is destroyed, which waits for that stream.
+class ThreadBinding {
+ public:
+  virtual ~ThreadBinding() = default;
+};
+
+// Numbers of rows, ascending, where the device can read them.
+class RowIndex {
+ public:
+  virtual ~RowIndex() = default;
+};
 
 // Rows that were chosen on the device and may be copied out, part by part. Keeps the device's memory alive.
 class StagedRows {
@@ -45,23 +61,40 @@ class Transfer {
  public:
   virtual ~Transfer() = default;
 
-  // Chooses rows `index` (host memory, `rows` entries, ascending) of `value` (any rows, layout.width), to be copied as
-  // `layout` says. The work is queued behind what computes `value`, on the calling thread's stream. `value` is not
-  // written to later.
-  virtual absl::StatusOr<std::shared_ptr<StagedRows>> Stage(const at::Tensor& value, const int64_t* index, int64_t rows,
-                                                            const RowLayout& layout) = 0;
+  // To be called once by each thread that uses the device, this class's methods included, before it does; to be
+  // destroyed by the same thread. What the thread computes is ordered behind what was computed before the call.
+  virtual absl::StatusOr<std::unique_ptr<ThreadBinding>> BindThread() = 0;
+
+  // Brings `values` to the device without waiting for it. `uploaded` becomes (values.size()), int64.
+  virtual absl::Status Upload(absl::Span<const int64_t> values, at::Tensor* uploaded) = 0;
+
+  // `rows`, ascending, for as many calls of Stage as there are. RESOURCE_EXHAUSTED (device memory), INTERNAL.
+  virtual absl::StatusOr<std::shared_ptr<RowIndex>> MakeIndex(std::vector<int64_t> rows) = 0;
+
+  // Chooses the first `rows` rows of `index` out of `value` (any rows, layout.width), to be copied as `layout` says.
+  // The work is queued behind what computes `value`, on the calling thread's stream. `value` is not written to later.
+  // What is kept on the device takes at most twice the bytes of the rows chosen. `index` may be destroyed before the
+  // rows.
+  virtual absl::StatusOr<std::shared_ptr<StagedRows>> Stage(const at::Tensor& value, const RowIndex& index,
+                                                            int64_t rows, const RowLayout& layout) = 0;
 
   // Starts copying staged rows first ... first + count - 1 to `destination`, row-major. `rows` and `destination` must
   // live until an event recorded later was waited for. RESOURCE_EXHAUSTED (device memory), INTERNAL.
   virtual absl::Status Copy(StagedRows& rows, int64_t first, int64_t count, uint8_t* destination) = 0;
 
   virtual absl::StatusOr<std::unique_ptr<TransferEvent>> Record() = 0;
+
+  // Computes next to nothing on the device and waits for it: OK says that an error before was not the device's own.
+  virtual absl::Status Check() = 0;
 };
 
-// Makes the transfer of a device, as ModelInfo::device names it. On the CPU copies have ended when Copy returns.
+// Makes the transfer of a device, as ModelInfo::device names it. On the CPU copies have ended when Copy returns. Copies
+// of one transfer run in their order; two transfers of one device do not wait for each other, and each copies rows that
+// the other staged.
 absl::StatusOr<std::unique_ptr<Transfer>> MakeTransfer(const std::string& device);
 
-// Host memory that `device` copies to fastest: pinned for an accelerator. Aligned to a page.
+// Host memory that `device` copies to fastest: pinned for an accelerator, where LibTorch takes the next power of two.
+// Aligned to a page. RESOURCE_EXHAUSTED with the bytes.
 absl::StatusOr<std::shared_ptr<uint8_t>> AllocateHostMemory(int64_t bytes, const std::string& device);
 
 // Bytes that LibTorch has allocated on `device`; 0 on the CPU.

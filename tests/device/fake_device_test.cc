@@ -126,14 +126,15 @@ TEST_F(FakeDeviceTest, HasOnlySoMuchMemory) {
 }
 
 TEST_F(FakeDeviceTest, CountsHowOftenADeviceBecomesCurrent) {
-  const at::Tensor on_second = at::ones({2}, at::TensorOptions(c10::Device(FakeDevice::Name(1))));
-  EXPECT_GT(FakeDevice::Switches(0), 0);
+  const c10::Device second(FakeDevice::Name(1));
+  const c10::Stream stream = c10::impl::VirtualGuardImpl(second.type()).getDefaultStream(second);
+  c10::Event event(second.type());
+  event.record(stream);
+  EXPECT_GT(FakeDevice::Switches(0), 0) << "recording sets the device back, as CUDA's does";
   FakeDevice::Reset();
-  {
-    const c10::DeviceGuard guard(c10::Device(FakeDevice::Name(1)));
-    (void)(on_second + on_second);
-    EXPECT_EQ(FakeDevice::Switches(0), 0);
-  }
+  const c10::DeviceGuard guard(second);
+  event.record(stream);
+  EXPECT_EQ(FakeDevice::Switches(0), 0);
 }
 
 }  // namespace

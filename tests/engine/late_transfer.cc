@@ -64,7 +64,16 @@ class LateTransfer : public Transfer {
     outstanding_->random.seed(seed);
   }
 
-  absl::StatusOr<std::shared_ptr<StagedRows>> Stage(const at::Tensor& value, const int64_t* index, int64_t rows,
+  absl::StatusOr<std::unique_ptr<ThreadBinding>> BindThread() override { return host_->BindThread(); }
+  absl::Status Upload(absl::Span<const int64_t> values, at::Tensor* uploaded) override {
+    return host_->Upload(values, uploaded);
+  }
+  absl::StatusOr<std::shared_ptr<RowIndex>> MakeIndex(std::vector<int64_t> rows) override {
+    return host_->MakeIndex(std::move(rows));
+  }
+  absl::Status Check() override { return host_->Check(); }
+
+  absl::StatusOr<std::shared_ptr<StagedRows>> Stage(const at::Tensor& value, const RowIndex& index, int64_t rows,
                                                     const RowLayout& layout) override {
     auto staged = host_->Stage(value.clone(), index, rows, layout);
     if (!staged.ok()) return staged.status();

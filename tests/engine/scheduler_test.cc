@@ -63,7 +63,7 @@ TEST_F(SchedulerTest, RowsThatWaitForSlabsKeepTheNextBatchBack) {
   launched.tokens = launched.positions = 64;
   launched.shares.emplace_back();
   launched.shares[0].capture = capture.id;
-  launched.shares[0].all_placed = false;
+  launched.shares[0].staged_bytes = 100;
   scheduler_->Launched(model_id_, launched);
   scheduler_->BatchDone(*batch);
   EXPECT_EQ(NextBatch(), std::nullopt);
@@ -72,7 +72,7 @@ TEST_F(SchedulerTest, RowsThatWaitForSlabsKeepTheNextBatchBack) {
     EXPECT_TRUE(room_.empty());
   }
   EXPECT_EQ(room_, std::vector<CaptureId>{capture.id}) << "the copier is told of a slab that came back";
-  scheduler_->Placed(capture.id);
+  scheduler_->Placed(capture.id, 100);
   EXPECT_TRUE(NextBatch().has_value());
   scheduler_->Failed(capture.id, absl::InternalError("end of the test"));
 }
@@ -85,19 +85,19 @@ TEST_F(SchedulerTest, RowsOfALaterPassWaitForSlabsWhereThoseOfTheOneBeforeGetThe
   half.tokens = half.positions = 32;
   half.shares.emplace_back();
   half.shares[0].capture = capture.id;
-  half.shares[0].all_placed = false;
+  half.shares[0].staged_bytes = 50;
   scheduler_->Launched(model_id_, half);
   scheduler_->Launched(model_id_, half);
   ComputedPass computed;
   computed.tokens = 1;
   scheduler_->Computed(model_id_, computed);
   scheduler_->Computed(model_id_, computed);
-  scheduler_->Placed(capture.id);
+  scheduler_->Placed(capture.id, 50);
   scheduler_->BatchDone(*batch);
   EXPECT_EQ(NextBatch(), std::nullopt) << "the second half would be overtaken";
   batch->members[0].recipient.window->Take();
   EXPECT_EQ(room_, std::vector<CaptureId>{capture.id}) << "the second half would wait for ever";
-  scheduler_->Placed(capture.id);
+  scheduler_->Placed(capture.id, 50);
   scheduler_->Failed(capture.id, absl::InternalError("end of the test"));
 }
 

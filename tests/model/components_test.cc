@@ -81,7 +81,7 @@ TEST(RotaryTest, LongRopeGoesByEachSequencesOwnLength) {
   config.original_context = 4;
   config.short_factor = {1, 1};
   config.long_factor = {2, 8};
-  Rotary rotary({config}, at::kCPU, at::kFloat);
+  Rotary rotary({config}, 1024, at::kCPU, at::kFloat);
   const at::Tensor x = at::ones({2, 6, 1, 4});
   rotary.Begin(6, {3, 6});
   const at::Tensor mixed = rotary.Rotate(0, x);
@@ -98,7 +98,7 @@ TEST(RotaryTest, AdjacentPairsStayWhereTheyAreAndInterleavedOnesAreSorted) {
   config.pairs = RotaryConfig::Pairs::kAdjacent;
   RotaryConfig sorted = config;
   sorted.pairs = RotaryConfig::Pairs::kInterleaved;
-  Rotary rotary({config, sorted}, at::kCPU, at::kFloat);
+  Rotary rotary({config, sorted}, 1024, at::kCPU, at::kFloat);
   rotary.Begin(5, {});
   const at::Tensor x = at::arange(30, at::kFloat).view({1, 5, 1, 6});
   const at::Tensor adjacent = rotary.Rotate(0, x), interleaved = rotary.Rotate(1, x);

@@ -117,7 +117,7 @@ int InputOfNorm(const HookPoints& points, const std::string& norm) {
 
 // The references hold no scales, but each norm's input and what it is after the division.
 TEST_P(FamiliesParityTest, AScaleIsWhatTransformersDividesTheNormsInputBy) {
-  const auto model = LoadFixture(GetParam(), "float32");
+  const auto model = Load(GetParam(), "float32");
   ASSERT_NE(model, nullptr);
   const Reference reference = ReadReference(Fixture(GetParam()) + "/reference.safetensors");
   int scales = 0;

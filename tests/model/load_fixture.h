@@ -1,4 +1,4 @@
-// Loads the model under tests/fixtures/`path` to `device`.
+// Loads the model under tests/fixtures/`path`, named `name` or, if that is empty, as its folder, to `device`.
 #ifndef HOOKLINE_TESTS_MODEL_LOAD_FIXTURE_H_
 #define HOOKLINE_TESTS_MODEL_LOAD_FIXTURE_H_
 
@@ -12,8 +12,9 @@
 namespace hookline {
 
 inline std::unique_ptr<Model> LoadFixture(const std::string& path, const std::string& device,
-                                          const std::string& dtype = "float32") {
+                                          const std::string& dtype = "float32", const std::string& name = "") {
   ModelOptions options;
+  options.name = name;
   options.path = std::string(HOOKLINE_FIXTURES) + "/" + path;
   options.device = device;
   options.dtype = dtype;

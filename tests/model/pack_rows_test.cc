@@ -170,7 +170,7 @@ ConversionLoss Copy(const at::Tensor& value, const RowLayout& layout, std::vecto
   const auto transfer = *MakeTransfer("cpu");
   std::vector<int64_t> index(value.size(0));
   std::iota(index.begin(), index.end(), 0);
-  const auto staged = *transfer->Stage(value, index.data(), value.size(0), layout);
+  const auto staged = *transfer->Stage(value, **transfer->MakeIndex(index), value.size(0), layout);
   bytes->resize(value.size(0) * layout.bytes());
   EXPECT_TRUE(transfer->Copy(*staged, 0, 1, bytes->data()).ok());
   ConversionLoss loss = staged->TakeLoss();

@@ -199,8 +199,9 @@ class PinnedMemory final : public c10::Allocator {
  public:
   c10::DataPtr allocate(size_t bytes) HOOKLINE_ALLOCATE_CONST override {
     if (bytes == 0) return {nullptr, at::kCPU};
-    void* const memory = Allocate(bytes);
     absl::MutexLock lock(&state().mu);
+    MaybeFail();
+    void* const memory = Allocate(bytes);
     state().pinned[reinterpret_cast<uintptr_t>(memory)] = bytes;
     state().counters.pinned_bytes += static_cast<int64_t>(bytes);
     return {memory, memory, &FreePinned, at::kCPU};

@@ -54,7 +54,7 @@ class FakeDevice {
   static Counters counters();
   static std::map<std::string, int64_t> LaunchesByOperator();
   static std::vector<std::string> Races();
-  // Counts how often a thread made `device` its current one.
+  // Counts how often a thread made `device` its current one in a way that has CUDA make a context on it.
   static int64_t Switches(int device);
   // Bytes that are allocated on `device`, and the most that were at a time since Reset.
   static int64_t AllocatedBytes(int device);
@@ -62,7 +62,7 @@ class FakeDevice {
 
   // Allocations beyond it throw c10::OutOfMemoryError.
   static void LimitMemory(int device, int64_t bytes);
-  // From now on every launch and every wait throws a c10::Error with `message`;
+  // From now on every launch, every wait and every pinning of memory throws a c10::Error with `message`;
   // empty: none does.
   static void FailWith(const std::string& message);
   // Sabotage, to see that the check sees: streams no longer wait for events, or hosts for copies.

@@ -25,12 +25,15 @@ class Guard final : public c10::impl::DeviceGuardImplInterface {
     return before;
   }
   c10::Device getDevice() const override { return {kType, static_cast<c10::DeviceIndex>(current_device)}; }
-  void setDevice(c10::Device device) const override { uncheckedSetDevice(device); }
-  void uncheckedSetDevice(c10::Device device) const noexcept override {
+  void setDevice(c10::Device device) const override {
     if (device.index() < 0 || device.index() == current_device) return;
     current_device = device.index();
     absl::MutexLock lock(&state().mu);
     ++state().switches[current_device];
+  }
+  // What a guard does at its end; where CUDA has no context on the device, it makes none.
+  void uncheckedSetDevice(c10::Device device) const noexcept override {
+    if (device.index() >= 0) current_device = device.index();
   }
 #if HOOKLINE_TORCH_AT_LEAST(2, 8)
 #define HOOKLINE_STREAM_NOEXCEPT
@@ -55,10 +58,9 @@ class Guard final : public c10::impl::DeviceGuardImplInterface {
 
   void destroyEvent(void* event, const c10::DeviceIndex device) const noexcept override {
     if (event == nullptr) return;
-    const c10::Device before = getDevice();
-    uncheckedSetDevice({kType, device});
+    const c10::Device before = exchangeDevice({kType, device});
     delete static_cast<FakeEvent*>(event);
-    uncheckedSetDevice(before);
+    setDevice(before);
   }
   void record(void** event, const c10::Stream& stream, const c10::DeviceIndex, const c10::EventFlag) const override {
     const c10::Device before = exchangeDevice(stream.device());

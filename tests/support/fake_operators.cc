@@ -44,7 +44,11 @@ class Call {
     for (size_t i = 0; i < arguments.size(); ++i) {
       const bool is_written = arguments[i].alias_info() != nullptr && arguments[i].alias_info()->isWrite();
       arguments_.push_back((*stack)[begin + i]);
-      Replace(&(*stack)[begin + i], is_written);
+      if (is_written && arguments[i].kwarg_only() && arguments_.back().isTensor()) {
+        (*stack)[begin + i] = TakeOut(arguments_.back().toTensor());
+      } else {
+        Replace(&(*stack)[begin + i], is_written);
+      }
     }
   }
 
@@ -52,6 +56,7 @@ class Call {
     // A GPU's operators do the same.
     const c10::OptionalDeviceGuard guard(device_);
     op_.callBoxed(&stack_);
+    for (const auto& [device, host] : outs_) PutBack(device, host);
     const auto& returns = op_.schema().returns();
     const size_t begin = stack_.size() - returns.size();
     for (size_t i = 0; i < returns.size(); ++i) BringBack(returns[i], &stack_[begin + i]);
@@ -69,6 +74,23 @@ class Call {
     device_ = tensor.device();
     (is_written ? writes_ : reads_).push_back(tensor);
     return OnHost(tensor);
+  }
+
+  // Some kernels resize what they write to, though it has its size, which memory that is not theirs refuses.
+  at::Tensor TakeOut(const at::Tensor& out) {
+    const at::Tensor host = at::empty_like(Take(out, /*is_written=*/true));
+    outs_.emplace_back(out, host);
+    return host;
+  }
+
+  static void PutBack(const at::Tensor& device, const at::Tensor& host) {
+    if (device.sizes() != host.sizes()) {
+      // An empty tensor that was given to be filled.
+      c10::TensorImpl* const impl = device.unsafeGetTensorImpl();
+      impl->set_storage_keep_dtype(EmptyLike(host).storage());
+      impl->set_sizes_and_strides(host.sizes(), host.strides());
+    }
+    OnHost(device).copy_(host);
   }
 
   void Replace(c10::IValue* value, bool is_written) {
@@ -123,6 +145,7 @@ class Call {
   std::vector<c10::IValue> arguments_;  // as the caller gave them
   c10::optional<c10::Device> device_;
   std::vector<at::Tensor> reads_, writes_;
+  std::vector<std::pair<at::Tensor, at::Tensor>> outs_;  // on the device, and what the CPU writes to instead
 };
 
 void Compute(const c10::OperatorHandle& op, torch::jit::Stack* stack) { Call(op, stack).Run(); }

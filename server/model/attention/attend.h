@@ -20,10 +20,18 @@ class CausalMasks {
   // sees itself and `reach` positions before it (negative: all).
   const at::Tensor& Hidden(int64_t queries, int64_t keys, int64_t ahead, int64_t reach);
 
+  // (positions, positions) of `dtype`, -infinity where a key is hidden from a query that sees `reach` positions before
+  // it, else 0: what a fused kernel adds to its scores. A view of rows that begin at multiples of 8 values.
+  at::Tensor Additive(int64_t positions, int64_t reach, at::ScalarType dtype);
+
  private:
+  at::Tensor Make(int64_t queries, int64_t keys, int64_t ahead, int64_t reach) const;
+
   const at::Device device_;
   std::map<std::tuple<int64_t, int64_t, int64_t, int64_t>, at::Tensor> masks_;
   int64_t bytes_ = 0;
+  // The largest so far, of which shorter ones are the beginning.
+  std::map<std::tuple<int64_t, at::ScalarType>, at::Tensor> additive_;
 };
 
 struct AttendOptions {

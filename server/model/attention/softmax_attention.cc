@@ -3,15 +3,50 @@
 #include <array>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "server/model/layers.h"
 
 namespace hookline {
+namespace {
+
+// Puts query, key and value side by side and replaces them by views, so that one product brings all three. On a CPU the
+// three products cost no more than one, and what follows reads rows that lie close together.
+LinearWeights Join(SoftmaxAttentionWeights* weights) {
+  const std::array<LinearWeights*, 3> parts = {&weights->query, &weights->key, &weights->value};
+  std::vector<at::Tensor> columns, biases;
+  for (const LinearWeights* part : parts) {
+    if (!part->weight.defined() || part->weight.is_cpu()) return {};
+    columns.push_back(part->weight.t());
+    if (part->bias.defined()) biases.push_back(part->bias);
+  }
+  if (!biases.empty() && biases.size() != parts.size()) return {};
+  LinearWeights joined;
+  joined.weight = at::cat(columns).t();
+  if (!biases.empty()) joined.bias = at::cat(biases);
+  int64_t begin = 0;
+  for (LinearWeights* part : parts) {
+    const int64_t outputs = part->weight.size(1);
+    part->weight = joined.weight.narrow(1, begin, outputs);
+    if (joined.bias.defined()) part->bias = joined.bias.narrow(0, begin, outputs);
+    begin += outputs;
+  }
+  return joined;
+}
+
+}  // namespace
 
 SoftmaxAttention::SoftmaxAttention(const SoftmaxAttentionConfig& config, int layer, SoftmaxAttentionWeights weights,
                                    HookPointList& hook_points)
-    : config_(config), layer_(layer), weights_(std::move(weights)) {
+    : config_(config),
+      layer_(layer),
+      // Norms want their rows close together, which would take as many launches as joining saves.
+      joined_(config.query_key_norm.norm.kind == NormConfig::Kind::kNone ? Join(&weights) : LinearWeights()),
+      weights_(std::move(weights)),
+      query_norm_(config.query_key_norm.norm, weights_.query_norm, weights_.out.weight.scalar_type()),
+      key_norm_(config.query_key_norm.norm, weights_.key_norm, weights_.out.weight.scalar_type()),
+      value_norm_(config.value_norm, {}, weights_.out.weight.scalar_type()) {
   const int64_t queries = config.heads * config.head_width, keys = config.key_value_heads * config.head_width;
   const bool normed = config.query_key_norm.norm.kind != NormConfig::Kind::kNone;
   const bool rotated = config.rotary >= 0, projects_keys = config.keys_from < 0;
@@ -47,12 +82,16 @@ bool SoftmaxAttention::Run(const at::Tensor& h, ForwardPass& pass, at::Tensor* o
   Projected projected;
   if (Project(h, pass, &projected)) return true;
   at::Tensor q, k, v;
-  if (projected.q.defined()) {
-    q = Prepared(projected.q, config_.heads, weights_.query_norm, pass);
-    if (pass.taps(rotated_query_hook_, q)) return true;
+  if (projected.query_key.defined()) {
+    const at::Tensor both = Prepared(projected.query_key, config_.heads + config_.key_value_heads, query_norm_, pass);
+    q = both.narrow(2, 0, config_.heads);
+    k = both.narrow(2, config_.heads, config_.key_value_heads);
+  } else if (projected.q.defined()) {
+    q = Prepared(projected.q, config_.heads, query_norm_, pass);
   }
+  if (q.defined() && pass.taps(rotated_query_hook_, q)) return true;
   if (config_.keys_from < 0) {
-    k = Prepared(projected.k, config_.key_value_heads, weights_.key_norm, pass);
+    if (!k.defined()) k = Prepared(projected.k, config_.key_value_heads, key_norm_, pass);
     if (pass.taps(rotated_key_hook_, k)) return true;
     v = PreparedValues(projected.v, pass);
     if (config_.shares_keys) pass.shared[layer_] = {k, v};
@@ -73,7 +112,16 @@ bool SoftmaxAttention::Run(const at::Tensor& h, ForwardPass& pass, at::Tensor* o
 bool SoftmaxAttention::Project(const at::Tensor& h, ForwardPass& pass, Projected* projected) const {
   const int64_t rows = h.size(0), heads = config_.heads, width = config_.head_width;
   at::Tensor all;
+  const bool joined = joined_.weight.defined() && pass.taps.Reach(z_hook_);
+  // One rotation then turns both. Whoever replaces queries or keys parts them.
+  bool as_brought = joined && config_.rotary >= 0 && !config_.gated;
   const auto project = [&](const LinearWeights& own, int64_t part) -> at::Tensor {
+    if (joined) {
+      if (!all.defined()) all = Linear(h, joined_);
+      const int64_t queries = weights_.query.weight.size(1), keys = weights_.key.weight.size(1);
+      const std::array<int64_t, 3> begin = {0, queries, queries + keys};
+      return all.narrow(1, begin[static_cast<size_t>(part)], own.weight.size(1));
+    }
     if (!weights_.query_key_value.weight.defined()) return Linear(h, own);
     if (!all.defined()) all = Linear(h, weights_.query_key_value).view({rows, heads, 3, width});
     return all.select(2, part).reshape({rows, heads * width});
@@ -86,13 +134,18 @@ bool SoftmaxAttention::Project(const at::Tensor& h, ForwardPass& pass, Projected
       projected->q = both.narrow(2, 0, width).reshape({rows, heads * width});
       projected->gate = both.narrow(2, width, width);
     }
+    const at::Tensor brought = projected->q;
     if (taps(query_hook_, projected->q)) return true;
+    as_brought &= projected->q.is_same(brought);
   }
   if (config_.keys_from >= 0) return false;
   if (taps.Need({key_hook_, rotated_key_hook_}, z_hook_) || (config_.key_value && taps.Need({value_hook_}, z_hook_))) {
     projected->k = project(weights_.key, 1);  // (B * T, K E)
+    const at::Tensor brought = projected->k;
     if (taps(key_hook_, projected->k)) return true;
+    as_brought &= projected->k.is_same(brought);
   }
+  if (as_brought) projected->query_key = all.narrow(1, 0, projected->q.size(1) + projected->k.size(1));
   if (taps.Need({value_hook_}, z_hook_)) {
     projected->v = config_.key_value ? projected->k : WithEmbedding(h, project(weights_.value, 2), pass);
     if (taps(value_hook_, projected->v)) return true;
@@ -112,16 +165,16 @@ at::Tensor SoftmaxAttention::WithEmbedding(const at::Tensor& h, const at::Tensor
 }
 
 // The query/key norm of x (B, T, heads, E).
-at::Tensor SoftmaxAttention::Normed(const at::Tensor& x, const NormWeights& weights) const {
+at::Tensor SoftmaxAttention::Normed(const at::Tensor& x, const OutputNorm& norm) const {
   const QueryKeyNormConfig& config = config_.query_key_norm;
   const bool per_head = config.span == QueryKeyNormConfig::Span::kHead;
-  at::Tensor result = Norm(x.reshape({-1, per_head ? x.size(3) : x.size(2) * x.size(3)}), config.norm, weights).out;
+  at::Tensor result = norm(x.reshape({-1, per_head ? x.size(3) : x.size(2) * x.size(3)}));
   if (config.factor != 1) result = result * config.factor;
   return result.view(x.sizes());
 }
 
 // Rows of queries or keys as attention uses them, (B, T, heads, E).
-at::Tensor SoftmaxAttention::Prepared(const at::Tensor& rows, int64_t heads, const NormWeights& norm,
+at::Tensor SoftmaxAttention::Prepared(const at::Tensor& rows, int64_t heads, const OutputNorm& norm,
                                       const ForwardPass& pass) const {
   const QueryKeyNormConfig& config = config_.query_key_norm;
   const bool has_norm = config.norm.kind != NormConfig::Kind::kNone;
@@ -135,7 +188,7 @@ at::Tensor SoftmaxAttention::Prepared(const at::Tensor& rows, int64_t heads, con
 
 at::Tensor SoftmaxAttention::PreparedValues(const at::Tensor& rows, const ForwardPass& pass) const {
   at::Tensor v = rows.view({pass.batch(), pass.positions(), config_.key_value_heads, config_.head_width});
-  if (config_.value_norm.kind != NormConfig::Kind::kNone) v = Norm(v, config_.value_norm, {}).out;
+  if (config_.value_norm.kind != NormConfig::Kind::kNone) v = value_norm_(v);
   if (config_.clamp != 0) v = v.clamp(-config_.clamp, config_.clamp);
   return v;
 }

@@ -10,6 +10,7 @@
 #define HOOKLINE_SERVER_MODEL_ATTENTION_SOFTMAX_ATTENTION_H_
 
 #include "server/model/attention/attention.h"
+#include "server/model/layers.h"
 
 namespace hookline {
 
@@ -24,17 +25,20 @@ class SoftmaxAttention : public Attention {
   // The queries, keys and values of one pass, first as rows, then by head. `gate` (B * T, H, E) or undefined.
   struct Projected {
     at::Tensor q, k, v, gate;
+    at::Tensor query_key;  // q and k side by side, where they are as the product brought them; else undefined
   };
 
   bool Project(const at::Tensor& h, ForwardPass& pass, Projected* projected) const;
   at::Tensor WithEmbedding(const at::Tensor& h, const at::Tensor& v, const ForwardPass& pass) const;
-  at::Tensor Normed(const at::Tensor& x, const NormWeights& weights) const;
-  at::Tensor Prepared(const at::Tensor& rows, int64_t heads, const NormWeights& norm, const ForwardPass& pass) const;
+  at::Tensor Normed(const at::Tensor& x, const OutputNorm& norm) const;
+  at::Tensor Prepared(const at::Tensor& rows, int64_t heads, const OutputNorm& norm, const ForwardPass& pass) const;
   at::Tensor PreparedValues(const at::Tensor& rows, const ForwardPass& pass) const;
 
   const SoftmaxAttentionConfig config_;
   const int layer_;
+  const LinearWeights joined_;  // query, key and value side by side; undefined where they are apart
   const SoftmaxAttentionWeights weights_;
+  const OutputNorm query_norm_, key_norm_, value_norm_;
   int query_hook_ = kNoHookPoint, key_hook_ = kNoHookPoint, value_hook_ = kNoHookPoint;
   int rotated_query_hook_ = kNoHookPoint, rotated_key_hook_ = kNoHookPoint;
   int z_hook_ = kNoHookPoint;

@@ -1,5 +1,6 @@
-// The cost of taps: the forward pass of a 12-layer, 768-wide decoder without taps against one with taps. Nothing is
-// asserted; the figures are printed with the machine's name.
+// The cost of taps: the forward pass of a 12-layer, 768-wide decoder without taps against one with taps. And the cost
+// of everything beside matrix products: the operations per second of the pass against those of one product of the same
+// library. Nothing is asserted; the figures are printed with the machine's name.
 //
 //   build/release/bin/forward_bench --threads 2 --rounds 15
 //
@@ -71,6 +72,35 @@ std::vector<Variant> MakeVariants(const Model& model) {
           {"all residual taps, copied", all, true, {}}};
 }
 
+// One product of the MLP's size, repeated as often as a pass has operations.
+class Products {
+ public:
+  Products(const RandomDecoderOptions& options, int64_t batch, int64_t positions)
+      : rows_(at::rand({batch * positions, options.width})),
+        weight_(at::rand({options.width, 4 * options.width})),
+        out_(at::empty({batch * positions, 4 * options.width})),
+        repeats_(std::max<int64_t>(1, static_cast<int64_t>(OfPass(options, batch, positions) / OfOne()))) {}
+
+  // The floating-point operations of a pass: its linear layers, and the scores and sums of causal attention.
+  static double OfPass(const RandomDecoderOptions& options, int64_t batch, int64_t positions) {
+    const auto width = static_cast<double>(options.width), keys = static_cast<double>(positions + 1) / 2;
+    return static_cast<double>(options.layers * batch * positions) * (24 * width * width + 4 * width * keys);
+  }
+
+  // Returns the operations of one Run.
+  double operations() const { return static_cast<double>(repeats_) * OfOne(); }
+  void Run() {
+    for (int64_t i = 0; i < repeats_; ++i) at::mm_out(out_, rows_, weight_);
+  }
+
+ private:
+  double OfOne() const { return 2.0 * static_cast<double>(rows_.numel() * weight_.size(1)); }
+
+  const at::Tensor rows_, weight_;
+  at::Tensor out_;
+  const int64_t repeats_;
+};
+
 int Main(int argc, char** argv) {
   KeepFreedMemory();
   int threads = 0, rounds = 15, batch = 2;
@@ -111,11 +141,21 @@ int Main(int argc, char** argv) {
     }
     return Now(clock) - start;
   };
+  c10::InferenceMode inference;
+  Products products(options, batch, positions);
+  std::vector<double> product_seconds;  // by round
+  const auto measure_products = [&] {
+    const double start = Now(clock);
+    products.Run();
+    product_seconds.push_back(Now(clock) - start);
+  };
+  products.Run();
   measure(variants.front());
   for (int round = 0; round < rounds; ++round) {
     for (size_t i = 0; i < variants.size(); ++i) {
       Variant& variant = variants[(i + static_cast<size_t>(round)) % variants.size()];
       variant.seconds.push_back(measure(variant));
+      if (&variant == &variants.front()) measure_products();  // beside what it is compared with
     }
   }
 
@@ -136,6 +176,14 @@ int Main(int argc, char** argv) {
                 static_cast<double>(ids.numel()) / seconds, ratios[ratios.size() / 2], ratios[ratios.size() / 4],
                 ratios[ratios.size() * 3 / 4]);
   }
+  const double pass_operations = Products::OfPass(options, batch, positions);
+  std::vector<double> shares;
+  for (size_t i = 0; i < product_seconds.size(); ++i) {
+    shares.push_back((pass_operations / variants.front().seconds[i]) / (products.operations() / product_seconds[i]));
+  }
+  std::printf("no tap against one matrix product: %.0f of %.0f GFLOP/s, ratio %.3f\n",
+              pass_operations / Median(variants.front().seconds) * 1e-9,
+              products.operations() / Median(product_seconds) * 1e-9, Median(shares));
   return 0;
 }
 

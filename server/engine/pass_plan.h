@@ -1,7 +1,7 @@
 // One forward pass over sequences of a batch: which of them it runs, and who takes which rows of what it computes.
 // Pure: it touches neither the model nor the scheduler.
-#ifndef HOOKLINE_SERVER_ENGINE_FORWARD_PASS_H_
-#define HOOKLINE_SERVER_ENGINE_FORWARD_PASS_H_
+#ifndef HOOKLINE_SERVER_ENGINE_PASS_PLAN_H_
+#define HOOKLINE_SERVER_ENGINE_PASS_PLAN_H_
 
 #include <cstdint>
 #include <map>
@@ -15,7 +15,7 @@
 
 namespace hookline {
 
-struct ForwardPass {
+struct PassPlan {
   // The rows of one capture.
   struct Part {
     std::unique_ptr<Delivery> delivery;
@@ -31,8 +31,8 @@ struct ForwardPass {
 
   // The pass that brings `deliveries`, each planned over `items`. A sequence of which no row is wanted is not run,
   // except where it belongs to a batch of fixed shape. An empty one runs nothing.
-  ForwardPass(std::vector<std::unique_ptr<Delivery>> deliveries, absl::Span<const BatchItem> items,
-              const HookPoints& hook_points);
+  PassPlan(std::vector<std::unique_ptr<Delivery>> deliveries, absl::Span<const BatchItem> items,
+           const HookPoints& hook_points);
 
   bool empty() const { return sequences == 0; }
   // The ids of a (sequences, positions) batch, padded with 0 on the right.
@@ -51,4 +51,4 @@ struct ForwardPass {
 
 }  // namespace hookline
 
-#endif  // HOOKLINE_SERVER_ENGINE_FORWARD_PASS_H_
+#endif  // HOOKLINE_SERVER_ENGINE_PASS_PLAN_H_

@@ -1,12 +1,12 @@
-#include "server/engine/forward_pass.h"
+#include "server/engine/pass_plan.h"
 
 #include <algorithm>
 #include <utility>
 
 namespace hookline {
 
-ForwardPass::ForwardPass(std::vector<std::unique_ptr<Delivery>> deliveries, absl::Span<const BatchItem> items,
-                         const HookPoints& hook_points)
+PassPlan::PassPlan(std::vector<std::unique_ptr<Delivery>> deliveries, absl::Span<const BatchItem> items,
+                   const HookPoints& hook_points)
     : batch_rows(items.size(), -1) {
   std::vector<bool> runs(items.size());
   for (std::unique_ptr<Delivery>& delivery : deliveries) {
@@ -48,7 +48,7 @@ ForwardPass::ForwardPass(std::vector<std::unique_ptr<Delivery>> deliveries, absl
   }
 }
 
-void ForwardPass::FillTokenIds(absl::Span<const BatchItem> items, int64_t* ids) const {
+void PassPlan::FillTokenIds(absl::Span<const BatchItem> items, int64_t* ids) const {
   std::fill(ids, ids + sequences * positions, 0);
   for (size_t i = 0; i < items.size(); ++i) {
     if (batch_rows[i] < 0) continue;
@@ -57,7 +57,7 @@ void ForwardPass::FillTokenIds(absl::Span<const BatchItem> items, int64_t* ids) 
   }
 }
 
-std::vector<int64_t> ForwardPass::Lengths(absl::Span<const BatchItem> items) const {
+std::vector<int64_t> PassPlan::Lengths(absl::Span<const BatchItem> items) const {
   std::vector<int64_t> lengths;
   for (size_t i = 0; i < items.size(); ++i) {
     if (batch_rows[i] >= 0) lengths.push_back(items[i].sequence.length);
