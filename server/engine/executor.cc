@@ -4,35 +4,15 @@
 
 #include <algorithm>
 #include <map>
-#include <new>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "server/base/status.h"
 #include "server/base/steady.h"
 #include "server/engine/score_run.h"
-#include "server/model/torch_compat.h"
+#include "server/model/catch_torch.h"
 
 namespace hookline {
-
-namespace {
-
-// Returns the status of `function`, which calls LibTorch, or of what it throws.
-template <typename Function>
-absl::Status CatchTorch(Function&& function) {
-  try {
-    return function();
-  } catch (const c10::Error& error) {
-    return IsOutOfMemory(error) ? absl::ResourceExhaustedError(error.what_without_backtrace())
-                                : absl::InternalError(error.what_without_backtrace());
-  } catch (const std::bad_alloc&) {
-    return absl::ResourceExhaustedError("no memory for a forward pass");
-  } catch (const std::exception& error) {
-    return absl::InternalError(error.what());
-  }
-}
-
-}  // namespace
 
 void Executor::Run() {
   const absl::StatusOr<std::unique_ptr<ThreadBinding>> binding = transfer_->BindThread();

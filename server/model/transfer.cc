@@ -18,6 +18,7 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "server/base/status.h"
+#include "server/model/catch_torch.h"
 #include "server/model/pack_rows.h"
 #include "server/model/torch_compat.h"
 
@@ -44,19 +45,7 @@ at::ScalarType ScalarTypeOf(Dtype dtype) {
   return at::kByte;  // packed
 }
 
-template <typename Function>
-absl::Status CatchTorch(Function&& function) {
-  try {
-    return function();
-  } catch (const c10::Error& error) {
-    return IsOutOfMemory(error) ? absl::ResourceExhaustedError(error.what_without_backtrace())
-                                : absl::InternalError(error.what_without_backtrace());
-  } catch (const std::exception& error) {
-    return absl::InternalError(error.what());
-  }
-}
-
-// How often an event is asked for. CUDA's own wait spins on a core for as long as the device computes.
+// The time between two questions whether an event is done. CUDA's own wait spins on a core for as long as the device computes.
 constexpr absl::Duration kEventPoll = absl::Microseconds(100);
 
 bool IsRun(const std::vector<int64_t>& index, size_t first, size_t count) {
