@@ -45,7 +45,8 @@ at::ScalarType ScalarTypeOf(Dtype dtype) {
   return at::kByte;  // packed
 }
 
-// The time between two questions whether an event is done. CUDA's own wait spins on a core for as long as the device computes.
+// The time between two questions whether an event is done. CUDA's own wait spins on a core for as long as the device
+// computes.
 constexpr absl::Duration kEventPoll = absl::Microseconds(100);
 
 bool IsRun(const std::vector<int64_t>& index, size_t first, size_t count) {
