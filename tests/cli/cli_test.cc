@@ -237,7 +237,7 @@ TEST_F(CliTest, BinaryIdsWithoutAHeaderAreReadAsTheTypeSays) {
   const std::string path = File("part-0-00000.bin", ids);
   result = Capture({"--hook-points", kResid, "--tokens", path, "--quiet"});
   EXPECT_EQ(result.exit_code, 2);
-  ExpectOneLine(result.errors, "line 1: `\\x01\\x00");
+  ExpectOneLine(result.errors, "line 1: '\\x01\\x00");
   result = Capture({"--hook-points", kResid, "--tokens", path, "--token-format", "uint16", "--quiet"});
   EXPECT_EQ(result.exit_code, 0) << result.errors;
   EXPECT_THAT(server_.sequences(), ElementsAre(ElementsAre(1, 258, 3)));
