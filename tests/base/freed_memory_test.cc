@@ -7,6 +7,7 @@
 #include <thread>
 #include <vector>
 
+#include "absl/base/config.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "gtest/gtest.h"
@@ -15,7 +16,7 @@ namespace hookline {
 namespace {
 
 // The sanitizers' malloc is not glibc's, and keeps what is freed on purpose.
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#if !defined(ABSL_HAVE_ADDRESS_SANITIZER) && !defined(ABSL_HAVE_THREAD_SANITIZER)
 
 constexpr int64_t kMebibyte = int64_t{1} << 20;
 

@@ -123,6 +123,8 @@ def test_statistics_are_numpys(client, server):
         assert told.rows == 40 * LENGTH and told.nan_count == told.infinity_count == 0
         np.testing.assert_allclose(told.mean_vector, rows.mean(axis=0), rtol=1e-4, atol=1e-4)
         np.testing.assert_allclose(told.mean_row_norm, norms.mean(), rtol=1e-5)
+        factor = hookline.sae_lens.scaling_factor(told)
+        np.testing.assert_allclose(factor * norms.mean(), rows.shape[1] ** 0.5, rtol=1e-5)
         np.testing.assert_allclose(told.rms, np.sqrt((rows**2).mean()), rtol=1e-5)
         np.testing.assert_allclose(told.mean, rows.mean(), rtol=1e-3, atol=1e-5)
         quantiles = np.quantile(norms, [0.01, 0.5, 0.99], method="inverted_cdf")
