@@ -54,6 +54,14 @@ void Mutex::Lock() {
   __tsan_mutex_post_lock(this, 0, 0);
 }
 
+// Notification::WaitForNotification calls this.
+void Mutex::LockWhen(const Condition& condition) {
+  static const auto library = Library(&Mutex::LockWhen);
+  __tsan_mutex_pre_lock(this, 0);
+  (this->*library)(condition);
+  __tsan_mutex_post_lock(this, 0, 0);
+}
+
 bool Mutex::TryLock() {
   static const auto library = Library(&Mutex::TryLock);
   __tsan_mutex_pre_lock(this, __tsan_mutex_try_lock);
