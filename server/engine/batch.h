@@ -57,7 +57,7 @@ struct LaunchedPass {
     int64_t sequences = 0;
     int64_t tokens = 0;
     absl::Duration copy_time;
-    // Of rows that stay on the device until the capture's window has slabs for the last of them; 0: all have slabs.
+    // Counts rows that stay on the device until the capture's window has slabs for the last of them; 0: all have slabs.
     int64_t staged_bytes = 0;
   };
   std::vector<Share> shares;

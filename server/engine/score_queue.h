@@ -19,7 +19,7 @@ class ScoreQueue {
   void Add(CaptureId id, std::shared_ptr<ScoreRun> run);
   // Returns what was added, whose destruction may call the scheduler; null if there is none.
   std::shared_ptr<ScoreRun> Remove(CaptureId id);
-  // Sets over how many positions the scoring's next forward pass runs; 0: it has none for now.
+  // Sets over how many positions the scoring's next forward pass runs; 0: it has none to run.
   void SetWaiting(CaptureId id, int64_t positions);
 
   bool has_waiting() const;

@@ -29,8 +29,8 @@ inline at::Tensor CausalAttention(const at::Tensor& q, at::Tensor k, at::Tensor 
   std::optional<at::Tensor> added;
   if (mask.defined()) added = mask;
   bool grouped = q.size(1) != k.size(1);
-  // Of a GPU's kernels only flash attention knows groups, which takes 16 bits and no mask. The others would fall back
-  // to a product that holds all scores at once.
+  // A GPU's only kernel that knows groups is flash attention, which takes 16 bits and no mask. The others would fall
+  // back to a product that holds all scores at once.
   if (grouped && !q.is_cpu() && (mask.defined() || q.scalar_type() == at::kFloat)) {
     const auto expanded = [&](const at::Tensor& x) {
       return x.unsqueeze(2)

@@ -301,7 +301,7 @@ class DeviceTransfer : public Transfer {
       at::Tensor chosen = static_cast<const DeviceIndex&>(index).Choose(value, rows);
       at::Tensor loss;
       if (layout.is_plain()) {
-        // What is kept must not hold the whole batch's tensor, unless it is most of that.
+        // The kept rows must not hold the whole batch's tensor, unless it is most of that.
         const bool is_small = 2 * chosen.nbytes() < chosen.storage().nbytes();
         const at::Tensor from = chosen;
         chosen = from.to(ScalarTypeOf(layout.dtype), /*non_blocking=*/false, /*copy=*/is_small).contiguous();

@@ -73,7 +73,7 @@ class Transfer {
 
   // Chooses the first `rows` rows of `index` out of `value` (any rows, layout.width), to be copied as `layout` says.
   // The work is queued behind what computes `value`, on the calling thread's stream. `value` is not written to later.
-  // What is kept on the device takes at most twice the bytes of the rows chosen. `index` may be destroyed before the
+  // The kept rows take on the device at most twice the bytes of the rows chosen. `index` may be destroyed before the
   // rows.
   virtual absl::StatusOr<std::shared_ptr<StagedRows>> Stage(const at::Tensor& value, const RowIndex& index,
                                                             int64_t rows, const RowLayout& layout) = 0;

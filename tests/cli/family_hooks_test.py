@@ -23,7 +23,7 @@ PLAIN_MLP = {"gpt2", "gpt_neox", "phi", "gpt_neo", "gptj", "opt"}
 
 
 def attention_hooks(kind, config, layer):
-    """What stands between the norm before attention and its output, in the order of the pass."""
+    """Lists what stands between the norm before attention and its output, in the order of the pass."""
     if kind.startswith("qwen3_5") and config["layer_types"][layer] == "linear_attention":
         return ["hook_z"]
     if kind == "deepseek_v3":

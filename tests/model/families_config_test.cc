@@ -62,7 +62,7 @@ class FamiliesConfigTest : public ChangedFixtureTest {
     out << text << data;
   }
 
-  // What the weights are said to take before they are loaded.
+  // Returns the bytes that the weights are said to take before they are loaded.
   int64_t Bytes() {
     ModelOptions options;
     options.path = root_;

@@ -31,7 +31,7 @@ class Guard final : public c10::impl::DeviceGuardImplInterface {
     absl::MutexLock lock(&state().mu);
     ++state().switches[current_device];
   }
-  // What a guard does at its end; where CUDA has no context on the device, it makes none.
+  // A guard does this at its end; where CUDA has no context on the device, it makes none.
   void uncheckedSetDevice(c10::Device device) const noexcept override {
     if (device.index() >= 0) current_device = device.index();
   }

@@ -90,7 +90,7 @@ class _TokensPart:
         self.sequences = sequences
 
     def step(self, options: dict[str, Any], started: CaptureStarted) -> int:
-        """As of a dataset. Sampling and batches depend on where the capture began."""
+        """Counts like a dataset's. Sampling and batches depend on where the capture began."""
         selection = options.get("selection")
         samples = selection is not None and selection.sample_rows > 0
         return 0 if samples or options.get("deterministic") else 1

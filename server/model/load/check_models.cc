@@ -35,7 +35,7 @@ absl::Status CheckModels(absl::Span<const ModelOptions> models,
       return absl::InvalidArgumentError(
           absl::StrCat("--model ", one.path, ": two models are named '", name, "'; name them apart as NAME=PATH"));
     }
-    // What cannot be counted cannot be loaded either, which says better why.
+    // A model that cannot be counted cannot be loaded either, which says better why.
     if (const auto need = CountWeights(one); need.ok()) needs.push_back(*need);
   }
   return CheckMemory(needs, available);

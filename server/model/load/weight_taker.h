@@ -61,7 +61,7 @@ class WeightTaker {
   at::Tensor Wide(const std::string& name, const std::vector<int64_t>& sizes);
   // A tensor of bytes, on the host, that is needed while others are read and not counted.
   at::Tensor Bytes(const std::string& name, const std::vector<int64_t>& sizes);
-  // Of `sizes` and in the model's dtype, from a tensor of bytes of `stored` sizes; `decode` as WeightReader::Decode's.
+  // Takes `sizes` in the model's dtype, from a tensor of bytes of `stored` sizes; `decode` as WeightReader::Decode's.
   at::Tensor Decoded(const std::string& name, const std::vector<int64_t>& stored, const std::vector<int64_t>& sizes,
                      WeightReader::DecodePiece decode);
   // `count` numbers, on the host.
@@ -75,7 +75,7 @@ class WeightTaker {
 
   // Values of the tensors that were taken, and of those ignored with their sizes checked.
   int64_t parameters() const { return parameters_; }
-  // What the tensors that were taken take on the device.
+  // Returns the bytes of the tensors that were taken, on the device.
   int64_t bytes() const;
 
   // The first error; without one, whether all of the checkpoint was taken.

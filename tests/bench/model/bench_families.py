@@ -150,7 +150,7 @@ class Ours:
         return self.processor_seconds() - before if self.processor_time else seconds
 
     def processor_seconds(self):
-        """What the main thread has had so far; it reads a line and prints one beside the pass."""
+        """Counts what the main thread has had so far; it reads a line and prints one beside the pass."""
         return int(pathlib.Path(f"/proc/{self.process.pid}/schedstat").read_text().split()[0]) * 1e-9
 
     def round(self):
