@@ -257,7 +257,8 @@ def measure(form, directory, dtype, arguments):
     print(
         f"{platform.node()}: {size / 1e9:.2f} GB of {form} computed in {dtype}, {kept / 1e9:.2f} GB kept: loaded in "
         f"{statistics.median(load['load_seconds'] for load in loads):.2f} s; loading / reading "
-        f"{statistics.median(over_reading):.2f}, / reading into new memory {statistics.median(over_copying):.2f}; peak resident / kept {peak / kept:.3f} (wanted 1.1)",
+        f"{statistics.median(over_reading):.2f}, / reading into new memory {statistics.median(over_copying):.2f}; "
+        f"peak resident / kept {peak / kept:.3f} (wanted 1.1)",
         flush=True,
     )
 
