@@ -311,7 +311,7 @@ absl::Status Run(const ServerFlags& flags, Signals& signals) {
   if (!flags.port_file.empty()) RETURN_IF_ERROR(WritePortFile(flags.port_file, server->ports()[0]));
   signals.Wait();
   signals.StopReloading();
-  const absl::Status why = lost.status();
+  absl::Status why = lost.status();
   // If no connections can come, nothing is gained by going on: clients continue, by their resume tokens, with the
   // server that takes this one's place.
   server->Drain(why.ok() ? absl::Now() + flags.drain_timeout : absl::Now());
