@@ -138,7 +138,7 @@ def llama_config(layers):
 
 
 def make_llama(directory, dtype):
-    """In two shards with an index."""
+    """Writes a checkpoint in two shards with an index."""
     write_config(directory, llama_config(LAYERS[dtype]))
     rng = np.random.default_rng(1)
     tensors = list(shapes(LAYERS[dtype]))
@@ -196,7 +196,7 @@ def make_mxfp4(directory):
     write_shard(directory / "model.safetensors", list(gpt_oss_shapes()), "BF16", np.random.default_rng(1))
 
 
-# What is made of a form, and the types in which it is computed.
+# The function that writes each form, and the types in which it is computed.
 FORMS = {
     "float32": (lambda directory: make_llama(directory, "F32"), ["float32"]),
     "bfloat16": (lambda directory: make_llama(directory, "BF16"), ["bfloat16", "float32"]),
