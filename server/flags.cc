@@ -225,7 +225,8 @@ void DeclareServing(Declare declare, ServerFlags* flags) {
   declare.Value("--log-level", flags->log_level, "The least severe messages to log to standard error")
       ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error", "off"}));
   declare
-      .Value("--log-format", flags->log_format, "text, or json: an object with time, level and message in each line")
+      .Value("--log-format", flags->log_format,
+             "text, or json: an object with time, level and message in each line, and of a finished call its values")
       ->check(CLI::IsMember({"text", "json"}));
 }
 

@@ -31,12 +31,14 @@
 #include "server/dataset/sidecar.h"
 #include "server/engine/engine.h"
 #include "server/flags.h"
+#include "server/metrics/call_metrics.h"
 #include "server/metrics/metrics.h"
 #include "server/model/load.h"
 #include "server/model/load/check_models.h"
 #include "server/model/runtime.h"
 #include "server/recorder/recorder.h"
 #include "server/recording/catalog.h"
+#include "server/service/event_log.h"
 #include "server/service/library_logs.h"
 #include "server/service/server.h"
 #include "server/text/model_tokenizers.h"
@@ -281,9 +283,10 @@ absl::Status Run(const ServerFlags& flags, Signals& signals) {
   ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine, CreateEngine(flags, lost));
   ASSIGN_OR_RETURN(const ModelTokenizers tokenizers, OpenTokenizers(flags, *engine));
   const Sidecars sidecars = ReadSidecars(flags, *engine, tokenizers);
+  CallMetrics call_metrics;
   std::unique_ptr<MetricsServer> metrics;
   if (!flags.metrics_listen.empty()) {
-    ASSIGN_OR_RETURN(metrics, MetricsServer::Start(flags.metrics_listen, engine.get(), catalog.get()));
+    ASSIGN_OR_RETURN(metrics, MetricsServer::Start(flags.metrics_listen, engine.get(), catalog.get(), &call_metrics));
     LogAddress("metrics at", flags.metrics_listen, metrics->port());
     if (!metrics->is_loopback()) {
       spdlog::warn("{} is reachable from other machines, without authentication", flags.metrics_listen);
@@ -295,6 +298,7 @@ absl::Status Run(const ServerFlags& flags, Signals& signals) {
   ServerOptions options = flags.server;
   options.tokenizers = &tokenizers;
   options.sidecars = &sidecars;
+  options.call_metrics = &call_metrics;
   options.on_lost = [&lost](absl::Status status) { lost.Set(std::move(status)); };
   ASSIGN_OR_RETURN(std::unique_ptr<Server> server, Server::Start(options, engine.get(), recorder.get()));
   signals.Serve([&server] { server->Reload(); });
@@ -327,6 +331,7 @@ int Main(int argc, char** argv) {
   spdlog::set_default_logger(is_json ? spdlog::stderr_logger_mt("hookline") : spdlog::stderr_color_mt("hookline"));
   spdlog::set_level(spdlog::level::from_str(flags.log_level));
   spdlog::set_formatter(is_json ? JsonLogFormatter() : LogFormatter());
+  SetEventFormat(is_json ? LogFormat::kJson : LogFormat::kText);
   RouteLibraryLogs();
   // Writing to a client that is gone is an error like any other.
   std::signal(SIGPIPE, SIG_IGN);

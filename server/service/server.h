@@ -18,6 +18,7 @@
 #include "absl/time/time.h"
 #include "server/dataset/sidecar.h"
 #include "server/engine/engine.h"
+#include "server/metrics/call_metrics.h"
 #include "server/recorder/recorder.h"
 #include "server/service/auth/certificates.h"
 #include "server/text/model_tokenizers.h"
@@ -61,6 +62,8 @@ struct ServerOptions {
   const ModelTokenizers* tokenizers = nullptr;
   // The datasets' sidecars, likewise.
   const Sidecars* sidecars = nullptr;
+  // Counts the calls, likewise. Null: nobody does.
+  CallMetrics* call_metrics = nullptr;
 };
 
 // Thread-safe but for its destructor.

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "gmock/gmock.h"
+#include "server/base/quota_refusal.h"
 #include "server/base/retry_after.h"
 #include "tests/engine/scheduler_fixture.h"
 
@@ -131,6 +132,17 @@ TEST_F(FairnessTest, OneClientHoldsAQuarterOfTheCapturesAndTheRestOfItsCapturesW
   EXPECT_TRUE(HasStarted(admitted[16]));
 }
 
+TEST_F(FairnessTest, MetricsSeeHowMuchWaits) {
+  std::vector<Scheduler::Admitted> admitted;
+  for (int i = 0; i < 18; ++i) admitted.push_back(AdmitFor("greedy", Plan(Sequences(2, 16))));
+  EngineSnapshot snapshot;
+  scheduler_->Snapshot(&snapshot);
+  ASSERT_EQ(snapshot.models.size(), 1);
+  EXPECT_EQ(snapshot.models[0].captures_queued, 2);
+  EXPECT_EQ(snapshot.captures_queued, 2);
+  EXPECT_EQ(snapshot.models[0].tokens_queued, 18 * 2 * 16);
+}
+
 TEST_F(FairnessTest, AFullQueueSaysWhenToTryAgain) {
   for (int i = 0; i < 32; ++i) AdmitFor("greedy", Plan(StreamedSource{}));
   const absl::Status status = Refusal("greedy", Plan(StreamedSource{}));
@@ -144,8 +156,9 @@ TEST_F(FairnessTest, AQuotaOfCapturesIsNamedWithTheUse) {
   client.quotas.captures = 2;
   AdmitFor(client, Plan(StreamedSource{}));
   AdmitFor(client, Plan(StreamedSource{}));
-  EXPECT_THAT(std::string(Refusal(client, Plan(StreamedSource{})).message()),
-              HasSubstr("alice has 2 captures, of at most 2 (quota `captures`)"));
+  const absl::Status refusal = Refusal(client, Plan(StreamedSource{}));
+  EXPECT_THAT(std::string(refusal.message()), HasSubstr("alice has 2 captures, of at most 2 (quota `captures`)"));
+  EXPECT_EQ(RefusingQuota(refusal), "captures") << "metrics count refusals by it";
 }
 
 TEST_F(FairnessTest, AQuotaOfRowsIsNamedWithTheUse) {
