@@ -208,6 +208,21 @@ def test_clients_wait_as_long_as_a_rate_demands(serve, tmp_path, receiver):
         assert caught.value.retry_after > 0
 
 
+def test_the_command_line_waits_as_long_as_a_rate_demands(serve, tmp_path):
+    clients = write_clients(
+        tmp_path / "clients.json",
+        entry("a", ["read", "capture"], "a", quotas={"tokens_per_second": 100, "burst_tokens": 50}),
+    )
+    server = serve("--auth-file", clients)
+    tokens = tmp_path / "tokens.txt"
+    tokens.write_text(" ".join(["256"] * 60) + "\n")
+    for number in range(2):  # the second is refused, waits as long as it is told, and succeeds
+        arguments = ("--hook-points", POINT, "--tokens", tokens, "--out", tmp_path / f"rows{number}", "--quiet")
+        code, _, err = cli("capture", "--server", server.address, *arguments, HOOKLINE_TOKEN="a")
+        assert code == 0, err
+    assert server.wait_for("code=RESOURCE_EXHAUSTED") is not None
+
+
 def test_a_silent_capture_makes_room_for_a_newcomer(serve, streams):
     server = serve("--max-captures", 2, "--client-captures", 64, "--stall-timeout", "2s")
     silent = [streams(server.address) for _ in range(2)]
