@@ -53,7 +53,7 @@ namespace {
 constexpr absl::Duration kEndGrace = absl::Seconds(10);
 
 // The signals that end the server or have it read files again, taken by a thread of its own: a handler could do nothing
-// but set a flag. To be created before any other thread, so that all inherit the mask.
+// but set a flag. Create it before any other thread, so that all inherit the mask.
 class Signals {
  public:
   // A process that has not ended `longest_end` after the first signal is ended, whatever it waits for.
@@ -90,14 +90,14 @@ class Signals {
       signal = Next();
     }
     if (!serving_) Die(signal);
-    spdlog::info("ending in good order; a second signal ends at once");
+    spdlog::info("shutting down gracefully; a second signal ends the server at once");
     first_.Notify();
     const timespec longest = absl::ToTimespec(longest_end_);
     do {
       signal = sigtimedwait(&set_, nullptr, &longest);
     } while (signal == SIGHUP || (signal < 0 && errno == EINTR));
     if (signal >= 0) Die(signal);
-    spdlog::error("not ended after {}; ended by force", absl::FormatDuration(longest_end_));
+    spdlog::error("still running after {}; exiting now", absl::FormatDuration(longest_end_));
     std::_Exit(kExitFailure);
   }
 
@@ -265,7 +265,7 @@ absl::StatusOr<std::unique_ptr<Catalog>> OpenCatalog(const ServerFlags& flags) {
 
 absl::Status Run(const ServerFlags& flags, Signals& signals) {
   RaiseDescriptorLimit();
-  // Before the models, which take longer to load.
+  // This comes before the models, which take longer to load.
   RETURN_IF_ERROR(Server::Check(flags.server));
   const FreedMemoryReturner returner;
   RETURN_IF_ERROR(CheckRuntime());
@@ -274,7 +274,7 @@ absl::Status Run(const ServerFlags& flags, Signals& signals) {
   if (runtime.reference_blas) {
     spdlog::warn("this is the reference BLAS, tens of times slower than others; install libopenblas0-openmp");
   }
-  // Before the models, which take longer to load.
+  // This comes before the models, which take longer to load.
   std::unique_ptr<Catalog> catalog;
   if (!flags.recordings_dir.empty()) {
     ASSIGN_OR_RETURN(catalog, OpenCatalog(flags));
@@ -315,7 +315,7 @@ absl::Status Run(const ServerFlags& flags, Signals& signals) {
   if (!flags.port_file.empty()) RETURN_IF_ERROR(WritePortFile(flags.port_file, server->ports()[0]));
   signals.Wait();
   signals.StopReloading();
-  const absl::Status why = lost.status();
+  absl::Status why = lost.status();
   // If no connections can come, nothing is gained by going on: clients continue, by their resume tokens, with the
   // server that takes this one's place.
   server->Drain(why.ok() ? absl::Now() + flags.drain_timeout : absl::Now());

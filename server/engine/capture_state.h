@@ -29,7 +29,7 @@ class CaptureLife {
  public:
   CapturePhase phase() const { return phase_; }
   bool IsWaiting() const { return phase_ == CapturePhase::kWaiting; }
-  // From kStopping on:
+  // These two are set from kStopping on.
   StopReason stop_reason() const { return stop_reason_; }
   const absl::Status& stop_status() const { return stop_status_; }
   // Deliveries, and batches in the executor's hands, whose rows have not all reached the queue.

@@ -1,4 +1,4 @@
-// What each client has of the server, for Prometheus.
+// Metrics of each client of the auth file: its captures, slabs, rows and refusals.
 #ifndef HOOKLINE_SERVER_METRICS_CLIENT_METRICS_H_
 #define HOOKLINE_SERVER_METRICS_CLIENT_METRICS_H_
 

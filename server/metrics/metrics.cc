@@ -38,7 +38,7 @@ std::vector<MetricFamily> CollectMetrics(const EngineSnapshot& snapshot) {
   captures.Add({{"state", "running"}}, static_cast<double>(snapshot.captures_running));
   families.push_back(captures.Take());
 
-  FamilyWriter ended("hookline_captures_ended_total", "Captures that ended, by why.", MetricType::Counter);
+  FamilyWriter ended("hookline_captures_ended_total", "Captures that ended, by reason.", MetricType::Counter);
   for (size_t i = 0; i < snapshot.captures_ended.size() && i < std::size(kReasons); ++i) {
     ended.Add({{"reason", kReasons[i]}}, static_cast<double>(snapshot.captures_ended[i]));
   }

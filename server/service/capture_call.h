@@ -49,7 +49,7 @@ class CaptureCall : public StreamCall<Reactor, grpc::ByteBuffer> {
       absl::MutexLock lock(&mutex_);
       const std::optional<int> ahead = capture->CapturesAhead();
       if (ahead.has_value() && !this->finished() && this->context() != nullptr) {
-        // So that a client that waits knows for how many.
+        // A client that waits learns for how many.
         this->context()->AddInitialMetadata(kCapturesAheadMetadata, absl::StrCat(*ahead));
         this->StartSendInitialMetadata();
       }

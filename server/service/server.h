@@ -92,9 +92,9 @@ class Server {
   // Reads the auth file and the TLS files again. What is wrong is logged, and stays as it was.
   virtual void Reload() = 0;
 
-  // Ends in good order: health says NOT_SERVING, new captures are refused, those that run may end until `deadline` and
-  // are then ended with a summary; calls that have not taken theirs five seconds later are cancelled. Returns when no
-  // call is left. Calling it again waits for the same.
+  // Shuts down gracefully: health says NOT_SERVING, new captures are refused, those that run may end until `deadline`
+  // and are then ended with a summary; calls that have not taken theirs five seconds later are cancelled. Returns when
+  // no call is left. Calling it again waits for the same.
   virtual void Drain(absl::Time deadline) = 0;
 };
 

@@ -4,11 +4,11 @@
 namespace hookline {
 namespace {
 
-TEST_F(SchedulerTest, ACaptureThatIsAloneWaitsAQuarterOfTheDelayForOthersThatBeginNow) {
+TEST_F(SchedulerTest, ACaptureThatIsAloneWaitsHalfOfTheDelayForOthersThatBeginNow) {
   const auto capture = Admit(Plan(Sequence(10)));
   EXPECT_EQ(NextBatch(), std::nullopt);
-  EXPECT_EQ(look_again_, clock_.Now() + kDelay / 4);
-  clock_.Advance(kDelay / 4);
+  EXPECT_EQ(look_again_, clock_.Now() + kDelay / 2);
+  clock_.Advance(kDelay / 2);
   EXPECT_TRUE(NextBatch().has_value());
 }
 

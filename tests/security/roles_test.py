@@ -241,7 +241,7 @@ def test_a_wrong_auth_file_is_refused_at_start_by_name(tmp_path):
         ("", "it is not JSON"),
         ("[]", "the file: must be an object"),
         ('{"clients":[{"name":"a","roles":["read"]}]}', "clients[0] (a): nothing recognises it"),
-        ('{"clients":[{"name":"a","roles":["king"],"uid":1}]}', "'\"king\"', which is none of read, capture"),
+        ('{"clients":[{"name":"a","roles":["king"],"uid":1}]}', "'\"king\"', which is not one of read, capture"),
         ('{"clients":[{"name":"a b","roles":["read"],"uid":1}]}', "name is 'a b'"),
         ('{"clients":[{"name":"a","roles":["read"],"uid":1,"tokn":1}]}', "unknown field 'tokn'"),
         ('{"clients":[{"name":"a","roles":["read"],"token_sha256":"12"}]}', "token_sha256 has 2 characters"),

@@ -68,7 +68,7 @@ TEST_F(SharedMemoryTest, ClosesConnectionsThatSaySomethingElse) {
   two.Send("HKLN", memory);
   two.Send("SHM1", memory);
   EXPECT_FALSE(two.Answered());
-  // In pieces it is good.
+  // An offer in pieces is accepted.
   Offer pieces(port());
   pieces.Send("HKLN", memory);
   pieces.Send("SHM1");
