@@ -6,6 +6,7 @@
 #include "gmock/gmock.h"
 #include "server/base/quota_refusal.h"
 #include "server/base/retry_after.h"
+#include "server/engine/quotas.h"
 #include "tests/engine/scheduler_fixture.h"
 
 namespace hookline {
@@ -166,6 +167,27 @@ TEST_F(FairnessTest, AQuotaOfRowsIsNamedWithTheUse) {
   client.quotas.rows = 10;
   EXPECT_THAT(std::string(Refusal(client, Plan(Sequences(1, 11))).message()), HasSubstr("(quota `rows`)"));
   AdmitFor(client, Plan(Sequences(1, 10)));
+}
+
+TEST_F(FairnessTest, QuotasOfSlabsAndFeedsAreNamedWithTheUse) {
+  ClientShare share;
+  share.identity = ClientIdentity("alice");
+  share.identity.quotas.slabs = 3;
+  share.identity.quotas.feeds = 1;
+  CapturePlan plan = Plan(StreamedSource{});
+  plan.group_slabs = 2;
+  const auto check = [&](const ClientUse& use) {
+    return CheckQuotas(share, use, plan, /*rows=*/1, options_, clock_.Now());
+  };
+  EXPECT_EQ(RefusingQuota(check({})), "slabs");
+  EXPECT_THAT(std::string(check({}).message()), HasSubstr("needs 4 slabs; alice may have 3 (quota `slabs`)"));
+  plan.group_slabs = 1;
+  plan.feed.emplace();
+  EXPECT_TRUE(check({}).ok());
+  ClientUse member;
+  member.feeds = 1;
+  EXPECT_EQ(RefusingQuota(check(member)), "feeds");
+  EXPECT_THAT(std::string(check(member).message()), HasSubstr("alice has 1 captures in feeds, of at most 1"));
 }
 
 TEST_F(FairnessTest, ARateOfTokensHoldsCapturesBackAndRefusesNewOnesForAsLong) {
