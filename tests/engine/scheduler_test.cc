@@ -101,6 +101,27 @@ TEST_F(SchedulerTest, RowsOfALaterPassWaitForSlabsWhereThoseOfTheOneBeforeGetThe
   scheduler_->Failed(capture.id, absl::InternalError("end of the test"));
 }
 
+TEST_F(SchedulerTest, ACaptureWhoseLastRowsAreLostEndsWithThatError) {
+  const auto capture = Admit(Plan(Sequence(10)));
+  clock_.Advance(kDelay);
+  std::optional<Batch> batch = NextBatch();
+  ASSERT_TRUE(batch.has_value());
+  LaunchedPass launched;
+  launched.tokens = launched.positions = 10;
+  launched.shares.emplace_back();
+  launched.shares[0].capture = capture.id;
+  scheduler_->Launched(model_id_, launched);
+  scheduler_->BatchDone(*batch);  // its source has ended
+  scheduler_->Failed(capture.id, absl::InternalError("the copy failed"));
+  scheduler_->Delivered(capture.id, absl::ZeroDuration());
+  std::optional<CaptureEnded> ended;
+  while (std::optional<CaptureEvent> event = capture.events->Next()) {
+    if (const auto* end = std::get_if<CaptureEnded>(&*event)) ended = *end;
+  }
+  ASSERT_TRUE(ended.has_value());
+  EXPECT_EQ(ended->status.message(), "the copy failed");
+}
+
 TEST_F(SchedulerTest, QueueTimeIsTheTimeThatASequenceCouldRunAndDidNot) {
   const auto capture = Admit(Plan(Sequence(10)));
   EXPECT_EQ(NextBatch(), std::nullopt);
