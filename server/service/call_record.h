@@ -1,4 +1,4 @@
-// What a call did, for operators: one line of the log when it has ended, and its place in the metrics.
+// Tells operators of a call: by one line of the log when it has ended, and in the metrics.
 //
 //   CallRecord record(metrics, "/hookline.v1.CaptureService/Capture", "10.0.0.7");
 //   record.SetClient(client.identity);
@@ -23,7 +23,7 @@ namespace hookline {
 // A value of its owner's, who moves it on: one at a time writes it. Not thread-safe.
 class CallRecord {
  public:
-  // Of no call: it tells nobody.
+  // Makes a record that belongs to no call and tells nobody.
   CallRecord() = default;
   // The call begins now. `metrics` may be null; otherwise it must outlive the record, and the copies of it. `method`
   // is /package.Service/Method and lives for ever; `peer` is the address without a port.
@@ -45,7 +45,7 @@ class CallRecord {
   void End(const absl::Status& status) const;
 
  private:
-  // What only captures have.
+  // These only captures have.
   struct CaptureTimes {
     absl::Duration queue;
     absl::Duration forward;

@@ -27,7 +27,7 @@ from hookline import _protocol  # noqa: E402
 POOL, LENGTH, VOCABULARY = 512, 64, 256
 POINTS = ("blocks.0.hook_resid_post", "blocks.1.hook_mlp_out", "blocks.3.hook_resid_post")
 CLIENTS = ("alice", "bob", "carol", "limited")
-# Of the largest value of the row. Rows in other batches may differ in the last bits.
+# A share of the largest value of the row. Rows in other batches may differ in the last bits.
 TOLERANCE = {"float32": 1e-4, "float16": 2e-3, "bfloat16": 2e-2}
 LOSS_TOLERANCE = 1e-3
 # Ends that the server may bring while others want what it holds: quotas, laggards of feeds, silent clients.
@@ -305,7 +305,7 @@ def stalls(worker):
             request.dataset.name = "pool"
             first = _protocol.CaptureStreamRequest()
             first.request.hook_points.append(POINTS[0])
-            # As many each time, or the most memory that they ever take at once would be met late by chance.
+            # The number is the same each time, or the most memory that they take at once would come late by chance.
             full = channel.unary_stream(_protocol.CAPTURE)
             idle = channel.stream_stream(_protocol.CAPTURE_STREAM)
             calls = [full(request.SerializeToString(), metadata=metadata) for _ in range(6)]
