@@ -148,7 +148,7 @@ class References:
 
 
 class Worker:
-    """What the kinds of clients share."""
+    """Holds what the kinds of clients share."""
 
     def __init__(self, place, counts, seed):
         self.place, self.counts = place, counts

@@ -154,7 +154,7 @@ TEST_F(CallRecordTest, CallsAreCountedByMethodAndCode) {
   EXPECT_THAT(page, HasSubstr("hookline_grpc_server_started_total" + capture + "} 2\n"));
   EXPECT_THAT(page, HasSubstr("hookline_grpc_server_handled_total" + capture + ",grpc_code=\"OK\"} 1\n"));
   EXPECT_THAT(page, HasSubstr("hookline_grpc_server_handled_total" + capture + ",grpc_code=\"INVALID_ARGUMENT\"} 1\n"));
-  // What an alert looks for is there from the first, or its first increase would not be seen.
+  // An alert finds its series from the first moment, or it would miss their first increase.
   EXPECT_THAT(page, HasSubstr("hookline_grpc_server_handled_total" + capture + ",grpc_code=\"INTERNAL\"} 0\n"));
   EXPECT_THAT(page, HasSubstr("hookline_grpc_server_handling_seconds_count" + capture + "} 2\n"));
   EXPECT_THAT(page, HasSubstr("hookline_first_row_seconds_count" + capture + "} 1\n"));
