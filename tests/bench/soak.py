@@ -20,6 +20,7 @@ import pathlib
 import random
 import re
 import resource
+import select
 import signal
 import subprocess
 import sys
@@ -50,6 +51,12 @@ GRPC_THREADS = (
 )
 MOST_MORE_GRPC_THREADS = 4
 KILL_EVERY, RELOAD_EVERY = 4.0, 15.0  # seconds
+SAMPLE_SECONDS = 0.5
+
+
+def processes_ended(pidfds, seconds):
+    """Waits until one of the processes ends, at most so long. Returns the descriptors of those that have."""
+    return select.select(pidfds, [], [], seconds)[0]
 
 
 def openssl(*arguments):
@@ -133,14 +140,21 @@ class Server:
             "--connection-idle", "10s", "--keepalive", "15s", "--log-format", "json",
         ]  # fmt: skip
         self.process = subprocess.Popen(list(map(str, command)), stderr=self.log)
+        self.pidfd = os.pidfd_open(self.process.pid)
         while not (folder / "port").exists():
             if self.process.poll() is not None:
                 sys.exit(f"the server ended at its start:\n{(folder / 'server.log').read_text()}")
-            time.sleep(0.05)
+            processes_ended([self.pidfd], 0.05)
         self.address = f"127.0.0.1:{(folder / 'port').read_text().strip()}"
         self._reloads = 0
         port = re.search(r"metrics at .*\(port (\d+)\)", (folder / "server.log").read_text()).group(1)
         self.metrics_address = f"127.0.0.1:{port}"
+
+    def run_for(self, seconds):
+        """Lets the server run for some time. Exits if it ends meanwhile."""
+        if processes_ended([self.pidfd], seconds):
+            log = (self.folder / "server.log").read_text()
+            sys.exit(f"the server ended with {self.process.wait()}:\n{log[-4000:]}")
 
     def reload(self):
         """Replaces certificates and the file of clients, which is broken every third time."""
@@ -183,7 +197,7 @@ class Clients:
     def __init__(self, server, counts):
         self._server, self._counts = server, counts
         self._random = random.Random(11)
-        self._running = {}  # by process id: the index of its role
+        self._running = {}  # by process id: the index of its role, and a descriptor of the process
         self.killed = 0
 
     def _start(self, index):
@@ -195,54 +209,60 @@ class Clients:
         pid = os.fork()
         if pid == 0:
             code = 1
+            self._leave.listen()
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             try:
                 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-                soak_clients.run(role, place, self._counts, seed=self._random.randrange(1 << 30) + os.getpid())
+                soak_clients.run(
+                    role, place, self._counts, self._leave, seed=self._random.randrange(1 << 30) + os.getpid()
+                )
                 code = 0
             finally:
                 sys.stdout.flush()
                 sys.stderr.flush()
                 os._exit(code)
-        self._running[pid] = index
+        self._running[pid] = (index, os.pidfd_open(pid))
 
     def start(self):
-        self._counts.stop(False)
+        self._leave = soak_clients.Leave()
         for index in range(len(soak_clients.ROLES)):
             self._start(index)
 
-    def check(self):
-        """Exits if a client has ended by itself."""
-        while self._running:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-            if pid == 0:
-                return
-            index = self._running.pop(pid, None)
-            if index is not None:
+    def pidfds(self):
+        return [pidfd for _, pidfd in self._running.values()]
+
+    def check(self, ended):
+        """Exits if a client is among the processes that have ended by themselves."""
+        for pid, (index, pidfd) in list(self._running.items()):
+            if pidfd in ended:
+                del self._running[pid]
                 name = soak_clients.ROLES[index].__name__
-                sys.exit(f"client {name} ended by itself ({status}); what it printed stands above")
+                sys.exit(f"client {name} ended by itself ({os.waitpid(pid, 0)[1]}); what it printed stands above")
 
     def kill_one(self):
         """Kills one of the good clients with SIGKILL and starts another in its place."""
-        good = [pid for pid, index in self._running.items() if soak_clients.ROLES[index] in soak_clients.GOOD]
+        good = [pid for pid, (index, _) in self._running.items() if soak_clients.ROLES[index] in soak_clients.GOOD]
         pid = self._random.choice(good)
-        index = self._running.pop(pid)
+        index, pidfd = self._running.pop(pid)
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
+        os.close(pidfd)
         self.killed += 1
         self._start(index)
 
     def end(self):
         """All leave, in good order where they do so within half a minute."""
-        self._counts.stop(True)
+        if not self._running:
+            return
+        self._leave.tell()
         end = time.monotonic() + 30
-        for pid in list(self._running):
-            while time.monotonic() < end and os.waitpid(pid, os.WNOHANG) == (0, 0):
-                time.sleep(0.1)
-            if time.monotonic() >= end:
+        for pid, (_, pidfd) in self._running.items():
+            if not processes_ended([pidfd], max(0.0, end - time.monotonic())):
                 os.kill(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
+            os.waitpid(pid, 0)
+            os.close(pidfd)
         self._running = {}
+        self._leave.close()
 
 
 def at_rest(server, clients):
@@ -252,12 +272,12 @@ def at_rest(server, clients):
     while server.captures() > 0:
         if time.monotonic() > end:
             sys.exit(f"captures are left two minutes after all clients have gone:\n{server.metrics()}")
-        time.sleep(1)
-    time.sleep(REST_SECONDS)
+        server.run_for(1)
+    server.run_for(REST_SECONDS)
     samples = []
     for _ in range(10):
         samples.append(server.usage())
-        time.sleep(1)
+        server.run_for(1)
     return np.mean(samples, axis=0)
 
 
@@ -280,13 +300,9 @@ def soak(arguments, folder):
         loads, first = [], None
         minute = 0
         while minute < arguments.minutes:
-            time.sleep(0.5)
+            clients.check(processes_ended(clients.pidfds(), SAMPLE_SECONDS))
+            server.run_for(0)
             now = time.monotonic()
-            clients.check()
-            if server.process.poll() is not None:
-                sys.exit(
-                    f"the server ended with {server.process.returncode}:\n{(folder / 'server.log').read_text()[-4000:]}"
-                )
             if now - last_kill > KILL_EVERY:
                 clients.kill_one()
                 last_kill = now

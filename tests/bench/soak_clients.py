@@ -6,10 +6,11 @@ import mmap
 import os
 import pathlib
 import random
+import select
 import socket
 import ssl
 import sys
-import time
+import threading
 import traceback
 from dataclasses import dataclass
 
@@ -35,6 +36,8 @@ EXPECTED = (hookline.ResourceExhaustedError, hookline.UnavailableError, hookline
 ABLATION = {"ablated": [hookline.Intervention.zero("blocks.1.hook_mlp_out")]}
 # Between two things that a client does: the soak is to last, not to measure speed.
 PAUSE_SECONDS = 0.1
+SLOW_SECONDS = 0.5
+STALL_SECONDS = 8.0  # longer than the server's --stall-timeout
 
 COUNTED = ("captures", "rows", "feeds", "recordings", "scores", "refusals", "stalls", "misdeeds")
 
@@ -47,21 +50,35 @@ def make_pool():
     return np.random.default_rng(1).integers(0, VOCABULARY, (POOL, LENGTH)).astype(np.uint16)
 
 
-class Counts:
-    """Counts that client processes add to, a row of memory for each kind of client, and whether all are to leave."""
+class Leave:
+    """Tells client processes to leave, by the end of a pipe: a process that is killed holds up nobody who waits."""
 
     def __init__(self):
-        self._memory = mmap.mmap(-1, 8 * (1 + len(ROLES) * len(COUNTED)))
-        self._all = np.frombuffer(self._memory, dtype=np.int64)
-        self._by_role = self._all[1:].reshape(len(ROLES), len(COUNTED))
+        self._reader, self._writer = os.pipe()
+
+    def tell(self):
+        """Tells all clients, from the process that forked them."""
+        os.close(self._writer)
+
+    def listen(self):
+        """Makes this a client's; called once after the fork."""
+        os.close(self._writer)
+
+    def wait(self, seconds):
+        """Waits until all are told to leave, at most so long. Returns whether they are."""
+        return bool(select.select([self._reader], [], [], seconds)[0])
+
+    def close(self):
+        os.close(self._reader)
+
+
+class Counts:
+    """Counts that client processes add to, a row of memory for each kind of client."""
+
+    def __init__(self):
+        self._memory = mmap.mmap(-1, 8 * len(ROLES) * len(COUNTED))
+        self._by_role = np.frombuffer(self._memory, dtype=np.int64).reshape(len(ROLES), len(COUNTED))
         self._role = 0
-
-    def stop(self, value):
-        self._all[0] = value
-
-    @property
-    def stopped(self):
-        return bool(self._all[0])
 
     def use(self, role):
         self._role = ROLES.index(role)
@@ -150,8 +167,8 @@ class References:
 class Worker:
     """Holds what the kinds of clients share."""
 
-    def __init__(self, place, counts, seed):
-        self.place, self.counts = place, counts
+    def __init__(self, place, counts, leave, seed):
+        self.place, self.counts, self.leave = place, counts, leave
         self.random = random.Random(seed)
         self.references = References(place.folder)
 
@@ -175,7 +192,7 @@ class Worker:
                 self.counts.add("rows", len(batch.sequence) * len(points))
                 places.append(np.stack([batch.sequence, batch.position], axis=1))
                 if self.random.random() < 0.02:
-                    time.sleep(0.5)  # a slow reader
+                    self.leave.wait(SLOW_SECONDS)  # a slow reader
                 if leave:
                     return
         finally:
@@ -232,16 +249,15 @@ class Worker:
 
 def repeat(worker, name, action, receiver="grpc"):
     """The action again and again, on one connection for some time and then on another."""
-    while not worker.counts.stopped:
+    while not worker.leave.wait(0):
         with worker.place.client(name, receiver) as client:
             for _ in range(worker.random.randint(1, 20)):
-                if worker.counts.stopped:
-                    return
                 try:
                     action(client)
                 except EXPECTED:
                     worker.counts.add("refusals")
-                time.sleep(PAUSE_SECONDS)
+                if worker.leave.wait(PAUSE_SECONDS):
+                    return
 
 
 def captures_of_alice(worker):
@@ -299,7 +315,7 @@ def scores(worker):
 def stalls(worker):
     """Captures that are opened and never read, some with a window full of rows, others without a token."""
     metadata = [("authorization", f"Bearer {token_of('carol')}")]
-    while not worker.counts.stopped:
+    while not worker.leave.wait(0):
         with worker.place.channel() as channel:
             request = _protocol.CaptureRequest(hook_points=["blocks.*"])
             request.dataset.name = "pool"
@@ -309,21 +325,19 @@ def stalls(worker):
             full = channel.unary_stream(_protocol.CAPTURE)
             idle = channel.stream_stream(_protocol.CAPTURE_STREAM)
             calls = [full(request.SerializeToString(), metadata=metadata) for _ in range(6)]
-            calls += [idle(_endless(worker, first), metadata=metadata) for _ in range(4)]
-            for _ in range(80):  # eight seconds, longer than --stall-timeout
-                if worker.counts.stopped:
-                    break
-                time.sleep(0.1)
+            cancelled = threading.Event()
+            calls += [idle(_silent(first, cancelled), metadata=metadata) for _ in range(4)]
+            worker.leave.wait(STALL_SECONDS)
             worker.counts.add("stalls", len(calls))
             for call in calls:
                 call.cancel()
+            cancelled.set()
 
 
-def _endless(worker, first):
-    """A stream of requests that never ends by itself."""
+def _silent(first, cancelled):
+    """Makes a stream of requests that says nothing after its first one."""
     yield first.SerializeToString()
-    while not worker.counts.stopped:
-        time.sleep(0.5)
+    cancelled.wait()
 
 
 def _call_wrongly(worker, channel):
@@ -361,15 +375,14 @@ def _send_garbage(worker, address, kept):
 
 def misdeeds(worker):
     kept = []
-    while not worker.counts.stopped:
+    while not worker.leave.wait(0):
         with worker.place.channel() as channel:
             for _ in range(20):
-                if worker.counts.stopped:
-                    break
                 _call_wrongly(worker, channel)
                 _send_garbage(worker, worker.random.choice([worker.place.address, worker.place.metrics]), kept)
                 worker.counts.add("misdeeds", 2)
-                time.sleep(PAUSE_SECONDS)
+                if worker.leave.wait(PAUSE_SECONDS):
+                    break
 
 
 GOOD = (
@@ -384,11 +397,11 @@ GOOD = (
 ROLES = (*GOOD, captures_over_quota, stalls, misdeeds)
 
 
-def run(role, place, counts, seed):
+def run(role, place, counts, leave, seed):
     """Does what the role does until it is told to leave. What goes wrong is printed and raised."""
     counts.use(role)
     try:
-        role(Worker(place, counts, seed))
+        role(Worker(place, counts, leave, seed))
     except BaseException:
         traceback.print_exc()
         raise
