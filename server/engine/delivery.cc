@@ -173,10 +173,14 @@ std::vector<QueuedChunk> Delivery::TakeGroup() {
   for (PlacedChunk& placed : group.chunks) {
     const CapturePlan::HookPoint& hook_point = plan.hook_points[placed.hook_point];
     QueuedChunk queued;
+    StagedRows& staged = *staged_[placed.hook_point];
+    int64_t first = placed.first;
     for (const SlabSpan& span : placed.spans) {
-      queued.statistics.Add(span.data(), span.bytes / hook_point.row_bytes, hook_point.layout);
+      const int64_t rows = span.bytes / hook_point.row_bytes;
+      queued.statistics.Add(span.data(), rows, hook_point.layout, staged.Sums(first, rows));
+      first += rows;
     }
-    queued.statistics.Add(staged_[placed.hook_point]->TakeLoss());
+    queued.statistics.Add(staged.TakeLoss());
     Chunk& chunk = queued.chunk;
     chunk.hook_point = placed.hook_point;
     chunk.first_row = first_row_ + placed.first;
