@@ -25,10 +25,12 @@ from hookline._arguments import (
     PersistArguments,
     ScoreArguments,
     StatisticsArguments,
+    SubstituteArguments,
 )
 from hookline._async_capture import AsyncCapture
 from hookline._async_sources import FromAsync
 from hookline._async_streams import AsyncPersist, AsyncScores
+from hookline._async_substitute import AsyncSubstituted
 from hookline._calls import Answer, UnaryCall
 from hookline._connection import channel_options, open_channel
 from hookline._counts import seconds
@@ -40,12 +42,14 @@ from hookline.errors import (
     HooklineError,
     from_rpc_error,
 )
+from hookline.evaluate import LossRecovered, Measure, parts
 from hookline.persist import persist_request
 from hookline.scores import (
     Intervention,
     score_options,
 )
 from hookline.statistics import Statistics, receiver_statistics, statistics_options
+from hookline.substitute import substitution
 from hookline.types import (
     CaptureEstimate,
     DatasetInfo,
@@ -214,6 +218,35 @@ class AsyncClient:
         scores = AsyncScores(call, options, self.address)
         self._running.add(scores)
         return scores
+
+    def substitute(
+        self,
+        source: Any,
+        hook_point: str | Sequence[str],
+        replace: Any,
+        variants: Mapping[str, Sequence[Intervention]] | None = None,
+        **options: Unpack[SubstituteArguments],
+    ) -> AsyncSubstituted:
+        """`Client.substitute`, with the same arguments: an async iterator of scores. Functions may be coroutines;
+        others run on another thread, so that they do not hold the event loop."""
+        self._check("substitute")
+        settled = substitution(source, hook_point, replace, variants, options)
+        call = self._channel.stream_stream(_protocol.SUBSTITUTE)(metadata=self._metadata)
+        scores = AsyncSubstituted(call, settled, self.address)
+        self._running.add(scores)
+        return scores
+
+    async def loss_recovered(
+        self, sae: Any, hook_point: str, source: Any, *, model: str = "", ignore_token_ids: Sequence[int] = ()
+    ) -> LossRecovered:
+        """`Client.loss_recovered`, with the same arguments. The autoencoder runs on another thread."""
+        measure = Measure(sae, await self.model(model), hook_point, ignore_token_ids)
+        for part in parts(source):
+            arguments = measure.arguments(model)
+            async with self.substitute(part, hook_point, measure.replace, measure.variants, **arguments) as scores:
+                async for score in scores:
+                    measure.add(score)
+        return measure.result()
 
     def persist(
         self, name: str, hook_points: str | Sequence[str], source: Any, **options: Unpack[PersistArguments]

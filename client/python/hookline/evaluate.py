@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hookline._sources import is_server_source, source_batches
-from hookline.scores import Intervention
+from hookline._sources import is_server_source, messages, source_batches
+from hookline.scores import Intervention, SequenceScore
+from hookline.substitute import RowsPlace
+from hookline.types import ModelInfo
 
 if TYPE_CHECKING:
+    from hookline._arguments import SubstituteArguments
     from hookline.client import Client
 
 # A value of which more is in these sums than in any model.
@@ -137,75 +140,100 @@ class _Totals:
         return 1 - self.mean("mse") / variance
 
 
-def loss_recovered(
-    client: Client, sae: Any, hook_point: str, source: Any, *, model: str = "", ignore_token_ids: Sequence[int] = ()
-) -> LossRecovered:
-    """See `Client.loss_recovered`."""
-    if is_server_source(source):
-        raise TypeError(f"source: {type(source).__name__} holds no token ids here; give them in a list or tensor")
-    points = {point.name: point for point in client.model(model).info.hook_points}
-    heads = points[hook_point].heads if hook_point in points else 0
-    place = _Place(hook_point, head_of(sae, hook_point, heads), heads)
-    reconstruct = reconstruct_with(sae, heads if place.head is None else 1)
-    totals = _Totals()
-    for batch in source_batches(source):
-        for ids in batch.sequences:
-            _add_sequence(client, reconstruct, place, np.asarray(ids), model, ignore_token_ids, totals)
-    without, ablated, with_sae = (totals.mean(f"loss {name}") for name in ("", "zero", "sae"))
-    kl, kl_ablated = totals.mean("kl sae"), totals.mean("kl zero")
-    return LossRecovered(
-        ce_loss_with_sae=with_sae,
-        ce_loss_without_sae=without,
-        ce_loss_with_ablation=ablated,
-        ce_loss_score=(ablated - with_sae) / (ablated - without),
-        kl_div_with_sae=kl,
-        kl_div_with_ablation=kl_ablated,
-        kl_div_score=(kl_ablated - kl) / kl_ablated,
-        l0=totals.mean("l0") if "l0" in totals.sums else None,
-        l1=totals.mean("l1") if "l1" in totals.sums else None,
-        explained_variance=totals.explained_variance(),
-        mse=totals.mean("mse"),
-        cossim=totals.mean("cossim"),
-        tokens=totals.counts["mse"],
-    )
-
-
 @dataclass(frozen=True)
 class _Place:
     """The rows that an autoencoder encodes: of a hook point, or of one of its heads."""
 
     hook_point: str
     head: int | None
-    heads: int
-
-    def of(self, rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        return rows if self.head is None else rows.reshape(len(rows), self.heads, -1)[:, self.head]
 
 
-def _add_sequence(
-    client: Client,
-    reconstruct: Reconstruct,
-    place: _Place,
-    ids: np.ndarray[Any, Any],
-    model: str,
-    ignored: Sequence[int],
-    totals: _Totals,
-) -> None:
-    """Two calls: the rows, and the losses with the reconstruction in their place."""
-    source = [ids.tolist()]
-    with client.score(source, hook_points=place.hook_point, rows_only=True, model=model) as scores:
-        rows = place.of(next(scores).rows[place.hook_point])
-    made = reconstruct(rows)
-    counted = ~np.isin(ids, np.asarray(ignored, dtype=ids.dtype))
-    totals.add_rows(rows, made, counted)
-    positions = [int(position) for position in np.flatnonzero(counted)]
-    variants = {"zero": [Intervention.zero(place.hook_point, head=place.head)]}
-    if positions:
-        rows_there = made.rows[counted]
-        variants["sae"] = [Intervention.set(place.hook_point, rows_there, positions=positions, head=place.head)]
-    with client.score(source, variants, per_token_loss=True, kl=True, model=model) as scores:
-        for score in scores:
-            if score.token_loss is not None:
-                totals.add(f"loss {score.variant}", score.token_loss[counted[:-1]])
-            if score.kl is not None:
-                totals.add(f"kl {score.variant}", score.kl[counted])
+class Measure:
+    """Measures an autoencoder in the passes of a `substitute` with `arguments`: it replaces rows, and takes scores."""
+
+    def __init__(self, sae: Any, model: ModelInfo, hook_point: str, ignored: Sequence[int]) -> None:
+        points = {point.name: point for point in model.hook_points}
+        heads = points[hook_point].heads if hook_point in points else 0
+        self._place = _Place(hook_point, head_of(sae, hook_point, heads))
+        self._reconstruct = reconstruct_with(sae, heads if self._place.head is None else 1)
+        self._ignored = np.asarray(ignored, dtype=np.int64)
+        self._totals = _Totals()
+        # Of sequences whose scores are still to come: which tokens count.
+        self._counted: dict[int, np.ndarray[Any, Any]] = {}
+
+    @property
+    def variants(self) -> dict[str, list[Intervention]]:
+        return {"zero": [Intervention.zero(self._place.hook_point, head=self._place.head)]}
+
+    def arguments(self, model: str) -> SubstituteArguments:
+        return {
+            "variant": "sae",
+            "head": self._place.head,
+            "places": True,
+            "output": "numpy",
+            "per_token_loss": True,
+            "kl": True,
+            "model": model,
+        }
+
+    def replace(self, rows: np.ndarray[Any, Any], place: RowsPlace) -> tuple[Any, np.ndarray[Any, Any]]:
+        """The reconstruction, and where it counts."""
+        made = self._reconstruct(rows)
+        counted = ~np.isin(place.token_id, self._ignored)
+        self._totals.add_rows(rows, made, counted)
+        begins = np.flatnonzero(np.diff(place.sequence, prepend=place.sequence[0] - 1))
+        for sequence, part in zip(place.sequence[begins], np.split(counted, begins[1:])):
+            self._counted[int(sequence)] = part
+        return made.rows, counted
+
+    def add(self, score: SequenceScore) -> None:
+        counted = self._counted[score.sequence]
+        if score.token_loss is not None:
+            self._totals.add(f"loss {score.variant}", score.token_loss[counted[:-1]])
+        if score.kl is not None:
+            self._totals.add(f"kl {score.variant}", score.kl[counted])
+        if score.variant == "sae":
+            del self._counted[score.sequence]
+
+    def result(self) -> LossRecovered:
+        totals = self._totals
+        without, ablated, with_sae = (totals.mean(f"loss {name}") for name in ("", "zero", "sae"))
+        kl, kl_ablated = totals.mean("kl sae"), totals.mean("kl zero")
+        return LossRecovered(
+            ce_loss_with_sae=with_sae,
+            ce_loss_without_sae=without,
+            ce_loss_with_ablation=ablated,
+            ce_loss_score=(ablated - with_sae) / (ablated - without),
+            kl_div_with_sae=kl,
+            kl_div_with_ablation=kl_ablated,
+            kl_div_score=(kl_ablated - kl) / kl_ablated,
+            l0=totals.mean("l0") if "l0" in totals.sums else None,
+            l1=totals.mean("l1") if "l1" in totals.sums else None,
+            explained_variance=totals.explained_variance(),
+            mse=totals.mean("mse"),
+            cossim=totals.mean("cossim"),
+            tokens=totals.counts["mse"],
+        )
+
+
+def parts(source: Any) -> Iterator[Any]:
+    """The sources of the calls that measure a source: what the server makes itself in one, token ids in several, so
+    that each is a request."""
+    if is_server_source(source):
+        yield source
+    else:
+        for batch in messages(source_batches(source)):
+            yield [batch]
+
+
+def loss_recovered(
+    client: Client, sae: Any, hook_point: str, source: Any, *, model: str = "", ignore_token_ids: Sequence[int] = ()
+) -> LossRecovered:
+    """See `Client.loss_recovered`."""
+    measure = Measure(sae, client.model(model).info, hook_point, ignore_token_ids)
+    for part in parts(source):
+        arguments = measure.arguments(model)
+        with client.substitute(part, hook_point, measure.replace, measure.variants, **arguments) as scores:
+            for score in scores:
+                measure.add(score)
+    return measure.result()
