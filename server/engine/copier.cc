@@ -36,7 +36,7 @@ std::map<int, Copier::Count> Copier::delivered() const {
 }
 
 void Copier::Run() {
-  // Without it the thread works on the wrong device, and then what it does fails and is told.
+  // Where this fails the thread works on the wrong device: its copies fail, and captures end with that error.
   const absl::StatusOr<std::unique_ptr<ThreadBinding>> binding = transfer_->BindThread();
   while (true) {
     Work work = NextWork();
@@ -81,7 +81,13 @@ void Copier::FinishPass(PassInFlight pass) {
   last_reached_ = now;
   scheduler_->Computed(model_, computed);
   for (std::unique_ptr<Delivery>& delivery : pass.deliveries) {
-    if (!status.ok()) scheduler_->Failed(delivery->recipient().capture, status);
+    if (!status.ok()) {
+      // Its rows may not have arrived, so none of them are handed over.
+      scheduler_->Failed(delivery->recipient().capture, status);
+      const bool was_placed = delivery->all_placed();
+      Finish(std::move(delivery), was_placed);
+      continue;
+    }
     if (ParkBehindOthers(delivery)) continue;
     Deliveries deliveries;
     deliveries.push_back(std::move(delivery));
@@ -97,12 +103,19 @@ void Copier::Advance(Deliveries deliveries) {
     const absl::StatusOr<bool> is_over = AdvanceOne(delivery);
     if (is_over.ok() && !*is_over) return Park(std::move(deliveries));
     if (!is_over.ok()) scheduler_->Failed(capture, is_over.status());
-    const absl::Duration copy_time = delivery.copy_time();
-    const int64_t staged_bytes = delivery.Bytes();
-    deliveries.pop_front();  // gives back its slabs, and what it holds on the device
-    if (!was_placed) scheduler_->Placed(capture, staged_bytes);
-    scheduler_->Delivered(capture, copy_time);
+    std::unique_ptr<Delivery> finished = std::move(deliveries.front());
+    deliveries.pop_front();
+    Finish(std::move(finished), was_placed);
   }
+}
+
+void Copier::Finish(std::unique_ptr<Delivery> delivery, bool was_placed) {
+  const CaptureId capture = delivery->recipient().capture;
+  const absl::Duration copy_time = delivery->copy_time();
+  const int64_t staged_bytes = delivery->Bytes();
+  delivery.reset();  // gives back its slabs, and what it holds on the device
+  if (!was_placed) scheduler_->Placed(capture, staged_bytes);
+  scheduler_->Delivered(capture, copy_time);
 }
 
 absl::StatusOr<bool> Copier::AdvanceOne(Delivery& delivery) {

@@ -77,6 +77,8 @@ class Copier {
   void FinishPass(PassInFlight pass) ABSL_LOCKS_EXCLUDED(mu_);
   // Hands over as much as the capture's window allows, and parks the rest.
   void Advance(Deliveries deliveries) ABSL_LOCKS_EXCLUDED(mu_);
+  // Lets go of a delivery, and reports it: as placed too, unless it was before.
+  void Finish(std::unique_ptr<Delivery> delivery, bool was_placed) ABSL_LOCKS_EXCLUDED(mu_);
   // Returns whether the delivery is over: handed over whole, or no longer wanted. Otherwise it waits for room.
   absl::StatusOr<bool> AdvanceOne(Delivery& delivery) ABSL_LOCKS_EXCLUDED(mu_);
   void HandOver(Delivery& delivery) ABSL_LOCKS_EXCLUDED(mu_);

@@ -37,7 +37,7 @@ absl::Status Executor::TryFullBatch() {
   if (info.device == "cpu") return absl::OkStatus();
   const int64_t positions = std::max<int64_t>(1, std::min(info.context_length, max_batch_tokens_));
   const int64_t sequences = std::max<int64_t>(1, max_batch_tokens_ / positions);
-  const absl::Status status = TryBatch(sequences, positions);
+  absl::Status status = TryBatch(sequences, positions);
   if (!absl::IsResourceExhausted(status)) return status;
   return absl::ResourceExhaustedError(absl::StrCat(
       "model '", info.name, "': a forward pass of ", sequences, " sequences of ", positions, " tokens does not fit on ",

@@ -20,7 +20,7 @@ constexpr int kMaxLaunchedBatches = 2;
 
 // Clients that start together arrive within this share of the batch delay. A capture that is alone waits no longer than
 // that.
-constexpr int kQuietShare = 4;
+constexpr int kQuietShare = 2;
 
 int64_t StagedBytes(const SchedulerState& state, const CaptureState& capture) {
   const auto staged = state.staged_bytes.find(state.QueueOf(capture.model).setup.info->device);

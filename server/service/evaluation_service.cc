@@ -133,16 +133,21 @@ class SubstituteCall final : public ScoreCall<grpc::ServerBidiReactor<grpc::Byte
 grpc::ServerWriteReactor<grpc::ByteBuffer>* EvaluationServiceImpl::Score(grpc::CallbackServerContext* context,
                                                                          const grpc::ByteBuffer* request) {
   auto call = std::make_shared<UnaryScoreCall>(wakes_, texts_);
-  call->Keep(context);
-  call->Begin(*engine_, caller_.Authorize(*context, "/hookline.v1.EvaluationService/Score"), *request);
+  CallRecord record;
+  const absl::StatusOr<AuthClient> client =
+      caller_.Authorize(*context, "/hookline.v1.EvaluationService/Score", &record);
+  call->Keep(context, std::move(record));
+  call->Begin(*engine_, client, *request);
   return call.get();
 }
 
 grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* EvaluationServiceImpl::Substitute(
     grpc::CallbackServerContext* context) {
-  auto call = std::make_shared<SubstituteCall>(
-      wakes_, *engine_, texts_, caller_.Authorize(*context, "/hookline.v1.EvaluationService/Substitute"));
-  call->Keep(context);
+  CallRecord record;
+  absl::StatusOr<AuthClient> client =
+      caller_.Authorize(*context, "/hookline.v1.EvaluationService/Substitute", &record);
+  auto call = std::make_shared<SubstituteCall>(wakes_, *engine_, texts_, std::move(client));
+  call->Keep(context, std::move(record));
   call->Begin();
   return call.get();
 }

@@ -78,6 +78,7 @@ class ScoreCall : public StreamCall<Reactor, grpc::ByteBuffer> {
 
   v1::ScoreResponse NextAsked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     v1::ScoreResponse message = AskedToProto(*plan_, *asked_, next_position_);
+    this->record().AddRows(message.asked().rows());
     next_position_ += message.asked().rows();
     if (next_position_ == static_cast<int64_t>(asked_->token_ids.size())) asked_.reset();
     return message;
@@ -85,6 +86,7 @@ class ScoreCall : public StreamCall<Reactor, grpc::ByteBuffer> {
 
   v1::ScoreResponse NextRows() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     v1::ScoreResponse message = RowsToProto(*plan_, *scored_, next_hook_point_, next_position_);
+    this->record().AddRows(message.rows().rows());
     next_position_ += message.rows().rows();
     if (next_position_ == scored_->tokens) {
       next_position_ = 0;

@@ -303,7 +303,7 @@ void FakeDevice::Reset() {
     state().switches[device] = 0;
     state().peak[device] = state().allocated[device];
   }
-  // What is left of an earlier test is over.
+  // Work that an earlier test left is dropped.
   for (auto& [stream, its] : state().streams) {
     its.late.clear();
     state().host[stream] = its.count;

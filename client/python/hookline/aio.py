@@ -42,7 +42,7 @@ from hookline.errors import (
     HooklineError,
     from_rpc_error,
 )
-from hookline.evaluate import LossRecovered, Measure, parts
+from hookline.evaluate import LossRecovered, Measurement, parts
 from hookline.persist import persist_request
 from hookline.scores import (
     Intervention,
@@ -240,13 +240,14 @@ class AsyncClient:
         self, sae: Any, hook_point: str, source: Any, *, model: str = "", ignore_token_ids: Sequence[int] = ()
     ) -> LossRecovered:
         """`Client.loss_recovered`, with the same arguments. The autoencoder runs on another thread."""
-        measure = Measure(sae, await self.model(model), hook_point, ignore_token_ids)
+        self._check("loss_recovered")
+        measurement = Measurement(sae, await self.model(model), hook_point, ignore_token_ids)
         for part in parts(source):
-            arguments = measure.arguments(model)
-            async with self.substitute(part, hook_point, measure.replace, measure.variants, **arguments) as scores:
+            arguments = measurement.arguments(model)
+            async with self.substitute(part, hook_point, measurement.replace, measurement.variants, **arguments) as scores:
                 async for score in scores:
-                    measure.add(score)
-        return measure.result()
+                    measurement.add(score)
+        return measurement.result()
 
     def persist(
         self, name: str, hook_points: str | Sequence[str], source: Any, **options: Unpack[PersistArguments]

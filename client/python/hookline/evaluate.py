@@ -141,21 +141,22 @@ class _Totals:
 
 
 @dataclass(frozen=True)
-class _Place:
+class _EncodedRows:
     """The rows that an autoencoder encodes: of a hook point, or of one of its heads."""
 
     hook_point: str
     head: int | None
 
 
-class Measure:
-    """Measures an autoencoder in the passes of a `substitute` with `arguments`: it replaces rows, and takes scores."""
+class Measurement:
+    """`Client.loss_recovered` without its calls: `replace` is called in the passes of a `substitute` with `variants` and
+    `arguments`, and `add` takes the scores."""
 
     def __init__(self, sae: Any, model: ModelInfo, hook_point: str, ignored: Sequence[int]) -> None:
         points = {point.name: point for point in model.hook_points}
         heads = points[hook_point].heads if hook_point in points else 0
-        self._place = _Place(hook_point, head_of(sae, hook_point, heads))
-        self._reconstruct = reconstruct_with(sae, heads if self._place.head is None else 1)
+        self._encoded = _EncodedRows(hook_point, head_of(sae, hook_point, heads))
+        self._reconstruct = reconstruct_with(sae, heads if self._encoded.head is None else 1)
         self._ignored = np.asarray(ignored, dtype=np.int64)
         self._totals = _Totals()
         # Of sequences whose scores are still to come: which tokens count.
@@ -163,12 +164,12 @@ class Measure:
 
     @property
     def variants(self) -> dict[str, list[Intervention]]:
-        return {"zero": [Intervention.zero(self._place.hook_point, head=self._place.head)]}
+        return {"zero": [Intervention.zero(self._encoded.hook_point, head=self._encoded.head)]}
 
     def arguments(self, model: str) -> SubstituteArguments:
         return {
             "variant": "sae",
-            "head": self._place.head,
+            "head": self._encoded.head,
             "places": True,
             "output": "numpy",
             "per_token_loss": True,
@@ -230,10 +231,10 @@ def loss_recovered(
     client: Client, sae: Any, hook_point: str, source: Any, *, model: str = "", ignore_token_ids: Sequence[int] = ()
 ) -> LossRecovered:
     """See `Client.loss_recovered`."""
-    measure = Measure(sae, client.model(model).info, hook_point, ignore_token_ids)
+    measurement = Measurement(sae, client.model(model).info, hook_point, ignore_token_ids)
     for part in parts(source):
-        arguments = measure.arguments(model)
-        with client.substitute(part, hook_point, measure.replace, measure.variants, **arguments) as scores:
+        arguments = measurement.arguments(model)
+        with client.substitute(part, hook_point, measurement.replace, measurement.variants, **arguments) as scores:
             for score in scores:
-                measure.add(score)
-    return measure.result()
+                measurement.add(score)
+    return measurement.result()

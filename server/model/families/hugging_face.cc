@@ -114,7 +114,7 @@ absl::StatusOr<Architecture> ReadArchitecture(const Json& json, const std::strin
   return config.status();
 }
 
-// What the files of a checkpoint say, before any weight is read.
+// A checkpoint's files, before any weight is read.
 struct Checkpoint {
   ModelInfo info;
   Architecture architecture;
@@ -143,7 +143,7 @@ absl::StatusOr<DecoderWeights> TakeAll(const Architecture& architecture, WeightT
   return weights;
 }
 
-// What the weights will take on their device.
+// Returns the bytes that the weights will take on their device.
 absl::StatusOr<int64_t> Count(const ModelOptions& options, const Checkpoint& checkpoint, at::ScalarType dtype) {
   WeightTaker count(checkpoint.state, at::kCPU, dtype, WeightTaker::Mode::kCount);
   count.set_evaluates(options.evaluation);
