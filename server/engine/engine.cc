@@ -93,6 +93,12 @@ class ScoringHandle final : public Scoring {
     if (event.has_value()) scheduler_->ScoreMayRun(id_);
     return event;
   }
+  absl::Status Answer(RowsAnswer answer) override {
+    absl::Status status = run_->Answer(std::move(answer));
+    scheduler_->ScoreMayRun(id_);
+    return status;
+  }
+  void FinishAnswers() override { run_->FinishAnswers(); }
   void Cancel() override {
     run_->Close();
     scheduler_->RemoveScore(id_);
@@ -182,6 +188,7 @@ void EngineImpl::Add(std::unique_ptr<Model> model, std::unique_ptr<Transfer> for
   ModelSetup setup;
   setup.info = &replica.model->info();
   setup.max_batch_tokens = limits.max_batch_tokens;
+  setup.max_paused_tokens = limits.max_paused_tokens;
   setup.on_room = [&replica](CaptureId capture) { replica.copier->Resume(capture); };
   replica.id = scheduler_.AddModel(std::move(setup));
   replica.health = std::make_unique<DeviceHealth>(replica.model->info().device, &scheduler_, on_lost_);

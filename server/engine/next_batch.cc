@@ -131,12 +131,18 @@ absl::Time WhenToRun(const SchedulerState& state, const ModelQueue& queue, const
 std::optional<Batch> TakeScore(SchedulerState& state, ModelQueue& queue, int64_t flows) {
   ScoreQueue::Turn turn = queue.scores.Take(flows);
   if (turn.run == nullptr) return std::nullopt;
-  const std::shared_ptr<ClientShare>& share = state.scores.at(turn.id).share;
+  const ScoreEntry& entry = state.scores.at(turn.id);
+  const std::shared_ptr<ClientShare>& share = entry.share;
   share->bucket.Take(turn.positions, state.clock.Now());
   share->tokens += turn.positions;
   Batch batch;
   batch.score = std::move(turn.run);
   batch.score_id = turn.id;
+  if (turn.paused > 0) {
+    batch.score_room = std::make_unique<PauseRoom>(
+        turn.paused,
+        [calls = &state.calls, model = entry.model, positions = turn.paused] { calls->pause_ended(model, positions); });
+  }
   return batch;
 }
 

@@ -41,13 +41,14 @@ inline constexpr int64_t kStreamedBatchesAhead = 4;
 struct ModelSetup {
   const ModelInfo* info = nullptr;  // outlives the scheduler
   int64_t max_batch_tokens = 0;
+  int64_t max_paused_tokens = 0;  // EngineOptions
   // Runs, with no lock held, when rows of the capture that have no slabs may get some or are no longer wanted.
   std::function<void(CaptureId)> on_room;
 };
 
 // The state that the executors of one model share.
 struct ModelQueue {
-  explicit ModelQueue(ModelSetup model_setup) : setup(std::move(model_setup)) {}
+  explicit ModelQueue(ModelSetup model_setup) : setup(std::move(model_setup)), scores(setup.max_paused_tokens) {}
   const ModelSetup setup;
   std::vector<FlowId> turn;  // flows with an admitted capture, in the order of their turn
   SteadyCondVar wake;
@@ -64,6 +65,7 @@ struct ScoreEntry {
   std::shared_ptr<ScoreRun> run;
   int64_t held_tokens = 0;
   std::shared_ptr<ClientShare> share;
+  absl::Time answer_by = absl::InfiniteFuture();  // when to look whether its client is silent for too long
 };
 
 // A capture whose sink has neither consumed the final event nor been destroyed. It counts against the limits.
@@ -88,6 +90,8 @@ struct SchedulerState {
   struct Calls {
     std::function<void(CaptureId)> slab_returned;
     std::function<void()> admit_waiting;
+    std::function<void(CaptureId)> score_may_run;
+    std::function<void(ModelId, int64_t)> pause_ended;
   };
   // All but `scheduler_calls` outlive the state.
   SchedulerState(const EngineOptions& engine_options, const Clock& engine_clock, SlabPool& slab_pool,

@@ -1,5 +1,6 @@
 #include "server/model/decoder.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -60,6 +61,7 @@ Decoder::Decoder(ModelInfo info, DecoderConfig config, DecoderWeights weights, a
   for (int i = 0; i < info_.layers; ++i) {
     LayerWeights& layer = weights_.layers[i];
     inputs_.push_back({layer.residual_factor, layer.embedding_factor, layer.bigram_factor});
+    reads_embedding_ |= layer.embedding_factor != 0;
     blocks_.emplace_back(config_, i, std::move(layer), dtype, list);
   }
   weights_.layers.clear();
@@ -77,7 +79,10 @@ absl::Status Decoder::Forward(const at::Tensor& token_ids, absl::Span<const int6
     return at::Tensor();
   };
   Taps taps(hook_points_, wanted.computed(), PassEnd::kLastHookPoint, visit);
-  return RunAll(token_ids, lengths, taps, /*editor=*/nullptr);
+  PassState start;
+  start.token_ids = token_ids;
+  start.lengths.assign(lengths.begin(), lengths.end());
+  return RunAll(std::move(start), taps, /*editor=*/nullptr);
 }
 
 absl::Status Decoder::Evaluate(const at::Tensor& token_ids, absl::Span<const int64_t> lengths, PassEditor& editor) {
@@ -86,51 +91,67 @@ absl::Status Decoder::Evaluate(const at::Tensor& token_ids, absl::Span<const int
   }
   const auto visit = [&](int hook_point, const at::Tensor& rows) { return editor.Replace(hook_point, rows); };
   Taps taps(hook_points_, editor.hook_points(), editor.end(), visit);
-  return RunAll(token_ids, lengths, taps, &editor);
+  if (editor.begin() != nullptr) return RunAll(*editor.begin(), taps, &editor);
+  PassState start;
+  start.token_ids = token_ids;
+  start.lengths.assign(lengths.begin(), lengths.end());
+  return RunAll(std::move(start), taps, &editor);
 }
 
-absl::Status Decoder::RunAll(const at::Tensor& token_ids, absl::Span<const int64_t> lengths, Taps& taps,
-                             PassEditor* editor) {
+absl::Status Decoder::RunAll(PassState from, Taps& taps, PassEditor* editor) {
   return CatchTorch([&] {
     c10::InferenceMode inference;
-    Run(token_ids, lengths, taps, editor);
+    Run(std::move(from), taps, editor);
     return absl::OkStatus();
   });
 }
 
 // B sequences of T tokens, D = width; x is (B * T, D).
-bool Decoder::Run(const at::Tensor& token_ids, absl::Span<const int64_t> lengths, Taps& taps, PassEditor* editor) {
-  ForwardPass pass{token_ids, dtype_, rotary_, masks_, taps, {}, std::vector<KeysAndValues>(blocks_.size())};
-  std::vector<int64_t> remaining(lengths.begin(), lengths.end());
-  Streams streams;
-  rotary_.Begin(pass.positions(), lengths);
-  Fork(-1, editor, &remaining, &pass, &streams);
-  at::Tensor& x = streams.x;
-  if (Embed(pass.token_ids, taps, &x, &pass.per_layer)) return true;
-  streams.x0 = x;
-  if (weights_.bigram_embedding.defined()) streams.bigram = EmbedBigrams(pass.token_ids);
-  for (size_t i = 0; i < blocks_.size(); ++i) {
-    Fork(static_cast<int>(i), editor, &remaining, &pass, &streams);
-    const Inputs& inputs = inputs_[i];
-    if (inputs.residual != 1) x = x * inputs.residual;
-    if (inputs.embedding != 0) x = x + streams.x0 * inputs.embedding;
-    if (streams.bigram.defined()) x = x + streams.bigram * inputs.bigram;
-    ++blocks_executed_;
-    if (blocks_[i].Run(pass, &x)) return true;
-    if (i == blocks_.size() / 2) streams.kept = x;
+bool Decoder::Run(PassState state, Taps& taps, PassEditor* editor) {
+  ForwardPass pass{state.token_ids, dtype_, rotary_, masks_, taps, state.per_layer, std::move(state.shared)};
+  pass.shared.resize(blocks_.size());
+  const int layers = static_cast<int>(blocks_.size());
+  rotary_.Begin(pass.positions(), state.lengths);
+  at::Tensor& x = state.x;
+  if (state.layer < 0) {
+    Enter(-1, editor, &pass, &state);
+    if (Embed(pass.token_ids, taps, &x, &pass.per_layer)) return true;
+    if (reads_embedding_) state.x0 = x;
+    if (weights_.bigram_embedding.defined()) state.bigram = EmbedBigrams(pass.token_ids);
   }
-  Fork(static_cast<int>(blocks_.size()), editor, &remaining, &pass, &streams);
-  if (weights_.backout_factor != 0) x = at::sub(x, streams.kept, weights_.backout_factor);
+  for (int i = std::max(0, state.layer); i < layers; ++i) {
+    Enter(i, editor, &pass, &state);
+    const Inputs& inputs = inputs_[static_cast<size_t>(i)];
+    if (inputs.residual != 1) x = x * inputs.residual;
+    if (inputs.embedding != 0) x = x + state.x0 * inputs.embedding;
+    if (state.bigram.defined()) x = x + state.bigram * inputs.bigram;
+    ++blocks_executed_;
+    if (blocks_[static_cast<size_t>(i)].Run(pass, &x)) return true;
+    if (i == layers / 2 && weights_.backout_factor != 0) state.kept = x;
+  }
+  Enter(layers, editor, &pass, &state);
+  if (weights_.backout_factor != 0) x = at::sub(x, state.kept, weights_.backout_factor);
   at::Tensor out;
   if (ln_final_->Run(x, taps, &out)) return true;
   if (editor != nullptr) editor->Finish(out, unembedding_);
   return true;
 }
 
-void Decoder::Fork(int layer, PassEditor* editor, std::vector<int64_t>* lengths, ForwardPass* pass, Streams* streams) {
+void Decoder::Enter(int layer, PassEditor* editor, ForwardPass* pass, PassState* state) {
   if (editor == nullptr) return;
+  state->layer = layer;
+  if (editor->Keeps(layer)) {
+    PassState kept = *state;
+    kept.token_ids = pass->token_ids;
+    kept.per_layer = pass->per_layer;
+    kept.shared = pass->shared;
+    editor->Keep(std::move(kept));
+  }
   const std::vector<int64_t> chosen = editor->Fork(layer);
-  if (chosen.empty()) return;
+  if (!chosen.empty()) Fork(chosen, pass, state);
+}
+
+void Decoder::Fork(const std::vector<int64_t>& chosen, ForwardPass* pass, PassState* state) {
   const int64_t batch = pass->batch();
   const at::Tensor index = at::tensor(chosen, at::kLong).to(pass->token_ids.device());
   const auto fork = [&](at::Tensor* sequences) {
@@ -148,12 +169,12 @@ void Decoder::Fork(int layer, PassEditor* editor, std::vector<int64_t>* lengths,
     fork(&shared.keys);
     fork(&shared.values);
   }
-  for (at::Tensor* rows : {&streams->x, &streams->x0, &streams->bigram, &streams->kept}) fork_rows(rows);
-  if (lengths->empty()) return;
+  for (at::Tensor* rows : {&state->x, &state->x0, &state->bigram, &state->kept}) fork_rows(rows);
+  if (state->lengths.empty()) return;
   std::vector<int64_t> forked;
-  for (int64_t sequence : chosen) forked.push_back((*lengths)[static_cast<size_t>(sequence)]);
-  *lengths = std::move(forked);
-  rotary_.Begin(pass->positions(), *lengths);
+  for (int64_t sequence : chosen) forked.push_back(state->lengths[static_cast<size_t>(sequence)]);
+  state->lengths = std::move(forked);
+  rotary_.Begin(pass->positions(), state->lengths);
 }
 
 bool Decoder::Embed(const at::Tensor& token_ids, Taps& taps, at::Tensor* out, at::Tensor* per_layer) {

@@ -35,21 +35,15 @@ class Decoder : public Model {
     double residual = 1, embedding = 0, bigram = 0;
   };
 
-  // The tensors of a pass beside its ForwardPass, each (batch * positions, width), undefined until it is computed.
-  struct Streams {
-    at::Tensor x;       // the residual stream
-    at::Tensor x0;      // what the embedding gave
-    at::Tensor bigram;  // embeddings of pairs of tokens
-    at::Tensor kept;    // the middle block's output
-  };
-
   // `editor`: null where the batch stays as it is and no logits are wanted.
-  absl::Status RunAll(const at::Tensor& token_ids, absl::Span<const int64_t> lengths, Taps& taps, PassEditor* editor);
-  // Lets `editor` choose the sequences with which the pass goes on.
-  void Fork(int layer, PassEditor* editor, std::vector<int64_t>* lengths, ForwardPass* pass, Streams* streams);
+  absl::Status RunAll(PassState from, Taps& taps, PassEditor* editor);
+  // Offers `editor`, if there is one, the state before `layer`, and lets it choose the sequences with which the pass
+  // goes on. What `pass` has of the state is not in `state`.
+  void Enter(int layer, PassEditor* editor, ForwardPass* pass, PassState* state);
+  void Fork(const std::vector<int64_t>& chosen, ForwardPass* pass, PassState* state);
 
   // Each returns whether the last hook point was tapped, after which nothing more is computed.
-  bool Run(const at::Tensor& token_ids, absl::Span<const int64_t> lengths, Taps& taps, PassEditor* editor);
+  bool Run(PassState state, Taps& taps, PassEditor* editor);
   bool Embed(const at::Tensor& token_ids, Taps& taps, at::Tensor* x, at::Tensor* per_layer);
   at::Tensor EmbedBigrams(const at::Tensor& token_ids) const;
 
@@ -59,7 +53,8 @@ class Decoder : public Model {
   Rotary rotary_;
   CausalMasks masks_;
   int embed_hook_ = kNoHookPoint, position_embed_hook_ = kNoHookPoint;
-  std::vector<Inputs> inputs_;  // by layer
+  std::vector<Inputs> inputs_;    // by layer
+  bool reads_embedding_ = false;  // a later block's input has a term of it
   std::vector<Block> blocks_;
   std::unique_ptr<NormPlace> ln_final_;
   const Unembedding unembedding_;
