@@ -85,6 +85,14 @@ class Server:
     def capture(self, request):
         return self._method("CaptureService", "Capture", True, self.proto.capture.CaptureResponse)(request)
 
+    def capture_stream(self, messages):
+        call = self.channel.stream_stream(
+            "/hookline.v1.CaptureService/CaptureStream",
+            request_serializer=lambda m: m.SerializeToString(),
+            response_deserializer=self.proto.capture.CaptureResponse.FromString,
+        )
+        return call(messages)
+
     def persist(self, name, capture):
         request = self.proto.recording.PersistRequest(name=name, capture=capture)
         return self._method("RecordingService", "Persist", True, self.proto.recording.PersistResponse)(request)

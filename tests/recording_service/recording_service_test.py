@@ -1,6 +1,7 @@
 """The promises of the RecordingService, shown on a real server and a real model."""
 
 import subprocess
+import threading
 import time
 
 import grpc
@@ -237,6 +238,30 @@ def test_a_client_that_leaves_stops_the_recording_and_its_token_continues_both(s
     request.record_as = "a"
     request.resume_token = token
     assert code(server.capture(request)) == grpc.StatusCode.NOT_FOUND
+
+
+def test_a_stream_whose_client_leaves_makes_no_complete_recording(serve, proto):
+    server = serve()
+    for i in range(10):
+        name = f"a{i}"
+        gone = threading.Event()
+
+        def messages(name=name, gone=gone):
+            request = tokens_request(proto, record_as=name)
+            tokens = proto.capture.CaptureStreamRequest(tokens=request.tokens)
+            request.ClearField("tokens")
+            yield proto.capture.CaptureStreamRequest(request=request)
+            yield tokens
+            gone.wait()
+
+        call = server.capture_stream(messages())
+        rows = 0
+        while rows < LENGTH * len(tokens_request(proto).tokens.sequences):
+            rows += next(call).chunk.rows
+        call.cancel()
+        gone.set()
+        server.stop(name)  # answers once it is closed
+        assert state(server, name) == "STOPPED"
 
 
 def test_a_recording_shorter_than_the_token_is_failed_precondition(serve, proto, text):
