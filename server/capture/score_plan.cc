@@ -61,10 +61,10 @@ absl::StatusOr<int> FindDictionary(const std::string& name, const Model& model, 
     const AttachedDictionary& one = model.dictionaries()[i];
     names.push_back(one.info.name);
     if (one.info.name != name) continue;
-    if (one.hook_point == hook_point) return static_cast<int>(i);
+    if (one.output_point == hook_point) return static_cast<int>(i);
     return InvalidField(
-        field, absl::StrCat("dictionary \"", name, "\" encodes ", model.hook_points()[one.hook_point].name, ", not ",
-                            model.hook_points()[hook_point].name));
+        field, absl::StrCat("dictionary \"", name, "\" reconstructs ", model.hook_points()[one.output_point].name,
+                            ", not ", model.hook_points()[hook_point].name));
   }
   return InvalidField(field, absl::StrCat("no dictionary \"", name, "\" beside model \"", model.info().name,
                                           "\"; there are ", names.empty() ? "none" : absl::StrJoin(names, ", ")));
@@ -72,7 +72,8 @@ absl::StatusOr<int> FindDictionary(const std::string& name, const Model& model, 
 
 absl::Status TakeDictionary(const InterventionRequest& request, const Model& model, const std::string& field,
                             Intervention* made) {
-  if (made->head >= 0) return InvalidField(field + ".head", "a dictionary replaces whole rows; leave it out");
+  if (made->head >= 0)
+    return InvalidField(field + ".head", "a dictionary replaces the rows that it encodes; leave it out");
   if (const auto* rows = std::get_if<DictionaryRows>(&request.operation)) {
     made->operation = Intervention::Operation::kDictionary;
     ASSIGN_OR_RETURN(made->dictionary, FindDictionary(rows->name, model, made->hook_point, field + ".dictionary"));
@@ -272,6 +273,16 @@ void AddZeroVariants(ScorePlan* plan) {
   }
 }
 
+// Scores come in the order of the dataset, each sequence once.
+absl::Status CheckOrder(const DatasetSource& dataset) {
+  const char* const field = dataset.shuffle_seed.has_value() ? "dataset.shuffle_seed"
+                            : dataset.epochs > 1             ? "dataset.epochs"
+                            : dataset.skip_sequences != 0    ? "dataset.skip_sequences"
+                                                             : nullptr;
+  if (field == nullptr) return absl::OkStatus();
+  return InvalidField(field, "is not taken by scores, which come in the dataset's order; leave it out");
+}
+
 absl::Status TakeSource(ScoreRequest* request, const CaptureLimits& limits, const std::vector<const Dataset*>& datasets,
                         ScorePlan* plan) {
   const ModelInfo& info = plan->model->info();
@@ -279,6 +290,7 @@ absl::Status TakeSource(ScoreRequest* request, const CaptureLimits& limits, cons
     RETURN_IF_ERROR(CheckTokens(*tokens, "tokens", /*first_sequence=*/0, info, limits));
     plan->tokens = std::move(*tokens);
   } else if (const auto* dataset = std::get_if<DatasetSource>(&request->source)) {
+    RETURN_IF_ERROR(CheckOrder(*dataset));
     ASSIGN_OR_RETURN(plan->dataset, ResolveDatasetRange(*dataset, "dataset", info, limits, datasets));
   } else {
     return InvalidField("source", "is missing; give one of tokens, text, dataset");

@@ -61,7 +61,7 @@ struct ModelQueue {
 
 struct ScoreEntry {
   ModelId model{};
-  std::shared_ptr<ScoreRun> run;
+  std::shared_ptr<DeviceRun> run;
   int64_t held_tokens = 0;
   std::shared_ptr<ClientShare> share;
 };

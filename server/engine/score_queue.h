@@ -1,4 +1,5 @@
-// The scorings that wait for one model's device, and whose turn it is.
+// The scorings, and other work of clients beside captures (device_run.h), that wait for one model's device, and whose
+// turn it is.
 #ifndef HOOKLINE_SERVER_ENGINE_SCORE_QUEUE_H_
 #define HOOKLINE_SERVER_ENGINE_SCORE_QUEUE_H_
 
@@ -10,15 +11,15 @@
 
 namespace hookline {
 
-class ScoreRun;
+class DeviceRun;
 
 // Fair by tokens: among scorings the one that has run the fewest goes first, and each gets as many as each flow of
 // captures that could run at the same time. Not thread-safe; the scheduler's mutex guards it.
 class ScoreQueue {
  public:
-  void Add(CaptureId id, std::shared_ptr<ScoreRun> run);
+  void Add(CaptureId id, std::shared_ptr<DeviceRun> run);
   // Returns what was added, whose destruction may call the scheduler; null if there is none.
-  std::shared_ptr<ScoreRun> Remove(CaptureId id);
+  std::shared_ptr<DeviceRun> Remove(CaptureId id);
   // Sets over how many positions the scoring's next forward pass runs; 0: it has none to run.
   void SetWaiting(CaptureId id, int64_t positions);
 
@@ -26,7 +27,7 @@ class ScoreQueue {
   // The scoring whose turn it is beside `flows` flows that could run; null: it is theirs.
   struct Turn {
     CaptureId id{};
-    std::shared_ptr<ScoreRun> run;
+    std::shared_ptr<DeviceRun> run;
     int64_t positions = 0;  // of its pass
   };
   Turn Take(int64_t flows);
@@ -35,7 +36,7 @@ class ScoreQueue {
 
  private:
   struct Member {
-    std::shared_ptr<ScoreRun> run;
+    std::shared_ptr<DeviceRun> run;
     int64_t ran = 0;      // positions, since it came, and what it would have run before
     int64_t waiting = 0;  // positions of its next pass
   };

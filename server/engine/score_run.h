@@ -15,23 +15,21 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "server/capture/scoring.h"
+#include "server/engine/device_run.h"
 #include "server/model/model.h"
 
 namespace hookline {
 
 // Thread-safe. A client that does not read holds the scores of at most two passes: the next is run when half of those
 // before have been taken.
-class ScoreRun {
+class ScoreRun final : public DeviceRun {
  public:
   // `on_ready`: as Scoring::Next says, called without a lock but the one that Close takes.
   ScoreRun(std::shared_ptr<const ScorePlan> plan, std::function<void()> on_ready);
 
-  // Positions of the next forward pass if it is to be run now; otherwise, or while one runs, 0.
-  int64_t NextPositions() const ABSL_LOCKS_EXCLUDED(mutex_);
-  // Runs the next pass, on the model's executor's thread. Returns how the pass went, as its client is told too.
-  absl::Status RunNext(Model& model) ABSL_LOCKS_EXCLUDED(mutex_);
-  // Ends it after what is queued, unless it has ended.
-  void End(absl::Status status) ABSL_LOCKS_EXCLUDED(mutex_);
+  int64_t NextPositions() const override ABSL_LOCKS_EXCLUDED(mutex_);
+  absl::Status RunNext(Model& model) override ABSL_LOCKS_EXCLUDED(mutex_);
+  void End(absl::Status status) override ABSL_LOCKS_EXCLUDED(mutex_);
 
   std::optional<ScoreEvent> Next() ABSL_LOCKS_EXCLUDED(mutex_);
   // Drops everything. on_ready is not called any more once this has returned.

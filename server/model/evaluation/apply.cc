@@ -15,6 +15,10 @@ at::Tensor FromHost(const void* values, int64_t count, at::ScalarType type, at::
   return tensor.to(device);
 }
 
+const Dictionary& DictionaryOf(const Intervention& intervention, const Model& model) {
+  return *model.dictionaries()[static_cast<size_t>(intervention.dictionary)].dictionary;
+}
+
 // (B, T), true where the intervention holds.
 at::Tensor Where(const Intervention& intervention, const BatchTokens& tokens) {
   at::Tensor where = at::ones_like(tokens.valid);
@@ -43,10 +47,10 @@ at::Tensor RowsToSet(const Intervention& intervention, const at::Tensor& vector,
   return placed.unsqueeze(0);
 }
 
-// Returns what replaces x (B, T, width), in float32. `active`: where a dictionary does, (B * T), its latents that are
-// not zero.
+// Returns what replaces x (B, T, width), in float32. `input`: as Apply has it. `active`: where a dictionary does, (B *
+// T), its latents that are not zero.
 at::Tensor Replacement(const Intervention& intervention, const Model& model, const BatchTokens& tokens,
-                       const at::Tensor& x, at::Tensor* active) {
+                       const at::Tensor& x, const at::Tensor& input, at::Tensor* active) {
   const int64_t width = x.size(2);
   const at::Tensor vector =
       FromHost(intervention.vector.data(), static_cast<int64_t>(intervention.vector.size()), at::kFloat, x.device());
@@ -69,8 +73,10 @@ at::Tensor Replacement(const Intervention& intervention, const Model& model, con
       return RowsToSet(intervention, vector, x.size(1), width).expand_as(x);
     case Operation::kDictionary:
     case Operation::kLatents: {
-      const Dictionary& dictionary = *model.dictionaries()[static_cast<size_t>(intervention.dictionary)].dictionary;
-      return dictionary.Reconstruct(x.reshape({-1, width}), intervention.edits, intervention.keeps_error, active)
+      const at::Tensor rows = x.reshape({-1, width});
+      const at::Tensor from = input.defined() ? input.reshape({-1, input.size(2)}) : rows;
+      return DictionaryOf(intervention, model)
+          .Reconstruct(from, intervention.edits, intervention.keeps_error ? rows : at::Tensor(), active)
           .view(x.sizes());
     }
   }
@@ -101,7 +107,8 @@ void Count(const at::Tensor& x, const at::Tensor& y, const at::Tensor& counted, 
 }  // namespace
 
 void Apply(const Intervention& intervention, const Model& model, const BatchTokens& tokens, at::Tensor x,
-           ReplacedRows* replaced) {
+           const at::Tensor& input, ReplacedRows* replaced) {
+  if (intervention.dictionary >= 0 && !input.defined()) x = DictionaryOf(intervention, model).PartOf(x);
   if (intervention.head >= 0) {
     const int64_t width = x.size(2) / model.hook_points()[intervention.hook_point].heads;
     x = x.narrow(2, intervention.head * width, width);
@@ -109,7 +116,7 @@ void Apply(const Intervention& intervention, const Model& model, const BatchToke
   const at::Tensor where = Where(intervention, tokens);
   const at::Tensor before = x.to(at::kFloat, /*non_blocking=*/false, /*copy=*/true);
   at::Tensor active;
-  const at::Tensor replacement = Replacement(intervention, model, tokens, before, &active);
+  const at::Tensor replacement = Replacement(intervention, model, tokens, before, input, &active);
   // The pass goes on in the model's dtype.
   const at::Tensor after = at::where(where.unsqueeze(2), replacement, before).to(x.scalar_type());
   Count(before, after.to(at::kFloat), where.logical_and(tokens.valid), active, replaced);

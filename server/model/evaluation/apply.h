@@ -17,9 +17,10 @@ struct BatchTokens {
 };
 
 // Replaces x (B, T, width), a view of rows that may be written to, as `intervention` says, and counts in `replaced`
-// what it did to tokens that are not padding. `model` knows the hook point's heads and the dictionaries.
+// what it did to tokens that are not padding. `model` knows the hook point's heads and the dictionaries. `input`: of a
+// transcoder the rows that it reads, (B, T, its width); otherwise undefined.
 void Apply(const Intervention& intervention, const Model& model, const BatchTokens& tokens, at::Tensor x,
-           ReplacedRows* replaced);
+           const at::Tensor& input, ReplacedRows* replaced);
 
 }  // namespace hookline
 

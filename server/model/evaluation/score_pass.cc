@@ -38,6 +38,16 @@ std::vector<float> ToHost(const at::Tensor& values) {
   return {data, data + host.numel()};
 }
 
+std::set<int> ReplacingDictionaries(absl::Span<const Variant* const> variants) {
+  std::set<int> replacing;
+  for (const Variant* variant : variants) {
+    for (const Intervention& one : variant->interventions) {
+      if (one.dictionary >= 0) replacing.insert(one.dictionary);
+    }
+  }
+  return replacing;
+}
+
 class ScorePass final : public PassEditor {
  public:
   ScorePass(const Model& model, const ScoreInput& input, int64_t positions, std::vector<VariantScores>* scores)
@@ -45,7 +55,7 @@ class ScorePass final : public PassEditor {
         input_(input),
         positions_(positions),
         scores_(*scores),
-        taps_(model.dictionaries(), input.outputs->hook_points) {
+        taps_(model.dictionaries(), input.outputs->hook_points, ReplacingDictionaries(input.variants)) {
     const at::Device device(model.info().device);
     const int64_t sequences = static_cast<int64_t>(input.sequences.size());
     const at::Tensor ids = PaddedIds(input.sequences, positions);
@@ -89,6 +99,7 @@ class ScorePass final : public PassEditor {
       for (int64_t i = 0; i < sequences; ++i) chosen.push_back(i);
       forked_.push_back(v);
     }
+    if (!chosen.empty()) taps_.Fork(chosen, positions_);
     return chosen;
   }
 
@@ -99,7 +110,9 @@ class ScorePass final : public PassEditor {
       for (size_t i = 0; i < interventions.size(); ++i) {
         if (interventions[i].hook_point != hook_point) continue;
         if (!result.defined()) result = rows.clone(at::MemoryFormat::Contiguous);
-        Apply(interventions[i], model_, tokens_, StreamOf(result, 1 + f), &scores_[1 + forked_[f]].replaced[i]);
+        at::Tensor read = taps_.InputOf(interventions[i].dictionary);
+        if (read.defined()) read = StreamOf(read, 1 + f);
+        Apply(interventions[i], model_, tokens_, StreamOf(result, 1 + f), read, &scores_[1 + forked_[f]].replaced[i]);
       }
     }
     const std::vector<int>& wanted = input_.outputs->hook_points;
@@ -225,7 +238,7 @@ class ScorePass final : public PassEditor {
   const ScoreInput& input_;
   const int64_t positions_;
   std::vector<VariantScores>& scores_;
-  const DictionaryTaps taps_;
+  DictionaryTaps taps_;
   BatchTokens tokens_;
   std::vector<int> hook_points_;
   std::vector<int> first_layer_;  // of each variant's interventions
