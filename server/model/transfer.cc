@@ -101,6 +101,7 @@ class HostRows : public StagedRows {
     loss_.error_squares += more.error_squares;
     loss_.value_squares += more.value_squares;
     loss_.overflows += more.overflows;
+    loss_.truncated_rows += more.truncated_rows;
   }
 
   at::Tensor value_;
@@ -185,7 +186,7 @@ class DeviceRows : public StagedRows {
   // Starts the copy of the loss on the current stream, the first time.
   void CopyLoss() {
     if (!loss_.defined()) return;
-    host_loss_ = at::empty({3}, at::TensorOptions().dtype(at::kDouble).pinned_memory(true));
+    host_loss_ = at::empty({kLosses}, at::TensorOptions().dtype(at::kDouble).pinned_memory(true));
     host_loss_.copy_(loss_, /*non_blocking=*/true);
     loss_.reset();
   }
