@@ -144,8 +144,7 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* EvaluationServiceImpl::Score(grpc::C
 grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* EvaluationServiceImpl::Substitute(
     grpc::CallbackServerContext* context) {
   CallRecord record;
-  absl::StatusOr<AuthClient> client =
-      caller_.Authorize(*context, "/hookline.v1.EvaluationService/Substitute", &record);
+  absl::StatusOr<AuthClient> client = caller_.Authorize(*context, "/hookline.v1.EvaluationService/Substitute", &record);
   auto call = std::make_shared<SubstituteCall>(wakes_, *engine_, texts_, std::move(client));
   call->Keep(context, std::move(record));
   call->Begin();

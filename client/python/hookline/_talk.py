@@ -28,11 +28,11 @@ class _Outbox:
             yield message
 
     def cancel(self) -> None:
-        """No more follow."""
+        """Ends `messages` after those that were put."""
         self._messages.put(None)
 
     def join(self, timeout: float) -> bool:
-        """Waits for grpcio's thread after `cancel`; whether it has ended in time."""
+        """Waits for grpcio's thread after `cancel`. Returns whether it has ended in time."""
         end = time.monotonic() + timeout
         thread = self._thread
         if thread is None or thread is threading.current_thread():

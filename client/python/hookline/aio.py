@@ -247,7 +247,9 @@ class AsyncClient:
         measurement = Measurement(sae, await self.model(model), hook_point, ignore_token_ids)
         for part in parts(source):
             arguments = measurement.arguments(model)
-            async with self.substitute(part, hook_point, measurement.replace, measurement.variants, **arguments) as scores:
+            async with self.substitute(
+                part, hook_point, measurement.replace, measurement.variants, **arguments
+            ) as scores:
                 async for score in scores:
                     measurement.add(score)
         return measurement.result()

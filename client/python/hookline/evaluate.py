@@ -149,8 +149,8 @@ class _EncodedRows:
 
 
 class Measurement:
-    """`Client.loss_recovered` without its calls: `replace` is called in the passes of a `substitute` with `variants` and
-    `arguments`, and `add` takes the scores."""
+    """`Client.loss_recovered` without its calls: `replace` is called in the passes of a `substitute` with `variants`
+    and `arguments`, and `add` takes the scores."""
 
     def __init__(self, sae: Any, model: ModelInfo, hook_point: str, ignored: Sequence[int]) -> None:
         points = {point.name: point for point in model.hook_points}

@@ -61,7 +61,7 @@ def substitution(
     places = flag("places", rest.pop("places", False))
     output = rest.pop("output", "auto")
     if output not in ("auto", "torch", "numpy"):
-        raise ValueError(f"output: {output!r} is none of auto, torch, numpy")
+        raise ValueError(f"output: {output!r} is not one of auto, torch, numpy")
     names = strings("hook_point", hook_point)
     functions = dict(replace) if isinstance(replace, Mapping) else {name: replace for name in names}
     if sorted(functions) != sorted(names):

@@ -4,8 +4,9 @@
     tests/bench/evaluation/bench_loss_recovered.py --server-program build/release/bin/hookline-server [--layer 6]
 
 needs sae-lens 6.54, transformer-lens 3 and transformers 5; build the server against that torch
-(-DHOOKLINE_TORCH_PYTHON) to compare the ways and not two versions of LibTorch. A random GPT-2 of 12 blocks, 768 wide, 8192 ids, float32; 16
-sequences of 128 tokens; SAELens's standard autoencoder with 6144 latents at the residual stream after block `--layer`.
+(-DHOOKLINE_TORCH_PYTHON) to compare the ways and not two versions of LibTorch. A random GPT-2 of 12 blocks, 768 wide,
+8192 ids, float32; 16 sequences of 128 tokens; SAELens's standard autoencoder with 6144 latents at the residual stream
+after block `--layer`.
 Both compute the same numbers: losses with the reconstruction, without it and with zeros, KL divergences, L0, L1,
 explained variance and cosine similarity.
 
