@@ -75,8 +75,9 @@ absl::StatusOr<int> FindDictionary(const std::string& name, const Model& model, 
 
 absl::Status TakeDictionary(const InterventionRequest& request, const Model& model, const std::string& field,
                             Intervention* made) {
-  if (made->head >= 0)
+  if (made->head >= 0) {
     return InvalidField(field + ".head", "a dictionary replaces the rows that it encodes; leave it out");
+  }
   if (const auto* rows = std::get_if<DictionaryRows>(&request.operation)) {
     made->operation = Intervention::Operation::kDictionary;
     ASSIGN_OR_RETURN(made->dictionary, FindDictionary(rows->name, model, made->hook_point, field + ".dictionary"));
