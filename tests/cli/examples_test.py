@@ -103,4 +103,4 @@ def test_errors_name_the_flag_or_the_field(server):
     code, _, errors = run(server, "examples", "sae", *SOURCE, "--latents", "64")
     assert code == 2 and "latents[0]: 64 is not a latent, 0 to 63" in errors
     code, _, errors = run(server, "examples", "other", *SOURCE, "--latents", "1")
-    assert code == 2 and "this server has sae" in errors
+    assert code == 1 and "this server has sae" in errors

@@ -202,7 +202,9 @@ TEST(SubstitutePassTest, WhatATranscoderHasReadIsKeptWhileThePassPauses) {
   for (size_t v = 0; v < got.size(); ++v) {
     SCOPED_TRACE(v);
     for (size_t s = 0; s < kSequences.size(); ++s) ExpectSame(got[v].sequences[s], expected[v].sequences[s]);
-    if (v > 0) EXPECT_GT(got[v].sequences[0].kl_sum, 1e-3);
+    if (v > 0) {
+      EXPECT_GT(got[v].sequences[0].kl_sum, 1e-3);
+    }
   }
 }
 

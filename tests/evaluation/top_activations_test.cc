@@ -200,7 +200,7 @@ TEST_F(TopActivationsTest, ExamplesCountsAndQuantilesAreThoseOfAllRows) {
         if (value > 0) values.push_back(value);
         if (value > 0) ranked.emplace_back(-value, i);
       }
-      ASSERT_GT(values.size(), 20u);
+      ASSERT_GE(values.size(), 10u);
       EXPECT_EQ(one.findings.firings, static_cast<int64_t>(values.size()));
       std::sort(values.begin(), values.end());
       EXPECT_NEAR(one.findings.Quantile(0.5), values[(values.size() + 1) / 2 - 1], 1e-5);
@@ -224,8 +224,8 @@ TEST_F(TopActivationsTest, ExamplesCountsAndQuantilesAreThoseOfAllRows) {
 }
 
 TEST_F(TopActivationsTest, AnotherEngineGoesOnFromACheckpointWithTheSameAnswer) {
-  Reader whole;
   const auto engine = MakeEngine();
+  Reader whole;
   ASSERT_TRUE(whole.Start(*engine, Request()).ok());
   const TopActivationsEnded expected = whole.ReadAll();
   TopActivationsRequest request = Request();

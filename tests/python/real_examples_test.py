@@ -129,7 +129,8 @@ def test_latents_are_selected_budgeted_recorded_and_resumed_like_any_other_rows(
 def test_what_a_killed_server_had_found_is_gone_on_from_with_the_same_answer(client, tmp_path, monkeypatch):
     expected = client.top_activations("sae", DATASET, WANTED, ignore_token_ids=[32])
     assert expected.ignored_tokens > 0
-    first, checkpoint = start_server(), tmp_path / "found"
+    # A checkpoint comes between two passes, of which there are eight.
+    first, checkpoint = start_server("--max-batch-tokens", "256"), tmp_path / "found"
     read = examples.ExamplesReader.read
 
     def kill_after_a_checkpoint(reader, data):

@@ -28,20 +28,20 @@ absl::StatusOr<at::ScalarType> TypeOf(const std::string& descr) {
   return absl::FailedPreconditionError(absl::StrCat("has type ", Quoted(descr), "; <f2, <f4 and <f8 are read"));
 }
 
-// In values, of an array of these sizes.
+// Returns the strides, in values, of an array of these sizes.
 std::vector<int64_t> Strides(const std::vector<int64_t>& sizes, bool fortran_order) {
   std::vector<int64_t> strides(sizes.size(), 1);
   CheckedInt64 stride = 1;
   for (size_t i = 0; i < sizes.size(); ++i) {
     const size_t axis = fortran_order ? i : sizes.size() - 1 - i;
-    strides[axis] = stride.value().value_or(0);  // StoredTensor::Place refuses sizes that overflow
+    strides[axis] = stride.value().value_or(0);  // StoredTensor::Make refuses sizes that overflow
     stride = stride * sizes[axis];
   }
   return strides;
 }
 
 // The error is a sentence about the array.
-absl::StatusOr<StoredTensor> Place(const std::shared_ptr<const InputFile>& file, const ZipArchive::Entry& entry) {
+absl::StatusOr<StoredTensor> FindArray(const std::shared_ptr<const InputFile>& file, const ZipArchive::Entry& entry) {
   std::vector<uint8_t> begin(static_cast<size_t>(std::min(entry.bytes, kMaxNpyHeaderEnd)));
   RETURN_IF_ERROR(file->ReadAt(entry.offset, absl::MakeSpan(begin)));
   ASSIGN_OR_RETURN(const NpyHeader header, ParseNpyHeader(begin));
@@ -52,8 +52,8 @@ absl::StatusOr<StoredTensor> Place(const std::shared_ptr<const InputFile>& file,
         absl::StrCat("has a header of ", header.data_offset, " bytes, which NumPy does not write"));
   }
   // The checksum is that of the header and the values together.
-  return StoredTensor::Place({file, entry.offset, entry.bytes, entry.crc}, type, header.data_offset / item,
-                             header.shape, Strides(header.shape, header.fortran_order));
+  return StoredTensor::Make({file, entry.offset, entry.bytes, entry.crc}, type, header.data_offset / item, header.shape,
+                            Strides(header.shape, header.fortran_order));
 }
 
 absl::StatusOr<StateDict> Read(const std::shared_ptr<const InputFile>& file) {
@@ -62,13 +62,14 @@ absl::StatusOr<StateDict> Read(const std::shared_ptr<const InputFile>& file) {
   weights.path = file->path();
   for (const auto& [name, entry] : archive.entries()) {
     absl::string_view array = name;
-    absl::StatusOr<StoredTensor> placed =
-        absl::ConsumeSuffix(&array, ".npy") ? Place(file, entry) : absl::FailedPreconditionError("is not an .npy file");
-    if (!placed.ok()) {
+    absl::StatusOr<StoredTensor> stored = absl::ConsumeSuffix(&array, ".npy")
+                                              ? FindArray(file, entry)
+                                              : absl::FailedPreconditionError("is not an .npy file");
+    if (!stored.ok()) {
       return absl::FailedPreconditionError(
-          absl::StrCat(file->path(), ": array ", Quoted(array), " ", placed.status().message()));
+          absl::StrCat(file->path(), ": array ", Quoted(array), " ", stored.status().message()));
     }
-    weights.tensors.emplace(std::string(array), *std::move(placed));
+    weights.tensors.emplace(std::string(array), *std::move(stored));
   }
   return weights;
 }
