@@ -181,8 +181,9 @@ void DeclareModels(Declare declare, ServerFlags* flags, Lists* lists, ModelOptio
 void DeclareFiles(Declare declare, ServerFlags* flags, Lists* lists) {
   declare
       .List("--dictionary", lists->dictionaries,
-            "NAME=PATH[@HOOK] of a sparse dictionary (a directory of SAELens, sparsify or dictionary_learning) beside "
-            "the only model, at the hook point HOOK; without it, at the one that its files name. Repeat it for more")
+            "NAME=PATH[@HOOK] of a sparse dictionary (a directory of SAELens, sparsify, dictionary_learning or Gemma "
+            "Scope) beside the only model, at the hook point HOOK; without it, at the one that its files name. Repeat "
+            "it for more")
       ->type_name("NAME=PATH[@HOOK]");
   declare
       .List("--dataset", lists->datasets,

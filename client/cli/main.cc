@@ -40,6 +40,7 @@ int Main(int argc, const char* const* argv) {
   AddCaptureCommand(app, invocation);
   AddStatsCommand(app, invocation);
   AddScoreCommand(app, invocation);
+  AddExamplesCommand(app, invocation);
   AddPersistCommand(app, invocation);
   AddRecordingsCommand(app, invocation);
   AddReadCommand(app, invocation);

@@ -38,6 +38,7 @@ v1::HookPointSummary MergeHookPoint(const v1::HookPointSummary& before, const v1
   merged.set_nan_count(before.nan_count() + now.nan_count());
   merged.set_infinity_count(before.infinity_count() + now.infinity_count());
   merged.set_overflow_count(before.overflow_count() + now.overflow_count());
+  merged.set_truncated_rows(before.truncated_rows() + now.truncated_rows());
   const auto squares = [](double value) { return value * value; };
   merged.set_conversion_error(std::sqrt(
       WeightedMean(squares(before.conversion_error()), before_values == 0 ? 0 : squares(before.rms()) * before_values,

@@ -79,6 +79,7 @@ struct HookPointSummary {
   int64_t nan_count = 0;
   int64_t infinity_count = 0;
   int64_t overflow_count = 0;
+  int64_t truncated_rows = 0;
   double conversion_error = 0;
   // statistics_only; empty and 0 otherwise.
   std::vector<float> mean_vector;

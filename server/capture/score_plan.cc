@@ -64,10 +64,10 @@ absl::StatusOr<int> FindDictionary(const std::string& name, const Model& model, 
     const AttachedDictionary& one = model.dictionaries()[i];
     names.push_back(one.info.name);
     if (one.info.name != name) continue;
-    if (one.hook_point == hook_point) return static_cast<int>(i);
+    if (one.output_point == hook_point) return static_cast<int>(i);
     return InvalidField(
-        field, absl::StrCat("dictionary \"", name, "\" encodes ", model.hook_points()[one.hook_point].name, ", not ",
-                            model.hook_points()[hook_point].name));
+        field, absl::StrCat("dictionary \"", name, "\" reconstructs ", model.hook_points()[one.output_point].name,
+                            ", not ", model.hook_points()[hook_point].name));
   }
   return InvalidField(field, absl::StrCat("no dictionary \"", name, "\" beside model \"", model.info().name,
                                           "\"; there are ", names.empty() ? "none" : absl::StrJoin(names, ", ")));
@@ -75,7 +75,9 @@ absl::StatusOr<int> FindDictionary(const std::string& name, const Model& model, 
 
 absl::Status TakeDictionary(const InterventionRequest& request, const Model& model, const std::string& field,
                             Intervention* made) {
-  if (made->head >= 0) return InvalidField(field + ".head", "a dictionary replaces whole rows; leave it out");
+  if (made->head >= 0) {
+    return InvalidField(field + ".head", "a dictionary replaces the rows that it encodes; leave it out");
+  }
   if (const auto* rows = std::get_if<DictionaryRows>(&request.operation)) {
     made->operation = Intervention::Operation::kDictionary;
     ASSIGN_OR_RETURN(made->dictionary, FindDictionary(rows->name, model, made->hook_point, field + ".dictionary"));

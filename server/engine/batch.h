@@ -17,7 +17,7 @@
 
 namespace hookline {
 
-class ScoreRun;
+class DeviceRun;
 
 // The part of a capture that the executor and the copier may use: every member is immutable or thread-safe. Destroying
 // it may call the scheduler, so never destroy one with the scheduler's mutex held.
@@ -47,7 +47,7 @@ struct Batch {
   std::vector<BatchItem> items;
   std::vector<Member> members;
   // Instead of both: a scoring that is to run its next forward pass.
-  std::shared_ptr<ScoreRun> score;
+  std::shared_ptr<DeviceRun> score;
   CaptureId score_id{};
   std::unique_ptr<PauseRoom> score_room;  // null: the pass does not pause, or has room already
 };

@@ -4,7 +4,7 @@
 #include <utility>
 #include <vector>
 
-#include "server/engine/score_run.h"
+#include "server/engine/device_run.h"
 
 namespace hookline {
 namespace {

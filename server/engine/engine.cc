@@ -20,6 +20,7 @@
 #include "server/engine/executor.h"
 #include "server/engine/scheduler.h"
 #include "server/engine/score_run.h"
+#include "server/engine/top_activations_run.h"
 
 namespace hookline {
 namespace {
@@ -82,33 +83,49 @@ class CaptureHandle final : public Capture {
   std::atomic<int64_t> next_streamed_sequence_;
 };
 
-class ScoringHandle final : public Scoring {
+// The client's side of a DeviceRun: `Face` is Scoring or TopActivationsSearch.
+template <typename Face, typename Event, typename Run>
+class RunHandle : public Face {
  public:
-  ScoringHandle(Scheduler* scheduler, CaptureId id, std::shared_ptr<ScoreRun> run)
+  RunHandle(Scheduler* scheduler, CaptureId id, std::shared_ptr<Run> run)
       : scheduler_(scheduler), id_(id), run_(std::move(run)) {}
-  ~ScoringHandle() override { Cancel(); }
+  ~RunHandle() override { Release(); }
 
-  std::optional<ScoreEvent> Next() override {
-    std::optional<ScoreEvent> event = run_->Next();
-    if (event.has_value()) scheduler_->ScoreMayRun(id_);
+  std::optional<Event> Next() override {
+    std::optional<Event> event = run_->Next();
+    if (event.has_value()) MayRun();
     return event;
   }
-  absl::Status Answer(RowsAnswer answer) override {
-    absl::Status status = run_->Answer(std::move(answer));
-    scheduler_->ScoreMayRun(id_);
-    return status;
-  }
-  void FinishAnswers() override { run_->FinishAnswers(); }
-  void Cancel() override {
+  void Cancel() override { Release(); }
+
+ protected:
+  Run& run() { return *run_; }
+  void MayRun() { scheduler_->ScoreMayRun(id_); }
+
+ private:
+  void Release() {
     run_->Close();
     scheduler_->RemoveScore(id_);
   }
 
- private:
   Scheduler* const scheduler_;
   const CaptureId id_;
-  const std::shared_ptr<ScoreRun> run_;
+  const std::shared_ptr<Run> run_;
 };
+
+class ScoringHandle final : public RunHandle<Scoring, ScoreEvent, ScoreRun> {
+ public:
+  using RunHandle::RunHandle;
+
+  absl::Status Answer(RowsAnswer answer) override {
+    absl::Status status = run().Answer(std::move(answer));
+    MayRun();
+    return status;
+  }
+  void FinishAnswers() override { run().FinishAnswers(); }
+};
+
+using SearchHandle = RunHandle<TopActivationsSearch, TopActivationsEvent, TopActivationsRun>;
 
 // A model on its device, with the two threads that serve it.
 struct Replica {
@@ -166,6 +183,10 @@ class EngineImpl final : public Engine {
   absl::StatusOr<ScorePlan> PlanScore(ScoreRequest request) const override;
   absl::StatusOr<std::shared_ptr<Scoring>> StartScore(ScorePlan plan, const ClientIdentity& client,
                                                       std::function<void()> on_ready) override;
+  absl::StatusOr<TopActivationsPlan> PlanTopActivations(TopActivationsRequest request) const override;
+  absl::StatusOr<std::shared_ptr<TopActivationsSearch>> StartTopActivations(TopActivationsPlan plan,
+                                                                            const ClientIdentity& client,
+                                                                            std::function<void()> on_ready) override;
   EngineSnapshot Snapshot() const override;
   void Drain(absl::Time deadline) override { scheduler_.Drain(SteadyNow() + (deadline - absl::Now())); }
 
@@ -290,6 +311,32 @@ absl::StatusOr<std::shared_ptr<Scoring>> EngineImpl::StartScore(ScorePlan plan, 
   auto run = std::make_shared<ScoreRun>(std::make_shared<const ScorePlan>(std::move(plan)), std::move(on_ready));
   ASSIGN_OR_RETURN(const CaptureId id, scheduler_.AdmitScore(model, run, held_tokens, client));
   return std::make_shared<ScoringHandle>(&scheduler_, id, std::move(run));
+}
+
+absl::StatusOr<TopActivationsPlan> EngineImpl::PlanTopActivations(TopActivationsRequest request) const {
+  std::vector<std::string> names;
+  for (const auto& replica : replicas_) {
+    const std::vector<AttachedDictionary>& dictionaries = replica->model->dictionaries();
+    for (size_t i = 0; i < dictionaries.size(); ++i) {
+      names.push_back(dictionaries[i].info.name);
+      if (names.back() != request.dictionary) continue;
+      return MakeTopActivationsPlan(std::move(request), *replica->model, static_cast<int>(i), replica->limits,
+                                    datasets());
+    }
+  }
+  return absl::NotFoundError(
+      absl::StrCat("dictionary: no dictionary \"", request.dictionary, "\"; this server has ", Names(names)));
+}
+
+absl::StatusOr<std::shared_ptr<TopActivationsSearch>> EngineImpl::StartTopActivations(TopActivationsPlan plan,
+                                                                                      const ClientIdentity& client,
+                                                                                      std::function<void()> on_ready) {
+  const ModelId model = ReplicaOf(plan.model).id;
+  const int64_t held_tokens = plan.HeldTokens();
+  auto run = std::make_shared<TopActivationsRun>(std::make_shared<const TopActivationsPlan>(std::move(plan)),
+                                                 std::move(on_ready));
+  ASSIGN_OR_RETURN(const CaptureId id, scheduler_.AdmitScore(model, run, held_tokens, client));
+  return std::make_shared<SearchHandle>(&scheduler_, id, std::move(run));
 }
 
 EngineSnapshot EngineImpl::Snapshot() const {

@@ -19,6 +19,7 @@
 #include "server/capture/request.h"
 #include "server/capture/score_plan.h"
 #include "server/capture/scoring.h"
+#include "server/capture/top_activations_plan.h"
 #include "server/dataset/dataset.h"
 #include "server/engine/options.h"
 #include "server/engine/snapshot.h"
@@ -83,6 +84,16 @@ class Engine {
   // Start's.
   virtual absl::StatusOr<std::shared_ptr<Scoring>> StartScore(ScorePlan plan, const ClientIdentity& client,
                                                               std::function<void()> on_ready) = 0;
+
+  // Checks and plans a search for the tokens that excite a dictionary's latents most. Errors are those of the proto
+  // DictionaryService, except those that depend on other clients.
+  virtual absl::StatusOr<TopActivationsPlan> PlanTopActivations(TopActivationsRequest request) const = 0;
+
+  // Runs the planned search among the captures, against whose limits it counts. `on_ready`: TopActivationsSearch::Next.
+  // Errors as Start's.
+  virtual absl::StatusOr<std::shared_ptr<TopActivationsSearch>> StartTopActivations(TopActivationsPlan plan,
+                                                                                    const ClientIdentity& client,
+                                                                                    std::function<void()> on_ready) = 0;
 
   virtual EngineSnapshot Snapshot() const = 0;
 

@@ -9,7 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "server/base/status.h"
 #include "server/base/steady.h"
-#include "server/engine/score_run.h"
+#include "server/engine/device_run.h"
 #include "server/model/catch_torch.h"
 
 namespace hookline {

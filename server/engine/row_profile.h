@@ -26,6 +26,8 @@ class RowProfile {
   void Summarize(HookPointSummary* summary) const;
 
  private:
+  // Adds a row with values that are not finite to the columns. Returns the sum of the others' squares.
+  double AddOneByOne(const std::vector<float>& values, const std::vector<uint32_t>& columns);
   // The norm of which a share `share` of the rows is not above: the one with rank ceil(share x rows) from 1.
   double Quantile(double share) const;
 

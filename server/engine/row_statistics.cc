@@ -10,22 +10,10 @@
 
 #include "server/base/half.h"
 #include "server/base/row_values.h"
-
-// One version of a function for each kind of processor, chosen when the program starts. AVX2 comes with FMA and F16C on
-// every processor that has it. ThreadSanitizer starts too late for that choice.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_THREAD__) && \
-    !defined(__SANITIZE_ADDRESS__)
-#define HOOKLINE_FOR_EACH_PROCESSOR \
-  __attribute__((target_clones("arch=skylake-avx512", "arch=haswell", "default"), optimize("O3")))
-#else
-#define HOOKLINE_FOR_EACH_PROCESSOR
-#endif
+#include "server/engine/for_each_processor.h"
 
 namespace hookline {
 namespace {
-
-// Functions that are inlined into another are compiled for that one's processor.
-#define HOOKLINE_INLINE inline __attribute__((always_inline))
 
 struct Float32 {
   using Bits = uint32_t;
@@ -233,6 +221,7 @@ void RowStatistics::Add(const ConversionLoss& loss) {
   loss_.error_squares += loss.error_squares;
   loss_.value_squares += loss.value_squares;
   loss_.overflows += loss.overflows;
+  loss_.truncated_rows += loss.truncated_rows;
 }
 
 void RowStatistics::Add(const RowStatistics& other) {
@@ -261,6 +250,7 @@ void RowStatistics::Summarize(HookPointSummary* summary) const {
   summary->nan_count = nan_count_;
   summary->infinity_count = infinity_count_;
   summary->overflow_count = loss_.overflows;
+  summary->truncated_rows = loss_.truncated_rows;
   if (loss_.value_squares > 0) summary->conversion_error = std::sqrt(loss_.error_squares / loss_.value_squares);
 }
 

@@ -7,8 +7,8 @@
 #include "server/base/status.h"
 #include "server/engine/admission_queue.h"
 #include "server/engine/capture_end.h"
+#include "server/engine/device_run.h"
 #include "server/engine/next_batch.h"
-#include "server/engine/score_run.h"
 #include "server/engine/stalls.h"
 #include "server/engine/status_report.h"
 
@@ -150,7 +150,7 @@ void Scheduler::Failed(CaptureId id, absl::Status status) {
   StopCapture(state_, id, StopReason::kError, std::move(status));
 }
 
-absl::StatusOr<CaptureId> Scheduler::AdmitScore(ModelId model, std::shared_ptr<ScoreRun> run, int64_t held_tokens,
+absl::StatusOr<CaptureId> Scheduler::AdmitScore(ModelId model, std::shared_ptr<DeviceRun> run, int64_t held_tokens,
                                                 const ClientIdentity& client) {
   CaptureId id{};
   {
@@ -167,13 +167,13 @@ absl::StatusOr<CaptureId> Scheduler::AdmitScore(ModelId model, std::shared_ptr<S
 }
 
 void Scheduler::ScoreMayRun(CaptureId id) {
-  std::shared_ptr<ScoreRun> run;
+  std::shared_ptr<DeviceRun> run;
   {
     RankedLock lock(&mu_, LockRank::kScheduler);
     if (const auto found = state_.scores.find(id); found != state_.scores.end()) run = found->second.run;
   }
   if (run == nullptr) return;
-  const ScoreRun::Need need = run->GetNeed();
+  const DeviceRun::Need need = run->GetNeed();
   Section section(this);
   const auto found = state_.scores.find(id);
   if (found == state_.scores.end()) return;

@@ -67,8 +67,8 @@ class Scheduler {
   void Cancel(CaptureId id) ABSL_LOCKS_EXCLUDED(mu_);
   // Ends the capture with an error.
   void Failed(CaptureId id, absl::Status status) ABSL_LOCKS_EXCLUDED(mu_);
-  // Takes in a scoring of a client. `held_tokens`: ids that it keeps. Errors of Engine::StartScore.
-  absl::StatusOr<CaptureId> AdmitScore(ModelId model, std::shared_ptr<ScoreRun> run, int64_t held_tokens,
+  // Takes in a scoring of a client, or other such work. `held_tokens`: ids that it keeps. Errors of Engine::StartScore.
+  absl::StatusOr<CaptureId> AdmitScore(ModelId model, std::shared_ptr<DeviceRun> run, int64_t held_tokens,
                                        const ClientIdentity& client) ABSL_LOCKS_EXCLUDED(mu_);
   // Tells that the scoring may have a forward pass to run, or an answer to wait for: one has ended or pauses, or its
   // client has taken scores or answered rows.

@@ -62,7 +62,7 @@ struct ModelQueue {
 
 struct ScoreEntry {
   ModelId model{};
-  std::shared_ptr<ScoreRun> run;
+  std::shared_ptr<DeviceRun> run;
   int64_t held_tokens = 0;
   std::shared_ptr<ClientShare> share;
   absl::Time answer_by = absl::InfiniteFuture();  // when to look whether its client is silent for too long

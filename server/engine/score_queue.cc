@@ -5,7 +5,7 @@
 
 namespace hookline {
 
-void ScoreQueue::Add(CaptureId id, std::shared_ptr<ScoreRun> run) {
+void ScoreQueue::Add(CaptureId id, std::shared_ptr<DeviceRun> run) {
   Member member;
   member.run = std::move(run);
   // It does not catch up with what others ran before it came.
@@ -15,10 +15,10 @@ void ScoreQueue::Add(CaptureId id, std::shared_ptr<ScoreRun> run) {
   members_.emplace(id, std::move(member));
 }
 
-std::shared_ptr<ScoreRun> ScoreQueue::Remove(CaptureId id) {
+std::shared_ptr<DeviceRun> ScoreQueue::Remove(CaptureId id) {
   const auto found = members_.find(id);
   if (found == members_.end()) return nullptr;
-  std::shared_ptr<ScoreRun> run = std::move(found->second.run);
+  std::shared_ptr<DeviceRun> run = std::move(found->second.run);
   members_.erase(found);
   return run;
 }

@@ -1,4 +1,5 @@
-// The scorings that wait for one model's device, and whose turn it is.
+// The scorings, and other work of clients beside captures (device_run.h), that wait for one model's device, and whose
+// turn it is.
 #ifndef HOOKLINE_SERVER_ENGINE_SCORE_QUEUE_H_
 #define HOOKLINE_SERVER_ENGINE_SCORE_QUEUE_H_
 
@@ -10,7 +11,7 @@
 
 namespace hookline {
 
-class ScoreRun;
+class DeviceRun;
 
 // Passes that may pause for their clients need room on the device. They get it in the order of their turns: one that
 // has to wait for it is not overtaken by others of that kind.
@@ -22,16 +23,16 @@ class ScoreQueue {
   // `max_paused`: positions for which there is room.
   explicit ScoreQueue(int64_t max_paused) : free_room_(max_paused) {}
 
-  void Add(CaptureId id, std::shared_ptr<ScoreRun> run);
+  void Add(CaptureId id, std::shared_ptr<DeviceRun> run);
   // Returns what was added, whose destruction may call the scheduler; null if there is none.
-  std::shared_ptr<ScoreRun> Remove(CaptureId id);
+  std::shared_ptr<DeviceRun> Remove(CaptureId id);
   // Sets over how many positions the scoring's next forward pass runs, and for how many it needs room to pause.
   void SetWaiting(CaptureId id, int64_t positions, int64_t paused);
 
   // The scoring whose turn it is beside `flows` flows that could run; null: it is theirs.
   struct Turn {
     CaptureId id{};
-    std::shared_ptr<ScoreRun> run;
+    std::shared_ptr<DeviceRun> run;
     int64_t positions = 0;  // of its pass
     int64_t paused = 0;     // room that it has taken, for GiveBack
   };
@@ -42,7 +43,7 @@ class ScoreQueue {
 
  private:
   struct Member {
-    std::shared_ptr<ScoreRun> run;
+    std::shared_ptr<DeviceRun> run;
     int64_t ran = 0;      // positions, since it came, and what it would have run before
     int64_t waiting = 0;  // positions of its next pass
     int64_t paused = 0;   // positions for which that needs room

@@ -18,7 +18,7 @@ ScoreRun::ScoreRun(std::shared_ptr<const ScorePlan> plan, std::function<void()> 
   events_.push_back(ScoreStarted{plan_});
 }
 
-ScoreRun::Need ScoreRun::GetNeed() const {
+DeviceRun::Need ScoreRun::GetNeed() const {
   absl::MutexLock lock(&mutex_);
   Need need;
   if (phase_ == Phase::kAwaiting) need.answer_by = last_answer_ + plan_->answer_timeout;

@@ -16,6 +16,7 @@
 #include "absl/time/time.h"
 #include "server/capture/answer_cursor.h"
 #include "server/capture/scoring.h"
+#include "server/engine/device_run.h"
 #include "server/engine/pause_room.h"
 #include "server/model/model.h"
 
@@ -23,25 +24,15 @@ namespace hookline {
 
 // Thread-safe. A client that does not read holds the scores of at most two passes: the next is run when half of those
 // before have been taken. One that does not answer holds one pass on the device, for ScorePlan::answer_timeout.
-class ScoreRun {
+class ScoreRun final : public DeviceRun {
  public:
   // `on_ready`: as Scoring::Next says, called without a lock but the one that Close takes.
   ScoreRun(std::shared_ptr<const ScorePlan> plan, std::function<void()> on_ready);
 
-  // What it needs from the scheduler.
-  struct Need {
-    int64_t positions = 0;  // of the next forward pass if it is to be run now; otherwise, or while one runs, 0
-    int64_t paused = 0;     // positions for which that pass needs room to pause
-    absl::Time answer_by = absl::InfiniteFuture();  // when its client has been silent for too long
-  };
-  Need GetNeed() const ABSL_LOCKS_EXCLUDED(mutex_);
-  // Runs the next pass, or the next part of one, on the model's executor's thread. `room`: for a pass that may pause.
-  // Returns how the pass went, as its client is told too.
-  absl::Status RunNext(Model& model, std::unique_ptr<PauseRoom> room) ABSL_LOCKS_EXCLUDED(mutex_);
-  // Ends it after what is queued, unless it has ended.
-  void End(absl::Status status) ABSL_LOCKS_EXCLUDED(mutex_);
-  // Ends it if its client should have answered by `now`.
-  void EndIfSilent(absl::Time now) ABSL_LOCKS_EXCLUDED(mutex_);
+  Need GetNeed() const override ABSL_LOCKS_EXCLUDED(mutex_);
+  absl::Status RunNext(Model& model, std::unique_ptr<PauseRoom> room) override ABSL_LOCKS_EXCLUDED(mutex_);
+  void End(absl::Status status) override ABSL_LOCKS_EXCLUDED(mutex_);
+  void EndIfSilent(absl::Time now) override ABSL_LOCKS_EXCLUDED(mutex_);
 
   std::optional<ScoreEvent> Next() ABSL_LOCKS_EXCLUDED(mutex_);
   // Scoring says what both do.

@@ -9,7 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "server/engine/admission_queue.h"
 #include "server/engine/capture_end.h"
-#include "server/engine/score_run.h"
+#include "server/engine/device_run.h"
 #include "spdlog/spdlog.h"
 
 namespace hookline {

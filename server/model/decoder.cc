@@ -73,7 +73,7 @@ Decoder::Decoder(ModelInfo info, DecoderConfig config, DecoderWeights weights, a
 
 absl::Status Decoder::Forward(const at::Tensor& token_ids, absl::Span<const int64_t> lengths,
                               absl::Span<const int> hook_points, Tap tap) {
-  const DictionaryTaps wanted(dictionaries_, hook_points);
+  DictionaryTaps wanted(dictionaries_, hook_points);
   const auto visit = [&](int hook_point, const at::Tensor& rows) {
     wanted.HandOut(hook_point, rows, tap);
     return at::Tensor();

@@ -19,6 +19,7 @@
 #include "absl/strings/strip.h"
 #include "server/base/status.h"
 #include "server/model/dictionary/dictionary_learning.h"
+#include "server/model/dictionary/gemma_scope.h"
 #include "server/model/dictionary/sae_lens.h"
 #include "server/model/dictionary/sparsify.h"
 #include "server/model/families/hugging_face.h"
@@ -81,7 +82,7 @@ absl::Status TryOneToken(Model& model, const at::Device& device) {
 
 constexpr char kNoDictionary[] =
     "not a dictionary; SAELens's directories hold cfg.json and sae_weights.safetensors, sparsify's cfg.json and "
-    "sae.safetensors, dictionary_learning's config.json and ae.pt";
+    "sae.safetensors, dictionary_learning's config.json and ae.pt, Gemma Scope's params.npz";
 
 // Reads a dictionary and attaches it to `model`.
 absl::Status AddDictionary(const DictionaryOptions& options, const at::Device& device, Model& model) {
@@ -92,20 +93,24 @@ absl::Status AddDictionary(const DictionaryOptions& options, const at::Device& d
                     : IsSparsifyFolder(options.path) ? ReadSparsify(options.name, options.path, device)
                     : IsDictionaryLearningFolder(options.path)
                         ? ReadDictionaryLearning(options.name, options.path, device)
-                        : absl::NotFoundError(kNoDictionary);
+                    : IsGemmaScope(options.path) ? ReadGemmaScope(options.name, options.path, device)
+                                                 : absl::NotFoundError(kNoDictionary);
   if (!dictionary.ok()) return refused(dictionary.status().code(), dictionary.status().message());
   const std::string& stated = (*dictionary)->info().hook_point;
   const std::string& name = options.hook_point.empty() ? stated : options.hook_point;
   if (name.empty()) {
     return refused(absl::StatusCode::kInvalidArgument, "its files name no hook point; give NAME=PATH@HOOK");
   }
-  const int hook_point = model.hook_points().Find(name);
-  if (hook_point < 0) {
+  const std::string& output = (*dictionary)->info().output_point;
+  for (const std::string& one : {name, output}) {
+    if (one.empty() || model.hook_points().Find(one) >= 0) continue;
     return refused(absl::StatusCode::kInvalidArgument,
-                   absl::StrCat(name, " is not a hook point of model \"", model.info().name, "\"; the nearest are ",
-                                absl::StrJoin(model.hook_points().Nearest(name, 3), ", "), " (NAME=PATH@HOOK)"));
+                   absl::StrCat(one, " is not a hook point of model \"", model.info().name, "\"; the nearest are ",
+                                absl::StrJoin(model.hook_points().Nearest(one, 3), ", "), " (NAME=PATH@HOOK)"));
   }
-  return model.Attach(*std::move(dictionary), hook_point);
+  const int hook_point = model.hook_points().Find(name);
+  return model.Attach(*std::move(dictionary), hook_point,
+                      output.empty() ? hook_point : model.hook_points().Find(output));
 }
 
 // A path's contents, and the device and dtype that it is to be loaded in.

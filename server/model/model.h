@@ -54,7 +54,8 @@ struct AttachedDictionary {
   DictionaryInfo info;
   std::shared_ptr<const Dictionary> dictionary;
   int hook_point = 0;
-  int first_point = 0;  // of the dictionary's own hook points, which follow each other
+  int output_point = 0;  // whose rows it reconstructs: the same, or for a transcoder one that is computed later
+  int first_point = 0;   // of the dictionary's own hook points, which follow each other
 };
 
 // Thread-compatible: one thread at a time calls Forward (the model's executor); the const members are safe from any.
@@ -70,9 +71,10 @@ class Model {
   const HookPoints& hook_points() const { return hook_points_; }
   const std::vector<AttachedDictionary>& dictionaries() const { return dictionaries_; }
 
-  // Adds a dictionary at a hook point, and its own hook points at the end of the list. Call it before the model is
-  // shared. FAILED_PRECONDITION: the widths differ, or the dictionary's name is taken.
-  absl::Status Attach(std::shared_ptr<const Dictionary> dictionary, int hook_point);
+  // Adds a dictionary at a hook point, and its own hook points at the end of the list. `output_point`: as
+  // AttachedDictionary has it. Call it before the model is shared. FAILED_PRECONDITION: the widths differ, the output
+  // is computed before the input, or the dictionary's name is taken.
+  absl::Status Attach(std::shared_ptr<const Dictionary> dictionary, int hook_point, int output_point);
 
   // Runs the forward pass over `token_ids` (batch, positions), int64, on the model's device, every id below
   // vocabulary_size and positions <= context_length, of which sequence i has lengths[i], the rest being padding on the

@@ -65,7 +65,8 @@ Scaled Scale(const at::Tensor& values, Dtype dtype) {
   const at::Tensor error = at::where(finite, read - values, at::zeros_like(values)).to(at::kDouble);
   const at::Tensor error_squares = error.square().sum();
   const at::Tensor value_squares = kept.to(at::kDouble).square().sum();
-  return {scale, numbers, at::stack({error_squares, value_squares, at::zeros_like(error_squares)})};
+  const at::Tensor none = at::zeros_like(error_squares);
+  return {scale, numbers, at::stack({error_squares, value_squares, none, none})};
 }
 
 }  // namespace
@@ -75,7 +76,9 @@ PackedRows PackRows(const at::Tensor& rows, const RowLayout& layout) {
   at::Tensor values = rows.to(at::kFloat);
   std::vector<at::Tensor> parts;
   PackedRows packed;
+  at::Tensor truncated;
   if (layout.top_k > 0) {
+    truncated = values.ne(0).sum(1).gt(layout.top_k).sum().to(at::kDouble);
     const at::Tensor chosen =
         std::get<1>(values.abs().topk(layout.top_k, /*dim=*/1, /*largest=*/true, /*sorted=*/true));
     values = values.gather(1, chosen);
@@ -91,6 +94,10 @@ PackedRows PackRows(const at::Tensor& rows, const RowLayout& layout) {
     if (layout.dtype == Dtype::kFloat16) packed.loss = OverflowLoss(values, converted);
     parts.push_back(AsBytes(converted));
   }
+  if (truncated.defined()) {
+    if (!packed.loss.defined()) packed.loss = at::zeros({kLosses}, truncated.options());
+    packed.loss.select(0, 3).copy_(truncated);
+  }
   packed.bytes = parts.size() == 1 ? parts[0] : at::cat(parts, 1);
   return packed;
 }
@@ -98,9 +105,11 @@ PackedRows PackRows(const at::Tensor& rows, const RowLayout& layout) {
 at::Tensor OverflowLoss(const at::Tensor& from, const at::Tensor& to) {
   const at::Tensor overflows = (at::isinf(to).sum() - at::isinf(from).sum()).to(at::kDouble);
   const at::Tensor none = at::zeros_like(overflows);
-  return at::stack({none, none, overflows});
+  return at::stack({none, none, overflows, none});
 }
 
-ConversionLoss ReadLoss(const double* loss) { return {loss[0], loss[1], static_cast<int64_t>(loss[2])}; }
+ConversionLoss ReadLoss(const double* loss) {
+  return {loss[0], loss[1], static_cast<int64_t>(loss[2]), static_cast<int64_t>(loss[3])};
+}
 
 }  // namespace hookline

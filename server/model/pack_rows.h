@@ -11,9 +11,12 @@
 
 namespace hookline {
 
+// Members of ConversionLoss.
+inline constexpr int64_t kLosses = 4;
+
 struct PackedRows {
   at::Tensor bytes;  // uint8, (rows, layout.bytes()), contiguous
-  // float64, (3): error_squares, value_squares, overflows of ConversionLoss. Undefined where nothing can be lost.
+  // float64, (kLosses): the members of ConversionLoss in their order. Undefined where nothing can be lost.
   at::Tensor loss;
 };
 
@@ -27,7 +30,7 @@ struct PackedRows {
 // not finite, so a row with one has scale NaN and numbers 0: it reads as NaN.
 PackedRows PackRows(const at::Tensor& rows, const RowLayout& layout);
 
-// Returns, as the last entry of a `loss` (above), how many finite values of `from` are infinite in `to`.
+// Returns, as the third entry of a `loss` (above), how many finite values of `from` are infinite in `to`.
 at::Tensor OverflowLoss(const at::Tensor& from, const at::Tensor& to);
 
 // Reads a `loss` in host memory.

@@ -108,6 +108,7 @@ class HostRows : public StagedRows {
     loss_.error_squares += more.error_squares;
     loss_.value_squares += more.value_squares;
     loss_.overflows += more.overflows;
+    loss_.truncated_rows += more.truncated_rows;
   }
 
   at::Tensor value_;

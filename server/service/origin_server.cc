@@ -73,7 +73,7 @@ OriginServer::OriginServer(SharedParts* parts, Origin origin)
       model_service_(caller_, parts->engine, parts->options.tokenizers),
       dataset_service_(caller_, parts->engine, &parts->texts),
       tokenizer_service_(caller_, &parts->texts),
-      dictionary_service_(caller_, parts->engine),
+      dictionary_service_(caller_, parts->engine, &parts->score_wakes),
       evaluation_service_(caller_, parts->engine, &parts->texts, &parts->score_wakes),
       reflection_service_(caller_, ReflectedServices(*parts), &parts->capture_wakes) {
   if (parts->recorder != nullptr) {

@@ -4,10 +4,12 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <sstream>
 #include <string>
 #include <utility>
 #include <vector>
@@ -75,6 +77,19 @@ double Difference(const at::Tensor& got, const std::vector<float>& expected) {
   return (got.reshape({-1}) - wanted).norm().item<double>() / wanted.norm().item<double>();
 }
 
+// Gemma Scope's, and one of a single head.
+Json ReadMore() {
+  std::ifstream stream(kFixtures + "/evaluation/more_dictionaries.json");
+  return Json::parse(stream);
+}
+
+// What the dictionary computes of `rows` at one of its points.
+at::Tensor At(DictionaryPoint point, const Dictionary& dictionary, const at::Tensor& rows) {
+  at::Tensor values;
+  dictionary.Compute({point}, rows, rows.scalar_type(), [&](DictionaryPoint, const at::Tensor& one) { values = one; });
+  return values;
+}
+
 class DictionaryTest : public ::testing::TestWithParam<std::string> {};
 
 TEST_P(DictionaryTest, LatentsAndReconstructionsAreSaeLenss) {
@@ -90,13 +105,13 @@ TEST_P(DictionaryTest, LatentsAndReconstructionsAreSaeLenss) {
     EXPECT_EQ(attached.info.name, one.name);
     EXPECT_EQ(model->hook_points()[attached.hook_point].name, one.hook_point);
     const at::Tensor rows = reference.activations.at(one.hook_point).at(1).narrow(0, 0, 6);
-    const at::Tensor latents = attached.dictionary->Compute(DictionaryPoint::kActivations, rows);
+    const at::Tensor latents = At(DictionaryPoint::kActivations, *attached.dictionary, rows);
     EXPECT_LE(Difference(latents, one.latents), 1e-5);
     at::Tensor active;
-    const at::Tensor made = attached.dictionary->Reconstruct(rows, {}, /*keeps_error=*/false, &active);
+    const at::Tensor made = attached.dictionary->Reconstruct(rows, {}, /*outputs=*/{}, &active);
     EXPECT_LE(Difference(made, one.reconstruction), 1e-5);
     EXPECT_TRUE(at::equal(active, latents.ne(0).sum(1)));
-    EXPECT_TRUE(at::allclose(attached.dictionary->Compute(DictionaryPoint::kError, rows), rows - made));
+    EXPECT_TRUE(at::allclose(attached.dictionary->Error(rows, rows), rows - made));
   }
 }
 
@@ -161,15 +176,16 @@ TEST_P(DictionaryTest, LossesWithReconstructionsAreThoseOfSaeLenssEvals) {
 INSTANTIATE_TEST_SUITE_P(, DictionaryTest, ::testing::Values("gpt2", "llama_gqa"),
                          [](const ::testing::TestParamInfo<std::string>& info) { return info.param; });
 
-// sparsify's and dictionary_learning's, whose hook points come from their directory or their submodule.
+// sparsify's, dictionary_learning's and Gemma Scope's, whose hook points come from their directory or their submodule.
 TEST(OtherDictionariesTest, LatentsAndReconstructionsAreTheirLibraries) {
   std::ifstream stream(kFixtures + "/evaluation/others.json");
-  const Json recorded = Json::parse(stream);
+  Json recorded = Json::parse(stream);
+  recorded.push_back(ReadMore()[0]);
   std::vector<DictionaryOptions> dictionaries;
   for (const Json& one : recorded) {
     dictionaries.push_back({absl::StrCat("d", dictionaries.size()), Folder(one["name"].get<std::string>()), ""});
   }
-  ASSERT_EQ(dictionaries.size(), 8u);
+  ASSERT_EQ(dictionaries.size(), 9u);
   const auto model = Load("gpt2", dictionaries);
   ASSERT_TRUE(model.ok()) << model.status();
   const at::Tensor rows = ReadFixture("gpt2").activations.at("blocks.1.hook_resid_post").at(1).narrow(0, 0, 6);
@@ -177,11 +193,11 @@ TEST(OtherDictionariesTest, LatentsAndReconstructionsAreTheirLibraries) {
     SCOPED_TRACE(dictionaries[i].path);
     const AttachedDictionary& attached = (*model)->dictionaries()[i];
     EXPECT_EQ((*model)->hook_points()[attached.hook_point].name, "blocks.1.hook_resid_post");
-    EXPECT_LE(Difference(attached.dictionary->Compute(DictionaryPoint::kActivations, rows),
+    EXPECT_LE(Difference(At(DictionaryPoint::kActivations, *attached.dictionary, rows),
                          recorded[i]["latents"].get<std::vector<float>>()),
               1e-5);
     at::Tensor active;
-    EXPECT_LE(Difference(attached.dictionary->Reconstruct(rows, {}, /*keeps_error=*/false, &active),
+    EXPECT_LE(Difference(attached.dictionary->Reconstruct(rows, {}, /*outputs=*/{}, &active),
                          recorded[i]["reconstruction"].get<std::vector<float>>()),
               1e-5);
   }
@@ -192,11 +208,11 @@ TEST(DictionaryEditTest, EditsChangeLatentsAloneAndTheErrorIsKeptOnRequest) {
   ASSERT_NE(model, nullptr);
   const at::Tensor rows = ReadFixture("gpt2").activations.at("blocks.1.hook_resid_post").at(1);
   const Dictionary& dictionary = *model->dictionaries()[0].dictionary;
-  const at::Tensor latents = dictionary.Compute(DictionaryPoint::kActivations, rows);
+  const at::Tensor latents = At(DictionaryPoint::kActivations, dictionary, rows);
   const int64_t busy = latents.sum(0).argmax().item<int64_t>();
   at::Tensor active;
   const auto reconstruct = [&](std::vector<LatentEdit> edits, bool keeps_error) {
-    return dictionary.Reconstruct(rows, edits, keeps_error, &active);
+    return dictionary.Reconstruct(rows, edits, keeps_error ? rows : at::Tensor(), &active);
   };
   const at::Tensor plain = reconstruct({}, false), unit = reconstruct({{busy, LatentEdit::Kind::kScale, 2}}, false);
   // Doubling a latent adds its own direction once more.
@@ -235,6 +251,169 @@ TEST(DictionaryRefusedTest, WhatDoesNotFitIsRefusedByName) {
   EXPECT_THAT(refused({"one", Folder("gpt2_topk"), "blocks.0.mlp.hook_post"}), HasSubstr("rows of 48 values"));
   EXPECT_THAT(refused({"one", Folder("gpt2_topk"), "blocks.9.hook_mlp_out"}), HasSubstr("blocks.0.hook_mlp_out"));
   EXPECT_THAT(refused({"one", kFixtures, ""}), HasSubstr("not a dictionary"));
+}
+
+// A transcoder, and what SAELens computes with it.
+TEST(TranscoderTest, LatentsReconstructionsAndLossesAreSaeLenss) {
+  std::ifstream stream(kFixtures + "/evaluation/transcoders.json");
+  const Json recorded = Json::parse(stream);
+  ASSERT_EQ(recorded.size(), 5u);
+  std::vector<DictionaryOptions> dictionaries;
+  for (const Json& one : recorded) {
+    dictionaries.push_back({one["name"].get<std::string>(), Folder(one["name"].get<std::string>()), ""});
+  }
+  const auto loaded = Load("gpt2", dictionaries);
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  Model& model = **loaded;
+  const Reference reference = ReadFixture("gpt2");
+  const at::Tensor ids = reference.tokens[1].unsqueeze(0);
+  const std::vector<std::vector<uint32_t>> sequences = {
+      {ids.data_ptr<int64_t>(), ids.data_ptr<int64_t>() + ids.numel()}};
+  std::vector<Variant> variants;
+  for (size_t i = 0; i < recorded.size(); ++i) {
+    const Json& one = recorded[i];
+    SCOPED_TRACE(dictionaries[i].name);
+    const AttachedDictionary& attached = model.dictionaries()[i];
+    EXPECT_EQ(model.hook_points()[attached.hook_point].name, one["hookPoint"].get<std::string>());
+    EXPECT_EQ(model.hook_points()[attached.output_point].name, one["outputPoint"].get<std::string>());
+    const int first = attached.first_point;
+    const int error = first + static_cast<int>(DictionaryPoint::kError);
+    std::map<int, at::Tensor> values;
+    const auto tap = [&](int point, const at::Tensor& value) { values[point] = value.narrow(0, 0, 6).clone(); };
+    ASSERT_TRUE(model.Forward(ids, {}, {attached.output_point, first + 2, first + 3, error}, tap).ok());
+    EXPECT_LE(Difference(values[first + 2], one["latents"].get<std::vector<float>>()), 1e-5);
+    EXPECT_LE(Difference(values[first + 3], one["decoded"].get<std::vector<float>>()), 1e-5);
+    const at::Tensor made = values[attached.output_point] - values[error];
+    EXPECT_LE(Difference(made, one["reconstruction"].get<std::vector<float>>()), 1e-5);
+    Variant& variant = variants.emplace_back();
+    variant.interventions.resize(1);
+    variant.interventions[0].hook_point = attached.output_point;
+    variant.interventions[0].operation = Intervention::Operation::kDictionary;
+    variant.interventions[0].dictionary = static_cast<int>(i);
+  }
+  // A variant that changes what a transcoder reads changes what it writes, and one that keeps the error changes
+  // nothing.
+  variants.push_back(variants[0]);
+  variants.back().interventions[0].operation = Intervention::Operation::kLatents;
+  variants.back().interventions[0].keeps_error = true;
+  std::vector<const Variant*> pointers;
+  for (const Variant& variant : variants) pointers.push_back(&variant);
+  ScoreOutputs outputs;
+  outputs.kl = true;
+  const auto scores = RunScorePass(model, {sequences, pointers, &outputs});
+  ASSERT_TRUE(scores.ok()) << scores.status();
+  const double tokens = static_cast<double>(ids.numel());
+  for (size_t i = 0; i < recorded.size(); ++i) {
+    SCOPED_TRACE(dictionaries[i].name);
+    const Json& metrics = recorded[i]["metrics"];
+    const SequenceScore& score = (*scores)[1 + i].sequences[0];
+    EXPECT_NEAR(score.loss_sum / (tokens - 1), metrics["ce_loss_with_transcoder"].get<double>(), 1e-4);
+    EXPECT_NEAR(score.kl_sum / tokens, metrics["kl_div_with_transcoder"].get<double>(), 1e-4);
+    EXPECT_NEAR((*scores)[1 + i].replaced[0].active_latents / tokens, metrics["l0"].get<double>(), 1e-4);
+  }
+  EXPECT_NEAR(scores->back().sequences[0].loss_sum, (*scores)[0].sequences[0].loss_sum, 1e-3);
+}
+
+TEST(OneHeadTest, ADictionaryOfOneHeadReadsAndReplacesThatHeadsPartOfTheRows) {
+  const Json recorded = ReadMore()[1];
+  const auto loaded = Load("gpt2", {{"one", Folder(recorded["name"].get<std::string>()), ""}});
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  Model& model = **loaded;
+  const std::string hook_point = "blocks.1.attn.hook_z";
+  const int latents = model.hook_points().Find(hook_point + ".hook_sae_acts_post");
+  EXPECT_THAT(model.hook_points()[latents].description, HasSubstr("head 1 of blocks.1.attn.hook_z"));
+  const Reference reference = ReadFixture("gpt2");
+  const at::Tensor ids = reference.tokens[1].unsqueeze(0);
+  EXPECT_LE(
+      Difference(RunModel(model, ids, {latents})[0].narrow(0, 0, 6), recorded["latents"].get<std::vector<float>>()),
+      1e-5);
+  // The rows of the other heads stay as they are, and the losses are those of SAELens's evals.
+  Variant variant;
+  variant.interventions.resize(1);
+  variant.interventions[0].hook_point = model.hook_points().Find(hook_point);
+  variant.interventions[0].operation = Intervention::Operation::kDictionary;
+  variant.interventions[0].dictionary = 0;
+  ScoreOutputs outputs;
+  outputs.kl = true;
+  outputs.hook_points = {variant.interventions[0].hook_point};
+  const std::vector<std::vector<uint32_t>> sequences = {
+      {ids.data_ptr<int64_t>(), ids.data_ptr<int64_t>() + ids.numel()}};
+  const std::vector<const Variant*> variants = {&variant};
+  const auto scores = RunScorePass(model, {sequences, variants, &outputs});
+  ASSERT_TRUE(scores.ok()) << scores.status();
+  const at::Tensor before = at::tensor((*scores)[0].sequences[0].rows[0]).view({-1, 4, 12});
+  const at::Tensor after = at::tensor((*scores)[1].sequences[0].rows[0]).view({-1, 4, 12});
+  for (int64_t head : {0, 2, 3}) EXPECT_TRUE(at::allclose(before.select(1, head), after.select(1, head)));
+  EXPECT_LE(Difference(after.select(1, 1).narrow(0, 0, 6), recorded["reconstruction"].get<std::vector<float>>()), 1e-5);
+  const double tokens = static_cast<double>(ids.numel());
+  EXPECT_NEAR((*scores)[1].sequences[0].loss_sum / (tokens - 1), recorded["metrics"]["ce_loss_with_sae"].get<double>(),
+              1e-4);
+  EXPECT_NEAR((*scores)[1].sequences[0].kl_sum / tokens, recorded["metrics"]["kl_div_with_sae"].get<double>(), 1e-4);
+  EXPECT_EQ((*scores)[1].replaced[0].sum.size(), 12u);
+}
+
+TEST(OneHeadTest, AHeadThatTheHookPointDoesNotHaveIsRefused) {
+  const auto refused = [](const std::string& hook_point) {
+    return std::string(Load("gpt2", {{"one", Folder("gpt2_one_head"), hook_point}}).status().message());
+  };
+  EXPECT_THAT(refused("blocks.1.hook_resid_post"), HasSubstr("has 0 heads"));
+  EXPECT_EQ(refused("blocks.0.attn.hook_q"), "");
+}
+
+// A folder of Gemma Scope's, as its repositories name them, with a file of `bytes`; empty: the fixture's own.
+class GemmaScopeFolder {
+ public:
+  explicit GemmaScopeFolder(const std::string& name, std::string bytes = "") {
+    char folder[] = "/tmp/hookline-dictionary-XXXXXX";
+    root_ = mkdtemp(folder);
+    path_ = root_ + "/" + name;
+    std::filesystem::create_directories(path_);
+    if (bytes.empty()) bytes = Fixture();
+    std::ofstream(path_ + "/params.npz", std::ios::binary) << bytes;
+  }
+  ~GemmaScopeFolder() { std::filesystem::remove_all(root_); }
+
+  static std::string Fixture() {
+    std::ifstream file(Folder("gemma-scope-2b-pt-res/layer_1/width_16k/average_l0_5/params.npz"), std::ios::binary);
+    std::ostringstream bytes;
+    bytes << file.rdbuf();
+    return bytes.str();
+  }
+
+  // Its hook point, or the error.
+  std::string Load(const std::string& hook_point = "") const {
+    const auto model = hookline::Load("gpt2", {{"one", path_, hook_point}});
+    if (!model.ok()) return std::string(model.status().message());
+    return (*model)->hook_points()[(*model)->dictionaries()[0].hook_point].name;
+  }
+
+ private:
+  std::string root_, path_;
+};
+
+TEST(GemmaScopeTest, ThePathTellsTheHookPoint) {
+  EXPECT_EQ(GemmaScopeFolder("gemma-scope-9b-pt-res/layer_0/width_16k").Load(), "blocks.0.hook_resid_post");
+  EXPECT_EQ(GemmaScopeFolder("models--google--gemma-scope-2b-pt-mlp/snapshots/8f/layer_1/width_65k").Load(),
+            "blocks.1.hook_mlp_out");
+  EXPECT_EQ(GemmaScopeFolder("gemma-scope-2b-pt-att/layer_1/width_16k").Load(), "blocks.1.attn.hook_z");
+  EXPECT_THAT(GemmaScopeFolder("mine").Load(), HasSubstr("NAME=PATH@HOOK"));
+  EXPECT_EQ(GemmaScopeFolder("mine").Load("blocks.0.hook_attn_out"), "blocks.0.hook_attn_out");
+}
+
+TEST(GemmaScopeTest, WhatIsNotComputedOrDamagedIsRefusedByName) {
+  EXPECT_THAT(GemmaScopeFolder("gemma-scope-2b-pt-transcoders/layer_1/width_16k").Load(), HasSubstr("not transcoders"));
+  EXPECT_THAT(GemmaScopeFolder("gemma-scope-2b-pt-res/embedding/width_4k").Load(), HasSubstr("embedding"));
+  std::string bytes = GemmaScopeFolder::Fixture();
+  EXPECT_THAT(GemmaScopeFolder("mine", bytes.substr(0, bytes.size() / 2)).Load("hook_embed"), HasSubstr("params.npz"));
+  std::string other = bytes;
+  for (size_t at = other.find("b_enc"); at != std::string::npos; at = other.find("b_enc", at))
+    other.replace(at, 5, "b_ecn");
+  EXPECT_THAT(GemmaScopeFolder("mine", other).Load("hook_embed"), HasSubstr("b_enc"));
+  std::string type = bytes;
+  type.replace(type.find("<f4"), 3, "<i4");
+  EXPECT_THAT(GemmaScopeFolder("mine", type).Load("hook_embed"), HasSubstr("<f4"));
+  bytes[bytes.find("W_dec.npy") + 1000] ^= 1;
+  EXPECT_THAT(GemmaScopeFolder("mine", bytes).Load("hook_embed"), HasSubstr("checksum"));
 }
 
 // A copy of a dictionary whose cfg.json has other fields.

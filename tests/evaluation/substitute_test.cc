@@ -29,8 +29,9 @@ using Operation = Intervention::Operation;
 
 // --- One pass.
 
-std::unique_ptr<Model> Load(const std::string& fixture) {
+std::unique_ptr<Model> Load(const std::string& fixture, std::vector<DictionaryOptions> dictionaries = {}) {
   ModelOptions options;
+  options.dictionaries = std::move(dictionaries);
   options.path = std::string(HOOKLINE_FIXTURES) + "/" + fixture;
   options.device = "cpu";
   options.dtype = "float32";
@@ -174,6 +175,37 @@ TEST(SubstitutePassTest, OnlyTheBlockOfThePauseIsComputedAgain) {
   RunPass(*model, kSequences, {{"a", {At(*model, "blocks.1.hook_resid_post", Operation::kClient)}}}, {},
           [](AskedRows&) {});
   EXPECT_EQ(model->blocks_executed() - before, 4);  // 0, 1, and 1, 2
+}
+
+// The transcoder reads rows of block 0, and writes some of block 1, where the pass pauses.
+TEST(SubstitutePassTest, WhatATranscoderHasReadIsKeptWhileThePassPauses) {
+  const std::string folder = std::string(HOOKLINE_FIXTURES) + "/evaluation/dictionaries/gpt2_transcoder_across";
+  const auto model = Load("families/gpt2", {{"across", folder, ""}});
+  ASSERT_NE(model, nullptr);
+  const char* const middle = "blocks.1.hook_resid_mid";
+  const char* const output = "blocks.1.mlp.hook_post";
+  Intervention transcoder = At(*model, output, Operation::kDictionary);
+  transcoder.dictionary = 0;
+  const auto variants = [&](Operation operation) {
+    Intervention between = At(*model, middle, operation), after = At(*model, output, operation);
+    between.factor = after.factor = 0.5;
+    const Intervention before = At(*model, "blocks.0.hook_mlp_out", Operation::kZero);
+    return std::vector<Variant>{
+        {"between", {between, transcoder}}, {"before", {before, transcoder}}, {"after", {transcoder, after}}};
+  };
+  ScoreOutputs outputs;
+  outputs.token_loss = outputs.kl = true;
+  const auto got = RunPass(*model, kSequences, variants(Operation::kClient), outputs, [](AskedRows& asked) {
+    for (float& value : asked.rows) value *= 0.5F;
+  });
+  const auto expected = RunPass(*model, kSequences, variants(Operation::kScale), outputs, [](AskedRows&) {});
+  for (size_t v = 0; v < got.size(); ++v) {
+    SCOPED_TRACE(v);
+    for (size_t s = 0; s < kSequences.size(); ++s) ExpectSame(got[v].sequences[s], expected[v].sequences[s]);
+    if (v > 0) {
+      EXPECT_GT(got[v].sequences[0].kl_sum, 1e-3);
+    }
+  }
 }
 
 // --- Through an engine.

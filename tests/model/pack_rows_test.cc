@@ -179,6 +179,7 @@ ConversionLoss Copy(const at::Tensor& value, const RowLayout& layout, std::vecto
   loss.error_squares += rest.error_squares;
   loss.value_squares += rest.value_squares;
   loss.overflows += rest.overflows;
+  loss.truncated_rows += rest.truncated_rows;
   EXPECT_EQ(staged->TakeLoss().overflows, 0);
   return loss;
 }
@@ -193,6 +194,16 @@ TEST(PackRowsTest, ATransferCopiesPackedRowsAndTellsTheirLossOnce) {
     if (whole.loss.defined()) {
       EXPECT_NEAR(loss.value_squares, ReadLoss(whole.loss.data_ptr<double>()).value_squares, 1e-9);
     }
+  }
+}
+
+TEST(PackRowsTest, RowsWithMoreEntriesThanAreKeptAreCounted) {
+  const at::Tensor value = Rows({{0, 0, 1, 0}, {1, 0, -2, 0}, {3, 4, 5, 0}, {1, 2, 3, 4}});
+  std::vector<uint8_t> bytes;
+  for (const Dtype dtype : {Dtype::kFloat32, Dtype::kFloat16, Dtype::kInt8}) {
+    EXPECT_EQ(Copy(value, {dtype, 4, 2}, &bytes).truncated_rows, 2);
+    EXPECT_EQ(Copy(value, {dtype, 4, 4}, &bytes).truncated_rows, 0);
+    EXPECT_EQ(Copy(value, {dtype, 4}, &bytes).truncated_rows, 0);
   }
 }
 

@@ -68,6 +68,13 @@ class FakeEngine final : public Engine {
                                                       std::function<void()> /*on_ready*/) override {
     return absl::UnimplementedError("the fake engine computes no scores");
   }
+  absl::StatusOr<TopActivationsPlan> PlanTopActivations(TopActivationsRequest /*request*/) const override {
+    return absl::UnimplementedError("the fake engine computes no latents");
+  }
+  absl::StatusOr<std::shared_ptr<TopActivationsSearch>> StartTopActivations(
+      TopActivationsPlan /*plan*/, const ClientIdentity& /*client*/, std::function<void()> /*on_ready*/) override {
+    return absl::UnimplementedError("the fake engine computes no latents");
+  }
   EngineSnapshot Snapshot() const override;
   void Drain(absl::Time deadline) override;
 

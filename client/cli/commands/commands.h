@@ -24,6 +24,7 @@ void AddTokenizeCommand(CLI::App& app, Invocation& invocation);
 void AddCaptureCommand(CLI::App& app, Invocation& invocation);
 void AddStatsCommand(CLI::App& app, Invocation& invocation);
 void AddScoreCommand(CLI::App& app, Invocation& invocation);
+void AddExamplesCommand(CLI::App& app, Invocation& invocation);
 void AddPersistCommand(CLI::App& app, Invocation& invocation);
 void AddRecordingsCommand(CLI::App& app, Invocation& invocation);
 void AddVerifyCommand(CLI::App& app, Invocation& invocation);

@@ -111,6 +111,7 @@ std::string CaptureJson(const CaptureResult& result, absl::Duration elapsed, con
                                     {"nan_count", summary.nan_count()},
                                     {"infinity_count", summary.infinity_count()},
                                     {"overflow_count", summary.overflow_count()},
+                                    {"truncated_rows", summary.truncated_rows()},
                                     {"conversion_error", summary.conversion_error()}};
     if (summary.mean_vector_size() > 0) {
       entry["row_norm_p1"] = summary.row_norm_p1();

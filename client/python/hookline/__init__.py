@@ -34,6 +34,7 @@ from hookline.errors import (
     UnavailableError,
 )
 from hookline.evaluate import LossRecovered
+from hookline.examples import LatentActivations, LatentExample, TopActivations
 from hookline.model import RemoteModel
 from hookline.persist import Persist, PersistProgress
 from hookline.scores import Intervention, ReplacedRows, Scores, ScoreSummary, SequenceScore, TopLogits, VariantSummary
@@ -87,6 +88,8 @@ __all__ = [
     "InternalError",
     "Intervention",
     "InvalidArgumentError",
+    "LatentActivations",
+    "LatentExample",
     "LossRecovered",
     "ModelInfo",
     "NotFoundError",
@@ -112,6 +115,7 @@ __all__ = [
     "Text",
     "Tls",
     "TokenizedText",
+    "TopActivations",
     "TopK",
     "TopLogits",
     "UnauthenticatedError",

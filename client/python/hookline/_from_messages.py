@@ -99,6 +99,8 @@ def dictionary_info(message: Any) -> Dictionary:
         max_active=message.max_active,
         fingerprint=message.fingerprint,
         hook_points=tuple(message.hook_points),
+        output_hook_point=message.output_hook_point,
+        head=message.head if message.HasField("head") else None,
     )
 
 
@@ -152,6 +154,7 @@ def capture_summary(message: Any, reconnects: int) -> CaptureSummary:
                 p.infinity_count,
                 p.overflow_count,
                 p.conversion_error,
+                p.truncated_rows,
                 np.array(p.mean_vector, np.float32) if p.mean_vector else None,
                 p.row_norm_p1,
                 p.row_norm_p50,

@@ -66,7 +66,7 @@ def _statistics_of_both(width: int, a: Any, b: Any) -> dict[str, Any]:
         norm = _mean(a_norm, a.statistics_rows, b_norm, b.statistics_rows)
     else:
         norm = a.mean_row_norm + b.mean_row_norm
-    counts = ("statistics_rows", "nan_count", "infinity_count", "overflow_count")
+    counts = ("statistics_rows", "nan_count", "infinity_count", "overflow_count", "truncated_rows")
     statistics: dict[str, Any] = {name: getattr(a, name) + getattr(b, name) for name in counts}
     statistics["mean_row_norm"] = norm
     statistics["mean"] = _mean(a.mean, a_values, b.mean, b_values)

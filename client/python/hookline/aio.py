@@ -11,8 +11,9 @@ For example:
 from __future__ import annotations
 
 import asyncio
+import os
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -43,6 +44,7 @@ from hookline.errors import (
     from_rpc_error,
 )
 from hookline.evaluate import LossRecovered, Measurement, parts
+from hookline.examples import ExamplesReader, TopActivations, examples_request
 from hookline.persist import persist_request
 from hookline.scores import (
     Intervention,
@@ -52,6 +54,7 @@ from hookline.statistics import Statistics, receiver_statistics, statistics_opti
 from hookline.substitute import substitution
 from hookline.types import (
     CaptureEstimate,
+    Dataset,
     DatasetInfo,
     Dictionary,
     ModelInfo,
@@ -250,6 +253,46 @@ class AsyncClient:
                 async for score in scores:
                     measurement.add(score)
         return measurement.result()
+
+    async def top_activations(
+        self,
+        dictionary: str | Dictionary,
+        dataset: Dataset,
+        latents: int | Iterable[int],
+        *,
+        top: int = 20,
+        context: int = 32,
+        ignore_token_ids: int | Iterable[int] = (),
+        quantiles: Iterable[float] = (),
+        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint_sequences: int = 1000,
+    ) -> TopActivations:
+        """`Client.top_activations`, with the same arguments."""
+        self._check("top_activations")
+        request = examples_request(
+            dictionary,
+            dataset,
+            latents,
+            top=top,
+            context=context,
+            ignore_token_ids=ignore_token_ids,
+            quantiles=quantiles,
+            checkpoint=checkpoint,
+            checkpoint_sequences=checkpoint_sequences,
+        )
+        reader = ExamplesReader(request, checkpoint)
+        call = self._channel.unary_stream(_protocol.TOP_ACTIVATIONS)(
+            request.SerializeToString(), metadata=self._metadata
+        )
+        try:
+            while (data := await call.read()) is not grpc.aio.EOF:
+                # It may write a checkpoint.
+                await asyncio.to_thread(reader.read, data)
+        except grpc.RpcError as error:
+            raise _network.name_proxy(from_rpc_error(error), self.address) from None
+        finally:
+            call.cancel()
+        return reader.finished()
 
     def persist(
         self, name: str, hook_points: str | Sequence[str], source: Any, **options: Unpack[PersistArguments]

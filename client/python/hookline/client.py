@@ -6,7 +6,7 @@ import os
 import threading
 import warnings
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Callable
 
 import grpc
@@ -35,6 +35,7 @@ from hookline._talk import TalkCall
 from hookline.capture import Capture
 from hookline.errors import DeadlineExceededError, HooklineError, InternalError
 from hookline.evaluate import LossRecovered, loss_recovered
+from hookline.examples import ExamplesReader, TopActivations, examples_request
 from hookline.model import RemoteModel
 from hookline.persist import Persist, persist_request
 from hookline.scores import Intervention, Scores, score_options
@@ -43,6 +44,7 @@ from hookline.substitute import Substituted, substitution
 from hookline.types import (
     CaptureEstimate,
     CaptureStarted,
+    Dataset,
     DatasetInfo,
     Dictionary,
     ModelInfo,
@@ -286,6 +288,50 @@ class Client:
         ignore_token_ids: rows of these tokens are left alone, and do not count.
         """
         return loss_recovered(self, sae, hook_point, source, model=model, ignore_token_ids=ignore_token_ids)
+
+    def top_activations(
+        self,
+        dictionary: str | Dictionary,
+        dataset: Dataset,
+        latents: int | Iterable[int],
+        *,
+        top: int = 20,
+        context: int = 32,
+        ignore_token_ids: int | Iterable[int] = (),
+        quantiles: Iterable[float] = (),
+        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint_sequences: int = 1000,
+    ) -> TopActivations:
+        """Runs a dataset of the server once and finds, for each of these latents of one of its dictionaries, the tokens
+        at which it is largest, how often it is above 0, and how those values are distributed. Exact over the dataset.
+
+        top, context: how many tokens to keep of each latent, and how many to show around each, itself included.
+        ignore_token_ids: tokens that count as ones at which every latent is 0, such as the first of a sequence.
+        quantiles: the shares whose quantiles are wanted; empty: from 0.01 to 0.99.
+        checkpoint: a file that keeps what was found so far, after every `checkpoint_sequences` sequences. If it is
+            there, the work goes on from it, with the same answer. It is removed at the end.
+        """
+        request = examples_request(
+            dictionary,
+            dataset,
+            latents,
+            top=top,
+            context=context,
+            ignore_token_ids=ignore_token_ids,
+            quantiles=quantiles,
+            checkpoint=checkpoint,
+            checkpoint_sequences=checkpoint_sequences,
+        )
+        reader = ExamplesReader(request, checkpoint)
+        call = StreamCall(self._connection, _protocol.TOP_ACTIVATIONS, request.SerializeToString())
+        try:
+            for data in call:
+                reader.read(data)
+        except grpc.RpcError as error:
+            raise call.exception(error) from None
+        finally:
+            call.cancel()
+        return reader.finished()
 
     def stop_recording(self, name: str, *, timeout: float | None = None) -> RecordingInfo:
         """Ends a running recording after its last rows; what is written stays and can be continued."""

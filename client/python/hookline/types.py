@@ -111,6 +111,8 @@ class Dictionary:
     max_active: int  # latents of a row that can be other than zero; 0: no limit
     fingerprint: str
     hook_points: tuple[str, ...]  # its own, which are captured as any other
+    output_hook_point: str = ""  # whose rows it reconstructs: hook_point, or a transcoder's output
+    head: int | None = None  # the head whose part of a row it encodes; None: whole rows
 
 
 @dataclass(frozen=True)
@@ -308,6 +310,7 @@ class HookPointSummary:
     infinity_count: int
     overflow_count: int = 0  # finite values that float16 made infinite
     conversion_error: float = 0.0  # of float8_e4m3 and int8: relative, root of the mean of squares
+    truncated_rows: int = 0  # with top_k: rows that had more entries other than 0 than were sent
     mean_vector: np.ndarray[Any, Any] | None = field(
         default=None, compare=False
     )  # of `Client.statistics`, as all below

@@ -45,6 +45,10 @@ const char* DescriptionOf(DictionaryPoint point) {
   return "";
 }
 
+at::Tensor Dictionary::PartOf(const at::Tensor& rows) const {
+  return info_.head < 0 ? rows : rows.narrow(-1, info_.head * info_.width, info_.width);
+}
+
 Dictionary::Normalized Dictionary::Normalize(const at::Tensor& rows) const {
   Normalized made;
   at::Tensor x = rows.to(at::kFloat);
@@ -99,40 +103,106 @@ at::Tensor Dictionary::Decode(const at::Tensor& latents) const {
   return at::addmm(weights_.decoder_bias, scaled, weights_.decoder);
 }
 
-at::Tensor Dictionary::Restore(const at::Tensor& decoded, const Normalized& normalized) {
-  at::Tensor rows = decoded;
-  if (normalized.scale.defined()) rows = rows * normalized.scale;
-  if (normalized.shift.defined()) rows = rows + normalized.shift;
-  return rows;
+at::Tensor Dictionary::Restore(const at::Tensor& decoded, const at::Tensor& rows, const Normalized& normalized) const {
+  if (weights_.skip.defined()) return decoded + at::mm(rows.to(at::kFloat), weights_.skip.t());
+  // The scale of the rows that a transcoder reads is not that of those it writes.
+  if (config_.is_transcoder) return decoded;
+  at::Tensor restored = decoded;
+  if (normalized.scale.defined()) restored = restored * normalized.scale;
+  if (normalized.shift.defined()) restored = restored + normalized.shift;
+  return restored;
 }
 
-at::Tensor Dictionary::Compute(DictionaryPoint point, const at::Tensor& rows) const {
-  const auto compute = [&]() -> at::Tensor {
-    if (point == DictionaryPoint::kInput) return rows;
-    if (point == DictionaryPoint::kError) {
-      at::Tensor active;
-      return rows.to(at::kFloat) - Reconstruct(rows, /*edits=*/{}, /*keeps_error=*/false, &active);
+void Dictionary::ComputePiece(absl::Span<const DictionaryPoint> points, const at::Tensor& rows, Visit visit) const {
+  const DictionaryPoint last = points.back();
+  at::Tensor value = rows;
+  Normalized normalized;
+  for (const DictionaryPoint point : {DictionaryPoint::kInput, DictionaryPoint::kPreActivations,
+                                      DictionaryPoint::kActivations, DictionaryPoint::kReconstruction}) {
+    if (point > last) return;
+    if (point == DictionaryPoint::kPreActivations) {
+      normalized = Normalize(rows);
+      value = PreActivations(normalized.rows);
+    } else if (point == DictionaryPoint::kActivations) {
+      value = Activations(normalized.rows, value);
+    } else if (point == DictionaryPoint::kReconstruction) {
+      value = Decode(value);
     }
-    const Normalized normalized = Normalize(rows);
-    const at::Tensor pre = PreActivations(normalized.rows);
-    if (point == DictionaryPoint::kPreActivations) return pre;
-    const at::Tensor latents = Activations(normalized.rows, pre);
-    return point == DictionaryPoint::kActivations ? latents : Decode(latents);
-  };
-  return compute().to(rows.scalar_type());
+    if (std::find(points.begin(), points.end(), point) != points.end()) visit(point, value);
+  }
 }
 
-at::Tensor Dictionary::Reconstruct(const at::Tensor& rows, const std::vector<LatentEdit>& edits, bool keeps_error,
-                                   at::Tensor* active) const {
+void Dictionary::Compute(absl::Span<const DictionaryPoint> points, const at::Tensor& rows, at::ScalarType dtype,
+                         Visit visit) const {
+  const int64_t count = rows.size(0), piece = RowsAtATime();
+  if (count <= piece) {
+    return ComputePiece(points, rows,
+                        [&](DictionaryPoint point, const at::Tensor& values) { visit(point, values.to(dtype)); });
+  }
+  std::vector<at::Tensor> made(kDictionaryPoints);
+  for (int64_t first = 0; first < count; first += piece) {
+    const int64_t some = std::min(piece, count - first);
+    ComputePiece(points, rows.narrow(0, first, some), [&](DictionaryPoint point, const at::Tensor& values) {
+      at::Tensor& whole = made[static_cast<size_t>(point)];
+      if (!whole.defined()) whole = at::empty({count, values.size(1)}, values.options().dtype(dtype));
+      whole.narrow(0, first, some).copy_(values);
+    });
+  }
+  for (DictionaryPoint point : points) visit(point, made[static_cast<size_t>(point)]);
+}
+
+int64_t Dictionary::RowsAtATime() const {
+  return std::max<int64_t>(1, kLatentBytes / (info_.latents * int64_t{sizeof(float)}));
+}
+
+Dictionary Dictionary::Only(const at::Tensor& latents) const {
+  DictionaryInfo info = info_;
+  info.latents = latents.size(0);
+  DictionaryWeights weights = weights_;
+  weights.encoder = weights.encoder.index_select(1, latents);
+  weights.decoder = weights.decoder.index_select(0, latents);
+  for (at::Tensor* one : {&weights.encoder_bias, &weights.threshold, &weights.gate_bias, &weights.magnitude}) {
+    if (one->defined()) *one = one->index_select(0, latents);
+  }
+  return Dictionary(std::move(info), config_, std::move(weights));
+}
+
+at::Tensor Dictionary::Latents(const at::Tensor& rows, const at::Tensor& latents) const {
+  // Which of the latents are among the k largest depends on all of them.
+  if (config_.activation != DictionaryConfig::Activation::kTopK && latents.size(0) < info_.latents) {
+    const Dictionary only = Only(latents);
+    return only.Latents(rows, at::arange(latents.size(0), latents.options()));
+  }
+  const int64_t piece = RowsAtATime();
+  std::vector<at::Tensor> parts;
+  for (int64_t first = 0; first < rows.size(0); first += piece) {
+    const at::Tensor some = rows.narrow(0, first, std::min(piece, rows.size(0) - first));
+    ComputePiece({DictionaryPoint::kActivations}, some, [&](DictionaryPoint, const at::Tensor& values) {
+      parts.push_back(values.index_select(1, latents).to(rows.scalar_type()).to(at::kFloat));
+    });
+  }
+  return at::cat(parts, 0);
+}
+
+at::Tensor Dictionary::Error(const at::Tensor& rows, const at::Tensor& outputs) const {
+  at::Tensor active;
+  const at::Tensor made = Reconstruct(rows, /*edits=*/{}, /*outputs=*/{}, &active);
+  return (outputs.to(at::kFloat) - made).to(outputs.scalar_type());
+}
+
+at::Tensor Dictionary::Reconstruct(const at::Tensor& rows, const std::vector<LatentEdit>& edits,
+                                   const at::Tensor& outputs, at::Tensor* active) const {
   const int64_t count = rows.size(0);
-  const int64_t piece = std::max<int64_t>(1, kLatentBytes / (info_.latents * int64_t{sizeof(float)}));
+  const int64_t piece = RowsAtATime();
   std::vector<at::Tensor> parts, counts;
   for (int64_t first = 0; first < count; first += piece) {
     const at::Tensor x = rows.narrow(0, first, std::min(piece, count - first));
     const Normalized normalized = Normalize(x);
     at::Tensor latents = Activations(normalized.rows, PreActivations(normalized.rows));
     at::Tensor error;
-    if (keeps_error) error = x.to(at::kFloat) - Restore(Decode(latents), normalized);
+    if (outputs.defined()) {
+      error = outputs.narrow(0, first, x.size(0)).to(at::kFloat) - Restore(Decode(latents), x, normalized);
+    }
     for (const LatentEdit& edit : edits) {
       at::Tensor one = latents.select(1, edit.latent);
       if (edit.kind == LatentEdit::Kind::kClamp) {
@@ -142,8 +212,8 @@ at::Tensor Dictionary::Reconstruct(const at::Tensor& rows, const std::vector<Lat
       }
     }
     counts.push_back(latents.ne(0).sum(1));
-    at::Tensor made = Restore(Decode(latents), normalized);
-    parts.push_back(keeps_error ? made + error : made);
+    at::Tensor made = Restore(Decode(latents), x, normalized);
+    parts.push_back(error.defined() ? made + error : made);
   }
   *active = at::cat(counts, 0);
   return at::cat(parts, 0);

@@ -12,8 +12,11 @@ struct DictionaryInfo {
   std::string architecture;  // in its library's terms, e.g. "jumprelu"
   std::string format;        // "sae_lens"
   std::string hook_point;    // as its files name it; empty: they do not
+  std::string output_point;  // a transcoder's, as its files name it; empty: an autoencoder, which returns to hook_point
   std::string fingerprint;   // 32 hexadecimal digits, of weights and configuration
   int64_t width = 0;         // of the rows that it encodes
+  int64_t output_width = 0;  // of the rows that it decodes
+  int head = -1;             // the head whose part of a row it encodes; -1: whole rows
   int64_t latents = 0;
   int64_t max_active = 0;  // latents of a row that can be other than 0; 0: no limit
 };
@@ -23,8 +26,8 @@ enum class DictionaryPoint {
   kInput,           // hook_sae_input: the row
   kPreActivations,  // hook_sae_acts_pre: its latents before the activation function
   kActivations,     // hook_sae_acts_post: its latents
-  kReconstruction,  // hook_sae_recons: decoded, before a normalisation is undone
-  kError,           // hook_sae_error: the row less its reconstruction
+  kReconstruction,  // hook_sae_recons: decoded, before a normalisation is undone or a skip connection is added
+  kError,           // hook_sae_error: the row less its reconstruction; a transcoder's: the output's row
 };
 constexpr int kDictionaryPoints = 5;
 

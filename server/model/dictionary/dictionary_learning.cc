@@ -102,7 +102,7 @@ absl::StatusOr<std::shared_ptr<const Dictionary>> ReadDictionaryLearning(const s
   info.name = name;
   info.format = "dictionary_learning";
   info.architecture = trainer.Text("dict_class");
-  info.width = trainer.Integer("activation_dim");
+  info.width = info.output_width = trainer.Integer("activation_dim");
   info.latents = trainer.Integer("dict_size");
   info.hook_point = HookPointOf(trainer.Text("submodule_name", ""));
   const DictionaryClass* kind = nullptr;

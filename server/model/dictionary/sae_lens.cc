@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "server/base/status.h"
 #include "server/model/dictionary/dictionary_files.h"
@@ -18,19 +19,23 @@ using Activation = DictionaryConfig::Activation;
 using Normalization = DictionaryConfig::Normalization;
 
 constexpr char kConfigFile[] = "/cfg.json";
+constexpr char kSkipTranscoder[] = "skip_transcoder";
+constexpr char kJumpReluSkipTranscoder[] = "jumprelu_skip_transcoder";
 constexpr char kWeightsFile[] = "/sae_weights.safetensors";
 
 // Versions before 6 have the hook point beside the sizes, and call a top-k dictionary a standard one with another
 // activation function.
 void ReadActivation(const ConfigReader& config, DictionaryInfo* info, DictionaryConfig* made) {
   info->architecture = config.Text("architecture", "standard");
+  made->is_transcoder = absl::EndsWith(info->architecture, "transcoder");
   const std::string function = config.Text("activation_fn_str", config.Text("activation_fn", "relu"));
   if (info->architecture == "standard" && function == "topk") info->architecture = "topk";
-  if (info->architecture == "standard") {
+  if (info->architecture == "standard" || info->architecture == "transcoder" || info->architecture == kSkipTranscoder) {
     made->activation = Activation::kRelu;
   } else if (info->architecture == "gated") {
     made->activation = Activation::kGated;
-  } else if (info->architecture == "jumprelu") {
+  } else if (info->architecture == "jumprelu" || info->architecture == "jumprelu_transcoder" ||
+             info->architecture == kJumpReluSkipTranscoder) {
     made->activation = Activation::kJumpRelu;
   } else if (info->architecture == "topk") {
     made->activation = Activation::kTopK;
@@ -38,7 +43,9 @@ void ReadActivation(const ConfigReader& config, DictionaryInfo* info, Dictionary
                               : config.Object("activation_fn_kwargs").Integer("k", std::nullopt, info->latents);
     info->max_active = made->k;
   } else {
-    config.Refuse("architecture", "standard, gated, jumprelu and topk are computed");
+    config.Refuse("architecture",
+                  "standard, gated, jumprelu, topk, transcoder, skip_transcoder, jumprelu_transcoder and "
+                  "jumprelu_skip_transcoder are computed");
   }
   if (info->architecture != "topk" && function != "relu") {
     config.Refuse(config.Has("activation_fn_str") ? "activation_fn_str" : "activation_fn", "relu is computed");
@@ -64,7 +71,10 @@ DictionaryConfig ReadConfig(const ConfigReader& config, DictionaryInfo* info) {
   info->latents = config.Integer("d_sae");
   ReadActivation(config, info, &made);
   ReadNormalization(config, &made);
-  made.subtracts_decoder_bias = config.Flag("apply_b_dec_to_input", true);
+  made.subtracts_decoder_bias = config.Flag("apply_b_dec_to_input", !made.is_transcoder);
+  if (made.is_transcoder && made.subtracts_decoder_bias) {
+    config.Refuse("apply_b_dec_to_input", "a transcoder's bias is not its input's");
+  }
   made.scales_by_decoder_norm = config.Flag("rescale_acts_by_decoder_norm", false);
   if (made.scales_by_decoder_norm && made.activation != Activation::kTopK) {
     config.Refuse("rescale_acts_by_decoder_norm", "it is computed for topk");
@@ -75,9 +85,12 @@ DictionaryConfig ReadConfig(const ConfigReader& config, DictionaryInfo* info) {
   const ConfigReader metadata = config.Object("metadata");
   const ConfigReader& place = metadata.Has("hook_name") ? metadata : config;
   info->hook_point = place.Text("hook_name", place.Text("hook_point", ""));
-  if (place.Has("hook_head_index")) {
-    place.Refuse("hook_head_index", "dictionaries of one head are not computed");
-  }
+  if (place.Has("hook_head_index")) info->head = static_cast<int>(place.Count("hook_head_index", 0));
+  info->output_width = info->width;
+  if (!made.is_transcoder) return made;
+  info->output_width = config.Integer("d_out");
+  info->output_point = place.Text("hook_name_out");
+  if (place.Has("hook_head_index_out")) place.Refuse("hook_head_index_out", "transcoders to whole rows are computed");
   return made;
 }
 
@@ -85,8 +98,11 @@ DictionaryWeights TakeWeights(const DictionaryInfo& info, const DictionaryConfig
   const int64_t width = info.width, latents = info.latents;
   DictionaryWeights weights;
   weights.encoder = take.Get("W_enc", {width, latents});
-  weights.decoder = take.Get("W_dec", {latents, width});
-  weights.decoder_bias = take.Get("b_dec", {width});
+  weights.decoder = take.Get("W_dec", {latents, info.output_width});
+  weights.decoder_bias = take.Get("b_dec", {info.output_width});
+  if (info.architecture == kSkipTranscoder || info.architecture == kJumpReluSkipTranscoder) {
+    weights.skip = take.Get("W_skip", {info.output_width, width});
+  }
   if (config.activation == Activation::kGated) {
     weights.encoder_bias = take.Get("b_mag", {latents});
     weights.gate_bias = take.Get("b_gate", {latents});
@@ -118,9 +134,9 @@ absl::StatusOr<std::shared_ptr<const Dictionary>> ReadSaeLens(const std::string&
   ASSIGN_OR_RETURN(const StateDict state, ReadSafetensors(folder + kWeightsFile));
   WeightTaker take(state, device, at::kFloat);
   DictionaryWeights weights = TakeWeights(info, config, take);
-  const std::string computation =
-      absl::StrCat(info.architecture, " ", config.k, " ", static_cast<int>(config.normalization), " ",
-                   config.subtracts_decoder_bias, " ", config.scales_by_decoder_norm);
+  std::string computation = absl::StrCat(info.architecture, " ", config.k, " ", static_cast<int>(config.normalization),
+                                         " ", config.subtracts_decoder_bias, " ", config.scales_by_decoder_norm);
+  if (info.head >= 0) absl::StrAppend(&computation, " head ", info.head);
   return MakeDictionary(std::move(info), config, std::move(weights), take, computation);
 }
 

@@ -15,9 +15,9 @@ namespace hookline {
 // Returns whether `folder` holds both files.
 bool IsSaeLensFolder(const std::string& folder);
 
-// Reads the architectures standard, gated, jumprelu and topk, of SAELens 6 and of the versions before it; batchtopk and
-// matryoshka dictionaries are saved as jumprelu. FAILED_PRECONDITION names the file and the field or weight that is not
-// understood.
+// Reads the architectures standard, gated, jumprelu and topk, of SAELens 6 and of the versions before it (batchtopk and
+// matryoshka dictionaries are saved as jumprelu), and its transcoders, with and without JumpReLU and skip connection.
+// FAILED_PRECONDITION names the file and the field or weight that is not understood.
 absl::StatusOr<std::shared_ptr<const Dictionary>> ReadSaeLens(const std::string& name, const std::string& folder,
                                                               at::Device device);
 

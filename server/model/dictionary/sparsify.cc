@@ -33,7 +33,7 @@ std::string HookPointOf(absl::string_view folder) {
 }
 
 DictionaryConfig ReadConfig(const ConfigReader& config, DictionaryInfo* info) {
-  info->width = config.Integer("d_in");
+  info->width = info->output_width = config.Integer("d_in");
   const int64_t latents = config.Count("num_latents", 0);
   info->latents = latents != 0 ? latents : info->width * config.Integer("expansion_factor", 32);
   DictionaryConfig made;

@@ -15,6 +15,10 @@ at::Tensor FromHost(const void* values, int64_t count, at::ScalarType type, at::
   return tensor.to(device);
 }
 
+const Dictionary& DictionaryOf(const Intervention& intervention, const Model& model) {
+  return *model.dictionaries()[static_cast<size_t>(intervention.dictionary)].dictionary;
+}
+
 // (B, T), true where the intervention holds.
 at::Tensor Where(const Intervention& intervention, const BatchTokens& tokens) {
   at::Tensor where = at::ones_like(tokens.valid);
@@ -69,8 +73,10 @@ at::Tensor Replacement(const Intervention& intervention, const Model& model, con
       return RowsToSet(intervention, vector, x.size(1), width).expand_as(x);
     case Operation::kDictionary:
     case Operation::kLatents: {
-      const Dictionary& dictionary = *model.dictionaries()[static_cast<size_t>(intervention.dictionary)].dictionary;
-      return dictionary.Reconstruct(x.reshape({-1, width}), intervention.edits, intervention.keeps_error, active)
+      const at::Tensor rows = x.reshape({-1, width});
+      const at::Tensor from = given.input.defined() ? given.input.reshape({-1, given.input.size(2)}) : rows;
+      return DictionaryOf(intervention, model)
+          .Reconstruct(from, intervention.edits, intervention.keeps_error ? rows : at::Tensor(), active)
           .view(x.sizes());
     }
     case Operation::kClient:
@@ -110,6 +116,8 @@ at::Tensor PartOf(const Intervention& intervention, const Model& model, const at
 
 void Apply(const Intervention& intervention, const Model& model, const BatchTokens& tokens, at::Tensor x,
            const GivenRows& given, ReplacedRows* replaced) {
+  const bool reads_what_it_replaces = !given.input.defined();
+  if (intervention.dictionary >= 0 && reads_what_it_replaces) x = DictionaryOf(intervention, model).PartOf(x);
   x = PartOf(intervention, model, x);
   at::Tensor where = Where(intervention, tokens);
   if (given.mask.defined()) where = where.logical_and(given.mask);

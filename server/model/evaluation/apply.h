@@ -16,15 +16,15 @@ struct BatchTokens {
   at::Tensor valid;  // bool: not padding
 };
 
-// The rows that a client answered (kClient), on the model's device.
+// What some interventions need beside their own values, on the model's device; undefined for the others.
 struct GivenRows {
-  at::Tensor rows;  // (B, T, width), float32
-  at::Tensor mask;  // (B, T), bool: replaced
+  at::Tensor rows;   // kClient: what the client answered, (B, T, width), float32
+  at::Tensor mask;   // kClient: where they replace the model's, (B, T), bool
+  at::Tensor input;  // a transcoder's: the rows that it reads, (B, T, its width)
 };
 
 // Replaces x (B, T, width), a view of rows that may be written to, as `intervention` says, and counts in `replaced`
 // what it did to tokens that are not padding. `model` knows the hook point's heads and the dictionaries.
-// `given`: for kClient, else undefined.
 void Apply(const Intervention& intervention, const Model& model, const BatchTokens& tokens, at::Tensor x,
            const GivenRows& given, ReplacedRows* replaced);
 

@@ -41,10 +41,22 @@ std::vector<float> ToHost(const at::Tensor& values) {
   return {data, data + host.numel()};
 }
 
+std::set<int> ReplacingDictionaries(absl::Span<const Variant* const> variants) {
+  std::set<int> replacing;
+  for (const Variant* variant : variants) {
+    for (const Intervention& one : variant->interventions) {
+      if (one.dictionary >= 0) replacing.insert(one.dictionary);
+    }
+  }
+  return replacing;
+}
+
 class PausingPass final : public ScorePass, private PassEditor {
  public:
   PausingPass(Model& model, const ScoreInput& input)
-      : model_(model), input_(input), taps_(model.dictionaries(), input.outputs->hook_points) {
+      : model_(model),
+        input_(input),
+        taps_(model.dictionaries(), input.outputs->hook_points, ReplacingDictionaries(input.variants)) {
     for (const std::vector<uint32_t>& sequence : input.sequences) {
       lengths_.push_back(static_cast<int64_t>(sequence.size()));
     }
@@ -109,6 +121,7 @@ class PausingPass final : public ScorePass, private PassEditor {
     forked_at_state_ = forked_.size();
     replaced_at_state_.clear();
     for (const VariantScores& one : scores) replaced_at_state_.push_back(one.replaced);
+    inputs_at_state_ = taps_.inputs();
   }
 
   // The sequences without interventions stay first in the batch; a variant's follow from its first intervention on.
@@ -125,6 +138,7 @@ class PausingPass final : public ScorePass, private PassEditor {
       for (int64_t i = 0; i < sequences; ++i) chosen.push_back(i);
       forked_.push_back(v);
     }
+    if (!chosen.empty()) taps_.Fork(chosen, positions_);
     return chosen;
   }
 
@@ -139,12 +153,8 @@ class PausingPass final : public ScorePass, private PassEditor {
       for (size_t i = 0; i < interventions.size(); ++i) {
         if (interventions[i].hook_point != hook_point) continue;
         if (!result.defined()) result = rows.clone(at::MemoryFormat::Contiguous);
-        const auto answer = answers_.find({forked_[f], i});
-        GivenRows given;
-        if (answer != answers_.end()) {
-          given = {answer->second.rows.to(rows.device()), answer->second.mask.to(rows.device())};
-        }
-        Apply(interventions[i], model_, tokens_, StreamOf(result, 1 + f), given, &scores[1 + forked_[f]].replaced[i]);
+        Apply(interventions[i], model_, tokens_, StreamOf(result, 1 + f), GivenTo(forked_[f], i, 1 + f),
+              &scores[1 + forked_[f]].replaced[i]);
       }
     }
     const std::vector<int>& wanted = input_.outputs->hook_points;
@@ -206,6 +216,7 @@ class PausingPass final : public ScorePass, private PassEditor {
   void GoBackToState() {
     forked_.resize(forked_at_state_);
     for (size_t s = 0; s < scores.size(); ++s) scores[s].replaced = replaced_at_state_[s];
+    taps_.set_inputs(inputs_at_state_);
   }
 
   // Asks for the rows of every variant that has a client's at the hook point, `rows` of which are the whole batch's.
@@ -221,7 +232,9 @@ class PausingPass final : public ScorePass, private PassEditor {
       at::Tensor x = StreamOf(rows.contiguous(), stream).clone();
       for (auto before = interventions.begin(); before != client; ++before) {
         ReplacedRows not_counted;
-        if (before->hook_point == client->hook_point) Apply(*before, model_, tokens_, x, {}, &not_counted);
+        if (before->hook_point != client->hook_point) continue;
+        const size_t i = static_cast<size_t>(before - interventions.begin());
+        Apply(*before, model_, tokens_, x, GivenTo(v, i, stream), &not_counted);
       }
       x = PartOf(*client, model_, x);
       for (size_t i = 0; i < input_.sequences.size(); ++i) {
@@ -234,6 +247,19 @@ class PausingPass final : public ScorePass, private PassEditor {
     }
   }
 
+  // What intervention `i` of a variant, whose rows are those of stream `s`, is given.
+  GivenRows GivenTo(size_t variant, size_t i, size_t s) const {
+    GivenRows given;
+    const auto answer = answers_.find({variant, i});
+    if (answer != answers_.end()) {
+      given.rows = answer->second.rows.to(tokens_.ids.device());
+      given.mask = answer->second.mask.to(tokens_.ids.device());
+    }
+    const at::Tensor input = taps_.InputOf(input_.variants[variant]->interventions[i].dictionary);
+    if (input.defined()) given.input = StreamOf(input, s);
+    return given;
+  }
+
   // Makes one tensor of the answers for the sequences of each variant.
   void TakeAnswers() {
     for (const AskedRows& one : asked) {
@@ -241,7 +267,8 @@ class PausingPass final : public ScorePass, private PassEditor {
       const int64_t sequences = tokens_.ids.size(0), length = lengths_[one.sequence];
       if (!answer.rows.defined()) {
         const int64_t width = static_cast<int64_t>(one.rows.size()) / length;
-        answer = {at::zeros({sequences, positions_, width}, at::kFloat), at::zeros({sequences, positions_}, at::kBool)};
+        answer.rows = at::zeros({sequences, positions_, width}, at::kFloat);
+        answer.mask = at::zeros({sequences, positions_}, at::kBool);
       }
       const int64_t sequence = static_cast<int64_t>(one.sequence);
       std::copy(one.rows.begin(), one.rows.end(), answer.rows[sequence].data_ptr<float>());
@@ -328,7 +355,7 @@ class PausingPass final : public ScorePass, private PassEditor {
 
   Model& model_;
   const ScoreInput input_;
-  const DictionaryTaps taps_;
+  DictionaryTaps taps_;
   std::vector<int64_t> lengths_;  // of the sequences
   int64_t positions_ = 0;         // of the longest
   BatchTokens tokens_;
@@ -340,6 +367,7 @@ class PausingPass final : public ScorePass, private PassEditor {
   std::optional<PassState> state_;
   size_t forked_at_state_ = 0;
   std::vector<std::vector<ReplacedRows>> replaced_at_state_;
+  DictionaryTaps::Inputs inputs_at_state_;
   // On the host, by variant and intervention.
   std::map<std::pair<size_t, size_t>, GivenRows> answers_;
 };

@@ -28,6 +28,7 @@ constexpr MethodRole kMethodRoles[] = {
     {"/hookline.v1.CaptureService/StopCapture", Role::kCapture},
     {"/hookline.v1.DictionaryService/ListDictionaries", Role::kRead},
     {"/hookline.v1.DictionaryService/GetDictionary", Role::kRead},
+    {"/hookline.v1.DictionaryService/TopActivations", Role::kEvaluate},
     {"/hookline.v1.EvaluationService/Score", Role::kEvaluate},
     {"/hookline.v1.EvaluationService/Substitute", Role::kEvaluate},
     {"/hookline.v1.RecordingService/Persist", Role::kRecord},

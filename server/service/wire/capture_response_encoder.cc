@@ -294,6 +294,7 @@ v1::CaptureSummary SummaryToProto(const CaptureStarted& started, const CaptureEn
     summary.set_nan_count(from.nan_count);
     summary.set_infinity_count(from.infinity_count);
     summary.set_overflow_count(from.overflow_count);
+    summary.set_truncated_rows(from.truncated_rows);
     summary.set_conversion_error(from.conversion_error);
     *summary.mutable_mean_vector() = {from.mean_vector.begin(), from.mean_vector.end()};
     summary.set_row_norm_p1(from.row_norm_p1);

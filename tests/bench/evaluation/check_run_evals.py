@@ -192,12 +192,12 @@ def main() -> int:
             rows = cache[hook_point].flatten(0, 1) if head is None else cache[hook_point][:, :, head].flatten(0, 1)
             sae = make(kind, fixture, hook_point, rows.flatten(1), head, Path(folder))
             store = store_of(model, ids, hook_point, rows[0].numel())
-            options = [] if head is not None else ["--dictionary", f"sae={folder}"]
+            options = ["--dictionary", f"sae={folder}"]
             with Server(arguments.server_program, FIXTURES / "families" / fixture, options) as client:
                 for ignored in ([], IGNORED):
                     expected = numbers_of_run_evals(sae, model, store, ignored)
                     ways = {"loss_recovered": found_here(client, sae, hook_point, ids, ignored)}
-                    if options and not ignored:
+                    if not ignored:
                         ways["the server's dictionary"] = found_there(client, hook_point, ids)
                     for way, found in ways.items():
                         difference, name = worst(expected, found)

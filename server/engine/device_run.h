@@ -1,0 +1,38 @@
+// Work of one client on a model's device beside captures, one forward pass at a time: scores, top activations.
+#ifndef HOOKLINE_SERVER_ENGINE_DEVICE_RUN_H_
+#define HOOKLINE_SERVER_ENGINE_DEVICE_RUN_H_
+
+#include <cstdint>
+#include <memory>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "server/engine/pause_room.h"
+#include "server/model/model.h"
+
+namespace hookline {
+
+// Thread-safe. The scheduler decides whose turn it is (score_queue.h); the model's executor runs the pass.
+class DeviceRun {
+ public:
+  virtual ~DeviceRun() = default;
+
+  // What it needs from the scheduler.
+  struct Need {
+    int64_t positions = 0;  // of the next forward pass if it is to be run now; otherwise, or while one runs, 0
+    int64_t paused = 0;     // positions for which that pass needs room to pause
+    absl::Time answer_by = absl::InfiniteFuture();  // when its client has been silent for too long
+  };
+  virtual Need GetNeed() const = 0;
+  // Runs the next pass, or the next part of one, on the model's executor's thread. `room`: for a pass that may pause,
+  // otherwise null. Returns how the pass went, as its client is told too.
+  virtual absl::Status RunNext(Model& model, std::unique_ptr<PauseRoom> room) = 0;
+  // Ends it after what is queued for its client, unless it has ended.
+  virtual void End(absl::Status status) = 0;
+  // Ends it if its client should have answered by `now`, which only clients whose passes pause have to.
+  virtual void EndIfSilent(absl::Time /*now*/) {}
+};
+
+}  // namespace hookline
+
+#endif  // HOOKLINE_SERVER_ENGINE_DEVICE_RUN_H_
