@@ -98,7 +98,20 @@ void ReportLoad(const SchedulerState& state, EngineSnapshot* snapshot) {
     }
     snapshot->clients.push_back(std::move(load));
   }
-  for (const ModelQueue& queue : state.models) snapshot->models.push_back(queue.load);
+  for (const ModelQueue& queue : state.models) {
+    EngineSnapshot::ModelLoad& model = snapshot->models.emplace_back(queue.load);
+    for (size_t i = 0; i < queue.executors.size(); ++i) {
+      const ModelQueue::Executor& executor = queue.executors[i];
+      const auto replica = static_cast<size_t>(queue.setup.executors[i].replica);
+      if (replica == model.replicas.size()) model.replicas.emplace_back();
+      EngineSnapshot::ReplicaLoad& load = model.replicas[replica];
+      load.is_lost |= executor.is_lost;
+      load.tokens += executor.tokens;
+      // The executors of a pipeline compute at the same time, on different stages.
+      load.busy_share = std::max(load.busy_share, executor.busy.At(now));
+      load.launched_batches += executor.launched_batches;
+    }
+  }
 }
 
 EngineSnapshot::ModelLoad NoLoad(const ModelInfo& info) {

@@ -27,6 +27,8 @@ void FillHeads(const DecoderConfig& config, ModelInfo* info) {
   info->key_value_heads = static_cast<int>(delta.key_heads);
 }
 
+constexpr char kStagesWithoutLogits[] = "is split over devices (--device A+B), on which scores are not computed";
+
 std::string DescribeEmbedding(const DecoderConfig& config) {
   if (config.embedding_scale != 1) return "The token's embedding, multiplied by the model's scale.";
   if (config.embedding_norm.kind != NormConfig::Kind::kNone) return "The token's embedding, before its norm.";
@@ -35,13 +37,9 @@ std::string DescribeEmbedding(const DecoderConfig& config) {
 
 }  // namespace
 
-Decoder::Decoder(ModelInfo info, DecoderConfig config, DecoderWeights weights, at::ScalarType dtype)
-    : config_(std::move(config)),
-      weights_(std::move(weights)),
-      dtype_(dtype),
-      rotary_(config_.rotary, config_.context_length, weights_.token_embedding.device(), dtype),
-      masks_(weights_.token_embedding.device()),
-      unembedding_(config_, weights_) {
+Decoder::Decoder(ModelInfo info, DecoderConfig config, DecoderWeights weights, at::ScalarType dtype,
+                 std::vector<Stage> stages)
+    : config_(std::move(config)), weights_(std::move(weights)), dtype_(dtype), unembedding_(config_, weights_) {
   info_ = std::move(info);
   info_.layers = static_cast<int>(config_.layers.size());
   info_.width = config_.width;
@@ -49,6 +47,11 @@ Decoder::Decoder(ModelInfo info, DecoderConfig config, DecoderWeights weights, a
   info_.vocabulary_size = config_.vocabulary_size;
   FillHeads(config_, &info_);
   if (unembedding_.exists()) info_.no_logits.clear();
+  if (stages.empty()) AddStage(config_.layers.size(), weights_.token_embedding.device());
+  for (const Stage& stage : stages) {
+    AddStage(static_cast<size_t>(stage.first_block + stage.blocks), at::Device(stage.device));
+  }
+  if (stages_.front().device != stages_.back().device) info_.no_logits = kStagesWithoutLogits;
 
   HookPointList list;
   list.Enter("", -1);
@@ -56,17 +59,50 @@ Decoder::Decoder(ModelInfo info, DecoderConfig config, DecoderWeights weights, a
   if (config_.position_embedding) {
     position_embed_hook_ = list.Add("hook_pos_embed", config_.width, "The position's learned embedding.");
   }
-  blocks_.reserve(config_.layers.size());
+  std::vector<Block> blocks;
+  blocks.reserve(config_.layers.size());
   for (int i = 0; i < info_.layers; ++i) {
     LayerWeights& layer = weights_.layers[i];
     inputs_.push_back({layer.residual_factor, layer.embedding_factor, layer.bigram_factor});
-    blocks_.emplace_back(config_, i, std::move(layer), dtype, list);
+    blocks.emplace_back(config_, i, std::move(layer), dtype, list);
   }
+  blocks_ = std::make_shared<const std::vector<Block>>(std::move(blocks));
   weights_.layers.clear();
   list.Enter("", info_.layers);
-  ln_final_ = std::make_unique<NormPlace>(config_.ln_final, weights_.ln_final, config_.width, dtype, "ln_final",
+  for (at::Tensor* weight : {&weights_.ln_final.weight, &weights_.ln_final.bias}) {
+    if (weight->defined()) *weight = weight->to(stages_.back().device);
+  }
+  ln_final_ = std::make_shared<NormPlace>(config_.ln_final, weights_.ln_final, config_.width, dtype, "ln_final",
                                           "The last norm", "the unembedding", list);
   hook_points_ = WithAliases(std::move(list).Finish(), info_.architecture);
+}
+
+Decoder::Decoder(const Decoder& other, Sharing sharing)
+    : config_(other.config_),
+      weights_(other.weights_),
+      dtype_(other.dtype_),
+      embed_hook_(other.embed_hook_),
+      position_embed_hook_(other.position_embed_hook_),
+      inputs_(other.inputs_),
+      blocks_(other.blocks_),
+      ln_final_(other.ln_final_),
+      unembedding_(other.unembedding_) {
+  info_ = other.info_;
+  hook_points_ = other.hook_points_;
+  dictionaries_ = other.dictionaries_;
+  for (const OwnStage& stage : other.stages_) {
+    AddStage(stage.end, stage.device);
+    if (sharing == Sharing::kPipeline) stages_.back().turn = stage.turn;
+  }
+}
+
+std::unique_ptr<Decoder> Decoder::Share(Sharing sharing) const {
+  return std::unique_ptr<Decoder>(new Decoder(*this, sharing));
+}
+
+void Decoder::AddStage(size_t end, at::Device device) {
+  stages_.push_back({end, device, Rotary(config_.rotary, config_.context_length, device, dtype_), CausalMasks(device),
+                     std::make_shared<std::mutex>()});
 }
 
 absl::Status Decoder::Forward(const at::Tensor& token_ids, absl::Span<const int64_t> lengths,
@@ -84,6 +120,9 @@ absl::Status Decoder::Evaluate(const at::Tensor& token_ids, absl::Span<const int
   if (editor.end() == PassEnd::kLogits && !unembedding_.exists()) {
     return absl::FailedPreconditionError(absl::StrCat("model \"", info_.name, "\" ", info_.no_logits));
   }
+  if (stages_.front().device != stages_.back().device) {
+    return absl::FailedPreconditionError(absl::StrCat("model \"", info_.name, "\" ", kStagesWithoutLogits));
+  }
   const auto visit = [&](int hook_point, const at::Tensor& rows) { return editor.Replace(hook_point, rows); };
   Taps taps(hook_points_, editor.hook_points(), editor.end(), visit);
   return RunAll(token_ids, lengths, taps, &editor);
@@ -100,26 +139,32 @@ absl::Status Decoder::RunAll(const at::Tensor& token_ids, absl::Span<const int64
 
 // B sequences of T tokens, D = width; x is (B * T, D).
 bool Decoder::Run(const at::Tensor& token_ids, absl::Span<const int64_t> lengths, Taps& taps, PassEditor* editor) {
-  ForwardPass pass{token_ids, dtype_, rotary_, masks_, taps, {}, std::vector<KeysAndValues>(blocks_.size())};
-  std::vector<int64_t> remaining(lengths.begin(), lengths.end());
-  Streams streams;
-  rotary_.Begin(pass.positions(), lengths);
-  Fork(-1, editor, &remaining, &pass, &streams);
+  Progress progress;
+  progress.lengths.assign(lengths.begin(), lengths.end());
+  progress.pass.emplace(ForwardPass{
+      token_ids, dtype_, stages_[0].rotary, stages_[0].masks, taps, {}, std::vector<KeysAndValues>(blocks_->size())});
+  EnterStage(taps, &progress);
+  Fork(-1, editor, &progress);
+  Streams& streams = progress.streams;
   at::Tensor& x = streams.x;
-  if (Embed(pass.token_ids, taps, &x, &pass.per_layer)) return true;
+  if (Embed(progress.pass->token_ids, taps, &x, &progress.pass->per_layer)) return true;
   streams.x0 = x;
-  if (weights_.bigram_embedding.defined()) streams.bigram = EmbedBigrams(pass.token_ids);
-  for (size_t i = 0; i < blocks_.size(); ++i) {
-    Fork(static_cast<int>(i), editor, &remaining, &pass, &streams);
+  if (weights_.bigram_embedding.defined()) streams.bigram = EmbedBigrams(progress.pass->token_ids);
+  for (size_t i = 0; i < blocks_->size(); ++i) {
+    if (i == stages_[progress.stage].end) {
+      ++progress.stage;
+      EnterStage(taps, &progress);
+    }
+    Fork(static_cast<int>(i), editor, &progress);
     const Inputs& inputs = inputs_[i];
     if (inputs.residual != 1) x = x * inputs.residual;
     if (inputs.embedding != 0) x = x + streams.x0 * inputs.embedding;
     if (streams.bigram.defined()) x = x + streams.bigram * inputs.bigram;
     ++blocks_executed_;
-    if (blocks_[i].Run(pass, &x)) return true;
-    if (i == blocks_.size() / 2) streams.kept = x;
+    if ((*blocks_)[i].Run(*progress.pass, &x)) return true;
+    if (i == blocks_->size() / 2) streams.kept = x;
   }
-  Fork(static_cast<int>(blocks_.size()), editor, &remaining, &pass, &streams);
+  Fork(static_cast<int>(blocks_->size()), editor, &progress);
   if (weights_.backout_factor != 0) x = at::sub(x, streams.kept, weights_.backout_factor);
   at::Tensor out;
   if (ln_final_->Run(x, taps, &out)) return true;
@@ -127,12 +172,40 @@ bool Decoder::Run(const at::Tensor& token_ids, absl::Span<const int64_t> lengths
   return true;
 }
 
-void Decoder::Fork(int layer, PassEditor* editor, std::vector<int64_t>* lengths, ForwardPass* pass, Streams* streams) {
+void Decoder::EnterStage(Taps& taps, Progress* progress) {
+  OwnStage& stage = stages_[progress->stage];
+  // The stage before is free for the next batch first.
+  if (progress->turn.owns_lock()) progress->turn.unlock();
+  progress->turn = std::unique_lock<std::mutex>(*stage.turn);
+  if (progress->stage > 0) {
+    const auto bring = [&stage](at::Tensor* tensor) {
+      if (tensor->defined()) *tensor = tensor->to(stage.device, /*non_blocking=*/true);
+    };
+    Streams& streams = progress->streams;
+    ForwardPass& before = *progress->pass;
+    for (at::Tensor* tensor : {&streams.x, &streams.x0, &streams.bigram, &streams.kept}) bring(tensor);
+    bring(&before.token_ids);
+    bring(&before.per_layer);
+    for (KeysAndValues& shared : before.shared) {
+      bring(&shared.keys);
+      bring(&shared.values);
+    }
+    ForwardPass here{std::move(before.token_ids), dtype_, stage.rotary, stage.masks, taps, std::move(before.per_layer),
+                     std::move(before.shared)};
+    progress->pass.emplace(std::move(here));
+  }
+  stage.rotary.Begin(progress->pass->positions(), progress->lengths);
+}
+
+void Decoder::Fork(int layer, PassEditor* editor, Progress* progress) {
   if (editor == nullptr) return;
   const std::vector<int64_t> chosen = editor->Fork(layer);
   if (chosen.empty()) return;
-  const int64_t batch = pass->batch();
-  const at::Tensor index = at::tensor(chosen, at::kLong).to(pass->token_ids.device());
+  ForwardPass& pass = *progress->pass;
+  Streams& streams = progress->streams;
+  std::vector<int64_t>& lengths = progress->lengths;
+  const int64_t batch = pass.batch();
+  const at::Tensor index = at::tensor(chosen, at::kLong).to(pass.token_ids.device());
   const auto fork = [&](at::Tensor* sequences) {
     if (sequences->defined()) *sequences = at::index_select(*sequences, 0, index);
   };
@@ -142,18 +215,18 @@ void Decoder::Fork(int layer, PassEditor* editor, std::vector<int64_t>* lengths,
     sizes[0] = -1;
     *rows = at::index_select(rows->reshape({batch, -1}), 0, index).view(sizes);
   };
-  fork(&pass->token_ids);
-  fork_rows(&pass->per_layer);
-  for (KeysAndValues& shared : pass->shared) {
+  fork(&pass.token_ids);
+  fork_rows(&pass.per_layer);
+  for (KeysAndValues& shared : pass.shared) {
     fork(&shared.keys);
     fork(&shared.values);
   }
-  for (at::Tensor* rows : {&streams->x, &streams->x0, &streams->bigram, &streams->kept}) fork_rows(rows);
-  if (lengths->empty()) return;
+  for (at::Tensor* rows : {&streams.x, &streams.x0, &streams.bigram, &streams.kept}) fork_rows(rows);
+  if (lengths.empty()) return;
   std::vector<int64_t> forked;
-  for (int64_t sequence : chosen) forked.push_back((*lengths)[static_cast<size_t>(sequence)]);
-  *lengths = std::move(forked);
-  rotary_.Begin(pass->positions(), *lengths);
+  for (int64_t sequence : chosen) forked.push_back(lengths[static_cast<size_t>(sequence)]);
+  lengths = std::move(forked);
+  stages_[progress->stage].rotary.Begin(pass.positions(), lengths);
 }
 
 bool Decoder::Embed(const at::Tensor& token_ids, Taps& taps, at::Tensor* out, at::Tensor* per_layer) {

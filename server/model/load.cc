@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
+#include <map>
 #include <new>
 #include <optional>
 #include <system_error>
@@ -17,12 +18,15 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
+#include "server/base/escape.h"
 #include "server/base/status.h"
+#include "server/model/decoder.h"
 #include "server/model/dictionary/dictionary_learning.h"
 #include "server/model/dictionary/sae_lens.h"
 #include "server/model/dictionary/sparsify.h"
 #include "server/model/families/hugging_face.h"
 #include "server/model/families/nanochat.h"
+#include "server/model/load/device_spec.h"
 #include "server/model/torch_compat.h"
 #include "server/model/torchscript/torchscript_model.h"
 
@@ -44,7 +48,6 @@ int CountDevices(at::DeviceType type) {
 
 absl::StatusOr<at::Device> FindDevice(const std::string& name) {
   if (name == "cpu") return at::Device(at::kCPU);
-  if (name == "auto") return CountDevices(at::kCUDA) > 0 ? at::Device(at::kCUDA, 0) : at::Device(at::kCPU);
   std::optional<at::Device> device;
   try {
     device.emplace(name);
@@ -63,6 +66,29 @@ absl::StatusOr<at::Device> FindDevice(const std::string& name) {
   return at::Device(device->type(), static_cast<at::DeviceIndex>(index));
 }
 
+using Devices = std::vector<at::Device>;
+
+// The devices of each replica's stages.
+absl::StatusOr<std::vector<Devices>> FindDevices(const std::string& text) {
+  std::vector<Devices> replicas;
+  if (text == "auto") {
+    for (int i = 0; i < CountDevices(at::kCUDA); ++i) {
+      replicas.push_back({at::Device(at::kCUDA, static_cast<at::DeviceIndex>(i))});
+    }
+    if (replicas.empty()) replicas.push_back({at::Device(at::kCPU)});
+    return replicas;
+  }
+  ASSIGN_OR_RETURN(const auto names, ParseDevices(text));
+  for (const std::vector<std::string>& stages : names) {
+    Devices& replica = replicas.emplace_back();
+    for (const std::string& name : stages) {
+      ASSIGN_OR_RETURN(const at::Device device, FindDevice(name));
+      replica.push_back(device);
+    }
+  }
+  return replicas;
+}
+
 absl::StatusOr<Dtype> FindDtype(const std::string& name, const at::Device& device) {
   if (name == "auto") return device.is_cpu() ? Dtype::kFloat32 : Dtype::kBFloat16;
   for (Dtype dtype : {Dtype::kFloat32, Dtype::kBFloat16, Dtype::kFloat16}) {
@@ -70,6 +96,8 @@ absl::StatusOr<Dtype> FindDtype(const std::string& name, const at::Device& devic
   }
   return absl::InvalidArgumentError(absl::StrCat("dtype '", name, "' is not one of float32, bfloat16, float16, auto"));
 }
+
+void DeviceText(std::string* out, const at::Device& device) { absl::StrAppend(out, device.str()); }
 
 at::ScalarType ScalarTypeOf(Dtype dtype) {
   return dtype == Dtype::kFloat32 ? at::kFloat : dtype == Dtype::kBFloat16 ? at::kBFloat16 : at::kHalf;
@@ -86,16 +114,20 @@ constexpr char kNoDictionary[] =
     "not a dictionary; SAELens's directories hold cfg.json and sae_weights.safetensors, sparsify's cfg.json and "
     "sae.safetensors, dictionary_learning's config.json and ae.pt";
 
+absl::StatusOr<std::shared_ptr<const Dictionary>> ReadDictionary(const DictionaryOptions& options,
+                                                                 const at::Device& device) {
+  if (IsSaeLensFolder(options.path)) return ReadSaeLens(options.name, options.path, device);
+  if (IsSparsifyFolder(options.path)) return ReadSparsify(options.name, options.path, device);
+  if (IsDictionaryLearningFolder(options.path)) return ReadDictionaryLearning(options.name, options.path, device);
+  return absl::NotFoundError(kNoDictionary);
+}
+
 // Reads a dictionary and attaches it to `model`.
-absl::Status AddDictionary(const DictionaryOptions& options, const at::Device& device, Model& model) {
+absl::Status AddDictionary(const DictionaryOptions& options, Model& model) {
   const auto refused = [&](absl::StatusCode code, absl::string_view why) {
     return absl::Status(code, absl::StrCat("--dictionary ", options.name, "=", options.path, ": ", why));
   };
-  auto dictionary = IsSaeLensFolder(options.path)    ? ReadSaeLens(options.name, options.path, device)
-                    : IsSparsifyFolder(options.path) ? ReadSparsify(options.name, options.path, device)
-                    : IsDictionaryLearningFolder(options.path)
-                        ? ReadDictionaryLearning(options.name, options.path, device)
-                        : absl::NotFoundError(kNoDictionary);
+  auto dictionary = ReadDictionary(options, at::Device(model.info().device));
   if (!dictionary.ok()) return refused(dictionary.status().code(), dictionary.status().message());
   const std::string& stated = (*dictionary)->info().hook_point;
   const std::string& name = options.hook_point.empty() ? stated : options.hook_point;
@@ -114,8 +146,14 @@ absl::Status AddDictionary(const DictionaryOptions& options, const at::Device& d
 // What a path holds, and where and as what it is to be loaded.
 struct Found {
   enum class Kind { kNanochat, kHuggingFace, kTorchScript };
+
+  // Replicas on equal devices, which are the CPU's, have one copy of the weights if they can.
+  bool IsShared(size_t replica) const {
+    return kind != Kind::kTorchScript && replica > 0 && replicas[replica] == replicas[0];
+  }
+
   Kind kind;
-  at::Device device;
+  std::vector<Devices> replicas;
   Dtype dtype;
 };
 
@@ -130,12 +168,17 @@ absl::StatusOr<Found> Find(const ModelOptions& options) {
                            "nothing is downloaded here"
                          : ""));
   }
-  ASSIGN_OR_RETURN(const at::Device device, FindDevice(options.device));
-  ASSIGN_OR_RETURN(const Dtype dtype, FindDtype(options.dtype, device));
-  if (S_ISREG(status.st_mode)) return Found{Found::Kind::kTorchScript, device, dtype};
+  ASSIGN_OR_RETURN(const std::vector<Devices> replicas, FindDevices(options.device));
+  ASSIGN_OR_RETURN(const Dtype dtype, FindDtype(options.dtype, replicas[0][0]));
+  for (const Devices& devices : replicas) {
+    if (devices.size() == 1) continue;
+    return absl::InvalidArgumentError(absl::StrCat("device ", Quoted(options.device),
+                                                   ": stages are not loaded yet; give one device for each replica"));
+  }
+  if (S_ISREG(status.st_mode)) return Found{Found::Kind::kTorchScript, replicas, dtype};
   if (S_ISDIR(status.st_mode)) {
-    if (IsNanochatFolder(options.path)) return Found{Found::Kind::kNanochat, device, dtype};
-    if (IsHuggingFaceFolder(options.path)) return Found{Found::Kind::kHuggingFace, device, dtype};
+    if (IsNanochatFolder(options.path)) return Found{Found::Kind::kNanochat, replicas, dtype};
+    if (IsHuggingFaceFolder(options.path)) return Found{Found::Kind::kHuggingFace, replicas, dtype};
   }
   return absl::FailedPreconditionError(
       absl::StrCat(options.path,
@@ -160,9 +203,18 @@ absl::StatusOr<std::unique_ptr<Model>> LoadScript(const ModelOptions& options, c
   return LoadTorchScript(script);
 }
 
-absl::StatusOr<MemoryNeed> Count(const ModelOptions& options) {
-  ASSIGN_OR_RETURN(const Found found, Find(options));
-  MemoryNeed need{ModelName(options), found.device.str(), 0};
+// What is known of a replica before its files are read.
+ModelInfo InfoOf(const ModelOptions& options, const Found& found, const Devices& devices) {
+  ModelInfo info;
+  info.name = ModelName(options);
+  info.dtype = found.dtype;
+  info.device = devices[0].str();
+  return info;
+}
+
+absl::StatusOr<std::vector<MemoryNeed>> CountReplica(const ModelOptions& options, const Found& found,
+                                                     const Devices& devices) {
+  MemoryNeed need{ModelName(options), devices[0].str(), 0};
   switch (found.kind) {
     case Found::Kind::kNanochat: {
       ASSIGN_OR_RETURN(need.bytes, CountNanochat(options, ScalarTypeOf(found.dtype)));
@@ -180,33 +232,71 @@ absl::StatusOr<MemoryNeed> Count(const ModelOptions& options) {
       break;
     }
   }
-  return need;
+  return std::vector<MemoryNeed>{std::move(need)};
+}
+
+absl::StatusOr<std::vector<MemoryNeed>> Count(const ModelOptions& options) {
+  ASSIGN_OR_RETURN(const Found found, Find(options));
+  std::map<std::string, MemoryNeed> needs;  // by device
+  for (size_t i = 0; i < found.replicas.size(); ++i) {
+    if (found.IsShared(i)) continue;
+    ASSIGN_OR_RETURN(const std::vector<MemoryNeed> counted, CountReplica(options, found, found.replicas[i]));
+    for (const MemoryNeed& need : counted) {
+      MemoryNeed& all = needs.try_emplace(need.device, MemoryNeed{need.model, need.device, 0}).first->second;
+      all.bytes += need.bytes;
+    }
+  }
+  std::vector<MemoryNeed> list;
+  for (auto& [device, need] : needs) list.push_back(std::move(need));
+  return list;
+}
+
+absl::StatusOr<std::unique_ptr<Model>> LoadReplica(const ModelOptions& options, const Found& found,
+                                                   const Devices& devices) {
+  ModelInfo info = InfoOf(options, found, devices);
+  if (found.kind == Found::Kind::kTorchScript) return LoadScript(options, info);
+  const at::ScalarType dtype = ScalarTypeOf(found.dtype);
+  std::unique_ptr<Model> model;
+  if (found.kind == Found::Kind::kNanochat) {
+    ASSIGN_OR_RETURN(model, LoadNanochat(options, std::move(info), devices[0], dtype));
+  } else {
+    ASSIGN_OR_RETURN(model, LoadHuggingFace(options, std::move(info), devices[0], dtype));
+  }
+  if (absl::Status tried = TryOneToken(*model, devices[0]); !tried.ok()) {
+    return absl::InvalidArgumentError(absl::StrCat(options.path, ": LibTorch ", TORCH_VERSION,
+                                                   " cannot compute this model in ", DtypeName(found.dtype), " on ",
+                                                   absl::StrJoin(devices, "+", DeviceText), ": ", tried.message()));
+  }
+  for (const DictionaryOptions& dictionary : options.dictionaries) RETURN_IF_ERROR(AddDictionary(dictionary, *model));
+  return model;
 }
 
 absl::StatusOr<std::unique_ptr<Model>> Load(const ModelOptions& options) {
   ASSIGN_OR_RETURN(const Found found, Find(options));
-  const at::Device device = found.device;
-  const Dtype dtype = found.dtype;
-  ModelInfo info;
-  info.name = ModelName(options);
-  info.dtype = dtype;
-  info.device = device.str();
-  if (found.kind == Found::Kind::kTorchScript) return LoadScript(options, info);
-  std::unique_ptr<Model> model;
-  if (found.kind == Found::Kind::kNanochat) {
-    ASSIGN_OR_RETURN(model, LoadNanochat(options, std::move(info), device, ScalarTypeOf(dtype)));
-  } else {
-    ASSIGN_OR_RETURN(model, LoadHuggingFace(options, std::move(info), device, ScalarTypeOf(dtype)));
+  return LoadReplica(options, found, found.replicas[0]);
+}
+
+absl::StatusOr<ServedModel> LoadServed(const ModelOptions& options) {
+  ASSIGN_OR_RETURN(const Found found, Find(options));
+  ServedModel served;
+  const absl::StatusOr<std::vector<MemoryNeed>> counted = CountReplica(options, found, found.replicas[0]);
+  for (size_t i = 0; i < found.replicas.size(); ++i) {
+    std::unique_ptr<Model> model;
+    if (found.IsShared(i)) {
+      // Only decoders are shared.
+      model = static_cast<const Decoder&>(served.first()).Share(Decoder::Sharing::kReplica);
+    } else {
+      ASSIGN_OR_RETURN(model, LoadReplica(options, found, found.replicas[i]));
+    }
+    if (i > 0 && model->info().fingerprint != served.first().info().fingerprint) {
+      return absl::FailedPreconditionError(
+          absl::StrCat(options.path, ": the checkpoint was changed while its replicas were loaded; start again"));
+    }
+    const int64_t bytes = counted.ok() ? counted->front().bytes : 0;
+    std::vector<Stage> stages = {{found.replicas[i][0].str(), 0, model->info().layers, bytes}};
+    served.executors.push_back({std::move(model), static_cast<int>(i), std::move(stages)});
   }
-  if (absl::Status tried = TryOneToken(*model, device); !tried.ok()) {
-    return absl::InvalidArgumentError(absl::StrCat(options.path, ": LibTorch ", TORCH_VERSION,
-                                                   " cannot compute this model in ", DtypeName(dtype), " on ",
-                                                   device.str(), ": ", tried.message()));
-  }
-  for (const DictionaryOptions& dictionary : options.dictionaries) {
-    RETURN_IF_ERROR(AddDictionary(dictionary, device, *model));
-  }
-  return model;
+  return served;
 }
 
 }  // namespace
@@ -240,10 +330,16 @@ absl::StatusOr<T> Caught(const ModelOptions& options, absl::FunctionRef<absl::St
 
 }  // namespace
 
-absl::StatusOr<MemoryNeed> CountWeights(const ModelOptions& options) { return Caught<MemoryNeed>(options, Count); }
+absl::StatusOr<std::vector<MemoryNeed>> CountWeights(const ModelOptions& options) {
+  return Caught<std::vector<MemoryNeed>>(options, Count);
+}
 
 absl::StatusOr<std::unique_ptr<Model>> LoadModel(const ModelOptions& options) {
   return Caught<std::unique_ptr<Model>>(options, Load);
+}
+
+absl::StatusOr<ServedModel> LoadServedModel(const ModelOptions& options) {
+  return Caught<ServedModel>(options, LoadServed);
 }
 
 }  // namespace hookline

@@ -95,11 +95,16 @@ std::unique_ptr<Model> RandomDecoder(const RandomDecoderOptions& options) {
   info.details = absl::StrFormat("random weights, seed %d", options.seed);
   info.dtype = options.dtype;
   info.device = options.device;
+  std::vector<Stage> stages;
+  const int blocks = options.layers / options.stages;
+  for (int i = 0; i < options.stages && options.stages > 1; ++i) {
+    stages.push_back({options.device, i * blocks, blocks, 0});
+  }
   // Distinguishes these weights from others, without reading them.
   info.fingerprint = absl::StrFormat("%016x%04x%04x%08x", options.seed, options.layers, d, options.vocabulary_size);
   info.parameters =
       options.vocabulary_size * d + options.context_length * d + options.layers * (12 * d * d + 13 * d) + 2 * d;
-  return std::make_unique<Decoder>(std::move(info), std::move(config), std::move(weights), dtype);
+  return std::make_unique<Decoder>(std::move(info), std::move(config), std::move(weights), dtype, std::move(stages));
 }
 
 }  // namespace hookline

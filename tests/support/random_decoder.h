@@ -16,6 +16,7 @@ namespace hookline {
 struct RandomDecoderOptions {
   std::string name = "random";
   int layers = 2;
+  int stages = 1;  // of as many blocks each, all on `device`; divides `layers`
   int64_t width = 32;
   int64_t heads = 4;  // divides `width`
   int64_t vocabulary_size = 257;
