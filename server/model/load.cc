@@ -122,12 +122,20 @@ absl::StatusOr<std::shared_ptr<const Dictionary>> ReadDictionary(const Dictionar
   return absl::NotFoundError(kNoDictionary);
 }
 
+// The device on which the rows of a block's hook points are computed.
+at::Device DeviceOf(const std::vector<Stage>& stages, int layer) {
+  for (const Stage& stage : stages) {
+    if (layer < stage.first_block + stage.blocks) return at::Device(stage.device);
+  }
+  return at::Device(stages.back().device);
+}
+
 // Reads a dictionary and attaches it to `model`.
-absl::Status AddDictionary(const DictionaryOptions& options, Model& model) {
+absl::Status AddDictionary(const DictionaryOptions& options, const std::vector<Stage>& stages, Model& model) {
   const auto refused = [&](absl::StatusCode code, absl::string_view why) {
     return absl::Status(code, absl::StrCat("--dictionary ", options.name, "=", options.path, ": ", why));
   };
-  auto dictionary = ReadDictionary(options, at::Device(model.info().device));
+  auto dictionary = ReadDictionary(options, at::Device(stages.front().device));
   if (!dictionary.ok()) return refused(dictionary.status().code(), dictionary.status().message());
   const std::string& stated = (*dictionary)->info().hook_point;
   const std::string& name = options.hook_point.empty() ? stated : options.hook_point;
@@ -139,6 +147,12 @@ absl::Status AddDictionary(const DictionaryOptions& options, Model& model) {
     return refused(absl::StatusCode::kInvalidArgument,
                    absl::StrCat(name, " is not a hook point of model \"", model.info().name, "\"; the nearest are ",
                                 absl::StrJoin(model.hook_points().Nearest(name, 3), ", "), " (NAME=PATH@HOOK)"));
+  }
+  // Its files tell where it belongs, so one for another stage is read again.
+  const at::Device own = DeviceOf(stages, model.hook_points()[hook_point].layer);
+  if (own != at::Device(stages.front().device)) {
+    dictionary = ReadDictionary(options, own);
+    if (!dictionary.ok()) return refused(dictionary.status().code(), dictionary.status().message());
   }
   return model.Attach(*std::move(dictionary), hook_point);
 }
@@ -170,12 +184,15 @@ absl::StatusOr<Found> Find(const ModelOptions& options) {
   }
   ASSIGN_OR_RETURN(const std::vector<Devices> replicas, FindDevices(options.device));
   ASSIGN_OR_RETURN(const Dtype dtype, FindDtype(options.dtype, replicas[0][0]));
-  for (const Devices& devices : replicas) {
-    if (devices.size() == 1) continue;
-    return absl::InvalidArgumentError(absl::StrCat("device ", Quoted(options.device),
-                                                   ": stages are not loaded yet; give one device for each replica"));
+  if (S_ISREG(status.st_mode)) {
+    for (const Devices& devices : replicas) {
+      if (devices.size() == 1) continue;
+      return absl::InvalidArgumentError(
+          absl::StrCat("device ", Quoted(options.device), ": ", options.path,
+                       " is a TorchScript model, which is not split into stages; give one device for each replica"));
+    }
+    return Found{Found::Kind::kTorchScript, replicas, dtype};
   }
-  if (S_ISREG(status.st_mode)) return Found{Found::Kind::kTorchScript, replicas, dtype};
   if (S_ISDIR(status.st_mode)) {
     if (IsNanochatFolder(options.path)) return Found{Found::Kind::kNanochat, replicas, dtype};
     if (IsHuggingFaceFolder(options.path)) return Found{Found::Kind::kHuggingFace, replicas, dtype};
@@ -212,27 +229,23 @@ ModelInfo InfoOf(const ModelOptions& options, const Found& found, const Devices&
   return info;
 }
 
+// The stages on the devices, whose blocks are yet to be divided.
+std::vector<Stage> StagesOn(const Devices& devices) {
+  std::vector<Stage> stages;
+  for (const at::Device& device : devices) stages.push_back({device.str(), 0, 0, 0});
+  return stages;
+}
+
 absl::StatusOr<std::vector<MemoryNeed>> CountReplica(const ModelOptions& options, const Found& found,
                                                      const Devices& devices) {
-  MemoryNeed need{ModelName(options), devices[0].str(), 0};
-  switch (found.kind) {
-    case Found::Kind::kNanochat: {
-      ASSIGN_OR_RETURN(need.bytes, CountNanochat(options, ScalarTypeOf(found.dtype)));
-      break;
-    }
-    case Found::Kind::kHuggingFace: {
-      ASSIGN_OR_RETURN(need.bytes, CountHuggingFace(options, ScalarTypeOf(found.dtype)));
-      break;
-    }
-    case Found::Kind::kTorchScript: {
-      std::error_code unreadable;
-      const uintmax_t bytes = std::filesystem::file_size(options.path, unreadable);
-      need.bytes = unreadable ? 0 : static_cast<int64_t>(bytes);
-      if (found.dtype != Dtype::kFloat32) need.bytes /= 2;
-      break;
-    }
-  }
-  return std::vector<MemoryNeed>{std::move(need)};
+  const at::ScalarType dtype = ScalarTypeOf(found.dtype);
+  if (found.kind == Found::Kind::kNanochat) return CountNanochat(options, StagesOn(devices), dtype);
+  if (found.kind == Found::Kind::kHuggingFace) return CountHuggingFace(options, StagesOn(devices), dtype);
+  std::error_code unreadable;
+  const uintmax_t file_bytes = std::filesystem::file_size(options.path, unreadable);
+  const int64_t bytes = unreadable ? 0 : static_cast<int64_t>(file_bytes);
+  return std::vector<MemoryNeed>{
+      {ModelName(options), devices[0].str(), found.dtype == Dtype::kFloat32 ? bytes : bytes / 2}};
 }
 
 absl::StatusOr<std::vector<MemoryNeed>> Count(const ModelOptions& options) {
@@ -251,50 +264,66 @@ absl::StatusOr<std::vector<MemoryNeed>> Count(const ModelOptions& options) {
   return list;
 }
 
-absl::StatusOr<std::unique_ptr<Model>> LoadReplica(const ModelOptions& options, const Found& found,
-                                                   const Devices& devices) {
+absl::StatusOr<ServedModel::Executor> LoadReplica(const ModelOptions& options, const Found& found,
+                                                  const Devices& devices) {
+  ServedModel::Executor loaded;
+  loaded.stages = StagesOn(devices);
   ModelInfo info = InfoOf(options, found, devices);
-  if (found.kind == Found::Kind::kTorchScript) return LoadScript(options, info);
-  const at::ScalarType dtype = ScalarTypeOf(found.dtype);
-  std::unique_ptr<Model> model;
-  if (found.kind == Found::Kind::kNanochat) {
-    ASSIGN_OR_RETURN(model, LoadNanochat(options, std::move(info), devices[0], dtype));
-  } else {
-    ASSIGN_OR_RETURN(model, LoadHuggingFace(options, std::move(info), devices[0], dtype));
+  if (found.kind == Found::Kind::kTorchScript) {
+    ASSIGN_OR_RETURN(loaded.model, LoadScript(options, info));
+    loaded.stages[0].blocks = loaded.model->info().layers;
+    return loaded;
   }
-  if (absl::Status tried = TryOneToken(*model, devices[0]); !tried.ok()) {
+  const at::ScalarType dtype = ScalarTypeOf(found.dtype);
+  if (found.kind == Found::Kind::kNanochat) {
+    ASSIGN_OR_RETURN(loaded.model, LoadNanochat(options, std::move(info), dtype, &loaded.stages));
+  } else {
+    ASSIGN_OR_RETURN(loaded.model, LoadHuggingFace(options, std::move(info), dtype, &loaded.stages));
+  }
+  if (absl::Status tried = TryOneToken(*loaded.model, devices[0]); !tried.ok()) {
     return absl::InvalidArgumentError(absl::StrCat(options.path, ": LibTorch ", TORCH_VERSION,
                                                    " cannot compute this model in ", DtypeName(found.dtype), " on ",
                                                    absl::StrJoin(devices, "+", DeviceText), ": ", tried.message()));
   }
-  for (const DictionaryOptions& dictionary : options.dictionaries) RETURN_IF_ERROR(AddDictionary(dictionary, *model));
-  return model;
+  for (const DictionaryOptions& dictionary : options.dictionaries) {
+    RETURN_IF_ERROR(AddDictionary(dictionary, loaded.stages, *loaded.model));
+  }
+  return loaded;
 }
 
 absl::StatusOr<std::unique_ptr<Model>> Load(const ModelOptions& options) {
   ASSIGN_OR_RETURN(const Found found, Find(options));
-  return LoadReplica(options, found, found.replicas[0]);
+  ASSIGN_OR_RETURN(ServedModel::Executor loaded, LoadReplica(options, found, found.replicas[0]));
+  return std::move(loaded.model);
+}
+
+// Only decoders are shared or have several stages.
+std::unique_ptr<Model> Share(const Model& model, Decoder::Sharing sharing) {
+  return static_cast<const Decoder&>(model).Share(sharing);
 }
 
 absl::StatusOr<ServedModel> LoadServed(const ModelOptions& options) {
   ASSIGN_OR_RETURN(const Found found, Find(options));
   ServedModel served;
-  const absl::StatusOr<std::vector<MemoryNeed>> counted = CountReplica(options, found, found.replicas[0]);
   for (size_t i = 0; i < found.replicas.size(); ++i) {
-    std::unique_ptr<Model> model;
+    ServedModel::Executor replica;
     if (found.IsShared(i)) {
-      // Only decoders are shared.
-      model = static_cast<const Decoder&>(served.first()).Share(Decoder::Sharing::kReplica);
+      replica.model = Share(served.first(), Decoder::Sharing::kReplica);
+      replica.stages = served.executors.front().stages;
     } else {
-      ASSIGN_OR_RETURN(model, LoadReplica(options, found, found.replicas[i]));
+      ASSIGN_OR_RETURN(replica, LoadReplica(options, found, found.replicas[i]));
     }
-    if (i > 0 && model->info().fingerprint != served.first().info().fingerprint) {
+    replica.replica = static_cast<int>(i);
+    if (i > 0 && replica.model->info().fingerprint != served.first().info().fingerprint) {
       return absl::FailedPreconditionError(
           absl::StrCat(options.path, ": the checkpoint was changed while its replicas were loaded; start again"));
     }
-    const int64_t bytes = counted.ok() ? counted->front().bytes : 0;
-    std::vector<Stage> stages = {{found.replicas[i][0].str(), 0, model->info().layers, bytes}};
-    served.executors.push_back({std::move(model), static_cast<int>(i), std::move(stages)});
+    std::vector<ServedModel::Executor> others;
+    for (size_t stage = 1; stage < replica.stages.size(); ++stage) {
+      others.push_back({Share(*replica.model, Decoder::Sharing::kPipeline), replica.replica, replica.stages});
+    }
+    served.executors.push_back(std::move(replica));
+    for (ServedModel::Executor& other : others) served.executors.push_back(std::move(other));
   }
   return served;
 }

@@ -10,6 +10,7 @@
 #include <string>
 
 #include "server/model/model.h"
+#include "server/model/served_model.h"
 
 namespace hookline {
 
@@ -31,6 +32,9 @@ RandomDecoderOptions Gpt2SizedDecoder();
 
 // GPT-2's architecture: LayerNorm with weights and biases, learned positions, an MLP four times as wide with GELU.
 std::unique_ptr<Model> RandomDecoder(const RandomDecoderOptions& options);
+
+// Replicas of it that share the weights, each with an executor for each stage.
+ServedModel SharedRandomDecoder(const RandomDecoderOptions& options, int replicas);
 
 }  // namespace hookline
 

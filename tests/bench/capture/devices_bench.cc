@@ -97,18 +97,7 @@ class Bench {
     ConfigureRuntime(threads);
     RandomDecoderOptions options = Decoder();
     options.stages = setup.stages;
-    ServedModel served(RandomDecoder(options));
-    const Model& first = served.first();
-    for (int replica = 0; replica < setup.replicas; ++replica) {
-      const Model* own = &first;
-      if (replica > 0) {
-        served.executors.push_back({first.Share(Model::Sharing::kReplica), replica});
-        own = served.executors.back().model.get();
-      }
-      for (int stage = 1; stage < setup.stages; ++stage) {
-        served.executors.push_back({own->Share(Model::Sharing::kPipeline), replica});
-      }
-    }
+    ServedModel served = SharedRandomDecoder(options, setup.replicas);
     std::vector<ServedModel> models;
     models.push_back(std::move(served));
     engine_ = Must(Engine::Create({}, std::move(models), {}));
