@@ -44,6 +44,6 @@ set(CPACK_DEBIAN_CLIENT_PACKAGE_NAME libhookline-client-dev)
 set(CPACK_DEBIAN_CLIENT_PACKAGE_SECTION libdevel)
 set(CPACK_COMPONENT_CLIENT_DESCRIPTION
     "C++ and C client of Hookline, development files\n Headers, libraries and a CMake package: find_package(hookline) gives hookline::client and hookline::client_c.")
-# What the headers include and the CMake package looks for; that of gRPC in Debian looks for its compiler too.
+# The headers include these, and the CMake package looks for them; Debian's package of gRPC looks for its compiler too.
 set(CPACK_DEBIAN_CLIENT_PACKAGE_DEPENDS "libgrpc++-dev, libprotobuf-dev, libabsl-dev, libssl-dev, protobuf-compiler-grpc, pkg-config")
 include(CPack)

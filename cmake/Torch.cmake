@@ -25,7 +25,7 @@ if(HOOKLINE_TORCH_PYTHON)
     # GCC 12 warns of its own std::string in C++20 (https://gcc.gnu.org/bugzilla/show_bug.cgi?id=105651).
     target_compile_options(hookline_torch INTERFACE -Wno-restrict)
   endif()
-  # What a CUDA wheel was installed with stands beside it and is on no default path.
+  # The libraries that a CUDA wheel was installed with lie beside it, on no default path.
   file(GLOB torch_run_path LIST_DIRECTORIES true ${torch_dir}/../nvidia/*/lib)
   list(PREPEND torch_run_path ${torch_dir}/lib)
   # Kernels register themselves when their library is loaded, so the linker must keep libraries it sees no use for.

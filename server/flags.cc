@@ -54,7 +54,7 @@ class Declare {
     return Value(flag, value, help)->transform(CLI::AsSizeValue(/*kb_is_1000=*/false).description("BYTES"));
   }
 
-  // Given, it sets `value` to false.
+  // Where the flag is given, `value` becomes false.
   CLI::Option* Without(const std::string& flag, bool& value, const std::string& help) {
     return Finish(app_->add_flag_function(
                       flag, [&value](int64_t count) { value = count <= 0; }, help),
@@ -125,9 +125,8 @@ constexpr char kDescription[] =
 constexpr char kFooter[] =
     "Every flag can be given as an environment variable instead, named beside it (Env:); the flag wins. Sizes take "
     "units (64KiB, 1MiB). Without --auth-file anyone who can connect may use the server.\n\n"
-    "SIGHUP reads the auth file and the TLS files again. SIGTERM and SIGINT end the server in good order (see "
-    "--drain-timeout), at most ten seconds after that time; a "
-    "second one ends it at once.\n\n"
+    "SIGHUP reads the auth file and the TLS files again. SIGTERM and SIGINT shut the server down gracefully, "
+    "within --drain-timeout and ten seconds more; a second one ends it at once.\n\n"
     "Exit codes: 0 ended as asked, 1 failed, 2 wrong flags.";
 
 // Flags that are lists, as they were given.
@@ -234,7 +233,8 @@ void DeclareServing(Declare declare, ServerFlags* flags) {
   declare.Value("--log-level", flags->log_level, "The least severe messages to log to standard error")
       ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error", "off"}));
   declare
-      .Value("--log-format", flags->log_format, "text, or json: an object with time, level and message in each line")
+      .Value("--log-format", flags->log_format,
+             "text, or json: an object with time, level and message in each line, and of a finished call its values")
       ->check(CLI::IsMember({"text", "json"}));
 }
 

@@ -32,12 +32,14 @@
 #include "server/dataset/sidecar.h"
 #include "server/engine/engine.h"
 #include "server/flags.h"
+#include "server/metrics/call_metrics.h"
 #include "server/metrics/metrics.h"
 #include "server/model/load.h"
 #include "server/model/load/check_models.h"
 #include "server/model/runtime.h"
 #include "server/recorder/recorder.h"
 #include "server/recording/catalog.h"
+#include "server/service/event_log.h"
 #include "server/service/library_logs.h"
 #include "server/service/server.h"
 #include "server/text/model_tokenizers.h"
@@ -52,7 +54,7 @@ namespace {
 constexpr absl::Duration kEndGrace = absl::Seconds(10);
 
 // The signals that end the server or have it read files again, taken by a thread of its own: a handler could do nothing
-// but set a flag. To be created before any other thread, so that all inherit the mask.
+// but set a flag. Create it before any other thread, so that all inherit the mask.
 class Signals {
  public:
   // A process that has not ended `longest_end` after the first signal is ended, whatever it waits for.
@@ -89,14 +91,14 @@ class Signals {
       signal = Next();
     }
     if (!serving_) Die(signal);
-    spdlog::info("ending in good order; a second signal ends at once");
+    spdlog::info("shutting down gracefully; a second signal ends the server at once");
     first_.Notify();
     const timespec longest = absl::ToTimespec(longest_end_);
     do {
       signal = sigtimedwait(&set_, nullptr, &longest);
     } while (signal == SIGHUP || (signal < 0 && errno == EINTR));
     if (signal >= 0) Die(signal);
-    spdlog::error("not ended after {}; ended by force", absl::FormatDuration(longest_end_));
+    spdlog::error("still running after {}; exiting now", absl::FormatDuration(longest_end_));
     std::_Exit(kExitFailure);
   }
 
@@ -282,7 +284,7 @@ absl::StatusOr<std::unique_ptr<Catalog>> OpenCatalog(const ServerFlags& flags) {
 
 absl::Status Run(const ServerFlags& flags, Signals& signals) {
   RaiseDescriptorLimit();
-  // Before the models, which take longer to load.
+  // This comes before the models, which take longer to load.
   RETURN_IF_ERROR(Server::Check(flags.server));
   const FreedMemoryReturner returner;
   RETURN_IF_ERROR(CheckRuntime());
@@ -295,7 +297,7 @@ absl::Status Run(const ServerFlags& flags, Signals& signals) {
   if (runtime.reference_blas) {
     spdlog::warn("this is the reference BLAS, tens of times slower than others; install libopenblas0-openmp");
   }
-  // Before the models, which take longer to load.
+  // This comes before the models, which take longer to load.
   std::unique_ptr<Catalog> catalog;
   if (!flags.recordings_dir.empty()) {
     ASSIGN_OR_RETURN(catalog, OpenCatalog(flags));
@@ -304,9 +306,10 @@ absl::Status Run(const ServerFlags& flags, Signals& signals) {
   ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine, CreateEngine(flags, lost));
   ASSIGN_OR_RETURN(const ModelTokenizers tokenizers, OpenTokenizers(flags, *engine));
   const Sidecars sidecars = ReadSidecars(flags, *engine, tokenizers);
+  CallMetrics call_metrics;
   std::unique_ptr<MetricsServer> metrics;
   if (!flags.metrics_listen.empty()) {
-    ASSIGN_OR_RETURN(metrics, MetricsServer::Start(flags.metrics_listen, engine.get(), catalog.get()));
+    ASSIGN_OR_RETURN(metrics, MetricsServer::Start(flags.metrics_listen, engine.get(), catalog.get(), &call_metrics));
     LogAddress("metrics at", flags.metrics_listen, metrics->port());
     if (!metrics->is_loopback()) {
       spdlog::warn("{} is reachable from other machines, without authentication", flags.metrics_listen);
@@ -318,6 +321,7 @@ absl::Status Run(const ServerFlags& flags, Signals& signals) {
   ServerOptions options = flags.server;
   options.tokenizers = &tokenizers;
   options.sidecars = &sidecars;
+  options.call_metrics = &call_metrics;
   options.on_lost = [&lost](absl::Status status) { lost.Set(std::move(status)); };
   ASSIGN_OR_RETURN(std::unique_ptr<Server> server, Server::Start(options, engine.get(), recorder.get()));
   signals.Serve([&server] { server->Reload(); });
@@ -334,7 +338,7 @@ absl::Status Run(const ServerFlags& flags, Signals& signals) {
   if (!flags.port_file.empty()) RETURN_IF_ERROR(WritePortFile(flags.port_file, server->ports()[0]));
   signals.Wait();
   signals.StopReloading();
-  const absl::Status why = lost.status();
+  absl::Status why = lost.status();
   // If no connections can come, nothing is gained by going on: clients continue, by their resume tokens, with the
   // server that takes this one's place.
   server->Drain(why.ok() ? absl::Now() + flags.drain_timeout : absl::Now());
@@ -350,6 +354,7 @@ int Main(int argc, char** argv) {
   spdlog::set_default_logger(is_json ? spdlog::stderr_logger_mt("hookline") : spdlog::stderr_color_mt("hookline"));
   spdlog::set_level(spdlog::level::from_str(flags.log_level));
   spdlog::set_formatter(is_json ? JsonLogFormatter() : LogFormatter());
+  SetEventFormat(is_json ? LogFormat::kJson : LogFormat::kText);
   RouteLibraryLogs();
   // Writing to a client that is gone is an error like any other.
   std::signal(SIGPIPE, SIG_IGN);

@@ -14,7 +14,7 @@ namespace hookline::cli {
 
 // One for the program, made before any other thread. Thread-safe.
 //
-// While somebody listens, a first signal calls them, and they end the program in good order. Without a listener, and at
+// While somebody listens, a first signal calls them, and they end the program cleanly. Without a listener, and at
 // the second signal, the program ends at once with kExitInterrupted.
 class Interrupt {
  public:

@@ -91,7 +91,7 @@ absl::Status BatchedCapture::TakeChunk(Chunk chunk) {
   while (true) {
     const int64_t submitted = submitted_rows_;
     for (auto parked = parked_.begin(); parked != parked_.end();) {
-      if (Place(*parked)) {
+      if (CopyToBatches(*parked)) {
         parked_bytes_ -= parked->chunk.data_bytes();
         parked = parked_.erase(parked);
       } else {
@@ -125,7 +125,7 @@ void BatchedCapture::KeepTexts(const v1::ActivationChunk& header) {
   }
 }
 
-bool BatchedCapture::Place(Parked& parked) {
+bool BatchedCapture::CopyToBatches(Parked& parked) {
   const int64_t first = parked.chunk.header().first_row(), rows = parked.chunk.header().rows();
   while (parked.done < rows) {
     const int64_t row = first + parked.done;

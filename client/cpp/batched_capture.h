@@ -29,7 +29,7 @@ namespace hookline::client {
 struct BatchBuffers {
   // The batch takes this many rows of each hook point, at least 1; fewer where a budget ends.
   int64_t rows = 0;
-  // For each hook point room for its rows, row-major; null where its budget leaves none.
+  // The room for the rows of each hook point, row-major; null where its budget leaves none.
   std::vector<uint8_t*> data;
   // Provenance columns of `rows` entries, all or none.
   int64_t* sequence = nullptr;
@@ -75,7 +75,7 @@ class BatchedCapture {
 
   std::string resume_token() const { return capture_.resume_token(); }
 
-  // After an error of Wait: calls again with `request`. FAILED_PRECONDITION: there was none.
+  // Calls again with `request` after an error of Wait. FAILED_PRECONDITION: there was none.
   absl::Status Resume(const std::string& request);
 
   // The model's spelling of a token of which rows have come with their text; null otherwise. It is valid as long
@@ -101,7 +101,7 @@ class BatchedCapture {
   // A part of a chunk for which no batch is submitted yet.
   struct Parked {
     Chunk chunk;
-    int64_t done = 0;  // rows placed
+    int64_t done = 0;  // rows copied
   };
 
   // Makes a call with an encoded request and starts the thread that reads it.
@@ -111,8 +111,8 @@ class BatchedCapture {
   absl::Status TakeChunk(Chunk chunk);
   // Takes note of the token texts beside rows that no chunk before held.
   void KeepTexts(const v1::ActivationChunk& header) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Places what it can of `parked`; whether all of it is placed.
-  bool Place(Parked& parked) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Copies what it can of `parked`. Returns whether all of it is copied.
+  bool CopyToBatches(Parked& parked) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void CopyRows(const Chunk& chunk, int64_t from, int64_t rows, Batch& batch) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool IsFinished(const Batch& batch) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool AllBudgetsReached() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

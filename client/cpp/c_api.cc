@@ -101,7 +101,7 @@ int32_t hookline_capture_start(hookline_client* client, int32_t method, const vo
                                              hookline::client::kReadRecordingMethod};
   return Guard(error, [&]() -> int32_t {
     if (method < HOOKLINE_CAPTURE || method > HOOKLINE_READ_RECORDING) {
-      return Fail(absl::InvalidArgumentError(absl::StrCat("method: ", method, " is none of 0, 1, 2")), error);
+      return Fail(absl::InvalidArgumentError(absl::StrCat("method: ", method, " is not one of 0, 1, 2")), error);
     }
     *capture = new hookline_capture{std::make_unique<BatchedCapture>(
         client->client->connection(), kMethods[method], std::string(static_cast<const char*>(request), request_bytes),

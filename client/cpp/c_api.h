@@ -143,10 +143,10 @@ HOOKLINE_EXPORT int32_t hookline_capture_token_text(hookline_capture* capture, u
 // Returns the token's size in bytes; copies at most `capacity`.
 HOOKLINE_EXPORT size_t hookline_capture_resume_token(hookline_capture* capture, void* token, size_t capacity);
 
-// After HOOKLINE_ERROR from a wait: calls the server again on the same channel with `request`, which is the first one
-// with its `resume_token` set to the last. Submitted batches are filled on where they stood: no row comes twice, none
-// is missing. A server that now grants other hook points, widths, dtype or weights is an error of the next wait
-// (FAILED_PRECONDITION). For HOOKLINE_CAPTURE_STREAM, write the tokens again from `next_sequence` of the new
+// Call it after HOOKLINE_ERROR from a wait: it calls the server again on the same channel with `request`, which is the
+// first one with its `resume_token` set to the last. Submitted batches are filled on where they stood: no row comes
+// twice, none is missing. A server that now grants other hook points, widths, dtype or weights is an error of the next
+// wait (FAILED_PRECONDITION). For HOOKLINE_CAPTURE_STREAM, write the tokens again from `next_sequence` of the new
 // CaptureStarted.
 HOOKLINE_EXPORT int32_t hookline_capture_resume(hookline_capture* capture, const void* request, size_t request_bytes,
                                                 hookline_error* error);

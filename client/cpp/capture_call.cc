@@ -8,6 +8,7 @@
 #include "client/cpp/rpc_status.h"
 #include "grpcpp/impl/codegen/rpc_method.h"
 #include "server/base/escape.h"
+#include "server/base/shared_pieces.h"
 #include "server/base/status.h"
 
 namespace hookline::client {
@@ -150,7 +151,7 @@ absl::StatusOr<std::optional<CaptureEvent>> CaptureCall::Next() {
     absl::Status status;
     auto* started = std::get_if<v1::CaptureStarted>(&*event);
     if (started != nullptr && memory_ != nullptr && started->max_message_bytes() > 0) {
-      memory_->SetPieces(started->shared_memory_bytes() / ((started->max_message_bytes() + 4095) / 4096 * 4096));
+      memory_->SetPieces(started->shared_memory_bytes() / SharedPieceBytes(started->max_message_bytes()));
     }
     if (auto* chunk = std::get_if<Chunk>(&*event); chunk != nullptr && chunk->header().has_data_offset()) {
       status = TakeSharedData(*chunk);

@@ -12,6 +12,7 @@
 #include "hookline/v1/model_service.grpc.pb.h"
 #include "hookline/v1/tokenizer_service.grpc.pb.h"
 #include "server/base/address.h"
+#include "server/base/shared_pieces.h"
 #include "server/base/status.h"
 
 namespace hookline::client {
@@ -38,10 +39,10 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Connect(const std::string& given
   }
   if (options.shared_memory_bytes != 0 &&
       (options.shared_memory_bytes < kMinSharedMemoryBytes || options.shared_memory_bytes > kMaxSharedMemoryBytes ||
-       options.shared_memory_bytes % 4096 != 0)) {
+       options.shared_memory_bytes % kSharedPageBytes != 0)) {
     return absl::InvalidArgumentError(absl::StrCat("shared_memory_bytes: ", options.shared_memory_bytes,
-                                                   " is neither 0 nor a multiple of 4096 from ", kMinSharedMemoryBytes,
-                                                   " to ", kMaxSharedMemoryBytes));
+                                                   " is neither 0 nor a multiple of ", kSharedPageBytes, " from ",
+                                                   kMinSharedMemoryBytes, " to ", kMaxSharedMemoryBytes));
   }
   RETURN_IF_ERROR(CheckToken(options.token, address, tls));
   ASSIGN_OR_RETURN(const std::shared_ptr<grpc::ChannelCredentials> credentials, ChannelCredentials(tls));

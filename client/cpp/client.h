@@ -38,12 +38,12 @@ inline constexpr int64_t kMaxSharedMemoryBytes = int64_t{64} << 20;
 struct ClientOptions {
   // The largest message to accept, up to kMaxReceiveBytes. A request's `max_message_bytes` must not exceed it.
   int64_t max_receive_bytes = kDefaultReceiveBytes;
-  // How long ListModels, GetModel, EstimateCapture, Tokenize and Detokenize wait for an answer. Captures wait for ever.
+  // The longest that any method but captures waits for an answer. Captures wait for ever.
   absl::Duration rpc_timeout = absl::Seconds(30);
   // Memory that each capture offers to a server on this machine for its values to come through, a multiple of 4096 from
-  // 64 KiB to 64 MiB; 0: they come over the wire. Of larger memory less stays in the processor's cache.
+  // 64 KiB to 64 MiB; 0: they come over the wire. A larger one would not stay in the processor's cache.
   int64_t shared_memory_bytes = int64_t{8} << 20;
-  // Turned on by an address that begins with grpcs://, too.
+  // An address that begins with grpcs:// turns TLS on, too.
   TlsOptions tls;
   // Says who this client is, with every call; empty: nobody. Only by TLS, or where the server is on this machine.
   std::string token;

@@ -10,7 +10,7 @@ namespace {
 
 // A caller that reads nothing for this long may go on reading nothing for minutes. Below any server's keepalive.
 constexpr absl::Duration kPause = absl::Milliseconds(100);
-// For this long a call may wait for its end, or for its watch to leave the connection to its reader, after a pause.
+// The longest that a call waits for its end, or for its watch to leave the connection to its reader, after a pause.
 constexpr int64_t kSliceMilliseconds = 20;
 
 }  // namespace

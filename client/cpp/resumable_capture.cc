@@ -42,7 +42,7 @@ bool IsCutShort(v1::StopReason reason) {
 }  // namespace
 
 absl::Duration ReconnectDelay(int attempt) {
-  // From this doubling on the maximum is reached, whatever the attempt.
+  // This many doublings reach the maximum, whatever the delay begins with.
   constexpr int kMaxDoublings = 10;
   return std::min(kFirstReconnectDelay * (1 << std::clamp(attempt - 1, 0, kMaxDoublings)), kMaxReconnectDelay);
 }

@@ -5,9 +5,9 @@
 
 namespace hookline::client {
 
-// Copies as memcpy, but writes large copies past the caches where the processor can: batches are larger than
-// those, and writing them through would first read their old content and push out the memory that rows arrive in. It is
-// 1.5 times as fast as memcpy for batches of 12 MiB (AMD EPYC).
+// Copies as memcpy does, but writes large copies past the caches where the processor can. Batches are larger than the
+// caches: writing through those would first read the batch's old content, and push out the memory that rows arrive in.
+// It is 1.5 times as fast as memcpy for batches of 12 MiB (AMD EPYC).
 void StreamingCopy(void* destination, const void* source, size_t bytes);
 
 }  // namespace hookline::client

@@ -45,14 +45,6 @@ class CheckedInt64 {
   constexpr CheckedInt64& operator-=(CheckedInt64 other) { return *this = *this - other; }
   constexpr CheckedInt64& operator*=(CheckedInt64 other) { return *this = *this * other; }
 
-  // Returns the least multiple of `multiple` that is not below this number. `multiple` is positive, this number not
-  // negative.
-  constexpr CheckedInt64 RoundedUpTo(int64_t multiple) const {
-    const CheckedInt64 raised = *this + (multiple - 1);
-    if (!raised.value_) return raised;
-    return *raised.value_ / multiple * multiple;
-  }
-
  private:
   constexpr CheckedInt64() = default;
 

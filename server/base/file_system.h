@@ -62,7 +62,7 @@ class ReadableFile {
  public:
   virtual ~ReadableFile() = default;
 
-  // For messages only.
+  // The path is for messages only.
   virtual const std::string& path() const = 0;
 
   // Returns the facts as they are now. DATA_LOSS: the file system does not tell them.
@@ -86,7 +86,7 @@ class Directory {
  public:
   virtual ~Directory() = default;
 
-  // For messages only.
+  // The path is for messages only.
   virtual const std::string& path() const = 0;
 
   // FAILED_PRECONDITION: not a directory, or a link to one.
@@ -101,7 +101,7 @@ class Directory {
   // FAILED_PRECONDITION: not a regular file; a pipe is not waited for.
   virtual absl::StatusOr<std::unique_ptr<ReadableFile>> OpenFile(absl::string_view name) = 0;
 
-  // Inside this directory; replaces a file that is called `to`.
+  // Renames inside this directory; replaces a file that is called `to`.
   virtual absl::Status Rename(absl::string_view from, absl::string_view to) = 0;
 
   virtual absl::Status Remove(absl::string_view name) = 0;

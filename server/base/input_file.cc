@@ -13,7 +13,7 @@ absl::StatusOr<std::shared_ptr<const InputFile>> InputFile::Open(const std::stri
 }
 
 absl::Status InputFile::ReadAt(int64_t offset, absl::Span<uint8_t> out) const {
-  const absl::Status status = file_->ReadAt(offset, out);
+  absl::Status status = file_->ReadAt(offset, out);
   if (status.ok()) return status;
   const absl::StatusOr<FileFacts> now = file_->Facts();
   if (!now.ok() || now->bytes >= size()) return status;

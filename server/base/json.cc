@@ -1,5 +1,7 @@
 #include "server/base/json.h"
 
+#include <limits>
+
 #include "absl/strings/str_cat.h"
 
 namespace hookline {
@@ -35,6 +37,15 @@ absl::StatusOr<nlohmann::json> ParseJsonObject(absl::string_view text, int max_d
   nlohmann::json json = nlohmann::json::parse(text.begin(), text.end(), /*cb=*/nullptr, /*allow_exceptions=*/false);
   if (!json.is_object()) return absl::FailedPreconditionError("is not a JSON object");
   return json;
+}
+
+std::optional<int64_t> JsonInteger(const nlohmann::json& value, int64_t least, int64_t most) {
+  constexpr auto kMost = static_cast<uint64_t>(std::numeric_limits<int64_t>::max());
+  if (!value.is_number_integer()) return std::nullopt;
+  if (value.is_number_unsigned() && value.get<uint64_t>() > kMost) return std::nullopt;
+  const auto number = value.get<int64_t>();
+  if (number < least || number > most) return std::nullopt;
+  return number;
 }
 
 }  // namespace hookline

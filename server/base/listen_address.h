@@ -29,7 +29,7 @@ absl::StatusOr<BoundAddress> BindAddress(const std::string& address);
 // or stands for none.
 absl::StatusOr<bool> IsLoopbackAddress(const std::string& address);
 
-// The client's address, as limits per address count it and PeerAddress answers it: without a port; `unix` for local
+// The client's address, as limits per address count it and PeerAddress returns it: without a port; `unix` for local
 // sockets, whose names say nothing.
 std::string AddressOf(const sockaddr_storage& peer);
 

@@ -34,7 +34,7 @@ void Fill(const sockaddr_storage& end, __be16* port, __be32 (*address)[4]) {
   }
 }
 
-// An IPv4 address in IPv6's clothes, as a client that uses IPv4 appears at a socket of both families.
+// Turns an IPv4-mapped IPv6 address, which a client that uses IPv4 has at a socket of both families, into IPv4's.
 sockaddr_storage Plain(const sockaddr_storage& address) {
   const auto& ipv6 = reinterpret_cast<const sockaddr_in6&>(address);
   if (address.ss_family != AF_INET6 || !IN6_IS_ADDR_V4MAPPED(&ipv6.sin6_addr)) return address;

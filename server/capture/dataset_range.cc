@@ -17,27 +17,32 @@ namespace {
 // hold, 2^60: a file has fewer than 2^40 sequences.
 constexpr int64_t kMaxEpochs = 1'000'000;
 
+absl::StatusOr<const Dataset*> FindDataset(const DatasetSource& source, absl::string_view field, const ModelInfo& info,
+                                           const std::vector<const Dataset*>& datasets) {
+  if (source.name.empty()) return InvalidField(absl::StrCat(field, ".name"), "is empty; name a dataset");
+  const auto found = std::find_if(datasets.begin(), datasets.end(),
+                                  [&](const Dataset* dataset) { return dataset->name() == source.name; });
+  if (found == datasets.end()) {
+    std::vector<std::string> names;
+    for (const Dataset* dataset : datasets) names.push_back(dataset->name());
+    return absl::NotFoundError(absl::StrCat(field, ".name: no dataset \"", source.name, "\"; this server has ",
+                                            names.empty() ? "none" : absl::StrJoin(names, ", ")));
+  }
+  if ((*found)->largest_token_id() >= info.vocabulary_size) {
+    return InvalidField(absl::StrCat(field, ".name"),
+                        absl::StrCat("dataset \"", source.name, "\" holds token id ", (*found)->largest_token_id(),
+                                     ", but ids of model \"", info.name, "\" are below ", info.vocabulary_size));
+  }
+  return *found;
+}
+
 }  // namespace
 
 absl::StatusOr<DatasetRange> ResolveDatasetRange(const DatasetSource& source, absl::string_view field,
                                                  const ModelInfo& info, const CaptureLimits& limits,
                                                  const std::vector<const Dataset*>& datasets) {
   DatasetRange range;
-  if (source.name.empty()) return InvalidField(absl::StrCat(field, ".name"), "is empty; name a dataset");
-  for (const Dataset* dataset : datasets) {
-    if (dataset->name() == source.name) range.dataset = dataset;
-  }
-  if (range.dataset == nullptr) {
-    std::vector<std::string> names;
-    for (const Dataset* dataset : datasets) names.push_back(dataset->name());
-    return absl::NotFoundError(absl::StrCat(field, ".name: no dataset \"", source.name, "\"; this server has ",
-                                            names.empty() ? "none" : absl::StrJoin(names, ", ")));
-  }
-  if (range.dataset->largest_token_id() >= info.vocabulary_size) {
-    return InvalidField(absl::StrCat(field, ".name"),
-                        absl::StrCat("dataset \"", source.name, "\" holds token id ", range.dataset->largest_token_id(),
-                                     ", but ids of model \"", info.name, "\" are below ", info.vocabulary_size));
-  }
+  ASSIGN_OR_RETURN(range.dataset, FindDataset(source, field, info, datasets));
   auto cut = range.dataset->CutInto(source.sequence_length);
   if (!cut.ok()) {
     return FieldOf(cut.status()).empty()

@@ -61,7 +61,7 @@ absl::StatusOr<ResumePosition> DecodeResumeToken(absl::string_view token, const 
   const uint64_t expected[] = {digests.model, digests.source, digests.request};
   constexpr absl::string_view kNames[] = {
       "another model (its weights differ)",
-      "another source (dataset, its tokens, its cut, its order, or the kind of source differ)",
+      "another source (dataset or recording, its tokens, its cut, its order, or the kind of source differ)",
       "another request (hook points, budgets, dtype, top_k, selection, provenance, "
       "message size, statistics_only or deterministic differ)"};
   for (int i = 0; i < 3; ++i, body.remove_prefix(8)) {

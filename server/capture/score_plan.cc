@@ -272,6 +272,16 @@ void AddZeroVariants(ScorePlan* plan) {
   }
 }
 
+// Scores come in the order of the dataset, each sequence once.
+absl::Status CheckOrder(const DatasetSource& dataset) {
+  const char* const field = dataset.shuffle_seed.has_value() ? "dataset.shuffle_seed"
+                            : dataset.epochs > 1             ? "dataset.epochs"
+                            : dataset.skip_sequences != 0    ? "dataset.skip_sequences"
+                                                             : nullptr;
+  if (field == nullptr) return absl::OkStatus();
+  return InvalidField(field, "is not taken by scores, which come in the dataset's order; leave it out");
+}
+
 absl::Status TakeSource(ScoreRequest* request, const CaptureLimits& limits, const std::vector<const Dataset*>& datasets,
                         ScorePlan* plan) {
   const ModelInfo& info = plan->model->info();
@@ -279,6 +289,7 @@ absl::Status TakeSource(ScoreRequest* request, const CaptureLimits& limits, cons
     RETURN_IF_ERROR(CheckTokens(*tokens, "tokens", /*first_sequence=*/0, info, limits));
     plan->tokens = std::move(*tokens);
   } else if (const auto* dataset = std::get_if<DatasetSource>(&request->source)) {
+    RETURN_IF_ERROR(CheckOrder(*dataset));
     ASSIGN_OR_RETURN(plan->dataset, ResolveDatasetRange(*dataset, "dataset", info, limits, datasets));
   } else {
     return InvalidField("source", "is missing; give one of tokens, text, dataset");

@@ -1,5 +1,6 @@
 #include "server/dataset/sidecar.h"
 
+#include <limits>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -27,7 +28,7 @@ std::string Text(const Json& object, const std::string& key) {
 
 int64_t Count(const Json& object, const std::string& key) {
   const auto found = object.find(key);
-  return found != object.end() && found->is_number_unsigned() ? found->get<int64_t>() : -1;
+  return found == object.end() ? -1 : JsonInteger(*found, 0, std::numeric_limits<int64_t>::max()).value_or(-1);
 }
 
 Sidecar Parse(absl::string_view text, const Dataset& dataset) {

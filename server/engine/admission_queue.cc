@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "server/base/quota_refusal.h"
 #include "server/base/retry_after.h"
 #include "server/base/status.h"
 #include "server/engine/capture_end.h"
@@ -117,10 +118,7 @@ void Begin(SchedulerState& state, CaptureId id, CaptureState& capture, int64_t w
 absl::Status CheckCaptureCount(SchedulerState& state, const ClientShare& share, const CapturePlan& plan, int64_t rows) {
   if (state.draining) return absl::UnavailableError("the server is shutting down");
   const ClientUse use = state.UseOf(share.identity.name);
-  if (absl::Status status = CheckQuotas(share, use, plan, rows, state.options, state.clock.Now()); !status.ok()) {
-    ++state.quota_refusals;
-    return status;
-  }
+  RETURN_IF_ERROR(CheckQuotas(share, use, plan, rows, state.options, state.clock.Now()));
   if (use.running + use.waiting >= state.options.max_captures_per_address) {
     return absl::ResourceExhaustedError(absl::StrCat("your address has ", use.running + use.waiting,
                                                      " captures, of at most ", state.options.max_captures_per_address,
@@ -141,22 +139,23 @@ absl::Status CheckScoreCount(SchedulerState& state, const ClientShare& share) {
   if (state.draining) return absl::UnavailableError("the server is shutting down");
   const absl::Time now = state.clock.Now();
   if (const absl::Duration delay = share.bucket.Delay(now); delay > absl::ZeroDuration()) {
-    ++state.quota_refusals;
-    return WithRetryAfter(absl::ResourceExhaustedError(absl::StrCat(
-                              "client ", share.identity.name, " has used up its ", share.bucket.tokens_per_second(),
-                              " tokens per second (tokens_per_second of its quotas, or --client-tokens-per-second)")),
-                          delay);
+    return WithRetryAfter(
+        QuotaRefusal("tokens_per_second",
+                     absl::StrCat("client ", share.identity.name, " has used up its ", share.bucket.tokens_per_second(),
+                                  " tokens per second (tokens_per_second of its quotas, or "
+                                  "--client-tokens-per-second)")),
+        delay);
   }
   const auto own = std::count_if(state.scores.begin(), state.scores.end(), [&](const auto& score) {
     return score.second.share->identity.name == share.identity.name;
   });
   const int64_t most = MaxRunningCaptures(share.identity, state.options);
   if (own < most) return absl::OkStatus();
-  ++state.quota_refusals;
-  return WithRetryAfter(absl::ResourceExhaustedError(
-                            absl::StrCat("client ", share.identity.name, " has ", own, " scorings, of at most ", most,
-                                         " (captures of its quotas, or --client-captures); end one of them first")),
-                        kQueueRetry);
+  return WithRetryAfter(
+      QuotaRefusal("captures",
+                   absl::StrCat("client ", share.identity.name, " has ", own, " scorings, of at most ", most,
+                                " (captures of its quotas, or --client-captures); end one of them first")),
+      kQueueRetry);
 }
 
 absl::Status CheckHeldTokens(const SchedulerState& state, int64_t more) {

@@ -16,7 +16,7 @@
 
 namespace hookline {
 
-class Rerun;
+struct Rerun;
 class ScoreRun;
 
 // The part of a capture that the executor and the copier may use: every member is immutable or thread-safe. Destroying

@@ -93,18 +93,6 @@ void StopCapture(SchedulerState& state, CaptureId id, StopReason reason, absl::S
   EndIfDone(state, id);
 }
 
-void FailCapture(SchedulerState& state, CaptureId id, absl::Status status) {
-  CaptureState* const capture = state.Find(id);
-  if (capture == nullptr || !capture->life.WantsRows()) return;
-  if (capture->life.phase() != CapturePhase::kStopping) {
-    StopCapture(state, id, StopReason::kError, std::move(status));
-    return;
-  }
-  capture->life.Fail(std::move(status));
-  if (capture->unplaced_deliveries > 0) state.ResumeFirst(id, *capture);
-  EndIfDone(state, id);
-}
-
 void EndFlowIfDone(SchedulerState& state, FlowId id) {
   const auto found = state.flows.find(id);
   if (found == state.flows.end() || !found->second.source.Ended()) return;

@@ -12,8 +12,6 @@ namespace hookline {
 // Stops the capture, unless it stops already for a reason that stays: it leaves the admissions and its flow, and ends
 // when nothing of it is in flight.
 void StopCapture(SchedulerState& state, CaptureId id, StopReason reason, absl::Status status);
-// Stops the capture with an error. Unlike StopCapture, it does so also where rows on their way were to arrive yet.
-void FailCapture(SchedulerState& state, CaptureId id, absl::Status status);
 // Stops all captures and scorings for a shutdown, and takes in no more.
 void StopAll(SchedulerState& state, const absl::Status& status);
 // Stops the receivers of a flow whose source has ended.

@@ -30,7 +30,7 @@ class CaptureLife {
  public:
   CapturePhase phase() const { return phase_; }
   bool IsWaiting() const { return phase_ == CapturePhase::kWaiting; }
-  // From kStopping on:
+  // These two are set from kStopping on.
   StopReason stop_reason() const { return stop_reason_; }
   const absl::Status& stop_status() const { return stop_status_; }
   // Batches whose rows have not all reached the queue.
@@ -52,7 +52,9 @@ class CaptureLife {
     if (phase_ == CapturePhase::kStopping) {
       // A source may end while the batch that fills the budgets is on its way.
       const bool filled = reason == StopReason::kBudget && stop_reason_ == StopReason::kSourceEnded;
-      if (!filled && reason != StopReason::kCancelled && reason != StopReason::kShuttingDown) return false;
+      // Rows that are on their way may be lost.
+      const bool lost = reason == StopReason::kError && WantsRows();
+      if (!filled && !lost && reason != StopReason::kCancelled && reason != StopReason::kShuttingDown) return false;
     }
     phase_ = CapturePhase::kStopping;
     stop_reason_ = reason;

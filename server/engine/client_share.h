@@ -14,7 +14,7 @@ namespace hookline {
 // then paid back.
 class TokenBucket {
  public:
-  // No limit.
+  // A bucket without a limit.
   TokenBucket() = default;
 
   // Changes the limits; what is saved stays, up to the new burst. A rate of 0: no limit. A burst of 0: ten seconds'.

@@ -37,7 +37,7 @@ std::map<int, Copier::Count> Copier::delivered() const {
 }
 
 void Copier::Run() {
-  // Without it the thread works on the wrong device, and then what it does fails and is told.
+  // Where this fails the thread works on the wrong device: its copies fail, and captures end with that error.
   const absl::StatusOr<std::unique_ptr<ThreadBinding>> binding = transfer_->BindThread();
   while (true) {
     Work work = NextWork();
@@ -85,13 +85,11 @@ void Copier::FinishBatch(BatchInFlight batch) {
   if (absl::IsUnavailable(status)) return RunAgain(std::move(batch.deliveries));
   for (std::unique_ptr<Delivery>& delivery : batch.deliveries) {
     if (!status.ok()) {
+      // Its rows may not have arrived, so none of them are handed over.
       delivery->Unstage(0);
-      scheduler_->RowsLost(delivery->recipient().capture, status);
+      scheduler_->Failed(delivery->recipient().capture, status);
     }
-    if (ParkBehindOthers(delivery)) continue;
-    Deliveries deliveries;
-    deliveries.push_back(std::move(delivery));
-    Advance(std::move(deliveries));
+    Advance(JoinParked(std::move(delivery)));
   }
 }
 
@@ -116,7 +114,7 @@ void Copier::Advance(Deliveries deliveries) {
       RunAgain(std::move(lost));
       continue;
     }
-    if (!is_over.ok()) scheduler_->RowsLost(delivery->recipient().capture, is_over.status());
+    if (!is_over.ok()) scheduler_->Failed(delivery->recipient().capture, is_over.status());
     Finish(std::move(delivery));
   }
 }
@@ -197,12 +195,26 @@ bool Copier::MayGoOn(const Delivery& delivery) const {
   return delivery.all_placed() || !IsWanted(delivery) || delivery.NextGroupFits();
 }
 
-bool Copier::ParkBehindOthers(std::unique_ptr<Delivery>& delivery) {
+Copier::Deliveries Copier::JoinParked(std::unique_ptr<Delivery> delivery) {
+  const CaptureId capture = delivery->recipient().capture;
+  Deliveries deliveries;
   absl::MutexLock lock(&mu_);
-  const auto parked = parked_.find(delivery->recipient().capture);
-  if (parked == parked_.end()) return false;
-  parked->second.push_back(std::move(delivery));
-  return true;
+  if (const auto parked = parked_.find(capture); parked != parked_.end()) {
+    Deliveries& others = parked->second;
+    // A batch that runs again may come before others that have been computed here meanwhile.
+    const auto place = std::find_if(others.begin(), others.end(), [&delivery](const std::unique_ptr<Delivery>& other) {
+      return other->turn() > delivery->turn();
+    });
+    if (place != others.begin()) {
+      others.insert(place, std::move(delivery));
+      return deliveries;
+    }
+    deliveries = std::move(others);
+    parked_.erase(parked);
+    resumable_.erase(std::remove(resumable_.begin(), resumable_.end(), capture), resumable_.end());
+  }
+  deliveries.push_front(std::move(delivery));
+  return deliveries;
 }
 
 }  // namespace hookline

@@ -90,8 +90,9 @@ class Copier {
   void Finish(std::unique_ptr<Delivery> delivery) ABSL_LOCKS_EXCLUDED(mu_);
   void HandOver(Delivery& delivery) ABSL_LOCKS_EXCLUDED(mu_);
   void Park(Deliveries deliveries) ABSL_LOCKS_EXCLUDED(mu_);
-  // Parks it behind others of its capture; false if none are parked.
-  bool ParkBehindOthers(std::unique_ptr<Delivery>& delivery) ABSL_LOCKS_EXCLUDED(mu_);
+  // Parks it among others of its capture, in the order of their turns, and returns none; where it comes before all that
+  // are parked, returns it with those.
+  Deliveries JoinParked(std::unique_ptr<Delivery> delivery) ABSL_LOCKS_EXCLUDED(mu_);
   bool IsWanted(const Delivery& delivery) const;
   // Returns whether it makes sense to look at a parked delivery again.
   bool MayGoOn(const Delivery& delivery) const;

@@ -23,7 +23,7 @@ using TransferFactory =
 // copier's.
 absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(
     const EngineOptions& options, std::vector<ServedModel> models, std::vector<std::unique_ptr<const Dataset>> datasets,
-    const TransferFactory& make_transfer, std::function<void(absl::Status)> on_lost = [](absl::Status) {});
+    const TransferFactory& make_transfer, std::function<void(absl::Status)> on_lost = [](const absl::Status&) {});
 
 }  // namespace hookline
 

@@ -149,6 +149,29 @@ void Delivery::Unstage(int64_t first) {
   }
 }
 
+void Delivery::EndAt(int64_t end) {
+  is_cut_ = true;
+  end_ = PositionBefore(end);
+  while (!groups_.empty() && groups_.back().first >= end) groups_.pop_back();
+  placed_ = std::min(placed_, groups_.size());
+  if (groups_.empty()) return;
+  Group& last = groups_.back();
+  last.rows = std::min(last.rows, end - last.first);
+  const auto begins_later = [end](const PlacedChunk& chunk) { return chunk.first >= end; };
+  last.chunks.erase(std::remove_if(last.chunks.begin(), last.chunks.end(), begins_later), last.chunks.end());
+  for (PlacedChunk& chunk : last.chunks) {
+    chunk.rows = std::min(chunk.rows, end - chunk.first);
+    int64_t bytes = chunk.rows * RowBytes(chunk);
+    for (SlabSpan& span : chunk.spans) {
+      span.bytes = std::min(span.bytes, bytes);
+      bytes -= span.bytes;
+    }
+    while (!chunk.spans.empty() && chunk.spans.back().bytes == 0) chunk.spans.pop_back();
+  }
+  if (last.chunks.empty()) groups_.pop_back();
+  placed_ = std::min(placed_, groups_.size());
+}
+
 void Delivery::DropCopied() {
   const int64_t copied = all_placed() ? rows() : groups_[placed_].first;
   for (std::vector<Piece>& pieces : staged_) {

@@ -74,6 +74,8 @@ class Delivery {
   // Forgets rows from `first` on, whose pass has failed or whose device is lost, so that they can be staged again.
   // Their copies must have ended.
   void Unstage(int64_t first);
+  // Leaves out the rows from `end` on, which cannot be computed. Those before it are still handed over.
+  void EndAt(int64_t end);
   // Lets go of what lies on the device and has been copied. An event recorded after the copies must have been waited
   // for.
   void DropCopied();
@@ -84,7 +86,8 @@ class Delivery {
   bool HasGroup() const { return queued_ < placed_ && groups_[queued_].first + groups_[queued_].rows <= complete_; }
   // Takes the chunks of the next such group, with statistics. Its copies must have ended.
   std::vector<QueuedChunk> TakeGroup();
-  bool all_taken() const { return queued_ == groups_.size(); }
+  // Returns whether every row that was planned has been taken.
+  bool all_taken() const { return !is_cut_ && queued_ == groups_.size(); }
 
   // These go to the capture's account.
   void AddCopyTime(absl::Duration duration) { copy_time_ += duration; }
@@ -128,7 +131,8 @@ class Delivery {
   int64_t first_row_ = 0;  // number of the first row, from the capture's start
   std::vector<Origin> origins_;
   std::vector<Group> groups_;
-  ResumePosition end_;  // after the last row
+  ResumePosition end_;   // after the last row
+  bool is_cut_ = false;  // EndAt has left out rows
 
   std::vector<std::vector<Piece>> staged_;  // per hook point of the capture, in the order of their rows
   int64_t complete_ = 0;                    // rows, from the first, that every hook point has

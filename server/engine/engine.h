@@ -37,7 +37,7 @@ class Engine {
   static absl::StatusOr<std::unique_ptr<Engine>> Create(
       const EngineOptions& options, std::vector<ServedModel> models,
       std::vector<std::unique_ptr<const Dataset>> datasets,
-      std::function<void(absl::Status)> on_lost = [](absl::Status) {});
+      std::function<void(absl::Status)> on_lost = [](const absl::Status&) {});
 
   // Cancels running captures and joins the engine's threads. Captures, and chunks taken from them, must be destroyed
   // before.

@@ -31,6 +31,8 @@ void EventQueue::PushChunks(std::vector<QueuedChunk> chunks) {
   Notify();
 }
 
+// The chunks are taken, because their slabs are to go back.
+// NOLINTNEXTLINE(performance-unnecessary-value-param)
 void EventQueue::AddStatistics(const CapturePlan& plan, std::vector<QueuedChunk> chunks) {
   {
     absl::MutexLock lock(&profiles_mu_);

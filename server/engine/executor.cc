@@ -36,7 +36,7 @@ absl::Status Executor::TryFullBatch() {
   if (info.device == "cpu") return absl::OkStatus();
   const int64_t positions = std::max<int64_t>(1, std::min(info.context_length, max_batch_tokens_));
   const int64_t sequences = std::max<int64_t>(1, max_batch_tokens_ / positions);
-  const absl::Status status = TryBatch(sequences, positions);
+  absl::Status status = TryBatch(sequences, positions);
   if (!absl::IsResourceExhausted(status)) return status;
   return absl::ResourceExhaustedError(absl::StrCat(
       "model '", info.name, "': a forward pass of ", sequences, " sequences of ", positions, " tokens does not fit on ",
@@ -78,7 +78,7 @@ void Executor::ReadDatasets(Batch* batch) {
   batch->items.erase(std::remove_if(batch->items.begin(), batch->items.end(), has_failed), batch->items.end());
   for (const Batch::Member& member : batch->members) {
     const auto found = failed.find(member.flow);
-    if (found != failed.end()) scheduler_->RowsLost(member.recipient.capture, found->second);
+    if (found != failed.end()) scheduler_->Failed(member.recipient.capture, found->second);
   }
 }
 
@@ -93,11 +93,11 @@ std::vector<std::unique_ptr<Delivery>> Executor::PlanDeliveries(Batch* batch) {
     if (delivery == nullptr) continue;
     if (!member.has_unplaced) delivery->AssignSlabs();
     if (const int64_t waiting = delivery->UnplacedBytes(); waiting > max_pending_bytes_) {
-      scheduler_->RowsLost(capture, absl::ResourceExhaustedError(absl::StrCat(
-                                        "rows of one batch that wait on the device for the capture's window take ",
-                                        waiting, " bytes, more than the ", max_pending_bytes_,
-                                        " that the server allows (--max-pending-bytes); ask for fewer hook points or "
-                                        "rows, or send shorter sequences")));
+      scheduler_->Failed(capture, absl::ResourceExhaustedError(absl::StrCat(
+                                      "rows of one batch that wait on the device for the capture's window take ",
+                                      waiting, " bytes, more than the ", max_pending_bytes_,
+                                      " that the server allows (--max-pending-bytes); ask for fewer hook points or "
+                                      "rows, or send shorter sequences")));
       continue;
     }
     member.has_rows = true;
@@ -130,7 +130,7 @@ void Executor::RunBatch(std::vector<std::unique_ptr<Delivery>> deliveries) {
       // Every capture has ended, and the copier drops what was theirs.
       batch.deliveries = std::move(rerun->deliveries);
     }
-    for (const auto& delivery : batch.deliveries) scheduler_->RowsLost(delivery->recipient().capture, status);
+    for (const auto& delivery : batch.deliveries) scheduler_->Failed(delivery->recipient().capture, status);
   }
   if (model_->info().device == "cpu") {
     batch.forward_time = SteadyNow() - batch.launched;
@@ -157,7 +157,8 @@ absl::Status Executor::RunItems(BatchInFlight* batch, size_t begin, size_t end) 
   }
   for (const auto& delivery : batch->deliveries) {
     if (delivery->RowsBefore(begin) == delivery->RowsBefore(end)) continue;
-    scheduler_->RowsLost(delivery->recipient().capture, status);
+    delivery->EndAt(delivery->RowsBefore(begin));
+    scheduler_->Failed(delivery->recipient().capture, status);
   }
   return absl::OkStatus();
 }

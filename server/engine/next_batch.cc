@@ -17,7 +17,7 @@ namespace {
 
 // Clients that start together arrive within this share of the batch delay. A capture that is alone waits no longer than
 // that.
-constexpr int kQuietShare = 4;
+constexpr int kQuietShare = 2;
 
 // Returns how many tokens the capture's next batch may have, so that its rows have room in the window or on the
 // executor's device, where rows of `staged` bytes wait already.

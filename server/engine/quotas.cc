@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "server/base/quota_refusal.h"
 #include "server/base/retry_after.h"
 #include "server/base/status.h"
 
@@ -16,8 +17,8 @@ constexpr absl::Duration kQueueRetry = absl::Seconds(5);
 
 absl::Status Refuse(absl::string_view client, int64_t use, absl::string_view what, int64_t quota,
                     absl::string_view name) {
-  return absl::ResourceExhaustedError(
-      absl::StrCat(client, " has ", use, " ", what, ", of at most ", quota, " (quota `", name, "`)"));
+  return QuotaRefusal(name,
+                      absl::StrCat(client, " has ", use, " ", what, ", of at most ", quota, " (quota `", name, "`)"));
 }
 
 int64_t QuarterOf(int64_t count) { return std::max<int64_t>(1, count / kDefaultPart); }
@@ -65,25 +66,24 @@ absl::Status CheckQuotas(const ClientShare& share, const ClientUse& use, const C
   const int64_t slabs = QuotaOf(client, options, &ClientQuotas::slabs);
   const int64_t needed = 2 * plan.group_slabs;
   if (slabs >= 0 && needed > slabs) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("this capture needs ", needed, " slabs; ", client.name, " may have ", slabs, " (quota `slabs`)"));
+    return QuotaRefusal("slabs", absl::StrCat("this capture needs ", needed, " slabs; ", client.name, " may have ",
+                                              slabs, " (quota `slabs`)"));
   }
   if (const int64_t most = QuotaOf(client, options, &ClientQuotas::rows); most >= 0 && rows > most) {
-    return absl::ResourceExhaustedError(absl::StrCat("this capture may bring ", rows, " rows; ", client.name,
-                                                     " may have ", most,
-                                                     " (quota `rows`); ask for fewer by `max_activations`"));
+    return QuotaRefusal("rows", absl::StrCat("this capture may bring ", rows, " rows; ", client.name, " may have ",
+                                             most, " (quota `rows`); ask for fewer by `max_activations`"));
   }
   const int64_t feeds = QuotaOf(client, options, &ClientQuotas::feeds);
   if (plan.feed.has_value() && feeds >= 0 && use.feeds >= feeds) {
     return Refuse(client.name, use.feeds, "captures in feeds", feeds, "feeds");
   }
   if (const absl::Duration delay = share.bucket.Delay(now); delay > absl::ZeroDuration()) {
-    return WithRetryAfter(
-        absl::ResourceExhaustedError(absl::StrCat(client.name, " has used up its ", share.bucket.tokens_per_second(),
-                                                  " tokens a second (quota `tokens_per_second`; `burst_tokens` is ",
-                                                  share.bucket.burst_tokens(), "); try again in ",
-                                                  absl::FormatDuration(absl::Ceil(delay, absl::Milliseconds(1))))),
-        delay);
+    return WithRetryAfter(QuotaRefusal("tokens_per_second",
+                                       absl::StrCat(client.name, " has used up its ", share.bucket.tokens_per_second(),
+                                                    " tokens a second (quota `tokens_per_second`; `burst_tokens` is ",
+                                                    share.bucket.burst_tokens(), "); try again in ",
+                                                    absl::FormatDuration(absl::Ceil(delay, absl::Milliseconds(1))))),
+                          delay);
   }
   return absl::OkStatus();
 }

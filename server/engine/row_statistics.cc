@@ -95,19 +95,19 @@ HOOKLINE_INLINE int64_t AddBlocks(const uint8_t* row, int64_t width, Lanes& lane
 #ifdef __x86_64__
 // The same for binary16, with the instruction that is made for it.
 __attribute__((target("avx,f16c"))) int64_t AddFloat16Blocks(const uint8_t* row, int64_t width, Lanes& lanes) {
-  constexpr int kVectors = kLanes / 8;
+  constexpr int64_t kVectors = kLanes / 8;
   __m256 sums[kVectors], squares[kVectors];
-  for (int k = 0; k < kVectors; ++k) sums[k] = squares[k] = _mm256_setzero_ps();
+  for (int64_t k = 0; k < kVectors; ++k) sums[k] = squares[k] = _mm256_setzero_ps();
   int64_t j = 0;
   for (; j + kLanes <= width; j += kLanes) {
-    for (int k = 0; k < kVectors; ++k) {
+    for (int64_t k = 0; k < kVectors; ++k) {
       const auto* const bits = reinterpret_cast<const __m128i*>(row + 2 * j + 16 * k);
       const __m256 values = _mm256_cvtph_ps(_mm_loadu_si128(bits));
       sums[k] = _mm256_add_ps(sums[k], values);
       squares[k] = _mm256_add_ps(squares[k], _mm256_mul_ps(values, values));
     }
   }
-  for (int k = 0; k < kVectors; ++k) {
+  for (int64_t k = 0; k < kVectors; ++k) {
     _mm256_storeu_ps(lanes.sums + 8 * k, sums[k]);
     _mm256_storeu_ps(lanes.squares + 8 * k, squares[k]);
   }

@@ -333,11 +333,6 @@ bool Scheduler::WantsRows(CaptureId id) const {
   return found != state_.captures.end() && found->second.life.WantsRows();
 }
 
-void Scheduler::RowsLost(CaptureId id, absl::Status status) {
-  Section section(this);
-  FailCapture(state_, id, std::move(status));
-}
-
 bool Scheduler::ReplicaLost(ExecutorId executor, const absl::Status& status) {
   Section section(this);
   ModelQueue& queue = state_.QueueOf(executor.model);

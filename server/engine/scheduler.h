@@ -67,7 +67,7 @@ class Scheduler {
   absl::StatusOr<bool> AddSequences(CaptureId id, TokenBatch batch) ABSL_LOCKS_EXCLUDED(mu_);
   void FinishSource(CaptureId id) ABSL_LOCKS_EXCLUDED(mu_);
   void Cancel(CaptureId id) ABSL_LOCKS_EXCLUDED(mu_);
-  // Ends the capture with an error, unless it stops already.
+  // Ends the capture with an error, unless it stops already and no rows of it are on their way.
   void Failed(CaptureId id, absl::Status status) ABSL_LOCKS_EXCLUDED(mu_);
   // Takes in a scoring of a client. `held_tokens`: ids that it keeps. Errors of Engine::StartScore.
   absl::StatusOr<CaptureId> AdmitScore(ModelId model, std::shared_ptr<ScoreRun> run, int64_t held_tokens,
@@ -93,8 +93,6 @@ class Scheduler {
   void Launched(ExecutorId executor, absl::Span<const LaunchedPass> passes) ABSL_LOCKS_EXCLUDED(mu_);
   // Returns whether rows of the capture are still wanted.
   bool WantsRows(CaptureId id) const ABSL_LOCKS_EXCLUDED(mu_);
-  // Ends the capture with an error, also where it ends for a reason that lets rows on their way arrive.
-  void RowsLost(CaptureId id, absl::Status status) ABSL_LOCKS_EXCLUDED(mu_);
   // Tells that the devices of the executor's replica have failed, so that none of its executors gets a batch any more.
   // Returns whether the model has others; if not, and the first time that this is so, every capture ends with `status`.
   bool ReplicaLost(ExecutorId executor, const absl::Status& status) ABSL_LOCKS_EXCLUDED(mu_);

@@ -180,7 +180,6 @@ struct SchedulerState {
   std::map<CaptureId, UnreleasedCapture> unreleased;
   std::map<CaptureId, ExpiringCapture> expiring;
   std::map<std::string, std::shared_ptr<ClientShare>> shares;
-  int64_t quota_refusals = 0;
   int64_t stalled = 0;
   absl::Time next_stall_look = absl::InfinitePast();
   absl::Time waiting_since = absl::InfiniteFuture();  // since when an admission waits; future: none does

@@ -17,6 +17,15 @@ struct Histogram {
   std::vector<uint64_t> counts;  // one more than bounds, not cumulative
   double sum = 0;
 
+  // Returns a histogram without values. `bucket_bounds` ascend.
+  static Histogram Empty(const std::vector<double>& bucket_bounds) {
+    return {bucket_bounds, std::vector<uint64_t>(bucket_bounds.size() + 1), /*sum=*/0};
+  }
+
+  bool IsEmpty() const {
+    return std::all_of(counts.begin(), counts.end(), [](uint64_t count) { return count == 0; });
+  }
+
   void Add(double value) {
     const auto bucket = std::lower_bound(bounds.begin(), bounds.end(), value);
     ++counts[static_cast<size_t>(bucket - bounds.begin())];
@@ -51,6 +60,9 @@ struct EngineSnapshot {
     std::string model;
     std::vector<ReplicaLoad> replicas;
     int64_t tokens = 0;               // run, padding not counted
+    int64_t captures_queued = 0;      // that wait to be admitted
+    int64_t scores = 0;               // scorings that wait or run
+    int64_t tokens_queued = 0;        // of requests, not yet in a forward pass; those of datasets do not count
     Histogram batch_fill;             // share of a batch's positions that held a token
     Histogram forward_seconds;        // of a batch
     Histogram queue_seconds;          // from when a capture's next sequence could run to its forward pass
@@ -72,7 +84,6 @@ struct EngineSnapshot {
     double idle_seconds = 0;  // of its captures that wait for it, the longest
   };
   std::vector<ClientLoad> clients;
-  int64_t quota_refusals = 0;
   int64_t captures_stalled = 0;  // ended by --stall-timeout
   // One count for each StopReason, in its order.
   std::vector<int64_t> captures_ended;

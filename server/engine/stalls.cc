@@ -24,7 +24,7 @@ constexpr absl::Duration kLookInterval = absl::Milliseconds(10);
 
 // Returns whether an admission waits for what the client's captures hold: one that its own clients' limits would let
 // run, or one with another capture of this client.
-bool IsWanted(const SchedulerState& state, absl::string_view client) {
+bool IsWaitedFor(const SchedulerState& state, absl::string_view client) {
   for (const Admission& admission : state.admissions) {
     if (MayRunNow(state, admission)) return true;
     for (CaptureId id : admission.captures) {
@@ -122,7 +122,7 @@ void EndStalled(SchedulerState& state, absl::Time now, absl::Time* look_again) {
     }
     const auto capture = state.captures.find(id);
     if (capture != state.captures.end() && capture->second.life.IsWaiting()) continue;
-    if (state.admissions.empty() || !IsWanted(state, unreleased.client)) continue;
+    if (state.admissions.empty() || !IsWaitedFor(state, unreleased.client)) continue;
     const absl::Duration idle = IdleOf(state, id, unreleased, now);
     if (idle >= state.options.stall_timeout) {
       stalled.push_back(id);

@@ -22,10 +22,6 @@ const std::vector<double>& ShareBounds() {
   return *bounds;
 }
 
-Histogram EmptyHistogram(const std::vector<double>& bounds) {
-  return {bounds, std::vector<uint64_t>(bounds.size() + 1), /*sum=*/0};
-}
-
 CaptureWait WaitOf(const SchedulerState& state, const CaptureState& capture) {
   if (capture.life.IsWaiting()) return CaptureWait::kAdmission;
   const CaptureId id = capture.recipient.capture;
@@ -38,6 +34,41 @@ CaptureWait WaitOf(const SchedulerState& state, const CaptureState& capture) {
   const auto unreleased = state.unreleased.find(id);
   if (unreleased != state.unreleased.end() && unreleased->second.events->WaitsForSink()) return CaptureWait::kReader;
   return CaptureWait::kSequences;
+}
+
+bool IsQueued(const CaptureState& capture) { return capture.recipient.window == nullptr; }
+
+// Returns the loads of a model's replicas, each of whose executors counts.
+std::vector<EngineSnapshot::ReplicaLoad> ReplicaLoads(const ModelQueue& queue, absl::Time now) {
+  std::vector<EngineSnapshot::ReplicaLoad> loads;
+  for (size_t i = 0; i < queue.executors.size(); ++i) {
+    const ModelQueue::Executor& executor = queue.executors[i];
+    const auto replica = static_cast<size_t>(queue.setup.executors[i].replica);
+    if (replica == loads.size()) loads.emplace_back();
+    EngineSnapshot::ReplicaLoad& load = loads[replica];
+    load.is_lost |= executor.is_lost;
+    load.tokens += executor.tokens;
+    // The executors of a pipeline compute at the same time, on different stages.
+    load.busy_share = std::max(load.busy_share, executor.busy.At(now));
+    load.launched_batches += executor.launched_batches;
+  }
+  return loads;
+}
+
+void ReportModels(const SchedulerState& state, std::vector<EngineSnapshot::ModelLoad>* models) {
+  for (const ModelQueue& queue : state.models) {
+    models->push_back(queue.load);
+    models->back().replicas = ReplicaLoads(queue, state.clock.Now());
+  }
+  const auto load_of = [models](ModelId model) -> EngineSnapshot::ModelLoad& {
+    return (*models)[static_cast<size_t>(model)];
+  };
+  for (const auto& [id, capture] : state.captures) load_of(capture.model).captures_queued += IsQueued(capture) ? 1 : 0;
+  for (const auto& [id, score] : state.scores) {
+    ++load_of(score.model).scores;
+    load_of(score.model).tokens_queued += score.held_tokens;
+  }
+  for (const auto& [id, flow] : state.flows) load_of(flow.model).tokens_queued += flow.source.queued_tokens();
 }
 
 }  // namespace
@@ -76,11 +107,11 @@ CaptureStatus StatusOf(const SchedulerState& state, CaptureId id, const CaptureS
 }
 
 void ReportLoad(const SchedulerState& state, EngineSnapshot* snapshot) {
+  ReportModels(state, &snapshot->models);
   for (const auto& [id, capture] : state.captures) {
-    ++(capture.recipient.window == nullptr ? snapshot->captures_queued : snapshot->captures_running);
+    ++(IsQueued(capture) ? snapshot->captures_queued : snapshot->captures_running);
   }
   snapshot->captures_ended = state.ended_by_reason;
-  snapshot->quota_refusals = state.quota_refusals;
   snapshot->captures_stalled = state.stalled;
   const absl::Time now = state.clock.Now();
   for (const auto& [name, share] : state.shares) {
@@ -98,28 +129,14 @@ void ReportLoad(const SchedulerState& state, EngineSnapshot* snapshot) {
     }
     snapshot->clients.push_back(std::move(load));
   }
-  for (const ModelQueue& queue : state.models) {
-    EngineSnapshot::ModelLoad& model = snapshot->models.emplace_back(queue.load);
-    for (size_t i = 0; i < queue.executors.size(); ++i) {
-      const ModelQueue::Executor& executor = queue.executors[i];
-      const auto replica = static_cast<size_t>(queue.setup.executors[i].replica);
-      if (replica == model.replicas.size()) model.replicas.emplace_back();
-      EngineSnapshot::ReplicaLoad& load = model.replicas[replica];
-      load.is_lost |= executor.is_lost;
-      load.tokens += executor.tokens;
-      // The executors of a pipeline compute at the same time, on different stages.
-      load.busy_share = std::max(load.busy_share, executor.busy.At(now));
-      load.launched_batches += executor.launched_batches;
-    }
-  }
 }
 
 EngineSnapshot::ModelLoad NoLoad(const ModelInfo& info) {
   EngineSnapshot::ModelLoad load;
   load.model = info.name;
-  load.batch_fill = EmptyHistogram(ShareBounds());
-  load.forward_seconds = EmptyHistogram(SecondsBounds());
-  load.queue_seconds = EmptyHistogram(SecondsBounds());
+  load.batch_fill = Histogram::Empty(ShareBounds());
+  load.forward_seconds = Histogram::Empty(SecondsBounds());
+  load.queue_seconds = Histogram::Empty(SecondsBounds());
   return load;
 }
 

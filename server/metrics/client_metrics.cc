@@ -13,12 +13,9 @@ using prometheus::MetricFamily;
 using prometheus::MetricType;
 using ClientLoad = EngineSnapshot::ClientLoad;
 
-// An auth file may use the name too. Labels tell the two apart.
-constexpr char kUnnamed[] = "unnamed";
-
 ClientLoad SumOfUnnamed(const std::vector<ClientLoad>& clients) {
   ClientLoad sum;
-  sum.client = kUnnamed;
+  sum.client = kUnnamedClients;
   for (const ClientLoad& load : clients) {
     if (load.is_authenticated) continue;
     sum.captures_running += load.captures_running;
@@ -60,12 +57,7 @@ std::vector<MetricFamily> CollectClientMetrics(const EngineSnapshot& snapshot) {
     // The sum of the others would fall whenever one of them is forgotten, which no counter may.
     if (load.is_authenticated) tokens.Add(labels, static_cast<double>(load.tokens));
   }
-  return {captures.Take(),
-          slabs.Take(),
-          idle.Take(),
-          tokens.Take(),
-          MakeFamily("hookline_quota_refusals_total", "Captures that were refused over a client's quota.",
-                     MetricType::Counter, static_cast<double>(snapshot.quota_refusals)),
+  return {captures.Take(), slabs.Take(), idle.Take(), tokens.Take(),
           MakeFamily("hookline_captures_stalled_total", "Captures that --stall-timeout ended.", MetricType::Counter,
                      static_cast<double>(snapshot.captures_stalled))};
 }

@@ -38,7 +38,7 @@ std::vector<MetricFamily> CollectMetrics(const EngineSnapshot& snapshot) {
   captures.Add({{"state", "running"}}, static_cast<double>(snapshot.captures_running));
   families.push_back(captures.Take());
 
-  FamilyWriter ended("hookline_captures_ended_total", "Captures that ended, by why.", MetricType::Counter);
+  FamilyWriter ended("hookline_captures_ended_total", "Captures that ended, by reason.", MetricType::Counter);
   for (size_t i = 0; i < snapshot.captures_ended.size() && i < std::size(kReasons); ++i) {
     ended.Add({{"reason", kReasons[i]}}, static_cast<double>(snapshot.captures_ended[i]));
   }
@@ -69,6 +69,10 @@ std::vector<MetricFamily> CollectMetrics(const EngineSnapshot& snapshot) {
                    MetricType::Counter);
   FamilyWriter launched("hookline_replica_batches", "Batches that the replica has begun and not yet computed.",
                         MetricType::Gauge);
+  FamilyWriter depth("hookline_queue_depth", "Captures that wait to be admitted, and scorings that wait or run.",
+                     MetricType::Gauge);
+  FamilyWriter queued("hookline_queued_tokens", "Tokens of requests that are in no forward pass yet.",
+                      MetricType::Gauge);
   for (const EngineSnapshot::ModelLoad& model : snapshot.models) {
     for (size_t i = 0; i < model.replicas.size(); ++i) {
       const EngineSnapshot::ReplicaLoad& replica = model.replicas[i];
@@ -84,6 +88,9 @@ std::vector<MetricFamily> CollectMetrics(const EngineSnapshot& snapshot) {
     forward.Add(labels, model.forward_seconds);
     queue.Add(labels, model.queue_seconds);
     memory.Add(labels, static_cast<double>(model.device_memory_bytes));
+    depth.Add({{"model", model.model}, {"queue", "captures"}}, static_cast<double>(model.captures_queued));
+    depth.Add({{"model", model.model}, {"queue", "scores"}}, static_cast<double>(model.scores));
+    queued.Add(labels, static_cast<double>(model.tokens_queued));
   }
   families.push_back(tokens.Take());
   families.push_back(fill.Take());
@@ -91,28 +98,31 @@ std::vector<MetricFamily> CollectMetrics(const EngineSnapshot& snapshot) {
   families.push_back(queue.Take());
   families.push_back(memory.Take());
   for (FamilyWriter* writer : {&up, &load, &run, &launched}) families.push_back(writer->Take());
+  families.push_back(depth.Take());
+  families.push_back(queued.Take());
   return families;
 }
 
 // prometheus-cpp's own Exposer runs on threads of 100 KiB, into which OpenBLAS's and glog's thread-local variables do
 // not fit; so only its text format is used here.
 absl::StatusOr<std::unique_ptr<MetricsServer>> MetricsServer::Start(const std::string& address, const Engine* engine,
-                                                                    const Catalog* catalog) {
+                                                                    const Catalog* catalog, const CallMetrics* calls) {
   const size_t colon = address.rfind(':');
   if (colon == std::string::npos || colon == 0 || absl::StartsWith(address, "unix:")) {
     return InvalidField("metrics-listen", absl::StrCat("`", address, "` is not HOST:PORT"));
   }
   ASSIGN_OR_RETURN(BoundAddress bound, BindAddress(address));
-  return std::unique_ptr<MetricsServer>(new MetricsServer(std::move(bound), engine, catalog));
+  return std::unique_ptr<MetricsServer>(new MetricsServer(std::move(bound), engine, catalog, calls));
 }
 
-MetricsServer::MetricsServer(BoundAddress bound, const Engine* engine, const Catalog* catalog)
-    : http_(std::move(bound), "/metrics", "text/plain; version=0.0.4", [engine, catalog] {
+MetricsServer::MetricsServer(BoundAddress bound, const Engine* engine, const Catalog* catalog, const CallMetrics* calls)
+    : http_(std::move(bound), "/metrics", "text/plain; version=0.0.4", [engine, catalog, calls] {
         const prometheus::TextSerializer serializer;
         const EngineSnapshot snapshot = engine->Snapshot();
         std::string page = serializer.Serialize(CollectMetrics(snapshot));
         page += serializer.Serialize(CollectClientMetrics(snapshot));
         page += serializer.Serialize(CollectProcessMetrics());
+        if (calls != nullptr) page += serializer.Serialize(calls->Collect());
         if (catalog != nullptr) page += serializer.Serialize(CollectRecordingMetrics(catalog->Usage()));
         return page;
       }) {}

@@ -1,4 +1,4 @@
-// Shows Prometheus what the engine and the recordings do.
+// Shows Prometheus what the engine, the recordings and the calls do.
 #ifndef HOOKLINE_SERVER_METRICS_METRICS_H_
 #define HOOKLINE_SERVER_METRICS_METRICS_H_
 
@@ -9,6 +9,7 @@
 #include "absl/status/statusor.h"
 #include "prometheus/metric_family.h"
 #include "server/engine/engine.h"
+#include "server/metrics/call_metrics.h"
 #include "server/metrics/http_responder.h"
 #include "server/recording/catalog.h"
 
@@ -21,16 +22,18 @@ std::vector<prometheus::MetricFamily> CollectMetrics(const EngineSnapshot& snaps
 class MetricsServer {
  public:
   // `address` is HOST:PORT; port 0: any free one. INVALID_ARGUMENT for another form, UNAVAILABLE for an address that is
-  // taken or not ours. `engine` must outlive it, and so must `catalog`, which is null where no recordings are kept.
+  // taken or not ours. `engine` must outlive it, and so must `catalog`, which is null where no recordings are kept, and
+  // `calls`, which is null where no calls are counted.
   static absl::StatusOr<std::unique_ptr<MetricsServer>> Start(const std::string& address, const Engine* engine,
-                                                              const Catalog* catalog = nullptr);
+                                                              const Catalog* catalog = nullptr,
+                                                              const CallMetrics* calls = nullptr);
 
   int port() const { return http_.bound().port; }
   // Returns whether only this machine reaches it.
   bool is_loopback() const { return http_.bound().is_loopback; }
 
  private:
-  MetricsServer(BoundAddress bound, const Engine* engine, const Catalog* catalog);
+  MetricsServer(BoundAddress bound, const Engine* engine, const Catalog* catalog, const CallMetrics* calls);
 
   HttpResponder http_;
 };

@@ -23,7 +23,7 @@
 namespace hookline {
 
 // A norm with its hook points: `<name>.hook_scale`, what it divides by, of width 1, `<name>.hook_normalized` before its
-// weight and `<name>.hook_out` after it. Where the configuration has none in this place, it hands through what it gets.
+// weight and `<name>.hook_out` after it. Where the configuration has none in this place, it returns its input.
 class NormPlace {
  public:
   // `what` begins the hook points' descriptions: "The norm before attention". `reader` (or null) reads its output.

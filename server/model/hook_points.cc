@@ -21,8 +21,8 @@ constexpr size_t kMaxPatternBytes = 1024;
 // Every wildcard is matched against every name, so a request of thousands of them would be slow to answer; a model has
 // about twenty kinds of hook points, and one wildcard covers a kind.
 constexpr int kMaxWildcards = 256;
-// For all wildcards of a request together: 64 for each of as many as there may be. Against a thousand names it is some
-// ten milliseconds' work.
+// The limit of all wildcards of a request together: 64 for each of as many as there may be. To match so many against a
+// thousand names takes some ten milliseconds.
 constexpr size_t kMaxWildcardBytes = size_t{16} << 10;
 constexpr int kNearestNames = 3;
 

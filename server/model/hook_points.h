@@ -40,8 +40,8 @@ class HookPoints {
   HookPoints() = default;
 
   // Names must be unique. `aliases` maps other accepted names to indices into `points`; wildcards do not match them.
-  // `refused`: names that somebody could expect to be hook points, each with the reason why it is none, which completes
-  // the sentence that begins with the name.
+  // `refused`: names that somebody could expect to be hook points, each with the reason why it is not one, which
+  // completes the sentence that begins with the name.
   explicit HookPoints(std::vector<HookPoint> points, absl::flat_hash_map<std::string, int> aliases = {},
                       absl::flat_hash_map<std::string, std::string> refused = {});
 

@@ -20,13 +20,13 @@ struct Normed {
 };
 Normed Norm(const at::Tensor& x, const NormConfig& config, const NormWeights& weights);
 
-// What Norm divides each row by, (rows, 1) in float32: sqrt(mean(x^2) + epsilon), of a layer norm that of x - mean(x).
+// Returns Norm's divisors of the rows, (rows, 1) in float32: sqrt(mean(y^2) + epsilon), y being x, or x - mean(x).
 at::Tensor NormScale(const at::Tensor& x, const NormConfig& config);
 
-// Norm with `scale` in the place of NormScale.
+// Computes Norm with `scale` in the place of NormScale.
 Normed NormBy(const at::Tensor& scale, const at::Tensor& x, const NormConfig& config, const NormWeights& weights);
 
-// What Norm makes of `normalized`, a norm before its learned weight: its `out`, in the dtype of `normalized`.
+// Returns the `out` that Norm makes of `normalized`, its value before the learned weight, in the dtype of `normalized`.
 at::Tensor Weighted(const at::Tensor& normalized, const NormWeights& weights);
 
 // A norm of which only the output is wanted: what Norm returns as `out`, computed by one kernel where there is one,

@@ -27,6 +27,7 @@
 #include "server/model/families/hugging_face.h"
 #include "server/model/families/nanochat.h"
 #include "server/model/load/device_spec.h"
+#include "server/model/scalar_type.h"
 #include "server/model/torch_compat.h"
 #include "server/model/torchscript/torchscript_model.h"
 
@@ -99,10 +100,6 @@ absl::StatusOr<Dtype> FindDtype(const std::string& name, const at::Device& devic
 
 void DeviceText(std::string* out, const at::Device& device) { absl::StrAppend(out, device.str()); }
 
-at::ScalarType ScalarTypeOf(Dtype dtype) {
-  return dtype == Dtype::kFloat32 ? at::kFloat : dtype == Dtype::kBFloat16 ? at::kBFloat16 : at::kHalf;
-}
-
 // One token through the whole model, whose layers may be of several kinds: what the device's LibTorch cannot do in this
 // dtype shows here and not in a capture.
 absl::Status TryOneToken(Model& model, const at::Device& device) {
@@ -157,7 +154,7 @@ absl::Status AddDictionary(const DictionaryOptions& options, const std::vector<S
   return model.Attach(*std::move(dictionary), hook_point);
 }
 
-// What a path holds, and where and as what it is to be loaded.
+// A path's contents, and the device and dtype that it is to be loaded in.
 struct Found {
   enum class Kind { kNanochat, kHuggingFace, kTorchScript };
 

@@ -1,4 +1,4 @@
-// How transformers names the modules of an architecture.
+// The names that transformers gives to the modules of an architecture.
 #ifndef HOOKLINE_SERVER_MODEL_MODULE_NAMES_H_
 #define HOOKLINE_SERVER_MODEL_MODULE_NAMES_H_
 
@@ -9,7 +9,7 @@
 
 namespace hookline {
 
-// What a module inside attention or the MLP computes.
+// The part of the computation that a module inside attention or the MLP does.
 enum class ModuleRole {
   kQuery,        // the query projection alone
   kGatedQuery,   // the query projection and a gate beside it

@@ -6,6 +6,8 @@
 #include <tuple>
 #include <vector>
 
+#include "server/model/scalar_type.h"
+
 namespace hookline {
 namespace {
 
@@ -66,10 +68,6 @@ Scaled Scale(const at::Tensor& values, Dtype dtype) {
   return {scale, numbers, at::stack({error_squares, value_squares, at::zeros_like(error_squares)})};
 }
 
-at::ScalarType PlainType(Dtype dtype) {
-  return dtype == Dtype::kFloat32 ? at::kFloat : dtype == Dtype::kBFloat16 ? at::kBFloat16 : at::kHalf;
-}
-
 }  // namespace
 
 PackedRows PackRows(const at::Tensor& rows, const RowLayout& layout) {
@@ -89,7 +87,7 @@ PackedRows PackRows(const at::Tensor& rows, const RowLayout& layout) {
     parts.insert(parts.begin(), AsBytes(scaled.scale));
     parts.push_back(AsBytes(scaled.numbers));
   } else {
-    const at::Tensor converted = values.to(PlainType(layout.dtype));
+    const at::Tensor converted = values.to(ScalarTypeOf(layout.dtype));
     if (layout.dtype == Dtype::kFloat16) packed.loss = OverflowLoss(values, converted);
     parts.push_back(AsBytes(converted));
   }

@@ -6,6 +6,7 @@
 #include <ATen/Version.h>
 #include <torch/version.h>
 
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <tuple>
@@ -15,6 +16,10 @@
 #define HOOKLINE_TORCH_AT_LEAST(major, minor) \
   (TORCH_VERSION_MAJOR > (major) || (TORCH_VERSION_MAJOR == (major) && TORCH_VERSION_MINOR >= (minor)))
 
+#if HOOKLINE_TORCH_AT_LEAST(2, 9)
+#include <c10/core/CachingDeviceAllocator.h>
+#endif
+
 namespace hookline {
 
 // True if CausalAttention exists and is faster than a product, a softmax and a product.
@@ -23,11 +28,12 @@ constexpr bool kHasFusedAttention = HOOKLINE_TORCH_AT_LEAST(2, 5);
 // softmax(scale q k^T + mask) v. q (batch, heads, positions, width), k and v with fewer heads where queries share them
 // in groups. `mask` (positions, positions) in q's dtype; undefined: a query sees itself and all before it. Only where
 // kHasFusedAttention.
-inline at::Tensor CausalAttention(const at::Tensor& q, at::Tensor k, at::Tensor v, double scale,
+inline at::Tensor CausalAttention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, double scale,
                                   const at::Tensor& mask) {
 #if HOOKLINE_TORCH_AT_LEAST(2, 5)
   std::optional<at::Tensor> added;
   if (mask.defined()) added = mask;
+  at::Tensor keys = k, values = v;
   bool grouped = q.size(1) != k.size(1);
   // A GPU's only kernel that knows groups is flash attention, which takes 16 bits and no mask. The others would fall
   // back to a product that holds all scores at once.
@@ -37,11 +43,12 @@ inline at::Tensor CausalAttention(const at::Tensor& q, at::Tensor k, at::Tensor 
           .expand({-1, -1, q.size(1) / x.size(1), -1, -1})
           .reshape({x.size(0), q.size(1), x.size(2), x.size(3)});
     };
-    k = expanded(k);
-    v = expanded(v);
+    keys = expanded(k);
+    values = expanded(v);
     grouped = false;
   }
-  return at::scaled_dot_product_attention(q, k, v, added, /*dropout_p=*/0.0, /*is_causal=*/!mask.defined(), scale,
+  return at::scaled_dot_product_attention(q, keys, values, added, /*dropout_p=*/0.0, /*is_causal=*/!mask.defined(),
+                                          scale,
                                           /*enable_gqa=*/grouped);
 #else
   (void)k, (void)v, (void)scale, (void)mask;
@@ -70,6 +77,30 @@ inline at::Tensor RmsNorm(const at::Tensor& x, const at::Tensor& weight, double 
 inline void PreferAttentionWithoutPlans() {
 #if HOOKLINE_TORCH_AT_LEAST(2, 5)
   at::globalContext().setSDPUseCuDNN(false);
+#endif
+}
+
+// Returns the bytes of all tensors on `device`, not the CPU; 0 where LibTorch tells them through CUDA's headers only.
+// Throws what LibTorch throws.
+inline int64_t TensorBytesOn(const c10::Device& device) {
+#if HOOKLINE_TORCH_AT_LEAST(2, 9)
+  const auto stats = c10::getDeviceAllocator(device.type())->getDeviceStats(device.index());
+  return stats.allocated_bytes[static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE)].current;
+#else
+  (void)device;
+  return 0;
+#endif
+}
+
+// Returns what the driver of `device`, not the CPU, calls free; nullopt where LibTorch tells it through CUDA's headers
+// only. Throws what LibTorch throws.
+inline std::optional<int64_t> FreeBytesOn(const c10::Device& device) {
+#if HOOKLINE_TORCH_AT_LEAST(2, 11)
+  at::empty({1}, at::TensorOptions(device));  // initializes the device
+  return static_cast<int64_t>(c10::getDeviceAllocator(device.type())->getMemoryInfo(device.index()).first);
+#else
+  (void)device;
+  return std::nullopt;
 #endif
 }
 

@@ -7,7 +7,6 @@
 #include <c10/core/Stream.h>
 #include <c10/core/StreamGuard.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
-#include <torch/version.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -21,30 +20,11 @@
 #include "server/base/status.h"
 #include "server/model/catch_torch.h"
 #include "server/model/pack_rows.h"
+#include "server/model/scalar_type.h"
 #include "server/model/torch_compat.h"
-
-#if TORCH_VERSION_MAJOR > 2 || (TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR >= 9)
-#include <c10/core/CachingDeviceAllocator.h>
-#define HOOKLINE_HAS_DEVICE_ALLOCATOR 1
-#endif
 
 namespace hookline {
 namespace {
-
-at::ScalarType ScalarTypeOf(Dtype dtype) {
-  switch (dtype) {
-    case Dtype::kFloat32:
-      return at::kFloat;
-    case Dtype::kBFloat16:
-      return at::kBFloat16;
-    case Dtype::kFloat16:
-      return at::kHalf;
-    case Dtype::kFloat8E4M3:
-    case Dtype::kInt8:
-      break;
-  }
-  return at::kByte;  // packed
-}
 
 // The time between two questions whether an event is done. CUDA's own wait spins on a core for as long as the device
 // computes.
@@ -361,7 +341,8 @@ class DeviceTransfer : public Transfer {
   }
 
  private:
-  // From pinned memory, which LibTorch keeps until the copy has ended; from pageable memory, the driver may wait.
+  // Uploads from pinned memory, which LibTorch keeps until the copy has ended; with pageable memory the driver may
+  // wait.
   template <typename Type>
   at::Tensor Upload(absl::Span<const int64_t> values) const {
     c10::InferenceMode inference;
@@ -431,19 +412,12 @@ absl::StatusOr<std::shared_ptr<uint8_t>> AllocateHostMemory(int64_t bytes, const
 }
 
 int64_t DeviceMemoryBytes(const std::string& device) {
-#ifdef HOOKLINE_HAS_DEVICE_ALLOCATOR
   try {
     const c10::Device where(device);
-    if (where.is_cpu()) return 0;
-    const auto stats = c10::getDeviceAllocator(where.type())->getDeviceStats(where.index());
-    return stats.allocated_bytes[static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE)].current;
+    return where.is_cpu() ? 0 : TensorBytesOn(where);
   } catch (const std::exception&) {
     return 0;
   }
-#else
-  (void)device;
-  return 0;
-#endif
 }
 
 }  // namespace hookline

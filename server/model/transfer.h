@@ -61,8 +61,8 @@ class Transfer {
  public:
   virtual ~Transfer() = default;
 
-  // To be called once by each thread that uses the device, this class's methods included, before it does; to be
-  // destroyed by the same thread. What the thread computes is ordered behind what was computed before the call.
+  // Call it once on each thread that uses the device, this class's methods included, before it does. The same thread
+  // destroys the result. What the thread computes is ordered behind what was computed before the call.
   virtual absl::StatusOr<std::unique_ptr<ThreadBinding>> BindThread() = 0;
 
   // Brings `values` to the device without waiting for it. `uploaded` becomes (values.size()), int64.

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "server/base/quota_refusal.h"
 #include "server/base/status.h"
 
 namespace hookline {
@@ -76,13 +77,13 @@ absl::Status Recorder::CheckRecordingQuota(const ClientIdentity& client) const {
     bytes += manifest->bytes();
   }
   if (quotas.recordings.has_value() && recordings >= *quotas.recordings) {
-    return absl::ResourceExhaustedError(absl::StrCat(client.name, " has ", recordings, " recordings, of at most ",
-                                                     *quotas.recordings, " (quota `recordings`); delete one first"));
+    return QuotaRefusal("recordings", absl::StrCat(client.name, " has ", recordings, " recordings, of at most ",
+                                                   *quotas.recordings, " (quota `recordings`); delete one first"));
   }
   if (quotas.recording_bytes.has_value() && bytes >= *quotas.recording_bytes) {
-    return absl::ResourceExhaustedError(absl::StrCat("the recordings of ", client.name, " have ", bytes,
-                                                     " bytes, of at most ", *quotas.recording_bytes,
-                                                     " (quota `recording_bytes`); delete one first"));
+    return QuotaRefusal("recording_bytes",
+                        absl::StrCat("the recordings of ", client.name, " have ", bytes, " bytes, of at most ",
+                                     *quotas.recording_bytes, " (quota `recording_bytes`); delete one first"));
   }
   return absl::OkStatus();
 }

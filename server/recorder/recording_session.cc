@@ -185,7 +185,7 @@ absl::Status RecordingSession::Begin() {
     const absl::StatusOr<std::shared_ptr<const Manifest>> found = catalog_->Get(options_.name);
     if (absl::IsNotFound(found.status())) return RemovedError(options_.name);
     RETURN_IF_ERROR(found.status());
-    const std::shared_ptr<const Manifest> manifest = *found;
+    const std::shared_ptr<const Manifest>& manifest = *found;
     RETURN_IF_ERROR(CheckContinues(*manifest, started_));
     std::optional<ResumePoint> resume;
     if (options_.has_client) {

@@ -3,34 +3,15 @@
 #ifndef HOOKLINE_SERVER_RECORDER_REPLAY_H_
 #define HOOKLINE_SERVER_RECORDER_REPLAY_H_
 
-#include <cstdint>
 #include <functional>
-#include <map>
 #include <memory>
-#include <optional>
-#include <string>
-#include <vector>
 
 #include "absl/status/statusor.h"
 #include "server/capture/capture.h"
-#include "server/capture/request.h"
+#include "server/recorder/replay_plan.h"
 #include "server/recording/reader.h"
 
 namespace hookline {
-
-// The proto ReadRecordingRequest in plain C++, field by field.
-struct ReplayRequest {
-  std::vector<std::string> hook_points;  // names and wildcards; none: all
-  int64_t first_row = 0;
-  int64_t row_count = 0;  // 0: all that follow
-  std::optional<int64_t> max_activations;
-  std::map<std::string, int64_t> max_activations_by_hook_point;
-  std::optional<uint64_t> shuffle_seed;
-  Encoding encoding = Encoding::kBytes;
-  bool provenance = false;
-  int64_t max_message_bytes = 0;  // 0: the default
-  std::string resume_token;
-};
 
 // The services that a replay needs from its caller.
 struct ReplayHost {

@@ -68,7 +68,7 @@ absl::Status CheckHookPoints(const Manifest& manifest) {
   std::set<absl::string_view> names;
   for (const RecordedHookPoint& point : manifest.hook_points) {
     if (absl::StartsWith(point.name, "provenance/") || point.name == "__metadata__") {
-      return InvalidField("hook_points", absl::StrCat(point.name, ": recordings keep this name for themselves"));
+      return InvalidField("hook_points", absl::StrCat(point.name, ": this name is reserved in recordings"));
     }
     if (!names.insert(point.name).second) {
       return InvalidField("hook_points", absl::StrCat(point.name, ": given twice"));

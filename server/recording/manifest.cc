@@ -1,7 +1,6 @@
 #include "server/recording/manifest.h"
 
 #include <algorithm>
-#include <limits>
 #include <optional>
 #include <set>
 #include <utility>
@@ -54,14 +53,9 @@ class Members {
 
   int64_t Integer(const char* key, int64_t least, int64_t most) {
     const nlohmann::json* value = Find(key);
-    const bool fits = value != nullptr && value->is_number_integer() &&
-                      (!value->is_number_unsigned() ||
-                       value->get<uint64_t>() <= static_cast<uint64_t>(std::numeric_limits<int64_t>::max()));
-    if (!fits || value->get<int64_t>() < least || value->get<int64_t>() > most) {
-      Fail(key, absl::StrCat("an integer from ", least, " to ", most));
-      return least;
-    }
-    return value->get<int64_t>();
+    const std::optional<int64_t> number = value == nullptr ? std::nullopt : JsonInteger(*value, least, most);
+    if (!number.has_value()) Fail(key, absl::StrCat("an integer from ", least, " to ", most));
+    return number.value_or(least);
   }
 
   bool Boolean(const char* key) {

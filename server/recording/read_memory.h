@@ -12,7 +12,7 @@
 
 namespace hookline {
 
-// Thread-safe. To be owned by a shared_ptr.
+// Thread-safe. Own it by a shared_ptr.
 class ReadMemory : public std::enable_shared_from_this<ReadMemory> {
  public:
   explicit ReadMemory(int64_t limit_bytes) : limit_bytes_(limit_bytes) {}

@@ -49,7 +49,7 @@ class CaptureCall : public StreamCall<Reactor, grpc::ByteBuffer> {
       absl::MutexLock lock(&mutex_);
       const std::optional<int> ahead = capture->CapturesAhead();
       if (ahead.has_value() && !this->finished() && this->context() != nullptr) {
-        // So that a client that waits knows for how many.
+        // A client that waits learns for how many.
         this->context()->AddInitialMetadata(kCapturesAheadMetadata, absl::StrCat(*ahead));
         this->StartSendInitialMetadata();
       }
@@ -87,7 +87,11 @@ class CaptureCall : public StreamCall<Reactor, grpc::ByteBuffer> {
     if (this->context() != nullptr) this->context()->TryCancel();
   }
 
-  void Written() final ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { capture_->AddWireTime(SteadyNow() - write_start_); }
+  void Written() final ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    const absl::Duration duration = SteadyNow() - write_start_;
+    capture_->AddWireTime(duration);
+    if (is_chunk_) this->record().AddWireTime(duration);
+  }
 
   void Abandoned() final {
     if (const std::shared_ptr<Capture> running = capture(); running != nullptr) running->Cancel();
@@ -113,6 +117,7 @@ class CaptureCall : public StreamCall<Reactor, grpc::ByteBuffer> {
     std::optional<CaptureEvent> event = capture_->Next();
     if (!event.has_value()) return Step::Wait();
     write_start_ = SteadyNow();
+    is_chunk_ = std::holds_alternative<Chunk>(*event);
     if (auto* started = std::get_if<CaptureStarted>(&*event)) {
       started_ = std::move(*started);
       return Step::Write(EncodeStarted(started_, UseMemory()));
@@ -142,8 +147,12 @@ class CaptureCall : public StreamCall<Reactor, grpc::ByteBuffer> {
     if (memory_ != nullptr && bytes >= kMinSharedBytes) {
       const SharedMemory::Put put = memory_->TryPut(unsent_->data);
       if (put.outcome == SharedMemory::Put::Outcome::kFull) return Step::Wait();
-      if (put.outcome == SharedMemory::Put::Outcome::kPut) data_offset = put.offset;
+      if (put.outcome == SharedMemory::Put::Outcome::kPut) {
+        data_offset = put.offset;
+        this->record().AddBytes(bytes);
+      }
     }
+    this->record().AddRows(unsent_->rows);
     return Step::Write(EncodeChunk(started_, encoding_, *std::exchange(unsent_, std::nullopt), data_offset));
   }
 
@@ -152,6 +161,7 @@ class CaptureCall : public StreamCall<Reactor, grpc::ByteBuffer> {
       ended.status = status_at_end_;
       ended.stop_reason = StopReason::kError;
     }
+    this->record().SetEnd(ended);
     return Step::WriteAndFinish(EncodeSummary(started_, ended), ended.status);
   }
 
@@ -166,6 +176,7 @@ class CaptureCall : public StreamCall<Reactor, grpc::ByteBuffer> {
   std::shared_ptr<SharedMemory> memory_ ABSL_GUARDED_BY(mutex_);
   std::optional<Chunk> unsent_ ABSL_GUARDED_BY(mutex_);
   absl::Time write_start_ ABSL_GUARDED_BY(mutex_);  // when what is being written was taken from the capture
+  bool is_chunk_ ABSL_GUARDED_BY(mutex_) = false;   // what is being written
   absl::Status status_at_end_ ABSL_GUARDED_BY(mutex_);
 };
 

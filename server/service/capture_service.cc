@@ -214,19 +214,21 @@ class StreamedCaptureCall final : public CaptureCall<grpc::ServerBidiReactor<grp
 
 grpc::ServerWriteReactor<grpc::ByteBuffer>* CaptureServiceImpl::Capture(grpc::CallbackServerContext* context,
                                                                         const grpc::ByteBuffer* request) {
-  const absl::StatusOr<AuthClient> client = caller_.Authorize(*context, "/hookline.v1.CaptureService/Capture");
+  CallRecord record;
+  const absl::StatusOr<AuthClient> client = caller_.Authorize(*context, "/hookline.v1.CaptureService/Capture", &record);
   auto call = std::make_shared<UnaryCaptureCall>(wakes_, TakeOffered(memories_, *context, caller_.uid()), texts_);
-  call->Keep(context);
+  call->Keep(context, std::move(record));
   call->Begin(*engine_, recorder_, client, *request);
   return call.get();
 }
 
 grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* CaptureServiceImpl::CaptureStream(
     grpc::CallbackServerContext* context) {
-  auto call = std::make_shared<StreamedCaptureCall>(
-      wakes_, TakeOffered(memories_, *context, caller_.uid()), *engine_, recorder_, texts_,
-      caller_.Authorize(*context, "/hookline.v1.CaptureService/CaptureStream"));
-  call->Keep(context);
+  CallRecord record;
+  absl::StatusOr<AuthClient> client = caller_.Authorize(*context, "/hookline.v1.CaptureService/CaptureStream", &record);
+  auto call = std::make_shared<StreamedCaptureCall>(wakes_, TakeOffered(memories_, *context, caller_.uid()), *engine_,
+                                                    recorder_, texts_, std::move(client));
+  call->Keep(context, std::move(record));
   call->Begin();
   return call.get();
 }
@@ -235,19 +237,22 @@ grpc::ServerUnaryReactor* CaptureServiceImpl::EstimateCapture(grpc::CallbackServ
                                                               const grpc::ByteBuffer* request,
                                                               grpc::ByteBuffer* response) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  const absl::Status allowed = caller_.Authorize(*context, "/hookline.v1.CaptureService/EstimateCapture").status();
+  CallRecord record;
+  const absl::Status allowed =
+      caller_.Authorize(*context, "/hookline.v1.CaptureService/EstimateCapture", &record).status();
   if (!allowed.ok()) {
-    reactor->Finish(ToGrpc(allowed));
+    FinishRecorded(reactor, std::move(record), allowed, *response);
     return reactor;
   }
   // gRPC's `response` and the reactor are there until Finish.
-  const auto answer = [this, reactor, response](absl::StatusOr<CaptureRequest> parsed) {
-    reactor->Finish(ToGrpc(CatchExceptions("EstimateCapture", [&]() -> absl::Status {
+  const auto answer = [this, reactor, response, record](absl::StatusOr<CaptureRequest> parsed) {
+    const absl::Status status = CatchExceptions("EstimateCapture", [&]() -> absl::Status {
       RETURN_IF_ERROR(parsed.status());
       RETURN_IF_ERROR(texts_->Prepare(&*parsed));
       ASSIGN_OR_RETURN(*response, EncodedEstimate(*engine_, *std::move(parsed)));
       return absl::OkStatus();
-    })));
+    });
+    FinishRecorded(reactor, record, status, *response);
   };
   absl::StatusOr<CaptureRequest> parsed = absl::UnknownError("not parsed");
   const absl::Status status = CatchExceptions("EstimateCapture", [&] {
@@ -255,7 +260,7 @@ grpc::ServerUnaryReactor* CaptureServiceImpl::EstimateCapture(grpc::CallbackServ
     return parsed.status();
   });
   if (!status.ok()) {
-    reactor->Finish(ToGrpc(status));
+    answer(status);
   } else if (TextRequests::HasText(*parsed)) {
     texts_->threads().Post([this, answer, message = *request] {
       answer(ParseEstimateCaptureRequest(message, engine_->options().token_limits()));

@@ -79,6 +79,7 @@ class ScoreCall final : public StreamCall<grpc::ServerWriteReactor<grpc::ByteBuf
 
   v1::ScoreResponse NextRows() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     v1::ScoreResponse message = RowsToProto(*plan_, *scored_, next_hook_point_, next_position_);
+    record().AddRows(message.rows().rows());
     next_position_ += message.rows().rows();
     if (next_position_ == scored_->tokens) {
       next_position_ = 0;
@@ -120,8 +121,11 @@ class ScoreCall final : public StreamCall<grpc::ServerWriteReactor<grpc::ByteBuf
 grpc::ServerWriteReactor<grpc::ByteBuffer>* EvaluationServiceImpl::Score(grpc::CallbackServerContext* context,
                                                                          const grpc::ByteBuffer* request) {
   auto call = std::make_shared<ScoreCall>(wakes_, texts_);
-  call->Keep(context);
-  call->Begin(*engine_, caller_.Authorize(*context, "/hookline.v1.EvaluationService/Score"), *request);
+  CallRecord record;
+  const absl::StatusOr<AuthClient> client =
+      caller_.Authorize(*context, "/hookline.v1.EvaluationService/Score", &record);
+  call->Keep(context, std::move(record));
+  call->Begin(*engine_, client, *request);
   return call.get();
 }
 

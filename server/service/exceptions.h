@@ -18,7 +18,7 @@ inline absl::Status ExceptionStatus(absl::string_view method, absl::string_view 
   return absl::InternalError(absl::StrCat(method, ": unexpected: ", what));
 }
 
-// Runs `action`, which answers an absl::Status or nothing, and answers that status. An exception becomes INTERNAL and a
+// Runs `action`, which returns an absl::Status or nothing, and returns that status. An exception becomes INTERNAL and a
 // line in the log. gRPC swallows what its callbacks throw, after which a call would never end.
 template <typename Action>
 absl::Status CatchExceptions(absl::string_view method, Action action) {

@@ -2,9 +2,12 @@
 
 #include <string>
 
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "google/protobuf/stubs/logging.h"
 #include "grpc/support/log.h"
 #include "server/base/escape.h"
+#include "server/service/event_log.h"
 #include "spdlog/pattern_formatter.h"
 #include "spdlog/spdlog.h"
 
@@ -20,24 +23,23 @@ class EscapedMessage final : public spdlog::custom_flag_formatter {
   std::unique_ptr<spdlog::custom_flag_formatter> clone() const override { return std::make_unique<EscapedMessage>(); }
 };
 
-// The message inside a JSON string.
-class JsonMessage final : public spdlog::custom_flag_formatter {
+// The message as the last members of a JSON object: those of an event, or `message` alone.
+class JsonMembers final : public spdlog::custom_flag_formatter {
  public:
   void format(const spdlog::details::log_msg& message, const std::tm& /*time*/, spdlog::memory_buf_t& out) override {
-    // Escaped returns valid UTF-8 without control characters, in which JSON escapes only these two.
-    for (const char c : Escaped({message.payload.data(), message.payload.size()})) {
-      if (c == '"' || c == '\\') out.push_back('\\');
-      out.push_back(c);
-    }
+    const absl::string_view payload(message.payload.data(), message.payload.size());
+    const bool is_event = absl::string_view(message.logger_name.data(), message.logger_name.size()) == kEventLogger;
+    const std::string members = is_event ? std::string(payload) : absl::StrCat("\"message\":", JsonString(payload));
+    out.append(members.data(), members.data() + members.size());
   }
-  std::unique_ptr<spdlog::custom_flag_formatter> clone() const override { return std::make_unique<JsonMessage>(); }
+  std::unique_ptr<spdlog::custom_flag_formatter> clone() const override { return std::make_unique<JsonMembers>(); }
 };
 
 }  // namespace
 
 std::unique_ptr<spdlog::formatter> JsonLogFormatter() {
   auto formatter = std::make_unique<spdlog::pattern_formatter>();
-  formatter->add_flag<JsonMessage>('*').set_pattern(R"({"time":"%Y-%m-%dT%H:%M:%S.%e%z","level":"%l","message":"%*"})");
+  formatter->add_flag<JsonMembers>('*').set_pattern(R"({"time":"%Y-%m-%dT%H:%M:%S.%e%z","level":"%l",%*})");
   return formatter;
 }
 

@@ -13,7 +13,8 @@ namespace hookline {
 // files and clients, and must not forge a line or reach a terminal as control characters.
 std::unique_ptr<spdlog::formatter> LogFormatter();
 
-// Formats each message as one line with a JSON object: `time`, `level`, and `message`, which is escaped likewise.
+// Formats each message as one line with a JSON object: `time`, `level`, and `message`, which is escaped likewise; of
+// events (event_log.h) their values too.
 std::unique_ptr<spdlog::formatter> JsonLogFormatter();
 
 // Sends their logs to spdlog's default logger, for the whole process; call it once, before either is used. What a

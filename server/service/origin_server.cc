@@ -67,7 +67,7 @@ int GrpcMilliseconds(absl::Duration duration) {
 OriginServer::OriginServer(SharedParts* parts, Origin origin)
     : parts_(parts),
       origin_(origin),
-      caller_(parts->authenticator.get(), origin,
+      caller_(parts->authenticator.get(), parts->options.call_metrics, origin,
               CertificatesFor(*parts, origin) == nullptr ? Transport::kClear : Transport::kTls),
       capture_service_(caller_, parts->engine, parts->recorder, &parts->memories, &parts->texts, &parts->capture_wakes),
       model_service_(caller_, parts->engine, parts->options.tokenizers),

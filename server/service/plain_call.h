@@ -11,6 +11,7 @@
 #define HOOKLINE_SERVER_SERVICE_PLAIN_CALL_H_
 
 #include <cstddef>
+#include <cstdint>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -25,6 +26,7 @@
 #include "grpcpp/support/slice.h"
 #include "server/base/status.h"
 #include "server/service/auth/caller.h"
+#include "server/service/call_record.h"
 #include "server/service/exceptions.h"
 #include "server/service/status_mapping.h"
 #include "server/service/task_threads.h"
@@ -56,19 +58,30 @@ inline grpc::ByteBuffer Serialized(const google::protobuf::Message& message) {
   return grpc::ByteBuffer(&bytes, 1);
 }
 
+// Finishes a unary call with `status` and, if that is OK, with `response`.
+inline void FinishRecorded(grpc::ServerUnaryReactor* reactor, CallRecord record, const absl::Status& status,
+                           const grpc::ByteBuffer& response) {
+  if (status.ok()) record.AddBytes(static_cast<int64_t>(response.Length()));
+  // Before its client hears of it, so that metrics that are read afterwards have it.
+  record.End(status);
+  reactor->Finish(ToGrpc(status));
+}
+
 // Finishes a call with what `fill` answers, an absl::Status, after filling the response.
 template <typename Request, typename Response, typename Fill>
-void FinishCall(grpc::ServerUnaryReactor* reactor, const absl::StatusOr<AuthClient>& client, absl::string_view method,
-                const grpc::ByteBuffer& message, grpc::ByteBuffer* response, const Fill& fill) {
+void FinishCall(grpc::ServerUnaryReactor* reactor, CallRecord record, const absl::StatusOr<AuthClient>& client,
+                absl::string_view method, const grpc::ByteBuffer& message, grpc::ByteBuffer* response,
+                const Fill& fill) {
   const absl::string_view name = method.substr(method.rfind('/') + 1);
-  reactor->Finish(ToGrpc(CatchExceptions(name, [&]() -> absl::Status {
+  const absl::Status status = CatchExceptions(name, [&]() -> absl::Status {
     RETURN_IF_ERROR(client.status());
     ASSIGN_OR_RETURN(const Request request, ParsePlain<Request>(message));
     Response filled;
     RETURN_IF_ERROR(fill(*client, request, &filled));
     *response = Serialized(filled);
     return absl::OkStatus();
-  })));
+  });
+  FinishRecorded(reactor, std::move(record), status, *response);
 }
 
 // Ends a unary call at once, or refuses it if its client may not call `method` (/package.Service/Method).
@@ -77,7 +90,9 @@ grpc::ServerUnaryReactor* AnswerCall(const CallerCheck& caller, grpc::CallbackSe
                                      absl::string_view method, const grpc::ByteBuffer& message,
                                      grpc::ByteBuffer* response, const Fill& fill) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  FinishCall<Request, Response>(reactor, caller.Authorize(*context, method), method, message, response, fill);
+  CallRecord record;
+  const absl::StatusOr<AuthClient> client = caller.Authorize(*context, method, &record);
+  FinishCall<Request, Response>(reactor, std::move(record), client, method, message, response, fill);
   return reactor;
 }
 
@@ -87,14 +102,15 @@ grpc::ServerUnaryReactor* AnswerCallOn(TaskThreads* threads, const CallerCheck& 
                                        grpc::CallbackServerContext* context, absl::string_view method,
                                        const grpc::ByteBuffer& message, grpc::ByteBuffer* response, Fill fill) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  absl::StatusOr<AuthClient> client = caller.Authorize(*context, method);
+  CallRecord record;
+  absl::StatusOr<AuthClient> client = caller.Authorize(*context, method, &record);
   if (!client.ok()) {
-    reactor->Finish(ToGrpc(client.status()));
+    FinishRecorded(reactor, std::move(record), client.status(), *response);
     return reactor;
   }
   // `response` and the reactor are there until Finish. The request waits as it came, when it counts as gRPC's memory.
-  threads->Post([reactor, client = std::move(client), method, message, response, fill = std::move(fill)] {
-    FinishCall<Request, Response>(reactor, client, method, message, response, fill);
+  threads->Post([reactor, record, client = std::move(client), method, message, response, fill = std::move(fill)] {
+    FinishCall<Request, Response>(reactor, record, client, method, message, response, fill);
   });
   return reactor;
 }

@@ -164,7 +164,9 @@ absl::Status StopCall::Stop(const grpc::ByteBuffer& request, const ClientIdentit
 // The recording is stopped whether or not its client waits for the answer.
 StopCall::Step StopCall::NextStep() {
   if (session_ != nullptr && !session_->progress().ended) return Step::Wait();
-  return Step::Finish(FillResponse());
+  absl::Status status = FillResponse();
+  if (status.ok()) record().AddBytes(static_cast<int64_t>(response_->Length()));
+  return Step::Finish(std::move(status));
 }
 
 absl::Status StopCall::FillResponse() const {

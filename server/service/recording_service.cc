@@ -40,8 +40,11 @@ absl::Status List(const Catalog& catalog, const v1::ListRecordingsRequest& reque
 grpc::ServerWriteReactor<grpc::ByteBuffer>* RecordingServiceImpl::Persist(grpc::CallbackServerContext* context,
                                                                           const grpc::ByteBuffer* request) {
   auto call = std::make_shared<PersistCall>(recorder_, &threads_->wakes, texts_);
-  call->Keep(context);
-  call->Begin(caller_.Authorize(*context, "/hookline.v1.RecordingService/Persist"), *request);
+  CallRecord record;
+  const absl::StatusOr<AuthClient> client =
+      caller_.Authorize(*context, "/hookline.v1.RecordingService/Persist", &record);
+  call->Keep(context, std::move(record));
+  call->Begin(client, *request);
   return call.get();
 }
 
@@ -71,8 +74,11 @@ grpc::ServerUnaryReactor* RecordingServiceImpl::StopRecording(grpc::CallbackServ
                                                               const grpc::ByteBuffer* request,
                                                               grpc::ByteBuffer* response) {
   auto call = std::make_shared<StopCall>(recorder_, &threads_->wakes, response);
-  call->Keep(context);
-  call->Begin(caller_.Authorize(*context, "/hookline.v1.RecordingService/StopRecording"), *request);
+  CallRecord record;
+  const absl::StatusOr<AuthClient> client =
+      caller_.Authorize(*context, "/hookline.v1.RecordingService/StopRecording", &record);
+  call->Keep(context, std::move(record));
+  call->Begin(client, *request);
   return call.get();
 }
 
@@ -93,16 +99,21 @@ grpc::ServerUnaryReactor* RecordingServiceImpl::DeleteRecording(grpc::CallbackSe
 grpc::ServerWriteReactor<grpc::ByteBuffer>* RecordingServiceImpl::VerifyRecording(grpc::CallbackServerContext* context,
                                                                                   const grpc::ByteBuffer* request) {
   auto call = std::make_shared<VerifyCall>(recorder_, &threads_->verify, &threads_->verifications);
-  call->Keep(context);
-  call->Begin(caller_.Authorize(*context, "/hookline.v1.RecordingService/VerifyRecording"), *request);
+  CallRecord record;
+  const absl::StatusOr<AuthClient> client =
+      caller_.Authorize(*context, "/hookline.v1.RecordingService/VerifyRecording", &record);
+  call->Keep(context, std::move(record));
+  call->Begin(client, *request);
   return call.get();
 }
 
 grpc::ServerWriteReactor<grpc::ByteBuffer>* RecordingServiceImpl::ReadRecording(grpc::CallbackServerContext* context,
                                                                                 const grpc::ByteBuffer* request) {
-  const absl::StatusOr<AuthClient> client = caller_.Authorize(*context, "/hookline.v1.RecordingService/ReadRecording");
+  CallRecord record;
+  const absl::StatusOr<AuthClient> client =
+      caller_.Authorize(*context, "/hookline.v1.RecordingService/ReadRecording", &record);
   auto call = std::make_shared<ReadCall>(&threads_->wakes, TakeOffered(memories_, *context, caller_.uid()));
-  call->Keep(context);
+  call->Keep(context, std::move(record));
   call->Begin(client, recorder_, &threads_->disk, *request);
   return call.get();
 }

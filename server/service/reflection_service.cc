@@ -146,10 +146,11 @@ absl::StatusOr<reflection::ServerReflectionResponse> AnswerReflection(const grpc
 
 grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* ReflectionServiceImpl::ServerReflectionInfo(
     grpc::CallbackServerContext* context) {
+  CallRecord record;
   const absl::StatusOr<AuthClient> client =
-      caller_.Authorize(*context, "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo");
+      caller_.Authorize(*context, "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", &record);
   auto call = std::make_shared<ReflectionCall>(services_, threads_);
-  call->Keep(context);
+  call->Keep(context, std::move(record));
   call->Begin(client.status());
   return call.get();
 }

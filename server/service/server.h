@@ -18,6 +18,7 @@
 #include "absl/time/time.h"
 #include "server/dataset/sidecar.h"
 #include "server/engine/engine.h"
+#include "server/metrics/call_metrics.h"
 #include "server/recorder/recorder.h"
 #include "server/service/auth/certificates.h"
 #include "server/text/model_tokenizers.h"
@@ -61,6 +62,8 @@ struct ServerOptions {
   const ModelTokenizers* tokenizers = nullptr;
   // The datasets' sidecars, likewise.
   const Sidecars* sidecars = nullptr;
+  // Counts the calls, likewise. Null: nobody does.
+  CallMetrics* call_metrics = nullptr;
 };
 
 // Thread-safe but for its destructor.
@@ -89,9 +92,9 @@ class Server {
   // Reads the auth file and the TLS files again. What is wrong is logged, and stays as it was.
   virtual void Reload() = 0;
 
-  // Ends in good order: health says NOT_SERVING, new captures are refused, those that run may end until `deadline` and
-  // are then ended with a summary; calls that have not taken theirs five seconds later are cancelled. Returns when no
-  // call is left. Calling it again waits for the same.
+  // Shuts down gracefully: health says NOT_SERVING, new captures are refused, those that run may end until `deadline`
+  // and are then ended with a summary; calls that have not taken theirs five seconds later are cancelled. Returns when
+  // no call is left. Calling it again waits for the same.
   virtual void Drain(absl::Time deadline) = 0;
 };
 

@@ -8,12 +8,13 @@
 //   };
 //
 //   auto call = std::make_shared<CountCall>(&threads);
-//   call->Keep(context);
+//   call->Keep(context, std::move(record));
 //   call->Advance();
 //   return call.get();
 #ifndef HOOKLINE_SERVER_SERVICE_STREAM_CALL_H_
 #define HOOKLINE_SERVER_SERVICE_STREAM_CALL_H_
 
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
@@ -25,6 +26,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
 #include "grpcpp/support/server_callback.h"
+#include "server/service/call_record.h"
 #include "server/service/exceptions.h"
 #include "server/service/status_mapping.h"
 #include "server/service/task_threads.h"
@@ -47,11 +49,13 @@ class StreamCall : public Reactor, public std::enable_shared_from_this<StreamCal
   // `threads` must outlive the call. `method` names it in the log.
   StreamCall(absl::string_view method, TaskThreads* threads) : method_(method), threads_(threads) {}
 
-  // Transfers ownership to gRPC until OnDone. Call it once, before anything is started. `context`: the call's.
-  void Keep(grpc::CallbackServerContext* context) {
+  // Transfers ownership to gRPC until OnDone. Call it once, before anything is started. `context` is the call's; so is
+  // `record`, which ends with it.
+  void Keep(grpc::CallbackServerContext* context, CallRecord record) {
     self_ = this->shared_from_this();
     absl::MutexLock lock(&mutex_);
     context_ = context;
+    record_ = std::move(record);
   }
 
   // Starts the next write or ends the call, if it is time for either.
@@ -87,12 +91,19 @@ class StreamCall : public Reactor, public std::enable_shared_from_this<StreamCal
   }
 
   void OnDone() final {
+    CallRecord record;
+    absl::Status status;
     {
       // A task that is queued finds the call finished.
       absl::MutexLock lock(&mutex_);
       finished_ = true;
       context_ = nullptr;
+      record = std::move(record_);
+      status = status_;
+      // gRPC may tell that nothing more comes before it tells that the client is gone; what was sent then reached nobody.
+      if (cancelled_ && status.ok()) status = absl::CancelledError("the call was cancelled");
     }
+    record.End(status);
     Guard([this] { Release(); });
     self_.reset();
   }
@@ -155,6 +166,8 @@ class StreamCall : public Reactor, public std::enable_shared_from_this<StreamCal
 
   bool finished() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return finished_; }
 
+  CallRecord& record() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return record_; }
+
   // The call's, until OnDone; then null.
   grpc::CallbackServerContext* context() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return context_; }
 
@@ -163,6 +176,7 @@ class StreamCall : public Reactor, public std::enable_shared_from_this<StreamCal
  private:
   void FinishNow(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     finished_ = true;
+    status_ = status;
     this->Finish(ToGrpc(status));
   }
 
@@ -170,9 +184,11 @@ class StreamCall : public Reactor, public std::enable_shared_from_this<StreamCal
     if constexpr (!std::is_same_v<Message, NoMessage>) {
       if (step.message.has_value()) {
         message_ = *std::move(step.message);
+        record_.AddBytes(static_cast<int64_t>(message_.Length()));
         if (step.status.has_value()) {
           finished_ = true;
-          return this->StartWriteAndFinish(&message_, grpc::WriteOptions(), ToGrpc(*step.status));
+          status_ = *std::move(step.status);
+          return this->StartWriteAndFinish(&message_, grpc::WriteOptions(), ToGrpc(status_));
         }
         this->StartWrite(&message_);
         writing_ = true;  // which OnWriteDone ends, after the mutex is free
@@ -193,6 +209,8 @@ class StreamCall : public Reactor, public std::enable_shared_from_this<StreamCal
   // Finish or StartWriteAndFinish was called: nothing may be started any more.
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Status refusal_ ABSL_GUARDED_BY(mutex_);
+  absl::Status status_ ABSL_GUARDED_BY(mutex_);  // with which it was finished
+  CallRecord record_ ABSL_GUARDED_BY(mutex_);
   grpc::CallbackServerContext* context_ ABSL_GUARDED_BY(mutex_) = nullptr;
 };
 

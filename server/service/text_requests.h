@@ -24,8 +24,8 @@ class TextRequests {
 
   static bool HasText(const CaptureRequest& request) { return std::holds_alternative<TextSource>(request.source); }
 
-  // Replaces a TextSource by its tokens, and says what the capture needs to know of the tokenizer. Takes seconds for
-  // long texts: to be called on threads() where HasText. Errors as those of the proto CaptureRequest.text.
+  // Replaces a TextSource by its tokens, and says what the capture needs to know of the tokenizer. It takes seconds for
+  // long texts, so call it on threads() where HasText. Errors as those of the proto CaptureRequest.text.
   absl::Status Prepare(CaptureRequest* request) const;
 
   // The same for a text that is streamed to a capture of `model`.

@@ -1,7 +1,7 @@
 // The C interface of the Rust library in tokenizers/: Hugging Face's tokenizers and OpenAI's tiktoken. Only
 // tokenizer.cc includes it; the rest of the server uses Tokenizer.
 //
-// All functions may be called from any thread; a tokenizer is immutable. A function that fails answers null or false
+// All functions may be called from any thread; a tokenizer is immutable. A function that fails returns null or false
 // and sets `*error` to a sentence, which the caller frees; nothing else is set then. No panic of Rust's leaves a
 // function.
 #ifndef HOOKLINE_SERVER_TEXT_TOKENIZERS_H_

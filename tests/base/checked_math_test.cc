@@ -38,13 +38,6 @@ TEST(CheckedMathTest, KnowsNumbersThatOnlyUnsignedTypesHold) {
   EXPECT_EQ(CheckedInt64((uint64_t{1} << 63) - 1).value(), kMost);
 }
 
-TEST(CheckedMathTest, RoundsUp) {
-  EXPECT_EQ(CheckedInt64(0).RoundedUpTo(64).value(), 0);
-  EXPECT_EQ(CheckedInt64(1).RoundedUpTo(64).value(), 64);
-  EXPECT_EQ(CheckedInt64(64).RoundedUpTo(64).value(), 64);
-  EXPECT_EQ(CheckedInt64(kMost).RoundedUpTo(64).value(), std::nullopt);
-}
-
 TEST(CheckedMathTest, SaysWhetherARangeFits) {
   EXPECT_TRUE(RangeFits(0, 0, 0));
   EXPECT_TRUE(RangeFits(4, 6, 10));

@@ -62,7 +62,7 @@ class Server:
         return f"127.0.0.1:{self.port}"
 
     def stop(self):
-        """Ends it in good order."""
+        """Shuts it down gracefully."""
         self.process.send_signal(signal.SIGTERM)
         assert self.process.wait(PATIENCE) == 0
         self.process.stderr.close()

@@ -105,7 +105,7 @@ TEST_P(DeviceForwardTest, EveryHookPointEqualsTheReferenceInFloat32) {
   }
 }
 
-// What attention alone launches where there is no fused kernel, as before LibTorch 2.5.
+// Returns what attention alone launches where there is no fused kernel, as before LibTorch 2.5.
 int64_t LaunchesOfAttention(const ModelInfo& info, at::ScalarType dtype) {
   if (kHasFusedAttention) return 1;
   const at::TensorOptions options = at::TensorOptions(c10::Device(FakeDevice::Name())).dtype(dtype);

@@ -89,7 +89,7 @@ TEST_F(DeviceTransferTest, AnIndexIsUploadedOnceHoweverManyHookPointsUseIt) {
   EXPECT_EQ(FakeDevice::counters().pageable_copies, 0);
 }
 
-// What the copier copies for a capture that goes on must not wait for the passes that the executor queued meanwhile.
+// The copier's copies for a capture must not wait for passes that the executor queued meanwhile.
 TEST_F(DeviceTransferTest, CopiesOfTwoTransfersDoNotWaitForEachOther) {
   const auto copier = MakeTransfer(FakeDevice::Name(1)).value();
   const auto rows = Stage(Value(), {1, 4, 9});

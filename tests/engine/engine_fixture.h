@@ -37,6 +37,7 @@ class EngineTest : public ::testing::Test {
 
   void Create(std::vector<std::unique_ptr<const Dataset>> datasets = {}) {
     std::vector<ServedModel> models(1);
+    replica_models_.clear();
     for (int replica = 0; replica < replicas_; ++replica) {
       auto model = std::make_unique<FakeModel>();
       replica_models_.push_back(model.get());

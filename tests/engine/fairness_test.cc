@@ -4,7 +4,9 @@
 #include <string>
 
 #include "gmock/gmock.h"
+#include "server/base/quota_refusal.h"
 #include "server/base/retry_after.h"
+#include "server/engine/quotas.h"
 #include "tests/engine/scheduler_fixture.h"
 
 namespace hookline {
@@ -129,6 +131,17 @@ TEST_F(FairnessTest, OneClientHoldsAQuarterOfTheCapturesAndTheRestOfItsCapturesW
   EXPECT_TRUE(HasStarted(admitted[16]));
 }
 
+TEST_F(FairnessTest, MetricsSeeHowMuchWaits) {
+  std::vector<Scheduler::Admitted> admitted;
+  for (int i = 0; i < 18; ++i) admitted.push_back(AdmitFor("greedy", Plan(Sequences(2, 16))));
+  EngineSnapshot snapshot;
+  scheduler_->Snapshot(&snapshot);
+  ASSERT_EQ(snapshot.models.size(), 1);
+  EXPECT_EQ(snapshot.models[0].captures_queued, 2);
+  EXPECT_EQ(snapshot.captures_queued, 2);
+  EXPECT_EQ(snapshot.models[0].tokens_queued, 18 * 2 * 16);
+}
+
 TEST_F(FairnessTest, AFullQueueSaysWhenToTryAgain) {
   for (int i = 0; i < 32; ++i) AdmitFor("greedy", Plan(StreamedSource{}));
   const absl::Status status = Refusal("greedy", Plan(StreamedSource{}));
@@ -142,8 +155,9 @@ TEST_F(FairnessTest, AQuotaOfCapturesIsNamedWithTheUse) {
   client.quotas.captures = 2;
   AdmitFor(client, Plan(StreamedSource{}));
   AdmitFor(client, Plan(StreamedSource{}));
-  EXPECT_THAT(std::string(Refusal(client, Plan(StreamedSource{})).message()),
-              HasSubstr("alice has 2 captures, of at most 2 (quota `captures`)"));
+  const absl::Status refusal = Refusal(client, Plan(StreamedSource{}));
+  EXPECT_THAT(std::string(refusal.message()), HasSubstr("alice has 2 captures, of at most 2 (quota `captures`)"));
+  EXPECT_EQ(RefusingQuota(refusal), "captures") << "metrics count refusals by it";
 }
 
 TEST_F(FairnessTest, AQuotaOfRowsIsNamedWithTheUse) {
@@ -151,6 +165,27 @@ TEST_F(FairnessTest, AQuotaOfRowsIsNamedWithTheUse) {
   client.quotas.rows = 10;
   EXPECT_THAT(std::string(Refusal(client, Plan(Sequences(1, 11))).message()), HasSubstr("(quota `rows`)"));
   AdmitFor(client, Plan(Sequences(1, 10)));
+}
+
+TEST_F(FairnessTest, QuotasOfSlabsAndFeedsAreNamedWithTheUse) {
+  ClientShare share;
+  share.identity = ClientIdentity("alice");
+  share.identity.quotas.slabs = 3;
+  share.identity.quotas.feeds = 1;
+  CapturePlan plan = Plan(StreamedSource{});
+  plan.group_slabs = 2;
+  const auto check = [&](const ClientUse& use) {
+    return CheckQuotas(share, use, plan, /*rows=*/1, options_, clock_.Now());
+  };
+  EXPECT_EQ(RefusingQuota(check({})), "slabs");
+  EXPECT_THAT(std::string(check({}).message()), HasSubstr("needs 4 slabs; alice may have 3 (quota `slabs`)"));
+  plan.group_slabs = 1;
+  plan.feed.emplace();
+  EXPECT_TRUE(check({}).ok());
+  ClientUse member;
+  member.feeds = 1;
+  EXPECT_EQ(RefusingQuota(check(member)), "feeds");
+  EXPECT_THAT(std::string(check(member).message()), HasSubstr("alice has 1 captures in feeds, of at most 1"));
 }
 
 TEST_F(FairnessTest, ARateOfTokensHoldsCapturesBackAndRefusesNewOnesForAsLong) {

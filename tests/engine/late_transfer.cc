@@ -26,7 +26,7 @@ struct Outstanding {
 class LateRows : public StagedRows {
  public:
   LateRows(std::shared_ptr<StagedRows> rows, int64_t row_bytes) : rows(std::move(rows)), row_bytes(row_bytes) {}
-  // What is still to be copied must not go, whatever the caller thinks: a real device keeps it until then, too.
+  // Rows that are still to be copied stay, as a real device keeps them until then.
   absl::Status DropBefore(int64_t) override { return absl::OkStatus(); }
   ConversionLoss TakeLoss() override { return rows->TakeLoss(); }
 

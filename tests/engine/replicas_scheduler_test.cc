@@ -61,23 +61,12 @@ TEST_F(ReplicasSchedulerTest, NoRowsFollowAGap) {
   std::optional<Batch> second = NextBatch(1);
   ASSERT_TRUE(second.has_value());
   Run(*second, 1);
-  scheduler_->RowsLost(capture.id, absl::InternalError("a copy failed"));
+  scheduler_->Failed(capture.id, absl::InternalError("a copy failed"));
   scheduler_->Delivered(capture.id, {first->members[0].turn, absl::ZeroDuration(), /*has_gap=*/true});
   EXPECT_EQ(scheduler_->TurnOf(capture.id, second->members[0].turn), Turn::kNever);
   EXPECT_FALSE(HasEnded(capture));
   Deliver(*second);
   EXPECT_TRUE(HasEnded(capture));
-}
-
-TEST_F(ReplicasSchedulerTest, RowsThatAreLostAfterTheSourceEndedAreAnError) {
-  const auto capture = Admit(SchedulerTest::Plan(FullBatches(1)));
-  std::optional<Batch> batch = NextBatch(0);
-  ASSERT_TRUE(batch.has_value());
-  Run(*batch, 0);
-  scheduler_->RowsLost(capture.id, absl::InternalError("a copy failed"));
-  Deliver(*batch);
-  ASSERT_TRUE(std::holds_alternative<CaptureStarted>(*capture.events->Next()));
-  EXPECT_EQ(std::get<CaptureEnded>(*capture.events->Next()).status.code(), absl::StatusCode::kInternal);
 }
 
 TEST_F(ReplicasSchedulerTest, EachExecutorComputesABatchWhileRowsOfOthersWaitForSlabs) {

@@ -3,6 +3,7 @@
 
 #include "absl/time/clock.h"
 #include "gmock/gmock.h"
+#include "server/base/status.h"
 #include "server/model/transfer.h"
 #include "tests/engine/dataset_fixture.h"
 

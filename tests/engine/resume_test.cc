@@ -87,7 +87,7 @@ TEST_F(ResumeTest, DeterministicCapturesRunTheCutBatchAgain) {
   CutEverywhere(request, kNames, sequences);
 }
 
-// Which rows of a batch are wanted or still missing must not change its shape.
+// A batch keeps its shape, whichever of its rows are wanted or still missing.
 TEST_F(ResumeTest, DeterministicBatchesKeepTheirShapeWhateverIsWantedOfThem) {
   options_.slab_count = 8;
   Create();

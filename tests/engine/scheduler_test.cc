@@ -4,11 +4,11 @@
 namespace hookline {
 namespace {
 
-TEST_F(SchedulerTest, ACaptureThatIsAloneWaitsAQuarterOfTheDelayForOthersThatBeginNow) {
+TEST_F(SchedulerTest, ACaptureThatIsAloneWaitsHalfOfTheDelayForOthersThatBeginNow) {
   const auto capture = Admit(Plan(Sequence(10)));
   EXPECT_EQ(NextBatch(), std::nullopt);
-  EXPECT_EQ(look_again_, clock_.Now() + kDelay / 4);
-  clock_.Advance(kDelay / 4);
+  EXPECT_EQ(look_again_, clock_.Now() + kDelay / 2);
+  clock_.Advance(kDelay / 2);
   EXPECT_TRUE(NextBatch().has_value());
 }
 
@@ -67,6 +67,22 @@ TEST_F(SchedulerTest, RowsThatWaitForSlabsKeepTheNextBatchBack) {
   scheduler_->Placed(Executor(), capture.id, 100);
   EXPECT_TRUE(NextBatch().has_value());
   scheduler_->Failed(capture.id, absl::InternalError("end of the test"));
+}
+
+TEST_F(SchedulerTest, ACaptureWhoseLastRowsAreLostEndsWithThatError) {
+  const auto capture = Admit(Plan(Sequence(10)));
+  clock_.Advance(kDelay);
+  std::optional<Batch> batch = NextBatch();
+  ASSERT_TRUE(batch.has_value());
+  Run(*batch);  // its source has ended
+  scheduler_->Failed(capture.id, absl::InternalError("the copy failed"));
+  Deliver(*batch);
+  std::optional<CaptureEnded> ended;
+  while (std::optional<CaptureEvent> event = capture.events->Next()) {
+    if (const auto* end = std::get_if<CaptureEnded>(&*event)) ended = *end;
+  }
+  ASSERT_TRUE(ended.has_value());
+  EXPECT_EQ(ended->status.message(), "the copy failed");
 }
 
 TEST_F(SchedulerTest, QueueTimeIsTheTimeThatASequenceCouldRunAndDidNot) {

@@ -151,6 +151,10 @@ InterventionRequest& First(ScoreRequest& request) { return request.variants[0].i
 INSTANTIATE_TEST_SUITE_P(
     , RefusedScoreTest,
     ::testing::Values(
+        Refused{"AShuffledDataset", "dataset.shuffle_seed", "leave it out",
+                [](ScoreRequest& r) { r.source = DatasetSource{"ids", 8, 0, 0, std::nullopt, 1}; }},
+        Refused{"Epochs", "dataset.epochs", "leave it out",
+                [](ScoreRequest& r) { r.source = DatasetSource{"ids", 8, 0, 0, std::nullopt, std::nullopt, 2}; }},
         Refused{"NoSource", "source", "tokens, text, dataset", [](ScoreRequest& r) { r.source = std::monostate(); }},
         Refused{"UnknownHookPoint", "variants[0].interventions[0].hook_point", "blocks.0.hook_mlp_out",
                 [](ScoreRequest& r) { First(r).hook_point = "blocks.0.hook_mlp_ou"; }},

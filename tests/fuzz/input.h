@@ -1,4 +1,4 @@
-// What the fuzzers share: the input as text or as a file, and what every error must be like.
+// The fuzzers' input as text or as a file, and the check that each makes of every error.
 #ifndef HOOKLINE_TESTS_FUZZ_INPUT_H_
 #define HOOKLINE_TESTS_FUZZ_INPUT_H_
 

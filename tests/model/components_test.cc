@@ -115,7 +115,7 @@ TEST(Mxfp4Test, EachValueIsItsHalfByteTimesThePowerOfItsScale) {
   at::Tensor scales = at::randint(100, 150, {2, 3, 5}, at::kByte);
   scales.view(-1)[7] = 255;
   at::Tensor values = at::empty({2, 3, 5 * kMxfp4Group}, at::kFloat);
-  // In two pieces, as a file is read.
+  // The blocks come in two pieces, as a file is read.
   const absl::Span<const uint8_t> bytes(blocks.data_ptr<uint8_t>(), blocks.nbytes());
   constexpr int64_t kFirst = 11 * kMxfp4GroupBytes;
   DecodeMxfp4(kFirst, bytes.subspan(kFirst), scales, values);

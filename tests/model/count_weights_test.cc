@@ -1,4 +1,4 @@
-// What the weights of a model take is told before they are read: no more and no less than is kept.
+// The size of a model's weights is known before they are read, to the byte that is kept.
 #include <gtest/gtest.h>
 
 #include <cstdint>

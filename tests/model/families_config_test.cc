@@ -368,7 +368,7 @@ TEST_F(FamiliesConfigTest, ExpertsLoadFromEitherLayout) {
   EXPECT_LE((LastValue() - apart).norm().item<double>(), 1e-5 * apart.norm().item<double>());
 }
 
-// What MXFP4 experts stand for, (E, out, in).
+// Returns the numbers that MXFP4 experts stand for, (E, out, in).
 at::Tensor FromMxfp4(const at::Tensor& blocks, const at::Tensor& scales) {
   at::Tensor values = at::empty({blocks.size(0), blocks.size(1), blocks.size(2) * kMxfp4Group}, at::kBFloat16);
   DecodeMxfp4(0, {blocks.data_ptr<uint8_t>(), blocks.nbytes()}, scales, values);

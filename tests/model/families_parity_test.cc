@@ -100,7 +100,7 @@ TEST_P(FamiliesParityTest, TheNormAfterASublayerReadsItsRawOutput) {
   }
 }
 
-// What a norm reads; -1 where that is not a hook point.
+// Returns the hook point that a norm reads; -1 where that is not a hook point.
 int InputOfNorm(const HookPoints& points, const std::string& norm) {
   if (norm == "ln_final.") {
     for (int i = points.size() - 1; i >= 0; --i) {

@@ -21,7 +21,7 @@ ModelOptions Fixture(const std::string& path, const std::string& device) {
 }
 
 // Every hook point's values.
-std::vector<at::Tensor> Run(Model& model) {
+std::vector<at::Tensor> AllValues(Model& model) {
   std::vector<int> hook_points;
   for (int i = 0; i < model.hook_points().size(); ++i) hook_points.push_back(i);
   std::vector<at::Tensor> values;
@@ -88,7 +88,7 @@ TEST(ServedModelTest, ReplicasOnTheCpuComputeTheSameWithOneCopyOfTheWeights) {
   ASSERT_TRUE(served.ok()) << served.status();
   ASSERT_EQ(served->executors.size(), 2u);
   EXPECT_EQ(served->executors[1].replica, 1);
-  ExpectEqual(Run(*served->executors[0].model), Run(*served->executors[1].model));
+  ExpectEqual(AllValues(*served->executors[0].model), AllValues(*served->executors[1].model));
   const auto one = CountWeights(Fixture("families/gpt2", "cpu")), two = CountWeights(options);
   ASSERT_TRUE(one.ok() && two.ok());
   ASSERT_EQ(two->size(), 1u);
@@ -110,7 +110,7 @@ TEST(ServedModelTest, StagesComputeWhatTheWholeComputes) {
     ASSERT_EQ(split->executors.size(), 2u) << "one for each stage";
     EXPECT_EQ(split->executors[1].replica, 0);
     for (const ServedModel::Executor& executor : split->executors) {
-      ExpectEqual(Run(*executor.model), Run(*whole->executors[0].model));
+      ExpectEqual(AllValues(*executor.model), AllValues(*whole->executors[0].model));
     }
   }
 }

@@ -290,10 +290,8 @@ def test_it_offers_what_the_other_client_offers():
     def offered(kind, left_out=()):
         return {name for name in vars(kind) if not name.startswith("_")} - set(left_out)
 
-    # Those ways of calling and receiving are the other one's alone, as is what computes on the thread that calls it.
-    missing = offered(hookline.Client, ["receiver", "run", "receive", "call", "loss_recovered"]) - offered(
-        hookline.aio.AsyncClient
-    )
+    # Those ways of calling and receiving are the other one's alone.
+    missing = offered(hookline.Client, ["receiver", "run", "receive", "call"]) - offered(hookline.aio.AsyncClient)
     assert not missing
     assert offered(hookline.Persist) - {"close"} <= offered(hookline.aio.AsyncPersist)
     assert offered(hookline.Capture) - {"close"} <= offered(hookline.aio.AsyncCapture)

@@ -19,7 +19,7 @@ CODES = {
 
 
 def calls(client, hook_point, sequences):
-    """By name, the calls that are written alike for both clients; asyncio's return what is to be awaited."""
+    """The calls, by name, that are written alike for both clients; asyncio's return what is to be awaited."""
     return {
         "persist": lambda: client.persist("r", hook_point, sequences).wait(),
         "estimate": lambda: client.estimate(hook_point, sequences),

@@ -124,7 +124,7 @@ def test_a_pause_longer_than_keepalive_cuts_nothing_off(fake, source):
     package = os.path.dirname(os.path.dirname(hookline.__file__))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([package, os.environ.get("PYTHONPATH", "")])}
     with PingRelay(server.port) as relay:
-        # In a process of its own, because threads of the fake server would read from the client's connection, too.
+        # The client has its own process, because threads of the fake server would read from its connection, too.
         client = subprocess.Popen(
             [sys.executable, "-c", PAUSE.format(address=relay.address, resid=RESID, source=source)],
             env=environment,

@@ -294,7 +294,7 @@ def test_a_well_mixed_batch_holds_rows_of_many_sequences(client, server):
 
 
 def test_statistics_can_be_drawn(client):
-    """On what takes the calls of matplotlib's axes."""
+    """The axes are a stand-in that takes the calls of matplotlib's."""
 
     class Axes:
         figure = object()

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -145,6 +146,27 @@ def test_a_perfect_autoencoder_recovers_the_loss_and_a_zero_one_nothing(client):
     nothing = client.loss_recovered(torch.zeros_like, RESID, IDS)
     assert nothing.ce_loss_score == pytest.approx(0, abs=1e-4)
     assert nothing.ce_loss_with_ablation == pytest.approx(nothing.ce_loss_with_sae)
+
+
+def test_asyncio_measures_the_same_and_the_event_loop_goes_on(client, server):
+    on_loops_thread = []
+
+    def smaller(rows):
+        on_loops_thread.append(threading.current_thread() is threading.main_thread())
+        return 0.5 * rows
+
+    async def run():
+        async with hookline.aio.connect(server.address) as aio:
+            with pytest.raises(TypeError, match="Dataset holds no token ids here"):
+                await aio.loss_recovered(smaller, RESID, hookline.Dataset("d"))
+            return await aio.loss_recovered(smaller, RESID, IDS, ignore_token_ids=[4])
+
+    told = asyncio.run(run())
+    expected = client.loss_recovered(smaller, RESID, IDS, ignore_token_ids=[4])
+    assert on_loops_thread == [False] * len(IDS) + [True] * len(IDS)
+    assert told.tokens == expected.tokens == 9
+    for measure in ("ce_loss_with_sae", "ce_loss_without_sae", "ce_loss_with_ablation", "kl_div_with_sae", "mse"):
+        assert getattr(told, measure) == pytest.approx(getattr(expected, measure), rel=1e-4), measure
 
 
 def test_an_autoencoder_of_one_head_replaces_that_heads_rows(client):

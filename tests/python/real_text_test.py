@@ -62,7 +62,7 @@ def test_long_texts_are_refused_truncated_or_split(client):
         rows_of(client, RESID, text=["short", text])
     assert len(rows_of(client, RESID, text=hookline.Text(text, long_texts="truncate"))) == context
     assert len(rows_of(client, RESID, text=hookline.Text(text, long_texts="split"))) == context + 3
-    with pytest.raises(ValueError, match="none of refuse, truncate, split"):
+    with pytest.raises(ValueError, match="not one of refuse, truncate, split"):
         hookline.Text(text, long_texts="cut")
 
 

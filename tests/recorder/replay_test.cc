@@ -148,6 +148,37 @@ TEST_F(ReplayTest, ShuffledItIsTheSameRowsAlsoAfterAResumeAtAnyChunk) {
   }
 }
 
+TEST_F(ReplayTest, ADamagedTokenOrOneOfAnotherReadIsRefused) {
+  ReplayRequest request = SmallMessages();
+  std::string token;
+  {
+    auto capture = Start(request);
+    ASSERT_TRUE(capture.ok()) << capture.status();
+    for (int i = 0; i < 4; ++i) {
+      CaptureEvent event = Next(**capture);
+      if (auto* chunk = std::get_if<Chunk>(&event)) token = chunk->resume_token;
+    }
+  }
+  request.resume_token = token;
+  EXPECT_TRUE(Start(request).ok());
+  for (size_t i = 0; i < token.size(); ++i) {
+    request.resume_token = token;
+    request.resume_token[i] ^= 4;
+    EXPECT_THAT(std::string(Start(request).status().message()), HasSubstr("resume_token: ")) << i;
+  }
+  request.resume_token = token;
+  request.shuffle_seed = 7;
+  request.row_count = 60;
+  EXPECT_THAT(std::string(Start(request).status().message()), HasSubstr("belongs to another source"));
+  request = SmallMessages();
+  request.resume_token = token;
+  request.max_activations = 50;
+  EXPECT_THAT(std::string(Start(request).status().message()), HasSubstr("belongs to another request"));
+  const ResumePosition begin;
+  request.resume_token = EncodeResumeToken({1, 2, 3}, begin);
+  EXPECT_THAT(std::string(Start(request).status().message()), HasSubstr("belongs to another model"));
+}
+
 TEST_F(ReplayTest, ADamagedShardEndsItWithDataLossAfterTheRowsBeforeIt) {
   const auto manifest = *catalog_->Get("a");
   ASSERT_GT(manifest->shards.size(), 2u);

@@ -70,7 +70,7 @@ class Server:
         else:
             raise RuntimeError("the server ended at its start:\n" + "".join(log))
         port = int(re.search(r"\(port (\d+)\)", line).group(1))
-        # Or it would wait for room in the pipe.
+        # Otherwise it would wait for room in the pipe.
         threading.Thread(target=self.process.stderr.read, daemon=True).start()
         self.channel = grpc.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.use_local_subchannel_pool", 1)])
 
@@ -123,7 +123,7 @@ class Server:
         self.process.wait()
 
     def terminate(self):
-        """Ends it in good order."""
+        """Shuts it down gracefully."""
         self.process.send_signal(signal.SIGTERM)
         assert self.process.wait(timeout=60) == 0
         self.channel.close()

@@ -86,6 +86,8 @@ class Server:
             env={**os.environ, **(environment or {})},
         )
         self.lines = []
+        self.reads_log = threading.Event()  # cleared: the log's pipe fills
+        self.reads_log.set()
         self._changed = threading.Condition()
         threading.Thread(target=self._read, daemon=True).start()
         line = self.wait_for("listening on " + listen[0])
@@ -96,6 +98,7 @@ class Server:
 
     def _read(self):
         for line in self.process.stderr:
+            self.reads_log.wait()
             with self._changed:
                 self.lines.append(line)
                 self._changed.notify_all()

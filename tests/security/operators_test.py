@@ -2,7 +2,9 @@
 
 import json
 import queue
+import re
 import threading
+import urllib.request
 
 import grpc
 import pytest
@@ -111,6 +113,69 @@ def test_a_json_log_holds_an_object_in_each_line(serve, tmp_path):
         assert "\x1b" not in line
 
 
+def read_metrics(server):
+    port = re.search(r"\(port (\d+)\)", server.wait_for("metrics at")).group(1)
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as page:
+        return page.read().decode()
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_every_finished_call_is_one_line_of_the_log_and_counted(serve, tmp_path, log_format):
+    clients = write_clients(
+        tmp_path / "clients.json",
+        entry("alice", ["read", "capture"], "a", quotas={"rows": 100}),
+    )
+    server = serve("--log-format", log_format, "--auth-file", clients, "--metrics-listen", "127.0.0.1:0")
+    with hookline.connect(server.address, token="a", receiver="grpc") as client:
+        capture = client.capture(POINT, [[1, 2, 3]], output="numpy", max_activations=100)
+        assert sum(len(batch[POINT]) for batch in capture) == 3
+        with pytest.raises(hookline.ResourceExhaustedError, match="quota `rows`"):
+            list(client.capture(POINT, [[1, 2, 3]], output="numpy", max_activations=101))
+    with hookline.connect(server.address, token="stranger", receiver="grpc") as client:
+        with pytest.raises(hookline.UnauthenticatedError):
+            client.models()
+
+    def values(method, code):
+        """Those of the call's line."""
+        if log_format == "text":
+            line = server.wait_for(f"{method} code={code} ")
+            return dict(word.split("=", 1) for word in line.split(" call ", 1)[1].split())
+        line = json.loads(server.wait_for(f'{method}","code":"{code}"'))
+        assert (line["level"], line["message"]) == ("info", "call")
+        return line
+
+    capture = values(STREAM, "OK")
+    assert (capture["client"], capture["peer"]) == ("alice", "127.0.0.1")
+    assert int(capture["rows"]) == 3 and int(capture["bytes"]) > 3 * 64
+    times = [float(capture[name]) for name in ("queue_seconds", "forward_seconds", "copy_seconds", "wire_seconds")]
+    assert all(time >= 0 for time in times)
+    assert 0 < float(capture["first_row_seconds"]) <= float(capture["seconds"])
+    assert values(STREAM, "RESOURCE_EXHAUSTED")["client"] == "alice"
+    assert "client" not in values("/hookline.v1.ModelService/ListModels", "UNAUTHENTICATED")
+    metrics = read_metrics(server)
+    for line in (
+        'hookline_grpc_server_handled_total{grpc_service="hookline.v1.CaptureService",grpc_method="CaptureStream",'
+        'grpc_code="RESOURCE_EXHAUSTED"} 1',
+        'hookline_grpc_server_handled_total{grpc_service="hookline.v1.ModelService",grpc_method="ListModels",'
+        'grpc_code="UNAUTHENTICATED"} 1',
+        'hookline_first_row_seconds_count{grpc_service="hookline.v1.CaptureService",grpc_method="CaptureStream"} 1',
+        'hookline_quota_refusals_total{quota="rows",client="alice",authenticated="true"} 1',
+    ):
+        assert line in metrics.splitlines(), metrics
+
+
+def test_a_log_that_nobody_reads_holds_up_no_call(serve):
+    server = serve()
+    server.reads_log.clear()
+    with hookline.connect(server.address, receiver="grpc") as client:
+        for _ in range(1000):  # the pipe holds some hundreds of lines
+            client.models(timeout=60)
+        server.reads_log.set()
+        server.wait_for("ListModels code=OK", count=100)
+        client.models(timeout=60)
+    assert re.search(r" [1-9]\d* lines of the log were left out", server.wait_for("were left out"))
+
+
 def test_health_has_exit_codes_for_probes(serve):
     server = serve()
     assert cli("health", "--server", server.address)[:2] == (0, "serving\n")
@@ -141,6 +206,21 @@ def test_clients_wait_as_long_as_a_rate_demands(serve, tmp_path, receiver):
         with pytest.raises(hookline.ResourceExhaustedError, match="tokens_per_second") as caught:
             list(client.capture(POINT, [[256] * 60], output="numpy", retry=None))
         assert caught.value.retry_after > 0
+
+
+def test_the_command_line_waits_as_long_as_a_rate_demands(serve, tmp_path):
+    clients = write_clients(
+        tmp_path / "clients.json",
+        entry("a", ["read", "capture"], "a", quotas={"tokens_per_second": 100, "burst_tokens": 50}),
+    )
+    server = serve("--auth-file", clients)
+    tokens = tmp_path / "tokens.txt"
+    tokens.write_text(" ".join(["256"] * 60) + "\n")
+    for number in range(2):  # the second is refused, waits as long as it is told, and succeeds
+        arguments = ("--hook-points", POINT, "--tokens", tokens, "--out", tmp_path / f"rows{number}", "--quiet")
+        code, _, err = cli("capture", "--server", server.address, *arguments, HOOKLINE_TOKEN="a")
+        assert code == 0, err
+    assert server.wait_for("code=RESOURCE_EXHAUSTED") is not None
 
 
 def test_a_silent_capture_makes_room_for_a_newcomer(serve, streams):

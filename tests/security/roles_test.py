@@ -195,11 +195,12 @@ def test_recordings_belong_to_the_client_that_made_them(serve, tmp_path):
         entry("alice", ["read", "capture", "record"], "a", quotas={"recordings": 1}),
         entry("bob", ["read", "capture", "record"], "b"),
         entry("carol", ["capture"], "c"),
+        entry("dave", ["read", "record"], "d", quotas={"recording_bytes": 1000}),
         entry("root", ["admin"], "r"),
     )
     server = serve("--auth-file", clients, "--recordings-dir", recordings, "--recordings-free-bytes", 0)
-    alice, bob, carol, root = (
-        hookline.connect(server.address, token=token, receiver="grpc") for token in ("a", "b", "c", "r")
+    alice, bob, carol, dave, root = (
+        hookline.connect(server.address, token=token, receiver="grpc") for token in "abcdr"
     )
     assert alice.persist("run", POINT, [[1, 2, 3]]).wait().rows == 3
     assert [recording.name for recording in bob.recordings()] == ["run"], "reading is for everybody with `read`"
@@ -212,6 +213,9 @@ def test_recordings_belong_to_the_client_that_made_them(serve, tmp_path):
         list(carol.capture(POINT, [[1, 2, 3]], record_as="other", output="numpy"))
     with pytest.raises(hookline.ResourceExhaustedError, match="quota `recordings`"):
         alice.persist("run2", POINT, [[1, 2, 3]]).wait()
+    assert dave.persist("daves", POINT, [[1, 2, 3]]).wait().rows == 3
+    with pytest.raises(hookline.ResourceExhaustedError, match="bytes, of at most 1000 .quota `recording_bytes`"):
+        dave.persist("daves2", POINT, [[1, 2, 3]]).wait()
     assert alice.delete_recording("run") > 0
     assert bob.persist("bobs", POINT, [[1, 2, 3]]).wait().rows == 3
     assert root.delete_recording("bobs") > 0
@@ -237,7 +241,7 @@ def test_a_wrong_auth_file_is_refused_at_start_by_name(tmp_path):
         ("", "it is not JSON"),
         ("[]", "the file: must be an object"),
         ('{"clients":[{"name":"a","roles":["read"]}]}', "clients[0] (a): nothing recognises it"),
-        ('{"clients":[{"name":"a","roles":["king"],"uid":1}]}', "'\"king\"', which is none of read, capture"),
+        ('{"clients":[{"name":"a","roles":["king"],"uid":1}]}', "'\"king\"', which is not one of read, capture"),
         ('{"clients":[{"name":"a b","roles":["read"],"uid":1}]}', "name is 'a b'"),
         ('{"clients":[{"name":"a","roles":["read"],"uid":1,"tokn":1}]}', "unknown field 'tokn'"),
         ('{"clients":[{"name":"a","roles":["read"],"token_sha256":"12"}]}', "token_sha256 has 2 characters"),

@@ -103,6 +103,12 @@ def test_mutual_tls_wants_a_certificate_of_the_authority(serve, authority, tmp_p
     ) as client:
         with pytest.raises(hookline.UnavailableError):
             rows_of(client)
+    late, late_key = map(str, authority.certificate("late", san="URI:spiffe://lab/ci", days=-1))
+    with hookline.connect(
+        server.address, tls=hookline.Tls(str(authority.ca), late, late_key), receiver=receiver
+    ) as client:
+        with pytest.raises(hookline.UnavailableError):
+            rows_of(client)
     code, _, err = cli(
         "models", "--server", server.address, "--tls-ca", authority.ca, "--tls-cert", own, "--tls-key", own_key
     )

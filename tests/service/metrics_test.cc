@@ -58,6 +58,16 @@ TEST(Metrics, ShowTheEnginesSnapshotToWhoeverAsks) {
   load.forward_seconds = {{0.001, 0.1}, {1, 2, 4}, 1.25};
   load.queue_seconds = {{0.001}, {6, 1}, 0.5};
   load.device_memory_bytes = 1 << 20;
+  load.captures_queued = 2;
+  load.scores = 3;
+  load.tokens_queued = 777;
+  EngineSnapshot::ReplicaLoad replica;
+  replica.stages = {{"cuda:0", 0, 3, 0}, {"cuda:1", 3, 3, 0}};
+  replica.tokens = 4000;
+  replica.busy_share = 0.75;
+  replica.launched_batches = 2;
+  load.replicas = {replica, replica};
+  load.replicas[1].is_lost = true;
   snapshot.models = {load};
   engine.SetSnapshot(snapshot);
 
@@ -82,6 +92,14 @@ TEST(Metrics, ShowTheEnginesSnapshotToWhoeverAsks) {
            "hookline_forward_seconds_sum{model=\"demo\"} 1.25\n",
            "hookline_queue_seconds_count{model=\"demo\"} 7\n",
            "hookline_device_memory_bytes{model=\"demo\"} 1048576\n",
+           "hookline_replica_up{model=\"demo\",replica=\"0\",device=\"cuda:0+cuda:1\"} 1\n",
+           "hookline_replica_up{model=\"demo\",replica=\"1\",device=\"cuda:0+cuda:1\"} 0\n",
+           "hookline_replica_load{model=\"demo\",replica=\"0\",device=\"cuda:0+cuda:1\"} 0.75\n",
+           "hookline_replica_tokens_total{model=\"demo\",replica=\"0\",device=\"cuda:0+cuda:1\"} 4000\n",
+           "hookline_replica_batches{model=\"demo\",replica=\"0\",device=\"cuda:0+cuda:1\"} 2\n",
+           "hookline_queue_depth{model=\"demo\",queue=\"captures\"} 2\n",
+           "hookline_queue_depth{model=\"demo\",queue=\"scores\"} 3\n",
+           "hookline_queued_tokens{model=\"demo\"} 777\n",
        }) {
     EXPECT_THAT(text, HasSubstr(line));
   }
@@ -103,7 +121,6 @@ TEST(Metrics, ShowEachClientOfTheAuthFileAndAllOthersAsOne) {
   EngineSnapshot snapshot;
   snapshot.clients = {MakeLoad("alice", true, 1, 16, 2.5), MakeLoad("10.0.0.1", false, 3, 4, 7),
                       MakeLoad("10.0.0.2", false, 5, 8, 1), MakeLoad("unnamed", true, 9, 32, 0)};
-  snapshot.quota_refusals = 7;
   snapshot.captures_stalled = 2;
   FakeEngine engine;
   engine.SetSnapshot(snapshot);
@@ -118,13 +135,25 @@ TEST(Metrics, ShowEachClientOfTheAuthFileAndAllOthersAsOne) {
            "hookline_client_slabs{client=\"unnamed\",authenticated=\"false\"} 12\n",
            "hookline_client_idle_seconds{client=\"unnamed\",authenticated=\"false\"} 7\n",
            "hookline_client_captures{client=\"unnamed\",authenticated=\"true\",state=\"queued\"} 9\n",
-           "hookline_quota_refusals_total 7\n",
            "hookline_captures_stalled_total 2\n",
        }) {
     EXPECT_THAT(text, HasSubstr(line));
   }
   EXPECT_THAT(text, Not(HasSubstr("10.0.0.")));
   EXPECT_THAT(text, Not(HasSubstr("hookline_client_tokens_total{client=\"unnamed\",authenticated=\"false\"}")));
+}
+
+TEST(Metrics, ShowTheCallsWhereTheyAreCounted) {
+  FakeEngine engine;
+  CallMetrics calls;
+  calls.Ended("/hookline.v1.EvaluationService/Score", "OK", absl::Seconds(3));
+  auto server = MetricsServer::Start("127.0.0.1:0", &engine, /*catalog=*/nullptr, &calls);
+  ASSERT_TRUE(server.ok()) << server.status();
+  const std::string text = Get((*server)->port(), "/metrics");
+  const std::string score = "{grpc_service=\"hookline.v1.EvaluationService\",grpc_method=\"Score\"";
+  EXPECT_THAT(text, HasSubstr("hookline_grpc_server_handling_seconds_sum" + score + "} 3\n"));
+  EXPECT_THAT(text, HasSubstr("hookline_grpc_server_handling_seconds_bucket" + score + ",le=\"2.5\"} 0\n"));
+  EXPECT_THAT(text, HasSubstr("hookline_grpc_server_handling_seconds_bucket" + score + ",le=\"5\"} 1\n"));
 }
 
 TEST(Metrics, ShowTheVersionAndWhatTheProcessUses) {

@@ -149,7 +149,7 @@ TEST(ServerProgram, EndsAtOnceAtASecondSignal) {
   v1::CaptureResponse response;
   ASSERT_TRUE(stream->Read(&response));
   program.Signal(SIGTERM);
-  EXPECT_NE(program.WaitForLog("good order"), "");
+  EXPECT_NE(program.WaitForLog("shutting down gracefully"), "");
   program.Signal(SIGINT);
   const int status = program.Wait();
   EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGINT) << program.log();

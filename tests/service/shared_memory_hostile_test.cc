@@ -7,6 +7,7 @@
 
 #include "absl/time/clock.h"
 #include "gmock/gmock.h"
+#include "server/service/shared_memory/listener.h"
 #include "tests/service/shared_memory_fixture.h"
 #include "tests/support/loopback.h"
 
@@ -67,7 +68,7 @@ TEST_F(SharedMemoryTest, ClosesConnectionsThatSaySomethingElse) {
   two.Send("HKLN", memory);
   two.Send("SHM1", memory);
   EXPECT_FALSE(two.Answered());
-  // In pieces it is good.
+  // An offer in pieces is accepted.
   Offer pieces(port());
   pieces.Send("HKLN", memory);
   pieces.Send("SHM1");
@@ -168,6 +169,17 @@ TEST_F(SharedMemoryTest, WhoeverOffersNothingIsClosed) {
   Offer silent(port());
   EXPECT_FALSE(silent.Answered());
   EXPECT_TRUE(Offer(port()).Make(MemoryFile(kMebibyte), kMebibyte));
+}
+
+TEST(SharedMemoryListener, WhatAUserOffersServesThatUsersCallsOnly) {
+  constexpr int kPort = 1;  // names the socket, and is not opened
+  SharedMemoryListener listener;
+  listener.Listen({kPort}, 8 * kMebibyte);
+  Offer offer(kPort);
+  ASSERT_TRUE(offer.Make(MemoryFile(kMebibyte), kMebibyte, 'k'));
+  const std::string key = absl::BytesToHexString(std::string(16, 'k'));
+  EXPECT_EQ(listener.Take(key, getuid() + 1), nullptr);
+  EXPECT_NE(listener.Take(key, getuid()), nullptr) << "nor did the other user take it away";
 }
 
 TEST_F(SharedMemoryTest, CountsWhatAllClientsOffer) {

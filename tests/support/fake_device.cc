@@ -119,7 +119,10 @@ void FreeDevice(void* address) {
   absl::MutexLock lock(&state().mu);
   const auto found = state().blocks.find(begin);
   const Block& block = found->second;
+  // Nothing runs on a device that has failed.
+  const bool has_failed = !state().failure.empty() || state().device_failures.count(block.device) > 0;
   for (const auto& [user, count] : block.uses) {
+    if (has_failed) break;
     if (user == block.stream || Knows(block.stream, user, count)) continue;
     Race(absl::StrCat("a block of stream ", block.stream, " is freed while stream ", user, " may still use it"));
   }
@@ -319,7 +322,7 @@ void FakeDevice::Reset() {
     state().switches[device] = 0;
     state().peak[device] = state().allocated[device];
   }
-  // What is left of an earlier test is over.
+  // Work that an earlier test left is dropped.
   for (auto& [stream, its] : state().streams) {
     its.late.clear();
     state().host[stream] = its.count;

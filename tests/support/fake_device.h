@@ -35,7 +35,7 @@ class FakeDevice {
  public:
   static constexpr int kDevices = 2;
 
-  // Since Reset.
+  // Counted since Reset.
   struct Counters {
     int64_t launches = 0;         // operators that reached a device; views do not
     int64_t blocking_copies = 0;  // copies for which the host waits, and values that it reads

@@ -75,7 +75,7 @@ struct State {
 
 State& state();
 
-// Of the calling thread; LibTorch changes them through the guard.
+// These belong to the calling thread; LibTorch changes them through the guard.
 extern thread_local int current_device;
 extern thread_local int current_stream[FakeDevice::kDevices];
 

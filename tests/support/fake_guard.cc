@@ -83,7 +83,7 @@ class Guard final : public c10::impl::DeviceGuardImplInterface {
     }
     setDevice(before);
   }
-  // Not at the first time: who asks must be able to wait.
+  // The first question finds no event done: who asks must be able to wait.
   bool queryEvent(void* event) const override {
     if (event == nullptr) return true;
     absl::MutexLock lock(&state().mu);

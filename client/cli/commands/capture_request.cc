@@ -157,6 +157,46 @@ absl::StatusOr<std::unique_ptr<TokenSource>> OpenTokenFile(const CaptureRequestF
   return TokenSource::Open(options);
 }
 
+void AddSelectionOptions(CLI::App& command, CaptureRequestFlags& flags) {
+  const std::string rows = "Selection of rows";
+  command
+      .add_option("--max-activations", flags.max_activations,
+                  "The most rows of each hook point. Default: all, up to the server's cap")
+      ->type_name("ROWS")
+      ->group(rows);
+  command
+      .add_option("--max-activations-for", flags.max_activations_for,
+                  "Another number for one hook point, by its full name. Repeatable")
+      ->type_name("NAME=ROWS")
+      ->allow_extra_args(false)
+      ->group(rows);
+  command.add_option("--skip-first", flags.skip_first, "Leave out positions below this [0]")
+      ->type_name("N")
+      ->group(rows);
+  command
+      .add_option("--position-end", flags.position_end,
+                  "Leave out positions from here on; negative: that many at the end; 0: no end [0]")
+      ->type_name("N")
+      ->group(rows);
+  command.add_option("--position-stride", flags.position_stride, "Keep every n-th position from --skip-first on [1]")
+      ->type_name("N")
+      ->group(rows);
+  command.add_option("--exclude-token", flags.exclude_tokens, "Leave out the rows of this token id. Repeatable")
+      ->type_name("ID")
+      ->delimiter(',')
+      ->allow_extra_args(false)
+      ->group(rows);
+  CLI::Option* sample = command
+                            .add_option("--sample-rows", flags.sample_rows,
+                                        "Keep this many rows of each sequence, chosen at random; 0: all [0]")
+                            ->type_name("N")
+                            ->group(rows);
+  command.add_flag("--last-only", flags.last_only, "Keep only the last row of each sequence, of those that are left")
+      ->excludes(sample)
+      ->group(rows);
+  command.add_option("--seed", flags.seed, "Seed of --sample-rows [0]")->type_name("N")->needs(sample)->group(rows);
+}
+
 }  // namespace
 
 CLI::Option* AddSourceOptions(CLI::App& command, CaptureRequestFlags& flags) {
@@ -227,43 +267,7 @@ void AddCaptureRequestOptions(CLI::App& command, CaptureRequestFlags& flags, Fee
       ->allow_extra_args(false);
   if (feeds == Feeds::kOffered) AddFeedOptions(command, flags, dataset);
 
-  const std::string rows = "Selection of rows";
-  command
-      .add_option("--max-activations", flags.max_activations,
-                  "The most rows of each hook point. Default: all, up to the server's cap")
-      ->type_name("ROWS")
-      ->group(rows);
-  command
-      .add_option("--max-activations-for", flags.max_activations_for,
-                  "Another number for one hook point, by its full name. Repeatable")
-      ->type_name("NAME=ROWS")
-      ->allow_extra_args(false)
-      ->group(rows);
-  command.add_option("--skip-first", flags.skip_first, "Leave out positions below this [0]")
-      ->type_name("N")
-      ->group(rows);
-  command
-      .add_option("--position-end", flags.position_end,
-                  "Leave out positions from here on; negative: that many at the end; 0: no end [0]")
-      ->type_name("N")
-      ->group(rows);
-  command.add_option("--position-stride", flags.position_stride, "Keep every n-th position from --skip-first on [1]")
-      ->type_name("N")
-      ->group(rows);
-  command.add_option("--exclude-token", flags.exclude_tokens, "Leave out the rows of this token id. Repeatable")
-      ->type_name("ID")
-      ->delimiter(',')
-      ->allow_extra_args(false)
-      ->group(rows);
-  CLI::Option* sample = command
-                            .add_option("--sample-rows", flags.sample_rows,
-                                        "Keep this many rows of each sequence, chosen at random; 0: all [0]")
-                            ->type_name("N")
-                            ->group(rows);
-  command.add_flag("--last-only", flags.last_only, "Keep only the last row of each sequence, of those that are left")
-      ->excludes(sample)
-      ->group(rows);
-  command.add_option("--seed", flags.seed, "Seed of --sample-rows [0]")->type_name("N")->needs(sample)->group(rows);
+  AddSelectionOptions(command, flags);
 
   const std::string values = "Output";
   command.add_option("--dtype", flags.dtype, "Type of the values")

@@ -3,26 +3,13 @@
 #define HOOKLINE_CLIENT_CLI_COMMANDS_COMMANDS_H_
 
 #include <functional>
-#include <memory>
-#include <string>
 
 #include "CLI/CLI.hpp"
 #include "absl/status/status.h"
-#include "absl/status/statusor.h"
+#include "client/cli/commands/server_option.h"
 #include "client/cli/interrupt.h"
-#include "client/cpp/client.h"
 
 namespace hookline::cli {
-
-// The server to ask, and how to be heard by it.
-struct ServerChoice {
-  std::string address;
-  client::TlsOptions tls;
-  std::string token_file;  // empty: HOOKLINE_TOKEN of the environment, if that is set
-};
-
-// A client of the server. INVALID_ARGUMENT names the option that is wrong.
-absl::StatusOr<std::unique_ptr<client::Client>> Connect(const ServerChoice& server);
 
 // The command that the command line asks for: set by the subcommand that was named, called after parsing.
 struct Invocation {
@@ -47,14 +34,6 @@ void AddTokenCommand(CLI::App& app, Invocation& invocation);
 void AddTopCommand(CLI::App& app, Invocation& invocation);
 void AddStopCommand(CLI::App& app, Invocation& invocation);
 void AddHealthCommand(CLI::App& app, Invocation& invocation);
-
-// The settings of the environment: HOOKLINE_SERVER, HOOKLINE_TLS, HOOKLINE_TLS_CA, HOOKLINE_TLS_CERT, HOOKLINE_TLS_KEY
-// and HOOKLINE_TOKEN_FILE; else where hookline-server listens unless told otherwise.
-ServerChoice DefaultServer();
-
-// Declares --server, --token-file and those of TLS, which the program and every subcommand have, so that it may stand
-// before or after their name.
-void AddServerOption(CLI::App& command, Invocation& invocation);
 
 }  // namespace hookline::cli
 

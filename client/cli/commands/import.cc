@@ -34,7 +34,7 @@ Example:
 
 // Rows of a hook point that are written before the next hook point's.
 constexpr int64_t kGroupRows = 512;
-// By default a server takes as many hook points in one request; each holds a file open here.
+// A server takes as many hook points in one request, by default; each holds a file open here.
 constexpr size_t kMaxFiles = 4096;
 
 struct ImportFlags {

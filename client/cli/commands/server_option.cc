@@ -1,3 +1,5 @@
+#include "client/cli/commands/server_option.h"
+
 #include <cstdlib>
 #include <fstream>
 #include <string>

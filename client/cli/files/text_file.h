@@ -17,7 +17,7 @@ namespace hookline::cli {
 // Encodes texts, each into one entry of the answer.
 using EncodeTexts = std::function<absl::StatusOr<v1::TokenizeResponse>(const std::vector<std::string>& texts)>;
 
-// What becomes of a text of more tokens than a sequence may have; kLeave: the server refuses it.
+// The treatment of a text of more tokens than a sequence may have. With kLeave the server refuses it.
 enum class LongTexts { kLeave, kTruncate, kSplit };
 
 struct TextFileOptions {

@@ -18,10 +18,13 @@ std::string Table(const std::vector<std::vector<std::string>>& rows);
 // `1 shard`, `2 shards`.
 std::string Count(int64_t count, absl::string_view thing);
 
-// `paths` has the file of each hook point, or is empty.
+// These three show a result. `paths` has the file of each hook point, or is empty.
+
+// A table with statistics.
+std::string CaptureTable(const CaptureResult& result, absl::Duration elapsed, const std::vector<std::string>& paths);
 // The table of a read, whose summary has no statistics.
 std::string ReadTable(const CaptureResult& result, absl::Duration elapsed, const std::vector<std::string>& paths);
-std::string CaptureTable(const CaptureResult& result, absl::Duration elapsed, const std::vector<std::string>& paths);
+// One JSON object with everything that is known.
 std::string CaptureJson(const CaptureResult& result, absl::Duration elapsed, const std::vector<std::string>& paths);
 
 }  // namespace hookline::cli

@@ -26,7 +26,7 @@ def dtype_name(dtype: Any) -> str:
             pass
     name = "float8_e4m3" if name == "float8_e4m3fn" else name  # as torch and ml_dtypes call OCP's
     if name not in _DTYPES:
-        raise ValueError(f"dtype: {dtype!r} is none of {', '.join(_DTYPES)}")
+        raise ValueError(f"dtype: {dtype!r} is not one of {', '.join(_DTYPES)}")
     return name
 
 
@@ -135,9 +135,9 @@ def have_torch() -> bool:
 
 
 def make_allocator(output: str, dtype: str, pin_memory: bool) -> Allocator:
-    """For `output` "torch", "numpy", or "auto": torch where it is installed."""
+    """Returns the allocator for `output` "torch", "numpy", or "auto": torch where it is installed."""
     if output not in ("auto", "torch", "numpy"):
-        raise ValueError(f"output: {output!r} is none of auto, torch, numpy")
+        raise ValueError(f"output: {output!r} is not one of auto, torch, numpy")
     if output == "torch" or (output == "auto" and have_torch()):
         return TorchArrays(dtype, pin_memory)
     if pin_memory:

@@ -25,7 +25,7 @@ class SourceThread:
         return await future
 
     def end(self) -> None:
-        """No more will be asked for."""
+        """Ends the thread: no more will be asked for."""
         self._wanted.put(None)
 
     def _run(self) -> None:

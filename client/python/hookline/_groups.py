@@ -193,7 +193,7 @@ class GroupReader:
         return Group(self.names if pieces else (), pieces, self._count_group())
 
     def _step_begin(self, place: int) -> int:
-        """Where a capture begins that is to bring the rows from a place of the pass on."""
+        """Returns where a capture must begin to bring the rows from a place of the pass on."""
         return place // self._step * self._step if self._step else 0
 
     def _receive(self) -> bool:

@@ -47,10 +47,10 @@ class Channels(Protocol):
         """Returns whether there are any."""
 
     def abandon(self) -> None:
-        """In a forked child: lets go of them without touching them."""
+        """Lets go of them without touching them, in a forked child."""
 
     def end(self, keep: bool) -> None:
-        """At the program's end: closes them; with `keep` their destructors must not run."""
+        """Closes them at the program's end; with `keep` their destructors must not run."""
 
 
 class Open(Protocol):
@@ -63,7 +63,7 @@ class Open(Protocol):
         """Waits for its threads after `cancel`; whether they have ended in time."""
 
     def abandon(self) -> None:
-        """In a forked child: lets go of everything without touching it."""
+        """Lets go of everything without touching it, in a forked child."""
 
 
 class Running:
@@ -100,7 +100,7 @@ def check_process() -> None:
 
 
 def of_the_parent() -> FailedPreconditionError:
-    """For the use of a capture that the parent of this process opened."""
+    """The error for the use of a capture that the parent of this process opened."""
     return FailedPreconditionError("this process was forked from the one that the capture belongs to; open another")
 
 
@@ -178,7 +178,7 @@ def _after_fork_in_child() -> None:
 
 
 def _close_all() -> None:
-    """At the program's end. Threads that are not daemons have ended by now."""
+    """Closes everything at the program's end. Threads that are not daemons have ended by now."""
     end = time.monotonic() + _EXIT_SECONDS
     joined = []
     for things in (_open, _ending):  # in this order: what is open ends in calls that are ending

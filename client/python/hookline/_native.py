@@ -63,7 +63,7 @@ class NativeClient:
         self.functions.client_free(handle)
 
     def abandon(self) -> None:
-        """In a forked child: the channel is the parent's."""
+        """Forgets the channel in a forked child: it is the parent's."""
         self.handle = ctypes.c_void_p()
 
     def __del__(self) -> None:
@@ -106,6 +106,14 @@ class NativeReceiver:
         self._error = _library.Error()
         self._error_reference = ctypes.byref(self._error)
         self._handle = ctypes.c_void_p()
+        # These exist once the server has granted the capture. All but the layout and the allocator are filled anew for
+        # each batch: the library reads them during the call only.
+        self._layout: Layout
+        self._allocator: Allocator
+        self._rows: Any
+        self._addresses: Any
+        self._description: _library.Batch
+        self._description_reference: Any
         first = self._request.SerializeToString()
         method = _METHODS[options.method]
         connection.acquire()
@@ -214,10 +222,9 @@ class NativeReceiver:
         """Under _reading."""
         if self._started is None:
             self._started = capture_started(self._granted())
-            self._layout: Layout = layout_of(self._started, self._options)
+            self._layout = layout_of(self._started, self._options)
             self._allocator = self._make_allocator(self._started)
             self._rows = (ctypes.c_int64 * len(self._layout.names))()
-            # These are filled anew for each batch: the library reads them during the call only.
             self._addresses = (ctypes.c_void_p * len(self._layout.names))()
             self._description = _library.Batch(data=self._addresses)
             self._description_reference = ctypes.byref(self._description)

@@ -142,7 +142,7 @@ class _Place:
 
 
 class _DatasetPlace(_Place):
-    """By provenance: what token exclusion drops is known to the server alone."""
+    """Follows the provenance: only the server knows what token exclusion drops."""
 
     def __init__(self, dataset: Dataset) -> None:
         self._dataset = dataset

@@ -41,7 +41,7 @@ class _WakeUp:
 
 
 def renew() -> None:
-    """In a forked child, while gRPC rests: gives it an epoll set and an eventfd of its own. Never raises."""
+    """Gives a forked child, while gRPC rests, an epoll set and an eventfd of its own. Never raises."""
     if not sys.platform.startswith("linux"):
         return  # elsewhere gRPC waits by poll(), which leaves nothing to share
     try:

@@ -20,17 +20,18 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from hookline import client as _client
 from hookline.errors import HooklineError, UnavailableError
 
-# Between two looks at a server, and how long it may take to answer; after three answers that did not come it is killed.
+# The time between two looks at a server, and the longest that it may take to answer; after three missing answers it is
+# killed.
 _WATCH_SECONDS = 2.0
 _ANSWER_SECONDS = 10.0
 _MISSES = 3
-# Between two starts of a server that ends at once.
+# The time between two starts of a server that ends at once.
 _RESTART_SECONDS = 1.0
 # A server that has ended so often without an answer in between will not start.
 _FAILED_STARTS = 3
 # This much of the server's own words is kept for errors.
 _LOG_BYTES = 4096
-# Beyond a server's --drain-timeout, which it is told.
+# The time that a server gets beyond its --drain-timeout.
 _DRAIN_GRACE_SECONDS = 15.0
 _PR_SET_PDEATHSIG = 1
 
@@ -194,7 +195,7 @@ class _Server:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def process_id(self) -> int:
-        """For tests, which kill it."""
+        """The process id, for tests that kill the server."""
         return self._process.pid
 
     def _watch(self) -> None:
@@ -279,5 +280,5 @@ class _Server:
 
 
 def _end_with_parent() -> None:
-    """In the new process: it ends when the thread that started it does, as with a worker that is killed."""
+    """Called in the new process, which then ends with the thread that started it, as with a worker that is killed."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

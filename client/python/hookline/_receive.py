@@ -51,7 +51,7 @@ class Receiver(Protocol):
         """Waits after `cancel`, as `_lifetime.Open` says."""
 
     def abandon(self) -> None:
-        """In a forked child, as `_lifetime.Open` says."""
+        """Lets go of everything in a forked child, as `_lifetime.Open` says."""
 
 
 class Pipe:
@@ -76,7 +76,7 @@ class Pipe:
             return True
 
     def end(self, error: BaseException | None = None) -> None:
-        """No more batches; after those that are there, `get` raises `error`. Only the first end counts."""
+        """Ends the batches: after those that are there, `get` raises `error`. Only the first end counts."""
         with self._changed:
             if not self._ended:
                 self._ended, self._error = True, error
@@ -129,7 +129,7 @@ class _Call:
             self._changed.notify_all()
 
     def wait(self) -> int | None:
-        """From which sequence on to send; None if the call ended before it said so."""
+        """Returns the first sequence to send; None if the call ended before it said so."""
         with self._changed:
             self._changed.wait_for(lambda: self._over or self._next_sequence is not None)
             return None if self._over else self._next_sequence

@@ -114,7 +114,7 @@ class CaptureOptions:
             fill_text(request.text, self.source)
         elif isinstance(self.source, Feed):
             if self.source.on_lag not in _ON_LAG:
-                raise ValueError(f"on_lag: {self.source.on_lag!r} is none of detach, wait")
+                raise ValueError(f"on_lag: {self.source.on_lag!r} is not one of detach, wait")
             request.feed.name = self.source.name
             fill_dataset(request.feed.dataset, self.source.dataset)
             request.feed.start_when_subscribers = self.source.start_when_subscribers

@@ -13,8 +13,8 @@ _MASK = (1 << 64) - 1
 
 
 def kept_rows(selection: Selection, sequence: int, ids: Any) -> np.ndarray[Any, Any]:
-    """For each row that the selection without its `sample_rows` keeps of a sequence, whether it is among the sampled
-    ones. `sequence`: the sequence's index in the source."""
+    """Says of each row that the selection without its `sample_rows` keeps of a sequence whether it is among the
+    sampled ones. `sequence`: the sequence's index in the source."""
     ids = np.asarray(ids)
     end = len(ids) + selection.position_end if selection.position_end < 0 else selection.position_end or len(ids)
     positions = np.arange(selection.skip_first, min(end, len(ids)), max(selection.position_stride, 1), dtype=np.uint64)

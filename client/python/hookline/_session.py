@@ -141,7 +141,7 @@ class Session:
 
     @property
     def next_sequence(self) -> int | None:
-        """From where this call's tokens are to be sent; None until the server has said it, which only matters on a
+        """The first sequence that this call is to send; None until the server has said it, which only matters on a
         reconnect."""
         if self._call_started is not None:
             return self._call_started.next_sequence

@@ -26,7 +26,7 @@ _ANSWER_SECONDS = 2.0
 
 
 class SharedMemory:
-    """For one call; `offer` makes it. Not thread-safe."""
+    """The memory that one call shares with the server; `offer` makes it. Not thread-safe."""
 
     def __init__(self, key: bytes, memory: mmap.mmap, connection: socket.socket) -> None:
         self._key = key

@@ -51,7 +51,7 @@ def source_batches(source: Any) -> Iterator[TokenBatch]:
     if hasattr(source, "__iter__"):
         return _each_batch(source)
     raise TypeError(
-        f"source: {type(source).__name__} is none of a tensor, array or list of token ids, an iterable of batches, "
+        f"source: {type(source).__name__} is not a tensor, array or list of token ids, an iterable of batches, "
         "hookline.Dataset, hookline.Feed, hookline.Recording"
     )
 
@@ -191,7 +191,8 @@ class TokenFeed:
                 self.error = error
 
     def received(self, rows: int) -> None:
-        """So many rows, from the start of the capture, have arrived: what came before them need not be sent again."""
+        """Takes note that so many rows, from the start of the capture, have arrived: what came before need not be sent
+        again."""
         with self._state:
             # The server may ask again from the sequence after the last row on, and if it must repeat whole batches,
             # from any sequence of the same message: a message goes once a row of a later one is here.

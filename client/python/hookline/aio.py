@@ -40,6 +40,7 @@ from hookline.errors import (
     HooklineError,
     from_rpc_error,
 )
+from hookline.evaluate import LossRecovered, Measurement, measured_sequences
 from hookline.persist import persist_request
 from hookline.scores import (
     Intervention,
@@ -117,7 +118,7 @@ class AsyncClient:
         return True
 
     def abandon(self) -> None:
-        """In a forked child: the connection is the parent's."""
+        """Forgets the connection in a forked child: it is the parent's."""
         self._forked = True
         _lifetime.keep_for_ever(self._channel)
 
@@ -214,6 +215,23 @@ class AsyncClient:
         scores = AsyncScores(call, options, self.address)
         self._running.add(scores)
         return scores
+
+    async def loss_recovered(
+        self, sae: Any, hook_point: str, source: Any, *, model: str = "", ignore_token_ids: Sequence[int] = ()
+    ) -> LossRecovered:
+        """`Client.loss_recovered`, with the same arguments. The autoencoder runs on another thread, so that it does not
+        hold the event loop."""
+        self._check("loss_recovered")
+        sequences = measured_sequences(source)
+        measurement = Measurement(sae, hook_point, await self.model(model), model, ignore_token_ids)
+        for ids in sequences:
+            async with self.score([ids.tolist()], **measurement.for_rows) as scores:
+                rows = await scores.__anext__()
+            variants = await asyncio.to_thread(measurement.replace_rows, ids, rows)
+            async with self.score([ids.tolist()], variants, **measurement.for_losses) as scores:
+                async for score in scores:
+                    measurement.add(score)
+        return measurement.result()
 
     def persist(
         self, name: str, hook_points: str | Sequence[str], source: Any, **options: Unpack[PersistArguments]

@@ -40,7 +40,7 @@ class Batch(dict[str, Any]):
 
     @property
     def token_text(self) -> list[str] | None:
-        """For each row the token as its vocabulary spells it, at most 256 bytes of it; None without provenance, and
+        """The token of each row as its vocabulary spells it, at most 256 bytes of it; None without provenance, and
         where the model has no tokenizer."""
         if self.token_id is None or not self.token_texts:
             return None

@@ -87,7 +87,7 @@ def connect(
     if (address is None) == (endpoints is None):
         raise TypeError("connect: pass address or endpoints, and not both")
     if receiver not in ("auto", "grpc", "native"):
-        raise ValueError(f"receiver: {receiver!r} is none of auto, grpc, native")
+        raise ValueError(f"receiver: {receiver!r} is not one of auto, grpc, native")
 
     def client_of(one: str) -> Client:
         settled, security = _security.settle(one, tls, token, credentials is not None)

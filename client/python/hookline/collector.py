@@ -46,7 +46,7 @@ class _TokenQueue(Iterator[TokenBatch]):
             self._changed.notify_all()
 
     def close(self) -> None:
-        """No more batches will come."""
+        """Ends the queue: no more batches will come."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hookline._sources import is_server_source, source_batches
-from hookline.scores import Intervention
+from hookline.scores import Intervention, SequenceScore
+from hookline.types import ModelInfo
 
 if TYPE_CHECKING:
+    from hookline._arguments import ScoreArguments
     from hookline.client import Client
 
 # A value of which more is in these sums than in any model.
@@ -137,41 +139,8 @@ class _Totals:
         return 1 - self.mean("mse") / variance
 
 
-def loss_recovered(
-    client: Client, sae: Any, hook_point: str, source: Any, *, model: str = "", ignore_token_ids: Sequence[int] = ()
-) -> LossRecovered:
-    """See `Client.loss_recovered`."""
-    if is_server_source(source):
-        raise TypeError(f"source: {type(source).__name__} holds no token ids here; give them in a list or tensor")
-    points = {point.name: point for point in client.model(model).info.hook_points}
-    heads = points[hook_point].heads if hook_point in points else 0
-    place = _Place(hook_point, head_of(sae, hook_point, heads), heads)
-    reconstruct = reconstruct_with(sae, heads if place.head is None else 1)
-    totals = _Totals()
-    for batch in source_batches(source):
-        for ids in batch.sequences:
-            _add_sequence(client, reconstruct, place, np.asarray(ids), model, ignore_token_ids, totals)
-    without, ablated, with_sae = (totals.mean(f"loss {name}") for name in ("", "zero", "sae"))
-    kl, kl_ablated = totals.mean("kl sae"), totals.mean("kl zero")
-    return LossRecovered(
-        ce_loss_with_sae=with_sae,
-        ce_loss_without_sae=without,
-        ce_loss_with_ablation=ablated,
-        ce_loss_score=(ablated - with_sae) / (ablated - without),
-        kl_div_with_sae=kl,
-        kl_div_with_ablation=kl_ablated,
-        kl_div_score=(kl_ablated - kl) / kl_ablated,
-        l0=totals.mean("l0") if "l0" in totals.sums else None,
-        l1=totals.mean("l1") if "l1" in totals.sums else None,
-        explained_variance=totals.explained_variance(),
-        mse=totals.mean("mse"),
-        cossim=totals.mean("cossim"),
-        tokens=totals.counts["mse"],
-    )
-
-
 @dataclass(frozen=True)
-class _Place:
+class _EncodedRows:
     """The rows that an autoencoder encodes: of a hook point, or of one of its heads."""
 
     hook_point: str
@@ -182,30 +151,80 @@ class _Place:
         return rows if self.head is None else rows.reshape(len(rows), self.heads, -1)[:, self.head]
 
 
-def _add_sequence(
-    client: Client,
-    reconstruct: Reconstruct,
-    place: _Place,
-    ids: np.ndarray[Any, Any],
-    model: str,
-    ignored: Sequence[int],
-    totals: _Totals,
-) -> None:
-    """Two calls: the rows, and the losses with the reconstruction in their place."""
-    source = [ids.tolist()]
-    with client.score(source, hook_points=place.hook_point, rows_only=True, model=model) as scores:
-        rows = place.of(next(scores).rows[place.hook_point])
-    made = reconstruct(rows)
-    counted = ~np.isin(ids, np.asarray(ignored, dtype=ids.dtype))
-    totals.add_rows(rows, made, counted)
-    positions = [int(position) for position in np.flatnonzero(counted)]
-    variants = {"zero": [Intervention.zero(place.hook_point, head=place.head)]}
-    if positions:
-        rows_there = made.rows[counted]
-        variants["sae"] = [Intervention.set(place.hook_point, rows_there, positions=positions, head=place.head)]
-    with client.score(source, variants, per_token_loss=True, kl=True, model=model) as scores:
-        for score in scores:
-            if score.token_loss is not None:
-                totals.add(f"loss {score.variant}", score.token_loss[counted[:-1]])
-            if score.kl is not None:
-                totals.add(f"kl {score.variant}", score.kl[counted])
+class Measurement:
+    """`Client.loss_recovered` without its calls. Each sequence takes two of `score`: one with `for_rows`, whose only
+    score `replace_rows` takes, and one with the variants that this returns and `for_losses`, whose scores `add` takes.
+    """
+
+    def __init__(self, sae: Any, hook_point: str, info: ModelInfo, model: str, ignored: Sequence[int]) -> None:
+        points = {point.name: point for point in info.hook_points}
+        heads = points[hook_point].heads if hook_point in points else 0
+        self._encoded = _EncodedRows(hook_point, head_of(sae, hook_point, heads), heads)
+        self._reconstruct = reconstruct_with(sae, heads if self._encoded.head is None else 1)
+        self._ignored = ignored
+        self._totals = _Totals()
+        self._counted: np.ndarray[Any, Any] = np.zeros(0, bool)  # of the sequence at hand: whether each token counts
+        self.for_rows: ScoreArguments = {"hook_points": hook_point, "rows_only": True, "model": model}
+        self.for_losses: ScoreArguments = {"per_token_loss": True, "kl": True, "model": model}
+
+    def replace_rows(self, ids: np.ndarray[Any, Any], score: SequenceScore) -> dict[str, list[Intervention]]:
+        """Runs the autoencoder on a sequence's rows. The variants that measure it."""
+        encoded = self._encoded
+        rows = encoded.of(score.rows[encoded.hook_point])
+        made = self._reconstruct(rows)
+        self._counted = ~np.isin(ids, np.asarray(self._ignored, dtype=ids.dtype))
+        self._totals.add_rows(rows, made, self._counted)
+        positions = [int(position) for position in np.flatnonzero(self._counted)]
+        variants = {"zero": [Intervention.zero(encoded.hook_point, head=encoded.head)]}
+        if positions:
+            made_there = made.rows[self._counted]
+            variants["sae"] = [Intervention.set(encoded.hook_point, made_there, positions=positions, head=encoded.head)]
+        return variants
+
+    def add(self, score: SequenceScore) -> None:
+        if score.token_loss is not None:
+            self._totals.add(f"loss {score.variant}", score.token_loss[self._counted[:-1]])
+        if score.kl is not None:
+            self._totals.add(f"kl {score.variant}", score.kl[self._counted])
+
+    def result(self) -> LossRecovered:
+        totals = self._totals
+        without, ablated, with_sae = (totals.mean(f"loss {name}") for name in ("", "zero", "sae"))
+        kl, kl_ablated = totals.mean("kl sae"), totals.mean("kl zero")
+        return LossRecovered(
+            ce_loss_with_sae=with_sae,
+            ce_loss_without_sae=without,
+            ce_loss_with_ablation=ablated,
+            ce_loss_score=(ablated - with_sae) / (ablated - without),
+            kl_div_with_sae=kl,
+            kl_div_with_ablation=kl_ablated,
+            kl_div_score=(kl_ablated - kl) / kl_ablated,
+            l0=totals.mean("l0") if "l0" in totals.sums else None,
+            l1=totals.mean("l1") if "l1" in totals.sums else None,
+            explained_variance=totals.explained_variance(),
+            mse=totals.mean("mse"),
+            cossim=totals.mean("cossim"),
+            tokens=totals.counts["mse"],
+        )
+
+
+def measured_sequences(source: Any) -> Iterator[np.ndarray[Any, Any]]:
+    """The sequences of `Client.loss_recovered`'s source; TypeError for one whose token ids are not here."""
+    if is_server_source(source):
+        raise TypeError(f"source: {type(source).__name__} holds no token ids here; give them in a list or tensor")
+    return (np.asarray(ids) for batch in source_batches(source) for ids in batch.sequences)
+
+
+def loss_recovered(
+    client: Client, sae: Any, hook_point: str, source: Any, *, model: str = "", ignore_token_ids: Sequence[int] = ()
+) -> LossRecovered:
+    """See `Client.loss_recovered`."""
+    sequences = measured_sequences(source)
+    measurement = Measurement(sae, hook_point, client.model(model).info, model, ignore_token_ids)
+    for ids in sequences:
+        with client.score([ids.tolist()], **measurement.for_rows) as scores:
+            variants = measurement.replace_rows(ids, next(scores))
+        with client.score([ids.tolist()], variants, **measurement.for_losses) as scores:
+            for score in scores:
+                measurement.add(score)
+    return measurement.result()

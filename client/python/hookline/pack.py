@@ -293,7 +293,7 @@ def pack(
     same again. ValueError: what is asked for cannot be, or another run was begun at `out`.
     """
     if packing not in PACKINGS:
-        raise ValueError(f"packing: {packing!r} is none of {', '.join(PACKINGS)}")
+        raise ValueError(f"packing: {packing!r} is not one of {', '.join(PACKINGS)}")
     local = LocalTokenizer(tokenizer)
     options = {
         "context_size": context_size,

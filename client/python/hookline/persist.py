@@ -109,7 +109,7 @@ class Persist(_lifetime.Running, Iterator[PersistProgress]):
 
 
 def persist_progress(data: bytes) -> PersistProgress:
-    """From a serialized PersistResponse."""
+    """Reads a serialized PersistResponse."""
     message = _protocol.PersistResponse.FromString(data)
     return PersistProgress(
         disposition=_protocol.PERSIST_DISPOSITIONS.get(message.disposition, "unspecified"),

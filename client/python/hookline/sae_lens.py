@@ -204,7 +204,7 @@ class DataProvider(Iterator[Any]):
 
     @property
     def mixing(self) -> float:
-        """How well the last batch was mixed: the source sequences that it holds, over the number that as many rows
+        """The mixing of the last batch: the source sequences that it holds, over the number that as many rows
         drawn at random from the sequences seen so far would hold on average. 1 is ideal; NaN before the first batch."""
         if self._sequences is None or self._seen == 0:
             return float("nan")

@@ -216,7 +216,7 @@ class ScoreOptions:
     hook_points: bool
 
     def named(self, error: HooklineError) -> HooklineError:
-        """With the place in the source where the error is about a sequence."""
+        """Adds the place in the source where the error is about a sequence."""
         if is_server_source(self.source):
             return error
         return name_place(error, lambda index: place_in(list(source_batches(self.source)), index))

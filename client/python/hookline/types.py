@@ -74,7 +74,7 @@ class Text:
             if not isinstance(text, str):
                 raise TypeError(f"text: entry {index} is {type(text).__name__}, not str")
         if self.long_texts not in ("refuse", "truncate", "split"):
-            raise ValueError(f"long_texts: {self.long_texts!r} is none of refuse, truncate, split")
+            raise ValueError(f"long_texts: {self.long_texts!r} is not one of refuse, truncate, split")
         object.__setattr__(self, "texts", tuple(texts))
 
 

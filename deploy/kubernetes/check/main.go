@@ -17,7 +17,7 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// What the manifests may hold.
+// The kinds of objects that the manifests may hold.
 var kinds = map[string]func() any{
 	"v1/ConfigMap":                       func() any { return &core.ConfigMap{} },
 	"v1/Service":                         func() any { return &core.Service{} },

@@ -33,7 +33,7 @@ const at::Tensor& CausalMasks::Hidden(int64_t queries, int64_t keys, int64_t ahe
   return mask;
 }
 
-// On the device itself, so that no pass waits for an upload.
+// The mask is made on the device, so that no pass waits for an upload.
 at::Tensor CausalMasks::Make(int64_t queries, int64_t keys, int64_t ahead, int64_t reach) const {
   const at::TensorOptions options = at::TensorOptions(device_).dtype(at::kInt);
   const at::Tensor distance = at::arange(queries, options).unsqueeze(1).add(ahead) - at::arange(keys, options);

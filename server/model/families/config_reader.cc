@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "server/base/json.h"
 
 namespace hookline {
 namespace {
@@ -68,17 +69,15 @@ std::vector<std::string> ConfigReader::Names() const {
 int64_t ConfigReader::Integer(const std::string& key, std::optional<int64_t> fallback, int64_t most) const {
   const Json* value = FindOrFail(key, fallback.has_value());
   if (value == nullptr) return fallback.value_or(1);
-  if (value->is_number_integer() && value->get<int64_t>() >= 1 && value->get<int64_t>() <= most) {
-    return value->get<int64_t>();
-  }
-  Refuse(key, absl::StrCat("an integer from 1 to ", most, " is wanted"));
-  return 1;
+  const std::optional<int64_t> number = JsonInteger(*value, 1, most);
+  if (!number.has_value()) Refuse(key, absl::StrCat("an integer from 1 to ", most, " is wanted"));
+  return number.value_or(1);
 }
 
 int64_t ConfigReader::Count(const std::string& key, int64_t fallback) const {
   const Json* value = Find(key);
   if (value == nullptr) return fallback;
-  if (value->is_number_integer() && value->get<int64_t>() == 0) return 0;
+  if (JsonInteger(*value, 0, 0).has_value()) return 0;
   return Integer(key, fallback);
 }
 
@@ -156,11 +155,12 @@ std::vector<int64_t> ConfigReader::Counts(const std::string& key) const {
   const Json* value = Array(key, "integers");
   if (value == nullptr) return counts;
   for (const Json& count : *value) {
-    if (!count.is_number_integer() || count.get<int64_t>() < 0 || count.get<int64_t>() > kMaxInteger) {
+    const std::optional<int64_t> number = JsonInteger(count, 0, kMaxInteger);
+    if (!number.has_value()) {
       Fail(absl::StrCat(prefix_, key, "[", counts.size(), "] is ", ValueText(count), "; an integer from 0 is wanted"));
       return {};
     }
-    counts.push_back(count.get<int64_t>());
+    counts.push_back(*number);
   }
   return counts;
 }
@@ -170,7 +170,8 @@ std::vector<std::string> ConfigReader::RepeatedTexts(const std::string& key, int
   const Json* value = Array(key, "pairs");
   if (value == nullptr) return texts;
   const auto is_pair = [&](const Json& pair) {
-    if (!pair.is_array() || pair.size() != 2 || !pair[0].is_array() || !pair[1].is_number_integer()) return false;
+    if (!pair.is_array() || pair.size() != 2 || !pair[0].is_array()) return false;
+    if (!JsonInteger(pair[1], 0, kMaxInteger).has_value()) return false;
     return std::all_of(pair[0].begin(), pair[0].end(), [](const Json& text) { return text.is_string(); });
   };
   for (const Json& pair : *value) {
@@ -178,7 +179,7 @@ std::vector<std::string> ConfigReader::RepeatedTexts(const std::string& key, int
       Fail(absl::StrCat(prefix_, key, " is to be an array of pairs of an array of strings and how often it repeats"));
       return {};
     }
-    const int64_t times = pair[1].get<int64_t>();
+    const int64_t times = *JsonInteger(pair[1], 0, kMaxInteger);
     for (int64_t i = 0; i < times; ++i) {
       for (const Json& text : pair[0]) texts.push_back(text.get<std::string>());
       if (pair[0].empty() || static_cast<int64_t>(texts.size()) > most) break;

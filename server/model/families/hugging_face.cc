@@ -115,7 +115,7 @@ absl::StatusOr<Architecture> ReadArchitecture(const Json& json, const std::strin
   return config.status();
 }
 
-// What the files of a checkpoint say, before any weight is read.
+// A checkpoint's files, before any weight is read.
 struct Checkpoint {
   ModelInfo info;
   Architecture architecture;
@@ -144,7 +144,7 @@ absl::StatusOr<DecoderWeights> TakeAll(const Architecture& architecture, WeightT
   return weights;
 }
 
-// What the weights will take on their devices. Completes `stages`.
+// Returns the bytes that the weights will take on their devices. Completes `stages`.
 absl::StatusOr<std::vector<MemoryNeed>> Count(const ModelOptions& options, const Checkpoint& checkpoint,
                                               at::ScalarType dtype, std::vector<Stage>* stages) {
   WeightTaker count(checkpoint.state, at::kCPU, dtype, WeightTaker::Mode::kCount);

@@ -122,7 +122,8 @@ const char* Name(Era era) {
   return "";
 }
 
-// If a checkpoint has both, `option` is the operator's word and decides.
+// Finds the variant by the names and shapes of its weights. B and C have the same; C is the one that has a window
+// pattern, from its metadata or from the operator.
 absl::StatusOr<Era> FindEra(const StateDict& weights, const Meta& meta, bool has_window_pattern) {
   const auto has = [&](const char* name) { return weights.tensors.count(name) != 0; };
   const auto refused = [&](absl::string_view what) {
@@ -196,7 +197,7 @@ DecoderConfig MakeConfig(Era era, const Meta& meta, const std::string& window_pa
   return config;
 }
 
-// What the files of a checkpoint say, before any weight is read.
+// A checkpoint's files, before any weight is read.
 struct Checkpoint {
   int64_t step = 0;
   Meta meta;
@@ -235,13 +236,38 @@ absl::StatusOr<Checkpoint> Open(const ModelOptions& options) {
   return checkpoint;
 }
 
+// `rows`: of the tables by token id.
+LayerWeights TakeLayer(const Checkpoint& checkpoint, int64_t layer, int64_t rows, WeightTaker& take) {
+  const Meta& meta = checkpoint.meta;
+  const Era era = checkpoint.era;
+  const int64_t d = checkpoint.config.width;
+  const int64_t keys = meta.n_kv_head * (meta.n_embd / meta.n_head);
+  const std::string prefix = absl::StrCat("transformer.h.", layer, ".");
+  SoftmaxAttentionWeights attention;
+  attention.query.weight = take.Linear(prefix + "attn.c_q.weight", d, d);
+  attention.key.weight = take.Linear(prefix + "attn.c_k.weight", d, keys);
+  attention.value.weight = take.Linear(prefix + "attn.c_v.weight", d, keys);
+  attention.out.weight = take.Linear(prefix + "attn.c_proj.weight", d, d);
+  if (era >= Era::kE && layer % 2 == (meta.n_layer - 1) % 2) {
+    const int64_t channels = era == Era::kE || era == Era::kF ? 32 : 12;
+    attention.value_embedding = take.Table(absl::StrCat("value_embeds.", layer, ".weight"), {rows, keys});
+    attention.value_embedding_gate = take.Linear(prefix + "attn.ve_gate.weight", channels, meta.n_kv_head);
+  }
+  DenseWeights mlp;
+  mlp.up.weight = take.Linear(prefix + "mlp.c_fc.weight", d, 4 * d);
+  mlp.down.weight = take.Linear(prefix + "mlp.c_proj.weight", 4 * d, d);
+  LayerWeights weights;
+  weights.attention = std::move(attention);
+  weights.feed_forward = std::move(mlp);
+  return weights;
+}
+
 absl::StatusOr<DecoderWeights> TakeWeights(const Checkpoint& checkpoint, WeightTaker& take) {
   const Era era = checkpoint.era;
   const Meta& meta = checkpoint.meta;
   const DecoderConfig& config = checkpoint.config;
   const StateDict& state = checkpoint.state;
   const int64_t d = config.width;
-  const int64_t keys = meta.n_kv_head * (meta.n_embd / meta.n_head);
   const int64_t padded = (meta.vocab_size + kTableMultiple - 1) / kTableMultiple * kTableMultiple;
   const auto table = state.tensors.find("transformer.wte.weight");
   const bool has_padding = table != state.tensors.end() && table->second.dim() == 2 && table->second.size(0) == padded;
@@ -273,23 +299,7 @@ absl::StatusOr<DecoderWeights> TakeWeights(const Checkpoint& checkpoint, WeightT
     weights.backout_factor = take.Numbers("backout_lambda", 1)[0];
   }
   for (int64_t i = 0; i < meta.n_layer; ++i) {
-    const std::string prefix = absl::StrCat("transformer.h.", i, ".");
-    SoftmaxAttentionWeights attention;
-    attention.query.weight = take.Linear(prefix + "attn.c_q.weight", d, d);
-    attention.key.weight = take.Linear(prefix + "attn.c_k.weight", d, keys);
-    attention.value.weight = take.Linear(prefix + "attn.c_v.weight", d, keys);
-    attention.out.weight = take.Linear(prefix + "attn.c_proj.weight", d, d);
-    if (era >= Era::kE && i % 2 == (meta.n_layer - 1) % 2) {
-      const int64_t channels = era == Era::kE || era == Era::kF ? 32 : 12;
-      attention.value_embedding = take.Table(absl::StrCat("value_embeds.", i, ".weight"), {rows, keys});
-      attention.value_embedding_gate = take.Linear(prefix + "attn.ve_gate.weight", channels, meta.n_kv_head);
-    }
-    DenseWeights mlp;
-    mlp.up.weight = take.Linear(prefix + "mlp.c_fc.weight", d, 4 * d);
-    mlp.down.weight = take.Linear(prefix + "mlp.c_proj.weight", 4 * d, d);
-    LayerWeights layer;
-    layer.attention = std::move(attention);
-    layer.feed_forward = std::move(mlp);
+    LayerWeights layer = TakeLayer(checkpoint, i, rows, take);
     layer.residual_factor = residual[i];
     layer.embedding_factor = embedding[i];
     layer.bigram_factor = bigram[i];
@@ -299,7 +309,7 @@ absl::StatusOr<DecoderWeights> TakeWeights(const Checkpoint& checkpoint, WeightT
   return weights;
 }
 
-// What the weights will take on their devices. Completes `stages`.
+// Returns the bytes that the weights will take on their devices. Completes `stages`.
 absl::StatusOr<std::vector<MemoryNeed>> Count(const ModelOptions& options, const Checkpoint& checkpoint,
                                               at::ScalarType dtype, std::vector<Stage>* stages) {
   WeightTaker count(checkpoint.state, at::kCPU, dtype, WeightTaker::Mode::kCount);

@@ -25,8 +25,8 @@ absl::StatusOr<std::vector<MemoryNeed>> CountNanochat(const ModelOptions& option
                                                       at::ScalarType dtype);
 
 // Loads model_NNNNNN.pt and meta_NNNNNN.json of options.path: options.step, or the highest. `info` holds what is known
-// already (name, device, dtype), `stages` names
-// the devices of the stages, at least one, and is completed. Errors as LoadModel.
+// already (name, device, dtype), `stages` names the devices of the stages, at least one, and is completed. Errors as
+// LoadModel.
 //
 // The forms, or eras, and how they are told apart (x' means the padded tables of x):
 //   A, A'   no per-layer scalars                       rope base 10000, no windows

@@ -1,7 +1,6 @@
 #include "server/model/load/memory.h"
 
 #include <ATen/ATen.h>
-#include <torch/version.h>
 
 #include <algorithm>
 #include <fstream>
@@ -15,12 +14,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
-
-// Earlier ones tell free device memory through CUDA's headers only.
-#if TORCH_VERSION_MAJOR > 2 || (TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR >= 11)
-#include <c10/core/CachingDeviceAllocator.h>
-#define HOOKLINE_HAS_MEMORY_INFO 1
-#endif
+#include "server/model/torch_compat.h"
 
 namespace hookline {
 namespace {
@@ -109,11 +103,9 @@ std::optional<AvailableMemory> MemoryOf(const std::string& device) {
   try {
     const c10::Device where(device);
     if (where.is_cpu()) return HostMemory();
-#ifdef HOOKLINE_HAS_MEMORY_INFO
-    at::empty({1}, at::TensorOptions(where));  // initializes the device
-    c10::DeviceAllocator* allocator = c10::getDeviceAllocator(where.type());
-    return AvailableMemory{static_cast<int64_t>(allocator->getMemoryInfo(where.index()).first), "as the driver says"};
-#endif
+    if (const std::optional<int64_t> bytes = FreeBytesOn(where); bytes.has_value()) {
+      return AvailableMemory{*bytes, "as the driver says"};
+    }
   } catch (const std::exception&) {
     // Loading the model says what is wrong with the device.
   }

@@ -37,7 +37,7 @@ absl::StatusOr<StateDict> Read(const std::shared_ptr<const InputFile>& file) {
   for (const SafetensorsTensor& tensor : tensors) {
     StoredRange range{file, tensor.offset, tensor.bytes, /*crc=*/std::nullopt};
     absl::StatusOr<StoredTensor> placed =
-        StoredTensor::PlaceContiguous(std::move(range), TypeOf(tensor.dtype), tensor.shape);
+        StoredTensor::MakeContiguous(std::move(range), TypeOf(tensor.dtype), tensor.shape);
     if (!placed.ok()) {
       return absl::FailedPreconditionError(
           absl::StrCat("tensor ", Quoted(tensor.name), " ", placed.status().message()));

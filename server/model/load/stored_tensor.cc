@@ -24,8 +24,8 @@ std::optional<std::vector<int64_t>> ContiguousStrides(const std::vector<int64_t>
 
 }  // namespace
 
-absl::StatusOr<StoredTensor> StoredTensor::Place(StoredRange storage, at::ScalarType type, int64_t offset,
-                                                 std::vector<int64_t> sizes, std::vector<int64_t> strides) {
+absl::StatusOr<StoredTensor> StoredTensor::Make(StoredRange storage, at::ScalarType type, int64_t offset,
+                                                std::vector<int64_t> sizes, std::vector<int64_t> strides) {
   StoredTensor tensor;
   tensor.storage_ = std::move(storage);
   tensor.type_ = type;
@@ -54,11 +54,11 @@ absl::StatusOr<StoredTensor> StoredTensor::Place(StoredRange storage, at::Scalar
   return tensor;
 }
 
-absl::StatusOr<StoredTensor> StoredTensor::PlaceContiguous(StoredRange storage, at::ScalarType type,
-                                                           std::vector<int64_t> sizes) {
+absl::StatusOr<StoredTensor> StoredTensor::MakeContiguous(StoredRange storage, at::ScalarType type,
+                                                          std::vector<int64_t> sizes) {
   std::optional<std::vector<int64_t>> strides = ContiguousStrides(sizes);
   if (!strides) return absl::FailedPreconditionError("is larger than any file");
-  return Place(std::move(storage), type, /*offset=*/0, std::move(sizes), *std::move(strides));
+  return Make(std::move(storage), type, /*offset=*/0, std::move(sizes), *std::move(strides));
 }
 
 int64_t StoredTensor::numel() const {

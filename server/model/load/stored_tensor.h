@@ -28,11 +28,11 @@ class StoredTensor {
   // A tensor of values of `type` in `storage`, with `offset` and `strides` in values. Checks, whatever the numbers,
   // that it stays inside and that it has no more values than the storage (so that making it contiguous stays bounded).
   // The error is a sentence about the tensor.
-  static absl::StatusOr<StoredTensor> Place(StoredRange storage, at::ScalarType type, int64_t offset,
-                                            std::vector<int64_t> sizes, std::vector<int64_t> strides);
+  static absl::StatusOr<StoredTensor> Make(StoredRange storage, at::ScalarType type, int64_t offset,
+                                           std::vector<int64_t> sizes, std::vector<int64_t> strides);
   // The same for one that is contiguous and begins where the storage does.
-  static absl::StatusOr<StoredTensor> PlaceContiguous(StoredRange storage, at::ScalarType type,
-                                                      std::vector<int64_t> sizes);
+  static absl::StatusOr<StoredTensor> MakeContiguous(StoredRange storage, at::ScalarType type,
+                                                     std::vector<int64_t> sizes);
 
   at::IntArrayRef sizes() const { return sizes_; }
   int64_t dim() const { return static_cast<int64_t>(sizes_.size()); }

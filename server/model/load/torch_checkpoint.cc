@@ -72,7 +72,7 @@ absl::StatusOr<std::string> FindFolder(const ZipArchive& archive) {
 using Storages = absl::flat_hash_map<std::string, StoredRange>;  // by key
 
 // Finds the tensor that `tensor` describes in its storage. The error is a sentence about the tensor.
-absl::StatusOr<StoredTensor> Place(const PickledTensor& tensor, const Storages& storages) {
+absl::StatusOr<StoredTensor> FindTensor(const PickledTensor& tensor, const Storages& storages) {
   const auto storage = storages.find(tensor.storage_key);
   if (storage == storages.end()) {
     return absl::FailedPreconditionError(
@@ -84,11 +84,11 @@ absl::StatusOr<StoredTensor> Place(const PickledTensor& tensor, const Storages& 
                                                       tensor.storage_type, "), for which the archive holds ",
                                                       storage->second.bytes, " bytes"));
   }
-  return StoredTensor::Place(storage->second, type, tensor.offset, tensor.sizes, tensor.strides);
+  return StoredTensor::Make(storage->second, type, tensor.offset, tensor.sizes, tensor.strides);
 }
 
-absl::StatusOr<StateDict> PlaceAll(const std::string& path, const std::vector<PickledTensor>& tensors,
-                                   const Storages& storages) {
+absl::StatusOr<StateDict> FindTensors(const std::string& path, const std::vector<PickledTensor>& tensors,
+                                      const Storages& storages) {
   StateDict weights;
   weights.path = path;
   for (const PickledTensor& tensor : tensors) {
@@ -96,9 +96,9 @@ absl::StatusOr<StateDict> PlaceAll(const std::string& path, const std::vector<Pi
     const auto bad = [&](absl::string_view what) {
       return absl::FailedPreconditionError(absl::StrCat("tensor ", Quoted(name), " ", what));
     };
-    absl::StatusOr<StoredTensor> placed = Place(tensor, storages);
-    if (!placed.ok()) return bad(placed.status().message());
-    if (!weights.tensors.emplace(name, *std::move(placed)).second) return bad("is there twice");
+    absl::StatusOr<StoredTensor> stored = FindTensor(tensor, storages);
+    if (!stored.ok()) return bad(stored.status().message());
+    if (!weights.tensors.emplace(name, *std::move(stored)).second) return bad("is there twice");
   }
   return weights;
 }
@@ -133,7 +133,7 @@ absl::StatusOr<StateDict> ReadLegacy(const std::shared_ptr<const InputFile>& fil
     storages[key] = {file, *offset.value(), *bytes.value(), /*crc=*/std::nullopt};
     offset += bytes;
   }
-  return PlaceAll(file->path(), head.tensors, storages);
+  return FindTensors(file->path(), head.tensors, storages);
 }
 
 absl::StatusOr<StateDict> ReadZip(const std::shared_ptr<const InputFile>& file) {
@@ -148,7 +148,7 @@ absl::StatusOr<StateDict> ReadZip(const std::shared_ptr<const InputFile>& file) 
     if (!absl::ConsumePrefix(&key, folder) || !absl::ConsumePrefix(&key, "/data/")) continue;
     storages[key] = {file, entry.offset, entry.bytes, entry.crc};
   }
-  return PlaceAll(file->path(), tensors, storages);
+  return FindTensors(file->path(), tensors, storages);
 }
 
 absl::StatusOr<StateDict> Read(const std::shared_ptr<const InputFile>& file) {

@@ -24,6 +24,7 @@
 #include "absl/time/clock.h"
 #include "server/base/status.h"
 #include "server/model/load/memory.h"
+#include "server/model/scalar_type.h"
 #include "server/model/torchscript/deadline.h"
 #include "server/model/torchscript/script_file.h"
 #include "server/model/torchscript/tapped_graph.h"
@@ -53,21 +54,6 @@ struct ProbeShape {
   int64_t positions;
 };
 constexpr ProbeShape kProbes[] = {{2, 5}, {3, 7}};
-
-c10::ScalarType ScalarTypeOf(Dtype dtype) {
-  switch (dtype) {
-    case Dtype::kFloat32:
-      return c10::kFloat;
-    case Dtype::kBFloat16:
-      return c10::kBFloat16;
-    case Dtype::kFloat16:
-      return c10::kHalf;
-    case Dtype::kFloat8E4M3:
-    case Dtype::kInt8:
-      break;  // no model computes in these
-  }
-  return c10::kFloat;
-}
 
 std::string ShapeText(c10::IntArrayRef shape) { return absl::StrCat("(", absl::StrJoin(shape, ", "), ")"); }
 

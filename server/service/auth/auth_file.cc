@@ -14,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "server/base/escape.h"
+#include "server/base/json.h"
 #include "server/base/status.h"
 
 namespace hookline {
@@ -29,7 +30,7 @@ constexpr int64_t kMaxWeight = 1000;
 constexpr size_t kMaxNameBytes = 64;
 constexpr size_t kMaxSanBytes = 1024;
 
-bool IsName(absl::string_view text) {
+bool IsClientName(absl::string_view text) {
   return !text.empty() && text.size() <= kMaxNameBytes && std::all_of(text.begin(), text.end(), [](unsigned char c) {
     return absl::ascii_isalnum(c) || c == '.' || c == '_' || c == '-' || c == '@';
   });
@@ -61,13 +62,11 @@ class Reader {
   absl::Status Integer(const char* field, int64_t least, int64_t most, std::optional<int64_t>* out) const {
     const auto found = object_.find(field);
     if (found == object_.end()) return absl::OkStatus();
-    const bool fits = found->is_number_integer() &&
-                      (!found->is_number_unsigned() || found->get<uint64_t>() <= static_cast<uint64_t>(most));
-    if (!fits || found->get<int64_t>() < least || found->get<int64_t>() > most) {
+    *out = JsonInteger(*found, least, most);
+    if (!out->has_value()) {
       return Wrong(absl::StrCat(field, " is ", Quoted(found->dump(-1, ' ', false, Json::error_handler_t::replace)),
                                 "; it must be an integer from ", least, " to ", most));
     }
-    *out = found->get<int64_t>();
     return absl::OkStatus();
   }
 
@@ -110,7 +109,7 @@ absl::Status ReadRoles(const Reader& reader, RoleSet* roles) {
     const std::optional<Role> role = entry.is_string() ? RoleOf(entry.get<std::string>()) : std::nullopt;
     if (!role.has_value()) {
       return reader.Wrong(absl::StrCat("roles has ", Quoted(entry.dump(-1, ' ', false, Json::error_handler_t::replace)),
-                                       ", which is none of ", RoleNames()));
+                                       ", which is not one of ", RoleNames()));
     }
     roles->Add(*role);
   }
@@ -137,7 +136,7 @@ absl::StatusOr<AuthClient> ReadClient(const Json& object, size_t index) {
       Reader(object, where).CheckFields({"name", "token_sha256", "san", "uid", "roles", "weight", "quotas"}));
   std::string name;
   RETURN_IF_ERROR(Reader(object, where).Text("name", &name));
-  if (!IsName(name)) {
+  if (!IsClientName(name)) {
     return Reader(object, where)
         .Wrong(absl::StrCat("name is ", Quoted(name), "; it must be 1 to ", kMaxNameBytes,
                             " of the characters A-Z a-z 0-9 . _ - @"));

@@ -96,22 +96,20 @@ absl::StatusOr<AuthClient> Authenticator::Identify(const CallFacts& call) const 
       "server knows");
 }
 
-absl::StatusOr<AuthClient> Authenticator::Authorize(const CallFacts& call) const {
-  const MethodRole* const needed = FindMethodRole(call.method);
-  if (needed == nullptr || !needed->role.has_value()) {
-    return absl::InternalError(absl::StrCat(call.method, " has no role in server/service/auth/roles.cc"));
-  }
-  ASSIGN_OR_RETURN(AuthClient client, Identify(call));
-  RETURN_IF_ERROR(RequireRole(client, *needed->role, call.method));
-  return client;
-}
-
 std::vector<std::string> Authenticator::ClientNames() const {
   std::vector<std::string> names;
   if (const std::shared_ptr<const AuthFile> file = this->file(); file != nullptr) {
     for (const AuthClient& client : file->clients()) names.push_back(client.identity.name);
   }
   return names;
+}
+
+absl::Status CheckMethodRole(const AuthClient& client, absl::string_view method) {
+  const MethodRole* const needed = FindMethodRole(method);
+  if (needed == nullptr || !needed->role.has_value()) {
+    return absl::InternalError(absl::StrCat(method, " has no role in server/service/auth/roles.cc"));
+  }
+  return RequireRole(client, *needed->role, method);
 }
 
 absl::Status RequireRole(const AuthClient& client, Role role, absl::string_view what) {

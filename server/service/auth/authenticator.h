@@ -1,7 +1,8 @@
 // Says who calls, and whether they may.
 //
 //   ASSIGN_OR_RETURN(std::unique_ptr<Authenticator> authenticator, Authenticator::Create("clients.json"));
-//   ASSIGN_OR_RETURN(const AuthClient client, authenticator->Authorize(facts));
+//   ASSIGN_OR_RETURN(const AuthClient client, authenticator->Identify(facts));
+//   RETURN_IF_ERROR(CheckMethodRole(client, "/hookline.v1.ModelService/ListModels"));
 #ifndef HOOKLINE_SERVER_SERVICE_AUTH_AUTHENTICATOR_H_
 #define HOOKLINE_SERVER_SERVICE_AUTH_AUTHENTICATOR_H_
 
@@ -22,7 +23,6 @@ namespace hookline {
 
 // The facts about a call that are known before its request is parsed.
 struct CallFacts {
-  absl::string_view method;                      // /package.Service/Method
   std::vector<absl::string_view> authorization;  // values of the metadata `authorization`
   std::vector<absl::string_view> sans;           // URI and DNS names of the client's certificate, which was verified
   std::optional<int64_t> unix_uid;               // of the user at a unix socket
@@ -45,10 +45,6 @@ class Authenticator {
   // The calling client. UNAUTHENTICATED says what is missing: never which clients there are.
   absl::StatusOr<AuthClient> Identify(const CallFacts& call) const;
 
-  // The calling client, if it has the role that the method needs: PERMISSION_DENIED otherwise. INTERNAL for a method
-  // that needs none: it has no client.
-  absl::StatusOr<AuthClient> Authorize(const CallFacts& call) const;
-
   // The file's names, in its order; metrics use them.
   std::vector<std::string> ClientNames() const;
 
@@ -60,6 +56,10 @@ class Authenticator {
   mutable absl::Mutex mutex_;
   std::shared_ptr<const AuthFile> file_ ABSL_GUARDED_BY(mutex_);
 };
+
+// PERMISSION_DENIED unless the client has the role that `method` (/package.Service/Method) needs. INTERNAL for a method
+// that needs none: it has no client.
+absl::Status CheckMethodRole(const AuthClient& client, absl::string_view method);
 
 // PERMISSION_DENIED unless the client has the role. `what` needs it, for the message.
 absl::Status RequireRole(const AuthClient& client, Role role, absl::string_view what);

@@ -4,8 +4,8 @@
 #include <string>
 
 #include "grpc/grpc_security_constants.h"
+#include "server/base/status.h"
 #include "server/service/peer_address.h"
-#include "spdlog/spdlog.h"
 
 namespace hookline {
 namespace {
@@ -14,10 +14,9 @@ constexpr char kAuthorization[] = "authorization";
 
 }  // namespace
 
-absl::StatusOr<AuthClient> CallerCheck::Authorize(const grpc::CallbackServerContext& context,
-                                                  absl::string_view method) const {
+absl::StatusOr<AuthClient> CallerCheck::Authorize(const grpc::CallbackServerContext& context, absl::string_view method,
+                                                  CallRecord* record) const {
   CallFacts call;
-  call.method = method;
   call.address = PeerAddress(context.peer());
   call.is_private = origin_.kind != OriginKind::kRemote || transport_ == Transport::kTls;
   const auto tokens = context.client_metadata().equal_range(kAuthorization);
@@ -31,8 +30,10 @@ absl::StatusOr<AuthClient> CallerCheck::Authorize(const grpc::CallbackServerCont
     }
   }
   if (origin_.kind == OriginKind::kUnix) call.unix_uid = origin_.uid;
-  absl::StatusOr<AuthClient> client = authenticator_->Authorize(call);
-  if (!client.ok()) spdlog::debug("{} is refused: {}", std::string(method), client.status().ToString());
+  *record = CallRecord(metrics_, method, call.address);
+  ASSIGN_OR_RETURN(AuthClient client, authenticator_->Identify(call));
+  record->SetClient(client.identity);
+  RETURN_IF_ERROR(CheckMethodRole(client, method));
   return client;
 }
 

@@ -1,6 +1,8 @@
 // Tells who calls a method, and whether it may: what each handler asks before anything else.
 //
-//   const absl::StatusOr<AuthClient> client = caller_.Authorize(*context, "/hookline.v1.EvaluationService/Score");
+//   CallRecord record;
+//   const absl::StatusOr<AuthClient> client =
+//       caller_.Authorize(*context, "/hookline.v1.EvaluationService/Score", &record);
 //
 // gRPC could ask before any handler runs, by a processor of metadata. But where a port has one, gRPC 1.51 encodes every
 // header for it, and aborts the process at one of them (`grpclb_client_stats`), whatever client sends it.
@@ -15,6 +17,7 @@
 #include "grpcpp/server_context.h"
 #include "server/service/auth/authenticator.h"
 #include "server/service/auth/connection_origins.h"
+#include "server/service/call_record.h"
 
 namespace hookline {
 
@@ -23,19 +26,22 @@ enum class Transport { kClear, kTls };
 // It serves the connections of one origin. Thread-safe.
 class CallerCheck {
  public:
-  // `authenticator` must outlive this.
-  CallerCheck(const Authenticator* authenticator, Origin origin, Transport transport)
-      : authenticator_(authenticator), origin_(origin), transport_(transport) {}
+  // `authenticator` and `metrics`, which may be null, must outlive this.
+  CallerCheck(const Authenticator* authenticator, CallMetrics* metrics, Origin origin, Transport transport)
+      : authenticator_(authenticator), metrics_(metrics), origin_(origin), transport_(transport) {}
 
-  // The client that calls `method` (/package.Service/Method). UNAUTHENTICATED or PERMISSION_DENIED if it may not;
-  // INTERNAL for a method without a role.
-  absl::StatusOr<AuthClient> Authorize(const grpc::CallbackServerContext& context, absl::string_view method) const;
+  // The client that calls `method` (/package.Service/Method, which lives for ever). UNAUTHENTICATED or
+  // PERMISSION_DENIED if it may not; INTERNAL for a method without a role. Either way `record` begins, which must be
+  // ended when the call is.
+  absl::StatusOr<AuthClient> Authorize(const grpc::CallbackServerContext& context, absl::string_view method,
+                                       CallRecord* record) const;
 
   // The user at the other end; none where the kernel does not tell.
   std::optional<uint32_t> uid() const { return origin_.uid; }
 
  private:
   const Authenticator* authenticator_;
+  CallMetrics* metrics_;
   Origin origin_;
   Transport transport_;
 };

@@ -63,7 +63,7 @@ absl::StatusOr<std::vector<Certificate>> Parse(absl::string_view flag, const std
   return certificates;
 }
 
-// Nobody is there to type one.
+// There is nobody to type a passphrase.
 int NoPassphrase(char* /*buffer*/, int /*size*/, int /*writes*/, void* /*data*/) { return -1; }
 
 absl::Status CheckKey(const TlsOptions& options, const std::string& key, X509* certificate) {

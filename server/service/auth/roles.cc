@@ -59,8 +59,6 @@ RoleSet RoleSet::All() {
   return all;
 }
 
-absl::Span<const MethodRole> MethodRoles() { return kMethodRoles; }
-
 const MethodRole* FindMethodRole(absl::string_view method) {
   const auto* const found = std::find_if(std::begin(kMethodRoles), std::end(kMethodRoles),
                                          [&](const MethodRole& entry) { return entry.method == method; });

@@ -11,7 +11,6 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
-#include "absl/types/span.h"
 
 namespace hookline {
 
@@ -45,9 +44,6 @@ struct MethodRole {
   absl::string_view method;  // as HTTP/2 names it: /package.Service/Method
   std::optional<Role> role;  // none: open to everybody who can connect
 };
-
-// Every method of this server, service by service.
-absl::Span<const MethodRole> MethodRoles();
 
 // Null for a method that is not in the table.
 const MethodRole* FindMethodRole(absl::string_view method);

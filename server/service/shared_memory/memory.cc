@@ -10,11 +10,10 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "server/base/shared_pieces.h"
 
 namespace hookline {
 namespace {
-
-constexpr int64_t kPageBytes = 4096;
 
 // The size of the memory, if writing to a mapping of it cannot fail: a file that shrinks under a mapping, or huge pages
 // that run out, would end the process.
@@ -30,7 +29,7 @@ absl::StatusOr<int64_t> SafeBytes(int descriptor) {
   struct stat file;
   if (fstat(descriptor, &file) != 0) return absl::FailedPreconditionError("it has no size");
   if (file.st_size < SharedMemory::kMinBytes || file.st_size > SharedMemory::kMaxBytes ||
-      file.st_size % kPageBytes != 0) {
+      file.st_size % kSharedPageBytes != 0) {
     return absl::FailedPreconditionError(absl::StrCat(file.st_size, " bytes are not from ", SharedMemory::kMinBytes,
                                                       " to ", SharedMemory::kMaxBytes, " in pages"));
   }
@@ -62,8 +61,8 @@ SharedMemory::~SharedMemory() {
   mapped_bytes_->fetch_sub(bytes_);
 }
 
-bool SharedMemory::Use(int64_t piece_bytes, std::function<void()> on_room) {
-  piece_bytes = (piece_bytes + kPageBytes - 1) / kPageBytes * kPageBytes;
+bool SharedMemory::Use(int64_t message_bytes, std::function<void()> on_room) {
+  const int64_t piece_bytes = SharedPieceBytes(message_bytes);
   const int64_t pieces = bytes_ / piece_bytes;
   if (pieces == 0) return false;
   absl::MutexLock lock(&mutex_);

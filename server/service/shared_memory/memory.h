@@ -2,7 +2,7 @@
 // server say to each other.
 //
 //   std::shared_ptr<SharedMemory> memory = listener.Take(key);
-//   if (memory != nullptr && memory->Use(piece_bytes, [] { Wake(); })) {
+//   if (memory != nullptr && memory->Use(max_message_bytes, [] { Wake(); })) {
 //     SharedMemory::Put put = memory->TryPut(chunk.data);   // again after a wake if it was full
 //   }
 //   memory->StopUsing();
@@ -41,9 +41,9 @@ class SharedMemory {
 
   int64_t bytes() const { return bytes_; }
 
-  // Cuts it into pieces of at least `piece_bytes`. False if not one fits. `on_room` runs after a TryPut that found it
-  // full, when that has changed; it must not block nor call back.
-  bool Use(int64_t piece_bytes, std::function<void()> on_room);
+  // Cuts it into pieces for messages of `message_bytes` (SharedPieceBytes). False if not one fits. `on_room` runs after
+  // a TryPut that found it full, when that has changed; it must not block nor call back.
+  bool Use(int64_t message_bytes, std::function<void()> on_room);
   // When this returns, `on_room` is not running and will not run.
   void StopUsing();
 
@@ -52,7 +52,7 @@ class SharedMemory {
     Outcome outcome;
     int64_t offset = 0;  // kPut: where the values begin
   };
-  // Copies the spans, at most `piece_bytes` in all, to a free piece. kGone: the client has closed its connection.
+  // Copies the spans, at most one message of Use, to a free piece. kGone: the client has closed its connection.
   Put TryPut(absl::Span<const SlabSpan> data);
 
   // Called by the connection: the client has read the piece at `offset`. False if that was not its to read.

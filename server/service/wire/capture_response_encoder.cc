@@ -229,6 +229,8 @@ grpc::ByteBuffer EncodeStarted(const CaptureStarted& started, int64_t shared_mem
   return ToByteBuffer(response);
 }
 
+// The chunk is taken, because its slabs are to go back whatever the caller does next.
+// NOLINTNEXTLINE(performance-unnecessary-value-param)
 grpc::ByteBuffer EncodeChunk(const CaptureStarted& started, Encoding encoding, Chunk chunk,
                              std::optional<int64_t> data_offset) {
   if (encoding == Encoding::kValues) {

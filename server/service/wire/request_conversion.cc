@@ -13,7 +13,7 @@
 namespace hookline {
 namespace {
 
-// INVALID_ARGUMENT if `number` is none of the enum's values, listing those but the unspecified one.
+// INVALID_ARGUMENT if `number` is not one of the enum's values, listing those but the unspecified one.
 template <typename Enum>
 absl::Status CheckEnum(absl::string_view field, Enum number) {
   const google::protobuf::EnumDescriptor& descriptor = *google::protobuf::GetEnumDescriptor<Enum>();

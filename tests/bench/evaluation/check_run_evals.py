@@ -133,7 +133,7 @@ def found_here(
 
 
 def found_there(client: hookline.Client, hook_point: str, ids: Any) -> dict[str, float]:
-    """By the server's own dictionary."""
+    """The measures by the server's own dictionary."""
     told = client.score(ids, {"sae": [Intervention.dictionary(hook_point, "sae")]}, kl=True).wait().variants["sae"]
     (replaced,) = told.replaced
     return {

@@ -9,10 +9,12 @@
 
 #include "server/base/freed_memory.h"
 #include "server/service/server.h"
+#include "spdlog/spdlog.h"
 #include "tests/service/fake_engine.h"
 
 int main() {
   hookline::KeepFreedMemory();
+  spdlog::set_level(spdlog::level::warn);  // no line for each call
   hookline::FakeEngineOptions options;
   options.write_values = false;
   hookline::FakeEngine engine(std::move(options));

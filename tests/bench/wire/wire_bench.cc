@@ -26,6 +26,7 @@
 #include "hookline/v1/capture_service.grpc.pb.h"
 #include "server/base/freed_memory.h"
 #include "server/service/server.h"
+#include "spdlog/spdlog.h"
 #include "tests/service/fake_engine.h"
 #include "tests/support/loopback.h"
 
@@ -304,6 +305,7 @@ void Run(int rounds, int64_t megabytes) {
 
 int main(int argc, char** argv) {
   hookline::KeepFreedMemory();
+  spdlog::set_level(spdlog::level::warn);  // no line for each call
   hookline::Run(argc > 1 ? std::max(1, std::atoi(argv[1])) : 5, argc > 2 ? std::max(10, std::atoi(argv[2])) : 1000);
   return 0;
 }

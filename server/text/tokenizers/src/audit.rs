@@ -4,8 +4,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-/// Of all steps of a normalizer together: how many bytes one byte of text may become. Published tokenizers need at most
-/// three (a space becomes `▁`). The forms of Unicode, which make it eleven times as long at most, are not counted.
+/// The most bytes that all steps of a normalizer together may make of one. Published tokenizers need at most three (a space becomes `▁`). The forms of Unicode, which make it eleven times as long at most, are not counted.
 const MAX_GROWTH: u64 = 8;
 /// Published tokenizers put `▁` before a text.
 const MAX_PREPENDED_BYTES: u64 = 64;
