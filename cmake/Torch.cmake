@@ -17,6 +17,10 @@ if(HOOKLINE_TORCH_PYTHON)
     message(FATAL_ERROR "torch ${torch_version} in ${HOOKLINE_TORCH_PYTHON} is built with the old C++ ABI; "
                         "take a release from 2.6 on")
   endif()
+  # A wheel brings a newer fmt than the one that the distribution's spdlog was built with; see hookline_use_torch.
+  find_path(HOOKLINE_FMT_INCLUDE fmt/core.h REQUIRED)
+  file(MAKE_DIRECTORY ${CMAKE_BINARY_DIR}/fmt)
+  file(CREATE_LINK ${HOOKLINE_FMT_INCLUDE}/fmt ${CMAKE_BINARY_DIR}/fmt/fmt SYMBOLIC)
   target_include_directories(hookline_torch SYSTEM INTERFACE ${torch_dir}/include
                                                              ${torch_dir}/include/torch/csrc/api/include)
   # The headers of current wheels demand it; targets that do not include them stay with C++17.
@@ -40,6 +44,10 @@ if(HOOKLINE_TORCH_PYTHON)
   foreach(folder ${torch_run_path})
     target_link_options(hookline_torch INTERFACE -Wl,-rpath,${folder} -Wl,-rpath-link,${folder})
   endforeach()
+  # CUDA's profiling interface, for tests/gpu/trace. Its headers need some of CUDA's compiler's, which Triton brings.
+  file(GLOB HOOKLINE_CUPTI_LIBRARY ${torch_dir}/../nvidia/*/lib/libcupti.so.*)
+  file(GLOB HOOKLINE_CUPTI_INCLUDE ${torch_dir}/../nvidia/cu*/include)
+  list(APPEND HOOKLINE_CUPTI_INCLUDE ${torch_dir}/../triton/backends/nvidia/include)
   message(STATUS "LibTorch ${torch_version} from ${torch_dir}")
 else()
   find_path(HOOKLINE_TORCH_INCLUDE ATen/ATen.h REQUIRED)
@@ -60,8 +68,12 @@ target_compile_options(hookline_torch_pch PRIVATE -Wno-pedantic)
 target_precompile_headers(hookline_torch_pch PRIVATE <ATen/ATen.h>)
 
 # Compiles `target` with LibTorch and the shared precompiled header. What links `target` links LibTorch too, but does not
-# see its headers, among which a wheel has an old copy of Protobuf's.
+# see its headers, among which a wheel has an old copy of Protobuf's. WITH_SPDLOG: spdlog's fmt comes before a wheel's.
 function(hookline_use_torch target)
+  cmake_parse_arguments(ARG "WITH_SPDLOG" "" "" ${ARGN})
+  if(ARG_WITH_SPDLOG AND HOOKLINE_TORCH_PYTHON)
+    target_include_directories(${target} SYSTEM BEFORE PRIVATE ${CMAKE_BINARY_DIR}/fmt)
+  endif()
   target_link_libraries(${target} PRIVATE hookline::torch)
   target_precompile_headers(${target} REUSE_FROM hookline_torch_pch)
 endfunction()

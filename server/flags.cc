@@ -159,6 +159,11 @@ void DeclareModels(Declare declare, ServerFlags* flags, Lists* lists, ModelOptio
       "nanochat: which layers attend to a sliding window, letters S and L. Default: what the checkpoint says, "
       "else L");
   declare
+      .Value("--logit-soft-cap", model->logit_soft_cap,
+             "nanochat's variants E and G, whose files do not tell: the cap of their logits, 15 (E) or 20 (G); 0: "
+             "unknown, and the model computes no logits")
+      ->check(CLI::NonNegativeNumber);
+  declare
       .Value("--context-length", model->context_length,
              "TorchScript, whose files do not tell: tokens in the longest sequence that the module takes; 0: unknown")
       ->check(CLI::Range(0, std::numeric_limits<int32_t>::max()));
@@ -270,6 +275,11 @@ void DeclareMemory(Declare declare, ServerFlags* flags) {
              "Token ids that the server holds for all captures together, until they have entered a batch; 4 to 8 bytes "
              "each")
       ->group(kLimits);
+  declare
+      .Value("--max-paused-tokens", flags->engine.max_paused_tokens,
+             "Positions of forward passes that wait for rows of their clients (Substitute); each keeps a row of the "
+             "residual stream on the device, or a few. One pass takes a quarter of them at most")
+      ->group(kLimits);
   declare.Bytes("--max-request-bytes", flags->server.max_request_bytes, "Size of one message from a client")
       ->group(kLimits);
   declare
@@ -319,6 +329,10 @@ void DeclareStalls(Declare declare, ServerFlags* flags) {
                 "The longest that a capture whose client takes or sends nothing keeps what others wait for, before it "
                 "ends with "
                 "a resume token")
+      ->group(kLimits);
+  declare
+      .Duration("--answer-timeout", flags->engine.answer_timeout,
+                "The longest that a forward pass waits for its client's next rows (Substitute), before the call ends")
       ->group(kLimits);
   declare
       .Duration("--feed-stall-timeout", flags->engine.feed_stall_timeout,

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 
 namespace hookline {
 
@@ -32,6 +33,8 @@ struct CaptureLimits {
   int64_t max_sequence_length = 0;  // at most the model's context
   int64_t max_rows = 0;             // per hook point; larger budgets are clipped
   int max_hook_points = 0;          // after expansion
+  int64_t max_paused_tokens = 0;    // positions of all passes that wait for rows of clients
+  absl::Duration answer_timeout;    // the longest that such a pass waits
   int max_captures = 0;             // at a time, which bounds the members of a feed too
 };
 

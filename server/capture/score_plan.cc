@@ -23,6 +23,9 @@ constexpr size_t kMaxInterventions = 1024;
 constexpr size_t kMaxNameBytes = 128;
 // Each costs a pass over the batch.
 constexpr size_t kMaxIgnoredIds = 1024;
+// A pass that pauses has at most this share of what all of them may hold, so that one client that takes its time leaves
+// room for others.
+constexpr int64_t kPausedShare = 4;
 // Each position may have this many: as many as people read, so that messages stay small.
 constexpr int64_t kMaxTopLogits = 100;
 constexpr size_t kMaxProbabilityIds = 100;
@@ -146,9 +149,12 @@ absl::Status TakeOperation(const InterventionRequest& request, const Model& mode
       RETURN_IF_ERROR(CheckWidth(set->rows[i], width, absl::StrCat(field, ".set.rows[", i, "].values")));
       made->vector.insert(made->vector.end(), set->rows[i].begin(), set->rows[i].end());
     }
+  } else if (std::holds_alternative<ClientRows>(request.operation)) {
+    made->operation = Operation::kClient;
   } else if (std::holds_alternative<std::monostate>(request.operation)) {
     return InvalidField(field,
-                        "has no operation; give one of zero, mean, add, scale, project_out, set, dictionary, latents");
+                        "has no operation; give one of zero, mean, add, scale, project_out, set, dictionary, latents, "
+                        "client");
   } else {
     return TakeDictionary(request, model, field, made);
   }
@@ -180,12 +186,14 @@ absl::Status TakePositions(const InterventionRequest& request, int64_t longest, 
   return absl::OkStatus();
 }
 
+// `name`: that of the hook point, as it was asked for.
 absl::StatusOr<Intervention> TakeIntervention(const InterventionRequest& request, const Model& model, int64_t longest,
-                                              const std::string& field) {
+                                              const std::string& field, std::string* name) {
   const auto resolved = model.hook_points().Resolve({request.hook_point}, /*max_hook_points=*/1);
   if (!resolved.ok()) return InvalidField(field + ".hook_point", MessageOf(resolved.status()));
   Intervention made;
   made.hook_point = resolved->front().index;
+  *name = resolved->front().name;
   const HookPoint& point = model.hook_points()[made.hook_point];
   if (point.observation) {
     return InvalidField(field + ".hook_point",
@@ -213,12 +221,28 @@ absl::StatusOr<Intervention> TakeIntervention(const InterventionRequest& request
   return made;
 }
 
+// Rows of the client's are asked for once at a hook point, since the pass pauses there once.
+absl::Status CheckClientRows(const Variant& variant, const ScoreRequest& request, const std::string& field) {
+  std::set<int> asked;
+  for (size_t i = 0; i < variant.interventions.size(); ++i) {
+    const Intervention& one = variant.interventions[i];
+    if (one.operation != Intervention::Operation::kClient) continue;
+    const std::string name = absl::StrCat(field, ".interventions[", i, "].client");
+    if (!request.client_answers) return InvalidField(name, "the client answers rows in Substitute only; call that");
+    if (!asked.insert(one.hook_point).second) {
+      return InvalidField(name, "the same hook point has one before in this variant; give it once, or in two variants");
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::Status TakeVariants(const ScoreRequest& request, int64_t longest, ScorePlan* plan) {
   if (request.variants.size() > kMaxVariants) {
     return InvalidField("variants", absl::StrCat(request.variants.size(), " are more than ", kMaxVariants,
                                                  "; send the rest in another request"));
   }
   std::set<std::string> names;
+  bool asks = false;
   for (size_t v = 0; v < request.variants.size(); ++v) {
     const VariantRequest& asked = request.variants[v];
     const std::string field = absl::StrCat("variants[", v, "]");
@@ -235,13 +259,18 @@ absl::Status TakeVariants(const ScoreRequest& request, int64_t longest, ScorePla
     variant.name = asked.name;
     std::vector<std::string>& replaced = plan->replaced_names.emplace_back();
     for (size_t i = 0; i < asked.interventions.size(); ++i) {
-      ASSIGN_OR_RETURN(Intervention made, TakeIntervention(asked.interventions[i], *plan->model, longest,
-                                                           absl::StrCat(field, ".interventions[", i, "]")));
+      ASSIGN_OR_RETURN(Intervention made,
+                       TakeIntervention(asked.interventions[i], *plan->model, longest,
+                                        absl::StrCat(field, ".interventions[", i, "]"), &replaced.emplace_back()));
       plan->in_one_pass |= made.operation == Intervention::Operation::kBatchMean;
-      replaced.push_back(plan->model->hook_points()[made.hook_point].name);
+      asks |= made.operation == Intervention::Operation::kClient;
       variant.interventions.push_back(std::move(made));
     }
+    RETURN_IF_ERROR(CheckClientRows(variant, request, field));
     plan->variants.push_back(std::move(variant));
+  }
+  if (request.client_answers && !asks) {
+    return InvalidField("variants", "no intervention is `client`, so there is nothing to answer; call Score instead");
   }
   plan->sent_variants = plan->variants.size();
   return absl::OkStatus();
@@ -342,11 +371,32 @@ absl::Status TakeOutputs(const ScoreRequest& request, const CaptureLimits& limit
   return absl::OkStatus();
 }
 
+// The bytes that a position's rows for the client take on the host, until they are answered and used.
+int64_t AskedBytes(const ScorePlan& plan) {
+  int64_t bytes = 0;
+  for (const Variant& variant : plan.variants) {
+    for (const Intervention& one : variant.interventions) {
+      if (one.operation != Intervention::Operation::kClient) continue;
+      bytes += plan.model->hook_points()[one.hook_point].width * int64_t{sizeof(float)};
+    }
+  }
+  return bytes;
+}
+
+absl::Status CheckPaused(const ScorePlan& plan, int64_t longest) {
+  if (plan.max_paused_positions == 0 || 2 * longest <= plan.max_paused_positions) return absl::OkStatus();
+  return absl::ResourceExhaustedError(
+      absl::StrCat("tokens: a sequence of ", longest, " tokens and its variant have ", 2 * longest,
+                   " positions, more than the ", plan.max_paused_positions,
+                   " that a pass may hold on the device while it waits for the client, a quarter of "
+                   "--max-paused-tokens; send shorter sequences"));
+}
+
 absl::Status CheckSizes(ScorePlan* plan, int64_t longest) {
   const ScoreOutputs& outputs = plan->outputs;
   // The bytes of the message with a score; repeated fields of top logits have lengths and tags too.
   const int64_t score_bytes =
-      8 + (outputs.top_logits > 0 ? 13 * outputs.top_logits + 16 : 0) +
+      12 + (outputs.top_logits > 0 ? 13 * outputs.top_logits + 16 : 0) +
       (outputs.probability_of.empty() ? 0 : 4 * static_cast<int64_t>(outputs.probability_of.size()) + 8);
   if (longest * score_bytes > kMaxScoreBytes) {
     return absl::ResourceExhaustedError(absl::StrCat("outputs: the score of a sequence of ", longest, " tokens takes ",
@@ -358,6 +408,8 @@ absl::Status CheckSizes(ScorePlan* plan, int64_t longest) {
   for (int hook_point : outputs.hook_points) {
     plan->position_bytes += plan->model->hook_points()[hook_point].width * int64_t{sizeof(float)};
   }
+  plan->position_bytes += AskedBytes(*plan);
+  RETURN_IF_ERROR(CheckPaused(*plan, longest));
   const int64_t passes = plan->variants.empty() ? 1 : 2;
   if (longest * passes * plan->position_bytes > kMaxUnitBytes) {
     return absl::ResourceExhaustedError(absl::StrCat("outputs.hook_points: rows of a sequence of ", longest,
@@ -367,12 +419,14 @@ absl::Status CheckSizes(ScorePlan* plan, int64_t longest) {
   }
   if (!plan->in_one_pass) return absl::OkStatus();
   const ScoreUnit unit = plan->Unit(0, 0);
-  if (unit.positions > std::max(plan->max_batch_tokens, 2 * longest) ||
-      unit.positions * plan->position_bytes > kMaxUnitBytes) {
+  int64_t most = plan->max_batch_tokens;
+  if (plan->max_paused_positions > 0) most = std::min(most, plan->max_paused_positions);
+  if (unit.positions > std::max(most, 2 * longest) || unit.positions * plan->position_bytes > kMaxUnitBytes) {
     return absl::ResourceExhaustedError(
         absl::StrCat("variants: a mean over the batch needs all sequences in one forward pass, ", unit.positions,
-                     " positions with the clean pass, more than the ", plan->max_batch_tokens,
-                     " that one may have (--max-batch-tokens); give the mean as a vector, or send fewer sequences"));
+                     " positions with the clean pass, more than the ", most,
+                     " that one may have (--max-batch-tokens, in Substitute also --max-paused-tokens); give the mean "
+                     "as a vector, or send fewer sequences"));
   }
   return absl::OkStatus();
 }
@@ -380,8 +434,10 @@ absl::Status CheckSizes(ScorePlan* plan, int64_t longest) {
 }  // namespace
 
 ScoreUnit ScorePlan::Unit(int64_t first_sequence, size_t first_variant) const {
-  const int64_t most = std::max<int64_t>(
-      1, position_bytes == 0 ? max_batch_tokens : std::min(max_batch_tokens, kMaxUnitBytes / position_bytes));
+  int64_t most = max_batch_tokens;
+  if (position_bytes > 0) most = std::min(most, kMaxUnitBytes / position_bytes);
+  if (max_paused_positions > 0) most = std::min(most, max_paused_positions);
+  most = std::max<int64_t>(1, most);
   const int64_t rest = static_cast<int64_t>(variants.size() - first_variant);
   ScoreUnit unit;
   unit.first_sequence = first_sequence;
@@ -406,6 +462,10 @@ absl::StatusOr<ScorePlan> MakeScorePlan(ScoreRequest request, const Model& model
   ScorePlan plan;
   plan.model = &model;
   plan.max_batch_tokens = limits.max_batch_tokens;
+  if (request.client_answers) {
+    plan.max_paused_positions = limits.max_paused_tokens / kPausedShare;
+    plan.answer_timeout = limits.answer_timeout;
+  }
   if (!request.rows_only && !model.info().no_logits.empty()) {
     return absl::FailedPreconditionError(absl::StrCat("model: \"", model.info().name, "\" ", model.info().no_logits));
   }

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "server/capture/dataset_range.h"
 #include "server/capture/limits.h"
 #include "server/capture/score_request.h"
@@ -33,12 +34,15 @@ struct ScorePlan {
   // The variants of the request, then those with zeros that loss_recovered needs, whose scores are not sent.
   std::vector<Variant> variants;
   size_t sent_variants = 0;
-  // The hook points of the interventions by name, for each of the request's variants.
+  // The hook points of the interventions as they were named, for each of the request's variants.
   std::vector<std::vector<std::string>> replaced_names;
   std::vector<size_t> zero_of;  // of each of the request's variants, into `variants`; empty without loss_recovered
   int64_t max_batch_tokens = 0;
   int64_t position_bytes = 0;  // that a position's outputs take on the host
   bool in_one_pass = false;    // a mean is taken over all sequences
+  // Passes pause for rows of the client's. Each may then have no more positions than this; 0: they do not.
+  int64_t max_paused_positions = 0;
+  absl::Duration answer_timeout;
 
   int64_t sequences() const { return dataset.dataset == nullptr ? tokens.sequences() : dataset.sequence_count; }
   int64_t length(int64_t sequence) const {

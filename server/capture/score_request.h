@@ -52,11 +52,14 @@ struct EditLatents {
   bool keep_error = false;
 };
 
+// The client answers rows while the pass waits.
+struct ClientRows {};
+
 struct InterventionRequest {
   std::string hook_point;
   // monostate: none was given, which is an error.
   std::variant<std::monostate, ZeroRows, MeanRows, AddVector, ScaleRows, ProjectOut, SetRows, DictionaryRows,
-               EditLatents>
+               EditLatents, ClientRows>
       operation;
   std::vector<int64_t> positions;
   std::vector<uint32_t> ignore_token_ids;
@@ -80,6 +83,8 @@ struct ScoreRequest {
   std::vector<std::string> hook_points;
   bool rows_only = false;
   bool loss_recovered = false;
+  // The call is one in which the client can answer rows, Substitute, and therefore must.
+  bool client_answers = false;
 };
 
 }  // namespace hookline

@@ -26,6 +26,29 @@ struct ScoredSequence {
   int64_t tokens = 0;
   size_t variant = 0;  // 0: the clean pass; 1 + i: the plan's variants[i]
   SequenceScore score;
+  std::vector<uint32_t> token_ids;  // of the clean pass where each token's loss is wanted
+};
+
+// Rows of one sequence that the client is to answer.
+struct RowsAsked {
+  int64_t sequence = 0;     // ScorePlan::index
+  size_t variant = 0;       // into the plan's variants
+  size_t intervention = 0;  // of the variant
+  int64_t width = 0;
+  std::vector<uint32_t> token_ids;  // (T)
+  std::vector<float> rows;          // (T, width), row-major
+  bool last = false;                // the pass waits for the answers
+};
+
+// A client's answer: rows of one sequence and variant, in the place of those that it was asked for.
+struct RowsAnswer {
+  int64_t sequence = 0;
+  std::string variant;
+  std::string hook_point;
+  int64_t first_position = 0;
+  int64_t rows = 0;
+  std::vector<bool> mask;     // (rows); empty: all are replaced
+  std::vector<float> values;  // of the rows that are replaced, row-major
 };
 
 struct VariantTotals {
@@ -44,13 +67,13 @@ struct ScoreEnded {
   std::vector<VariantTotals> variants;  // the clean pass's, then those of all the plan's variants
   int64_t sequences = 0;
   int64_t tokens = 0;
-  absl::Duration total_time, forward_time, queue_time;
+  absl::Duration total_time, forward_time, queue_time, client_time;
 
   // (zero - variant) / (zero - clean) of the mean losses; none where the plan does not ask or it is not finite.
   std::optional<double> LossRecovered(const ScorePlan& plan, size_t variant) const;
 };
 
-using ScoreEvent = std::variant<ScoreStarted, ScoredSequence, ScoreEnded>;
+using ScoreEvent = std::variant<ScoreStarted, ScoredSequence, RowsAsked, ScoreEnded>;
 
 // Thread-safe. Destroying it cancels the scoring.
 class Scoring {
@@ -58,6 +81,11 @@ class Scoring {
   virtual ~Scoring() = default;
   // The next event, if there is one; ScoreEnded is the last. `on_ready` is called when there may be one again.
   virtual std::optional<ScoreEvent> Next() = 0;
+  // Takes rows that were asked for. INVALID_ARGUMENT naming the field, as the proto AnsweredRows says; the scoring has
+  // then ended with it, too.
+  virtual absl::Status Answer(RowsAnswer answer) = 0;
+  // Tells that no answers follow. If some are due, or become so, the scoring ends with INVALID_ARGUMENT.
+  virtual void FinishAnswers() = 0;
   // Ends the scoring: no events follow, and on_ready is not called any more.
   virtual void Cancel() = 0;
 };

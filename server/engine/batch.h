@@ -13,6 +13,7 @@
 #include "server/engine/batch_former.h"
 #include "server/engine/event_queue.h"
 #include "server/engine/ids.h"
+#include "server/engine/pause_room.h"
 
 namespace hookline {
 
@@ -55,6 +56,7 @@ struct Batch {
   // Instead of both: a scoring that is to run its next forward pass.
   std::shared_ptr<ScoreRun> score;
   CaptureId score_id{};
+  std::unique_ptr<PauseRoom> score_room;  // null: the pass does not pause, or has room already
   // Or a batch that another executor has planned and could not finish.
   std::shared_ptr<Rerun> rerun;
 };

@@ -223,6 +223,21 @@ absl::Status Delivery::StartCopies(int hook_point, const Piece& piece, size_t fi
   return status;
 }
 
+// Where a span's rows come from several pieces, or what the device knows of them is let go, the rows tell.
+void Delivery::AddStatistics(const PlacedChunk& placed, const RowLayout& layout, RowStatistics* statistics) const {
+  int64_t first = placed.first;
+  for (const SlabSpan& span : placed.spans) {
+    const int64_t rows = span.bytes / layout.bytes();
+    StagedSums known;
+    for (const Piece& piece : staged_[placed.hook_point]) {
+      const bool has_all = piece.rows != nullptr && piece.first <= first && first + rows <= piece.end;
+      if (has_all) known = piece.rows->Sums(first - piece.first, rows);
+    }
+    statistics->Add(span.data(), rows, layout, known);
+    first += rows;
+  }
+}
+
 std::vector<QueuedChunk> Delivery::TakeGroup() {
   const CapturePlan& plan = *recipient_.plan;
   Group& group = groups_[queued_];
@@ -231,9 +246,7 @@ std::vector<QueuedChunk> Delivery::TakeGroup() {
   for (PlacedChunk& placed : group.chunks) {
     const CapturePlan::HookPoint& hook_point = plan.hook_points[placed.hook_point];
     QueuedChunk queued;
-    for (const SlabSpan& span : placed.spans) {
-      queued.statistics.Add(span.data(), span.bytes / hook_point.row_bytes, hook_point.layout);
-    }
+    AddStatistics(placed, hook_point.layout, &queued.statistics);
     for (Piece& piece : staged_[placed.hook_point]) {
       queued.statistics.Add(piece.rows != nullptr ? piece.rows->TakeLoss() : std::exchange(piece.loss, {}));
     }

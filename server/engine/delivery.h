@@ -11,11 +11,13 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
+#include "server/base/row_layout.h"
 #include "server/base/slab_pool.h"
 #include "server/capture/row_packing.h"
 #include "server/engine/batch.h"
 #include "server/engine/batch_former.h"
 #include "server/engine/event_queue.h"
+#include "server/engine/row_statistics.h"
 #include "server/model/transfer.h"
 
 namespace hookline {
@@ -122,6 +124,7 @@ class Delivery {
   void CutGroups(int64_t first, int64_t rows);
   ResumePosition PositionBefore(int64_t row) const;
   absl::Status StartCopies(int hook_point, const Piece& piece, size_t first_group, Transfer* transfer);
+  void AddStatistics(const PlacedChunk& placed, const RowLayout& layout, RowStatistics* statistics) const;
   ResumePosition PositionAfter(size_t group, const PlacedChunk& chunk) const;
   std::shared_ptr<const Provenance> ProvenanceOf(const Group& group) const;
 

@@ -97,6 +97,12 @@ class ScoringHandle final : public Scoring {
     if (event.has_value()) scheduler_->ScoreMayRun(id_);
     return event;
   }
+  absl::Status Answer(RowsAnswer answer) override {
+    absl::Status status = run_->Answer(std::move(answer));
+    scheduler_->ScoreMayRun(id_);
+    return status;
+  }
+  void FinishAnswers() override { run_->FinishAnswers(); }
   void Cancel() override {
     run_->Close();
     scheduler_->RemoveScore(id_);
@@ -206,6 +212,7 @@ absl::Status EngineImpl::Add(ServedModel model, const TransferFactory& make_tran
   ModelSetup setup;
   setup.info = &served.info();
   setup.max_batch_tokens = limits.max_batch_tokens;
+  setup.max_paused_tokens = limits.max_paused_tokens;
   for (size_t i = 0; i < served.workers.size(); ++i) {
     const ServedModel::Executor& executor = served.model.executors[i];
     Worker& worker = served.workers[i];

@@ -23,7 +23,7 @@ void Executor::Run() {
   if (!can_run) return;
   while (std::optional<Batch> batch = scheduler_->NextBatch(id_)) {
     if (batch->score != nullptr) {
-      (void)health_->Judge(batch->score->RunNext(*model_), *transfer_);
+      (void)health_->Judge(batch->score->RunNext(*model_, std::move(batch->score_room)), *transfer_);
       scheduler_->ScoreMayRun(batch->score_id);
       continue;
     }

@@ -129,15 +129,21 @@ absl::Time WhenToRun(const SchedulerState& state, const ModelQueue& queue, const
 }
 
 // The batch of a scoring if it is its turn beside `flows` flows that could run now.
-std::optional<Batch> TakeScore(SchedulerState& state, ModelQueue& queue, int64_t flows) {
-  ScoreQueue::Turn turn = queue.scores.Take(flows);
+std::optional<Batch> TakeScore(SchedulerState& state, ModelQueue& queue, int executor, int64_t flows) {
+  ScoreQueue::Turn turn = queue.scores.Take(flows, executor);
   if (turn.run == nullptr) return std::nullopt;
-  const std::shared_ptr<ClientShare>& share = state.scores.at(turn.id).share;
+  const ScoreEntry& entry = state.scores.at(turn.id);
+  const std::shared_ptr<ClientShare>& share = entry.share;
   share->bucket.Take(turn.positions, state.clock.Now());
   share->tokens += turn.positions;
   Batch batch;
   batch.score = std::move(turn.run);
   batch.score_id = turn.id;
+  if (turn.paused > 0) {
+    batch.score_room = std::make_unique<PauseRoom>(
+        turn.paused,
+        [calls = &state.calls, model = entry.model, positions = turn.paused] { calls->pause_ended(model, positions); });
+  }
   return batch;
 }
 
@@ -187,7 +193,7 @@ std::optional<Batch> FormNextBatch(SchedulerState& state, ExecutorId executor, a
   const bool may_launch = own.MayLaunch();
   if (std::optional<Batch> rerun = may_launch ? TakeRerun(state, executor) : std::nullopt) return rerun;
   // Where there are others, they see what has become ready.
-  if (!may_launch && queue.left > 1) return TakeScore(state, queue, /*flows=*/0);
+  if (!may_launch && queue.left > 1) return TakeScore(state, queue, executor.index, /*flows=*/0);
   const int64_t staged = state.StagedBytes(executor);
   std::vector<Flow*> ready;
   // Flows whose members all leave go out of the line meanwhile.
@@ -205,13 +211,13 @@ std::optional<Batch> FormNextBatch(SchedulerState& state, ExecutorId executor, a
     flow.most_tokens = flow.room.tokens;
     ready.push_back(&flow);
   }
-  if (ready.empty() || !may_launch) return TakeScore(state, queue, /*flows=*/0);
+  if (ready.empty() || !may_launch) return TakeScore(state, queue, executor.index, /*flows=*/0);
   if (const absl::Time run_at = WhenToRun(state, queue, ready, now); now < run_at) {
     *look_again = std::min(*look_again, run_at);
-    return TakeScore(state, queue, /*flows=*/0);
+    return TakeScore(state, queue, executor.index, /*flows=*/0);
   }
   const int64_t flows_ready = static_cast<int64_t>(ready.size());
-  if (std::optional<Batch> score = TakeScore(state, queue, flows_ready)) return score;
+  if (std::optional<Batch> score = TakeScore(state, queue, executor.index, flows_ready)) return score;
 
   const BatchLimits limits{queue.setup.max_batch_tokens, queue.setup.info->mixes_lengths};
   // Small flows go first, but not twice in a row, so that a stream of them delays the others only a little.

@@ -43,6 +43,8 @@ absl::Status CheckOptions(const EngineOptions& options) {
                                                    ", of which a capture may have a quarter"));
   }
   RETURN_IF_ERROR(CheckPositive("max_staged_bytes", options.max_staged_bytes));
+  RETURN_IF_ERROR(CheckPositive("max_paused_tokens", options.max_paused_tokens));
+  RETURN_IF_ERROR(CheckPositive("answer_timeout", absl::ToInt64Nanoseconds(options.answer_timeout)));
   if (options.max_batch_tokens < 0 || options.max_sequence_length < 0 || options.max_pending_bytes < 0) {
     return InvalidField("max_batch_tokens, max_sequence_length, max_pending_bytes", "must not be negative");
   }
@@ -67,6 +69,8 @@ CaptureLimits LimitsFor(const EngineOptions& options, const ModelInfo& model, in
   limits.max_rows = options.max_rows;
   limits.max_hook_points = options.max_hook_points;
   limits.max_captures = options.max_captures;
+  limits.max_paused_tokens = options.max_paused_tokens;
+  limits.answer_timeout = options.answer_timeout;
   return limits;
 }
 

@@ -47,6 +47,13 @@ struct EngineOptions {
   ClientQuotas default_quotas;
   // The longest that a capture whose client takes or sends nothing keeps what others wait for.
   absl::Duration stall_timeout = absl::Minutes(1);
+  // Positions of forward passes that wait for rows of their clients (Substitute) on one model's device, variants and
+  // padding counted; each keeps one row of the residual stream there, or a few. The default is that of eight full
+  // batches of an accelerator: 512 MiB for a width of 4096 in bfloat16. One pass takes a quarter of it at most.
+  int64_t max_paused_tokens = int64_t{64} << 10;
+  // The longest that such a pass waits for the next answer: enough for a slow client to compute, and short enough that
+  // one that is gone without a word keeps nobody from the device's room for long.
+  absl::Duration answer_timeout = absl::Seconds(30);
   // The longest that the other members of a feed wait for one that does not read.
   absl::Duration feed_stall_timeout = absl::Seconds(30);
 

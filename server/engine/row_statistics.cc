@@ -208,8 +208,16 @@ RowSums Sum(const RowLayout& layout, const uint8_t* row) {
 
 }  // namespace
 
-void RowStatistics::Add(const uint8_t* data, int64_t rows, const RowLayout& layout) {
+void RowStatistics::Add(const uint8_t* data, int64_t rows, const RowLayout& layout, const StagedSums& known) {
   for (int64_t i = 0; i < rows; ++i, data += layout.bytes()) {
+    if (!known.sums.empty() && std::isfinite(known.sums[i]) && std::isfinite(known.norms[i])) {
+      const double norm = known.norms[i];
+      norms_ += norm;
+      sum_ += known.sums[i];
+      squares_ += norm * norm;
+      finite_values_ += layout.numbers();
+      continue;
+    }
     const RowSums row = Sum(layout, data);
     norms_ += std::sqrt(row.squares);
     sum_ += row.sum;

@@ -7,6 +7,7 @@
 #include "server/base/row_layout.h"
 #include "server/capture/capture.h"
 #include "server/model/conversion_loss.h"
+#include "server/model/transfer.h"
 
 namespace hookline {
 
@@ -14,8 +15,9 @@ namespace hookline {
 // none is finite, means are NaN.
 class RowStatistics {
  public:
-  // Adds `rows` rows that lie one after another. Of rows with top_k, the entries that they have.
-  void Add(const uint8_t* data, int64_t rows, const RowLayout& layout);
+  // Adds `rows` rows that lie one after another. Of rows with top_k, the entries that they have. `known` may hold the
+  // sums over the rows, or nothing.
+  void Add(const uint8_t* data, int64_t rows, const RowLayout& layout, const StagedSums& known = {});
   // Adds what the conversion to the dtype has cost.
   void Add(const ConversionLoss& loss);
   void Add(const RowStatistics& other);

@@ -47,7 +47,10 @@ Scheduler::Scheduler(const EngineOptions& options, std::shared_ptr<uint8_t> slab
     : options_(options),
       clock_(clock),
       pool_(std::move(slab_memory), options.slab_bytes, options.slab_count, [this] { AdmitWaiting(); }),
-      state_(options_, *clock_, pool_, {[this](CaptureId id) { SlabReturned(id); }, [this] { AdmitWaiting(); }}) {}
+      state_(options_, *clock_, pool_,
+             {[this](CaptureId id) { SlabReturned(id); }, [this] { AdmitWaiting(); },
+              [this](CaptureId id) { ScoreMayRun(id); },
+              [this](ModelId model, int64_t positions) { PauseEnded(model, positions); }}) {}
 
 Scheduler::~Scheduler() {
   // Windows that are still held call back when they are destroyed.
@@ -159,7 +162,7 @@ absl::StatusOr<CaptureId> Scheduler::AdmitScore(ModelId model, std::shared_ptr<S
     RETURN_IF_ERROR(CheckScoreCount(state_, *share));
     id = CaptureId{++state_.last_id};
     state_.QueueOf(model).scores.Add(id, run);
-    state_.scores[id] = {model, std::move(run), held_tokens, share};
+    state_.scores[id] = {model, std::move(run), held_tokens, share, absl::InfiniteFuture()};
   }
   ScoreMayRun(id);
   return id;
@@ -172,13 +175,22 @@ void Scheduler::ScoreMayRun(CaptureId id) {
     if (const auto found = state_.scores.find(id); found != state_.scores.end()) run = found->second.run;
   }
   if (run == nullptr) return;
-  const int64_t positions = run->NextPositions();
+  const ScoreRun::Need need = run->GetNeed();
   Section section(this);
   const auto found = state_.scores.find(id);
-  if (positions == 0 || found == state_.scores.end()) return;
+  if (found == state_.scores.end()) return;
+  // What it needs may be different by now. A time that is too early does no harm; one must not be lost.
+  const bool awaits = need.answer_by != absl::InfiniteFuture();
+  if (awaits) found->second.answer_by = need.answer_by;
   ModelQueue& queue = state_.QueueOf(found->second.model);
-  queue.scores.SetWaiting(id, positions);
-  queue.WakeOne();
+  if (need.positions > 0) queue.scores.SetWaiting(id, need.positions, need.paused);
+  if (!awaits && need.positions == 0) return;
+  // A pass that pauses goes on where it began.
+  if (queue.scores.IsPinned(id)) {
+    queue.WakeAll();
+  } else {
+    queue.WakeOne();
+  }
 }
 
 void Scheduler::RemoveScore(CaptureId id) {
@@ -236,6 +248,13 @@ void Scheduler::SlabReturned(CaptureId id) {
   }
 }
 
+void Scheduler::PauseEnded(ModelId model, int64_t positions) {
+  Section section(this);
+  ModelQueue& queue = state_.QueueOf(model);
+  queue.scores.GiveBack(positions);
+  queue.WakeOne();
+}
+
 void Scheduler::Released(CaptureId id) {
   Section section(this);
   state_.unreleased.erase(id);
@@ -279,6 +298,7 @@ std::optional<Batch> Scheduler::TryNextBatch(ExecutorId executor, absl::Time* lo
 std::optional<Batch> Scheduler::NextBatchNow(ExecutorId executor, absl::Time* look_again) {
   AdmitNow(state_);
   EndStalled(state_, clock_->Now(), look_again);
+  EndSilentScores(state_, clock_->Now(), look_again);
   return FormNextBatch(state_, executor, look_again);
 }
 
@@ -342,6 +362,9 @@ bool Scheduler::ReplicaLost(ExecutorId executor, const absl::Status& status) {
     if (queue.setup.executors[i].replica != replica || queue.executors[i].is_lost) continue;
     queue.executors[i].is_lost = true;
     --queue.left;
+    for (CaptureId id : queue.scores.PinnedTo(static_cast<int>(i))) {
+      state_.AfterUnlock([run = state_.scores.at(id).run, status] { run->End(status); });
+    }
   }
   if (queue.left == 0 && left_before > 0) StopAll(state_, status);
   queue.WakeAll();

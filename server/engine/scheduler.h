@@ -72,7 +72,8 @@ class Scheduler {
   // Takes in a scoring of a client. `held_tokens`: ids that it keeps. Errors of Engine::StartScore.
   absl::StatusOr<CaptureId> AdmitScore(ModelId model, std::shared_ptr<ScoreRun> run, int64_t held_tokens,
                                        const ClientIdentity& client) ABSL_LOCKS_EXCLUDED(mu_);
-  // Tells that the scoring may have a forward pass to run: one has ended, or its client has taken scores.
+  // Tells that the scoring may have a forward pass to run, or an answer to wait for: one has ended or pauses, or its
+  // client has taken scores or answered rows.
   void ScoreMayRun(CaptureId id) ABSL_LOCKS_EXCLUDED(mu_);
   // Forgets the scoring. A pass that runs goes on.
   void RemoveScore(CaptureId id) ABSL_LOCKS_EXCLUDED(mu_);
@@ -136,6 +137,8 @@ class Scheduler {
   // The capture's sink has consumed the final event or been destroyed.
   void Released(CaptureId id) ABSL_LOCKS_EXCLUDED(mu_);
   void SlabReturned(CaptureId id) ABSL_LOCKS_EXCLUDED(mu_);
+  // A pass for which this many positions had room does not pause any more.
+  void PauseEnded(ModelId model, int64_t positions) ABSL_LOCKS_EXCLUDED(mu_);
   std::optional<Batch> NextBatchNow(ExecutorId executor, absl::Time* look_again) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool IsIdle() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool WaitUntilIdle(absl::Time deadline) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);

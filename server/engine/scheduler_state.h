@@ -53,6 +53,7 @@ struct ExecutorSetup {
 struct ModelSetup {
   const ModelInfo* info = nullptr;  // outlives the scheduler
   int64_t max_batch_tokens = 0;
+  int64_t max_paused_tokens = 0;         // EngineOptions
   std::vector<ExecutorSetup> executors;  // at least one
 };
 
@@ -70,7 +71,10 @@ struct ModelQueue {
   };
 
   explicit ModelQueue(ModelSetup model_setup)
-      : setup(std::move(model_setup)), executors(setup.executors.size()), left(static_cast<int>(executors.size())) {}
+      : setup(std::move(model_setup)),
+        executors(setup.executors.size()),
+        left(static_cast<int>(executors.size())),
+        scores(setup.max_paused_tokens) {}
   // Lets one of the executors that wait look whether something can run: one that may launch a batch if there is one. It
   // wakes the next one if it leaves something over. All of them at once would look in vain.
   void WakeOne() {
@@ -105,6 +109,7 @@ struct ScoreEntry {
   std::shared_ptr<ScoreRun> run;
   int64_t held_tokens = 0;
   std::shared_ptr<ClientShare> share;
+  absl::Time answer_by = absl::InfiniteFuture();  // when to look whether its client is silent for too long
 };
 
 // A capture whose sink has neither consumed the final event nor been destroyed. It counts against the limits.
@@ -129,6 +134,8 @@ struct SchedulerState {
   struct Calls {
     std::function<void(CaptureId)> slab_returned;
     std::function<void()> admit_waiting;
+    std::function<void(CaptureId)> score_may_run;
+    std::function<void(ModelId, int64_t)> pause_ended;
   };
   // All but `scheduler_calls` outlive the state.
   SchedulerState(const EngineOptions& engine_options, const Clock& engine_clock, SlabPool& slab_pool,

@@ -1,5 +1,5 @@
-// One scoring while it runs: cuts its sequences into forward passes, runs them on the executor's thread, and keeps
-// their scores until the client takes them.
+// One scoring while it runs: cuts its sequences into forward passes, runs them on the executor's thread, lets its
+// client answer rows between their parts, and keeps their scores until the client takes them.
 #ifndef HOOKLINE_SERVER_ENGINE_SCORE_RUN_H_
 #define HOOKLINE_SERVER_ENGINE_SCORE_RUN_H_
 
@@ -14,38 +14,65 @@
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "server/capture/answer_cursor.h"
 #include "server/capture/scoring.h"
+#include "server/engine/pause_room.h"
 #include "server/model/model.h"
 
 namespace hookline {
 
 // Thread-safe. A client that does not read holds the scores of at most two passes: the next is run when half of those
-// before have been taken.
+// before have been taken. One that does not answer holds one pass on the device, for ScorePlan::answer_timeout.
 class ScoreRun {
  public:
   // `on_ready`: as Scoring::Next says, called without a lock but the one that Close takes.
   ScoreRun(std::shared_ptr<const ScorePlan> plan, std::function<void()> on_ready);
 
-  // Positions of the next forward pass if it is to be run now; otherwise, or while one runs, 0.
-  int64_t NextPositions() const ABSL_LOCKS_EXCLUDED(mutex_);
-  // Runs the next pass, on the model's executor's thread. Returns how the pass went, as its client is told too.
-  absl::Status RunNext(Model& model) ABSL_LOCKS_EXCLUDED(mutex_);
+  // What it needs from the scheduler.
+  struct Need {
+    int64_t positions = 0;  // of the next forward pass if it is to be run now; otherwise, or while one runs, 0
+    int64_t paused = 0;     // positions for which that pass needs room to pause
+    absl::Time answer_by = absl::InfiniteFuture();  // when its client has been silent for too long
+  };
+  Need GetNeed() const ABSL_LOCKS_EXCLUDED(mutex_);
+  // Runs the next pass, or the next part of one, on the model's executor's thread. `room`: for a pass that may pause.
+  // Returns how the pass went, as its client is told too.
+  absl::Status RunNext(Model& model, std::unique_ptr<PauseRoom> room) ABSL_LOCKS_EXCLUDED(mutex_);
   // Ends it after what is queued, unless it has ended.
   void End(absl::Status status) ABSL_LOCKS_EXCLUDED(mutex_);
+  // Ends it if its client should have answered by `now`.
+  void EndIfSilent(absl::Time now) ABSL_LOCKS_EXCLUDED(mutex_);
 
   std::optional<ScoreEvent> Next() ABSL_LOCKS_EXCLUDED(mutex_);
+  // Scoring says what both do.
+  absl::Status Answer(RowsAnswer answer) ABSL_LOCKS_EXCLUDED(mutex_);
+  void FinishAnswers() ABSL_LOCKS_EXCLUDED(mutex_);
   // Drops everything. on_ready is not called any more once this has returned.
   void Close() ABSL_LOCKS_EXCLUDED(mutex_);
 
  private:
-  enum class Phase { kReady, kRunning, kEnded };
+  // kAwaiting: the pass in hand waits for answers.
+  enum class Phase { kReady, kRunning, kAwaiting, kEnded };
+
+  // A unit that has begun. Destroy it with no lock held, as its room.
+  struct PassInHand {
+    ScoreUnit unit;
+    std::vector<std::vector<uint32_t>> sequences;
+    std::vector<const Variant*> variants;
+    std::unique_ptr<ScorePass> pass;
+    std::unique_ptr<PauseRoom> room;
+  };
 
   bool MayRun() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  absl::Status Compute(Model& model, const ScoreUnit& unit, std::vector<std::vector<uint32_t>>* sequences,
-                       std::vector<VariantScores>* scores) const;
-  void Take(const ScoreUnit& unit, const std::vector<std::vector<uint32_t>>& sequences,
-            std::vector<VariantScores> scores) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void EndLocked(absl::Status status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Returns what runs next, in kRunning; null: nothing does.
+  std::unique_ptr<PassInHand> NextHand(std::unique_ptr<PauseRoom> room) ABSL_LOCKS_EXCLUDED(mutex_);
+  absl::Status Begin(Model& model, PassInHand* hand) const;
+  void Pause(std::unique_ptr<PassInHand> hand) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Take(PassInHand& hand) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The error of a client that has ended its stream and still owes answers.
+  absl::Status NoAnswers() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Returns what is to be destroyed when the mutex is free.
+  std::unique_ptr<PassInHand> EndLocked(absl::Status status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void CallOnReady() ABSL_LOCKS_EXCLUDED(mutex_);
 
   const std::shared_ptr<const ScorePlan> plan_;
@@ -63,6 +90,11 @@ class ScoreRun {
   size_t next_variant_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::Time waiting_since_ ABSL_GUARDED_BY(mutex_);
   ScoreEnded totals_ ABSL_GUARDED_BY(mutex_);
+  std::unique_ptr<PassInHand> in_hand_ ABSL_GUARDED_BY(mutex_);  // a paused pass
+  std::optional<AnswerCursor> answers_ ABSL_GUARDED_BY(mutex_);  // while kAwaiting
+  absl::Time asked_at_ ABSL_GUARDED_BY(mutex_);                  // when the pass paused
+  absl::Time last_answer_ ABSL_GUARDED_BY(mutex_);               // or when the pass paused
+  bool answers_finished_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
 }  // namespace hookline

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "server/engine/admission_queue.h"
 #include "server/engine/capture_end.h"
+#include "server/engine/score_run.h"
 #include "spdlog/spdlog.h"
 
 namespace hookline {
@@ -137,6 +138,21 @@ void EndStalled(SchedulerState& state, absl::Time now, absl::Time* look_again) {
   }
   for (CaptureId id : stalled) EndStalledCapture(state, id, now);
   if (!stalled.empty()) AdmitNow(state);
+}
+
+void EndSilentScores(SchedulerState& state, absl::Time now, absl::Time* look_again) {
+  for (auto& [id, score] : state.scores) {
+    if (now < score.answer_by) {
+      *look_again = std::min(*look_again, score.answer_by);
+      continue;
+    }
+    // It may have answered since.
+    score.answer_by = absl::InfiniteFuture();
+    state.AfterUnlock([calls = &state.calls, score_id = id, run = score.run, now] {
+      run->EndIfSilent(now);
+      calls->score_may_run(score_id);
+    });
+  }
 }
 
 }  // namespace hookline

@@ -1,5 +1,6 @@
 #include "server/model/decoder.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -64,6 +65,7 @@ Decoder::Decoder(ModelInfo info, DecoderConfig config, DecoderWeights weights, a
   for (int i = 0; i < info_.layers; ++i) {
     LayerWeights& layer = weights_.layers[i];
     inputs_.push_back({layer.residual_factor, layer.embedding_factor, layer.bigram_factor});
+    reads_embedding_ |= layer.embedding_factor != 0;
     blocks.emplace_back(config_, i, std::move(layer), dtype, list);
   }
   blocks_ = std::make_shared<const std::vector<Block>>(std::move(blocks));
@@ -84,6 +86,7 @@ Decoder::Decoder(const Decoder& other, Sharing sharing)
       embed_hook_(other.embed_hook_),
       position_embed_hook_(other.position_embed_hook_),
       inputs_(other.inputs_),
+      reads_embedding_(other.reads_embedding_),
       blocks_(other.blocks_),
       ln_final_(other.ln_final_),
       unembedding_(other.unembedding_) {
@@ -101,8 +104,8 @@ std::unique_ptr<Decoder> Decoder::Share(Sharing sharing) const {
 }
 
 void Decoder::AddStage(size_t end, at::Device device) {
-  stages_.push_back({end, device, Rotary(config_.rotary, config_.context_length, device, dtype_), CausalMasks(device),
-                     std::make_shared<std::mutex>()});
+  stages_.push_back({static_cast<int>(end), device, Rotary(config_.rotary, config_.context_length, device, dtype_),
+                     CausalMasks(device), std::make_shared<std::mutex>()});
 }
 
 absl::Status Decoder::Forward(const at::Tensor& token_ids, absl::Span<const int64_t> lengths,
@@ -113,7 +116,10 @@ absl::Status Decoder::Forward(const at::Tensor& token_ids, absl::Span<const int6
     return at::Tensor();
   };
   Taps taps(hook_points_, wanted.computed(), PassEnd::kLastHookPoint, visit);
-  return RunAll(token_ids, lengths, taps, /*editor=*/nullptr);
+  PassState start;
+  start.token_ids = token_ids;
+  start.lengths.assign(lengths.begin(), lengths.end());
+  return RunAll(std::move(start), taps, /*editor=*/nullptr);
 }
 
 absl::Status Decoder::Evaluate(const at::Tensor& token_ids, absl::Span<const int64_t> lengths, PassEditor& editor) {
@@ -125,47 +131,53 @@ absl::Status Decoder::Evaluate(const at::Tensor& token_ids, absl::Span<const int
   }
   const auto visit = [&](int hook_point, const at::Tensor& rows) { return editor.Replace(hook_point, rows); };
   Taps taps(hook_points_, editor.hook_points(), editor.end(), visit);
-  return RunAll(token_ids, lengths, taps, &editor);
+  if (editor.begin() != nullptr) return RunAll(*editor.begin(), taps, &editor);
+  PassState start;
+  start.token_ids = token_ids;
+  start.lengths.assign(lengths.begin(), lengths.end());
+  return RunAll(std::move(start), taps, &editor);
 }
 
-absl::Status Decoder::RunAll(const at::Tensor& token_ids, absl::Span<const int64_t> lengths, Taps& taps,
-                             PassEditor* editor) {
+absl::Status Decoder::RunAll(PassState from, Taps& taps, PassEditor* editor) {
   return CatchTorch([&] {
     c10::InferenceMode inference;
-    Run(token_ids, lengths, taps, editor);
+    Run(std::move(from), taps, editor);
     return absl::OkStatus();
   });
 }
 
 // B sequences of T tokens, D = width; x is (B * T, D).
-bool Decoder::Run(const at::Tensor& token_ids, absl::Span<const int64_t> lengths, Taps& taps, PassEditor* editor) {
+bool Decoder::Run(PassState from, Taps& taps, PassEditor* editor) {
   Progress progress;
-  progress.lengths.assign(lengths.begin(), lengths.end());
-  progress.pass.emplace(ForwardPass{
-      token_ids, dtype_, stages_[0].rotary, stages_[0].masks, taps, {}, std::vector<KeysAndValues>(blocks_->size())});
+  progress.state = std::move(from);
+  PassState& state = progress.state;
+  const int layers = static_cast<int>(blocks_->size());
+  // A pass that goes on does so in the stage of its next block.
+  while (progress.stage + 1 < stages_.size() && state.layer >= stages_[progress.stage].end) ++progress.stage;
   EnterStage(taps, &progress);
-  Fork(-1, editor, &progress);
-  Streams& streams = progress.streams;
-  at::Tensor& x = streams.x;
-  if (Embed(progress.pass->token_ids, taps, &x, &progress.pass->per_layer)) return true;
-  streams.x0 = x;
-  if (weights_.bigram_embedding.defined()) streams.bigram = EmbedBigrams(progress.pass->token_ids);
-  for (size_t i = 0; i < blocks_->size(); ++i) {
+  at::Tensor& x = state.x;
+  if (state.layer < 0) {
+    Enter(-1, editor, &progress);
+    if (Embed(progress.pass->token_ids, taps, &x, &progress.pass->per_layer)) return true;
+    if (reads_embedding_) state.x0 = x;
+    if (weights_.bigram_embedding.defined()) state.bigram = EmbedBigrams(progress.pass->token_ids);
+  }
+  for (int i = std::max(0, state.layer); i < layers; ++i) {
     if (i == stages_[progress.stage].end) {
       ++progress.stage;
       EnterStage(taps, &progress);
     }
-    Fork(static_cast<int>(i), editor, &progress);
-    const Inputs& inputs = inputs_[i];
+    Enter(i, editor, &progress);
+    const Inputs& inputs = inputs_[static_cast<size_t>(i)];
     if (inputs.residual != 1) x = x * inputs.residual;
-    if (inputs.embedding != 0) x = x + streams.x0 * inputs.embedding;
-    if (streams.bigram.defined()) x = x + streams.bigram * inputs.bigram;
+    if (inputs.embedding != 0) x = x + state.x0 * inputs.embedding;
+    if (state.bigram.defined()) x = x + state.bigram * inputs.bigram;
     ++blocks_executed_;
-    if ((*blocks_)[i].Run(*progress.pass, &x)) return true;
-    if (i == blocks_->size() / 2) streams.kept = x;
+    if ((*blocks_)[static_cast<size_t>(i)].Run(*progress.pass, &x)) return true;
+    if (i == layers / 2 && weights_.backout_factor != 0) state.kept = x;
   }
-  Fork(static_cast<int>(blocks_->size()), editor, &progress);
-  if (weights_.backout_factor != 0) x = at::sub(x, streams.kept, weights_.backout_factor);
+  Enter(layers, editor, &progress);
+  if (weights_.backout_factor != 0) x = at::sub(x, state.kept, weights_.backout_factor);
   at::Tensor out;
   if (ln_final_->Run(x, taps, &out)) return true;
   if (editor != nullptr) editor->Finish(out, unembedding_);
@@ -177,35 +189,48 @@ void Decoder::EnterStage(Taps& taps, Progress* progress) {
   // The stage before is free for the next batch first.
   if (progress->turn.owns_lock()) progress->turn.unlock();
   progress->turn = std::unique_lock<std::mutex>(*stage.turn);
-  if (progress->stage > 0) {
-    const auto bring = [&stage](at::Tensor* tensor) {
-      if (tensor->defined()) *tensor = tensor->to(stage.device, /*non_blocking=*/true);
-    };
-    Streams& streams = progress->streams;
-    ForwardPass& before = *progress->pass;
-    for (at::Tensor* tensor : {&streams.x, &streams.x0, &streams.bigram, &streams.kept}) bring(tensor);
-    bring(&before.token_ids);
-    bring(&before.per_layer);
-    for (KeysAndValues& shared : before.shared) {
-      bring(&shared.keys);
-      bring(&shared.values);
-    }
-    ForwardPass here{std::move(before.token_ids), dtype_, stage.rotary, stage.masks, taps, std::move(before.per_layer),
-                     std::move(before.shared)};
-    progress->pass.emplace(std::move(here));
+  PassState& state = progress->state;
+  if (progress->pass.has_value()) {
+    state.token_ids = std::move(progress->pass->token_ids);
+    state.per_layer = std::move(progress->pass->per_layer);
+    state.shared = std::move(progress->pass->shared);
   }
-  stage.rotary.Begin(progress->pass->positions(), progress->lengths);
+  // What lies there already stays as it is.
+  const auto bring = [&stage](at::Tensor* tensor) {
+    if (tensor->defined()) *tensor = tensor->to(stage.device, /*non_blocking=*/true);
+  };
+  for (at::Tensor* tensor : {&state.x, &state.x0, &state.bigram, &state.kept, &state.token_ids, &state.per_layer}) {
+    bring(tensor);
+  }
+  for (KeysAndValues& shared : state.shared) {
+    bring(&shared.keys);
+    bring(&shared.values);
+  }
+  ForwardPass here{state.token_ids, dtype_, stage.rotary, stage.masks, taps, state.per_layer, std::move(state.shared)};
+  here.shared.resize(blocks_->size());
+  progress->pass.emplace(std::move(here));
+  stage.rotary.Begin(progress->pass->positions(), state.lengths);
 }
 
-void Decoder::Fork(int layer, PassEditor* editor, Progress* progress) {
+void Decoder::Enter(int layer, PassEditor* editor, Progress* progress) {
   if (editor == nullptr) return;
+  progress->state.layer = layer;
+  if (editor->Keeps(layer)) {
+    PassState kept = progress->state;
+    kept.token_ids = progress->pass->token_ids;
+    kept.per_layer = progress->pass->per_layer;
+    kept.shared = progress->pass->shared;
+    editor->Keep(std::move(kept));
+  }
   const std::vector<int64_t> chosen = editor->Fork(layer);
-  if (chosen.empty()) return;
-  ForwardPass& pass = *progress->pass;
-  Streams& streams = progress->streams;
-  std::vector<int64_t>& lengths = progress->lengths;
-  const int64_t batch = pass.batch();
-  const at::Tensor index = at::tensor(chosen, at::kLong).to(pass.token_ids.device());
+  if (!chosen.empty()) Fork(chosen, progress);
+}
+
+void Decoder::Fork(const std::vector<int64_t>& chosen, Progress* progress) {
+  ForwardPass* const pass = &*progress->pass;
+  PassState* const state = &progress->state;
+  const int64_t batch = pass->batch();
+  const at::Tensor index = at::tensor(chosen, at::kLong).to(pass->token_ids.device());
   const auto fork = [&](at::Tensor* sequences) {
     if (sequences->defined()) *sequences = at::index_select(*sequences, 0, index);
   };
@@ -215,18 +240,18 @@ void Decoder::Fork(int layer, PassEditor* editor, Progress* progress) {
     sizes[0] = -1;
     *rows = at::index_select(rows->reshape({batch, -1}), 0, index).view(sizes);
   };
-  fork(&pass.token_ids);
-  fork_rows(&pass.per_layer);
-  for (KeysAndValues& shared : pass.shared) {
+  fork(&pass->token_ids);
+  fork_rows(&pass->per_layer);
+  for (KeysAndValues& shared : pass->shared) {
     fork(&shared.keys);
     fork(&shared.values);
   }
-  for (at::Tensor* rows : {&streams.x, &streams.x0, &streams.bigram, &streams.kept}) fork_rows(rows);
-  if (lengths.empty()) return;
+  for (at::Tensor* rows : {&state->x, &state->x0, &state->bigram, &state->kept}) fork_rows(rows);
+  if (state->lengths.empty()) return;
   std::vector<int64_t> forked;
-  for (int64_t sequence : chosen) forked.push_back(lengths[static_cast<size_t>(sequence)]);
-  lengths = std::move(forked);
-  stages_[progress->stage].rotary.Begin(pass.positions(), lengths);
+  for (int64_t sequence : chosen) forked.push_back(state->lengths[static_cast<size_t>(sequence)]);
+  state->lengths = std::move(forked);
+  stages_[progress->stage].rotary.Begin(pass->positions(), state->lengths);
 }
 
 bool Decoder::Embed(const at::Tensor& token_ids, Taps& taps, at::Tensor* out, at::Tensor* per_layer) {

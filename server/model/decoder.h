@@ -46,7 +46,7 @@ class Decoder : public Model {
  private:
   // A stage as this model computes it. Tables and masks are its own, since nothing locks them.
   struct OwnStage {
-    size_t end = 0;  // the block after its last
+    int end = 0;  // the block after its last
     at::Device device;
     Rotary rotary;
     CausalMasks masks;
@@ -60,16 +60,8 @@ class Decoder : public Model {
     double residual = 1, embedding = 0, bigram = 0;
   };
 
-  // The tensors of a pass beside its ForwardPass, each (batch * positions, width), undefined until it is computed.
-  struct Streams {
-    at::Tensor x;       // the residual stream
-    at::Tensor x0;      // what the embedding gave
-    at::Tensor bigram;  // embeddings of pairs of tokens
-    at::Tensor kept;    // the middle block's output
-  };
-
   // `editor`: null where the batch stays as it is and no logits are wanted.
-  absl::Status RunAll(const at::Tensor& token_ids, absl::Span<const int64_t> lengths, Taps& taps, PassEditor* editor);
+  absl::Status RunAll(PassState from, Taps& taps, PassEditor* editor);
   // A model that shares the other's weights.
   Decoder(const Decoder& other, Sharing sharing);
   void AddStage(size_t end, at::Device device);
@@ -79,16 +71,17 @@ class Decoder : public Model {
     size_t stage = 0;
     std::unique_lock<std::mutex> turn;
     std::optional<ForwardPass> pass;
-    Streams streams;
-    std::vector<int64_t> lengths;
+    PassState state;  // without what `pass` has of it
   };
   // Waits for the turn of progress->stage and brings the pass there.
   void EnterStage(Taps& taps, Progress* progress);
-  // Lets `editor` choose the sequences with which the pass goes on.
-  void Fork(int layer, PassEditor* editor, Progress* progress);
+  // Offers `editor`, if there is one, the state before `layer`, and lets it choose the sequences with which the pass
+  // goes on.
+  void Enter(int layer, PassEditor* editor, Progress* progress);
+  void Fork(const std::vector<int64_t>& chosen, Progress* progress);
 
   // Each returns whether the last hook point was tapped, after which nothing more is computed.
-  bool Run(const at::Tensor& token_ids, absl::Span<const int64_t> lengths, Taps& taps, PassEditor* editor);
+  bool Run(PassState state, Taps& taps, PassEditor* editor);
   bool Embed(const at::Tensor& token_ids, Taps& taps, at::Tensor* x, at::Tensor* per_layer);
   at::Tensor EmbedBigrams(const at::Tensor& token_ids) const;
 
@@ -97,7 +90,8 @@ class Decoder : public Model {
   const at::ScalarType dtype_;
   std::vector<OwnStage> stages_;  // at least one
   int embed_hook_ = kNoHookPoint, position_embed_hook_ = kNoHookPoint;
-  std::vector<Inputs> inputs_;  // by layer
+  std::vector<Inputs> inputs_;    // by layer
+  bool reads_embedding_ = false;  // a later block's input has a term of it
   std::shared_ptr<const std::vector<Block>> blocks_;
   std::shared_ptr<const NormPlace> ln_final_;
   const Unembedding unembedding_;

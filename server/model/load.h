@@ -36,6 +36,7 @@ struct ModelOptions {
   std::string dtype = "auto";  // float32 | bfloat16 | float16 | auto (float32 on the CPU, bfloat16 on CUDA)
   std::string
       window_pattern;  // nanochat: overrides the checkpoint's, letters S and L; empty: the checkpoint's, else "L"
+  double logit_soft_cap = 0;        // nanochat's variants E and G, whose files do not tell: 15 or 20; 0: unknown
   int64_t max_sequence_length = 0;  // tokens to allow where the checkpoint says fewer and the model can; 0: as it says
   bool evaluation = true;           // whether the unembedding is loaded, which captures do without
   int64_t context_length = 0;       // TorchScript, whose files cannot tell: tokens that it takes; 0: unknown

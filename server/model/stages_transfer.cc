@@ -34,6 +34,7 @@ class RowsOfStage final : public StagedRows {
 
   absl::Status DropBefore(int64_t first) override { return rows_->DropBefore(first); }
   ConversionLoss TakeLoss() override { return rows_->TakeLoss(); }
+  StagedSums Sums(int64_t first, int64_t count) const override { return rows_->Sums(first, count); }
 
   size_t stage() const { return stage_; }
   StagedRows& rows() { return *rows_; }

@@ -18,6 +18,7 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "server/base/status.h"
+#include "server/base/steady.h"
 #include "server/model/catch_torch.h"
 #include "server/model/pack_rows.h"
 #include "server/model/scalar_type.h"
@@ -28,7 +29,12 @@ namespace {
 
 // The time between two questions whether an event is done. CUDA's own wait spins on a core for as long as the device
 // computes.
-constexpr absl::Duration kEventPoll = absl::Microseconds(100);
+constexpr absl::Duration kEventPoll = absl::Microseconds(50);
+// Copies of a few slabs end within this time, so that asking again at once is sooner than to sleep.
+constexpr absl::Duration kEventSpin = absl::Microseconds(50);
+
+// Of smaller rows a core of the host has the sums sooner than a device is told to compute them.
+constexpr size_t kLeastSummedBytes = size_t{256} << 10;
 
 bool IsRun(const std::vector<int64_t>& index, size_t first, size_t count) {
   return count == 0 || index[first + count - 1] - index[first] == static_cast<int64_t>(count) - 1;
@@ -60,6 +66,7 @@ class HostRows : public StagedRows {
   }
 
   ConversionLoss TakeLoss() override { return std::exchange(loss_, {}); }
+  StagedSums Sums(int64_t, int64_t) const override { return {}; }
 
   void CopyTo(int64_t first, int64_t count, uint8_t* destination) {
     c10::InferenceMode inference;
@@ -173,9 +180,14 @@ class DeviceIndex : public RowIndex {
 // Rows chosen and converted on an accelerator.
 class DeviceRows : public StagedRows {
  public:
-  // `loss` is as PackedRows has it; undefined where nothing can be lost.
-  DeviceRows(at::Tensor rows, at::Tensor loss, c10::Event ready)
-      : rows_(std::move(rows)), loss_(std::move(loss)), ready_(std::move(ready)) {}
+  // `loss` is as PackedRows has it; undefined where nothing can be lost. `sums` and `norms`, float32 of each row, are
+  // undefined where the device does not compute them.
+  DeviceRows(at::Tensor rows, at::Tensor loss, at::Tensor sums, at::Tensor norms, c10::Event ready)
+      : rows_(std::move(rows)),
+        loss_(std::move(loss)),
+        sums_(std::move(sums)),
+        norms_(std::move(norms)),
+        ready_(std::move(ready)) {}
 
   // The staged rows are this capture's alone, so they are kept whole until the last one has left.
   absl::Status DropBefore(int64_t) override { return absl::OkStatus(); }
@@ -187,21 +199,38 @@ class DeviceRows : public StagedRows {
     return loss;
   }
 
-  // Starts the copy of the loss on the current stream, the first time.
-  void CopyLoss() {
-    if (!loss_.defined()) return;
-    host_loss_ = at::empty({3}, at::TensorOptions().dtype(at::kDouble).pinned_memory(true));
-    host_loss_.copy_(loss_, /*non_blocking=*/true);
-    loss_.reset();
+  StagedSums Sums(int64_t first, int64_t count) const override {
+    if (!host_sums_.defined()) return {};
+    return {{host_sums_.data_ptr<float>() + first, static_cast<size_t>(count)},
+            {host_norms_.data_ptr<float>() + first, static_cast<size_t>(count)}};
+  }
+
+  // Starts the copies of the loss and the sums on the current stream, the first time.
+  void CopyFacts() {
+    CopyOut(loss_, host_loss_);
+    CopyOut(sums_, host_sums_);
+    CopyOut(norms_, host_norms_);
   }
 
   const at::Tensor& rows() const { return rows_; }
   const c10::Event& ready() const { return ready_; }
 
  private:
+  // `from` stays, because its memory must not be used anew before the copy has ended.
+  static void CopyOut(const at::Tensor& from, at::Tensor& pinned) {
+    if (!from.defined() || pinned.defined()) return;
+    pinned = at::empty(from.sizes(), at::TensorOptions().dtype(from.scalar_type()).pinned_memory(true));
+    pinned.copy_(from, /*non_blocking=*/true);
+  }
+
   const at::Tensor rows_;
-  at::Tensor loss_;
-  at::Tensor host_loss_;  // pinned
+  const at::Tensor loss_;
+  const at::Tensor sums_;
+  const at::Tensor norms_;
+  // In pinned memory, from the first copy on.
+  at::Tensor host_loss_;
+  at::Tensor host_sums_;
+  at::Tensor host_norms_;
   const c10::Event ready_;
 };
 
@@ -211,7 +240,10 @@ class DeviceEvent : public TransferEvent {
 
   absl::Status Wait() override {
     return CatchTorch([&] {
-      while (!event_.query()) absl::SleepFor(kEventPoll);
+      const absl::Time spin_end = SteadyNow() + kEventSpin;
+      while (!event_.query()) {
+        if (SteadyNow() >= spin_end) absl::SleepFor(kEventPoll);
+      }
       return absl::OkStatus();
     });
   }
@@ -284,13 +316,17 @@ class DeviceTransfer : public Transfer {
     RETURN_IF_ERROR(CatchTorch([&] {
       c10::InferenceMode inference;
       at::Tensor chosen = static_cast<const DeviceIndex&>(index).Choose(value, rows);
-      at::Tensor loss;
+      at::Tensor loss, sums, norms;
       if (layout.is_plain()) {
         // The kept rows must not hold the whole batch's tensor, unless it is most of that.
         const bool is_small = 2 * chosen.nbytes() < chosen.storage().nbytes();
         const at::Tensor from = chosen;
         chosen = from.to(ScalarTypeOf(layout.dtype), /*non_blocking=*/false, /*copy=*/is_small).contiguous();
         if (layout.dtype == Dtype::kFloat16) loss = OverflowLoss(from, chosen);
+        if (chosen.nbytes() >= kLeastSummedBytes) {
+          sums = at::sum(chosen, {1}, /*keepdim=*/false, at::kFloat);
+          norms = at::linalg_vector_norm(chosen, /*ord=*/2, {1}, /*keepdim=*/false, at::kFloat);
+        }
       } else {
         PackedRows packed = PackRows(chosen, layout);
         chosen = std::move(packed.bytes);
@@ -298,7 +334,8 @@ class DeviceTransfer : public Transfer {
       }
       c10::Event ready(device_.type());
       ready.record(guard_.getStream(device_));
-      staged = std::make_shared<DeviceRows>(std::move(chosen), std::move(loss), std::move(ready));
+      staged = std::make_shared<DeviceRows>(std::move(chosen), std::move(loss), std::move(sums), std::move(norms),
+                                            std::move(ready));
       return absl::OkStatus();
     }));
     return staged;
@@ -310,7 +347,7 @@ class DeviceTransfer : public Transfer {
       auto& staged = static_cast<DeviceRows&>(rows);
       staged.ready().block(copy_stream_);
       c10::StreamGuard on_copy_stream(copy_stream_);
-      staged.CopyLoss();
+      staged.CopyFacts();
       at::Tensor source = staged.rows().narrow(0, first, count);
       at::Tensor out = at::from_blob(destination, {count, source.size(1)}, source.scalar_type());
       out.copy_(source, /*non_blocking=*/true);

@@ -37,6 +37,13 @@ class RowIndex {
   virtual ~RowIndex() = default;
 };
 
+// Sums over single rows, one value for each. A value of a row that is not finite makes both of its sums so, and squares
+// that overflow float32 its norm.
+struct StagedSums {
+  absl::Span<const float> sums;
+  absl::Span<const float> norms;  // Euclidean
+};
+
 // Rows that were chosen on the device and may be copied out, part by part. Keeps the device's memory alive.
 class StagedRows {
  public:
@@ -46,6 +53,9 @@ class StagedRows {
   // Returns what the conversion of the rows has lost, as far as no earlier call has told: of the rows copied since, or
   // of all with the first ones. An event recorded after the copies must have been waited for.
   virtual ConversionLoss TakeLoss() = 0;
+  // Returns the sums over staged rows first ... first + count - 1 where the device has computed them, otherwise
+  // nothing. An event recorded after the rows' copies must have been waited for. They live as long as the staged rows.
+  virtual StagedSums Sums(int64_t first, int64_t count) const = 0;
 };
 
 // The end of every copy that was started before.

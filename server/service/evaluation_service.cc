@@ -1,25 +1,23 @@
 #include "server/service/evaluation_service.h"
 
 #include <memory>
-#include <optional>
 #include <string>
 #include <utility>
 #include <variant>
 
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "server/base/status.h"
 #include "server/service/exceptions.h"
-#include "server/service/plain_call.h"
-#include "server/service/stream_call.h"
+#include "server/service/score_call.h"
 #include "server/service/wire/score_conversion.h"
 
 namespace hookline {
 namespace {
 
-// Streams the events of one scoring. A client that does not read leaves the rest with the engine, which then runs no
-// more for it.
-class ScoreCall final : public StreamCall<grpc::ServerWriteReactor<grpc::ByteBuffer>, grpc::ByteBuffer> {
+class UnaryScoreCall final : public ScoreCall<grpc::ServerWriteReactor<grpc::ByteBuffer>> {
  public:
-  ScoreCall(TaskThreads* threads, TextRequests* texts) : StreamCall("Score", threads), texts_(texts) {}
+  UnaryScoreCall(TaskThreads* threads, TextRequests* texts) : ScoreCall("Score", threads), texts_(texts) {}
 
   void Begin(Engine& engine, const absl::StatusOr<AuthClient>& client, const grpc::ByteBuffer& message) {
     if (!client.ok()) return Refuse(client.status());
@@ -46,86 +44,110 @@ class ScoreCall final : public StreamCall<grpc::ServerWriteReactor<grpc::ByteBuf
     return Start(engine, client, std::move(request));
   }
 
-  absl::Status Start(Engine& engine, const ClientIdentity& client, ScoreRequest request) {
-    ASSIGN_OR_RETURN(ScorePlan plan, engine.PlanScore(std::move(request)));
-    ASSIGN_OR_RETURN(std::shared_ptr<Scoring> scoring, engine.StartScore(std::move(plan), client, [this] { Wake(); }));
-    absl::MutexLock lock(&mutex_);
-    scoring_ = std::move(scoring);
-    return absl::OkStatus();
-  }
-
-  Step NextStep() override ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    if (scoring_ == nullptr) return Step::Wait();
-    if (scored_.has_value()) {
-      if (next_hook_point_ < plan_->hook_points.size()) return Step::Write(Serialized(NextRows()));
-      scored_.reset();
-    }
-    std::optional<ScoreEvent> event = scoring_->Next();
-    if (!event.has_value()) return Step::Wait();
-    if (const auto* started = std::get_if<ScoreStarted>(&*event)) {
-      plan_ = started->plan;
-      return Step::Write(Serialized(ToProto(*started)));
-    }
-    if (auto* scored = std::get_if<ScoredSequence>(&*event)) {
-      scored_ = std::move(*scored);
-      next_hook_point_ = 0;
-      next_position_ = 0;
-      return Step::Write(Serialized(ToProto(*plan_, *scored_)));
-    }
-    const ScoreEnded& ended = std::get<ScoreEnded>(*event);
-    if (!ended.status.ok()) return Step::Finish(ended.status);
-    return Step::WriteAndFinish(Serialized(ToProto(*plan_, ended)), absl::OkStatus());
-  }
-
-  v1::ScoreResponse NextRows() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    v1::ScoreResponse message = RowsToProto(*plan_, *scored_, next_hook_point_, next_position_);
-    record().AddRows(message.rows().rows());
-    next_position_ += message.rows().rows();
-    if (next_position_ == scored_->tokens) {
-      next_position_ = 0;
-      ++next_hook_point_;
-    }
-    return message;
-  }
-
-  void Abandoned() override {
-    std::shared_ptr<Scoring> scoring;
-    {
-      absl::MutexLock lock(&mutex_);
-      scoring = scoring_;
-    }
-    if (scoring != nullptr) scoring->Cancel();
-  }
-
-  void Release() override {
-    std::shared_ptr<Scoring> scoring;
-    {
-      absl::MutexLock lock(&mutex_);
-      scoring = std::move(scoring_);
-      scored_.reset();
-    }
-    if (scoring != nullptr) scoring->Cancel();
-  }
-
   TextRequests* const texts_;
-  std::shared_ptr<Scoring> scoring_ ABSL_GUARDED_BY(mutex_);  // null before Begin
-  std::shared_ptr<const ScorePlan> plan_ ABSL_GUARDED_BY(mutex_);
-  // The score that was written last, whose rows follow.
-  std::optional<ScoredSequence> scored_ ABSL_GUARDED_BY(mutex_);
-  size_t next_hook_point_ ABSL_GUARDED_BY(mutex_) = 0;
-  int64_t next_position_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
+// One read is in flight at a time, so HandleRead runs on one thread at a time. The next message is read when the one
+// before has been taken.
+class SubstituteCall final : public ScoreCall<grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>> {
+ public:
+  SubstituteCall(TaskThreads* threads, Engine& engine, TextRequests* texts, absl::StatusOr<AuthClient> client)
+      : ScoreCall("Substitute", threads), engine_(engine), texts_(texts), client_(std::move(client)) {}
+
+  void Begin() {
+    if (!client_.ok()) return Refuse(client_.status());
+    StartRead(&input_);
+  }
+
+  void OnReadDone(bool ok) override {
+    Guard([this, ok] { HandleRead(ok); });
+  }
+
+ private:
+  void HandleRead(bool ok) {
+    const std::shared_ptr<Scoring> running = scoring();
+    if (!ok) {
+      if (running != nullptr) return running->FinishAnswers();
+      return Refuse(FirstMessageMissing("the stream ended"));
+    }
+    if (running != nullptr) return AddAnswer(*running);
+    auto message = ParseSubstituteRequest(input_, engine_.options().token_limits());
+    if (!message.ok()) return Refuse(message.status());
+    auto* const request = std::get_if<ScoreRequest>(&*message);
+    if (request == nullptr) return Refuse(FirstMessageMissing("it holds `answer`"));
+    if (!std::holds_alternative<TextSource>(request->source)) return Run(std::move(*request));
+    // Texts wait as they came (TextRequests::threads).
+    PostOn(&texts_->threads(), [this] {
+      auto again = ParseSubstituteRequest(std::move(input_), engine_.options().token_limits());
+      if (!again.ok()) return Refuse(again.status());
+      ScoreRequest& request = std::get<ScoreRequest>(*again);
+      absl::StatusOr<TokenBatch> tokens = texts_->Encode(request.model, std::get<TextSource>(request.source));
+      if (!tokens.ok()) return Refuse(tokens.status());
+      request.source = *std::move(tokens);
+      Run(std::move(request));
+    });
+  }
+
+  static absl::Status FirstMessageMissing(absl::string_view instead) {
+    return InvalidField("request", absl::StrCat("must be the first message of the stream; ", instead));
+  }
+
+  void Run(ScoreRequest request) {
+    absl::Status status = Start(engine_, client_->identity, std::move(request));
+    if (!status.ok()) return Refuse(std::move(status));
+    ReadNext();
+    Advance();
+  }
+
+  void AddAnswer(Scoring& running) {
+    auto message = ParseSubstituteRequest(input_, engine_.options().token_limits());
+    if (!message.ok()) return Drop(running, message.status());
+    auto* const answer = std::get_if<RowsAnswer>(&*message);
+    if (answer == nullptr) {
+      return Drop(running, InvalidField("request", "is accepted as the first message only; this one must be `answer`"));
+    }
+    // An error ends the scoring, and so the call.
+    if (running.Answer(std::move(*answer)).ok()) ReadNext();
+  }
+
+  // The pass that waits is let go of at once, since the call ends only when its client has read what is being written.
+  void Drop(Scoring& running, absl::Status status) {
+    running.Cancel();
+    Refuse(std::move(status));
+  }
+
+  void ReadNext() {
+    absl::MutexLock lock(&mutex_);
+    if (!finished()) StartRead(&input_);
+  }
+
+  Engine& engine_;
+  TextRequests* const texts_;
+  const absl::StatusOr<AuthClient> client_;
+  // With gRPC while a read is in flight, otherwise HandleRead's.
+  grpc::ByteBuffer input_;
 };
 
 }  // namespace
 
 grpc::ServerWriteReactor<grpc::ByteBuffer>* EvaluationServiceImpl::Score(grpc::CallbackServerContext* context,
                                                                          const grpc::ByteBuffer* request) {
-  auto call = std::make_shared<ScoreCall>(wakes_, texts_);
+  auto call = std::make_shared<UnaryScoreCall>(wakes_, texts_);
   CallRecord record;
   const absl::StatusOr<AuthClient> client =
       caller_.Authorize(*context, "/hookline.v1.EvaluationService/Score", &record);
   call->Keep(context, std::move(record));
   call->Begin(*engine_, client, *request);
+  return call.get();
+}
+
+grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* EvaluationServiceImpl::Substitute(
+    grpc::CallbackServerContext* context) {
+  CallRecord record;
+  absl::StatusOr<AuthClient> client = caller_.Authorize(*context, "/hookline.v1.EvaluationService/Substitute", &record);
+  auto call = std::make_shared<SubstituteCall>(wakes_, *engine_, texts_, std::move(client));
+  call->Keep(context, std::move(record));
+  call->Begin();
   return call.get();
 }
 

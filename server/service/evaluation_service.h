@@ -10,8 +10,9 @@
 
 namespace hookline {
 
-// Score is raw, so that a request's size is known before it is parsed.
-using RawEvaluationService = v1::EvaluationService::WithRawCallbackMethod_Score<v1::EvaluationService::Service>;
+// Both are raw, so that a message's size is known before it is parsed.
+using RawEvaluationService = v1::EvaluationService::WithRawCallbackMethod_Score<
+    v1::EvaluationService::WithRawCallbackMethod_Substitute<v1::EvaluationService::Service>>;
 
 class EvaluationServiceImpl final : public RawEvaluationService {
  public:
@@ -21,6 +22,8 @@ class EvaluationServiceImpl final : public RawEvaluationService {
 
   grpc::ServerWriteReactor<grpc::ByteBuffer>* Score(grpc::CallbackServerContext* context,
                                                     const grpc::ByteBuffer* request) override;
+  grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* Substitute(
+      grpc::CallbackServerContext* context) override;
 
  private:
   const CallerCheck caller_;

@@ -100,7 +100,7 @@ class StreamCall : public Reactor, public std::enable_shared_from_this<StreamCal
       context_ = nullptr;
       record = std::move(record_);
       status = status_;
-      // gRPC may tell that nothing more comes before it tells that the client is gone; what was sent then reached nobody.
+      // gRPC may tell that nothing more comes before it tells that the client is gone; what was sent reached nobody.
       if (cancelled_ && status.ok()) status = absl::CancelledError("the call was cancelled");
     }
     record.End(status);

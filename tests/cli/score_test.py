@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 
 import numpy as np
 from conftest import DEMO, MLP, RESID, read_safetensors, run
@@ -28,7 +29,7 @@ def test_the_table_has_each_tokens_loss_and_what_zeroing_makes_of_it(server, tmp
     lines = output.splitlines()
     assert lines[0] == "sequence 0"
     assert lines[1].split()[:3] == ["position", "token", "loss"] and f"zero {RESID}" in lines[1] and "next" in lines[1]
-    losses = [float(line.split()[2]) for line in lines[3 : 2 + len(ids)]]
+    losses = [float(re.search(r" (\d+\.\d{4})\b", line).group(1)) for line in lines[3 : 2 + len(ids)]]
     np.testing.assert_allclose(losses, reference_losses(ids), rtol=1e-4, atol=1e-4)
     summary = output[output.index("mean loss") :].splitlines()[1:]
     assert [line.split("  ")[0] for line in summary] == ["(clean)", f"zero {RESID}", f"zero {MLP}"]
@@ -54,6 +55,16 @@ def test_a_dataset_is_scored_and_errors_name_the_flag_or_the_place(server, tmp_p
     path.write_text("1 2\n3 99999\n")
     code, _, errors = run(server, "score", "--tokens", str(path))
     assert code == 2 and "line 2" in errors
+
+
+def test_the_table_of_a_text_shows_its_tokens_and_those_that_are_expected(server):
+    code, output, errors = run(server, "score", "--text", "The cat sat", "--top", "2")
+    assert code == 0, errors
+    lines = output.splitlines()
+    rows = [line.split(maxsplit=1) for line in lines[2:13]]
+    assert [row[0] for row in rows] == [str(i) for i in range(11)]
+    assert [row[1][:3] for row in rows] == [f"'{character}'" for character in "The cat sat"]
+    assert all(row[1].count("%") == 2 and row[1].count("'") >= 6 for row in rows)
 
 
 def test_a_text_scores_as_its_tokens(server, tmp_path):

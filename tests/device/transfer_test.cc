@@ -80,6 +80,49 @@ TEST_F(DeviceTransferTest, AStagedRunOfMostRowsIsNotCopied) {
   EXPECT_EQ(FakeDevice::counters().launches, launches);
 }
 
+TEST_F(DeviceTransferTest, TheDeviceSumsUpManyRows) {
+  constexpr int64_t kWide = 128;  // 512 kB
+  const at::Tensor value = at::arange(kRows * kWide, at::kFloat).reshape({kRows, kWide});
+  std::vector<int64_t> run(kRows);
+  std::iota(run.begin(), run.end(), 0);
+  const auto index = transfer_->MakeIndex(run).value();
+  const auto rows =
+      transfer_->Stage(value.to(c10::Device(FakeDevice::Name(1))), *index, kRows, {Dtype::kFloat32, kWide}).value();
+  EXPECT_TRUE(rows->Sums(0, 1).sums.empty()) << "nothing was copied";
+  const auto memory = AllocateHostMemory(2 * kWide * int64_t{sizeof(float)}, FakeDevice::Name(1)).value();
+  ASSERT_TRUE(transfer_->Copy(*rows, 2, 2, memory.get()).ok());
+  ASSERT_TRUE(transfer_->Record().value()->Wait().ok());
+  const StagedSums known = rows->Sums(2, 2);
+  ASSERT_EQ(known.sums.size(), 2);
+  ASSERT_EQ(known.norms.size(), 2);
+  for (int64_t i = 0; i < 2; ++i) {
+    EXPECT_FLOAT_EQ(known.sums[i], value[2 + i].sum().item<float>());
+    EXPECT_FLOAT_EQ(known.norms[i], value[2 + i].norm().item<float>());
+  }
+  EXPECT_EQ(FakeDevice::counters().host_waits, 0);
+  EXPECT_EQ(FakeDevice::counters().pageable_copies, 0);
+  EXPECT_THAT(FakeDevice::Races(), IsEmpty());
+}
+
+// What the device computed beside the rows must not be freed before it has been copied, too.
+TEST_F(DeviceTransferTest, WhatTheConversionLostArrivesWithTheFirstRows) {
+  const at::Tensor value = (at::ones({4, kWidth}) * 1e6).to(c10::Device(FakeDevice::Name(1)));
+  const auto index = transfer_->MakeIndex({0, 2}).value();
+  const auto rows = transfer_->Stage(value, *index, 2, {Dtype::kFloat16, kWidth}).value();
+  ASSERT_TRUE(transfer_->Copy(*rows, 0, 2, memory_.get()).ok());
+  ASSERT_TRUE(transfer_->Record().value()->Wait().ok());
+  EXPECT_EQ(rows->TakeLoss().overflows, 2 * kWidth);
+  EXPECT_EQ(rows->TakeLoss().overflows, 0);
+  EXPECT_THAT(FakeDevice::Races(), IsEmpty());
+}
+
+TEST_F(DeviceTransferTest, TheHostSumsUpFewRows) {
+  const auto rows = Stage(Value(), {1, 4, 9});
+  ASSERT_TRUE(transfer_->Copy(*rows, 0, 3, memory_.get()).ok());
+  ASSERT_TRUE(transfer_->Record().value()->Wait().ok());
+  EXPECT_TRUE(rows->Sums(0, 3).sums.empty());
+}
+
 TEST_F(DeviceTransferTest, AnIndexIsUploadedOnceHoweverManyHookPointsUseIt) {
   const at::Tensor value = Value();
   const int64_t uploads = FakeDevice::counters().uploads;

@@ -29,6 +29,7 @@ class LateRows : public StagedRows {
   // Rows that are still to be copied stay, as a real device keeps them until then.
   absl::Status DropBefore(int64_t) override { return absl::OkStatus(); }
   ConversionLoss TakeLoss() override { return rows->TakeLoss(); }
+  StagedSums Sums(int64_t first, int64_t count) const override { return rows->Sums(first, count); }
 
   const std::shared_ptr<StagedRows> rows;
   const int64_t row_bytes;

@@ -89,6 +89,24 @@ class ReplicasTest : public DatasetTest {
     make_transfer_ = nullptr;
   }
 
+  void CloseAll() {
+    for (FakeModel* model : replica_models_) model->Close();
+  }
+  // Opens all replicas but one that has begun a forward pass, which it returns.
+  FakeModel* OpenAllButOne() {
+    FakeModel* held = nullptr;
+    EXPECT_TRUE(Eventually([&] {
+      for (FakeModel* model : replica_models_) {
+        if (model->is_blocked()) held = model;
+      }
+      return held != nullptr;
+    }));
+    for (FakeModel* model : replica_models_) {
+      if (model != held) model->Open();
+    }
+    return held;
+  }
+
   int64_t Passes() const {
     int64_t passes = 0;
     for (const FakeModel* model : replica_models_) passes += static_cast<int64_t>(model->passes().size());
@@ -101,13 +119,13 @@ class ReplicasTest : public DatasetTest {
 TEST_F(ReplicasTest, RowsLeaveInOrderWhicheverReplicaIsSlow) {
   CreateWithDataset();
   const auto sequences = Sequences(std::vector<int>(40, 60));
-  replica_models_[0]->Close();
+  CloseAll();
   Collector collector(*engine_, Request(kThree, sequences));
-  replica_models_[0]->WaitUntilBlocked();
+  FakeModel* const slow = OpenAllButOne();
   // The others go on with later batches as far as the window allows.
   EXPECT_TRUE(Eventually([&] { return Passes() >= 3; }));
   absl::SleepFor(absl::Milliseconds(20));
-  replica_models_[0]->Open();
+  slow->Open();
   const Collected& got = collector.ReadAll();
   EXPECT_TRUE(got.ended->status.ok()) << got.ended->status;
   ExpectSameRows(got.hook_points, Expected(Request(kThree, sequences), kThree, sequences));
@@ -123,13 +141,13 @@ TEST_F(ReplicasTest, RowsThatWaitForAnEarlierBatchHoldNoMoreThanTheWindow) {
   options_.window_slabs = 2;
   CreateWithDataset();
   const auto sequences = Sequences(std::vector<int>(200, 60));
-  replica_models_[0]->Close();
+  CloseAll();
   const CaptureRequest request = Request(kThree, sequences);
   Collector collector(*engine_, request);
-  replica_models_[0]->WaitUntilBlocked();
+  FakeModel* const slow = OpenAllButOne();
   absl::SleepFor(absl::Milliseconds(100));
   EXPECT_LT(Passes(), 100) << "of 200 batches";
-  replica_models_[0]->Open();
+  slow->Open();
   ExpectSameRows(collector.ReadAll().hook_points, Expected(request, kThree, sequences));
 }
 

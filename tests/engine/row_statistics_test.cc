@@ -45,6 +45,19 @@ TEST(RowStatisticsTest, SquaresThatOverflowAreStillCounted) {
   EXPECT_NEAR(summary.rms / 1e30, 1, 1e-6);
 }
 
+TEST(RowStatisticsTest, SumsThatAreKnownAreTakenUnlessTheyAreNotFinite) {
+  const std::vector<float> values = {3, 4, NAN, 12};
+  const std::vector<float> sums = {100, NAN}, norms = {50, NAN};
+  RowStatistics statistics;
+  statistics.Add(reinterpret_cast<const uint8_t*>(values.data()), 2, {Dtype::kFloat32, 2}, {sums, norms});
+  HookPointSummary summary;
+  statistics.Summarize(&summary);
+  EXPECT_EQ(summary.nan_count, 1);
+  EXPECT_DOUBLE_EQ(summary.mean, (100.0 + 12) / 3);
+  EXPECT_DOUBLE_EQ(summary.rms, std::sqrt((2500.0 + 144) / 3));
+  EXPECT_DOUBLE_EQ(summary.mean_row_norm, (50.0 + 12) / 2);
+}
+
 TEST(RowStatisticsTest, EveryHalfPrecisionValueIsReadAsItIs) {
   for (int bits = 0; bits < 65536; ++bits) {
     const uint16_t half = static_cast<uint16_t>(bits);

@@ -137,11 +137,16 @@ TEST(ScorePassTest, LossesAndLogitsEqualTransformersForEveryFamily) {
 }
 
 TEST(ScorePassTest, NanochatsLogitsHaveItsSoftCap) {
-  for (const char* name : {"A-mha", "Ap-gqa", "B-mha", "C-gqa", "F-mha", "H-gqa", "I-mha"}) {
+  // Of E and G, whose files are alike, the operator says which it is.
+  const std::pair<const char*, double> fixtures[] = {{"A-mha", 0},  {"Ap-gqa", 0}, {"B-mha", 0}, {"C-gqa", 0},
+                                                     {"E-mha", 15}, {"E-gqa", 15}, {"F-mha", 0}, {"G-gqa", 20},
+                                                     {"H-gqa", 0},  {"I-mha", 0}};
+  for (const auto& [name, soft_cap] : fixtures) {
     SCOPED_TRACE(name);
     const std::string folder = kFixtures + "/nanochat/" + name;
     ModelOptions options;
     options.path = folder;
+    options.logit_soft_cap = soft_cap;
     options.device = "cpu";
     options.dtype = "float32";
     auto model = LoadModel(options);
@@ -176,6 +181,13 @@ TEST(ScorePassTest, AModelWhoseSoftCapIsNotKnownIsRefusedInsteadOfGuessed) {
   const auto scores = RunScorePass(**model, {sequences, {}, &outputs});
   EXPECT_EQ(scores.status().code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(scores.status().message()), HasSubstr("variant E or G"));
+  EXPECT_THAT(std::string(scores.status().message()), HasSubstr("--logit-soft-cap"));
+  options.logit_soft_cap = 30;
+  EXPECT_THAT(std::string(LoadModel(options).status().message()),
+              HasSubstr("neither 15 (variant E) nor 20 (variant G)"));
+  options.logit_soft_cap = 15;
+  options.path = kFixtures + "/nanochat/H-gqa";
+  EXPECT_THAT(std::string(LoadModel(options).status().message()), HasSubstr("does not apply"));
 }
 
 TEST(ScorePassTest, AModelLoadedForCapturesAloneHasNoLogitsAndSaysWhy) {

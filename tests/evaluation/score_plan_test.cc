@@ -114,6 +114,24 @@ TEST_F(ScorePlanTest, RowsThatAreSetFollowTheirPositionsInAnyOrder) {
   EXPECT_EQ(made.vector.back(), 1);
 }
 
+TEST_F(ScorePlanTest, APassThatPausesHasAQuarterOfTheRoomOrIsRefused) {
+  InterventionRequest client = Zero("blocks.0.hook_mlp_out");
+  client.operation = ClientRows{};
+  ScoreRequest request = Request({4, 4, 4, 4});
+  request.variants = {{"client", {client}}};
+  request.client_answers = true;
+  CaptureLimits limits = Limits(*model_);
+  limits.max_paused_tokens = 64;
+  const auto plan = MakeScorePlan(request, *model_, limits, {});
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_EQ(plan->Unit(0, 0).sequences, 2);
+  EXPECT_EQ(plan->Unit(0, 0).positions, 16);
+  request.source = Request({9}).source;
+  const absl::Status status = MakeScorePlan(request, *model_, limits, {}).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("18 positions, more than the 16"));
+}
+
 TEST_F(ScorePlanTest, VariantsAtTheSamePlacesShareTheirZeroPass) {
   InterventionRequest half = Zero("blocks.0.hook_mlp_out");
   half.operation = ScaleRows{0.5};
@@ -190,6 +208,15 @@ INSTANTIATE_TEST_SUITE_P(
                 [](ScoreRequest& r) {
                   First(r).hook_point = "blocks.0.attn.hook_z";
                   First(r).head = 2;
+                }},
+        Refused{"ClientRowsInScore", "variants[0].interventions[0].client", "Substitute only",
+                [](ScoreRequest& r) { First(r).operation = ClientRows{}; }},
+        Refused{"NothingToAnswer", "variants", "call Score instead", [](ScoreRequest& r) { r.client_answers = true; }},
+        Refused{"ClientRowsTwice", "variants[0].interventions[1].client", "give it once",
+                [](ScoreRequest& r) {
+                  r.client_answers = true;
+                  First(r).operation = ClientRows{};
+                  r.variants[0].interventions.push_back(First(r));
                 }},
         Refused{"NoInterventions", "variants[0].interventions", "give 1 to",
                 [](ScoreRequest& r) { r.variants[0].interventions.clear(); }},

@@ -67,6 +67,7 @@ TEST(Flags, SetEveryLimit) {
                    "--device=cuda:1",
                    "--dtype=float16",
                    "--window-pattern=SSSL",
+                   "--logit-soft-cap=20",
                    "--context-length=96",
                    "--vocab-size=120",
                    "--torchscript-timeout=5s",
@@ -101,6 +102,8 @@ TEST(Flags, SetEveryLimit) {
                    "--max-calls-per-connection=55",
                    "--feed-stall-timeout=1m",
                    "--stall-timeout=2m",
+                   "--answer-timeout=7s",
+                   "--max-paused-tokens=4096",
                    "--client-captures=56",
                    "--client-waiting=57",
                    "--client-slabs=58",
@@ -122,6 +125,7 @@ TEST(Flags, SetEveryLimit) {
   EXPECT_EQ(flags.models[0].device, "cuda:1");
   EXPECT_EQ(flags.models[0].dtype, "float16");
   EXPECT_EQ(flags.models[0].window_pattern, "SSSL");
+  EXPECT_EQ(flags.models[0].logit_soft_cap, 20);
   EXPECT_EQ(flags.models[0].context_length, 96);
   EXPECT_EQ(flags.models[0].vocabulary_size, 120);
   EXPECT_EQ(flags.models[0].torchscript_timeout, absl::Seconds(5));
@@ -148,6 +152,8 @@ TEST(Flags, SetEveryLimit) {
   EXPECT_EQ(flags.engine.max_captures, 33);
   EXPECT_EQ(flags.engine.max_captures_per_address, 44);
   EXPECT_EQ(flags.engine.stall_timeout, absl::Minutes(2));
+  EXPECT_EQ(flags.engine.answer_timeout, absl::Seconds(7));
+  EXPECT_EQ(flags.engine.max_paused_tokens, 4096);
   EXPECT_EQ(flags.engine.default_quotas.captures, 56);
   EXPECT_EQ(flags.engine.default_quotas.waiting, 57);
   EXPECT_EQ(flags.engine.default_quotas.slabs, 58);
@@ -205,6 +211,8 @@ TEST(Flags, AllStandInTheServicesEnvironmentFile) {
   EXPECT_EQ(flags.engine.max_rows, defaults.engine.max_rows);
   EXPECT_EQ(flags.engine.feed_stall_timeout, defaults.engine.feed_stall_timeout);
   EXPECT_EQ(flags.engine.stall_timeout, defaults.engine.stall_timeout);
+  EXPECT_EQ(flags.engine.answer_timeout, defaults.engine.answer_timeout);
+  EXPECT_EQ(flags.engine.max_paused_tokens, defaults.engine.max_paused_tokens);
   EXPECT_EQ(flags.server.shared_memory_bytes, defaults.server.shared_memory_bytes);
   EXPECT_EQ(flags.server.keepalive, defaults.server.keepalive);
   EXPECT_EQ(flags.recordings.free_bytes, defaults.recordings.free_bytes);

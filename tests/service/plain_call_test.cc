@@ -47,7 +47,8 @@ grpc::Status Call(const std::shared_ptr<grpc::Channel>& channel, const std::stri
 
 TEST(PlainCall, OfEveryMethodWithoutTokensTakesASmallRequestOnly) {
   // These have limits of their own, on tokens and on everything else (request_parser_test.cc, score_conversion.h).
-  const std::set<std::string> with_tokens = {"Capture", "CaptureStream", "EstimateCapture", "Persist", "Score"};
+  const std::set<std::string> with_tokens = {"Capture", "CaptureStream", "EstimateCapture",
+                                             "Persist", "Score",         "Substitute"};
   FakeEngine engine(FakeEngineOptions{});
   std::string path = ::testing::TempDir() + "/plain_call_XXXXXX";
   ASSERT_NE(mkdtemp(path.data()), nullptr);

@@ -2,6 +2,7 @@
 #include <cstdio>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -17,6 +18,7 @@
 #include "google/protobuf/util/json_util.h"
 #include "hookline/v1/dictionary_service.grpc.pb.h"
 #include "hookline/v1/evaluation_service.grpc.pb.h"
+#include "hookline/v1/tokenizer_service.grpc.pb.h"
 #include "server/base/escape.h"
 #include "server/base/status.h"
 
@@ -24,10 +26,12 @@ namespace hookline::cli {
 namespace {
 
 constexpr char kFooter[] =
-    R"(One of --tokens and --dataset says where the token sequences come from. A line of the table is a token: the loss of
-predicting it from those before it, the same loss under each variant, and what the model expects next.
+    R"(One of --text, --tokens and --dataset says where the token sequences come from. A line of the table is a token: the
+loss of predicting it from those before it, the same loss under each variant, and what the model expects next.
 
 Examples:
+  A text, as it is and with a dictionary's reconstruction in place of what it encodes:
+    hookline score --text 'The cat sat' --dictionary sae
   The ids in a file, one sequence a line:
     hookline score --tokens ids.txt
   The same without what two layers write, each by itself:
@@ -76,32 +80,71 @@ absl::Status AddDictionary(client::Client& client, const std::string& name, v1::
   return absl::OkStatus();
 }
 
-// "105 41.2%" for each, the most probable first.
-std::string Predictions(const v1::TopLogits& top) {
+// The texts of tokens, for those who read the table. A model without a tokenizer has none, and its ids stand for them.
+class TokenTexts {
+ public:
+  TokenTexts(client::Client& client, std::string model) : client_(client), model_(std::move(model)) {}
+
+  // Asks for the texts of all tokens of the scores that are not known yet.
+  void Learn(const std::vector<v1::Score>& scores) {
+    if (!has_texts_) return;
+    std::set<uint32_t> ids(scores.front().token_ids().begin(), scores.front().token_ids().end());
+    for (const v1::TopLogits& top : scores.front().top_logits()) ids.insert(top.ids().begin(), top.ids().end());
+    v1::DetokenizeRequest request;
+    request.set_model(model_);
+    request.set_skip_special_tokens(false);
+    std::vector<uint32_t> asked;
+    for (uint32_t id : ids) {
+      if (texts_.count(id) != 0) continue;
+      asked.push_back(id);
+      request.add_sequences()->add_ids(id);
+    }
+    if (asked.empty()) return;
+    grpc::ClientContext context;
+    v1::DetokenizeResponse response;
+    const auto stub = v1::TokenizerService::NewStub(client_.channel());
+    has_texts_ =
+        stub->Detokenize(&context, request, &response).ok() && response.texts_size() == static_cast<int>(asked.size());
+    for (size_t i = 0; has_texts_ && i < asked.size(); ++i) texts_[asked[i]] = response.texts(static_cast<int>(i));
+  }
+
+  // The text in quotes, or the id.
+  std::string operator()(uint32_t id) const {
+    const auto found = texts_.find(id);
+    return found == texts_.end() ? absl::StrCat(id) : absl::StrCat("'", Escaped(found->second), "'");
+  }
+
+ private:
+  client::Client& client_;
+  const std::string model_;
+  bool has_texts_ = true;  // until the server has none
+  std::map<uint32_t, std::string> texts_;
+};
+
+// "' sat' 41.2%" for each, the most probable first.
+std::string Predictions(const v1::TopLogits& top, const TokenTexts& texts) {
   std::string text;
   for (int i = 0; i < top.ids_size(); ++i) {
     const double percent = 100 * std::exp(static_cast<double>(top.log_probabilities(i)));
-    absl::StrAppend(&text, i == 0 ? "" : "  ", absl::StrFormat("%d %.1f%%", top.ids(i), percent));
+    absl::StrAppend(&text, i == 0 ? "" : "  ", absl::StrFormat("%s %.1f%%", texts(top.ids(i)), percent));
   }
   return text;
 }
 
 // Prints the scores of one sequence, the clean pass's first.
-void PrintSequence(const v1::TokenSequence* ids, const std::vector<v1::Score>& scores) {
+void PrintSequence(const std::vector<v1::Score>& scores, const TokenTexts& texts) {
   const v1::Score& clean = scores.front();
-  std::vector<std::vector<std::string>> rows = {{"position"}};
-  if (ids != nullptr) rows[0].push_back("token");
-  rows[0].push_back("loss");
+  std::vector<std::vector<std::string>> rows = {{"position", "token", "loss"}};
   for (size_t v = 1; v < scores.size(); ++v) rows[0].push_back(Escaped(scores[v].variant()));
   if (clean.top_logits_size() > 0) rows[0].push_back("next");
-  for (int t = 0; t <= clean.token_loss_size(); ++t) {
+  for (int t = 0; t < clean.token_ids_size(); ++t) {
     std::vector<std::string>& row = rows.emplace_back();
     row.push_back(absl::StrCat(t));
-    if (ids != nullptr) row.push_back(absl::StrCat(ids->ids(t)));
+    row.push_back(texts(clean.token_ids(t)));
     for (const v1::Score& score : scores) {
       row.push_back(t == 0 ? "" : absl::StrFormat("%.4f", score.token_loss(t - 1)));
     }
-    if (clean.top_logits_size() > 0) row.push_back(Predictions(clean.top_logits(t)));
+    if (clean.top_logits_size() > 0) row.push_back(Predictions(clean.top_logits(t), texts));
   }
   std::fputs(absl::StrCat("sequence ", clean.sequence(), "\n", Table(rows), "\n").c_str(), stdout);
 }
@@ -120,7 +163,8 @@ std::string SummaryText(const v1::ScoreSummary& summary) {
 // Prints responses as they come. Scores of a sequence wait for those of its other variants.
 class Printer {
  public:
-  Printer(const v1::ScoreRequest& request, bool as_json) : request_(request), as_json_(as_json) {}
+  Printer(client::Client& client, const v1::ScoreRequest& request, bool as_json)
+      : variants_(request.variants_size()), as_json_(as_json), texts_(client, request.model()) {}
 
   void Print(const v1::ScoreResponse& response) {
     if (as_json_) {
@@ -134,17 +178,18 @@ class Printer {
     if (response.has_score()) {
       std::vector<v1::Score>& scores = waiting_[response.score().sequence()];
       scores.push_back(response.score());
-      if (static_cast<int>(scores.size()) <= request_.variants_size()) return;
-      const int64_t index = response.score().sequence();
-      PrintSequence(request_.has_tokens() ? &request_.tokens().sequences(static_cast<int>(index)) : nullptr, scores);
-      waiting_.erase(index);
+      if (static_cast<int>(scores.size()) <= variants_) return;
+      texts_.Learn(scores);
+      PrintSequence(scores, texts_);
+      waiting_.erase(response.score().sequence());
     }
     if (response.has_summary()) std::fputs(SummaryText(response.summary()).c_str(), stdout);
   }
 
  private:
-  const v1::ScoreRequest& request_;
+  const int variants_;
   const bool as_json_;
+  TokenTexts texts_;
   std::map<int64_t, std::vector<v1::Score>> waiting_;
 };
 
@@ -180,7 +225,7 @@ absl::Status Run(const ScoreFlags& flags, const ServerChoice& server, Interrupt&
   grpc::ClientContext context;
   Interrupt::Listener listener(&interrupt, [&context] { context.TryCancel(); });
   const auto reader = v1::EvaluationService::NewStub(client->channel())->Score(&context, request);
-  Printer printer(request, flags.json);
+  Printer printer(*client, request, flags.json);
   v1::ScoreResponse response;
   while (reader->Read(&response)) printer.Print(response);
   const absl::Status status = client::FromGrpc(reader->Finish());

@@ -38,6 +38,7 @@ from hookline.model import RemoteModel
 from hookline.persist import Persist, PersistProgress
 from hookline.scores import Intervention, ReplacedRows, Scores, ScoreSummary, SequenceScore, TopLogits, VariantSummary
 from hookline.statistics import HookPointStatistics, Statistics
+from hookline.substitute import RowsPlace, Substituted
 from hookline.types import (
     CaptureEstimate,
     CaptureStarted,
@@ -100,12 +101,14 @@ __all__ = [
     "ReplacedRows",
     "ResourceExhaustedError",
     "Retry",
+    "RowsPlace",
     "ScoreSummary",
     "Scores",
     "Selection",
     "SequenceScore",
     "SpecialToken",
     "Statistics",
+    "Substituted",
     "Text",
     "Tls",
     "TokenizedText",

@@ -44,6 +44,17 @@ class ScoreArguments(TypedDict, total=False):
     loss_recovered: bool
 
 
+class SubstituteArguments(ScoreArguments, total=False):
+    """The arguments of `Client.substitute`, which says what each means."""
+
+    positions: Sequence[int]
+    ignore_token_ids: Sequence[int]
+    head: int | None
+    variant: str
+    places: bool
+    output: str
+
+
 class CaptureArguments(PersistArguments, total=False):
     """The arguments of `Client.capture`, which says what each means."""
 

@@ -35,15 +35,21 @@ class AsyncScores(InLoop, AsyncIterator[SequenceScore]):
         self._check_loop()
         while self._reader.summary is None:
             try:
-                data = await self._call.read()
+                data = await self._next_message()
             except grpc.RpcError as error:
                 raise self._options.named(_network.name_proxy(from_rpc_error(error), self._address)) from None
             if data is grpc.aio.EOF:
                 self._reader.finished()
-            score = self._reader.read(data)
+            score = await self._read(data)
             if score is not None:
                 return score
         raise StopAsyncIteration
+
+    async def _next_message(self) -> Any:
+        return await self._call.read()
+
+    async def _read(self, data: bytes) -> SequenceScore | None:
+        return self._reader.read(data)
 
     async def wait(self) -> ScoreSummary:
         """Reads what is left, and returns the totals."""

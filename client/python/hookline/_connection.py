@@ -169,11 +169,14 @@ class StreamCall(Iterator[bytes]):
             self._release()
             raise
         try:
-            self._call: Any = channel.unary_stream(method)(request, metadata=connection.security.metadata)
+            self._call: Any = self._start(channel, method, request, connection.security.metadata)
         except ValueError:  # grpcio's word for a channel that was closed in between
             self._release()
             raise CancelledError("the client was closed") from None
         _lifetime.opened(self)
+
+    def _start(self, channel: Any, method: str, request: bytes, metadata: Any) -> Any:
+        return channel.unary_stream(method)(request, metadata=metadata)
 
     def __next__(self) -> bytes:
         if self._forked:

@@ -25,10 +25,12 @@ from hookline._arguments import (
     PersistArguments,
     ScoreArguments,
     StatisticsArguments,
+    SubstituteArguments,
 )
 from hookline._async_capture import AsyncCapture
 from hookline._async_sources import FromAsync
 from hookline._async_streams import AsyncPersist, AsyncScores
+from hookline._async_substitute import AsyncSubstituted
 from hookline._calls import Answer, UnaryCall
 from hookline._connection import channel_options, open_channel
 from hookline._counts import seconds
@@ -40,13 +42,14 @@ from hookline.errors import (
     HooklineError,
     from_rpc_error,
 )
-from hookline.evaluate import LossRecovered, Measurement, measured_sequences
+from hookline.evaluate import LossRecovered, Measurement, parts
 from hookline.persist import persist_request
 from hookline.scores import (
     Intervention,
     score_options,
 )
 from hookline.statistics import Statistics, receiver_statistics, statistics_options
+from hookline.substitute import substitution
 from hookline.types import (
     CaptureEstimate,
     DatasetInfo,
@@ -118,7 +121,7 @@ class AsyncClient:
         return True
 
     def abandon(self) -> None:
-        """Forgets the connection in a forked child: it is the parent's."""
+        """In a forked child: the connection is the parent's."""
         self._forked = True
         _lifetime.keep_for_ever(self._channel)
 
@@ -216,19 +219,34 @@ class AsyncClient:
         self._running.add(scores)
         return scores
 
+    def substitute(
+        self,
+        source: Any,
+        hook_point: str | Sequence[str],
+        replace: Any,
+        variants: Mapping[str, Sequence[Intervention]] | None = None,
+        **options: Unpack[SubstituteArguments],
+    ) -> AsyncSubstituted:
+        """`Client.substitute`, with the same arguments: an async iterator of scores. Functions may be coroutines;
+        others run on another thread, so that they do not hold the event loop."""
+        self._check("substitute")
+        settled = substitution(source, hook_point, replace, variants, options)
+        call = self._channel.stream_stream(_protocol.SUBSTITUTE)(metadata=self._metadata)
+        scores = AsyncSubstituted(call, settled, self.address)
+        self._running.add(scores)
+        return scores
+
     async def loss_recovered(
         self, sae: Any, hook_point: str, source: Any, *, model: str = "", ignore_token_ids: Sequence[int] = ()
     ) -> LossRecovered:
-        """`Client.loss_recovered`, with the same arguments. The autoencoder runs on another thread, so that it does not
-        hold the event loop."""
+        """`Client.loss_recovered`, with the same arguments. The autoencoder runs on another thread."""
         self._check("loss_recovered")
-        sequences = measured_sequences(source)
-        measurement = Measurement(sae, hook_point, await self.model(model), model, ignore_token_ids)
-        for ids in sequences:
-            async with self.score([ids.tolist()], **measurement.for_rows) as scores:
-                rows = await scores.__anext__()
-            variants = await asyncio.to_thread(measurement.replace_rows, ids, rows)
-            async with self.score([ids.tolist()], variants, **measurement.for_losses) as scores:
+        measurement = Measurement(sae, await self.model(model), hook_point, ignore_token_ids)
+        for part in parts(source):
+            arguments = measurement.arguments(model)
+            async with self.substitute(
+                part, hook_point, measurement.replace, measurement.variants, **arguments
+            ) as scores:
                 async for score in scores:
                     measurement.add(score)
         return measurement.result()

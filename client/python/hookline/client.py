@@ -18,6 +18,7 @@ from hookline._arguments import (
     PersistArguments,
     ScoreArguments,
     StatisticsArguments,
+    SubstituteArguments,
 )
 from hookline._arrays import Allocator
 from hookline._calls import Answer, UnaryCall
@@ -30,6 +31,7 @@ from hookline._request import CaptureOptions, capture_arguments, estimate_argume
 from hookline._security import Security, TlsArgument
 from hookline._session import Session
 from hookline._sharing import Sharing
+from hookline._talk import TalkCall
 from hookline.capture import Capture
 from hookline.errors import DeadlineExceededError, HooklineError, InternalError
 from hookline.evaluate import LossRecovered, loss_recovered
@@ -37,6 +39,7 @@ from hookline.model import RemoteModel
 from hookline.persist import Persist, persist_request
 from hookline.scores import Intervention, Scores, score_options
 from hookline.statistics import Statistics, receiver_statistics, statistics_options
+from hookline.substitute import Substituted, substitution
 from hookline.types import (
     CaptureEstimate,
     CaptureStarted,
@@ -245,6 +248,30 @@ class Client:
         options = score_options(source, variants, outputs)
         return Scores(StreamCall(self._connection, _protocol.SCORE, options.request), options)
 
+    def substitute(
+        self,
+        source: Any,
+        hook_point: str | Sequence[str],
+        replace: Any,
+        variants: Mapping[str, Sequence[Intervention]] | None = None,
+        **options: Unpack[SubstituteArguments],
+    ) -> Substituted:
+        """`score` with a variant "substituted", whose rows at one or several hook points `replace` computes here while
+        the forward pass waits; for dictionaries that live in this program.
+
+        replace: a torch module or a function from rows (tokens, width), those of a forward pass, to rows of the same
+            shape; or a mapping of one for each hook point. A function may return None, which leaves all rows as they
+            are, or rows and a mask (tokens), which leaves those that are False. It is called by the thread that
+            iterates, hook points in the order of depth; a module on its own device, in its dtype. What it raises
+            ends the call.
+        variants: others, as of `score`, in the same forward passes.
+        options: `positions`, `ignore_token_ids` and `head` as `Intervention` takes them; `variant`, another name than
+            "substituted"; `places`: functions are called with a second argument, a `RowsPlace`; `output`: "torch" or
+            "numpy" rows, "auto" as for `capture`; and those of `score`.
+        """
+        settled = substitution(source, hook_point, replace, variants, options)
+        return Substituted(TalkCall(self._connection, _protocol.SUBSTITUTE, settled.request), settled)
+
     def loss_recovered(
         self, sae: Any, hook_point: str, source: Any, *, model: str = "", ignore_token_ids: Sequence[int] = ()
     ) -> LossRecovered:
@@ -252,9 +279,10 @@ class Client:
         with them and with zeros, KL divergences, L0, explained variance and cosine similarity.
 
         sae: an object of SAELens, sparsify or dictionary_learning, which runs here, or a torch module or function from
-            rows (tokens, width) to rows. The model runs on the server: two calls for each sequence. One of a single
+            rows (tokens, width) to rows. The model runs on the server: clean, with the reconstruction and with zeros
+            in one forward pass, which is computed once up to the hook point. One of a single
             head (SAELens's `hook_head_index`) is given that head's rows, and only they are replaced.
-        source: token ids in a list, array or tensor.
+        source: as for `score`.
         ignore_token_ids: rows of these tokens are left alone, and do not count.
         """
         return loss_recovered(self, sae, hook_point, source, model=model, ignore_token_ids=ignore_token_ids)

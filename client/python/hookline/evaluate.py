@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hookline._sources import is_server_source, source_batches
+from hookline._sources import is_server_source, messages, source_batches
 from hookline.scores import Intervention, SequenceScore
+from hookline.substitute import RowsPlace
 from hookline.types import ModelInfo
 
 if TYPE_CHECKING:
-    from hookline._arguments import ScoreArguments
+    from hookline._arguments import SubstituteArguments
     from hookline.client import Client
 
 # A value of which more is in these sums than in any model.
@@ -145,47 +146,55 @@ class _EncodedRows:
 
     hook_point: str
     head: int | None
-    heads: int
-
-    def of(self, rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        return rows if self.head is None else rows.reshape(len(rows), self.heads, -1)[:, self.head]
 
 
 class Measurement:
-    """`Client.loss_recovered` without its calls. Each sequence takes two of `score`: one with `for_rows`, whose only
-    score `replace_rows` takes, and one with the variants that this returns and `for_losses`, whose scores `add` takes.
-    """
+    """`Client.loss_recovered` without its calls: `replace` is called in the passes of a `substitute` with `variants`
+    and `arguments`, and `add` takes the scores."""
 
-    def __init__(self, sae: Any, hook_point: str, info: ModelInfo, model: str, ignored: Sequence[int]) -> None:
-        points = {point.name: point for point in info.hook_points}
+    def __init__(self, sae: Any, model: ModelInfo, hook_point: str, ignored: Sequence[int]) -> None:
+        points = {point.name: point for point in model.hook_points}
         heads = points[hook_point].heads if hook_point in points else 0
-        self._encoded = _EncodedRows(hook_point, head_of(sae, hook_point, heads), heads)
+        self._encoded = _EncodedRows(hook_point, head_of(sae, hook_point, heads))
         self._reconstruct = reconstruct_with(sae, heads if self._encoded.head is None else 1)
-        self._ignored = ignored
+        self._ignored = np.asarray(ignored, dtype=np.int64)
         self._totals = _Totals()
-        self._counted: np.ndarray[Any, Any] = np.zeros(0, bool)  # of the sequence at hand: whether each token counts
-        self.for_rows: ScoreArguments = {"hook_points": hook_point, "rows_only": True, "model": model}
-        self.for_losses: ScoreArguments = {"per_token_loss": True, "kl": True, "model": model}
+        # Of sequences whose scores are still to come: which tokens count.
+        self._counted: dict[int, np.ndarray[Any, Any]] = {}
 
-    def replace_rows(self, ids: np.ndarray[Any, Any], score: SequenceScore) -> dict[str, list[Intervention]]:
-        """Runs the autoencoder on a sequence's rows. The variants that measure it."""
-        encoded = self._encoded
-        rows = encoded.of(score.rows[encoded.hook_point])
+    @property
+    def variants(self) -> dict[str, list[Intervention]]:
+        return {"zero": [Intervention.zero(self._encoded.hook_point, head=self._encoded.head)]}
+
+    def arguments(self, model: str) -> SubstituteArguments:
+        return {
+            "variant": "sae",
+            "head": self._encoded.head,
+            "places": True,
+            "output": "numpy",
+            "per_token_loss": True,
+            "kl": True,
+            "model": model,
+        }
+
+    def replace(self, rows: np.ndarray[Any, Any], place: RowsPlace) -> tuple[Any, np.ndarray[Any, Any]]:
+        """The reconstruction, and where it counts."""
         made = self._reconstruct(rows)
-        self._counted = ~np.isin(ids, np.asarray(self._ignored, dtype=ids.dtype))
-        self._totals.add_rows(rows, made, self._counted)
-        positions = [int(position) for position in np.flatnonzero(self._counted)]
-        variants = {"zero": [Intervention.zero(encoded.hook_point, head=encoded.head)]}
-        if positions:
-            made_there = made.rows[self._counted]
-            variants["sae"] = [Intervention.set(encoded.hook_point, made_there, positions=positions, head=encoded.head)]
-        return variants
+        counted = ~np.isin(place.token_id, self._ignored)
+        self._totals.add_rows(rows, made, counted)
+        begins = np.flatnonzero(np.diff(place.sequence, prepend=place.sequence[0] - 1))
+        for sequence, part in zip(place.sequence[begins], np.split(counted, begins[1:])):
+            self._counted[int(sequence)] = part
+        return made.rows, counted
 
     def add(self, score: SequenceScore) -> None:
+        counted = self._counted[score.sequence]
         if score.token_loss is not None:
-            self._totals.add(f"loss {score.variant}", score.token_loss[self._counted[:-1]])
+            self._totals.add(f"loss {score.variant}", score.token_loss[counted[:-1]])
         if score.kl is not None:
-            self._totals.add(f"kl {score.variant}", score.kl[self._counted])
+            self._totals.add(f"kl {score.variant}", score.kl[counted])
+        if score.variant == "sae":
+            del self._counted[score.sequence]
 
     def result(self) -> LossRecovered:
         totals = self._totals
@@ -208,23 +217,24 @@ class Measurement:
         )
 
 
-def measured_sequences(source: Any) -> Iterator[np.ndarray[Any, Any]]:
-    """The sequences of `Client.loss_recovered`'s source; TypeError for one whose token ids are not here."""
+def parts(source: Any) -> Iterator[Any]:
+    """The sources of the calls that measure a source: what the server makes itself in one, token ids in several, so
+    that each is a request."""
     if is_server_source(source):
-        raise TypeError(f"source: {type(source).__name__} holds no token ids here; give them in a list or tensor")
-    return (np.asarray(ids) for batch in source_batches(source) for ids in batch.sequences)
+        yield source
+    else:
+        for batch in messages(source_batches(source)):
+            yield [batch]
 
 
 def loss_recovered(
     client: Client, sae: Any, hook_point: str, source: Any, *, model: str = "", ignore_token_ids: Sequence[int] = ()
 ) -> LossRecovered:
     """See `Client.loss_recovered`."""
-    sequences = measured_sequences(source)
-    measurement = Measurement(sae, hook_point, client.model(model).info, model, ignore_token_ids)
-    for ids in sequences:
-        with client.score([ids.tolist()], **measurement.for_rows) as scores:
-            variants = measurement.replace_rows(ids, next(scores))
-        with client.score([ids.tolist()], variants, **measurement.for_losses) as scores:
+    measurement = Measurement(sae, client.model(model).info, hook_point, ignore_token_ids)
+    for part in parts(source):
+        arguments = measurement.arguments(model)
+        with client.substitute(part, hook_point, measurement.replace, measurement.variants, **arguments) as scores:
             for score in scores:
                 measurement.add(score)
     return measurement.result()

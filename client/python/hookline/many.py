@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Callable, NoReturn, TypeVar
 
 from hookline import _calls, _lifetime
 from hookline._agreement import Agreement, is_gone
-from hookline._arguments import CaptureArguments, PersistArguments, ScoreArguments
+from hookline._arguments import CaptureArguments, PersistArguments, ScoreArguments, SubstituteArguments
 from hookline._calls import Answer, UnaryCall
 from hookline._receive import Receiver
 from hookline._request import CaptureOptions, capture_options
@@ -22,6 +22,7 @@ from hookline.errors import HooklineError
 from hookline.model import RemoteModel
 from hookline.persist import Persist
 from hookline.scores import Intervention, Scores
+from hookline.substitute import Substituted
 from hookline.types import DatasetInfo, Feed, Recording, RecordingInfo, Text
 
 if TYPE_CHECKING:
@@ -164,6 +165,17 @@ class ManyClient(Client):
     ) -> Scores:
         """Does what `Client.score` does, by one of the servers, each in its turn."""
         return self._one().score(source, variants, **outputs)
+
+    def substitute(
+        self,
+        source: Any,
+        hook_point: str | Sequence[str],
+        replace: Any,
+        variants: Mapping[str, Sequence[Intervention]] | None = None,
+        **options: Unpack[SubstituteArguments],
+    ) -> Substituted:
+        """Does what `Client.substitute` does, by one of the servers, each in its turn."""
+        return self._one().substitute(source, hook_point, replace, variants, **options)
 
     def capture(
         self,

@@ -169,6 +169,7 @@ class SequenceScore:
     top_logits: TopLogits | None
     log_probabilities: np.ndarray[Any, np.dtype[np.float32]] | None  # (T, ids)
     rows: Mapping[str, np.ndarray[Any, np.dtype[np.float32]]]  # by hook point, (T, width)
+    token_ids: np.ndarray[Any, np.dtype[np.int64]] | None = None  # (T), of the clean pass, with per_token_loss
 
 
 @dataclass(frozen=True)
@@ -270,7 +271,10 @@ class ScoreReader:
 
     def read(self, data: bytes) -> SequenceScore | None:
         """Returns what this message completes."""
-        message = _protocol.ScoreResponse.FromString(data)
+        return self.take(_protocol.ScoreResponse.FromString(data))
+
+    def take(self, message: Any) -> SequenceScore | None:
+        """`read` of a message that is parsed."""
         kind = message.WhichOneof("kind")
         if kind == "rows":
             rows = message.rows
@@ -305,6 +309,7 @@ class ScoreReader:
             if message.log_probabilities
             else None,
             rows={name: np.concatenate(parts) for name, parts in rows.items()},
+            token_ids=np.array(message.token_ids, dtype=np.int64) if message.token_ids else None,
         )
 
     def finished(self) -> ScoreSummary:
@@ -378,6 +383,9 @@ class Scores(_lifetime.Running, Iterator[SequenceScore]):
         if data is None:
             self._reader.finished()
             return None
+        return self._read(data)
+
+    def _read(self, data: bytes) -> SequenceScore | None:
         return self._reader.read(data)
 
     def wait(self) -> ScoreSummary:

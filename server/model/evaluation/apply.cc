@@ -46,7 +46,7 @@ at::Tensor RowsToSet(const Intervention& intervention, const at::Tensor& vector,
 // Returns what replaces x (B, T, width), in float32. `active`: where a dictionary does, (B * T), its latents that are
 // not zero.
 at::Tensor Replacement(const Intervention& intervention, const Model& model, const BatchTokens& tokens,
-                       const at::Tensor& x, at::Tensor* active) {
+                       const at::Tensor& x, const GivenRows& given, at::Tensor* active) {
   const int64_t width = x.size(2);
   const at::Tensor vector =
       FromHost(intervention.vector.data(), static_cast<int64_t>(intervention.vector.size()), at::kFloat, x.device());
@@ -73,6 +73,8 @@ at::Tensor Replacement(const Intervention& intervention, const Model& model, con
       return dictionary.Reconstruct(x.reshape({-1, width}), intervention.edits, intervention.keeps_error, active)
           .view(x.sizes());
     }
+    case Operation::kClient:
+      return given.rows;
   }
   return x;
 }
@@ -100,16 +102,20 @@ void Count(const at::Tensor& x, const at::Tensor& y, const at::Tensor& counted, 
 
 }  // namespace
 
+at::Tensor PartOf(const Intervention& intervention, const Model& model, const at::Tensor& x) {
+  if (intervention.head < 0) return x;
+  const int64_t width = x.size(2) / model.hook_points()[intervention.hook_point].heads;
+  return x.narrow(2, intervention.head * width, width);
+}
+
 void Apply(const Intervention& intervention, const Model& model, const BatchTokens& tokens, at::Tensor x,
-           ReplacedRows* replaced) {
-  if (intervention.head >= 0) {
-    const int64_t width = x.size(2) / model.hook_points()[intervention.hook_point].heads;
-    x = x.narrow(2, intervention.head * width, width);
-  }
-  const at::Tensor where = Where(intervention, tokens);
+           const GivenRows& given, ReplacedRows* replaced) {
+  x = PartOf(intervention, model, x);
+  at::Tensor where = Where(intervention, tokens);
+  if (given.mask.defined()) where = where.logical_and(given.mask);
   const at::Tensor before = x.to(at::kFloat, /*non_blocking=*/false, /*copy=*/true);
   at::Tensor active;
-  const at::Tensor replacement = Replacement(intervention, model, tokens, before, &active);
+  const at::Tensor replacement = Replacement(intervention, model, tokens, before, given, &active);
   // The pass goes on in the model's dtype.
   const at::Tensor after = at::where(where.unsqueeze(2), replacement, before).to(x.scalar_type());
   Count(before, after.to(at::kFloat), where.logical_and(tokens.valid), active, replaced);

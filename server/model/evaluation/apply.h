@@ -16,10 +16,20 @@ struct BatchTokens {
   at::Tensor valid;  // bool: not padding
 };
 
+// The rows that a client answered (kClient), on the model's device.
+struct GivenRows {
+  at::Tensor rows;  // (B, T, width), float32
+  at::Tensor mask;  // (B, T), bool: replaced
+};
+
 // Replaces x (B, T, width), a view of rows that may be written to, as `intervention` says, and counts in `replaced`
 // what it did to tokens that are not padding. `model` knows the hook point's heads and the dictionaries.
+// `given`: for kClient, else undefined.
 void Apply(const Intervention& intervention, const Model& model, const BatchTokens& tokens, at::Tensor x,
-           ReplacedRows* replaced);
+           const GivenRows& given, ReplacedRows* replaced);
+
+// The part of x (B, T, width) that the intervention replaces: all of it or one head's. A view.
+at::Tensor PartOf(const Intervention& intervention, const Model& model, const at::Tensor& x);
 
 }  // namespace hookline
 

@@ -22,6 +22,7 @@ struct Intervention {
     kSet,         // the one row in `vector`, or at positions[i] its row i
     kDictionary,  // the reconstruction by a dictionary
     kLatents,     // the same with some of its latents changed
+    kClient,      // rows that a client answers while the pass waits; at most once for a hook point of a variant
   };
 
   int hook_point = 0;  // of the model

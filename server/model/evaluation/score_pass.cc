@@ -5,10 +5,13 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <map>
+#include <optional>
 #include <set>
 #include <tuple>
 #include <utility>
 
+#include "server/base/status.h"
 #include "server/model/catch_torch.h"
 #include "server/model/dictionary/dictionary_taps.h"
 #include "server/model/evaluation/apply.h"
@@ -38,51 +41,84 @@ std::vector<float> ToHost(const at::Tensor& values) {
   return {data, data + host.numel()};
 }
 
-class ScorePass final : public PassEditor {
+class PausingPass final : public ScorePass, private PassEditor {
  public:
-  ScorePass(const Model& model, const ScoreInput& input, int64_t positions, std::vector<VariantScores>* scores)
-      : model_(model),
-        input_(input),
-        positions_(positions),
-        scores_(*scores),
-        taps_(model.dictionaries(), input.outputs->hook_points) {
+  PausingPass(Model& model, const ScoreInput& input)
+      : model_(model), input_(input), taps_(model.dictionaries(), input.outputs->hook_points) {
+    for (const std::vector<uint32_t>& sequence : input.sequences) {
+      lengths_.push_back(static_cast<int64_t>(sequence.size()));
+    }
+    positions_ = *std::max_element(lengths_.begin(), lengths_.end());
     const at::Device device(model.info().device);
     const int64_t sequences = static_cast<int64_t>(input.sequences.size());
-    const at::Tensor ids = PaddedIds(input.sequences, positions);
-    at::Tensor valid = at::zeros({sequences, positions}, at::kBool);
-    for (int64_t i = 0; i < sequences; ++i) {
-      valid[i].narrow(0, 0, static_cast<int64_t>(input.sequences[static_cast<size_t>(i)].size())).fill_(true);
-    }
+    const at::Tensor ids = PaddedIds(input.sequences, positions_);
+    at::Tensor valid = at::zeros({sequences, positions_}, at::kBool);
+    for (int64_t i = 0; i < sequences; ++i) valid[i].narrow(0, 0, lengths_[static_cast<size_t>(i)]).fill_(true);
     tokens_ = {ids.to(device), valid.to(device)};
-    std::set<int> hook_points(taps_.computed().begin(), taps_.computed().end());
+    std::set<int> points(taps_.computed().begin(), taps_.computed().end()), pauses;
     for (const Variant* variant : input.variants) {
       int first = std::numeric_limits<int>::max();
       for (const Intervention& intervention : variant->interventions) {
-        hook_points.insert(intervention.hook_point);
-        first = std::min(first, model.hook_points()[intervention.hook_point].layer);
+        points.insert(intervention.hook_point);
+        first = std::min(first, intervention.hook_point);
+        if (intervention.operation == Operation::kClient) pauses.insert(intervention.hook_point);
       }
-      first_layer_.push_back(first);
+      first_point_.push_back(first);
     }
-    hook_points_.assign(hook_points.begin(), hook_points.end());
-    scores_.resize(1 + input.variants.size());
-    for (size_t s = 0; s < scores_.size(); ++s) {
-      scores_[s].sequences.resize(input.sequences.size());
-      for (SequenceScore& score : scores_[s].sequences) score.rows.resize(input.outputs->hook_points.size());
-      if (s > 0) scores_[s].replaced.resize(input.variants[s - 1]->interventions.size());
+    all_points_.assign(points.begin(), points.end());
+    pauses_.assign(pauses.begin(), pauses.end());
+    scores.resize(1 + input.variants.size());
+    for (size_t s = 0; s < scores.size(); ++s) {
+      scores[s].sequences.resize(input.sequences.size());
+      for (SequenceScore& score : scores[s].sequences) score.rows.resize(input.outputs->hook_points.size());
+      if (s > 0) scores[s].replaced.resize(input.variants[s - 1]->interventions.size());
     }
   }
 
-  const at::Tensor& token_ids() const { return tokens_.ids; }
+  absl::Status Run() override {
+    const absl::Status status = CatchTorch([&] {
+      c10::InferenceMode inference;
+      TakeAnswers();
+      if (state_.has_value()) GoBackToState();
+      ChoosePoints();
+      return model_.Evaluate(tokens_.ids, lengths_, *this);
+    });
+    if (!status.ok() || pauses_.empty()) return status;
+    pauses_.erase(pauses_.begin());
+    // Answers for blocks that are not run again have done their work.
+    for (auto it = answers_.begin(); it != answers_.end();) {
+      const auto [variant, intervention] = it->first;
+      const int point = input_.variants[variant]->interventions[intervention].hook_point;
+      it = LayerOf(point) < state_->layer ? answers_.erase(it) : std::next(it);
+    }
+    return status;
+  }
 
-  absl::Span<const int> hook_points() const override { return hook_points_; }
-  PassEnd end() const override { return input_.outputs->rows_only ? PassEnd::kLastHookPoint : PassEnd::kLogits; }
+ private:
+  using Operation = Intervention::Operation;
+
+  absl::Span<const int> hook_points() const override { return points_; }
+  PassEnd end() const override {
+    return Pauses() || input_.outputs->rows_only ? PassEnd::kLastHookPoint : PassEnd::kLogits;
+  }
+
+  const PassState* begin() const override { return state_.has_value() ? &*state_ : nullptr; }
+  bool Keeps(int layer) const override { return Pauses() && layer == LayerOf(pauses_.front()); }
+  void Keep(PassState state) override {
+    state_ = std::move(state);
+    forked_at_state_ = forked_.size();
+    replaced_at_state_.clear();
+    for (const VariantScores& one : scores) replaced_at_state_.push_back(one.replaced);
+  }
 
   // The sequences without interventions stay first in the batch; a variant's follow from its first intervention on.
   std::vector<int64_t> Fork(int layer) override {
     std::vector<int64_t> chosen;
     const int64_t sequences = tokens_.ids.size(0), batch = sequences * (1 + static_cast<int64_t>(forked_.size()));
-    for (size_t v = 0; v < first_layer_.size(); ++v) {
-      if (first_layer_[v] != layer) continue;
+    for (size_t v = 0; v < first_point_.size(); ++v) {
+      if (LayerOf(first_point_[v]) != layer) continue;
+      // Up to where this pass ends, the others are as the clean one.
+      if (Pauses() && first_point_[v] >= pauses_.front()) continue;
       if (chosen.empty()) {
         for (int64_t i = 0; i < batch; ++i) chosen.push_back(i);
       }
@@ -93,13 +129,22 @@ class ScorePass final : public PassEditor {
   }
 
   at::Tensor Replace(int hook_point, const at::Tensor& rows) override {
+    if (Pauses() && hook_point == pauses_.front()) {
+      Ask(rows);
+      return {};
+    }
     at::Tensor result;  // a copy, once something is replaced
     for (size_t f = 0; f < forked_.size(); ++f) {
       const std::vector<Intervention>& interventions = input_.variants[forked_[f]]->interventions;
       for (size_t i = 0; i < interventions.size(); ++i) {
         if (interventions[i].hook_point != hook_point) continue;
         if (!result.defined()) result = rows.clone(at::MemoryFormat::Contiguous);
-        Apply(interventions[i], model_, tokens_, StreamOf(result, 1 + f), &scores_[1 + forked_[f]].replaced[i]);
+        const auto answer = answers_.find({forked_[f], i});
+        GivenRows given;
+        if (answer != answers_.end()) {
+          given = {answer->second.rows.to(rows.device()), answer->second.mask.to(rows.device())};
+        }
+        Apply(interventions[i], model_, tokens_, StreamOf(result, 1 + f), given, &scores[1 + forked_[f]].replaced[i]);
       }
     }
     const std::vector<int>& wanted = input_.outputs->hook_points;
@@ -138,11 +183,72 @@ class ScorePass final : public PassEditor {
     for (size_t s = 0; s < pieces.size(); ++s) TakePieces(pieces[s], s == 0 ? 0 : 1 + forked_[s - 1]);
   }
 
- private:
   // Values of consecutive rows of one stream, to be joined.
   struct Pieces {
     std::vector<at::Tensor> loss, kl, top_logits, top_ids, top_log_probabilities, probability_of;
   };
+
+  int LayerOf(int hook_point) const {
+    return hook_point < model_.hook_points().size() ? model_.hook_points()[hook_point].layer : hook_point;
+  }
+  // Returns whether the pass that runs next, or runs, ends where rows are asked for.
+  bool Pauses() const { return !pauses_.empty(); }
+
+  // The hook points of the next pass: from the state's layer on, up to the pause if there is one.
+  void ChoosePoints() {
+    points_.clear();
+    for (int point : all_points_) {
+      if (state_.has_value() && LayerOf(point) < state_->layer) continue;
+      if (!Pauses() || point <= pauses_.front()) points_.push_back(point);
+    }
+  }
+
+  void GoBackToState() {
+    forked_.resize(forked_at_state_);
+    for (size_t s = 0; s < scores.size(); ++s) scores[s].replaced = replaced_at_state_[s];
+  }
+
+  // Asks for the rows of every variant that has a client's at the hook point, `rows` of which are the whole batch's.
+  void Ask(const at::Tensor& rows) {
+    for (size_t v = 0; v < input_.variants.size(); ++v) {
+      const std::vector<Intervention>& interventions = input_.variants[v]->interventions;
+      const auto client = std::find_if(interventions.begin(), interventions.end(), [&](const Intervention& one) {
+        return one.hook_point == pauses_.front() && one.operation == Operation::kClient;
+      });
+      if (client == interventions.end()) continue;
+      const auto forked = std::find(forked_.begin(), forked_.end(), v);
+      const size_t stream = forked == forked_.end() ? 0 : 1 + static_cast<size_t>(forked - forked_.begin());
+      at::Tensor x = StreamOf(rows.contiguous(), stream).clone();
+      for (auto before = interventions.begin(); before != client; ++before) {
+        ReplacedRows not_counted;
+        if (before->hook_point == client->hook_point) Apply(*before, model_, tokens_, x, {}, &not_counted);
+      }
+      x = PartOf(*client, model_, x);
+      for (size_t i = 0; i < input_.sequences.size(); ++i) {
+        AskedRows& one = asked.emplace_back();
+        one.sequence = i;
+        one.variant = v;
+        one.intervention = static_cast<size_t>(client - interventions.begin());
+        one.rows = ToHost(x[static_cast<int64_t>(i)].narrow(0, 0, lengths_[i]));
+      }
+    }
+  }
+
+  // Makes one tensor of the answers for the sequences of each variant.
+  void TakeAnswers() {
+    for (const AskedRows& one : asked) {
+      GivenRows& answer = answers_[{one.variant, one.intervention}];
+      const int64_t sequences = tokens_.ids.size(0), length = lengths_[one.sequence];
+      if (!answer.rows.defined()) {
+        const int64_t width = static_cast<int64_t>(one.rows.size()) / length;
+        answer = {at::zeros({sequences, positions_, width}, at::kFloat), at::zeros({sequences, positions_}, at::kBool)};
+      }
+      const int64_t sequence = static_cast<int64_t>(one.sequence);
+      std::copy(one.rows.begin(), one.rows.end(), answer.rows[sequence].data_ptr<float>());
+      std::copy(one.mask.begin(), one.mask.end(), answer.mask[sequence].data_ptr<bool>());
+    }
+    asked.clear();
+  }
 
   // Stream `s` of rows of the whole batch, (B, T, width). A view.
   at::Tensor StreamOf(const at::Tensor& rows, size_t s) const {
@@ -152,13 +258,12 @@ class ScorePass final : public PassEditor {
 
   // A variant whose first intervention is still to come has the clean pass's rows.
   void TakeRows(size_t output, const at::Tensor& rows) {
-    std::vector<size_t> stream(scores_.size(), 0);
+    std::vector<size_t> stream(scores.size(), 0);
     for (size_t f = 0; f < forked_.size(); ++f) stream[1 + forked_[f]] = 1 + f;
-    for (size_t v = 0; v < scores_.size(); ++v) {
+    for (size_t v = 0; v < scores.size(); ++v) {
       const at::Tensor values = StreamOf(rows.contiguous(), stream[v]);
       for (size_t i = 0; i < input_.sequences.size(); ++i) {
-        const int64_t length = static_cast<int64_t>(input_.sequences[i].size());
-        scores_[v].sequences[i].rows[output] = ToHost(values[static_cast<int64_t>(i)].narrow(0, 0, length));
+        scores[v].sequences[i].rows[output] = ToHost(values[static_cast<int64_t>(i)].narrow(0, 0, lengths_[i]));
       }
     }
   }
@@ -198,7 +303,7 @@ class ScorePass final : public PassEditor {
     const size_t k = static_cast<size_t>(outputs.top_logits), chosen = outputs.probability_of.size();
     size_t row = 0;
     for (size_t i = 0; i < input_.sequences.size(); ++i) {
-      SequenceScore& score = scores_[variant].sequences[i];
+      SequenceScore& score = scores[variant].sequences[i];
       const size_t length = input_.sequences[i].size();
       for (size_t t = 0; t + 1 < length; ++t) score.loss_sum += loss[row + t];
       if (outputs.token_loss) score.token_loss.assign(&loss[row], &loss[row] + length - 1);
@@ -221,15 +326,22 @@ class ScorePass final : public PassEditor {
     }
   }
 
-  const Model& model_;
-  const ScoreInput& input_;
-  const int64_t positions_;
-  std::vector<VariantScores>& scores_;
+  Model& model_;
+  const ScoreInput input_;
   const DictionaryTaps taps_;
+  std::vector<int64_t> lengths_;  // of the sequences
+  int64_t positions_ = 0;         // of the longest
   BatchTokens tokens_;
-  std::vector<int> hook_points_;
-  std::vector<int> first_layer_;  // of each variant's interventions
-  std::vector<size_t> forked_;    // variants that are in the batch, in its order
+  std::vector<int> all_points_, points_;  // hook points of all passes, and of this one
+  std::vector<int> first_point_;          // of each variant's interventions
+  std::vector<size_t> forked_;            // variants that are in the batch, in its order
+  std::vector<int> pauses_;               // hook points where rows are still to be asked for
+  // Where the next pass begins, and what was there then.
+  std::optional<PassState> state_;
+  size_t forked_at_state_ = 0;
+  std::vector<std::vector<ReplacedRows>> replaced_at_state_;
+  // On the host, by variant and intervention.
+  std::map<std::pair<size_t, size_t>, GivenRows> answers_;
 };
 
 }  // namespace
@@ -252,19 +364,21 @@ double ReplacedRows::ExplainedVariance() const {
   return variance > kRounding * squares ? 1 - squared_error / variance : std::numeric_limits<double>::quiet_NaN();
 }
 
-absl::StatusOr<std::vector<VariantScores>> RunScorePass(Model& model, const ScoreInput& input) {
-  std::vector<int64_t> lengths;
-  for (const std::vector<uint32_t>& sequence : input.sequences) {
-    lengths.push_back(static_cast<int64_t>(sequence.size()));
-  }
-  std::vector<VariantScores> scores;
+absl::StatusOr<std::unique_ptr<ScorePass>> ScorePass::Make(Model& model, const ScoreInput& input) {
+  std::unique_ptr<ScorePass> pass;
   const absl::Status status = CatchTorch([&] {
     c10::InferenceMode inference;
-    ScorePass pass(model, input, *std::max_element(lengths.begin(), lengths.end()), &scores);
-    return model.Evaluate(pass.token_ids(), lengths, pass);
+    pass = std::make_unique<PausingPass>(model, input);
+    return absl::OkStatus();
   });
   if (!status.ok()) return status;
-  return scores;
+  return pass;
+}
+
+absl::StatusOr<std::vector<VariantScores>> RunScorePass(Model& model, const ScoreInput& input) {
+  ASSIGN_OR_RETURN(const std::unique_ptr<ScorePass> pass, ScorePass::Make(model, input));
+  RETURN_IF_ERROR(pass->Run());
+  return std::move(pass->scores);
 }
 
 }  // namespace hookline

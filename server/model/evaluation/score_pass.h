@@ -2,12 +2,18 @@
 // engine can call it.
 //
 //   ScoreInput input{sequences, variants, outputs};
-//   ASSIGN_OR_RETURN(const std::vector<VariantScores> scores, RunScorePass(model, input));
-//   scores[0]      // of the pass without interventions; scores[1 + v] is variants[v]'s
+//   ASSIGN_OR_RETURN(const std::unique_ptr<ScorePass> pass, ScorePass::Make(model, input));
+//   RETURN_IF_ERROR(pass->Run());
+//   while (!pass->asked.empty()) {  // only with interventions that are kClient
+//     ...                           // answers in the place of the rows that are asked for
+//     RETURN_IF_ERROR(pass->Run());
+//   }
+//   pass->scores[0]  // of the pass without interventions; scores[1 + v] is variants[v]'s
 #ifndef HOOKLINE_SERVER_MODEL_EVALUATION_SCORE_PASS_H_
 #define HOOKLINE_SERVER_MODEL_EVALUATION_SCORE_PASS_H_
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -69,8 +75,38 @@ struct ScoreInput {
   const ScoreOutputs* outputs = nullptr;
 };
 
+// Rows of a sequence that a client is to replace (Intervention::Operation::kClient).
+struct AskedRows {
+  size_t sequence = 0;      // into ScoreInput::sequences
+  size_t variant = 0;       // into ScoreInput::variants
+  size_t intervention = 0;  // of the variant
+  std::vector<float> rows;  // (T, width of the intervention), row-major; the client's afterwards
+  std::vector<bool> mask;   // (T), to be given with the client's rows: which of them replace the model's
+};
+
 // Blocks before a variant's first intervention are computed once, for all variants; from there on it is part of the
-// batch. Errors: those of Model::Evaluate.
+// batch.
+//
+// At each hook point with interventions that are kClient, in the order of computation, the pass pauses: Run returns,
+// and the device may run anything else. What is kept there is the state before the block with the hook point, of the
+// variants that are in the batch by then; the block's part up to the hook point is computed again.
+//
+// Run is called by the model's executor; between its calls any one thread may use and destroy the pass.
+class ScorePass {
+ public:
+  // `model` and what `input` refers to outlive the pass. Errors: those of Model::Evaluate.
+  static absl::StatusOr<std::unique_ptr<ScorePass>> Make(Model& model, const ScoreInput& input);
+  virtual ~ScorePass() = default;
+
+  // Runs to where rows are needed next, or to the end. After an error the pass is of no more use. Errors: those of
+  // Model::Evaluate.
+  virtual absl::Status Run() = 0;
+
+  std::vector<AskedRows> asked;  // what the next Run needs; empty after the end
+  std::vector<VariantScores> scores;
+};
+
+// The same at once, for variants without rows of a client.
 absl::StatusOr<std::vector<VariantScores>> RunScorePass(Model& model, const ScoreInput& input);
 
 }  // namespace hookline

@@ -98,6 +98,9 @@ absl::StatusOr<Meta> ReadMeta(const std::string& path) {
   return meta;
 }
 
+// The caps of the logits of two variants that are the same otherwise.
+constexpr double kCapOfE = 15, kCapOfG = 20;
+
 enum class Era { kA, kAPadded, kB, kC, kE, kF, kH, kI };
 
 const char* Name(Era era) {
@@ -182,7 +185,7 @@ DecoderConfig MakeConfig(Era era, const Meta& meta, const std::string& window_pa
                               era == Era::kI   ? 1.2
                               : era == Era::kH ? 1.15
                                                : 1};
-  // Variants E and G have the same weights, but caps of 15 and 20; which it is the checkpoint does not say.
+  // Variants E and G have the same weights, but caps of kCapOfE and kCapOfG; which it is the checkpoint does not say.
   if (era != Era::kE) config.logit_soft_cap = 15;
   if (era >= Era::kE) attention.value_embedding_factor = late ? 3 : 2;
   const DenseConfig mlp{4 * meta.n_embd, Activation::kReluSquared, /*gated=*/false};
@@ -206,6 +209,22 @@ struct Checkpoint {
   std::string window_pattern;
   DecoderConfig config;
 };
+
+// Takes the cap of the logits from the operator where the files do not have it.
+absl::Status StateSoftCap(const ModelOptions& options, Checkpoint* checkpoint) {
+  if (options.logit_soft_cap == 0) return absl::OkStatus();
+  if (checkpoint->era != Era::kE) {
+    return absl::InvalidArgumentError(absl::StrCat("--logit-soft-cap does not apply: ", checkpoint->state.path,
+                                                   " is of variant ", Name(checkpoint->era), ", whose cap is ",
+                                                   checkpoint->config.logit_soft_cap));
+  }
+  if (options.logit_soft_cap != kCapOfE && options.logit_soft_cap != kCapOfG) {
+    return absl::InvalidArgumentError(absl::StrCat("--logit-soft-cap ", options.logit_soft_cap, " is neither ", kCapOfE,
+                                                   " (variant E) nor ", kCapOfG, " (variant G)"));
+  }
+  checkpoint->config.logit_soft_cap = options.logit_soft_cap;
+  return absl::OkStatus();
+}
 
 absl::StatusOr<Checkpoint> Open(const ModelOptions& options) {
   const std::map<int64_t, std::string> steps = FindSteps(options.path);
@@ -233,6 +252,7 @@ absl::StatusOr<Checkpoint> Open(const ModelOptions& options) {
   }
   checkpoint.window_pattern = pattern;
   checkpoint.config = MakeConfig(checkpoint.era, checkpoint.meta, pattern);
+  RETURN_IF_ERROR(StateSoftCap(options, &checkpoint));
   return checkpoint;
 }
 
@@ -337,7 +357,8 @@ absl::StatusOr<std::unique_ptr<Model>> LoadNanochat(const ModelOptions& options,
   TakeToStages(*stages, &take);
   take.set_evaluates(options.evaluation && !IsSplit(*stages));
   info.no_logits = !options.evaluation ? kLoadedWithoutEvaluation
-                                       : "is of nanochat's variant E or G, whose logits differ and whose files do not";
+                                       : "is of nanochat's variant E or G, whose logits differ and whose files do not; "
+                                         "--logit-soft-cap says which it is";
   ASSIGN_OR_RETURN(DecoderWeights weights, TakeWeights(checkpoint, take));
 
   info.architecture = "nanochat";

@@ -29,6 +29,7 @@ constexpr MethodRole kMethodRoles[] = {
     {"/hookline.v1.DictionaryService/ListDictionaries", Role::kRead},
     {"/hookline.v1.DictionaryService/GetDictionary", Role::kRead},
     {"/hookline.v1.EvaluationService/Score", Role::kEvaluate},
+    {"/hookline.v1.EvaluationService/Substitute", Role::kEvaluate},
     {"/hookline.v1.RecordingService/Persist", Role::kRecord},
     {"/hookline.v1.RecordingService/ListRecordings", Role::kRead},
     {"/hookline.v1.RecordingService/GetRecording", Role::kRead},

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <string>
 #include <utility>
 
@@ -72,6 +73,9 @@ InterventionRequest FromProto(const v1::Intervention& intervention) {
     case v1::Intervention::kLatents:
       out.operation = FromProto(intervention.latents());
       break;
+    case v1::Intervention::kClient:
+      out.operation = ClientRows{};
+      break;
     case v1::Intervention::OPERATION_NOT_SET:
       break;
   }
@@ -93,33 +97,18 @@ absl::StatusOr<TokenBatch> FromProto(const v1::TokenBatch& tokens, const TokenLi
   return out;
 }
 
-std::string VariantName(const ScorePlan& plan, size_t variant) {
-  return variant == 0 ? "" : plan.variants[variant - 1].name;
-}
-
-}  // namespace
-
-absl::StatusOr<ScoreRequest> ParseScoreRequest(grpc::ByteBuffer message, const TokenLimits& limits) {
-  if (message.Length() > kMaxRequestBytes) {
-    return absl::ResourceExhaustedError(absl::StrCat("the request has ", message.Length(), " bytes, more than the ",
-                                                     kMaxRequestBytes, " of a ScoreRequest; send several"));
-  }
-  v1::ScoreRequest request;
-  grpc::ProtoBufferReader reader(&message);
-  if (!request.ParseFromZeroCopyStream(&reader)) {
-    return absl::InvalidArgumentError("the request is not a ScoreRequest message");
-  }
+absl::StatusOr<ScoreRequest> FromProto(const v1::ScoreRequest& request, const TokenLimits& limits) {
   ScoreRequest out;
   out.model = request.model();
   if (request.has_tokens()) {
     ASSIGN_OR_RETURN(out.source, FromProto(request.tokens(), limits));
   } else if (request.has_dataset()) {
-    out.source = FromProto(request.dataset());
+    out.source = hookline::FromProto(request.dataset());
   } else if (request.has_text()) {
     TextSource text;
     text.texts = {request.text().texts().begin(), request.text().texts().end()};
     if (request.text().has_add_special_tokens()) text.add_special_tokens = request.text().add_special_tokens();
-    ASSIGN_OR_RETURN(text.long_texts, FromProto(request.text().long_texts()));
+    ASSIGN_OR_RETURN(text.long_texts, hookline::FromProto(request.text().long_texts()));
     out.source = std::move(text);
   }
   for (const v1::ScoreVariant& variant : request.variants()) {
@@ -136,6 +125,60 @@ absl::StatusOr<ScoreRequest> ParseScoreRequest(grpc::ByteBuffer message, const T
   out.rows_only = outputs.rows_only();
   out.loss_recovered = outputs.loss_recovered();
   return out;
+}
+
+// RESOURCE_EXHAUSTED, INVALID_ARGUMENT: what gRPC received is no such message.
+template <typename Message>
+absl::Status Parse(grpc::ByteBuffer* bytes, Message* message) {
+  if (bytes->Length() > kMaxRequestBytes) {
+    return absl::ResourceExhaustedError(absl::StrCat("the request has ", bytes->Length(), " bytes, more than the ",
+                                                     kMaxRequestBytes, " of a ", Message::descriptor()->name(),
+                                                     "; send several"));
+  }
+  grpc::ProtoBufferReader reader(bytes);
+  if (message->ParseFromZeroCopyStream(&reader)) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("the request is not a ", Message::descriptor()->name(), " message"));
+}
+
+absl::StatusOr<RowsAnswer> FromProto(const v1::AnsweredRows& answer) {
+  RowsAnswer out;
+  out.sequence = answer.sequence();
+  out.variant = answer.variant();
+  out.hook_point = answer.hook_point();
+  out.first_position = answer.first_position();
+  out.rows = answer.rows();
+  out.mask.assign(answer.mask().begin(), answer.mask().end());
+  const std::string& data = answer.data();
+  if (data.size() % sizeof(float) != 0) {
+    return InvalidField("answer.data", absl::StrCat("has ", data.size(), " bytes, but a value has ", sizeof(float)));
+  }
+  out.values.resize(data.size() / sizeof(float));
+  std::memcpy(out.values.data(), data.data(), data.size());
+  return out;
+}
+
+std::string VariantName(const ScorePlan& plan, size_t variant) {
+  return variant == 0 ? "" : plan.variants[variant - 1].name;
+}
+
+}  // namespace
+
+absl::StatusOr<ScoreRequest> ParseScoreRequest(grpc::ByteBuffer message, const TokenLimits& limits) {
+  v1::ScoreRequest request;
+  RETURN_IF_ERROR(Parse(&message, &request));
+  return FromProto(request, limits);
+}
+
+absl::StatusOr<SubstituteMessage> ParseSubstituteRequest(grpc::ByteBuffer message, const TokenLimits& limits) {
+  v1::SubstituteRequest request;
+  RETURN_IF_ERROR(Parse(&message, &request));
+  if (request.has_request()) {
+    ASSIGN_OR_RETURN(ScoreRequest score, FromProto(request.request(), limits));
+    score.client_answers = true;
+    return score;
+  }
+  if (!request.has_answer()) return InvalidField("kind", "is missing; give one of request, answer");
+  return FromProto(request.answer());
 }
 
 v1::ScoreResponse ToProto(const ScoreStarted& started) {
@@ -164,6 +207,7 @@ v1::ScoreResponse ToProto(const ScorePlan& plan, const ScoredSequence& scored) {
     out.set_mean_loss(score.loss_sum / static_cast<double>(scored.tokens - 1));
   }
   out.mutable_token_loss()->Add(score.token_loss.begin(), score.token_loss.end());
+  out.mutable_token_ids()->Add(scored.token_ids.begin(), scored.token_ids.end());
   out.mutable_kl()->Add(score.kl.begin(), score.kl.end());
   for (const TopLogits& top : score.top_logits) {
     v1::TopLogits& position = *out.add_top_logits();
@@ -194,6 +238,26 @@ v1::ScoreResponse RowsToProto(const ScorePlan& plan, const ScoredSequence& score
   out.set_width(static_cast<int32_t>(width));
   const float* const begin = scored.score.rows[hook_point].data() + first_position * width;
   out.mutable_values()->Add(begin, begin + rows * width);
+  return message;
+}
+
+v1::ScoreResponse AskedToProto(const ScorePlan& plan, const RowsAsked& asked, int64_t first_position) {
+  v1::ScoreResponse message;
+  v1::AskedRows& out = *message.mutable_asked();
+  const int64_t fitting = std::max<int64_t>(1, kRowsBytes / (asked.width * int64_t{sizeof(float)}));
+  const int64_t left = static_cast<int64_t>(asked.token_ids.size()) - first_position;
+  const int64_t rows = std::min(fitting, left);
+  out.set_sequence(asked.sequence);
+  out.set_variant(plan.variants[asked.variant].name);
+  out.set_hook_point(plan.replaced_names[asked.variant][asked.intervention]);
+  out.set_first_position(static_cast<int32_t>(first_position));
+  out.set_rows(static_cast<int32_t>(rows));
+  out.set_width(static_cast<int32_t>(asked.width));
+  const uint32_t* const ids = asked.token_ids.data() + first_position;
+  out.mutable_token_ids()->Add(ids, ids + rows);
+  out.set_last(asked.last && rows == left);
+  const float* const values = asked.rows.data() + first_position * asked.width;
+  out.set_data(values, static_cast<size_t>(rows * asked.width) * sizeof(float));
   return message;
 }
 
@@ -233,6 +297,7 @@ v1::ScoreResponse ToProto(const ScorePlan& plan, const ScoreEnded& ended) {
   out.mutable_timing()->set_total_seconds(absl::ToDoubleSeconds(ended.total_time));
   out.mutable_timing()->set_forward_seconds(absl::ToDoubleSeconds(ended.forward_time));
   out.mutable_timing()->set_queue_seconds(absl::ToDoubleSeconds(ended.queue_time));
+  out.mutable_timing()->set_client_seconds(absl::ToDoubleSeconds(ended.client_time));
   return message;
 }
 

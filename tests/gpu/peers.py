@@ -1,0 +1,116 @@
+"""What people use today to get rows, for tests/gpu/check.
+
+Each takes a GPT-2 checkpoint's folder, its configuration, token ids as sequences x positions, a device and a dtype; it
+returns a function that brings the rows of the middle layer to the host and returns how many tokens it went through.
+"""
+
+from __future__ import annotations
+
+import pathlib
+
+import torch
+
+BATCH = 8  # sequences: with 1024 positions, as many tokens as a batch of the server's own
+
+
+def hooked_transformers(folder: pathlib.Path, config: dict, ids: torch.Tensor, device: str, dtype: torch.dtype):
+    """The model by transformers, with a hook after its middle layer."""
+    from transformers import GPT2Model
+
+    model = GPT2Model.from_pretrained(folder, dtype=dtype).to(device).eval()
+    rows = []
+
+    def keep(_, __, out) -> None:
+        rows.append((out[0] if isinstance(out, tuple) else out).cpu())
+
+    model.h[config["n_layer"] // 2].register_forward_hook(keep)
+
+    def run() -> int:
+        with torch.inference_mode():
+            for batch in ids.split(BATCH):
+                model(batch.to(device), use_cache=False)
+        rows.clear()
+        return ids.numel()
+
+    return run
+
+
+def lens_model(config: dict, device: str, dtype: torch.dtype):
+    """A model of TransformerLens's of this shape, with random weights of its own."""
+    from transformer_lens import HookedTransformer, HookedTransformerConfig
+
+    width, heads = config["n_embd"], config["n_head"]
+    with torch.device(device):
+        return HookedTransformer(
+            HookedTransformerConfig(
+                n_layers=config["n_layer"],
+                d_model=width,
+                n_ctx=config["n_positions"],
+                d_head=width // heads,
+                n_heads=heads,
+                d_vocab=config["vocab_size"],
+                act_fn="gelu_new",
+                device=device,
+                dtype=dtype,
+            )
+        )
+
+
+def hooked_transformer_lens(folder: pathlib.Path, config: dict, ids: torch.Tensor, device: str, dtype: torch.dtype):
+    """The same by TransformerLens, which computes no further than the layer."""
+    model = lens_model(config, device, dtype)
+    layer = config["n_layer"] // 2
+    name = f"blocks.{layer}.hook_resid_post"
+
+    def run() -> int:
+        with torch.inference_mode():
+            for batch in ids.split(BATCH):
+                cache = model.run_with_cache(
+                    batch.to(device), names_filter=name, stop_at_layer=layer + 1, return_type=None
+                )[1]
+                cache[name].cpu()
+        return ids.numel()
+
+    return run
+
+
+def sae_lens_store(folder: pathlib.Path, config: dict, ids: torch.Tensor, device: str, dtype: torch.dtype):
+    """The same by SAELens's store of activations, which also mixes them."""
+    import datasets
+    from sae_lens.training.activations_store import ActivationsStore
+
+    model = lens_model(config, device, dtype)
+    sequences, positions = ids.shape
+
+    def run() -> int:
+        store = ActivationsStore(
+            model=model,
+            dataset=datasets.Dataset.from_dict({"input_ids": ids.tolist()}),
+            streaming=False,
+            hook_name=f"blocks.{config['n_layer'] // 2}.hook_resid_post",
+            hook_head_index=None,
+            context_size=positions,
+            d_in=config["n_embd"],
+            n_batches_in_buffer=2,
+            total_training_tokens=ids.numel(),
+            store_batch_size_prompts=BATCH,
+            train_batch_size_tokens=positions,
+            prepend_bos=False,
+            normalize_activations="none",
+            device=torch.device(device),
+            dtype=str(dtype).removeprefix("torch."),
+        )
+        for _ in range(sequences):
+            next(store)
+        return ids.numel()
+
+    return run
+
+
+# What makes each peer's function, and how many sequences it goes through, since all are slower than a capture.
+# SAELens's store first fills a buffer of 16.
+PEERS = {
+    "transformers with a hook": (hooked_transformers, 64),
+    "TransformerLens": (hooked_transformer_lens, 64),
+    "SAELens": (sae_lens_store, 128),
+}
