@@ -6,6 +6,8 @@
 #include <variant>
 
 #include "absl/status/statusor.h"
+#include "grpc/support/time.h"
+#include "grpcpp/alarm.h"
 #include "server/base/status.h"
 #include "server/service/capture_call.h"
 #include "server/service/capture_status_conversion.h"
@@ -113,11 +115,26 @@ class StreamedCaptureCall final : public CaptureCall<grpc::ServerBidiReactor<grp
       absl::Status status = ok ? StartCapture() : FirstMessageMissing("the stream ended");
       if (!status.ok()) return Refuse(std::move(status));
       StartUnlessFinished([this] { StartRead(&input_); });
-    } else if (!ok) {
-      running->FinishSource();
-    } else {
+    } else if (ok) {
       AddMessage(running);
+    } else if (is_recorded_) {
+      FinishSourceOfTheLiving(running);
+    } else {
+      running->FinishSource();
     }
+  }
+
+  // gRPC tells in the same way that the client has sent everything and that it is gone, and the latter once more by
+  // OnCancel, in either order. A recording must not become complete because its client was killed.
+  void FinishSourceOfTheLiving(std::shared_ptr<Capture> running) {
+    const gpr_timespec soon =
+        gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC), gpr_time_from_millis(kCancelMillis, GPR_TIMESPAN));
+    // The alarm keeps the function for as long as itself, so what it holds must leave with the first call.
+    source_end_.Set(soon, [self = this->shared_from_this(), this, running = std::move(running)](bool) mutable {
+      const auto held = std::move(self);
+      const std::shared_ptr<Capture> capture = std::move(running);
+      Guard([&] { capture->FinishSource(); });
+    });
   }
 
   static absl::Status FirstMessageMissing(absl::string_view instead) {
@@ -140,6 +157,7 @@ class StreamedCaptureCall final : public CaptureCall<grpc::ServerBidiReactor<grp
     request->source = StreamedSource{};
     RETURN_IF_ERROR(texts_->Prepare(request));
     model_ = request->model;
+    is_recorded_ = !request->record_as.empty();
     const Encoding encoding = request->encoding;
     ASSIGN_OR_RETURN(std::shared_ptr<Capture> capture,
                      Start(engine_, recorder_, std::move(*request), *client_, callbacks()));
@@ -201,7 +219,13 @@ class StreamedCaptureCall final : public CaptureCall<grpc::ServerBidiReactor<grp
   Recorder* const recorder_;
   TextRequests* const texts_;
   const absl::StatusOr<AuthClient> client_;
-  std::string model_;  // of the request; set before the second message is read
+  // The longest that OnCancel comes after the end of a cancelled call's messages: microseconds, and more only where
+  // threads wait for a processor.
+  static constexpr int64_t kCancelMillis = 100;
+
+  std::string model_;         // of the request; set before the second message is read
+  bool is_recorded_ = false;  // likewise
+  grpc::Alarm source_end_;
   // With gRPC while a read is in flight, otherwise OnReadDone's.
   grpc::ByteBuffer input_;
   absl::Mutex read_mutex_;

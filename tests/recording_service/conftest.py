@@ -72,7 +72,8 @@ class Server:
         port = int(re.search(r"\(port (\d+)\)", line).group(1))
         # Otherwise it would wait for room in the pipe.
         threading.Thread(target=self.process.stderr.read, daemon=True).start()
-        self.channel = grpc.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.use_local_subchannel_pool", 1)])
+        self.address = f"127.0.0.1:{port}"
+        self.channel = grpc.insecure_channel(self.address, options=[("grpc.use_local_subchannel_pool", 1)])
 
     def _method(self, service, name, streams, response):
         kind = self.channel.unary_stream if streams else self.channel.unary_unary

@@ -1,6 +1,7 @@
 """The promises of the RecordingService, shown on a real server and a real model."""
 
 import subprocess
+import sys
 import time
 
 import grpc
@@ -237,6 +238,42 @@ def test_a_client_that_leaves_stops_the_recording_and_its_token_continues_both(s
     request.record_as = "a"
     request.resume_token = token
     assert code(server.capture(request)) == grpc.StatusCode.NOT_FOUND
+
+
+# Sends the messages in the files that it is told, and prints the answers in hexadecimal digits until it is killed.
+STREAMING_CLIENT = """
+import sys, grpc
+def messages():
+    for path in sys.argv[2:]:
+        yield open(path, "rb").read()
+    sys.stdin.read()
+channel = grpc.insecure_channel(sys.argv[1])
+for response in channel.stream_stream("/hookline.v1.CaptureService/CaptureStream")(messages()):
+    print(response.hex(), flush=True)
+"""
+
+
+def test_a_stream_whose_client_is_killed_makes_no_complete_recording(serve, proto, tmp_path):
+    server = serve()
+    for i in range(10):
+        request = tokens_request(proto, record_as=f"a{i}")
+        wanted = LENGTH * len(request.tokens.sequences) * len(POINTS)
+        (tmp_path / "tokens").write_bytes(proto.capture.CaptureStreamRequest(tokens=request.tokens).SerializeToString())
+        request.ClearField("tokens")
+        (tmp_path / "request").write_bytes(proto.capture.CaptureStreamRequest(request=request).SerializeToString())
+        client = subprocess.Popen(
+            [sys.executable, "-c", STREAMING_CLIENT, server.address, tmp_path / "request", tmp_path / "tokens"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        rows = 0
+        while rows < wanted:
+            rows += proto.capture.CaptureResponse.FromString(bytes.fromhex(client.stdout.readline())).chunk.rows
+        client.kill()
+        client.wait()
+        server.stop(request.record_as)  # answers once it is closed
+        assert state(server, request.record_as) == "STOPPED"
 
 
 def test_a_recording_shorter_than_the_token_is_failed_precondition(serve, proto, text):
