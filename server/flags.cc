@@ -146,7 +146,11 @@ void DeclareModels(Declare declare, ServerFlags* flags, Lists* lists, ModelOptio
             "you would also run")
       ->type_name("[NAME=]PATH");
   declare.Value("--step", model->step, "The step to load from a checkpoint directory; -1: the highest");
-  declare.Value("--device", model->device, "cpu, cuda, cuda:N, or auto: CUDA if there is a device");
+  declare.Value(
+      "--device", model->device,
+      "cpu, cuda, cuda:N, or auto: a replica on every GPU, or the CPU if there is none. A,B: a replica of each "
+      "model on each device; A+B: its blocks are split over both, by the bytes of their weights; both: "
+      "cuda:0+cuda:1,cuda:2+cuda:3. Replicas of a model serve one queue, and on the CPU share the weights");
   declare.Value(
       "--dtype", model->dtype,
       "Type in which models compute: float32, bfloat16, float16, or auto: float32 on the CPU, bfloat16 on CUDA");
@@ -173,7 +177,11 @@ void DeclareModels(Declare declare, ServerFlags* flags, Lists* lists, ModelOptio
   declare.Without("--no-evaluation", model->evaluation,
                   "Leaves out the models' unembedding, which captures do without: less memory, but no losses and no "
                   "logits (EvaluationService)");
-  declare.Value("--threads", flags->threads, "Threads of a forward pass on the CPU; 0: one for each core")
+  declare
+      .Value(
+          "--threads", flags->threads,
+          "Threads of a forward pass on the CPU, divided among the devices of --device cpu,cpu or cpu+cpu; 0: one for "
+          "each core")
       ->check(CLI::Range(0, 1024));
 }
 

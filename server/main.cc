@@ -18,6 +18,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
@@ -166,6 +167,21 @@ class Lost {
   absl::Status status_ ABSL_GUARDED_BY(mutex_);
 };
 
+// The devices of a model's replicas and stages, as --device spells them.
+std::string DeviceText(const ServedModel& served) {
+  std::string text;
+  int replica = -1;
+  for (const ServedModel::Executor& executor : served.executors) {
+    if (executor.replica == replica) continue;
+    replica = executor.replica;
+    absl::StrAppend(&text, text.empty() ? "" : ",");
+    for (size_t i = 0; i < executor.stages.size(); ++i) {
+      absl::StrAppend(&text, i == 0 ? "" : "+", executor.stages[i].device);
+    }
+  }
+  return text;
+}
+
 absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const ServerFlags& flags, Lost& lost) {
   // Datasets first: they are checked in seconds.
   std::vector<std::unique_ptr<const Dataset>> datasets;
@@ -176,24 +192,27 @@ absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const ServerFlags& flags, L
     datasets.push_back(std::move(dataset));
   }
   RETURN_IF_ERROR(CheckModels(flags.models));
-  std::vector<std::unique_ptr<Model>> models;
+  std::vector<ServedModel> models;
   for (ModelOptions options : flags.models) {
     options.max_sequence_length = flags.engine.max_sequence_length;
-    if (const absl::StatusOr<MemoryNeed> need = CountWeights(options); need.ok()) {
-      spdlog::info("model {}: loading {} of weights to {}", need->model, MemoryText(need->bytes), need->device);
+    if (const auto needs = CountWeights(options); needs.ok()) {
+      for (const MemoryNeed& need : *needs) {
+        spdlog::info("model {}: loading {} of weights to {}", need.model, MemoryText(need.bytes), need.device);
+      }
     }
     const absl::Time start = SteadyNow();
-    ASSIGN_OR_RETURN(std::unique_ptr<Model> model, LoadModel(options));
+    ASSIGN_OR_RETURN(ServedModel served, LoadServedModel(options));
+    const Model* const model = &served.first();
     const ModelInfo& info = model->info();
     spdlog::info("model {}: {} {}, {}, {} parameters as {} on {} in {}; fingerprint {}", info.name, info.architecture,
-                 info.variant, info.details, info.parameters, std::string(DtypeName(info.dtype)), info.device,
+                 info.variant, info.details, info.parameters, std::string(DtypeName(info.dtype)), DeviceText(served),
                  absl::FormatDuration(absl::Trunc(SteadyNow() - start, absl::Milliseconds(1))), info.fingerprint);
     if (!info.warning.empty()) spdlog::warn("model {}: {}", info.name, info.warning);
     for (const AttachedDictionary& one : model->dictionaries()) {
       spdlog::info("dictionary {}: {} of {}, {} latents at {}; fingerprint {}", one.info.name, one.info.architecture,
                    one.info.format, one.info.latents, model->hook_points()[one.hook_point].name, one.info.fingerprint);
     }
-    models.push_back(std::move(model));
+    models.push_back(std::move(served));
   }
   EngineOptions options = flags.engine;
   // Nothing takes slabs if nothing is computed; an engine wants at least this many.
@@ -269,7 +288,11 @@ absl::Status Run(const ServerFlags& flags, Signals& signals) {
   RETURN_IF_ERROR(Server::Check(flags.server));
   const FreedMemoryReturner returner;
   RETURN_IF_ERROR(CheckRuntime());
-  const RuntimeInfo runtime = ConfigureRuntime(flags.threads);
+  // On the CPU replicas, and stages of one, compute at the same time.
+  const std::string& device = flags.models.empty() ? std::string() : flags.models[0].device;
+  const auto is_separator = [](char one) { return one == ',' || one == '+'; };
+  const auto executors = 1 + static_cast<int>(std::count_if(device.begin(), device.end(), is_separator));
+  const RuntimeInfo runtime = ConfigureRuntime(flags.threads, absl::StartsWith(device, "cpu") ? executors : 1);
   spdlog::info("LibTorch {}, {} threads, matrix products by {}", runtime.libtorch, runtime.threads, runtime.blas);
   if (runtime.reference_blas) {
     spdlog::warn("this is the reference BLAS, tens of times slower than others; install libopenblas0-openmp");

@@ -84,6 +84,7 @@ void ShrinkWindows(SchedulerState& state) {
     const int64_t least = 2 * capture.recipient.plan->group_slabs;
     if (capture.recipient.window == nullptr || capture.window_slabs <= least) continue;
     capture.window_slabs = least;
+    state.ForgetRoom(capture.flow);
     state.AfterUnlock([window = capture.recipient.window, least] { window->ShrinkTo(least); });
   }
 }
@@ -109,6 +110,7 @@ void Begin(SchedulerState& state, CaptureId id, CaptureState& capture, int64_t w
     events->PushStarted(std::move(started));
   });
   flow.receivers.push_back(id);
+  flow.room.is_known = false;
 }
 
 }  // namespace
@@ -217,9 +219,10 @@ void AdmitNow(SchedulerState& state) {
       }
     }
     ModelQueue& queue = state.QueueOf(state.flows.at(next.flow).model);
-    if (std::find(queue.turn.begin(), queue.turn.end(), next.flow) == queue.turn.end()) queue.turn.push_back(next.flow);
+    Flow* const flow = &state.flows.at(next.flow);
+    if (std::find(queue.turn.begin(), queue.turn.end(), flow) == queue.turn.end()) queue.turn.push_back(flow);
     queue.last_arrival = state.clock.Now();
-    queue.wake.NotifyAll();
+    queue.WakeOne();
     for (CaptureId id : next.captures) {
       // A resume may have no rows left.
       const CaptureState& capture = *state.Find(id);

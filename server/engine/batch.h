@@ -1,4 +1,4 @@
-// A batch on its way through a device: what the scheduler hands to an executor.
+// A batch on its way through a device: what the scheduler hands to an executor, which plans its rows and then runs it.
 #ifndef HOOKLINE_SERVER_ENGINE_BATCH_H_
 #define HOOKLINE_SERVER_ENGINE_BATCH_H_
 
@@ -18,6 +18,7 @@
 namespace hookline {
 
 class DeviceRun;
+struct Rerun;
 
 // The part of a capture that the executor and the copier may use: every member is immutable or thread-safe. Destroying
 // it may call the scheduler, so never destroy one with the scheduler's mutex held.
@@ -40,9 +41,15 @@ struct Batch {
   struct Member {
     Recipient recipient;
     FlowId flow = kNoFlow;
-    RowCursor cursor;  // only the executor changes it, until BatchDone
-    // An earlier pass over the batch left rows without slabs, so later ones must not take slabs.
+    int64_t turn = 0;  // of the batch among the capture's
+    RowCursor cursor;  // moved on by the executor, until Planned
+    // Rows of an earlier batch have no slabs yet, so this one's must not take slabs.
     bool has_unplaced = false;
+
+    // The executor says what it has planned.
+    bool has_rows = false;
+    // Counts rows that stay on the device until the capture's window has slabs for the last of them; 0: all have slabs.
+    int64_t staged_bytes = 0;
   };
   std::vector<BatchItem> items;
   std::vector<Member> members;
@@ -50,6 +57,8 @@ struct Batch {
   std::shared_ptr<DeviceRun> score;
   CaptureId score_id{};
   std::unique_ptr<PauseRoom> score_room;  // null: the pass does not pause, or has room already
+  // Or a batch that another executor has planned and could not finish.
+  std::shared_ptr<Rerun> rerun;
 };
 
 // One forward pass that was launched, as the scheduler accounts for it.
@@ -59,16 +68,14 @@ struct LaunchedPass {
     int64_t sequences = 0;
     int64_t tokens = 0;
     absl::Duration copy_time;
-    // Counts rows that stay on the device until the capture's window has slabs for the last of them; 0: all have slabs.
-    int64_t staged_bytes = 0;
   };
   std::vector<Share> shares;
   int64_t tokens = 0;     // padding not counted
   int64_t positions = 0;  // padding counted
 };
 
-// A forward pass that the device has computed.
-struct ComputedPass {
+// A batch that the device has computed.
+struct ComputedBatch {
   std::vector<CaptureId> captures;
   absl::Duration forward_time;
   int64_t tokens = 0;

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <map>
+#include <utility>
 
 namespace hookline {
 namespace {
@@ -50,10 +50,17 @@ class Credits {
   Credits(const std::vector<Flow*>& flows, const std::vector<Flow*>& ready, const BatchLimits& limits)
       : limits_(limits) {
     for (const Flow* flow : ready) {
-      if (AddShare(&earning_, flow->share.get())) earning_weight_ += flow->share->identity.weight;
+      ClientShare* const share = flow->share.get();
+      if (std::exchange(share->is_earning, true)) continue;
+      share->batch_flows = 0;
+      earning_.push_back(share);
+      earning_weight_ += share->identity.weight;
     }
-    for (const Flow* flow : flows) ++flows_of_[flow->share.get()];
-    for (ClientShare* share : earning_) EarnShare(share);
+    for (const Flow* flow : flows) ++flow->share->batch_flows;
+    for (ClientShare* share : earning_) {
+      share->is_earning = false;
+      EarnShare(share);
+    }
     for (Flow* flow : flows) EarnFlow(flow);
   }
 
@@ -69,29 +76,22 @@ class Credits {
       EarnFlow(flow);
     }
     if (!none_has_share) return;
-    std::vector<ClientShare*> shares;
-    for (const Flow* flow : flows) AddShare(&shares, flow->share.get());
-    for (ClientShare* share : shares) EarnShare(share);
+    for (const Flow* flow : flows) {
+      if (!std::exchange(flow->share->is_granted, true)) EarnShare(flow->share.get());
+    }
+    for (const Flow* flow : flows) flow->share->is_granted = false;
   }
 
  private:
-  static bool AddShare(std::vector<ClientShare*>* shares, ClientShare* share) {
-    if (std::find(shares->begin(), shares->end(), share) != shares->end()) return false;
-    shares->push_back(share);
-    return true;
-  }
   int64_t QuantumOf(const ClientShare& share) const {
     return limits_.max_tokens * share.identity.weight / std::max<int64_t>(1, earning_weight_);
   }
   void EarnShare(ClientShare* share) { Earn(&share->deficit, QuantumOf(*share), limits_); }
-  void EarnFlow(Flow* flow) {
-    Earn(&flow->deficit, QuantumOf(*flow->share) / flows_of_.at(flow->share.get()), limits_);
-  }
+  void EarnFlow(Flow* flow) { Earn(&flow->deficit, QuantumOf(*flow->share) / flow->share->batch_flows, limits_); }
 
   const BatchLimits& limits_;
   std::vector<ClientShare*> earning_;
   int64_t earning_weight_ = 0;
-  std::map<const ClientShare*, int64_t> flows_of_;
 };
 
 }  // namespace
@@ -105,10 +105,10 @@ std::vector<BatchItem> FormBatch(const std::vector<Flow*>& flows, const std::vec
   Flow* first = *std::find_if(flows.begin(), flows.end(), Credits::Has);
   if (first->deterministic) return FixedBatch(*first);
 
-  std::map<FlowId, int64_t> taken;  // tokens
+  for (Flow* flow : flows) flow->batch_tokens = 0;
   const auto take = [&](Flow& flow) {
     items.push_back(TakeFrom(flow));
-    taken[flow.id] += items.back().sequence.length;
+    flow.batch_tokens += items.back().sequence.length;
   };
   take(*first);
   int64_t longest = items[0].sequence.length;
@@ -120,7 +120,7 @@ std::vector<BatchItem> FormBatch(const std::vector<Flow*>& flows, const std::vec
       if (flow->deterministic || !flow->source.HasNext()) continue;
       const int64_t length = flow->source.NextLength();
       if (!limits.mixes_lengths && length != longest) continue;
-      if (length > flow->most_tokens - taken[flow->id]) continue;
+      if (length > flow->most_tokens - flow->batch_tokens) continue;
       if ((static_cast<int64_t>(items.size()) + 1) * std::max(longest, length) > limits.max_tokens) continue;
       if (!Credits::Has(flow)) {
         without_credit.push_back(flow);
@@ -130,6 +130,7 @@ std::vector<BatchItem> FormBatch(const std::vector<Flow*>& flows, const std::vec
       if (best == nullptr || distance < best_distance) {
         best = flow;
         best_distance = distance;
+        if (distance == 0) break;
       }
     }
     if (best == nullptr) {

@@ -31,6 +31,7 @@ void LeaveFlow(SchedulerState& state, CaptureId id, CaptureState& capture) {
   Flow& flow = state.flows.at(flow_id);
   ModelQueue& queue = state.QueueOf(capture.model);
   EraseValue(&flow.receivers, id);
+  flow.room.is_known = false;
   EraseValue(&flow.waiting_members, id);
   const bool is_awaited = std::any_of(state.admissions.begin(), state.admissions.end(),
                                       [&](const Admission& admission) { return admission.flow == flow_id; });
@@ -38,10 +39,10 @@ void LeaveFlow(SchedulerState& state, CaptureId id, CaptureState& capture) {
     const auto feed =
         std::find_if(state.feeds.begin(), state.feeds.end(), [&](const auto& f) { return f.second == flow_id; });
     if (feed != state.feeds.end()) state.feeds.erase(feed);
-    EraseValue(&queue.turn, flow_id);
+    EraseValue(&queue.turn, &flow);
     state.flows.erase(flow_id);
   }
-  queue.wake.NotifyAll();
+  queue.WakeOne();
 }
 
 // Queues the final event once nothing of the stopping capture is in flight, and forgets a capture that is over.
@@ -88,9 +89,7 @@ void StopCapture(SchedulerState& state, CaptureId id, StopReason reason, absl::S
   }
   LeaveAdmissions(state, id);
   LeaveFlow(state, id, *capture);
-  if (capture->unplaced_deliveries > 0) {
-    state.AfterUnlock([&on_room = state.QueueOf(capture->model).setup.on_room, id] { on_room(id); });
-  }
+  if (capture->unplaced_deliveries > 0) state.ResumeFirst(id, *capture);
   EndIfDone(state, id);
 }
 

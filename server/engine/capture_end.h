@@ -16,7 +16,7 @@ void StopCapture(SchedulerState& state, CaptureId id, StopReason reason, absl::S
 void StopAll(SchedulerState& state, const absl::Status& status);
 // Stops the receivers of a flow whose source has ended.
 void EndFlowIfDone(SchedulerState& state, FlowId id);
-// Counts one batch or delivery of the capture less in flight, which may end it.
+// Counts one batch of the capture less in flight, which may end it.
 void Landed(SchedulerState& state, CaptureId id);
 
 // The event that tells a client that its capture has begun, with rows from `begin` on.

@@ -14,6 +14,7 @@
 #include "server/engine/batch.h"
 #include "server/engine/client_share.h"
 #include "server/engine/ids.h"
+#include "server/engine/turns.h"
 
 namespace hookline {
 
@@ -32,7 +33,7 @@ class CaptureLife {
   // These two are set from kStopping on.
   StopReason stop_reason() const { return stop_reason_; }
   const absl::Status& stop_status() const { return stop_status_; }
-  // Deliveries, and batches in the executor's hands, whose rows have not all reached the queue.
+  // Batches whose rows have not all reached the queue.
   int in_flight() const { return in_flight_; }
   // Rows that are on their way are still sent.
   bool WantsRows() const {
@@ -124,8 +125,9 @@ struct CaptureState {
   bool drop_queued = false;  // at its end, what its client has not read
   std::shared_ptr<ClientShare> share;
   RowCursor cursor;
-  // Launched deliveries of which some rows have no slabs yet; rows that are planned meanwhile get none either. Counted,
-  // because another batch, or the passes of a halved one, may be launched while those before them are being placed.
+  Turns turns;
+  // Planned deliveries of which some rows have no slabs yet; rows that are planned meanwhile get none either, so that
+  // slabs are taken in the order in which they are handed over.
   int unplaced_deliveries = 0;
   int64_t token_bytes = 0;  // of the rows that one token brings
   absl::Time arrived;

@@ -46,6 +46,11 @@ struct ClientShare {
   int64_t deficit = 0;
   TokenBucket bucket;
   int64_t tokens = 0;  // that entered batches
+
+  // These hold while a batch is formed.
+  bool is_earning = false;
+  bool is_granted = false;
+  int64_t batch_flows = 0;  // that may go into it
 };
 
 }  // namespace hookline

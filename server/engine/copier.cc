@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "server/base/steady.h"
+#include "server/engine/rerun.h"
 
 namespace hookline {
 
@@ -16,9 +17,9 @@ void Copier::Join() {
   if (thread_.joinable()) thread_.join();
 }
 
-void Copier::Add(PassInFlight pass) {
+void Copier::Add(BatchInFlight batch) {
   absl::MutexLock lock(&mu_);
-  passes_.push_back(std::move(pass));
+  batches_.push_back(std::move(batch));
   wake_.SignalAll();
 }
 
@@ -40,8 +41,8 @@ void Copier::Run() {
   const absl::StatusOr<std::unique_ptr<ThreadBinding>> binding = transfer_->BindThread();
   while (true) {
     Work work = NextWork();
-    if (work.pass.has_value()) {
-      FinishPass(*std::move(work.pass));
+    if (work.batch.has_value()) {
+      FinishBatch(*std::move(work.batch));
     } else if (!work.resumed.empty()) {
       Advance(std::move(work.resumed));
     } else {
@@ -53,7 +54,7 @@ void Copier::Run() {
 Copier::Work Copier::NextWork() {
   absl::MutexLock lock(&mu_);
   Work work;
-  while (passes_.empty() && resumable_.empty()) {
+  while (batches_.empty() && resumable_.empty()) {
     if (stopping_) return work;
     wake_.Wait(&mu_);
   }
@@ -64,65 +65,81 @@ Copier::Work Copier::NextWork() {
     work.resumed = std::move(parked->second);
     parked_.erase(parked);
   } else {
-    work.pass = std::move(passes_.front());
-    passes_.pop_front();
+    work.batch = std::move(batches_.front());
+    batches_.pop_front();
   }
   return work;
 }
 
-void Copier::FinishPass(PassInFlight pass) {
-  const absl::Status status = health_->Judge(pass.copied->Wait(), *transfer_);
+void Copier::FinishBatch(BatchInFlight batch) {
+  absl::Status status;
+  if (batch.copied != nullptr) status = health_->Judge(batch.copied->Wait(), *transfer_);
   const absl::Time now = SteadyNow();
-  ComputedPass computed;
-  computed.forward_time = pass.forward_time.value_or(now - std::max(pass.launched, last_reached_));
-  computed.tokens = pass.tokens;
-  computed.layers = pass.layers;
-  for (const auto& delivery : pass.deliveries) computed.captures.push_back(delivery->recipient().capture);
+  ComputedBatch computed;
+  computed.forward_time = batch.forward_time.value_or(now - std::max(batch.launched, last_reached_));
+  computed.tokens = batch.tokens;
+  computed.layers = batch.layers;
+  for (const auto& delivery : batch.deliveries) computed.captures.push_back(delivery->recipient().capture);
   last_reached_ = now;
-  scheduler_->Computed(model_, computed);
-  for (std::unique_ptr<Delivery>& delivery : pass.deliveries) {
+  scheduler_->Computed(id_, computed);
+  if (absl::IsUnavailable(status)) return RunAgain(std::move(batch.deliveries));
+  for (std::unique_ptr<Delivery>& delivery : batch.deliveries) {
     if (!status.ok()) {
       // Its rows may not have arrived, so none of them are handed over.
+      delivery->Unstage(0);
       scheduler_->Failed(delivery->recipient().capture, status);
-      const bool was_placed = delivery->all_placed();
-      Finish(std::move(delivery), was_placed);
-      continue;
     }
-    if (ParkBehindOthers(delivery)) continue;
-    Deliveries deliveries;
-    deliveries.push_back(std::move(delivery));
-    Advance(std::move(deliveries));
+    Advance(JoinParked(std::move(delivery)));
   }
+}
+
+void Copier::RunAgain(std::vector<std::unique_ptr<Delivery>> deliveries) {
+  for (const auto& delivery : deliveries) delivery->Unstage(0);
+  auto rerun = std::make_shared<Rerun>();
+  rerun->deliveries = std::move(deliveries);
+  rerun = scheduler_->RunAgain(id_, std::move(rerun));
+  if (rerun == nullptr) return;
+  for (std::unique_ptr<Delivery>& delivery : rerun->deliveries) Finish(std::move(delivery));
 }
 
 void Copier::Advance(Deliveries deliveries) {
   while (!deliveries.empty()) {
-    Delivery& delivery = *deliveries.front();
-    const CaptureId capture = delivery.recipient().capture;
-    const bool was_placed = delivery.all_placed();
-    const absl::StatusOr<bool> is_over = AdvanceOne(delivery);
+    const absl::StatusOr<bool> is_over = AdvanceOne(*deliveries.front());
     if (is_over.ok() && !*is_over) return Park(std::move(deliveries));
-    if (!is_over.ok()) scheduler_->Failed(capture, is_over.status());
-    std::unique_ptr<Delivery> finished = std::move(deliveries.front());
+    std::unique_ptr<Delivery> delivery = std::move(deliveries.front());
     deliveries.pop_front();
-    Finish(std::move(finished), was_placed);
+    if (absl::IsUnavailable(is_over.status())) {
+      std::vector<std::unique_ptr<Delivery>> lost;
+      lost.push_back(std::move(delivery));
+      RunAgain(std::move(lost));
+      continue;
+    }
+    if (!is_over.ok()) scheduler_->Failed(delivery->recipient().capture, is_over.status());
+    Finish(std::move(delivery));
   }
 }
 
-void Copier::Finish(std::unique_ptr<Delivery> delivery, bool was_placed) {
+void Copier::Finish(std::unique_ptr<Delivery> delivery) {
   const CaptureId capture = delivery->recipient().capture;
-  const absl::Duration copy_time = delivery->copy_time();
-  const int64_t staged_bytes = delivery->Bytes();
-  delivery.reset();  // gives back its slabs, and what it holds on the device
-  if (!was_placed) scheduler_->Placed(capture, staged_bytes);
-  scheduler_->Delivered(capture, copy_time);
+  Scheduler::DeliveredRows delivered;
+  delivered.turn = delivery->turn();
+  delivered.copy_time = delivery->copy_time();
+  delivered.has_gap = !delivery->all_taken();
+  const int64_t staged_bytes = delivery->staged_bytes();
+  delivery.reset();
+  if (staged_bytes > 0) scheduler_->Placed(id_, capture, staged_bytes);
+  scheduler_->Delivered(capture, delivered);
 }
 
 absl::StatusOr<bool> Copier::AdvanceOne(Delivery& delivery) {
   while (true) {
+    if (!delivery.recipient().events->TakesChunks()) return true;
+    const Turn turn = scheduler_->TurnOf(delivery.recipient().capture, delivery.turn());
+    if (turn == Turn::kNever) return true;
+    if (turn == Turn::kWait) return false;
     // The client still gets what was computed before its capture failed.
     HandOver(delivery);
-    if (delivery.all_taken() || !IsWanted(delivery)) return true;
+    if (delivery.all_placed() || !IsWanted(delivery)) return true;
     if (!delivery.NextGroupFits()) return false;
     absl::Status status = delivery.CopyMore(transfer_);
     absl::StatusOr<std::unique_ptr<TransferEvent>> copied = transfer_->Record();
@@ -168,15 +185,36 @@ void Copier::Park(Deliveries deliveries) {
   }
   // A call of Resume meanwhile found nothing parked, so look again. Only this thread takes parked deliveries, so
   // `first` still exists.
-  if (first.NextGroupFits() || !IsWanted(first)) Resume(capture);
+  if (MayGoOn(first)) Resume(capture);
 }
 
-bool Copier::ParkBehindOthers(std::unique_ptr<Delivery>& delivery) {
+bool Copier::MayGoOn(const Delivery& delivery) const {
+  if (!delivery.recipient().events->TakesChunks()) return true;
+  const Turn turn = scheduler_->TurnOf(delivery.recipient().capture, delivery.turn());
+  if (turn != Turn::kNow) return turn == Turn::kNever;
+  return delivery.all_placed() || !IsWanted(delivery) || delivery.NextGroupFits();
+}
+
+Copier::Deliveries Copier::JoinParked(std::unique_ptr<Delivery> delivery) {
+  const CaptureId capture = delivery->recipient().capture;
+  Deliveries deliveries;
   absl::MutexLock lock(&mu_);
-  const auto parked = parked_.find(delivery->recipient().capture);
-  if (parked == parked_.end()) return false;
-  parked->second.push_back(std::move(delivery));
-  return true;
+  if (const auto parked = parked_.find(capture); parked != parked_.end()) {
+    Deliveries& others = parked->second;
+    // A batch that runs again may come before others that have been computed here meanwhile.
+    const auto place = std::find_if(others.begin(), others.end(), [&delivery](const std::unique_ptr<Delivery>& other) {
+      return other->turn() > delivery->turn();
+    });
+    if (place != others.begin()) {
+      others.insert(place, std::move(delivery));
+      return deliveries;
+    }
+    deliveries = std::move(others);
+    parked_.erase(parked);
+    resumable_.erase(std::remove(resumable_.begin(), resumable_.end(), capture), resumable_.end());
+  }
+  deliveries.push_front(std::move(delivery));
+  return deliveries;
 }
 
 }  // namespace hookline

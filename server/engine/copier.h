@@ -1,5 +1,5 @@
-// The copier of one device: it waits for the copies of a forward pass, hands rows to their sinks, and continues rows
-// that found no slabs when slabs come back.
+// The copier of one executor: it waits for the copies of a batch, hands rows to their sinks when it is their turn, and
+// continues rows that found no slabs when slabs come back.
 #ifndef HOOKLINE_SERVER_ENGINE_COPIER_H_
 #define HOOKLINE_SERVER_ENGINE_COPIER_H_
 
@@ -25,10 +25,12 @@
 
 namespace hookline {
 
-// The rows of one forward pass, on their way to host memory.
-struct PassInFlight {
+// The rows of one batch, on their way to host memory.
+struct BatchInFlight {
   std::vector<std::unique_ptr<Delivery>> deliveries;
-  std::unique_ptr<TransferEvent> copied;  // reached when the copies that the executor started have ended
+  std::vector<LaunchedPass> passes;
+  // Reached when the copies that the executor started have ended. Null where the rows are lost.
+  std::unique_ptr<TransferEvent> copied;
   absl::Time launched;
   // The time is known on the CPU, where Forward returns when all is computed, otherwise when `copied` is reached.
   std::optional<absl::Duration> forward_time;
@@ -45,8 +47,8 @@ class Copier {
   };
 
   // All outlive the copier. `transfer` is the copier's own, so that its copies do not queue behind the executor's.
-  Copier(ModelId model, Scheduler* scheduler, Transfer* transfer, DeviceHealth* health)
-      : model_(model), scheduler_(scheduler), transfer_(transfer), health_(health) {}
+  Copier(ExecutorId id, Scheduler* scheduler, Transfer* transfer, DeviceHealth* health)
+      : id_(id), scheduler_(scheduler), transfer_(transfer), health_(health) {}
 
   void Start() {
     thread_ = std::thread([this] { Run(); });
@@ -54,10 +56,11 @@ class Copier {
   // Ends when everything that was added has been handed on or dropped.
   void Join();
 
-  // Adds a pass that the scheduler knows as launched. Bounded by the scheduler, which launches few at a time.
-  void Add(PassInFlight pass) ABSL_LOCKS_EXCLUDED(mu_);
+  // Adds a batch that the scheduler knows as launched. Bounded by the scheduler, which launches few at a time.
+  void Add(BatchInFlight batch) ABSL_LOCKS_EXCLUDED(mu_);
 
-  // Tells that slabs of the capture's window came back, or that its rows are no longer wanted.
+  // Tells that rows of the capture may go on: slabs of its window came back, it is their turn, or they are no longer
+  // wanted.
   void Resume(CaptureId capture) ABSL_LOCKS_EXCLUDED(mu_);
 
   // Returns what was handed to sinks, by the model's hook points.
@@ -66,28 +69,35 @@ class Copier {
  private:
   // Deliveries of one capture, in order.
   using Deliveries = std::deque<std::unique_ptr<Delivery>>;
-  // Deliveries that may go on, or a new pass. Neither when the copier ends.
+  // Deliveries that may go on, or a new batch. Neither when the copier ends.
   struct Work {
     Deliveries resumed;
-    std::optional<PassInFlight> pass;
+    std::optional<BatchInFlight> batch;
   };
 
   void Run();
   Work NextWork() ABSL_LOCKS_EXCLUDED(mu_);
-  void FinishPass(PassInFlight pass) ABSL_LOCKS_EXCLUDED(mu_);
+  void FinishBatch(BatchInFlight batch) ABSL_LOCKS_EXCLUDED(mu_);
+  // Gives deliveries of one batch, whose rows were lost with the device, to another executor; drops them where there is
+  // none.
+  void RunAgain(std::vector<std::unique_ptr<Delivery>> deliveries) ABSL_LOCKS_EXCLUDED(mu_);
   // Hands over as much as the capture's window allows, and parks the rest.
   void Advance(Deliveries deliveries) ABSL_LOCKS_EXCLUDED(mu_);
-  // Lets go of a delivery, and reports it: as placed too, unless it was before.
-  void Finish(std::unique_ptr<Delivery> delivery, bool was_placed) ABSL_LOCKS_EXCLUDED(mu_);
-  // Returns whether the delivery is over: handed over whole, or no longer wanted. Otherwise it waits for room.
+  // Returns whether the delivery is over: handed over whole, or no longer wanted. Otherwise it waits for its turn or
+  // for room.
   absl::StatusOr<bool> AdvanceOne(Delivery& delivery) ABSL_LOCKS_EXCLUDED(mu_);
+  // Ends the delivery, and gives back its slabs and what it holds on the device.
+  void Finish(std::unique_ptr<Delivery> delivery) ABSL_LOCKS_EXCLUDED(mu_);
   void HandOver(Delivery& delivery) ABSL_LOCKS_EXCLUDED(mu_);
   void Park(Deliveries deliveries) ABSL_LOCKS_EXCLUDED(mu_);
-  // Parks it behind others of its capture; false if none are parked.
-  bool ParkBehindOthers(std::unique_ptr<Delivery>& delivery) ABSL_LOCKS_EXCLUDED(mu_);
+  // Parks it among others of its capture, in the order of their turns, and returns none; where it comes before all that
+  // are parked, returns it with those.
+  Deliveries JoinParked(std::unique_ptr<Delivery> delivery) ABSL_LOCKS_EXCLUDED(mu_);
   bool IsWanted(const Delivery& delivery) const;
+  // Returns whether it makes sense to look at a parked delivery again.
+  bool MayGoOn(const Delivery& delivery) const;
 
-  const ModelId model_;
+  const ExecutorId id_;
   Scheduler* const scheduler_;
   Transfer* const transfer_;
   DeviceHealth* const health_;
@@ -99,8 +109,8 @@ class Copier {
   // Never held together with another mutex.
   mutable absl::Mutex mu_;
   absl::CondVar wake_;
-  std::deque<PassInFlight> passes_ ABSL_GUARDED_BY(mu_);
-  std::map<CaptureId, Deliveries> parked_ ABSL_GUARDED_BY(mu_);  // wait for slabs
+  std::deque<BatchInFlight> batches_ ABSL_GUARDED_BY(mu_);
+  std::map<CaptureId, Deliveries> parked_ ABSL_GUARDED_BY(mu_);  // wait for their turn or for slabs
   std::deque<CaptureId> resumable_ ABSL_GUARDED_BY(mu_);         // parked ones that may go on
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
   std::map<int, Count> delivered_ ABSL_GUARDED_BY(mu_);

@@ -10,19 +10,20 @@
 #include "absl/status/statusor.h"
 #include "server/dataset/dataset.h"
 #include "server/engine/engine.h"
-#include "server/model/model.h"
+#include "server/model/served_model.h"
 #include "server/model/transfer.h"
 
 namespace hookline {
 
-using TransferFactory = std::function<absl::StatusOr<std::unique_ptr<Transfer>>(const std::string& device)>;
+// `devices`: of a replica's stages.
+using TransferFactory =
+    std::function<absl::StatusOr<std::unique_ptr<Transfer>>(const std::vector<std::string>& devices)>;
 
-// Errors of Engine::Create and of `make_transfer`, which is called twice for each model: for the executor and for the
-// copier.
+// Errors of Engine::Create and of `make_transfer`, which is called twice for each executor: for its thread and for its
+// copier's.
 absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(
-    const EngineOptions& options, std::vector<std::unique_ptr<Model>> models,
-    std::vector<std::unique_ptr<const Dataset>> datasets, const TransferFactory& make_transfer,
-    std::function<void(absl::Status)> on_lost = [](absl::Status) {});
+    const EngineOptions& options, std::vector<ServedModel> models, std::vector<std::unique_ptr<const Dataset>> datasets,
+    const TransferFactory& make_transfer, std::function<void(absl::Status)> on_lost = [](const absl::Status&) {});
 
 }  // namespace hookline
 

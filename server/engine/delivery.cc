@@ -7,13 +7,14 @@
 
 namespace hookline {
 
-Delivery::Delivery(const Recipient& recipient) : recipient_(recipient), packing_(recipient.plan->limits.slab_bytes) {}
+Delivery::Delivery(const Recipient& recipient, int64_t turn, Items items)
+    : recipient_(recipient), turn_(turn), items_(std::move(items)), packing_(recipient.plan->limits.slab_bytes) {}
 
-std::unique_ptr<Delivery> Delivery::Plan(Batch::Member* member, absl::Span<const BatchItem> items) {
+std::unique_ptr<Delivery> Delivery::Plan(Batch::Member* member, Items items) {
   const CapturePlan& plan = *member->recipient.plan;
-  std::unique_ptr<Delivery> delivery(new Delivery(member->recipient));
+  std::unique_ptr<Delivery> delivery(new Delivery(member->recipient, member->turn, std::move(items)));
   delivery->first_row_ = member->cursor.next_row;
-  delivery->SelectRows(*member, items);
+  delivery->SelectRows(*member);
   const int64_t rows = delivery->rows();
   if (rows == 0) return nullptr;
   // After a resume inside a row group, the rows of it that are sent again are a group of their own.
@@ -24,19 +25,18 @@ std::unique_ptr<Delivery> Delivery::Plan(Batch::Member* member, absl::Span<const
   member->cursor.next_row += rows;
   if (delivery->groups_.empty()) return nullptr;
   delivery->staged_.resize(plan.hook_points.size());
-  // These are copied, because the batch is gone when chunks need them.
-  for (Group& group : delivery->groups_) group.position = delivery->PositionBefore(group.first, items);
+  for (Group& group : delivery->groups_) group.position = delivery->PositionBefore(group.first);
   return delivery;
 }
 
 // Sets the end, too, from the last sequence of the flow.
-void Delivery::SelectRows(const Batch::Member& member, absl::Span<const BatchItem> items) {
+void Delivery::SelectRows(const Batch::Member& member) {
   const CapturePlan& plan = *recipient_.plan;
   const ResumePosition& skip_until = member.cursor.skip_until;
   const int64_t wanted = plan.max_budget - first_row_;
   std::vector<int32_t> positions;
-  for (size_t i = 0; i < items.size() && rows() < wanted; ++i) {
-    const BatchItem& item = items[i];
+  for (size_t i = 0; i < items_->size() && rows() < wanted; ++i) {
+    const BatchItem& item = (*items_)[i];
     if (item.flow != member.flow) continue;
     const Sequence& sequence = item.sequence;
     end_.sequence = sequence.count + 1;
@@ -71,14 +71,14 @@ void Delivery::CutGroups(int64_t first, int64_t rows) {
   }
 }
 
-ResumePosition Delivery::PositionBefore(int64_t row, absl::Span<const BatchItem> items) const {
+ResumePosition Delivery::PositionBefore(int64_t row) const {
   ResumePosition position;
   const Origin& origin = origins_[row];
   position.rows = first_row_ + row;
   position.sequence = origin.count;
   position.sequence_rows = origin.rank;
-  position.batch_sequence = items[origin.item].batch_sequence;
-  position.batch_sequences = items[origin.item].batch_sequences;
+  position.batch_sequence = (*items_)[origin.item].batch_sequence;
+  position.batch_sequences = (*items_)[origin.item].batch_sequences;
   return position;
 }
 
@@ -90,6 +90,12 @@ int64_t Delivery::RowsOf(int hook_point) const {
     }
   }
   return 0;
+}
+
+int64_t Delivery::RowsBefore(size_t item) const {
+  const auto end = std::partition_point(origins_.begin(), origins_.end(),
+                                        [item](const Origin& origin) { return origin.item < item; });
+  return end - origins_.begin();
 }
 
 int64_t Delivery::UnplacedBytes() const {
@@ -127,24 +133,71 @@ void Delivery::AssignSlabs() {
   if (all_placed()) open_slab_.reset();
 }
 
-absl::Status Delivery::Stage(int hook_point, std::shared_ptr<StagedRows> rows, Transfer* transfer) {
-  staged_[hook_point] = std::move(rows);
-  return StartCopies(hook_point, /*first_group=*/0, transfer);
+absl::Status Delivery::Stage(int hook_point, int64_t first, int64_t count, std::shared_ptr<StagedRows> rows,
+                             Transfer* transfer) {
+  Piece& piece = staged_[hook_point].emplace_back();
+  piece.first = first;
+  piece.end = first + count;
+  piece.rows = std::move(rows);
+  return StartCopies(hook_point, piece, queued_, transfer);
+}
+
+void Delivery::Unstage(int64_t first) {
+  complete_ = std::min(complete_, first);
+  for (std::vector<Piece>& pieces : staged_) {
+    while (!pieces.empty() && pieces.back().first >= first) pieces.pop_back();
+  }
+}
+
+void Delivery::EndAt(int64_t end) {
+  is_cut_ = true;
+  end_ = PositionBefore(end);
+  while (!groups_.empty() && groups_.back().first >= end) groups_.pop_back();
+  placed_ = std::min(placed_, groups_.size());
+  if (groups_.empty()) return;
+  Group& last = groups_.back();
+  last.rows = std::min(last.rows, end - last.first);
+  const auto begins_later = [end](const PlacedChunk& chunk) { return chunk.first >= end; };
+  last.chunks.erase(std::remove_if(last.chunks.begin(), last.chunks.end(), begins_later), last.chunks.end());
+  for (PlacedChunk& chunk : last.chunks) {
+    chunk.rows = std::min(chunk.rows, end - chunk.first);
+    int64_t bytes = chunk.rows * RowBytes(chunk);
+    for (SlabSpan& span : chunk.spans) {
+      span.bytes = std::min(span.bytes, bytes);
+      bytes -= span.bytes;
+    }
+    while (!chunk.spans.empty() && chunk.spans.back().bytes == 0) chunk.spans.pop_back();
+  }
+  if (last.chunks.empty()) groups_.pop_back();
+  placed_ = std::min(placed_, groups_.size());
+}
+
+void Delivery::DropCopied() {
+  const int64_t copied = all_placed() ? rows() : groups_[placed_].first;
+  for (std::vector<Piece>& pieces : staged_) {
+    for (Piece& piece : pieces) {
+      if (piece.rows == nullptr || piece.end > copied) continue;
+      piece.loss = piece.rows->TakeLoss();
+      piece.rows.reset();
+    }
+  }
 }
 
 absl::Status Delivery::CopyMore(Transfer* transfer) {
   const size_t first_group = placed_;
   AssignSlabs();
   absl::Status status;
-  for (size_t h = 0; h < staged_.size() && status.ok(); ++h) {
-    if (staged_[h] != nullptr) status = StartCopies(static_cast<int>(h), first_group, transfer);
+  for (size_t h = 0; h < staged_.size(); ++h) {
+    for (const Piece& piece : staged_[h]) {
+      if (status.ok()) status = StartCopies(static_cast<int>(h), piece, first_group, transfer);
+    }
   }
   return status;
 }
 
-// Starts the copies of one hook point, for the groups from `first_group` on that have slabs.
-absl::Status Delivery::StartCopies(int hook_point, size_t first_group, Transfer* transfer) {
-  StagedRows& staged = *staged_[hook_point];
+// Starts the copies of one hook point's rows from one pass, for the groups from `first_group` on that have slabs.
+absl::Status Delivery::StartCopies(int hook_point, const Piece& piece, size_t first_group, Transfer* transfer) {
+  if (piece.rows == nullptr) return absl::OkStatus();
   absl::Status status;
   for (size_t g = first_group; g < placed_; ++g) {
     for (const PlacedChunk& chunk : groups_[g].chunks) {
@@ -155,14 +208,34 @@ absl::Status Delivery::StartCopies(int hook_point, size_t first_group, Transfer*
         uint8_t* const begin = chunk.spans[i].data();
         int64_t bytes = 0;
         for (; i < chunk.spans.size() && chunk.spans[i].data() == begin + bytes; ++i) bytes += chunk.spans[i].bytes;
-        const int64_t rows = bytes / RowBytes(chunk);
-        status = transfer->Copy(staged, first, rows, begin);
-        first += rows;
+        const int64_t end = first + bytes / RowBytes(chunk);
+        const int64_t from = std::max(first, piece.first), to = std::min(end, piece.end);
+        if (from < to) {
+          status = transfer->Copy(*piece.rows, from - piece.first, to - from, begin + (from - first) * RowBytes(chunk));
+        }
+        first = end;
       }
     }
   }
-  if (status.ok() && !all_placed()) status = staged.DropBefore(groups_[placed_].first);
+  if (status.ok() && !all_placed() && groups_[placed_].first < piece.end) {
+    status = piece.rows->DropBefore(std::max<int64_t>(0, groups_[placed_].first - piece.first));
+  }
   return status;
+}
+
+// Where a span's rows come from several pieces, or what the device knows of them is let go, the rows tell.
+void Delivery::AddStatistics(const PlacedChunk& placed, const RowLayout& layout, RowStatistics* statistics) const {
+  int64_t first = placed.first;
+  for (const SlabSpan& span : placed.spans) {
+    const int64_t rows = span.bytes / layout.bytes();
+    StagedSums known;
+    for (const Piece& piece : staged_[placed.hook_point]) {
+      const bool has_all = piece.rows != nullptr && piece.first <= first && first + rows <= piece.end;
+      if (has_all) known = piece.rows->Sums(first - piece.first, rows);
+    }
+    statistics->Add(span.data(), rows, layout, known);
+    first += rows;
+  }
 }
 
 std::vector<QueuedChunk> Delivery::TakeGroup() {
@@ -173,14 +246,10 @@ std::vector<QueuedChunk> Delivery::TakeGroup() {
   for (PlacedChunk& placed : group.chunks) {
     const CapturePlan::HookPoint& hook_point = plan.hook_points[placed.hook_point];
     QueuedChunk queued;
-    StagedRows& staged = *staged_[placed.hook_point];
-    int64_t first = placed.first;
-    for (const SlabSpan& span : placed.spans) {
-      const int64_t rows = span.bytes / hook_point.row_bytes;
-      queued.statistics.Add(span.data(), rows, hook_point.layout, staged.Sums(first, rows));
-      first += rows;
+    AddStatistics(placed, hook_point.layout, &queued.statistics);
+    for (Piece& piece : staged_[placed.hook_point]) {
+      queued.statistics.Add(piece.rows != nullptr ? piece.rows->TakeLoss() : std::exchange(piece.loss, {}));
     }
-    queued.statistics.Add(staged.TakeLoss());
     Chunk& chunk = queued.chunk;
     chunk.hook_point = placed.hook_point;
     chunk.first_row = first_row_ + placed.first;

@@ -1,8 +1,7 @@
 #include "server/engine/device_health.h"
 
-#include <utility>
-
 #include "absl/strings/str_cat.h"
+#include "spdlog/spdlog.h"
 
 namespace hookline {
 
@@ -11,10 +10,14 @@ absl::Status DeviceHealth::Judge(absl::Status status, Transfer& transfer) {
   const absl::Status again = transfer.Check();
   if (!absl::IsInternal(again)) return status;
   const absl::Status lost = absl::UnavailableError(absl::StrCat(
-      "device ", device_, " fails whatever it is asked for; continue with the resume token: ", status.message()));
+      "device ", devices_, " fails whatever it is asked for; continue with the resume token: ", status.message()));
   absl::call_once(once_, [&] {
-    scheduler_->EndAll(lost);
-    on_lost_(lost);
+    if (scheduler_->ReplicaLost(executor_, lost)) {
+      spdlog::error("device {} is lost; its batches run again on the model's other replicas: {}", devices_,
+                    std::string(status.message()));
+    } else {
+      on_last_lost_(lost);
+    }
   });
   return lost;
 }

@@ -1,5 +1,6 @@
 #include "server/engine/engine.h"
 
+#include <algorithm>
 #include <atomic>
 #include <functional>
 #include <map>
@@ -7,6 +8,8 @@
 #include <string>
 #include <utility>
 
+#include "absl/base/call_once.h"
+#include "absl/functional/function_ref.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
@@ -21,6 +24,7 @@
 #include "server/engine/scheduler.h"
 #include "server/engine/score_run.h"
 #include "server/engine/top_activations_run.h"
+#include "server/model/stages_transfer.h"
 
 namespace hookline {
 namespace {
@@ -127,23 +131,36 @@ class ScoringHandle final : public RunHandle<Scoring, ScoreEvent, ScoreRun> {
 
 using SearchHandle = RunHandle<TopActivationsSearch, TopActivationsEvent, TopActivationsRun>;
 
-// A model on its device, with the two threads that serve it.
-struct Replica {
-  Replica(std::unique_ptr<Model> served_model, std::unique_ptr<Transfer> for_executor,
-          std::unique_ptr<Transfer> for_copier, const CaptureLimits& its_limits)
-      : model(std::move(served_model)),
-        executor_transfer(std::move(for_executor)),
-        copier_transfer(std::move(for_copier)),
-        limits(its_limits) {}
+// The devices of an executor's stages, each once.
+std::vector<std::string> DevicesOf(const ServedModel::Executor& executor) {
+  std::vector<std::string> devices;
+  for (const Stage& stage : executor.stages) {
+    if (std::find(devices.begin(), devices.end(), stage.device) == devices.end()) devices.push_back(stage.device);
+  }
+  return devices;
+}
 
-  const std::unique_ptr<Model> model;
-  const std::unique_ptr<Transfer> executor_transfer;
-  const std::unique_ptr<Transfer> copier_transfer;
-  const CaptureLimits limits;
-  ModelId id{};
-  std::unique_ptr<DeviceHealth> health;
+// The two threads that compute on one of a served model's executors and bring its rows to host memory.
+struct Worker {
+  std::unique_ptr<Transfer> executor_transfer;
+  std::unique_ptr<Transfer> copier_transfer;
+  DeviceHealth* health = nullptr;
   std::unique_ptr<Copier> copier;
   std::unique_ptr<Executor> executor;
+};
+
+// A model with everything that serves it.
+struct Served {
+  Served(ServedModel served_model, const CaptureLimits& its_limits)
+      : model(std::move(served_model)), limits(its_limits), workers(model.executors.size()) {}
+
+  const ModelInfo& info() const { return model.first().info(); }
+
+  const ServedModel model;
+  const CaptureLimits limits;
+  ModelId id{};
+  std::vector<std::unique_ptr<DeviceHealth>> health;  // by replica
+  std::vector<Worker> workers;                        // as model.executors
 };
 
 class EngineImpl final : public Engine {
@@ -157,11 +174,11 @@ class EngineImpl final : public Engine {
 
   ~EngineImpl() override {
     scheduler_.Stop();
-    for (const auto& replica : replicas_) replica->executor->Join();
-    for (const auto& replica : replicas_) replica->copier->Join();
+    ForEachWorker([](Worker& worker) { worker.executor->Join(); });
+    ForEachWorker([](Worker& worker) { worker.copier->Join(); });
   }
 
-  void Add(std::unique_ptr<Model> model, std::unique_ptr<Transfer> for_executor, std::unique_ptr<Transfer> for_copier);
+  absl::Status Add(ServedModel model, const TransferFactory& make_transfer);
   // Returns when every model has shown that it can compute.
   absl::Status StartThreads();
 
@@ -191,73 +208,98 @@ class EngineImpl final : public Engine {
   void Drain(absl::Time deadline) override { scheduler_.Drain(SteadyNow() + (deadline - absl::Now())); }
 
  private:
-  absl::StatusOr<const Replica*> FindReplica(absl::string_view name) const;
-  const Replica& ReplicaOf(const Model* model) const;
+  absl::StatusOr<const Served*> FindServed(absl::string_view name) const;
+  const Served& ServedOf(const Model* model) const;
+  void ForEachWorker(absl::FunctionRef<void(Worker&)> act) {
+    for (const auto& served : served_) {
+      for (Worker& worker : served->workers) act(worker);
+    }
+  }
+  void DeviceLost(const absl::Status& status) {
+    absl::call_once(lost_, [&] { on_lost_(status); });
+  }
 
   const EngineOptions options_;
   const std::vector<std::unique_ptr<const Dataset>> datasets_;
   const std::function<void(absl::Status)> on_lost_;
   Scheduler scheduler_;
-  std::vector<std::unique_ptr<Replica>> replicas_;  // fixed once the threads run
+  absl::once_flag lost_;
+  std::vector<std::unique_ptr<Served>> served_;  // fixed once the threads run
 };
 
-void EngineImpl::Add(std::unique_ptr<Model> model, std::unique_ptr<Transfer> for_executor,
-                     std::unique_ptr<Transfer> for_copier) {
-  const CaptureLimits limits = LimitsFor(options_, model->info());
-  Replica& replica = *replicas_.emplace_back(
-      std::make_unique<Replica>(std::move(model), std::move(for_executor), std::move(for_copier), limits));
+absl::Status EngineImpl::Add(ServedModel model, const TransferFactory& make_transfer) {
+  const CaptureLimits limits = LimitsFor(options_, model.first().info(), static_cast<int64_t>(model.executors.size()));
+  Served& served = *served_.emplace_back(std::make_unique<Served>(std::move(model), limits));
   ModelSetup setup;
-  setup.info = &replica.model->info();
+  setup.info = &served.info();
   setup.max_batch_tokens = limits.max_batch_tokens;
   setup.max_paused_tokens = limits.max_paused_tokens;
-  setup.on_room = [&replica](CaptureId capture) { replica.copier->Resume(capture); };
-  replica.id = scheduler_.AddModel(std::move(setup));
-  replica.health = std::make_unique<DeviceHealth>(replica.model->info().device, &scheduler_, on_lost_);
-  replica.copier =
-      std::make_unique<Copier>(replica.id, &scheduler_, replica.copier_transfer.get(), replica.health.get());
-  replica.executor = std::make_unique<Executor>(replica.id, replica.model.get(), replica.executor_transfer.get(),
-                                                &scheduler_, replica.copier.get(), replica.health.get(),
-                                                options_.max_pending_bytes, limits.max_batch_tokens);
+  for (size_t i = 0; i < served.workers.size(); ++i) {
+    const ServedModel::Executor& executor = served.model.executors[i];
+    Worker& worker = served.workers[i];
+    const std::vector<std::string> devices = DevicesOf(executor);
+    ASSIGN_OR_RETURN(worker.executor_transfer, make_transfer(devices));
+    ASSIGN_OR_RETURN(worker.copier_transfer, make_transfer(devices));
+    setup.executors.push_back(
+        {executor.replica, devices, [&worker](CaptureId capture) { worker.copier->Resume(capture); }});
+  }
+  served.id = scheduler_.AddModel(std::move(setup));
+  for (size_t i = 0; i < served.workers.size(); ++i) {
+    const ServedModel::Executor& executor = served.model.executors[i];
+    Worker& worker = served.workers[i];
+    const ExecutorId id{served.id, static_cast<int>(i)};
+    if (static_cast<size_t>(executor.replica) == served.health.size()) {
+      served.health.push_back(
+          std::make_unique<DeviceHealth>(id, absl::StrJoin(DevicesOf(executor), "+"), &scheduler_,
+                                         [this](const absl::Status& status) { DeviceLost(status); }));
+    }
+    worker.health = served.health.back().get();
+    worker.copier = std::make_unique<Copier>(id, &scheduler_, worker.copier_transfer.get(), worker.health);
+    worker.executor = std::make_unique<Executor>(id, executor.model.get(), worker.executor_transfer.get(), &scheduler_,
+                                                 worker.copier.get(), worker.health, options_.max_pending_bytes,
+                                                 limits.max_batch_tokens);
+  }
+  return absl::OkStatus();
 }
 
 absl::Status EngineImpl::StartThreads() {
-  for (const auto& replica : replicas_) {
-    replica->copier->Start();
-    replica->executor->Start();
-  }
+  ForEachWorker([](Worker& worker) {
+    worker.copier->Start();
+    worker.executor->Start();
+  });
   absl::Status status;
-  for (const auto& replica : replicas_) status.Update(replica->executor->WaitUntilReady());
+  ForEachWorker([&](Worker& worker) { status.Update(worker.executor->WaitUntilReady()); });
   return status;
 }
 
 std::vector<const Model*> EngineImpl::models() const {
   std::vector<const Model*> models;
-  for (const auto& replica : replicas_) models.push_back(replica->model.get());
+  for (const auto& served : served_) models.push_back(&served->model.first());
   return models;
 }
 
-absl::StatusOr<const Replica*> EngineImpl::FindReplica(absl::string_view name) const {
+absl::StatusOr<const Served*> EngineImpl::FindServed(absl::string_view name) const {
   std::vector<std::string> names;
-  for (const auto& replica : replicas_) {
-    if (replica->model->info().name == name) return replica.get();
-    names.push_back(replica->model->info().name);
+  for (const auto& served : served_) {
+    if (served->info().name == name) return served.get();
+    names.push_back(served->info().name);
   }
   if (!name.empty() || names.empty()) {
     return absl::NotFoundError(absl::StrCat("model: no model \"", name, "\"; this server has ", Names(names)));
   }
-  if (names.size() == 1) return replicas_[0].get();
+  if (names.size() == 1) return served_[0].get();
   return InvalidField("model", absl::StrCat("is empty, but this server has several: ", Names(names)));
 }
 
-const Replica& EngineImpl::ReplicaOf(const Model* model) const {
+const Served& EngineImpl::ServedOf(const Model* model) const {
   size_t i = 0;
-  while (replicas_[i]->model.get() != model) ++i;
-  return *replicas_[i];
+  while (&served_[i]->model.first() != model) ++i;
+  return *served_[i];
 }
 
 absl::StatusOr<const Model*> EngineImpl::FindModel(absl::string_view name) const {
-  ASSIGN_OR_RETURN(const Replica* replica, FindReplica(name));
-  return replica->model.get();
+  ASSIGN_OR_RETURN(const Served* served, FindServed(name));
+  return &served->model.first();
 }
 
 std::vector<const Dataset*> EngineImpl::datasets() const {
@@ -276,13 +318,13 @@ absl::StatusOr<const Dataset*> EngineImpl::FindDataset(absl::string_view name) c
 }
 
 absl::StatusOr<CapturePlan> EngineImpl::Plan(CaptureRequest request) const {
-  ASSIGN_OR_RETURN(const Replica* replica, FindReplica(request.model));
-  return MakeCapturePlan(std::move(request), *replica->model, replica->limits, datasets());
+  ASSIGN_OR_RETURN(const Served* served, FindServed(request.model));
+  return MakeCapturePlan(std::move(request), served->model.first(), served->limits, datasets());
 }
 
 CaptureEstimate EngineImpl::Estimate(const CapturePlan& plan) const {
   CaptureEstimate estimate = plan.Estimate();
-  const double seconds = scheduler_.SecondsPerTokenLayer(ReplicaOf(plan.model).id);
+  const double seconds = scheduler_.SecondsPerTokenLayer(ServedOf(plan.model).id);
   if (seconds > 0) {
     estimate.time = absl::Seconds(seconds * static_cast<double>(estimate.tokens) * estimate.layers);
   }
@@ -291,22 +333,22 @@ CaptureEstimate EngineImpl::Estimate(const CapturePlan& plan) const {
 
 absl::StatusOr<std::shared_ptr<Capture>> EngineImpl::Start(CapturePlan plan, const ClientIdentity& client,
                                                            CaptureCallbacks callbacks) {
-  const Replica& replica = ReplicaOf(plan.model);
+  const Served& served = ServedOf(plan.model);
   const int64_t first_sequence = plan.position.batch_sequence;
   ASSIGN_OR_RETURN(Scheduler::Admitted admitted,
-                   scheduler_.Admit(replica.id, std::move(plan), client, std::move(callbacks)));
-  return std::make_shared<CaptureHandle>(&scheduler_, std::move(admitted), &replica.model->info(), replica.limits,
+                   scheduler_.Admit(served.id, std::move(plan), client, std::move(callbacks)));
+  return std::make_shared<CaptureHandle>(&scheduler_, std::move(admitted), &served.info(), served.limits,
                                          first_sequence);
 }
 
 absl::StatusOr<ScorePlan> EngineImpl::PlanScore(ScoreRequest request) const {
-  ASSIGN_OR_RETURN(const Replica* replica, FindReplica(request.model));
-  return MakeScorePlan(std::move(request), *replica->model, replica->limits, datasets());
+  ASSIGN_OR_RETURN(const Served* served, FindServed(request.model));
+  return MakeScorePlan(std::move(request), served->model.first(), served->limits, datasets());
 }
 
 absl::StatusOr<std::shared_ptr<Scoring>> EngineImpl::StartScore(ScorePlan plan, const ClientIdentity& client,
                                                                 std::function<void()> on_ready) {
-  const ModelId model = ReplicaOf(plan.model).id;
+  const ModelId model = ServedOf(plan.model).id;
   const int64_t held_tokens = HeldTokens(plan);
   auto run = std::make_shared<ScoreRun>(std::make_shared<const ScorePlan>(std::move(plan)), std::move(on_ready));
   ASSIGN_OR_RETURN(const CaptureId id, scheduler_.AdmitScore(model, run, held_tokens, client));
@@ -315,12 +357,12 @@ absl::StatusOr<std::shared_ptr<Scoring>> EngineImpl::StartScore(ScorePlan plan, 
 
 absl::StatusOr<TopActivationsPlan> EngineImpl::PlanTopActivations(TopActivationsRequest request) const {
   std::vector<std::string> names;
-  for (const auto& replica : replicas_) {
-    const std::vector<AttachedDictionary>& dictionaries = replica->model->dictionaries();
+  for (const auto& served : served_) {
+    const std::vector<AttachedDictionary>& dictionaries = served->model.first().dictionaries();
     for (size_t i = 0; i < dictionaries.size(); ++i) {
       names.push_back(dictionaries[i].info.name);
       if (names.back() != request.dictionary) continue;
-      return MakeTopActivationsPlan(std::move(request), *replica->model, static_cast<int>(i), replica->limits,
+      return MakeTopActivationsPlan(std::move(request), served->model.first(), static_cast<int>(i), served->limits,
                                     datasets());
     }
   }
@@ -331,7 +373,7 @@ absl::StatusOr<TopActivationsPlan> EngineImpl::PlanTopActivations(TopActivations
 absl::StatusOr<std::shared_ptr<TopActivationsSearch>> EngineImpl::StartTopActivations(TopActivationsPlan plan,
                                                                                       const ClientIdentity& client,
                                                                                       std::function<void()> on_ready) {
-  const ModelId model = ReplicaOf(plan.model).id;
+  const ModelId model = ServedOf(plan.model).id;
   const int64_t held_tokens = plan.HeldTokens();
   auto run = std::make_shared<TopActivationsRun>(std::make_shared<const TopActivationsPlan>(std::move(plan)),
                                                  std::move(on_ready));
@@ -342,12 +384,24 @@ absl::StatusOr<std::shared_ptr<TopActivationsSearch>> EngineImpl::StartTopActiva
 EngineSnapshot EngineImpl::Snapshot() const {
   EngineSnapshot snapshot;
   scheduler_.Snapshot(&snapshot);
-  for (size_t i = 0; i < replicas_.size(); ++i) {
-    const Model& model = *replicas_[i]->model;
-    snapshot.models[i].device_memory_bytes = DeviceMemoryBytes(model.info().device);
-    for (const auto& [hook_point, count] : replicas_[i]->copier->delivered()) {
+  for (size_t i = 0; i < served_.size(); ++i) {
+    const Served& served = *served_[i];
+    std::map<int, Copier::Count> delivered;
+    std::set<std::string> devices;
+    for (const ServedModel::Executor& executor : served.model.executors) {
+      for (const std::string& device : DevicesOf(executor)) devices.insert(device);
+      snapshot.models[i].replicas[static_cast<size_t>(executor.replica)].stages = executor.stages;
+    }
+    for (const Worker& worker : served.workers) {
+      for (const auto& [hook_point, count] : worker.copier->delivered()) {
+        delivered[hook_point].rows += count.rows;
+        delivered[hook_point].bytes += count.bytes;
+      }
+    }
+    for (const std::string& device : devices) snapshot.models[i].device_memory_bytes += DeviceMemoryBytes(device);
+    for (const auto& [hook_point, count] : delivered) {
       snapshot.hook_points.push_back(
-          {model.info().name, model.hook_points()[hook_point].name, count.rows, count.bytes});
+          {served.info().name, served.model.first().hook_points()[hook_point].name, count.rows, count.bytes});
     }
   }
   return snapshot;
@@ -355,22 +409,21 @@ EngineSnapshot EngineImpl::Snapshot() const {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& options,
-                                                       std::vector<std::unique_ptr<Model>> models,
+absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& options, std::vector<ServedModel> models,
                                                        std::vector<std::unique_ptr<const Dataset>> datasets,
                                                        std::function<void(absl::Status)> on_lost) {
-  return CreateEngine(options, std::move(models), std::move(datasets), MakeTransfer, std::move(on_lost));
+  return CreateEngine(options, std::move(models), std::move(datasets), MakeStagesTransfer, std::move(on_lost));
 }
 
-absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const EngineOptions& options,
-                                                     std::vector<std::unique_ptr<Model>> models,
+absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const EngineOptions& options, std::vector<ServedModel> models,
                                                      std::vector<std::unique_ptr<const Dataset>> datasets,
                                                      const TransferFactory& make_transfer,
                                                      std::function<void(absl::Status)> on_lost) {
   RETURN_IF_ERROR(CheckOptions(options));
   std::set<std::string> names;
   std::string slab_device = "cpu";
-  for (const std::unique_ptr<Model>& model : models) {
+  for (const ServedModel& served : models) {
+    const Model* const model = &served.first();
     if (!names.insert(model->info().name).second) {
       return absl::InvalidArgumentError(absl::StrCat("two models are named \"", model->info().name, "\""));
     }
@@ -386,11 +439,7 @@ absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const EngineOptions& option
   ASSIGN_OR_RETURN(std::shared_ptr<uint8_t> memory,
                    AllocateHostMemory(options.slab_bytes * options.slab_count, slab_device));
   auto engine = std::make_unique<EngineImpl>(options, std::move(memory), std::move(datasets), std::move(on_lost));
-  for (std::unique_ptr<Model>& model : models) {
-    ASSIGN_OR_RETURN(std::unique_ptr<Transfer> for_executor, make_transfer(model->info().device));
-    ASSIGN_OR_RETURN(std::unique_ptr<Transfer> for_copier, make_transfer(model->info().device));
-    engine->Add(std::move(model), std::move(for_executor), std::move(for_copier));
-  }
+  for (ServedModel& model : models) RETURN_IF_ERROR(engine->Add(std::move(model), make_transfer));
   RETURN_IF_ERROR(engine->StartThreads());
   return engine;
 }

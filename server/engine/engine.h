@@ -24,6 +24,7 @@
 #include "server/engine/options.h"
 #include "server/engine/snapshot.h"
 #include "server/model/model.h"
+#include "server/model/served_model.h"
 
 namespace hookline {
 
@@ -32,10 +33,10 @@ class Engine {
  public:
   // INVALID_ARGUMENT: options that contradict each other; RESOURCE_EXHAUSTED: no memory for the slabs, or on a device
   // for a full batch, which is tried. A dataset may hold ids that a model lacks; a capture of both is refused. `models`
-  // may be empty. `on_lost` is called once, from a thread of the engine's, if a device cannot be used any more. All
-  // captures have ended then, UNAVAILABLE, and none begins; only ending the process helps.
+  // may be empty. `on_lost` is called once, from a thread of the engine's, if a model has no replica left whose devices
+  // can be used. All captures have ended then, UNAVAILABLE, and none begins; only ending the process helps.
   static absl::StatusOr<std::unique_ptr<Engine>> Create(
-      const EngineOptions& options, std::vector<std::unique_ptr<Model>> models,
+      const EngineOptions& options, std::vector<ServedModel> models,
       std::vector<std::unique_ptr<const Dataset>> datasets,
       std::function<void(absl::Status)> on_lost = [](const absl::Status&) {});
 
@@ -45,7 +46,7 @@ class Engine {
 
   virtual const EngineOptions& options() const = 0;
 
-  // In the order given to Create. They live as long as the engine.
+  // In the order given to Create, of each its first replica. They live as long as the engine.
   virtual std::vector<const Model*> models() const = 0;
 
   // The model of that name; "" names the only one. NOT_FOUND or, for "" among several, INVALID_ARGUMENT; both list the

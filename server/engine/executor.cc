@@ -10,6 +10,7 @@
 #include "server/base/status.h"
 #include "server/base/steady.h"
 #include "server/engine/device_run.h"
+#include "server/engine/rerun.h"
 #include "server/model/catch_torch.h"
 
 namespace hookline {
@@ -26,9 +27,7 @@ void Executor::Run() {
       scheduler_->ScoreMayRun(batch->score_id);
       continue;
     }
-    ReadDatasets(&*batch);
-    RunItems(&*batch, batch->items);
-    scheduler_->BatchDone(*batch);
+    RunBatch(batch->rerun != nullptr ? std::move(batch->rerun->deliveries) : PlanDeliveries(&*batch));
   }
 }
 
@@ -83,58 +82,12 @@ void Executor::ReadDatasets(Batch* batch) {
   }
 }
 
-void Executor::RunItems(Batch* batch, absl::Span<const BatchItem> items) {
-  if (items.empty()) return;
-  const absl::Status status = health_->Judge(RunPass(batch, items), *transfer_);
-  // The captures of a lost device have ended.
-  if (status.ok() || absl::IsUnavailable(status)) return;
-  // A deterministic batch's shape is part of its rows.
-  if (items.size() > 1 && !items[0].deterministic) {
-    RunItems(batch, items.subspan(0, items.size() / 2));
-    RunItems(batch, items.subspan(items.size() / 2));
-    return;
-  }
-  for (const Batch::Member& member : batch->members) {
-    if (member.flow == items[0].flow) scheduler_->Failed(member.recipient.capture, status);
-  }
-}
-
-absl::Status Executor::RunPass(Batch* batch, absl::Span<const BatchItem> items) {
-  std::vector<RowCursor> cursors;
-  for (const Batch::Member& member : batch->members) cursors.push_back(member.cursor);
-
-  PassPlan pass(PlanDeliveries(batch, items), items, model_->hook_points());
-  if (pass.empty()) return absl::OkStatus();
-  PassInFlight in_flight;
-  in_flight.launched = SteadyNow();
-  absl::Status status = Compute(&pass, items);
-  absl::StatusOr<std::unique_ptr<TransferEvent>> copied = transfer_->Record();
-  status.Update(copied.status());
-  if (!status.ok()) {
-    // Started copies must end before their slabs go back.
-    if (copied.ok()) (void)(*copied)->Wait();
-    for (size_t i = 0; i < cursors.size(); ++i) batch->members[i].cursor = cursors[i];
-    return status;
-  }
-  in_flight.copied = *std::move(copied);
-  if (model_->info().device == "cpu") {
-    in_flight.forward_time = SteadyNow() - in_flight.launched;
-    for (const PassPlan::Part& part : pass.parts) *in_flight.forward_time -= part.share.copy_time;
-  }
-  for (Batch::Member& member : batch->members) {
-    for (const PassPlan::Part& part : pass.parts) {
-      if (part.share.capture == member.recipient.capture) member.has_unplaced |= !part.delivery->all_placed();
-    }
-  }
-  Launch(std::move(pass), std::move(in_flight));
-  return absl::OkStatus();
-}
-
-std::vector<std::unique_ptr<Delivery>> Executor::PlanDeliveries(Batch* batch, absl::Span<const BatchItem> items) {
+std::vector<std::unique_ptr<Delivery>> Executor::PlanDeliveries(Batch* batch) {
+  ReadDatasets(batch);
+  const auto items = std::make_shared<const std::vector<BatchItem>>(std::move(batch->items));
   std::vector<std::unique_ptr<Delivery>> deliveries;
   for (Batch::Member& member : batch->members) {
     const CaptureId capture = member.recipient.capture;
-    // A capture that failed in the batch's first half gets no rows of the second.
     if (!member.recipient.events->TakesChunks() || !scheduler_->WantsRows(capture)) continue;
     std::unique_ptr<Delivery> delivery = Delivery::Plan(&member, items);
     if (delivery == nullptr) continue;
@@ -147,12 +100,105 @@ std::vector<std::unique_ptr<Delivery>> Executor::PlanDeliveries(Batch* batch, ab
                                       "rows, or send shorter sequences")));
       continue;
     }
+    member.has_rows = true;
+    if (!delivery->all_placed()) member.staged_bytes = delivery->Bytes();
+    delivery->set_staged_bytes(member.staged_bytes);
     deliveries.push_back(std::move(delivery));
   }
+  scheduler_->Planned(id_, *batch);
   return deliveries;
 }
 
-absl::Status Executor::Compute(PassPlan* pass, absl::Span<const BatchItem> items) {
+void Executor::RunBatch(std::vector<std::unique_ptr<Delivery>> deliveries) {
+  if (deliveries.empty()) return;
+  BatchInFlight batch;
+  batch.launched = SteadyNow();
+  batch.deliveries = std::move(deliveries);
+  absl::Status status = RunItems(&batch, 0, batch.deliveries[0]->items().size());
+  if (status.ok()) {
+    absl::StatusOr<std::unique_ptr<TransferEvent>> copied = transfer_->Record();
+    status = health_->Judge(copied.status(), *transfer_);
+    if (copied.ok()) batch.copied = *std::move(copied);
+  }
+  if (!status.ok()) {
+    for (const auto& delivery : batch.deliveries) delivery->Unstage(0);
+    if (absl::IsUnavailable(status)) {
+      auto rerun = std::make_shared<Rerun>();
+      rerun->deliveries = std::move(batch.deliveries);
+      rerun = scheduler_->RunAgain(id_, std::move(rerun));
+      if (rerun == nullptr) return;
+      // Every capture has ended, and the copier drops what was theirs.
+      batch.deliveries = std::move(rerun->deliveries);
+    }
+    for (const auto& delivery : batch.deliveries) scheduler_->Failed(delivery->recipient().capture, status);
+  }
+  if (model_->info().device == "cpu") {
+    batch.forward_time = SteadyNow() - batch.launched;
+    for (const LaunchedPass& pass : batch.passes) {
+      for (const LaunchedPass::Share& share : pass.shares) *batch.forward_time -= share.copy_time;
+    }
+  }
+  scheduler_->Launched(id_, batch.passes);
+  copier_->Add(std::move(batch));
+}
+
+absl::Status Executor::RunItems(BatchInFlight* batch, size_t begin, size_t end) {
+  const absl::Status status = health_->Judge(RunPass(batch, begin, end), *transfer_);
+  if (status.ok() || absl::IsUnavailable(status)) return status;
+  const std::vector<BatchItem>& items = batch->deliveries[0]->items();
+  // A deterministic batch's shape is part of its rows.
+  if (end - begin > 1 && !items[begin].deterministic) {
+    const size_t middle = begin + (end - begin) / 2;
+    RETURN_IF_ERROR(RunItems(batch, begin, middle));
+    // The second half gets the memory that the first one's rows had.
+    RETURN_IF_ERROR(health_->Judge(WaitForCopies(), *transfer_));
+    for (const auto& delivery : batch->deliveries) delivery->DropCopied();
+    return RunItems(batch, middle, end);
+  }
+  for (const auto& delivery : batch->deliveries) {
+    if (delivery->RowsBefore(begin) == delivery->RowsBefore(end)) continue;
+    delivery->EndAt(delivery->RowsBefore(begin));
+    scheduler_->Failed(delivery->recipient().capture, status);
+  }
+  return absl::OkStatus();
+}
+
+bool Executor::IsWanted(const Delivery& delivery) const {
+  return delivery.recipient().events->TakesChunks() && scheduler_->WantsRows(delivery.recipient().capture);
+}
+
+absl::Status Executor::WaitForCopies() {
+  ASSIGN_OR_RETURN(const std::unique_ptr<TransferEvent> copied, transfer_->Record());
+  return copied->Wait();
+}
+
+absl::Status Executor::RunPass(BatchInFlight* batch, size_t begin, size_t end) {
+  std::vector<Delivery*> wanted;
+  for (const auto& delivery : batch->deliveries) {
+    // A capture that failed in the batch's first half gets no rows of the second.
+    if (IsWanted(*delivery)) wanted.push_back(delivery.get());
+  }
+  if (wanted.empty()) return absl::OkStatus();
+  PassPlan pass(wanted, batch->deliveries[0]->items(), begin, end, model_->hook_points());
+  if (!pass.empty()) {
+    if (absl::Status status = Compute(&pass); !status.ok()) {
+      // Started copies must end before others go to the same slabs.
+      (void)WaitForCopies();
+      for (Delivery* delivery : wanted) delivery->Unstage(delivery->RowsBefore(begin));
+      return status;
+    }
+    LaunchedPass& launched = batch->passes.emplace_back();
+    launched.tokens = pass.tokens;
+    launched.positions = pass.sequences * pass.positions;
+    for (PassPlan::Part& part : pass.parts) launched.shares.push_back(part.share);
+    batch->tokens += pass.tokens;
+    batch->layers = std::max(batch->layers, pass.layers);
+  }
+  for (Delivery* delivery : wanted) delivery->SetComplete(delivery->RowsBefore(end));
+  return absl::OkStatus();
+}
+
+absl::Status Executor::Compute(PassPlan* pass) {
   std::vector<int> hook_points;
   for (const auto& [hook_point, uses] : pass->taps) hook_points.push_back(hook_point);
   absl::Status copied;
@@ -166,37 +212,24 @@ absl::Status Executor::Compute(PassPlan* pass, absl::Span<const BatchItem> items
       const RowLayout& layout = part.delivery->recipient().plan->hook_points[use.hook_point].layout;
       absl::StatusOr<std::shared_ptr<StagedRows>> staged =
           transfer_->Stage(value, *indices[use.part], use.rows, layout);
-      copied = staged.ok() ? part.delivery->Stage(use.hook_point, *std::move(staged), transfer_) : staged.status();
+      copied = staged.ok() ? part.delivery->Stage(use.hook_point, part.first, use.rows, *std::move(staged), transfer_)
+                           : staged.status();
       part.share.copy_time += SteadyNow() - begin;
     }
   };
   computed = CatchTorch([&]() -> absl::Status {
     // Everything that the pass reads is uploaded before it, so that nothing in it waits for the host.
     std::vector<int64_t> host_ids(static_cast<size_t>(pass->sequences * pass->positions));
-    pass->FillTokenIds(items, host_ids.data());
+    pass->FillTokenIds(host_ids.data());
     at::Tensor ids;
     RETURN_IF_ERROR(transfer_->Upload(host_ids, &ids));
     for (PassPlan::Part& part : pass->parts) {
       ASSIGN_OR_RETURN(indices.emplace_back(), transfer_->MakeIndex(std::move(part.rows)));
     }
-    return model_->Forward(ids.view({pass->sequences, pass->positions}), pass->Lengths(items), hook_points, tap);
+    return model_->Forward(ids.view({pass->sequences, pass->positions}), pass->Lengths(), hook_points, tap);
   });
   computed.Update(copied);
   return computed;
-}
-
-void Executor::Launch(PassPlan pass, PassInFlight in_flight) {
-  LaunchedPass launched;
-  launched.tokens = in_flight.tokens = pass.tokens;
-  launched.positions = pass.sequences * pass.positions;
-  in_flight.layers = pass.layers;
-  for (PassPlan::Part& part : pass.parts) {
-    if (!part.delivery->all_placed()) part.share.staged_bytes = part.delivery->Bytes();
-    launched.shares.push_back(part.share);
-    in_flight.deliveries.push_back(std::move(part.delivery));
-  }
-  scheduler_->Launched(id_, launched);
-  copier_->Add(std::move(in_flight));
 }
 
 }  // namespace hookline

@@ -1,5 +1,5 @@
-// The executor of one device: runs the forward passes over the batches that the scheduler forms, and starts the copies
-// of their rows.
+// One of a model's executors: plans the rows of the batches that the scheduler forms, runs the forward passes over them
+// on its replica, and starts the copies of their rows.
 #ifndef HOOKLINE_SERVER_ENGINE_EXECUTOR_H_
 #define HOOKLINE_SERVER_ENGINE_EXECUTOR_H_
 
@@ -26,7 +26,7 @@ namespace hookline {
 class Executor {
  public:
   // All outlive the executor. `max_pending_bytes`: EngineOptions. `max_batch_tokens`: CaptureLimits.
-  Executor(ModelId id, Model* model, Transfer* transfer, Scheduler* scheduler, Copier* copier, DeviceHealth* health,
+  Executor(ExecutorId id, Model* model, Transfer* transfer, Scheduler* scheduler, Copier* copier, DeviceHealth* health,
            int64_t max_pending_bytes, int64_t max_batch_tokens)
       : id_(id),
         model_(model),
@@ -47,7 +47,7 @@ class Executor {
     ready_.WaitForNotification();
     return tried_;
   }
-  // Returns after Scheduler::Stop, when the current batch is done.
+  // Returns after Scheduler::Stop, or when its replica is lost, when the current batch is done.
   void Join() {
     if (thread_.joinable()) thread_.join();
   }
@@ -59,18 +59,24 @@ class Executor {
   // Reads the tokens of datasets' sequences, which the scheduler leaves out. Drops the sequences of a flow whose file
   // cannot be read, and ends its captures.
   void ReadDatasets(Batch* batch);
-  // Runs the items. If that fails, it halves them until the failing ones are alone.
-  void RunItems(Batch* batch, absl::Span<const BatchItem> items);
-  // One forward pass. When it fails, every capture is as it was before.
-  absl::Status RunPass(Batch* batch, absl::Span<const BatchItem> items);
-  // Plans the rows of each member, with as many slabs as its window has. Ends captures whose rows would wait on the
-  // device and take too much of it.
-  std::vector<std::unique_ptr<Delivery>> PlanDeliveries(Batch* batch, absl::Span<const BatchItem> items);
+  // Plans the rows of each member, with as many slabs as its window has, and tells the scheduler. Ends captures whose
+  // rows would wait on the device and take too much of it.
+  std::vector<std::unique_ptr<Delivery>> PlanDeliveries(Batch* batch);
+  // Runs the passes that bring the deliveries of one batch, and hands them to the copier, or to another executor where
+  // the device is lost.
+  void RunBatch(std::vector<std::unique_ptr<Delivery>> deliveries);
+  // Runs the items [begin, end) of a batch. If that fails, it halves them until the failing ones are alone, and ends
+  // their captures. UNAVAILABLE: the device is lost.
+  absl::Status RunItems(BatchInFlight* batch, size_t begin, size_t end);
+  // One forward pass. When it fails, every delivery is as it was before.
+  absl::Status RunPass(BatchInFlight* batch, size_t begin, size_t end);
   // Computes the hook points and starts the copies.
-  absl::Status Compute(PassPlan* pass, absl::Span<const BatchItem> items);
-  void Launch(PassPlan pass, PassInFlight in_flight);
+  absl::Status Compute(PassPlan* pass);
+  // Waits for the copies that were started.
+  absl::Status WaitForCopies();
+  bool IsWanted(const Delivery& delivery) const;
 
-  const ModelId id_;
+  const ExecutorId id_;
   Model* const model_;
   Transfer* const transfer_;
   Scheduler* const scheduler_;

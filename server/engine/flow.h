@@ -31,11 +31,27 @@ struct Flow {
 
   // Admitted captures that still want rows.
   std::vector<CaptureId> receivers;
+  // The rows of its last batch are being planned, and those of the next one begin where they end.
+  bool is_planning = false;
   // Tokens that the flow may still put into batches before it is its client's other flows' turn.
   int64_t deficit = 0;
   // Tokens that it may put into the next batch, whose rows otherwise would find no room. A single sequence may exceed
   // them where it is alone on its device.
   int64_t most_tokens = std::numeric_limits<int64_t>::max();
+  // Whether its receivers have room for rows, and for how many tokens', where none wait on the device. It is kept,
+  // because looking at each receiver's window for every batch would take longer than everything else.
+  struct Room {
+    bool is_known = false;
+    bool is_there = false;
+    int64_t tokens = 0;
+  };
+  Room room;
+
+  // These hold while a batch is formed.
+  bool is_ready = false;
+  bool is_in_batch = false;
+  int64_t batch_tokens = 0;
+
   // The time since which a sequence waits while every receiver has room.
   absl::Time ready_since = absl::InfiniteFuture();
 

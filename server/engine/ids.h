@@ -15,6 +15,12 @@ constexpr FlowId kNoFlow{0};
 // A model's place in the order given to Engine::Create.
 enum class ModelId : int {};
 
+// One of a model's executors, by its place among them.
+struct ExecutorId {
+  ModelId model{};
+  int index = 0;
+};
+
 }  // namespace hookline
 
 #endif  // HOOKLINE_SERVER_ENGINE_IDS_H_

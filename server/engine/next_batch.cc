@@ -4,33 +4,25 @@
 #include <cstdint>
 #include <limits>
 #include <memory>
-#include <set>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "server/engine/batch_former.h"
 #include "server/engine/capture_end.h"
+#include "server/engine/rerun.h"
 
 namespace hookline {
 namespace {
-
-// One batch is computed while the rows of the one before are copied; more would only delay the next client.
-constexpr int kMaxLaunchedBatches = 2;
 
 // Clients that start together arrive within this share of the batch delay. A capture that is alone waits no longer than
 // that.
 constexpr int kQuietShare = 2;
 
-int64_t StagedBytes(const SchedulerState& state, const CaptureState& capture) {
-  const auto staged = state.staged_bytes.find(state.QueueOf(capture.model).setup.info->device);
-  return staged == state.staged_bytes.end() ? 0 : staged->second;
-}
-
-// Returns how many tokens the capture's next batch may have, so that its rows have room in the window or on the device.
-int64_t TokensWithRoom(const SchedulerState& state, const CaptureState& capture) {
+// Returns how many tokens the capture's next batch may have, so that its rows have room in the window or on the
+// executor's device, where rows of `staged` bytes wait already.
+int64_t TokensWithRoom(const SchedulerState& state, int64_t staged, const CaptureState& capture) {
   const EngineOptions& options = state.options;
-  const int64_t staged = StagedBytes(state, capture);
   int64_t bytes = 0;
   if (capture.unplaced_deliveries > 0) {
     // Half of the device's room is for captures that have nothing there yet.
@@ -44,64 +36,76 @@ int64_t TokensWithRoom(const SchedulerState& state, const CaptureState& capture)
 
 // Returns whether the next sequence of the capture's flow may run: there is room for its rows in the capture's window,
 // or on the device within EngineOptions::max_staged_bytes.
-bool HasRoom(const SchedulerState& state, const CaptureState& capture) {
+bool HasRoom(const SchedulerState& state, int64_t staged, const CaptureState& capture) {
   const Flow& flow = state.flows.at(capture.flow);
   const ModelQueue& queue = state.QueueOf(capture.model);
   if (capture.unplaced_deliveries > 0) {
-    // On an accelerator the next batch is computed while the rows of one leave it; on the CPU both are the same cores.
-    if (queue.setup.info->device == "cpu" || capture.unplaced_deliveries > 1) return false;
+    // Each executor computes a batch while the rows of others wait. On an accelerator one more is computed while the
+    // rows of one leave it; on the CPU both are the same cores.
+    const int more = queue.setup.info->device == "cpu" ? 0 : 1;
+    if (capture.unplaced_deliveries >= queue.left + more) return false;
   } else if (capture.recipient.window->free_slabs() < capture.recipient.plan->group_slabs) {
     return false;
-  } else if (StagedBytes(state, capture) == 0) {
+  } else if (staged == 0) {
     return true;  // it is alone, so --max-pending-bytes is the limit of what it may need
   }
   if (!flow.source.HasNext()) return true;
   const int64_t needed = flow.deterministic ? queue.setup.max_batch_tokens : flow.source.NextLength();
-  return needed <= TokensWithRoom(state, capture);
+  return needed <= TokensWithRoom(state, staged, capture);
 }
 
 // A feed whose admitted members have all left waits for those that are still to be admitted.
-bool IsReady(const SchedulerState& state, const Flow& flow) {
-  if (!flow.source.HasNext() || flow.receivers.empty()) return false;
+bool IsReady(const SchedulerState& state, int64_t staged, Flow& flow) {
+  if (flow.is_planning || !flow.source.HasNext() || flow.receivers.empty()) return false;
+  Flow::Room& room = flow.room;
+  if (room.is_known && staged == 0) return room.is_there;
+  room.is_there = true;
+  room.tokens = std::numeric_limits<int64_t>::max();
   for (CaptureId id : flow.receivers) {
-    if (!HasRoom(state, state.captures.at(id))) return false;
+    const CaptureState& capture = state.captures.at(id);
+    room.is_there &= HasRoom(state, staged, capture);
+    room.tokens = std::min(room.tokens, TokensWithRoom(state, staged, capture));
   }
-  return true;
+  room.is_known = staged == 0;
+  return room.is_there;
 }
 
-void UpdateWaitingTimes(SchedulerState& state, Flow& flow, absl::Time now) {
-  if (IsReady(state, flow)) {
+// Returns whether the flow is ready.
+bool UpdateWaitingTimes(SchedulerState& state, int64_t staged, Flow& flow, absl::Time now) {
+  if (IsReady(state, staged, flow)) {
     flow.ready_since = std::min(flow.ready_since, now);
     flow.stalled_since = absl::InfiniteFuture();
-    return;
+    return true;
   }
   flow.ready_since = absl::InfiniteFuture();
+  if (!flow.feed.has_value() || flow.is_planning) return false;
   int64_t with_room = 0;
-  for (CaptureId id : flow.receivers) with_room += HasRoom(state, state.captures.at(id)) ? 1 : 0;
+  for (CaptureId id : flow.receivers) with_room += HasRoom(state, staged, state.captures.at(id)) ? 1 : 0;
   // A feed is stalled if some members keep the others waiting.
-  flow.stalled_since = flow.feed.has_value() && flow.source.HasNext() && with_room > 0
-                           ? std::min(flow.stalled_since, now)
-                           : absl::InfiniteFuture();
+  flow.stalled_since =
+      flow.source.HasNext() && with_room > 0 ? std::min(flow.stalled_since, now) : absl::InfiniteFuture();
+  return false;
 }
 
 // A feed's members wait for each other, but not for ever.
-void DetachLaggards(SchedulerState& state, Flow& flow, absl::Time now, absl::Time* look_again) {
-  if (flow.stalled_since == absl::InfiniteFuture() || flow.feed->on_lag == OnLag::kWait) return;
+// Returns whether the flow is ready then.
+bool DetachLaggards(SchedulerState& state, int64_t staged, Flow& flow, absl::Time now, absl::Time* look_again) {
+  if (flow.stalled_since == absl::InfiniteFuture() || flow.feed->on_lag == OnLag::kWait) return false;
   const absl::Time patience_ends = flow.stalled_since + state.options.feed_stall_timeout;
   if (now < patience_ends) {
     *look_again = std::min(*look_again, patience_ends);
-    return;
+    return false;
   }
   std::vector<CaptureId> laggards;
   for (CaptureId id : flow.receivers) {
-    if (!HasRoom(state, state.captures.at(id))) laggards.push_back(id);
+    if (!HasRoom(state, staged, state.captures.at(id))) laggards.push_back(id);
   }
   const absl::Status status = absl::UnavailableError(
       absl::StrCat("feed \"", flow.feed->name, "\" goes on without this member, which did not read for ",
                    absl::FormatDuration(state.options.feed_stall_timeout),
                    " (--feed-stall-timeout); continue alone with the resume token"));
   for (CaptureId id : laggards) StopCapture(state, id, StopReason::kError, status);
-  UpdateWaitingTimes(state, flow, now);
+  return UpdateWaitingTimes(state, staged, flow, now);
 }
 
 // Sequences that do not fill a batch wait a moment for the next sequences of other captures, and for captures that are
@@ -118,18 +122,15 @@ absl::Time WhenToRun(const SchedulerState& state, const ModelQueue& queue, const
   }
   if (queued_tokens >= queue.setup.max_batch_tokens) return now;
   bool more_may_come = false;
-  for (FlowId id : queue.turn) {
-    const Flow& flow = state.flows.at(id);
-    more_may_come |= !flow.source.Ended() && std::find(ready.begin(), ready.end(), &flow) == ready.end();
-  }
+  for (const Flow* flow : queue.turn) more_may_come |= !flow->source.Ended() && !flow->is_ready;
   const absl::Time patience_ends = oldest + state.options.max_batch_delay;
   if (more_may_come) return patience_ends;
   return std::min(patience_ends, queue.last_arrival + state.options.max_batch_delay / kQuietShare);
 }
 
 // The batch of a scoring if it is its turn beside `flows` flows that could run now.
-std::optional<Batch> TakeScore(SchedulerState& state, ModelQueue& queue, int64_t flows) {
-  ScoreQueue::Turn turn = queue.scores.Take(flows);
+std::optional<Batch> TakeScore(SchedulerState& state, ModelQueue& queue, int executor, int64_t flows) {
+  ScoreQueue::Turn turn = queue.scores.Take(flows, executor);
   if (turn.run == nullptr) return std::nullopt;
   const ScoreEntry& entry = state.scores.at(turn.id);
   const std::shared_ptr<ClientShare>& share = entry.share;
@@ -146,59 +147,78 @@ std::optional<Batch> TakeScore(SchedulerState& state, ModelQueue& queue, int64_t
   return batch;
 }
 
-void AddMembers(SchedulerState& state, Flow& flow, absl::Time now, Batch* batch) {
+void AddMembers(SchedulerState& state, int executor, Flow& flow, absl::Time now, Batch* batch) {
   ModelQueue& queue = state.QueueOf(flow.model);
   queue.load.queue_seconds.Add(absl::ToDoubleSeconds(now - flow.ready_since));
   for (CaptureId id : flow.receivers) {
     CaptureState& capture = state.captures.at(id);
     capture.account.queue_time += now - std::max(flow.ready_since, capture.waiting_since);
     capture.life.TakeOff();
-    batch->members.push_back(
-        {capture.recipient, flow.id, capture.cursor, /*has_unplaced=*/capture.unplaced_deliveries > 0});
+    Batch::Member& member = batch->members.emplace_back();
+    member.recipient = capture.recipient;
+    member.flow = flow.id;
+    member.turn = capture.turns.Take(executor);
+    member.cursor = capture.cursor;
+    member.has_unplaced = capture.unplaced_deliveries > 0;
     if (capture.source_full && 2 * flow.source.queued_tokens() < kStreamedBatchesAhead * queue.setup.max_batch_tokens) {
       capture.source_full = false;
       state.AfterUnlock([events = capture.recipient.events] { events->NotifySourceRoom(); });
     }
   }
   flow.ready_since = absl::InfiniteFuture();
+  flow.is_planning = true;
 }
 
-// A flow takes no more tokens into the next batch than each of its captures has room for.
-void LimitTokens(const SchedulerState& state, Flow& flow) {
-  flow.most_tokens = std::numeric_limits<int64_t>::max();
-  for (CaptureId id : flow.receivers) {
-    flow.most_tokens = std::min(flow.most_tokens, TokensWithRoom(state, state.captures.at(id)));
+// A batch that a lost executor had. Where all are lost, each gets some, so that they are dropped.
+std::optional<Batch> TakeRerun(SchedulerState& state, ExecutorId executor) {
+  ModelQueue& queue = state.QueueOf(executor.model);
+  if (queue.reruns.empty()) return std::nullopt;
+  Batch batch;
+  batch.rerun = std::move(queue.reruns.front());
+  queue.reruns.pop_front();
+  for (const std::unique_ptr<Delivery>& delivery : batch.rerun->deliveries) {
+    state.captures.at(delivery->recipient().capture).turns.Move(delivery->turn(), executor.index);
+    state.AddStagedBytes(executor, delivery->staged_bytes());
   }
+  return batch;
 }
 
 }  // namespace
 
-std::optional<Batch> FormNextBatch(SchedulerState& state, ModelId model, absl::Time* look_again) {
-  ModelQueue& queue = state.QueueOf(model);
+std::optional<Batch> FormNextBatch(SchedulerState& state, ExecutorId executor, absl::Time* look_again) {
+  ModelQueue& queue = state.QueueOf(executor.model);
   const absl::Time now = state.clock.Now();
+  const ModelQueue::Executor& own = state.ExecutorOf(executor);
+  if (own.is_lost) return queue.left == 0 ? TakeRerun(state, executor) : std::nullopt;
+  const bool may_launch = own.MayLaunch();
+  if (std::optional<Batch> rerun = may_launch ? TakeRerun(state, executor) : std::nullopt) return rerun;
+  // Where there are others, they see what has become ready.
+  if (!may_launch && queue.left > 1) return TakeScore(state, queue, executor.index, /*flows=*/0);
+  const int64_t staged = state.StagedBytes(executor);
   std::vector<Flow*> ready;
-  for (FlowId id : std::vector<FlowId>(queue.turn)) {
-    const auto found = state.flows.find(id);
-    if (found == state.flows.end()) continue;
-    Flow& flow = found->second;
-    UpdateWaitingTimes(state, flow, now);
-    DetachLaggards(state, flow, now, look_again);
-    if (!IsReady(state, flow)) continue;
+  // Flows whose members all leave go out of the line meanwhile.
+  for (Flow* one : std::vector<Flow*>(queue.turn)) {
+    Flow& flow = *one;
+    flow.is_ready = flow.is_in_batch = false;
+    if (!UpdateWaitingTimes(state, staged, flow, now) && !DetachLaggards(state, staged, flow, now, look_again))
+      continue;
     if (const absl::Duration delay = flow.share->bucket.Delay(now); delay > absl::ZeroDuration()) {
       *look_again = std::min(*look_again, now + delay);
       continue;
     }
+    flow.is_ready = true;
+    // It takes no more tokens into the batch than each of its captures has room for.
+    flow.most_tokens = flow.room.tokens;
     ready.push_back(&flow);
   }
-  if (ready.empty() || queue.launched_batches >= kMaxLaunchedBatches) return TakeScore(state, queue, /*flows=*/0);
+  if (ready.empty() || !may_launch) return TakeScore(state, queue, executor.index, /*flows=*/0);
   if (const absl::Time run_at = WhenToRun(state, queue, ready, now); now < run_at) {
     *look_again = std::min(*look_again, run_at);
-    return TakeScore(state, queue, /*flows=*/0);
+    return TakeScore(state, queue, executor.index, /*flows=*/0);
   }
   const int64_t flows_ready = static_cast<int64_t>(ready.size());
-  if (std::optional<Batch> score = TakeScore(state, queue, flows_ready)) return score;
+  if (std::optional<Batch> score = TakeScore(state, queue, executor.index, flows_ready)) return score;
 
-  for (Flow* flow : ready) LimitTokens(state, *flow);
   const BatchLimits limits{queue.setup.max_batch_tokens, queue.setup.info->mixes_lengths};
   // Small flows go first, but not twice in a row, so that a stream of them delays the others only a little.
   const std::vector<Flow*> small = queue.small_went_first ? std::vector<Flow*>() : SmallFlows(ready, limits);
@@ -208,17 +228,21 @@ std::optional<Batch> FormNextBatch(SchedulerState& state, ModelId model, absl::T
   int64_t tokens = 0;
   for (const BatchItem& item : batch.items) tokens += item.sequence.length;
   queue.scores.FlowsRun(flows_ready, tokens);
-  std::set<FlowId> in_batch;
+  size_t flows_in_batch = 0;
   for (const BatchItem& item : batch.items) {
-    in_batch.insert(item.flow);
-    state.flows.at(item.flow).share->bucket.Take(item.sequence.length, now);
+    Flow& flow = state.flows.at(item.flow);
+    flows_in_batch += flow.is_in_batch ? 0 : 1;
+    flow.is_in_batch = true;
+    flow.share->bucket.Take(item.sequence.length, now);
   }
-  for (FlowId id : queue.turn) {
-    if (in_batch.count(id) != 0) AddMembers(state, state.flows.at(id), now, &batch);
+  for (Flow* flow : queue.turn) {
+    if (flow->is_in_batch) AddMembers(state, executor.index, *flow, now, &batch);
   }
   // The flow that gave the first sequence goes to the end of the line.
-  EraseValue(&queue.turn, batch.items.front().flow);
-  queue.turn.push_back(batch.items.front().flow);
+  Flow* const first = &state.flows.at(batch.items.front().flow);
+  EraseValue(&queue.turn, first);
+  queue.turn.push_back(first);
+  if (flows_in_batch < ready.size()) queue.WakeOne();
   return batch;
 }
 

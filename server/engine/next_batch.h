@@ -1,4 +1,4 @@
-// Decides what a model's executor runs next, or that it waits.
+// Decides what an executor runs next, or that it waits.
 #ifndef HOOKLINE_SERVER_ENGINE_NEXT_BATCH_H_
 #define HOOKLINE_SERVER_ENGINE_NEXT_BATCH_H_
 
@@ -11,13 +11,14 @@
 
 namespace hookline {
 
-// Takes sequences of flows that are ready, or the next pass of a scoring. Returns none if the executor must wait; it
-// does so while
-//   - no flow is ready: none has a sequence and room at all its captures, or their clients have used up their rates;
-//   - two batches are launched and not yet computed;
+// Takes a batch that a lost executor had, sequences of flows that are ready, or the next pass of a scoring. Returns
+// none if the executor must wait; it does so while
+//   - no flow is ready: none has a sequence and room at all its captures, another executor plans the rows of its last
+//     batch, or their clients have used up their rates;
+//   - two batches of the executor are launched and not yet computed;
 //   - a batch is not full, and more sequences may come within EngineOptions::max_batch_delay.
 // Lowers `look_again` to the time when that may have changed by itself. Feeds leave behind members that do not read.
-std::optional<Batch> FormNextBatch(SchedulerState& state, ModelId model, absl::Time* look_again);
+std::optional<Batch> FormNextBatch(SchedulerState& state, ExecutorId executor, absl::Time* look_again);
 
 }  // namespace hookline
 

@@ -51,11 +51,12 @@ absl::Status CheckOptions(const EngineOptions& options) {
   return absl::OkStatus();
 }
 
-CaptureLimits LimitsFor(const EngineOptions& options, const ModelInfo& model) {
+CaptureLimits LimitsFor(const EngineOptions& options, const ModelInfo& model, int64_t executors) {
   CaptureLimits limits;
   limits.slab_bytes = options.slab_bytes;
   limits.slab_count = options.slab_count;
-  limits.window_slabs = options.window_slabs;
+  // Rows that wait for an earlier batch hold slabs, and a capture alone is to keep all executors busy.
+  limits.window_slabs = options.window_slabs * executors;
   limits.max_batch_tokens = options.max_batch_tokens;
   if (limits.max_batch_tokens == 0) {
     limits.max_batch_tokens = model.device == "cpu" ? kCpuBatchTokens : kAcceleratorBatchTokens;

@@ -17,7 +17,8 @@ namespace hookline {
 struct EngineOptions {
   int64_t slab_bytes = int64_t{1} << 20;
   int64_t slab_count = 512;  // all allocated and touched at start
-  int64_t window_slabs = 8;  // of a capture whose row groups need no more; at most a quarter of slab_count
+  // Of a capture whose row groups need no more, for each executor of its model; at most a quarter of slab_count.
+  int64_t window_slabs = 8;
   // The most bytes that rows of one capture may take on the device while they wait for its window, if a batch has more
   // rows than the window holds.
   int64_t max_pending_bytes = int64_t{1} << 30;
@@ -62,8 +63,8 @@ struct EngineOptions {
 // INVALID_ARGUMENT, naming the option: not positive where it must be, or contradicting another.
 absl::Status CheckOptions(const EngineOptions& options);
 
-// The limits of a capture of `model`, with every default resolved.
-CaptureLimits LimitsFor(const EngineOptions& options, const ModelInfo& model);
+// The limits of a capture of a model that `executors` executors run, with every default resolved.
+CaptureLimits LimitsFor(const EngineOptions& options, const ModelInfo& model, int64_t executors = 1);
 
 }  // namespace hookline
 

@@ -5,18 +5,23 @@
 
 namespace hookline {
 
-PassPlan::PassPlan(std::vector<std::unique_ptr<Delivery>> deliveries, absl::Span<const BatchItem> items,
-                   const HookPoints& hook_points)
-    : batch_rows(items.size(), -1) {
+PassPlan::PassPlan(absl::Span<Delivery* const> deliveries, absl::Span<const BatchItem> batch_items, size_t begin,
+                   size_t end, const HookPoints& hook_points)
+    : items(batch_items.subspan(begin, end - begin)), batch_rows(items.size(), -1) {
   std::vector<bool> runs(items.size());
-  for (std::unique_ptr<Delivery>& delivery : deliveries) {
-    Part& part = parts.emplace_back();
+  for (Delivery* delivery : deliveries) {
+    Part part;
+    part.delivery = delivery;
+    part.first = delivery->RowsBefore(begin);
+    const int64_t part_end = delivery->RowsBefore(end);
+    if (part.first == part_end) continue;
     part.share.capture = delivery->recipient().capture;
     std::vector<bool> wanted(items.size());
     FlowId flow = kNoFlow;
-    for (const Delivery::Origin& origin : delivery->origins()) {
-      wanted[origin.item] = true;
-      flow = items[origin.item].flow;
+    for (int64_t i = part.first; i < part_end; ++i) {
+      const size_t item = delivery->origins()[i].item - begin;
+      wanted[item] = true;
+      flow = items[item].flow;
     }
     for (size_t i = 0; i < items.size(); ++i) {
       if (!wanted[i] && !(items[i].deterministic && items[i].flow == flow)) continue;
@@ -24,7 +29,8 @@ PassPlan::PassPlan(std::vector<std::unique_ptr<Delivery>> deliveries, absl::Span
       ++part.share.sequences;
       part.share.tokens += items[i].sequence.length;
     }
-    part.delivery = std::move(delivery);
+    part.rows.resize(static_cast<size_t>(part_end - part.first));
+    parts.push_back(std::move(part));
   }
   for (size_t i = 0; i < items.size(); ++i) {
     if (!runs[i]) continue;
@@ -34,21 +40,22 @@ PassPlan::PassPlan(std::vector<std::unique_ptr<Delivery>> deliveries, absl::Span
   }
   for (size_t p = 0; p < parts.size(); ++p) {
     Part& part = parts[p];
-    part.rows.reserve(part.delivery->origins().size());
-    for (const Delivery::Origin& origin : part.delivery->origins()) {
-      part.rows.push_back(batch_rows[origin.item] * positions + origin.position);
+    const int64_t rows = static_cast<int64_t>(part.rows.size());
+    for (int64_t i = 0; i < rows; ++i) {
+      const Delivery::Origin& origin = part.delivery->origins()[part.first + i];
+      part.rows[i] = batch_rows[origin.item - begin] * positions + origin.position;
     }
     const std::vector<CapturePlan::HookPoint>& planned = part.delivery->recipient().plan->hook_points;
     for (size_t h = 0; h < planned.size(); ++h) {
-      const int64_t rows = part.delivery->RowsOf(static_cast<int>(h));
-      if (rows == 0) continue;
-      taps[planned[h].index].push_back({p, static_cast<int>(h), rows});
+      const int64_t taken = std::min(rows, part.delivery->RowsOf(static_cast<int>(h)) - part.first);
+      if (taken <= 0) continue;
+      taps[planned[h].index].push_back({p, static_cast<int>(h), taken});
       layers = std::max(layers, hook_points[planned[h].index].layer + 1);
     }
   }
 }
 
-void PassPlan::FillTokenIds(absl::Span<const BatchItem> items, int64_t* ids) const {
+void PassPlan::FillTokenIds(int64_t* ids) const {
   std::fill(ids, ids + sequences * positions, 0);
   for (size_t i = 0; i < items.size(); ++i) {
     if (batch_rows[i] < 0) continue;
@@ -57,7 +64,7 @@ void PassPlan::FillTokenIds(absl::Span<const BatchItem> items, int64_t* ids) con
   }
 }
 
-std::vector<int64_t> PassPlan::Lengths(absl::Span<const BatchItem> items) const {
+std::vector<int64_t> PassPlan::Lengths() const {
   std::vector<int64_t> lengths;
   for (size_t i = 0; i < items.size(); ++i) {
     if (batch_rows[i] >= 0) lengths.push_back(items[i].sequence.length);

@@ -1,11 +1,11 @@
-// One forward pass over sequences of a batch: which of them it runs, and who takes which rows of what it computes.
+// One forward pass over some sequences of a batch: which of them it runs, and who takes which rows of what it computes.
 // Pure: it touches neither the model nor the scheduler.
 #ifndef HOOKLINE_SERVER_ENGINE_PASS_PLAN_H_
 #define HOOKLINE_SERVER_ENGINE_PASS_PLAN_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <map>
-#include <memory>
 #include <vector>
 
 #include "absl/types/span.h"
@@ -18,8 +18,9 @@ namespace hookline {
 struct PassPlan {
   // The rows of one capture.
   struct Part {
-    std::unique_ptr<Delivery> delivery;
-    std::vector<int64_t> rows;  // of the pass's (sequences * positions); entry i is the delivery's origin i
+    Delivery* delivery = nullptr;
+    int64_t first = 0;          // of the delivery's rows
+    std::vector<int64_t> rows;  // of the pass's (sequences * positions); entry i is the delivery's origin `first` + i
     LaunchedPass::Share share;  // `sequences` and `tokens` are those that run for the capture
   };
   // One capture's use of one of the model's hook points.
@@ -29,17 +30,19 @@ struct PassPlan {
     int64_t rows = 0;    // of the part's, from the first
   };
 
-  // The pass that brings `deliveries`, each planned over `items`. A sequence of which no row is wanted is not run,
-  // except where it belongs to a batch of fixed shape. An empty one runs nothing.
-  PassPlan(std::vector<std::unique_ptr<Delivery>> deliveries, absl::Span<const BatchItem> items,
+  // The pass that brings the rows of `batch_items` [begin, end) to `deliveries`, each planned over all of them. A
+  // sequence of which no row is wanted is not run, except where it belongs to a batch of fixed shape. An empty one runs
+  // nothing.
+  PassPlan(absl::Span<Delivery* const> deliveries, absl::Span<const BatchItem> batch_items, size_t begin, size_t end,
            const HookPoints& hook_points);
 
   bool empty() const { return sequences == 0; }
   // The ids of a (sequences, positions) batch, padded with 0 on the right.
-  void FillTokenIds(absl::Span<const BatchItem> items, int64_t* ids) const;
+  void FillTokenIds(int64_t* ids) const;
   // Tokens of each of the pass's sequences.
-  std::vector<int64_t> Lengths(absl::Span<const BatchItem> items) const;
+  std::vector<int64_t> Lengths() const;
 
+  absl::Span<const BatchItem> items;  // [begin, end)
   std::vector<Part> parts;
   std::map<int, std::vector<TapUse>> taps;  // by the model's hook point
   std::vector<int64_t> batch_rows;          // of each item among the pass's sequences; -1: it is not run

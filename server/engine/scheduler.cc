@@ -9,6 +9,7 @@
 #include "server/engine/capture_end.h"
 #include "server/engine/device_run.h"
 #include "server/engine/next_batch.h"
+#include "server/engine/rerun.h"
 #include "server/engine/stalls.h"
 #include "server/engine/status_report.h"
 
@@ -54,6 +55,7 @@ Scheduler::Scheduler(const EngineOptions& options, std::shared_ptr<uint8_t> slab
 Scheduler::~Scheduler() {
   // Windows that are still held call back when they are destroyed.
   Section section(this);
+  for (ModelQueue& queue : state_.models) state_.KeepUntilUnlocked(std::exchange(queue.reruns, {}));
   state_.KeepUntilUnlocked(std::exchange(state_.admissions, {}));
   state_.KeepUntilUnlocked(std::exchange(state_.captures, {}));
 }
@@ -108,7 +110,7 @@ absl::StatusOr<Scheduler::Admitted> Scheduler::Admit(ModelId model, CapturePlan 
     state_.captures.emplace(id, std::move(capture));
     AdmitNow(state_);
     // Executors look after those who hold what this one may wait for.
-    for (ModelQueue& queue : state_.models) queue.wake.NotifyAll();
+    for (ModelQueue& queue : state_.models) queue.WakeOne();
   }
   return admitted;
 }
@@ -126,7 +128,7 @@ absl::StatusOr<bool> Scheduler::AddSequences(CaptureId id, TokenBatch batch) {
   ModelQueue& queue = state_.QueueOf(capture->model);
   flow.source.Add(std::move(batch));
   capture->last_sent = queue.last_arrival = clock_->Now();
-  queue.wake.NotifyAll();
+  queue.WakeOne();
   capture->source_full = flow.source.queued_tokens() >= kStreamedBatchesAhead * queue.setup.max_batch_tokens;
   return !capture->source_full;
 }
@@ -136,7 +138,7 @@ void Scheduler::FinishSource(CaptureId id) {
   CaptureState* const capture = state_.Find(id);
   if (capture == nullptr || capture->flow == kNoFlow) return;
   state_.flows.at(capture->flow).source.Finish();
-  state_.QueueOf(capture->model).wake.NotifyAll();
+  state_.QueueOf(capture->model).WakeOne();
   if (!capture->life.IsWaiting()) EndFlowIfDone(state_, capture->flow);
 }
 
@@ -182,7 +184,13 @@ void Scheduler::ScoreMayRun(CaptureId id) {
   if (awaits) found->second.answer_by = need.answer_by;
   ModelQueue& queue = state_.QueueOf(found->second.model);
   if (need.positions > 0) queue.scores.SetWaiting(id, need.positions, need.paused);
-  if (awaits || need.positions > 0) queue.wake.NotifyAll();
+  if (!awaits && need.positions == 0) return;
+  // A pass that pauses goes on where it began.
+  if (queue.scores.IsPinned(id)) {
+    queue.WakeAll();
+  } else {
+    queue.WakeOne();
+  }
 }
 
 void Scheduler::RemoveScore(CaptureId id) {
@@ -218,16 +226,11 @@ void Scheduler::Drain(absl::Time deadline) {
   WaitUntilIdle(clock_->Now() + kLastWordTime);
 }
 
-void Scheduler::EndAll(const absl::Status& status) {
-  Section section(this);
-  StopAll(state_, status);
-}
-
 void Scheduler::Stop() {
   Section section(this);
   StopAll(state_, absl::UnavailableError("the server has stopped"));
   state_.stopped = true;
-  for (ModelQueue& queue : state_.models) queue.wake.NotifyAll();
+  for (ModelQueue& queue : state_.models) queue.WakeAll();
 }
 
 // --- What comes back.
@@ -237,10 +240,11 @@ void Scheduler::SlabReturned(CaptureId id) {
   const CaptureState* const capture = state_.Find(id);
   if (capture == nullptr) return;
   ModelQueue& queue = state_.QueueOf(capture->model);
+  state_.ForgetRoom(capture->flow);
   if (capture->unplaced_deliveries > 0) {
-    state_.AfterUnlock([&on_room = queue.setup.on_room, id] { on_room(id); });
+    state_.ResumeFirst(id, *capture);
   } else {
-    queue.wake.NotifyAll();
+    queue.WakeOne();
   }
 }
 
@@ -248,7 +252,7 @@ void Scheduler::PauseEnded(ModelId model, int64_t positions) {
   Section section(this);
   ModelQueue& queue = state_.QueueOf(model);
   queue.scores.GiveBack(positions);
-  queue.wake.NotifyAll();
+  queue.WakeOne();
 }
 
 void Scheduler::Released(CaptureId id) {
@@ -257,7 +261,7 @@ void Scheduler::Released(CaptureId id) {
   state_.expiring.erase(id);
   maybe_idle_.NotifyAll();
   // The executors admit who waited for this one, since the caller may hold locks that must not be held meanwhile.
-  for (ModelQueue& queue : state_.models) queue.wake.NotifyAll();
+  for (ModelQueue& queue : state_.models) queue.WakeOne();
 }
 
 void Scheduler::AdmitWaiting() {
@@ -268,65 +272,79 @@ void Scheduler::AdmitWaiting() {
 
 // --- Devices.
 
-std::optional<Batch> Scheduler::NextBatch(ModelId model) {
+std::optional<Batch> Scheduler::NextBatch(ExecutorId executor) {
   while (true) {
     Section section(this);
     absl::Time look_again = absl::InfiniteFuture();
     if (state_.stopped) return std::nullopt;
-    if (std::optional<Batch> batch = NextBatchNow(model, &look_again)) return batch;
+    if (std::optional<Batch> batch = NextBatchNow(executor, &look_again)) return batch;
+    if (state_.ExecutorOf(executor).is_lost) return std::nullopt;
     // Actions that wait for the mutex's release must not wait with this thread.
-    if (state_.after_unlock.empty()) state_.QueueOf(model).wake.WaitUntil(mu_, look_again);
+    if (!state_.after_unlock.empty()) continue;
+    ModelQueue::Executor& own = state_.ExecutorOf(executor);
+    own.waits = true;
+    own.wake.WaitUntil(mu_, look_again);
+    own.waits = false;
   }
 }
 
-std::optional<Batch> Scheduler::TryNextBatch(ModelId model, absl::Time* look_again) {
+std::optional<Batch> Scheduler::TryNextBatch(ExecutorId executor, absl::Time* look_again) {
   Section section(this);
   *look_again = absl::InfiniteFuture();
   if (state_.stopped) return std::nullopt;
-  return NextBatchNow(model, look_again);
+  return NextBatchNow(executor, look_again);
 }
 
-std::optional<Batch> Scheduler::NextBatchNow(ModelId model, absl::Time* look_again) {
+std::optional<Batch> Scheduler::NextBatchNow(ExecutorId executor, absl::Time* look_again) {
   AdmitNow(state_);
   EndStalled(state_, clock_->Now(), look_again);
   EndSilentScores(state_, clock_->Now(), look_again);
-  return FormNextBatch(state_, model, look_again);
+  return FormNextBatch(state_, executor, look_again);
 }
 
-void Scheduler::Launched(ModelId model, const LaunchedPass& pass) {
-  Section section(this);
-  ModelQueue& queue = state_.QueueOf(model);
-  const double fill = static_cast<double>(pass.tokens) / static_cast<double>(pass.positions);
-  queue.load.batch_fill.Add(fill);
-  queue.load.tokens += pass.tokens;
-  ++queue.launched_batches;
-  for (const LaunchedPass::Share& share : pass.shares) {
-    CaptureState& capture = state_.captures.at(share.capture);
-    capture.life.TakeOff();
-    if (share.staged_bytes > 0) {
-      ++capture.unplaced_deliveries;
-      state_.staged_bytes[queue.setup.info->device] += share.staged_bytes;
-    }
-    ++capture.account.batches;
-    capture.account.batch_fill_sum += fill;
-    capture.account.copy_time += share.copy_time;
-    capture.account.sequences += share.sequences;
-    capture.account.tokens += share.tokens;
-  }
-}
-
-void Scheduler::BatchDone(const Batch& batch) {
+void Scheduler::Planned(ExecutorId executor, const Batch& batch) {
   Section section(this);
   for (const Batch::Member& member : batch.members) {
     const CaptureId id = member.recipient.capture;
     CaptureState& capture = state_.captures.at(id);
     capture.cursor = member.cursor;
+    if (member.staged_bytes > 0) {
+      ++capture.unplaced_deliveries;
+      state_.AddStagedBytes(executor, member.staged_bytes);
+    }
     if (capture.cursor.next_row >= capture.recipient.plan->max_budget) {
       StopCapture(state_, id, StopReason::kBudget, absl::OkStatus());
     }
-    Landed(state_, id);
+    if (!member.has_rows) {
+      if (capture.turns.End(member.turn, /*has_gap=*/false)) state_.ResumeFirst(id, capture);
+      Landed(state_, id);
+    }
+    if (const auto flow = state_.flows.find(member.flow); flow != state_.flows.end()) {
+      flow->second.is_planning = false;
+      flow->second.room.is_known = false;
+    }
   }
   for (const Batch::Member& member : batch.members) EndFlowIfDone(state_, member.flow);
+  if (ModelQueue& queue = state_.QueueOf(executor.model); queue.left > 1) queue.WakeOne();
+}
+
+void Scheduler::Launched(ExecutorId executor, absl::Span<const LaunchedPass> passes) {
+  Section section(this);
+  ModelQueue& queue = state_.QueueOf(executor.model);
+  ++state_.ExecutorOf(executor).launched_batches;
+  for (const LaunchedPass& pass : passes) {
+    const double fill = static_cast<double>(pass.tokens) / static_cast<double>(pass.positions);
+    queue.load.batch_fill.Add(fill);
+    queue.load.tokens += pass.tokens;
+    for (const LaunchedPass::Share& share : pass.shares) {
+      CaptureAccount& account = state_.captures.at(share.capture).account;
+      ++account.batches;
+      account.batch_fill_sum += fill;
+      account.copy_time += share.copy_time;
+      account.sequences += share.sequences;
+      account.tokens += share.tokens;
+    }
+  }
 }
 
 bool Scheduler::WantsRows(CaptureId id) const {
@@ -335,33 +353,75 @@ bool Scheduler::WantsRows(CaptureId id) const {
   return found != state_.captures.end() && found->second.life.WantsRows();
 }
 
-void Scheduler::Computed(ModelId model, const ComputedPass& pass) {
+bool Scheduler::ReplicaLost(ExecutorId executor, const absl::Status& status) {
   Section section(this);
-  ModelQueue& queue = state_.QueueOf(model);
-  --queue.launched_batches;
-  queue.load.forward_seconds.Add(absl::ToDoubleSeconds(pass.forward_time));
-  const double rate = absl::ToDoubleSeconds(pass.forward_time) / (static_cast<double>(pass.tokens) * pass.layers);
-  // Recent passes count most.
-  double& average = queue.seconds_per_token_layer;
-  average = average == 0 ? rate : 0.8 * average + 0.2 * rate;
-  for (CaptureId id : pass.captures) state_.captures.at(id).account.forward_time += pass.forward_time;
-  queue.wake.NotifyAll();
+  ModelQueue& queue = state_.QueueOf(executor.model);
+  const int replica = state_.SetupOf(executor).replica;
+  const int left_before = queue.left;
+  for (size_t i = 0; i < queue.executors.size(); ++i) {
+    if (queue.setup.executors[i].replica != replica || queue.executors[i].is_lost) continue;
+    queue.executors[i].is_lost = true;
+    --queue.left;
+    for (CaptureId id : queue.scores.PinnedTo(static_cast<int>(i))) {
+      state_.AfterUnlock([run = state_.scores.at(id).run, status] { run->End(status); });
+    }
+  }
+  if (queue.left == 0 && left_before > 0) StopAll(state_, status);
+  queue.WakeAll();
+  return queue.left > 0;
 }
 
-void Scheduler::Placed(CaptureId id, int64_t staged_bytes) {
+std::shared_ptr<Rerun> Scheduler::RunAgain(ExecutorId executor, std::shared_ptr<Rerun> rerun) {
+  Section section(this);
+  ModelQueue& queue = state_.QueueOf(executor.model);
+  if (queue.left == 0) return rerun;
+  for (const std::unique_ptr<Delivery>& delivery : rerun->deliveries) {
+    state_.AddStagedBytes(executor, -delivery->staged_bytes());
+  }
+  queue.reruns.push_back(std::move(rerun));
+  queue.WakeOne();
+  return nullptr;
+}
+
+void Scheduler::Computed(ExecutorId executor, const ComputedBatch& batch) {
+  Section section(this);
+  ModelQueue& queue = state_.QueueOf(executor.model);
+  ModelQueue::Executor& own = state_.ExecutorOf(executor);
+  --own.launched_batches;
+  if (batch.tokens > 0) {
+    own.tokens += batch.tokens;
+    own.busy.Add(batch.forward_time, clock_->Now());
+    queue.load.forward_seconds.Add(absl::ToDoubleSeconds(batch.forward_time));
+    const double rate = absl::ToDoubleSeconds(batch.forward_time) / (static_cast<double>(batch.tokens) * batch.layers);
+    // Recent batches count most.
+    double& average = queue.seconds_per_token_layer;
+    average = average == 0 ? rate : 0.8 * average + 0.2 * rate;
+    for (CaptureId id : batch.captures) state_.captures.at(id).account.forward_time += batch.forward_time;
+  }
+  own.wake.NotifyAll();
+}
+
+void Scheduler::Placed(ExecutorId executor, CaptureId id, int64_t staged_bytes) {
   Section section(this);
   CaptureState& capture = state_.captures.at(id);
   --capture.unplaced_deliveries;
-  state_.staged_bytes.at(state_.QueueOf(capture.model).setup.info->device) -= staged_bytes;
-  // Other models on the device may have waited for its room.
-  for (ModelQueue& queue : state_.models) queue.wake.NotifyAll();
+  state_.ForgetRoom(capture.flow);
+  state_.AddStagedBytes(executor, -staged_bytes);
+  // Any executor on the device may have waited for its room, also one of another model.
+  for (ModelQueue& queue : state_.models) queue.WakeAll();
 }
 
-void Scheduler::Delivered(CaptureId id, absl::Duration copy_time) {
+Turn Scheduler::TurnOf(CaptureId id, int64_t turn) const {
+  RankedLock lock(&mu_, LockRank::kScheduler);
+  return state_.captures.at(id).turns.Of(turn);
+}
+
+void Scheduler::Delivered(CaptureId id, const DeliveredRows& rows) {
   Section section(this);
   CaptureState& capture = state_.captures.at(id);
-  capture.account.copy_time += copy_time;
-  state_.QueueOf(capture.model).wake.NotifyAll();
+  capture.account.copy_time += rows.copy_time;
+  if (capture.turns.End(rows.turn, rows.has_gap)) state_.ResumeFirst(id, capture);
+  state_.QueueOf(capture.model).WakeOne();
   Landed(state_, id);
 }
 

@@ -4,13 +4,13 @@
 //
 //   ASSIGN_OR_RETURN(Scheduler::Admitted admitted, scheduler.Admit(model, std::move(plan), client, callbacks));
 //
-//   while (std::optional<Batch> batch = scheduler.NextBatch(model)) {   // an executor's thread
-//     scheduler.Launched(model, pass);                                  // for each forward pass over it
-//     scheduler.BatchDone(*batch);
+//   while (std::optional<Batch> batch = scheduler.NextBatch(executor)) {   // an executor's thread
+//     scheduler.Planned(*batch);
+//     scheduler.Launched(executor, passes);
 //   }
 //
-//   scheduler.Computed(model, pass);                                    // a copier's thread
-//   scheduler.Delivered(capture, copy_time);
+//   scheduler.Computed(executor, computed);                                // its copier's thread
+//   scheduler.Delivered(capture, delivered);
 #ifndef HOOKLINE_SERVER_ENGINE_SCHEDULER_H_
 #define HOOKLINE_SERVER_ENGINE_SCHEDULER_H_
 
@@ -24,6 +24,7 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
 #include "server/base/clock.h"
 #include "server/base/slab_pool.h"
 #include "server/base/steady.h"
@@ -37,6 +38,7 @@
 #include "server/engine/options.h"
 #include "server/engine/scheduler_state.h"
 #include "server/engine/snapshot.h"
+#include "server/engine/turns.h"
 
 namespace hookline {
 
@@ -65,7 +67,7 @@ class Scheduler {
   absl::StatusOr<bool> AddSequences(CaptureId id, TokenBatch batch) ABSL_LOCKS_EXCLUDED(mu_);
   void FinishSource(CaptureId id) ABSL_LOCKS_EXCLUDED(mu_);
   void Cancel(CaptureId id) ABSL_LOCKS_EXCLUDED(mu_);
-  // Ends the capture with an error.
+  // Ends the capture with an error, unless it stops already and no rows of it are on their way.
   void Failed(CaptureId id, absl::Status status) ABSL_LOCKS_EXCLUDED(mu_);
   // Takes in a scoring of a client, or other such work. `held_tokens`: ids that it keeps. Errors of Engine::StartScore.
   absl::StatusOr<CaptureId> AdmitScore(ModelId model, std::shared_ptr<DeviceRun> run, int64_t held_tokens,
@@ -77,32 +79,41 @@ class Scheduler {
   void RemoveScore(CaptureId id) ABSL_LOCKS_EXCLUDED(mu_);
   // Engine::Drain; `deadline` is a time of SteadyNow.
   void Drain(absl::Time deadline) ABSL_LOCKS_EXCLUDED(mu_);
-  // Refuses new captures, and ends every one with `status` and a summary (kShuttingDown).
-  void EndAll(const absl::Status& status) ABSL_LOCKS_EXCLUDED(mu_);
   // Ends every capture; from now on NextBatch returns none.
   void Stop() ABSL_LOCKS_EXCLUDED(mu_);
 
   // --- Executors.
 
-  // Waits for sequences that can run. Returns none once stopped.
-  std::optional<Batch> NextBatch(ModelId model) ABSL_LOCKS_EXCLUDED(mu_);
+  // Waits for sequences that can run. Returns none once stopped, or when the executor is lost.
+  std::optional<Batch> NextBatch(ExecutorId executor) ABSL_LOCKS_EXCLUDED(mu_);
   // Does the same without waiting: it may return none, and then the time to look again if nothing else happens before.
-  std::optional<Batch> TryNextBatch(ModelId model, absl::Time* look_again) ABSL_LOCKS_EXCLUDED(mu_);
-  // Call it before the pass's rows are handed to the copier.
-  void Launched(ModelId model, const LaunchedPass& pass) ABSL_LOCKS_EXCLUDED(mu_);
-  // Tells that every forward pass over the batch was launched or has failed.
-  void BatchDone(const Batch& batch) ABSL_LOCKS_EXCLUDED(mu_);
+  std::optional<Batch> TryNextBatch(ExecutorId executor, absl::Time* look_again) ABSL_LOCKS_EXCLUDED(mu_);
+  // Tells which rows of the batch each member gets. From now on other executors may run its flows' next sequences.
+  void Planned(ExecutorId executor, const Batch& batch) ABSL_LOCKS_EXCLUDED(mu_);
+  // Tells which forward passes over a batch were launched. Call it before the rows are handed to the copier.
+  void Launched(ExecutorId executor, absl::Span<const LaunchedPass> passes) ABSL_LOCKS_EXCLUDED(mu_);
   // Returns whether rows of the capture are still wanted.
   bool WantsRows(CaptureId id) const ABSL_LOCKS_EXCLUDED(mu_);
+  // Tells that the devices of the executor's replica have failed, so that none of its executors gets a batch any more.
+  // Returns whether the model has others; if not, and the first time that this is so, every capture ends with `status`.
+  bool ReplicaLost(ExecutorId executor, const absl::Status& status) ABSL_LOCKS_EXCLUDED(mu_);
+  // Gives a batch whose rows a lost executor has not handed over to another one. Returns it if there is none.
+  std::shared_ptr<Rerun> RunAgain(ExecutorId executor, std::shared_ptr<Rerun> rerun) ABSL_LOCKS_EXCLUDED(mu_);
 
   // --- Copiers.
 
-  void Computed(ModelId model, const ComputedPass& pass) ABSL_LOCKS_EXCLUDED(mu_);
-  // Tells that of one launched pass every row of the capture has a slab or was dropped; `staged_bytes` as it was
-  // launched with.
-  void Placed(CaptureId id, int64_t staged_bytes) ABSL_LOCKS_EXCLUDED(mu_);
-  // Tells that the capture's rows of a pass are in its queue or were dropped.
-  void Delivered(CaptureId id, absl::Duration copy_time) ABSL_LOCKS_EXCLUDED(mu_);
+  void Computed(ExecutorId executor, const ComputedBatch& batch) ABSL_LOCKS_EXCLUDED(mu_);
+  // Tells that of one batch every row of the capture has a slab or was dropped; `staged_bytes` as it was planned with.
+  void Placed(ExecutorId executor, CaptureId id, int64_t staged_bytes) ABSL_LOCKS_EXCLUDED(mu_);
+  // Says whether the capture's rows of the batch with this turn may be handed over.
+  Turn TurnOf(CaptureId id, int64_t turn) const ABSL_LOCKS_EXCLUDED(mu_);
+  struct DeliveredRows {
+    int64_t turn = 0;
+    absl::Duration copy_time;
+    bool has_gap = false;  // some were dropped
+  };
+  // Tells that the capture's rows of a batch are in its queue or were dropped.
+  void Delivered(CaptureId id, const DeliveredRows& rows) ABSL_LOCKS_EXCLUDED(mu_);
 
   // --- Operators; as Engine says.
 
@@ -128,7 +139,7 @@ class Scheduler {
   void SlabReturned(CaptureId id) ABSL_LOCKS_EXCLUDED(mu_);
   // A pass for which this many positions had room does not pause any more.
   void PauseEnded(ModelId model, int64_t positions) ABSL_LOCKS_EXCLUDED(mu_);
-  std::optional<Batch> NextBatchNow(ModelId model, absl::Time* look_again) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  std::optional<Batch> NextBatchNow(ExecutorId executor, absl::Time* look_again) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool IsIdle() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool WaitUntilIdle(absl::Time deadline) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 

@@ -1,6 +1,7 @@
 #include "server/engine/scheduler_state.h"
 
 #include <iterator>
+#include <optional>
 
 namespace hookline {
 
@@ -45,6 +46,30 @@ ClientUse SchedulerState::UseOf(absl::string_view client) const {
     if (capture->second.recipient.plan->feed.has_value()) ++use.feeds;
   }
   return use;
+}
+
+// Rows of an executor with several devices may lie on any of them, so they count on each.
+int64_t SchedulerState::StagedBytes(ExecutorId id) const {
+  int64_t most = 0;
+  for (const std::string& device : SetupOf(id).devices) {
+    const auto staged = staged_bytes.find(device);
+    if (staged != staged_bytes.end()) most = std::max(most, staged->second);
+  }
+  return most;
+}
+
+void SchedulerState::AddStagedBytes(ExecutorId id, int64_t bytes) {
+  for (const std::string& device : SetupOf(id).devices) staged_bytes[device] += bytes;
+}
+
+void SchedulerState::ForgetRoom(FlowId id) {
+  if (const auto flow = flows.find(id); flow != flows.end()) flow->second.room.is_known = false;
+}
+
+void SchedulerState::ResumeFirst(CaptureId id, const CaptureState& capture) {
+  const std::optional<int> executor = capture.turns.executor();
+  if (!executor.has_value()) return;
+  AfterUnlock([&on_room = SetupOf({capture.model, *executor}).on_room, id] { on_room(id); });
 }
 
 FlowId SchedulerState::NewFlow(const CaptureState& capture) {

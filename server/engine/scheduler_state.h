@@ -21,6 +21,7 @@
 #include "server/base/steady.h"
 #include "server/capture/client_identity.h"
 #include "server/engine/admission.h"
+#include "server/engine/busy_share.h"
 #include "server/engine/capture_state.h"
 #include "server/engine/client_share.h"
 #include "server/engine/event_queue.h"
@@ -38,21 +39,64 @@ namespace hookline {
 // half of them have run.
 inline constexpr int64_t kStreamedBatchesAhead = 4;
 
+// One batch is computed while the rows of the one before are copied; more would only delay the next client.
+inline constexpr int kMaxLaunchedBatches = 2;
+
+struct ExecutorSetup {
+  int replica = 0;                   // of the model, from 0
+  std::vector<std::string> devices;  // that it runs on, as LibTorch names them
+  // Runs, with no lock held, when rows of the capture that this executor has computed may go on: slabs came back, it is
+  // their turn, or they are no longer wanted.
+  std::function<void(CaptureId)> on_room;
+};
+
 struct ModelSetup {
   const ModelInfo* info = nullptr;  // outlives the scheduler
   int64_t max_batch_tokens = 0;
-  int64_t max_paused_tokens = 0;  // EngineOptions
-  // Runs, with no lock held, when rows of the capture that have no slabs may get some or are no longer wanted.
-  std::function<void(CaptureId)> on_room;
+  int64_t max_paused_tokens = 0;         // EngineOptions
+  std::vector<ExecutorSetup> executors;  // at least one
 };
 
 // The state that the executors of one model share.
 struct ModelQueue {
-  explicit ModelQueue(ModelSetup model_setup) : setup(std::move(model_setup)), scores(setup.max_paused_tokens) {}
+  struct Executor {
+    bool MayLaunch() const { return !is_lost && launched_batches < kMaxLaunchedBatches; }
+
+    SteadyCondVar wake;
+    bool waits = false;        // for `wake`
+    int launched_batches = 0;  // not yet computed
+    bool is_lost = false;      // its device has failed
+    int64_t tokens = 0;        // run
+    BusyShare busy;
+  };
+
+  explicit ModelQueue(ModelSetup model_setup)
+      : setup(std::move(model_setup)),
+        executors(setup.executors.size()),
+        left(static_cast<int>(executors.size())),
+        scores(setup.max_paused_tokens) {}
+  // Lets one of the executors that wait look whether something can run: one that may launch a batch if there is one. It
+  // wakes the next one if it leaves something over. All of them at once would look in vain.
+  void WakeOne() {
+    Executor* chosen = nullptr;
+    for (Executor& executor : executors) {
+      if (!executor.waits) continue;
+      chosen = &executor;
+      if (executor.MayLaunch()) break;
+    }
+    if (chosen == nullptr) return;
+    chosen->waits = false;
+    chosen->wake.NotifyAll();
+  }
+  void WakeAll() {
+    for (Executor& executor : executors) executor.wake.NotifyAll();
+  }
+
   const ModelSetup setup;
-  std::vector<FlowId> turn;  // flows with an admitted capture, in the order of their turn
-  SteadyCondVar wake;
-  int launched_batches = 0;  // not yet computed
+  std::vector<Executor> executors;
+  int left;                                   // executors that are not lost
+  std::vector<Flow*> turn;                    // flows with an admitted capture, in the order of their turn
+  std::deque<std::shared_ptr<Rerun>> reruns;  // of batches that lost executors had
   absl::Time last_arrival = absl::InfinitePast();
   bool small_went_first = false;  // in the last batch
   EngineSnapshot::ModelLoad load;
@@ -106,6 +150,20 @@ struct SchedulerState {
 
   ModelQueue& QueueOf(ModelId model) { return models[static_cast<size_t>(model)]; }
   const ModelQueue& QueueOf(ModelId model) const { return models[static_cast<size_t>(model)]; }
+  ModelQueue::Executor& ExecutorOf(ExecutorId id) { return QueueOf(id.model).executors[static_cast<size_t>(id.index)]; }
+  const ModelQueue::Executor& ExecutorOf(ExecutorId id) const {
+    return QueueOf(id.model).executors[static_cast<size_t>(id.index)];
+  }
+  const ExecutorSetup& SetupOf(ExecutorId id) const {
+    return QueueOf(id.model).setup.executors[static_cast<size_t>(id.index)];
+  }
+  // Bytes of rows that wait for windows on the executor's fullest device.
+  int64_t StagedBytes(ExecutorId id) const;
+  void AddStagedBytes(ExecutorId id, int64_t bytes);
+  // What was known of the room of a flow's receivers may have changed.
+  void ForgetRoom(FlowId id);
+  // Lets the rows of the capture go on whose turn it is, if there are any.
+  void ResumeFirst(CaptureId id, const CaptureState& capture);
   // Returns null if the capture has ended and nothing of it is in flight.
   CaptureState* Find(CaptureId id);
   // The client's share, with what its identity says now.
@@ -121,7 +179,7 @@ struct SchedulerState {
   std::vector<std::function<void()>> after_unlock;
   std::deque<ModelQueue> models;
   std::map<CaptureId, CaptureState> captures;
-  std::map<std::string, int64_t> staged_bytes;  // by device, of rows that wait for windows
+  std::map<std::string, int64_t> staged_bytes;  // by device, of rows that wait for windows; StagedBytes has the rule
   std::map<FlowId, Flow> flows;
   std::map<CaptureId, ScoreEntry> scores;
   std::map<std::pair<ModelId, std::string>, FlowId> feeds;
@@ -130,6 +188,7 @@ struct SchedulerState {
   std::map<CaptureId, ExpiringCapture> expiring;
   std::map<std::string, std::shared_ptr<ClientShare>> shares;
   int64_t stalled = 0;
+  absl::Time next_stall_look = absl::InfinitePast();
   absl::Time waiting_since = absl::InfiniteFuture();  // since when an admission waits; future: none does
   absl::Time last_wait_log = absl::InfinitePast();
   std::vector<int64_t> ended_by_reason;

@@ -28,26 +28,41 @@ void ScoreQueue::SetWaiting(CaptureId id, int64_t positions, int64_t paused) {
   if (found == members_.end()) return;
   found->second.waiting = positions;
   found->second.paused = paused;
+  if (paused > 0) found->second.executor.reset();
 }
 
 int64_t ScoreQueue::waiting_members() const {
   return std::count_if(members_.begin(), members_.end(), [](const auto& member) { return member.second.waiting > 0; });
 }
 
-std::map<CaptureId, ScoreQueue::Member>::iterator ScoreQueue::Next(bool needs_room) {
+std::map<CaptureId, ScoreQueue::Member>::iterator ScoreQueue::Next(bool needs_room, int executor) {
   auto next = members_.end();
   for (auto it = members_.begin(); it != members_.end(); ++it) {
     const Member& member = it->second;
     if (member.waiting == 0 || (member.paused > 0) != needs_room) continue;
+    if (!needs_room && member.executor.value_or(executor) != executor) continue;
     if (next == members_.end() || member.ran < next->second.ran) next = it;
   }
   return next;
 }
 
-ScoreQueue::Turn ScoreQueue::Take(int64_t flows) {
+bool ScoreQueue::IsPinned(CaptureId id) const {
+  const auto found = members_.find(id);
+  return found != members_.end() && found->second.executor.has_value();
+}
+
+std::vector<CaptureId> ScoreQueue::PinnedTo(int executor) const {
+  std::vector<CaptureId> ids;
+  for (const auto& [id, member] : members_) {
+    if (member.executor == executor) ids.push_back(id);
+  }
+  return ids;
+}
+
+ScoreQueue::Turn ScoreQueue::Take(int64_t flows, int executor) {
   if (flows > 0 && credit_ <= 0) return {};
-  auto next = Next(/*needs_room=*/false);
-  const auto pausing = Next(/*needs_room=*/true);
+  auto next = Next(/*needs_room=*/false, executor);
+  const auto pausing = Next(/*needs_room=*/true, executor);
   const bool has_room = pausing != members_.end() && pausing->second.paused <= free_room_;
   if (has_room && (next == members_.end() || pausing->second.ran < next->second.ran)) next = pausing;
   if (next == members_.end()) return {};
@@ -56,6 +71,7 @@ ScoreQueue::Turn ScoreQueue::Take(int64_t flows) {
   credit_ = flows > 0 ? credit_ - static_cast<double>(member.waiting) : 0;
   member.ran += member.waiting;
   free_room_ -= member.paused;
+  if (member.paused > 0) member.executor = executor;
   return {next->first, member.run, std::exchange(member.waiting, 0), std::exchange(member.paused, 0)};
 }
 

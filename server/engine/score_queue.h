@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
+#include <vector>
 
 #include "server/engine/ids.h"
 
@@ -36,22 +38,29 @@ class ScoreQueue {
     int64_t positions = 0;  // of its pass
     int64_t paused = 0;     // room that it has taken, for GiveBack
   };
-  Turn Take(int64_t flows);
+  // `executor`: the one that asks. A pass that has paused goes on where it began, since its state lies there.
+  Turn Take(int64_t flows, int executor = 0);
   void GiveBack(int64_t paused) { free_room_ += paused; }
+  // Returns whether the scoring's pass must go on where it began.
+  bool IsPinned(CaptureId id) const;
+  // Those whose passes must go on there.
+  std::vector<CaptureId> PinnedTo(int executor) const;
   // A batch of `tokens` of `flows` flows runs instead.
   void FlowsRun(int64_t flows, int64_t tokens);
 
  private:
   struct Member {
     std::shared_ptr<DeviceRun> run;
-    int64_t ran = 0;      // positions, since it came, and what it would have run before
-    int64_t waiting = 0;  // positions of its next pass
-    int64_t paused = 0;   // positions for which that needs room
+    int64_t ran = 0;              // positions, since it came, and what it would have run before
+    int64_t waiting = 0;          // positions of its next pass
+    int64_t paused = 0;           // positions for which that needs room; 0 also where it goes on after a pause
+    std::optional<int> executor;  // that has begun its pass, where that may pause
   };
 
   int64_t waiting_members() const;
-  // The one whose turn it is among those that need room, or among the others; members_.end(): none waits.
-  std::map<CaptureId, Member>::iterator Next(bool needs_room);
+  // The one whose turn it is among those that need room, or among the others, and may run there; members_.end(): none
+  // waits.
+  std::map<CaptureId, Member>::iterator Next(bool needs_room, int executor);
 
   std::map<CaptureId, Member> members_;
   // Positions that scorings may run before it is the flows' turn. Below 0 after a pass that was larger.

@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "server/model/stage.h"
+
 namespace hookline {
 
 // Counts of values in buckets: `counts[i]` counts values up to `bounds[i]`, the last one all larger values.
@@ -39,8 +41,24 @@ struct EngineSnapshot {
     int64_t rows = 0;   // handed to sinks
     int64_t bytes = 0;  // of values
   };
+  // The load of one of a model's replicas.
+  struct ReplicaLoad {
+    // The devices of the stages, as --device spells them.
+    std::string devices() const {
+      std::string text;
+      for (const Stage& stage : stages) text += (text.empty() ? "" : "+") + stage.device;
+      return text;
+    }
+
+    std::vector<Stage> stages;     // at least one
+    bool is_lost = false;          // its devices have failed
+    int64_t tokens = 0;            // that it has run
+    double busy_share = 0;         // of the last seconds, computing
+    int64_t launched_batches = 0;  // not yet computed
+  };
   struct ModelLoad {
     std::string model;
+    std::vector<ReplicaLoad> replicas;
     int64_t tokens = 0;               // run, padding not counted
     int64_t captures_queued = 0;      // that wait to be admitted
     int64_t scores = 0;               // scorings that wait or run
@@ -48,7 +66,7 @@ struct EngineSnapshot {
     Histogram batch_fill;             // share of a batch's positions that held a token
     Histogram forward_seconds;        // of a batch
     Histogram queue_seconds;          // from when a capture's next sequence could run to its forward pass
-    int64_t device_memory_bytes = 0;  // allocated on the device; 0 on the CPU
+    int64_t device_memory_bytes = 0;  // allocated on its devices; 0 on the CPU
   };
   int64_t slabs_free = 0;      // in no window
   int64_t slabs_reserved = 0;  // in a window, empty

@@ -19,6 +19,10 @@ namespace {
 constexpr absl::Duration kWaitLogDelay = absl::Seconds(1);
 constexpr absl::Duration kWaitLogInterval = absl::Minutes(1);
 
+// Looking at more captures than this takes longer than forming a batch, so that it is done at this interval.
+constexpr size_t kFewCaptures = 64;
+constexpr absl::Duration kLookInterval = absl::Milliseconds(10);
+
 // Returns whether an admission waits for what the client's captures hold: one that its own clients' limits would let
 // run, or one with another capture of this client.
 bool IsWaitedFor(const SchedulerState& state, absl::string_view client) {
@@ -96,6 +100,12 @@ absl::Duration IdleOf(const SchedulerState& state, CaptureId id, const Unrelease
 }
 
 void EndStalled(SchedulerState& state, absl::Time now, absl::Time* look_again) {
+  if (state.unreleased.size() > kFewCaptures && now < state.next_stall_look) {
+    if (!state.admissions.empty() || !state.expiring.empty())
+      *look_again = std::min(*look_again, state.next_stall_look);
+    return;
+  }
+  state.next_stall_look = now + kLookInterval;
   for (auto it = state.expiring.begin(); it != state.expiring.end();) {
     const auto expiring = it++;
     if (now < expiring->second.deadline) {

@@ -38,8 +38,28 @@ CaptureWait WaitOf(const SchedulerState& state, const CaptureState& capture) {
 
 bool IsQueued(const CaptureState& capture) { return capture.recipient.window == nullptr; }
 
+// Returns the loads of a model's replicas, each of whose executors counts.
+std::vector<EngineSnapshot::ReplicaLoad> ReplicaLoads(const ModelQueue& queue, absl::Time now) {
+  std::vector<EngineSnapshot::ReplicaLoad> loads;
+  for (size_t i = 0; i < queue.executors.size(); ++i) {
+    const ModelQueue::Executor& executor = queue.executors[i];
+    const auto replica = static_cast<size_t>(queue.setup.executors[i].replica);
+    if (replica == loads.size()) loads.emplace_back();
+    EngineSnapshot::ReplicaLoad& load = loads[replica];
+    load.is_lost |= executor.is_lost;
+    load.tokens += executor.tokens;
+    // The executors of a pipeline compute at the same time, on different stages.
+    load.busy_share = std::max(load.busy_share, executor.busy.At(now));
+    load.launched_batches += executor.launched_batches;
+  }
+  return loads;
+}
+
 void ReportModels(const SchedulerState& state, std::vector<EngineSnapshot::ModelLoad>* models) {
-  for (const ModelQueue& queue : state.models) models->push_back(queue.load);
+  for (const ModelQueue& queue : state.models) {
+    models->push_back(queue.load);
+    models->back().replicas = ReplicaLoads(queue, state.clock.Now());
+  }
   const auto load_of = [models](ModelId model) -> EngineSnapshot::ModelLoad& {
     return (*models)[static_cast<size_t>(model)];
   };

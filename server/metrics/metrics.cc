@@ -60,12 +60,28 @@ std::vector<MetricFamily> CollectMetrics(const EngineSnapshot& snapshot) {
   FamilyWriter forward("hookline_forward_seconds", "Forward pass of a batch.", MetricType::Histogram);
   FamilyWriter queue("hookline_queue_seconds", "From when a capture's next sequence could run to its forward pass.",
                      MetricType::Histogram);
-  FamilyWriter memory("hookline_device_memory_bytes", "Allocated on the device; 0 on the CPU.", MetricType::Gauge);
+  FamilyWriter memory("hookline_device_memory_bytes", "Allocated on the model's devices; 0 on the CPU.",
+                      MetricType::Gauge);
+  FamilyWriter up("hookline_replica_up", "1, or 0 where a device of the replica has failed.", MetricType::Gauge);
+  FamilyWriter load("hookline_replica_load", "Share of the last seconds in which the replica computed.",
+                    MetricType::Gauge);
+  FamilyWriter run("hookline_replica_tokens_total", "Tokens that the replica has run, padding not counted.",
+                   MetricType::Counter);
+  FamilyWriter launched("hookline_replica_batches", "Batches that the replica has begun and not yet computed.",
+                        MetricType::Gauge);
   FamilyWriter depth("hookline_queue_depth", "Captures that wait to be admitted, and scorings that wait or run.",
                      MetricType::Gauge);
   FamilyWriter queued("hookline_queued_tokens", "Tokens of requests that are in no forward pass yet.",
                       MetricType::Gauge);
   for (const EngineSnapshot::ModelLoad& model : snapshot.models) {
+    for (size_t i = 0; i < model.replicas.size(); ++i) {
+      const EngineSnapshot::ReplicaLoad& replica = model.replicas[i];
+      const Labels labels = {{"model", model.model}, {"replica", absl::StrCat(i)}, {"device", replica.devices()}};
+      up.Add(labels, replica.is_lost ? 0 : 1);
+      load.Add(labels, replica.busy_share);
+      run.Add(labels, static_cast<double>(replica.tokens));
+      launched.Add(labels, static_cast<double>(replica.launched_batches));
+    }
     const Labels labels = {{"model", model.model}};
     tokens.Add(labels, static_cast<double>(model.tokens));
     fill.Add(labels, model.batch_fill);
@@ -81,6 +97,7 @@ std::vector<MetricFamily> CollectMetrics(const EngineSnapshot& snapshot) {
   families.push_back(forward.Take());
   families.push_back(queue.Take());
   families.push_back(memory.Take());
+  for (FamilyWriter* writer : {&up, &load, &run, &launched}) families.push_back(writer->Take());
   families.push_back(depth.Take());
   families.push_back(queued.Take());
   return families;

@@ -28,6 +28,8 @@ void FillHeads(const DecoderConfig& config, ModelInfo* info) {
   info->key_value_heads = static_cast<int>(delta.key_heads);
 }
 
+constexpr char kStagesWithoutLogits[] = "is split over devices (--device A+B), on which scores are not computed";
+
 std::string DescribeEmbedding(const DecoderConfig& config) {
   if (config.embedding_scale != 1) return "The token's embedding, multiplied by the model's scale.";
   if (config.embedding_norm.kind != NormConfig::Kind::kNone) return "The token's embedding, before its norm.";
@@ -36,13 +38,9 @@ std::string DescribeEmbedding(const DecoderConfig& config) {
 
 }  // namespace
 
-Decoder::Decoder(ModelInfo info, DecoderConfig config, DecoderWeights weights, at::ScalarType dtype)
-    : config_(std::move(config)),
-      weights_(std::move(weights)),
-      dtype_(dtype),
-      rotary_(config_.rotary, config_.context_length, weights_.token_embedding.device(), dtype),
-      masks_(weights_.token_embedding.device()),
-      unembedding_(config_, weights_) {
+Decoder::Decoder(ModelInfo info, DecoderConfig config, DecoderWeights weights, at::ScalarType dtype,
+                 std::vector<Stage> stages)
+    : config_(std::move(config)), weights_(std::move(weights)), dtype_(dtype), unembedding_(config_, weights_) {
   info_ = std::move(info);
   info_.layers = static_cast<int>(config_.layers.size());
   info_.width = config_.width;
@@ -50,6 +48,11 @@ Decoder::Decoder(ModelInfo info, DecoderConfig config, DecoderWeights weights, a
   info_.vocabulary_size = config_.vocabulary_size;
   FillHeads(config_, &info_);
   if (unembedding_.exists()) info_.no_logits.clear();
+  if (stages.empty()) AddStage(config_.layers.size(), weights_.token_embedding.device());
+  for (const Stage& stage : stages) {
+    AddStage(static_cast<size_t>(stage.first_block + stage.blocks), at::Device(stage.device));
+  }
+  if (stages_.front().device != stages_.back().device) info_.no_logits = kStagesWithoutLogits;
 
   HookPointList list;
   list.Enter("", -1);
@@ -57,18 +60,52 @@ Decoder::Decoder(ModelInfo info, DecoderConfig config, DecoderWeights weights, a
   if (config_.position_embedding) {
     position_embed_hook_ = list.Add("hook_pos_embed", config_.width, "The position's learned embedding.");
   }
-  blocks_.reserve(config_.layers.size());
+  std::vector<Block> blocks;
+  blocks.reserve(config_.layers.size());
   for (int i = 0; i < info_.layers; ++i) {
     LayerWeights& layer = weights_.layers[i];
     inputs_.push_back({layer.residual_factor, layer.embedding_factor, layer.bigram_factor});
     reads_embedding_ |= layer.embedding_factor != 0;
-    blocks_.emplace_back(config_, i, std::move(layer), dtype, list);
+    blocks.emplace_back(config_, i, std::move(layer), dtype, list);
   }
+  blocks_ = std::make_shared<const std::vector<Block>>(std::move(blocks));
   weights_.layers.clear();
   list.Enter("", info_.layers);
-  ln_final_ = std::make_unique<NormPlace>(config_.ln_final, weights_.ln_final, config_.width, dtype, "ln_final",
+  for (at::Tensor* weight : {&weights_.ln_final.weight, &weights_.ln_final.bias}) {
+    if (weight->defined()) *weight = weight->to(stages_.back().device);
+  }
+  ln_final_ = std::make_shared<NormPlace>(config_.ln_final, weights_.ln_final, config_.width, dtype, "ln_final",
                                           "The last norm", "the unembedding", list);
   hook_points_ = WithAliases(std::move(list).Finish(), info_.architecture);
+}
+
+Decoder::Decoder(const Decoder& other, Sharing sharing)
+    : config_(other.config_),
+      weights_(other.weights_),
+      dtype_(other.dtype_),
+      embed_hook_(other.embed_hook_),
+      position_embed_hook_(other.position_embed_hook_),
+      inputs_(other.inputs_),
+      reads_embedding_(other.reads_embedding_),
+      blocks_(other.blocks_),
+      ln_final_(other.ln_final_),
+      unembedding_(other.unembedding_) {
+  info_ = other.info_;
+  hook_points_ = other.hook_points_;
+  dictionaries_ = other.dictionaries_;
+  for (const OwnStage& stage : other.stages_) {
+    AddStage(stage.end, stage.device);
+    if (sharing == Sharing::kPipeline) stages_.back().turn = stage.turn;
+  }
+}
+
+std::unique_ptr<Decoder> Decoder::Share(Sharing sharing) const {
+  return std::unique_ptr<Decoder>(new Decoder(*this, sharing));
+}
+
+void Decoder::AddStage(size_t end, at::Device device) {
+  stages_.push_back({static_cast<int>(end), device, Rotary(config_.rotary, config_.context_length, device, dtype_),
+                     CausalMasks(device), std::make_shared<std::mutex>()});
 }
 
 absl::Status Decoder::Forward(const at::Tensor& token_ids, absl::Span<const int64_t> lengths,
@@ -89,6 +126,9 @@ absl::Status Decoder::Evaluate(const at::Tensor& token_ids, absl::Span<const int
   if (editor.end() == PassEnd::kLogits && !unembedding_.exists()) {
     return absl::FailedPreconditionError(absl::StrCat("model \"", info_.name, "\" ", info_.no_logits));
   }
+  if (stages_.front().device != stages_.back().device) {
+    return absl::FailedPreconditionError(absl::StrCat("model \"", info_.name, "\" ", kStagesWithoutLogits));
+  }
   const auto visit = [&](int hook_point, const at::Tensor& rows) { return editor.Replace(hook_point, rows); };
   Taps taps(hook_points_, editor.hook_points(), editor.end(), visit);
   if (editor.begin() != nullptr) return RunAll(*editor.begin(), taps, &editor);
@@ -107,29 +147,36 @@ absl::Status Decoder::RunAll(PassState from, Taps& taps, PassEditor* editor) {
 }
 
 // B sequences of T tokens, D = width; x is (B * T, D).
-bool Decoder::Run(PassState state, Taps& taps, PassEditor* editor) {
-  ForwardPass pass{state.token_ids, dtype_, rotary_, masks_, taps, state.per_layer, std::move(state.shared)};
-  pass.shared.resize(blocks_.size());
-  const int layers = static_cast<int>(blocks_.size());
-  rotary_.Begin(pass.positions(), state.lengths);
+bool Decoder::Run(PassState from, Taps& taps, PassEditor* editor) {
+  Progress progress;
+  progress.state = std::move(from);
+  PassState& state = progress.state;
+  const int layers = static_cast<int>(blocks_->size());
+  // A pass that goes on does so in the stage of its next block.
+  while (progress.stage + 1 < stages_.size() && state.layer >= stages_[progress.stage].end) ++progress.stage;
+  EnterStage(taps, &progress);
   at::Tensor& x = state.x;
   if (state.layer < 0) {
-    Enter(-1, editor, &pass, &state);
-    if (Embed(pass.token_ids, taps, &x, &pass.per_layer)) return true;
+    Enter(-1, editor, &progress);
+    if (Embed(progress.pass->token_ids, taps, &x, &progress.pass->per_layer)) return true;
     if (reads_embedding_) state.x0 = x;
-    if (weights_.bigram_embedding.defined()) state.bigram = EmbedBigrams(pass.token_ids);
+    if (weights_.bigram_embedding.defined()) state.bigram = EmbedBigrams(progress.pass->token_ids);
   }
   for (int i = std::max(0, state.layer); i < layers; ++i) {
-    Enter(i, editor, &pass, &state);
+    if (i == stages_[progress.stage].end) {
+      ++progress.stage;
+      EnterStage(taps, &progress);
+    }
+    Enter(i, editor, &progress);
     const Inputs& inputs = inputs_[static_cast<size_t>(i)];
     if (inputs.residual != 1) x = x * inputs.residual;
     if (inputs.embedding != 0) x = x + state.x0 * inputs.embedding;
     if (state.bigram.defined()) x = x + state.bigram * inputs.bigram;
     ++blocks_executed_;
-    if (blocks_[static_cast<size_t>(i)].Run(pass, &x)) return true;
+    if ((*blocks_)[static_cast<size_t>(i)].Run(*progress.pass, &x)) return true;
     if (i == layers / 2 && weights_.backout_factor != 0) state.kept = x;
   }
-  Enter(layers, editor, &pass, &state);
+  Enter(layers, editor, &progress);
   if (weights_.backout_factor != 0) x = at::sub(x, state.kept, weights_.backout_factor);
   at::Tensor out;
   if (ln_final_->Run(x, taps, &out)) return true;
@@ -137,21 +184,51 @@ bool Decoder::Run(PassState state, Taps& taps, PassEditor* editor) {
   return true;
 }
 
-void Decoder::Enter(int layer, PassEditor* editor, ForwardPass* pass, PassState* state) {
+void Decoder::EnterStage(Taps& taps, Progress* progress) {
+  OwnStage& stage = stages_[progress->stage];
+  // The stage before is free for the next batch first.
+  if (progress->turn.owns_lock()) progress->turn.unlock();
+  progress->turn = std::unique_lock<std::mutex>(*stage.turn);
+  PassState& state = progress->state;
+  if (progress->pass.has_value()) {
+    state.token_ids = std::move(progress->pass->token_ids);
+    state.per_layer = std::move(progress->pass->per_layer);
+    state.shared = std::move(progress->pass->shared);
+  }
+  // What lies there already stays as it is.
+  const auto bring = [&stage](at::Tensor* tensor) {
+    if (tensor->defined()) *tensor = tensor->to(stage.device, /*non_blocking=*/true);
+  };
+  for (at::Tensor* tensor : {&state.x, &state.x0, &state.bigram, &state.kept, &state.token_ids, &state.per_layer}) {
+    bring(tensor);
+  }
+  for (KeysAndValues& shared : state.shared) {
+    bring(&shared.keys);
+    bring(&shared.values);
+  }
+  ForwardPass here{state.token_ids, dtype_, stage.rotary, stage.masks, taps, state.per_layer, std::move(state.shared)};
+  here.shared.resize(blocks_->size());
+  progress->pass.emplace(std::move(here));
+  stage.rotary.Begin(progress->pass->positions(), state.lengths);
+}
+
+void Decoder::Enter(int layer, PassEditor* editor, Progress* progress) {
   if (editor == nullptr) return;
-  state->layer = layer;
+  progress->state.layer = layer;
   if (editor->Keeps(layer)) {
-    PassState kept = *state;
-    kept.token_ids = pass->token_ids;
-    kept.per_layer = pass->per_layer;
-    kept.shared = pass->shared;
+    PassState kept = progress->state;
+    kept.token_ids = progress->pass->token_ids;
+    kept.per_layer = progress->pass->per_layer;
+    kept.shared = progress->pass->shared;
     editor->Keep(std::move(kept));
   }
   const std::vector<int64_t> chosen = editor->Fork(layer);
-  if (!chosen.empty()) Fork(chosen, pass, state);
+  if (!chosen.empty()) Fork(chosen, progress);
 }
 
-void Decoder::Fork(const std::vector<int64_t>& chosen, ForwardPass* pass, PassState* state) {
+void Decoder::Fork(const std::vector<int64_t>& chosen, Progress* progress) {
+  ForwardPass* const pass = &*progress->pass;
+  PassState* const state = &progress->state;
   const int64_t batch = pass->batch();
   const at::Tensor index = at::tensor(chosen, at::kLong).to(pass->token_ids.device());
   const auto fork = [&](at::Tensor* sequences) {
@@ -174,7 +251,7 @@ void Decoder::Fork(const std::vector<int64_t>& chosen, ForwardPass* pass, PassSt
   std::vector<int64_t> forked;
   for (int64_t sequence : chosen) forked.push_back(state->lengths[static_cast<size_t>(sequence)]);
   state->lengths = std::move(forked);
-  rotary_.Begin(pass->positions(), state->lengths);
+  stages_[progress->stage].rotary.Begin(pass->positions(), state->lengths);
 }
 
 bool Decoder::Embed(const at::Tensor& token_ids, Taps& taps, at::Tensor* out, at::Tensor* per_layer) {

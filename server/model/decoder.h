@@ -4,15 +4,19 @@
 
 #include <atomic>
 #include <memory>
+#include <mutex>
+#include <optional>
 #include <vector>
 
 #include "server/model/attention/attend.h"
 #include "server/model/block.h"
 #include "server/model/decoder_config.h"
 #include "server/model/decoder_weights.h"
+#include "server/model/forward_pass.h"
 #include "server/model/model.h"
 #include "server/model/pass_editor.h"
 #include "server/model/rotary.h"
+#include "server/model/stage.h"
 #include "server/model/taps.h"
 #include "server/model/unembedding.h"
 
@@ -21,15 +25,36 @@ namespace hookline {
 class Decoder : public Model {
  public:
   // `weights` lie on the model's device in its dtype, embedding tables and norm weights as decoder_weights.h says.
-  // `info` has everything but what the configuration tells.
-  Decoder(ModelInfo info, DecoderConfig config, DecoderWeights weights, at::ScalarType dtype);
+  // Where there are stages, which together have all blocks, the blocks' lie on the devices of theirs, what stands
+  // before the blocks on the first, info.device, and what comes after them on the last. `info` has everything but what
+  // the configuration tells.
+  Decoder(ModelInfo info, DecoderConfig config, DecoderWeights weights, at::ScalarType dtype,
+          std::vector<Stage> stages = {});
 
   absl::Status Forward(const at::Tensor& token_ids, absl::Span<const int64_t> lengths,
                        absl::Span<const int> hook_points, Tap tap) override;
   absl::Status Evaluate(const at::Tensor& token_ids, absl::Span<const int64_t> lengths, PassEditor& editor) override;
   int64_t blocks_executed() const override { return blocks_executed_; }
 
+  enum class Sharing {
+    kReplica,   // computes independently of this one
+    kPipeline,  // takes turns with this one: at any time, one of them computes a stage
+  };
+  // Makes a model on the same devices that has this one's weights, and no copy of them, for another thread.
+  std::unique_ptr<Decoder> Share(Sharing sharing) const;
+
  private:
+  // A stage as this model computes it. Tables and masks are its own, since nothing locks them.
+  struct OwnStage {
+    int end = 0;  // the block after its last
+    at::Device device;
+    Rotary rotary;
+    CausalMasks masks;
+    // Held while the stage is computed or, on an accelerator, launched. It guards no data; models that share a pipeline
+    // take turns by it.
+    std::shared_ptr<std::mutex> turn;
+  };
+
   // The terms of a block's input beside the block before it: x = residual x + embedding x0 + bigram b.
   struct Inputs {
     double residual = 1, embedding = 0, bigram = 0;
@@ -37,10 +62,23 @@ class Decoder : public Model {
 
   // `editor`: null where the batch stays as it is and no logits are wanted.
   absl::Status RunAll(PassState from, Taps& taps, PassEditor* editor);
+  // A model that shares the other's weights.
+  Decoder(const Decoder& other, Sharing sharing);
+  void AddStage(size_t end, at::Device device);
+
+  // Where a pass is.
+  struct Progress {
+    size_t stage = 0;
+    std::unique_lock<std::mutex> turn;
+    std::optional<ForwardPass> pass;
+    PassState state;  // without what `pass` has of it
+  };
+  // Waits for the turn of progress->stage and brings the pass there.
+  void EnterStage(Taps& taps, Progress* progress);
   // Offers `editor`, if there is one, the state before `layer`, and lets it choose the sequences with which the pass
-  // goes on. What `pass` has of the state is not in `state`.
-  void Enter(int layer, PassEditor* editor, ForwardPass* pass, PassState* state);
-  void Fork(const std::vector<int64_t>& chosen, ForwardPass* pass, PassState* state);
+  // goes on.
+  void Enter(int layer, PassEditor* editor, Progress* progress);
+  void Fork(const std::vector<int64_t>& chosen, Progress* progress);
 
   // Each returns whether the last hook point was tapped, after which nothing more is computed.
   bool Run(PassState state, Taps& taps, PassEditor* editor);
@@ -50,13 +88,12 @@ class Decoder : public Model {
   const DecoderConfig config_;
   DecoderWeights weights_;  // those of the layers are with their blocks
   const at::ScalarType dtype_;
-  Rotary rotary_;
-  CausalMasks masks_;
+  std::vector<OwnStage> stages_;  // at least one
   int embed_hook_ = kNoHookPoint, position_embed_hook_ = kNoHookPoint;
   std::vector<Inputs> inputs_;    // by layer
   bool reads_embedding_ = false;  // a later block's input has a term of it
-  std::vector<Block> blocks_;
-  std::unique_ptr<NormPlace> ln_final_;
+  std::shared_ptr<const std::vector<Block>> blocks_;
+  std::shared_ptr<const NormPlace> ln_final_;
   const Unembedding unembedding_;
   std::atomic<int64_t> blocks_executed_{0};
 };

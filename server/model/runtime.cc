@@ -5,6 +5,7 @@
 #include <link.h>
 #include <torch/version.h>
 
+#include <algorithm>
 #include <climits>
 #include <cstdlib>
 #include <thread>
@@ -38,8 +39,9 @@ std::string FindBlas() {
 
 }  // namespace
 
-RuntimeInfo ConfigureRuntime(int threads) {
-  at::set_num_threads(threads > 0 ? threads : static_cast<int>(std::thread::hardware_concurrency()));
+RuntimeInfo ConfigureRuntime(int threads, int executors) {
+  const int all = threads > 0 ? threads : static_cast<int>(std::thread::hardware_concurrency());
+  at::set_num_threads(std::max(1, all / executors));
   PreferAttentionWithoutPlans();
   RuntimeInfo info;
   info.libtorch = TORCH_VERSION;

@@ -17,9 +17,10 @@ struct RuntimeInfo {
   int threads = 0;
 };
 
-// Sets the number of threads of one operation on the CPU (0: one for each core), and what kernels an accelerator uses.
-// Call it before a model is loaded: left alone, LibTorch may use one thread.
-RuntimeInfo ConfigureRuntime(int threads);
+// Sets what kernels an accelerator uses, and the number of threads of one operation on the CPU: `threads` (0: one for
+// each core) are divided equally among `executors` that compute at the same time, of which each gets one at least. Call
+// it before a model is loaded: left alone, LibTorch may use one thread.
+RuntimeInfo ConfigureRuntime(int threads, int executors = 1);
 
 // FAILED_PRECONDITION where the LibTorch that is loaded is not the one that the server was built with, as after an
 // upgrade of the environment that it lies in: its headers would be wrong in ways that no error shows.

@@ -1,6 +1,7 @@
 #include "server/model/transfer.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <c10/core/DeviceGuard.h>
 #include <c10/core/Event.h>
 #include <c10/core/Stream.h>
@@ -125,7 +126,11 @@ class ReachedEvent : public TransferEvent {
 
 class HostTransfer : public Transfer {
  public:
-  absl::StatusOr<std::unique_ptr<ThreadBinding>> BindThread() override { return std::make_unique<ThreadBinding>(); }
+  // A new thread's first product would otherwise be computed by as many threads as there are cores.
+  absl::StatusOr<std::unique_ptr<ThreadBinding>> BindThread() override {
+    at::internal::lazy_init_num_threads();
+    return std::make_unique<ThreadBinding>();
+  }
 
   absl::Status Upload(absl::Span<const int64_t> values, at::Tensor* uploaded) override {
     return CatchTorch([&] {

@@ -29,8 +29,32 @@ void DescribeTokenizer(const ModelTokenizers* tokenizers, v1::Model* out) {
   }
 }
 
+void DescribeReplicas(const EngineSnapshot& snapshot, v1::Model* out) {
+  std::string devices;
+  for (const EngineSnapshot::ModelLoad& model : snapshot.models) {
+    if (model.model != out->name()) continue;
+    for (const EngineSnapshot::ReplicaLoad& load : model.replicas) {
+      v1::Replica& replica = *out->add_replicas();
+      for (const Stage& one : load.stages) {
+        v1::Stage& stage = *replica.add_stages();
+        stage.set_device(one.device);
+        stage.set_first_block(one.first_block);
+        stage.set_blocks(one.blocks);
+        stage.set_weight_bytes(one.weight_bytes);
+      }
+      replica.set_lost(load.is_lost);
+      replica.set_load(load.busy_share);
+      replica.set_tokens(load.tokens);
+      replica.set_batches(static_cast<int32_t>(load.launched_batches));
+      absl::StrAppend(&devices, devices.empty() ? "" : ",", load.devices());
+    }
+  }
+  if (!devices.empty()) out->set_device(devices);
+}
+
 // All but the hook points.
-void Describe(const ModelInfo& info, const ModelTokenizers* tokenizers, v1::Model* out) {
+void Describe(const ModelInfo& info, const EngineSnapshot& snapshot, const ModelTokenizers* tokenizers,
+              v1::Model* out) {
   out->set_name(info.name);
   out->set_architecture(info.architecture);
   out->set_variant(info.variant);
@@ -45,6 +69,7 @@ void Describe(const ModelInfo& info, const ModelTokenizers* tokenizers, v1::Mode
   out->set_device(info.device);
   out->set_fingerprint(info.fingerprint);
   out->set_parameters(info.parameters);
+  DescribeReplicas(snapshot, out);
   DescribeTokenizer(tokenizers, out);
   out->set_evaluates(info.no_logits.empty());
 }
@@ -55,7 +80,8 @@ grpc::ServerUnaryReactor* ModelServiceImpl::ListModels(grpc::CallbackServerConte
                                                        const grpc::ByteBuffer* request, grpc::ByteBuffer* response) {
   const auto fill = [&](const AuthClient& /*client*/, const v1::ListModelsRequest& /*request*/,
                         v1::ListModelsResponse* out) {
-    for (const Model* model : engine_->models()) Describe(model->info(), tokenizers_, out->add_models());
+    const EngineSnapshot snapshot = engine_->Snapshot();
+    for (const Model* model : engine_->models()) Describe(model->info(), snapshot, tokenizers_, out->add_models());
     return absl::OkStatus();
   };
   return AnswerCall<v1::ListModelsRequest, v1::ListModelsResponse>(
@@ -67,7 +93,7 @@ grpc::ServerUnaryReactor* ModelServiceImpl::GetModel(grpc::CallbackServerContext
   const auto fill = [&](const AuthClient& /*client*/, const v1::GetModelRequest& get,
                         v1::Model* found) -> absl::Status {
     ASSIGN_OR_RETURN(const Model* model, engine_->FindModel(get.name()));
-    Describe(model->info(), tokenizers_, found);
+    Describe(model->info(), engine_->Snapshot(), tokenizers_, found);
     for (const HookPoint& hook_point : model->hook_points().all()) {
       v1::HookPoint& out = *found->add_hook_points();
       out.set_name(hook_point.name);

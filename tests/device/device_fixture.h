@@ -41,7 +41,7 @@ class DeviceEngineTest : public ::testing::Test {
 
   std::unique_ptr<Engine> MakeEngine(const std::string& device, const std::string& dtype = "float32",
                                      std::vector<std::unique_ptr<const Dataset>> datasets = {}) const {
-    std::vector<std::unique_ptr<Model>> models;
+    std::vector<ServedModel> models;
     models.push_back(LoadFixture(fixture_, device, dtype));
     auto engine = Engine::Create(options_, std::move(models), std::move(datasets));
     EXPECT_TRUE(engine.ok()) << engine.status();

@@ -209,7 +209,7 @@ TEST_F(DeviceEngineTest, AModelWhoseFullBatchDoesNotFitIsRefusedAtTheStart) {
   const int64_t need = FakeDevice::PeakBytes(0) - before_[0];
   engine_.reset();
   FakeDevice::LimitMemory(0, before_[0] + need - 1000);
-  std::vector<std::unique_ptr<Model>> models;
+  std::vector<ServedModel> models;
   models.push_back(LoadFixture(fixture_, FakeDevice::Name()));
   const auto refused = Engine::Create(options_, std::move(models), {});
   EXPECT_EQ(refused.status().code(), absl::StatusCode::kResourceExhausted);
@@ -217,7 +217,7 @@ TEST_F(DeviceEngineTest, AModelWhoseFullBatchDoesNotFitIsRefusedAtTheStart) {
 }
 
 TEST_F(DeviceEngineTest, TwoModelsOnOneDeviceDoNotShareAStream) {
-  std::vector<std::unique_ptr<Model>> models;
+  std::vector<ServedModel> models;
   for (const char* name : {"a", "b"}) models.push_back(LoadFixture(fixture_, FakeDevice::Name(), "float32", name));
   auto engine = Engine::Create(options_, std::move(models), {});
   ASSERT_TRUE(engine.ok()) << engine.status();
@@ -241,7 +241,7 @@ TEST_F(DeviceEngineTest, TwoModelsOnOneDeviceDoNotShareAStream) {
 // After an error that stays, only a new process helps; clients go on there by their resume tokens.
 TEST_F(DeviceEngineTest, ADeviceThatFailsTwiceInARowEndsItsCapturesAndIsTold) {
   std::atomic<int> told{0};
-  std::vector<std::unique_ptr<Model>> models;
+  std::vector<ServedModel> models;
   models.push_back(LoadFixture(fixture_, FakeDevice::Name()));
   auto engine = Engine::Create(options_, std::move(models), {}, [&](const absl::Status&) { ++told; });
   ASSERT_TRUE(engine.ok()) << engine.status();

@@ -2,6 +2,8 @@
 #ifndef HOOKLINE_TESTS_ENGINE_ENGINE_FIXTURE_H_
 #define HOOKLINE_TESTS_ENGINE_ENGINE_FIXTURE_H_
 
+#include <atomic>
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -34,12 +36,21 @@ class EngineTest : public ::testing::Test {
   }
 
   void Create(std::vector<std::unique_ptr<const Dataset>> datasets = {}) {
-    auto model = std::make_unique<FakeModel>();
-    model_ = model.get();
-    std::vector<std::unique_ptr<Model>> models;
-    models.push_back(std::move(model));
-    auto engine = CreateEngine(options_, std::move(models), std::move(datasets),
-                               [](const std::string&) { return MakeLateTransfer(/*seed=*/7); });
+    std::vector<ServedModel> models(1);
+    replica_models_.clear();
+    for (int replica = 0; replica < replicas_; ++replica) {
+      auto model = std::make_unique<FakeModel>();
+      replica_models_.push_back(model.get());
+      models[0].executors.push_back({std::move(model), replica, {{"cpu", 0, 3, 0}}});
+    }
+    model_ = replica_models_[0];
+    uint64_t seed = 7;
+    auto engine = CreateEngine(
+        options_, std::move(models), std::move(datasets),
+        [&](const std::vector<std::string>&) -> absl::StatusOr<std::unique_ptr<Transfer>> {
+          return make_transfer_ ? make_transfer_() : MakeLateTransfer(seed++);
+        },
+        [this](const absl::Status&) { ++told_; });
     ASSERT_TRUE(engine.ok()) << engine.status();
     engine_ = *std::move(engine);
   }
@@ -103,7 +114,11 @@ class EngineTest : public ::testing::Test {
 
   EngineOptions options_;
   std::unique_ptr<Engine> engine_;
-  FakeModel* model_ = nullptr;
+  int replicas_ = 1;
+  std::function<std::unique_ptr<Transfer>()> make_transfer_;  // instead of late ones
+  FakeModel* model_ = nullptr;                                // of the first replica
+  std::vector<FakeModel*> replica_models_;
+  std::atomic<int> told_{0};  // times that the engine told of the loss of the last replica
 };
 
 }  // namespace hookline

@@ -47,9 +47,7 @@ class FairnessTest : public SchedulerTest {
       for (const Batch::Member& member : batch->members) clients[member.flow] = clients_[member.recipient.capture];
       for (const BatchItem& item : batch->items) tokens[clients[item.flow]] += item.sequence.length;
       Run(*batch);
-      for (const Batch::Member& member : batch->members) {
-        scheduler_->Delivered(member.recipient.capture, absl::ZeroDuration());
-      }
+      Deliver(*batch);
     }
     return tokens;
   }

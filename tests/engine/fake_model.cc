@@ -72,6 +72,11 @@ void FakeModel::WaitUntilBlocked() {
   mu_.Await(absl::Condition(&blocked_));
 }
 
+bool FakeModel::is_blocked() const {
+  absl::MutexLock lock(&mu_);
+  return blocked_;
+}
+
 void FakeModel::FailOn(uint32_t id, absl::Status status) {
   absl::MutexLock lock(&mu_);
   fail_on_.emplace(id, std::move(status));

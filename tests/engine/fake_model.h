@@ -37,6 +37,7 @@ class FakeModel : public Model {
   void Close();
   void Open();
   void WaitUntilBlocked();
+  bool is_blocked() const;
 
   // Forward answers this when one of its tokens is `id`.
   void FailOn(uint32_t id, absl::Status status);

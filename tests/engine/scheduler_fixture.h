@@ -42,7 +42,12 @@ class SchedulerTest : public ::testing::Test {
     ModelSetup setup;
     setup.info = &model_.info();
     setup.max_batch_tokens = options_.max_batch_tokens;
-    setup.on_room = [this](CaptureId id) { room_.push_back(id); };
+    for (int i = 0; i < replicas_; ++i) {
+      setup.executors.push_back({i, {"cpu"}, [this, i](CaptureId id) {
+                                   room_.push_back(id);
+                                   resumed_.push_back(i);
+                                 }});
+    }
     model_id_ = scheduler_->AddModel(std::move(setup));
   }
 
@@ -64,12 +69,25 @@ class SchedulerTest : public ::testing::Test {
     return *std::move(admitted);
   }
 
-  std::optional<Batch> NextBatch() { return scheduler_->TryNextBatch(model_id_, &look_again_); }
+  ExecutorId Executor(int index = 0) const { return {model_id_, index}; }
+  std::optional<Batch> NextBatch(int executor = 0) {
+    return scheduler_->TryNextBatch(Executor(executor), &look_again_);
+  }
+
+  // Plans the batch: each member gets rows, of which `staged_bytes` wait for slabs.
+  void Plan(Batch& batch, int executor = 0, int64_t staged_bytes = 0) {
+    for (Batch::Member& member : batch.members) {
+      member.has_rows = true;
+      member.staged_bytes = staged_bytes;
+    }
+    scheduler_->Planned(Executor(executor), batch);
+  }
 
   // Reports as an executor and a copier do, of a batch that takes no time and whose rows nobody needs to wait for.
-  void Run(Batch& batch) {
+  void Run(Batch& batch, int executor = 0) {
+    Plan(batch, executor);
     LaunchedPass launched;
-    ComputedPass computed;
+    ComputedBatch computed;
     for (Batch::Member& member : batch.members) {
       LaunchedPass::Share share;
       share.capture = member.recipient.capture;
@@ -77,9 +95,13 @@ class SchedulerTest : public ::testing::Test {
       computed.captures.push_back(member.recipient.capture);
     }
     launched.tokens = launched.positions = computed.tokens = 1;
-    scheduler_->Launched(model_id_, launched);
-    scheduler_->BatchDone(batch);
-    scheduler_->Computed(model_id_, computed);
+    scheduler_->Launched(Executor(executor), {launched});
+    scheduler_->Computed(Executor(executor), computed);
+  }
+  void Deliver(const Batch& batch) {
+    for (const Batch::Member& member : batch.members) {
+      scheduler_->Delivered(member.recipient.capture, {member.turn, absl::ZeroDuration(), /*has_gap=*/false});
+    }
   }
 
   static bool HasEnded(const Scheduler::Admitted& admitted) {
@@ -92,7 +114,9 @@ class SchedulerTest : public ::testing::Test {
   EngineOptions options_;
   FakeClock clock_;
   FakeModel model_;
+  int replicas_ = 1;
   std::vector<CaptureId> room_;
+  std::vector<int> resumed_;  // the executors that were told, as room_
   std::unique_ptr<Scheduler> scheduler_;
   ModelId model_id_{};
   absl::Time look_again_;

@@ -35,13 +35,11 @@ TEST_F(SchedulerTest, LaunchesAtMostTwoBatchesThatAreNotComputed) {
   for (int i = 0; i < 2; ++i) {
     const std::optional<Batch> batch = NextBatch();
     ASSERT_TRUE(batch.has_value()) << i;
-    scheduler_->Launched(model_id_, nothing);
-    scheduler_->BatchDone(*batch);
+    scheduler_->Planned(Executor(), *batch);
+    scheduler_->Launched(Executor(), {nothing});
   }
   EXPECT_EQ(NextBatch(), std::nullopt);
-  ComputedPass computed;
-  computed.tokens = 1;
-  scheduler_->Computed(model_id_, computed);
+  scheduler_->Computed(Executor(), {});
   EXPECT_TRUE(NextBatch().has_value());
 }
 
@@ -51,7 +49,7 @@ TEST_F(SchedulerTest, ACaptureEndsWhenNothingOfItIsInFlight) {
   ASSERT_TRUE(batch.has_value());
   Run(*batch);
   EXPECT_FALSE(HasEnded(capture));
-  scheduler_->Delivered(capture.id, absl::ZeroDuration());
+  Deliver(*batch);
   EXPECT_TRUE(HasEnded(capture));
 }
 
@@ -59,45 +57,15 @@ TEST_F(SchedulerTest, RowsThatWaitForSlabsKeepTheNextBatchBack) {
   const auto capture = Admit(Plan(Tokens({std::vector<uint32_t>(64, 1), std::vector<uint32_t>(64, 1)})));
   std::optional<Batch> batch = NextBatch();
   ASSERT_TRUE(batch.has_value());
-  LaunchedPass launched;
-  launched.tokens = launched.positions = 64;
-  launched.shares.emplace_back();
-  launched.shares[0].capture = capture.id;
-  launched.shares[0].staged_bytes = 100;
-  scheduler_->Launched(model_id_, launched);
-  scheduler_->BatchDone(*batch);
+  Plan(*batch, /*executor=*/0, /*staged_bytes=*/100);
   EXPECT_EQ(NextBatch(), std::nullopt);
   {
     const SlabRef slab = batch->members[0].recipient.window->Take();
     EXPECT_TRUE(room_.empty());
   }
   EXPECT_EQ(room_, std::vector<CaptureId>{capture.id}) << "the copier is told of a slab that came back";
-  scheduler_->Placed(capture.id, 100);
+  scheduler_->Placed(Executor(), capture.id, 100);
   EXPECT_TRUE(NextBatch().has_value());
-  scheduler_->Failed(capture.id, absl::InternalError("end of the test"));
-}
-
-TEST_F(SchedulerTest, RowsOfALaterPassWaitForSlabsWhereThoseOfTheOneBeforeGetThemMeanwhile) {
-  const auto capture = Admit(Plan(Tokens({std::vector<uint32_t>(64, 1), std::vector<uint32_t>(64, 1)})));
-  std::optional<Batch> batch = NextBatch();
-  ASSERT_TRUE(batch.has_value());
-  LaunchedPass half;
-  half.tokens = half.positions = 32;
-  half.shares.emplace_back();
-  half.shares[0].capture = capture.id;
-  half.shares[0].staged_bytes = 50;
-  scheduler_->Launched(model_id_, half);
-  scheduler_->Launched(model_id_, half);
-  ComputedPass computed;
-  computed.tokens = 1;
-  scheduler_->Computed(model_id_, computed);
-  scheduler_->Computed(model_id_, computed);
-  scheduler_->Placed(capture.id, 50);
-  scheduler_->BatchDone(*batch);
-  EXPECT_EQ(NextBatch(), std::nullopt) << "the second half would be overtaken";
-  batch->members[0].recipient.window->Take();
-  EXPECT_EQ(room_, std::vector<CaptureId>{capture.id}) << "the second half would wait for ever";
-  scheduler_->Placed(capture.id, 50);
   scheduler_->Failed(capture.id, absl::InternalError("end of the test"));
 }
 
@@ -106,14 +74,9 @@ TEST_F(SchedulerTest, ACaptureWhoseLastRowsAreLostEndsWithThatError) {
   clock_.Advance(kDelay);
   std::optional<Batch> batch = NextBatch();
   ASSERT_TRUE(batch.has_value());
-  LaunchedPass launched;
-  launched.tokens = launched.positions = 10;
-  launched.shares.emplace_back();
-  launched.shares[0].capture = capture.id;
-  scheduler_->Launched(model_id_, launched);
-  scheduler_->BatchDone(*batch);  // its source has ended
+  Run(*batch);  // its source has ended
   scheduler_->Failed(capture.id, absl::InternalError("the copy failed"));
-  scheduler_->Delivered(capture.id, absl::ZeroDuration());
+  Deliver(*batch);
   std::optional<CaptureEnded> ended;
   while (std::optional<CaptureEvent> event = capture.events->Next()) {
     if (const auto* end = std::get_if<CaptureEnded>(&*event)) ended = *end;
@@ -130,7 +93,7 @@ TEST_F(SchedulerTest, QueueTimeIsTheTimeThatASequenceCouldRunAndDidNot) {
   ASSERT_TRUE(batch.has_value());
   Run(*batch);
   clock_.Advance(absl::Hours(1));
-  scheduler_->Delivered(capture.id, absl::ZeroDuration());
+  Deliver(*batch);
   ASSERT_TRUE(std::holds_alternative<CaptureStarted>(*capture.events->Next()));
   EXPECT_EQ(std::get<CaptureEnded>(*capture.events->Next()).queue_time, kDelay);
 }

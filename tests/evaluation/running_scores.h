@@ -27,7 +27,7 @@ inline std::unique_ptr<Engine> MakeEngine(int64_t max_batch_tokens = 64, EngineO
   options.slab_count = 32;
   options.max_batch_tokens = max_batch_tokens;
   options.max_captures = 12;  // of which one client may have a quarter
-  std::vector<std::unique_ptr<Model>> models;
+  std::vector<ServedModel> models;
   models.push_back(RandomDecoder({}));
   auto engine = Engine::Create(options, std::move(models), /*datasets=*/{});
   EXPECT_TRUE(engine.ok()) << engine.status();

@@ -2,6 +2,7 @@
 
 #include <map>
 #include <memory>
+#include <vector>
 
 #include "gtest/gtest.h"
 #include "server/engine/score_run.h"
@@ -96,6 +97,23 @@ TEST(ScoreQueueTest, PassesThatPauseHaveRoomOnlyAndAreNotOvertakenByTheirKind) {
   queue.GiveBack(700);
   EXPECT_EQ(queue.Take(/*flows=*/0).id, CaptureId{2});
   EXPECT_EQ(queue.Take(/*flows=*/0).id, CaptureId{3});
+}
+
+TEST(ScoreQueueTest, APassThatHasPausedGoesOnWhereItBegan) {
+  ScoreQueue queue(/*max_paused=*/1000);
+  queue.Add(CaptureId{1}, MakeRun());
+  queue.SetWaiting(CaptureId{1}, 10, /*paused=*/100);
+  EXPECT_FALSE(queue.IsPinned(CaptureId{1}));
+  EXPECT_EQ(queue.Take(/*flows=*/0, /*executor=*/1).id, CaptureId{1});
+  EXPECT_TRUE(queue.IsPinned(CaptureId{1}));
+  EXPECT_EQ(queue.PinnedTo(1), std::vector<CaptureId>{CaptureId{1}});
+  queue.SetWaiting(CaptureId{1}, 10, /*paused=*/0);
+  EXPECT_EQ(queue.Take(/*flows=*/0, /*executor=*/0).run, nullptr);
+  EXPECT_EQ(queue.Take(/*flows=*/0, /*executor=*/1).id, CaptureId{1});
+  // The next pass may begin anywhere.
+  queue.SetWaiting(CaptureId{1}, 10, /*paused=*/100);
+  EXPECT_EQ(queue.PinnedTo(1), std::vector<CaptureId>());
+  EXPECT_EQ(queue.Take(/*flows=*/0, /*executor=*/0).id, CaptureId{1});
 }
 
 TEST(ScoreQueueTest, WhatIsRemovedHasNoTurn) {

@@ -76,7 +76,7 @@ class TopActivationsTest : public ::testing::Test {
     options.slab_bytes = 65536;
     options.slab_count = 32;
     options.max_batch_tokens = max_batch_tokens;
-    std::vector<std::unique_ptr<Model>> models;
+    std::vector<ServedModel> models;
     models.push_back(MakeModel());
     std::vector<std::unique_ptr<const Dataset>> datasets;
     auto dataset = Dataset::Open("corpus", path_ + ":uint16");

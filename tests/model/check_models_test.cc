@@ -68,11 +68,11 @@ TEST_F(CheckModelsTest, ModelsThatDoNotFitTogetherAreRefused) {
 TEST_F(CheckModelsTest, AModelThatFitsWithoutItsUnembeddingIsNotRefusedForIt) {
   ModelOptions options = Named("", std::string(HOOKLINE_FIXTURES) + "/families/llama_gqa");
   options.device = "cpu";
-  const int64_t whole = CountWeights(options)->bytes;
+  const int64_t whole = CountWeights(options)->front().bytes;
   EXPECT_TRUE(Check({options}, whole).ok());
   EXPECT_EQ(Check({options}, whole - 1).code(), absl::StatusCode::kResourceExhausted);
   options.evaluation = false;
-  const int64_t rest = CountWeights(options)->bytes;
+  const int64_t rest = CountWeights(options)->front().bytes;
   EXPECT_LT(rest, whole);
   EXPECT_TRUE(Check({options}, rest).ok());
   EXPECT_FALSE(Check({options}, rest - 1).ok());
@@ -87,7 +87,7 @@ TEST_F(CheckModelsTest, OnlyTheChosenStepOfACheckpointCounts) {
     std::filesystem::copy_file(from / "meta_000123.json", root_ / "d20" / ("meta_" + step + ".json"));
     ModelOptions options = Named("", from);
     options.device = "cpu";
-    return CountWeights(options)->bytes;
+    return CountWeights(options)->front().bytes;
   };
   const int64_t first = copy("A-mha", "000001"), newest = copy("A-gqa", "000100");
   File("d20/optim_000100.pt", 9000000);

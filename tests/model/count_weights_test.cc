@@ -18,9 +18,9 @@ ModelOptions Fixture(const std::string& name, const std::string& dtype = "float3
 }
 
 int64_t Bytes(const ModelOptions& options) {
-  const absl::StatusOr<MemoryNeed> need = CountWeights(options);
+  const auto need = CountWeights(options);
   EXPECT_TRUE(need.ok()) << need.status();
-  return need.ok() ? need->bytes : -1;
+  return need.ok() ? need->front().bytes : -1;
 }
 
 ModelInfo Info(const ModelOptions& options) {

@@ -69,7 +69,7 @@ class FamiliesConfigTest : public ChangedFixtureTest {
     options.device = "cpu";
     const auto need = CountWeights(options);
     EXPECT_TRUE(need.ok()) << need.status();
-    return need.ok() ? need->bytes : 0;
+    return need.ok() ? need->front().bytes : 0;
   }
 };
 

@@ -147,7 +147,7 @@ class EngineOverWire : public ::testing::TestWithParam<Kind> {
     }
     auto model = std::make_unique<FakeModel>();
     model_ = model.get();
-    std::vector<std::unique_ptr<Model>> models;
+    std::vector<ServedModel> models;
     models.push_back(std::move(model));
     auto engine = Engine::Create(options_, std::move(models), std::move(datasets));
     ASSERT_TRUE(engine.ok()) << engine.status();

@@ -61,6 +61,13 @@ TEST(Metrics, ShowTheEnginesSnapshotToWhoeverAsks) {
   load.captures_queued = 2;
   load.scores = 3;
   load.tokens_queued = 777;
+  EngineSnapshot::ReplicaLoad replica;
+  replica.stages = {{"cuda:0", 0, 3, 0}, {"cuda:1", 3, 3, 0}};
+  replica.tokens = 4000;
+  replica.busy_share = 0.75;
+  replica.launched_batches = 2;
+  load.replicas = {replica, replica};
+  load.replicas[1].is_lost = true;
   snapshot.models = {load};
   engine.SetSnapshot(snapshot);
 
@@ -85,6 +92,11 @@ TEST(Metrics, ShowTheEnginesSnapshotToWhoeverAsks) {
            "hookline_forward_seconds_sum{model=\"demo\"} 1.25\n",
            "hookline_queue_seconds_count{model=\"demo\"} 7\n",
            "hookline_device_memory_bytes{model=\"demo\"} 1048576\n",
+           "hookline_replica_up{model=\"demo\",replica=\"0\",device=\"cuda:0+cuda:1\"} 1\n",
+           "hookline_replica_up{model=\"demo\",replica=\"1\",device=\"cuda:0+cuda:1\"} 0\n",
+           "hookline_replica_load{model=\"demo\",replica=\"0\",device=\"cuda:0+cuda:1\"} 0.75\n",
+           "hookline_replica_tokens_total{model=\"demo\",replica=\"0\",device=\"cuda:0+cuda:1\"} 4000\n",
+           "hookline_replica_batches{model=\"demo\",replica=\"0\",device=\"cuda:0+cuda:1\"} 2\n",
            "hookline_queue_depth{model=\"demo\",queue=\"captures\"} 2\n",
            "hookline_queue_depth{model=\"demo\",queue=\"scores\"} 3\n",
            "hookline_queued_tokens{model=\"demo\"} 777\n",

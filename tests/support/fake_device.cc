@@ -28,6 +28,8 @@ int StreamOf(const c10::Stream& stream) { return stream.device_index() * kStream
 
 void MaybeFail() {
   if (!state().failure.empty()) TORCH_CHECK(false, state().failure);
+  const auto found = state().device_failures.find(current_device);
+  if (found != state().device_failures.end()) TORCH_CHECK(false, found->second);
 }
 
 void Merge(const Clock& from, Clock* into) {
@@ -117,7 +119,10 @@ void FreeDevice(void* address) {
   absl::MutexLock lock(&state().mu);
   const auto found = state().blocks.find(begin);
   const Block& block = found->second;
+  // Nothing runs on a device that has failed.
+  const bool has_failed = !state().failure.empty() || state().device_failures.count(block.device) > 0;
   for (const auto& [user, count] : block.uses) {
+    if (has_failed) break;
     if (user == block.stream || Knows(block.stream, user, count)) continue;
     Race(absl::StrCat("a block of stream ", block.stream, " is freed while stream ", user, " may still use it"));
   }
@@ -246,6 +251,19 @@ void Launch(const std::string& name, const std::vector<at::Tensor>& reads, const
   for (const at::Tensor& tensor : writes) Write(name, stream, tensor);
 }
 
+void CopyAcross(const at::Tensor& source, const at::Tensor& destination) {
+  absl::MutexLock lock(&state().mu);
+  MaybeFail();
+  ++state().counters.launches;
+  ++state().by_operator["copy_"];
+  const int from = StreamOf(source.device().index()), to = StreamOf(destination.device().index());
+  Merge(ClockOf(to), &state().streams[from].seen);
+  ++state().streams[from].count;
+  Read("copy_", from, source);
+  Write("copy_", from, destination);
+  Merge(ClockOf(from), &state().streams[to].seen);
+}
+
 void CopyLater(const at::Tensor& source, const at::Tensor& destination) {
   const bool is_upload = source.is_cpu();
   const bool is_pinned = IsPinned((is_upload ? source : destination).data_ptr());
@@ -298,6 +316,7 @@ void FakeDevice::Reset() {
   state().by_operator.clear();
   state().limits.clear();
   state().failure.clear();
+  state().device_failures.clear();
   state().ignores_stream_waits = state().ignores_host_waits = false;
   for (int device = 0; device < kDevices; ++device) {
     state().switches[device] = 0;
@@ -343,6 +362,11 @@ int64_t FakeDevice::PeakBytes(int device) {
 void FakeDevice::LimitMemory(int device, int64_t bytes) {
   absl::MutexLock lock(&state().mu);
   state().limits[device] = bytes;
+}
+
+void FakeDevice::FailDevice(int device, const std::string& message) {
+  absl::MutexLock lock(&state().mu);
+  state().device_failures[device] = message;
 }
 
 void FakeDevice::FailWith(const std::string& message) {

@@ -65,6 +65,8 @@ class FakeDevice {
   // From now on every launch, every wait and every pinning of memory throws a c10::Error with `message`;
   // empty: none does.
   static void FailWith(const std::string& message);
+  // The same for what threads do whose current device is `device`, until Reset.
+  static void FailDevice(int device, const std::string& message);
   // Sabotage, to see that the check sees: streams no longer wait for events, or hosts for copies.
   static void IgnoreStreamWaits();
   static void IgnoreHostWaits();

@@ -67,6 +67,7 @@ struct State {
   int64_t peak[FakeDevice::kDevices] ABSL_GUARDED_BY(mu) = {};
   std::map<int, int64_t> limits ABSL_GUARDED_BY(mu);
   std::string failure ABSL_GUARDED_BY(mu);
+  std::map<int, std::string> device_failures ABSL_GUARDED_BY(mu);
   bool ignores_stream_waits ABSL_GUARDED_BY(mu) = false;
   bool ignores_host_waits ABSL_GUARDED_BY(mu) = false;
   int next_stream[FakeDevice::kDevices] ABSL_GUARDED_BY(mu) = {};
@@ -82,7 +83,7 @@ extern thread_local int current_stream[FakeDevice::kDevices];
 int StreamOf(int device);
 int StreamOf(const c10::Stream& stream);
 
-// Throws what FakeDevice::FailWith asks for.
+// Throws what FakeDevice::FailWith asks for, or FailDevice for the thread's current device.
 void MaybeFail() ABSL_EXCLUSIVE_LOCKS_REQUIRED(state().mu);
 // The stream's work up to now, and what it knows of the others'.
 Clock ClockOf(int stream) ABSL_EXCLUSIVE_LOCKS_REQUIRED(state().mu);
@@ -100,6 +101,9 @@ void* HostAddress(const void* device_address);
 // Counts the launch of `name` on the current stream of the current device and checks it against what other streams do.
 // Of the tensors only those on the device count.
 void Launch(const std::string& name, const std::vector<at::Tensor>& reads, const std::vector<at::Tensor>& writes);
+
+// A copy between devices: on the source's current stream, which waits for the destination's, and is waited for by it.
+void CopyAcross(const at::Tensor& source, const at::Tensor& destination);
 
 // A copy between contiguous tensors of one dtype, of which one lies on the host; the host does not wait for it.
 void CopyLater(const at::Tensor& source, const at::Tensor& destination);

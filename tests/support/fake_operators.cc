@@ -164,14 +164,18 @@ at::Tensor EmptyStrided(at::IntArrayRef size, at::IntArrayRef stride, c10::optio
   return at::detail::empty_strided_generic(size, stride, DeviceAllocator(), keys, c10::dtype_or_default(dtype));
 }
 
-// Copies as CUDA does: within a device by a kernel; to and from the host without waiting only if bytes go as they are.
+// Copies as CUDA does: within a device and between devices by a kernel; to and from the host without waiting only if
+// bytes go as they are.
 at::Tensor CopyFrom(const at::Tensor& source, const at::Tensor& destination, bool non_blocking) {
   if (destination.numel() == 0) return destination;
   const bool both = IsOnDevice(source) && IsOnDevice(destination);
   const c10::OptionalDeviceGuard guard(IsOnDevice(source) ? source.device() : destination.device());
   if (both) {
-    TORCH_CHECK(source.device() == destination.device(), "a copy between devices, which nobody needs");
-    Launch("copy_", {source}, {destination});
+    if (source.device() == destination.device()) {
+      Launch("copy_", {source}, {destination});
+    } else {
+      CopyAcross(source, destination);
+    }
     OnHost(destination).copy_(OnHost(source));
     return destination;
   }

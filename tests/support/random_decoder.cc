@@ -95,11 +95,36 @@ std::unique_ptr<Model> RandomDecoder(const RandomDecoderOptions& options) {
   info.details = absl::StrFormat("random weights, seed %d", options.seed);
   info.dtype = options.dtype;
   info.device = options.device;
+  std::vector<Stage> stages;
+  const int blocks = options.layers / options.stages;
+  for (int i = 0; i < options.stages && options.stages > 1; ++i) {
+    stages.push_back({options.device, i * blocks, blocks, 0});
+  }
   // Distinguishes these weights from others, without reading them.
   info.fingerprint = absl::StrFormat("%016x%04x%04x%08x", options.seed, options.layers, d, options.vocabulary_size);
   info.parameters =
       options.vocabulary_size * d + options.context_length * d + options.layers * (12 * d * d + 13 * d) + 2 * d;
-  return std::make_unique<Decoder>(std::move(info), std::move(config), std::move(weights), dtype);
+  return std::make_unique<Decoder>(std::move(info), std::move(config), std::move(weights), dtype, std::move(stages));
+}
+
+ServedModel SharedRandomDecoder(const RandomDecoderOptions& options, int replicas) {
+  std::vector<Stage> stages;
+  const int blocks = options.layers / options.stages;
+  for (int i = 0; i < options.stages; ++i) stages.push_back({options.device, i * blocks, blocks, 0});
+  ServedModel served;
+  for (int replica = 0; replica < replicas; ++replica) {
+    const auto share = [&served](Decoder::Sharing sharing, size_t of) {
+      return static_cast<const Decoder&>(*served.executors[of].model).Share(sharing);
+    };
+    std::unique_ptr<Model> own =
+        replica == 0 ? RandomDecoder(options) : std::unique_ptr<Model>(share(Decoder::Sharing::kReplica, 0));
+    const size_t first = served.executors.size();
+    served.executors.push_back({std::move(own), replica, stages});
+    for (int stage = 1; stage < options.stages; ++stage) {
+      served.executors.push_back({share(Decoder::Sharing::kPipeline, first), replica, stages});
+    }
+  }
+  return served;
 }
 
 }  // namespace hookline

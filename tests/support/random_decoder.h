@@ -10,12 +10,14 @@
 #include <string>
 
 #include "server/model/model.h"
+#include "server/model/served_model.h"
 
 namespace hookline {
 
 struct RandomDecoderOptions {
   std::string name = "random";
   int layers = 2;
+  int stages = 1;  // of as many blocks each, all on `device`; divides `layers`
   int64_t width = 32;
   int64_t heads = 4;  // divides `width`
   int64_t vocabulary_size = 257;
@@ -30,6 +32,9 @@ RandomDecoderOptions Gpt2SizedDecoder();
 
 // GPT-2's architecture: LayerNorm with weights and biases, learned positions, an MLP four times as wide with GELU.
 std::unique_ptr<Model> RandomDecoder(const RandomDecoderOptions& options);
+
+// Replicas of it that share the weights, each with an executor for each stage.
+ServedModel SharedRandomDecoder(const RandomDecoderOptions& options, int replicas);
 
 }  // namespace hookline
 

@@ -31,7 +31,8 @@ absl::StatusOr<std::vector<float>> RunLatentPass(Model& model, absl::Span<const 
     at::Tensor found;
     const auto tap = [&](int, const at::Tensor& rows) {
       const Dictionary& encoder = *attached.dictionary;
-      found = encoder.Latents(encoder.PartOf(rows), wanted);
+      // A model's stages may lie on several devices.
+      found = encoder.Latents(encoder.PartOf(rows), wanted.to(rows.device()));
     };
     const absl::Status run = model.Forward(TokenIds(sequences).to(device), /*lengths=*/{}, {attached.hook_point}, tap);
     if (!run.ok()) return run;

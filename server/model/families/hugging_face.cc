@@ -18,6 +18,7 @@
 #include "server/model/families/weight_names.h"
 #include "server/model/load/checkpoint_folder.h"
 #include "server/model/load/memory.h"
+#include "server/model/load/stages.h"
 #include "server/model/load/weight_taker.h"
 
 namespace hookline {
@@ -143,13 +144,15 @@ absl::StatusOr<DecoderWeights> TakeAll(const Architecture& architecture, WeightT
   return weights;
 }
 
-// Returns the bytes that the weights will take on their device.
-absl::StatusOr<int64_t> Count(const ModelOptions& options, const Checkpoint& checkpoint, at::ScalarType dtype) {
+// Returns the bytes that the weights will take on their devices. Completes `stages`.
+absl::StatusOr<std::vector<MemoryNeed>> Count(const ModelOptions& options, const Checkpoint& checkpoint,
+                                              at::ScalarType dtype, std::vector<Stage>* stages) {
   WeightTaker count(checkpoint.state, at::kCPU, dtype, WeightTaker::Mode::kCount);
-  count.set_evaluates(options.evaluation);
+  count.set_evaluates(options.evaluation && !IsSplit(*stages));
   std::string not_read;
   RETURN_IF_ERROR(TakeAll(checkpoint.architecture, count, &not_read).status());
-  return count.bytes();
+  return PlaceWeights(ModelName(options), count.taken(), static_cast<int>(checkpoint.architecture.config.layers.size()),
+                      stages);
 }
 
 // Rotation has no end, learned positions do. The fingerprint stays: no row changes.
@@ -164,20 +167,22 @@ void AllowLongerSequences(int64_t wanted, DecoderConfig* config, ModelInfo* info
 
 bool IsHuggingFaceFolder(const std::string& folder) { return access((folder + "/config.json").c_str(), F_OK) == 0; }
 
-absl::StatusOr<int64_t> CountHuggingFace(const ModelOptions& options, at::ScalarType dtype) {
+absl::StatusOr<std::vector<MemoryNeed>> CountHuggingFace(const ModelOptions& options, std::vector<Stage> stages,
+                                                         at::ScalarType dtype) {
   ASSIGN_OR_RETURN(const Checkpoint checkpoint, Open(options, ModelInfo{}));
-  return Count(options, checkpoint, dtype);
+  return Count(options, checkpoint, dtype, &stages);
 }
 
-absl::StatusOr<std::unique_ptr<Model>> LoadHuggingFace(const ModelOptions& options, ModelInfo known, at::Device device,
-                                                       at::ScalarType dtype) {
+absl::StatusOr<std::unique_ptr<Model>> LoadHuggingFace(const ModelOptions& options, ModelInfo known,
+                                                       at::ScalarType dtype, std::vector<Stage>* stages) {
   ASSIGN_OR_RETURN(Checkpoint checkpoint, Open(options, std::move(known)));
-  ASSIGN_OR_RETURN(const int64_t bytes, Count(options, checkpoint, dtype));
   ModelInfo& info = checkpoint.info;
   Architecture& architecture = checkpoint.architecture;
-  RETURN_IF_ERROR(CheckMemory({{info.name, info.device, bytes}}, MemoryOf));
-  WeightTaker take(checkpoint.state, device, dtype);
-  take.set_evaluates(options.evaluation);
+  ASSIGN_OR_RETURN(const std::vector<MemoryNeed> needs, Count(options, checkpoint, dtype, stages));
+  RETURN_IF_ERROR(CheckMemory(needs, MemoryOf));
+  WeightTaker take(checkpoint.state, at::Device(stages->front().device), dtype);
+  TakeToStages(*stages, &take);
+  take.set_evaluates(options.evaluation && !IsSplit(*stages));
   info.no_logits = options.evaluation ? "has no unembedding in its checkpoint" : kLoadedWithoutEvaluation;
   std::string not_read;
   ASSIGN_OR_RETURN(DecoderWeights weights, TakeAll(architecture, take, &not_read));
@@ -186,7 +191,7 @@ absl::StatusOr<std::unique_ptr<Model>> LoadHuggingFace(const ModelOptions& optio
   ASSIGN_OR_RETURN(info.fingerprint, take.Fingerprint(architecture.config.ToString()));
   info.parameters = take.parameters();
   AllowLongerSequences(options.max_sequence_length, &architecture.config, &info);
-  return std::make_unique<Decoder>(std::move(info), std::move(architecture.config), std::move(weights), dtype);
+  return std::make_unique<Decoder>(std::move(info), std::move(architecture.config), std::move(weights), dtype, *stages);
 }
 
 }  // namespace hookline

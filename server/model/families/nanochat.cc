@@ -22,6 +22,7 @@
 #include "server/model/families/config_fields.h"
 #include "server/model/families/config_reader.h"
 #include "server/model/load/memory.h"
+#include "server/model/load/stages.h"
 #include "server/model/load/torch_checkpoint.h"
 #include "server/model/load/weight_taker.h"
 
@@ -328,30 +329,33 @@ absl::StatusOr<DecoderWeights> TakeWeights(const Checkpoint& checkpoint, WeightT
   return weights;
 }
 
-// Returns the bytes that the weights will take on their device.
-absl::StatusOr<int64_t> Count(const ModelOptions& options, const Checkpoint& checkpoint, at::ScalarType dtype) {
+// Returns the bytes that the weights will take on their devices. Completes `stages`.
+absl::StatusOr<std::vector<MemoryNeed>> Count(const ModelOptions& options, const Checkpoint& checkpoint,
+                                              at::ScalarType dtype, std::vector<Stage>* stages) {
   WeightTaker count(checkpoint.state, at::kCPU, dtype, WeightTaker::Mode::kCount);
-  count.set_evaluates(options.evaluation);
+  count.set_evaluates(options.evaluation && !IsSplit(*stages));
   RETURN_IF_ERROR(TakeWeights(checkpoint, count).status());
-  return count.bytes();
+  return PlaceWeights(ModelName(options), count.taken(), static_cast<int>(checkpoint.config.layers.size()), stages);
 }
 
 }  // namespace
 
 bool IsNanochatFolder(const std::string& folder) { return !FindSteps(folder).empty(); }
 
-absl::StatusOr<int64_t> CountNanochat(const ModelOptions& options, at::ScalarType dtype) {
+absl::StatusOr<std::vector<MemoryNeed>> CountNanochat(const ModelOptions& options, std::vector<Stage> stages,
+                                                      at::ScalarType dtype) {
   ASSIGN_OR_RETURN(const Checkpoint checkpoint, Open(options));
-  return Count(options, checkpoint, dtype);
+  return Count(options, checkpoint, dtype, &stages);
 }
 
-absl::StatusOr<std::unique_ptr<Model>> LoadNanochat(const ModelOptions& options, ModelInfo info, at::Device device,
-                                                    at::ScalarType dtype) {
+absl::StatusOr<std::unique_ptr<Model>> LoadNanochat(const ModelOptions& options, ModelInfo info, at::ScalarType dtype,
+                                                    std::vector<Stage>* stages) {
   ASSIGN_OR_RETURN(const Checkpoint checkpoint, Open(options));
-  ASSIGN_OR_RETURN(const int64_t bytes, Count(options, checkpoint, dtype));
-  RETURN_IF_ERROR(CheckMemory({{info.name, info.device, bytes}}, MemoryOf));
-  WeightTaker take(checkpoint.state, device, dtype);
-  take.set_evaluates(options.evaluation);
+  ASSIGN_OR_RETURN(const std::vector<MemoryNeed> needs, Count(options, checkpoint, dtype, stages));
+  RETURN_IF_ERROR(CheckMemory(needs, MemoryOf));
+  WeightTaker take(checkpoint.state, at::Device(stages->front().device), dtype);
+  TakeToStages(*stages, &take);
+  take.set_evaluates(options.evaluation && !IsSplit(*stages));
   info.no_logits = !options.evaluation ? kLoadedWithoutEvaluation
                                        : "is of nanochat's variant E or G, whose logits differ and whose files do not; "
                                          "--logit-soft-cap says which it is";
@@ -368,7 +372,7 @@ absl::StatusOr<std::unique_ptr<Model>> LoadNanochat(const ModelOptions& options,
   }
   ASSIGN_OR_RETURN(info.fingerprint, take.Fingerprint(checkpoint.config.ToString()));
   for (const auto& [name, tensor] : checkpoint.state.tensors) info.parameters += tensor.numel();
-  return std::make_unique<Decoder>(std::move(info), checkpoint.config, std::move(weights), dtype);
+  return std::make_unique<Decoder>(std::move(info), checkpoint.config, std::move(weights), dtype, *stages);
 }
 
 }  // namespace hookline

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "server/model/load.h"
@@ -18,12 +19,14 @@ namespace hookline {
 // Returns whether `folder` holds a model_NNNNNN.pt.
 bool IsNanochatFolder(const std::string& folder);
 
-// Returns what the weights of the checkpoint that LoadNanochat would load will take on the device in `dtype`. Reads
-// what the files say of them, and refuses what LoadNanochat does.
-absl::StatusOr<int64_t> CountNanochat(const ModelOptions& options, at::ScalarType dtype);
+// Returns what the weights of the checkpoint that LoadNanochat would load will take on the devices that `stages` names,
+// in `dtype`. Reads what the files say of them, and refuses what LoadNanochat does.
+absl::StatusOr<std::vector<MemoryNeed>> CountNanochat(const ModelOptions& options, std::vector<Stage> stages,
+                                                      at::ScalarType dtype);
 
 // Loads model_NNNNNN.pt and meta_NNNNNN.json of options.path: options.step, or the highest. `info` holds what is known
-// already (name, device, dtype). Errors as LoadModel.
+// already (name, device, dtype), `stages` names the devices of the stages, at least one, and is completed. Errors as
+// LoadModel.
 //
 // The forms, or eras, and how they are told apart (x' means the padded tables of x):
 //   A, A'   no per-layer scalars                       rope base 10000, no windows
@@ -34,8 +37,8 @@ absl::StatusOr<int64_t> CountNanochat(const ModelOptions& options, at::ScalarTyp
 //   H       ve_gate of 12 channels                     rope base 100000, q and k x 1.15, S a third
 //   I       smear_lambda                               smear, backout, q and k x 1.2, S a quarter
 // D (v0_lambdas) and mixtures of experts are refused.
-absl::StatusOr<std::unique_ptr<Model>> LoadNanochat(const ModelOptions& options, ModelInfo info, at::Device device,
-                                                    at::ScalarType dtype);
+absl::StatusOr<std::unique_ptr<Model>> LoadNanochat(const ModelOptions& options, ModelInfo info, at::ScalarType dtype,
+                                                    std::vector<Stage>* stages);
 
 }  // namespace hookline
 

@@ -36,7 +36,8 @@ absl::Status CheckModels(absl::Span<const ModelOptions> models,
           absl::StrCat("--model ", one.path, ": two models are named '", name, "'; name them apart as NAME=PATH"));
     }
     // A model that cannot be counted cannot be loaded either, which says better why.
-    if (const auto need = CountWeights(one); need.ok()) needs.push_back(*need);
+    if (const auto counted = CountWeights(one); counted.ok())
+      needs.insert(needs.end(), counted->begin(), counted->end());
   }
   return CheckMemory(needs, available);
 }

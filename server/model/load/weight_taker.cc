@@ -72,8 +72,9 @@ at::Tensor WeightTaker::Take(const std::string& name, const std::vector<int64_t>
   // On the way to another device a weight crosses the bus as it is stored.
   const at::ScalarType stored = tensor->scalar_type();
   taken_[name] = BytesOf(tensor->numel(), dtype.value_or(stored));
-  const at::Tensor values = Read(name, device_.is_cpu() ? dtype.value_or(stored) : stored);
-  return values.defined() ? values.to(device_, dtype.value_or(stored)) : values;
+  const at::Device device = DeviceOf(name);
+  const at::Tensor values = Read(name, device.is_cpu() ? dtype.value_or(stored) : stored);
+  return values.defined() ? values.to(device, dtype.value_or(stored)) : values;
 }
 
 at::Tensor WeightTaker::Bytes(const std::string& name, const std::vector<int64_t>& sizes) {
@@ -88,7 +89,7 @@ at::Tensor WeightTaker::Decoded(const std::string& name, const std::vector<int64
   taken_[name] = BytesOf(values, dtype_);
   if (!reader_) return {};
   const at::Tensor decoded = OrError(reader_->Decode(name, sizes, dtype_, decode));
-  return decoded.defined() ? decoded.to(device_) : decoded;
+  return decoded.defined() ? decoded.to(DeviceOf(name)) : decoded;
 }
 
 at::Tensor WeightTaker::Linear(const std::string& name, int64_t in, int64_t out) {
@@ -133,12 +134,6 @@ std::vector<std::string> WeightTaker::IgnoreRest(
   }
   for (const std::string& name : names) taken_.emplace(name, 0);
   return names;
-}
-
-int64_t WeightTaker::bytes() const {
-  CheckedInt64 all = 0;
-  for (const auto& [name, bytes] : taken_) all += bytes;
-  return all.value().value_or(std::numeric_limits<int64_t>::max());
 }
 
 absl::Status WeightTaker::Finish() const {

@@ -16,9 +16,11 @@
 #include <ATen/ATen.h>
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/functional/function_ref.h"
@@ -46,7 +48,10 @@ class WeightTaker {
   void set_evaluates(bool evaluates) { evaluates_ = evaluates; }
   bool evaluates() const { return evaluates_; }
 
-  at::Device device() const { return device_; }
+  // Says where each weight goes, by its name; otherwise all go to the taker's device.
+  void set_device_of(std::function<at::Device(const std::string& name)> device_of) {
+    device_of_ = std::move(device_of);
+  }
   at::ScalarType dtype() const { return dtype_; }
 
   bool Has(const std::string& name) const { return weights_.tensors.count(name) != 0; }
@@ -75,8 +80,8 @@ class WeightTaker {
 
   // Values of the tensors that were taken, and of those ignored with their sizes checked.
   int64_t parameters() const { return parameters_; }
-  // Returns the bytes of the tensors that were taken, on the device.
-  int64_t bytes() const;
+  // Returns the bytes that each tensor that was taken has on its device, by name.
+  const std::map<std::string, int64_t>& taken() const { return taken_; }
 
   // The first error; without one, whether all of the checkpoint was taken.
   absl::Status Finish() const;
@@ -97,10 +102,13 @@ class WeightTaker {
   // The weight on the device, in `dtype` or, where there is none, as it is stored; undefined after an error.
   at::Tensor Take(const std::string& name, const std::vector<int64_t>& sizes, std::optional<at::ScalarType> dtype);
 
+  at::Device DeviceOf(const std::string& name) const { return device_of_ ? device_of_(name) : device_; }
+
   const StateDict& weights_;
   std::optional<WeightReader> reader_;  // none where nothing is read
   const at::Device device_;
   const at::ScalarType dtype_;
+  std::function<at::Device(const std::string& name)> device_of_;
   bool evaluates_ = true;
   std::map<std::string, int64_t> taken_;  // with their bytes on the device
   int64_t parameters_ = 0;

@@ -77,7 +77,7 @@ struct Bench {
         const std::string& auth_file = "") {
     auto owned = RandomDecoder(decoder);
     model = owned.get();
-    std::vector<std::unique_ptr<Model>> models;
+    std::vector<ServedModel> models;
     models.push_back(std::move(owned));
     std::vector<std::unique_ptr<const Dataset>> datasets;
     if (!dataset.empty()) datasets.push_back(Must(Dataset::Open("tokens", dataset)));

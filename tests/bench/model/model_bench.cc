@@ -56,6 +56,8 @@ int Main(int argc, char** argv) {
   ConfigureRuntime(threads);
   const auto weights = CountWeights(options);
   if (!weights.ok()) Fail(weights.status().ToString());
+  int64_t weight_bytes = 0;
+  for (const auto& need : *weights) weight_bytes += need.bytes;
   const int64_t before = StatusBytes("VmRSS");
   const double start = Now();
   const auto model = LoadModel(options);
@@ -63,7 +65,7 @@ int Main(int argc, char** argv) {
   std::printf(
       "{\"load_seconds\": %.6f, \"weight_bytes\": %lld, \"resident_bytes\": %lld, \"peak_resident_bytes\": %lld, "
       "\"anonymous_bytes\": %lld}\n",
-      Now() - start, static_cast<long long>(weights->bytes), static_cast<long long>(StatusBytes("VmRSS") - before),
+      Now() - start, static_cast<long long>(weight_bytes), static_cast<long long>(StatusBytes("VmRSS") - before),
       static_cast<long long>(StatusBytes("VmHWM") - before), static_cast<long long>(StatusBytes("RssAnon")));
   std::fflush(stdout);
 
