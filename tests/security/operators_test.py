@@ -211,11 +211,12 @@ def test_clients_wait_as_long_as_a_rate_demands(serve, tmp_path, receiver):
 def test_the_command_line_waits_as_long_as_a_rate_demands(serve, tmp_path):
     clients = write_clients(
         tmp_path / "clients.json",
-        entry("a", ["read", "capture"], "a", quotas={"tokens_per_second": 100, "burst_tokens": 50}),
+        entry("a", ["read", "capture"], "a", quotas={"tokens_per_second": 20, "burst_tokens": 50}),
     )
     server = serve("--auth-file", clients)
     tokens = tmp_path / "tokens.txt"
-    tokens.write_text(" ".join(["256"] * 60) + "\n")
+    # The first takes 50 tokens more than there are, which are back after 2.5 seconds: later than the second asks.
+    tokens.write_text(" ".join(["256"] * 100) + "\n")
     for number in range(2):  # the second is refused, waits as long as it is told, and succeeds
         arguments = ("--hook-points", POINT, "--tokens", tokens, "--out", tmp_path / f"rows{number}", "--quiet")
         code, _, err = cli("capture", "--server", server.address, *arguments, HOOKLINE_TOKEN="a")
