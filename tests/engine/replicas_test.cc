@@ -234,19 +234,22 @@ TEST_F(ReplicasTest, ABatchThatCannotBeComputedEndsItsCaptureAfterTheRowsBeforeI
 }
 
 TEST_F(ReplicasTest, WhatALostReplicaHadRunsAgainOnTheOthers) {
+  CaptureRequest request = Request(kThree, {});
+  request.source = DatasetSource{"corpus", kLength, 0, 0, {}, {}};
   for (int lost = 0; lost < 3; ++lost) {
     CreateThatFails();
-    CaptureRequest request = Request(kThree, {});
-    request.source = DatasetSource{"corpus", kLength, 0, 0, {}, {}};
-    Collector collector(*engine_, request);
-    collector.ReadChunks(4);
-    *fails_[lost] = true;
-    const Collected& got = collector.ReadAll();
-    EXPECT_TRUE(got.ended->status.ok()) << got.ended->status;
-    ExpectSameRows(got.hook_points, Expected(request, kThree, all_));
-    // Another capture finds the loss if the first one did not.
-    Collector again(*engine_, request);
-    ExpectSameRows(again.ReadAll().hook_points, Expected(request, kThree, all_));
+    const auto expected = Expected(request, kThree, all_);
+    {
+      Collector collector(*engine_, request);
+      collector.ReadChunks(4);
+      *fails_[lost] = true;
+      const Collected& got = collector.ReadAll();
+      EXPECT_TRUE(got.ended->status.ok()) << got.ended->status;
+      ExpectSameRows(got.hook_points, expected);
+      // Another capture finds the loss if the first one did not.
+      Collector again(*engine_, request);
+      ExpectSameRows(again.ReadAll().hook_points, expected);
+    }
     ExpectAllSlabsBack();
     EXPECT_EQ(told_, 0);
     engine_.reset();
