@@ -15,12 +15,14 @@ class DictionaryServer(Server):
 
     def __init__(self):
         model = os.path.join(FIXTURES, "families", "gpt2")
-        dictionary = os.path.join(FIXTURES, "evaluation", "dictionaries", "gpt2_jumprelu")
+        dictionaries = os.path.join(FIXTURES, "evaluation", "dictionaries")
+        dictionary = os.path.join(dictionaries, "gpt2_jumprelu")
+        transcoder = os.path.join(dictionaries, "gpt2_transcoder")
         tokens = os.path.join(FIXTURES, "nanochat", "demo", "tokens.npy")
         super().__init__(
             model=False,
             arguments=["--model", model, "--device", "cpu", "--slab-count", "32", "--dictionary", f"sae={dictionary}"]
-            + ["--dataset", f"text={tokens}", "--max-batch-tokens", "64"],
+            + ["--dictionary", f"transcoder={transcoder}", "--dataset", f"text={tokens}", "--max-batch-tokens", "64"],
         )
 
 
@@ -44,6 +46,14 @@ def test_latents_are_printed_with_their_strongest_tokens(server):
     strongest = [float(line.split()[0]) for line in table[1:5]]
     assert strongest == sorted(strongest, reverse=True)
     assert "[" in table[1] and "]" in table[1]
+
+
+def test_scores_put_a_transcoder_where_it_writes(server, tmp_path):
+    tokens = tmp_path / "tokens.txt"
+    tokens.write_text("1 2 3 4 5 6 7 8\n")
+    code, output, errors = run(server, "score", "--tokens", str(tokens), "--dictionary", "transcoder")
+    assert code == 0, errors
+    assert [line.split()[0] for line in output.splitlines()[-2:]] == ["(clean)", "dictionary"]
 
 
 def test_json_and_files_hold_the_same(server, tmp_path):

@@ -30,7 +30,7 @@ constexpr char kFooter[] =
 loss of predicting it from those before it, the same loss under each variant, and what the model expects next.
 
 Examples:
-  A text, as it is and with a dictionary's reconstruction in place of what it encodes:
+  A text, as it is and with a dictionary's reconstruction in place of the rows:
     hookline score --text 'The cat sat' --dictionary sae
   The ids in a file, one sequence a line:
     hookline score --tokens ids.txt
@@ -64,7 +64,7 @@ absl::Status AddTokens(TokenSource& tokens, v1::ScoreRequest& request) {
   }
 }
 
-// A variant with the dictionary's reconstruction at the hook point that it encodes.
+// A variant with the dictionary's reconstruction at the hook point that it reconstructs.
 absl::Status AddDictionary(client::Client& client, const std::string& name, v1::ScoreRequest& request) {
   grpc::ClientContext context;
   v1::GetDictionaryRequest asked;
@@ -75,7 +75,7 @@ absl::Status AddDictionary(client::Client& client, const std::string& name, v1::
   v1::ScoreVariant& variant = *request.add_variants();
   variant.set_name("dictionary " + name);
   v1::Intervention& intervention = *variant.add_interventions();
-  intervention.set_hook_point(dictionary.hook_point());
+  intervention.set_hook_point(dictionary.output_hook_point());
   intervention.set_dictionary(name);
   return absl::OkStatus();
 }
