@@ -124,7 +124,6 @@ TEST_F(ReplicasTest, RowsLeaveInOrderWhicheverReplicaIsSlow) {
   FakeModel* const slow = OpenAllButOne();
   // The others go on with later batches as far as the window allows.
   EXPECT_TRUE(Eventually([&] { return Passes() >= 3; }));
-  absl::SleepFor(absl::Milliseconds(20));
   slow->Open();
   const Collected& got = collector.ReadAll();
   EXPECT_TRUE(got.ended->status.ok()) << got.ended->status;
@@ -145,7 +144,7 @@ TEST_F(ReplicasTest, RowsThatWaitForAnEarlierBatchHoldNoMoreThanTheWindow) {
   const CaptureRequest request = Request(kThree, sequences);
   Collector collector(*engine_, request);
   FakeModel* const slow = OpenAllButOne();
-  absl::SleepFor(absl::Milliseconds(100));
+  absl::SleepFor(absl::Milliseconds(100));  // for passes that should not run
   EXPECT_LT(Passes(), 100) << "of 200 batches";
   slow->Open();
   ExpectSameRows(collector.ReadAll().hook_points, Expected(request, kThree, sequences));

@@ -81,7 +81,13 @@ void ExpectSame(const SequenceScore& one, const SequenceScore& other) {
     EXPECT_NEAR(one.token_loss[t], other.token_loss[t], 1e-5 * (1 + other.token_loss[t])) << t;
   }
   EXPECT_NEAR(one.kl_sum, other.kl_sum, 1e-4 * (1 + other.kl_sum));
-  EXPECT_EQ(one.rows, other.rows);
+  ASSERT_EQ(one.rows.size(), other.rows.size());
+  for (size_t i = 0; i < one.rows.size(); ++i) {
+    ASSERT_EQ(one.rows[i].size(), other.rows[i].size());
+    for (size_t j = 0; j < one.rows[i].size(); ++j) {
+      EXPECT_NEAR(one.rows[i][j], other.rows[i][j], 1e-4 * (1 + std::abs(other.rows[i][j]))) << i << ' ' << j;
+    }
+  }
 }
 
 const std::vector<std::vector<uint32_t>> kSequences = {{5, 6, 7, 8, 9, 11, 3}, {10, 11, 4}};

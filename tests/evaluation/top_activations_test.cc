@@ -9,7 +9,6 @@
 #include <memory>
 #include <optional>
 #include <string>
-#include <tuple>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -177,6 +176,9 @@ void ExpectSame(const TopActivationsCheckpoint& got, const TopActivationsCheckpo
   }
 }
 
+// Activations are up to 31, and batches of another size have other last bits.
+constexpr double kNear = 1e-4;
+
 TEST_F(TopActivationsTest, ExamplesCountsAndQuantilesAreThoseOfAllRows) {
   for (const auto activation : {DictionaryConfig::Activation::kRelu, DictionaryConfig::Activation::kTopK}) {
     activation_ = activation;
@@ -194,29 +196,26 @@ TEST_F(TopActivationsTest, ExamplesCountsAndQuantilesAreThoseOfAllRows) {
       SCOPED_TRACE(one.latent);
       const at::Tensor column = all.select(1, one.latent).contiguous();
       std::vector<float> values;
-      std::vector<std::tuple<float, int64_t>> ranked;  // strongest first
       for (int64_t i = 0; i < column.size(0); ++i) {
         const float value = column.data_ptr<float>()[i];
         if (value > 0) values.push_back(value);
-        if (value > 0) ranked.emplace_back(-value, i);
       }
       ASSERT_GE(values.size(), 10u);
       EXPECT_EQ(one.findings.firings, static_cast<int64_t>(values.size()));
       std::sort(values.begin(), values.end());
-      EXPECT_NEAR(one.findings.Quantile(0.5), values[(values.size() + 1) / 2 - 1], 1e-5);
-      EXPECT_NEAR(one.findings.Quantile(1), values.back(), 1e-5);
-      std::sort(ranked.begin(), ranked.end());
+      EXPECT_NEAR(one.findings.Quantile(0.5), values[(values.size() + 1) / 2 - 1], kNear);
+      EXPECT_NEAR(one.findings.Quantile(1), values.back(), kNear);
       ASSERT_THAT(one.findings.examples, SizeIs(10));
       for (size_t i = 0; i < 10; ++i) {
         const LatentExample& example = one.findings.examples[i];
-        const auto [value, token] = ranked[i];
-        EXPECT_NEAR(example.activation, -value, 1e-5);
-        EXPECT_EQ(example.sequence * kLength + example.position, token);
+        const int64_t token = example.sequence * kLength + example.position;
+        EXPECT_NEAR(example.activation, values[values.size() - 1 - i], kNear);
+        EXPECT_NEAR(example.activation, column.data_ptr<float>()[token], kNear);
         ASSERT_THAT(example.token_ids, SizeIs(6));
         for (size_t t = 0; t < 6; ++t) {
           const auto at = example.sequence * kLength + example.first_position + static_cast<int64_t>(t);
           EXPECT_EQ(example.token_ids[t], ids_[static_cast<size_t>(at)]);
-          EXPECT_NEAR(example.activations[t], column.data_ptr<float>()[at], 1e-5);
+          EXPECT_NEAR(example.activations[t], column.data_ptr<float>()[at], kNear);
         }
       }
     }

@@ -41,6 +41,13 @@ def rows(server):
     return values, np.concatenate([batch.token_id for batch in batches]).reshape(60, 32)
 
 
+def places(latent):
+    """Where the examples are, but for those that are as strong as the last one: batches of another size may change the
+    last bits, and with them which of several equal ones comes last."""
+    least = latent.examples[-1].activation * (1 + 1e-4) if latent.examples else 0
+    return {(example.sequence, example.position) for example in latent.examples if example.activation > least}
+
+
 def assert_same(found, expected):
     assert list(found.latents) == list(expected.latents)
     assert (found.sequences, found.tokens, found.ignored_tokens) == (
@@ -50,7 +57,12 @@ def assert_same(found, expected):
     )
     for one, other in zip(found.latents.values(), expected.latents.values()):
         assert one.firings == other.firings
-        assert [(e.sequence, e.position) for e in one.examples] == [(e.sequence, e.position) for e in other.examples]
+        np.testing.assert_allclose(
+            [example.activation for example in one.examples],
+            [example.activation for example in other.examples],
+            rtol=1e-4,
+        )
+        assert places(one) == places(other)
         np.testing.assert_allclose(list(one.quantiles.values()), list(other.quantiles.values()), rtol=1e-4)
 
 
@@ -65,8 +77,9 @@ def test_examples_counts_and_quantiles_are_numpys_over_all_rows(client, rows):
         above = np.sort(column[column > 0])
         assert one.firings == len(above) == one.counts.sum() and one.value_spacing == 0
         np.testing.assert_allclose(np.repeat(one.values, one.counts), above, rtol=1e-4)
-        order = np.lexsort((np.arange(column.size), -column.ravel()))[: min(7, len(above))]
-        assert [(e.sequence, e.position) for e in one.examples] == [divmod(int(i), 32) for i in order]
+        strongest = above[::-1][:7]
+        np.testing.assert_allclose([example.activation for example in one.examples], strongest, rtol=1e-4)
+        assert len({(example.sequence, example.position) for example in one.examples}) == len(strongest)
         for example in one.examples:
             around = slice(example.first_position, example.first_position + 9)
             assert 0 <= example.first_position <= example.position < around.stop <= 32
