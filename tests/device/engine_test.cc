@@ -258,6 +258,7 @@ TEST_F(DeviceEngineTest, ADeviceThatFailsTwiceInARowEndsItsCapturesAndIsTold) {
   }
   EXPECT_TRUE(Eventually([&] { return told == 1; }));
   EXPECT_EQ(Collector(*engine_, request).status().code(), absl::StatusCode::kUnavailable);
+  engine_.reset();  // while the device still fails, as the process does that ends
   FakeDevice::FailWith("");
 }
 
