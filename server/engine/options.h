@@ -17,7 +17,7 @@ namespace hookline {
 struct EngineOptions {
   int64_t slab_bytes = int64_t{1} << 20;
   int64_t slab_count = 512;  // all allocated and touched at start
-  // Of a capture whose row groups need no more, for each executor of its model; at most a quarter of slab_count.
+  // Slabs of a capture whose row groups need no more, for each executor of its model; at most a quarter of slab_count.
   int64_t window_slabs = 8;
   // The most bytes that rows of one capture may take on the device while they wait for its window, if a batch has more
   // rows than the window holds.

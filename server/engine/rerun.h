@@ -11,7 +11,7 @@ namespace hookline {
 
 // Destroying it gives back slabs, so never do that with the scheduler's mutex held.
 struct Rerun {
-  // Of one batch; none is empty.
+  // The deliveries of one batch; none is empty.
   std::vector<std::unique_ptr<Delivery>> deliveries;
 };
 

@@ -120,7 +120,7 @@ absl::Status ScoreRun::Answer(RowsAnswer answer) {
     absl::MutexLock lock(&mutex_);
     if (phase_ == Phase::kEnded) return absl::OkStatus();
     status = answers_.has_value() ? answers_->Add(answer)
-                                  : InvalidField("answer", "no rows are asked for now; answer those of `asked`, once");
+                                  : InvalidField("answer", "no rows are due; answer those of `asked`, once");
     if (!status.ok()) {
       ended = EndLocked(status);
     } else {

@@ -137,7 +137,7 @@ TEST(ScorePassTest, LossesAndLogitsEqualTransformersForEveryFamily) {
 }
 
 TEST(ScorePassTest, NanochatsLogitsHaveItsSoftCap) {
-  // Of E and G, whose files are alike, the operator says which it is.
+  // The operator says whether it is E or G, whose files are alike.
   const std::pair<const char*, double> fixtures[] = {{"A-mha", 0},  {"Ap-gqa", 0}, {"B-mha", 0}, {"C-gqa", 0},
                                                      {"E-mha", 15}, {"E-gqa", 15}, {"F-mha", 0}, {"G-gqa", 20},
                                                      {"H-gqa", 0},  {"I-mha", 0}};

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import threading
-import time
 
 import grpc
 import numpy as np
@@ -147,19 +146,19 @@ def test_what_the_function_raises_or_returns_wrongly_is_raised_and_ends_the_call
         client.score(IDS, {"a": [Intervention(RESID, "client")]})
 
 
-def test_a_silent_client_loses_its_call_and_nobody_else(client):
-    waits = threading.Event()
+def test_a_silent_client_loses_its_call_and_nobody_else(server, client):
+    waits, ended = threading.Event(), threading.Event()
 
-    def sleeps(rows):
+    def silent_rows(rows):
         waits.set()
-        time.sleep(5)
+        assert ended.wait(60)
         return rows
 
     failed = []
 
     def silent():
         try:
-            client.substitute(IDS, RESID, sleeps).wait()
+            client.substitute(IDS, RESID, silent_rows).wait()
         except hookline.HooklineError as error:
             failed.append(error)
 
@@ -169,6 +168,21 @@ def test_a_silent_client_loses_its_call_and_nobody_else(client):
     assert client.substitute(IDS, RESID, Half()).wait().sequences == 2
     assert client.score(IDS).wait().sequences == 2
     assert sum(len(batch[RESID]) for batch in client.capture(RESID, IDS)) == 11
+    # A call that was silent later than that one tells when both have ended.
+    with grpc.insecure_channel(server.address) as channel:
+        request = _protocol.SubstituteRequest()
+        request.request.tokens.sequences.add().ids.extend(IDS[0])
+        request.request.variants.add(name="a").interventions.add(hook_point=RESID).client.SetInParent()
+
+        def messages():
+            yield request.SerializeToString()
+            ended.wait(60)
+
+        with pytest.raises(grpc.RpcError) as caught:
+            for _ in channel.stream_stream(_protocol.SUBSTITUTE)(messages()):
+                pass
+        assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        ended.set()
     thread.join()
     assert isinstance(failed[0], hookline.DeadlineExceededError) and "--answer-timeout" in str(failed[0])
 

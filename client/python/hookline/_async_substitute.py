@@ -26,7 +26,7 @@ class AsyncSubstituted(AsyncScores):
 
     async def _next_message(self) -> Any:
         unsent, self._unsent = self._unsent, []
-        # What the server has against the call is told by the next answer.
+        # The next answer tells what the server has against the call.
         with contextlib.suppress(grpc.RpcError, asyncio.InvalidStateError):
             for message in unsent:
                 await self._call.write(message)

@@ -159,7 +159,7 @@ class Measurement:
         self._reconstruct = reconstruct_with(sae, heads if self._encoded.head is None else 1)
         self._ignored = np.asarray(ignored, dtype=np.int64)
         self._totals = _Totals()
-        # Of sequences whose scores are still to come: which tokens count.
+        # Tells which tokens count, for sequences whose scores are still to come.
         self._counted: dict[int, np.ndarray[Any, Any]] = {}
 
     @property

@@ -49,7 +49,7 @@ class LatentExample:
 
 @dataclass(frozen=True)
 class LatentActivations:
-    """What was found of one latent."""
+    """The findings about one latent."""
 
     latent: int
     firings: int  # tokens at which it is above 0
@@ -63,7 +63,7 @@ class LatentActivations:
 
 @dataclass(frozen=True)
 class TopActivations:
-    """What was found of a dictionary's latents in a dataset."""
+    """The findings about a dictionary's latents in a dataset."""
 
     dictionary: Dictionary
     dataset: str  # its name

@@ -159,7 +159,7 @@ def _answer(message: Any, rows: Any, mask: np.ndarray[Any, Any]) -> bytes:
 
 
 def _checked(name: str, result: Any, rows: int, width: int) -> tuple[Any, np.ndarray[Any, Any]]:
-    """What a function returned as rows, which are None where all stay, and a mask. TypeError, ValueError."""
+    """Reads what a function returned: rows, which are None where all stay, and a mask. TypeError, ValueError."""
     if inspect.isawaitable(result):
         raise TypeError(f"replace: the function of {name} is a coroutine; use hookline.aio for those")
     if result is None:

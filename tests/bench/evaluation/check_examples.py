@@ -42,7 +42,7 @@ LATENTS, TOP, CONTEXT = range(10, 21), 8, 32
 
 
 class Tokenizer:
-    """As much of one as the packages ask for: a token is its number."""
+    """A tokenizer, as far as the packages ask for one: a token is its number."""
 
     def batch_decode(self, ids, **_):
         return [f"{int(one)} " for one in np.ravel(ids)]
