@@ -17,7 +17,7 @@
 #include "server/model/families/family.h"
 #include "server/model/families/weight_names.h"
 #include "server/model/load/checkpoint_folder.h"
-#include "server/model/load/memory.h"
+#include "server/model/load/memory_check.h"
 #include "server/model/load/stages.h"
 #include "server/model/load/weight_taker.h"
 

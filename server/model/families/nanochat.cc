@@ -21,7 +21,7 @@
 #include "server/model/decoder.h"
 #include "server/model/families/config_fields.h"
 #include "server/model/families/config_reader.h"
-#include "server/model/load/memory.h"
+#include "server/model/load/memory_check.h"
 #include "server/model/load/stages.h"
 #include "server/model/load/torch_checkpoint.h"
 #include "server/model/load/weight_taker.h"
