@@ -23,7 +23,8 @@ void Executor::Run() {
   if (!can_run) return;
   while (std::optional<Batch> batch = scheduler_->NextBatch(id_)) {
     if (batch->score != nullptr) {
-      (void)health_->Judge(batch->score->RunNext(*model_, std::move(batch->score_room)), *transfer_);
+      const auto judge = [this](absl::Status status) { return health_->Judge(std::move(status), *transfer_); };
+      batch->score->RunNext(*model_, std::move(batch->score_room), judge);
       scheduler_->ScoreMayRun(batch->score_id);
       continue;
     }
