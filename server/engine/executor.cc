@@ -144,7 +144,7 @@ void Executor::RunBatch(std::vector<std::unique_ptr<Delivery>> deliveries) {
 }
 
 absl::Status Executor::RunItems(BatchInFlight* batch, size_t begin, size_t end) {
-  const absl::Status status = health_->Judge(RunPass(batch, begin, end), *transfer_);
+  absl::Status status = health_->Judge(RunPass(batch, begin, end), *transfer_);
   if (status.ok() || absl::IsUnavailable(status)) return status;
   const std::vector<BatchItem>& items = batch->deliveries[0]->items();
   // A deterministic batch's shape is part of its rows.

@@ -115,7 +115,7 @@ absl::Status ScoreRun::NoAnswers() const {
   return InvalidField("answer", absl::StrCat("the stream has ended, but is to give ", answers_->Description()));
 }
 
-absl::Status ScoreRun::Answer(RowsAnswer answer) {
+absl::Status ScoreRun::Answer(const RowsAnswer& answer) {
   absl::Status status;
   std::unique_ptr<PassInHand> ended;
   {

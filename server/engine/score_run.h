@@ -36,7 +36,7 @@ class ScoreRun final : public DeviceRun {
 
   std::optional<ScoreEvent> Next() ABSL_LOCKS_EXCLUDED(mutex_);
   // Scoring says what both do.
-  absl::Status Answer(RowsAnswer answer) ABSL_LOCKS_EXCLUDED(mutex_);
+  absl::Status Answer(const RowsAnswer& answer) ABSL_LOCKS_EXCLUDED(mutex_);
   void FinishAnswers() ABSL_LOCKS_EXCLUDED(mutex_);
   // Drops everything. on_ready is not called any more once this has returned.
   void Close() ABSL_LOCKS_EXCLUDED(mutex_);
