@@ -94,9 +94,12 @@ absl::StatusOr<bool> TokenMessages::Next(v1::TokenBatch* message) {
   while (!has_ended_) {
     if (!held_.has_value()) {
       v1::TokenSequence sequence;
-      ASSIGN_OR_RETURN(const bool more, next_(&sequence));
-      has_ended_ = !more;
-      if (!more) break;
+      const absl::StatusOr<bool> more = next_(&sequence);
+      if (!more.ok() || !*more) {
+        has_ended_ = true;
+        end_status_ = more.status();
+        break;
+      }
       held_ = std::move(sequence);
     }
     const bool is_full = ids + held_->ids_size() > max_ids_ || message->sequences_size() == kMaxSequences;
@@ -105,7 +108,9 @@ absl::StatusOr<bool> TokenMessages::Next(v1::TokenBatch* message) {
     *message->add_sequences() = *std::move(held_);
     held_.reset();
   }
-  return message->sequences_size() > 0;
+  if (message->sequences_size() > 0) return true;
+  RETURN_IF_ERROR(end_status_);
+  return false;
 }
 
 std::unique_ptr<BlockSource> TokenBlocks(NextSequence next, bool keeps_all_rows, const BlockLimits& limits) {

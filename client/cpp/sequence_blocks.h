@@ -29,7 +29,8 @@ class TokenMessages {
   // A message has at most `max_ids` ids; one of a single sequence may have more.
   TokenMessages(NextSequence next, int64_t max_ids) : next_(std::move(next)), max_ids_(max_ids) {}
 
-  // Fills `message` with the next sequences; false, and an empty message, at the end. Errors of the sequences.
+  // Fills `message` with the next sequences; false, and an empty message, at the end. Errors of the source, after the
+  // sequences before them.
   absl::StatusOr<bool> Next(v1::TokenBatch* message);
 
  private:
@@ -40,6 +41,7 @@ class TokenMessages {
   const int64_t max_ids_;
   std::optional<v1::TokenSequence> held_;  // it did not fit into the last message
   bool has_ended_ = false;
+  absl::Status end_status_;
 };
 
 // One part of a source: sequences that follow each other in the order in which the source gives them.

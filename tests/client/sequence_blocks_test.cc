@@ -10,6 +10,7 @@ namespace hookline::client {
 namespace {
 
 using ::testing::ElementsAre;
+using ::testing::Ge;
 using ::testing::HasSubstr;
 using ::testing::SizeIs;
 
@@ -143,10 +144,10 @@ TEST(DatasetBlocks, HoldWholeBatchesAcrossEpochsWhereTheyMust) {
   }
 }
 
-TEST(DatasetBlocks, OfAShortSourceAreAsManyAsServersCanRun) {
+TEST(DatasetBlocks, OfAShortSourceAreEnoughForAllServers) {
   BlockLimits limits = Limits(int64_t{1} << 14);
   limits.blocks = 8;
-  EXPECT_THAT(All(*DatasetBlocks(Part(/*count=*/64, /*tokens=*/512), limits)), SizeIs(8));
+  EXPECT_THAT(All(*DatasetBlocks(Part(/*count=*/64, /*tokens=*/512), limits)), SizeIs(Ge(8)));
   // Below that many tokens a call costs more than what it gains.
   EXPECT_THAT(All(*DatasetBlocks(Part(/*count=*/64, /*tokens=*/64), limits)), SizeIs(2));
 }
