@@ -30,7 +30,7 @@ class ScoreRun final : public DeviceRun {
   ScoreRun(std::shared_ptr<const ScorePlan> plan, std::function<void()> on_ready);
 
   Need GetNeed() const override ABSL_LOCKS_EXCLUDED(mutex_);
-  absl::Status RunNext(Model& model, std::unique_ptr<PauseRoom> room) override ABSL_LOCKS_EXCLUDED(mutex_);
+  void RunNext(Model& model, std::unique_ptr<PauseRoom> room, Judge judge) override ABSL_LOCKS_EXCLUDED(mutex_);
   void End(absl::Status status) override ABSL_LOCKS_EXCLUDED(mutex_);
   void EndIfSilent(absl::Time now) override ABSL_LOCKS_EXCLUDED(mutex_);
 

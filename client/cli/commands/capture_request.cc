@@ -8,7 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "client/cli/exit_code.h"
 #include "client/cli/files/text_file.h"
-#include "client/cli/terminal/names.h"
+#include "client/cli/terminal/text_format.h"
 #include "server/base/escape.h"
 #include "server/base/status.h"
 

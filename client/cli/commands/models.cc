@@ -7,8 +7,8 @@
 #include "absl/strings/str_format.h"
 #include "client/cli/commands/commands.h"
 #include "client/cli/exit_code.h"
-#include "client/cli/terminal/names.h"
 #include "client/cli/terminal/report.h"
+#include "client/cli/terminal/text_format.h"
 #include "client/cpp/client.h"
 #include "server/base/status.h"
 

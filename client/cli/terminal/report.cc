@@ -4,7 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "client/cli/terminal/names.h"
+#include "client/cli/terminal/text_format.h"
 #include "nlohmann/json.hpp"
 #include "server/base/escape.h"
 
