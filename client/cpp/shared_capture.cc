@@ -140,7 +140,7 @@ absl::Status SharedCapture::MakeSource(Client& client) {
   BlockLimits limits;
   limits.tokens = options_.block_tokens;
   limits.blocks = static_cast<int64_t>(window());
-  limits.bytes = std::max(kLeastBlockBytes, kReorderBytes / limits.blocks);
+  limits.bytes = std::max(kLeastBlockBytes, options_.reorder_bytes / limits.blocks);
   limits.row_bytes = row_bytes_;
   limits.batch_tokens = request_.deterministic() ? started_.batch_tokens() : 0;
   limits.is_whole_messages = request_.deterministic();
@@ -196,7 +196,7 @@ std::optional<v1::CaptureRequest> SharedCapture::RequestOf(const SequenceBlock& 
 }
 
 bool SharedCapture::HasRoom(int64_t bytes) const {
-  return blocks_.empty() || (blocks_.size() < window() && open_bytes_ + bytes <= kReorderBytes);
+  return blocks_.empty() || (blocks_.size() < window() && open_bytes_ + bytes <= options_.reorder_bytes);
 }
 
 void SharedCapture::Plan() {

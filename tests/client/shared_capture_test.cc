@@ -65,7 +65,12 @@ class SharedCaptureTest : public testing::Test {
   }
 
   // A block has a few sequences.
-  static SharingOptions Small(absl::Duration silence = kSilence) { return {/*block_tokens=*/16, silence}; }
+  static SharingOptions Small(absl::Duration silence = kSilence) {
+    SharingOptions options;
+    options.block_tokens = 16;
+    options.silence = silence;
+    return options;
+  }
 
   // Gives kSequences sequences, and calls the events before those that they are listed by.
   static NextSequence Source(std::map<int, std::function<void()>> events = {}) {
@@ -294,23 +299,37 @@ TEST_F(SharedCaptureTest, AnErrorOfAServerNamesTheServer) {
   EXPECT_THAT(status.message(), AnyOf(HasSubstr(first_.address()), HasSubstr(second_.address())));
 }
 
+// Gives sequences of 8 ids without end, and notifies when more than `most` were asked for.
+NextSequence Endless(int most, absl::Notification& too_many) {
+  return [most, &too_many, asked = 0](v1::TokenSequence* sequence) mutable {
+    for (int i = 0; i < 8; ++i) sequence->add_ids(1);
+    if (++asked == most + 1) too_many.Notify();
+    return absl::StatusOr<bool>(true);
+  };
+}
+
+// Far longer than a source that nothing holds back needs.
+constexpr absl::Duration kWhile = absl::Milliseconds(200);
+
 TEST_F(SharedCaptureTest, ASourceIsNotReadFarAheadOfWhatIsTaken) {
-  absl::Mutex mutex;
-  int taken = 0;
-  SharedCapture capture(
-      Servers(), Request(),
-      [&](v1::TokenSequence* sequence) {
-        for (int i = 0; i < 8; ++i) sequence->add_ids(1);
-        absl::MutexLock lock(&mutex);
-        ++taken;
-        return absl::StatusOr<bool>(true);
-      },
-      Small());
+  // Two sequences make a block. There are those of the window, of the block that waits for room, and the sequence that
+  // did not fit into it.
+  const int blocks = static_cast<int>(2 * kServerBlocks * kWindowFactor) + 1;
+  absl::Notification too_many;
+  SharedCapture capture(Servers(), Request(), Endless(2 * blocks + 1, too_many), Small());
   ASSERT_TRUE(capture.Start().ok());
   ASSERT_TRUE(capture.Next().ok());
-  absl::MutexLock lock(&mutex);
-  // Two sequences make a block; the window, the one that waits for room, and the sequence that did not fit into it.
-  EXPECT_LE(taken, 2 * (2 * static_cast<int>(kServerBlocks * kWindowFactor) + 2) + 1);
+  EXPECT_FALSE(too_many.WaitForNotificationWithTimeout(kWhile));
+}
+
+TEST_F(SharedCaptureTest, BlocksThatAreLargeAreOpenOneByOne) {
+  SharingOptions options = Small();
+  options.reorder_bytes = 1;
+  absl::Notification too_many;
+  SharedCapture capture(Servers(), Request(), Endless(2 * 2 + 1, too_many), options);
+  ASSERT_TRUE(capture.Start().ok());
+  ASSERT_TRUE(capture.Next().ok());
+  EXPECT_FALSE(too_many.WaitForNotificationWithTimeout(kWhile));
 }
 
 TEST_F(SharedCaptureTest, CancelEndsItWhileTheSourceWaits) {
