@@ -47,7 +47,8 @@ capture that fails or is interrupted leaves none.
 With several servers that hold the same model (--server a:7471,b:7471, --server hookline://FILE with an address a line,
 or a DNS name of many addresses) sequences go to whichever is free. The files are those of one server: the same rows, in
 the same order. What a server had begun when it dies, hangs or drains runs on the others, and it is used again once it is
-back. Texts run on one of them; --feed and --record-as need a single one.
+back. Texts run on one of them. --feed and --record-as need a single one, as do --sample-rows with --tokens, and
+--exclude-token with --shuffle-seed.
 
 If the server, or every one of several, goes away, the capture continues where it was once it is back, for about a minute
 (from a single server tokens of standard input cannot be sent again, so then it fails).)";
