@@ -16,7 +16,8 @@ namespace hookline {
 namespace {
 
 bool IsAfterBlocks(absl::string_view weight) {
-  for (const absl::string_view part : {"lm_head", "embed_out", "project_out", "ln_f", "final_layer_norm", "final_layernorm"}) {
+  for (const absl::string_view part :
+       {"lm_head", "embed_out", "project_out", "ln_f", "final_layer_norm", "final_layernorm"}) {
     if (absl::StrContains(weight, part)) return true;
   }
   return weight == "norm.weight" || absl::EndsWith(weight, ".norm.weight");
