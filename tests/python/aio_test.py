@@ -197,8 +197,8 @@ def test_it_says_why_it_cannot_be_pickled(fake):
             with pytest.raises(TypeError, match="hookline.aio.connect"):
                 pickle.dumps(client)
             for running, kind in (
-                (client.capture(RESID, SEQUENCES), "capture"),
-                (client.persist("r", RESID, SEQUENCES), "persist"),
+                (client.capture(RESID, SEQUENCES), "AsyncCapture"),
+                (client.persist("r", RESID, SEQUENCES), "AsyncPersistRun"),
             ):
                 with pytest.raises(TypeError, match=f"a running {kind} cannot be pickled"):
                     pickle.dumps(running)

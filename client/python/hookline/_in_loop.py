@@ -14,6 +14,6 @@ class InLoop(_lifetime.Running):
         self._loop = asyncio.get_running_loop()
 
     def _check_loop(self) -> None:
-        kind = type(self).__name__.removeprefix("Async").lower()
+        kind = type(self).__name__
         if asyncio.get_running_loop() is not self._loop:
-            raise RuntimeError(f"this {kind} was opened in another event loop, and ended with it; open it in each loop")
+            raise RuntimeError(f"the {kind} was opened in another event loop, and ended with it; open it in each loop")

@@ -70,7 +70,7 @@ class Running:
     """A call of the server that goes on, which no pickle can take along."""
 
     def __reduce__(self) -> Any:
-        kind = type(self).__name__.removeprefix("Async").lower()
+        kind = type(self).__name__
         raise TypeError(
             f"a running {kind} cannot be pickled; open it in the process that reads it, for example with "
             "hookline.torch.ActivationDataset"
