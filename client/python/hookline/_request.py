@@ -231,6 +231,10 @@ def estimate_arguments(
 
 
 def _recording_request(recording: Recording) -> Any:
+    if not isinstance(recording.name, str):
+        raise TypeError(
+            "source: a list of recordings is read by a client of hookline.connect; hookline.aio reads one recording"
+        )
     request = _protocol.ReadRecordingRequest(
         name=recording.name, first_row=recording.first_row, row_count=recording.row_count
     )

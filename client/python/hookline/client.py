@@ -24,6 +24,7 @@ from hookline._arrays import Allocator
 from hookline._calls import Answer, UnaryCall
 from hookline._connection import Connection, StreamCall
 from hookline._counts import seconds
+from hookline._joined import JoinedReceiver
 from hookline._native import NativeReceiver
 from hookline._notes import notes_of_end, notes_of_start
 from hookline._receive import GrpcReceiver, Receiver
@@ -48,6 +49,7 @@ from hookline.types import (
     DatasetInfo,
     Dictionary,
     ModelInfo,
+    Recording,
     RecordingInfo,
     Text,
     TokenizedText,
@@ -354,8 +356,8 @@ class Client:
         hook_points: names and wildcards (`"blocks.*.hook_resid_post"`, `"blocks.{2,5}.hook_mlp_out"`).
         source: a list, array or tensor of token ids (one sequence, or a batch of them), or an iterable of such batches,
             for example a DataLoader, streamed with backpressure both ways; `hookline.Dataset` or `hookline.Feed` for
-            tokens that the server reads itself; `hookline.Recording` for rows that it recorded. Members of a batch
-            beside the ids, such as targets, are left out.
+            tokens that the server reads itself; `hookline.Recording` for rows that it recorded, in one recording
+            or several. Members of a batch beside the ids, such as targets, are left out.
         text: instead of a source: a text or several, which the model's tokenizer turns into sequences; `hookline.Text`
             says more of how.
         max_activations: most rows for each hook point; None: as many as the server allows.
@@ -394,13 +396,24 @@ class Client:
     def receive(self, options: CaptureOptions, allocators: AllocatorFactory) -> Receiver:
         """The receiver under a capture, for callers that have memory of their own to receive into."""
         receiver: Receiver
-        if self._connection.is_native:
+        if isinstance(options.source, Recording) and options.source.is_joined:
+            receiver = JoinedReceiver(self.find_recording, options, allocators, None)
+        elif self._connection.is_native:
             receiver = NativeReceiver(self._connection, options, allocators)
         else:
             session = Session(options, allocators, self._offer_memory)
             receiver = GrpcReceiver(self._connection, session, options.prefetch)
         self._receivers.add(receiver)
         return receiver
+
+    def find_recording(self, name: str) -> tuple[Client, str]:
+        """The client and the name of a recording that a list names, on this server."""
+        address, slash, own = name.rpartition("/")
+        if slash and address != self.address:
+            raise ValueError(
+                f"source: recording {name!r} is of server {address!r}, and this client's is {self.address}"
+            )
+        return self, own
 
     def estimate(
         self,
