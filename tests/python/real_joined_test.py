@@ -1,5 +1,7 @@
 """Several recordings, of one server or of two, that are read as one."""
 
+import asyncio
+
 import numpy as np
 import pytest
 import torch
@@ -20,13 +22,12 @@ def dataset(first, count):
 
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory):
-    """Two servers: the first has the recordings `whole` of sequences 0 to 29, `a` of the first ten and `b` of the next
-    ten, and the second has `c` of the last ten. Both have `both`."""
+    """Two servers that share a directory: the first has the recordings `whole` of sequences 0 to 29, `a` of the first
+    ten and `b` of the next ten, and the second has `c` of the last ten. Both have `both`."""
+    shared = str(tmp_path_factory.mktemp("recordings"))
     started = [
-        Server(
-            arguments=["--recordings-dir", str(tmp_path_factory.mktemp("recordings")), "--recordings-free-bytes", "0"]
-        )
-        for _ in range(2)
+        Server(arguments=["--recordings-dir", shared, "--recordings-folder", folder, "--recordings-free-bytes", "0"])
+        for folder in ("first", "second")
     ]
     recorded = [
         {"whole": (0, 30), "a": (0, 10), "b": (10, 10), "both": (0, 1)},
@@ -85,6 +86,45 @@ def test_several_are_the_one_recording_of_the_whole_source(many, one):
     assert columns(batches)[2][::LENGTH].tolist() == list(range(30))
     assert summary.stop_reason == "source_ended"
     assert [told.rows for told in summary.hook_points.values()] == [480, 480]
+
+
+def test_the_servers_merge_what_a_list_reads(servers, one):
+    if "merged" not in [recording.name for recording in one.recordings()]:
+        merged = one.merge_recordings("merged", ["b", "second/c", "first/a"])
+        assert (merged.name, merged.state, merged.rows) == ("merged", "complete", 480)
+    check_equal(read(one, hookline.Recording("merged")), read(one, hookline.Recording("whole")))
+    shuffled_ones = (read(one, hookline.Recording(name, shuffle_seed=3)) for name in ("merged", "whole"))
+    check_equal(*shuffled_ones)
+
+    async def again():
+        async with hookline.aio.connect(servers[0].address) as client:
+            return await client.merge_recordings("merged", ["a", "b", "second/c"])
+
+    assert asyncio.run(again()).rows == one.merge_recordings("merged", ["a", "b", "second/c"]).rows == 480
+    with pytest.raises(hookline.FailedPreconditionError, match="recording second/c begins with sequence 20"):
+        one.merge_recordings("other", ["a", "second/c"])
+
+
+def test_parts_are_recorded_and_merged(servers, one):
+    for index, server in enumerate(servers):
+        with hookline.connect(server.address) as client:
+            source = hookline.Dataset("text", LENGTH, sequence_count=30)
+            part = client.persist("part", NAMES, source, part=(index, 2), max_activations=400)
+            assert part.wait().rows == (240, 160)[index]
+    assert one.merge_recordings("of-parts", "*/part").rows == 400
+    expected = read(one, hookline.Recording("whole"), max_activations=400)
+    check_equal(read(one, hookline.Recording("of-parts")), expected)
+    for part, error, what in (
+        ((1,), ValueError, "part: "),
+        (("a", 2), TypeError, "part"),
+        ((-1, 2), ValueError, "part"),
+    ):
+        with pytest.raises(error, match=what):
+            one.persist("other", NAMES, dataset(0, 30), part=part)
+    with pytest.raises(hookline.InvalidArgumentError, match="part.index: 2 is not from 0 to 1"):
+        one.persist("other", NAMES, dataset(0, 30), part=(2, 2))
+    with pytest.raises(TypeError, match="part: a capture takes"):
+        one.capture(NAMES, dataset(0, 30), part=(0, 2))
 
 
 @pytest.mark.parametrize("first, count", [(0, 170), (150, 200), (160, 160), (159, 2), (470, 0), (480, 0)])

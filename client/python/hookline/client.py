@@ -38,7 +38,7 @@ from hookline.errors import DeadlineExceededError, HooklineError, InternalError
 from hookline.evaluate import LossRecovered, loss_recovered
 from hookline.examples import ExamplesReader, TopActivations, examples_request
 from hookline.model import RemoteModel
-from hookline.persist import Persist, persist_request
+from hookline.persist import Persist, merge_request, merged_recording, persist_request
 from hookline.scores import Intervention, Scores, score_options
 from hookline.statistics import Statistics, receiver_statistics, statistics_options
 from hookline.substitute import Substituted, substitution
@@ -228,7 +228,8 @@ class Client:
 
         source: `hookline.Dataset`, `hookline.Text`, or token ids in a list, array or tensor, which are sent whole.
         options: `max_activations`, `max_activations_by_hook_point`, `dtype`, `model`, `selection`, `deterministic` and
-            `top_k`, as for `capture`.
+            `top_k`, as for `capture`; and `part`, `(index, count)`: only that of `count` equal parts of the dataset's
+            sequences, from 0, for `merge_recordings`. `max_activations` is that of all parts together.
 
         The same call again joins a recording that runs, continues one that was ended early, and finds a complete one.
         """
@@ -342,6 +343,27 @@ class Client:
     def delete_recording(self, name: str, *, timeout: float | None = None) -> int:
         """Removes a recording that is not running. The bytes that this gave back."""
         return self.call(_calls.delete_recording(name), timeout)
+
+    def merge_recordings(self, name: str, parts: str | Sequence[str]) -> RecordingInfo:
+        """Lets the server make one recording of those of consecutive parts of a dataset, which several servers wrote,
+        and compare every byte with its checksum.
+
+        parts: in any order, `"NAME"` on this server, `"FOLDER/NAME"` of another that shares its directory, or
+            `"*/NAME"`, those of all folders (`--recordings-folder`).
+
+        Files are linked: the parts may be deleted afterwards. The same call again finds what it made.
+        FailedPreconditionError names two parts that differ, overlap or leave a gap, with both values.
+        """
+        call = StreamCall(self._connection, _protocol.MERGE_RECORDINGS, merge_request(name, parts))
+        last = b""
+        try:
+            for data in call:
+                last = data
+        except grpc.RpcError as error:
+            raise call.exception(error) from None
+        finally:
+            call.cancel()
+        return merged_recording(last)
 
     def capture(
         self,

@@ -276,6 +276,9 @@ class ManyClient(Client):
     ) -> Persist:
         self._refuse(f"recording {name!r}: it is made on one server's disk")
 
+    def merge_recordings(self, name: str, parts: str | Sequence[str]) -> RecordingInfo:
+        self._refuse(f"recording {name!r}: it is made on one server's disk")
+
     def stop_recording(self, name: str, *, timeout: float | None = None) -> RecordingInfo:
         self._refuse(f"recording {name!r}: it stands on one server's disk")
 
