@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <ctime>
 #include <fstream>
 #include <limits>
 
@@ -16,6 +17,9 @@ namespace {
 // memory all the time, holds what it needs.
 constexpr absl::Duration kLookInterval = absl::Seconds(2);
 constexpr int kLooks = 5;
+// A process that used less of a core than this between two decisions is idle: calls of health and metrics need less, a
+// forward pass needs more.
+constexpr double kIdlePart = 0.02;
 
 #ifdef __GLIBC__
 int64_t FreeBytes() { return static_cast<int64_t>(mallinfo2().fordblks); }
@@ -33,6 +37,12 @@ int64_t FreeBytes() { return 0; }
 int64_t ResidentBytes() { return 0; }
 void Trim(int64_t) {}
 #endif
+
+double ProcessorSeconds() {
+  timespec used{};
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used);
+  return static_cast<double>(used.tv_sec) + 1e-9 * static_cast<double>(used.tv_nsec);
+}
 
 }  // namespace
 
@@ -59,6 +69,7 @@ void FreedMemoryReturner::Loop() {
   // malloc still counts memory as free that it has given back, so the process's size is looked at too.
   int64_t resident_after_trim = 0;
   int64_t least_free = std::numeric_limits<int64_t>::max();
+  double processor_seconds = ProcessorSeconds();
   int looks = 0;
   while (true) {
     {
@@ -67,8 +78,12 @@ void FreedMemoryReturner::Loop() {
     }
     least_free = std::min(least_free, FreeBytes());
     if (++looks < kLooks) continue;
-    if (least_free > kept_bytes_ && ResidentBytes() > resident_after_trim + kept_bytes_) {
-      Trim(kept_bytes_);
+    const double used = ProcessorSeconds() - processor_seconds;
+    processor_seconds += used;
+    const bool is_idle = used < kIdlePart * absl::ToDoubleSeconds(kLooks * kLookInterval);
+    const int64_t kept_bytes = is_idle ? 0 : kept_bytes_;
+    if (least_free > kept_bytes && ResidentBytes() > resident_after_trim + kept_bytes) {
+      Trim(kept_bytes);
       resident_after_trim = ResidentBytes();
     }
     looks = 0;

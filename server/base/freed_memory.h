@@ -16,7 +16,8 @@ namespace hookline {
 void KeepFreedMemory();
 
 // Gives memory that is kept and not used back to the system: what exceeds `kept_bytes` and was free at every look of
-// the last ten seconds, as after a burst of requests. A process has one. It does nothing where malloc is not glibc's.
+// the last ten seconds, as after a burst of requests. A process that did nothing for ten seconds keeps none. A process
+// has one returner. It does nothing where malloc is not glibc's.
 class FreedMemoryReturner {
  public:
   explicit FreedMemoryReturner(int64_t kept_bytes = int64_t{256} << 20);
