@@ -119,8 +119,10 @@ absl::Status Run(const PersistFlags& flags, const ServerChoice& server, Interrup
                                              " (hookline recordings ", flags.name, " --stop ends it)"));
   }
   if (!recording.name().empty()) std::fputs(RecordingText(recording).c_str(), stdout);
-  for (const std::string& note : NotesOfRecording(request.capture(), recording)) {
-    std::fprintf(stderr, "hookline: %s\n", note.c_str());
+  if (!request.has_part()) {  // what the budgets leave for a part is less than was asked for
+    for (const std::string& note : NotesOfRecording(request.capture(), recording)) {
+      std::fprintf(stderr, "hookline: %s\n", note.c_str());
+    }
   }
   if (tokens != nullptr && absl::IsInvalidArgument(status)) return tokens->NamePlace(status);
   return ExplainUnavailable(status, server.address);

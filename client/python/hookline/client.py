@@ -419,7 +419,7 @@ class Client:
         """The receiver under a capture, for callers that have memory of their own to receive into."""
         receiver: Receiver
         if isinstance(options.source, Recording) and options.source.is_joined:
-            receiver = JoinedReceiver(self.find_recording, options, allocators, None)
+            receiver = JoinedReceiver(self._find_recording, options, allocators, None)
         elif self._connection.is_native:
             receiver = NativeReceiver(self._connection, options, allocators)
         else:
@@ -428,7 +428,7 @@ class Client:
         self._receivers.add(receiver)
         return receiver
 
-    def find_recording(self, name: str) -> tuple[Client, str]:
+    def _find_recording(self, name: str) -> tuple[Client, str]:
         """The client and the name of a recording that a list names, on this server."""
         address, slash, own = name.rpartition("/")
         if slash and address != self.address:

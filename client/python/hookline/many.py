@@ -217,7 +217,7 @@ class ManyClient(Client):
             if resume_token:
                 raise ValueError("resume_token: recordings are read with first_row, and cannot be continued by a token")
             _lifetime.check_process()
-            joined = JoinedReceiver(self.find_recording, options, allocators, self._sharing.answer_seconds)
+            joined = JoinedReceiver(self._find_recording, options, allocators, self._sharing.answer_seconds)
             self._shared.add(joined)
             return joined
         if options.record_as:
@@ -231,7 +231,7 @@ class ManyClient(Client):
         self._shared.add(receiver)
         return receiver
 
-    def find_recording(self, name: str) -> tuple[Client, str]:
+    def _find_recording(self, name: str) -> tuple[Client, str]:
         """The client of the server that has a recording, and its name there. NotFoundError where none has, and
         FailedPreconditionError where several have."""
         address, slash, own = name.rpartition("/")

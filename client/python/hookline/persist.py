@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -49,6 +50,7 @@ def persist_request(
         if len(numbers) != 2:
             raise ValueError(f"part: {part!r} is not (index, count), such as (0, 4) for the first of four parts")
         request.part.index, request.part.count = (count("part", number, 0, _LARGEST_INT32) for number in numbers)
+        options = dataclasses.replace(options, goes_on=True)
     return options, request.SerializeToString()
 
 
