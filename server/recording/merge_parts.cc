@@ -39,6 +39,7 @@ absl::Status AddFromAll(Directory& shared, const std::string& name, MergeParts& 
     if (folder.kind != DirectoryEntry::Kind::kDirectory || !CheckRecordingName(folder.name).ok()) continue;
     const absl::Status added = AddFrom(shared, folder.name, name, found);
     if (!absl::IsNotFound(added)) RETURN_IF_ERROR(added);
+    if (found.parts.size() > static_cast<size_t>(kMaxParts)) break;  // which the caller refuses
   }
   return found.parts.size() > before ? absl::OkStatus() : absl::NotFoundError("no folder has one");
 }
@@ -74,7 +75,7 @@ absl::StatusOr<MergeParts> FindMergeParts(Directory& root, Directory* shared, co
     const std::string shown = Quoted(names[i]);
     if (absl::IsInvalidArgument(added)) return InvalidField(field, absl::StrCat(shown, " ", added.message()));
     if (absl::IsNotFound(added)) {
-      return absl::NotFoundError(absl::StrCat(field, ": no recording is called ", shown, ": ", added.message()));
+      return absl::NotFoundError(absl::StrCat(field, ": no recording is called ", shown));
     }
     RETURN_IF_ERROR(added);
     if (found.parts.size() > static_cast<size_t>(kMaxParts)) {
