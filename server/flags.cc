@@ -255,7 +255,8 @@ void DeclareMemory(Declare declare, ServerFlags* flags) {
       ->group(kLimits);
   declare.Value("--slab-count", flags->engine.slab_count, "Slabs, all allocated at start")->group(kLimits);
   declare
-      .Value("--window-slabs", flags->engine.window_slabs, "Slabs reserved for a capture, where its rows need no more")
+      .Value("--window-slabs", flags->engine.window_slabs,
+             "Slabs reserved for a capture, where its rows need no more; 0: 32 on an accelerator, 8 on the CPU")
       ->group(kLimits);
   declare
       .Bytes("--max-pending-bytes", flags->engine.max_pending_bytes,

@@ -35,7 +35,7 @@
 #include "server/metrics/call_metrics.h"
 #include "server/metrics/metrics.h"
 #include "server/model/load.h"
-#include "server/model/load/check_models.h"
+#include "server/model/load/preflight.h"
 #include "server/model/runtime.h"
 #include "server/recorder/recorder.h"
 #include "server/recording/catalog.h"

@@ -9,14 +9,12 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "client/cli/exit_code.h"
+#include "client/cpp/sequence_blocks.h"
+#include "client/cpp/shared_capture.h"
 #include "server/base/status.h"
 
 namespace hookline::cli {
 namespace {
-
-// Ids in one message. Small, so that a capture begins at once; a longer sequence goes alone.
-constexpr int64_t kMessageIds = int64_t{1} << 16;
-constexpr int kMessageSequences = 4096;
 
 // Sends sequences from a thread of its own, until they end or the call does.
 class TokenWriter {
@@ -48,21 +46,12 @@ class TokenWriter {
   }
 
   absl::Status Write() {
-    v1::TokenBatch batch;
-    int64_t ids = 0;
+    client::TokenMessages messages([this](v1::TokenSequence* sequence) { return source_->Next(sequence); },
+                                   client::kMessageIds);
+    v1::TokenBatch message;
     while (true) {
-      v1::TokenSequence sequence;
-      ASSIGN_OR_RETURN(bool more, source_->Next(&sequence));
-      const bool full =
-          more && (ids + sequence.ids_size() > kMessageIds || batch.sequences_size() == kMessageSequences);
-      if ((full || !more) && batch.sequences_size() > 0) {
-        if (!capture_->WriteTokens(batch)) return absl::OkStatus();
-        batch.Clear();
-        ids = 0;
-      }
-      if (!more) return absl::OkStatus();
-      ids += sequence.ids_size();
-      *batch.add_sequences() = std::move(sequence);
+      ASSIGN_OR_RETURN(const bool more, messages.Next(&message));
+      if (!more || !capture_->WriteTokens(message)) return absl::OkStatus();
     }
   }
 
@@ -71,6 +60,8 @@ class TokenWriter {
   absl::Status status_;
   std::thread thread_;
 };
+
+absl::Status Interrupted() { return absl::CancelledError("interrupted; nothing was kept"); }
 
 class Runner {
  public:
@@ -94,8 +85,6 @@ class Runner {
   }
 
  private:
-  static absl::Status Interrupted() { return absl::CancelledError("interrupted; nothing was kept"); }
-
   CaptureResult Result() const { return {*capture_.started(), *capture_.summary(), bytes_, capture_.reconnects()}; }
 
   absl::Status OneCall() {
@@ -147,11 +136,54 @@ class Runner {
   int started_calls_ = 0;  // that the server has accepted
 };
 
+// Runs a capture over several servers to its end.
+absl::Status RunStarted(client::SharedCapture& capture, const CaptureHandlers& handlers, Progress& progress,
+                        CaptureResult* result) {
+  RETURN_IF_ERROR(capture.Start());
+  result->started = capture.started();
+  RETURN_IF_ERROR(handlers.on_started(result->started));
+  for (const std::string& away : capture.away()) {
+    progress.Note(absl::StrCat("hookline: the capture begins without ", away));
+  }
+  while (true) {
+    ASSIGN_OR_RETURN(const std::optional<client::Chunk> chunk, capture.Next());
+    if (!chunk.has_value()) break;
+    RETURN_IF_ERROR(handlers.on_chunk(*chunk));
+    result->bytes += chunk->data_bytes();
+    progress.Add(chunk->header().rows(), chunk->data_bytes());
+  }
+  result->summary = capture.summary();
+  result->reconnects = capture.reruns();
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<CaptureResult> RunCapture(const client::ResumableCapture::StartCall& start_call, TokenSource* tokens,
                                          const CaptureHandlers& handlers, Progress& progress, Interrupt& interrupt) {
   return Runner(start_call, tokens, handlers, progress, interrupt).Run();
+}
+
+absl::StatusOr<CaptureResult> RunSharedCapture(std::vector<client::NamedServer> servers,
+                                               const v1::CaptureRequest& request, TokenSource* tokens,
+                                               const CaptureHandlers& handlers, Progress& progress,
+                                               Interrupt& interrupt) {
+  client::NextSequence next_sequence;
+  if (tokens != nullptr) next_sequence = [tokens](v1::TokenSequence* sequence) { return tokens->Next(sequence); };
+  auto capture = std::make_unique<client::SharedCapture>(std::move(servers), request, next_sequence);
+  CaptureResult result;
+  absl::Status status;
+  {
+    Interrupt::Listener listener(&interrupt, [&capture] { capture->Cancel(); });
+    status = RunStarted(*capture, handlers, progress, &result);
+  }
+  // The capture waits for the thread that reads the tokens, which then belong to this one.
+  if (tokens != nullptr) tokens->Stop();
+  capture.reset();
+  if (interrupt.came()) return Interrupted();
+  if (tokens != nullptr && absl::IsInvalidArgument(status)) return tokens->NamePlace(status);
+  RETURN_IF_ERROR(status);
+  return result;
 }
 
 }  // namespace hookline::cli

@@ -3,6 +3,7 @@
 #define HOOKLINE_CLIENT_CLI_CAPTURE_RUN_H_
 
 #include <functional>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -12,6 +13,7 @@
 #include "client/cli/terminal/progress.h"
 #include "client/cpp/capture_response.h"
 #include "client/cpp/resumable_capture.h"
+#include "client/cpp/server_fleet.h"
 #include "hookline/v1/capture_service.pb.h"
 
 namespace hookline::cli {
@@ -27,6 +29,12 @@ struct CaptureHandlers {
 // No row is given to the handlers twice.
 absl::StatusOr<CaptureResult> RunCapture(const client::ResumableCapture::StartCall& start_call, TokenSource* tokens,
                                          const CaptureHandlers& handlers, Progress& progress, Interrupt& interrupt);
+
+// The same over several servers (client/cpp/shared_capture.h). `tokens`: null where `request` has a dataset.
+absl::StatusOr<CaptureResult> RunSharedCapture(std::vector<client::NamedServer> servers,
+                                               const v1::CaptureRequest& request, TokenSource* tokens,
+                                               const CaptureHandlers& handlers, Progress& progress,
+                                               Interrupt& interrupt);
 
 }  // namespace hookline::cli
 

@@ -31,7 +31,7 @@ absl::Status RunTransfer(const TransferFlags& flags, const Transfer& transfer, c
     handlers.on_chunk = [&](const client::Chunk& chunk) {
       return files == nullptr ? absl::OkStatus() : files->Append(chunk);
     };
-    result = RunCapture(transfer.start_call, transfer.tokens, handlers, progress, interrupt);
+    result = transfer.run(handlers, progress, interrupt);
     if (result.ok() && files != nullptr) {
       absl::Status status = files->Finish(result->summary.stop_reason());
       if (status.ok() && transfer.on_finished) status = transfer.on_finished(*result, *files);

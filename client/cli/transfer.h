@@ -8,11 +8,11 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "client/cli/capture_run.h"
 #include "client/cli/files/row_files.h"
 #include "client/cli/interrupt.h"
-#include "client/cpp/resumable_capture.h"
 
 namespace hookline::cli {
 
@@ -25,8 +25,10 @@ struct TransferFlags {
 };
 
 struct Transfer {
-  client::ResumableCapture::StartCall start_call;
-  TokenSource* tokens = nullptr;  // as for RunCapture
+  // RunCapture or RunSharedCapture.
+  std::function<absl::StatusOr<CaptureResult>(const CaptureHandlers& handlers, Progress& progress,
+                                              Interrupt& interrupt)>
+      run;
   FileFormat format = FileFormat::kSafetensors;
   // Tells the progress how much there will be. Before any row.
   std::function<void(const v1::CaptureStarted& started, Progress& progress)> on_started;
@@ -38,7 +40,7 @@ struct Transfer {
   std::string (*table)(const CaptureResult& result, absl::Duration elapsed, const std::vector<std::string>& paths);
 };
 
-// Errors of RunCapture and of RowFiles; where there is no server, what to do about it. A transfer that fails or is
+// Errors of `run` and of RowFiles; where there is no server, what to do about it. A transfer that fails or is
 // interrupted leaves no file.
 absl::Status RunTransfer(const TransferFlags& flags, const Transfer& transfer, const std::string& server,
                          Interrupt& interrupt);

@@ -171,6 +171,31 @@ void Chunk::CopyData(int64_t offset, int64_t bytes, void* destination) const {
   }
 }
 
+void Chunk::Place(int64_t first_row, int64_t more_sequences) {
+  header_.set_first_row(first_row);
+  header_.clear_resume_token();
+  for (int64_t& sequence : *header_.mutable_sequence()) sequence += more_sequences;
+}
+
+void Chunk::KeepRows(int32_t rows) {
+  if (rows == header_.rows()) return;
+  int64_t left = data_bytes_ / header_.rows() * rows;
+  data_bytes_ = left;
+  for (auto& piece : pieces_) {
+    piece = piece.first(static_cast<size_t>(std::min<int64_t>(left, static_cast<int64_t>(piece.size()))));
+    left -= static_cast<int64_t>(piece.size());
+  }
+  header_.set_rows(rows);
+  // Without provenance the columns are empty.
+  const auto cut = [rows](auto* column) {
+    while (column->size() > rows) column->RemoveLast();
+  };
+  cut(header_.mutable_sequence());
+  cut(header_.mutable_position());
+  cut(header_.mutable_token_id());
+  cut(header_.mutable_token_text());
+}
+
 absl::StatusOr<CaptureEvent> ParseCaptureResponse(std::vector<grpc::Slice> slices) {
   Cursor cursor(slices);
   uint32_t kind = 0;

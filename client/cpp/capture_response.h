@@ -37,6 +37,12 @@ class Chunk {
   // Copies `bytes` bytes of `data` from `offset` on; both must lie within data_bytes().
   void CopyData(int64_t offset, int64_t bytes, void* destination) const;
 
+  // Moves the rows to `first_row` of a capture of which they are a part, drops the resume token, and names their
+  // sequences `more_sequences` higher.
+  void Place(int64_t first_row, int64_t more_sequences);
+  // Drops the rows from `rows`, which is from 1 to header().rows(), on. Not with ENCODING_VALUES.
+  void KeepRows(int32_t rows);
+
   // Into CaptureStarted's hook points; set by CaptureCall.
   int hook_point_index() const { return hook_point_index_; }
   void set_hook_point_index(int index) { hook_point_index_ = index; }

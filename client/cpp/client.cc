@@ -9,6 +9,7 @@
 #include "grpcpp/create_channel.h"
 #include "grpcpp/security/credentials.h"
 #include "hookline/v1/capture_service.grpc.pb.h"
+#include "hookline/v1/dataset_service.grpc.pb.h"
 #include "hookline/v1/model_service.grpc.pb.h"
 #include "hookline/v1/tokenizer_service.grpc.pb.h"
 #include "server/base/address.h"
@@ -65,54 +66,60 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Connect(const std::string& given
 Client::Client(Connection connection, const ClientOptions& options)
     : connection_(std::move(connection)), options_(options) {}
 
-absl::StatusOr<v1::ListModelsResponse> Client::ListModels() {
+template <typename Service, typename Request, typename Response>
+absl::StatusOr<Response> Client::Ask(UnaryMethod<Service, Request, Response> method, const Request& request) {
   grpc::ClientContext context;
   context.set_deadline(After(options_.rpc_timeout));
-  v1::ListModelsResponse response;
-  grpc::Status status = v1::ModelService::NewStub(connection_.channel)->ListModels(&context, {}, &response);
-  if (!status.ok()) return NameProxy(FromGrpc(status), connection_.proxy);
+  {
+    absl::MutexLock lock(&mutex_);
+    if (has_ended_) return absl::CancelledError("the client was told to end its calls");
+    contexts_.insert(&context);
+  }
+  Response response;
+  typename Service::Stub stub(connection_.channel);
+  const absl::Status status = FromGrpc((stub.*method)(&context, request, &response));
+  {
+    absl::MutexLock lock(&mutex_);
+    contexts_.erase(&context);
+  }
+  if (!status.ok()) return NameProxy(status, connection_.proxy);
   return response;
+}
+
+void Client::EndUnaryCalls() {
+  absl::MutexLock lock(&mutex_);
+  has_ended_ = true;
+  for (grpc::ClientContext* context : contexts_) context->TryCancel();
+}
+
+absl::StatusOr<v1::ListModelsResponse> Client::ListModels() {
+  return Ask<v1::ModelService>(&v1::ModelService::Stub::ListModels, v1::ListModelsRequest());
 }
 
 absl::StatusOr<v1::Model> Client::GetModel(const std::string& name) {
-  grpc::ClientContext context;
-  context.set_deadline(After(options_.rpc_timeout));
   v1::GetModelRequest request;
   request.set_name(name);
-  v1::Model model;
-  grpc::Status status = v1::ModelService::NewStub(connection_.channel)->GetModel(&context, request, &model);
-  if (!status.ok()) return NameProxy(FromGrpc(status), connection_.proxy);
-  return model;
+  return Ask<v1::ModelService>(&v1::ModelService::Stub::GetModel, request);
+}
+
+absl::StatusOr<v1::Dataset> Client::GetDataset(const std::string& name) {
+  v1::GetDatasetRequest request;
+  request.set_name(name);
+  return Ask<v1::DatasetService>(&v1::DatasetService::Stub::GetDataset, request);
 }
 
 absl::StatusOr<v1::TokenizeResponse> Client::Tokenize(const v1::TokenizeRequest& request) {
-  grpc::ClientContext context;
-  context.set_deadline(After(options_.rpc_timeout));
-  v1::TokenizeResponse response;
-  grpc::Status status = v1::TokenizerService::NewStub(connection_.channel)->Tokenize(&context, request, &response);
-  if (!status.ok()) return NameProxy(FromGrpc(status), connection_.proxy);
-  return response;
+  return Ask<v1::TokenizerService>(&v1::TokenizerService::Stub::Tokenize, request);
 }
 
 absl::StatusOr<v1::DetokenizeResponse> Client::Detokenize(const v1::DetokenizeRequest& request) {
-  grpc::ClientContext context;
-  context.set_deadline(After(options_.rpc_timeout));
-  v1::DetokenizeResponse response;
-  grpc::Status status = v1::TokenizerService::NewStub(connection_.channel)->Detokenize(&context, request, &response);
-  if (!status.ok()) return NameProxy(FromGrpc(status), connection_.proxy);
-  return response;
+  return Ask<v1::TokenizerService>(&v1::TokenizerService::Stub::Detokenize, request);
 }
 
 absl::StatusOr<v1::EstimateCaptureResponse> Client::EstimateCapture(const v1::CaptureRequest& request) {
-  grpc::ClientContext context;
-  context.set_deadline(After(options_.rpc_timeout));
-  v1::EstimateCaptureRequest estimate_request;
-  *estimate_request.mutable_capture() = request;
-  v1::EstimateCaptureResponse response;
-  grpc::Status status =
-      v1::CaptureService::NewStub(connection_.channel)->EstimateCapture(&context, estimate_request, &response);
-  if (!status.ok()) return NameProxy(FromGrpc(status), connection_.proxy);
-  return response;
+  v1::EstimateCaptureRequest estimate;
+  *estimate.mutable_capture() = request;
+  return Ask<v1::CaptureService>(&v1::CaptureService::Stub::EstimateCapture, estimate);
 }
 
 std::unique_ptr<CaptureCall> Client::Capture(const v1::CaptureRequest& request) {

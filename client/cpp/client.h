@@ -11,13 +11,17 @@
 
 #include <cstdint>
 #include <memory>
+#include <set>
 #include <string>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "client/cpp/capture_call.h"
 #include "client/cpp/security.h"
 #include "hookline/v1/capture_service.pb.h"
+#include "hookline/v1/dataset_service.pb.h"
 #include "hookline/v1/model_service.pb.h"
 #include "hookline/v1/tokenizer_service.pb.h"
 
@@ -62,12 +66,18 @@ class Client {
   // "" names the only model.
   absl::StatusOr<v1::Model> GetModel(const std::string& name);
 
+  absl::StatusOr<v1::Dataset> GetDataset(const std::string& name);
+
   // Texts to token ids and back, by a model's tokenizer.
   absl::StatusOr<v1::TokenizeResponse> Tokenize(const v1::TokenizeRequest& request);
   absl::StatusOr<v1::DetokenizeResponse> Detokenize(const v1::DetokenizeRequest& request);
 
   // Estimates the rows, bytes and time of a capture; runs nothing.
   absl::StatusOr<v1::EstimateCaptureResponse> EstimateCapture(const v1::CaptureRequest& request);
+
+  // The calls above that run, and all that follow, fail soon with CANCELLED, for a caller that does not wait for a
+  // server which hangs. Captures go on. Idempotent.
+  void EndUnaryCalls();
 
   // Never null. The call may outlive this client.
   std::unique_ptr<CaptureCall> Capture(const v1::CaptureRequest& request);
@@ -79,10 +89,20 @@ class Client {
   const std::shared_ptr<grpc::Channel>& channel() const { return connection_.channel; }
 
  private:
+  template <typename Service, typename Request, typename Response>
+  using UnaryMethod = grpc::Status (Service::Stub::*)(grpc::ClientContext*, const Request&, Response*);
+
   Client(Connection connection, const ClientOptions& options);
+
+  template <typename Service, typename Request, typename Response>
+  absl::StatusOr<Response> Ask(UnaryMethod<Service, Request, Response> method, const Request& request);
 
   const Connection connection_;
   const ClientOptions options_;
+
+  absl::Mutex mutex_;
+  std::set<grpc::ClientContext*> contexts_ ABSL_GUARDED_BY(mutex_);  // of the calls that run
+  bool has_ended_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
 }  // namespace hookline::client

@@ -1,6 +1,6 @@
 // The order of the scheduler's and the slab pool's mutexes, and its check in debug builds.
 //
-//   RankedLock lock(&mu_, LockRank::kSlabPool);
+//   RankedLock lock(&mutex_, LockRank::kSlabPool);
 #ifndef HOOKLINE_SERVER_BASE_LOCK_ORDER_H_
 #define HOOKLINE_SERVER_BASE_LOCK_ORDER_H_
 
@@ -18,7 +18,7 @@ enum class LockRank : int { kNone = 0, kScheduler = 1, kSlabPool = 2 };
 // absl::MutexLock that aborts, where assertions are on, when it is taken out of order.
 class ABSL_SCOPED_LOCKABLE RankedLock {
  public:
-  RankedLock(absl::Mutex* mu, LockRank rank) ABSL_EXCLUSIVE_LOCK_FUNCTION(mu) : mu_(mu) {
+  RankedLock(absl::Mutex* mutex, LockRank rank) ABSL_EXCLUSIVE_LOCK_FUNCTION(mutex) : mutex_(mutex) {
 #ifndef NDEBUG
     assert(rank > Held());
     before_ = Held();
@@ -26,10 +26,10 @@ class ABSL_SCOPED_LOCKABLE RankedLock {
 #else
     (void)rank;
 #endif
-    mu_->Lock();
+    mutex_->Lock();
   }
   ~RankedLock() ABSL_UNLOCK_FUNCTION() {
-    mu_->Unlock();
+    mutex_->Unlock();
 #ifndef NDEBUG
     Held() = before_;
 #endif
@@ -46,7 +46,7 @@ class ABSL_SCOPED_LOCKABLE RankedLock {
   }
   LockRank before_;
 #endif
-  absl::Mutex* const mu_;
+  absl::Mutex* const mutex_;
 };
 
 }  // namespace hookline

@@ -22,13 +22,13 @@ SlabRef::Holder::~Holder() {
 SlabRef SlabWindow::Take() { return pool_->Take(id_); }
 
 int64_t SlabWindow::free_slabs() const {
-  RankedLock lock(&pool_->mu_, LockRank::kSlabPool);
+  RankedLock lock(&pool_->mutex_, LockRank::kSlabPool);
   const auto found = pool_->reservations_.find(id_);
   return found == pool_->reservations_.end() ? 0 : found->second.free_slabs;
 }
 
 int64_t SlabWindow::held_slabs() const {
-  RankedLock lock(&pool_->mu_, LockRank::kSlabPool);
+  RankedLock lock(&pool_->mutex_, LockRank::kSlabPool);
   const auto found = pool_->reservations_.find(id_);
   return found == pool_->reservations_.end() ? 0 : found->second.slabs_out + found->second.free_slabs;
 }
@@ -53,7 +53,7 @@ SlabPool::SlabPool(std::shared_ptr<uint8_t> memory, int64_t slab_bytes, int64_t 
 SlabPool::~SlabPool() = default;
 
 std::unique_ptr<SlabWindow> SlabPool::TryReserve(int64_t slabs, std::function<void()> on_return) {
-  RankedLock lock(&mu_, LockRank::kSlabPool);
+  RankedLock lock(&mutex_, LockRank::kSlabPool);
   if (unreserved_ < slabs) return nullptr;
   unreserved_ -= slabs;
   const int64_t window = next_window_++;
@@ -64,7 +64,7 @@ std::unique_ptr<SlabWindow> SlabPool::TryReserve(int64_t slabs, std::function<vo
 }
 
 SlabPool::Counts SlabPool::counts() const {
-  RankedLock lock(&mu_, LockRank::kSlabPool);
+  RankedLock lock(&mutex_, LockRank::kSlabPool);
   Counts counts;
   counts.free = unreserved_;
   counts.filled = slab_count_ - static_cast<int64_t>(empty_.size());
@@ -75,7 +75,7 @@ SlabPool::Counts SlabPool::counts() const {
 SlabRef SlabPool::Take(int64_t window) {
   uint8_t* slab = nullptr;
   {
-    RankedLock lock(&mu_, LockRank::kSlabPool);
+    RankedLock lock(&mutex_, LockRank::kSlabPool);
     const auto found = reservations_.find(window);
     if (found == reservations_.end() || found->second.free_slabs == 0) return {};
     --found->second.free_slabs;
@@ -90,7 +90,7 @@ void SlabPool::Return(uint8_t* slab, int64_t window) {
   std::shared_ptr<const std::function<void()>> on_return;
   bool is_free = false;  // for other windows
   {
-    RankedLock lock(&mu_, LockRank::kSlabPool);
+    RankedLock lock(&mutex_, LockRank::kSlabPool);
     empty_.push_back(slab);
     const auto found = reservations_.find(window);  // there, because this slab was out
     Reservation& reservation = found->second;
@@ -112,7 +112,7 @@ void SlabPool::Return(uint8_t* slab, int64_t window) {
 
 void SlabPool::Shrink(int64_t window, int64_t slabs) {
   {
-    RankedLock lock(&mu_, LockRank::kSlabPool);
+    RankedLock lock(&mutex_, LockRank::kSlabPool);
     const auto found = reservations_.find(window);
     if (found == reservations_.end() || found->second.closed) return;
     Reservation& reservation = found->second;
@@ -130,7 +130,7 @@ void SlabPool::Shrink(int64_t window, int64_t slabs) {
 void SlabPool::CloseWindow(int64_t window) {
   std::shared_ptr<const std::function<void()>> on_return;  // what it holds may take locks when it goes
   {
-    RankedLock lock(&mu_, LockRank::kSlabPool);
+    RankedLock lock(&mutex_, LockRank::kSlabPool);
     const auto found = reservations_.find(window);
     if (found == reservations_.end() || found->second.closed) return;
     Reservation& reservation = found->second;

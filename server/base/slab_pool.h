@@ -124,11 +124,11 @@ class SlabPool {
   const int64_t slab_bytes_;
   const int64_t slab_count_;
   const std::function<void()> on_free_;
-  mutable absl::Mutex mu_;
-  std::vector<uint8_t*> empty_ ABSL_GUARDED_BY(mu_);
-  int64_t unreserved_ ABSL_GUARDED_BY(mu_);
-  std::unordered_map<int64_t, Reservation> reservations_ ABSL_GUARDED_BY(mu_);
-  int64_t next_window_ ABSL_GUARDED_BY(mu_) = 0;
+  mutable absl::Mutex mutex_;
+  std::vector<uint8_t*> empty_ ABSL_GUARDED_BY(mutex_);
+  int64_t unreserved_ ABSL_GUARDED_BY(mutex_);
+  std::unordered_map<int64_t, Reservation> reservations_ ABSL_GUARDED_BY(mutex_);
+  int64_t next_window_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
 }  // namespace hookline

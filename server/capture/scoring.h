@@ -83,7 +83,7 @@ class Scoring {
   virtual std::optional<ScoreEvent> Next() = 0;
   // Takes rows that were asked for. INVALID_ARGUMENT naming the field, as the proto AnsweredRows says; the scoring has
   // then ended with it, too.
-  virtual absl::Status Answer(RowsAnswer answer) = 0;
+  virtual absl::Status Answer(const RowsAnswer& answer) = 0;
   // Tells that no answers follow. If some are due, or become so, the scoring ends with INVALID_ARGUMENT.
   virtual void FinishAnswers() = 0;
   // Ends the scoring: no events follow, and on_ready is not called any more.

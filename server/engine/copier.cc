@@ -10,7 +10,7 @@ namespace hookline {
 
 void Copier::Join() {
   {
-    absl::MutexLock lock(&mu_);
+    absl::MutexLock lock(&mutex_);
     stopping_ = true;
     wake_.SignalAll();
   }
@@ -18,13 +18,13 @@ void Copier::Join() {
 }
 
 void Copier::Add(BatchInFlight batch) {
-  absl::MutexLock lock(&mu_);
+  absl::MutexLock lock(&mutex_);
   batches_.push_back(std::move(batch));
   wake_.SignalAll();
 }
 
 void Copier::Resume(CaptureId capture) {
-  absl::MutexLock lock(&mu_);
+  absl::MutexLock lock(&mutex_);
   if (parked_.count(capture) == 0) return;
   if (std::find(resumable_.begin(), resumable_.end(), capture) != resumable_.end()) return;
   resumable_.push_back(capture);
@@ -32,7 +32,7 @@ void Copier::Resume(CaptureId capture) {
 }
 
 std::map<int, Copier::Count> Copier::delivered() const {
-  absl::MutexLock lock(&mu_);
+  absl::MutexLock lock(&mutex_);
   return delivered_;
 }
 
@@ -52,11 +52,11 @@ void Copier::Run() {
 }
 
 Copier::Work Copier::NextWork() {
-  absl::MutexLock lock(&mu_);
+  absl::MutexLock lock(&mutex_);
   Work work;
   while (batches_.empty() && resumable_.empty()) {
     if (stopping_) return work;
-    wake_.Wait(&mu_);
+    wake_.Wait(&mutex_);
   }
   // Parked deliveries have waited longest, so they go first.
   if (!resumable_.empty()) {
@@ -155,7 +155,7 @@ void Copier::HandOver(Delivery& delivery) {
   while (delivery.HasGroup()) {
     std::vector<QueuedChunk> chunks = delivery.TakeGroup();
     {
-      absl::MutexLock lock(&mu_);
+      absl::MutexLock lock(&mutex_);
       for (const QueuedChunk& queued : chunks) {
         const CapturePlan::HookPoint& hook_point = recipient.plan->hook_points[queued.chunk.hook_point];
         Count& count = delivered_[hook_point.index];
@@ -180,7 +180,7 @@ void Copier::Park(Deliveries deliveries) {
   const Delivery& first = *deliveries.front();
   const CaptureId capture = first.recipient().capture;
   {
-    absl::MutexLock lock(&mu_);
+    absl::MutexLock lock(&mutex_);
     parked_[capture] = std::move(deliveries);
   }
   // A call of Resume meanwhile found nothing parked, so look again. Only this thread takes parked deliveries, so
@@ -198,7 +198,7 @@ bool Copier::MayGoOn(const Delivery& delivery) const {
 Copier::Deliveries Copier::JoinParked(std::unique_ptr<Delivery> delivery) {
   const CaptureId capture = delivery->recipient().capture;
   Deliveries deliveries;
-  absl::MutexLock lock(&mu_);
+  absl::MutexLock lock(&mutex_);
   if (const auto parked = parked_.find(capture); parked != parked_.end()) {
     Deliveries& others = parked->second;
     // A batch that runs again may come before others that have been computed here meanwhile.

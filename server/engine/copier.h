@@ -57,14 +57,14 @@ class Copier {
   void Join();
 
   // Adds a batch that the scheduler knows as launched. Bounded by the scheduler, which launches few at a time.
-  void Add(BatchInFlight batch) ABSL_LOCKS_EXCLUDED(mu_);
+  void Add(BatchInFlight batch) ABSL_LOCKS_EXCLUDED(mutex_);
 
   // Tells that rows of the capture may go on: slabs of its window came back, it is their turn, or they are no longer
   // wanted.
-  void Resume(CaptureId capture) ABSL_LOCKS_EXCLUDED(mu_);
+  void Resume(CaptureId capture) ABSL_LOCKS_EXCLUDED(mutex_);
 
   // Returns what was handed to sinks, by the model's hook points.
-  std::map<int, Count> delivered() const ABSL_LOCKS_EXCLUDED(mu_);
+  std::map<int, Count> delivered() const ABSL_LOCKS_EXCLUDED(mutex_);
 
  private:
   // Deliveries of one capture, in order.
@@ -76,23 +76,23 @@ class Copier {
   };
 
   void Run();
-  Work NextWork() ABSL_LOCKS_EXCLUDED(mu_);
-  void FinishBatch(BatchInFlight batch) ABSL_LOCKS_EXCLUDED(mu_);
+  Work NextWork() ABSL_LOCKS_EXCLUDED(mutex_);
+  void FinishBatch(BatchInFlight batch) ABSL_LOCKS_EXCLUDED(mutex_);
   // Gives deliveries of one batch, whose rows were lost with the device, to another executor; drops them where there is
   // none.
-  void RunAgain(std::vector<std::unique_ptr<Delivery>> deliveries) ABSL_LOCKS_EXCLUDED(mu_);
+  void RunAgain(std::vector<std::unique_ptr<Delivery>> deliveries) ABSL_LOCKS_EXCLUDED(mutex_);
   // Hands over as much as the capture's window allows, and parks the rest.
-  void Advance(Deliveries deliveries) ABSL_LOCKS_EXCLUDED(mu_);
+  void Advance(Deliveries deliveries) ABSL_LOCKS_EXCLUDED(mutex_);
   // Returns whether the delivery is over: handed over whole, or no longer wanted. Otherwise it waits for its turn or
   // for room.
-  absl::StatusOr<bool> AdvanceOne(Delivery& delivery) ABSL_LOCKS_EXCLUDED(mu_);
+  absl::StatusOr<bool> AdvanceOne(Delivery& delivery) ABSL_LOCKS_EXCLUDED(mutex_);
   // Ends the delivery, and gives back its slabs and what it holds on the device.
-  void Finish(std::unique_ptr<Delivery> delivery) ABSL_LOCKS_EXCLUDED(mu_);
-  void HandOver(Delivery& delivery) ABSL_LOCKS_EXCLUDED(mu_);
-  void Park(Deliveries deliveries) ABSL_LOCKS_EXCLUDED(mu_);
+  void Finish(std::unique_ptr<Delivery> delivery) ABSL_LOCKS_EXCLUDED(mutex_);
+  void HandOver(Delivery& delivery) ABSL_LOCKS_EXCLUDED(mutex_);
+  void Park(Deliveries deliveries) ABSL_LOCKS_EXCLUDED(mutex_);
   // Parks it among others of its capture, in the order of their turns, and returns none; where it comes before all that
   // are parked, returns it with those.
-  Deliveries JoinParked(std::unique_ptr<Delivery> delivery) ABSL_LOCKS_EXCLUDED(mu_);
+  Deliveries JoinParked(std::unique_ptr<Delivery> delivery) ABSL_LOCKS_EXCLUDED(mutex_);
   bool IsWanted(const Delivery& delivery) const;
   // Returns whether it makes sense to look at a parked delivery again.
   bool MayGoOn(const Delivery& delivery) const;
@@ -107,13 +107,13 @@ class Copier {
   absl::Time last_reached_ = absl::InfinitePast();
 
   // Never held together with another mutex.
-  mutable absl::Mutex mu_;
+  mutable absl::Mutex mutex_;
   absl::CondVar wake_;
-  std::deque<BatchInFlight> batches_ ABSL_GUARDED_BY(mu_);
-  std::map<CaptureId, Deliveries> parked_ ABSL_GUARDED_BY(mu_);  // wait for their turn or for slabs
-  std::deque<CaptureId> resumable_ ABSL_GUARDED_BY(mu_);         // parked ones that may go on
-  bool stopping_ ABSL_GUARDED_BY(mu_) = false;
-  std::map<int, Count> delivered_ ABSL_GUARDED_BY(mu_);
+  std::deque<BatchInFlight> batches_ ABSL_GUARDED_BY(mutex_);
+  std::map<CaptureId, Deliveries> parked_ ABSL_GUARDED_BY(mutex_);  // wait for their turn or for slabs
+  std::deque<CaptureId> resumable_ ABSL_GUARDED_BY(mutex_);         // parked ones that may go on
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  std::map<int, Count> delivered_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace hookline

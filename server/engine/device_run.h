@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "server/engine/pause_room.h"
@@ -25,12 +26,22 @@ class DeviceRun {
   };
   virtual Need GetNeed() const = 0;
   // Runs the next pass, or the next part of one, on the model's executor's thread. `room`: for a pass that may pause,
-  // otherwise null. Returns how the pass went, as its client is told too.
-  virtual absl::Status RunNext(Model& model, std::unique_ptr<PauseRoom> room) = 0;
+  // otherwise null. `judge` is asked about a failure, and answers with UNAVAILABLE where the model's device is lost:
+  // the pass then runs again from its beginning, on another device, unless End comes first.
+  using Judge = absl::FunctionRef<absl::Status(absl::Status)>;
+  virtual void RunNext(Model& model, std::unique_ptr<PauseRoom> room, Judge judge) = 0;
   // Ends it after what is queued for its client, unless it has ended.
   virtual void End(absl::Status status) = 0;
   // Ends it if its client should have answered by `now`, which only clients whose passes pause have to.
   virtual void EndIfSilent(absl::Time /*now*/) {}
+
+ protected:
+  // Returns whether the pass whose status this is failed because its device is lost, and sets what `judge` says.
+  static bool IsLost(Judge judge, absl::Status* status) {
+    if (status->ok() || absl::IsUnavailable(*status)) return false;
+    *status = judge(std::move(*status));
+    return absl::IsUnavailable(*status);
+  }
 };
 
 }  // namespace hookline

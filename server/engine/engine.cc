@@ -121,8 +121,8 @@ class ScoringHandle final : public RunHandle<Scoring, ScoreEvent, ScoreRun> {
  public:
   using RunHandle::RunHandle;
 
-  absl::Status Answer(RowsAnswer answer) override {
-    absl::Status status = run().Answer(std::move(answer));
+  absl::Status Answer(const RowsAnswer& answer) override {
+    absl::Status status = run().Answer(answer);
     MayRun();
     return status;
   }

@@ -11,7 +11,7 @@ EventQueue::EventQueue(CaptureCallbacks callbacks, std::function<void()> on_rele
 
 void EventQueue::PushStarted(CaptureStarted started) {
   {
-    absl::MutexLock lock(&mu_);
+    absl::MutexLock lock(&mutex_);
     if (closed_) return;
     consumed_.resize(started.hook_points.size());
     for (size_t i = 0; i < consumed_.size(); ++i) consumed_[i].rows = started.hook_points[i].rows;
@@ -23,7 +23,7 @@ void EventQueue::PushStarted(CaptureStarted started) {
 
 void EventQueue::PushChunks(std::vector<QueuedChunk> chunks) {
   {
-    absl::MutexLock lock(&mu_);
+    absl::MutexLock lock(&mutex_);
     if (!closed_ && !ended_.has_value() && !released_) {
       for (QueuedChunk& chunk : chunks) chunks_.push_back(std::move(chunk));
     }
@@ -35,7 +35,7 @@ void EventQueue::PushChunks(std::vector<QueuedChunk> chunks) {
 // NOLINTNEXTLINE(performance-unnecessary-value-param)
 void EventQueue::AddStatistics(const CapturePlan& plan, std::vector<QueuedChunk> chunks) {
   {
-    absl::MutexLock lock(&profiles_mu_);
+    absl::MutexLock lock(&profiles_mutex_);
     if (profiles_.empty()) {
       for (const CapturePlan::HookPoint& hook_point : plan.hook_points) profiles_.emplace_back(hook_point.width);
     }
@@ -46,7 +46,7 @@ void EventQueue::AddStatistics(const CapturePlan& plan, std::vector<QueuedChunk>
       }
     }
   }
-  absl::MutexLock lock(&mu_);
+  absl::MutexLock lock(&mutex_);
   if (consumed_.empty()) return;  // closed before it started
   for (const QueuedChunk& queued : chunks) {
     Consumed& consumed = consumed_[queued.chunk.hook_point];
@@ -58,7 +58,7 @@ void EventQueue::AddStatistics(const CapturePlan& plan, std::vector<QueuedChunk>
 void EventQueue::End(CaptureEnded ended, Queued queued) {
   std::deque<QueuedChunk> dropped;
   {
-    absl::MutexLock lock(&mu_);
+    absl::MutexLock lock(&mutex_);
     if (closed_ || ended_.has_value()) return;
     if (queued == Queued::kDrop) dropped.swap(chunks_);
     ended_ = std::move(ended);
@@ -67,14 +67,14 @@ void EventQueue::End(CaptureEnded ended, Queued queued) {
 }
 
 bool EventQueue::TakesChunks() const {
-  absl::MutexLock lock(&mu_);
+  absl::MutexLock lock(&mutex_);
   return !closed_ && !ended_.has_value() && !released_;
 }
 
 std::optional<CaptureEvent> EventQueue::Next() {
   CaptureEnded ended;
   {
-    absl::MutexLock lock(&mu_);
+    absl::MutexLock lock(&mutex_);
     if (closed_ || released_) return std::nullopt;
     if (started_.has_value() || !chunks_.empty() || ended_.has_value()) ++consumed_events_;
     if (started_.has_value()) {
@@ -102,7 +102,7 @@ std::optional<CaptureEvent> EventQueue::Next() {
       consumed_[i].statistics.Summarize(&ended.hook_points[i]);
     }
     {
-      absl::MutexLock profiles(&profiles_mu_);
+      absl::MutexLock profiles(&profiles_mutex_);
       for (size_t i = 0; i < profiles_.size(); ++i) profiles_[i].Summarize(&ended.hook_points[i]);
     }
     ended.resume_token = resume_token_;
@@ -115,7 +115,7 @@ std::optional<CaptureEvent> EventQueue::Next() {
 }
 
 void EventQueue::AddWireTime(absl::Duration duration) {
-  absl::MutexLock lock(&mu_);
+  absl::MutexLock lock(&mutex_);
   wire_time_ += duration;
 }
 
@@ -123,7 +123,7 @@ void EventQueue::Close() {
   std::deque<QueuedChunk> dropped;
   bool release;
   {
-    absl::MutexLock lock(&mu_);
+    absl::MutexLock lock(&mutex_);
     if (closed_) return;
     closed_ = true;
     dropped.swap(chunks_);
@@ -131,7 +131,7 @@ void EventQueue::Close() {
     released_ = true;
   }
   {
-    absl::MutexLock lock(&callback_mu_);
+    absl::MutexLock lock(&callback_mutex_);
     closed_to_callbacks_ = true;
   }
   dropped.clear();
@@ -139,28 +139,28 @@ void EventQueue::Close() {
 }
 
 void EventQueue::NotifySourceRoom() {
-  absl::MutexLock lock(&callback_mu_);
+  absl::MutexLock lock(&callback_mutex_);
   if (!closed_to_callbacks_ && callbacks_.on_source_room) callbacks_.on_source_room();
 }
 
 void EventQueue::NotifyExpired() {
-  absl::MutexLock lock(&callback_mu_);
+  absl::MutexLock lock(&callback_mutex_);
   if (!closed_to_callbacks_ && callbacks_.on_expired) callbacks_.on_expired();
 }
 
 bool EventQueue::WaitsForSink() const {
-  absl::MutexLock lock(&mu_);
+  absl::MutexLock lock(&mutex_);
   return !closed_ && !released_ && (started_.has_value() || !chunks_.empty() || ended_.has_value());
 }
 
 int64_t EventQueue::consumed_events() const {
-  absl::MutexLock lock(&mu_);
+  absl::MutexLock lock(&mutex_);
   return consumed_events_;
 }
 
 void EventQueue::Abandon(absl::Status status) {
   std::deque<QueuedChunk> dropped;  // destroyed after the lock is released, since slabs that return call back
-  absl::MutexLock lock(&mu_);
+  absl::MutexLock lock(&mutex_);
   if (closed_ || !ended_.has_value()) return;
   dropped.swap(chunks_);
   ended_->status = std::move(status);
@@ -169,11 +169,11 @@ void EventQueue::Abandon(absl::Status status) {
 
 void EventQueue::Notify() {
   {
-    absl::MutexLock lock(&mu_);
+    absl::MutexLock lock(&mutex_);
     if (!sink_waits_ || closed_) return;
     sink_waits_ = false;
   }
-  absl::MutexLock lock(&callback_mu_);
+  absl::MutexLock lock(&callback_mutex_);
   if (!closed_to_callbacks_ && callbacks_.on_ready) callbacks_.on_ready();
 }
 

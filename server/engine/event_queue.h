@@ -68,28 +68,28 @@ class EventQueue {
   const absl::Time created_;
 
   // This is held while a callback runs.
-  absl::Mutex callback_mu_;
-  bool closed_to_callbacks_ ABSL_GUARDED_BY(callback_mu_) = false;
+  absl::Mutex callback_mutex_;
+  bool closed_to_callbacks_ ABSL_GUARDED_BY(callback_mutex_) = false;
 
-  absl::Mutex profiles_mu_;                                         // taken with mu_ held, never the other way round
-  std::vector<RowProfile> profiles_ ABSL_GUARDED_BY(profiles_mu_);  // statistics_only; one for each hook point
+  absl::Mutex profiles_mutex_;  // taken with mutex_ held, never the other way round
+  std::vector<RowProfile> profiles_ ABSL_GUARDED_BY(profiles_mutex_);  // statistics_only; one for each hook point
 
-  mutable absl::Mutex mu_ ABSL_ACQUIRED_BEFORE(profiles_mu_);
-  std::optional<CaptureStarted> started_ ABSL_GUARDED_BY(mu_);
-  std::deque<QueuedChunk> chunks_ ABSL_GUARDED_BY(mu_);
-  std::optional<CaptureEnded> ended_ ABSL_GUARDED_BY(mu_);
-  bool closed_ ABSL_GUARDED_BY(mu_) = false;
-  bool released_ ABSL_GUARDED_BY(mu_) = false;
-  bool sink_waits_ ABSL_GUARDED_BY(mu_) = true;
-  int64_t consumed_events_ ABSL_GUARDED_BY(mu_) = 0;
+  mutable absl::Mutex mutex_ ABSL_ACQUIRED_BEFORE(profiles_mutex_);
+  std::optional<CaptureStarted> started_ ABSL_GUARDED_BY(mutex_);
+  std::deque<QueuedChunk> chunks_ ABSL_GUARDED_BY(mutex_);
+  std::optional<CaptureEnded> ended_ ABSL_GUARDED_BY(mutex_);
+  bool closed_ ABSL_GUARDED_BY(mutex_) = false;
+  bool released_ ABSL_GUARDED_BY(mutex_) = false;
+  bool sink_waits_ ABSL_GUARDED_BY(mutex_) = true;
+  int64_t consumed_events_ ABSL_GUARDED_BY(mutex_) = 0;
   // The rows of one hook point that the sink has consumed.
   struct Consumed {
     int64_t rows = 0;
     RowStatistics statistics;
   };
-  std::vector<Consumed> consumed_ ABSL_GUARDED_BY(mu_);
-  std::string resume_token_ ABSL_GUARDED_BY(mu_);
-  absl::Duration wire_time_ ABSL_GUARDED_BY(mu_);
+  std::vector<Consumed> consumed_ ABSL_GUARDED_BY(mutex_);
+  std::string resume_token_ ABSL_GUARDED_BY(mutex_);
+  absl::Duration wire_time_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace hookline

@@ -23,7 +23,8 @@ void Executor::Run() {
   if (!can_run) return;
   while (std::optional<Batch> batch = scheduler_->NextBatch(id_)) {
     if (batch->score != nullptr) {
-      (void)health_->Judge(batch->score->RunNext(*model_, std::move(batch->score_room)), *transfer_);
+      const auto judge = [this](absl::Status status) { return health_->Judge(std::move(status), *transfer_); };
+      batch->score->RunNext(*model_, std::move(batch->score_room), judge);
       scheduler_->ScoreMayRun(batch->score_id);
       continue;
     }
@@ -143,7 +144,7 @@ void Executor::RunBatch(std::vector<std::unique_ptr<Delivery>> deliveries) {
 }
 
 absl::Status Executor::RunItems(BatchInFlight* batch, size_t begin, size_t end) {
-  const absl::Status status = health_->Judge(RunPass(batch, begin, end), *transfer_);
+  absl::Status status = health_->Judge(RunPass(batch, begin, end), *transfer_);
   if (status.ok() || absl::IsUnavailable(status)) return status;
   const std::vector<BatchItem>& items = batch->deliveries[0]->items();
   // A deterministic batch's shape is part of its rows.
@@ -190,7 +191,7 @@ absl::Status Executor::RunPass(BatchInFlight* batch, size_t begin, size_t end) {
     LaunchedPass& launched = batch->passes.emplace_back();
     launched.tokens = pass.tokens;
     launched.positions = pass.sequences * pass.positions;
-    for (PassPlan::Part& part : pass.parts) launched.shares.push_back(part.share);
+    for (PassPlan::Member& member : pass.members) launched.shares.push_back(member.share);
     batch->tokens += pass.tokens;
     batch->layers = std::max(batch->layers, pass.layers);
   }
@@ -203,18 +204,19 @@ absl::Status Executor::Compute(PassPlan* pass) {
   for (const auto& [hook_point, uses] : pass->taps) hook_points.push_back(hook_point);
   absl::Status copied;
   absl::Status computed;
-  std::vector<std::shared_ptr<RowIndex>> indices;  // by part
+  std::vector<std::shared_ptr<RowIndex>> indices;  // by member
   const auto tap = [&](int hook_point, const at::Tensor& value) {
     for (const PassPlan::TapUse& use : pass->taps[hook_point]) {
       if (!copied.ok()) return;
       const absl::Time begin = SteadyNow();
-      PassPlan::Part& part = pass->parts[use.part];
-      const RowLayout& layout = part.delivery->recipient().plan->hook_points[use.hook_point].layout;
+      PassPlan::Member& member = pass->members[use.member];
+      const RowLayout& layout = member.delivery->recipient().plan->hook_points[use.hook_point].layout;
       absl::StatusOr<std::shared_ptr<StagedRows>> staged =
-          transfer_->Stage(value, *indices[use.part], use.rows, layout);
-      copied = staged.ok() ? part.delivery->Stage(use.hook_point, part.first, use.rows, *std::move(staged), transfer_)
-                           : staged.status();
-      part.share.copy_time += SteadyNow() - begin;
+          transfer_->Stage(value, *indices[use.member], use.rows, layout);
+      copied = staged.ok()
+                   ? member.delivery->Stage(use.hook_point, member.first, use.rows, *std::move(staged), transfer_)
+                   : staged.status();
+      member.share.copy_time += SteadyNow() - begin;
     }
   };
   computed = CatchTorch([&]() -> absl::Status {
@@ -223,8 +225,8 @@ absl::Status Executor::Compute(PassPlan* pass) {
     pass->FillTokenIds(host_ids.data());
     at::Tensor ids;
     RETURN_IF_ERROR(transfer_->Upload(host_ids, &ids));
-    for (PassPlan::Part& part : pass->parts) {
-      ASSIGN_OR_RETURN(indices.emplace_back(), transfer_->MakeIndex(std::move(part.rows)));
+    for (PassPlan::Member& member : pass->members) {
+      ASSIGN_OR_RETURN(indices.emplace_back(), transfer_->MakeIndex(std::move(member.rows)));
     }
     return model_->Forward(ids.view({pass->sequences, pass->positions}), pass->Lengths(), hook_points, tap);
   });

@@ -11,6 +11,8 @@ namespace {
 constexpr int64_t kMinSlabs = 8;
 constexpr int64_t kAcceleratorBatchTokens = 8192;
 constexpr int64_t kCpuBatchTokens = 2048;
+constexpr int64_t kAcceleratorWindowSlabs = 32;
+constexpr int64_t kCpuWindowSlabs = 8;
 
 absl::Status CheckPositive(absl::string_view name, int64_t value) {
   if (value > 0) return absl::OkStatus();
@@ -22,7 +24,6 @@ absl::Status CheckPositive(absl::string_view name, int64_t value) {
 absl::Status CheckOptions(const EngineOptions& options) {
   RETURN_IF_ERROR(CheckPositive("slab_bytes", options.slab_bytes));
   RETURN_IF_ERROR(CheckPositive("slab_count", options.slab_count));
-  RETURN_IF_ERROR(CheckPositive("window_slabs", options.window_slabs));
   RETURN_IF_ERROR(CheckPositive("max_request_tokens", options.max_request_tokens));
   RETURN_IF_ERROR(CheckPositive("max_request_sequences", options.max_request_sequences));
   RETURN_IF_ERROR(CheckPositive("max_held_tokens", options.max_held_tokens));
@@ -45,8 +46,10 @@ absl::Status CheckOptions(const EngineOptions& options) {
   RETURN_IF_ERROR(CheckPositive("max_staged_bytes", options.max_staged_bytes));
   RETURN_IF_ERROR(CheckPositive("max_paused_tokens", options.max_paused_tokens));
   RETURN_IF_ERROR(CheckPositive("answer_timeout", absl::ToInt64Nanoseconds(options.answer_timeout)));
-  if (options.max_batch_tokens < 0 || options.max_sequence_length < 0 || options.max_pending_bytes < 0) {
-    return InvalidField("max_batch_tokens, max_sequence_length, max_pending_bytes", "must not be negative");
+  if (options.window_slabs < 0 || options.max_batch_tokens < 0 || options.max_sequence_length < 0 ||
+      options.max_pending_bytes < 0) {
+    return InvalidField("window_slabs, max_batch_tokens, max_sequence_length, max_pending_bytes",
+                        "must not be negative");
   }
   return absl::OkStatus();
 }
@@ -56,11 +59,12 @@ CaptureLimits LimitsFor(const EngineOptions& options, const ModelInfo& model, in
   limits.slab_bytes = options.slab_bytes;
   limits.slab_count = options.slab_count;
   // Rows that wait for an earlier batch hold slabs, and a capture alone is to keep all executors busy.
-  limits.window_slabs = options.window_slabs * executors;
+  const bool is_cpu = model.device == "cpu";
+  limits.window_slabs = options.window_slabs;
+  if (limits.window_slabs == 0) limits.window_slabs = is_cpu ? kCpuWindowSlabs : kAcceleratorWindowSlabs;
+  limits.window_slabs *= executors;
   limits.max_batch_tokens = options.max_batch_tokens;
-  if (limits.max_batch_tokens == 0) {
-    limits.max_batch_tokens = model.device == "cpu" ? kCpuBatchTokens : kAcceleratorBatchTokens;
-  }
+  if (limits.max_batch_tokens == 0) limits.max_batch_tokens = is_cpu ? kCpuBatchTokens : kAcceleratorBatchTokens;
   limits.tokens = options.token_limits();
   limits.max_sequence_length = model.context_length;
   if (options.max_sequence_length != 0) {

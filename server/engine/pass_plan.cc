@@ -10,15 +10,15 @@ PassPlan::PassPlan(absl::Span<Delivery* const> deliveries, absl::Span<const Batc
     : items(batch_items.subspan(begin, end - begin)), batch_rows(items.size(), -1) {
   std::vector<bool> runs(items.size());
   for (Delivery* delivery : deliveries) {
-    Part part;
-    part.delivery = delivery;
-    part.first = delivery->RowsBefore(begin);
-    const int64_t part_end = delivery->RowsBefore(end);
-    if (part.first == part_end) continue;
-    part.share.capture = delivery->recipient().capture;
+    Member member;
+    member.delivery = delivery;
+    member.first = delivery->RowsBefore(begin);
+    const int64_t member_end = delivery->RowsBefore(end);
+    if (member.first == member_end) continue;
+    member.share.capture = delivery->recipient().capture;
     std::vector<bool> wanted(items.size());
     FlowId flow = kNoFlow;
-    for (int64_t i = part.first; i < part_end; ++i) {
+    for (int64_t i = member.first; i < member_end; ++i) {
       const size_t item = delivery->origins()[i].item - begin;
       wanted[item] = true;
       flow = items[item].flow;
@@ -26,11 +26,11 @@ PassPlan::PassPlan(absl::Span<Delivery* const> deliveries, absl::Span<const Batc
     for (size_t i = 0; i < items.size(); ++i) {
       if (!wanted[i] && !(items[i].deterministic && items[i].flow == flow)) continue;
       runs[i] = true;
-      ++part.share.sequences;
-      part.share.tokens += items[i].sequence.length;
+      ++member.share.sequences;
+      member.share.tokens += items[i].sequence.length;
     }
-    part.rows.resize(static_cast<size_t>(part_end - part.first));
-    parts.push_back(std::move(part));
+    member.rows.resize(static_cast<size_t>(member_end - member.first));
+    members.push_back(std::move(member));
   }
   for (size_t i = 0; i < items.size(); ++i) {
     if (!runs[i]) continue;
@@ -38,18 +38,18 @@ PassPlan::PassPlan(absl::Span<Delivery* const> deliveries, absl::Span<const Batc
     positions = std::max(positions, items[i].sequence.length);
     tokens += items[i].sequence.length;
   }
-  for (size_t p = 0; p < parts.size(); ++p) {
-    Part& part = parts[p];
-    const int64_t rows = static_cast<int64_t>(part.rows.size());
+  for (size_t m = 0; m < members.size(); ++m) {
+    Member& member = members[m];
+    const int64_t rows = static_cast<int64_t>(member.rows.size());
     for (int64_t i = 0; i < rows; ++i) {
-      const Delivery::Origin& origin = part.delivery->origins()[part.first + i];
-      part.rows[i] = batch_rows[origin.item - begin] * positions + origin.position;
+      const Delivery::Origin& origin = member.delivery->origins()[member.first + i];
+      member.rows[i] = batch_rows[origin.item - begin] * positions + origin.position;
     }
-    const std::vector<CapturePlan::HookPoint>& planned = part.delivery->recipient().plan->hook_points;
+    const std::vector<CapturePlan::HookPoint>& planned = member.delivery->recipient().plan->hook_points;
     for (size_t h = 0; h < planned.size(); ++h) {
-      const int64_t taken = std::min(rows, part.delivery->RowsOf(static_cast<int>(h)) - part.first);
+      const int64_t taken = std::min(rows, member.delivery->RowsOf(static_cast<int>(h)) - member.first);
       if (taken <= 0) continue;
-      taps[planned[h].index].push_back({p, static_cast<int>(h), taken});
+      taps[planned[h].index].push_back({m, static_cast<int>(h), taken});
       layers = std::max(layers, hook_points[planned[h].index].layer + 1);
     }
   }

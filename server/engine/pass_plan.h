@@ -16,8 +16,8 @@
 namespace hookline {
 
 struct PassPlan {
-  // The rows of one capture.
-  struct Part {
+  // A capture that takes rows of the pass.
+  struct Member {
     Delivery* delivery = nullptr;
     int64_t first = 0;          // of the delivery's rows
     std::vector<int64_t> rows;  // of the pass's (sequences * positions); entry i is the delivery's origin `first` + i
@@ -25,9 +25,9 @@ struct PassPlan {
   };
   // One capture's use of one of the model's hook points.
   struct TapUse {
-    size_t part = 0;     // into `parts`
+    size_t member = 0;   // into `members`
     int hook_point = 0;  // of the capture
-    int64_t rows = 0;    // of the part's, from the first
+    int64_t rows = 0;    // of the member's, from the first
   };
 
   // The pass that brings the rows of `batch_items` [begin, end) to `deliveries`, each planned over all of them. A
@@ -43,7 +43,7 @@ struct PassPlan {
   std::vector<int64_t> Lengths() const;
 
   absl::Span<const BatchItem> items;  // [begin, end)
-  std::vector<Part> parts;
+  std::vector<Member> members;
   std::map<int, std::vector<TapUse>> taps;  // by the model's hook point
   std::vector<int64_t> batch_rows;          // of each item among the pass's sequences; -1: it is not run
   int64_t sequences = 0;

@@ -23,8 +23,8 @@ constexpr absl::Duration kLastWordTime = absl::Seconds(1);
 
 class ABSL_SCOPED_LOCKABLE Scheduler::Section {
  public:
-  explicit Section(Scheduler* scheduler) ABSL_EXCLUSIVE_LOCK_FUNCTION(scheduler->mu_)
-      : scheduler_(scheduler), lock_(&scheduler->mu_, LockRank::kScheduler) {}
+  explicit Section(Scheduler* scheduler) ABSL_EXCLUSIVE_LOCK_FUNCTION(scheduler->mutex_)
+      : scheduler_(scheduler), lock_(&scheduler->mutex_, LockRank::kScheduler) {}
   // The lock, declared after the actions, goes before they run.
   ~Section() ABSL_UNLOCK_FUNCTION() { TakeActions(); }
 
@@ -171,7 +171,7 @@ absl::StatusOr<CaptureId> Scheduler::AdmitScore(ModelId model, std::shared_ptr<D
 void Scheduler::ScoreMayRun(CaptureId id) {
   std::shared_ptr<DeviceRun> run;
   {
-    RankedLock lock(&mu_, LockRank::kScheduler);
+    RankedLock lock(&mutex_, LockRank::kScheduler);
     if (const auto found = state_.scores.find(id); found != state_.scores.end()) run = found->second.run;
   }
   if (run == nullptr) return;
@@ -210,7 +210,7 @@ bool Scheduler::IsIdle() const {
 bool Scheduler::WaitUntilIdle(absl::Time deadline) {
   while (!IsIdle()) {
     if (clock_->Now() >= deadline) return false;
-    maybe_idle_.WaitUntil(mu_, deadline);
+    maybe_idle_.WaitUntil(mutex_, deadline);
   }
   return true;
 }
@@ -283,7 +283,7 @@ std::optional<Batch> Scheduler::NextBatch(ExecutorId executor) {
     if (!state_.after_unlock.empty()) continue;
     ModelQueue::Executor& own = state_.ExecutorOf(executor);
     own.waits = true;
-    own.wake.WaitUntil(mu_, look_again);
+    own.wake.WaitUntil(mutex_, look_again);
     own.waits = false;
   }
 }
@@ -348,7 +348,7 @@ void Scheduler::Launched(ExecutorId executor, absl::Span<const LaunchedPass> pas
 }
 
 bool Scheduler::WantsRows(CaptureId id) const {
-  RankedLock lock(&mu_, LockRank::kScheduler);
+  RankedLock lock(&mutex_, LockRank::kScheduler);
   const auto found = state_.captures.find(id);
   return found != state_.captures.end() && found->second.life.WantsRows();
 }
@@ -412,7 +412,7 @@ void Scheduler::Placed(ExecutorId executor, CaptureId id, int64_t staged_bytes) 
 }
 
 Turn Scheduler::TurnOf(CaptureId id, int64_t turn) const {
-  RankedLock lock(&mu_, LockRank::kScheduler);
+  RankedLock lock(&mutex_, LockRank::kScheduler);
   return state_.captures.at(id).turns.Of(turn);
 }
 
@@ -428,7 +428,7 @@ void Scheduler::Delivered(CaptureId id, const DeliveredRows& rows) {
 // --- Operators and observers.
 
 std::vector<CaptureStatus> Scheduler::ListCaptures(const ClientIdentity& client) const {
-  RankedLock lock(&mu_, LockRank::kScheduler);
+  RankedLock lock(&mutex_, LockRank::kScheduler);
   const absl::Time now = clock_->Now();
   std::vector<CaptureStatus> captures;
   for (const auto& [id, capture] : state_.captures) {
@@ -438,7 +438,7 @@ std::vector<CaptureStatus> Scheduler::ListCaptures(const ClientIdentity& client)
 }
 
 std::optional<int> Scheduler::CapturesAhead(CaptureId id) const {
-  RankedLock lock(&mu_, LockRank::kScheduler);
+  RankedLock lock(&mutex_, LockRank::kScheduler);
   return hookline::CapturesAhead(state_, id);
 }
 
@@ -459,12 +459,12 @@ void Scheduler::Snapshot(EngineSnapshot* snapshot) const {
   snapshot->slabs_free = slabs.free;
   snapshot->slabs_reserved = slabs.reserved;
   snapshot->slabs_filled = slabs.filled;
-  RankedLock lock(&mu_, LockRank::kScheduler);
+  RankedLock lock(&mutex_, LockRank::kScheduler);
   ReportLoad(state_, snapshot);
 }
 
 double Scheduler::SecondsPerTokenLayer(ModelId model) const {
-  RankedLock lock(&mu_, LockRank::kScheduler);
+  RankedLock lock(&mutex_, LockRank::kScheduler);
   return state_.QueueOf(model).seconds_per_token_layer;
 }
 

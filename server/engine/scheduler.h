@@ -51,7 +51,7 @@ class Scheduler {
   ~Scheduler();
 
   // Call it before anything else.
-  ModelId AddModel(ModelSetup setup) ABSL_LOCKS_EXCLUDED(mu_);
+  ModelId AddModel(ModelSetup setup) ABSL_LOCKS_EXCLUDED(mutex_);
 
   // --- Clients.
 
@@ -61,94 +61,94 @@ class Scheduler {
   };
   // Admits the capture: it runs, or waits for its slabs. Errors of Engine::Start.
   absl::StatusOr<Admitted> Admit(ModelId model, CapturePlan plan, const ClientIdentity& client,
-                                 CaptureCallbacks callbacks) ABSL_LOCKS_EXCLUDED(mu_);
+                                 CaptureCallbacks callbacks) ABSL_LOCKS_EXCLUDED(mutex_);
   // Adds sequences that were checked. Returns whether there is room for more; if not, on_source_room is called when
   // there is. RESOURCE_EXHAUSTED: captures hold too many tokens; this also ends the capture.
-  absl::StatusOr<bool> AddSequences(CaptureId id, TokenBatch batch) ABSL_LOCKS_EXCLUDED(mu_);
-  void FinishSource(CaptureId id) ABSL_LOCKS_EXCLUDED(mu_);
-  void Cancel(CaptureId id) ABSL_LOCKS_EXCLUDED(mu_);
+  absl::StatusOr<bool> AddSequences(CaptureId id, TokenBatch batch) ABSL_LOCKS_EXCLUDED(mutex_);
+  void FinishSource(CaptureId id) ABSL_LOCKS_EXCLUDED(mutex_);
+  void Cancel(CaptureId id) ABSL_LOCKS_EXCLUDED(mutex_);
   // Ends the capture with an error, unless it stops already and no rows of it are on their way.
-  void Failed(CaptureId id, absl::Status status) ABSL_LOCKS_EXCLUDED(mu_);
+  void Failed(CaptureId id, absl::Status status) ABSL_LOCKS_EXCLUDED(mutex_);
   // Takes in a scoring of a client, or other such work. `held_tokens`: ids that it keeps. Errors of Engine::StartScore.
   absl::StatusOr<CaptureId> AdmitScore(ModelId model, std::shared_ptr<DeviceRun> run, int64_t held_tokens,
-                                       const ClientIdentity& client) ABSL_LOCKS_EXCLUDED(mu_);
+                                       const ClientIdentity& client) ABSL_LOCKS_EXCLUDED(mutex_);
   // Tells that the scoring may have a forward pass to run, or an answer to wait for: one has ended or pauses, or its
   // client has taken scores or answered rows.
-  void ScoreMayRun(CaptureId id) ABSL_LOCKS_EXCLUDED(mu_);
+  void ScoreMayRun(CaptureId id) ABSL_LOCKS_EXCLUDED(mutex_);
   // Forgets the scoring. A pass that runs goes on.
-  void RemoveScore(CaptureId id) ABSL_LOCKS_EXCLUDED(mu_);
+  void RemoveScore(CaptureId id) ABSL_LOCKS_EXCLUDED(mutex_);
   // Engine::Drain; `deadline` is a time of SteadyNow.
-  void Drain(absl::Time deadline) ABSL_LOCKS_EXCLUDED(mu_);
+  void Drain(absl::Time deadline) ABSL_LOCKS_EXCLUDED(mutex_);
   // Ends every capture; from now on NextBatch returns none.
-  void Stop() ABSL_LOCKS_EXCLUDED(mu_);
+  void Stop() ABSL_LOCKS_EXCLUDED(mutex_);
 
   // --- Executors.
 
   // Waits for sequences that can run. Returns none once stopped, or when the executor is lost.
-  std::optional<Batch> NextBatch(ExecutorId executor) ABSL_LOCKS_EXCLUDED(mu_);
+  std::optional<Batch> NextBatch(ExecutorId executor) ABSL_LOCKS_EXCLUDED(mutex_);
   // Does the same without waiting: it may return none, and then the time to look again if nothing else happens before.
-  std::optional<Batch> TryNextBatch(ExecutorId executor, absl::Time* look_again) ABSL_LOCKS_EXCLUDED(mu_);
+  std::optional<Batch> TryNextBatch(ExecutorId executor, absl::Time* look_again) ABSL_LOCKS_EXCLUDED(mutex_);
   // Tells which rows of the batch each member gets. From now on other executors may run its flows' next sequences.
-  void Planned(ExecutorId executor, const Batch& batch) ABSL_LOCKS_EXCLUDED(mu_);
+  void Planned(ExecutorId executor, const Batch& batch) ABSL_LOCKS_EXCLUDED(mutex_);
   // Tells which forward passes over a batch were launched. Call it before the rows are handed to the copier.
-  void Launched(ExecutorId executor, absl::Span<const LaunchedPass> passes) ABSL_LOCKS_EXCLUDED(mu_);
+  void Launched(ExecutorId executor, absl::Span<const LaunchedPass> passes) ABSL_LOCKS_EXCLUDED(mutex_);
   // Returns whether rows of the capture are still wanted.
-  bool WantsRows(CaptureId id) const ABSL_LOCKS_EXCLUDED(mu_);
+  bool WantsRows(CaptureId id) const ABSL_LOCKS_EXCLUDED(mutex_);
   // Tells that the devices of the executor's replica have failed, so that none of its executors gets a batch any more.
   // Returns whether the model has others; if not, and the first time that this is so, every capture ends with `status`.
-  bool ReplicaLost(ExecutorId executor, const absl::Status& status) ABSL_LOCKS_EXCLUDED(mu_);
+  bool ReplicaLost(ExecutorId executor, const absl::Status& status) ABSL_LOCKS_EXCLUDED(mutex_);
   // Gives a batch whose rows a lost executor has not handed over to another one. Returns it if there is none.
-  std::shared_ptr<Rerun> RunAgain(ExecutorId executor, std::shared_ptr<Rerun> rerun) ABSL_LOCKS_EXCLUDED(mu_);
+  std::shared_ptr<Rerun> RunAgain(ExecutorId executor, std::shared_ptr<Rerun> rerun) ABSL_LOCKS_EXCLUDED(mutex_);
 
   // --- Copiers.
 
-  void Computed(ExecutorId executor, const ComputedBatch& batch) ABSL_LOCKS_EXCLUDED(mu_);
+  void Computed(ExecutorId executor, const ComputedBatch& batch) ABSL_LOCKS_EXCLUDED(mutex_);
   // Tells that of one batch every row of the capture has a slab or was dropped; `staged_bytes` as it was planned with.
-  void Placed(ExecutorId executor, CaptureId id, int64_t staged_bytes) ABSL_LOCKS_EXCLUDED(mu_);
+  void Placed(ExecutorId executor, CaptureId id, int64_t staged_bytes) ABSL_LOCKS_EXCLUDED(mutex_);
   // Says whether the capture's rows of the batch with this turn may be handed over.
-  Turn TurnOf(CaptureId id, int64_t turn) const ABSL_LOCKS_EXCLUDED(mu_);
+  Turn TurnOf(CaptureId id, int64_t turn) const ABSL_LOCKS_EXCLUDED(mutex_);
   struct DeliveredRows {
     int64_t turn = 0;
     absl::Duration copy_time;
     bool has_gap = false;  // some were dropped
   };
   // Tells that the capture's rows of a batch are in its queue or were dropped.
-  void Delivered(CaptureId id, const DeliveredRows& rows) ABSL_LOCKS_EXCLUDED(mu_);
+  void Delivered(CaptureId id, const DeliveredRows& rows) ABSL_LOCKS_EXCLUDED(mutex_);
 
   // --- Operators; as Engine says.
 
-  std::vector<CaptureStatus> ListCaptures(const ClientIdentity& client) const ABSL_LOCKS_EXCLUDED(mu_);
+  std::vector<CaptureStatus> ListCaptures(const ClientIdentity& client) const ABSL_LOCKS_EXCLUDED(mutex_);
   // Captures that are admitted before this one, while it waits.
-  std::optional<int> CapturesAhead(CaptureId id) const ABSL_LOCKS_EXCLUDED(mu_);
-  absl::Status StopByOperator(CaptureId id, const ClientIdentity& client) ABSL_LOCKS_EXCLUDED(mu_);
+  std::optional<int> CapturesAhead(CaptureId id) const ABSL_LOCKS_EXCLUDED(mutex_);
+  absl::Status StopByOperator(CaptureId id, const ClientIdentity& client) ABSL_LOCKS_EXCLUDED(mutex_);
 
   // --- Observers.
 
   // Fills in everything but `hook_points` and what the devices hold.
-  void Snapshot(EngineSnapshot* snapshot) const ABSL_LOCKS_EXCLUDED(mu_);
+  void Snapshot(EngineSnapshot* snapshot) const ABSL_LOCKS_EXCLUDED(mutex_);
   // Returns the recent seconds per token and block; 0 before the first forward pass.
-  double SecondsPerTokenLayer(ModelId model) const ABSL_LOCKS_EXCLUDED(mu_);
+  double SecondsPerTokenLayer(ModelId model) const ABSL_LOCKS_EXCLUDED(mutex_);
 
  private:
   // Holds the mutex. Actions given to AfterUnlock meanwhile run when it is released.
   class Section;
 
-  void AdmitWaiting() ABSL_LOCKS_EXCLUDED(mu_);
+  void AdmitWaiting() ABSL_LOCKS_EXCLUDED(mutex_);
   // The capture's sink has consumed the final event or been destroyed.
-  void Released(CaptureId id) ABSL_LOCKS_EXCLUDED(mu_);
-  void SlabReturned(CaptureId id) ABSL_LOCKS_EXCLUDED(mu_);
+  void Released(CaptureId id) ABSL_LOCKS_EXCLUDED(mutex_);
+  void SlabReturned(CaptureId id) ABSL_LOCKS_EXCLUDED(mutex_);
   // A pass for which this many positions had room does not pause any more.
-  void PauseEnded(ModelId model, int64_t positions) ABSL_LOCKS_EXCLUDED(mu_);
-  std::optional<Batch> NextBatchNow(ExecutorId executor, absl::Time* look_again) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  bool IsIdle() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  bool WaitUntilIdle(absl::Time deadline) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void PauseEnded(ModelId model, int64_t positions) ABSL_LOCKS_EXCLUDED(mutex_);
+  std::optional<Batch> NextBatchNow(ExecutorId executor, absl::Time* look_again) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool IsIdle() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool WaitUntilIdle(absl::Time deadline) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const EngineOptions options_;
   const Clock* const clock_;
   SlabPool pool_;
 
-  mutable absl::Mutex mu_;
-  SchedulerState state_ ABSL_GUARDED_BY(mu_);
+  mutable absl::Mutex mutex_;
+  SchedulerState state_ ABSL_GUARDED_BY(mutex_);
   SteadyCondVar maybe_idle_;
 };
 

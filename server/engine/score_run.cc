@@ -57,22 +57,25 @@ std::unique_ptr<ScoreRun::PassInHand> ScoreRun::NextHand(std::unique_ptr<PauseRo
   return hand;
 }
 
-absl::Status ScoreRun::RunNext(Model& model, std::unique_ptr<PauseRoom> room) {
+void ScoreRun::RunNext(Model& model, std::unique_ptr<PauseRoom> room, Judge judge) {
   const absl::Time start = SteadyNow();
   std::unique_ptr<PassInHand> hand = NextHand(std::move(room));
-  if (hand == nullptr) return absl::OkStatus();
+  if (hand == nullptr) return;
   absl::Status status = hand->pass == nullptr ? Begin(model, hand.get()) : absl::OkStatus();
   if (status.ok()) status = hand->pass->Run();
+  const bool is_lost = IsLost(judge, &status);
   std::unique_ptr<PassInHand> ended;
   {
     absl::MutexLock lock(&mutex_);
-    if (phase_ != Phase::kRunning) return status;
+    if (phase_ != Phase::kRunning) return;
     phase_ = Phase::kReady;
     totals_.queue_time += start - waiting_since_;
     waiting_since_ = SteadyNow();
     totals_.forward_time += waiting_since_ - start;
-    if (!status.ok()) {
-      ended = EndLocked(status);
+    if (is_lost) {
+      // The unit is dropped, and begins anew when it is its turn.
+    } else if (!status.ok()) {
+      ended = EndLocked(std::move(status));
     } else if (!hand->pass->asked.empty()) {
       Pause(std::move(hand));
       if (answers_finished_) ended = EndLocked(NoAnswers());
@@ -83,7 +86,6 @@ absl::Status ScoreRun::RunNext(Model& model, std::unique_ptr<PauseRoom> room) {
   hand.reset();
   ended.reset();
   CallOnReady();
-  return status;
 }
 
 absl::Status ScoreRun::Begin(Model& model, PassInHand* hand) const {
@@ -113,7 +115,7 @@ absl::Status ScoreRun::NoAnswers() const {
   return InvalidField("answer", absl::StrCat("the stream has ended, but is to give ", answers_->Description()));
 }
 
-absl::Status ScoreRun::Answer(RowsAnswer answer) {
+absl::Status ScoreRun::Answer(const RowsAnswer& answer) {
   absl::Status status;
   std::unique_ptr<PassInHand> ended;
   {

@@ -30,13 +30,13 @@ class ScoreRun final : public DeviceRun {
   ScoreRun(std::shared_ptr<const ScorePlan> plan, std::function<void()> on_ready);
 
   Need GetNeed() const override ABSL_LOCKS_EXCLUDED(mutex_);
-  absl::Status RunNext(Model& model, std::unique_ptr<PauseRoom> room) override ABSL_LOCKS_EXCLUDED(mutex_);
+  void RunNext(Model& model, std::unique_ptr<PauseRoom> room, Judge judge) override ABSL_LOCKS_EXCLUDED(mutex_);
   void End(absl::Status status) override ABSL_LOCKS_EXCLUDED(mutex_);
   void EndIfSilent(absl::Time now) override ABSL_LOCKS_EXCLUDED(mutex_);
 
   std::optional<ScoreEvent> Next() ABSL_LOCKS_EXCLUDED(mutex_);
   // Scoring says what both do.
-  absl::Status Answer(RowsAnswer answer) ABSL_LOCKS_EXCLUDED(mutex_);
+  absl::Status Answer(const RowsAnswer& answer) ABSL_LOCKS_EXCLUDED(mutex_);
   void FinishAnswers() ABSL_LOCKS_EXCLUDED(mutex_);
   // Drops everything. on_ready is not called any more once this has returned.
   void Close() ABSL_LOCKS_EXCLUDED(mutex_);

@@ -33,13 +33,13 @@ DeviceRun::Need TopActivationsRun::GetNeed() const {
   return need;
 }
 
-absl::Status TopActivationsRun::RunNext(Model& model, std::unique_ptr<PauseRoom> /*room*/) {
+void TopActivationsRun::RunNext(Model& model, std::unique_ptr<PauseRoom> /*room*/, Judge judge) {
   const absl::Time start = SteadyNow();
   int64_t first = 0, end = 0;
   bool is_checkpoint = false;
   {
     absl::MutexLock lock(&mutex_);
-    if (phase_ != Phase::kReady) return absl::OkStatus();
+    if (phase_ != Phase::kReady) return;
     phase_ = Phase::kRunning;
     first = next_sequence_;
     end = first + plan_->SequencesOfPass(first);
@@ -47,15 +47,17 @@ absl::Status TopActivationsRun::RunNext(Model& model, std::unique_ptr<PauseRoom>
     ended_.queue_time += start - waiting_since_;
   }
   absl::Status status = AddPass(model, first, end - first);
+  const bool is_lost = IsLost(judge, &status);
   const bool is_last = end == plan_->sequences();
   std::optional<TopActivationsCheckpoint> found;
   if (status.ok() && (is_checkpoint || is_last)) found = Found(end);
   {
     absl::MutexLock lock(&mutex_);
-    if (phase_ != Phase::kRunning) return status;
+    if (phase_ != Phase::kRunning) return;
     phase_ = Phase::kReady;
     waiting_since_ = SteadyNow();
     ended_.forward_time += waiting_since_ - start;
+    if (is_lost) return;
     next_sequence_ = end;
     if (!status.ok() || is_last) {
       if (found.has_value()) ended_.found = *std::move(found);
@@ -64,11 +66,10 @@ absl::Status TopActivationsRun::RunNext(Model& model, std::unique_ptr<PauseRoom>
       next_checkpoint_ = end + plan_->checkpoint_sequences;
       checkpoint_ = std::move(found);
     } else {
-      return status;
+      return;
     }
   }
   CallOnReady();
-  return status;
 }
 
 absl::Status TopActivationsRun::AddPass(Model& model, int64_t first_sequence, int64_t sequences) {

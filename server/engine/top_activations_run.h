@@ -26,7 +26,7 @@ class TopActivationsRun final : public DeviceRun {
   TopActivationsRun(std::shared_ptr<const TopActivationsPlan> plan, std::function<void()> on_ready);
 
   Need GetNeed() const override ABSL_LOCKS_EXCLUDED(mutex_);
-  absl::Status RunNext(Model& model, std::unique_ptr<PauseRoom> room) override ABSL_LOCKS_EXCLUDED(mutex_);
+  void RunNext(Model& model, std::unique_ptr<PauseRoom> room, Judge judge) override ABSL_LOCKS_EXCLUDED(mutex_);
   void End(absl::Status status) override ABSL_LOCKS_EXCLUDED(mutex_);
 
   std::optional<TopActivationsEvent> Next() ABSL_LOCKS_EXCLUDED(mutex_);

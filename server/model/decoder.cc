@@ -28,8 +28,6 @@ void FillHeads(const DecoderConfig& config, ModelInfo* info) {
   info->key_value_heads = static_cast<int>(delta.key_heads);
 }
 
-constexpr char kStagesWithoutLogits[] = "is split over devices (--device A+B), on which scores are not computed";
-
 std::string DescribeEmbedding(const DecoderConfig& config) {
   if (config.embedding_scale != 1) return "The token's embedding, multiplied by the model's scale.";
   if (config.embedding_norm.kind != NormConfig::Kind::kNone) return "The token's embedding, before its norm.";
@@ -52,7 +50,6 @@ Decoder::Decoder(ModelInfo info, DecoderConfig config, DecoderWeights weights, a
   for (const Stage& stage : stages) {
     AddStage(static_cast<size_t>(stage.first_block + stage.blocks), at::Device(stage.device));
   }
-  if (stages_.front().device != stages_.back().device) info_.no_logits = kStagesWithoutLogits;
 
   HookPointList list;
   list.Enter("", -1);
@@ -125,9 +122,6 @@ absl::Status Decoder::Forward(const at::Tensor& token_ids, absl::Span<const int6
 absl::Status Decoder::Evaluate(const at::Tensor& token_ids, absl::Span<const int64_t> lengths, PassEditor& editor) {
   if (editor.end() == PassEnd::kLogits && !unembedding_.exists()) {
     return absl::FailedPreconditionError(absl::StrCat("model \"", info_.name, "\" ", info_.no_logits));
-  }
-  if (stages_.front().device != stages_.back().device) {
-    return absl::FailedPreconditionError(absl::StrCat("model \"", info_.name, "\" ", kStagesWithoutLogits));
   }
   const auto visit = [&](int hook_point, const at::Tensor& rows) { return editor.Replace(hook_point, rows); };
   Taps taps(hook_points_, editor.hook_points(), editor.end(), visit);

@@ -16,7 +16,7 @@
 #include "grpcpp/support/byte_buffer.h"
 #include "server/base/steady.h"
 #include "server/capture/capture.h"
-#include "server/service/shared_memory/memory.h"
+#include "server/service/shared_memory/shared_memory.h"
 #include "server/service/stream_call.h"
 #include "server/service/wire/capture_response_encoder.h"
 

@@ -107,7 +107,7 @@ class SubstituteCall final : public ScoreCall<grpc::ServerBidiReactor<grpc::Byte
       return Drop(running, InvalidField("request", "is accepted as the first message only; this one must be `answer`"));
     }
     // An error ends the scoring, and so the call.
-    if (running.Answer(std::move(*answer)).ok()) ReadNext();
+    if (running.Answer(*answer).ok()) ReadNext();
   }
 
   // The pass that waits is let go of at once, since the call ends only when its client has read what is being written.

@@ -3,9 +3,9 @@
 
 #include "client/cli/capture_run.h"
 #include "client/cli/files/row_files.h"
-#include "client/cli/terminal/names.h"
 #include "client/cli/terminal/progress.h"
 #include "client/cli/terminal/report.h"
+#include "client/cli/terminal/text_format.h"
 #include "gmock/gmock.h"
 
 namespace hookline::cli {

@@ -70,6 +70,7 @@ FakeServer::FakeServer() {
 }
 
 FakeServer::~FakeServer() {
+  SetFrozen(false);
   server_->Shutdown(std::chrono::system_clock::now());
   server_->Wait();
 }
@@ -87,6 +88,16 @@ void FakeServer::ShutDownAfter(int chunks) {
 void FakeServer::SetFingerprint(const std::string& fingerprint) {
   absl::MutexLock lock(&mutex_);
   fingerprint_ = fingerprint;
+}
+
+void FakeServer::SetAway(bool is_away) {
+  absl::MutexLock lock(&mutex_);
+  is_away_ = is_away;
+}
+
+void FakeServer::SetFrozen(bool is_frozen) {
+  absl::MutexLock lock(&mutex_);
+  is_frozen_ = is_frozen;
 }
 
 bool FakeServer::WaitUntilStarted() {
@@ -125,6 +136,12 @@ grpc::Status FakeServer::GetModel(grpc::ServerContext*, const v1::GetModelReques
     return grpc::Status(grpc::StatusCode::NOT_FOUND, absl::StrCat("no model ", request->name(), "; there is fake"));
   }
   *model = FakeModel();
+  {
+    absl::MutexLock lock(&mutex_);
+    mutex_.Await(absl::Condition(this, &FakeServer::is_thawed));
+    if (is_away_) return grpc::Status(grpc::StatusCode::UNAVAILABLE, "the server is away");
+    model->set_fingerprint(fingerprint_);
+  }
   for (const char* name : kHookPoints) {
     v1::HookPoint& point = *model->add_hook_points();
     point.set_name(name);
@@ -140,6 +157,7 @@ grpc::Status FakeServer::Start(const v1::CaptureRequest& request, Call* call) {
   v1::CaptureStarted& started = *response.mutable_started();
   {
     absl::MutexLock lock(&mutex_);
+    if (is_away_) return grpc::Status(grpc::StatusCode::UNAVAILABLE, "the server is away");
     requests_.push_back(request);
     started.set_fingerprint(fingerprint_);
     if (!breaks_.empty()) {
@@ -195,6 +213,10 @@ grpc::Status FakeServer::SendSequence(Call& call, const std::vector<uint32_t>& i
           return grpc::Status(grpc::StatusCode::UNAVAILABLE, "the connection broke");
         }
         if (call.chunks_left > 0) --call.chunks_left;
+        {
+          absl::MutexLock lock(&mutex_);
+          mutex_.Await(absl::Condition(this, &FakeServer::is_thawed));
+        }
         v1::CaptureResponse response;
         v1::ActivationChunk& chunk = *response.mutable_chunk();
         chunk.set_hook_point(call.request.hook_points(i));

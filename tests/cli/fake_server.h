@@ -37,8 +37,12 @@ class FakeServer final : public v1::ModelService::Service, public v1::CaptureSer
   void BreakAfter(int chunks);
   // The same as BreakAfter, but the call sends the summary of a server that shuts down first.
   void ShutDownAfter(int chunks);
-  // The fingerprint that calls name from now on.
+  // The fingerprint that the model has from now on.
   void SetFingerprint(const std::string& fingerprint);
+  // While it is away, every call that begins fails with UNAVAILABLE.
+  void SetAway(bool is_away);
+  // While it is frozen, GetModel does not answer, and captures send no chunk.
+  void SetFrozen(bool is_frozen);
   // Both block until it is so; false after 20 seconds.
   bool WaitUntilStarted();
   bool WaitUntilCancelled();  // by the client, a call of CaptureStream
@@ -67,11 +71,14 @@ class FakeServer final : public v1::ModelService::Service, public v1::CaptureSer
   grpc::Status SendSequence(Call& call, const std::vector<uint32_t>& ids);
   static void SendSummary(Call& call, v1::StopReason reason);
   grpc::Status End(Call& call);
+  bool is_thawed() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !is_frozen_; }
 
   std::string address_;
   mutable absl::Mutex mutex_;
   std::deque<Break> breaks_ ABSL_GUARDED_BY(mutex_);
   std::string fingerprint_ ABSL_GUARDED_BY(mutex_) = "00112233445566778899aabbccddeeff";
+  bool is_away_ ABSL_GUARDED_BY(mutex_) = false;
+  bool is_frozen_ ABSL_GUARDED_BY(mutex_) = false;
   bool started_ ABSL_GUARDED_BY(mutex_) = false;
   bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
   std::vector<std::vector<uint32_t>> sequences_ ABSL_GUARDED_BY(mutex_);

@@ -151,6 +151,31 @@ TEST(ParseCaptureResponse, CopiesAnyRangeOfData) {
   }
 }
 
+TEST(Chunk, IsPlacedInACaptureOfWhichItIsAPart) {
+  const CutMessage message(ChunkResponse().SerializeAsString(), {});
+  absl::StatusOr<CaptureEvent> event = message.Parse();
+  auto& chunk = std::get<Chunk>(*event);
+  chunk.Place(/*first_row=*/5000, /*more_sequences=*/40);
+  EXPECT_EQ(chunk.header().first_row(), 5000);
+  EXPECT_EQ(chunk.header().sequence(6), 1046);
+  EXPECT_EQ(chunk.header().resume_token(), "");
+}
+
+TEST(Chunk, KeepsItsFirstRowsWhereverTheyAreCut) {
+  const std::string encoded = ChunkResponse().SerializeAsString();
+  const std::string data = ChunkResponse().chunk().data();
+  for (size_t cut = encoded.size() - data.size(); cut < encoded.size(); ++cut) {
+    const CutMessage message(encoded, {cut});
+    absl::StatusOr<CaptureEvent> event = message.Parse();
+    auto& chunk = std::get<Chunk>(*event);
+    chunk.KeepRows(2);
+    EXPECT_EQ(DataOf(chunk), data.substr(0, 2 * 3 * 4));
+    EXPECT_EQ(chunk.data_bytes(), 2 * 3 * 4);
+    EXPECT_EQ(chunk.header().rows(), 2);
+    EXPECT_EQ(chunk.header().token_id_size(), 2);
+  }
+}
+
 TEST(ParseCaptureResponse, KeepsItsMemoryWhenMoved) {
   // Slices this small hold their bytes in themselves.
   const std::string encoded = ChunkResponse().SerializeAsString();

@@ -24,11 +24,11 @@ Collector::Collector(Engine& engine, CaptureRequest request, const std::string& 
   if (!plan.ok()) return;
   auto capture = engine.Start(*std::move(plan), address,
                               {[this] {
-                                 absl::MutexLock lock(&mu_);
+                                 absl::MutexLock lock(&mutex_);
                                  ready_ = true;
                                },
                                [this] {
-                                 absl::MutexLock lock(&mu_);
+                                 absl::MutexLock lock(&mutex_);
                                  room_ = true;
                                }});
   status_ = capture.status();
@@ -39,8 +39,8 @@ bool Collector::ReadOne() {
   if (collected_.ended.has_value()) return false;
   std::optional<CaptureEvent> event;
   while (!(event = capture_->Next()).has_value()) {
-    absl::MutexLock lock(&mu_);
-    mu_.Await(absl::Condition(&ready_));
+    absl::MutexLock lock(&mutex_);
+    mutex_.Await(absl::Condition(&ready_));
     ready_ = false;
   }
   if (auto* started = std::get_if<CaptureStarted>(&*event)) {
@@ -84,13 +84,13 @@ const Collected& Collector::ReadChunks(int chunks) {
 
 absl::Status Collector::Send(TokenBatch batch) {
   {
-    absl::MutexLock lock(&mu_);
-    mu_.Await(absl::Condition(&room_));
+    absl::MutexLock lock(&mutex_);
+    mutex_.Await(absl::Condition(&room_));
     room_ = false;
   }
   auto room = capture_->AddSequences(std::move(batch));
   if (room.ok() && *room) {
-    absl::MutexLock lock(&mu_);
+    absl::MutexLock lock(&mutex_);
     room_ = true;
   }
   return room.status();

@@ -58,9 +58,9 @@ class Collector {
 
  private:
   absl::Status status_;
-  absl::Mutex mu_;
-  bool ready_ ABSL_GUARDED_BY(mu_) = false;
-  bool room_ ABSL_GUARDED_BY(mu_) = true;
+  absl::Mutex mutex_;
+  bool ready_ ABSL_GUARDED_BY(mutex_) = false;
+  bool room_ ABSL_GUARDED_BY(mutex_) = true;
   std::shared_ptr<Capture> capture_;
   Collected collected_;
 };

@@ -31,10 +31,10 @@ absl::Status FakeModel::Forward(const at::Tensor& token_ids, absl::Span<const in
   const int64_t positions = token_ids.size(1);
   const int64_t* ids = token_ids.data_ptr<int64_t>();
   {
-    absl::MutexLock lock(&mu_);
+    absl::MutexLock lock(&mutex_);
     passes_.push_back({batch, positions, {hook_points.begin(), hook_points.end()}});
     blocked_ = closed_;
-    mu_.Await(absl::Condition(
+    mutex_.Await(absl::Condition(
         +[](bool* closed) { return !*closed; }, &closed_));
     blocked_ = false;
     if (batch > fit_only_) return absl::ResourceExhaustedError("the fake device is too small for this batch");
@@ -58,42 +58,42 @@ absl::Status FakeModel::Forward(const at::Tensor& token_ids, absl::Span<const in
 }
 
 void FakeModel::Close() {
-  absl::MutexLock lock(&mu_);
+  absl::MutexLock lock(&mutex_);
   closed_ = true;
 }
 
 void FakeModel::Open() {
-  absl::MutexLock lock(&mu_);
+  absl::MutexLock lock(&mutex_);
   closed_ = false;
 }
 
 void FakeModel::WaitUntilBlocked() {
-  absl::MutexLock lock(&mu_);
-  mu_.Await(absl::Condition(&blocked_));
+  absl::MutexLock lock(&mutex_);
+  mutex_.Await(absl::Condition(&blocked_));
 }
 
 bool FakeModel::is_blocked() const {
-  absl::MutexLock lock(&mu_);
+  absl::MutexLock lock(&mutex_);
   return blocked_;
 }
 
 void FakeModel::FailOn(uint32_t id, absl::Status status) {
-  absl::MutexLock lock(&mu_);
+  absl::MutexLock lock(&mutex_);
   fail_on_.emplace(id, std::move(status));
 }
 
 void FakeModel::FitOnly(int64_t sequences) {
-  absl::MutexLock lock(&mu_);
+  absl::MutexLock lock(&mutex_);
   fit_only_ = sequences;
 }
 
 void FakeModel::ForgetPasses() {
-  absl::MutexLock lock(&mu_);
+  absl::MutexLock lock(&mutex_);
   passes_.clear();
 }
 
 std::vector<FakeModel::Pass> FakeModel::passes() const {
-  absl::MutexLock lock(&mu_);
+  absl::MutexLock lock(&mutex_);
   return passes_;
 }
 

@@ -54,12 +54,12 @@ class FakeModel : public Model {
   void ForgetPasses();
 
  private:
-  mutable absl::Mutex mu_;
-  bool closed_ ABSL_GUARDED_BY(mu_) = false;
-  bool blocked_ ABSL_GUARDED_BY(mu_) = false;
-  std::optional<std::pair<uint32_t, absl::Status>> fail_on_ ABSL_GUARDED_BY(mu_);
-  int64_t fit_only_ ABSL_GUARDED_BY(mu_) = 1 << 30;
-  std::vector<Pass> passes_ ABSL_GUARDED_BY(mu_);
+  mutable absl::Mutex mutex_;
+  bool closed_ ABSL_GUARDED_BY(mutex_) = false;
+  bool blocked_ ABSL_GUARDED_BY(mutex_) = false;
+  std::optional<std::pair<uint32_t, absl::Status>> fail_on_ ABSL_GUARDED_BY(mutex_);
+  int64_t fit_only_ ABSL_GUARDED_BY(mutex_) = 1 << 30;
+  std::vector<Pass> passes_ ABSL_GUARDED_BY(mutex_);
   std::atomic<int64_t> blocks_executed_{0};
 };
 

@@ -17,10 +17,10 @@ namespace {
 
 // The copies that have not been waited for.
 struct Outstanding {
-  absl::Mutex mu;
-  std::mt19937_64 random ABSL_GUARDED_BY(mu);
-  std::vector<std::pair<int64_t, std::function<absl::Status()>>> copies ABSL_GUARDED_BY(mu);
-  int64_t started ABSL_GUARDED_BY(mu) = 0;
+  absl::Mutex mutex;
+  std::mt19937_64 random ABSL_GUARDED_BY(mutex);
+  std::vector<std::pair<int64_t, std::function<absl::Status()>>> copies ABSL_GUARDED_BY(mutex);
+  int64_t started ABSL_GUARDED_BY(mutex) = 0;
 };
 
 class LateRows : public StagedRows {
@@ -42,7 +42,7 @@ class LateEvent : public TransferEvent {
 
   // Copies with the mutex held: others that wait for the same ones return when they are done.
   absl::Status Wait() override {
-    absl::MutexLock lock(&outstanding_->mu);
+    absl::MutexLock lock(&outstanding_->mutex);
     auto& copies = outstanding_->copies;
     std::shuffle(copies.begin(), copies.end(), outstanding_->random);
     const auto due =
@@ -61,7 +61,7 @@ class LateEvent : public TransferEvent {
 class LateTransfer : public Transfer {
  public:
   explicit LateTransfer(uint64_t seed) : host_(*MakeTransfer("cpu")), outstanding_(std::make_shared<Outstanding>()) {
-    absl::MutexLock lock(&outstanding_->mu);
+    absl::MutexLock lock(&outstanding_->mutex);
     outstanding_->random.seed(seed);
   }
 
@@ -84,7 +84,7 @@ class LateTransfer : public Transfer {
   absl::Status Copy(StagedRows& rows, int64_t first, int64_t count, uint8_t* destination) override {
     auto& late = static_cast<LateRows&>(rows);
     std::memset(destination, 0xff, static_cast<size_t>(count * late.row_bytes));
-    absl::MutexLock lock(&outstanding_->mu);
+    absl::MutexLock lock(&outstanding_->mutex);
     outstanding_->copies.emplace_back(outstanding_->started++, [=, host = host_, staged = late.rows] {
       return host->Copy(*staged, first, count, destination);
     });
@@ -92,7 +92,7 @@ class LateTransfer : public Transfer {
   }
 
   absl::StatusOr<std::unique_ptr<TransferEvent>> Record() override {
-    absl::MutexLock lock(&outstanding_->mu);
+    absl::MutexLock lock(&outstanding_->mutex);
     return std::make_unique<LateEvent>(outstanding_, outstanding_->started);
   }
 

@@ -306,8 +306,8 @@ TEST(SubstituteTest, AnAnswerMayComeInPartsAndLeaveRowsAsTheyAre) {
   second.rows = 6;
   second.mask.assign(6, false);
   second.values.clear();
-  EXPECT_TRUE(reader.scoring().Answer(std::move(first)).ok());
-  EXPECT_TRUE(reader.scoring().Answer(std::move(second)).ok());
+  EXPECT_TRUE(reader.scoring().Answer(first).ok());
+  EXPECT_TRUE(reader.scoring().Answer(second).ok());
   const ScoreEnded ended = reader.AnswerAll();
   EXPECT_EQ(ended.variants[1].replaced[0].rows, 1);
   ScoreRequest zero = Request(1, 16);
@@ -347,7 +347,7 @@ TEST(SubstituteTest, AnAnswerThatDoesNotFitEndsTheCallAndNamesItsField) {
     ASSERT_TRUE(reader.Start(*engine, Request(1, 16)).ok());
     RowsAnswer answer = AnswerTo(reader.NextAsked());
     one.change(answer);
-    const absl::Status status = reader.scoring().Answer(std::move(answer));
+    const absl::Status status = reader.scoring().Answer(answer);
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
     EXPECT_EQ(FieldOf(status), one.field);
     EXPECT_THAT(std::string(status.message()), HasSubstr(one.message));

@@ -6,11 +6,14 @@ returns a function that brings the rows of the middle layer to the host and retu
 
 from __future__ import annotations
 
+import os
 import pathlib
+import weakref
 
 import torch
 
 BATCH = 8  # sequences: with 1024 positions, as many tokens as a batch of the server's own
+VLLM_MEMORY = 0.3  # of the device's, for weights and a cache of a few batches; the server keeps the rest
 
 
 def hooked_transformers(folder: pathlib.Path, config: dict, ids: torch.Tensor, device: str, dtype: torch.dtype):
@@ -107,10 +110,59 @@ def sae_lens_store(folder: pathlib.Path, config: dict, ids: torch.Tensor, device
     return run
 
 
+def hooked_vllm(folder: pathlib.Path, config: dict, ids: torch.Tensor, device: str, dtype: torch.dtype):
+    """The model by vLLM, which goes through all of it and samples a token, with a hook after its middle layer.
+
+    vLLM's own `extract_hidden_states` takes no GPT-2. A hook runs only without CUDA graphs, and in this process. Each
+    sequence is one position shorter, since vLLM wants room for the token that it samples.
+    """
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    from vllm import LLM, SamplingParams, TokensPrompt
+
+    sequences, positions = ids.shape
+    llm = LLM(
+        str(folder),
+        dtype=str(dtype).removeprefix("torch."),
+        skip_tokenizer_init=True,
+        enforce_eager=True,
+        enable_prefix_caching=False,
+        max_model_len=positions,
+        max_num_batched_tokens=BATCH * (positions - 1),
+        max_num_seqs=4 * BATCH,  # more than a batch, since vLLM schedules the next one meanwhile
+        gpu_memory_utilization=VLLM_MEMORY,
+    )
+    rows = []
+
+    def keep(_, __, out: torch.Tensor) -> None:
+        rows.append(out.to("cpu", non_blocking=True))
+
+    def hook(model: torch.nn.Module) -> None:
+        model.transformer.h[config["n_layer"] // 2].register_forward_hook(keep)
+
+    llm.apply_model(hook)
+    prompts = [TokensPrompt(prompt_token_ids=sequence) for sequence in ids[:, :-1].tolist()]
+    sampling = SamplingParams(max_tokens=1, temperature=0.0, detokenize=False)
+
+    def run() -> int:
+        llm.generate(prompts, sampling, use_tqdm=False)
+        if device != "cpu":
+            torch.cuda.synchronize(device)
+        came, wanted = sum(len(part) for part in rows), sequences * (positions - 1)
+        rows.clear()
+        if came != wanted:
+            raise RuntimeError(f"{came} rows came of {sequences} sequences x {positions - 1} positions")
+        return wanted
+
+    weakref.finalize(run, llm.llm_engine.engine_core.shutdown)
+    return run
+
+
 # What makes each peer's function, and how many sequences it goes through, since all are slower than a capture.
 # SAELens's store first fills a buffer of 16.
 PEERS = {
     "transformers with a hook": (hooked_transformers, 64),
     "TransformerLens": (hooked_transformer_lens, 64),
     "SAELens": (sae_lens_store, 128),
+    "vLLM with a hook": (hooked_vllm, 64),
 }

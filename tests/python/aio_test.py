@@ -293,7 +293,7 @@ def test_it_offers_what_the_other_client_offers():
     # Those ways of calling and receiving are the other one's alone.
     missing = offered(hookline.Client, ["receiver", "run", "receive", "call"]) - offered(hookline.aio.AsyncClient)
     assert not missing
-    assert offered(hookline.Persist) - {"close"} <= offered(hookline.aio.AsyncPersist)
+    assert offered(hookline.PersistRun) - {"close"} <= offered(hookline.aio.AsyncPersistRun)
     assert offered(hookline.Capture) - {"close"} <= offered(hookline.aio.AsyncCapture)
     for name in offered(hookline.Client) & offered(hookline.aio.AsyncClient):
         asked, there = (

@@ -162,7 +162,9 @@ def test_what_has_no_place_in_a_table_is_refused(servers):
 
 def test_a_server_that_cannot_start_says_why(cluster):
     with pytest.raises(RuntimeError, match="(?s)ends whenever it is started.*nowhere"):
-        hookline.ray.serve("/nowhere", num_gpus=0, num_cpus=0.5, program=PROGRAM, drain_seconds=1)
+        hookline.ray.serve(
+            "/nowhere", num_gpus=0, num_cpus=0.5, program=PROGRAM, arguments=["--insecure"], drain_seconds=1
+        )
 
 
 def test_each_server_writes_its_part_of_a_recording(cluster, tmp_path):

@@ -12,7 +12,7 @@
 #include "grpcpp/support/slice.h"
 #include "hookline/v1/capture_service.pb.h"
 #include "server/capture/message_size.h"
-#include "server/service/wire/values.h"
+#include "server/service/wire/chunk_values.h"
 #include "tests/service/slabs.h"
 
 namespace hookline {

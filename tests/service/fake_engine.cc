@@ -9,7 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "server/base/status.h"
-#include "tests/service/fake_model.h"
+#include "tests/service/described_model.h"
 
 namespace hookline {
 namespace {
@@ -213,7 +213,7 @@ class FakeCapture final : public Capture {
 };
 
 FakeEngine::FakeEngine(FakeEngineOptions options)
-    : fake_options_(std::move(options)), model_(NewFakeModel(fake_options_.width)) {
+    : fake_options_(std::move(options)), model_(NewDescribedModel(fake_options_.width)) {
   const int64_t bytes = fake_options_.slab_bytes * fake_options_.slab_count;
   std::shared_ptr<uint8_t> memory(static_cast<uint8_t*>(std::aligned_alloc(4096, (bytes + 4095) / 4096 * 4096)),
                                   &std::free);

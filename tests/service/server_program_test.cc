@@ -168,7 +168,7 @@ TEST(ServerProgram, TellsWrongFlagsFromFailures) {
   for (const Case& c : std::vector<Case>{
            {{"--no-such-flag"}, 2, "--no-such-flag"},
            {Arguments({"--dtype=float8"}), 2, "float8"},
-           {Arguments({"--window-slabs=0"}), 2, "window_slabs"},
+           {Arguments({"--window-slabs=-1"}), 2, "window_slabs"},
            {Arguments({"--listen=127.0.0.1"}), 2, "--listen: \"127.0.0.1\" has no port"},
            {Arguments({"--metrics-listen=localhost:http"}), 2, "--metrics-listen: \"localhost:http\""},
            {{"--model=/no/such/model"}, 1, "/no/such/model"},

@@ -11,17 +11,17 @@ namespace hookline {
 class FakeClock final : public Clock {
  public:
   absl::Time Now() const override {
-    absl::MutexLock lock(&mu_);
+    absl::MutexLock lock(&mutex_);
     return now_;
   }
   void Advance(absl::Duration duration) {
-    absl::MutexLock lock(&mu_);
+    absl::MutexLock lock(&mutex_);
     now_ += duration;
   }
 
  private:
-  mutable absl::Mutex mu_;
-  absl::Time now_ ABSL_GUARDED_BY(mu_) = absl::UnixEpoch();
+  mutable absl::Mutex mutex_;
+  absl::Time now_ ABSL_GUARDED_BY(mutex_) = absl::UnixEpoch();
 };
 
 }  // namespace hookline

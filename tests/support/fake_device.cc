@@ -42,7 +42,7 @@ namespace {
 constexpr uintptr_t kDeviceBit = uintptr_t{1} << 62;
 constexpr int kPoison = 0xff;  // NaN in every floating-point type
 
-bool Knows(int stream, int other, int64_t count) ABSL_EXCLUSIVE_LOCKS_REQUIRED(state().mu) {
+bool Knows(int stream, int other, int64_t count) ABSL_EXCLUSIVE_LOCKS_REQUIRED(state().mutex) {
   if (stream == other) return true;
   const auto known = [&](const Clock& clock) {
     const auto found = clock.find(other);
@@ -51,12 +51,12 @@ bool Knows(int stream, int other, int64_t count) ABSL_EXCLUSIVE_LOCKS_REQUIRED(s
   return known(state().streams[stream].seen) || known(state().host);
 }
 
-void Race(const std::string& what) ABSL_EXCLUSIVE_LOCKS_REQUIRED(state().mu) {
+void Race(const std::string& what) ABSL_EXCLUSIVE_LOCKS_REQUIRED(state().mutex) {
   constexpr size_t kMost = 1000;  // the first ones tell
   if (state().races.size() < kMost) state().races.push_back(what);
 }
 
-void Finish(const LateCopy& copy) ABSL_EXCLUSIVE_LOCKS_REQUIRED(state().mu) {
+void Finish(const LateCopy& copy) ABSL_EXCLUSIVE_LOCKS_REQUIRED(state().mutex) {
   if (!copy.is_upload) {
     std::memcpy(copy.to, copy.from, copy.bytes);
   } else if (std::memcmp(copy.expected.data(), copy.from, copy.bytes) != 0) {
@@ -86,14 +86,14 @@ Clock ClockOf(int stream) {
 
 namespace {
 
-Block* BlockOf(const at::Tensor& tensor) ABSL_EXCLUSIVE_LOCKS_REQUIRED(state().mu) {
+Block* BlockOf(const at::Tensor& tensor) ABSL_EXCLUSIVE_LOCKS_REQUIRED(state().mutex) {
   if (!tensor.defined() || tensor.device().type() != kType || tensor.numel() == 0) return nullptr;
   const auto address = reinterpret_cast<uintptr_t>(tensor.storage().data());
   const auto found = state().blocks.find(address);
   return found == state().blocks.end() ? nullptr : &found->second;
 }
 
-void Read(const std::string& name, int stream, const at::Tensor& tensor) ABSL_EXCLUSIVE_LOCKS_REQUIRED(state().mu) {
+void Read(const std::string& name, int stream, const at::Tensor& tensor) ABSL_EXCLUSIVE_LOCKS_REQUIRED(state().mutex) {
   Block* const block = BlockOf(tensor);
   if (block == nullptr) return;
   if (block->writer >= 0 && !Knows(stream, block->writer, block->write)) {
@@ -102,7 +102,7 @@ void Read(const std::string& name, int stream, const at::Tensor& tensor) ABSL_EX
   block->uses[stream] = state().streams[stream].count;
 }
 
-void Write(const std::string& name, int stream, const at::Tensor& tensor) ABSL_EXCLUSIVE_LOCKS_REQUIRED(state().mu) {
+void Write(const std::string& name, int stream, const at::Tensor& tensor) ABSL_EXCLUSIVE_LOCKS_REQUIRED(state().mutex) {
   Block* const block = BlockOf(tensor);
   if (block == nullptr) return;
   for (const auto& [user, count] : block->uses) {
@@ -116,7 +116,7 @@ void Write(const std::string& name, int stream, const at::Tensor& tensor) ABSL_E
 
 void FreeDevice(void* address) {
   const auto begin = reinterpret_cast<uintptr_t>(address);
-  absl::MutexLock lock(&state().mu);
+  absl::MutexLock lock(&state().mutex);
   const auto found = state().blocks.find(begin);
   const Block& block = found->second;
   // Nothing runs on a device that has failed.
@@ -138,7 +138,7 @@ void FreeDevice(void* address) {
 }
 
 void FreePinned(void* address) {
-  absl::MutexLock lock(&state().mu);
+  absl::MutexLock lock(&state().mutex);
   const auto begin = static_cast<const uint8_t*>(address);
   const size_t bytes = state().pinned.at(reinterpret_cast<uintptr_t>(address));
   for (auto& [stream, its] : state().streams) {
@@ -176,7 +176,7 @@ class DeviceMemory final : public c10::Allocator {
     const int device = current_device;
     const c10::Device where(kType, static_cast<c10::DeviceIndex>(device));
     if (bytes == 0) return {nullptr, where};
-    absl::MutexLock lock(&state().mu);
+    absl::MutexLock lock(&state().mutex);
     const int64_t wanted = state().allocated[device] + static_cast<int64_t>(bytes);
     if (const auto limit = state().limits.find(device); limit != state().limits.end() && wanted > limit->second) {
       TORCH_CHECK_WITH(OutOfMemoryError, false, "fake device ", device, " out of memory: ", wanted, " of ",
@@ -204,7 +204,7 @@ class PinnedMemory final : public c10::Allocator {
  public:
   c10::DataPtr allocate(size_t bytes) HOOKLINE_ALLOCATE_CONST override {
     if (bytes == 0) return {nullptr, at::kCPU};
-    absl::MutexLock lock(&state().mu);
+    absl::MutexLock lock(&state().mutex);
     MaybeFail();
     void* const memory = Allocate(bytes);
     state().pinned[reinterpret_cast<uintptr_t>(memory)] = bytes;
@@ -231,7 +231,7 @@ c10::Allocator* PinnedAllocator() {
 
 bool IsPinned(const void* data) {
   const auto address = reinterpret_cast<uintptr_t>(data);
-  absl::MutexLock lock(&state().mu);
+  absl::MutexLock lock(&state().mutex);
   auto after = state().pinned.upper_bound(address);
   return after != state().pinned.begin() && address < std::prev(after)->first + std::prev(after)->second;
 }
@@ -241,7 +241,7 @@ void* HostAddress(const void* device_address) {
 }
 
 void Launch(const std::string& name, const std::vector<at::Tensor>& reads, const std::vector<at::Tensor>& writes) {
-  absl::MutexLock lock(&state().mu);
+  absl::MutexLock lock(&state().mutex);
   MaybeFail();
   ++state().counters.launches;
   ++state().by_operator[name];
@@ -252,7 +252,7 @@ void Launch(const std::string& name, const std::vector<at::Tensor>& reads, const
 }
 
 void CopyAcross(const at::Tensor& source, const at::Tensor& destination) {
-  absl::MutexLock lock(&state().mu);
+  absl::MutexLock lock(&state().mutex);
   MaybeFail();
   ++state().counters.launches;
   ++state().by_operator["copy_"];
@@ -267,7 +267,7 @@ void CopyAcross(const at::Tensor& source, const at::Tensor& destination) {
 void CopyLater(const at::Tensor& source, const at::Tensor& destination) {
   const bool is_upload = source.is_cpu();
   const bool is_pinned = IsPinned((is_upload ? source : destination).data_ptr());
-  absl::MutexLock lock(&state().mu);
+  absl::MutexLock lock(&state().mutex);
   MaybeFail();
   if (!is_pinned) ++state().counters.pageable_copies;
   if (is_upload) ++state().counters.uploads;
@@ -292,7 +292,7 @@ void CopyLater(const at::Tensor& source, const at::Tensor& destination) {
 }
 
 void CountBlocking(bool is_upload) {
-  absl::MutexLock lock(&state().mu);
+  absl::MutexLock lock(&state().mutex);
   MaybeFail();
   ++state().counters.blocking_copies;
   if (is_upload) ++state().counters.uploads;
@@ -308,7 +308,7 @@ std::string FakeDevice::Name(int device) {
 }
 
 void FakeDevice::Reset() {
-  absl::MutexLock lock(&state().mu);
+  absl::MutexLock lock(&state().mutex);
   state().races.clear();
   const int64_t pinned = state().counters.pinned_bytes;
   state().counters = {};
@@ -330,57 +330,57 @@ void FakeDevice::Reset() {
 }
 
 FakeDevice::Counters FakeDevice::counters() {
-  absl::MutexLock lock(&state().mu);
+  absl::MutexLock lock(&state().mutex);
   return state().counters;
 }
 
 std::map<std::string, int64_t> FakeDevice::LaunchesByOperator() {
-  absl::MutexLock lock(&state().mu);
+  absl::MutexLock lock(&state().mutex);
   return state().by_operator;
 }
 
 std::vector<std::string> FakeDevice::Races() {
-  absl::MutexLock lock(&state().mu);
+  absl::MutexLock lock(&state().mutex);
   return state().races;
 }
 
 int64_t FakeDevice::Switches(int device) {
-  absl::MutexLock lock(&state().mu);
+  absl::MutexLock lock(&state().mutex);
   return state().switches[device];
 }
 
 int64_t FakeDevice::AllocatedBytes(int device) {
-  absl::MutexLock lock(&state().mu);
+  absl::MutexLock lock(&state().mutex);
   return state().allocated[device];
 }
 
 int64_t FakeDevice::PeakBytes(int device) {
-  absl::MutexLock lock(&state().mu);
+  absl::MutexLock lock(&state().mutex);
   return state().peak[device];
 }
 
 void FakeDevice::LimitMemory(int device, int64_t bytes) {
-  absl::MutexLock lock(&state().mu);
+  absl::MutexLock lock(&state().mutex);
   state().limits[device] = bytes;
 }
 
 void FakeDevice::FailDevice(int device, const std::string& message) {
-  absl::MutexLock lock(&state().mu);
+  absl::MutexLock lock(&state().mutex);
   state().device_failures[device] = message;
 }
 
 void FakeDevice::FailWith(const std::string& message) {
-  absl::MutexLock lock(&state().mu);
+  absl::MutexLock lock(&state().mutex);
   state().failure = message;
 }
 
 void FakeDevice::IgnoreStreamWaits() {
-  absl::MutexLock lock(&state().mu);
+  absl::MutexLock lock(&state().mutex);
   state().ignores_stream_waits = true;
 }
 
 void FakeDevice::IgnoreHostWaits() {
-  absl::MutexLock lock(&state().mu);
+  absl::MutexLock lock(&state().mutex);
   state().ignores_host_waits = true;
 }
 

@@ -54,23 +54,23 @@ struct FakeEvent {
 };
 
 struct State {
-  absl::Mutex mu;
-  std::map<uintptr_t, Block> blocks ABSL_GUARDED_BY(mu);
-  std::map<uintptr_t, size_t> pinned ABSL_GUARDED_BY(mu);
-  std::map<int, StreamState> streams ABSL_GUARDED_BY(mu);
-  Clock host ABSL_GUARDED_BY(mu);
-  FakeDevice::Counters counters ABSL_GUARDED_BY(mu);
-  std::map<std::string, int64_t> by_operator ABSL_GUARDED_BY(mu);
-  std::vector<std::string> races ABSL_GUARDED_BY(mu);
-  int64_t switches[FakeDevice::kDevices] ABSL_GUARDED_BY(mu) = {};
-  int64_t allocated[FakeDevice::kDevices] ABSL_GUARDED_BY(mu) = {};
-  int64_t peak[FakeDevice::kDevices] ABSL_GUARDED_BY(mu) = {};
-  std::map<int, int64_t> limits ABSL_GUARDED_BY(mu);
-  std::string failure ABSL_GUARDED_BY(mu);
-  std::map<int, std::string> device_failures ABSL_GUARDED_BY(mu);
-  bool ignores_stream_waits ABSL_GUARDED_BY(mu) = false;
-  bool ignores_host_waits ABSL_GUARDED_BY(mu) = false;
-  int next_stream[FakeDevice::kDevices] ABSL_GUARDED_BY(mu) = {};
+  absl::Mutex mutex;
+  std::map<uintptr_t, Block> blocks ABSL_GUARDED_BY(mutex);
+  std::map<uintptr_t, size_t> pinned ABSL_GUARDED_BY(mutex);
+  std::map<int, StreamState> streams ABSL_GUARDED_BY(mutex);
+  Clock host ABSL_GUARDED_BY(mutex);
+  FakeDevice::Counters counters ABSL_GUARDED_BY(mutex);
+  std::map<std::string, int64_t> by_operator ABSL_GUARDED_BY(mutex);
+  std::vector<std::string> races ABSL_GUARDED_BY(mutex);
+  int64_t switches[FakeDevice::kDevices] ABSL_GUARDED_BY(mutex) = {};
+  int64_t allocated[FakeDevice::kDevices] ABSL_GUARDED_BY(mutex) = {};
+  int64_t peak[FakeDevice::kDevices] ABSL_GUARDED_BY(mutex) = {};
+  std::map<int, int64_t> limits ABSL_GUARDED_BY(mutex);
+  std::string failure ABSL_GUARDED_BY(mutex);
+  std::map<int, std::string> device_failures ABSL_GUARDED_BY(mutex);
+  bool ignores_stream_waits ABSL_GUARDED_BY(mutex) = false;
+  bool ignores_host_waits ABSL_GUARDED_BY(mutex) = false;
+  int next_stream[FakeDevice::kDevices] ABSL_GUARDED_BY(mutex) = {};
 };
 
 State& state();
@@ -84,12 +84,12 @@ int StreamOf(int device);
 int StreamOf(const c10::Stream& stream);
 
 // Throws what FakeDevice::FailWith asks for, or FailDevice for the thread's current device.
-void MaybeFail() ABSL_EXCLUSIVE_LOCKS_REQUIRED(state().mu);
+void MaybeFail() ABSL_EXCLUSIVE_LOCKS_REQUIRED(state().mutex);
 // The stream's work up to now, and what it knows of the others'.
-Clock ClockOf(int stream) ABSL_EXCLUSIVE_LOCKS_REQUIRED(state().mu);
+Clock ClockOf(int stream) ABSL_EXCLUSIVE_LOCKS_REQUIRED(state().mutex);
 void Merge(const Clock& from, Clock* into);
 // The host learns that everything in `clock` has ended.
-void Reach(const Clock& clock) ABSL_EXCLUSIVE_LOCKS_REQUIRED(state().mu);
+void Reach(const Clock& clock) ABSL_EXCLUSIVE_LOCKS_REQUIRED(state().mutex);
 
 c10::Allocator* DeviceAllocator();
 c10::Allocator* PinnedAllocator();

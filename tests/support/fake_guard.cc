@@ -28,7 +28,7 @@ class Guard final : public c10::impl::DeviceGuardImplInterface {
   void setDevice(c10::Device device) const override {
     if (device.index() < 0 || device.index() == current_device) return;
     current_device = device.index();
-    absl::MutexLock lock(&state().mu);
+    absl::MutexLock lock(&state().mutex);
     ++state().switches[current_device];
   }
   // A guard does this at its end; where CUDA has no context on the device, it makes none.
@@ -45,7 +45,7 @@ class Guard final : public c10::impl::DeviceGuardImplInterface {
   }
   c10::Stream getDefaultStream(c10::Device device) const override { return Make(device, 0); }
   c10::Stream getStreamFromGlobalPool(c10::Device device, bool) const override {
-    absl::MutexLock lock(&state().mu);
+    absl::MutexLock lock(&state().mutex);
     int& next = state().next_stream[device.index()];
     next = next % (kStreams - 1) + 1;
     return Make(device, next);
@@ -66,7 +66,7 @@ class Guard final : public c10::impl::DeviceGuardImplInterface {
     const c10::Device before = exchangeDevice(stream.device());
     if (*event == nullptr) *event = new FakeEvent;
     {
-      absl::MutexLock lock(&state().mu);
+      absl::MutexLock lock(&state().mutex);
       ++state().streams[StreamOf(stream)].count;
       *static_cast<FakeEvent*>(*event) = {ClockOf(StreamOf(stream)), false};
     }
@@ -76,7 +76,7 @@ class Guard final : public c10::impl::DeviceGuardImplInterface {
     if (event == nullptr) return;
     const c10::Device before = exchangeDevice(stream.device());
     {
-      absl::MutexLock lock(&state().mu);
+      absl::MutexLock lock(&state().mutex);
       if (!state().ignores_stream_waits) {
         Merge(static_cast<FakeEvent*>(event)->clock, &state().streams[StreamOf(stream)].seen);
       }
@@ -86,7 +86,7 @@ class Guard final : public c10::impl::DeviceGuardImplInterface {
   // The first question finds no event done: who asks must be able to wait.
   bool queryEvent(void* event) const override {
     if (event == nullptr) return true;
-    absl::MutexLock lock(&state().mu);
+    absl::MutexLock lock(&state().mutex);
     ++state().counters.queries;
     MaybeFail();
     auto& its = *static_cast<FakeEvent*>(event);
@@ -95,13 +95,13 @@ class Guard final : public c10::impl::DeviceGuardImplInterface {
     return true;
   }
   bool queryStream(const c10::Stream& stream) const override {
-    absl::MutexLock lock(&state().mu);
+    absl::MutexLock lock(&state().mutex);
     ++state().counters.queries;
     Reach(ClockOf(StreamOf(stream)));
     return true;
   }
   void synchronizeStream(const c10::Stream& stream) const override {
-    absl::MutexLock lock(&state().mu);
+    absl::MutexLock lock(&state().mutex);
     ++state().counters.host_waits;
     MaybeFail();
     Reach(ClockOf(StreamOf(stream)));
@@ -109,7 +109,7 @@ class Guard final : public c10::impl::DeviceGuardImplInterface {
 #if HOOKLINE_TORCH_AT_LEAST(2, 3)
   void synchronizeEvent(void* event) const override {
     if (event == nullptr) return;
-    absl::MutexLock lock(&state().mu);
+    absl::MutexLock lock(&state().mutex);
     ++state().counters.host_waits;
     MaybeFail();
     Reach(static_cast<FakeEvent*>(event)->clock);

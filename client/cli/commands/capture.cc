@@ -10,8 +10,8 @@
 #include "client/cli/commands/capture_request.h"
 #include "client/cli/commands/commands.h"
 #include "client/cli/commands/notes.h"
-#include "client/cli/terminal/names.h"
 #include "client/cli/terminal/report.h"
+#include "client/cli/terminal/text_format.h"
 #include "client/cli/transfer.h"
 #include "client/cpp/client.h"
 #include "server/base/escape.h"
@@ -44,8 +44,14 @@ Files are named after their hook points; the tensor inside and the metadata carr
 file also holds provenance/sequence, provenance/position and provenance/token_id. Files appear when they are whole: a
 capture that fails or is interrupted leaves none.
 
-If the server goes away the capture continues where it was once the server is back, for about a minute (tokens from
-standard input cannot be sent again, so then it fails).)";
+With several servers that hold the same model (--server a:7471,b:7471, --server hookline://FILE with an address a line,
+or a DNS name of many addresses) sequences go to whichever is free. The files are those of one server: the same rows, in
+the same order. What a server had begun when it dies, hangs or drains runs on the others, and it is used again once it is
+back. Texts run on one of them. --feed and --record-as need a single one, as do --sample-rows with --tokens, and
+--exclude-token with --shuffle-seed.
+
+If the server, or every one of several, goes away, the capture continues where it was once it is back, for about a minute
+(from a single server tokens of standard input cannot be sent again, so then it fails).)";
 
 struct CaptureFlags : CaptureRequestFlags, TransferFlags {
   std::string record_as;
@@ -53,9 +59,9 @@ struct CaptureFlags : CaptureRequestFlags, TransferFlags {
 
 // The most rows that can come, over all hook points; none where that is not known.
 std::optional<int64_t> TotalRows(const CaptureFlags& flags, const v1::CaptureRequest& request,
-                                 const v1::CaptureStarted& started, const TokenSource* tokens, client::Client& client) {
+                                 const v1::CaptureStarted& started, const TokenSource* tokens, AnyServer& server) {
   if (tokens == nullptr && (request.has_dataset() || request.has_text())) {
-    absl::StatusOr<v1::EstimateCaptureResponse> estimate = client.EstimateCapture(request);
+    absl::StatusOr<v1::EstimateCaptureResponse> estimate = server.EstimateCapture(request);
     if (!estimate.ok()) return std::nullopt;  // only the display depends on it
     int64_t total = 0;
     for (const v1::HookPointEstimate& point : estimate->hook_points()) total += point.rows();
@@ -70,14 +76,56 @@ std::optional<int64_t> TotalRows(const CaptureFlags& flags, const v1::CaptureReq
   return total;
 }
 
+// Returns whether servers can share a capture. A name of several addresses is one server to every other.
+bool IsShareable(const v1::CaptureRequest& request) {
+  return !request.has_feed() && !request.has_text() && request.record_as().empty();
+}
+
+// The clients of a capture.
+struct Servers {
+  std::vector<client::NamedServer> sharing;  // empty: `asked` has the one that runs it
+  std::vector<std::unique_ptr<client::Client>> asked;
+
+  std::vector<client::Client*> ToAsk() const {
+    std::vector<client::Client*> clients;
+    for (const auto& client : asked) clients.push_back(client.get());
+    return clients;
+  }
+};
+
+absl::StatusOr<Servers> ServersOf(const ServerChoice& server, const v1::CaptureRequest& request) {
+  Servers servers;
+  if (!request.has_text()) {
+    const Names names = IsShareable(request) ? Names::kSpread : Names::kKept;
+    ASSIGN_OR_RETURN(servers.sharing, ConnectAll(server, names));
+  }
+  if (servers.sharing.size() > 1) {
+    // The capture ends the calls of its own clients when it ends, but a place in a file may be asked for afterwards.
+    ASSIGN_OR_RETURN(std::vector<client::NamedServer> asked, ConnectAll(server, Names::kSpread));
+    for (client::NamedServer& one : asked) servers.asked.push_back(std::move(one.client));
+    return servers;
+  }
+  servers.sharing.clear();
+  // The server cuts texts into sequences, so that they run on one.
+  ASSIGN_OR_RETURN(std::unique_ptr<client::Client> client, ConnectAny(server));
+  servers.asked.push_back(std::move(client));
+  return servers;
+}
+
 absl::Status Run(const CaptureFlags& flags, const ServerChoice& server, Interrupt& interrupt) {
   ASSIGN_OR_RETURN(v1::CaptureRequest request, MakeCaptureRequest(flags));
   request.set_provenance(flags.provenance);
   request.set_record_as(flags.record_as);
-  ASSIGN_OR_RETURN(std::unique_ptr<client::Client> client, Connect(server));
-  ASSIGN_OR_RETURN(const std::unique_ptr<TokenSource> tokens, OpenTokens(flags, *client, server.address));
+  ASSIGN_OR_RETURN(Servers servers, ServersOf(server, request));
+  AnyServer any(servers.ToAsk());
+  ASSIGN_OR_RETURN(const std::unique_ptr<TokenSource> tokens, OpenTokens(flags, any, server.address));
 
-  Transfer transfer = CaptureTransfer(request, tokens.get(), *client);
+  Transfer transfer = CaptureTransfer(request, tokens.get(), *servers.asked[0]);
+  if (!servers.sharing.empty()) {
+    transfer.run = [&](const CaptureHandlers& handlers, Progress& progress, Interrupt& signals) {
+      return RunSharedCapture(std::move(servers.sharing), request, tokens.get(), handlers, progress, signals);
+    };
+  }
   transfer.on_started = [&](const v1::CaptureStarted& started, Progress& progress) {
     for (const std::string& note : NotesOfGrant(started)) progress.Note(absl::StrCat("hookline: ", note));
     std::vector<std::string> added;
@@ -88,7 +136,7 @@ absl::Status Run(const CaptureFlags& flags, const ServerChoice& server, Interrup
     if (!started.tokenizer_warning().empty()) {
       progress.Note(absl::StrCat("hookline: ", Escaped(started.tokenizer_warning())));
     }
-    progress.SetTotal(TotalRows(flags, request, started, tokens.get(), *client));
+    progress.SetTotal(TotalRows(flags, request, started, tokens.get(), any));
   };
   transfer.notes = [&](const CaptureResult& result) { return NotesOfEnd(request, tokens.get(), result); };
   transfer.table = CaptureTable;

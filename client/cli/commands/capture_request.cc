@@ -8,7 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "client/cli/exit_code.h"
 #include "client/cli/files/text_file.h"
-#include "client/cli/terminal/names.h"
+#include "client/cli/terminal/text_format.h"
 #include "server/base/escape.h"
 #include "server/base/status.h"
 
@@ -64,7 +64,7 @@ void FillText(const CaptureRequestFlags& flags, v1::TextSource* text) {
   if (flags.long_texts == "split") text->set_long_texts(v1::LONG_TEXTS_SPLIT);
 }
 
-absl::StatusOr<std::unique_ptr<TokenSource>> OpenTexts(const CaptureRequestFlags& flags, client::Client& client) {
+absl::StatusOr<std::unique_ptr<TokenSource>> OpenTexts(const CaptureRequestFlags& flags, AnyServer& server) {
   if (flags.sequence_length != 0) {
     return absl::InvalidArgumentError(
         "--sequence-length: a text makes one sequence, as long as its tokens; leave it out");
@@ -74,17 +74,17 @@ absl::StatusOr<std::unique_ptr<TokenSource>> OpenTexts(const CaptureRequestFlags
   options.prepend_token = flags.prepend_token;
   if (flags.token_format != "utf8") options.field = flags.token_format.substr(kJsonLines.size());
   if (flags.long_texts != "refuse") {
-    ASSIGN_OR_RETURN(const v1::Model model, client.GetModel(flags.model));
+    ASSIGN_OR_RETURN(const v1::Model model, server.GetModel(flags.model));
     options.long_texts = flags.long_texts == "split" ? LongTexts::kSplit : LongTexts::kTruncate;
     options.max_ids = model.context_length() - (flags.prepend_token.has_value() ? 1 : 0);
   }
   v1::TokenizeRequest form;
   form.set_model(flags.model);
   if (flags.add_special_tokens != "default") form.set_add_special_tokens(flags.add_special_tokens == "yes");
-  return OpenTextFile(options, [form, &client](const std::vector<std::string>& texts) {
+  return OpenTextFile(options, [form, &server](const std::vector<std::string>& texts) {
     v1::TokenizeRequest request = form;
     *request.mutable_texts() = {texts.begin(), texts.end()};
-    return client.Tokenize(request);
+    return server.Tokenize(request);
   });
 }
 
@@ -129,8 +129,8 @@ void AddFeedOptions(CLI::App& command, CaptureRequestFlags& flags, CLI::Option* 
       ->capture_default_str();
 }
 
-absl::StatusOr<std::unique_ptr<TokenSource>> OpenTokenFile(const CaptureRequestFlags& flags, client::Client& client) {
-  if (HoldsTexts(flags)) return OpenTexts(flags, client);
+absl::StatusOr<std::unique_ptr<TokenSource>> OpenTokenFile(const CaptureRequestFlags& flags, AnyServer& server) {
+  if (HoldsTexts(flags)) return OpenTexts(flags, server);
   TokenSourceOptions options;
   options.path = flags.tokens;
   options.format = FormatOf(flags);
@@ -145,7 +145,7 @@ absl::StatusOr<std::unique_ptr<TokenSource>> OpenTokenFile(const CaptureRequestF
           "--sequence-length: sequences of ids as text are as long as their lines; leave it out");
     }
   } else {
-    ASSIGN_OR_RETURN(v1::Model model, client.GetModel(flags.model));
+    ASSIGN_OR_RETURN(v1::Model model, server.GetModel(flags.model));
     if (options.format == TokenFormat::kBytes && model.vocabulary_size() < 256) {
       return absl::InvalidArgumentError(absl::StrCat("--token-format: bytes needs a vocabulary of 256 or more; ",
                                                      model.name(), " has ", model.vocabulary_size(), " tokens"));
@@ -355,22 +355,24 @@ absl::StatusOr<v1::CaptureRequest> MakeCaptureRequest(const CaptureRequestFlags&
   return request;
 }
 
-absl::StatusOr<std::unique_ptr<TokenSource>> OpenTokens(const CaptureRequestFlags& flags, client::Client& client,
-                                                        const std::string& server) {
+absl::StatusOr<std::unique_ptr<TokenSource>> OpenTokens(const CaptureRequestFlags& flags, AnyServer& server,
+                                                        const std::string& address) {
   if (flags.tokens.empty()) return nullptr;
-  absl::StatusOr<std::unique_ptr<TokenSource>> opened = OpenTokenFile(flags, client);
-  if (!opened.ok()) return ExplainUnavailable(opened.status(), server);
+  absl::StatusOr<std::unique_ptr<TokenSource>> opened = OpenTokenFile(flags, server);
+  if (!opened.ok()) return ExplainUnavailable(opened.status(), address);
   return opened;
 }
 
 Transfer CaptureTransfer(const v1::CaptureRequest& request, TokenSource* tokens, client::Client& client) {
-  Transfer transfer;
-  transfer.start_call = [&request, tokens, &client](const std::string& resume_token) {
+  const auto start_call = [&request, tokens, &client](const std::string& resume_token) {
     v1::CaptureRequest resumed = request;
     resumed.set_resume_token(resume_token);
     return tokens == nullptr ? client.Capture(resumed) : client.CaptureStream(resumed);
   };
-  transfer.tokens = tokens;
+  Transfer transfer;
+  transfer.run = [start_call, tokens](const CaptureHandlers& handlers, Progress& progress, Interrupt& interrupt) {
+    return RunCapture(start_call, tokens, handlers, progress, interrupt);
+  };
   return transfer;
 }
 

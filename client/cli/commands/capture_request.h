@@ -10,6 +10,7 @@
 
 #include "CLI/CLI.hpp"
 #include "absl/status/statusor.h"
+#include "client/cli/any_server.h"
 #include "client/cli/files/token_source.h"
 #include "client/cli/transfer.h"
 #include "client/cpp/client.h"
@@ -70,10 +71,10 @@ void RequireSource(const CaptureRequestFlags& flags);
 // The request that the flags ask for, without the tokens of a file. INVALID_ARGUMENT names the flag.
 absl::StatusOr<v1::CaptureRequest> MakeCaptureRequest(const CaptureRequestFlags& flags);
 
-// Opens the file of --tokens; null where that is not given. Asks the server, which is named in errors, where sequences
-// are to be cut, unless the flags tell.
-absl::StatusOr<std::unique_ptr<TokenSource>> OpenTokens(const CaptureRequestFlags& flags, client::Client& client,
-                                                        const std::string& server);
+// Opens the file of --tokens; null where that is not given. Asks the server, which outlives the source and whose
+// `address` errors name, where sequences are to be cut, unless the flags tell.
+absl::StatusOr<std::unique_ptr<TokenSource>> OpenTokens(const CaptureRequestFlags& flags, AnyServer& server,
+                                                        const std::string& address);
 
 // A transfer that calls Capture or, where `tokens` is not null, CaptureStream. All arguments outlive it.
 Transfer CaptureTransfer(const v1::CaptureRequest& request, TokenSource* tokens, client::Client& client);

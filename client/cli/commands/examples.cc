@@ -204,7 +204,7 @@ absl::Status Read(grpc::ClientReader<v1::TopActivationsResponse>& reader, const 
 
 absl::Status Run(const ExamplesFlags& flags, const ServerChoice& server, Interrupt& interrupt) {
   ASSIGN_OR_RETURN(const v1::TopActivationsRequest request, MakeRequest(flags));
-  ASSIGN_OR_RETURN(std::unique_ptr<client::Client> client, Connect(server));
+  ASSIGN_OR_RETURN(std::unique_ptr<client::Client> client, ConnectAny(server));
   grpc::ClientContext context;
   Interrupt::Listener listener(&interrupt, [&context] { context.TryCancel(); });
   LatentResult result;

@@ -13,7 +13,7 @@ namespace hookline::cli {
 namespace {
 
 absl::Status Run(const ServerChoice& server, const std::string& model_name, bool aliases) {
-  ASSIGN_OR_RETURN(std::unique_ptr<client::Client> client, Connect(server));
+  ASSIGN_OR_RETURN(std::unique_ptr<client::Client> client, ConnectAny(server));
   absl::StatusOr<v1::Model> model = client->GetModel(model_name);
   if (!model.ok()) return ExplainUnavailable(model.status(), server.address);
   std::vector<std::vector<std::string>> rows = {{"hook point", "width", "layer"}};

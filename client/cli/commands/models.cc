@@ -7,8 +7,8 @@
 #include "absl/strings/str_format.h"
 #include "client/cli/commands/commands.h"
 #include "client/cli/exit_code.h"
-#include "client/cli/terminal/names.h"
 #include "client/cli/terminal/report.h"
+#include "client/cli/terminal/text_format.h"
 #include "client/cpp/client.h"
 #include "server/base/status.h"
 
@@ -44,7 +44,7 @@ std::vector<std::vector<std::string>> ReplicaRows(const v1::ListModelsResponse& 
 }
 
 absl::Status Run(const ServerChoice& server) {
-  ASSIGN_OR_RETURN(std::unique_ptr<client::Client> client, Connect(server));
+  ASSIGN_OR_RETURN(std::unique_ptr<client::Client> client, ConnectAny(server));
   absl::StatusOr<v1::ListModelsResponse> response = client->ListModels();
   if (!response.ok()) return ExplainUnavailable(response.status(), server.address);
   std::vector<std::vector<std::string>> rows = {{"model", "architecture", "layers", "width", "heads", "context",

@@ -5,8 +5,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "client/cli/commands/capture_request.h"
-#include "client/cli/terminal/names.h"
 #include "client/cli/terminal/report.h"
+#include "client/cli/terminal/text_format.h"
 #include "server/base/escape.h"
 
 namespace hookline::cli {

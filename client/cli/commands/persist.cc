@@ -89,7 +89,8 @@ absl::Status Run(const PersistFlags& flags, const ServerChoice& server, Interrup
   ASSIGN_OR_RETURN(*request.mutable_capture(), MakeCaptureRequest(flags));
   if (!flags.part.empty()) RETURN_IF_ERROR(ReadPart(flags.part, request.mutable_part()));
   ASSIGN_OR_RETURN(std::unique_ptr<client::Client> client, Connect(server));
-  ASSIGN_OR_RETURN(const std::unique_ptr<TokenSource> tokens, OpenTokens(flags, *client, server.address));
+  AnyServer any({client.get()});
+  ASSIGN_OR_RETURN(const std::unique_ptr<TokenSource> tokens, OpenTokens(flags, any, server.address));
   if (tokens != nullptr) RETURN_IF_ERROR(AddTokens(*tokens, *request.mutable_capture()));
   grpc::ClientContext context;
   Interrupt::Listener listener(&interrupt, [&context] { context.TryCancel(); });

@@ -46,11 +46,14 @@ void AddRecordingReadOptions(CLI::App& command, RecordingReadFlags& flags) {
 absl::StatusOr<Transfer> MakeRecordingRead(const RecordingReadFlags& flags, client::Client& client) {
   ASSIGN_OR_RETURN(v1::ReadRecordingRequest request, MakeRequest(flags));
   Transfer transfer;
-  transfer.start_call = [request, &client](const std::string& resume_token) {
+  const auto start_call = [request, &client](const std::string& resume_token) {
     v1::ReadRecordingRequest resumed = request;
     resumed.set_resume_token(resume_token);
     return std::make_unique<client::CaptureCall>(client.connection(), client::kReadRecordingMethod,
                                                  resumed.SerializeAsString(), /*streams_tokens=*/false);
+  };
+  transfer.run = [start_call](const CaptureHandlers& handlers, Progress& progress, Interrupt& interrupt) {
+    return RunCapture(start_call, /*tokens=*/nullptr, handlers, progress, interrupt);
   };
   transfer.on_started = [](const v1::CaptureStarted& started, Progress& progress) {
     // A recording grants no more rows than it has.

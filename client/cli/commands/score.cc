@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "client/cli/any_server.h"
 #include "client/cli/commands/capture_request.h"
 #include "client/cli/commands/commands.h"
 #include "client/cli/exit_code.h"
@@ -206,12 +207,13 @@ absl::Status Run(const ScoreFlags& flags, const ServerChoice& server, Interrupt&
     intervention.set_hook_point(hook_point);
     intervention.mutable_zero();
   }
-  ASSIGN_OR_RETURN(std::unique_ptr<client::Client> client, Connect(server));
+  ASSIGN_OR_RETURN(std::unique_ptr<client::Client> client, ConnectAny(server));
   for (const std::string& name : flags.dictionaries) {
     absl::Status status = AddDictionary(*client, name, request);
     if (!status.ok()) return ExplainUnavailable(status, server.address);
   }
-  ASSIGN_OR_RETURN(const std::unique_ptr<TokenSource> tokens, OpenTokens(flags, *client, server.address));
+  AnyServer any({client.get()});
+  ASSIGN_OR_RETURN(const std::unique_ptr<TokenSource> tokens, OpenTokens(flags, any, server.address));
   if (tokens != nullptr) {
     RETURN_IF_ERROR(AddTokens(*tokens, request));
   } else {

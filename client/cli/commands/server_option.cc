@@ -1,12 +1,19 @@
 #include "client/cli/commands/server_option.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <fstream>
 #include <string>
+#include <utility>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "client/cli/commands/commands.h"
+#include "client/cli/exit_code.h"
+#include "client/cpp/endpoints.h"
+#include "server/base/escape.h"
+#include "server/base/status.h"
 
 namespace hookline::cli {
 namespace {
@@ -33,6 +40,27 @@ absl::StatusOr<std::string> ReadToken(const std::string& path) {
   return text;
 }
 
+absl::StatusOr<client::ClientOptions> OptionsOf(const ServerChoice& server) {
+  client::ClientOptions options;
+  options.tls = server.tls;
+  options.token = FromEnvironment("HOOKLINE_TOKEN");
+  if (!server.token_file.empty()) {
+    ASSIGN_OR_RETURN(options.token, ReadToken(server.token_file));
+  }
+  return options;
+}
+
+absl::Status OfOption(const absl::Status& status) {
+  if (status.ok()) return status;
+  return absl::Status(status.code(), absl::StrCat("--server: ", status.message()));
+}
+
+absl::StatusOr<client::Endpoints> EndpointsOf(const ServerChoice& server) {
+  absl::StatusOr<client::Endpoints> endpoints = client::ReadEndpoints(server.address);
+  if (!endpoints.ok()) return OfOption(endpoints.status());
+  return endpoints;
+}
+
 }  // namespace
 
 ServerChoice DefaultServer() {
@@ -51,8 +79,11 @@ ServerChoice DefaultServer() {
 void AddServerOption(CLI::App& command, Invocation& invocation) {
   ServerChoice& server = invocation.server;
   command
-      .add_option("--server", server.address,
-                  "The server to ask, also by the environment's HOOKLINE_SERVER; grpcs://HOST:PORT means --tls")
+      .add_option(
+          "--server", server.address,
+          "The server to ask, also by the environment's HOOKLINE_SERVER; grpcs://HOST:PORT means --tls. Several that "
+          "hold the same model are separated by commas, or stand in a file, hookline://FILE, one a line: capture uses "
+          "all of them, what asks about models or evaluates takes the first that answers, and the rest needs one")
       ->type_name("HOST:PORT")
       ->capture_default_str();
   const std::string group = "Security";
@@ -80,15 +111,50 @@ void AddServerOption(CLI::App& command, Invocation& invocation) {
 }
 
 absl::StatusOr<std::unique_ptr<client::Client>> Connect(const ServerChoice& server) {
-  client::ClientOptions options;
-  options.tls = server.tls;
-  options.token = FromEnvironment("HOOKLINE_TOKEN");
-  if (!server.token_file.empty()) {
-    absl::StatusOr<std::string> token = ReadToken(server.token_file);
-    if (!token.ok()) return token.status();
-    options.token = *std::move(token);
+  ASSIGN_OR_RETURN(const client::Endpoints endpoints, EndpointsOf(server));
+  if (endpoints.addresses.size() > 1) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--server: ", Escaped(server.address), " names ", endpoints.addresses.size(),
+                     " servers; recordings, running captures and health are those of one server: give one"));
   }
-  return client::Client::Connect(server.address, options);
+  ASSIGN_OR_RETURN(const client::ClientOptions options, OptionsOf(server));
+  return client::Client::Connect(endpoints.addresses[0], options);
+}
+
+absl::StatusOr<std::unique_ptr<client::Client>> ConnectAny(const ServerChoice& server) {
+  ASSIGN_OR_RETURN(const client::Endpoints endpoints, EndpointsOf(server));
+  ASSIGN_OR_RETURN(const client::ClientOptions options, OptionsOf(server));
+  if (endpoints.addresses.size() == 1) return client::Client::Connect(endpoints.addresses[0], options);
+  client::ClientOptions asking = options;
+  asking.rpc_timeout = client::kAnswerTime;
+  absl::Status first;
+  for (const std::string& address : endpoints.addresses) {
+    ASSIGN_OR_RETURN(const std::unique_ptr<client::Client> client, client::Client::Connect(address, asking));
+    const absl::Status asked = client->ListModels().status();
+    if (!client::IsGone(asked)) return client::Client::Connect(address, options);
+    first.Update(asked);
+  }
+  return ExplainUnavailable(first, server.address);
+}
+
+absl::StatusOr<std::vector<client::NamedServer>> ConnectAll(const ServerChoice& server, Names names) {
+  ASSIGN_OR_RETURN(client::Endpoints endpoints, EndpointsOf(server));
+  if (names == Names::kSpread) {
+    const bool is_secure = server.tls.is_on() || std::any_of(endpoints.addresses.begin(), endpoints.addresses.end(),
+                                                             [](const std::string& address) {
+                                                               return absl::StartsWith(address, "grpcs://");
+                                                             });
+    RETURN_IF_ERROR(OfOption(client::SpreadNames(is_secure, client::ResolveByDns, &endpoints)));
+  }
+  ASSIGN_OR_RETURN(client::ClientOptions options, OptionsOf(server));
+  options.shared_memory_bytes = 0;  // blocks that wait for their turn would keep too much of it
+  options.rpc_timeout = client::kAnswerTime;
+  std::vector<client::NamedServer> servers;
+  for (const std::string& address : endpoints.addresses) {
+    ASSIGN_OR_RETURN(std::unique_ptr<client::Client> client, client::Client::Connect(address, options));
+    servers.push_back({address, std::move(client)});
+  }
+  return servers;
 }
 
 }  // namespace hookline::cli

@@ -4,18 +4,20 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "CLI/CLI.hpp"
 #include "absl/status/statusor.h"
 #include "client/cpp/client.h"
+#include "client/cpp/server_fleet.h"
 
 namespace hookline::cli {
 
 struct Invocation;
 
-// A server's address, and the proof of who asks.
+// The addresses of servers, and the proof of who asks.
 struct ServerChoice {
-  std::string address;
+  std::string address;  // as client/cpp/endpoints.h reads it: of one or several
   client::TlsOptions tls;
   std::string token_file;  // empty: HOOKLINE_TOKEN of the environment, if that is set
 };
@@ -28,8 +30,17 @@ ServerChoice DefaultServer();
 // before or after their name.
 void AddServerOption(CLI::App& command, Invocation& invocation);
 
-// Makes a client of the server. INVALID_ARGUMENT names the option that is wrong.
+// Makes a client of the server. INVALID_ARGUMENT names the option that is wrong, and refuses several servers.
 absl::StatusOr<std::unique_ptr<client::Client>> Connect(const ServerChoice& server);
+
+// Makes a client of the first server that answers, for what each of several answers alike. UNAVAILABLE where none does.
+absl::StatusOr<std::unique_ptr<client::Client>> ConnectAny(const ServerChoice& server);
+
+// kSpread: a DNS name of many addresses stands for all of them.
+enum class Names { kKept, kSpread };
+
+// Makes a client of each server, for one capture over all.
+absl::StatusOr<std::vector<client::NamedServer>> ConnectAll(const ServerChoice& server, Names names);
 
 }  // namespace hookline::cli
 

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "client/cli/any_server.h"
 #include "client/cli/commands/capture_request.h"
 #include "client/cli/commands/commands.h"
 #include "client/cli/commands/notes.h"
@@ -30,8 +31,10 @@ struct StatsFlags : CaptureRequestFlags, TransferFlags {};
 absl::Status Run(const StatsFlags& flags, const ServerChoice& server, Interrupt& interrupt) {
   ASSIGN_OR_RETURN(v1::CaptureRequest request, MakeCaptureRequest(flags));
   request.set_statistics_only(true);
-  ASSIGN_OR_RETURN(std::unique_ptr<client::Client> client, Connect(server));
-  ASSIGN_OR_RETURN(const std::unique_ptr<TokenSource> tokens, OpenTokens(flags, *client, server.address));
+  // A feed is one server's.
+  ASSIGN_OR_RETURN(std::unique_ptr<client::Client> client, request.has_feed() ? Connect(server) : ConnectAny(server));
+  AnyServer any({client.get()});
+  ASSIGN_OR_RETURN(const std::unique_ptr<TokenSource> tokens, OpenTokens(flags, any, server.address));
   Transfer transfer = CaptureTransfer(request, tokens.get(), *client);
   transfer.on_started = [](const v1::CaptureStarted& started, Progress& progress) {
     for (const std::string& note : NotesOfGrant(started)) progress.Note(absl::StrCat("hookline: ", note));

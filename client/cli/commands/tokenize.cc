@@ -92,7 +92,7 @@ absl::Status Encode(const TokenizeFlags& flags, client::Client& client) {
 }
 
 absl::Status Run(const TokenizeFlags& flags, const ServerChoice& server) {
-  ASSIGN_OR_RETURN(std::unique_ptr<client::Client> client, Connect(server));
+  ASSIGN_OR_RETURN(std::unique_ptr<client::Client> client, ConnectAny(server));
   return ExplainUnavailable(flags.decode ? Decode(flags, *client) : Encode(flags, *client), server.address);
 }
 

@@ -5,7 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "client/cli/files/scratch_file.h"
-#include "client/cli/terminal/names.h"
+#include "client/cli/terminal/text_format.h"
 #include "nlohmann/json.hpp"
 #include "server/base/input_file.h"
 #include "server/base/json.h"

@@ -11,7 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "client/cli/files/row_formats.h"
-#include "client/cli/terminal/names.h"
+#include "client/cli/terminal/text_format.h"
 #include "client/cpp/row_layout.h"
 #include "server/base/status.h"
 #include "server/formats/safetensors.h"

@@ -4,7 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "client/cli/terminal/names.h"
+#include "client/cli/terminal/text_format.h"
 #include "nlohmann/json.hpp"
 #include "server/base/escape.h"
 
@@ -73,7 +73,7 @@ std::string ReadTable(const CaptureResult& result, absl::Duration elapsed, const
 std::string CaptureTable(const CaptureResult& result, absl::Duration elapsed, const std::vector<std::string>& paths) {
   std::vector<std::vector<std::string>> rows = {
       {"hook point", "rows", "width", "mean row norm", "mean", "rms", "NaN", "infinite"}};
-  bool partial = false;
+  bool partial = false, beyond = false;
   for (int i = 0; i < result.summary.hook_points_size(); ++i) {
     const v1::HookPointSummary& summary = result.summary.hook_points(i);
     rows.push_back({summary.hook_point(), WithCommas(summary.rows()),
@@ -81,7 +81,8 @@ std::string CaptureTable(const CaptureResult& result, absl::Duration elapsed, co
                     absl::StrFormat("%.6g", summary.mean_row_norm()), absl::StrFormat("%.6g", summary.mean()),
                     absl::StrFormat("%.6g", summary.rms()), WithCommas(summary.nan_count()),
                     WithCommas(summary.infinity_count())});
-    partial |= summary.statistics_rows() != summary.rows();
+    partial |= summary.statistics_rows() < summary.rows();
+    beyond |= summary.statistics_rows() > summary.rows();
   }
   std::string text = Table(rows);
   for (const v1::HookPointSummary& summary : result.summary.hook_points()) {
@@ -90,6 +91,7 @@ std::string CaptureTable(const CaptureResult& result, absl::Duration elapsed, co
                     absl::StrFormat("%.2g %%", 100 * summary.conversion_error()), " (relative RMS error)\n");
   }
   if (partial) absl::StrAppend(&text, "The statistics leave out rows from before a reconnect.\n");
+  if (beyond) absl::StrAppend(&text, "The statistics are also of rows that servers computed beyond the budget.\n");
   absl::StrAppend(&text, Totals(result, elapsed), ", ", WithCommas(result.summary.tokens()), " tokens in ",
                   WithCommas(result.summary.batches()), " batches.\n", Lines(paths));
   return text;

@@ -63,12 +63,13 @@ def main() -> int:
 
 def train(dataset: ray.data.Dataset, arguments: argparse.Namespace) -> None:
     autoencoder: TopKAutoencoder | None = None
-    batches = dataset.iter_torch_batches(
+    # `iter_torch_batches` would need Ray Train's packages, too.
+    batches = dataset.iter_batches(
         batch_size=arguments.batch_rows, local_shuffle_buffer_size=arguments.shuffle_rows, drop_last=True
     )
     scale = 1.0
     for step, batch in enumerate(batches):
-        rows = batch[arguments.hook_point]
+        rows = torch.tensor(batch[arguments.hook_point])
         if autoencoder is None:
             autoencoder = TopKAutoencoder(rows.shape[1], arguments.features, arguments.k)
             optimizer = torch.optim.Adam(autoencoder.parameters(), lr=1e-3)

@@ -36,7 +36,7 @@ from hookline.errors import (
 from hookline.evaluate import LossRecovered
 from hookline.examples import LatentActivations, LatentExample, TopActivations
 from hookline.model import RemoteModel
-from hookline.persist import Persist, PersistProgress
+from hookline.persist import PersistProgress, PersistRun
 from hookline.scores import Intervention, ReplacedRows, Scores, ScoreSummary, SequenceScore, TopLogits, VariantSummary
 from hookline.statistics import HookPointStatistics, Statistics
 from hookline.substitute import RowsPlace, Substituted
@@ -95,7 +95,7 @@ __all__ = [
     "NotFoundError",
     "Packing",
     "PermissionDeniedError",
-    "Persist",
+    "PersistRun",
     "PersistProgress",
     "RecordedHookPoint",
     "Recording",

@@ -68,8 +68,8 @@ class AsyncScores(InLoop, AsyncIterator[SequenceScore]):
         await self.aclose()
 
 
-class AsyncPersist(InLoop, AsyncIterator[PersistProgress]):
-    """Watches a recording being made, as `hookline.Persist` does: an async iterator of its progress, about one a
+class AsyncPersistRun(InLoop, AsyncIterator[PersistProgress]):
+    """Watches a recording being made, as `hookline.PersistRun` does: an async iterator of its progress, about one a
     second, the last one with the recording.
 
     The recording goes on when nobody watches any more; `AsyncClient.stop_recording` ends it. `aclose`, or the end of
@@ -133,7 +133,7 @@ class AsyncPersist(InLoop, AsyncIterator[PersistProgress]):
         if self._reading is not None:
             await asyncio.gather(self._reading, return_exceptions=True)
 
-    async def __aenter__(self) -> AsyncPersist:
+    async def __aenter__(self) -> AsyncPersistRun:
         return self
 
     async def __aexit__(self, *exc: object) -> None:

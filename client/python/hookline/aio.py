@@ -30,7 +30,7 @@ from hookline._arguments import (
 )
 from hookline._async_capture import AsyncCapture
 from hookline._async_sources import FromAsync
-from hookline._async_streams import AsyncPersist, AsyncScores
+from hookline._async_streams import AsyncPersistRun, AsyncScores
 from hookline._async_substitute import AsyncSubstituted
 from hookline._calls import Answer, UnaryCall
 from hookline._connection import channel_options, open_channel
@@ -63,7 +63,7 @@ from hookline.types import (
     TokenizedText,
 )
 
-__all__ = ["AsyncCapture", "AsyncClient", "AsyncPersist", "AsyncScores", "connect"]
+__all__ = ["AsyncCapture", "AsyncClient", "AsyncPersistRun", "AsyncScores", "connect"]
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -99,7 +99,7 @@ class AsyncClient:
         self.address = address
         self._loop = _running_loop("hookline.aio.connect")
         self._closed = False
-        self._running: weakref.WeakSet[AsyncCapture | AsyncPersist | AsyncScores] = weakref.WeakSet()
+        self._running: weakref.WeakSet[AsyncCapture | AsyncPersistRun | AsyncScores] = weakref.WeakSet()
         self._forked = False
         self._offer_memory = _shared_memory.offers(address, shared_memory)
         self._metadata = security.metadata
@@ -296,12 +296,12 @@ class AsyncClient:
 
     def persist(
         self, name: str, hook_points: str | Sequence[str], source: Any, **options: Unpack[PersistArguments]
-    ) -> AsyncPersist:
+    ) -> AsyncPersistRun:
         """`Client.persist`, with the same arguments: an async iterator of progress. `await persist(...).wait()` waits
         for the end. What the server objects to is raised by the first step of the loop, or by `wait`."""
         self._check("persist")
         settled, request = persist_request(name, hook_points, source, options)
-        persist = AsyncPersist(
+        persist = AsyncPersistRun(
             self._channel.unary_stream(_protocol.PERSIST)(request, metadata=self._metadata), settled, self.address
         )
         self._running.add(persist)

@@ -38,7 +38,7 @@ from hookline.errors import DeadlineExceededError, HooklineError, InternalError
 from hookline.evaluate import LossRecovered, loss_recovered
 from hookline.examples import ExamplesReader, TopActivations, examples_request
 from hookline.model import RemoteModel
-from hookline.persist import Persist, merge_request, merged_recording, persist_request
+from hookline.persist import PersistRun, merge_request, merged_recording, persist_request
 from hookline.scores import Intervention, Scores, score_options
 from hookline.statistics import Statistics, receiver_statistics, statistics_options
 from hookline.substitute import Substituted, substitution
@@ -222,7 +222,7 @@ class Client:
 
     def persist(
         self, name: str, hook_points: str | Sequence[str], source: Any, **options: Unpack[PersistArguments]
-    ) -> Persist:
+    ) -> PersistRun:
         """Lets the server write a capture's rows, with provenance, to a recording of this name on its own disk; an
         iterator of its progress. `persist(...).wait()` waits for the end.
 
@@ -234,7 +234,7 @@ class Client:
         The same call again joins a recording that runs, continues one that was ended early, and finds a complete one.
         """
         settled, request = persist_request(name, hook_points, source, options)
-        return Persist(StreamCall(self._connection, _protocol.PERSIST, request), settled)
+        return PersistRun(StreamCall(self._connection, _protocol.PERSIST, request), settled)
 
     def score(
         self,

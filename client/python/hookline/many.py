@@ -21,7 +21,7 @@ from hookline.capture import Capture
 from hookline.client import AllocatorFactory, Client
 from hookline.errors import FailedPreconditionError, HooklineError, NotFoundError
 from hookline.model import RemoteModel
-from hookline.persist import Persist
+from hookline.persist import PersistRun
 from hookline.scores import Intervention, Scores
 from hookline.substitute import Substituted
 from hookline.types import DatasetInfo, Feed, Recording, RecordingInfo, Text
@@ -273,7 +273,7 @@ class ManyClient(Client):
 
     def persist(
         self, name: str, hook_points: str | Sequence[str], source: Any, **options: Unpack[PersistArguments]
-    ) -> Persist:
+    ) -> PersistRun:
         self._refuse(f"recording {name!r}: it is made on one server's disk")
 
     def merge_recordings(self, name: str, parts: str | Sequence[str]) -> RecordingInfo:

@@ -75,7 +75,7 @@ def merged_recording(last: bytes) -> RecordingInfo:
     return recording_info(progress.recording)
 
 
-class Persist(_lifetime.Running, Iterator[PersistProgress]):
+class PersistRun(_lifetime.Running, Iterator[PersistProgress]):
     """Watches a recording being made: an iterator of its progress, about one a second, the last one with the recording.
 
     The recording goes on when nobody watches any more; `Client.stop_recording` ends it. Iterate from one thread at a
@@ -126,7 +126,7 @@ class Persist(_lifetime.Running, Iterator[PersistProgress]):
         """Watches no longer; the recording goes on. Idempotent."""
         self._call.cancel()
 
-    def __enter__(self) -> Persist:
+    def __enter__(self) -> PersistRun:
         return self
 
     def __exit__(self, *exc: object) -> None:

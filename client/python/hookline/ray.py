@@ -2,7 +2,7 @@
 
 servers = hookline.ray.serve("/models/pythia-1b", replicas=8)       # one GPU each
 dataset = hookline.ray.read_activations(servers, "blocks.3.hook_resid_post", hookline.Dataset("pile", 256))
-for batch in dataset.iter_torch_batches(batch_size=4096):
+for batch in dataset.iter_batches(batch_size=4096):  # iter_torch_batches needs Ray Train's packages, too
     ...  # {"blocks.3.hook_resid_post": (4096, width), "sequence": ..., "position": ..., "token_id": ...}
 servers.drain()
 """

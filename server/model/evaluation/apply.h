@@ -10,13 +10,13 @@
 
 namespace hookline {
 
-// The tokens of a batch, (B, T) each, on the model's device.
+// The tokens of a batch, (B, T) each, on the device of the rows that they are for.
 struct BatchTokens {
   at::Tensor ids;
   at::Tensor valid;  // bool: not padding
 };
 
-// What some interventions need beside their own values, on the model's device; undefined for the others.
+// What some interventions need beside their own values, on the rows' device; undefined for the others.
 struct GivenRows {
   at::Tensor rows;   // kClient: what the client answered, (B, T, width), float32
   at::Tensor mask;   // kClient: where they replace the model's, (B, T), bool

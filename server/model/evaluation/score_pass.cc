@@ -9,6 +9,7 @@
 #include <optional>
 #include <set>
 #include <tuple>
+#include <unordered_map>
 #include <utility>
 
 #include "server/base/status.h"
@@ -61,12 +62,11 @@ class PausingPass final : public ScorePass, private PassEditor {
       lengths_.push_back(static_cast<int64_t>(sequence.size()));
     }
     positions_ = *std::max_element(lengths_.begin(), lengths_.end());
-    const at::Device device(model.info().device);
     const int64_t sequences = static_cast<int64_t>(input.sequences.size());
     const at::Tensor ids = PaddedIds(input.sequences, positions_);
     at::Tensor valid = at::zeros({sequences, positions_}, at::kBool);
     for (int64_t i = 0; i < sequences; ++i) valid[i].narrow(0, 0, lengths_[static_cast<size_t>(i)]).fill_(true);
-    tokens_ = {ids.to(device), valid.to(device)};
+    tokens_ = {ids, valid};
     std::set<int> points(taps_.computed().begin(), taps_.computed().end()), pauses;
     for (const Variant* variant : input.variants) {
       int first = std::numeric_limits<int>::max();
@@ -93,7 +93,7 @@ class PausingPass final : public ScorePass, private PassEditor {
       TakeAnswers();
       if (state_.has_value()) GoBackToState();
       ChoosePoints();
-      return model_.Evaluate(tokens_.ids, lengths_, *this);
+      return model_.Evaluate(TokensOn(at::Device(model_.info().device)).ids, lengths_, *this);
     });
     if (!status.ok() || pauses_.empty()) return status;
     pauses_.erase(pauses_.begin());
@@ -153,8 +153,8 @@ class PausingPass final : public ScorePass, private PassEditor {
       for (size_t i = 0; i < interventions.size(); ++i) {
         if (interventions[i].hook_point != hook_point) continue;
         if (!result.defined()) result = rows.clone(at::MemoryFormat::Contiguous);
-        Apply(interventions[i], model_, tokens_, StreamOf(result, 1 + f), GivenTo(forked_[f], i, 1 + f),
-              &scores[1 + forked_[f]].replaced[i]);
+        Apply(interventions[i], model_, TokensOn(rows.device()), StreamOf(result, 1 + f),
+              GivenTo(forked_[f], i, 1 + f, rows.device()), &scores[1 + forked_[f]].replaced[i]);
       }
     }
     const std::vector<int>& wanted = input_.outputs->hook_points;
@@ -167,14 +167,15 @@ class PausingPass final : public ScorePass, private PassEditor {
 
   void Finish(const at::Tensor& rows, const Unembedding& unembedding) override {
     // Rows that are not padding, of each stream.
-    const at::Tensor index = tokens_.valid.reshape({-1}).nonzero().squeeze(1);
+    const BatchTokens& tokens = TokensOn(rows.device());
+    const at::Tensor index = tokens.valid.reshape({-1}).nonzero().squeeze(1);
     const int64_t count = index.size(0);
     const int64_t piece = std::max<int64_t>(1, kLogitBytes / (unembedding.vocabulary_size() * 4));
     const int64_t stream_rows = tokens_.ids.numel();
     std::vector<Pieces> pieces(1 + forked_.size());
     // The id that follows each row's, and 0 after a sequence's last, where it is not used.
     const at::Tensor next_ids =
-        at::cat({tokens_.ids.narrow(1, 1, positions_ - 1), at::zeros_like(tokens_.ids.narrow(1, 0, 1))}, 1)
+        at::cat({tokens.ids.narrow(1, 1, positions_ - 1), at::zeros_like(tokens.ids.narrow(1, 0, 1))}, 1)
             .reshape({-1})
             .index_select(0, index);
     for (int64_t first = 0; first < count; first += piece) {
@@ -234,7 +235,7 @@ class PausingPass final : public ScorePass, private PassEditor {
         ReplacedRows not_counted;
         if (before->hook_point != client->hook_point) continue;
         const size_t i = static_cast<size_t>(before - interventions.begin());
-        Apply(*before, model_, tokens_, x, GivenTo(v, i, stream), &not_counted);
+        Apply(*before, model_, TokensOn(x.device()), x, GivenTo(v, i, stream, x.device()), &not_counted);
       }
       x = PartOf(*client, model_, x);
       for (size_t i = 0; i < input_.sequences.size(); ++i) {
@@ -247,13 +248,20 @@ class PausingPass final : public ScorePass, private PassEditor {
     }
   }
 
-  // What intervention `i` of a variant, whose rows are those of stream `s`, is given.
-  GivenRows GivenTo(size_t variant, size_t i, size_t s) const {
+  // The tokens on the device of a stage of the model.
+  const BatchTokens& TokensOn(at::Device device) {
+    const auto [here, is_new] = tokens_on_.try_emplace(device);
+    if (is_new) here->second = {tokens_.ids.to(device), tokens_.valid.to(device)};
+    return here->second;
+  }
+
+  // What intervention `i` of a variant, whose rows are those of stream `s` and lie on `device`, is given.
+  GivenRows GivenTo(size_t variant, size_t i, size_t s, at::Device device) const {
     GivenRows given;
     const auto answer = answers_.find({variant, i});
     if (answer != answers_.end()) {
-      given.rows = answer->second.rows.to(tokens_.ids.device());
-      given.mask = answer->second.mask.to(tokens_.ids.device());
+      given.rows = answer->second.rows.to(device);
+      given.mask = answer->second.mask.to(device);
     }
     const at::Tensor input = taps_.InputOf(input_.variants[variant]->interventions[i].dictionary);
     if (input.defined()) given.input = StreamOf(input, s);
@@ -358,7 +366,8 @@ class PausingPass final : public ScorePass, private PassEditor {
   DictionaryTaps taps_;
   std::vector<int64_t> lengths_;  // of the sequences
   int64_t positions_ = 0;         // of the longest
-  BatchTokens tokens_;
+  BatchTokens tokens_;            // on the host
+  std::unordered_map<at::Device, BatchTokens> tokens_on_;
   std::vector<int> all_points_, points_;  // hook points of all passes, and of this one
   std::vector<int> first_point_;          // of each variant's interventions
   std::vector<size_t> forked_;            // variants that are in the batch, in its order

@@ -45,7 +45,7 @@ DecoderWeights TakeWeights(const DecoderConfig& config, WeightTaker& take) {
     weights.layers.push_back(std::move(layer));
   }
   weights.ln_final = TakeLayerNorm(take, prefix + "ln_f", d);
-  TakeHead(take, "lm_head", config, d, &weights);
+  TakeHead(take, "lm_head", prefix + "wte.weight", config, d, &weights);
   return weights;
 }
 

@@ -39,7 +39,8 @@ DecoderWeights TakeWeights(const DecoderConfig& config, Bias attention_bias, Wei
   weights.ln_final = TakeLayerNorm(take, "gpt_neox.final_layer_norm", d);
   take.Ignore("gpt_neox.rotary_emb.inv_freq");
   // transformers 5 writes the second name.
-  TakeHead(take, take.Has("embed_out.weight") ? "embed_out" : "lm_head", config, d, &weights);
+  TakeHead(take, take.Has("embed_out.weight") ? "embed_out" : "lm_head", "gpt_neox.embed_in.weight", config, d,
+           &weights);
   return weights;
 }
 

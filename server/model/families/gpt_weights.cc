@@ -37,7 +37,7 @@ DecoderWeights TakeGptWeights(const DecoderConfig& config, const GptNames& names
     weights.layers.push_back(std::move(layer));
   }
   weights.ln_final = TakeLayerNorm(take, prefix + "ln_f", d);
-  TakeHead(take, "lm_head", config, d, &weights);
+  TakeHead(take, "lm_head", prefix + "wte.weight", config, d, &weights);
   return weights;
 }
 

@@ -17,7 +17,7 @@
 #include "server/model/families/family.h"
 #include "server/model/families/weight_names.h"
 #include "server/model/load/checkpoint_folder.h"
-#include "server/model/load/memory.h"
+#include "server/model/load/memory_check.h"
 #include "server/model/load/stages.h"
 #include "server/model/load/weight_taker.h"
 
@@ -148,7 +148,8 @@ absl::StatusOr<DecoderWeights> TakeAll(const Architecture& architecture, WeightT
 absl::StatusOr<std::vector<MemoryNeed>> Count(const ModelOptions& options, const Checkpoint& checkpoint,
                                               at::ScalarType dtype, std::vector<Stage>* stages) {
   WeightTaker count(checkpoint.state, at::kCPU, dtype, WeightTaker::Mode::kCount);
-  count.set_evaluates(options.evaluation && !IsSplit(*stages));
+  TakeToStages(*stages, &count);
+  count.set_evaluates(options.evaluation);
   std::string not_read;
   RETURN_IF_ERROR(TakeAll(checkpoint.architecture, count, &not_read).status());
   return PlaceWeights(ModelName(options), count.taken(), static_cast<int>(checkpoint.architecture.config.layers.size()),
@@ -182,7 +183,7 @@ absl::StatusOr<std::unique_ptr<Model>> LoadHuggingFace(const ModelOptions& optio
   RETURN_IF_ERROR(CheckMemory(needs, MemoryOf));
   WeightTaker take(checkpoint.state, at::Device(stages->front().device), dtype);
   TakeToStages(*stages, &take);
-  take.set_evaluates(options.evaluation && !IsSplit(*stages));
+  take.set_evaluates(options.evaluation);
   info.no_logits = options.evaluation ? "has no unembedding in its checkpoint" : kLoadedWithoutEvaluation;
   std::string not_read;
   ASSIGN_OR_RETURN(DecoderWeights weights, TakeAll(architecture, take, &not_read));

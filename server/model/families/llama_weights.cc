@@ -34,7 +34,7 @@ DecoderWeights LlamaTaker::All() {
   for (int i = 0; i < static_cast<int>(config_.layers.size()); ++i) weights.layers.push_back(Layer(i));
   if (config_.ln_final.weighted) weights.ln_final = Norm(names_.prefix + "norm", config_.width);
   take.Ignore(names_.prefix + "rotary_emb.inv_freq");
-  TakeHead(take, names_.head, config_, config_.width, &weights);
+  TakeHead(take, names_.head, names_.prefix + "embed_tokens.weight", config_, config_.width, &weights);
   return weights;
 }
 

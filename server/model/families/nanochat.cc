@@ -21,7 +21,7 @@
 #include "server/model/decoder.h"
 #include "server/model/families/config_fields.h"
 #include "server/model/families/config_reader.h"
-#include "server/model/load/memory.h"
+#include "server/model/load/memory_check.h"
 #include "server/model/load/stages.h"
 #include "server/model/load/torch_checkpoint.h"
 #include "server/model/load/weight_taker.h"
@@ -333,7 +333,8 @@ absl::StatusOr<DecoderWeights> TakeWeights(const Checkpoint& checkpoint, WeightT
 absl::StatusOr<std::vector<MemoryNeed>> Count(const ModelOptions& options, const Checkpoint& checkpoint,
                                               at::ScalarType dtype, std::vector<Stage>* stages) {
   WeightTaker count(checkpoint.state, at::kCPU, dtype, WeightTaker::Mode::kCount);
-  count.set_evaluates(options.evaluation && !IsSplit(*stages));
+  TakeToStages(*stages, &count);
+  count.set_evaluates(options.evaluation);
   RETURN_IF_ERROR(TakeWeights(checkpoint, count).status());
   return PlaceWeights(ModelName(options), count.taken(), static_cast<int>(checkpoint.config.layers.size()), stages);
 }
@@ -355,7 +356,7 @@ absl::StatusOr<std::unique_ptr<Model>> LoadNanochat(const ModelOptions& options,
   RETURN_IF_ERROR(CheckMemory(needs, MemoryOf));
   WeightTaker take(checkpoint.state, at::Device(stages->front().device), dtype);
   TakeToStages(*stages, &take);
-  take.set_evaluates(options.evaluation && !IsSplit(*stages));
+  take.set_evaluates(options.evaluation);
   info.no_logits = !options.evaluation ? kLoadedWithoutEvaluation
                                        : "is of nanochat's variant E or G, whose logits differ and whose files do not; "
                                          "--logit-soft-cap says which it is";

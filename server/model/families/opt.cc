@@ -61,7 +61,7 @@ DecoderWeights TakeWeights(const DecoderConfig& config, Bias bias, WeightTaker& 
   if (config.ln_final.kind != NormConfig::Kind::kNone) {
     weights.ln_final = TakeNorm(take, config.ln_final, prefix + "final_layer_norm", d);
   }
-  TakeHead(take, "lm_head", config, table_width, &weights);
+  TakeHead(take, "lm_head", prefix + "embed_tokens.weight", config, table_width, &weights);
   return weights;
 }
 

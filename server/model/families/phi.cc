@@ -66,7 +66,7 @@ DecoderWeights TakePhiWeights(const DecoderConfig& config, WeightTaker& take) {
     weights.layers.push_back(std::move(layer));
   }
   weights.ln_final = TakeLayerNorm(take, "model.final_layernorm", d);
-  TakeHead(take, "lm_head", config, d, &weights);
+  TakeHead(take, "lm_head", "model.embed_tokens.weight", config, d, &weights);
   return weights;
 }
 

@@ -36,10 +36,10 @@ inline LinearWeights Outputs(const LinearWeights& all, int64_t first, int64_t co
   return part;
 }
 
-// The unembedding `name`, of `width` values a row. Without one in the checkpoint it is the embedding's, which must have
-// been taken, where the configuration ties them, and otherwise undefined: the model has no logits then.
-inline void TakeHead(WeightTaker& take, const std::string& name, const DecoderConfig& config, int64_t width,
-                     DecoderWeights* weights) {
+// The unembedding `name`, of `width` values a row. Without one in the checkpoint it is the weight `embedding`, which
+// must have been taken, where the configuration ties them, and otherwise undefined: the model has no logits then.
+inline void TakeHead(WeightTaker& take, const std::string& name, const std::string& embedding,
+                     const DecoderConfig& config, int64_t width, DecoderWeights* weights) {
   const int64_t ids = config.vocabulary_size;
   const bool has_weight = take.Has(name + ".weight"), has_bias = take.Has(name + ".bias");
   if (!take.evaluates()) {
@@ -49,8 +49,9 @@ inline void TakeHead(WeightTaker& take, const std::string& name, const DecoderCo
   }
   if (has_weight) {
     weights->unembedding.weight = take.Linear(name + ".weight", width, ids);
-  } else if (config.tied_unembedding && weights->token_embedding.defined()) {
-    weights->unembedding.weight = weights->token_embedding.t();
+  } else if (config.tied_unembedding) {
+    const at::Tensor table = take.Again(embedding, weights->token_embedding, name + ".weight");
+    if (table.defined()) weights->unembedding.weight = table.t();
   }
   if (has_bias) weights->unembedding.bias = take.Get(name + ".bias", {ids});
 }

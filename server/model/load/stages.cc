@@ -16,7 +16,8 @@ namespace hookline {
 namespace {
 
 bool IsAfterBlocks(absl::string_view weight) {
-  for (const absl::string_view part : {"lm_head", "embed_out", "ln_f", "final_layer_norm", "final_layernorm"}) {
+  for (const absl::string_view part :
+       {"lm_head", "embed_out", "project_out", "ln_f", "final_layer_norm", "final_layernorm"}) {
     if (absl::StrContains(weight, part)) return true;
   }
   return weight == "norm.weight" || absl::EndsWith(weight, ".norm.weight");
@@ -62,11 +63,6 @@ std::optional<std::vector<int>> FirstsWithin(const std::vector<int64_t>& block_b
 }
 
 }  // namespace
-
-bool IsSplit(absl::Span<const Stage> stages) {
-  return std::any_of(stages.begin(), stages.end(),
-                     [&](const Stage& stage) { return stage.device != stages.front().device; });
-}
 
 std::optional<int> BlockOf(absl::string_view weight) {
   for (const absl::string_view part : absl::StrSplit(weight, '.')) {

@@ -11,14 +11,11 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
-#include "server/model/load/memory.h"
+#include "server/model/load/memory_check.h"
 #include "server/model/load/weight_taker.h"
 #include "server/model/stage.h"
 
 namespace hookline {
-
-// Returns whether the stages lie on more than one device. Such a model is loaded without its unembedding.
-bool IsSplit(absl::Span<const Stage> stages);
 
 // The block that a weight belongs to, by its name: the first part between dots that is a number. None: it stands before
 // the blocks or after them.
@@ -39,7 +36,7 @@ absl::StatusOr<std::vector<MemoryNeed>> PlaceWeights(const std::string& name,
                                                      const std::map<std::string, int64_t>& weights, int blocks,
                                                      std::vector<Stage>* stages);
 
-// The taker puts each weight where it belongs.
+// The taker puts each weight where it belongs. Before the blocks are divided this holds for weights of no block alone.
 void TakeToStages(const std::vector<Stage>& stages, WeightTaker* take);
 
 }  // namespace hookline

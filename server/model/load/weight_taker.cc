@@ -105,6 +105,13 @@ at::Tensor WeightTaker::Table(const std::string& name, const std::vector<int64_t
   return Take(name, sizes, /*dtype=*/std::nullopt);
 }
 
+at::Tensor WeightTaker::Again(const std::string& name, const at::Tensor& values, const std::string& as) {
+  const at::Device device = DeviceOf(as);
+  if (device == DeviceOf(name)) return values;
+  taken_[as] = taken_[name];
+  return values.defined() ? values.to(device) : values;
+}
+
 at::Tensor WeightTaker::Wide(const std::string& name, const std::vector<int64_t>& sizes) {
   return Take(name, sizes, at::kFloat);
 }

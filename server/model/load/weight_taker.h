@@ -62,6 +62,9 @@ class WeightTaker {
   at::Tensor Get(const std::string& name, const std::vector<int64_t>& sizes);
   // Takes a tensor in the dtype in which it is stored.
   at::Tensor Table(const std::string& name, const std::vector<int64_t>& sizes);
+  // The table `name`, which was taken as `values`, once more as the weight `as`, which the checkpoint does not have:
+  // another tensor only if that one goes to another device.
+  at::Tensor Again(const std::string& name, const at::Tensor& values, const std::string& as);
   // Takes a tensor in float32.
   at::Tensor Wide(const std::string& name, const std::vector<int64_t>& sizes);
   // A tensor of bytes, on the host, that is needed while others are read and not counted.

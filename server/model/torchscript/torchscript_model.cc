@@ -23,7 +23,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "server/base/status.h"
-#include "server/model/load/memory.h"
+#include "server/model/load/memory_check.h"
 #include "server/model/scalar_type.h"
 #include "server/model/torchscript/deadline.h"
 #include "server/model/torchscript/script_file.h"

@@ -96,14 +96,6 @@ absl::StatusOr<AuthClient> Authenticator::Identify(const CallFacts& call) const 
       "server knows");
 }
 
-std::vector<std::string> Authenticator::ClientNames() const {
-  std::vector<std::string> names;
-  if (const std::shared_ptr<const AuthFile> file = this->file(); file != nullptr) {
-    for (const AuthClient& client : file->clients()) names.push_back(client.identity.name);
-  }
-  return names;
-}
-
 absl::Status CheckMethodRole(const AuthClient& client, absl::string_view method) {
   const MethodRole* const needed = FindMethodRole(method);
   if (needed == nullptr || !needed->role.has_value()) {

@@ -45,9 +45,6 @@ class Authenticator {
   // The calling client. UNAUTHENTICATED says what is missing: never which clients there are.
   absl::StatusOr<AuthClient> Identify(const CallFacts& call) const;
 
-  // The file's names, in its order; metrics use them.
-  std::vector<std::string> ClientNames() const;
-
  private:
   explicit Authenticator(std::string path) : path_(std::move(path)) {}
   std::shared_ptr<const AuthFile> file() const;

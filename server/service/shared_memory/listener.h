@@ -20,7 +20,7 @@
 #include "absl/time/time.h"
 #include "grpcpp/server_context.h"
 #include "server/service/shared_memory/descriptor_closer.h"
-#include "server/service/shared_memory/memory.h"
+#include "server/service/shared_memory/shared_memory.h"
 
 namespace hookline {
 

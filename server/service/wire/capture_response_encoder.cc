@@ -12,8 +12,8 @@
 #include "google/protobuf/wire_format_lite.h"
 #include "grpcpp/support/slice.h"
 #include "hookline/v1/capture_service.pb.h"
+#include "server/service/wire/chunk_values.h"
 #include "server/service/wire/request_conversion.h"
-#include "server/service/wire/values.h"
 #ifndef NDEBUG
 #include "spdlog/spdlog.h"
 #endif

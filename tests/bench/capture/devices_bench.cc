@@ -49,19 +49,19 @@ RandomDecoderOptions Decoder() {
 
 // Drops a capture's rows as they come.
 int64_t Drain(Engine& engine, CaptureRequest request, const std::string& client) {
-  absl::Mutex mu;
+  absl::Mutex mutex;
   bool ready = true;
   CaptureCallbacks callbacks;
   callbacks.on_ready = [&] {
-    absl::MutexLock lock(&mu);
+    absl::MutexLock lock(&mutex);
     ready = true;
   };
   const std::shared_ptr<Capture> capture =
       Must(engine.Start(Must(engine.Plan(std::move(request))), client, std::move(callbacks)));
   while (true) {
     {
-      absl::MutexLock lock(&mu);
-      mu.Await(absl::Condition(&ready));
+      absl::MutexLock lock(&mutex);
+      mutex.Await(absl::Condition(&ready));
       ready = false;
     }
     while (std::optional<CaptureEvent> event = capture->Next()) {

@@ -6,8 +6,8 @@
 //     SharedMemory::Put put = memory->TryPut(chunk.data);   // again after a wake if it was full
 //   }
 //   memory->StopUsing();
-#ifndef HOOKLINE_SERVER_SERVICE_SHARED_MEMORY_MEMORY_H_
-#define HOOKLINE_SERVER_SERVICE_SHARED_MEMORY_MEMORY_H_
+#ifndef HOOKLINE_SERVER_SERVICE_SHARED_MEMORY_SHARED_MEMORY_H_
+#define HOOKLINE_SERVER_SERVICE_SHARED_MEMORY_SHARED_MEMORY_H_
 
 #include <atomic>
 #include <cstdint>
@@ -81,4 +81,4 @@ class SharedMemory {
 
 }  // namespace hookline
 
-#endif  // HOOKLINE_SERVER_SERVICE_SHARED_MEMORY_MEMORY_H_
+#endif  // HOOKLINE_SERVER_SERVICE_SHARED_MEMORY_SHARED_MEMORY_H_

@@ -1,6 +1,6 @@
 // A model that is there to be described, not run.
-#ifndef HOOKLINE_TESTS_SERVICE_FAKE_MODEL_H_
-#define HOOKLINE_TESTS_SERVICE_FAKE_MODEL_H_
+#ifndef HOOKLINE_TESTS_SERVICE_DESCRIBED_MODEL_H_
+#define HOOKLINE_TESTS_SERVICE_DESCRIBED_MODEL_H_
 
 #include <cstdint>
 #include <memory>
@@ -10,8 +10,8 @@
 namespace hookline {
 
 // Named `fake`, with the hook points `a` and `b` of `width` values.
-std::unique_ptr<Model> NewFakeModel(int64_t width);
+std::unique_ptr<Model> NewDescribedModel(int64_t width);
 
 }  // namespace hookline
 
-#endif  // HOOKLINE_TESTS_SERVICE_FAKE_MODEL_H_
+#endif  // HOOKLINE_TESTS_SERVICE_DESCRIBED_MODEL_H_

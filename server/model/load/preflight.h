@@ -1,6 +1,6 @@
 // Checks whether several models can be in one server, before the first is loaded.
-#ifndef HOOKLINE_SERVER_MODEL_LOAD_CHECK_MODELS_H_
-#define HOOKLINE_SERVER_MODEL_LOAD_CHECK_MODELS_H_
+#ifndef HOOKLINE_SERVER_MODEL_LOAD_PREFLIGHT_H_
+#define HOOKLINE_SERVER_MODEL_LOAD_PREFLIGHT_H_
 
 #include <optional>
 #include <string>
@@ -9,7 +9,7 @@
 #include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "server/model/load.h"
-#include "server/model/load/memory.h"
+#include "server/model/load/memory_check.h"
 
 namespace hookline {
 
@@ -23,4 +23,4 @@ absl::Status CheckModels(
 
 }  // namespace hookline
 
-#endif  // HOOKLINE_SERVER_MODEL_LOAD_CHECK_MODELS_H_
+#endif  // HOOKLINE_SERVER_MODEL_LOAD_PREFLIGHT_H_

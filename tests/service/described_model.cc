@@ -1,4 +1,4 @@
-#include "tests/service/fake_model.h"
+#include "tests/service/described_model.h"
 
 namespace hookline {
 namespace {
@@ -29,6 +29,6 @@ class FakeModel final : public Model {
 
 }  // namespace
 
-std::unique_ptr<Model> NewFakeModel(int64_t width) { return std::make_unique<FakeModel>(width); }
+std::unique_ptr<Model> NewDescribedModel(int64_t width) { return std::make_unique<FakeModel>(width); }
 
 }  // namespace hookline

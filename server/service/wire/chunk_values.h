@@ -1,6 +1,6 @@
 // Converts activation values of any type to numbers.
-#ifndef HOOKLINE_SERVER_SERVICE_WIRE_VALUES_H_
-#define HOOKLINE_SERVER_SERVICE_WIRE_VALUES_H_
+#ifndef HOOKLINE_SERVER_SERVICE_WIRE_CHUNK_VALUES_H_
+#define HOOKLINE_SERVER_SERVICE_WIRE_CHUNK_VALUES_H_
 
 #include "absl/strings/string_view.h"
 #include "hookline/v1/capture_service.pb.h"
@@ -14,4 +14,4 @@ void AppendAsNumbers(absl::string_view data, const RowLayout& layout, v1::Activa
 
 }  // namespace hookline
 
-#endif  // HOOKLINE_SERVER_SERVICE_WIRE_VALUES_H_
+#endif  // HOOKLINE_SERVER_SERVICE_WIRE_CHUNK_VALUES_H_

@@ -1,4 +1,4 @@
-#include "server/model/load/memory.h"
+#include "server/model/load/memory_check.h"
 
 #include <ATen/ATen.h>
 

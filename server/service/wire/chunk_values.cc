@@ -1,4 +1,4 @@
-#include "server/service/wire/values.h"
+#include "server/service/wire/chunk_values.h"
 
 #include <cstdint>
 

@@ -1,4 +1,4 @@
-#include "server/model/load/check_models.h"
+#include "server/model/load/preflight.h"
 
 #include <set>
 #include <string>

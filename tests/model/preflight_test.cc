@@ -1,5 +1,5 @@
 // Several models in one server: names apart, memory counted together, before any is loaded.
-#include "server/model/load/check_models.h"
+#include "server/model/load/preflight.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

@@ -1,6 +1,6 @@
 // The forms in which people read and write what the proto says in enums and numbers.
-#ifndef HOOKLINE_CLIENT_CLI_TERMINAL_NAMES_H_
-#define HOOKLINE_CLIENT_CLI_TERMINAL_NAMES_H_
+#ifndef HOOKLINE_CLIENT_CLI_TERMINAL_TEXT_FORMAT_H_
+#define HOOKLINE_CLIENT_CLI_TERMINAL_TEXT_FORMAT_H_
 
 #include <cstdint>
 #include <map>
@@ -32,4 +32,4 @@ std::vector<std::string> SplitHookPoints(const std::string& list);
 
 }  // namespace hookline::cli
 
-#endif  // HOOKLINE_CLIENT_CLI_TERMINAL_NAMES_H_
+#endif  // HOOKLINE_CLIENT_CLI_TERMINAL_TEXT_FORMAT_H_

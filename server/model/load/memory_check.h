@@ -1,8 +1,8 @@
 // Checks whether models fit into memory, before they are loaded.
 //
 //   RETURN_IF_ERROR(CheckMemory({{"gpt2", "cuda:0", 248894976}}, &MemoryOf));
-#ifndef HOOKLINE_SERVER_MODEL_LOAD_MEMORY_H_
-#define HOOKLINE_SERVER_MODEL_LOAD_MEMORY_H_
+#ifndef HOOKLINE_SERVER_MODEL_LOAD_MEMORY_CHECK_H_
+#define HOOKLINE_SERVER_MODEL_LOAD_MEMORY_CHECK_H_
 
 #include <cstdint>
 #include <optional>
@@ -46,4 +46,4 @@ std::string MemoryText(int64_t bytes);
 
 }  // namespace hookline
 
-#endif  // HOOKLINE_SERVER_MODEL_LOAD_MEMORY_H_
+#endif  // HOOKLINE_SERVER_MODEL_LOAD_MEMORY_CHECK_H_

@@ -1,5 +1,5 @@
 // Memory that does not suffice is an error with both numbers.
-#include "server/model/load/memory.h"
+#include "server/model/load/memory_check.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

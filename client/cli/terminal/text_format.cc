@@ -1,4 +1,4 @@
-#include "client/cli/terminal/names.h"
+#include "client/cli/terminal/text_format.h"
 
 #include <array>
 #include <cmath>

@@ -1,4 +1,4 @@
-#include "server/service/shared_memory/memory.h"
+#include "server/service/shared_memory/shared_memory.h"
 
 #include <fcntl.h>
 #include <linux/magic.h>
