@@ -210,6 +210,11 @@ void DeclareFiles(Declare declare, ServerFlags* flags, Lists* lists) {
              "Directory for recordings, of this server alone; empty: none are kept. Without --model the server only "
              "reads them back")
       ->type_name("DIR");
+  declare
+      .Value("--recordings-folder", flags->recordings_folder,
+             "Folder of this server's recordings in a --recordings-dir that several servers share, each with another "
+             "folder; `hookline merge` makes one recording of parts in all of them. Empty: DIR is not shared")
+      ->type_name("NAME");
 }
 
 // Declares the flags of addresses and of who may use them.
@@ -441,6 +446,9 @@ void ReadTokenizers(const std::vector<std::string>& tokenizers, ServerFlags* fla
 
 // Turns the texts of --model, --dataset and --dictionary into what they mean; throws as CLI11 does.
 void ReadLists(const Lists& lists, const ModelOptions& model, ServerFlags* flags) {
+  if (!flags->recordings_folder.empty() && flags->recordings_dir.empty()) {
+    throw CLI::ValidationError("--recordings-folder", "is a folder in --recordings-dir, which is missing");
+  }
   if (lists.models.empty() && flags->recordings_dir.empty()) {
     throw CLI::RequiredError("--model PATH (or HOOKLINE_MODEL), a checkpoint to serve,");
   }

@@ -30,6 +30,7 @@ struct ServerFlags {
   std::vector<TokenizerFlag> tokenizers;  // no model twice
   int threads = 0;                        // of LibTorch on the CPU; 0: its own choice
   std::string recordings_dir;             // empty: none are kept
+  std::string recordings_folder;          // in it, of this server; empty: the directory is this server's alone
   CatalogOptions recordings;
   EngineOptions engine;
   ServerOptions server;

@@ -276,7 +276,13 @@ absl::StatusOr<std::unique_ptr<Catalog>> OpenCatalog(const ServerFlags& flags) {
     return absl::Status(directory.status().code(), absl::StrCat("--recordings-dir: ", directory.status().message(),
                                                                 "; give a directory that is there"));
   }
-  ASSIGN_OR_RETURN(std::unique_ptr<Catalog> catalog, Catalog::Open(*std::move(directory), flags.recordings));
+  auto opened = flags.recordings_folder.empty()
+                    ? Catalog::Open(*std::move(directory), flags.recordings)
+                    : Catalog::OpenShared(*std::move(directory), flags.recordings_folder, flags.recordings);
+  if (FieldOf(opened.status()) == "name") {
+    return absl::InvalidArgumentError(absl::StrCat("--recordings-folder: ", opened.status().message()));
+  }
+  ASSIGN_OR_RETURN(std::unique_ptr<Catalog> catalog, std::move(opened));
   for (const std::string& note : catalog->notes()) spdlog::warn("recordings: {}", note);
   spdlog::info("recordings in {}: {} bytes", flags.recordings_dir, catalog->used_bytes());
   return catalog;

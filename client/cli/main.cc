@@ -45,6 +45,7 @@ int Main(int argc, const char* const* argv) {
   AddRecordingsCommand(app, invocation);
   AddReadCommand(app, invocation);
   AddVerifyCommand(app, invocation);
+  AddMergeCommand(app, invocation);
   AddExportCommand(app, invocation);
   AddImportCommand(app, invocation);
   AddTopCommand(app, invocation);

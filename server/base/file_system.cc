@@ -15,6 +15,7 @@
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
+#include "server/base/file_links.h"
 #include "server/base/status.h"
 
 namespace hookline {
@@ -130,7 +131,7 @@ absl::StatusOr<std::unique_ptr<ReadableFile>> OpenRegular(int directory, const c
   return file;
 }
 
-class PosixDirectory final : public Directory {
+class PosixDirectory final : public Directory, public FileLinks {
  public:
   PosixDirectory(int fd, std::string path) : fd_(fd), path_(std::move(path)) {}
   ~PosixDirectory() override { close(fd_); }
@@ -169,6 +170,21 @@ class PosixDirectory final : public Directory {
       return WriteErrorOf(errno, absl::StrCat(PathOf(from), ": renaming to ", to));
     }
     return absl::OkStatus();
+  }
+
+  absl::Status Link(Directory& from, absl::string_view name, absl::string_view to) override {
+    RETURN_IF_ERROR(CheckFileName(name));
+    RETURN_IF_ERROR(CheckFileName(to));
+    auto* const directory = dynamic_cast<PosixDirectory*>(&from);
+    if (directory == nullptr) return absl::FailedPreconditionError(absl::StrCat(path_, ": not on the disk of a link"));
+    if (linkat(directory->fd_, std::string(name).c_str(), fd_, std::string(to).c_str(), 0) == 0) {
+      return absl::OkStatus();
+    }
+    const std::string what = absl::StrCat(directory->PathOf(name), ": linking to ", PathOf(to));
+    if (errno == EXDEV || errno == EPERM || errno == EMLINK || errno == EOPNOTSUPP) {
+      return absl::FailedPreconditionError(absl::StrCat(what, ": ", strerror(errno)));
+    }
+    return WriteErrorOf(errno, what);
   }
 
   absl::Status Remove(absl::string_view name) override { return Unlink(name, 0); }
@@ -226,15 +242,18 @@ class PosixDirectory final : public Directory {
     return static_cast<int64_t>(facts.f_bavail) * static_cast<int64_t>(facts.f_frsize);
   }
 
-  absl::Status Lock() override {
-    if (flock(fd_, LOCK_EX | LOCK_NB) == 0) return absl::OkStatus();
+  absl::Status Lock() override { return LockFor(LOCK_EX); }
+  absl::Status LockShared() override { return LockFor(LOCK_SH); }
+
+ private:
+  absl::Status LockFor(int kind) {
+    if (flock(fd_, kind | LOCK_NB) == 0) return absl::OkStatus();
     if (errno == EWOULDBLOCK) {
       return absl::FailedPreconditionError(absl::StrCat(path_, ": in use by another process"));
     }
     return ErrorOf(errno, absl::StrCat(path_, ": flock"));
   }
 
- private:
   std::string PathOf(absl::string_view name) const { return absl::StrCat(path_, "/", name); }
 
   absl::Status Unlink(absl::string_view name, int flags) {

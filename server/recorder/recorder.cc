@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "server/base/quota_refusal.h"
 #include "server/base/status.h"
+#include "server/recorder/part_request.h"
 
 namespace hookline {
 namespace {
@@ -120,8 +121,16 @@ void Recorder::WaitUntilIdle() {
   for (const auto& session : running) session->WaitUntilEnded();
 }
 
+absl::StatusOr<std::unique_ptr<RecordingMerge>> Recorder::Merge(const std::string& name,
+                                                                const std::vector<std::string>& parts,
+                                                                const ClientIdentity& client) {
+  // One that is there already is asked for again.
+  if (absl::IsNotFound(catalog_->Get(name).status())) RETURN_IF_ERROR(CheckRecordingQuota(client));
+  return catalog_->Merge(name, client.is_authenticated ? client.name : "", parts);
+}
+
 absl::StatusOr<Persisted> Recorder::Persist(const std::string& name, CaptureRequest request,
-                                            const ClientIdentity& client) {
+                                            std::optional<RecordingPart> part, const ClientIdentity& client) {
   RETURN_IF_ERROR(CheckRecordingName(name));
   RETURN_IF_ERROR(CheckSourceCanBeRecorded(request, "capture.feed"));
   if (!request.resume_token.empty()) {
@@ -135,8 +144,10 @@ absl::StatusOr<Persisted> Recorder::Persist(const std::string& name, CaptureRequ
   request.encoding = Encoding::kBytes;
   request.max_message_bytes = 0;
   RecordingSession::Options options;
+  if (part.has_value()) RETURN_IF_ERROR(CutToPart(*engine_, &*part, &request));
   ASSIGN_OR_RETURN(options.plan, engine_->Plan(std::move(request)));
   options.name = name;
+  options.part = part;
   options.request_digest = options.plan.Digest();
   options.expected_rows = ExpectedRows(options.plan);
   const auto another = [&] {

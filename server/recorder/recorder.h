@@ -4,7 +4,9 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
@@ -15,6 +17,8 @@
 #include "server/engine/engine.h"
 #include "server/recorder/recording_session.h"
 #include "server/recording/catalog.h"
+#include "server/recording/merge.h"
+#include "server/recording/merge_plan.h"
 
 namespace hookline {
 
@@ -41,7 +45,14 @@ class Recorder {
   TokenLimits token_limits() const { return engine_->options().token_limits(); }
 
   // The proto RecordingService.Persist. The session goes on when the client leaves. PERMISSION_DENIED as CheckOwner.
-  absl::StatusOr<Persisted> Persist(const std::string& name, CaptureRequest request, const ClientIdentity& client);
+  // With `part`, of which index and count are given, only that part of the dataset is recorded; errors as CutToPart.
+  absl::StatusOr<Persisted> Persist(const std::string& name, CaptureRequest request, std::optional<RecordingPart> part,
+                                    const ClientIdentity& client);
+
+  // Begins the proto RecordingService.MergeRecordings. Errors as Catalog::Merge; RESOURCE_EXHAUSTED also for a client's
+  // quota.
+  absl::StatusOr<std::unique_ptr<RecordingMerge>> Merge(const std::string& name, const std::vector<std::string>& parts,
+                                                        const ClientIdentity& client);
 
   // Starts a capture with `record_as`: `name` is recorded while the events go to the client. Releasing the capture
   // makes the recording STOPPED.

@@ -10,6 +10,7 @@ namespace {
 nlohmann::json SourceJson(const CapturePlan& plan) {
   if (const DatasetRange& range = plan.dataset; range.dataset != nullptr) {
     nlohmann::json json = {{"name", range.dataset->name()},
+                           {"fingerprint", range.dataset->fingerprint()},
                            {"sequence_length", range.sequence_length},
                            {"first_sequence", range.first_sequence},
                            {"sequence_count", range.sequence_count}};

@@ -8,6 +8,7 @@
 #include "server/base/status.h"
 #include "server/base/steady.h"
 #include "server/recorder/recording_request.h"
+#include "server/recording/merge_plan.h"
 
 namespace hookline {
 namespace {
@@ -55,6 +56,7 @@ RecordingSession::RecordingSession(Catalog* catalog, Options options, const Clie
       client_callbacks_(std::move(options_.client_callbacks)) {
   if (!options_.continues) {
     new_manifest_ = ManifestOf(options_.name, options_.request_digest, options_.plan);
+    if (options_.part.has_value()) new_manifest_->source["part"] = PartJson(*options_.part);
     new_manifest_->client = client_;
   }
   progress_.max_rows = options_.expected_rows;

@@ -32,10 +32,11 @@ class RecordingSession {
   struct Options {
     std::string name;
     std::string request_digest;
-    CapturePlan plan;           // with provenance; begins where the recording ends
-    bool continues = false;     // the recording exists; otherwise it is created
-    int64_t expected_rows = 0;  // for Progress
-    bool has_client = false;    // hands events on
+    std::optional<RecordingPart> part;  // of the dataset that a new recording is of
+    CapturePlan plan;                   // with provenance; begins where the recording ends
+    bool continues = false;             // the recording exists; otherwise it is created
+    int64_t expected_rows = 0;          // for Progress
+    bool has_client = false;            // hands events on
     bool client_wants_provenance = false;
     CaptureCallbacks client_callbacks;
   };

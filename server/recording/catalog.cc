@@ -1,7 +1,6 @@
 #include "server/recording/catalog.h"
 
 #include <algorithm>
-#include <initializer_list>
 #include <limits>
 #include <set>
 #include <utility>
@@ -11,58 +10,16 @@
 #include "absl/time/clock.h"
 #include "server/base/checked_math.h"
 #include "server/base/escape.h"
+#include "server/base/file_links.h"
 #include "server/base/status.h"
+#include "server/recording/leftovers.h"
+#include "server/recording/merge_parts.h"
+#include "server/recording/merge_plan.h"
 #include "server/recording/shard.h"
 #include "server/recording/shard_writer.h"
 
 namespace hookline {
 namespace {
-
-// Removes temporary files, and shards that none of `manifests` names. A file that cannot be removed stays; the next
-// sweep finds it again.
-void RemoveLeftovers(Directory& directory, std::initializer_list<const Manifest*> manifests) {
-  std::set<std::string> named;
-  for (const Manifest* manifest : manifests) {
-    for (const ShardInfo& shard : manifest->shards) named.insert(shard.file);
-  }
-  const auto entries = directory.List();
-  if (!entries.ok()) return;
-  for (const DirectoryEntry& entry : *entries) {
-    if (entry.kind == DirectoryEntry::Kind::kFile && IsLeftover(entry.name) && named.count(entry.name) == 0) {
-      directory.Remove(entry.name).IgnoreError();
-    }
-  }
-}
-
-// Describes a shard that is missing, too short or too long.
-absl::Status CheckLengths(Directory& directory, const Manifest& manifest) {
-  ASSIGN_OR_RETURN(const std::vector<DirectoryEntry> entries, directory.List());
-  std::map<std::string, int64_t> lengths;
-  for (const DirectoryEntry& entry : entries) {
-    if (entry.kind == DirectoryEntry::Kind::kFile) lengths[entry.name] = entry.bytes;
-  }
-  for (const ShardInfo& shard : manifest.shards) {
-    const auto found = lengths.find(shard.file);
-    if (found == lengths.end()) return absl::DataLossError(absl::StrCat(shard.file, ": is missing"));
-    if (found->second != shard.bytes) {
-      return absl::DataLossError(
-          absl::StrCat(shard.file, ": of ", found->second, " bytes; the manifest says ", shard.bytes));
-    }
-  }
-  return absl::OkStatus();
-}
-
-absl::Status CheckLastShard(Directory& directory, const Manifest& manifest) {
-  RETURN_IF_ERROR(CheckLengths(directory, manifest));
-  if (manifest.shards.empty()) return absl::OkStatus();
-  const ShardInfo& last = manifest.shards.back();
-  ASSIGN_OR_RETURN(std::shared_ptr<const ReadableFile> file, directory.OpenFile(last.file));
-  ShardCheck check(std::move(file), manifest, last);
-  absl::StatusOr<bool> done = false;
-  while (done.ok() && !*done) done = check.Advance();
-  if (done.ok()) return absl::OkStatus();
-  return absl::DataLossError(absl::StrCat(last.file, ": not as it was written: ", done.status().message()));
-}
 
 absl::Status CheckHookPoints(const Manifest& manifest) {
   std::set<absl::string_view> names;
@@ -107,6 +64,22 @@ absl::StatusOr<std::unique_ptr<Catalog>> Catalog::Open(std::unique_ptr<Directory
   RETURN_IF_ERROR(root->Lock());
   std::unique_ptr<Catalog> catalog(new Catalog(std::move(root), options));
   RETURN_IF_ERROR(catalog->Sweep());
+  return catalog;
+}
+
+absl::StatusOr<std::unique_ptr<Catalog>> Catalog::OpenShared(std::unique_ptr<Directory> shared,
+                                                             const std::string& folder, const CatalogOptions& options) {
+  RETURN_IF_ERROR(CheckRecordingName(folder));
+  RETURN_IF_ERROR(LockShared(*shared));
+  auto own = shared->OpenDirectory(folder);
+  if (absl::IsNotFound(own.status())) {
+    RETURN_IF_ERROR(shared->MakeDirectory(folder));
+    RETURN_IF_ERROR(shared->Sync());
+    own = shared->OpenDirectory(folder);
+  }
+  RETURN_IF_ERROR(own.status());
+  ASSIGN_OR_RETURN(std::unique_ptr<Catalog> catalog, Open(*std::move(own), options));
+  catalog->shared_ = std::move(shared);
   return catalog;
 }
 
@@ -193,21 +166,16 @@ absl::StatusOr<std::unique_ptr<RecordingWriter>> Catalog::Create(Manifest manife
   }
   auto directory = [&]() -> absl::StatusOr<std::unique_ptr<Directory>> {
     RETURN_IF_ERROR(Charge(manifest.name, 0));  // what it takes without rows is already counted
-    RETURN_IF_ERROR(root_->MakeDirectory(manifest.name));
-    RETURN_IF_ERROR(root_->Sync());
-    ASSIGN_OR_RETURN(std::unique_ptr<Directory> made, root_->OpenDirectory(manifest.name));
-    RETURN_IF_ERROR(WriteManifest(*made, manifest));
+    ASSIGN_OR_RETURN(std::unique_ptr<Directory> made, MakeRecording(manifest.name));
+    if (absl::Status written = WriteManifest(*made, manifest); !written.ok()) {
+      Unmake(manifest.name);
+      return written;
+    }
     return made;
   }();
   if (!directory.ok()) {
-    absl::MutexLock lock(&mutex_);
-    entries_.erase(manifest.name);
+    Forget(manifest.name);
     if (absl::IsAlreadyExists(directory.status())) return exists();
-    if (auto left = root_->OpenDirectory(manifest.name); left.ok()) {
-      (*left)->Remove(kManifestFile).IgnoreError();
-      RemoveLeftovers(**left, {});
-      root_->RemoveDirectory(manifest.name).IgnoreError();
-    }
     return directory.status();
   }
   {
@@ -215,6 +183,89 @@ absl::StatusOr<std::unique_ptr<RecordingWriter>> Catalog::Create(Manifest manife
     entries_.find(manifest.name)->second.is_being_made = false;
   }
   return MakeWriter(*std::move(directory), std::move(manifest));
+}
+
+absl::StatusOr<std::unique_ptr<Directory>> Catalog::MakeRecording(const std::string& name) {
+  RETURN_IF_ERROR(root_->MakeDirectory(name));
+  auto made = [&]() -> absl::StatusOr<std::unique_ptr<Directory>> {
+    RETURN_IF_ERROR(root_->Sync());
+    return root_->OpenDirectory(name);
+  }();
+  if (!made.ok()) Unmake(name);
+  return made;
+}
+
+void Catalog::Unmake(const std::string& name) {
+  auto left = root_->OpenDirectory(name);
+  if (!left.ok()) return;
+  (*left)->Remove(kManifestFile).IgnoreError();
+  RemoveLeftovers(**left, {});
+  left->reset();
+  root_->RemoveDirectory(name).IgnoreError();
+}
+
+void Catalog::Forget(const std::string& name) {
+  absl::MutexLock lock(&mutex_);
+  entries_.erase(name);
+}
+
+absl::StatusOr<std::shared_ptr<const Manifest>> Catalog::Reserve(const Manifest& merged) {
+  absl::MutexLock lock(&mutex_);
+  const auto [found, is_new] = entries_.try_emplace(merged.name);
+  Entry& entry = found->second;
+  if (!is_new) {
+    if (entry.is_busy) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("recording ", merged.name, " is being written, merged or removed"));
+    }
+    const std::shared_ptr<const Manifest>& there = entry.manifest;
+    if (there != nullptr && there->merged && there->state == RecordingState::kComplete &&
+        there->request_digest == merged.request_digest) {
+      return there;
+    }
+    return absl::AlreadyExistsError(
+        absl::StrCat("recording ", merged.name, " exists, and is not merged of these parts"));
+  }
+  entry.is_busy = entry.is_being_made = true;
+  Manifest begun = merged;
+  begun.state = RecordingState::kRunning;
+  begun.shards.clear();
+  begun.resume_row = 0;
+  begun.create_time = begun.update_time = absl::Now();
+  SetManifest(entry, std::move(begun));
+  return nullptr;
+}
+
+absl::StatusOr<std::unique_ptr<RecordingMerge>> Catalog::Merge(const std::string& name, const std::string& client,
+                                                               const std::vector<std::string>& parts) {
+  RETURN_IF_ERROR(CheckRecordingName(name));
+  ASSIGN_OR_RETURN(MergeParts found, FindMergeParts(*root_, shared_.get(), parts));
+  ASSIGN_OR_RETURN(MergePlan plan, PlanMerge(name, found.manifests));
+  plan.manifest.client = client;
+  ASSIGN_OR_RETURN(const std::shared_ptr<const Manifest> there, Reserve(plan.manifest));
+  if (there != nullptr) return std::make_unique<RecordingMerge>(*there);
+  auto directory = [&]() -> absl::StatusOr<std::unique_ptr<Directory>> {
+    RETURN_IF_ERROR(Charge(name, 0, plan.manifest.bytes()));
+    return MakeRecording(name);
+  }();
+  if (!directory.ok()) {
+    Forget(name);
+    return directory.status();
+  }
+  RecordingMerge::Host host;
+  host.published = [this](const Manifest& manifest) {
+    absl::MutexLock lock(&mutex_);
+    Entry& entry = entries_.find(manifest.name)->second;
+    entry.is_busy = entry.is_being_made = false;
+    entry.charged_bytes = 0;
+    SetManifest(entry, manifest);
+  };
+  host.abandoned = [this, name] {
+    Unmake(name);
+    Forget(name);
+  };
+  return std::make_unique<RecordingMerge>(*std::move(directory), std::move(plan), std::move(found.parts),
+                                          std::move(host));
 }
 
 absl::StatusOr<std::unique_ptr<RecordingWriter>> Catalog::Continue(absl::string_view name,
@@ -226,6 +277,9 @@ absl::StatusOr<std::unique_ptr<RecordingWriter>> Catalog::Continue(absl::string_
     if (entry->is_busy) return absl::FailedPreconditionError(absl::StrCat("recording ", name, " is being written"));
     if (entry->manifest == nullptr) return entry->damage;
     manifest = *entry->manifest;
+    if (manifest.merged) {
+      return absl::FailedPreconditionError(absl::StrCat("recording ", name, " is merged of parts; nothing follows it"));
+    }
     if (resume.has_value() && resume->row > manifest.rows()) {
       return absl::FailedPreconditionError(absl::StrCat("recording ", name, " has ", manifest.rows(),
                                                         " rows; the resume token continues after ", resume->row));
@@ -308,11 +362,12 @@ std::unique_ptr<RecordingWriter> Catalog::MakeWriter(std::unique_ptr<Directory> 
   return std::make_unique<RecordingWriter>(std::move(directory), std::move(manifest), std::move(host));
 }
 
-absl::Status Catalog::Charge(const std::string& name, int64_t bytes) {
+absl::Status Catalog::Charge(const std::string& name, int64_t bytes, int64_t linked_bytes) {
   absl::MutexLock lock(&mutex_);
   const int64_t used = UsedBytes();
-  if (options_.quota_bytes > 0 && (used > options_.quota_bytes || bytes > options_.quota_bytes - used)) {
-    return absl::ResourceExhaustedError(absl::StrCat("recordings take ", used, " bytes and would need ", bytes,
+  const int64_t charged = bytes + linked_bytes;
+  if (options_.quota_bytes > 0 && (used > options_.quota_bytes || charged > options_.quota_bytes - used)) {
+    return absl::ResourceExhaustedError(absl::StrCat("recordings take ", used, " bytes and would need ", charged,
                                                      " more; the quota is ", options_.quota_bytes,
                                                      " (--recordings-quota-bytes)"));
   }
@@ -322,7 +377,7 @@ absl::Status Catalog::Charge(const std::string& name, int64_t bytes) {
                                                      " more are needed; ", options_.free_bytes,
                                                      " stay free (--recordings-free-bytes)"));
   }
-  entries_.find(name)->second.charged_bytes += bytes;
+  entries_.find(name)->second.charged_bytes += charged;
   return absl::OkStatus();
 }
 

@@ -20,6 +20,7 @@
 #include "absl/synchronization/mutex.h"
 #include "server/base/file_system.h"
 #include "server/recording/manifest.h"
+#include "server/recording/merge.h"
 #include "server/recording/reader.h"
 #include "server/recording/shard_files.h"
 #include "server/recording/writer.h"
@@ -49,9 +50,15 @@ struct CatalogUsage {
   int64_t kept_free_bytes = 0;                   // below this much, nothing more is written
 };
 
-// Thread-safe. It must outlive its writers; readers may outlive it.
+// Thread-safe. It must outlive its writers and merges; readers may outlive it.
 class Catalog {
  public:
+  // Opens the directory `folder` of `shared`, which it makes where it is missing, for the recordings of one of several
+  // servers that share the directory. Merge then takes recordings of all folders. Errors as Open's; INVALID_ARGUMENT:
+  // `folder` is not a recording's name.
+  static absl::StatusOr<std::unique_ptr<Catalog>> OpenShared(std::unique_ptr<Directory> shared,
+                                                             const std::string& folder, const CatalogOptions& options);
+
   // Locks the directory and sweeps it: leftovers are removed, a recording that was RUNNING becomes INTERRUPTED, and one
   // whose shards are missing or of another length becomes FAILED. Other files are left alone. FAILED_PRECONDITION:
   // another process has the directory. Recordings on a read-only disk can still be read.
@@ -74,6 +81,14 @@ class Catalog {
   // is not as it was written, or its directory is gone; RESOURCE_EXHAUSTED.
   absl::StatusOr<std::unique_ptr<RecordingWriter>> Continue(absl::string_view name,
                                                             std::optional<ResumePoint> resume = std::nullopt);
+
+  // Begins to merge complete recordings into a new one of that name. A part is a recording of this catalog, by its
+  // name, or of a folder of the shared directory (OpenShared): `FOLDER/NAME`, or `*/NAME` for all folders that have
+  // one. Where a merge of the same parts is there already, nothing is left to do. INVALID_ARGUMENT: a name, or no
+  // shared directory; NOT_FOUND: a part; ALREADY_EXISTS: another recording has the name; RESOURCE_EXHAUSTED: disk or
+  // quota; FAILED_PRECONDITION: as PlanMerge.
+  absl::StatusOr<std::unique_ptr<RecordingMerge>> Merge(const std::string& name, const std::string& client,
+                                                        const std::vector<std::string>& parts);
 
   // INVALID_ARGUMENT: not a name; NOT_FOUND, also while it is being removed; DATA_LOSS: its manifest cannot be read.
   absl::StatusOr<std::shared_ptr<const Manifest>> Get(absl::string_view name) const;
@@ -111,11 +126,19 @@ class Catalog {
         open_files_(std::make_shared<ShardFileCache>()),
         read_memory_(std::make_shared<ReadMemory>(options.read_bytes)) {}
 
+  // Makes the directory of an entry that is being made. ALREADY_EXISTS; RESOURCE_EXHAUSTED.
+  absl::StatusOr<std::unique_ptr<Directory>> MakeRecording(const std::string& name);
+  // Removes what there is of it.
+  void Unmake(const std::string& name);
+  void Forget(const std::string& name) ABSL_LOCKS_EXCLUDED(mutex_);
+  // Takes the name of a merge. Returns the recording where it is there already, null where the merge may begin.
+  absl::StatusOr<std::shared_ptr<const Manifest>> Reserve(const Manifest& merged) ABSL_LOCKS_EXCLUDED(mutex_);
   absl::Status Sweep();
   void SweepRecording(const std::string& name);
   std::unique_ptr<RecordingWriter> MakeWriter(std::unique_ptr<Directory> directory, Manifest manifest);
   absl::StatusOr<Manifest> CutBack(Directory& directory, const Manifest& manifest, const ResumePoint& resume);
-  absl::Status Charge(const std::string& name, int64_t bytes) ABSL_LOCKS_EXCLUDED(mutex_);
+  // `linked_bytes` count towards the quota, but take no room on the disk.
+  absl::Status Charge(const std::string& name, int64_t bytes, int64_t linked_bytes = 0) ABSL_LOCKS_EXCLUDED(mutex_);
   int64_t UsedBytes() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Sets the manifest of the recording, for readers too.
   void SetManifest(Entry& entry, Manifest manifest) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -126,6 +149,7 @@ class Catalog {
   absl::StatusOr<Entry*> Find(absl::string_view name) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const std::unique_ptr<Directory> root_;
+  std::unique_ptr<Directory> shared_;  // null: the catalog has a directory of its own
   const CatalogOptions options_;
   const std::shared_ptr<ShardFileCache> open_files_;
   const std::shared_ptr<ReadMemory> read_memory_;

@@ -22,12 +22,12 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr int kVersion = 1;
+// Of merged recordings, which readers of version 1 must not take for what they are not.
+constexpr int kMergedVersion = 2;
 // A recording of 10 TiB in shards of 256 MiB has a manifest of 8 MiB; anything larger was not written by us.
 constexpr int64_t kMaxManifestBytes = int64_t{256} << 20;
 // Ours use four levels.
 constexpr int kMaxManifestDepth = 16;
-// The shards' names number rows by 12 digits.
-constexpr int64_t kMaxRows = 999'999'999'999;
 constexpr int64_t kMaxWidth = int64_t{1} << 24;
 // No disk holds as much, and it is far enough below the end of int64_t that a sum over recordings does not overflow.
 constexpr int64_t kMaxBytes = int64_t{1} << 60;
@@ -106,9 +106,9 @@ absl::Status CheckShards(const Manifest& manifest) {
   int64_t row = 0;
   for (size_t i = 0; i < manifest.shards.size(); ++i) {
     const ShardInfo& shard = manifest.shards[i];
-    const bool is_last = i + 1 == manifest.shards.size();
-    if (shard.first_row != row || shard.rows > manifest.shard_rows || (!is_last && shard.rows != manifest.shard_rows) ||
-        shard.end_row() > manifest.max_rows()) {
+    const bool may_be_short = manifest.merged || i + 1 == manifest.shards.size();
+    if (shard.first_row != row || shard.rows > manifest.shard_rows ||
+        (!may_be_short && shard.rows != manifest.shard_rows) || shard.end_row() > manifest.max_rows()) {
       return absl::DataLossError(absl::StrCat("shards[", i, "]: rows ", shard.first_row, " to ", shard.end_row(),
                                               " do not follow row ", row, " in shards of ", manifest.shard_rows,
                                               " rows up to ", manifest.max_rows()));
@@ -171,7 +171,7 @@ void ReadHookPoints(Members& members, absl::Status& status, Manifest& manifest) 
     RecordedHookPoint read;
     read.name = point.String("name", 1 << 12);
     read.width = point.Integer("width", 1, kMaxWidth);
-    read.max_activations = point.Integer("max_activations", 1, kMaxRows);
+    read.max_activations = point.Integer("max_activations", 1, kMaxRecordedRows);
     if (!names.insert(read.name).second) point.Fail("name", "unique");
     if (read.width < manifest.top_k) point.Fail("width", "at least top_k");
     manifest.hook_points.push_back(std::move(read));
@@ -184,10 +184,12 @@ void ReadShards(Members& members, absl::Status& status, Manifest& manifest) {
     Members shard(shards[i], absl::StrCat("shards[", i, "]"), status);
     ShardInfo read;
     read.file = shard.String("file", 255);
-    read.first_row = shard.Integer("first_row", 0, kMaxRows);
-    read.rows = shard.Integer("rows", 1, kMaxRows);
+    read.first_row = shard.Integer("first_row", 0, kMaxRecordedRows);
+    read.rows = shard.Integer("rows", 1, kMaxRecordedRows);
     read.bytes = shard.Integer("bytes", 1, kMaxBytes);
     read.xxh3 = shard.String("xxh3", 32);
+    read.header_first_row = read.first_row;
+    if (manifest.merged) read.header_first_row = shard.Integer("header_first_row", 0, kMaxRecordedRows);
     manifest.shards.push_back(std::move(read));
   }
 }
@@ -198,7 +200,7 @@ void ReadResume(Members& members, absl::Status& status, Manifest& manifest) {
   if (!absl::Base64Unescape(resume_members.String("token", 1 << 20), &manifest.resume_token)) {
     resume_members.Fail("token", "base64");
   }
-  manifest.resume_row = resume_members.Integer("row", 0, kMaxRows);
+  manifest.resume_row = resume_members.Integer("row", 0, kMaxRecordedRows);
   manifest.resume_message_bytes = resume_members.Integer("message_bytes", 0, 1 << 30);
 }
 
@@ -221,6 +223,12 @@ absl::string_view RecordingStateName(RecordingState state) {
 }
 
 int64_t Manifest::RowsOf(int hook_point) const { return std::min(rows(), hook_points[hook_point].max_activations); }
+
+size_t Manifest::ShardOf(int64_t row) const {
+  const auto after = std::upper_bound(shards.begin(), shards.end(), row,
+                                      [](int64_t wanted, const ShardInfo& shard) { return wanted < shard.first_row; });
+  return static_cast<size_t>(after - shards.begin()) - 1;
+}
 
 int64_t Manifest::bytes() const {
   int64_t bytes = 0;
@@ -255,7 +263,7 @@ bool IsLeftover(absl::string_view name) {
 std::string FormatManifest(const Manifest& manifest) {
   Json json;
   json["format"] = "hookline-recording";
-  json["version"] = kVersion;
+  json["version"] = manifest.merged ? kMergedVersion : kVersion;
   json["name"] = manifest.name;
   json["state"] = std::string(RecordingStateName(manifest.state));
   json["error"] = manifest.error;
@@ -285,6 +293,7 @@ std::string FormatManifest(const Manifest& manifest) {
                                   {"rows", shard.rows},
                                   {"bytes", shard.bytes},
                                   {"xxh3", shard.xxh3}});
+    if (manifest.merged) json["shards"].back()["header_first_row"] = shard.header_first_row;
   }
   json["resume"] = Json{{"token", absl::Base64Escape(manifest.resume_token)},
                         {"row", manifest.resume_row},
@@ -303,7 +312,7 @@ absl::StatusOr<Manifest> ParseManifest(absl::string_view text) {
   Members members(*json, "", status);
   Manifest manifest;
   if (members.String("format", 64) != "hookline-recording") members.Fail("format", "\"hookline-recording\"");
-  members.Integer("version", kVersion, kVersion);
+  manifest.merged = members.Integer("version", kVersion, kMergedVersion) == kMergedVersion;
   manifest.name = members.String("name", kMaxNameBytes);
   ReadState(members, manifest);
   manifest.error = members.String("error", 1 << 16);
@@ -315,11 +324,12 @@ absl::StatusOr<Manifest> ParseManifest(absl::string_view text) {
   ReadDtype(members, manifest);
   if (json->contains("top_k")) manifest.top_k = members.Integer("top_k", 1, kMaxWidth);
   ReadHookPoints(members, status, manifest);
-  manifest.shard_rows = members.Integer("shard_rows", 1, kMaxRows);
+  manifest.shard_rows = members.Integer("shard_rows", 1, kMaxRecordedRows);
   manifest.source = members.Object("source");
   manifest.selection = members.Object("selection");
   ReadShards(members, status, manifest);
-  if (members.Integer("rows", 0, kMaxRows) != manifest.rows()) members.Fail("rows", "the end of the last shard");
+  if (members.Integer("rows", 0, kMaxRecordedRows) != manifest.rows())
+    members.Fail("rows", "the end of the last shard");
   ReadResume(members, status, manifest);
   std::string error;
   for (const auto& [key, time] :
@@ -330,6 +340,9 @@ absl::StatusOr<Manifest> ParseManifest(absl::string_view text) {
   RETURN_IF_ERROR(CheckShards(manifest));
   RETURN_IF_ERROR(CheckSizes(manifest));
   if (manifest.resume_row > manifest.rows()) members.Fail("resume.row", "at most `rows`");
+  if (manifest.merged && manifest.state != RecordingState::kComplete && manifest.state != RecordingState::kFailed) {
+    members.Fail("state", "COMPLETE or FAILED, as of a merged recording");
+  }
   RETURN_IF_ERROR(status);
   return manifest;
 }

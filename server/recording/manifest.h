@@ -18,6 +18,8 @@ namespace hookline {
 
 inline constexpr char kManifestFile[] = "manifest.json";
 inline constexpr char kTemporarySuffix[] = ".tmp";
+// The shards' names number rows by 12 digits.
+inline constexpr int64_t kMaxRecordedRows = 999'999'999'999;
 
 enum class RecordingState { kRunning, kComplete, kStopped, kInterrupted, kFailed };
 inline constexpr RecordingState kRecordingStates[] = {RecordingState::kRunning, RecordingState::kComplete,
@@ -41,6 +43,8 @@ struct ShardInfo {
   int64_t rows = 0;
   int64_t bytes = 0;
   std::string xxh3;  // 32 hexadecimal digits
+  // Its header's `first_row`, which in a merged recording is that of the part that the file was written for.
+  int64_t header_first_row = 0;
 
   int64_t end_row() const { return first_row + rows; }
 };
@@ -54,10 +58,11 @@ struct Manifest {
   std::string request_digest;
   std::string client;  // that it belongs to; empty: nobody
   bool deterministic = false;
+  bool merged = false;  // of the shards of other recordings: it is complete, and no writer continues it
   Dtype dtype = Dtype::kFloat32;
   int64_t top_k = 0;  // 0: whole rows
   std::vector<RecordedHookPoint> hook_points;
-  int64_t shard_rows = 0;
+  int64_t shard_rows = 0;  // of each shard but the last; of a merged recording the most of any shard
   nlohmann::json source = nlohmann::json::object();
   nlohmann::json selection = nlohmann::json::object();
   std::vector<ShardInfo> shards;
@@ -69,6 +74,8 @@ struct Manifest {
 
   int64_t rows() const { return shards.empty() ? 0 : shards.back().end_row(); }
   int64_t RowsOf(int hook_point) const;
+  // The index of the shard that holds row `row`, which is below rows().
+  size_t ShardOf(int64_t row) const;
   RowLayout LayoutOf(int hook_point) const { return {dtype, hook_points[hook_point].width, top_k}; }
   int64_t bytes() const;
   // The largest budget.

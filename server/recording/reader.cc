@@ -22,7 +22,7 @@ absl::StatusOr<std::shared_ptr<const ShardLayout>> RecordingReader::LayoutOf(siz
   const auto found = layouts_.find(shard);
   if (found != layouts_.end()) return found->second;
   const ShardInfo& info = manifest_->shards[shard];
-  ASSIGN_OR_RETURN(ShardLayout layout, LayOutShard(*manifest_, info.first_row, info.end_row()));
+  ASSIGN_OR_RETURN(ShardLayout layout, LayOutShard(*manifest_, info));
   layout.header = std::string();
   if (layouts_.size() >= kMaxLayouts) layouts_.clear();
   return layouts_[shard] = std::make_shared<const ShardLayout>(std::move(layout));
@@ -77,7 +77,7 @@ absl::Status RowRead::Finish() {
 absl::StatusOr<bool> RowRead::Advance() {
   const Manifest& manifest = reader_->manifest();
   while (range_ < ranges_.size()) {
-    const size_t index = (ranges_[range_].first_row + taken_) / manifest.shard_rows;
+    const size_t index = manifest.ShardOf(ranges_[range_].first_row + taken_);
     const ShardInfo& shard = manifest.shards[index];
     absl::StatusOr<bool> done = AdvanceInShard(index, shard);
     if (!done.ok()) return Explain(shard, done.status());

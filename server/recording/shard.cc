@@ -17,16 +17,15 @@ constexpr int64_t kMaxHeaderBytes = int64_t{1} << 40;
 // Read and hashed at a time, so that it stays in the processor's cache.
 constexpr int64_t kPieceBytes = int64_t{256} << 10;
 
-}  // namespace
-
-absl::StatusOr<ShardLayout> LayOutShard(const Manifest& manifest, int64_t first_row, int64_t end_row) {
+absl::StatusOr<ShardLayout> LayOut(const Manifest& manifest, int64_t first_row, int64_t end_row,
+                                   int64_t header_first_row) {
   ShardLayout layout;
   layout.first_row = first_row;
   layout.end_row = end_row;
   SafetensorsHeader header({{"format", "hookline-recording"},
                             {"version", "1"},
                             {"fingerprint", manifest.fingerprint},
-                            {"first_row", absl::StrCat(first_row)}});
+                            {"first_row", absl::StrCat(header_first_row)}});
   CheckedInt64 offset = 0;
   const auto add = [&](const std::string& name, absl::string_view dtype, int64_t rows, int64_t width,
                        int64_t row_bytes) {
@@ -62,8 +61,18 @@ absl::StatusOr<ShardLayout> LayOutShard(const Manifest& manifest, int64_t first_
   return layout;
 }
 
+}  // namespace
+
+absl::StatusOr<ShardLayout> LayOutShard(const Manifest& manifest, int64_t first_row, int64_t end_row) {
+  return LayOut(manifest, first_row, end_row, first_row);
+}
+
+absl::StatusOr<ShardLayout> LayOutShard(const Manifest& manifest, const ShardInfo& shard) {
+  return LayOut(manifest, shard.first_row, shard.end_row(), shard.header_first_row);
+}
+
 ShardCheck::ShardCheck(std::shared_ptr<const ReadableFile> file, const Manifest& manifest, const ShardInfo& shard)
-    : file_(std::move(file)), shard_(shard), layout_(LayOutShard(manifest, shard.first_row, shard.end_row())) {}
+    : file_(std::move(file)), shard_(shard), layout_(LayOutShard(manifest, shard)) {}
 
 absl::Status ShardCheck::Begin() {
   RETURN_IF_ERROR(layout_.status());

@@ -43,6 +43,8 @@ struct ShardLayout {
 // first_row is a multiple of manifest.shard_rows, end_row is above it and at most manifest.max_rows(). DATA_LOSS: so
 // many rows of these widths take more bytes than any file has.
 absl::StatusOr<ShardLayout> LayOutShard(const Manifest& manifest, int64_t first_row, int64_t end_row);
+// The same of a shard that the manifest names.
+absl::StatusOr<ShardLayout> LayOutShard(const Manifest& manifest, const ShardInfo& shard);
 
 // Compares a shard's file with the manifest, slice by slice, so that no thread is busy for a whole shard. One thread at
 // a time.

@@ -65,7 +65,7 @@ absl::StatusOr<ShardInfo> ShardWriter::Finish(const Manifest& manifest, int64_t 
   file_.reset();
   ShardInfo info;
   info.file = ShardFileName(layout_.first_row, layout_.end_row);
-  info.first_row = layout_.first_row;
+  info.first_row = info.header_first_row = layout_.first_row;
   info.rows = rows;
   info.bytes = layout_.file_bytes;
   Xxh3 header_hash;

@@ -9,7 +9,6 @@
 #include "server/service/status_mapping.h"
 #include "server/service/wire/capture_response_encoder.h"
 #include "server/service/wire/recording_conversion.h"
-#include "server/service/wire/request_parser.h"
 
 namespace hookline {
 namespace {
@@ -48,21 +47,21 @@ absl::Status PersistCall::Persist(const ClientIdentity& client, const grpc::Byte
     return InvalidField("capture.record_as", "must be empty; the recording's name is `name`");
   }
   if (!TextRequests::HasText(parsed.capture)) {
-    return PersistPrepared(client, parsed.name, std::move(parsed.capture));
+    return PersistPrepared(client, std::move(parsed));
   }
   // Texts wait as they came (TextRequests::threads).
   PostOn(&texts_->threads(), [this, client, request] {
     absl::StatusOr<PersistRequest> again = ParsePersistRequest(request, recorder_->token_limits());
-    absl::Status status = again.ok() ? PersistPrepared(client, again->name, std::move(again->capture)) : again.status();
+    absl::Status status = again.ok() ? PersistPrepared(client, *std::move(again)) : again.status();
     if (!status.ok()) Refuse(std::move(status));
   });
   return absl::OkStatus();
 }
 
-absl::Status PersistCall::PersistPrepared(const ClientIdentity& client, const std::string& name,
-                                          CaptureRequest request) {
-  RETURN_IF_ERROR(texts_->Prepare(&request));
-  ASSIGN_OR_RETURN(Persisted persisted, recorder_->Persist(name, std::move(request), client));
+absl::Status PersistCall::PersistPrepared(const ClientIdentity& client, PersistRequest request) {
+  RETURN_IF_ERROR(texts_->Prepare(&request.capture));
+  ASSIGN_OR_RETURN(Persisted persisted,
+                   recorder_->Persist(request.name, std::move(request.capture), request.part, client));
   const std::shared_ptr<RecordingSession> session = persisted.session;
   int watch = -1;
   if (session != nullptr) {
@@ -75,7 +74,7 @@ absl::Status PersistCall::PersistPrepared(const ClientIdentity& client, const st
   }
   {
     absl::MutexLock lock(&mutex_);
-    name_ = name;
+    name_ = request.name;
     if (!finished()) {
       persisted_ = std::move(persisted);
       watch_ = watch;

@@ -19,6 +19,7 @@
 #include "server/service/stream_call.h"
 #include "server/service/task_threads.h"
 #include "server/service/text_requests.h"
+#include "server/service/wire/request_parser.h"
 
 namespace hookline {
 
@@ -32,7 +33,7 @@ class PersistCall final : public StreamCall<grpc::ServerWriteReactor<grpc::ByteB
 
  private:
   absl::Status Persist(const ClientIdentity& client, const grpc::ByteBuffer& request);
-  absl::Status PersistPrepared(const ClientIdentity& client, const std::string& name, CaptureRequest request);
+  absl::Status PersistPrepared(const ClientIdentity& client, PersistRequest request);
   Step NextStep() override ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Release() override;
   RecordingSession::Progress Progress() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

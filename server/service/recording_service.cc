@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "server/base/status.h"
+#include "server/service/merge_call.h"
 #include "server/service/plain_call.h"
 #include "server/service/recording_calls.h"
 #include "server/service/wire/recording_conversion.h"
@@ -102,6 +103,17 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* RecordingServiceImpl::VerifyRecordin
   CallRecord record;
   const absl::StatusOr<AuthClient> client =
       caller_.Authorize(*context, "/hookline.v1.RecordingService/VerifyRecording", &record);
+  call->Keep(context, std::move(record));
+  call->Begin(client, *request);
+  return call.get();
+}
+
+grpc::ServerWriteReactor<grpc::ByteBuffer>* RecordingServiceImpl::MergeRecordings(grpc::CallbackServerContext* context,
+                                                                                  const grpc::ByteBuffer* request) {
+  auto call = std::make_shared<MergeCall>(recorder_, &threads_->verify, &threads_->verifications);
+  CallRecord record;
+  const absl::StatusOr<AuthClient> client =
+      caller_.Authorize(*context, "/hookline.v1.RecordingService/MergeRecordings", &record);
   call->Keep(context, std::move(record));
   call->Begin(client, *request);
   return call.get();

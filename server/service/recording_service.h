@@ -22,14 +22,16 @@ using RawRecordingService =
                 v1::RecordingService::WithRawCallbackMethod_StopRecording<
                     v1::RecordingService::WithRawCallbackMethod_DeleteRecording<
                         v1::RecordingService::WithRawCallbackMethod_VerifyRecording<
-                            v1::RecordingService::Service>>>>>>>;
+                            v1::RecordingService::WithRawCallbackMethod_MergeRecordings<
+                                v1::RecordingService::Service>>>>>>>>;
 
 // The recording services of all a server's origins share these.
 struct RecordingThreads {
   TaskThreads wakes;
-  TaskThreads disk;  // what waits for a disk must not hold up what is woken
-  std::atomic<int> verifications{0};
-  // Verifications read whole recordings, so they have a thread of their own, on which they take turns slice by slice.
+  TaskThreads disk;                   // what waits for a disk must not hold up what is woken
+  std::atomic<int> verifications{0};  // and merges
+  // Verifications and merges read whole recordings, so they have a thread of their own, on which they take turns slice
+  // by slice.
   TaskThreads verify{1};
 };
 
@@ -51,6 +53,8 @@ class RecordingServiceImpl final : public RawRecordingService {
   grpc::ServerUnaryReactor* DeleteRecording(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
                                             grpc::ByteBuffer* response) override;
   grpc::ServerWriteReactor<grpc::ByteBuffer>* VerifyRecording(grpc::CallbackServerContext* context,
+                                                              const grpc::ByteBuffer* request) override;
+  grpc::ServerWriteReactor<grpc::ByteBuffer>* MergeRecordings(grpc::CallbackServerContext* context,
                                                               const grpc::ByteBuffer* request) override;
   grpc::ServerWriteReactor<grpc::ByteBuffer>* ReadRecording(grpc::CallbackServerContext* context,
                                                             const grpc::ByteBuffer* request) override;

@@ -9,6 +9,7 @@
 #include "absl/time/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "server/base/file_links.h"
 #include "tests/support/fake_disk.h"
 
 namespace hookline {
@@ -136,6 +137,35 @@ TEST_P(FileSystemTest, ASecondLockOfADirectoryIsRefusedUntilTheFirstIsGone) {
   EXPECT_EQ(other->Lock().code(), absl::StatusCode::kFailedPrecondition);
   root_.reset();
   EXPECT_TRUE(other->Lock().ok());
+}
+
+TEST_P(FileSystemTest, ASharedLockExcludesOnlyOneThatIsHeldAlone) {
+  const auto open = [&] { return GetParam() ? *OpenDirectory(root_->path()) : disk_.root(); };
+  const std::unique_ptr<Directory> alone = open();
+  {
+    const std::unique_ptr<Directory> one = open();
+    const std::unique_ptr<Directory> other = open();
+    ASSERT_TRUE(LockShared(*one).ok());
+    ASSERT_TRUE(LockShared(*other).ok());
+    EXPECT_EQ(alone->Lock().code(), absl::StatusCode::kFailedPrecondition);
+  }
+  ASSERT_TRUE(alone->Lock().ok());
+  EXPECT_EQ(LockShared(*root_).code(), absl::StatusCode::kFailedPrecondition);
+}
+
+TEST_P(FileSystemTest, ALinkedFileStaysWhenItsFirstNameIsRemoved) {
+  ASSERT_TRUE(root_->MakeDirectory("from").ok());
+  ASSERT_TRUE(root_->MakeDirectory("to").ok());
+  const auto from = *root_->OpenDirectory("from");
+  const auto to = *root_->OpenDirectory("to");
+  Write(*from, "a", "rows");
+  ASSERT_TRUE(LinkFile(*from, "a", *to, "b").ok());
+  ASSERT_TRUE(from->Remove("a").ok());
+  EXPECT_EQ(*ReadAll(**to->OpenFile("b"), kMaxBytes), "rows");
+  EXPECT_EQ(LinkFile(*from, "a", *to, "c").code(), absl::StatusCode::kNotFound);
+  Write(*from, "a", "others");
+  EXPECT_EQ(LinkFile(*from, "a", *to, "b").code(), absl::StatusCode::kAlreadyExists);
+  EXPECT_EQ(LinkFile(*from, "a", *to, "../c").code(), absl::StatusCode::kInvalidArgument);
 }
 
 TEST(PosixFileSystemTest, LinksAreNotFollowed) {

@@ -367,3 +367,59 @@ def test_a_capture_that_is_killed_leaves_nothing_that_looks_like_a_file_of_rows(
 def test_what_cannot_be_is_said_in_one_line(reader, arguments, code, message):
     got, errors = refused(reader, *arguments)
     assert got == code and message in errors
+
+
+def test_servers_that_share_a_directory_make_one_recording(recorded, tmp_path):
+    (tmp_path / "recordings").mkdir()
+    servers = [Server(recordings=tmp_path / "recordings", arguments=("--recordings-folder", name)) for name in "ab"]
+    try:
+        flags = [flag for flag in request_flags() if flag != "--deterministic"]
+        for index, server in enumerate(servers):
+            persist = ["persist", "part", *flags, "--sequence-count", "52", "--part", f"{index}/2", "--quiet"]
+            code, _, errors = run(server, *persist)
+            assert code == 0 and "cap" not in errors, errors
+        code, output, errors = run(servers[0], "merge", "whole", "*/part")
+        assert code == 0 and output.startswith("whole: complete, 5,000 rows of float32"), errors
+        assert "100% 6/6 shards" in errors
+        assert done(servers[0], "merge", "whole", "part", "b/part", "--quiet") == output
+        assert "every byte as it was written" in done(servers[0], "verify", "whole", "--quiet")
+        done(servers[0], "read", "whole", "--provenance", "--quiet", "--out", str(tmp_path / "read"))
+        for name, rows in ROWS.items():
+            tensors = read_safetensors(tmp_path / "read" / f"{name}.safetensors")[1]
+            for key, values in recorded[1][name].items():
+                compare = np.testing.assert_allclose if key == name else np.testing.assert_array_equal
+                compare(tensors[key], values, **({"rtol": 1e-4, "atol": 1e-5} if key == name else {}))
+            assert len(tensors[name]) == rows
+        code, errors = refused(servers[0], "merge", "other", "part", "-q")
+        assert code == 1 and "the parts are of sequences 0 to 51" in errors
+        assert "parts[0]: no recording is called 'c/part'\n" in refused(servers[0], "merge", "other", "c/part", "-q")[1]
+        assert (
+            "exists, and is not merged of these parts"
+            in refused(servers[0], "merge", "part", "part", "b/part", "-q")[1]
+        )
+        for part in ("1", "a/2", "1/2/3"):
+            assert "is not INDEX/COUNT" in refused(servers[0], "persist", "x", *flags, "--part", part, "-q")[1]
+        assert "part.index: 2" in refused(servers[0], "persist", "x", *flags, "--part", "2/2", "-q")[1]
+        assert "INDEX/COUNT" in done(None, "persist", "--help")
+        assert "hookline merge run1 '*/run1-part'" in done(None, "merge", "--help")
+    finally:
+        for server in servers:
+            server.kill()
+
+
+def test_a_directory_is_shared_only_by_servers_with_folders(tmp_path):
+    (tmp_path / "recordings").mkdir()
+    server = Server(recordings=tmp_path / "recordings", model=False, arguments=("--recordings-folder", "a"))
+    try:
+        program = [os.environ["HOOKLINE_SERVER_PROGRAM"], "--listen", "127.0.0.1:0"]
+        directory = ["--recordings-dir", str(tmp_path / "recordings")]
+        for flags, what in (
+            (directory, "in use by another process"),
+            ([*directory, "--recordings-folder", "a"], "in use by another process"),
+            ([*directory, "--recordings-folder", "../b"], "--recordings-folder: name: "),
+            (["--recordings-folder", "b"], "--recordings-folder: is a folder in --recordings-dir"),
+        ):
+            ended = subprocess.run([*program, *flags], capture_output=True, text=True, timeout=PATIENCE)
+            assert ended.returncode != 0 and what in ended.stderr, ended.stderr
+    finally:
+        server.kill()

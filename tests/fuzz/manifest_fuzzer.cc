@@ -26,7 +26,7 @@ constexpr size_t kMaxShards = 16;
 bool WriteShards(const Manifest& manifest, const fs::path& folder) {
   if (manifest.shards.size() > kMaxShards) return false;
   for (const hookline::ShardInfo& shard : manifest.shards) {
-    const auto layout = hookline::LayOutShard(manifest, shard.first_row, shard.end_row());
+    const auto layout = hookline::LayOutShard(manifest, shard);
     hookline::CheckMessage(layout.status());
     if (!layout.ok() || layout->file_bytes > kMaxShardBytes) return false;
     std::ofstream file(folder / shard.file, std::ios::binary);

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "server/base/checked_math.h"
+#include "server/base/file_links.h"
 #include "server/base/status.h"
 
 namespace hookline {
@@ -20,6 +21,7 @@ struct FakeDisk::Node {
   std::string contents;
   std::string synced_contents;
   int64_t modified = 0;  // the number of the operation that wrote to it last
+  int locks = 0;         // that share it; -1: one holds it alone
   std::map<std::string, std::shared_ptr<Node>> entries;
   std::map<std::string, std::shared_ptr<Node>> synced_entries;
 };
@@ -34,7 +36,6 @@ struct FakeDisk::State {
   int64_t act_at = 0;
   std::function<void()> action;
   int64_t capacity = std::numeric_limits<int64_t>::max();
-  bool locked = false;
   int64_t opened_files = 0;
   int64_t read_bytes = 0;
 
@@ -165,12 +166,13 @@ class FakeReadableFile final : public ReadableFile {
   const std::string path_;
 };
 
-class FakeDirectory final : public Directory {
+class FakeDirectory final : public Directory, public FileLinks {
  public:
   FakeDirectory(std::shared_ptr<State> state, std::shared_ptr<Node> node, std::string path)
       : state_(std::move(state)), node_(std::move(node)), path_(std::move(path)) {}
   ~FakeDirectory() override {
-    if (holds_lock_) state_->locked = false;
+    if (holds_lock_) node_->locks = 0;
+    if (shares_lock_) --node_->locks;
   }
 
   const std::string& path() const override { return path_; }
@@ -201,6 +203,16 @@ class FakeDirectory final : public Directory {
     ASSIGN_OR_RETURN(std::shared_ptr<Node> node, Find(from));
     node_->entries.erase(std::string(from));
     node_->entries[std::string(to)] = std::move(node);
+    return absl::OkStatus();
+  }
+
+  absl::Status Link(Directory& from, absl::string_view name, absl::string_view to) override {
+    RETURN_IF_ERROR(CheckFileName(to));
+    RETURN_IF_ERROR(state_->Operate());
+    ASSIGN_OR_RETURN(std::shared_ptr<Node> node, static_cast<FakeDirectory&>(from).Find(name));
+    if (!node_->entries.emplace(to, std::move(node)).second) {
+      return absl::AlreadyExistsError(absl::StrCat(path_, "/", to, ": exists"));
+    }
     return absl::OkStatus();
   }
 
@@ -239,8 +251,16 @@ class FakeDirectory final : public Directory {
   absl::StatusOr<int64_t> FreeBytes() override { return state_->capacity - State::Used(*state_->root); }
 
   absl::Status Lock() override {
-    if (state_->locked && !holds_lock_) return absl::FailedPreconditionError("in use by another process");
-    state_->locked = holds_lock_ = true;
+    if (node_->locks != 0 && !holds_lock_) return absl::FailedPreconditionError("in use by another process");
+    node_->locks = -1;
+    holds_lock_ = true;
+    return absl::OkStatus();
+  }
+
+  absl::Status LockShared() override {
+    if (node_->locks < 0) return absl::FailedPreconditionError("in use by another process");
+    ++node_->locks;
+    shares_lock_ = true;
     return absl::OkStatus();
   }
 
@@ -268,6 +288,7 @@ class FakeDirectory final : public Directory {
   const std::shared_ptr<Node> node_;
   const std::string path_;
   bool holds_lock_ = false;
+  bool shares_lock_ = false;
 };
 
 void CollectFiles(const Node& node, const std::string& path, std::map<std::string, std::string>& files) {

@@ -28,6 +28,7 @@ void AddExamplesCommand(CLI::App& app, Invocation& invocation);
 void AddPersistCommand(CLI::App& app, Invocation& invocation);
 void AddRecordingsCommand(CLI::App& app, Invocation& invocation);
 void AddVerifyCommand(CLI::App& app, Invocation& invocation);
+void AddMergeCommand(CLI::App& app, Invocation& invocation);
 void AddReadCommand(CLI::App& app, Invocation& invocation);
 void AddExportCommand(CLI::App& app, Invocation& invocation);
 void AddImportCommand(CLI::App& app, Invocation& invocation);

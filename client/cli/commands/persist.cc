@@ -4,7 +4,9 @@
 #include <string>
 #include <utility>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "client/cli/commands/capture_request.h"
 #include "client/cli/commands/commands.h"
 #include "client/cli/commands/notes.h"
@@ -14,6 +16,7 @@
 #include "client/cpp/client.h"
 #include "client/cpp/rpc_status.h"
 #include "hookline/v1/recording_service.grpc.pb.h"
+#include "server/base/escape.h"
 #include "server/base/status.h"
 
 namespace hookline::cli {
@@ -32,8 +35,23 @@ constexpr size_t kMaxRequestBytes = size_t{2} << 20;
 
 struct PersistFlags : CaptureRequestFlags {
   std::string name;
+  std::string part;  // INDEX/COUNT; empty: all
   bool quiet = false;
 };
+
+// Reads INDEX/COUNT. What the numbers may be is the server's to say.
+absl::Status ReadPart(const std::string& text, v1::RecordingPart* part) {
+  const std::pair<absl::string_view, absl::string_view> split = absl::StrSplit(text, absl::MaxSplits('/', 1));
+  int32_t index;
+  int32_t count;
+  if (!absl::SimpleAtoi(split.first, &index) || !absl::SimpleAtoi(split.second, &count)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--part: ", Quoted(text), " is not INDEX/COUNT, such as 0/4 for the first of four parts"));
+  }
+  part->set_index(index);
+  part->set_count(count);
+  return absl::OkStatus();
+}
 
 absl::Status AddTokens(TokenSource& tokens, v1::CaptureRequest& request) {
   size_t bytes = 0;
@@ -69,6 +87,7 @@ absl::Status Run(const PersistFlags& flags, const ServerChoice& server, Interrup
   v1::PersistRequest request;
   request.set_name(flags.name);
   ASSIGN_OR_RETURN(*request.mutable_capture(), MakeCaptureRequest(flags));
+  if (!flags.part.empty()) RETURN_IF_ERROR(ReadPart(flags.part, request.mutable_part()));
   ASSIGN_OR_RETURN(std::unique_ptr<client::Client> client, Connect(server));
   AnyServer any({client.get()});
   ASSIGN_OR_RETURN(const std::unique_ptr<TokenSource> tokens, OpenTokens(flags, any, server.address));
@@ -101,8 +120,10 @@ absl::Status Run(const PersistFlags& flags, const ServerChoice& server, Interrup
                                              " (hookline recordings ", flags.name, " --stop ends it)"));
   }
   if (!recording.name().empty()) std::fputs(RecordingText(recording).c_str(), stdout);
-  for (const std::string& note : NotesOfRecording(request.capture(), recording)) {
-    std::fprintf(stderr, "hookline: %s\n", note.c_str());
+  if (!request.has_part()) {  // what the budgets leave for a part is less than was asked for
+    for (const std::string& note : NotesOfRecording(request.capture(), recording)) {
+      std::fprintf(stderr, "hookline: %s\n", note.c_str());
+    }
   }
   if (tokens != nullptr && absl::IsInvalidArgument(status)) return tokens->NamePlace(status);
   return ExplainUnavailable(status, server.address);
@@ -119,6 +140,12 @@ void AddPersistCommand(CLI::App& app, Invocation& invocation) {
       ->type_name("NAME")
       ->required();
   AddCaptureRequestOptions(*command, *flags, Feeds::kNotOffered);
+  command
+      ->add_option(
+          "--part", flags->part,
+          "Record only part INDEX, from 0, of COUNT equal parts of the dataset's sequences; hookline merge makes "
+          "one recording of them. --max-activations is that of all parts together")
+      ->type_name("INDEX/COUNT");
   command->add_flag("--quiet,-q", flags->quiet, "No progress");
   command->callback([flags, &invocation] {
     RequireSource(*flags);

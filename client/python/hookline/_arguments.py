@@ -19,13 +19,19 @@ class EstimateArguments(TypedDict, total=False):
     top_k: int
 
 
-class PersistArguments(EstimateArguments, total=False):
-    """The arguments of `Client.persist`; `Client.capture` says what each means."""
+class RowsArguments(EstimateArguments, total=False):
+    """The arguments of whatever computes rows; `Client.capture` says what each means."""
 
     deterministic: bool
 
 
-class StatisticsArguments(PersistArguments, total=False):
+class PersistArguments(RowsArguments, total=False):
+    """The arguments of `Client.persist`, which says what `part` means, and `Client.capture` what the others do."""
+
+    part: tuple[int, int] | None
+
+
+class StatisticsArguments(RowsArguments, total=False):
     """The arguments of `Client.statistics`; `Client.capture` says what each means."""
 
     retry: Retry | None
@@ -55,7 +61,7 @@ class SubstituteArguments(ScoreArguments, total=False):
     output: str
 
 
-class CaptureArguments(PersistArguments, total=False):
+class CaptureArguments(RowsArguments, total=False):
     """The arguments of `Client.capture`, which says what each means."""
 
     batch_rows: int

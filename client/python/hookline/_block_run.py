@@ -93,7 +93,7 @@ class SharedBlock:
         )
 
 
-class _RawArrays:
+class RawArrays:
     """Memory of pieces, in the raw type of the rows."""
 
     def __init__(self, started: CaptureStarted) -> None:
@@ -200,7 +200,7 @@ class BlockRun:
             receiver.close()
 
     def _open(self, options: CaptureOptions) -> Receiver:
-        receiver = self.client.receive(options, _RawArrays)
+        receiver = self.client.receive(options, RawArrays)
         with self._lock:
             self._receiver = receiver
             cancelled = self._cancelled

@@ -115,6 +115,12 @@ def get_recording(name: str) -> UnaryCall[RecordingInfo]:
     return UnaryCall(_protocol.GET_RECORDING, request, _protocol.Recording, recording_info)
 
 
+def describe_recording(name: str) -> UnaryCall[Any]:
+    """The proto Recording as it is."""
+    request = _protocol.GetRecordingRequest(name=name)
+    return UnaryCall(_protocol.GET_RECORDING, request, _protocol.Recording, lambda message: message)
+
+
 def stop_recording(name: str) -> UnaryCall[RecordingInfo]:
     request = _protocol.StopRecordingRequest(name=string("name", name))
     return UnaryCall(_protocol.STOP_RECORDING, request, _protocol.Recording, recording_info)

@@ -62,10 +62,10 @@ def notes_of_end(options: CaptureOptions, started: CaptureStarted, summary: Capt
 
 
 def notes_of_recording(options: CaptureOptions, recording: RecordingInfo | None) -> list[str]:
-    """Notes about a recording that has ended; none of one that has not. It holds what was granted, not what was asked
-    for."""
+    """Notes about a recording that has ended; none of one that has not, or that is a part. It holds what was granted,
+    not what was asked for."""
     notes = []
-    for point in recording.hook_points if recording is not None else ():
+    for point in recording.hook_points if recording is not None and not options.goes_on else ():
         asked = asked_rows(options, point.name)
         if point.rows >= point.max_activations and (asked is None or asked > point.rows):
             wanted = "the end of the source" if asked is None else f"the {asked} rows asked for"

@@ -35,6 +35,32 @@ def shuffled(size: int, seed: int, index: int) -> int:
             return value
 
 
+def shuffled_rows(size: int, seed: int, first: int, count: int) -> np.ndarray[Any, Any]:
+    """`shuffled` of the indices `first` to `first + count - 1`, all at once."""
+    half = 1
+    while 1 << (2 * half) < size:
+        half += 1
+    half_mask = np.uint64((1 << half) - 1)
+    values = np.arange(first, first + count, dtype=np.uint64)
+    outside = np.arange(count)  # those that are not a row yet
+    while len(outside):
+        left, right = values[outside] >> np.uint64(half), values[outside] & half_mask
+        for number in range(_ROUNDS):
+            mixed = _mix_all(np.uint64(seed & _MASK) ^ _mix_all(right + np.uint64((number << 56) & _MASK)))
+            left, right = right, left ^ (mixed & half_mask)
+        values[outside] = left << np.uint64(half) | right
+        outside = outside[values[outside] >= np.uint64(size)]
+    return values.astype(np.int64)
+
+
+def _mix_all(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """`mix` of each; arrays of uint64 wrap around as it does."""
+    x = x + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
 @dataclass(frozen=True)
 class SequenceOrder:
     """Sequences `first` to `first + count - 1` of a dataset, `epochs` times, shuffled unless the seed is None."""

@@ -46,7 +46,7 @@ class CaptureOptions:
     pin_memory: bool = False
     retry: Retry | None = field(default_factory=Retry)
     skip_rows: int = 0  # rows at the start that are received and left out
-    goes_on: bool = False  # whether another capture follows where the server's cap ends this one
+    goes_on: bool = False  # whether another capture follows this one, wherever it ends
 
     def __post_init__(self) -> None:
         if self.dtype is not None:
@@ -231,6 +231,10 @@ def estimate_arguments(
 
 
 def _recording_request(recording: Recording) -> Any:
+    if not isinstance(recording.name, str):
+        raise TypeError(
+            "source: a list of recordings is read by a client of hookline.connect; hookline.aio reads one recording"
+        )
     request = _protocol.ReadRecordingRequest(
         name=recording.name, first_row=recording.first_row, row_count=recording.row_count
     )

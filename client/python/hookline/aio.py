@@ -45,7 +45,7 @@ from hookline.errors import (
 )
 from hookline.evaluate import LossRecovered, Measurement, parts
 from hookline.examples import ExamplesReader, TopActivations, examples_request
-from hookline.persist import persist_request
+from hookline.persist import merge_request, merged_recording, persist_request
 from hookline.scores import (
     Intervention,
     score_options,
@@ -306,6 +306,22 @@ class AsyncClient:
         )
         self._running.add(persist)
         return persist
+
+    async def merge_recordings(self, name: str, parts: str | Sequence[str]) -> RecordingInfo:
+        """`Client.merge_recordings`, with the same arguments."""
+        self._check("merge_recordings")
+        call = self._channel.unary_stream(_protocol.MERGE_RECORDINGS)(
+            merge_request(name, parts), metadata=self._metadata
+        )
+        last = b""
+        try:
+            while (data := await call.read()) is not grpc.aio.EOF:
+                last = data
+        except grpc.RpcError as error:
+            raise _network.name_proxy(from_rpc_error(error), self.address) from None
+        finally:
+            call.cancel()
+        return merged_recording(last)
 
     async def stop_recording(self, name: str, *, timeout: float | None = None) -> RecordingInfo:
         """Ends a running recording after its last rows; what is written stays and can be continued."""

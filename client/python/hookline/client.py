@@ -24,6 +24,7 @@ from hookline._arrays import Allocator
 from hookline._calls import Answer, UnaryCall
 from hookline._connection import Connection, StreamCall
 from hookline._counts import seconds
+from hookline._joined import JoinedReceiver
 from hookline._native import NativeReceiver
 from hookline._notes import notes_of_end, notes_of_start
 from hookline._receive import GrpcReceiver, Receiver
@@ -37,7 +38,7 @@ from hookline.errors import DeadlineExceededError, HooklineError, InternalError
 from hookline.evaluate import LossRecovered, loss_recovered
 from hookline.examples import ExamplesReader, TopActivations, examples_request
 from hookline.model import RemoteModel
-from hookline.persist import PersistRun, persist_request
+from hookline.persist import PersistRun, merge_request, merged_recording, persist_request
 from hookline.scores import Intervention, Scores, score_options
 from hookline.statistics import Statistics, receiver_statistics, statistics_options
 from hookline.substitute import Substituted, substitution
@@ -48,6 +49,7 @@ from hookline.types import (
     DatasetInfo,
     Dictionary,
     ModelInfo,
+    Recording,
     RecordingInfo,
     Text,
     TokenizedText,
@@ -226,7 +228,8 @@ class Client:
 
         source: `hookline.Dataset`, `hookline.Text`, or token ids in a list, array or tensor, which are sent whole.
         options: `max_activations`, `max_activations_by_hook_point`, `dtype`, `model`, `selection`, `deterministic` and
-            `top_k`, as for `capture`.
+            `top_k`, as for `capture`; and `part`, `(index, count)`: only that of `count` equal parts of the dataset's
+            sequences, from 0, for `merge_recordings`. `max_activations` is that of all parts together.
 
         The same call again joins a recording that runs, continues one that was ended early, and finds a complete one.
         """
@@ -341,6 +344,27 @@ class Client:
         """Removes a recording that is not running. The bytes that this gave back."""
         return self.call(_calls.delete_recording(name), timeout)
 
+    def merge_recordings(self, name: str, parts: str | Sequence[str]) -> RecordingInfo:
+        """Lets the server make one recording of those of consecutive parts of a dataset, which several servers wrote,
+        and compare every byte with its checksum.
+
+        parts: in any order, `"NAME"` on this server, `"FOLDER/NAME"` of another that shares its directory, or
+            `"*/NAME"`, those of all folders (`--recordings-folder`).
+
+        Files are linked: the parts may be deleted afterwards. The same call again finds what it made.
+        FailedPreconditionError names two parts that differ, overlap or leave a gap, with both values.
+        """
+        call = StreamCall(self._connection, _protocol.MERGE_RECORDINGS, merge_request(name, parts))
+        last = b""
+        try:
+            for data in call:
+                last = data
+        except grpc.RpcError as error:
+            raise call.exception(error) from None
+        finally:
+            call.cancel()
+        return merged_recording(last)
+
     def capture(
         self,
         hook_points: str | Sequence[str],
@@ -354,8 +378,8 @@ class Client:
         hook_points: names and wildcards (`"blocks.*.hook_resid_post"`, `"blocks.{2,5}.hook_mlp_out"`).
         source: a list, array or tensor of token ids (one sequence, or a batch of them), or an iterable of such batches,
             for example a DataLoader, streamed with backpressure both ways; `hookline.Dataset` or `hookline.Feed` for
-            tokens that the server reads itself; `hookline.Recording` for rows that it recorded. Members of a batch
-            beside the ids, such as targets, are left out.
+            tokens that the server reads itself; `hookline.Recording` for rows that it recorded, in one recording
+            or several. Members of a batch beside the ids, such as targets, are left out.
         text: instead of a source: a text or several, which the model's tokenizer turns into sequences; `hookline.Text`
             says more of how.
         max_activations: most rows for each hook point; None: as many as the server allows.
@@ -394,13 +418,24 @@ class Client:
     def receive(self, options: CaptureOptions, allocators: AllocatorFactory) -> Receiver:
         """The receiver under a capture, for callers that have memory of their own to receive into."""
         receiver: Receiver
-        if self._connection.is_native:
+        if isinstance(options.source, Recording) and options.source.is_joined:
+            receiver = JoinedReceiver(self._find_recording, options, allocators, None)
+        elif self._connection.is_native:
             receiver = NativeReceiver(self._connection, options, allocators)
         else:
             session = Session(options, allocators, self._offer_memory)
             receiver = GrpcReceiver(self._connection, session, options.prefetch)
         self._receivers.add(receiver)
         return receiver
+
+    def _find_recording(self, name: str) -> tuple[Client, str]:
+        """The client and the name of a recording that a list names, on this server."""
+        address, slash, own = name.rpartition("/")
+        if slash and address != self.address:
+            raise ValueError(
+                f"source: recording {name!r} is of server {address!r}, and this client's is {self.address}"
+            )
+        return self, own
 
     def estimate(
         self,

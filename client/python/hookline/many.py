@@ -12,13 +12,14 @@ from hookline import _calls, _lifetime
 from hookline._agreement import Agreement, is_gone
 from hookline._arguments import CaptureArguments, PersistArguments, ScoreArguments, SubstituteArguments
 from hookline._calls import Answer, UnaryCall
+from hookline._joined import JoinedReceiver
 from hookline._receive import Receiver
 from hookline._request import CaptureOptions, capture_options
 from hookline._shared_capture import SharedReceiver
 from hookline._sharing import Sharing
 from hookline.capture import Capture
 from hookline.client import AllocatorFactory, Client
-from hookline.errors import HooklineError
+from hookline.errors import FailedPreconditionError, HooklineError, NotFoundError
 from hookline.model import RemoteModel
 from hookline.persist import PersistRun
 from hookline.scores import Intervention, Scores
@@ -70,7 +71,7 @@ class ManyClient(Client):
         self.clients = tuple(clients)
         self._sharing = sharing
         self._turn = 0
-        self._shared: weakref.WeakSet[SharedReceiver] = weakref.WeakSet()
+        self._shared: weakref.WeakSet[Receiver] = weakref.WeakSet()
         self.address = ",".join(client.address for client in clients)
 
     def close(self) -> None:
@@ -186,8 +187,8 @@ class ManyClient(Client):
         resume_token: bytes = b"",
         **options: Unpack[CaptureArguments],
     ) -> Capture:
-        """`Client.capture` over all servers. Texts run on one of them; feeds, recordings and `record_as` need one
-        server, and are a ValueError.
+        """`Client.capture` over all servers. Texts run on one of them; feeds and `record_as` need one server, and
+        are a ValueError. `hookline.Recording` reads recordings of any of the servers, several as one.
 
         resume_token: that of an earlier capture with the same arguments (`SharedCapture.resume_token`), which this one
             continues. An iterator as source must begin anew.
@@ -213,7 +214,12 @@ class ManyClient(Client):
         if isinstance(options.source, Feed):
             self._refuse("source: a feed is shared by captures on one server")
         if isinstance(options.source, Recording):
-            self._refuse("source: a recording stands on one server's disk")
+            if resume_token:
+                raise ValueError("resume_token: recordings are read with first_row, and cannot be continued by a token")
+            _lifetime.check_process()
+            joined = JoinedReceiver(self._find_recording, options, allocators, self._sharing.answer_seconds)
+            self._shared.add(joined)
+            return joined
         if options.record_as:
             self._refuse("record_as: a recording stands on one server's disk")
         if options.statistics_only or isinstance(options.source, Text):
@@ -224,6 +230,36 @@ class ManyClient(Client):
         receiver = SharedReceiver(self.clients, options, allocators, self._sharing, resume_token)
         self._shared.add(receiver)
         return receiver
+
+    def _find_recording(self, name: str) -> tuple[Client, str]:
+        """The client of the server that has a recording, and its name there. NotFoundError where none has, and
+        FailedPreconditionError where several have."""
+        address, slash, own = name.rpartition("/")
+        if slash:
+            found = [client for client in self.clients if client.address == address]
+            if not found:
+                addresses = ", ".join(client.address for client in self.clients[:8])
+                raise ValueError(
+                    f"source: recording {name!r} is of server {address!r}, which is not one of {addresses}"
+                )
+            return found[0], own
+        gone: HooklineError | None = None
+        having: list[Client] = []
+        for client in self.clients:
+            try:
+                client.call(_calls.get_recording(name), self._sharing.answer_seconds)
+                having.append(client)
+            except HooklineError as error:
+                if is_gone(error):
+                    gone = gone or error
+                elif error.code not in ("NOT_FOUND", "UNIMPLEMENTED"):
+                    raise
+        if len(having) > 1:
+            choices = " or ".join(repr(f"{client.address}/{name}") for client in having[:2])
+            raise FailedPreconditionError(f"source: {len(having)} servers have a recording {name!r}; say {choices}")
+        if not having:
+            raise gone or NotFoundError(f"no recording is called {name} on any of the servers {self.address}")
+        return having[0], name
 
     def _refuse(self, why: str) -> NoReturn:
         addresses = ", ".join(client.address for client in self.clients[:8])
@@ -238,6 +274,9 @@ class ManyClient(Client):
     def persist(
         self, name: str, hook_points: str | Sequence[str], source: Any, **options: Unpack[PersistArguments]
     ) -> PersistRun:
+        self._refuse(f"recording {name!r}: it is made on one server's disk")
+
+    def merge_recordings(self, name: str, parts: str | Sequence[str]) -> RecordingInfo:
         self._refuse(f"recording {name!r}: it is made on one server's disk")
 
     def stop_recording(self, name: str, *, timeout: float | None = None) -> RecordingInfo:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,12 +13,14 @@ import grpc
 from hookline import _lifetime, _protocol
 from hookline._arguments import PersistArguments
 from hookline._connection import StreamCall
-from hookline._counts import string
+from hookline._counts import count, counts, string, strings
 from hookline._from_messages import recording_info
 from hookline._notes import notes_of_recording
 from hookline._request import CaptureOptions, options_among
 from hookline.errors import InternalError
 from hookline.types import RecordingInfo
+
+_LARGEST_INT32 = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,16 @@ def persist_request(
 ) -> tuple[CaptureOptions, bytes]:
     """The options that the arguments of a `persist` method make, and the request. TypeError for what no recording
     takes."""
-    options = options_among(PersistArguments.__annotations__, "a recording", hook_points, source, arguments)
+    others: dict[str, Any] = {name: value for name, value in arguments.items() if name != "part"}
+    options = options_among(PersistArguments.__annotations__, "a recording", hook_points, source, others)
     request = _protocol.PersistRequest(name=string("name", name), capture=options.whole_message())
+    part = arguments.get("part")
+    if part is not None:
+        numbers = counts("part", part)
+        if len(numbers) != 2:
+            raise ValueError(f"part: {part!r} is not (index, count), such as (0, 4) for the first of four parts")
+        request.part.index, request.part.count = (count("part", number, 0, _LARGEST_INT32) for number in numbers)
+        options = dataclasses.replace(options, goes_on=True)
     return options, request.SerializeToString()
 
 
@@ -48,6 +59,20 @@ def finished_recording(last: PersistProgress | None) -> RecordingInfo:
     if last is None or last.recording is None:
         raise InternalError("the server ended the call without the recording")
     return last.recording
+
+
+def merge_request(name: str, parts: str | Sequence[str]) -> bytes:
+    """A serialized MergeRecordingsRequest."""
+    request = _protocol.MergeRecordingsRequest(name=string("name", name), parts=strings("parts", parts))
+    return bytes(request.SerializeToString())
+
+
+def merged_recording(last: bytes) -> RecordingInfo:
+    """The recording, from the last MergeRecordingsResponse. InternalError where the server left it out."""
+    progress = _protocol.MergeRecordingsResponse.FromString(last)
+    if not progress.HasField("recording"):
+        raise InternalError("the server ended the call without the recording")
+    return recording_info(progress.recording)
 
 
 class PersistRun(_lifetime.Running, Iterator[PersistProgress]):

@@ -174,16 +174,40 @@ class Feed:
 
 @dataclass(frozen=True)
 class Recording:
-    """Rows that the server recorded earlier; no model runs. They come in the recording's dtype."""
+    """Rows that the server recorded earlier; no model runs. They come in the recording's dtype.
 
-    name: str
+    A list of names reads several recordings as one, in the order of the list. They must hold rows of the same weights
+    at the same hook points, in the same form. With a client of several servers a name stands for the recording of the
+    one server that has it; `"HOST:PORT/NAME"` says which server.
+    """
+
+    name: str | Sequence[str]
     first_row: int = 0
     row_count: int = 0  # 0: all that follow
     shuffle_seed: int | None = None  # sends the rows in an order that this seed alone decides; None: as recorded
 
     def __post_init__(self) -> None:
-        string("name", self.name)
+        if isinstance(self.name, str) or not isinstance(self.name, Sequence):
+            string("name", self.name)
+        else:
+            names = tuple(string(f"name[{index}]", name) for index, name in enumerate(self.name))
+            if not names:
+                raise ValueError("name: an empty list; give the names of one or more recordings")
+            twice = next((name for index, name in enumerate(names) if name in names[:index]), None)
+            if twice is not None:
+                raise ValueError(f"name: {twice!r} is given twice")
+            object.__setattr__(self, "name", names)
         _settle_counts(self, first_row=None, row_count=None, shuffle_seed=0)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the recordings that are read."""
+        return (self.name,) if isinstance(self.name, str) else tuple(self.name)
+
+    @property
+    def is_joined(self) -> bool:
+        """True if it is a list of recordings, read as one."""
+        return not isinstance(self.name, str)
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ constexpr MethodRole kMethodRoles[] = {
     {"/hookline.v1.RecordingService/StopRecording", Role::kRecord},
     {"/hookline.v1.RecordingService/DeleteRecording", Role::kRecord},
     {"/hookline.v1.RecordingService/VerifyRecording", Role::kRead},
+    {"/hookline.v1.RecordingService/MergeRecordings", Role::kRecord},
     {"/hookline.v1.RecordingService/ReadRecording", Role::kRead},
     {"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Role::kRead},
     {"/grpc.health.v1.Health/Check", std::nullopt},

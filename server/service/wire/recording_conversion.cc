@@ -95,6 +95,7 @@ v1::Recording ToProto(const Manifest& manifest, RecordingView view) {
     shard.set_rows(from.rows);
     shard.set_bytes(from.bytes);
     shard.set_xxh3(from.xxh3);
+    shard.set_header_first_row(from.header_first_row);
   }
   return recording;
 }

@@ -232,6 +232,10 @@ absl::StatusOr<PersistRequest> ParsePersistRequest(grpc::ByteBuffer message, con
         read = WireFormatLite::ReadString(&input, &persist.name);
       } else if (IsMessage(tag, v1::PersistRequest::kCaptureFieldNumber)) {
         read = ReadNested(input, [&] { return ReadCaptureRequest(input, request); });
+      } else if (IsMessage(tag, v1::PersistRequest::kPartFieldNumber)) {
+        v1::RecordingPart part;
+        read = ReadNested(input, [&] { return part.MergePartialFromCodedStream(&input); });
+        persist.part = RecordingPart{part.index(), part.count(), 0, 0};
       } else {
         read = WireFormatLite::SkipField(&input, tag);
       }

@@ -3,6 +3,7 @@
 #ifndef HOOKLINE_SERVER_SERVICE_WIRE_REQUEST_PARSER_H_
 #define HOOKLINE_SERVER_SERVICE_WIRE_REQUEST_PARSER_H_
 
+#include <optional>
 #include <string>
 #include <variant>
 
@@ -10,6 +11,7 @@
 #include "grpcpp/support/byte_buffer.h"
 #include "server/capture/limits.h"
 #include "server/capture/request.h"
+#include "server/recording/merge_plan.h"
 
 namespace hookline {
 
@@ -27,6 +29,7 @@ absl::StatusOr<CaptureRequest> ParseCaptureRequest(grpc::ByteBuffer message, con
 struct PersistRequest {
   std::string name;
   CaptureRequest capture;
+  std::optional<RecordingPart> part;  // its index and count
 };
 absl::StatusOr<PersistRequest> ParsePersistRequest(grpc::ByteBuffer message, const TokenLimits& limits);
 
