@@ -15,7 +15,6 @@
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
-#include "server/base/file_links.h"
 #include "server/base/status.h"
 
 namespace hookline {
@@ -131,7 +130,7 @@ absl::StatusOr<std::unique_ptr<ReadableFile>> OpenRegular(int directory, const c
   return file;
 }
 
-class PosixDirectory final : public Directory, public FileLinks {
+class PosixDirectory final : public Directory {
  public:
   PosixDirectory(int fd, std::string path) : fd_(fd), path_(std::move(path)) {}
   ~PosixDirectory() override { close(fd_); }

@@ -104,6 +104,11 @@ class Directory {
   // Renames inside this directory; replaces a file that is called `to`.
   virtual absl::Status Rename(absl::string_view from, absl::string_view to) = 0;
 
+  // Gives the file `name` of `from`, of the same implementation, the further name `to` in this directory: both then
+  // name the same file. ALREADY_EXISTS: something is called `to`. FAILED_PRECONDITION: the file system cannot, or may
+  // not, give a file of `from` another name here.
+  virtual absl::Status Link(Directory& from, absl::string_view name, absl::string_view to) = 0;
+
   virtual absl::Status Remove(absl::string_view name) = 0;
 
   // FAILED_PRECONDITION: not empty.
@@ -120,6 +125,8 @@ class Directory {
 
   // The lock is held until this object is destroyed or the process ends. FAILED_PRECONDITION: another process holds it.
   virtual absl::Status Lock() = 0;
+  // Locks for any number of processes that share the directory: only Lock excludes it, and is excluded by it.
+  virtual absl::Status LockShared() = 0;
 };
 
 // Opens the directory at `path` on the machine's disk. Links in `path` itself are followed, because the operator chose

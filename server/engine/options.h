@@ -18,8 +18,8 @@ struct EngineOptions {
   int64_t slab_bytes = int64_t{1} << 20;
   int64_t slab_count = 512;  // all allocated and touched at start
   // Slabs of a capture whose row groups need no more, for each executor of its model; at most a quarter of slab_count.
-  // 0: 32 on an accelerator, which hold the rows of two batches of GPT-2 small and more, so that the device need not wait
-  // for the client; 8 on the CPU, whose batches are smaller.
+  // 0: 32 on an accelerator, which hold the rows of two batches of GPT-2 small and more, so that the device need not
+  // wait for the client; 8 on the CPU, whose batches are smaller.
   int64_t window_slabs = 0;
   // The most bytes that rows of one capture may take on the device while they wait for its window, if a batch has more
   // rows than the window holds.

@@ -10,7 +10,6 @@
 #include "absl/time/clock.h"
 #include "server/base/checked_math.h"
 #include "server/base/escape.h"
-#include "server/base/file_links.h"
 #include "server/base/status.h"
 #include "server/recording/leftovers.h"
 #include "server/recording/merge_parts.h"
@@ -70,7 +69,7 @@ absl::StatusOr<std::unique_ptr<Catalog>> Catalog::Open(std::unique_ptr<Directory
 absl::StatusOr<std::unique_ptr<Catalog>> Catalog::OpenShared(std::unique_ptr<Directory> shared,
                                                              const std::string& folder, const CatalogOptions& options) {
   RETURN_IF_ERROR(CheckRecordingName(folder));
-  RETURN_IF_ERROR(LockShared(*shared));
+  RETURN_IF_ERROR(shared->LockShared());
   auto own = shared->OpenDirectory(folder);
   if (absl::IsNotFound(own.status())) {
     RETURN_IF_ERROR(shared->MakeDirectory(folder));

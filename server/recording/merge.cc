@@ -4,7 +4,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "server/base/file_links.h"
 #include "server/base/status.h"
 
 namespace hookline {
@@ -57,7 +56,7 @@ absl::Status RecordingMerge::LinkFrom(const MergePlan::Source& source, const std
     ASSIGN_OR_RETURN(open_part_, parts_[source.part].open());
     open_ = source.part;
   }
-  return LinkFile(*open_part_, source.file, *directory_, to);
+  return directory_->Link(*open_part_, source.file, to);
 }
 
 absl::Status RecordingMerge::LinkShard(size_t shard) {

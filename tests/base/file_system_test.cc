@@ -9,7 +9,6 @@
 #include "absl/time/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "server/base/file_links.h"
 #include "tests/support/fake_disk.h"
 
 namespace hookline {
@@ -145,12 +144,12 @@ TEST_P(FileSystemTest, ASharedLockExcludesOnlyOneThatIsHeldAlone) {
   {
     const std::unique_ptr<Directory> one = open();
     const std::unique_ptr<Directory> other = open();
-    ASSERT_TRUE(LockShared(*one).ok());
-    ASSERT_TRUE(LockShared(*other).ok());
+    ASSERT_TRUE(one->LockShared().ok());
+    ASSERT_TRUE(other->LockShared().ok());
     EXPECT_EQ(alone->Lock().code(), absl::StatusCode::kFailedPrecondition);
   }
   ASSERT_TRUE(alone->Lock().ok());
-  EXPECT_EQ(LockShared(*root_).code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(root_->LockShared().code(), absl::StatusCode::kFailedPrecondition);
 }
 
 TEST_P(FileSystemTest, ALinkedFileStaysWhenItsFirstNameIsRemoved) {
@@ -159,13 +158,13 @@ TEST_P(FileSystemTest, ALinkedFileStaysWhenItsFirstNameIsRemoved) {
   const auto from = *root_->OpenDirectory("from");
   const auto to = *root_->OpenDirectory("to");
   Write(*from, "a", "rows");
-  ASSERT_TRUE(LinkFile(*from, "a", *to, "b").ok());
+  ASSERT_TRUE(to->Link(*from, "a", "b").ok());
   ASSERT_TRUE(from->Remove("a").ok());
   EXPECT_EQ(*ReadAll(**to->OpenFile("b"), kMaxBytes), "rows");
-  EXPECT_EQ(LinkFile(*from, "a", *to, "c").code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(to->Link(*from, "a", "c").code(), absl::StatusCode::kNotFound);
   Write(*from, "a", "others");
-  EXPECT_EQ(LinkFile(*from, "a", *to, "b").code(), absl::StatusCode::kAlreadyExists);
-  EXPECT_EQ(LinkFile(*from, "a", *to, "../c").code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(to->Link(*from, "a", "b").code(), absl::StatusCode::kAlreadyExists);
+  EXPECT_EQ(to->Link(*from, "a", "../c").code(), absl::StatusCode::kInvalidArgument);
 }
 
 TEST(PosixFileSystemTest, LinksAreNotFollowed) {

@@ -8,7 +8,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "server/base/checked_math.h"
-#include "server/base/file_links.h"
 #include "server/base/status.h"
 
 namespace hookline {
@@ -166,7 +165,7 @@ class FakeReadableFile final : public ReadableFile {
   const std::string path_;
 };
 
-class FakeDirectory final : public Directory, public FileLinks {
+class FakeDirectory final : public Directory {
  public:
   FakeDirectory(std::shared_ptr<State> state, std::shared_ptr<Node> node, std::string path)
       : state_(std::move(state)), node_(std::move(node)), path_(std::move(path)) {}

@@ -1,7 +1,8 @@
 """Tokens a second of one capture over 1, 2 and 4 servers of one thread each, beside one server by an ordinary client.
 
 Rounds take turns, so that a busy machine slows all alike; ratios are of the same round, and their median is told. Needs
-as many idle cores as there are servers, and one for the client: on fewer, more servers only share what there is.
+as many idle cores as there are servers, and one for the client: on fewer, more servers only share what there is. The
+client's part is the smaller, the larger the model (`--model`) is.
 
     python3 bench_servers.py --program build/release/bin/hookline-server --servers 1 2 4
 """
@@ -12,7 +13,7 @@ import statistics
 import sys
 import time
 
-from server_processes import ROOT, ServerProcess
+from server_processes import DEMO, ROOT, ServerProcess
 
 sys.path.insert(0, os.path.join(ROOT, "client", "python"))
 
@@ -32,12 +33,13 @@ def tokens_per_second(client, sequences, length):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--program", required=True)
+    parser.add_argument("--model", default=DEMO, help="a checkpoint of at least four blocks; the demo's is the default")
     parser.add_argument("--servers", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--sequences", type=int, default=700)
     parser.add_argument("--length", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    servers = [ServerProcess(arguments.program) for _ in range(max(arguments.servers))]
+    servers = [ServerProcess(arguments.program, model=arguments.model) for _ in range(max(arguments.servers))]
     try:
         for server in servers:
             server.wait()

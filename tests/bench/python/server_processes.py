@@ -1,4 +1,4 @@
-"""Server processes of the demo model, for scripts that need several."""
+"""Server processes, of the demo model if no other is given, for scripts that need several."""
 
 import os
 import signal
@@ -22,8 +22,8 @@ def free_port():
 class ServerProcess:
     """A server on a port that it keeps over restarts."""
 
-    def __init__(self, program, arguments=()):
-        self._arguments = [program, "--model", DEMO, "--device", "cpu", "--threads", "1", "--drain-timeout", "1s"]
+    def __init__(self, program, arguments=(), model=DEMO):
+        self._arguments = [program, "--model", model, "--device", "cpu", "--threads", "1", "--drain-timeout", "1s"]
         self._arguments += ["--dataset", "text=" + os.path.join(DEMO, "tokens.npy"), *arguments]
         self.address = f"127.0.0.1:{free_port()}"
         self.start()
