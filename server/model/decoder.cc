@@ -37,7 +37,7 @@ std::string DescribeEmbedding(const DecoderConfig& config) {
 }  // namespace
 
 Decoder::Decoder(ModelInfo info, DecoderConfig config, DecoderWeights weights, at::ScalarType dtype,
-                 std::vector<Stage> stages)
+                 const std::vector<Stage>& stages)
     : config_(std::move(config)), weights_(std::move(weights)), dtype_(dtype), unembedding_(config_, weights_) {
   info_ = std::move(info);
   info_.layers = static_cast<int>(config_.layers.size());
@@ -48,7 +48,7 @@ Decoder::Decoder(ModelInfo info, DecoderConfig config, DecoderWeights weights, a
   if (unembedding_.exists()) info_.no_logits.clear();
   if (stages.empty()) AddStage(config_.layers.size(), weights_.token_embedding.device());
   for (const Stage& stage : stages) {
-    AddStage(static_cast<size_t>(stage.first_block + stage.blocks), at::Device(stage.device));
+    AddStage(static_cast<size_t>(stage.first_block) + static_cast<size_t>(stage.blocks), at::Device(stage.device));
   }
 
   HookPointList list;

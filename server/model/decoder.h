@@ -29,7 +29,7 @@ class Decoder : public Model {
   // before the blocks on the first, info.device, and what comes after them on the last. `info` has everything but what
   // the configuration tells.
   Decoder(ModelInfo info, DecoderConfig config, DecoderWeights weights, at::ScalarType dtype,
-          std::vector<Stage> stages = {});
+          const std::vector<Stage>& stages = {});
 
   absl::Status Forward(const at::Tensor& token_ids, absl::Span<const int64_t> lengths,
                        absl::Span<const int> hook_points, Tap tap) override;

@@ -44,7 +44,7 @@ class PassEditor {
   // Returns whether Keep is to be called before this layer.
   virtual bool Keeps(int /*layer*/) const { return false; }
   // Receives the state before Fork of the same layer.
-  virtual void Keep(PassState /*state*/) {}
+  virtual void Keep(PassState state) = 0;
 
   // Called before the embedding (`layer` -1), before each block, and before the last norm (the number of layers).
   // Returns the sequences with which the pass goes on, as indices into its batch up to now; empty: it stays as it is.

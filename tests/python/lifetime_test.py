@@ -287,8 +287,8 @@ def test_what_cannot_be_pickled_says_why(fake):
     watch = client.persist("r", RESID, SEQUENCES)
     for thing, why in (
         (secured, "credentials"),
-        (capture, "running capture"),
-        (watch, "running persist"),
+        (capture, "running Capture"),
+        (watch, "running PersistRun"),
         (collector, "collector"),
     ):
         with pytest.raises(TypeError, match=why):

@@ -49,7 +49,7 @@ std::string HookPointOf(absl::string_view submodule) {
 
 // One threshold for each latent, or one for all of them.
 at::Tensor TakeThreshold(WeightTaker& take, int64_t latents) {
-  const at::Tensor threshold = take.Wide("threshold", {});
+  at::Tensor threshold = take.Wide("threshold", {});
   if (!threshold.defined()) return threshold;
   return threshold.numel() == 1 ? threshold.reshape({1}).expand({latents}).contiguous()
                                 : take.Wide("threshold", {latents});

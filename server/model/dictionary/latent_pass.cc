@@ -34,7 +34,7 @@ absl::StatusOr<std::vector<float>> RunLatentPass(Model& model, absl::Span<const 
       // A model's stages may lie on several devices.
       found = encoder.Latents(encoder.PartOf(rows), wanted.to(rows.device()));
     };
-    const absl::Status run = model.Forward(TokenIds(sequences).to(device), /*lengths=*/{}, {attached.hook_point}, tap);
+    absl::Status run = model.Forward(TokenIds(sequences).to(device), /*lengths=*/{}, {attached.hook_point}, tap);
     if (!run.ok()) return run;
     const at::Tensor host = found.t().contiguous().cpu();
     const float* const data = host.data_ptr<float>();
