@@ -1,4 +1,4 @@
-// What any of several servers answers alike, since they hold the same model.
+// Asks any of several servers for what they answer alike, since they hold the same model.
 #ifndef HOOKLINE_CLIENT_CLI_ANY_SERVER_H_
 #define HOOKLINE_CLIENT_CLI_ANY_SERVER_H_
 

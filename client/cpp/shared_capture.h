@@ -42,7 +42,7 @@ inline constexpr size_t kWindowFactor = 2;
 // `deterministic` makes it hold a whole batch or message, is open alone.
 inline constexpr int64_t kReorderBytes = int64_t{256} << 20;
 
-// How a capture is shared; the Python client's `Sharing` has the same numbers.
+// Says how a capture is shared; the Python client's `Sharing` has the same numbers.
 struct SharingOptions {
   int64_t block_tokens = int64_t{1} << 14;  // of a block: about two batches of a server
   int64_t reorder_bytes = kReorderBytes;

@@ -22,7 +22,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr int kVersion = 1;
-// Of merged recordings, which readers of version 1 must not take for what they are not.
+// Merged recordings have this version, since readers of version 1 must not take them for what they are not.
 constexpr int kMergedVersion = 2;
 // A recording of 10 TiB in shards of 256 MiB has a manifest of 8 MiB; anything larger was not written by us.
 constexpr int64_t kMaxManifestBytes = int64_t{256} << 20;

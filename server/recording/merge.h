@@ -60,7 +60,7 @@ class RecordingMerge {
   // after any of these.
   absl::StatusOr<bool> Advance();
 
-  // What was compared with its checksum so far.
+  // Return what was compared with its checksum so far.
   int64_t checked_shards() const { return static_cast<int64_t>(shard_); }
   int64_t checked_bytes() const { return checked_bytes_; }
 

@@ -138,8 +138,8 @@ absl::Status CheckFollows(const Placed& a, const Placed& b) {
                               b.begin < a.end ? " are in both" : " are in no part"));
 }
 
-// Whether a hook point of the part has all rows of the part's sequences. Where a budget may have ended it, that can
-// only be told of a selection that keeps every row.
+// Returns whether a hook point of the part has all rows of the part's sequences. Where a budget may have ended it, that
+// can only be told of a selection that keeps every row.
 bool IsWhole(const Placed& part, int hook_point) {
   const Manifest& manifest = *part.manifest;
   const int64_t rows = manifest.RowsOf(hook_point);

@@ -11,7 +11,7 @@
 namespace hookline {
 namespace {
 
-// As of verifications, which take the same thread.
+// As many as there may be verifications, which take the same thread.
 constexpr int kMaxMerges = 256;
 
 }  // namespace

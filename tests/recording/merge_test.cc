@@ -80,7 +80,7 @@ class MergeTest : public ::testing::Test {
     ASSERT_TRUE(Record(*catalogs_["c"], Request("part", 4)).ok());
   }
 
-  // What a merge of two parts says of its refusal, where the second is another than it should be.
+  // Returns how a merge of two parts is refused, where the second is another than it should be.
   std::string Refusal(const Manifest& second, int64_t rows = kPartRows) {
     EXPECT_TRUE(Record(a(), Request("one", 0)).ok());
     EXPECT_TRUE(Record(a(), second, rows).ok());

@@ -16,7 +16,7 @@ struct BatchTokens {
   at::Tensor valid;  // bool: not padding
 };
 
-// What some interventions need beside their own values, on the rows' device; undefined for the others.
+// Holds what some interventions need beside their own values, on the rows' device; undefined for the others.
 struct GivenRows {
   at::Tensor rows;   // kClient: what the client answered, (B, T, width), float32
   at::Tensor mask;   // kClient: where they replace the model's, (B, T), bool

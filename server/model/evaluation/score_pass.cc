@@ -255,7 +255,7 @@ class PausingPass final : public ScorePass, private PassEditor {
     return here->second;
   }
 
-  // What intervention `i` of a variant, whose rows are those of stream `s` and lie on `device`, is given.
+  // Returns what intervention `i` of a variant is given, whose rows are those of stream `s` and lie on `device`.
   GivenRows GivenTo(size_t variant, size_t i, size_t s, at::Device device) const {
     GivenRows given;
     const auto answer = answers_.find({variant, i});
