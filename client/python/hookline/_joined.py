@@ -15,7 +15,7 @@ from hookline._batches import Assembler, RawBatch
 from hookline._block_run import RawArrays
 from hookline._notes import asked_rows
 from hookline._order import mix, shuffled_rows
-from hookline._receive import Pipe, Receiver
+from hookline._receive import OwnThread, Pipe, Receiver
 from hookline._request import CaptureOptions
 from hookline._session import layout_of
 from hookline._summaries import sum_of
@@ -52,7 +52,7 @@ class _Part(NamedTuple):
         return int(max(0, min(recorded - self.first_row, self.rows)))
 
 
-class JoinedReceiver:
+class JoinedReceiver(OwnThread):
     """A `Receiver` of several recordings, one after another or shuffled together.
 
     place: the client and the name on its server of a recording as the user named it. It is called by the receiver's
@@ -76,7 +76,6 @@ class JoinedReceiver:
         self._failure: BaseException | None = None  # set before _is_started
         self._is_started = threading.Event()
         self._closed = threading.Event()
-        self._forked = False
         self._lock = threading.Lock()
         self._open: list[Receiver] = []  # guarded by _lock
         self.summary: CaptureSummary | None = None
@@ -94,36 +93,12 @@ class JoinedReceiver:
             raise self._failure or CancelledError("the capture was closed before it started")
         return self._started
 
-    def next(self) -> RawBatch | None:
-        self._check_process()
-        return self._pipe.get()
-
     def cancel(self) -> None:
         self._closed.set()
         with self._lock:
             receivers = list(self._open)
         for receiver in receivers:
             receiver.cancel()
-
-    def close(self) -> None:
-        if self._forked:
-            return
-        self._pipe.abort(CancelledError("the capture was closed"))
-        self.cancel()
-        if threading.current_thread() is not self._thread:
-            self._thread.join()
-
-    def join(self, timeout: float) -> bool:
-        self._pipe.abort(CancelledError("the capture was closed"))
-        self._thread.join(timeout)
-        return not self._thread.is_alive()
-
-    def abandon(self) -> None:
-        self._forked = True
-
-    def _check_process(self) -> None:
-        if self._forked:
-            raise _lifetime.of_the_parent()
 
     def _run(self) -> None:
         try:

@@ -204,7 +204,42 @@ class _AnsweringPings:
         self._thread.join()
 
 
-class GrpcReceiver:
+class OwnThread:
+    """What receivers share whose rows a thread of their own puts into a pipe."""
+
+    _pipe: Pipe
+    _thread: threading.Thread
+    _forked = False
+
+    def next(self) -> RawBatch | None:
+        self._check_process()
+        return self._pipe.get()
+
+    def cancel(self) -> None:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        if self._forked:
+            return
+        self._pipe.abort(CancelledError("the capture was closed"))
+        self.cancel()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def join(self, timeout: float) -> bool:
+        self._pipe.abort(CancelledError("the capture was closed"))
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def abandon(self) -> None:
+        self._forked = True
+
+    def _check_process(self) -> None:
+        if self._forked:
+            raise _lifetime.of_the_parent()
+
+
+class GrpcReceiver(OwnThread):
     """Reads the stream on a thread of its own, at most `prefetch` batches ahead of the consumer."""
 
     def __init__(self, connection: Connection, session: Session, prefetch: int) -> None:
@@ -212,7 +247,6 @@ class GrpcReceiver:
         self._session = session
         self._pipe = Pipe(prefetch)
         self._closed = threading.Event()
-        self._forked = False
         self._lock = threading.Lock()
         self._grpc_call: Any | None = None  # guarded by _lock
         self._started = threading.Event()
@@ -233,10 +267,6 @@ class GrpcReceiver:
     def token_texts(self) -> Mapping[int, str]:
         return self._session.token_texts
 
-    def next(self) -> RawBatch | None:
-        self._check_process()
-        return self._pipe.get()
-
     @property
     def summary(self) -> CaptureSummary | None:
         return self._session.summary
@@ -248,26 +278,9 @@ class GrpcReceiver:
         if call is not None:
             call.cancel()
 
-    def close(self) -> None:
-        if self._forked:
-            return
-        self._pipe.abort(CancelledError("the capture was closed"))
-        self.cancel()
-        if threading.current_thread() is not self._thread:
-            self._thread.join()
-
-    def join(self, timeout: float) -> bool:
-        self._pipe.abort(CancelledError("the capture was closed"))
-        self._thread.join(timeout)
-        return not self._thread.is_alive()
-
     def abandon(self) -> None:
-        self._forked = True
+        super().abandon()
         _lifetime.keep_for_ever(self._grpc_call)
-
-    def _check_process(self) -> None:
-        if self._forked:
-            raise _lifetime.of_the_parent()
 
     def _run(self) -> None:
         try:
