@@ -88,7 +88,7 @@ class PausingPass final : public ScorePass, private PassEditor {
   }
 
   absl::Status Run() override {
-    const absl::Status status = CatchTorch([&] {
+    absl::Status status = CatchTorch([&] {
       c10::InferenceMode inference;
       TakeAnswers();
       if (state_.has_value()) GoBackToState();
