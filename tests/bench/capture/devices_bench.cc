@@ -1,10 +1,11 @@
 // One capture on several devices of the CPU beside one device with as many threads: tokens/s of both, in turns.
 //
-//   devices_bench [ROUNDS]
+//   devices_bench [ROUNDS [order]]      # order: the last three alone
 //
 // two replicas with one thread each / one with two threads, at 1024, 128 and 16 tokens a sequence; one capture on two
 // replicas, whose rows are put in order / two captures, each on whichever is free; two stages with one thread each /
-// one device with two threads, and / two replicas.
+// one device with two threads, and / two replicas. The last three have batches of 512 tokens, 32 in a run: in the first
+// and the last of them a device waits whatever order and stages cost.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -88,6 +89,7 @@ CaptureRequest Request(int64_t tokens, int64_t length) {
 struct Setup {
   int replicas = 1;
   int stages = 1;
+  int64_t batch_tokens = 0;  // 0: the server's default
 };
 
 // A model on devices of the CPU. `threads` are those of one executor.
@@ -100,7 +102,9 @@ class Bench {
     ServedModel served = SharedRandomDecoder(options, setup.replicas);
     std::vector<ServedModel> models;
     models.push_back(std::move(served));
-    engine_ = Must(Engine::Create({}, std::move(models), {}));
+    EngineOptions engine_options;
+    engine_options.max_batch_tokens = setup.batch_tokens;
+    engine_ = Must(Engine::Create(engine_options, std::move(models), {}));
   }
 
   // Tokens/s of `captures` captures at once that have `tokens` together.
@@ -139,17 +143,24 @@ void Compare(const char* what, int rounds, const std::function<double()>& one, c
   std::fflush(stdout);
 }
 
-void Main(int rounds) {
-  constexpr int64_t kTokens = 16384;
+constexpr int64_t kTokens = 16384;
+
+void CompareReplicas(int rounds) {
   Bench one({1, 1}, 2);
   Bench replicas({2, 1}, 1);
-  Bench stages({1, 2}, 1);
   for (const int64_t length : {1024, 128, 16}) {
     const std::string what = absl::StrFormat("two replicas of one thread / one of two, %d tokens a sequence", length);
     Compare(
         what.c_str(), rounds, [&] { return replicas.TokensPerSecond(kTokens, length); },
         [&] { return one.TokensPerSecond(kTokens, length); });
   }
+}
+
+void CompareOrderAndStages(int rounds) {
+  constexpr int64_t kBatchTokens = 512;
+  Bench one({1, 1, kBatchTokens}, 2);
+  Bench replicas({2, 1, kBatchTokens}, 1);
+  Bench stages({1, 2, kBatchTokens}, 1);
   Compare(
       "one capture on two replicas / two captures on two replicas", rounds,
       [&] { return replicas.TokensPerSecond(kTokens, 128); },
@@ -167,10 +178,12 @@ void Main(int rounds) {
 
 int main(int argc, char** argv) {
   int rounds = 5;
-  if (argc > 2 || (argc == 2 && (!absl::SimpleAtoi(argv[1], &rounds) || rounds < 1))) {
-    std::fprintf(stderr, "usage: devices_bench [ROUNDS]\n");
+  const bool is_order = argc == 3 && std::string(argv[2]) == "order";
+  if (argc > 3 || (argc == 3 && !is_order) || (argc > 1 && (!absl::SimpleAtoi(argv[1], &rounds) || rounds < 1))) {
+    std::fprintf(stderr, "usage: devices_bench [ROUNDS [order]]\n");
     return 2;
   }
-  hookline::Main(rounds);
+  if (!is_order) hookline::CompareReplicas(rounds);
+  hookline::CompareOrderAndStages(rounds);
   return 0;
 }
