@@ -11,7 +11,7 @@
 namespace hookline {
 namespace {
 
-// As many as there may be verifications, which take the same thread.
+// Merges take the threads of verifications, of which there may be as many.
 constexpr int kMaxMerges = 256;
 
 }  // namespace

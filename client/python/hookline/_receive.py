@@ -205,7 +205,7 @@ class _AnsweringPings:
 
 
 class OwnThread:
-    """What receivers share whose rows a thread of their own puts into a pipe."""
+    """The common part of receivers whose rows a thread of their own puts into a pipe."""
 
     _pipe: Pipe
     _thread: threading.Thread
