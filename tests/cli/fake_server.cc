@@ -100,6 +100,11 @@ void FakeServer::SetFrozen(bool is_frozen) {
   is_frozen_ = is_frozen;
 }
 
+void FakeServer::OnAskedWhileFrozen(std::function<void()> on_asked) {
+  absl::MutexLock lock(&mutex_);
+  on_asked_ = std::move(on_asked);
+}
+
 bool FakeServer::WaitUntilStarted() {
   absl::MutexLock lock(&mutex_);
   return mutex_.AwaitWithTimeout(absl::Condition(&started_), kPatience);
@@ -138,6 +143,7 @@ grpc::Status FakeServer::GetModel(grpc::ServerContext*, const v1::GetModelReques
   *model = FakeModel();
   {
     absl::MutexLock lock(&mutex_);
+    if (is_frozen_ && on_asked_ != nullptr) on_asked_();
     mutex_.Await(absl::Condition(this, &FakeServer::is_thawed));
     if (is_away_) return grpc::Status(grpc::StatusCode::UNAVAILABLE, "the server is away");
     model->set_fingerprint(fingerprint_);

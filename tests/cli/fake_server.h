@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -43,6 +44,8 @@ class FakeServer final : public v1::ModelService::Service, public v1::CaptureSer
   void SetAway(bool is_away);
   // While it is frozen, GetModel does not answer, and captures send no chunk.
   void SetFrozen(bool is_frozen);
+  // Calls `on_asked`, from a thread of the server's, for each GetModel that comes while it is frozen.
+  void OnAskedWhileFrozen(std::function<void()> on_asked);
   // Both block until it is so; false after 20 seconds.
   bool WaitUntilStarted();
   bool WaitUntilCancelled();  // by the client, a call of CaptureStream
@@ -79,6 +82,7 @@ class FakeServer final : public v1::ModelService::Service, public v1::CaptureSer
   std::string fingerprint_ ABSL_GUARDED_BY(mutex_) = "00112233445566778899aabbccddeeff";
   bool is_away_ ABSL_GUARDED_BY(mutex_) = false;
   bool is_frozen_ ABSL_GUARDED_BY(mutex_) = false;
+  std::function<void()> on_asked_ ABSL_GUARDED_BY(mutex_);
   bool started_ ABSL_GUARDED_BY(mutex_) = false;
   bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
   std::vector<std::vector<uint32_t>> sequences_ ABSL_GUARDED_BY(mutex_);

@@ -8,8 +8,9 @@
 #include <utility>
 #include <vector>
 
+#include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
-#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "gmock/gmock.h"
 #include "tests/cli/fake_server.h"
 
@@ -199,13 +200,24 @@ TEST_F(SharedCaptureTest, AServerThatHangsIsGivenUpAndItsBlocksRunElsewhere) {
 }
 
 TEST_F(SharedCaptureTest, AServerThatIsOnlySlowIsNotGivenUp) {
-  // Both are silent for much longer than is waited for a sign of theirs, but answer when they are asked for one.
+  // Both are silent for longer than is waited for a sign of theirs, but answer when they are asked for one.
+  absl::Mutex mutex;
+  bool is_asked = false;
+  for (FakeServer* server : {&first_, &second_}) {
+    server->OnAskedWhileFrozen([&] {
+      absl::MutexLock lock(&mutex);
+      is_asked = true;
+    });
+  }
   std::thread slow;
   const auto freeze = [&] {
     first_.SetFrozen(true);
     second_.SetFrozen(true);
     slow = std::thread([&] {
-      absl::SleepFor(absl::Milliseconds(300));
+      {
+        absl::MutexLock lock(&mutex);
+        EXPECT_TRUE(mutex.AwaitWithTimeout(absl::Condition(&is_asked), absl::Seconds(20)));
+      }
       first_.SetFrozen(false);
       second_.SetFrozen(false);
     });
