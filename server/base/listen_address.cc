@@ -48,7 +48,7 @@ absl::StatusOr<int> Listen(const sockaddr* address, socklen_t length) {
     setsockopt(listener, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
   }
   if (bind(listener, address, length) != 0 || listen(listener, kBacklog) != 0) {
-    const absl::Status status = absl::ErrnoToStatus(errno, "bind");
+    absl::Status status = absl::ErrnoToStatus(errno, "bind");
     close(listener);
     return status;
   }

@@ -214,7 +214,7 @@ absl::Status Executor::Compute(PassPlan* pass) {
       absl::StatusOr<std::shared_ptr<StagedRows>> staged =
           transfer_->Stage(value, *indices[use.member], use.rows, layout);
       copied = staged.ok()
-                   ? member.delivery->Stage(use.hook_point, member.first, use.rows, *std::move(staged), transfer_)
+                   ? member.delivery->Stage(use.hook_point, member.first, use.rows, *staged, transfer_)
                    : staged.status();
       member.share.copy_time += SteadyNow() - begin;
     }

@@ -273,7 +273,7 @@ bool Decoder::Embed(const at::Tensor& token_ids, Taps& taps, at::Tensor* out, at
     const at::Tensor gate = at::matmul(channels, weights_.smear_gate).sigmoid_().mul_(weights_.smear_factor);
     x = at::cat({rows.narrow(1, 0, 1), later + gate * rows.narrow(1, 0, positions - 1)}, 1).view({-1, config_.width});
   }
-  *out = x;
+  *out = std::move(x);
   return false;
 }
 

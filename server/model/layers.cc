@@ -94,7 +94,7 @@ at::Tensor OutputNorm::operator()(const at::Tensor& x) const {
         at::native_layer_norm(x, {x.size(-1)}, optional(narrow_.weight), optional(narrow_.bias), config_.epsilon));
   }
   if (!kHasFusedRmsNorm || x.is_cpu() || weights_.bias.defined()) return Norm(x, config_, weights_).out;
-  const at::Tensor normalized = RmsNorm(x, narrow_.weight, config_.epsilon);
+  at::Tensor normalized = RmsNorm(x, narrow_.weight, config_.epsilon);
   if (narrow_.weight.defined() || !weights_.weight.defined()) return normalized;
   at::Tensor out = at::empty_like(normalized);
   return at::mul_out(out, normalized, weights_.weight);

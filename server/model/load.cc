@@ -54,6 +54,7 @@ absl::StatusOr<at::Device> FindDevice(const std::string& name) {
   try {
     device.emplace(name);
   } catch (const c10::Error&) {
+    device.reset();
   }
   // Another accelerator that announces itself to LibTorch serves as well as CUDA.
   if (!device || device->is_cpu() || (!device->is_cuda() && CountDevices(device->type()) == 0)) {

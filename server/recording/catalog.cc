@@ -481,7 +481,7 @@ absl::StatusOr<int64_t> Catalog::Delete(absl::string_view name) {
   }
   // This happens before the files are removed, so that their readers have them open.
   if (files != nullptr) files->SetManifest(nullptr);
-  const absl::Status removed = RemoveFiles(name);
+  absl::Status removed = RemoveFiles(name);
   absl::MutexLock lock(&mutex_);
   const auto found = entries_.find(name);
   Entry& entry = found->second;

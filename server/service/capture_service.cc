@@ -142,7 +142,7 @@ class StreamedCaptureCall final : public CaptureCall<grpc::ServerBidiReactor<grp
   }
 
   absl::Status StartCapture() {
-    ASSIGN_OR_RETURN(auto message, ParseCaptureStreamRequest(std::move(input_), engine_.options().token_limits()));
+    ASSIGN_OR_RETURN(auto message, ParseCaptureStreamRequest(input_, engine_.options().token_limits()));
     auto* request = std::get_if<CaptureRequest>(&message);
     if (request == nullptr) {
       return FirstMessageMissing(std::holds_alternative<TextSource>(message) ? "it holds `text`" : "it holds `tokens`");
@@ -178,7 +178,7 @@ class StreamedCaptureCall final : public CaptureCall<grpc::ServerBidiReactor<grp
     }
     // The next message is read when this one's tokens have been added.
     PostOn(&texts_->threads(), [this, running] {
-      auto again = ParseCaptureStreamRequest(std::move(input_), engine_.options().token_limits());
+      auto again = ParseCaptureStreamRequest(input_, engine_.options().token_limits());
       if (!again.ok()) return EndSource(*running, again.status());
       absl::StatusOr<TokenBatch> batch = texts_->Encode(model_, std::get<TextSource>(*again));
       if (!batch.ok()) return EndSource(*running, batch.status());

@@ -78,7 +78,7 @@ class SubstituteCall final : public ScoreCall<grpc::ServerBidiReactor<grpc::Byte
     if (!std::holds_alternative<TextSource>(request->source)) return Run(std::move(*request));
     // Texts wait as they came (TextRequests::threads).
     PostOn(&texts_->threads(), [this] {
-      auto again = ParseSubstituteRequest(std::move(input_), engine_.options().token_limits());
+      auto again = ParseSubstituteRequest(input_, engine_.options().token_limits());
       if (!again.ok()) return Refuse(again.status());
       ScoreRequest& request = std::get<ScoreRequest>(*again);
       absl::StatusOr<TokenBatch> tokens = texts_->Encode(request.model, std::get<TextSource>(request.source));

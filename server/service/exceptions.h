@@ -21,9 +21,9 @@ inline absl::Status ExceptionStatus(absl::string_view method, absl::string_view 
 // Runs `action`, which returns an absl::Status or nothing, and returns that status. An exception becomes INTERNAL and a
 // line in the log. gRPC swallows what its callbacks throw, after which a call would never end.
 template <typename Action>
-absl::Status CatchExceptions(absl::string_view method, Action action) {
+absl::Status CatchExceptions(absl::string_view method, const Action& action) {
   try {
-    if constexpr (std::is_void_v<std::invoke_result_t<Action>>) {
+    if constexpr (std::is_void_v<std::invoke_result_t<const Action&>>) {
       action();
       return absl::OkStatus();
     } else {

@@ -133,8 +133,8 @@ PersistCall::Step PersistCall::NextStep() {
   has_news_ = false;
   grpc::ByteBuffer message = Serialized(Message(progress));
   is_first_ = false;
-  if (progress.ended) return Step::WriteAndFinish(std::move(message), progress.status);
-  return Step::Write(std::move(message));
+  if (progress.ended) return Step::WriteAndFinish(message, progress.status);
+  return Step::Write(message);
 }
 
 void StopCall::Begin(const absl::StatusOr<AuthClient>& client, const grpc::ByteBuffer& request) {
@@ -269,16 +269,16 @@ void VerifyCall::Written() {
 }
 
 void ReadCall::Begin(const absl::StatusOr<AuthClient>& client, Recorder* recorder, TaskThreads* disk,
-                     grpc::ByteBuffer message) {
+                     const grpc::ByteBuffer& message) {
   if (!client.ok()) return Refuse(client.status());
-  disk->Post([self = shared_from_this(), this, recorder, disk, message = std::move(message)] {
+  disk->Post([self = shared_from_this(), this, recorder, disk, message] {
     absl::Status status = CatchExceptions("ReadRecording", [&] { return Open(recorder->catalog(), disk, message); });
     if (!status.ok()) Refuse(std::move(status));
   });
 }
 
-absl::Status ReadCall::Open(Catalog& catalog, TaskThreads* disk, grpc::ByteBuffer message) {
-  ASSIGN_OR_RETURN(const v1::ReadRecordingRequest request, ParsePlain<v1::ReadRecordingRequest>(std::move(message)));
+absl::Status ReadCall::Open(Catalog& catalog, TaskThreads* disk, const grpc::ByteBuffer& message) {
+  ASSIGN_OR_RETURN(const v1::ReadRecordingRequest request, ParsePlain<v1::ReadRecordingRequest>(message));
   ASSIGN_OR_RETURN(const ReplayRequest replay, FromProto(request));
   ASSIGN_OR_RETURN(std::shared_ptr<const RecordingReader> reader, catalog.OpenReader(request.name()));
   ASSIGN_OR_RETURN(

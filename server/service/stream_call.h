@@ -69,7 +69,9 @@ class StreamCall : public Reactor, public std::enable_shared_from_this<StreamCal
     });
   }
 
-  // Called for reactors that write. `ok` false means a cancelled call, which OnCancel reports.
+  // Called for reactors that write; gRPC's unary one has no such function. `ok` false means a cancelled call, which
+  // OnCancel reports.
+  // NOLINTNEXTLINE(modernize-use-override)
   void OnWriteDone(bool /*ok*/) {
     Guard([this] {
       absl::MutexLock lock(&mutex_);

@@ -334,7 +334,7 @@ absl::StatusOr<v1::CaptureRequest> MakeCaptureRequest(const CaptureRequestFlags&
   selection.set_sample_rows(flags.sample_rows);
   selection.set_seed(flags.seed);
   selection.set_last_only(flags.last_only);
-  if (selection.ByteSizeLong() > 0) *request.mutable_selection() = selection;
+  if (selection.ByteSizeLong() > 0) *request.mutable_selection() = std::move(selection);
   if (!flags.dataset.empty()) {
     v1::DatasetSource* dataset =
         flags.feed.empty() ? request.mutable_dataset() : request.mutable_feed()->mutable_dataset();

@@ -25,7 +25,7 @@ absl::StatusOr<std::vector<float>> RunLatentPass(Model& model, absl::Span<const 
   const AttachedDictionary& attached = model.dictionaries()[static_cast<size_t>(dictionary)];
   const at::Device device(model.info().device);
   std::vector<float> values;
-  const absl::Status status = CatchTorch([&]() -> absl::Status {
+  absl::Status status = CatchTorch([&]() -> absl::Status {
     c10::InferenceMode inference;
     const at::Tensor wanted = at::tensor(at::ArrayRef<int64_t>(latents.data(), latents.size()), at::kLong).to(device);
     at::Tensor found;

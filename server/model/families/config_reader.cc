@@ -106,7 +106,7 @@ bool ConfigReader::Flag(const std::string& key, bool fallback) const {
   return fallback;
 }
 
-std::string ConfigReader::Text(const std::string& key, std::optional<std::string> fallback) const {
+std::string ConfigReader::Text(const std::string& key, const std::optional<std::string>& fallback) const {
   const Json* value = FindOrFail(key, fallback.has_value());
   if (value == nullptr) return fallback.value_or("");
   if (value->is_string()) return value->get<std::string>();

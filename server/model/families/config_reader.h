@@ -48,7 +48,7 @@ class ConfigReader {
   // An array of finite, positive numbers.
   std::vector<double> Numbers(const std::string& key) const;
   bool Flag(const std::string& key, bool fallback) const;
-  std::string Text(const std::string& key, std::optional<std::string> fallback = std::nullopt) const;
+  std::string Text(const std::string& key, const std::optional<std::string>& fallback = std::nullopt) const;
   std::vector<std::string> Texts(const std::string& key) const;
   // An array of integers from 0.
   std::vector<int64_t> Counts(const std::string& key) const;

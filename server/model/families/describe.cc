@@ -10,7 +10,7 @@ namespace hookline {
 namespace {
 
 std::string Describe(const RotaryConfig& rotary) {
-  const std::string text = absl::StrCat("rotary ", rotary.dims, " base ", rotary.base);
+  std::string text = absl::StrCat("rotary ", rotary.dims, " base ", rotary.base);
   switch (rotary.scaling) {
     case RotaryConfig::Scaling::kNone:
       return text;

@@ -22,7 +22,7 @@ bool NoLayer(int /*layer*/) { return false; }
 // Reads Ministral too, whose files name each layer's kind.
 DecoderConfig ReadMistralConfig(const ConfigReader& config) {
   ShapeDefaults defaults;
-  defaults.context_length = 4096 * 32;
+  defaults.context_length = int64_t{4096} * 32;
   if (!config.IsNull("num_key_value_heads")) defaults.key_value_heads = 8;
   DecoderConfig decoder = ReadLlamaLike(config, defaults);
   const std::optional<int64_t> window = ReadWindow(config, 4096);

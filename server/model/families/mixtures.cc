@@ -67,7 +67,7 @@ Architecture ReadQwen3Moe(const ConfigReader& config) {
 Architecture ReadMixtral(const ConfigReader& config) {
   ShapeDefaults defaults;
   if (!config.IsNull("num_key_value_heads")) defaults.key_value_heads = 8;
-  defaults.context_length = 4096 * 32;
+  defaults.context_length = int64_t{4096} * 32;
   defaults.epsilon = 1e-5;
   DecoderConfig decoder = ReadLlamaShape(config, defaults);
   decoder.rotary = {ReadOneRotary(config, decoder, 1e6)};

@@ -117,7 +117,7 @@ at::Tensor WeightTaker::Wide(const std::string& name, const std::vector<int64_t>
 }
 
 std::vector<double> WeightTaker::Numbers(const std::string& name, int64_t count) {
-  const std::vector<double> none(static_cast<size_t>(count), 0);
+  std::vector<double> none(static_cast<size_t>(count), 0);
   if (Find(name, {count}) == nullptr) return none;
   const at::Tensor values = Read(name, at::kDouble);
   if (!values.defined()) return none;

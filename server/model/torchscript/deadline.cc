@@ -33,7 +33,8 @@ void CheckDeadline() {
 
 namespace {
 
-// Conservative: the operator is kept although nothing uses what it returns.
+// Conservative: the operator is kept although nothing uses what it returns. LibTorch registers operators so.
+// NOLINTNEXTLINE(bugprone-throwing-static-initialization)
 const jit::RegisterOperators registered({jit::Operator(
     std::string(kCheck) + "() -> ()", [](jit::Stack& /*stack*/) { CheckDeadline(); },
     c10::AliasAnalysisKind::CONSERVATIVE)});

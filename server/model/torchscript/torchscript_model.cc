@@ -114,7 +114,7 @@ class TorchScriptModel : public Model {
     const uintmax_t file_bytes = std::filesystem::file_size(options_.path, unreadable);
     if (!unreadable) RETURN_IF_ERROR(CheckMemory({{info_.name, "cpu", static_cast<int64_t>(file_bytes)}}, MemoryOf));
     ASSIGN_OR_RETURN(ScriptFile file, LoadScriptFile(options_.path));
-    module_ = std::move(file.module);
+    module_ = file.module;
     info_.fingerprint = std::move(file.fingerprint);
     c10::NoGradGuard no_grad;
     try {
@@ -231,7 +231,7 @@ class TorchScriptModel : public Model {
       }
       RETURN_IF_ERROR(CheckMemory({need}, MemoryOf));
     }
-    auto convert = [&](at::Tensor tensor) {
+    const auto convert = [&](const at::Tensor& tensor) {
       const c10::ScalarType wanted = tensor.is_floating_point() ? dtype : tensor.scalar_type();
       if (tensor.scalar_type() != wanted || tensor.device() != device_) tensor.set_data(tensor.to(device_, wanted));
     };
