@@ -213,9 +213,8 @@ absl::Status Executor::Compute(PassPlan* pass) {
       const RowLayout& layout = member.delivery->recipient().plan->hook_points[use.hook_point].layout;
       absl::StatusOr<std::shared_ptr<StagedRows>> staged =
           transfer_->Stage(value, *indices[use.member], use.rows, layout);
-      copied = staged.ok()
-                   ? member.delivery->Stage(use.hook_point, member.first, use.rows, *staged, transfer_)
-                   : staged.status();
+      copied = staged.ok() ? member.delivery->Stage(use.hook_point, member.first, use.rows, *staged, transfer_)
+                           : staged.status();
       member.share.copy_time += SteadyNow() - begin;
     }
   };

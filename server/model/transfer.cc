@@ -427,7 +427,7 @@ absl::StatusOr<std::shared_ptr<uint8_t>> AllocateHostMemory(int64_t bytes, const
   std::shared_ptr<uint8_t> memory;
   RETURN_IF_ERROR(CatchTorch([&] {
     if (!c10::Device(device).is_cpu()) {
-      const absl::Status pinned = CatchTorch([&] {
+      absl::Status pinned = CatchTorch([&] {
         memory = AllocatePinned(bytes);
         return absl::OkStatus();
       });

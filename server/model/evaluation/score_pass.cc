@@ -403,7 +403,7 @@ double ReplacedRows::ExplainedVariance() const {
 
 absl::StatusOr<std::unique_ptr<ScorePass>> ScorePass::Make(Model& model, const ScoreInput& input) {
   std::unique_ptr<ScorePass> pass;
-  const absl::Status status = CatchTorch([&] {
+  absl::Status status = CatchTorch([&] {
     c10::InferenceMode inference;
     pass = std::make_unique<PausingPass>(model, input);
     return absl::OkStatus();

@@ -107,7 +107,7 @@ std::optional<AvailableMemory> MemoryOf(const std::string& device) {
       return AvailableMemory{*bytes, "as the driver says"};
     }
   } catch (const std::exception&) {
-    // Loading the model says what is wrong with the device.
+    return std::nullopt;  // loading the model says what is wrong with the device
   }
   return std::nullopt;
 }

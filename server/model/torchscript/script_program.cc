@@ -291,15 +291,17 @@ absl::StatusOr<std::vector<std::string>> CheckProgram(PyTorchStreamReader& archi
 }
 
 void Confine(jit::CompilationUnit& unit, const std::vector<std::string>& classes) {
-  std::unordered_set<jit::Function*> functions;
-  for (jit::Function* function : unit.get_functions()) functions.insert(function);
+  std::unordered_set<const jit::Function*> confined;
+  const auto confine = [&](jit::Function* function) {
+    if (confined.insert(function).second) ConfineFunction(*function);
+  };
+  for (jit::Function* function : unit.get_functions()) confine(function);
   for (const std::string& name : classes) {
     const c10::NamedTypePtr named = unit.get_type(c10::QualifiedName(name));
     const auto type = named == nullptr ? nullptr : named->cast<c10::ClassType>();
     if (type == nullptr) continue;
-    for (jit::Function* method : type->methods()) functions.insert(method);
+    for (jit::Function* method : type->methods()) confine(method);
   }
-  for (jit::Function* function : functions) ConfineFunction(*function);
 }
 
 }  // namespace hookline

@@ -290,14 +290,19 @@ class Tapper {
     Mark(value, "");
   }
 
+  // Counts the tuple's elements against those of the call's value so far.
+  bool Unpacks(const c10::TupleType& tuple) {
+    elements_ += tuple.elements().size();
+    return !tuple.elements().empty() && elements_ <= kMaxTupleElements;
+  }
+
   void Mark(jit::Value* value, const std::string& element) {
     const c10::TypePtr& type = value->type();
     const int call = static_cast<int>(calls_.size()) - 1;
     if (type->isSubtypeOf(*c10::TensorType::get())) {
       jit::Node* copy = graph_->insertNode(graph_->create(aten::clone, {value, none_}));
       markers_[copy] = Marker{call, element};
-    } else if (auto tuple = type->cast<c10::TupleType>();
-               tuple && !tuple->elements().empty() && (elements_ += tuple->elements().size()) <= kMaxTupleElements) {
+    } else if (const auto tuple = type->cast<c10::TupleType>(); tuple && Unpacks(*tuple)) {
       jit::Node* node = value->node();
       if (node->kind() != prim::TupleConstruct) node = graph_->insertNode(graph_->createTupleUnpack(value));
       const bool constructed = node->kind() == prim::TupleConstruct;
