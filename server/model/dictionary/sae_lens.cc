@@ -23,7 +23,7 @@ constexpr char kSkipTranscoder[] = "skip_transcoder";
 constexpr char kJumpReluSkipTranscoder[] = "jumprelu_skip_transcoder";
 constexpr char kWeightsFile[] = "/sae_weights.safetensors";
 
-// Versions before 6 have the hook point beside the sizes, and call a top-k dictionary a standard one with another
+// Versions before 6 have the hook point beside the sizes. Their top-k dictionaries are standard ones with another
 // activation function.
 void ReadActivation(const ConfigReader& config, DictionaryInfo* info, DictionaryConfig* made) {
   info->architecture = config.Text("architecture", "standard");
@@ -59,7 +59,7 @@ void ReadNormalization(const ConfigReader& config, DictionaryConfig* made) {
   } else if (kind == "constant_norm_rescale") {
     made->normalization = Normalization::kConstantNorm;
   } else if (kind != "none" && kind != "expected_average_only_in") {
-    // SAELens itself applies nothing for expected_average_only_in once a dictionary is trained.
+    // SAELens itself ignores expected_average_only_in once a dictionary is trained.
     config.Refuse("normalize_activations",
                   "none, expected_average_only_in, layer_norm and constant_norm_rescale are computed");
   }
@@ -73,7 +73,7 @@ DictionaryConfig ReadConfig(const ConfigReader& config, DictionaryInfo* info) {
   ReadNormalization(config, &made);
   made.subtracts_decoder_bias = config.Flag("apply_b_dec_to_input", !made.is_transcoder);
   if (made.is_transcoder && made.subtracts_decoder_bias) {
-    config.Refuse("apply_b_dec_to_input", "a transcoder's bias is not its input's");
+    config.Refuse("apply_b_dec_to_input", "a transcoder's bias belongs to its output, not to its input");
   }
   made.scales_by_decoder_norm = config.Flag("rescale_acts_by_decoder_norm", false);
   if (made.scales_by_decoder_norm && made.activation != Activation::kTopK) {
@@ -112,7 +112,7 @@ DictionaryWeights TakeWeights(const DictionaryInfo& info, const DictionaryConfig
     weights.encoder_bias = take.Get("b_enc", {latents});
   }
   if (config.activation == Activation::kJumpRelu) weights.threshold = take.Get("threshold", {latents});
-  // Versions before 6 save it always; the configuration says whether it is used.
+  // Versions before 6 always save it; the configuration says whether it is used.
   if (take.Has("scaling_factor")) take.Ignore("scaling_factor", {latents});
   return weights;
 }
