@@ -109,7 +109,7 @@ absl::StatusOr<std::shared_ptr<const Dictionary>> ReadDictionaryLearning(const s
   for (const DictionaryClass& one : kClasses) {
     if (info.architecture == one.name) kind = &one;
   }
-  if (kind == nullptr) trainer.Refuse("dict_class", "the library's autoencoders are computed");
+  if (kind == nullptr) trainer.Refuse("dict_class", "only the library's autoencoders are supported");
   DictionaryConfig config;
   if (kind != nullptr && kind->activation == Activation::kTopK) {
     config.k = info.max_active = trainer.Integer("k", std::nullopt, info.latents);

@@ -45,10 +45,10 @@ void ReadActivation(const ConfigReader& config, DictionaryInfo* info, Dictionary
   } else {
     config.Refuse("architecture",
                   "standard, gated, jumprelu, topk, transcoder, skip_transcoder, jumprelu_transcoder and "
-                  "jumprelu_skip_transcoder are computed");
+                  "jumprelu_skip_transcoder are supported");
   }
   if (info->architecture != "topk" && function != "relu") {
-    config.Refuse(config.Has("activation_fn_str") ? "activation_fn_str" : "activation_fn", "relu is computed");
+    config.Refuse(config.Has("activation_fn_str") ? "activation_fn_str" : "activation_fn", "only relu is supported");
   }
 }
 
@@ -61,7 +61,7 @@ void ReadNormalization(const ConfigReader& config, DictionaryConfig* made) {
   } else if (kind != "none" && kind != "expected_average_only_in") {
     // SAELens itself ignores expected_average_only_in once a dictionary is trained.
     config.Refuse("normalize_activations",
-                  "none, expected_average_only_in, layer_norm and constant_norm_rescale are computed");
+                  "none, expected_average_only_in, layer_norm and constant_norm_rescale are supported");
   }
 }
 
@@ -77,10 +77,10 @@ DictionaryConfig ReadConfig(const ConfigReader& config, DictionaryInfo* info) {
   }
   made.scales_by_decoder_norm = config.Flag("rescale_acts_by_decoder_norm", false);
   if (made.scales_by_decoder_norm && made.activation != Activation::kTopK) {
-    config.Refuse("rescale_acts_by_decoder_norm", "it is computed for topk");
+    config.Refuse("rescale_acts_by_decoder_norm", "only topk supports it");
   }
   if (config.Flag("finetuning_scaling_factor", false)) {
-    config.Refuse("finetuning_scaling_factor", "scaling after fine-tuning is not computed");
+    config.Refuse("finetuning_scaling_factor", "scaling after fine-tuning is not supported");
   }
   const ConfigReader metadata = config.Object("metadata");
   const ConfigReader& place = metadata.Has("hook_name") ? metadata : config;
@@ -90,7 +90,8 @@ DictionaryConfig ReadConfig(const ConfigReader& config, DictionaryInfo* info) {
   if (!made.is_transcoder) return made;
   info->output_width = config.Integer("d_out");
   info->output_point = place.Text("hook_name_out");
-  if (place.Has("hook_head_index_out")) place.Refuse("hook_head_index_out", "transcoders to whole rows are computed");
+  if (place.Has("hook_head_index_out"))
+    place.Refuse("hook_head_index_out", "only transcoders to whole rows are supported");
   return made;
 }
 

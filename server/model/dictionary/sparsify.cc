@@ -39,7 +39,7 @@ DictionaryConfig ReadConfig(const ConfigReader& config, DictionaryInfo* info) {
   DictionaryConfig made;
   made.activation = DictionaryConfig::Activation::kTopK;
   made.k = info->max_active = config.Integer("k", 32, info->latents);
-  if (config.Text("activation", "topk") != "topk") config.Refuse("activation", "topk is computed");
+  if (config.Text("activation", "topk") != "topk") config.Refuse("activation", "only topk is supported");
   for (const char* flag : {"transcode", "skip_connection"}) {
     if (config.Flag(flag, false)) config.Refuse(flag, "transcoders are not supported, only autoencoders");
   }

@@ -51,7 +51,7 @@ const StoredTensor* WeightTaker::FindBytes(const std::string& name, const std::v
   const StoredTensor* const tensor = FindOfAnyType(name, sizes);
   if (tensor == nullptr || tensor->scalar_type() == at::kByte) return tensor;
   status_ = absl::FailedPreconditionError(absl::StrCat(weights_.path, ": weight ", Quoted(name), " is of type ",
-                                                       c10::toString(tensor->scalar_type()), "; bytes are wanted"));
+                                                       c10::toString(tensor->scalar_type()), "; expected bytes"));
   return nullptr;
 }
 
