@@ -237,7 +237,7 @@ TEST_F(FamiliesRefusedTest, ASurplusWeightIsNamed) {
     });
     const absl::Status status = Load().status();
     EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
-    EXPECT_THAT(status.message(), HasSubstr("is not one of this architecture's")) << fixture;
+    EXPECT_THAT(status.message(), HasSubstr("does not belong to this architecture")) << fixture;
   }
 }
 
