@@ -11,10 +11,10 @@
 namespace hookline {
 namespace {
 
-// A name's hook point, or why Hookline has no such tensor.
+// The hook point that a name means, or the reason why Hookline has no such tensor.
 struct Meaning {
   int index = -1;
-  std::string why;  // completes the sentence that begins with the name; empty: the name is unknown
+  std::string why;  // completes the sentence that begins with the name; empty if the name is unknown
 };
 
 class Collector {
@@ -42,7 +42,7 @@ class Collector {
   static std::string Name(int block, absl::string_view rest) { return absl::StrCat("blocks.", block, ".", rest); }
   bool Has(int block, absl::string_view name) const { return Index(block, name) >= 0; }
   int Index(int block, absl::string_view name) const { return points_.Find(Name(block, name)); }
-  // The output of a norm: before the weight where it has none. -1 without the norm.
+  // The output of a norm, which is its normalized value where it has no weight; -1 where there is no norm.
   int OutOf(int block, absl::string_view norm) const {
     const int out = Index(block, absl::StrCat(norm, ".hook_out"));
     return out >= 0 ? out : Index(block, absl::StrCat(norm, ".hook_normalized"));
@@ -60,7 +60,7 @@ class Collector {
     }
   }
 
-  // The module's path below each way to the block; empty: the block itself.
+  // Adds the module's path below each name of the block. An empty path means the block itself.
   void AddModule(int block, absl::string_view module, const Meaning& input, const Meaning& output) {
     for (const char* blocks : modules_.blocks) {
       AddPath(absl::StrCat(blocks, block, module.empty() ? "" : ".", module), input, output);
@@ -71,7 +71,7 @@ class Collector {
     Add(path + ".output", output);
     Add(path, output);
   }
-  // The same by the bridge's name.
+  // Adds the names of the bridge for the same module.
   void AddBridge(int block, absl::string_view name, const Meaning& input, const Meaning& output) {
     Add(absl::StrCat(Name(block, name), ".hook_in"), input);
     Add(absl::StrCat(Name(block, name), ".hook_out"), output);
@@ -86,7 +86,7 @@ class Collector {
     Add(Name(i, "hook_out"), post);
     AddModule(i, "", {pre, ""}, {post, ""});
     RefuseOfBlock(i);
-    // Norms after the residual sums read and write other tensors than their names say elsewhere.
+    // Norms after the residual sums read and write tensors other than those that their names mean in other families.
     const int ln1 = Index(i, "ln1.hook_normalized");
     if (ln1 >= 0 && ln1 > Index(i, "hook_attn_out")) return;
     const Branches branches = BranchesOf(i, pre);
@@ -99,7 +99,7 @@ class Collector {
     AddOtherMeanings(i, branches);
   }
 
-  // Names by which the bridge means something else in some families.
+  // Adds names that the bridge uses for another tensor in some families.
   void AddOtherMeanings(int i, const Branches& branches) {
     if (architecture_ == "olmo2" || architecture_ == "olmo3") {
       for (const auto& [norm, raw] : {std::pair("ln1", "attn.hook_out"), std::pair("ln2", "mlp.hook_out")}) {
@@ -109,7 +109,7 @@ class Collector {
         }
       }
     }
-    // Layers that do not rotate, in models whose first layer does.
+    // In a layer without rotation, the bridge's names of rotated queries and keys mean the plain ones.
     if (points_.Find("blocks.0.attn.hook_rot_q") >= 0 && !HasRole(ModuleRole::kQueryNorm)) {
       Add(Name(i, "attn.hook_rot_q"), Index(i, "attn.hook_q"));
       Add(Name(i, "attn.hook_rot_k"), Index(i, "attn.hook_k"));
@@ -122,7 +122,7 @@ class Collector {
     }
   }
 
-  // Names of tensors that no family has.
+  // Refuses names of tensors that no family has.
   void RefuseOfBlock(int i) {
     const std::string middle = Has(i, "hook_resid_mid") ? Name(i, "hook_resid_mid") : Name(i, "hook_resid_pre");
     const std::string z = absl::StrCat("; nearest: ", Name(i, "attn.hook_z"));
@@ -133,15 +133,16 @@ class Collector {
                       "; name one of them")});
     for (const char* name : {"attn.hook_pattern", "attn.hook_attn_scores"}) {
       Add(Name(i, name), {-1, absl::StrCat("has a row for each pair of positions, which is not captured", z,
-                                           ", what the pattern makes of the values")});
+                                           ", the values weighted by the pattern")});
     }
     Add(Name(i, "attn.hook_result"),
         {-1, absl::StrCat("has a row of the model's width for each head, which is not captured", z,
-                          ", from which the output projection makes it; their sum is ", Name(i, "hook_attn_out"))});
+                          ", from which the output projection computes it; the sum over the heads is ",
+                          Name(i, "hook_attn_out"))});
     for (const char* name : {"hook_attn_in", "hook_q_input", "hook_k_input", "hook_v_input"}) {
       Add(Name(i, name),
-          {-1, absl::StrCat("has the residual stream once for each head, which is not captured; nearest: ",
-                            Name(i, "hook_resid_pre"), ", which is the same for all")});
+          {-1, absl::StrCat("is a copy of the residual stream for each head, which is not captured; nearest: ",
+                            Name(i, "hook_resid_pre"), ", which is the same for all heads")});
     }
   }
 
@@ -190,13 +191,13 @@ class Collector {
     if (!module.empty()) AddModule(i, module, {input, ""}, {output, ""});
   }
 
-  // A hook point of the block, or why there is none.
+  // A hook point of the block, or the reason why there is none.
   Meaning Inside(int i, absl::string_view name, absl::string_view otherwise) const {
     if (Has(i, name)) return {Index(i, name), ""};
     return {-1, std::string(otherwise)};
   }
 
-  // The input and output of a module. Both unknown: the layer has no such module.
+  // The input and output of a module. Both are empty if the layer has no such module.
   std::pair<Meaning, Meaning> MeaningOf(int i, ModuleRole role, const Branches& branches) const {
     const Meaning attention_input{branches.attention_input, ""}, mlp_input{branches.mlp_input, ""};
     const auto nearest = [i](absl::string_view why, absl::string_view name, absl::string_view difference) {
@@ -210,15 +211,15 @@ class Collector {
         return {attention_input,
                 nearest("holds each head's queries and their gate", "attn.hook_q", "the queries alone")};
       case ModuleRole::kLatentQuery:
-        return {nearest("holds a latent, which is not captured", "attn.hook_q", "its projection"),
+        return {nearest("holds a latent, which is not captured", "attn.hook_q", "the projection of the latent"),
                 Inside(i, "attn.hook_q", "")};
       case ModuleRole::kKey:
         return {attention_input, Inside(i, "attn.hook_k", "")};
       case ModuleRole::kValue:
         return {attention_input, Inside(i, "attn.hook_v", "")};
       case ModuleRole::kFusedAttention:
-        return {attention_input, nearest("holds queries, keys and values beside each other", "attn.hook_q",
-                                         "with attn.hook_k and attn.hook_v, one by one")};
+        return {attention_input, nearest("holds queries, keys and values side by side", "attn.hook_q",
+                                         "with attn.hook_k and attn.hook_v, each separate")};
       case ModuleRole::kAttentionOut:
         return {Meaning{Index(i, "attn.hook_z"), ""}, branches.attention_output};
       case ModuleRole::kQueryNorm:
@@ -230,8 +231,8 @@ class Collector {
       case ModuleRole::kUp:
         return {mlp_input, Inside(i, "mlp.hook_pre_linear", "")};
       case ModuleRole::kFusedGateUp:
-        return {mlp_input, nearest("holds both projections beside each other", "mlp.hook_pre",
-                                   "with mlp.hook_pre_linear, one by one")};
+        return {mlp_input, nearest("holds both projections side by side", "mlp.hook_pre",
+                                   "with mlp.hook_pre_linear, each separate")};
       case ModuleRole::kActivation:
         return {Inside(i, "mlp.hook_pre", ""),
                 !is_gated ? Inside(i, "mlp.hook_post", "")
@@ -242,12 +243,12 @@ class Collector {
       case ModuleRole::kRouter:
         return {mlp_input, Inside(i, "mlp.hook_router_logits", "")};
       case ModuleRole::kExperts:
-        return {mlp_input,
-                nearest("is not captured apart from what is added to it", "hook_mlp_out", "the MLP's whole output")};
+        return {mlp_input, nearest("is not captured apart from the terms that are added to it", "hook_mlp_out",
+                                   "the MLP's whole output")};
       case ModuleRole::kValueNorm:
         return {Inside(i, "attn.hook_v", ""), AfterNorm(i, "hook_v", "hook_rot_v")};
       case ModuleRole::kPerLayer: {
-        const Meaning added = nearest("belongs to the layer's own embedding, which is not captured", "hook_resid_post",
+        const Meaning added = nearest("belongs to the layer's embedding, which is not captured", "hook_resid_post",
                                       "the sum that it is part of");
         return {added, added};
       }
@@ -258,9 +259,8 @@ class Collector {
         break;
     }
     const bool is_attention = role == ModuleRole::kOtherOfAttentionInput || role == ModuleRole::kInnerAttention;
-    const Meaning inner = is_attention
-                              ? nearest("is not captured", "attn.hook_z", "the last tensor inside of attention")
-                              : nearest("is not captured", "hook_mlp_out", "the MLP's whole output");
+    const Meaning inner = is_attention ? nearest("is not captured", "attn.hook_z", "the last tensor inside attention")
+                                       : nearest("is not captured", "hook_mlp_out", "the MLP's whole output");
     if (role == ModuleRole::kOtherOfAttentionInput) return {attention_input, inner};
     if (role == ModuleRole::kOtherOfMlpInput) return {mlp_input, inner};
     return {inner, inner};
@@ -309,9 +309,9 @@ class Collector {
         Add(Name(i, name), {-1, absl::StrCat("is a tensor of each expert, which is not captured; nearest: ",
                                              points_[whole].name, ", ", what)});
       };
-      refuse("mlp.hook_pre", branches.mlp_input, "which the MLP reads and TransformerLens's bridge gives by this name");
+      refuse("mlp.hook_pre", branches.mlp_input, "the MLP's input, which TransformerLens's bridge calls by this name");
       refuse("mlp.hook_post", Index(i, "hook_mlp_out"),
-             "the MLP's whole output, which TransformerLens's bridge gives by this name");
+             "the MLP's whole output, which TransformerLens's bridge calls by this name");
       add("mlp.gate", ModuleRole::kRouter);
       add("mlp.router", ModuleRole::kRouter);
       add("mlp.experts", ModuleRole::kExperts);
@@ -323,7 +323,7 @@ class Collector {
     add("mlp.out", ModuleRole::kDown);
   }
 
-  // The bridge's names inside DeepSeek's attention and MLP, which are often those of the modules.
+  // Adds the bridge's names inside DeepSeek's attention and MLP, most of which are the names of the modules.
   void AddBridgesOfLatents(int i, const Branches& branches) {
     for (const InnerModule& module : modules_.inner) {
       absl::string_view path = module.path;
@@ -354,7 +354,7 @@ class Collector {
     }
   }
 
-  // The bridge's names inside a norm of queries or keys.
+  // Adds the bridge's names inside a norm of queries or keys.
   void AddBridgeNorm(int i, absl::string_view of, const Meaning& meaning) {
     Add(absl::StrCat(Name(i, "attn."), of, "_norm.hook_normalized"), meaning);
     Add(absl::StrCat(Name(i, "attn."), of, "_norm.hook_scale"), meaning);
@@ -367,7 +367,7 @@ class Collector {
     const int positions = points_.Find("hook_pos_embed");
     Add("embed.hook_out", EmbeddingOf(embed));
     Add("pos_embed.hook_out", positions);
-    Add("embed.hook_in", {-1, "holds token ids, which `provenance` brings; nearest: hook_embed, what they become"});
+    Add("embed.hook_in", {-1, "holds token ids, which `provenance` delivers; nearest: hook_embed, their embeddings"});
     int final_out = points_.Find("ln_final.hook_out");
     if (final_out < 0) final_out = points_.Find("ln_final.hook_normalized");
     const std::string read = points_[final_out >= 0 ? final_out : last].name;
@@ -409,17 +409,16 @@ class Collector {
   }
   Meaning EmbeddingModule(int embed) const {
     if (architecture_ == "gemma" || architecture_ == "gemma2") {
-      return {-1,
-              "is scaled by sqrt(width) in transformers 5, and not before; nearest: hook_embed, which is scaled by it"};
+      return {-1, "is scaled by sqrt(width) only since transformers 5; nearest: hook_embed, which is scaled"};
     }
     return EmbeddingOf(embed);
   }
 
-  // The modules from which Gemma 4 takes a second embedding for each layer.
+  // Adds the modules that compute Gemma 4's second embedding for each layer.
   void AddPerLayerEmbedding(const std::string& base, int embed) {
     if (architecture_ != "gemma4" && architecture_ != "gemma4_text") return;
     const Meaning second{-1,
-                         "belongs to the layers' own embeddings, which are not captured; nearest: hook_embed, the "
+                         "belongs to the embeddings per layer, which are not captured; nearest: hook_embed, the "
                          "one that all layers share"};
     AddPath(base + "embed_tokens_per_layer", second, second);
     AddPath(base + "per_layer_model_projection", {embed, ""}, second);

@@ -13,21 +13,22 @@
 namespace hookline {
 
 struct Aliases {
-  std::vector<std::pair<std::string, int>> names;  // each with the index of its hook point, ascending by it
-  // Names of tensors that Hookline does not have, each with what completes the sentence that begins with the name: the
-  // nearest that it has, and how they differ.
+  std::vector<std::pair<std::string, int>>
+      names;  // each with its hook point's index, in ascending order of the indices
+  // Names of tensors that Hookline does not have. The second string completes the sentence that begins with the name:
+  // it says which hook point is nearest, and how the two differ.
   std::vector<std::pair<std::string, std::string>> refused;
 };
 
-// The aliases of a decoder of that architecture (ModelInfo::architecture):
-// - those of the original collector (`blocks.3.hook_attn`),
+// Returns the aliases of a decoder of that architecture (ModelInfo::architecture):
+// - the names of the original collector (`blocks.3.hook_attn`),
 // - the names of TransformerLens 3's bridge (`blocks.3.attn.hook_in`),
-// - the paths of the modules in transformers, with `.input` or `.output` and, for the output, without
-//   (`model.layers.3.mlp`), from the top, from the language model and from the base model on (`layers.3`).
-// Empty for architectures whose hook points have other names, such as TorchScript.
+// - the module paths of transformers, followed by `.input`, by `.output` or, for the output, by nothing
+//   (`model.layers.3.mlp`). A path can begin at the top, at the language model or at the base model (`layers.3`).
+// Returns none for architectures whose hook points have other names, such as TorchScript.
 Aliases AliasesOf(const HookPoints& points, absl::string_view architecture);
 
-// The same hook points, which requests can name by these aliases too.
+// Returns the same hook points, with these aliases as further names that requests can use.
 HookPoints WithAliases(const HookPoints& points, absl::string_view architecture);
 
 }  // namespace hookline

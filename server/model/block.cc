@@ -113,11 +113,11 @@ void Block::AddNorm(const BranchParts& parts, int64_t width, Branch& branch, Hoo
       post_norm ? parts.follower : parts.sublayer, hook_points);
 }
 
-// Applies what stands between the sublayer and the residual sum.
+// Adds the norm after the sublayer, if there is one, and the hook point of what is added to the residual stream.
 void Block::AddOutput(const BranchParts& parts, int64_t width, Branch& branch, HookPointList& hook_points) const {
   if (parts.post_norm.kind != NormConfig::Kind::kNone) {
-    branch.raw_hook = hook_points.Add(parts.raw_hook, width,
-                                      absl::StrCat("The output of ", parts.sublayer, ", before the norm after it."));
+    branch.raw_hook = hook_points.Add(
+        parts.raw_hook, width, absl::StrCat("The output of ", parts.sublayer, ", before the norm that follows it."));
   }
   branch.post_norm = std::make_unique<NormPlace>(parts.post_norm, std::move(parts.post_norm_weights), width, dtype_,
                                                  absl::StrCat(parts.norm_name, "_post"),

@@ -22,22 +22,22 @@
 
 namespace hookline {
 
-// A norm with its hook points: `<name>.hook_scale`, what it divides by, of width 1, `<name>.hook_normalized` before its
-// weight and `<name>.hook_out` after it. Where the configuration has none in this place, it returns its input.
+// A norm with its hook points: `<name>.hook_scale`, its divisor, of width 1, `<name>.hook_normalized` before its weight
+// and `<name>.hook_out` after it. Where the configuration has no norm in this place, it returns its input.
 class NormPlace {
  public:
-  // `what` begins the hook points' descriptions: "The norm before attention". `reader` (or null) reads its output.
-  // `dtype` is the model's.
+  // `what` begins the hook points' descriptions: "The norm before attention". `reader` (or null) names the part that
+  // reads the norm's output. `dtype` is the model's.
   NormPlace(const NormConfig& config, NormWeights weights, int64_t width, at::ScalarType dtype, const std::string& name,
             const std::string& what, const char* reader, HookPointList& hook_points);
 
   bool exists() const { return norm_.config().kind != NormConfig::Kind::kNone; }
 
-  // x (B * T, width). Returns whether the last hook point was tapped.
+  // x (B * T, width). Returns true if the last hook point was tapped.
   bool Run(const at::Tensor& x, Taps& taps, at::Tensor* out) const;
 
  private:
-  const OutputNorm norm_;  // for passes that do not tap what is inside
+  const OutputNorm norm_;  // for passes that tap none of its inner hook points
   int scale_hook_ = kNoHookPoint, normalized_hook_ = kNoHookPoint, out_hook_ = kNoHookPoint;
 };
 
@@ -47,26 +47,26 @@ class Block {
   // are aliases of hook_attn_out and hook_mlp_out. `dtype` is the model's.
   Block(const DecoderConfig& config, int layer, LayerWeights weights, at::ScalarType dtype, HookPointList& hook_points);
 
-  // Replaces x (B * T, width) by the block's output. Returns whether the last hook point was tapped.
+  // Replaces x (B * T, width) by the block's output. Returns true if the last hook point was tapped.
   bool Run(ForwardPass& pass, at::Tensor* x) const;
 
  private:
   // A sublayer with its norms.
   struct Branch {
-    std::unique_ptr<NormPlace> norm;       // before it; post-norm blocks: after the residual sum
-    std::unique_ptr<NormPlace> post_norm;  // after it, before the residual sum
-    int raw_hook = kNoHookPoint;           // what the sublayer returns, where a norm follows
+    std::unique_ptr<NormPlace> norm;       // before the sublayer; in post-norm blocks after the residual sum
+    std::unique_ptr<NormPlace> post_norm;  // after the sublayer, before the residual sum
+    int raw_hook = kNoHookPoint;           // the sublayer's output, where a norm follows
     int out_hook = kNoHookPoint;           // what is added to the residual stream
   };
 
-  // The parts from which the two branches of a block are made. The weights are moved from.
+  // The parts from which a branch of the block is made. The weights are moved from.
   struct BranchParts {
     const NormConfig& norm;
     NormWeights& norm_weights;
     const NormConfig& post_norm;
     NormWeights& post_norm_weights;
-    const char* sublayer = "";   // as descriptions name it
-    const char* follower = "";   // reads the norm of a post-norm block
+    const char* sublayer = "";   // its name in descriptions
+    const char* follower = "";   // the reader of a post-norm block's norm
     const char* norm_name = "";  // "ln1"
     const char* raw_hook = "";
     const char* out_hook = "";

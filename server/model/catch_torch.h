@@ -1,4 +1,4 @@
-// Turns what LibTorch throws into a status, where LibTorch is called.
+// Turns exceptions of LibTorch into statuses, at the calls of LibTorch.
 //
 //   return CatchTorch([&] {
 //     rows = at::matmul(x, weight);
@@ -15,8 +15,8 @@
 
 namespace hookline {
 
-// Returns the status that `function` returns, or that of the exception that it throws: RESOURCE_EXHAUSTED if the device
-// or the host has no memory left, else INTERNAL.
+// Returns the status that `function` returns. If it throws, returns RESOURCE_EXHAUSTED when the device or the host is
+// out of memory, else INTERNAL.
 template <typename Function>
 absl::Status CatchTorch(Function&& function) {
   try {

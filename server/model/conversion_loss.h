@@ -1,4 +1,4 @@
-// Measures what rows lose when they are converted to the form in which they are sent.
+// Measures the precision that rows lose when they are converted to the form in which they are sent.
 #ifndef HOOKLINE_SERVER_MODEL_CONVERSION_LOSS_H_
 #define HOOKLINE_SERVER_MODEL_CONVERSION_LOSS_H_
 
@@ -6,12 +6,12 @@
 
 namespace hookline {
 
-// Sums over rows. A row with a value that is not finite counts in none of the squares.
+// Sums over rows. A row with a non-finite value does not count in the squares.
 struct ConversionLoss {
   double error_squares = 0;    // (converted - value)^2, for dtypes with a scale; 0 for others
   double value_squares = 0;    // value^2, likewise
   int64_t overflows = 0;       // finite values that became infinite
-  int64_t truncated_rows = 0;  // with more entries that are not 0 than top_k keeps
+  int64_t truncated_rows = 0;  // rows with more nonzero entries than top_k keeps
 };
 
 }  // namespace hookline

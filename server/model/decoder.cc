@@ -13,7 +13,7 @@
 namespace hookline {
 namespace {
 
-// The heads of the first layer that has key/value heads, else of the first layer.
+// Takes the heads of the first layer that has key/value heads, else those of the first layer.
 void FillHeads(const DecoderConfig& config, ModelInfo* info) {
   for (const LayerConfig& layer : config.layers) {
     const auto* softmax = std::get_if<SoftmaxAttentionConfig>(&layer.attention);
@@ -146,7 +146,7 @@ bool Decoder::Run(PassState from, Taps& taps, PassEditor* editor) {
   progress.state = std::move(from);
   PassState& state = progress.state;
   const int layers = static_cast<int>(blocks_->size());
-  // A pass that goes on does so in the stage of its next block.
+  // A resumed pass starts in the stage of its next block.
   while (progress.stage + 1 < stages_.size() && state.layer >= stages_[progress.stage].end) ++progress.stage;
   EnterStage(taps, &progress);
   at::Tensor& x = state.x;
@@ -180,7 +180,7 @@ bool Decoder::Run(PassState from, Taps& taps, PassEditor* editor) {
 
 void Decoder::EnterStage(Taps& taps, Progress* progress) {
   OwnStage& stage = stages_[progress->stage];
-  // The stage before is free for the next batch first.
+  // Unlocks first, so that the next batch can enter the previous stage.
   if (progress->turn.owns_lock()) progress->turn.unlock();
   progress->turn = std::unique_lock<std::mutex>(*stage.turn);
   PassState& state = progress->state;
@@ -189,7 +189,7 @@ void Decoder::EnterStage(Taps& taps, Progress* progress) {
     state.per_layer = std::move(progress->pass->per_layer);
     state.shared = std::move(progress->pass->shared);
   }
-  // A tensor that lies there already stays as it is.
+  // A tensor that is already on the device stays as it is.
   const auto bring = [&stage](at::Tensor* tensor) {
     if (tensor->defined()) *tensor = tensor->to(stage.device, /*non_blocking=*/true);
   };
@@ -253,7 +253,7 @@ bool Decoder::Embed(const at::Tensor& token_ids, Taps& taps, at::Tensor* out, at
   at::Tensor x = at::index_select(weights_.token_embedding, 0, token_ids.reshape(-1)).to(dtype_);
   if (weights_.embedding_projection.weight.defined()) x = Linear(x, weights_.embedding_projection);
   if (config_.embedding_scale != 1) {
-    // The factor itself is a number of the model's dtype.
+    // The factor is rounded to the model's dtype, too.
     x = x * at::scalar_tensor(config_.embedding_scale, at::TensorOptions().dtype(dtype_).device(x.device()));
   }
   if (taps(embed_hook_, x)) return true;

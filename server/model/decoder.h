@@ -24,10 +24,10 @@ namespace hookline {
 
 class Decoder : public Model {
  public:
-  // `weights` lie on the model's device in its dtype, embedding tables and norm weights as decoder_weights.h says.
-  // If there are stages, which together have all blocks, the weights of a block lie on the device of its stage, those
-  // used before the blocks on the first, info.device, and those used after them on the last. `info` has everything but
-  // what the configuration tells.
+  // `weights` lie on the model's device in its dtype; decoder_weights.h gives the dtypes of embedding tables and norm
+  // weights. If there are stages, which together have all blocks, the weights of a block lie on the device of its
+  // stage, those used before the blocks on the first, info.device, and those used after them on the last. The caller
+  // fills in those fields of `info` that do not follow from the configuration.
   Decoder(ModelInfo info, DecoderConfig config, DecoderWeights weights, at::ScalarType dtype,
           const std::vector<Stage>& stages = {});
 
@@ -40,18 +40,18 @@ class Decoder : public Model {
     kReplica,   // computes independently of this one
     kPipeline,  // takes turns with this one: at any time, one of them computes a stage
   };
-  // Makes a model on the same devices that has this one's weights, and no copy of them, for another thread.
+  // Makes a model for another thread, on the same devices, that uses this model's weights without copying them.
   std::unique_ptr<Decoder> Share(Sharing sharing) const;
 
  private:
-  // A stage as this model computes it. Tables and masks are its own, since nothing locks them.
+  // A stage as this model computes it. Each model has its own tables and masks, since no lock guards them.
   struct OwnStage {
     int end = 0;  // the block after its last
     at::Device device;
     Rotary rotary;
     CausalMasks masks;
-    // Held while the stage is computed or, on an accelerator, launched. It guards no data; models that share a pipeline
-    // take turns by it.
+    // Held while the stage is computed or, on an accelerator, launched. It guards no data: models that share a pipeline
+    // take turns at the stage by it.
     std::shared_ptr<std::mutex> turn;
   };
 
@@ -60,9 +60,9 @@ class Decoder : public Model {
     double residual = 1, embedding = 0, bigram = 0;
   };
 
-  // `editor`: null where the batch stays as it is and no logits are wanted.
+  // `editor` is null if the batch stays unchanged and no logits are needed.
   absl::Status RunAll(PassState from, Taps& taps, PassEditor* editor);
-  // A model that shares the other's weights.
+  // Makes a model that shares the other's weights.
   Decoder(const Decoder& other, Sharing sharing);
   void AddStage(size_t end, at::Device device);
 
@@ -71,27 +71,27 @@ class Decoder : public Model {
     size_t stage = 0;
     std::unique_lock<std::mutex> turn;
     std::optional<ForwardPass> pass;
-    PassState state;  // without what `pass` has of it
+    PassState state;  // without the fields that `pass` holds
   };
-  // Waits for the turn of progress->stage and brings the pass there.
+  // Waits for the turn at progress->stage and moves the pass to its device.
   void EnterStage(Taps& taps, Progress* progress);
-  // Offers `editor`, if there is one, the state before `layer`, and lets it choose the sequences with which the pass
-  // goes on.
+  // If there is an editor, offers it the state before `layer` and lets it choose the sequences with which the
+  // pass goes on.
   void Enter(int layer, PassEditor* editor, Progress* progress);
   void Fork(const std::vector<int64_t>& chosen, Progress* progress);
 
-  // Each returns whether the last hook point was tapped, after which nothing more is computed.
+  // Each returns true if the last hook point was tapped; the pass then ends.
   bool Run(PassState state, Taps& taps, PassEditor* editor);
   bool Embed(const at::Tensor& token_ids, Taps& taps, at::Tensor* x, at::Tensor* per_layer);
   at::Tensor EmbedBigrams(const at::Tensor& token_ids) const;
 
   const DecoderConfig config_;
-  DecoderWeights weights_;  // those of the layers are with their blocks
+  DecoderWeights weights_;  // the blocks hold those of the layers
   const at::ScalarType dtype_;
   std::vector<OwnStage> stages_;  // at least one
   int embed_hook_ = kNoHookPoint, position_embed_hook_ = kNoHookPoint;
   std::vector<Inputs> inputs_;    // by layer
-  bool reads_embedding_ = false;  // a later block's input has a term of it
+  bool reads_embedding_ = false;  // whether a block's input has the embedding as a term
   std::shared_ptr<const std::vector<Block>> blocks_;
   std::shared_ptr<const NormPlace> ln_final_;
   const Unembedding unembedding_;

@@ -7,7 +7,7 @@
 namespace hookline {
 namespace {
 
-// Every digit, since two models may differ in the last one.
+// Prints every digit, since two models can differ in the last one.
 std::string ToText(double number) { return absl::StrFormat("%.17g", number); }
 std::string ToText(const std::string& text) { return text; }
 template <typename Integer>

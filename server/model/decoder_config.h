@@ -1,5 +1,6 @@
-// Distinguishes one decoder-only transformer from another. A family (server/model/families) reads a checkpoint's
-// configuration into this; the decoder (decoder.h) computes what it says. Free of LibTorch.
+// The configuration of a decoder: everything that distinguishes one decoder-only transformer from another, apart from
+// the weights. A family (server/model/families) reads a checkpoint's configuration into it; the decoder (decoder.h)
+// computes what it describes. Free of LibTorch.
 #ifndef HOOKLINE_SERVER_MODEL_DECODER_CONFIG_H_
 #define HOOKLINE_SERVER_MODEL_DECODER_CONFIG_H_
 
@@ -14,19 +15,19 @@ namespace hookline {
 
 enum class Activation { kRelu, kReluSquared, kSilu, kGelu, kGeluTanh, kQuickGelu };
 
-// A norm over the last axis. Whether it has learned weights is told by the weights.
+// A norm over the last axis.
 struct NormConfig {
   enum class Kind {
     kNone,   // there is no norm in this place
     kRms,    // x / sqrt(mean(x^2) + epsilon)
-    kLayer,  // the same of x - mean(x)
+    kLayer,  // the same for x - mean(x)
   };
   Kind kind = Kind::kNone;
   double epsilon = 0;
-  bool weighted = false;  // multiplied by a learned weight (and for kLayer a bias added)
+  bool weighted = false;  // multiplied by a learned weight; kLayer also adds a bias
 };
 
-// Norm of queries and keys.
+// The norm of queries and keys.
 struct QueryKeyNormConfig {
   enum class Place { kBeforeRotary, kAfterRotary };
   enum class Span { kHead, kAllHeads };
@@ -41,35 +42,35 @@ struct SoftmaxAttentionConfig {
   int64_t heads = 0;
   int64_t key_value_heads = 0;
   int64_t head_width = 0;
-  // A position t sees positions t - reach ... t. Negative: all positions before it.
+  // A position t sees positions t - reach ... t; if negative, all positions up to its own.
   int64_t reach = -1;
-  int rotary = -1;      // into DecoderConfig::rotary; -1: no rotation
+  int rotary = -1;      // index into DecoderConfig::rotary; -1: no rotation
   double scale = 1;     // on the scores
   double soft_cap = 0;  // scores become cap tanh(scores / cap); 0: no cap
   bool sinks = false;   // a learned logit per head that takes part in the softmax without a value
   QueryKeyNormConfig query_key_norm;
   NormConfig value_norm;   // of each head's values, after hook_v
-  double clamp = 0;        // q and k after their norm and v are held within +-clamp; 0: they are not
+  double clamp = 0;        // bound of |q| and |k| after their norm, and of |v|; 0: none
   bool gated = false;      // the query projection also gives each head a gate: z = attention sigmoid(gate)
-  bool key_value = false;  // the values are the keys as projected
-  // A layer with keys_from >= 0 projects no keys and values; it reads those of that earlier layer, which has
-  // shares_keys.
+  bool key_value = false;  // the values are the keys before norm and rotation
+  // A layer with keys_from >= 0 projects no keys and values. It reads those of that earlier layer, whose
+  // shares_keys is set.
   int keys_from = -1;
   bool shares_keys = false;
-  double value_embedding_factor = 0;  // of the value embeddings' gate; 0: there are none
+  double value_embedding_factor = 0;  // factor of the value embeddings' gate; 0: there are none
 };
 
 // attention/latent_attention.h
 struct LatentAttentionConfig {
   int64_t heads = 0;
-  int64_t query_rank = 0;      // of the compressed queries; 0: they are projected at once
-  int64_t key_value_rank = 0;  // of the compressed keys and values
+  int64_t query_rank = 0;      // width of the compressed queries; 0: they are not compressed
+  int64_t key_value_rank = 0;  // width of the compressed keys and values
   int64_t plain_width = 0;     // values of a head that are not rotated
-  int64_t rotated_width = 0;   // values of a head that are; the key's are shared by all heads
+  int64_t rotated_width = 0;   // rotated values of a head; those of the key are shared by all heads
   int64_t value_width = 0;
-  int rotary = 0;  // into DecoderConfig::rotary
+  int rotary = 0;  // index into DecoderConfig::rotary
   double scale = 1;
-  NormConfig rank_norm;  // of the compressed queries, and of keys and values
+  NormConfig rank_norm;  // norm of the compressed queries, and of keys and values
 };
 
 // attention/gated_delta.h
@@ -93,7 +94,7 @@ struct DenseConfig {
 
 // feed_forward/experts.h
 struct ExpertsConfig {
-  // The formulas of an expert's score, which decides whether it is chosen, and of its weight.
+  // The formulas for an expert's score, which decides whether it is chosen, and for its weight.
   enum class Routing {
     kSoftmax,          // both: softmax of the logits over all experts
     kSoftmaxOfChosen,  // score: the logit; weight: softmax over the chosen logits
@@ -105,31 +106,31 @@ struct ExpertsConfig {
   Routing routing = Routing::kSoftmax;
   bool renormalized = false;  // the chosen experts' weights are divided by their sum
   double weight_factor = 1;   // then multiplied by this
-  // kSigmoid: experts of consecutive numbers form groups; only those of the `chosen_groups` best can be chosen.
+  // kSigmoid: consecutive experts form groups; only experts of the best `chosen_groups` can be chosen.
   int64_t groups = 1;
   int64_t chosen_groups = 1;
   Activation activation = Activation::kSilu;
-  // limit > 0: (min(gate, limit)) sigmoid(sharpness gate) (up + 1), up held within +-limit, instead of
+  // If limit > 0, (min(gate, limit)) sigmoid(sharpness gate) (up + 1), with up clamped to +-limit, replaces
   // activation(gate) up.
   double limit = 0;
   double sharpness = 1;
-  // One more MLP that every token passes; 0: there is none.
+  // The width of one more MLP that every token passes; 0: there is none.
   int64_t shared_width = 0;
-  bool shared_gated = false;  // its output times sigmoid(x gate)
+  bool shared_gated = false;  // its output is multiplied by sigmoid(x gate)
 };
 
 using FeedForwardConfig = std::variant<DenseConfig, ExpertsConfig>;
 
-// The part of the configuration that may differ from layer to layer.
+// The part of the configuration that can differ from layer to layer.
 struct LayerConfig {
   AttentionConfig attention;
   FeedForwardConfig feed_forward;
 
-  // Call it for a layer that is known to have softmax attention.
+  // Requires softmax attention in this layer.
   SoftmaxAttentionConfig& softmax() { return std::get<SoftmaxAttentionConfig>(attention); }
 };
 
-// Embeddings of each token for each layer, beside the residual stream (per_layer_embedding.h).
+// Further embeddings of each token, one for each layer, beside the residual stream (per_layer_embedding.h).
 struct PerLayerEmbeddingConfig {
   int64_t width = 0;  // of a layer's part; 0: there are none
   int64_t vocabulary_size = 0;
@@ -151,7 +152,7 @@ struct DecoderConfig {
   std::vector<LayerConfig> layers;
 
   // Embedding.
-  int64_t embedding_width = 0;  // of the table, if it is projected to `width`; 0: it is not
+  int64_t embedding_width = 0;  // width of the table, if it is projected to `width`; 0: it is not
   double embedding_scale = 1;
   bool position_embedding = false;  // learned, added to the token's
   NormConfig embedding_norm;        // after hook_embed
@@ -163,7 +164,7 @@ struct DecoderConfig {
   NormConfig ln1_post;      // after it, before the residual sum
   NormConfig ln2;           // before the MLP
   NormConfig ln2_post;      // after it
-  double branch_scale = 1;  // on what attention and the MLP add
+  double branch_scale = 1;  // multiplies what attention and the MLP add
   NormConfig ln_final;
 
   std::vector<RotaryConfig> rotary;
@@ -172,9 +173,9 @@ struct DecoderConfig {
   // are not part of ToString.
   double logit_scale = 1;
   double logit_soft_cap = 0;      // 0: no cap
-  bool tied_unembedding = false;  // a checkpoint without an unembedding has the embedding's
+  bool tied_unembedding = false;  // a checkpoint without an unembedding uses the embedding for it
 
-  // All of it but the logits on one line, in a fixed order: part of the model's fingerprint.
+  // Everything but the logits on one line, in a fixed order. It is part of the model's fingerprint.
   std::string ToString() const;
 };
 

@@ -29,8 +29,8 @@ struct ForwardPass {
   const Rotary& rotary;        // of this pass
   CausalMasks& masks;
   Taps& taps;
-  at::Tensor per_layer;               // (B * T, layers, part), the embeddings per layer; undefined where there are none
-  std::vector<KeysAndValues> shared;  // by layer, of those that later layers read
+  at::Tensor per_layer;               // (B * T, layers, part), the embeddings per layer; undefined if there are none
+  std::vector<KeysAndValues> shared;  // by layer, for the layers that later ones read
 };
 
 }  // namespace hookline

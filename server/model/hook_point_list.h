@@ -24,30 +24,30 @@ constexpr int kNoHookPoint = -1;
 
 class HookPointList {
  public:
-  // Hook points that are added from now on belong to `layer` and have `prefix` before their names.
+  // Makes the hook points that are added from now on belong to `layer` and have `prefix` before their names.
   void Enter(std::string prefix, int layer) {
     prefix_ = std::move(prefix);
     layer_ = layer;
   }
 
-  // The next hook point. Returns its index.
+  // Adds the next hook point and returns its index.
   int Add(absl::string_view name, int64_t width, std::string description) {
     points_.push_back({absl::StrCat(prefix_, name), width, layer_, std::move(description), /*heads=*/0,
                        /*observation=*/false, /*fingerprint=*/{}});
     return static_cast<int>(points_.size()) - 1;
   }
 
-  // The same of values of `heads` heads, one after the other.
+  // Adds a hook point whose values belong to `heads` heads, one after the other.
   int AddHeads(absl::string_view name, int64_t heads, int64_t width, std::string description) {
     const int index = Add(name, width, std::move(description));
     points_.back().heads = static_cast<int>(heads);
     return index;
   }
 
-  // Marks hook point `index`: what is computed later does not depend on its value.
+  // Marks hook point `index` as one whose value nothing later depends on.
   void Observation(int index) { points_[static_cast<size_t>(index)].observation = true; }
 
-  // Another name for hook point `index`.
+  // Adds another name for hook point `index`.
   void Alias(absl::string_view name, int index) { aliases_[absl::StrCat(prefix_, name)] = index; }
 
   HookPoints Finish() && { return HookPoints(std::move(points_), std::move(aliases_)); }

@@ -16,19 +16,19 @@
 namespace hookline {
 namespace {
 
-// This is longer than any name, with room for lists. It bounds the work that one pattern can ask for.
+// Longer than any name, with room for lists. It bounds the work for one pattern.
 constexpr size_t kMaxPatternBytes = 1024;
-// Every wildcard is matched against every name, so a request of thousands of them would be slow to answer; a model has
-// about twenty kinds of hook points, and one wildcard covers a kind.
+// Every wildcard is matched against every name, so a request with thousands of wildcards would be slow to answer. A
+// model has about twenty kinds of hook points, and one wildcard covers a kind.
 constexpr int kMaxWildcards = 256;
-// The limit of all wildcards of a request together: 64 for each of as many as there may be. To match so many against a
+// Limits the wildcards of a request together: 64 bytes for each of the most wildcards. Matching so many against a
 // thousand names takes some ten milliseconds.
 constexpr size_t kMaxWildcardBytes = size_t{16} << 10;
 constexpr int kNearestNames = 3;
 
 bool IsWildcard(absl::string_view pattern) { return pattern.find_first_of("*{}") != absl::string_view::npos; }
 
-// A pattern taken apart: texts to match one after the other, each with its alternatives. Alternatives may hold `*`,
+// A parsed pattern: texts to match one after the other, each with its alternatives. Alternatives can hold `*`, but
 // never two in a row, and differ from each other.
 using Wildcard = std::vector<std::vector<std::string>>;
 
@@ -66,8 +66,8 @@ absl::StatusOr<Wildcard> ParseWildcard(absl::string_view pattern) {
   return parts;
 }
 
-// A name to match wildcards with, 64 positions at a time: the time for a pattern is its length times a 64th of the
-// name's, whatever it holds.
+// A name to match wildcards with, 64 positions at a time. The time for a pattern is proportional to its length and to a
+// 64th of the name's length, whatever the pattern holds.
 class MatchedName {
  public:
   explicit MatchedName(absl::string_view name) : words_((name.size() + 1 + 63) / 64), after_(256 * words_) {
@@ -101,7 +101,7 @@ class MatchedName {
     return std::any_of(positions.begin(), positions.end(), [](uint64_t word) { return word != 0; });
   }
 
-  // The positions reached from `from` by matching `text` (literal but for `*`).
+  // Returns the positions reached from `from` by matching `text` (literal but for `*`).
   Positions Match(absl::string_view text, Positions from) const {
     for (char c : text) {
       uint64_t any = 0;
@@ -129,11 +129,11 @@ class MatchedName {
 
   const size_t words_;
   size_t last_;
-  // For each byte, the positions after one such in the name.
+  // For each byte, the positions in the name that follow an occurrence of it.
   std::vector<uint64_t> after_;
 };
 
-// Levenshtein distance.
+// Returns the Levenshtein distance.
 int EditDistance(absl::string_view a, absl::string_view b) {
   std::vector<int> row(b.size() + 1);
   std::iota(row.begin(), row.end(), 0);
@@ -151,10 +151,10 @@ int EditDistance(absl::string_view a, absl::string_view b) {
 
 std::string FieldName(size_t i) { return absl::StrCat("hook_points[", i, "]"); }
 
-// Resolves the entries of a request one after the other.
+// Resolves the entries of a request one by one.
 class Resolver {
  public:
-  // The arguments outlive it.
+  // The arguments outlive the resolver.
   Resolver(const HookPoints& points, const absl::flat_hash_map<std::string, std::string>& refused,
            absl::Span<const std::string> patterns)
       : points_(points),
@@ -233,7 +233,7 @@ class Resolver {
                                                    " hook points; nearest: ", Nearest(pattern)));
   }
 
-  // Adds a hook point where it is not there yet.
+  // Adds a hook point unless it is already there.
   void Put(int index) {
     if (place_[index] >= 0) return;
     place_[index] = static_cast<int>(resolved_.size());
@@ -248,8 +248,8 @@ class Resolver {
   const absl::flat_hash_map<std::string, std::string>& refused_;
   const absl::Span<const std::string> patterns_;
   std::vector<ResolvedHookPoint> resolved_;
-  std::vector<int> place_;                                // of hook points, in `resolved_`
-  std::vector<int> named_by_;                             // the entry that names it without a wildcard
+  std::vector<int> place_;                                // place of each hook point in `resolved_`
+  std::vector<int> named_by_;                             // the entry that names each hook point without a wildcard
   absl::flat_hash_map<absl::string_view, size_t> given_;  // entries so far
   int wildcards_ = 0;
   size_t wildcard_bytes_ = 0;
@@ -303,7 +303,7 @@ absl::StatusOr<std::vector<ResolvedHookPoint>> HookPoints::Resolve(absl::Span<co
 }
 
 std::vector<std::string> HookPoints::Nearest(absl::string_view name, int count) const {
-  // A text that is much longer than any name is equally far from all of them.
+  // A text much longer than any name is equally far from all names.
   size_t longest = 0;
   for (const HookPoint& point : points_) longest = std::max(longest, point.name.size());
   name = name.substr(0, 2 * longest);

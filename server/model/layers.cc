@@ -13,7 +13,7 @@ at::Tensor Linear(const at::Tensor& x, const LinearWeights& weights) {
 
 namespace {
 
-// `wide`: normalized, in float32. Its results are in the dtype of x.
+// `wide` is the normalized value in float32. The results are in `dtype`.
 Normed WithWeights(const at::Tensor& wide, at::ScalarType dtype, const NormWeights& weights) {
   const bool narrow = dtype != at::kFloat;
   Normed result;
@@ -30,7 +30,7 @@ Normed WithWeights(const at::Tensor& wide, at::ScalarType dtype, const NormWeigh
   return result;
 }
 
-// mean(x^2) + epsilon, (rows, 1) in float32. From the L2 norm, which is one pass over x without a temporary.
+// mean(x^2) + epsilon, (rows, 1) in float32. It uses the L2 norm, which is one pass over x without a temporary.
 at::Tensor MeanSquare(const at::Tensor& x, const NormConfig& config) {
   const at::Tensor norm = at::linalg_vector_norm(x, 2, at::IntArrayRef{-1}, /*keepdim=*/true, at::kFloat);
   return norm.square_().div_(static_cast<double>(x.size(-1))).add_(config.epsilon);
@@ -73,7 +73,7 @@ OutputNorm::OutputNorm(const NormConfig& config, NormWeights weights, at::Scalar
     : config_(config), weights_(std::move(weights)) {
   if (!weights_.weight.defined()) return;
   const at::Tensor narrow = weights_.weight.to(dtype);
-  // A layer norm's weights are the model's dtype's in the reference too. Of an RMS norm they may be 1 + w in float32.
+  // A layer norm's weights have the model's dtype in the reference too. Those of an RMS norm can be 1 + w in float32.
   const bool may_narrow =
       config.kind == NormConfig::Kind::kLayer || narrow.to(weights_.weight.scalar_type()).equal(weights_.weight);
   if (!may_narrow) return;
@@ -86,8 +86,8 @@ at::Tensor OutputNorm::operator()(const at::Tensor& x) const {
     return tensor.defined() ? c10::optional<at::Tensor>(tensor) : c10::nullopt;
   };
   if (config_.kind == NormConfig::Kind::kLayer) {
-    // Weights of the model's dtype are multiplied after the result was rounded, which the kernel does not do; and the
-    // CPU's kernel does not know every narrow type.
+    // Weights of the model's dtype multiply the rounded result, which the kernel does not do, and the CPU's kernel does
+    // not support every narrow type.
     const bool rounds_first = weights_.weight.defined() && weights_.weight.scalar_type() != at::kFloat;
     if (rounds_first || (x.is_cpu() && x.scalar_type() != at::kFloat)) return Norm(x, config_, weights_).out;
     return std::get<0>(
@@ -102,8 +102,8 @@ at::Tensor OutputNorm::operator()(const at::Tensor& x) const {
 
 namespace {
 
-// x (1 + tanh(u)) / 2 is x sigmoid(2 u), u = sqrt(2 / pi) (x + 0.044715 x^3), which LibTorch computes in half the time
-// on a CPU, and as exactly.
+// x (1 + tanh(u)) / 2 equals x sigmoid(2 u), with u = sqrt(2 / pi) (x + 0.044715 x^3). On a CPU, LibTorch computes the
+// sigmoid in half the time, with the same precision.
 at::Tensor GeluTanh(const at::Tensor& x) {
   constexpr double kTwiceRoot = 1.5957691216057308;  // 2 sqrt(2 / pi)
   return at::mul(x, x).mul_(kTwiceRoot * 0.044715).add_(kTwiceRoot).mul_(x).sigmoid_().mul_(x);

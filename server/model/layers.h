@@ -1,4 +1,4 @@
-// The small layers that a decoder is made of. Rows are (rows, width) throughout.
+// The small layers of a decoder. Rows are (rows, width) throughout.
 #ifndef HOOKLINE_SERVER_MODEL_LAYERS_H_
 #define HOOKLINE_SERVER_MODEL_LAYERS_H_
 
@@ -9,28 +9,28 @@
 
 namespace hookline {
 
-// x weight + bias.
+// Returns x weight + bias.
 at::Tensor Linear(const at::Tensor& x, const LinearWeights& weights);
 
-// A norm over the last axis, before its learned weight and after it, both in x's dtype. Computed in float32 where x is
-// narrower. Without a weight both are the same tensor.
+// The result of a norm over the last axis, before its learned weight and after it, both in x's dtype. The norm is
+// computed in float32 where x is narrower. Without a weight both are the same tensor.
 struct Normed {
   at::Tensor normalized;
   at::Tensor out;
 };
 Normed Norm(const at::Tensor& x, const NormConfig& config, const NormWeights& weights);
 
-// Returns Norm's divisors of the rows, (rows, 1) in float32: sqrt(mean(y^2) + epsilon), y being x, or x - mean(x).
+// Returns Norm's divisors of the rows, (rows, 1) in float32: sqrt(mean(y^2) + epsilon), where y is x or x - mean(x).
 at::Tensor NormScale(const at::Tensor& x, const NormConfig& config);
 
-// Computes Norm with `scale` in the place of NormScale.
+// Computes Norm with `scale` in place of NormScale.
 Normed NormBy(const at::Tensor& scale, const at::Tensor& x, const NormConfig& config, const NormWeights& weights);
 
-// Returns the `out` that Norm makes of `normalized`, its value before the learned weight, in the dtype of `normalized`.
+// Returns Norm's `out` for `normalized`, the value before the learned weight, in the dtype of `normalized`.
 at::Tensor Weighted(const at::Tensor& normalized, const NormWeights& weights);
 
-// A norm of which only the output is wanted: what Norm returns as `out`, computed by one kernel where there is one,
-// which may round it once more or less. It has its weights in the model's dtype too, for such a kernel.
+// A norm that computes only Norm's `out`, with one kernel where there is one; such a kernel can round once more or
+// less. The norm also keeps its weights in the model's dtype, for this kernel.
 class OutputNorm {
  public:
   OutputNorm() = default;
@@ -45,7 +45,7 @@ class OutputNorm {
  private:
   NormConfig config_;
   NormWeights weights_;
-  NormWeights narrow_;  // undefined where the model's dtype would change them and the reference does not
+  NormWeights narrow_;  // undefined if the conversion would change them and the reference does not convert
 };
 
 at::Tensor Activate(const at::Tensor& x, Activation activation);

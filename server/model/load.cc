@@ -35,7 +35,7 @@
 namespace hookline {
 namespace {
 
-// `openai/gpt2`: two names and one slash.
+// Returns whether `path` is like `openai/gpt2`: two names and one slash.
 bool IsHubName(absl::string_view path) {
   const size_t slash = path.find('/');
   return slash != absl::string_view::npos && slash > 0 && slash + 1 < path.size() && path[0] != '.' &&
@@ -56,13 +56,13 @@ absl::StatusOr<at::Device> FindDevice(const std::string& name) {
   } catch (const c10::Error&) {
     device.reset();
   }
-  // Another accelerator that announces itself to LibTorch serves as well as CUDA.
+  // Any accelerator that registers with LibTorch works like CUDA.
   if (!device || device->is_cpu() || (!device->is_cuda() && CountDevices(device->type()) == 0)) {
     return absl::InvalidArgumentError(absl::StrCat("device '", name, "' is not one of cpu, cuda, cuda:N, auto"));
   }
   const int index = device->has_index() ? device->index() : 0;
   if (const int count = CountDevices(device->type()); index >= count) {
-    return absl::InvalidArgumentError(absl::StrCat("device '", name, "' is not there: LibTorch ", TORCH_VERSION,
+    return absl::InvalidArgumentError(absl::StrCat("device '", name, "' does not exist: LibTorch ", TORCH_VERSION,
                                                    " finds ", count, " ", c10::DeviceTypeName(device->type()),
                                                    " devices"));
   }
@@ -71,7 +71,7 @@ absl::StatusOr<at::Device> FindDevice(const std::string& name) {
 
 using Devices = std::vector<at::Device>;
 
-// The devices of each replica's stages.
+// Returns the devices of each replica's stages.
 absl::StatusOr<std::vector<Devices>> FindDevices(const std::string& text) {
   std::vector<Devices> replicas;
   if (text == "auto") {
@@ -102,8 +102,8 @@ absl::StatusOr<Dtype> FindDtype(const std::string& name, const at::Device& devic
 
 void DeviceText(std::string* out, const at::Device& device) { absl::StrAppend(out, device.str()); }
 
-// One token through the whole model, whose layers may be of several kinds: what the device's LibTorch cannot do in this
-// dtype shows here and not in a capture.
+// Runs one token through the whole model, whose layers can be of several kinds, so that anything that LibTorch cannot
+// do in this dtype on the device fails now and not in a capture.
 absl::Status TryOneToken(Model& model, const at::Device& device) {
   const at::Tensor ids = at::zeros({1, 1}, at::TensorOptions().dtype(at::kLong).device(device));
   return model.Forward(ids, /*lengths=*/{}, {model.hook_points().size() - 1}, [](int, const at::Tensor&) {});
@@ -122,7 +122,7 @@ absl::StatusOr<std::shared_ptr<const Dictionary>> ReadDictionary(const Dictionar
   return absl::NotFoundError(kNoDictionary);
 }
 
-// The device on which the rows of a block's hook points are computed.
+// Returns the device on which the rows of a block's hook points are computed.
 at::Device DeviceOf(const std::vector<Stage>& stages, int layer) {
   for (const Stage& stage : stages) {
     if (layer < stage.first_block + stage.blocks) return at::Device(stage.device);
@@ -151,7 +151,7 @@ absl::Status AddDictionary(const DictionaryOptions& options, const std::vector<S
   }
   const int hook_point = model.hook_points().Find(name);
   const int output_point = output.empty() ? hook_point : model.hook_points().Find(output);
-  // Its files tell where it belongs, so one for another stage is read again.
+  // The dictionary's files say where it belongs, so a dictionary for another stage is read a second time.
   const at::Device own = DeviceOf(stages, model.hook_points()[hook_point].layer);
   if (own != DeviceOf(stages, model.hook_points()[output_point].layer)) {
     return refused(absl::StatusCode::kInvalidArgument,
@@ -164,11 +164,12 @@ absl::Status AddDictionary(const DictionaryOptions& options, const std::vector<S
   return model.Attach(*std::move(dictionary), hook_point, output_point);
 }
 
-// A path's contents, and the device and dtype that it is to be loaded in.
+// The contents of a path, and the devices and dtype to load them in.
 struct Found {
   enum class Kind { kNanochat, kHuggingFace, kTorchScript };
 
-  // Replicas on equal devices, which are the CPU's, have one copy of the weights if they can.
+  // Returns whether a replica uses the weights of the first one. Replicas on the CPU do, unless the
+  // model is TorchScript.
   bool IsShared(size_t replica) const {
     return kind != Kind::kTorchScript && replica > 0 && replicas[replica] == replicas[0];
   }
@@ -185,8 +186,8 @@ absl::StatusOr<Found> Find(const ModelOptions& options) {
     return absl::NotFoundError(
         absl::StrCat(options.path, ": ", std::strerror(error),
                      IsHubName(options.path)
-                         ? "; where this is a name on the Hugging Face hub, download it and give its directory, for "
-                           "nothing is downloaded here"
+                         ? "; if this is a name on the Hugging Face hub, download the model and give its directory; "
+                           "the server downloads nothing"
                          : ""));
   }
   ASSIGN_OR_RETURN(const std::vector<Devices> replicas, FindDevices(options.device));
@@ -214,7 +215,7 @@ absl::StatusOr<Found> Find(const ModelOptions& options) {
 absl::StatusOr<std::unique_ptr<Model>> LoadScript(const ModelOptions& options, const ModelInfo& info) {
   if (!options.dictionaries.empty()) {
     return absl::InvalidArgumentError(absl::StrCat("--dictionary ", options.dictionaries[0].name, ": ", options.path,
-                                                   " is a TorchScript model, beside which none can stand"));
+                                                   " is a TorchScript model, which cannot have dictionaries"));
   }
   TorchScriptOptions script;
   script.name = info.name;
@@ -227,7 +228,7 @@ absl::StatusOr<std::unique_ptr<Model>> LoadScript(const ModelOptions& options, c
   return LoadTorchScript(script);
 }
 
-// Returns what is known of a replica before its files are read.
+// Returns the facts about a replica that are known before its files are read.
 ModelInfo InfoOf(const ModelOptions& options, const Found& found, const Devices& devices) {
   ModelInfo info;
   info.name = ModelName(options);
@@ -236,7 +237,7 @@ ModelInfo InfoOf(const ModelOptions& options, const Found& found, const Devices&
   return info;
 }
 
-// The stages on the devices, whose blocks are yet to be divided.
+// Returns the stages on the devices, without their blocks.
 std::vector<Stage> StagesOn(const Devices& devices) {
   std::vector<Stage> stages;
   for (const at::Device& device : devices) stages.push_back({device.str(), 0, 0, 0});
@@ -304,7 +305,7 @@ absl::StatusOr<std::unique_ptr<Model>> Load(const ModelOptions& options) {
   return std::move(loaded.model);
 }
 
-// Only decoders are shared or have several stages.
+// Only decoders can be shared or have several stages.
 std::unique_ptr<Model> Share(const Model& model, Decoder::Sharing sharing) {
   return static_cast<const Decoder&>(model).Share(sharing);
 }
@@ -349,7 +350,7 @@ std::string ModelName(const ModelOptions& options) {
 
 namespace {
 
-// Calls `load` and turns what LibTorch throws into errors about the model's path.
+// Calls `load` and turns LibTorch's exceptions into errors about the model's path.
 template <typename T>
 absl::StatusOr<T> Caught(const ModelOptions& options, absl::FunctionRef<absl::StatusOr<T>(const ModelOptions&)> load) {
   try {

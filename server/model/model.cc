@@ -57,7 +57,7 @@ absl::Status Model::Attach(std::shared_ptr<const Dictionary> dictionary, int hoo
   if (output_point != hook_point) absl::StrAppend(&place, ", for ", output.name);
   bool is_alone = true;
   for (const AttachedDictionary& other : dictionaries_) {
-    if (other.info.name == info.name) return refused("there is another of that name");
+    if (other.info.name == info.name) return refused("another dictionary has that name");
     is_alone &= other.hook_point != hook_point;
   }
   AttachedDictionary attached{info, std::move(dictionary), hook_point, output_point, hook_points_.size()};
@@ -70,9 +70,9 @@ absl::Status Model::Attach(std::shared_ptr<const Dictionary> dictionary, int hoo
     made.description = absl::StrCat("Dictionary ", info.name, " at ", place, ": ", DescriptionOf(point));
     made.observation = true;
     made.fingerprint = info.fingerprint;
-    if (hook_points_.Find(made.name) >= 0) return refused(absl::StrCat(made.name, " is a hook point already"));
+    if (hook_points_.Find(made.name) >= 0) return refused(absl::StrCat(made.name, " is already a hook point"));
     const int index = hook_points_.Add(std::move(made));
-    // A dictionary that stands alone has SAELens's own names too.
+    // A dictionary that is alone at its hook point also has SAELens's own names.
     const std::string short_name = absl::StrCat(at.name, ".", NameOf(point));
     if (is_alone) {
       hook_points_.Alias(short_name, index);

@@ -91,7 +91,7 @@ std::vector<InnerModule> LlamaModules(absl::string_view architecture) {
                                {"per_layer_projection", Role::kPerLayer},
                                {"post_per_layer_input_norm", Role::kPerLayer}});
   }
-  // Its queries and keys are rotated before their norm.
+  // nanochat rotates queries and keys before their norm.
   if (architecture == "nanochat") inner.clear();
   if (architecture == "phi3") {
     inner = {{"self_attn.qkv_proj", Role::kFusedAttention},

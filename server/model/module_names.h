@@ -9,55 +9,55 @@
 
 namespace hookline {
 
-// The part of the computation that a module inside attention or the MLP does.
+// The part of the computation that a module inside attention or the MLP performs.
 enum class ModuleRole {
   kQuery,        // the query projection alone
-  kGatedQuery,   // the query projection and a gate beside it
+  kGatedQuery,   // the query projection and a gate, side by side
   kLatentQuery,  // the query projection of a latent, which is not captured
   kKey,
   kValue,
-  kFusedAttention,  // queries, keys and values beside each other
+  kFusedAttention,  // queries, keys and values side by side
   kAttentionOut,
   kQueryNorm,
   kKeyNorm,
   kGate,         // the projection that the activation function reads
-  kUp,           // the projection that multiplies it
-  kFusedGateUp,  // both beside each other
+  kUp,           // the projection that is multiplied by the activation
+  kFusedGateUp,  // both projections side by side
   kActivation,
   kDown,
   kRouter,
   kExperts,
   kValueNorm,
-  // None of these: of them at most the input is captured, where it is that of attention or the MLP.
+  // Other modules: at most their input is captured, if it is that of attention or the MLP.
   kOtherOfAttentionInput,
   kOtherOfMlpInput,
   kInnerAttention,
   kInnerMlp,
-  kPerLayer,  // of the embedding that each layer of Gemma 3n and 4 has of its own
+  kPerLayer,  // part of each layer's embedding in Gemma 4
 };
 
-// A path below the block. An architecture may have it in some layers only.
+// A path below the block. Some layers of an architecture can lack it.
 struct InnerModule {
   std::string path;
   ModuleRole role;
 };
 
 struct ModuleNames {
-  std::vector<const char*> blocks;     // what stands before the block's number
+  std::vector<const char*> blocks;     // prefixes of the block's number
   std::vector<const char*> attention;  // paths below the block; a layer has one of them
-  const char* feed_forward;            // empty: none of its own
+  const char* feed_forward;            // empty if it is not a module
   const char* ln1;
-  const char* ln2;  // empty: the architecture has none; so for the two that follow
+  const char* ln2;  // empty if the architecture has none, as are the two that follow
   const char* ln1_post;
   const char* ln2_post;
-  std::vector<const char*> bases;  // what stands before the ones that follow
+  std::vector<const char*> bases;  // prefixes of the names that follow
   const char* ln_final;
   const char* embedding;
   const char* position_embedding;  // empty: none
   std::vector<InnerModule> inner;
 };
 
-// `architecture`: a model_type of transformers.
+// `architecture` is a model_type of transformers.
 ModuleNames ModuleNamesOf(absl::string_view architecture);
 
 }  // namespace hookline

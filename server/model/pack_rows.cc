@@ -16,9 +16,9 @@ constexpr double kFloat8E4M3Max = 448;
 
 at::Tensor AsBytes(const at::Tensor& rows) { return rows.contiguous().view(at::kByte); }
 
-// Returns the E4M3 codes of `x`, binary32 within [-448, 448]. LibTorch has a type for them only from 2.1 on, so this
-// works on the bits. A normal number's code is its upper bits, rounded, with the exponent's bias moved from 127 to 7;
-// the rounding may carry into the exponent, as it should. Below 2^-6 codes count multiples of 2^-9.
+// Returns the E4M3 codes of `x`, binary32 within [-448, 448]. LibTorch has a type for them only since 2.1, so this
+// works on the bits. The code of a normal number is its upper bits, rounded, with the exponent's bias changed from 127
+// to 7; the rounding can carry into the exponent, which is correct. Below 2^-6, codes count multiples of 2^-9.
 at::Tensor Float8E4M3Codes(const at::Tensor& x) {
   constexpr int kDroppedBits = 20;
   const at::Tensor bits = x.contiguous().view(at::kInt);
@@ -32,7 +32,7 @@ at::Tensor Float8E4M3Codes(const at::Tensor& x) {
   return (at::where(absolute < 1.0 / 64, subnormal, normal) + sign).to(at::kByte);
 }
 
-// The numbers that the codes mean, binary32.
+// Returns the numbers that the codes encode, binary32.
 at::Tensor Float8E4M3Values(const at::Tensor& codes) {
   const at::Tensor wide = codes.to(at::kInt);
   const at::Tensor magnitude = wide.bitwise_and(0x7f);
@@ -48,7 +48,7 @@ struct Scaled {
   at::Tensor loss;
 };
 
-// `values`: binary32, (rows, entries).
+// `values` is binary32, (rows, entries).
 Scaled Scale(const at::Tensor& values, Dtype dtype) {
   const bool is_int8 = dtype == Dtype::kInt8;
   const double most = is_int8 ? kInt8Max : kFloat8E4M3Max;
@@ -72,7 +72,8 @@ Scaled Scale(const at::Tensor& values, Dtype dtype) {
 }  // namespace
 
 PackedRows PackRows(const at::Tensor& rows, const RowLayout& layout) {
-  // Not every device and release of LibTorch chooses the largest of 16-bit numbers, so all is computed in binary32.
+  // Not every device and release of LibTorch finds the largest of 16-bit numbers, so everything is
+  // computed in binary32.
   at::Tensor values = rows.to(at::kFloat);
   std::vector<at::Tensor> parts;
   PackedRows packed;

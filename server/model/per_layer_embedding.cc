@@ -15,7 +15,7 @@ at::Tensor EmbedPerLayer(const DecoderConfig& config, const DecoderWeights& weig
       Norm(projected.view({-1, layers, part}), config.per_layer_embedding.norm, weights.per_layer_norm).out;
   const at::Tensor embedded =
       at::index_select(weights.per_layer_embedding, 0, token_ids.reshape(-1)).to(x0.scalar_type());
-  // The factor itself is a number of the model's dtype.
+  // The factor is rounded to the model's dtype, too.
   const at::Tensor factor = at::scalar_tensor(std::sqrt(part), x0.options());
   return (normed + (embedded * factor).view({-1, layers, part})) * M_SQRT1_2;
 }

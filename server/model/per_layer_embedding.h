@@ -1,4 +1,5 @@
-// Embeddings of each token for each layer, which enter the residual stream at each block's end (Gemma 3n, Gemma 4).
+// Further embeddings of each token, one for each layer, which are added to the residual stream at each block's end
+// (Gemma 3n, Gemma 4).
 //
 // L layers, a part of M values for each, D = width, x0 the scaled embedding (hook_embed):
 //   P = norm(x0 W / sqrt(D)), E = table[id] sqrt(M)          (L M), the norm over each layer's M
@@ -14,11 +15,12 @@
 
 namespace hookline {
 
-// p of all layers, (B * T, L, M); undefined where the decoder has no such embeddings. x0 (B * T, D), token_ids (B, T).
+// Returns p of all layers, (B * T, L, M); undefined if the decoder has no such embeddings. x0 is (B * T, D), token_ids
+// (B, T).
 at::Tensor EmbedPerLayer(const DecoderConfig& config, const DecoderWeights& weights, const at::Tensor& token_ids,
                          const at::Tensor& x0);
 
-// Returns the term that a layer adds to its x (B * T, D); `part` (B * T, M) is its own p.
+// Returns the term that a layer adds to its x (B * T, D); `part` (B * T, M) is the layer's p.
 at::Tensor PerLayerPart(const PerLayerEmbeddingConfig& config, const PerLayerWeights& weights, const at::Tensor& x,
                         const at::Tensor& part);
 

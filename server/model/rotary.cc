@@ -7,13 +7,15 @@
 namespace hookline {
 namespace {
 
-// base^(2j / dims). In float32 and in this order, as the models' own code has it: the last bit shows at high positions.
+// base^(2j / dims), computed in float32 and in this order, like the models' own code: the last bit matters
+// at high positions.
 at::Tensor Periods(const RotaryConfig& config) {
   const at::Tensor exponents = at::arange(0, config.dims, 2, at::kFloat) / static_cast<double>(config.dims);
   return at::pow(at::Scalar(config.base), exponents);
 }
 
-// Goes by wavelength L / original_context: short ones stay, long ones are stretched, those between are blended.
+// Scales by wavelength L and original_context: short wavelengths stay, long ones are stretched, those
+// between are blended.
 at::Tensor Llama3Frequencies(const RotaryConfig& config) {
   const at::Tensor frequencies = Periods(config).reciprocal();
   const at::Tensor wavelengths = 2 * M_PI / frequencies;
@@ -26,7 +28,7 @@ at::Tensor Llama3Frequencies(const RotaryConfig& config) {
   return at::where(wavelengths < config.original_context / config.high_frequency_factor, frequencies, scaled);
 }
 
-// Blends 1 / period and 1 / (factor period) by how often a pair turns within original_context.
+// Blends 1 / period and 1 / (factor period) by the number of turns of a pair within original_context.
 at::Tensor YarnFrequencies(const RotaryConfig& config) {
   const double dims = static_cast<double>(config.dims);
   const auto pair_that_turns = [&](double times) {
@@ -46,7 +48,7 @@ at::Tensor YarnFrequencies(const RotaryConfig& config) {
   return (periods * config.factor).reciprocal() * (1 - kept) + periods.reciprocal() * kept;
 }
 
-// (dims / 2), float32. `divisors` are longrope's.
+// Returns (dims / 2), float32. `divisors` are those of longrope.
 at::Tensor Frequencies(const RotaryConfig& config, const std::vector<double>& divisors) {
   switch (config.scaling) {
     case RotaryConfig::Scaling::kNone:
@@ -76,7 +78,7 @@ Rotary::Rotary(std::vector<RotaryConfig> configs, int64_t most_positions, at::De
 }
 
 Rotary::Table Rotary::Make(const RotaryConfig& config, const std::vector<double>& divisors, int64_t positions) const {
-  // Computed on the CPU, whatever the device: another library's sine differs in the last bit.
+  // Computed on the CPU for every device, since another library's sine differs in the last bit.
   const at::Tensor angles = at::outer(at::arange(0, positions, at::kFloat), Frequencies(config, divisors)).unsqueeze(1);
   const auto scaled = [&](const at::Tensor& values) {
     return (config.attention_factor == 1 ? values : values * config.attention_factor).to(device_, dtype_);
@@ -86,7 +88,7 @@ Rotary::Table Rotary::Make(const RotaryConfig& config, const std::vector<double>
   return {scaled(halves ? at::cat({cos, cos}, -1) : cos.repeat_interleave(2, -1)), scaled(angles.sin())};
 }
 
-// Stacks each sequence's own table on the device: nothing is copied from the host within a pass.
+// Stacks each sequence's own table on the device, so that nothing is copied from the host within a pass.
 Rotary::Table Rotary::Mixed(const Rotation& rotation, int64_t positions, absl::Span<const int64_t> lengths) const {
   std::vector<at::Tensor> cos, sin;
   for (const int64_t length : lengths) {
@@ -137,7 +139,7 @@ at::Tensor Rotary::Rotate(int index, const at::Tensor& x) const {
     return halves ? t.narrow(-1, half, half) : t.slice(-1, 1, config.dims, 2);
   };
   const double sign = config.clockwise ? -1 : 1;
-  // Both halves at once, in the place where they stand.
+  // Rotates both halves at once, in place.
   const at::Tensor turned = at::mul(x.narrow(-1, 0, config.dims), cos);
   first(turned).addcmul_(second(x), sin, -sign);
   second(turned).addcmul_(first(x), sin, sign);

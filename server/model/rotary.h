@@ -12,31 +12,32 @@
 
 namespace hookline {
 
-// Tables of cos and sin, kept for at least as many positions as were ever needed. Not thread-safe.
+// Tables of cos and sin, for at least as many positions as were ever needed. Not thread-safe.
 class Rotary {
  public:
-  // Tables grow by powers of two up to `most_positions`, so that few passes wait for one to be uploaded.
+  // Tables grow by powers of two up to `most_positions`, so that few passes wait for the upload of a table.
   Rotary(std::vector<RotaryConfig> configs, int64_t most_positions, at::Device device, at::ScalarType dtype);
 
-  // Begins a pass over sequences of `lengths` tokens, padded to `positions`; empty: all have `positions`. A sequence's
-  // own length chooses longrope's factors, so that its rows do not depend on what shares its batch.
+  // Begins a pass over sequences of `lengths` tokens, padded to `positions`; if `lengths` is empty, all have
+  // `positions`. A sequence's own length chooses longrope's factors, so that its rows do not depend on the rest
+  // of the batch.
   void Begin(int64_t positions, absl::Span<const int64_t> lengths);
 
-  // x (batch, positions, heads, width of at least `dims`), rotated at each position by configuration `index`; values
-  // from `dims` on stay.
+  // Returns x (batch, positions, heads, width of at least `dims`), rotated at each position by configuration `index`;
+  // values from `dims` on do not change.
   at::Tensor Rotate(int index, const at::Tensor& x) const;
 
  private:
   struct Table {
-    // In a pass of long and short sequences both have an axis (batch) before the others.
-    at::Tensor cos;  // (positions, 1, dims), each value for both members of its pair, where they lie
+    // In a pass of long and short sequences, both tensors have a leading axis (batch).
+    at::Tensor cos;  // (positions, 1, dims): each value twice, at both members of its pair
     at::Tensor sin;  // (positions, 1, dims / 2)
   };
   struct Rotation {
     RotaryConfig config;
-    Table table;       // of every position so far; for longrope with the short factors
+    Table table;       // for every position so far; for longrope with the short factors
     Table long_table;  // longrope only, with the long factors
-    Table pass;        // what the pass that began last uses
+    Table pass;        // the tables of the current pass
   };
 
   Table Make(const RotaryConfig& config, const std::vector<double>& divisors, int64_t positions) const;
@@ -46,8 +47,8 @@ class Rotary {
   const at::Device device_;
   const at::ScalarType dtype_;
   std::vector<Rotation> rotations_;
-  // Tables that were too short. A device may still read them, and the first ones are of the stream that loaded the
-  // model; together they take less than those that replaced them.
+  // Tables that were too short. A device can still be reading them, and the first ones belong to the stream that loaded
+  // the model. Together they take less memory than the tables that replaced them.
   std::vector<Table> outgrown_;
 };
 

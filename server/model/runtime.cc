@@ -17,7 +17,8 @@
 namespace hookline {
 namespace {
 
-// The shared library among those loaded that offers BLAS, with links followed, since Debian's alternatives hide which.
+// Returns the loaded shared library that offers BLAS. Links are followed, since the names of Debian's alternatives do
+// not show the library.
 std::string FindBlas() {
   std::string found;
   dl_iterate_phdr(

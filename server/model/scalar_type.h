@@ -1,4 +1,4 @@
-// LibTorch's name of a type of activation values.
+// Maps types of activation values to LibTorch's.
 #ifndef HOOKLINE_SERVER_MODEL_SCALAR_TYPE_H_
 #define HOOKLINE_SERVER_MODEL_SCALAR_TYPE_H_
 
@@ -8,8 +8,8 @@
 
 namespace hookline {
 
-// Returns the type of a tensor of such values. Those that come with a scale for each row, in which no model computes,
-// are packed into bytes (pack_rows.h).
+// Returns the type of a tensor of such values. Types with a scale for each row, in which no model computes, are packed
+// into bytes (pack_rows.h).
 constexpr c10::ScalarType ScalarTypeOf(Dtype dtype) {
   switch (dtype) {
     case Dtype::kFloat32:

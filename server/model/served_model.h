@@ -1,4 +1,4 @@
-// A model as an engine serves it: its replicas, which hold the same weights, and the executors of each.
+// A model as an engine serves it: replicas with the same weights, and the executors of each replica.
 #ifndef HOOKLINE_SERVER_MODEL_SERVED_MODEL_H_
 #define HOOKLINE_SERVER_MODEL_SERVED_MODEL_H_
 
@@ -12,12 +12,12 @@
 namespace hookline {
 
 struct ServedModel {
-  // One executor's thread computes on one of these. A replica of several stages has one for each, so that while one
-  // computes a stage of a batch another computes another stage of the next.
+  // The part of a model on which one executor's thread computes. A replica of several stages has one for each stage, so
+  // that while one thread computes a stage of a batch, another computes another stage of the next batch.
   struct Executor {
     std::unique_ptr<Model> model;
     int replica = 0;
-    std::vector<Stage> stages;  // of the replica, at least one
+    std::vector<Stage> stages;  // the stages of the replica, at least one
   };
 
   ServedModel() = default;
@@ -31,7 +31,7 @@ struct ServedModel {
 
   const Model& first() const { return *executors.front().model; }
 
-  std::vector<Executor> executors;  // at least one; by their replicas, which count from 0
+  std::vector<Executor> executors;  // at least one; in the order of their replicas, which are numbered from 0
 };
 
 }  // namespace hookline

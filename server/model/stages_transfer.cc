@@ -14,7 +14,7 @@ namespace {
 class Bindings final : public ThreadBinding {
  public:
   explicit Bindings(std::vector<std::unique_ptr<ThreadBinding>> bindings) : bindings_(std::move(bindings)) {}
-  // Each puts back what was current before it.
+  // Each binding restores what was current before it.
   ~Bindings() override {
     while (!bindings_.empty()) bindings_.pop_back();
   }
@@ -23,7 +23,7 @@ class Bindings final : public ThreadBinding {
   std::vector<std::unique_ptr<ThreadBinding>> bindings_;
 };
 
-// The same rows where each device can read them.
+// The same row numbers on every device.
 struct IndexOnEach final : public RowIndex {
   std::vector<std::shared_ptr<RowIndex>> indices;
 };
@@ -65,7 +65,7 @@ class StagesTransfer final : public Transfer {
 
   absl::StatusOr<std::unique_ptr<ThreadBinding>> BindThread() override {
     std::vector<std::unique_ptr<ThreadBinding>> bindings;
-    // The first stage's device is bound last, and is the current one then.
+    // The first stage's device is bound last, so that it becomes the current device.
     for (auto transfer = transfers_.rbegin(); transfer != transfers_.rend(); ++transfer) {
       ASSIGN_OR_RETURN(bindings.emplace_back(), (*transfer)->BindThread());
     }
@@ -129,7 +129,7 @@ absl::StatusOr<std::unique_ptr<Transfer>> MakeStagesTransfer(const std::vector<s
     ASSIGN_OR_RETURN(transfers.emplace_back(), MakeTransfer(device));
   }
   if (transfers.size() == 1) return std::move(transfers.front());
-  // Their names are good, since each has a transfer.
+  // The names are valid, since each has a transfer.
   std::vector<at::Device> places;
   for (const std::string& device : devices) places.emplace_back(device);
   return std::make_unique<StagesTransfer>(std::move(places), std::move(transfers));

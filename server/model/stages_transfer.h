@@ -1,5 +1,5 @@
-// The way to host memory of a model whose stages lie on several devices: each tap's rows leave from the device that
-// they are on.
+// Transfers rows to host memory for a model whose stages lie on several devices: the rows of each tap leave from their
+// own device.
 #ifndef HOOKLINE_SERVER_MODEL_STAGES_TRANSFER_H_
 #define HOOKLINE_SERVER_MODEL_STAGES_TRANSFER_H_
 
@@ -12,8 +12,8 @@
 
 namespace hookline {
 
-// The transfer of a model on `devices`, at least one, each once; what is uploaded goes to the first. Errors as
-// MakeTransfer.
+// Makes the transfer of a model on `devices`, at least one, each once. Uploads go to the first device. Errors:
+// those of MakeTransfer.
 absl::StatusOr<std::unique_ptr<Transfer>> MakeStagesTransfer(const std::vector<std::string>& devices);
 
 }  // namespace hookline

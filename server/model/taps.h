@@ -1,5 +1,5 @@
-// The hook points that one forward pass has still to record or to replace: indices into the model's list, which is in
-// the order of computation; kNoHookPoint is never wanted.
+// The hook points that a forward pass still has to record or to replace, as indices into the model's list, which is in
+// the order of computation. kNoHookPoint is never wanted.
 #ifndef HOOKLINE_SERVER_MODEL_TAPS_H_
 #define HOOKLINE_SERVER_MODEL_TAPS_H_
 
@@ -13,21 +13,21 @@
 
 namespace hookline {
 
-// The end of a pass: the last hook point that is wanted, or the input of the unembedding.
+// The end of a pass: the last wanted hook point, or the input of the unembedding.
 enum class PassEnd { kLastHookPoint, kLogits };
 
 class Taps {
  public:
-  // Receives the rows (batch * positions, width) of a hook point. Returns rows of the same sizes and type to go on with
-  // instead, or an undefined tensor: the pass goes on with what it has.
+  // Receives the rows (batch * positions, width) of a hook point. Returns replacement rows of the same sizes and type,
+  // or an undefined tensor to leave the rows as they are.
   using Visit = absl::FunctionRef<at::Tensor(int hook_point, const at::Tensor& rows)>;
 
-  // `wanted`: ascending.
+  // `wanted` is ascending.
   Taps(const HookPoints& points, absl::Span<const int> wanted, PassEnd end, Visit visit)
       : points_(points), wanted_(wanted), end_(end), visit_(visit) {}
 
-  // Hands out `value`, (batch, positions, ...) or rows already, if it is wanted, and replaces it by the answer. Returns
-  // whether it was the last one, after which nothing more is computed.
+  // Hands out `value`, (batch, positions, ...) or already rows, if it is wanted, and replaces it by the answer, if
+  // there is one. Returns true if it was the last wanted hook point, after which nothing more is computed.
   bool operator()(int hook_point, at::Tensor& value) {
     if (wanted_.empty() || wanted_.front() != hook_point) return Ended();
     wanted_.remove_prefix(1);
@@ -36,20 +36,19 @@ class Taps {
     return Ended();
   }
 
-  // Does the same for a hook point whose value is only observed (HookPoint::observation): an answer has no effect.
+  // The same for a hook point whose value is only observed (HookPoint::observation): an answer has no effect.
   bool Observe(int hook_point, at::Tensor value) { return (*this)(hook_point, value); }
 
   // Returns whether `hook_point` is the next one to record or to replace.
   bool IsNext(int hook_point) const { return !wanted_.empty() && wanted_.front() == hook_point; }
 
-  // Returns whether one of `hook_points` is to be recorded, or the pass goes on to `reader`, which is computed from
-  // them.
+  // Returns whether one of `hook_points` is wanted, or the pass goes on to `reader`, which is computed from them.
   bool Need(std::initializer_list<int> hook_points, int reader) const {
     return Reach(reader) ||
            std::any_of(hook_points.begin(), hook_points.end(), [&](int hook_point) { return Wants(hook_point); });
   }
 
-  // Returns whether `hook_point` is still to be recorded.
+  // Returns whether `hook_point` is still wanted.
   bool Wants(int hook_point) const { return std::binary_search(wanted_.begin(), wanted_.end(), hook_point); }
 
   // Returns whether the pass goes on to `hook_point`.
@@ -57,7 +56,7 @@ class Taps {
     return end_ == PassEnd::kLogits || (!wanted_.empty() && wanted_.back() >= hook_point);
   }
 
-  // Returns whether the next one to record comes after `hook_point`.
+  // Returns whether the next wanted hook point comes after `hook_point`.
   bool NextIsAfter(int hook_point) const { return !wanted_.empty() && wanted_.front() > hook_point; }
 
  private:

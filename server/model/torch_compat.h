@@ -1,4 +1,4 @@
-// The differences between the versions of LibTorch that we build with: 1.13 (Debian 12) and 2.x.
+// Hides the differences between the versions of LibTorch that we build with: 1.13 (Debian 12) and 2.x.
 #ifndef HOOKLINE_SERVER_MODEL_TORCH_COMPAT_H_
 #define HOOKLINE_SERVER_MODEL_TORCH_COMPAT_H_
 
@@ -25,9 +25,9 @@ namespace hookline {
 // True if CausalAttention exists and is faster than a product, a softmax and a product.
 constexpr bool kHasFusedAttention = HOOKLINE_TORCH_AT_LEAST(2, 5);
 
-// softmax(scale q k^T + mask) v. q (batch, heads, positions, width), k and v with fewer heads where queries share them
-// in groups. `mask` (positions, positions) in q's dtype; undefined: a query sees itself and all before it. Only where
-// kHasFusedAttention.
+// Returns softmax(scale q k^T + mask) v. q is (batch, heads, positions, width); k and v can have fewer heads, which
+// groups of queries share. `mask` is (positions, positions) in q's dtype; if it is undefined, a query sees itself and
+// all positions before it. Call it only if kHasFusedAttention.
 inline at::Tensor CausalAttention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, double scale,
                                   const at::Tensor& mask) {
 #if HOOKLINE_TORCH_AT_LEAST(2, 5)
@@ -35,8 +35,8 @@ inline at::Tensor CausalAttention(const at::Tensor& q, const at::Tensor& k, cons
   if (mask.defined()) added = mask;
   at::Tensor keys = k, values = v;
   bool grouped = q.size(1) != k.size(1);
-  // A GPU's only kernel that knows groups is flash attention, which takes 16 bits and no mask. The others would fall
-  // back to a product that holds all scores at once.
+  // A GPU's only kernel that supports groups is flash attention, which needs 16-bit types and no mask. Otherwise
+  // LibTorch would fall back to a product that holds all scores at once.
   if (grouped && !q.is_cpu() && (mask.defined() || q.scalar_type() == at::kFloat)) {
     const auto expanded = [&](const at::Tensor& x) {
       return x.unsqueeze(2)
@@ -56,11 +56,11 @@ inline at::Tensor CausalAttention(const at::Tensor& q, const at::Tensor& k, cons
 #endif
 }
 
-// True if RmsNorm exists, which accelerators compute by one kernel.
+// True if RmsNorm exists, which accelerators compute in one kernel.
 constexpr bool kHasFusedRmsNorm = HOOKLINE_TORCH_AT_LEAST(2, 9);
 
-// x / sqrt(mean(x^2) + epsilon) over the last axis, times `weight` (x's dtype, or undefined), computed in float32 and
-// rounded once. Only where kHasFusedRmsNorm.
+// Returns x / sqrt(mean(x^2) + epsilon) over the last axis, times `weight` (x's dtype, or undefined), computed in
+// float32 and rounded once. Call it only if kHasFusedRmsNorm.
 inline at::Tensor RmsNorm(const at::Tensor& x, const at::Tensor& weight, double epsilon) {
 #if HOOKLINE_TORCH_AT_LEAST(2, 9)
   std::optional<at::Tensor> multiplied;
@@ -72,16 +72,17 @@ inline at::Tensor RmsNorm(const at::Tensor& x, const at::Tensor& weight, double 
 #endif
 }
 
-// cuDNN's attention makes a plan for every new shape, which takes hundreds of milliseconds, and batches here have new
-// shapes all the time; flash attention, which takes over, has none. Padding batches to few shapes would compute more.
+// Turns off cuDNN's attention. It makes a plan for every new shape, which takes hundreds of milliseconds, and batches
+// here have new shapes all the time. Flash attention, which replaces it, needs no plan. Padding batches to few shapes
+// would compute more.
 inline void PreferAttentionWithoutPlans() {
 #if HOOKLINE_TORCH_AT_LEAST(2, 5)
   at::globalContext().setSDPUseCuDNN(false);
 #endif
 }
 
-// Returns the bytes of all tensors on `device`, not the CPU; 0 where LibTorch tells them through CUDA's headers only.
-// Throws what LibTorch throws.
+// Returns the bytes of all tensors on `device`, not the CPU; 0 if LibTorch gives them only through CUDA's headers.
+// Throws LibTorch's exceptions.
 inline int64_t TensorBytesOn(const c10::Device& device) {
 #if HOOKLINE_TORCH_AT_LEAST(2, 9)
   const auto stats = c10::getDeviceAllocator(device.type())->getDeviceStats(device.index());
@@ -92,8 +93,8 @@ inline int64_t TensorBytesOn(const c10::Device& device) {
 #endif
 }
 
-// Returns what the driver of `device`, not the CPU, calls free; nullopt where LibTorch tells it through CUDA's headers
-// only. Throws what LibTorch throws.
+// Returns the free bytes that the driver of `device`, not the CPU, reports; nullopt if LibTorch gives them only through
+// CUDA's headers. Throws LibTorch's exceptions.
 inline std::optional<int64_t> FreeBytesOn(const c10::Device& device) {
 #if HOOKLINE_TORCH_AT_LEAST(2, 11)
   at::empty({1}, at::TensorOptions(device));  // initializes the device
@@ -104,8 +105,8 @@ inline std::optional<int64_t> FreeBytesOn(const c10::Device& device) {
 #endif
 }
 
-// Returns the version of the LibTorch that is loaded; empty where it does not tell. A wheel may have been replaced
-// since the server was built with it, and then its headers are wrong in ways that no error shows.
+// Returns the version of the loaded LibTorch; empty if it is unknown. A wheel can be replaced after the server was
+// built with it, and then the server's headers are wrong in ways that cause no error message.
 inline std::string LoadedTorchVersion() {
   const std::string key = "TORCH_VERSION=", settings = at::show_config();
   const size_t found = settings.find(key);
@@ -114,8 +115,8 @@ inline std::string LoadedTorchVersion() {
   return settings.substr(begin, settings.find_first_of(", \n", begin) - begin);
 }
 
-// Returns whether `error` says that a device has no memory left. The CPU's allocator has no type of its own for it, nor
-// has cuBLAS for its workspace.
+// Returns whether `error` says that a device is out of memory. The CPU's allocator and cuBLAS's workspace have no
+// exception type for this.
 inline bool IsOutOfMemory(const c10::Error& error) {
   return dynamic_cast<const c10::OutOfMemoryError*>(&error) != nullptr ||
          absl::StrContains(error.what_without_backtrace(), "DefaultCPUAllocator") ||

@@ -27,13 +27,12 @@
 namespace hookline {
 namespace {
 
-// The time between two questions whether an event is done. CUDA's own wait spins on a core for as long as the device
-// computes.
+// The time between two polls of an event. CUDA's own wait spins on a core for as long as the device computes.
 constexpr absl::Duration kEventPoll = absl::Microseconds(50);
-// Copies of a few slabs end within this time, so that asking again at once is sooner than to sleep.
+// Copies of a few slabs end within this time, so polling at once is faster than sleeping.
 constexpr absl::Duration kEventSpin = absl::Microseconds(50);
 
-// For fewer bytes a core of the host computes the sums sooner than a device is told to.
+// For fewer bytes, a core of the host computes the sums faster than a kernel can be launched.
 constexpr size_t kLeastSummedBytes = size_t{256} << 10;
 
 bool IsRun(const std::vector<int64_t>& index, size_t first, size_t count) {
@@ -46,13 +45,13 @@ class HostIndex : public RowIndex {
   const std::vector<int64_t> rows;
 };
 
-// Rows of a tensor in host memory. They are chosen when they are copied, straight into their destination.
+// Rows of a tensor in host memory. They are selected while they are copied, straight to their destination.
 class HostRows : public StagedRows {
  public:
   HostRows(at::Tensor value, std::vector<int64_t> index, const RowLayout& layout)
       : value_(std::move(value)), index_(std::move(index)), layout_(layout), type_(ScalarTypeOf(layout.dtype)) {}
 
-  // A tensor of which less than half is still wanted is replaced by just those rows.
+  // If less than half of the tensor is still wanted, replaces it by the wanted rows.
   absl::Status DropBefore(int64_t first) override {
     return CatchTorch([&] {
       c10::InferenceMode inference;
@@ -126,7 +125,7 @@ class ReachedEvent : public TransferEvent {
 
 class HostTransfer : public Transfer {
  public:
-  // A new thread's first product would otherwise be computed by as many threads as there are cores.
+  // Without this, a new thread's first product would be computed by as many threads as there are cores.
   absl::StatusOr<std::unique_ptr<ThreadBinding>> BindThread() override {
     at::internal::lazy_init_num_threads();
     return std::make_unique<ThreadBinding>();
@@ -162,7 +161,7 @@ class HostTransfer : public Transfer {
   absl::Status Check() override { return absl::OkStatus(); }
 };
 
-// The rows on the host, to see whether they are a run, and on the device unless all of them are one.
+// Row numbers on the host, to see whether they are consecutive, and on the device unless all are.
 class DeviceIndex : public RowIndex {
  public:
   DeviceIndex(std::vector<int64_t> rows, at::Tensor on_device)
@@ -181,8 +180,8 @@ class DeviceIndex : public RowIndex {
 // Rows chosen and converted on an accelerator.
 class DeviceRows : public StagedRows {
  public:
-  // `loss` is as PackedRows has it; undefined where nothing can be lost. `sums` and `norms`, float32 of each row, are
-  // undefined where the device does not compute them.
+  // For `loss` see PackedRows; it is undefined if nothing can be lost. `sums` and `norms`, float32 of each row, are
+  // undefined if the device does not compute them.
   DeviceRows(at::Tensor rows, at::Tensor loss, at::Tensor sums, at::Tensor norms, c10::Event ready)
       : rows_(std::move(rows)),
         loss_(std::move(loss)),
@@ -190,7 +189,7 @@ class DeviceRows : public StagedRows {
         norms_(std::move(norms)),
         ready_(std::move(ready)) {}
 
-  // The staged rows are this capture's alone, so they are kept whole until the last one has left.
+  // The staged rows belong to this capture alone, so they are kept whole until the last one has left.
   absl::Status DropBefore(int64_t) override { return absl::OkStatus(); }
 
   ConversionLoss TakeLoss() override {
@@ -206,7 +205,7 @@ class DeviceRows : public StagedRows {
             {host_norms_.data_ptr<float>() + first, static_cast<size_t>(count)}};
   }
 
-  // Starts the copies of the loss and the sums on the current stream, the first time.
+  // Starts the copies of the loss and the sums on the current stream, once.
   void CopyFacts() {
     CopyOut(loss_, host_loss_);
     CopyOut(sums_, host_sums_);
@@ -217,7 +216,7 @@ class DeviceRows : public StagedRows {
   const c10::Event& ready() const { return ready_; }
 
  private:
-  // `from` stays, because its memory must not be used anew before the copy has ended.
+  // `from` stays, because its memory must not be reused before the copy has ended.
   static void CopyOut(const at::Tensor& from, at::Tensor& pinned) {
     if (!from.defined() || pinned.defined()) return;
     pinned = at::empty(from.sizes(), at::TensorOptions().dtype(from.scalar_type()).pinned_memory(true));
@@ -257,7 +256,7 @@ class DeviceBinding : public ThreadBinding {
  public:
   explicit DeviceBinding(c10::Stream stream) : device_(stream.device()), stream_(stream), bound_(stream) {}
   ~DeviceBinding() override {
-    // An error was told where the work was waited for.
+    // Errors were already reported where the work was waited for.
     (void)CatchTorch([&] {
       bound_.synchronize();
       return absl::OkStatus();
@@ -265,7 +264,7 @@ class DeviceBinding : public ThreadBinding {
   }
 
  private:
-  // Without it, every use of an event sets the device back to 0, which makes a context there.
+  // Without this guard, every use of an event sets the device back to 0, which makes a context there.
   const c10::DeviceGuard device_;
   const c10::StreamGuard stream_;
   const c10::Stream bound_;
@@ -299,7 +298,7 @@ class DeviceTransfer : public Transfer {
     });
   }
 
-  // Half the bytes of int64, and enough: a batch has fewer than 2^31 rows.
+  // int32 takes half the bytes of int64 and suffices: a batch has fewer than 2^31 rows.
   absl::StatusOr<std::shared_ptr<RowIndex>> MakeIndex(std::vector<int64_t> rows) override {
     std::shared_ptr<RowIndex> index;
     RETURN_IF_ERROR(CatchTorch([&] {
@@ -319,7 +318,7 @@ class DeviceTransfer : public Transfer {
       at::Tensor chosen = static_cast<const DeviceIndex&>(index).Choose(value, rows);
       at::Tensor loss, sums, norms;
       if (layout.is_plain()) {
-        // The kept rows must not hold the whole batch's tensor, unless it is most of that.
+        // The kept rows must not keep the whole batch's tensor alive, unless they are most of it.
         const bool is_small = 2 * chosen.nbytes() < chosen.storage().nbytes();
         const at::Tensor from = chosen;
         chosen = from.to(ScalarTypeOf(layout.dtype), /*non_blocking=*/false, /*copy=*/is_small).contiguous();
@@ -379,8 +378,8 @@ class DeviceTransfer : public Transfer {
   }
 
  private:
-  // Uploads from pinned memory, which LibTorch keeps until the copy has ended; with pageable memory the driver may
-  // wait.
+  // Uploads from pinned memory, which LibTorch keeps until the copy has ended. With pageable memory the
+  // driver can wait.
   template <typename Type>
   at::Tensor Upload(absl::Span<const int64_t> values) const {
     c10::InferenceMode inference;

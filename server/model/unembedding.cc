@@ -8,8 +8,8 @@
 namespace hookline {
 namespace {
 
-// A tied table may be stored in another dtype than the model's. It is converted by this many ids at a time, so that
-// there is never a second copy of all of it.
+// The number of ids that are converted at a time if a tied table is stored in another dtype than the model's, so that
+// there is never a second copy of the whole table.
 constexpr int64_t kConvertedIds = 16384;
 
 }  // namespace

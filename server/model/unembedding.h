@@ -1,6 +1,6 @@
 // Turns the residual stream after the last norm into logits.
 //
-//   z = x P W + b                    P the projection to the embedding's width, where the two differ
+//   z = x P W + b                    P projects to the width of the embedding, if that differs
 //   logits = cap tanh(scale z / cap)
 #ifndef HOOKLINE_SERVER_MODEL_UNEMBEDDING_H_
 #define HOOKLINE_SERVER_MODEL_UNEMBEDDING_H_
@@ -23,8 +23,8 @@ class Unembedding {
   bool exists() const { return weights_.weight.defined(); }
   int64_t vocabulary_size() const { return weights_.weight.size(1); }
 
-  // The logits of x (rows, width) in float32, (rows, vocabulary_size). They take 4 bytes each, so callers give few rows
-  // at a time.
+  // Returns the logits of x (rows, width) in float32, (rows, vocabulary_size). A logit takes 4 bytes, so callers pass
+  // few rows at a time.
   at::Tensor Logits(const at::Tensor& x) const;
 
  private:

@@ -403,7 +403,8 @@ TEST(GemmaScopeTest, ThePathTellsTheHookPoint) {
 }
 
 TEST(GemmaScopeTest, WhatIsNotComputedOrDamagedIsRefusedByName) {
-  EXPECT_THAT(GemmaScopeFolder("gemma-scope-2b-pt-transcoders/layer_1/width_16k").Load(), HasSubstr("not transcoders"));
+  EXPECT_THAT(GemmaScopeFolder("gemma-scope-2b-pt-transcoders/layer_1/width_16k").Load(),
+              HasSubstr("transcoders are not supported"));
   EXPECT_THAT(GemmaScopeFolder("gemma-scope-2b-pt-res/embedding/width_4k").Load(), HasSubstr("embedding"));
   std::string bytes = GemmaScopeFolder::Fixture();
   EXPECT_THAT(GemmaScopeFolder("mine", bytes.substr(0, bytes.size() / 2)).Load("hook_embed"), HasSubstr("params.npz"));

@@ -8,12 +8,12 @@
 namespace hookline {
 namespace {
 
-// Queries that are computed together where there is no fused kernel: of the keys after them nothing is computed, and on
-// a CPU their scores stay in the cache (of 16 to 64, 24 and 32 were fastest, by a quarter of the time at 64). On an
-// accelerator launching costs more than what larger blocks compute in vain.
+// The number of queries that are computed together without a fused kernel. No scores are computed for the keys after
+// the block, and on a CPU the scores stay in the cache: 24 and 32 were the fastest of 16 to 64 and took three
+// quarters of the time of 64. On an accelerator, launching kernels costs more than the scores that larger blocks waste.
 constexpr int64_t kQueryBlock = 32;
 constexpr int64_t kAcceleratorQueryBlock = 512;
-// Batches come in few shapes, but a client can send any.
+// Batches come in few shapes, but a client can send any shape.
 constexpr int64_t kMaxMaskBytes = int64_t{64} << 20;
 // A fused kernel with a window needs the whole mask, positions^2 bytes, and computes what the mask hides.
 constexpr int64_t kMaxMaskedPositions = 4096;
@@ -63,7 +63,7 @@ at::Tensor AttendInBlocks(const at::Tensor& q, const at::Tensor& k, const at::Te
   const int64_t value_width = v.size(3), block = q.is_cpu() ? kQueryBlock : kAcceleratorQueryBlock;
   // Narrow scores would be rounded before the softmax; the CPU's products in float32 cost no more.
   const at::ScalarType type = q.is_cpu() ? at::kFloat : q.scalar_type();
-  // The scale goes to the keys, once; where they are narrow it would be rounded, so there it goes to the scores.
+  // The scale is applied to the keys, once; narrow keys would be rounded by it, so then it is applied to the scores.
   const bool wide = type == at::kFloat;
   // (batch * groups, width, positions) and (batch * groups, positions, width)
   const at::Tensor scaled = wide ? k.to(type) * options.scale : k;
@@ -96,7 +96,7 @@ at::Tensor AttendInBlocks(const at::Tensor& q, const at::Tensor& k, const at::Te
     at::Tensor mixed =
         at::bmm(weights, values.narrow(1, first_key, key_count)).view({batch, groups, in_group, count, value_width});
     if (options.sinks.defined()) {
-      // The sink takes its share from all keys alike: what is left is sum / (sum + exp(t)) = sigmoid(log sum - t).
+      // The sink reduces the weights of all keys by the same factor: sum / (sum + exp(t)) = sigmoid(log sum - t).
       const at::Tensor log_sums = at::logsumexp(scores, -1).view({batch, groups, in_group, count, 1});
       mixed = mixed * at::sigmoid(log_sums - options.sinks.view({groups, in_group, 1, 1}));
     }

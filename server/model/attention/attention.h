@@ -1,4 +1,5 @@
-// The attention of one layer: what moves information between positions. The kinds are files beside this one.
+// The attention of one layer: the part that moves information between positions. Each kind has its file
+// beside this one.
 #ifndef HOOKLINE_SERVER_MODEL_ATTENTION_ATTENTION_H_
 #define HOOKLINE_SERVER_MODEL_ATTENTION_ATTENTION_H_
 
@@ -17,13 +18,13 @@ class Attention {
  public:
   virtual ~Attention() = default;
 
-  // Sets `out` to what attention makes of its input `h`, both (B * T, width). A row depends on rows of its own sequence
-  // at its position and before only. Returns whether the last hook point of the pass was tapped, after which `out`
-  // means nothing.
+  // Sets `out` to the attention output for the input `h`, both (B * T, width). A row depends only on the rows
+  // of its own sequence up to its position. Returns true if the last hook point of the pass was tapped; `out`
+  // is then undefined.
   virtual bool Run(const at::Tensor& h, ForwardPass& pass, at::Tensor* out) const = 0;
 };
 
-// The attention of layer `layer` of `config`, with its hook points added to `hook_points` as `attn.*`.
+// Makes the attention of layer `layer` of `config` and adds its hook points to `hook_points` as `attn.*`.
 std::unique_ptr<Attention> MakeAttention(const DecoderConfig& config, int layer, AttentionWeights weights,
                                          HookPointList& hook_points);
 

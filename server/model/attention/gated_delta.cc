@@ -11,13 +11,13 @@
 namespace hookline {
 namespace {
 
-// Larger chunks make fewer and larger products, but their triangular part grows with the square.
+// Larger chunks mean fewer and larger products, but the cost of their triangular part grows with the square.
 constexpr int64_t kChunk = 64;
-// Keeps a head of zeros finite.
+// Keeps the result for a head of zeros finite.
 constexpr double kLengthEpsilon = 1e-6;
 
-// Right padding never reaches a row before it, since both convolution and recurrence look back only.
-// u (B, T, channels) in float32; weights (channels, kernel).
+// The depthwise convolution of u (B, T, channels) in float32 with weights (channels, kernel). Padding on the right
+// never affects an earlier row, since convolution and recurrence only look back.
 at::Tensor Convolve(const at::Tensor& u, const at::Tensor& weights) {
   const int64_t positions = u.size(1), kernel = weights.size(1);
   at::Tensor sum = u * weights.select(1, kernel - 1);
@@ -44,7 +44,7 @@ at::Tensor GatedDeltaRule(const at::Tensor& q, const at::Tensor& k, const at::Te
   const int64_t sequences = q.size(0), positions = q.size(1), key_width = q.size(2), value_width = v.size(2);
   chunk = std::min(chunk, positions);
   const int64_t chunks = (positions + chunk - 1) / chunk, padding = chunks * chunk - positions;
-  // Padded positions write nothing and forget nothing. (sequences * chunks, chunk, width)
+  // Padded positions write nothing and forget nothing. The result is (sequences * chunks, chunk, width).
   const auto in_chunks = [&](const at::Tensor& x) {
     return at::constant_pad_nd(x, {0, 0, 0, padding}).view({sequences * chunks, chunk, x.size(2)});
   };

@@ -8,10 +8,10 @@
 //   z = norm(o) silu(h Wz)                                                   hook_z (H V)
 //   out = z Wo
 //
-// The recurrence runs in chunks (Yang et al., "Gated Delta Networks", section 3.3). With G_i the sum of log g up to i
-// within a chunk and S the state before it, what each position writes, e, solves
+// The recurrence runs in chunks (Yang et al., "Gated Delta Networks", section 3.3). Let G_i be the sum of log g up to i
+// within a chunk, and S the state before the chunk. What each position writes, e, then solves
 //   (1 + A) e = beta (v - exp(G) k S),   A_ij = beta_i exp(G_i - G_j) k_i k_j for j < i,
-// so that all of it but S is computed for all chunks at once, in float32.
+// so that everything but S is computed for all chunks at once, in float32.
 #ifndef HOOKLINE_SERVER_MODEL_ATTENTION_GATED_DELTA_H_
 #define HOOKLINE_SERVER_MODEL_ATTENTION_GATED_DELTA_H_
 
@@ -32,8 +32,8 @@ class GatedDelta : public Attention {
 };
 
 // The recurrence above over sequences (batch * heads, positions, ...): q and k (..., P), already of unit length and
-// scaled, v (..., V), log_decay and beta (batch * heads, positions), all float32. Returns o like v. `chunk` positions
-// are computed together; it changes nothing but rounding.
+// scaled, v (..., V), log_decay and beta (batch * heads, positions), all float32. Returns o in the shape of v. `chunk`
+// positions are computed together; the chunk size changes only rounding.
 at::Tensor GatedDeltaRule(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& log_decay,
                           const at::Tensor& beta, int64_t chunk);
 

@@ -16,10 +16,10 @@ LatentAttention::LatentAttention(const LatentAttentionConfig& config, LatentAtte
       hook_points.AddHeads("attn.hook_v", config.heads, values, "The values, expanded from the compressed row.");
   rotated_query_hook_ =
       hook_points.AddHeads("attn.hook_rot_q", config.heads, keys,
-                           "The query as attention uses it, per head the plain part, then the rotated one.");
+                           "The query as attention uses it: each head's plain part, then its rotated part.");
   rotated_key_hook_ =
       hook_points.AddHeads("attn.hook_rot_k", config.heads, keys,
-                           "The key as attention uses it, per head its plain part, then the rotated one of all.");
+                           "The key as attention uses it: each head's plain part, then the shared rotated part.");
   z_hook_ = hook_points.AddHeads("attn.hook_z", config.heads, values,
                                  "Attention's result per head, before the output projection.");
 }

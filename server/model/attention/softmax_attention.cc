@@ -11,8 +11,8 @@
 namespace hookline {
 namespace {
 
-// Puts query, key and value side by side and replaces them by views, so that one product brings all three. On a CPU the
-// three products cost no more than one, and what follows reads rows that lie close together.
+// Puts query, key and value side by side and replaces them by views, so that one product computes all three. On a CPU
+// three products cost no more than one, and the code that follows prefers rows that lie close together.
 LinearWeights Join(SoftmaxAttentionWeights* weights) {
   const std::array<LinearWeights*, 3> parts = {&weights->query, &weights->key, &weights->value};
   std::vector<at::Tensor> columns, biases;
@@ -41,7 +41,7 @@ SoftmaxAttention::SoftmaxAttention(const SoftmaxAttentionConfig& config, int lay
                                    HookPointList& hook_points)
     : config_(config),
       layer_(layer),
-      // Norms want their rows close together, which would take as many launches as joining saves.
+      // Norms need contiguous rows, and the copies would take as many launches as joining saves.
       joined_(config.query_key_norm.norm.kind == NormConfig::Kind::kNone ? Join(&weights) : LinearWeights()),
       weights_(std::move(weights)),
       query_norm_(config.query_key_norm.norm, weights_.query_norm, weights_.out.weight.scalar_type()),
@@ -113,7 +113,8 @@ bool SoftmaxAttention::Project(const at::Tensor& h, ForwardPass& pass, Projected
   const int64_t rows = h.size(0), heads = config_.heads, width = config_.head_width;
   at::Tensor all;
   const bool joined = joined_.weight.defined() && pass.taps.Reach(z_hook_);
-  // One rotation then turns both. Whoever replaces queries or keys parts them.
+  // If the joined rows stay unchanged, one rotation turns queries and keys together. A tap that replaces either
+  // separates them.
   bool as_brought = joined && config_.rotary >= 0 && !config_.gated;
   const auto project = [&](const LinearWeights& own, int64_t part) -> at::Tensor {
     if (joined) {
@@ -153,7 +154,7 @@ bool SoftmaxAttention::Project(const at::Tensor& h, ForwardPass& pass, Projected
   return false;
 }
 
-// v, the value projection of h, and the gated embedding of the token's own values where the layer has one.
+// v, the value projection of h, plus the gated embedding of the token's own values where the layer has one.
 at::Tensor SoftmaxAttention::WithEmbedding(const at::Tensor& h, const at::Tensor& v, const ForwardPass& pass) const {
   if (!weights_.value_embedding.defined()) return v;
   const std::array<int64_t, 3> by_head = {-1, config_.key_value_heads, config_.head_width};

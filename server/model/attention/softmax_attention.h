@@ -5,7 +5,7 @@
 //   q, k = rotate(norm(q)), rotate(norm(k))                  hook_rot_q, hook_rot_k
 //   z = softmax(scale q k^T, causal, within reach) v         hook_z (H E)
 //   out = z Wo
-// SoftmaxAttentionConfig says which norms, clamps, gates, caps and sinks there are, and where they stand.
+// SoftmaxAttentionConfig says which norms, clamps, gates, caps and sinks there are, and where they are applied.
 #ifndef HOOKLINE_SERVER_MODEL_ATTENTION_SOFTMAX_ATTENTION_H_
 #define HOOKLINE_SERVER_MODEL_ATTENTION_SOFTMAX_ATTENTION_H_
 
@@ -22,10 +22,10 @@ class SoftmaxAttention : public Attention {
   bool Run(const at::Tensor& h, ForwardPass& pass, at::Tensor* out) const override;
 
  private:
-  // The queries, keys and values of one pass, first as rows, then by head. `gate` (B * T, H, E) or undefined.
+  // The queries, keys and values of one pass, first as rows, then by head. `gate` is (B * T, H, E) or undefined.
   struct Projected {
     at::Tensor q, k, v, gate;
-    at::Tensor query_key;  // q and k side by side, where they are as the product brought them; else undefined
+    at::Tensor query_key;  // q and k side by side, as the projection returned them; undefined if either was changed
   };
 
   bool Project(const at::Tensor& h, ForwardPass& pass, Projected* projected) const;
@@ -36,7 +36,7 @@ class SoftmaxAttention : public Attention {
 
   const SoftmaxAttentionConfig config_;
   const int layer_;
-  const LinearWeights joined_;  // query, key and value side by side; undefined where they are apart
+  const LinearWeights joined_;  // query, key and value side by side; undefined where they are separate
   const SoftmaxAttentionWeights weights_;
   const OutputNorm query_norm_, key_norm_, value_norm_;
   int query_hook_ = kNoHookPoint, key_hook_ = kNoHookPoint, value_hook_ = kNoHookPoint;

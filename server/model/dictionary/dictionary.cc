@@ -7,9 +7,9 @@
 namespace hookline {
 namespace {
 
-// Latents of this many bytes are in memory at a time where only what is decoded from them is wanted.
+// Limits the latents that are in memory at a time where only the values decoded from them are wanted.
 constexpr int64_t kLatentBytes = int64_t{64} << 20;
-constexpr double kLayerNormEpsilon = 1e-5;  // SAELens's
+constexpr double kLayerNormEpsilon = 1e-5;  // SAELens uses the same
 
 }  // namespace
 
@@ -32,15 +32,15 @@ const char* NameOf(DictionaryPoint point) {
 const char* DescriptionOf(DictionaryPoint point) {
   switch (point) {
     case DictionaryPoint::kInput:
-      return "the rows that it encodes.";
+      return "the rows that the dictionary encodes.";
     case DictionaryPoint::kPreActivations:
-      return "its latents before the activation function.";
+      return "the latents before the activation function.";
     case DictionaryPoint::kActivations:
-      return "its latents.";
+      return "the latents.";
     case DictionaryPoint::kReconstruction:
-      return "what it decodes, before a normalisation is undone.";
+      return "the decoded rows, before a normalisation is undone.";
     case DictionaryPoint::kError:
-      return "what its reconstruction leaves of the rows.";
+      return "the rows minus their reconstruction.";
   }
   return "";
 }
@@ -105,7 +105,7 @@ at::Tensor Dictionary::Decode(const at::Tensor& latents) const {
 
 at::Tensor Dictionary::Restore(const at::Tensor& decoded, const at::Tensor& rows, const Normalized& normalized) const {
   if (weights_.skip.defined()) return decoded + at::mm(rows.to(at::kFloat), weights_.skip.t());
-  // The scale of the rows that a transcoder reads is not that of those it writes.
+  // A transcoder writes rows whose scale differs from that of the rows that it reads.
   if (config_.is_transcoder) return decoded;
   at::Tensor restored = decoded;
   if (normalized.scale.defined()) restored = restored * normalized.scale;
@@ -168,7 +168,7 @@ Dictionary Dictionary::Only(const at::Tensor& latents) const {
 }
 
 at::Tensor Dictionary::Latents(const at::Tensor& rows, const at::Tensor& latents) const {
-  // Which of the latents are among the k largest depends on all of them.
+  // The activation function chooses the k largest of all latents.
   if (config_.activation != DictionaryConfig::Activation::kTopK && latents.size(0) < info_.latents) {
     const Dictionary only = Only(latents);
     return only.Latents(rows, at::arange(latents.size(0), latents.options()));

@@ -1,4 +1,4 @@
-// A sparse dictionary: encodes a row into latents of which few are not zero, and decodes them.
+// A sparse dictionary: encodes a row into latents, of which only few are not zero, and decodes the latents.
 //
 //   z = normalise(x) - b_dec (where the dictionary subtracts it)
 //   pre = z W_enc + b_enc                                    hook_sae_acts_pre (latents)
@@ -7,7 +7,7 @@
 //   reconstruction = undo the normalisation of r;            hook_sae_error = x - reconstruction
 // A transcoder's rows are those of another hook point, y:
 //   reconstruction = r, or r + x W_skip of a skip transcoder;   hook_sae_error = y - reconstruction
-// Everything is computed in float32, as the libraries' objects do in their own dtype.
+// Everything is computed in float32, while the libraries compute in the dtype of their objects.
 #ifndef HOOKLINE_SERVER_MODEL_DICTIONARY_DICTIONARY_H_
 #define HOOKLINE_SERVER_MODEL_DICTIONARY_DICTIONARY_H_
 
@@ -39,7 +39,7 @@ struct DictionaryConfig {
   Activation activation = Activation::kRelu;
   Normalization normalization = Normalization::kNone;
   bool subtracts_decoder_bias = true;
-  // The latents are chosen, and are, times their decoder rows' lengths.
+  // The latents are multiplied by the lengths of their decoder rows, and chosen by the product.
   bool scales_by_decoder_norm = false;
   bool is_transcoder = false;
   int64_t k = 0;  // kTopK
@@ -51,61 +51,61 @@ struct DictionaryWeights {
   at::Tensor encoder_bias;  // (latents); kGated: b_mag
   at::Tensor decoder;       // (latents, output_width)
   at::Tensor decoder_bias;  // (output_width)
-  at::Tensor skip;          // (output_width, width), of a skip transcoder
+  at::Tensor skip;          // (output_width, width); skip transcoders only
   at::Tensor threshold;     // (latents), kJumpRelu
   at::Tensor gate_bias;     // (latents), kGated
   at::Tensor magnitude;     // (latents), kGated: exp(r_mag)
 };
 
-// Immutable, so thread-safe.
+// Immutable and therefore thread-safe.
 class Dictionary {
  public:
   Dictionary(DictionaryInfo info, DictionaryConfig config, DictionaryWeights weights)
       : info_(std::move(info)), config_(config), weights_(std::move(weights)) {}
 
   const DictionaryInfo& info() const { return info_; }
-  // Returns the part of a hook point's rows, whose last axis holds their values, that the dictionary encodes: a view.
+  // Returns the part of a hook point's rows that the dictionary encodes, as a view. The last axis holds the values.
   at::Tensor PartOf(const at::Tensor& rows) const;
 
   using Visit = absl::FunctionRef<void(DictionaryPoint point, const at::Tensor& values)>;
-  // Calls `visit` with what the dictionary computes of rows (n, width) at each of `points`, ascending and not kError,
-  // in `dtype`. Every stage is computed once, and takes memory for some rows at a time besides what is visited.
+  // Calls `visit` with the dictionary's values for rows (n, width) at each of `points`, ascending and not kError, in
+  // `dtype`. Each stage is computed once. Beside the visited values, memory holds those of some rows at a time.
   void Compute(absl::Span<const DictionaryPoint> points, const at::Tensor& rows, at::ScalarType dtype,
                Visit visit) const;
-  // Returns what the reconstruction of `rows` leaves of `outputs`, (n, output_width), in their dtype: kError. Of an
-  // autoencoder they are the same.
+  // Returns `outputs` minus the reconstruction of `rows`, (n, output_width), in the dtype of `outputs`: kError. For an
+  // autoencoder, `rows` and `outputs` are the same.
   at::Tensor Error(const at::Tensor& rows, const at::Tensor& outputs) const;
 
-  // Returns what these of the latents, int64 indices on the device, are of rows (n, width): (n, latents), as Compute
-  // gives them in the rows' dtype, in float32. Latents take memory for some rows at a time only.
+  // Returns the values of `latents`, int64 indices on the device, for rows (n, width): (n, latents) float32, rounded to
+  // the dtype of `rows` as in Compute. Memory holds the latents of some rows at a time.
   at::Tensor Latents(const at::Tensor& rows, const at::Tensor& latents) const;
 
-  // The reconstruction of rows (n, width), with `edits` made to the latents, in float32. `outputs`: where the error is
-  // kept, the rows that it replaces, (n, output_width): what the reconstruction without edits leaves of them is added;
-  // otherwise undefined. `active`, (n): latents that are not zero after the edits. Latents take memory for some rows at
-  // a time only.
+  // Returns the reconstruction of rows (n, width), in float32, with `edits` made to the latents. If `outputs` (n,
+  // output_width) is defined, it holds the rows that are replaced, and the error that the reconstruction without edits
+  // makes on them is added. Sets `active`, (n), to the number of latents that are not zero after the edits. Memory
+  // holds the latents of some rows at a time.
   at::Tensor Reconstruct(const at::Tensor& rows, const std::vector<LatentEdit>& edits, const at::Tensor& outputs,
                          at::Tensor* active) const;
 
  private:
-  // Rows between normalisation and its undoing.
+  // Normalised rows, and what undoes the normalisation.
   struct Normalized {
-    at::Tensor rows;   // less the decoder's bias where the dictionary subtracts it
+    at::Tensor rows;   // minus the decoder's bias where the dictionary subtracts it
     at::Tensor shift;  // (n, 1), undefined where there is none
     at::Tensor scale;  // (n, 1), undefined where there is none
   };
 
-  // Rows of which the latents fit into memory at a time.
+  // The number of rows whose latents are in memory at a time.
   int64_t RowsAtATime() const;
-  // These of the latents alone, which an activation function needs that looks at each by itself.
+  // A dictionary with these latents only; valid for activation functions that look at each latent separately.
   Dictionary Only(const at::Tensor& latents) const;
   Normalized Normalize(const at::Tensor& rows) const;
   at::Tensor PreActivations(const at::Tensor& normalized) const;
   at::Tensor Activations(const at::Tensor& normalized, const at::Tensor& pre) const;
   at::Tensor Decode(const at::Tensor& latents) const;
-  // Compute of rows of which the latents fit into memory.
+  // The same as Compute, for rows whose latents fit into memory.
   void ComputePiece(absl::Span<const DictionaryPoint> points, const at::Tensor& rows, Visit visit) const;
-  // From what is decoded of rows to their reconstruction.
+  // Turns the decoded `rows` into their reconstruction.
   at::Tensor Restore(const at::Tensor& decoded, const at::Tensor& rows, const Normalized& normalized) const;
 
   const DictionaryInfo info_;

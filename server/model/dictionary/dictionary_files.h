@@ -1,4 +1,4 @@
-// Shared by the formats of dictionaries: a folder with a configuration and a file of weights.
+// Helpers for the formats of dictionaries, each a folder with a configuration and a file of weights.
 #ifndef HOOKLINE_SERVER_MODEL_DICTIONARY_DICTIONARY_FILES_H_
 #define HOOKLINE_SERVER_MODEL_DICTIONARY_DICTIONARY_FILES_H_
 
@@ -14,8 +14,9 @@ namespace hookline {
 // Returns whether `folder` holds both files, whose names begin with a slash.
 bool HoldsFiles(const std::string& folder, const char* config_file, const char* weights_file);
 
-// Makes the dictionary of `weights`, which were taken by `take`, with their fingerprint. `computation` tells apart what
-// the same weights could compute. The error of the first weight that was not as asked for.
+// Makes the dictionary of `weights`, which were taken by `take`, with their fingerprint. `computation`
+// distinguishes dictionaries that compute something else with the same weights. Returns the error of the first
+// weight that did not match.
 absl::StatusOr<std::shared_ptr<const Dictionary>> MakeDictionary(DictionaryInfo info, const DictionaryConfig& config,
                                                                  DictionaryWeights weights, WeightTaker& take,
                                                                  const std::string& computation);

@@ -8,17 +8,17 @@
 namespace hookline {
 
 struct DictionaryInfo {
-  std::string name;          // by which requests choose it
-  std::string architecture;  // in its library's terms, e.g. "jumprelu"
+  std::string name;          // the name that requests use
+  std::string architecture;  // the library's word for it, e.g. "jumprelu"
   std::string format;        // "sae_lens"
-  std::string hook_point;    // as its files name it; empty: they do not
-  std::string output_point;  // a transcoder's, as its files name it; empty: an autoencoder, which returns to hook_point
-  std::string fingerprint;   // 32 hexadecimal digits, of weights and configuration
+  std::string hook_point;    // as its files name it; empty if they do not
+  std::string output_point;  // of a transcoder, as its files name it; empty for an autoencoder
+  std::string fingerprint;   // 32 hexadecimal digits, a digest of weights and configuration
   int64_t width = 0;         // of the rows that it encodes
   int64_t output_width = 0;  // of the rows that it decodes
   int head = -1;             // the head whose part of a row it encodes; -1: whole rows
   int64_t latents = 0;
-  int64_t max_active = 0;  // latents of a row that can be other than 0; 0: no limit
+  int64_t max_active = 0;  // the most latents of a row that can be nonzero; 0: no limit
 };
 
 // The stages of a dictionary's computation on a row, each a hook point under SAELens's name.
@@ -27,13 +27,13 @@ enum class DictionaryPoint {
   kPreActivations,  // hook_sae_acts_pre: its latents before the activation function
   kActivations,     // hook_sae_acts_post: its latents
   kReconstruction,  // hook_sae_recons: decoded, before a normalisation is undone or a skip connection is added
-  kError,           // hook_sae_error: the row less its reconstruction; a transcoder's: the output's row
+  kError,           // hook_sae_error: the row (a transcoder's: the output's row) minus its reconstruction
 };
 constexpr int kDictionaryPoints = 5;
 
 // `hook_sae_input` and so on.
 const char* NameOf(DictionaryPoint point);
-// One sentence.
+// A description of one sentence.
 const char* DescriptionOf(DictionaryPoint point);
 
 }  // namespace hookline

@@ -21,13 +21,13 @@ using Activation = DictionaryConfig::Activation;
 constexpr char kConfigFile[] = "/config.json";
 constexpr char kWeightsFile[] = "/ae.pt";
 
-// The names that a class gives to its weights, and what it computes.
+// A class of the library: the names of its weights, and what it computes.
 struct DictionaryClass {
   const char* name;
   Activation activation;
   bool subtracts_decoder_bias;
-  bool has_linears;          // encoder.weight and decoder.weight are those of torch.nn.Linear; otherwise W_enc, W_dec
-  const char* encoder_bias;  // kGated: the magnitudes'
+  bool has_linears;          // weights are named encoder.weight and decoder.weight, not W_enc and W_dec
+  const char* encoder_bias;  // kGated: the bias of the magnitudes
   const char* decoder_bias;
 };
 
@@ -47,7 +47,7 @@ std::string HookPointOf(absl::string_view submodule) {
   return absl::StrCat("blocks.", layer, ".hook_resid_post");
 }
 
-// One threshold for each latent, or one for all of them.
+// Takes one threshold for each latent, or one for all of them.
 at::Tensor TakeThreshold(WeightTaker& take, int64_t latents) {
   at::Tensor threshold = take.Wide("threshold", {});
   if (!threshold.defined()) return threshold;
@@ -73,14 +73,14 @@ DictionaryWeights TakeWeights(const DictionaryClass& kind, const DictionaryInfo&
     if (weights.magnitude.defined()) weights.magnitude = weights.magnitude.exp();
   }
   if (kind.activation == Activation::kJumpRelu) weights.threshold = TakeThreshold(take, latents);
-  // Buffers that the configuration has too, or that are used in training alone.
+  // Buffers that repeat the configuration, or that only training uses.
   for (const char* buffer : {"k", "threshold", "group_sizes"}) {
     if (take.Has(buffer)) take.Ignore(buffer);
   }
   return weights;
 }
 
-// The library does the same when it loads this class: a latent is as large as what it adds to a row.
+// Scales latents so that each equals the length of what it adds to a row, as the library does when it loads this class.
 void ScaleToUnitDecoder(DictionaryWeights* weights) {
   const at::Tensor norms = weights->decoder.norm(2, at::IntArrayRef{1});
   weights->decoder = weights->decoder / norms.unsqueeze(1);
@@ -109,7 +109,7 @@ absl::StatusOr<std::shared_ptr<const Dictionary>> ReadDictionaryLearning(const s
   for (const DictionaryClass& one : kClasses) {
     if (info.architecture == one.name) kind = &one;
   }
-  if (kind == nullptr) trainer.Refuse("dict_class", "the library's autoencoders are computed");
+  if (kind == nullptr) trainer.Refuse("dict_class", "only the library's autoencoders are supported");
   DictionaryConfig config;
   if (kind != nullptr && kind->activation == Activation::kTopK) {
     config.k = info.max_active = trainer.Integer("k", std::nullopt, info.latents);

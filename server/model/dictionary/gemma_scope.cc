@@ -22,7 +22,7 @@ namespace {
 constexpr char kWeightsFile[] = "/params.npz";
 constexpr char kRepository[] = "gemma-scope-";
 
-// The parts of a path that say what a file is for: ".../gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71".
+// The parts of a path that describe a file: ".../gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71".
 struct Place {
   std::string kind;  // the repository's name after its last hyphen: "res"
   int layer = -1;
@@ -62,13 +62,13 @@ absl::StatusOr<std::shared_ptr<const Dictionary>> ReadGemmaScope(const std::stri
   const auto refused = [&](absl::string_view why) {
     return absl::FailedPreconditionError(absl::StrCat(file, ": ", why));
   };
-  if (place.kind == "transcoders") return refused("autoencoders are computed, not transcoders");
-  if (place.is_embedding) return refused("autoencoders of the embedding, whose rows are scaled, are not computed");
+  if (place.kind == "transcoders") return refused("transcoders are not supported, only autoencoders");
+  if (place.is_embedding) return refused("autoencoders of the embedding, whose rows are scaled, are not supported");
   ASSIGN_OR_RETURN(const StateDict state, ReadNpz(file));
   const auto encoder = state.tensors.find("W_enc");
   if (encoder == state.tensors.end() || encoder->second.dim() != 2) {
     return refused(
-        "array W_enc is missing, or not of two dimensions; Gemma Scope's files hold W_enc, W_dec, b_enc, "
+        "array W_enc is missing or does not have two dimensions; Gemma Scope's files hold W_enc, W_dec, b_enc, "
         "b_dec and threshold");
   }
   DictionaryInfo info;

@@ -1,4 +1,4 @@
-// Dictionaries as Gemma Scope publishes them: params.npz, in a directory whose path says the rest.
+// Reads dictionaries that Gemma Scope published: params.npz, in a directory whose path describes it.
 #ifndef HOOKLINE_SERVER_MODEL_DICTIONARY_GEMMA_SCOPE_H_
 #define HOOKLINE_SERVER_MODEL_DICTIONARY_GEMMA_SCOPE_H_
 
@@ -12,12 +12,12 @@
 
 namespace hookline {
 
-// Returns whether `path` is an .npz file, or a folder that holds params.npz.
+// Returns whether `path` is an .npz file or a folder that holds params.npz.
 bool IsGemmaScope(const std::string& path);
 
-// Reads a JumpReLU autoencoder. The path tells the hook point as it does SAELens, where it has both the repository
+// Reads a JumpReLU autoencoder. The hook point follows from the path, as in SAELens, if it has both the repository
 // (`gemma-scope-2b-pt-res`, `-mlp`, `-att`) and `layer_N`. FAILED_PRECONDITION names the file and the array that is not
-// understood; also for transcoders, and for autoencoders of the embedding, whose rows are scaled.
+// understood. Transcoders, and autoencoders of the embedding, whose rows are scaled, are refused too.
 absl::StatusOr<std::shared_ptr<const Dictionary>> ReadGemmaScope(const std::string& name, const std::string& path,
                                                                  at::Device device);
 

@@ -1,4 +1,4 @@
-// A change of one of a dictionary's latents. Free of LibTorch.
+// A change to a latent of a dictionary. Free of LibTorch.
 #ifndef HOOKLINE_SERVER_MODEL_DICTIONARY_LATENT_EDIT_H_
 #define HOOKLINE_SERVER_MODEL_DICTIONARY_LATENT_EDIT_H_
 
@@ -6,11 +6,11 @@
 
 namespace hookline {
 
-// A change of a latent's activation a.
+// A change to a latent's activation a.
 struct LatentEdit {
   enum class Kind {
-    kClamp,  // value
-    kScale,  // value a
+    kClamp,  // a becomes value
+    kScale,  // a becomes value a
   };
   int64_t latent = 0;
   Kind kind = Kind::kClamp;

@@ -11,8 +11,8 @@
 
 namespace hookline {
 
-// Returns what `latents` of the model's dictionary number `dictionary` are at each token of `sequences`, which are
-// checked, at least one, and all of one length: (latents, sequences, positions), row-major. The pass ends at the hook
+// Returns the values of `latents` of the model's dictionary number `dictionary` at each token of `sequences`: (latents,
+// sequences, positions), row-major. `sequences` are checked, at least one, and of one length. The pass ends at the hook
 // point that the dictionary encodes. Errors: those of Model::Forward.
 absl::StatusOr<std::vector<float>> RunLatentPass(Model& model, absl::Span<const std::vector<uint32_t>> sequences,
                                                  int dictionary, absl::Span<const int64_t> latents);

@@ -23,7 +23,7 @@ constexpr char kSkipTranscoder[] = "skip_transcoder";
 constexpr char kJumpReluSkipTranscoder[] = "jumprelu_skip_transcoder";
 constexpr char kWeightsFile[] = "/sae_weights.safetensors";
 
-// Versions before 6 have the hook point beside the sizes, and call a top-k dictionary a standard one with another
+// Versions before 6 have the hook point beside the sizes. Their top-k dictionaries are standard ones with another
 // activation function.
 void ReadActivation(const ConfigReader& config, DictionaryInfo* info, DictionaryConfig* made) {
   info->architecture = config.Text("architecture", "standard");
@@ -45,10 +45,10 @@ void ReadActivation(const ConfigReader& config, DictionaryInfo* info, Dictionary
   } else {
     config.Refuse("architecture",
                   "standard, gated, jumprelu, topk, transcoder, skip_transcoder, jumprelu_transcoder and "
-                  "jumprelu_skip_transcoder are computed");
+                  "jumprelu_skip_transcoder are supported");
   }
   if (info->architecture != "topk" && function != "relu") {
-    config.Refuse(config.Has("activation_fn_str") ? "activation_fn_str" : "activation_fn", "relu is computed");
+    config.Refuse(config.Has("activation_fn_str") ? "activation_fn_str" : "activation_fn", "only relu is supported");
   }
 }
 
@@ -59,9 +59,9 @@ void ReadNormalization(const ConfigReader& config, DictionaryConfig* made) {
   } else if (kind == "constant_norm_rescale") {
     made->normalization = Normalization::kConstantNorm;
   } else if (kind != "none" && kind != "expected_average_only_in") {
-    // SAELens itself applies nothing for expected_average_only_in once a dictionary is trained.
+    // SAELens itself ignores expected_average_only_in once a dictionary is trained.
     config.Refuse("normalize_activations",
-                  "none, expected_average_only_in, layer_norm and constant_norm_rescale are computed");
+                  "none, expected_average_only_in, layer_norm and constant_norm_rescale are supported");
   }
 }
 
@@ -73,14 +73,14 @@ DictionaryConfig ReadConfig(const ConfigReader& config, DictionaryInfo* info) {
   ReadNormalization(config, &made);
   made.subtracts_decoder_bias = config.Flag("apply_b_dec_to_input", !made.is_transcoder);
   if (made.is_transcoder && made.subtracts_decoder_bias) {
-    config.Refuse("apply_b_dec_to_input", "a transcoder's bias is not its input's");
+    config.Refuse("apply_b_dec_to_input", "a transcoder's bias belongs to its output, not to its input");
   }
   made.scales_by_decoder_norm = config.Flag("rescale_acts_by_decoder_norm", false);
   if (made.scales_by_decoder_norm && made.activation != Activation::kTopK) {
-    config.Refuse("rescale_acts_by_decoder_norm", "it is computed for topk");
+    config.Refuse("rescale_acts_by_decoder_norm", "only topk supports it");
   }
   if (config.Flag("finetuning_scaling_factor", false)) {
-    config.Refuse("finetuning_scaling_factor", "scaling after fine-tuning is not computed");
+    config.Refuse("finetuning_scaling_factor", "scaling after fine-tuning is not supported");
   }
   const ConfigReader metadata = config.Object("metadata");
   const ConfigReader& place = metadata.Has("hook_name") ? metadata : config;
@@ -90,7 +90,8 @@ DictionaryConfig ReadConfig(const ConfigReader& config, DictionaryInfo* info) {
   if (!made.is_transcoder) return made;
   info->output_width = config.Integer("d_out");
   info->output_point = place.Text("hook_name_out");
-  if (place.Has("hook_head_index_out")) place.Refuse("hook_head_index_out", "transcoders to whole rows are computed");
+  if (place.Has("hook_head_index_out"))
+    place.Refuse("hook_head_index_out", "only transcoders to whole rows are supported");
   return made;
 }
 
@@ -112,7 +113,7 @@ DictionaryWeights TakeWeights(const DictionaryInfo& info, const DictionaryConfig
     weights.encoder_bias = take.Get("b_enc", {latents});
   }
   if (config.activation == Activation::kJumpRelu) weights.threshold = take.Get("threshold", {latents});
-  // Versions before 6 save it always; the configuration says whether it is used.
+  // Versions before 6 always save it; the configuration says whether it is used.
   if (take.Has("scaling_factor")) take.Ignore("scaling_factor", {latents});
   return weights;
 }

@@ -1,4 +1,4 @@
-// Dictionaries as SAELens saves them: a directory with cfg.json and sae_weights.safetensors.
+// Reads dictionaries that SAELens saved: a directory with cfg.json and sae_weights.safetensors.
 #ifndef HOOKLINE_SERVER_MODEL_DICTIONARY_SAE_LENS_H_
 #define HOOKLINE_SERVER_MODEL_DICTIONARY_SAE_LENS_H_
 

@@ -19,8 +19,8 @@ namespace {
 constexpr char kConfigFile[] = "/cfg.json";
 constexpr char kWeightsFile[] = "/sae.safetensors";
 
-// sparsify names a directory after the module whose output it encodes. "" for what is not one of a residual stream or
-// an MLP in the usual names.
+// sparsify names a directory after the module whose output it encodes. Returns "" unless that is a residual stream or
+// an MLP under its usual name.
 std::string HookPointOf(absl::string_view folder) {
   while (absl::ConsumeSuffix(&folder, "/")) {
   }
@@ -39,9 +39,9 @@ DictionaryConfig ReadConfig(const ConfigReader& config, DictionaryInfo* info) {
   DictionaryConfig made;
   made.activation = DictionaryConfig::Activation::kTopK;
   made.k = info->max_active = config.Integer("k", 32, info->latents);
-  if (config.Text("activation", "topk") != "topk") config.Refuse("activation", "topk is computed");
+  if (config.Text("activation", "topk") != "topk") config.Refuse("activation", "only topk is supported");
   for (const char* flag : {"transcode", "skip_connection"}) {
-    if (config.Flag(flag, false)) config.Refuse(flag, "autoencoders are computed, not transcoders");
+    if (config.Flag(flag, false)) config.Refuse(flag, "transcoders are not supported, only autoencoders");
   }
   return made;
 }

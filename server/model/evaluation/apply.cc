@@ -19,7 +19,7 @@ const Dictionary& DictionaryOf(const Intervention& intervention, const Model& mo
   return *model.dictionaries()[static_cast<size_t>(intervention.dictionary)].dictionary;
 }
 
-// (B, T), true where the intervention holds.
+// (B, T), true where the intervention applies.
 at::Tensor Where(const Intervention& intervention, const BatchTokens& tokens) {
   at::Tensor where = at::ones_like(tokens.valid);
   const at::Device device = tokens.ids.device();
@@ -35,7 +35,7 @@ at::Tensor Where(const Intervention& intervention, const BatchTokens& tokens) {
   return where.to(device);
 }
 
-// Rows of `vector` at their positions, (1, T, width), or one row for all.
+// The rows of `vector` at their positions, (1, T, width), or one row for all positions.
 at::Tensor RowsToSet(const Intervention& intervention, const at::Tensor& vector, int64_t positions, int64_t width) {
   const at::Tensor rows = vector.view({-1, width});
   if (rows.size(0) == 1) return rows.unsqueeze(0);
@@ -47,8 +47,8 @@ at::Tensor RowsToSet(const Intervention& intervention, const at::Tensor& vector,
   return placed.unsqueeze(0);
 }
 
-// Returns what replaces x (B, T, width), in float32. `active`: where a dictionary does, (B * T), its latents that are
-// not zero.
+// Returns the replacement of x (B, T, width), in float32. If a dictionary computes it, sets `active` (B * T) to the
+// number of its latents that are not zero.
 at::Tensor Replacement(const Intervention& intervention, const Model& model, const BatchTokens& tokens,
                        const at::Tensor& x, const GivenRows& given, at::Tensor* active) {
   const int64_t width = x.size(2);
@@ -85,7 +85,7 @@ at::Tensor Replacement(const Intervention& intervention, const Model& model, con
   return x;
 }
 
-// x and y (B, T, width), counted where `counted` (B, T). `active`: as Replacement gives it.
+// Adds the replacement of x by y, both (B, T, width), to `replaced` where `counted` (B, T). `active`: see Replacement.
 void Count(const at::Tensor& x, const at::Tensor& y, const at::Tensor& counted, const at::Tensor& active,
            ReplacedRows* replaced) {
   const at::Tensor index = counted.reshape({-1}).nonzero().squeeze(1);
@@ -98,7 +98,7 @@ void Count(const at::Tensor& x, const at::Tensor& y, const at::Tensor& counted, 
   counts.squares = from.square().sum().item<double>();
   const at::Tensor sum = from.sum(0).cpu();
   counts.sum.assign(sum.data_ptr<double>(), sum.data_ptr<double>() + sum.size(0));
-  // This is torch.nn.functional.cosine_similarity.
+  // The same formula as torch.nn.functional.cosine_similarity.
   constexpr double kEpsilon = 1e-8;
   const at::Tensor lengths = from.norm(2, 1).clamp_min(kEpsilon) * to.norm(2, 1).clamp_min(kEpsilon);
   counts.cosine_similarity = ((from * to).sum(1) / lengths).sum().item<double>();

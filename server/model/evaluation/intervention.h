@@ -1,4 +1,4 @@
-// An intervention: what replaces the rows of a hook point during a forward pass. Free of LibTorch.
+// An intervention: a replacement of a hook point's rows during a forward pass. Free of LibTorch.
 #ifndef HOOKLINE_SERVER_MODEL_EVALUATION_INTERVENTION_H_
 #define HOOKLINE_SERVER_MODEL_EVALUATION_INTERVENTION_H_
 
@@ -10,7 +10,7 @@
 
 namespace hookline {
 
-// x is a row, or one head's part of it.
+// In the formulas, x is a row, or one head's part of it.
 struct Intervention {
   enum class Operation {
     kZero,        // 0
@@ -19,21 +19,21 @@ struct Intervention {
     kAdd,         // x + factor vector
     kScale,       // factor x
     kProjectOut,  // x - (x . vector / vector . vector) vector
-    kSet,         // the one row in `vector`, or at positions[i] its row i
+    kSet,         // the one row in `vector`, or row i of it at positions[i]
     kDictionary,  // the reconstruction by a dictionary
-    kLatents,     // the same with some of its latents changed
-    kClient,      // rows that a client answers while the pass waits; at most once for a hook point of a variant
+    kLatents,     // the reconstruction, with some latents changed
+    kClient,      // rows that a client sends while the pass waits; at most once for a hook point of a variant
   };
 
-  int hook_point = 0;  // of the model
+  int hook_point = 0;  // index into Model::hook_points()
   Operation operation = Operation::kZero;
   std::vector<float> vector;  // as wide as x; kSet: one or more such rows
   double factor = 1;
   // kDictionary, kLatents.
-  int dictionary = -1;            // into Model::dictionaries()
+  int dictionary = -1;            // index into Model::dictionaries()
   std::vector<LatentEdit> edits;  // kLatents
-  bool keeps_error = false;       // kLatents: what the unchanged reconstruction leaves of x is added
-  // The places where it holds. All conditions must hold.
+  bool keeps_error = false;       // kLatents: adds the error of the reconstruction without edits
+  // The places where the intervention applies, which must meet all of these conditions.
   std::vector<int64_t> positions;           // ascending; empty: all
   std::vector<uint32_t> ignored_token_ids;  // tokens with these ids are left alone
   int head = -1;                            // -1: the whole row

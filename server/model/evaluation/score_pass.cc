@@ -21,8 +21,8 @@
 namespace hookline {
 namespace {
 
-// Logits of this many bytes are computed at a time, for each of the two passes that are compared: a batch times a
-// vocabulary of 256 k would take gigabytes.
+// Limits the bytes of logits that are computed at a time, for each of the two passes that are compared: those of a
+// whole batch with a vocabulary of 256 k would take gigabytes.
 constexpr int64_t kLogitBytes = int64_t{32} << 20;
 
 // (batch, positions), padded with 0 on the right.
@@ -97,7 +97,7 @@ class PausingPass final : public ScorePass, private PassEditor {
     });
     if (!status.ok() || pauses_.empty()) return status;
     pauses_.erase(pauses_.begin());
-    // Answers for blocks that are not run again have done their work.
+    // Drops the answers for blocks that do not run again.
     for (auto it = answers_.begin(); it != answers_.end();) {
       const auto [variant, intervention] = it->first;
       const int point = input_.variants[variant]->interventions[intervention].hook_point;
@@ -124,13 +124,13 @@ class PausingPass final : public ScorePass, private PassEditor {
     inputs_at_state_ = taps_.inputs();
   }
 
-  // The sequences without interventions stay first in the batch; a variant's follow from its first intervention on.
+  // The sequences without interventions stay first in the batch. A variant's are appended at its first intervention.
   std::vector<int64_t> Fork(int layer) override {
     std::vector<int64_t> chosen;
     const int64_t sequences = tokens_.ids.size(0), batch = sequences * (1 + static_cast<int64_t>(forked_.size()));
     for (size_t v = 0; v < first_point_.size(); ++v) {
       if (LayerOf(first_point_[v]) != layer) continue;
-      // Up to where this pass ends, the others are as the clean one.
+      // Until this pass ends, the variants that are not yet forked equal the clean pass.
       if (Pauses() && first_point_[v] >= pauses_.front()) continue;
       if (chosen.empty()) {
         for (int64_t i = 0; i < batch; ++i) chosen.push_back(i);
@@ -166,14 +166,14 @@ class PausingPass final : public ScorePass, private PassEditor {
   }
 
   void Finish(const at::Tensor& rows, const Unembedding& unembedding) override {
-    // Rows that are not padding, of each stream.
+    // The rows that are not padding, in each stream.
     const BatchTokens& tokens = TokensOn(rows.device());
     const at::Tensor index = tokens.valid.reshape({-1}).nonzero().squeeze(1);
     const int64_t count = index.size(0);
     const int64_t piece = std::max<int64_t>(1, kLogitBytes / (unembedding.vocabulary_size() * 4));
     const int64_t stream_rows = tokens_.ids.numel();
     std::vector<Pieces> pieces(1 + forked_.size());
-    // The id that follows each row's, and 0 after a sequence's last, where it is not used.
+    // The id that follows each row's token; 0 after a sequence's last token, where it is not used.
     const at::Tensor next_ids =
         at::cat({tokens.ids.narrow(1, 1, positions_ - 1), at::zeros_like(tokens.ids.narrow(1, 0, 1))}, 1)
             .reshape({-1})
@@ -194,7 +194,7 @@ class PausingPass final : public ScorePass, private PassEditor {
     for (size_t s = 0; s < pieces.size(); ++s) TakePieces(pieces[s], s == 0 ? 0 : 1 + forked_[s - 1]);
   }
 
-  // Values of consecutive rows of one stream, to be joined.
+  // Values of consecutive rows of one stream, which are joined at the end.
   struct Pieces {
     std::vector<at::Tensor> loss, kl, top_logits, top_ids, top_log_probabilities, probability_of;
   };
@@ -202,10 +202,10 @@ class PausingPass final : public ScorePass, private PassEditor {
   int LayerOf(int hook_point) const {
     return hook_point < model_.hook_points().size() ? model_.hook_points()[hook_point].layer : hook_point;
   }
-  // Returns whether the pass that runs next, or runs, ends where rows are asked for.
+  // Returns whether the pass that runs now or next ends at a hook point whose rows the client replaces.
   bool Pauses() const { return !pauses_.empty(); }
 
-  // The hook points of the next pass: from the state's layer on, up to the pause if there is one.
+  // Chooses the hook points of the next pass: from the state's layer on, up to the pause if there is one.
   void ChoosePoints() {
     points_.clear();
     for (int point : all_points_) {
@@ -220,7 +220,8 @@ class PausingPass final : public ScorePass, private PassEditor {
     taps_.set_inputs(inputs_at_state_);
   }
 
-  // Asks for the rows of every variant that has a client's at the hook point, `rows` of which are the whole batch's.
+  // Asks for the rows of every variant that has a kClient intervention at the hook point. `rows` are those of
+  // the whole batch.
   void Ask(const at::Tensor& rows) {
     for (size_t v = 0; v < input_.variants.size(); ++v) {
       const std::vector<Intervention>& interventions = input_.variants[v]->interventions;
@@ -248,14 +249,14 @@ class PausingPass final : public ScorePass, private PassEditor {
     }
   }
 
-  // The tokens on the device of a stage of the model.
+  // Returns the tokens on the device of one of the model's stages.
   const BatchTokens& TokensOn(at::Device device) {
     const auto [here, is_new] = tokens_on_.try_emplace(device);
     if (is_new) here->second = {tokens_.ids.to(device), tokens_.valid.to(device)};
     return here->second;
   }
 
-  // Returns what intervention `i` of a variant is given, whose rows are those of stream `s` and lie on `device`.
+  // Returns the inputs of intervention `i` of a variant whose rows are in stream `s` and lie on `device`.
   GivenRows GivenTo(size_t variant, size_t i, size_t s, at::Device device) const {
     GivenRows given;
     const auto answer = answers_.find({variant, i});
@@ -268,7 +269,7 @@ class PausingPass final : public ScorePass, private PassEditor {
     return given;
   }
 
-  // Makes one tensor of the answers for the sequences of each variant.
+  // Joins the answers for a variant's sequences in one tensor.
   void TakeAnswers() {
     for (const AskedRows& one : asked) {
       GivenRows& answer = answers_[{one.variant, one.intervention}];
@@ -285,13 +286,13 @@ class PausingPass final : public ScorePass, private PassEditor {
     asked.clear();
   }
 
-  // Stream `s` of rows of the whole batch, (B, T, width). A view.
+  // Stream `s` of the rows of the whole batch, (B, T, width), as a view.
   at::Tensor StreamOf(const at::Tensor& rows, size_t s) const {
     const int64_t count = tokens_.ids.numel();
     return rows.narrow(0, static_cast<int64_t>(s) * count, count).view({tokens_.ids.size(0), positions_, rows.size(1)});
   }
 
-  // A variant whose first intervention is still to come has the clean pass's rows.
+  // A variant that has not reached its first intervention has the clean pass's rows.
   void TakeRows(size_t output, const at::Tensor& rows) {
     std::vector<size_t> stream(scores.size(), 0);
     for (size_t f = 0; f < forked_.size(); ++f) stream[1 + forked_[f]] = 1 + f;
@@ -324,7 +325,7 @@ class PausingPass final : public ScorePass, private PassEditor {
     }
   }
 
-  // Hands what was measured of the rows of one stream to its sequences.
+  // Distributes the measurements of one stream's rows among its sequences.
   void TakePieces(const Pieces& pieces, size_t variant) {
     const ScoreOutputs& outputs = *input_.outputs;
     const auto host = [](const std::vector<at::Tensor>& parts) {
@@ -365,14 +366,14 @@ class PausingPass final : public ScorePass, private PassEditor {
   const ScoreInput input_;
   DictionaryTaps taps_;
   std::vector<int64_t> lengths_;  // of the sequences
-  int64_t positions_ = 0;         // of the longest
+  int64_t positions_ = 0;         // of the longest sequence
   BatchTokens tokens_;            // on the host
   std::unordered_map<at::Device, BatchTokens> tokens_on_;
-  std::vector<int> all_points_, points_;  // hook points of all passes, and of this one
-  std::vector<int> first_point_;          // of each variant's interventions
-  std::vector<size_t> forked_;            // variants that are in the batch, in its order
-  std::vector<int> pauses_;               // hook points where rows are still to be asked for
-  // The state from which the next pass begins, and what belongs to it.
+  std::vector<int> all_points_, points_;  // hook points of all passes, and of the current one
+  std::vector<int> first_point_;          // the first of each variant's interventions
+  std::vector<size_t> forked_;            // variants that are in the batch, in the batch's order
+  std::vector<int> pauses_;               // hook points whose rows are still to be asked for
+  // The state from which the next pass begins, and the values that belong to it.
   std::optional<PassState> state_;
   size_t forked_at_state_ = 0;
   std::vector<std::vector<ReplacedRows>> replaced_at_state_;
@@ -396,7 +397,7 @@ void ReplacedRows::Add(const ReplacedRows& other) {
 double ReplacedRows::ExplainedVariance() const {
   double variance = squares;
   for (double value : sum) variance -= value * value / static_cast<double>(rows);
-  // A difference of sums of doubles: what is below this share of them is rounding.
+  // This is a difference of sums of doubles, and anything below this share of the sums is rounding.
   constexpr double kRounding = 1e-12;
   return variance > kRounding * squares ? 1 - squared_error / variance : std::numeric_limits<double>::quiet_NaN();
 }

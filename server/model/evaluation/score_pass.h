@@ -1,14 +1,14 @@
-// One forward pass over sequences and variants of it: the losses, and how they change. Free of LibTorch, so that the
-// engine can call it.
+// A forward pass over sequences and variants of it: the losses, and how the variants change them. Free of LibTorch, so
+// that the engine can call it.
 //
 //   ScoreInput input{sequences, variants, outputs};
 //   ASSIGN_OR_RETURN(const std::unique_ptr<ScorePass> pass, ScorePass::Make(model, input));
 //   RETURN_IF_ERROR(pass->Run());
-//   while (!pass->asked.empty()) {  // only with interventions that are kClient
-//     ...                           // answers in the place of the rows that are asked for
+//   while (!pass->asked.empty()) {  // only for interventions that are kClient
+//     ...                           // put the answers in place of the rows that are asked for
 //     RETURN_IF_ERROR(pass->Run());
 //   }
-//   pass->scores[0]  // of the pass without interventions; scores[1 + v] is variants[v]'s
+//   pass->scores[0]  // the pass without interventions; scores[1 + v] belongs to variants[v]
 #ifndef HOOKLINE_SERVER_MODEL_EVALUATION_SCORE_PASS_H_
 #define HOOKLINE_SERVER_MODEL_EVALUATION_SCORE_PASS_H_
 
@@ -23,14 +23,14 @@
 
 namespace hookline {
 
-// The outputs that are wanted of every sequence under every variant.
+// The outputs that are wanted of each sequence under each variant.
 struct ScoreOutputs {
   bool rows_only = false;   // no logits are computed; the pass ends at the deepest of `hook_points`
-  bool token_loss = false;  // each token's loss; without it their mean alone
+  bool token_loss = false;  // the loss of each token, beside their sum
   bool kl = false;
-  int top_logits = 0;                    // number of them at each position; 0: none
+  int top_logits = 0;                    // the number of them at each position; 0: none
   std::vector<uint32_t> probability_of;  // token ids whose log-probability is wanted at each position
-  std::vector<int> hook_points;          // of the model, ascending and unique: their rows after the interventions
+  std::vector<int> hook_points;          // of the model, ascending and unique; rows are returned after interventions
 };
 
 struct TopLogits {
@@ -41,16 +41,16 @@ struct TopLogits {
 
 // One sequence of T tokens under one variant.
 struct SequenceScore {
-  double loss_sum = 0;            // over T - 1 predictions
-  std::vector<float> token_loss;  // (T - 1): entry t is -log p(token t + 1)
-  double kl_sum = 0;              // over T positions
-  std::vector<float> kl;  // (T): of the clean prediction from this one, sum of p log(p / q); empty for the clean pass
+  double loss_sum = 0;                   // over T - 1 predictions
+  std::vector<float> token_loss;         // (T - 1): entry t is -log p(token t + 1)
+  double kl_sum = 0;                     // over T positions
+  std::vector<float> kl;                 // (T): sum of p log(p / q), with p of the clean pass; empty for the clean pass
   std::vector<TopLogits> top_logits;     // (T)
   std::vector<float> log_probabilities;  // (T, probability_of), row-major
   std::vector<std::vector<float>> rows;  // by outputs.hook_points: (T, width), row-major
 };
 
-// Sums over the rows that one intervention replaced, x by y. Over several passes they add up.
+// Sums over the rows x that one intervention replaced by y. The sums of several passes can be added.
 struct ReplacedRows {
   int64_t rows = 0;
   double squared_error = 0;  // of (x - y)^2, all values
@@ -60,7 +60,7 @@ struct ReplacedRows {
   double active_latents = 0;  // kDictionary, kLatents: latents that are not zero
 
   void Add(const ReplacedRows& other);
-  // 1 - sum (x - y)^2 / sum (x - mean x)^2, the mean by value; NaN where the x do not vary.
+  // Returns 1 - sum (x - y)^2 / sum (x - mean x)^2, with a mean for each value of a row; NaN where the x do not vary.
   double ExplainedVariance() const;
 };
 
@@ -75,21 +75,21 @@ struct ScoreInput {
   const ScoreOutputs* outputs = nullptr;
 };
 
-// Rows of a sequence that a client is to replace (Intervention::Operation::kClient).
+// Rows of a sequence that a client replaces (Intervention::Operation::kClient).
 struct AskedRows {
-  size_t sequence = 0;      // into ScoreInput::sequences
-  size_t variant = 0;       // into ScoreInput::variants
-  size_t intervention = 0;  // of the variant
-  std::vector<float> rows;  // (T, width of the intervention), row-major; the client's afterwards
-  std::vector<bool> mask;   // (T), to be given with the client's rows: which of them replace the model's
+  size_t sequence = 0;      // index into ScoreInput::sequences
+  size_t variant = 0;       // index into ScoreInput::variants
+  size_t intervention = 0;  // index into the variant's interventions
+  std::vector<float> rows;  // (T, width of the intervention), row-major; the client's answer takes their place
+  std::vector<bool> mask;   // (T), set with the answer: which of its rows replace the model's
 };
 
-// Blocks before a variant's first intervention are computed once, for all variants; from there on it is part of the
-// batch.
+// Blocks before a variant's first intervention are computed once, for all variants. From that block on the variant is
+// part of the batch.
 //
 // At each hook point with interventions that are kClient, in the order of computation, the pass pauses: Run returns,
-// and the device may run anything else. What is kept there is the state before the block with the hook point, of the
-// variants that are in the batch by then; the block's part up to the hook point is computed again.
+// and the device can run anything else. The pass keeps the state before the block with the hook point, for the variants
+// that are in the batch by then. The block's part up to the hook point is computed again.
 //
 // Run is called by the model's executor; between its calls any one thread may use and destroy the pass.
 class ScorePass {
@@ -98,15 +98,15 @@ class ScorePass {
   static absl::StatusOr<std::unique_ptr<ScorePass>> Make(Model& model, const ScoreInput& input);
   virtual ~ScorePass() = default;
 
-  // Runs to where rows are needed next, or to the end. After an error the pass is of no more use. Errors: those of
-  // Model::Evaluate.
+  // Runs to the next hook point that needs answers, or to the end. After an error the pass cannot be used again.
+  // Errors: those of Model::Evaluate.
   virtual absl::Status Run() = 0;
 
   std::vector<AskedRows> asked;  // what the next Run needs; empty after the end
   std::vector<VariantScores> scores;
 };
 
-// The same at once, for variants without rows of a client.
+// Runs a pass without a pause, for variants without kClient.
 absl::StatusOr<std::vector<VariantScores>> RunScorePass(Model& model, const ScoreInput& input);
 
 }  // namespace hookline

@@ -7,11 +7,11 @@ namespace hookline {
 namespace {
 
 void CheckComputed(const ConfigReader& config, const std::string& model_type) {
-  // transformers 5 then attends both ways.
-  if (!config.Flag("is_causal", true)) config.Refuse("is_causal", "attention that looks ahead is not computed");
-  if (config.Flag("add_cross_attention", false)) config.Refuse("add_cross_attention", "only false is computed");
+  // With false, transformers 5 attends in both directions.
+  if (!config.Flag("is_causal", true)) config.Refuse("is_causal", "attention that looks ahead is not supported");
+  if (config.Flag("add_cross_attention", false)) config.Refuse("add_cross_attention", "only false is supported");
   if (config.Has("per_layer_config") && !absl::StartsWith(model_type, "gemma4")) {
-    config.Refuse("per_layer_config", "sizes that differ by layer are not computed in this family");
+    config.Refuse("per_layer_config", "sizes that differ by layer are not supported in this family");
   }
 }
 
@@ -22,7 +22,7 @@ void CheckFieldsOfAnyFamily(const ConfigReader& config, std::string* warning) {
   CheckComputed(config, model_type);
   CheckComputed(config.Object("text_config"), model_type);
   if (!config.Object("auto_map").empty()) {
-    *warning = absl::StrCat("config.json names code of its own (auto_map), which is not run: this is computed as ",
+    *warning = absl::StrCat("config.json names its own code (auto_map), which is not run: the model is computed as ",
                             model_type);
   }
 }

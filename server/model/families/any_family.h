@@ -1,4 +1,4 @@
-// Fields of config.json that mean the same in every family.
+// Checks the fields of config.json that mean the same in every family.
 #ifndef HOOKLINE_SERVER_MODEL_FAMILIES_ANY_FAMILY_H_
 #define HOOKLINE_SERVER_MODEL_FAMILIES_ANY_FAMILY_H_
 
@@ -8,9 +8,9 @@
 
 namespace hookline {
 
-// Makes fields an error of `config` that ask for what no family computes: attention that looks ahead, cross-attention,
-// sizes layer by layer (but in Gemma 4, which reads them). `warning` is set where the file names code of its own, which
-// is not run.
+// Adds an error to `config` for each field that asks for what no family computes: attention that looks ahead,
+// cross-attention, and sizes by layer (except in Gemma 4, which reads them). Sets `warning` if the file names its own
+// code, which is not run.
 void CheckFieldsOfAnyFamily(const ConfigReader& config, std::string* warning);
 
 }  // namespace hookline

@@ -10,7 +10,7 @@ namespace hookline {
 int64_t HeadWidth(const ConfigReader& config, const std::string& width_key, int64_t width, const std::string& heads_key,
                   int64_t heads) {
   if (width % heads != 0) {
-    config.Refuse(width_key, absl::StrCat("a multiple of ", heads_key, " ", heads, " is wanted"));
+    config.Refuse(width_key, absl::StrCat("expected a multiple of ", heads_key, " ", heads));
     return 1;
   }
   return width / heads;
@@ -18,11 +18,11 @@ int64_t HeadWidth(const ConfigReader& config, const std::string& width_key, int6
 
 namespace {
 
-// Gemma's `hidden_act`, in which "gelu" means the approximation, beside `hidden_activation`.
+// Checks Gemma's `hidden_act`, in which "gelu" means the approximation, against `hidden_activation`.
 void AgreeWithOldActivation(const ConfigReader& config, Activation activation) {
   if (!config.Has("hidden_act") || config.Text("hidden_act") == "gelu") return;
   if (ReadActivation(config, "hidden_act", std::nullopt) != activation) {
-    config.Refuse("hidden_act", "but hidden_activation says another function, and both mean the same");
+    config.Refuse("hidden_act", "but hidden_activation names another function, and both mean the same");
   }
 }
 
@@ -36,7 +36,7 @@ DecoderConfig ReadLlamaShape(const ConfigReader& config, const ShapeDefaults& de
   attention.key_value_heads = config.Integer("num_key_value_heads", defaults.key_value_heads.value_or(attention.heads));
   if (attention.heads % attention.key_value_heads != 0) {
     config.Refuse("num_attention_heads",
-                  absl::StrCat("a multiple of num_key_value_heads ", attention.key_value_heads, " is wanted"));
+                  absl::StrCat("expected a multiple of num_key_value_heads ", attention.key_value_heads));
   }
   if (config.Has("head_dim") || defaults.head_width.has_value()) {
     attention.head_width = config.Integer("head_dim", defaults.head_width);
@@ -100,7 +100,7 @@ Activation ReadActivation(const ConfigReader& config, const std::string& key,
     if (name == one.name) return one.activation;
     absl::StrAppend(&known, known.empty() ? "" : ", ", one.name);
   }
-  config.Refuse(key, absl::StrCat(known, " are computed"));
+  config.Refuse(key, absl::StrCat(known, " are supported"));
   return Activation::kGelu;
 }
 
@@ -133,7 +133,7 @@ void ReadWindows(const ConfigReader& config, std::optional<int64_t> window, absl
   for (size_t i = 0; i < decoder->layers.size(); ++i) {
     if (named && types[i] != "full_attention" && types[i] != "sliding_attention") {
       config.Fail(absl::StrCat("layer_types[", i, "] is \"", types[i].substr(0, 80),
-                               "\"; full_attention and sliding_attention are computed"));
+                               "\"; full_attention and sliding_attention are supported"));
       return;
     }
     if (named ? types[i] == "full_attention" : !slides(static_cast<int>(i))) continue;

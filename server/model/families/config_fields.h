@@ -1,5 +1,5 @@
-// Fields of config.json that several families share, in both forms that exist: as published, and as transformers 5
-// writes them (`layer_types`). Those about rotation are in rope_fields.h.
+// Reads fields of config.json that several families share, in both existing forms: as published, and as transformers 5
+// writes them (`layer_types`). rope_fields.h reads those about rotation.
 #ifndef HOOKLINE_SERVER_MODEL_FAMILIES_CONFIG_FIELDS_H_
 #define HOOKLINE_SERVER_MODEL_FAMILIES_CONFIG_FIELDS_H_
 
@@ -16,8 +16,8 @@ namespace hookline {
 
 constexpr int64_t kMaxLayers = 1024;
 
-// Defaults of transformers where a llama-like config.json is silent. Without a value: the field is needed, the heads
-// aside: there are as many key/value heads as heads, and head_dim is hidden_size / num_attention_heads.
+// The defaults of transformers for a llama-like config.json. A field without a default is required, except for the
+// heads: by default, there are as many key/value heads as heads, and head_dim is hidden_size / num_attention_heads.
 struct ShapeDefaults {
   std::optional<int64_t> heads;
   std::optional<int64_t> key_value_heads;
@@ -30,43 +30,45 @@ struct ShapeDefaults {
   double epsilon = 1e-6;
 };
 
-// Sizes of a llama-like model: gated MLP with the activation function that `hidden_act` names (silu), RMSNorm with
-// weights as ln1, ln2 and ln_final, scores divided by sqrt(head_width), layers that see everything and use rotation 0.
+// Reads the sizes of a llama-like model: gated MLP with the activation function that `hidden_act` names (silu), RMSNorm
+// with weights as ln1, ln2 and ln_final, scores divided by sqrt(head_width), layers that see all positions and use
+// rotation 0.
 DecoderConfig ReadLlamaShape(const ConfigReader& config, const ShapeDefaults& defaults);
 
-// The softmax attention of a decoder all of whose layers have the same, apart from their reach.
+// The attention of the first layer, for decoders in which all layers have the same softmax attention but for its reach.
 SoftmaxAttentionConfig& FirstAttention(DecoderConfig& decoder);
 
 // Calls `change` for the softmax attention of every layer that has one.
 void ForEachAttention(DecoderConfig* decoder,
                       absl::FunctionRef<void(int layer, SoftmaxAttentionConfig& attention)> change);
 
-// Norms only after attention and MLP, as in OLMo 2 and 3, in place of those before them.
+// Moves the norms from before attention and MLP to after them, as in OLMo 2 and 3.
 void MoveNormsBehind(DecoderConfig* decoder);
 
-// heads x head_width == width, or an error that names `heads_key` and `width_key`.
+// Returns width / heads; if that is not an integer, adds an error that names `heads_key` and `width_key`.
 int64_t HeadWidth(const ConfigReader& config, const std::string& width_key, int64_t width, const std::string& heads_key,
                   int64_t heads);
 
-// The activation function that field `key` names, in any of the spellings that transformers has for it.
+// Reads the activation function that field `key` names, in any spelling that transformers has for it.
 Activation ReadActivation(const ConfigReader& config, const std::string& key,
                           const std::optional<std::string>& fallback);
 
-// `sliding_window`, `fallback` where the field is missing; null means that there is none.
+// Reads `sliding_window`, or `fallback` if the field is missing; null means no window.
 std::optional<int64_t> ReadWindow(const ConfigReader& config, std::optional<int64_t> fallback);
 
-// Gives the layers that slide a window of `window` positions (nullopt: there is none to give): those that `layer_types`
-// names, or where there is no such field those that `slides` says.
+// Gives sliding layers a window of `window` positions; nullopt means that the model has none. `layer_types` says which
+// layers slide, or `slides` if that field is missing.
 void ReadWindows(const ConfigReader& config, std::optional<int64_t> window, absl::FunctionRef<bool(int layer)> slides,
                  DecoderConfig* decoder);
 
-// GPT-2's and GPT-J's sizes have the common names as aliases; where both stand, they must agree.
+// Checks the common names of sizes, which GPT-2 and GPT-J have as aliases: where a file has both names,
+// they must agree.
 void AgreeWithAliases(const ConfigReader& config, const DecoderConfig& decoder, int64_t heads, int64_t layers);
 
-// The entries of `layer_types`, as many as there are layers; empty where the field is missing.
+// Returns the entries of `layer_types`, one for each layer, or none if the field is missing.
 std::vector<std::string> LayerTypes(const ConfigReader& config, size_t layers);
 
-// Returns whether a layer has softmax attention within a window, as ReadWindows finds it.
+// Returns whether a layer has softmax attention within a window; call it after ReadWindows.
 bool LayerSlides(const LayerConfig& layer);
 
 }  // namespace hookline

@@ -13,12 +13,12 @@ namespace {
 
 using Json = nlohmann::json;
 
-// Published ones have a few kilobytes.
+// Published files have a few kilobytes.
 constexpr int64_t kMaxConfigBytes = int64_t{4} << 20;
-// Published ones nest three or four levels.
+// Published files nest three or four levels.
 constexpr int kMaxConfigDepth = 32;
 
-// `text` with quotes around the words of Python's that stand outside strings.
+// Returns `text` with quotes around NaN, Infinity and -Infinity outside strings.
 std::string QuoteNotFinite(absl::string_view text) {
   std::string quoted;
   quoted.reserve(text.size());

@@ -9,8 +9,8 @@
 
 namespace hookline {
 
-// The object in the file. Python writes NaN, Infinity and -Infinity, which JSON does not have: they become strings of
-// that name, so that a field which matters is refused by its value and another does no harm. Errors: those of
+// Returns the object in the file. Python writes NaN, Infinity and -Infinity, which JSON does not have. They become
+// strings of that name, so that a needed field is refused by its value, and any other does no harm. Errors: those of
 // ReadCheckpointText; FAILED_PRECONDITION for anything but a JSON object.
 absl::StatusOr<nlohmann::json> ReadConfigJson(const std::string& path);
 

@@ -15,7 +15,7 @@ using Json = nlohmann::json;
 
 constexpr size_t kMaxQuotedBytes = 80;
 
-// Arrays and objects are not printed: they may nest deeper than printing may recurse.
+// Arrays and objects are not printed, since they can nest deeper than the printer can recurse.
 std::string ValueText(const Json& value) {
   if (value.is_array()) return "an array";
   if (value.is_object()) return "an object";
@@ -70,7 +70,7 @@ int64_t ConfigReader::Integer(const std::string& key, std::optional<int64_t> fal
   const Json* value = FindOrFail(key, fallback.has_value());
   if (value == nullptr) return fallback.value_or(1);
   const std::optional<int64_t> number = JsonInteger(*value, 1, most);
-  if (!number.has_value()) Refuse(key, absl::StrCat("an integer from 1 to ", most, " is wanted"));
+  if (!number.has_value()) Refuse(key, absl::StrCat("expected an integer from 1 to ", most));
   return number.value_or(1);
 }
 
@@ -87,7 +87,7 @@ double ConfigReader::Number(const std::string& key, std::optional<double> fallba
   if (value->is_number() && std::isfinite(value->get<double>()) && value->get<double>() > 0) {
     return value->get<double>();
   }
-  Refuse(key, "a positive number is wanted");
+  Refuse(key, "expected a positive number");
   return 1;
 }
 
@@ -102,7 +102,7 @@ bool ConfigReader::Flag(const std::string& key, bool fallback) const {
   const Json* value = Find(key);
   if (value == nullptr) return fallback;
   if (value->is_boolean()) return value->get<bool>();
-  Refuse(key, "true or false is wanted");
+  Refuse(key, "expected true or false");
   return fallback;
 }
 
@@ -110,14 +110,14 @@ std::string ConfigReader::Text(const std::string& key, const std::optional<std::
   const Json* value = FindOrFail(key, fallback.has_value());
   if (value == nullptr) return fallback.value_or("");
   if (value->is_string()) return value->get<std::string>();
-  Refuse(key, "a string is wanted");
+  Refuse(key, "expected a string");
   return "";
 }
 
 const Json* ConfigReader::Array(const std::string& key, absl::string_view of) const {
   const Json* value = FindOrFail(key, /*optional=*/false);
   if (value == nullptr || value->is_array()) return value;
-  Refuse(key, absl::StrCat("an array of ", of, " is wanted"));
+  Refuse(key, absl::StrCat("expected an array of ", of));
   return nullptr;
 }
 
@@ -127,7 +127,7 @@ std::vector<std::string> ConfigReader::Texts(const std::string& key) const {
   if (value == nullptr) return texts;
   for (const Json& text : *value) {
     if (!text.is_string()) {
-      Fail(absl::StrCat(prefix_, key, "[", texts.size(), "] is ", ValueText(text), "; a string is wanted"));
+      Fail(absl::StrCat(prefix_, key, "[", texts.size(), "] is ", ValueText(text), "; expected a string"));
       return {};
     }
     texts.push_back(text.get<std::string>());
@@ -141,8 +141,7 @@ std::vector<double> ConfigReader::Numbers(const std::string& key) const {
   if (value == nullptr) return numbers;
   for (const Json& number : *value) {
     if (!number.is_number() || !std::isfinite(number.get<double>()) || number.get<double>() <= 0) {
-      Fail(
-          absl::StrCat(prefix_, key, "[", numbers.size(), "] is ", ValueText(number), "; a positive number is wanted"));
+      Fail(absl::StrCat(prefix_, key, "[", numbers.size(), "] is ", ValueText(number), "; expected a positive number"));
       return {};
     }
     numbers.push_back(number.get<double>());
@@ -157,7 +156,8 @@ std::vector<int64_t> ConfigReader::Counts(const std::string& key) const {
   for (const Json& count : *value) {
     const std::optional<int64_t> number = JsonInteger(count, 0, kMaxInteger);
     if (!number.has_value()) {
-      Fail(absl::StrCat(prefix_, key, "[", counts.size(), "] is ", ValueText(count), "; an integer from 0 is wanted"));
+      Fail(absl::StrCat(prefix_, key, "[", counts.size(), "] is ", ValueText(count),
+                        "; expected an integer of at least 0"));
       return {};
     }
     counts.push_back(*number);
@@ -176,7 +176,8 @@ std::vector<std::string> ConfigReader::RepeatedTexts(const std::string& key, int
   };
   for (const Json& pair : *value) {
     if (!is_pair(pair)) {
-      Fail(absl::StrCat(prefix_, key, " is to be an array of pairs of an array of strings and how often it repeats"));
+      Fail(absl::StrCat(prefix_, key,
+                        " must be an array of pairs: an array of strings, and the number of its repetitions"));
       return {};
     }
     const int64_t times = *JsonInteger(pair[1], 0, kMaxInteger);
@@ -185,7 +186,7 @@ std::vector<std::string> ConfigReader::RepeatedTexts(const std::string& key, int
       if (pair[0].empty() || static_cast<int64_t>(texts.size()) > most) break;
     }
     if (static_cast<int64_t>(texts.size()) > most) {
-      Fail(absl::StrCat(prefix_, key, " spells out more than ", most, " layers"));
+      Fail(absl::StrCat(prefix_, key, " lists more than ", most, " layers"));
       return {};
     }
   }
@@ -195,7 +196,7 @@ std::vector<std::string> ConfigReader::RepeatedTexts(const std::string& key, int
 ConfigReader ConfigReader::Object(const std::string& key) const {
   const Json* value = Find(key);
   if (value != nullptr && !value->is_object()) {
-    Refuse(key, "an object is wanted");
+    Refuse(key, "expected an object");
     value = nullptr;
   }
   return ConfigReader(value == nullptr ? &EmptyObject() : value, absl::StrCat(prefix_, key, "."), shared_);

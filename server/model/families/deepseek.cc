@@ -1,5 +1,5 @@
-// DeepSeek V3 and R1: latent attention, and after the first layers experts in groups with a shared one. Layers beyond
-// num_hidden_layers predict several tokens; nothing here needs them.
+// DeepSeek V3 and R1: latent attention; after the first layers, experts in groups, with a shared expert. Layers beyond
+// num_hidden_layers predict further tokens and are not needed here.
 #include <cmath>
 #include <optional>
 #include <utility>
@@ -18,7 +18,7 @@
 namespace hookline {
 namespace {
 
-// The epsilon of the norms over compressed rows, whatever rms_norm_eps is.
+// The epsilon of the norms over compressed rows, independent of rms_norm_eps.
 constexpr double kRankEpsilon = 1e-6;
 
 LatentAttentionConfig ReadAttention(const ConfigReader& config, const DecoderConfig& decoder,
@@ -58,16 +58,16 @@ ExpertsConfig ReadExperts(const ConfigReader& config, Activation activation) {
   mixture.shared_width = mixture.width * config.Count("n_shared_experts", 1);
   const int64_t in_group = mixture.experts / mixture.groups;
   if (mixture.experts % mixture.groups != 0 || in_group < 2) {
-    config.Refuse("n_group", absl::StrCat("groups of equal size, two experts or more of the ", mixture.experts,
-                                          " each, are wanted"));
+    config.Refuse("n_group", absl::StrCat("expected groups of equal size, each with at least two of the ",
+                                          mixture.experts, " experts"));
   }
   if (mixture.chosen > mixture.chosen_groups * in_group) {
-    config.Refuse("num_experts_per_tok", absl::StrCat("at most ", mixture.chosen_groups * in_group,
-                                                      ", as topk_group groups have, are wanted"));
+    config.Refuse("num_experts_per_tok", absl::StrCat("expected at most ", mixture.chosen_groups * in_group,
+                                                      ", the number in topk_group groups"));
   }
-  if (config.Text("scoring_func", "sigmoid") != "sigmoid") config.Refuse("scoring_func", "sigmoid is computed");
-  if (config.Text("topk_method", "noaux_tc") != "noaux_tc") config.Refuse("topk_method", "noaux_tc is computed");
-  if (config.Integer("moe_layer_freq", 1) != 1) config.Refuse("moe_layer_freq", "1 is computed");
+  if (config.Text("scoring_func", "sigmoid") != "sigmoid") config.Refuse("scoring_func", "only sigmoid is supported");
+  if (config.Text("topk_method", "noaux_tc") != "noaux_tc") config.Refuse("topk_method", "only noaux_tc is supported");
+  if (config.Integer("moe_layer_freq", 1) != 1) config.Refuse("moe_layer_freq", "only 1 is supported");
   return mixture;
 }
 
@@ -96,7 +96,7 @@ FeedForwardWeights TakeFeedForward(LlamaTaker& llama, const LayerConfig& layer, 
   const auto* experts = std::get_if<ExpertsConfig>(&layer.feed_forward);
   if (experts == nullptr) return llama.Mlp(std::get<DenseConfig>(layer.feed_forward).width, mlp);
   ExpertsWeights weights = llama.Experts(*experts, mlp, {});
-  // The router computes in float32 whatever the model's dtype.
+  // The router computes in float32 in every dtype of the model.
   const at::Tensor router = llama.take.Wide(mlp + "gate.weight", {experts->experts, llama.width()});
   if (router.defined()) weights.router.weight = router.t();
   weights.correction = llama.take.Wide(mlp + "gate.e_score_correction_bias", {experts->experts});
@@ -104,7 +104,7 @@ FeedForwardWeights TakeFeedForward(LlamaTaker& llama, const LayerConfig& layer, 
   return weights;
 }
 
-// Returns whether `name` belongs to layer `layers` or a later one.
+// Returns whether `name` belongs to layer number `layers` or a later one.
 bool IsBeyond(absl::string_view name, size_t layers) {
   int64_t layer = -1;
   return absl::ConsumePrefix(&name, "model.layers.") &&

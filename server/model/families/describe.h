@@ -1,4 +1,4 @@
-// One line for people about a decoder.
+// Describes a decoder in one line.
 #ifndef HOOKLINE_SERVER_MODEL_FAMILIES_DESCRIBE_H_
 #define HOOKLINE_SERVER_MODEL_FAMILIES_DESCRIBE_H_
 
@@ -8,8 +8,8 @@
 
 namespace hookline {
 
-// Describes what sizes do not tell and activations depend on: "rotary 64 base 10000 yarn x4, window 128 on 12 of 24
-// layers".
+// Describes what activations depend on, beside the sizes: "rotary 64 base 10000 yarn x4, window 128 on 12
+// of 24 layers".
 std::string DescribeDecoder(const DecoderConfig& config);
 
 }  // namespace hookline

@@ -1,5 +1,5 @@
-// Every family of Hugging Face checkpoints provides its reading of config.json, and the weights by their names. One
-// file per family; server/model/README.md tells how to add one.
+// Each family of Hugging Face checkpoints reads a config.json and takes the weights by their names. There is one file
+// per family; server/model/README.md explains how to add one.
 #ifndef HOOKLINE_SERVER_MODEL_FAMILIES_FAMILY_H_
 #define HOOKLINE_SERVER_MODEL_FAMILIES_FAMILY_H_
 
@@ -15,15 +15,15 @@ namespace hookline {
 
 struct Architecture {
   DecoderConfig config;
-  // Takes every weight of a checkpoint of this configuration; errors are the taker's.
+  // Takes every weight of a checkpoint with this configuration; errors are the taker's.
   std::function<DecoderWeights(const DecoderConfig& config, WeightTaker& take)> take_weights;
-  // Tells whether a tensor of that name stands beside the language model (towers for images, heads that predict several
-  // tokens), so that it is not read; null: none does.
+  // Returns whether the tensor of that name does not belong to the language model (towers for images, heads that
+  // predict several tokens), so that it is not read. Null if a checkpoint has no such tensors.
   std::function<bool(const std::string& name)> is_beside = nullptr;
 };
 
-// Each reads a config.json of its `model_type`. What it does not compute is an error of the reader, in which case the
-// result means nothing.
+// Each function reads a config.json of its `model_type`. A value that is not supported becomes an error of the reader;
+// the result is then undefined.
 using ReadFamily = Architecture (*)(const ConfigReader& config);
 
 Architecture ReadGpt2(const ConfigReader& config);

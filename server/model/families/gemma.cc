@@ -1,5 +1,5 @@
-// Gemma 1, 2 and 3: a scaled embedding and norms that multiply by 1 + w; from Gemma 2 on norms after attention and MLP
-// too, and windows on most layers.
+// Gemma 1, 2 and 3: a scaled embedding and norms that multiply by 1 + w. From Gemma 2 on, there are also norms after
+// attention and MLP, and windows on most layers.
 #include <cmath>
 #include <optional>
 #include <utility>
@@ -20,7 +20,7 @@ LlamaNames GemmaNames(const ConfigReader& config) {
   return names;
 }
 
-// The names from Gemma 2 on.
+// The names in Gemma 2 and 3.
 LlamaNames SandwichNames(const ConfigReader& config) {
   LlamaNames names = GemmaNames(config);
   names.ln1_post = "post_attention_layernorm";
@@ -32,7 +32,7 @@ LlamaNames SandwichNames(const ConfigReader& config) {
 DecoderConfig ReadGemmaShape(const ConfigReader& config, ShapeDefaults defaults) {
   defaults.head_width = 256;
   if (config.Flag("use_bidirectional_attention", false)) {
-    config.Refuse("use_bidirectional_attention", "attention that looks ahead is not computed");
+    config.Refuse("use_bidirectional_attention", "attention that looks ahead is not supported");
   }
   DecoderConfig decoder = ReadLlamaShape(config, defaults);
   decoder.embedding_scale = std::sqrt(static_cast<double>(decoder.width));
@@ -70,7 +70,7 @@ DecoderConfig ReadGemma3Config(const ConfigReader& config) {
   ReadWindows(
       config, ReadWindow(config, 4096), [&](int layer) { return (layer + 1) % pattern != 0; }, &decoder);
 
-  // Rotation 0 is that of the layers which see everything, 1 that of those with a window.
+  // Layers that see all positions use rotation 0, layers with a window use rotation 1.
   const int64_t head_width = FirstAttention(decoder).head_width;
   RotaryDefaults full, sliding;
   full.base = 1e6;
@@ -88,7 +88,7 @@ Architecture ReadGemma(const ConfigReader& config) {
   ShapeDefaults defaults;
   defaults.context_length = 8192;
   defaults.activation = "gelu_pytorch_tanh";
-  // "gelu" in `hidden_act` means the approximation, as the first configurations had it by mistake.
+  // "gelu" in `hidden_act` means the approximation, since the first configurations had it by mistake.
   const bool by_new_name = config.Has("hidden_activation");
   if (by_new_name) defaults.activation_key = "hidden_activation";
   DecoderConfig decoder = ReadGemmaShape(config, defaults);
@@ -123,9 +123,9 @@ Architecture ReadGemma3(const ConfigReader& config) {
 }
 
 Architecture ReadGemma3Multimodal(const ConfigReader& config) {
-  if (!config.Has("text_config")) config.Refuse("text_config", "the language model's configuration is wanted");
+  if (!config.Has("text_config")) config.Refuse("text_config", "expected the language model's configuration");
   const ConfigReader text = config.Object("text_config");
-  if (text.Text("model_type", "gemma3_text") != "gemma3_text") text.Refuse("model_type", "gemma3_text is wanted");
+  if (text.Text("model_type", "gemma3_text") != "gemma3_text") text.Refuse("model_type", "expected gemma3_text");
   return WithLlamaNamesBesideTowers(ReadGemma3Config(text), SandwichNames(text));
 }
 

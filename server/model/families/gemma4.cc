@@ -1,5 +1,5 @@
-// Gemma 4, the dense text models: embeddings for each layer beside the residual stream, two head sizes, last layers
-// that read the keys and values of earlier ones. Published models stand beside towers for images and sound.
+// Gemma 4, the dense text models: embeddings for each layer beside the residual stream, two head sizes, and last layers
+// that read the keys and values of earlier ones. Published checkpoints also hold towers for images and sound.
 #include <algorithm>
 #include <cmath>
 #include <map>
@@ -39,36 +39,36 @@ DecoderConfig ReadShape(const ConfigReader& config) {
     one.value_norm = decoder.ln1;
     one.value_norm.weighted = false;
   });
-  if (config.Flag("enable_moe_block", false)) config.Refuse("enable_moe_block", "only dense models are computed");
+  if (config.Flag("enable_moe_block", false)) config.Refuse("enable_moe_block", "only dense models are supported");
   if (config.Text("use_bidirectional_attention", "vision") != "vision") {
-    config.Refuse("use_bidirectional_attention", "attention that looks ahead is not computed for text");
+    config.Refuse("use_bidirectional_attention", "attention that looks ahead is not supported for text");
   }
   return decoder;
 }
 
-// The objects of `per_layer_config` by layer; its keys are written with leading zeros, as wide as the last one.
+// The objects of `per_layer_config` by layer. Their keys have leading zeros, so that all keys have the same length.
 std::map<int, ConfigReader> ReadOwnSizes(const ConfigReader& config, size_t layers) {
   std::map<int, ConfigReader> own;
   const ConfigReader by_layer = config.Object("per_layer_config");
   for (const std::string& key : by_layer.Names()) {
     int layer = -1;
     if (!absl::SimpleAtoi(key, &layer) || layer < 0 || layer >= static_cast<int>(layers)) {
-      by_layer.Refuse(key, absl::StrCat("its name is to be the number of one of ", layers, " layers"));
+      by_layer.Refuse(key, absl::StrCat("its name must be the number of one of ", layers, " layers"));
       break;
     }
     const auto [place, is_new] = own.emplace(layer, by_layer.Object(key));
-    if (!is_new) by_layer.Refuse(key, absl::StrCat("layer ", layer, " is there twice"));
+    if (!is_new) by_layer.Refuse(key, absl::StrCat("layer ", layer, " appears twice"));
     const ConfigReader& sizes = place->second;
     for (const std::string& size : sizes.Names()) {
       if (size != "head_dim" && size != "num_key_value_heads") {
-        sizes.Refuse(size, "head_dim and num_key_value_heads may differ by layer");
+        sizes.Refuse(size, "only head_dim and num_key_value_heads can differ by layer");
       }
     }
   }
   return own;
 }
 
-// Windows, and the sizes of the layers that have none; the last layer never has one.
+// Reads the windows, and the sizes of the layers without one; the last layer never has a window.
 void ReadLayerKinds(const ConfigReader& config, DecoderConfig* decoder) {
   ReadWindows(
       config, ReadWindow(config, 512), [](int layer) { return (layer + 1) % 6 != 0; }, decoder);
@@ -93,13 +93,13 @@ void ReadLayerKinds(const ConfigReader& config, DecoderConfig* decoder) {
     one.key_value = full && key_value;
     one.rotary = full ? 0 : 1;
     if (one.heads % one.key_value_heads != 0) {
-      config.Refuse("num_attention_heads", absl::StrCat("a multiple of the ", one.key_value_heads,
-                                                        " key/value heads of layer ", i, " is wanted"));
+      config.Refuse("num_attention_heads",
+                    absl::StrCat("expected a multiple of the ", one.key_value_heads, " key/value heads of layer ", i));
     }
   });
 }
 
-// The last `num_kv_shared_layers` layers read keys and values of the last layer of their kind before them.
+// Makes the last `num_kv_shared_layers` layers read the keys and values of the last earlier layer of their kind.
 void ReadSharedKeys(const ConfigReader& config, DecoderConfig* decoder) {
   const int layers = static_cast<int>(decoder->layers.size());
   const int first = layers - static_cast<int>(config.Count("num_kv_shared_layers", 0));
@@ -130,7 +130,7 @@ std::vector<RotaryConfig> ReadRotations(const ConfigReader& config, const Decode
   full.share_key = "partial_rotary_factor";
   full.proportional = true;
   full.context_length = sliding.context_length = decoder.context_length;
-  if (config.Has("rope_scaling")) config.Refuse("rope_scaling", "this family has rope_parameters");
+  if (config.Has("rope_scaling")) config.Refuse("rope_scaling", "this family uses rope_parameters");
   const RotaryByKind both = ReadRotaryByKind(config, full_width, full, sliding_width, sliding);
   std::vector<RotaryConfig> rotary = {both.full, both.sliding};
   if (!config.Has("rope_parameters")) {
@@ -155,7 +155,7 @@ LlamaNames Names(const ConfigReader& config) {
       layer->per_layer.out = llama.Linear(prefix + "per_layer_projection", part, d, /*bias=*/false);
       layer->per_layer.norm = llama.Norm(prefix + "post_per_layer_input_norm", d);
     }
-    // Layers that read another's keys may carry their own all the same.
+    // Layers that read another layer's keys can still have unused weights of their own.
     if (std::get<SoftmaxAttentionConfig>(config.attention).keys_from < 0) return;
     for (const char* unused : {"k_proj.weight", "k_proj.bias", "v_proj.weight", "v_proj.bias", "k_norm.weight"}) {
       llama.take.Ignore(prefix + "self_attn." + unused);
@@ -192,7 +192,7 @@ DecoderWeights TakeWeights(const DecoderConfig& config, LlamaNames names, Weight
 Architecture ReadGemma4(const ConfigReader& outer) {
   const ConfigReader config = outer.Has("text_config") ? outer.Object("text_config") : outer;
   if (outer.Has("text_config") && config.Text("model_type", "gemma4_text") != "gemma4_text") {
-    config.Refuse("model_type", "gemma4_text is wanted");
+    config.Refuse("model_type", "expected gemma4_text");
   }
   DecoderConfig decoder = ReadShape(config);
   ReadLayerKinds(config, &decoder);
@@ -205,8 +205,7 @@ Architecture ReadGemma4(const ConfigReader& outer) {
   parts.norm = decoder.ln1;
   // A token needs a row in both tables.
   if (parts.width > 0 && parts.vocabulary_size < decoder.vocabulary_size) {
-    config.Refuse("vocab_size_per_layer_input",
-                  absl::StrCat("at least vocab_size ", decoder.vocabulary_size, " is wanted"));
+    config.Refuse("vocab_size_per_layer_input", absl::StrCat("expected at least vocab_size ", decoder.vocabulary_size));
   }
   return {
       std::move(decoder),

@@ -18,7 +18,7 @@ LinearWeights TakeInOut(WeightTaker& take, const std::string& name, int64_t in, 
 
 DecoderWeights TakeWeights(const DecoderConfig& config, WeightTaker& take) {
   const int64_t d = config.width;
-  // GPT2LMHeadModel's names have a prefix, GPT2Model's and the hub's have none.
+  // The names of GPT2LMHeadModel have a prefix; those of GPT2Model and of the published files have none.
   const std::string prefix = take.Has("wte.weight") ? "" : "transformer.";
   DecoderWeights weights;
   weights.token_embedding = take.Table(prefix + "wte.weight", {config.vocabulary_size, d});

@@ -1,4 +1,4 @@
-// GPT-Neo and the TinyStories models: GPT-2's blocks with windows on every other layer and scores that are not divided.
+// GPT-Neo and the TinyStories models: GPT-2's blocks, with windows on every other layer and unscaled scores.
 #include <string>
 #include <utility>
 #include <vector>
@@ -36,16 +36,16 @@ Architecture ReadGptNeo(const ConfigReader& config) {
 
   const std::vector<std::string> kinds = config.RepeatedTexts("attention_types", kMaxLayers);
   if (static_cast<int64_t>(kinds.size()) != layers) {
-    config.Fail(absl::StrCat("attention_types spells out ", kinds.size(), " layers, but num_layers is ", layers));
+    config.Fail(absl::StrCat("attention_types lists ", kinds.size(), " layers, but num_layers is ", layers));
     return {};
   }
   if (config.Has("attention_layers") && config.Texts("attention_layers") != kinds) {
-    config.Refuse("attention_layers", "but attention_types spells out other kinds, and both mean the same");
+    config.Refuse("attention_layers", "but attention_types lists other kinds, and both mean the same");
   }
   const int64_t window = config.Integer("window_size", 256);
   for (const std::string& kind : kinds) {
     if (kind != "global" && kind != "local") {
-      config.Fail(absl::StrCat("attention_types has \"", kind.substr(0, 80), "\"; global and local are computed"));
+      config.Fail(absl::StrCat("attention_types has \"", kind.substr(0, 80), "\"; global and local are supported"));
     }
     attention.reach = kind == "local" ? window - 1 : -1;
     decoder.layers.push_back({attention, mlp});

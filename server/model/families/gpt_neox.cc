@@ -1,4 +1,4 @@
-// GPT-NeoX and Pythia: attention and MLP in parallel, LayerNorm, rotation of a part of each head, a plain MLP.
+// GPT-NeoX and Pythia: attention and MLP in parallel, LayerNorm, rotation of part of each head, a plain MLP.
 #include <cmath>
 #include <optional>
 #include <utility>
@@ -38,7 +38,7 @@ DecoderWeights TakeWeights(const DecoderConfig& config, Bias attention_bias, Wei
   }
   weights.ln_final = TakeLayerNorm(take, "gpt_neox.final_layer_norm", d);
   take.Ignore("gpt_neox.rotary_emb.inv_freq");
-  // transformers 5 writes the second name.
+  // transformers 5 writes the name lm_head.
   TakeHead(take, take.Has("embed_out.weight") ? "embed_out" : "lm_head", "gpt_neox.embed_in.weight", config, d,
            &weights);
   return weights;

@@ -1,5 +1,5 @@
-// gpt-oss: windows on every other layer, sinks beside the scores, and experts whose gate and up projection alternate
-// and are held within a limit. Published checkpoints store the experts as MXFP4.
+// gpt-oss: windows on every other layer, sinks beside the scores, and experts whose gate and up projections alternate
+// and are clamped. Published checkpoints store the experts as MXFP4.
 #include <utility>
 #include <variant>
 
@@ -13,7 +13,7 @@
 namespace hookline {
 namespace {
 
-// The matrices (E, in, out) of all experts: as they are, or from MXFP4, which is stored as (E, out, in).
+// Takes the matrices (E, in, out) of all experts, either plain or from MXFP4, which is stored as (E, out, in).
 at::Tensor TakeMatrices(LlamaTaker& llama, const std::string& name, int64_t experts, int64_t in, int64_t out) {
   if (!llama.take.Has(name + "_blocks")) return llama.take.Get(name, {experts, in, out});
   const int64_t groups = in / kMxfp4Group;
@@ -61,7 +61,7 @@ ExpertsConfig ReadExperts(const ConfigReader& config) {
   mixture.routing = ExpertsConfig::Routing::kSoftmaxOfChosen;
   mixture.limit = config.Number("swiglu_limit", 7);
   mixture.sharpness = config.Number("swiglu_alpha", 1.702);
-  // The names of the original release.
+  // These are the names of the original release.
   config.Agree("num_experts", static_cast<double>(mixture.experts), "num_local_experts");
   config.Agree("experts_per_token", static_cast<double>(mixture.chosen), "num_experts_per_tok");
   if (config.Has("quantization_config") && (config.Integer("hidden_size") % kMxfp4Group != 0 ||
@@ -82,13 +82,13 @@ Architecture ReadGptOss(const ConfigReader& config) {
   defaults.epsilon = 1e-5;
   DecoderConfig decoder = ReadLlamaShape(config, defaults);
   if (std::get<DenseConfig>(decoder.layers.front().feed_forward).activation != Activation::kSilu) {
-    config.Refuse("hidden_act", "only silu is computed");
+    config.Refuse("hidden_act", "only silu is supported");
   }
   RotaryDefaults rotary;
   rotary.base = 1.5e5;
   rotary.context_length = decoder.context_length;
   if (!config.Has("rope_parameters") && !config.Has("rope_scaling")) {
-    config.Refuse("rope_scaling", "gpt-oss's rotation is scaled; its yarn parameters are wanted");
+    config.Refuse("rope_scaling", "expected yarn parameters, since gpt-oss scales its rotation");
   }
   decoder.rotary = {ReadRotary(config, FirstAttention(decoder).head_width, rotary)};
   ReadWindows(

@@ -32,7 +32,7 @@ DecoderWeights TakeGptWeights(const DecoderConfig& config, const GptNames& names
     if (config.ln2.kind != NormConfig::Kind::kNone) layer.ln2 = TakeLayerNorm(take, block + "ln_2", d);
     layer.attention = std::move(attention);
     layer.feed_forward = std::move(mlp);
-    // The masks that old files hold.
+    // Old files hold these masks.
     for (const char* buffer : {"bias", "masked_bias"}) take.Ignore(self + buffer);
     weights.layers.push_back(std::move(layer));
   }

@@ -1,4 +1,4 @@
-// The weights of GPT-Neo and GPT-J, which name and store them as GPT-2 does but for its fused projections.
+// Takes the weights of GPT-Neo and GPT-J. Names and layout are GPT-2's, except that no projections are fused.
 #ifndef HOOKLINE_SERVER_MODEL_FAMILIES_GPT_WEIGHTS_H_
 #define HOOKLINE_SERVER_MODEL_FAMILIES_GPT_WEIGHTS_H_
 
@@ -12,14 +12,14 @@
 namespace hookline {
 
 struct GptNames {
-  std::string attention;  // "attn.": before the names of the projections
+  std::string attention;  // "attn.": the prefix of the projections' names
   Bias out_bias = Bias::kNone;
   std::string up;  // "mlp.c_fc"
   std::string down;
 };
 
-// Takes the weights of softmax attention without fused projections and of a dense MLP without gate. The embedding of
-// positions and the second norm are taken where `config` has them.
+// Takes the weights of softmax attention with separate projections and of a dense MLP without gate. The position
+// embedding and the second norm are taken if `config` has them.
 DecoderWeights TakeGptWeights(const DecoderConfig& config, const GptNames& names, WeightTaker& take);
 
 }  // namespace hookline

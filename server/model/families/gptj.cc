@@ -1,4 +1,4 @@
-// GPT-J: attention and MLP in parallel after one norm, rotation of the first values of each head in adjacent pairs.
+// GPT-J: attention and MLP in parallel after one norm; the first values of each head are rotated, in adjacent pairs.
 #include <cmath>
 #include <string>
 #include <utility>
@@ -29,13 +29,13 @@ Architecture ReadGptj(const ConfigReader& config) {
   attention.head_width = HeadWidth(config, "n_embd", decoder.width, "n_head", attention.heads);
   attention.rotary = 0;
   attention.scale = 1 / std::sqrt(static_cast<double>(attention.head_width));
-  if (!config.Flag("scale_attn_weights", true)) config.Refuse("scale_attn_weights", "only true is computed");
-  if (!config.Flag("rotary", true)) config.Refuse("rotary", "only true is computed");
+  if (!config.Flag("scale_attn_weights", true)) config.Refuse("scale_attn_weights", "only true is supported");
+  if (!config.Flag("rotary", true)) config.Refuse("rotary", "only true is supported");
   RotaryConfig rotary;
   rotary.pairs = RotaryConfig::Pairs::kAdjacent;
   rotary.dims = config.Integer("rotary_dim", 64, attention.head_width);
-  if (rotary.dims % 2 != 0) config.Refuse("rotary_dim", "an even number is wanted");
-  // The base is always 10000, and some files name their own kind of rotation.
+  if (rotary.dims % 2 != 0) config.Refuse("rotary_dim", "expected an even number");
+  // The base is always 10000. Some files name their own type of rotation.
   config.Agree("rope_theta", rotary.base, "this family");
   const ConfigReader scaling = config.Object("rope_scaling");
   const std::string type = scaling.Text("rope_type", "gptj");

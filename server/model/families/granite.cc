@@ -1,5 +1,5 @@
-// Granite: Llama with factors on the embedding, the scores and what attention and MLP add. `logits_scaling` divides the
-// logits.
+// Granite: Llama with factors on the embedding, on the scores, and on what attention and MLP add. The logits are
+// divided by `logits_scaling`.
 #include <optional>
 #include <utility>
 

@@ -26,7 +26,7 @@ namespace {
 
 using Json = nlohmann::json;
 
-// The meaning of a config.json without `tie_word_embeddings`.
+// Whether a config.json without `tie_word_embeddings` ties the unembedding to the embedding.
 enum class Ties { kNo, kYes };
 
 struct NamedFamily {
@@ -75,19 +75,19 @@ void RefuseQuantized(const ConfigReader& config) {
   for (const char* key : {"quantization_config", "compression_config"}) {
     if (!config.Has(key)) continue;
     const ConfigReader quantization = config.Object(key);
-    // The one format that a family reads.
+    // This is the one format that a family reads.
     if (config.Text("model_type", "") == "gpt_oss" && quantization.Text("quant_method", "") == "mxfp4") continue;
     if (quantization.Has("quant_method")) {
-      quantization.Refuse("quant_method", "quantised weights are not read; floating-point ones are");
+      quantization.Refuse("quant_method", "quantised weights are not supported, only floating-point ones");
     } else {
       config.Refuse(key,
-                    "quantised weights are not read, and this does not say how they are; where the weights are "
-                    "floating-point ones, take the field out");
+                    "quantised weights are not supported, and this field does not name their format; if the "
+                    "weights are floating-point, remove the field");
     }
   }
 }
 
-// Returns whether a checkpoint without an unembedding has the embedding's.
+// Returns whether a checkpoint without an unembedding uses the embedding as one.
 bool ReadTied(const ConfigReader& config, Ties ties) {
   const bool by_text = config.Has("text_config") && !config.Has("tie_word_embeddings");
   const ConfigReader reader = by_text ? config.Object("text_config") : config;
@@ -111,11 +111,11 @@ absl::StatusOr<Architecture> ReadArchitecture(const Json& json, const std::strin
                                                          [](std::string* out, const NamedFamily& family) {
                                                            absl::StrAppend(out, family.model_type);
                                                          }),
-                                           " are computed; another decoder can be loaded as TorchScript"));
+                                           " are supported; another decoder can be loaded as TorchScript"));
   return config.status();
 }
 
-// A checkpoint's files, before any weight is read.
+// A checkpoint whose files are opened, but whose weights are not yet read.
 struct Checkpoint {
   ModelInfo info;
   Architecture architecture;
@@ -128,7 +128,7 @@ absl::StatusOr<Checkpoint> Open(const ModelOptions& options, ModelInfo info) {
   ASSIGN_OR_RETURN(const Json json, ReadConfigJson(path));
   ASSIGN_OR_RETURN(checkpoint.architecture, ReadArchitecture(json, path, &checkpoint.info));
   ASSIGN_OR_RETURN(checkpoint.state, ReadCheckpointFolder(options.path));
-  // The family of a larger model knows its names itself.
+  // The family of a model with a text_config handles the names itself.
   if (!json.contains("text_config")) UnifyNames(&checkpoint.state);
   if (const auto& is_beside = checkpoint.architecture.is_beside) {
     absl::erase_if(checkpoint.state.tensors, [&](const auto& named) { return is_beside(named.first); });
@@ -136,7 +136,7 @@ absl::StatusOr<Checkpoint> Open(const ModelOptions& options, ModelInfo info) {
   return checkpoint;
 }
 
-// Takes every weight. `not_read` gets the names of those that are no part of the model, in a text.
+// Takes every weight. Sets `not_read` to a text that names the weights that are not part of the model.
 absl::StatusOr<DecoderWeights> TakeAll(const Architecture& architecture, WeightTaker& take, std::string* not_read) {
   DecoderWeights weights = architecture.take_weights(architecture.config, take);
   *not_read = IgnoreOtherHeads(take);
@@ -156,7 +156,7 @@ absl::StatusOr<std::vector<MemoryNeed>> Count(const ModelOptions& options, const
                       stages);
 }
 
-// Rotation has no end, learned positions do. The fingerprint stays: no row changes.
+// Rotation works at any position, unlike learned positions. The fingerprint does not change, since no row does.
 void AllowLongerSequences(int64_t wanted, DecoderConfig* config, ModelInfo* info) {
   if (wanted <= config->context_length || config->position_embedding) return;
   absl::StrAppend(&info->warning, info->warning.empty() ? "" : "; ", "sequences of up to ", wanted,

@@ -19,7 +19,7 @@ DecoderConfig ReadLlamaLike(const ConfigReader& config, const ShapeDefaults& def
 
 bool NoLayer(int /*layer*/) { return false; }
 
-// Reads Ministral too, whose files name each layer's kind.
+// Also reads Ministral, whose files name each layer's kind.
 DecoderConfig ReadMistralConfig(const ConfigReader& config) {
   ShapeDefaults defaults;
   defaults.context_length = int64_t{4096} * 32;
@@ -31,7 +31,7 @@ DecoderConfig ReadMistralConfig(const ConfigReader& config) {
   return decoder;
 }
 
-// Qwen's window is switched on apart from its size.
+// Qwen has a flag that turns the window on.
 void ReadQwenWindows(const ConfigReader& config, DecoderConfig* decoder) {
   std::optional<int64_t> window;
   if (config.Flag("use_sliding_window", false)) window = ReadWindow(config, 4096);
@@ -54,9 +54,9 @@ Architecture ReadLlama(const ConfigReader& config) {
 Architecture ReadMistral(const ConfigReader& config) { return WithLlamaNames(ReadMistralConfig(config), {}); }
 
 Architecture ReadMistral3(const ConfigReader& config) {
-  if (!config.Has("text_config")) config.Refuse("text_config", "the language model's configuration is wanted");
+  if (!config.Has("text_config")) config.Refuse("text_config", "expected the language model's configuration");
   const ConfigReader text = config.Object("text_config");
-  if (text.Text("model_type", "mistral") != "mistral") text.Refuse("model_type", "mistral is wanted");
+  if (text.Text("model_type", "mistral") != "mistral") text.Refuse("model_type", "expected mistral");
   return WithLlamaNamesBesideTowers(ReadMistralConfig(text), {});
 }
 

@@ -1,4 +1,4 @@
-// Weights of the checkpoints whose names follow Llama's, which most families' do.
+// Takes the weights of checkpoints whose names follow Llama's, as those of most families do.
 #ifndef HOOKLINE_SERVER_MODEL_FAMILIES_LLAMA_WEIGHTS_H_
 #define HOOKLINE_SERVER_MODEL_FAMILIES_LLAMA_WEIGHTS_H_
 
@@ -16,41 +16,42 @@ namespace hookline {
 class LlamaTaker;
 
 struct LlamaNames {
-  std::string prefix = "model.";  // before `embed_tokens`, `layers` and `norm`
-  std::string head = "lm_head";   // the unembedding, if it is there
+  std::string prefix = "model.";  // prefix of `embed_tokens`, `layers` and `norm`
+  std::string head = "lm_head";   // the unembedding, if there is one
 
   bool query_key_value_bias = false;
   bool attention_out_bias = false;
   bool mlp_bias = false;
 
-  // The norms' names in a layer, for those that the configuration has.
+  // The names of a layer's norms, where the configuration has them.
   const char* ln1 = "input_layernorm";
   const char* ln1_post = nullptr;
   const char* ln2 = "post_attention_layernorm";
   const char* ln2_post = nullptr;
 
-  // The way in which a norm's output is multiplied.
+  // How a norm's output is multiplied by its weight w.
   enum class NormWeight {
-    kRounded,  // rounded to the model's dtype, then by w
-    kWide,     // in float32 by w, then rounded
-    kOnePlus,  // in float32 by 1 + w, then rounded
+    kRounded,  // first rounded to the model's dtype, then multiplied by w
+    kWide,     // multiplied by w in float32, then rounded
+    kOnePlus,  // multiplied by 1 + w in float32, then rounded
   };
   NormWeight norm_weight = NormWeight::kRounded;
 
-  // These take the parts that a family names or stores in its own way; `prefix` is the layer's. Null: as Llama.
+  // These take the parts that a family names or stores differently; `prefix` is the layer's. Null means as in Llama.
   std::function<AttentionWeights(LlamaTaker& llama, const LayerConfig& layer, const std::string& prefix)> attention;
   std::function<FeedForwardWeights(LlamaTaker& llama, const LayerConfig& layer, const std::string& prefix)>
       feed_forward;
-  // Takes what a layer has besides.
+  // Takes the layer's other weights.
   std::function<void(LlamaTaker& llama, const LayerConfig& config, const std::string& prefix, LayerWeights* layer)>
       rest;
 };
 
-// An architecture whose weights are taken by `names`.
+// Makes an architecture whose weights are taken by `names`.
 Architecture WithLlamaNames(DecoderConfig config, LlamaNames names);
 
-// The same of a language model that stands beside towers for images: its names begin with `language_model.model.` or,
-// as some versions of transformers write them, with `model.language_model.`. Text does not need the rest.
+// The same, for a language model whose checkpoint also holds towers for images. Its names begin with
+// `language_model.model.` or, in some versions of transformers, with `model.language_model.`. All other
+// weights are ignored.
 Architecture WithLlamaNamesBesideTowers(DecoderConfig config, LlamaNames names);
 
 // `names` must outlive it.
@@ -69,8 +70,8 @@ class LlamaTaker {
   SoftmaxAttentionWeights Attention(const SoftmaxAttentionConfig& attention, const std::string& prefix);
   // `{gate,up,down}_proj` after `prefix`.
   DenseWeights Mlp(int64_t width, const std::string& prefix);
-  // `gate` and `experts` after `prefix`, in either layout: a matrix each, `experts.j.{gate,up,down}_proj`, or all in
-  // one, `experts.gate_up_proj` and `experts.down_proj`. `parts`: what a matrix each is called.
+  // Takes `gate` and `experts` after `prefix`. The experts have a matrix each, `experts.j.{gate,up,down}_proj`, or are
+  // joined, `experts.gate_up_proj` and `experts.down_proj`. `parts` gives the names of separate matrices.
   struct ExpertParts {
     const char* gate = "gate_proj";
     const char* up = "up_proj";

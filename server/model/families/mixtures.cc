@@ -12,12 +12,12 @@
 namespace hookline {
 namespace {
 
-// The activation and, unless `width_key` says otherwise, the width are those of the MLP that the shape has.
+// Takes activation and width from the shape's MLP; `width_key` overrides the width.
 ExpertsConfig ReadExperts(const ConfigReader& config, const DecoderConfig& decoder, const char* width_key,
                           int64_t experts, int64_t chosen) {
   const auto& mlp = std::get<DenseConfig>(decoder.layers.front().feed_forward);
   ExpertsConfig mixture;
-  // transformers 5 writes the one for the other.
+  // transformers 5 writes num_local_experts for num_experts.
   const int64_t local = config.Integer("num_local_experts", experts);
   mixture.experts = config.Integer("num_experts", local);
   if (config.Has("num_local_experts")) {
@@ -79,7 +79,7 @@ Architecture ReadMixtral(const ConfigReader& config) {
   for (LayerConfig& layer : decoder.layers) layer.feed_forward = mixture;
   LlamaNames names;
   names.feed_forward = [](LlamaTaker& llama, const LayerConfig& layer, const std::string& prefix) {
-    // transformers 5 may write Qwen's names.
+    // transformers 5 can write Qwen's names instead.
     const std::string published = prefix + "block_sparse_moe.";
     const bool renamed = !llama.take.Has(published + "gate.weight") && llama.take.Has(prefix + "mlp.gate.weight");
     return llama.Experts(std::get<ExpertsConfig>(layer.feed_forward), renamed ? prefix + "mlp." : published,
@@ -95,7 +95,7 @@ Architecture ReadOlmoe(const ConfigReader& config) {
   DecoderConfig decoder = ReadLlamaShape(config, defaults);
   decoder.rotary = {ReadOneRotary(config, decoder, 10000)};
   const double clip = config.NumberFrom0("clip_qkv", 0);
-  if (config.Has("clip_qkv") && clip == 0) config.Refuse("clip_qkv", "a positive number or null is wanted");
+  if (config.Has("clip_qkv") && clip == 0) config.Refuse("clip_qkv", "expected a positive number or null");
   ForEachAttention(&decoder, [&](int, SoftmaxAttentionConfig& one) {
     one.query_key_norm = {decoder.ln1, QueryKeyNormConfig::Place::kBeforeRotary, QueryKeyNormConfig::Span::kAllHeads};
     one.clamp = clip;

@@ -9,10 +9,10 @@
 namespace hookline {
 namespace {
 
-// The numbers that half a byte stands for, before its scale.
+// The numbers that half a byte encodes, before its scale.
 constexpr std::array<float, 16> kHalfBytes = {0, 0.5F, 1, 1.5F, 2, 3, 4, 6, -0.F, -0.5F, -1, -1.5F, -2, -3, -4, -6};
 
-// Returns the number that a scale stands for; 255 stands for NaN.
+// Returns the number that a scale encodes; 255 encodes NaN.
 float Power(uint8_t scale) {
   return scale == 255 ? std::numeric_limits<float>::quiet_NaN() : std::ldexp(1.0F, scale - 127);
 }

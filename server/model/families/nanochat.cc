@@ -31,16 +31,16 @@ namespace {
 
 using Json = nlohmann::json;
 
-// Machine epsilon of float32, which its norm takes whatever the dtype.
+// The machine epsilon of float32, which nanochat's norm uses in every dtype.
 constexpr double kEpsilon = 1.1920928955078125e-07;
-// The positions that its rotary tables have, times sequence_len.
+// The number of positions in nanochat's rotary tables is sequence_len times this factor.
 constexpr int64_t kContextFactor = 10;
 constexpr int64_t kMaxMetaBytes = int64_t{16} << 20;
 // The files that nanochat writes nest three or four levels.
 constexpr int kMaxMetaDepth = 32;
 constexpr int64_t kTableMultiple = 64;
 
-// A checkpoint's numbers by step.
+// The suffixes of the checkpoints' files, by step.
 std::map<int64_t, std::string> FindSteps(const std::string& folder) {
   std::map<int64_t, std::string> steps;
   DIR* directory = opendir(folder.c_str());
@@ -98,7 +98,7 @@ absl::StatusOr<Meta> ReadMeta(const std::string& path) {
   return meta;
 }
 
-// The caps of the logits of two variants that are the same otherwise.
+// Variants E and G differ only in the cap of the logits.
 constexpr double kCapOfE = 15, kCapOfG = 20;
 
 enum class Era { kA, kAPadded, kB, kC, kE, kF, kH, kI };
@@ -125,13 +125,13 @@ const char* Name(Era era) {
   return "";
 }
 
-// Finds the variant by the names and shapes of its weights. B and C have the same; C is the one that has a window
-// pattern, from its metadata or from the operator.
+// Finds the variant by the names and shapes of its weights. B and C have the same weights; C has a window pattern, from
+// its metadata or from the operator.
 absl::StatusOr<Era> FindEra(const StateDict& weights, const Meta& meta, bool has_window_pattern) {
   const auto has = [&](const char* name) { return weights.tensors.count(name) != 0; };
   const auto refused = [&](absl::string_view what) {
     return absl::FailedPreconditionError(
-        absl::StrCat(weights.path, ": ", what, ", which this server does not compute"));
+        absl::StrCat(weights.path, ": ", what, ", which this server does not support"));
   };
   for (const auto& [name, tensor] : weights.tensors) {
     for (absl::string_view part : {".moe.", ".mlp.router.", ".mlp.experts."}) {
@@ -185,7 +185,8 @@ DecoderConfig MakeConfig(Era era, const Meta& meta, const std::string& window_pa
                               era == Era::kI   ? 1.2
                               : era == Era::kH ? 1.15
                                                : 1};
-  // Variants E and G have the same weights, but caps of kCapOfE and kCapOfG; which it is the checkpoint does not say.
+  // The weights of variants E and G are the same, but their caps are kCapOfE and kCapOfG, and the checkpoint does not
+  // say which of the two it is.
   if (era != Era::kE) config.logit_soft_cap = 15;
   if (era >= Era::kE) attention.value_embedding_factor = late ? 3 : 2;
   const DenseConfig mlp{4 * meta.n_embd, Activation::kReluSquared, /*gated=*/false};
@@ -200,7 +201,7 @@ DecoderConfig MakeConfig(Era era, const Meta& meta, const std::string& window_pa
   return config;
 }
 
-// A checkpoint's files, before any weight is read.
+// A checkpoint whose files are opened, but whose weights are not yet read.
 struct Checkpoint {
   int64_t step = 0;
   Meta meta;
@@ -210,7 +211,7 @@ struct Checkpoint {
   DecoderConfig config;
 };
 
-// Takes the cap of the logits from the operator where the files do not have it.
+// Uses the operator's cap of the logits if the files do not determine it.
 absl::Status StateSoftCap(const ModelOptions& options, Checkpoint* checkpoint) {
   if (options.logit_soft_cap == 0) return absl::OkStatus();
   if (checkpoint->era != Era::kE) {
@@ -244,7 +245,7 @@ absl::StatusOr<Checkpoint> Open(const ModelOptions& options) {
   const std::string pattern = stated ? options.window_pattern : written.value_or("L");
   if (pattern.empty() || pattern.find_first_not_of("SLsl") != std::string::npos) {
     return absl::InvalidArgumentError(absl::StrCat(stated ? "--window-pattern" : options.path + ": window_pattern",
-                                                   " '", pattern.substr(0, 80), "' holds other letters than S and L"));
+                                                   " '", pattern.substr(0, 80), "' has letters other than S and L"));
   }
   if (stated && checkpoint.era < Era::kC) {
     return absl::InvalidArgumentError(absl::StrCat("--window-pattern does not apply: ", checkpoint.state.path,
@@ -256,7 +257,7 @@ absl::StatusOr<Checkpoint> Open(const ModelOptions& options) {
   return checkpoint;
 }
 
-// `rows`: of the tables by token id.
+// `rows` is the number of rows in tables by token id.
 LayerWeights TakeLayer(const Checkpoint& checkpoint, int64_t layer, int64_t rows, WeightTaker& take) {
   const Meta& meta = checkpoint.meta;
   const Era era = checkpoint.era;
@@ -357,9 +358,10 @@ absl::StatusOr<std::unique_ptr<Model>> LoadNanochat(const ModelOptions& options,
   WeightTaker take(checkpoint.state, at::Device(stages->front().device), dtype);
   TakeToStages(*stages, &take);
   take.set_evaluates(options.evaluation);
-  info.no_logits = !options.evaluation ? kLoadedWithoutEvaluation
-                                       : "is of nanochat's variant E or G, whose logits differ and whose files do not; "
-                                         "--logit-soft-cap says which it is";
+  info.no_logits = !options.evaluation
+                       ? kLoadedWithoutEvaluation
+                       : "is of nanochat's variant E or G, which differ in their logits but not in their files; "
+                         "choose one with --logit-soft-cap";
   ASSIGN_OR_RETURN(DecoderWeights weights, TakeWeights(checkpoint, take));
 
   info.architecture = "nanochat";

@@ -1,5 +1,5 @@
-// nanochat checkpoints (github.com/karpathy/nanochat), of every form that its main branch has written since October
-// 2025.
+// Loads nanochat checkpoints (github.com/karpathy/nanochat) of every form that its main branch has written since
+// October 2025.
 #ifndef HOOKLINE_SERVER_MODEL_FAMILIES_NANOCHAT_H_
 #define HOOKLINE_SERVER_MODEL_FAMILIES_NANOCHAT_H_
 
@@ -19,16 +19,17 @@ namespace hookline {
 // Returns whether `folder` holds a model_NNNNNN.pt.
 bool IsNanochatFolder(const std::string& folder);
 
-// Returns what the weights of the checkpoint that LoadNanochat would load will take on the devices that `stages` names,
-// in `dtype`. Reads what the files say of them, and refuses what LoadNanochat does.
+// Returns the bytes that the weights of the checkpoint that LoadNanochat would load will take, in
+// `dtype`, on the devices that `stages` names. Reads only the files' descriptions of the weights, and
+// refuses what LoadNanochat refuses.
 absl::StatusOr<std::vector<MemoryNeed>> CountNanochat(const ModelOptions& options, std::vector<Stage> stages,
                                                       at::ScalarType dtype);
 
-// Loads model_NNNNNN.pt and meta_NNNNNN.json of options.path: options.step, or the highest. `info` holds what is known
-// already (name, device, dtype), `stages` names the devices of the stages, at least one, and is completed. Errors as
-// LoadModel.
+// Loads model_NNNNNN.pt and meta_NNNNNN.json of options.path, of step options.step or of the highest step. `info` holds
+// what is already known (name, device, dtype). `stages` names the devices of the stages, at least one, and is
+// completed. Errors: those of LoadModel.
 //
-// The forms, or eras, and how they are told apart (x' means the padded tables of x):
+// The forms, or eras, and what distinguishes them (x' means x with padded tables):
 //   A, A'   no per-layer scalars                       rope base 10000, no windows
 //   B       resid_lambdas, x0_lambdas                  the same
 //   C       B with window_pattern                      windows: S sequence_len / 2, L sequence_len

@@ -1,5 +1,5 @@
-// nanochat as transformers writes it: the first models' architecture under Llama's names, norms without weights.
-// nanochat's own checkpoints are read by nanochat.h.
+// nanochat as transformers writes it: the architecture of the first models with Llama's names and with norms that have
+// no weights. nanochat.h reads nanochat's own checkpoints.
 #include <utility>
 #include <variant>
 

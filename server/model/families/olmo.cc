@@ -1,5 +1,5 @@
-// OLMo 2 and 3: norms only after attention and MLP, and over the whole width of queries and keys. OLMo 3 has windows on
-// three layers of four, and scales the rotation of the others only.
+// OLMo 2 and 3: norms only after attention and MLP, and norms over the whole width of queries and keys. OLMo 3 has
+// windows on three of four layers and scales the rotation only on the others.
 #include <optional>
 #include <utility>
 

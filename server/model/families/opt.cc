@@ -1,5 +1,5 @@
-// OPT: learned positions that begin at row 2, LayerNorm before the sublayers or, in its 350M size, after the residual
-// sums, and there an embedding that is narrower than the residual stream.
+// OPT: learned positions that begin at row 2, and LayerNorm before the sublayers. The 350M size has its norms after the
+// residual sums, and an embedding that is narrower than the residual stream.
 #include <cmath>
 #include <string>
 #include <utility>
@@ -13,7 +13,7 @@
 namespace hookline {
 namespace {
 
-// Rows of the position table before that of position 0.
+// The row of position 0 in the position table.
 constexpr int64_t kPositionOffset = 2;
 constexpr double kEpsilon = 1e-5;
 

@@ -1,4 +1,4 @@
-// Phi 3, Llama with fused projections and longrope, and Phi 1 and 2, whose blocks are parallel with one norm.
+// Phi 3 is Llama with fused projections and longrope. Phi 1 and 2 have parallel blocks with one norm.
 #include <cmath>
 #include <optional>
 #include <utility>
@@ -82,12 +82,13 @@ Architecture ReadPhi3(const ConfigReader& config) {
   rotary.context_length = decoder.context_length;
   decoder.rotary = {ReadRotary(config, FirstAttention(decoder).head_width, rotary)};
   if (decoder.rotary[0].scaling == RotaryConfig::Scaling::kYarn) {
-    config.Fail("rope_scaling is yarn, which transformers takes for longrope in this family; longrope is computed");
+    config.Fail(
+        "rope_scaling is yarn, which transformers treats as longrope in this family; only longrope is supported");
   }
   const std::optional<int64_t> window = ReadWindow(config, std::nullopt);
   ReadWindows(
       config, window, [&](int) { return window.has_value(); }, &decoder);
-  if (config.Flag("attention_bias", false)) config.Refuse("attention_bias", "this family's projections have none");
+  if (config.Flag("attention_bias", false)) config.Refuse("attention_bias", "this family's projections have no bias");
   LlamaNames names;
   names.attention = TakePhi3Attention;
   names.feed_forward = TakePhi3Mlp;
@@ -102,7 +103,7 @@ Architecture ReadPhi(const ConfigReader& config) {
   attention.key_value_heads = config.Integer("num_key_value_heads", attention.heads);
   if (attention.heads % attention.key_value_heads != 0) {
     config.Refuse("num_attention_heads",
-                  absl::StrCat("a multiple of num_key_value_heads ", attention.key_value_heads, " is wanted"));
+                  absl::StrCat("expected a multiple of num_key_value_heads ", attention.key_value_heads));
   }
   attention.head_width = HeadWidth(config, "hidden_size", decoder.width, "num_attention_heads", attention.heads);
   attention.rotary = 0;

@@ -1,6 +1,6 @@
-// Qwen 3.5, dense and with experts: three layers of four run the gated delta rule, the fourth has softmax attention
-// with a gate on its output. Published models stand beside a vision tower and heads that predict several tokens
-// (`mtp.`); text needs neither.
+// Qwen 3.5, dense and with experts: three of four layers run the gated delta rule, the fourth has softmax attention
+// with a gate on its output. Published checkpoints also hold a vision tower and heads that predict several tokens
+// (`mtp.`), which text does not need.
 #include <cmath>
 #include <utility>
 #include <variant>
@@ -26,12 +26,13 @@ GatedDeltaConfig ReadGatedDelta(const ConfigReader& config, const NormConfig& no
   delta.norm = norm;
   if (delta.value_heads % delta.key_heads != 0) {
     config.Refuse("linear_num_value_heads",
-                  absl::StrCat("a multiple of linear_num_key_heads ", delta.key_heads, " is wanted"));
+                  absl::StrCat("expected a multiple of linear_num_key_heads ", delta.key_heads));
   }
   return delta;
 }
 
-// Each layer's attention: `layer_types`, or one of full attention at the end of every `full_attention_interval`.
+// Reads each layer's attention from `layer_types`; by default the last of every `full_attention_interval`
+// layers is full.
 void ReadLayerKinds(const ConfigReader& config, DecoderConfig* decoder) {
   const GatedDeltaConfig delta = ReadGatedDelta(config, decoder->ln1);
   const std::vector<std::string> types = LayerTypes(config, decoder->layers.size());
@@ -43,7 +44,7 @@ void ReadLayerKinds(const ConfigReader& config, DecoderConfig* decoder) {
       decoder->layers[i].attention = delta;
     } else if (type != "full_attention") {
       config.Fail(absl::StrCat("layer_types[", i, "] is \"", type.substr(0, 80),
-                               "\"; full_attention and linear_attention are computed"));
+                               "\"; full_attention and linear_attention are supported"));
     }
   }
 }
@@ -62,7 +63,7 @@ DecoderConfig ReadShape(const ConfigReader& config, int64_t key_value_heads, std
   rotary.share = 0.25;
   rotary.context_length = decoder.context_length;
   decoder.rotary = {ReadRotary(config, FirstAttention(decoder).head_width, rotary)};
-  if (!config.Flag("attn_output_gate", true)) config.Refuse("attn_output_gate", "only true is computed");
+  if (!config.Flag("attn_output_gate", true)) config.Refuse("attn_output_gate", "only true is supported");
   ForEachAttention(&decoder, [&](int, SoftmaxAttentionConfig& one) {
     one.query_key_norm.norm = decoder.ln1;
     one.gated = true;
@@ -87,7 +88,7 @@ GatedDeltaWeights TakeGatedDelta(LlamaTaker& llama, const GatedDeltaConfig& delt
   weights.log_decay_rate = llama.take.Wide(prefix + "A_log", {delta.value_heads});
   weights.convolution = llama.take.Wide(prefix + "conv1d.weight", {channels, 1, delta.kernel});
   if (weights.convolution.defined()) weights.convolution = weights.convolution.squeeze(1);
-  // It is multiplied by w, unlike the family's other norms.
+  // Unlike the family's other norms, this one multiplies by w.
   weights.norm.weight = llama.take.Wide(prefix + "norm.weight", {delta.value_width});
   weights.out = linear("out_proj", values, d);
   return weights;
@@ -127,12 +128,12 @@ Architecture WithNames(const ConfigReader& config, DecoderConfig decoder) {
           }};
 }
 
-// The language model's own configuration where it stands inside that of a multimodal one.
+// The configuration of the language model, which multimodal models have in an object of their own.
 ConfigReader TextConfig(const ConfigReader& config, const char* model_type) {
   if (!config.Has("text_config")) return config;
   const ConfigReader text = config.Object("text_config");
   if (text.Text("model_type", model_type) != model_type) {
-    text.Refuse("model_type", absl::StrCat(model_type, " is wanted"));
+    text.Refuse("model_type", absl::StrCat("expected ", model_type));
   }
   return text;
 }

@@ -11,7 +11,7 @@ namespace {
 
 constexpr char kOriginalContext[] = "original_max_position_embeddings";
 
-// Reads one object of scaling. `rope`: that object, `config`: the file around it.
+// Reads one object of scaling, `rope`, from the file `config`.
 class ScalingReader {
  public:
   ScalingReader(const ConfigReader& config, const ConfigReader& rope, const RotaryDefaults& defaults)
@@ -36,15 +36,15 @@ class ScalingReader {
     } else if (type == "longrope" || type == "su") {
       ReadLongRope();
     } else if (type == "dynamic") {
-      rope_.Refuse(key, "its frequencies would depend on the longest sequence so far, which is not computed");
+      rope_.Refuse(key, "its frequencies depend on the longest sequence so far, which is not supported");
     } else if (type != "default") {
-      rope_.Refuse(key, "default, linear, llama3, yarn and longrope are computed");
+      rope_.Refuse(key, "default, linear, llama3, yarn and longrope are supported");
     }
     return rotary_;
   }
 
  private:
-  // Older files say `type`.
+  // Older files use `type`.
   std::string TypeKey() const {
     if (!rope_.Has("type")) return "rope_type";
     if (!rope_.Has("rope_type")) return "type";
@@ -58,8 +58,8 @@ class ScalingReader {
   void SetDims(int64_t head_width, double share) {
     rotary_.dims = static_cast<int64_t>(share * static_cast<double>(head_width));
     if (share > 1 || rotary_.dims < 2 || rotary_.dims % 2 != 0) {
-      rope_.Fail(absl::StrCat("a share of ", share, " of ", head_width,
-                              " values per head is to be rotated; an even number of them, at least 2, is wanted"));
+      rope_.Fail(absl::StrCat("the configuration rotates a share of ", share, " of ", head_width,
+                              " values per head; expected an even number of values, at least 2"));
     }
   }
 
@@ -72,7 +72,7 @@ class ScalingReader {
     return static_cast<double>(own);
   }
 
-  // `factor`, or by how much the context grew.
+  // `factor`, or by default the growth of the context.
   double Factor() {
     return rope_.Number("factor", static_cast<double>(defaults_.context_length) / rotary_.original_context);
   }
@@ -85,7 +85,7 @@ class ScalingReader {
     rotary_.original_context = OriginalContext();
     if (rotary_.high_frequency_factor <= rotary_.low_frequency_factor) {
       rope_.Refuse("high_freq_factor",
-                   absl::StrCat("more than low_freq_factor ", rotary_.low_frequency_factor, " is wanted"));
+                   absl::StrCat("expected more than low_freq_factor ", rotary_.low_frequency_factor));
     }
   }
 
@@ -105,7 +105,7 @@ class ScalingReader {
     rotary_.attention_factor = rope_.Number("attention_factor", magnitude);
     if (rotary_.base <= 1) rope_.Fail(absl::StrCat("yarn needs a rope_theta above 1, not ", rotary_.base));
     if (rotary_.beta_fast < rotary_.beta_slow) {
-      rope_.Refuse("beta_fast", absl::StrCat("at least beta_slow ", rotary_.beta_slow, " is wanted"));
+      rope_.Refuse("beta_fast", absl::StrCat("expected at least beta_slow ", rotary_.beta_slow));
     }
   }
 
@@ -133,7 +133,7 @@ class ScalingReader {
     rotary_.factor = rope_.Number("factor", 1);
     SetDims(head_width, /*share=*/1);
     rotary_.turning = static_cast<int64_t>(share * static_cast<double>(head_width) / 2);
-    if (share > 1) rope_.Refuse("partial_rotary_factor", "at most 1 is wanted");
+    if (share > 1) rope_.Refuse("partial_rotary_factor", "expected at most 1");
   }
 
   const ConfigReader& config_;
@@ -142,7 +142,7 @@ class ScalingReader {
   RotaryConfig rotary_;
 };
 
-// One rotation as the object `rope` of `config` gives it.
+// Reads a rotation from the object `rope` of `config`.
 RotaryConfig ReadFrom(const ConfigReader& config, const ConfigReader& rope, int64_t head_width,
                       const RotaryDefaults& defaults) {
   const double base = rope.Number("rope_theta", config.Number(defaults.base_key, defaults.base));
@@ -150,22 +150,22 @@ RotaryConfig ReadFrom(const ConfigReader& config, const ConfigReader& rope, int6
   const char* share_key = defaults.share_key != nullptr ? defaults.share_key : "partial_rotary_factor";
   const double share = rope.Number("partial_rotary_factor", config.Number(share_key, defaults.share));
   config.Agree(share_key, share, "the rotation's own partial_rotary_factor");
-  // Families with names of their own may carry the common ones too.
+  // Families with their own names can also have the common ones.
   if (defaults.common_names_too) {
     config.Agree("rope_theta", base, defaults.base_key);
     config.Agree("partial_rotary_factor", share, share_key);
   }
   if (defaults.share_key == nullptr && share != 1) {
     (rope.Has("partial_rotary_factor") ? rope : config)
-        .Refuse("partial_rotary_factor", "this family's heads are rotated whole, which is 1");
+        .Refuse("partial_rotary_factor", "expected 1, since this family rotates whole heads");
   }
   return ScalingReader(config, rope, defaults).Read(head_width, base, share);
 }
 
-// Files of transformers 5 with another's `rope_scaling` pasted in must mean the same by both.
+// A file of transformers 5 to which an older `rope_scaling` was added must mean the same with both.
 void RefuseUnlessEqual(const ConfigReader& config, const RotaryConfig& parameters, const RotaryConfig& scaling) {
   if (parameters.ToString() == scaling.ToString()) return;
-  config.Refuse("rope_scaling", "it contradicts rope_parameters; one of the two, or both saying the same, is wanted");
+  config.Refuse("rope_scaling", "it contradicts rope_parameters; give one of the two, or the same values in both");
 }
 
 }  // namespace
@@ -186,12 +186,12 @@ RotaryConfig ReadRotary(const ConfigReader& config, int64_t head_width, const Ro
 RotaryByKind ReadRotaryByKind(const ConfigReader& config, int64_t full_width, const RotaryDefaults& full,
                               int64_t sliding_width, const RotaryDefaults& sliding) {
   const ConfigReader parameters = config.Object("rope_parameters"), scaling = config.Object("rope_scaling");
-  // In the form of transformers 5, fields beside the kinds count for nothing.
+  // In the form of transformers 5, only the objects of the kinds count, and fields beside them are ignored.
   const ConfigReader own_full = parameters.Object("full_attention");
   const ConfigReader own_sliding = parameters.Object("sliding_attention");
   for (const ConfigReader& own : {own_full, own_sliding}) {
-    // transformers looks for it beside the kinds, where no file has it.
-    if (!own.Flag("truncate", true)) own.Refuse("truncate", "inside a kind of layer it has no effect in transformers");
+    // transformers reads it beside the kinds, where no file has it.
+    if (!own.Flag("truncate", true)) own.Refuse("truncate", "transformers ignores it inside a kind of layer");
   }
   RotaryByKind rotary;
   rotary.full = ReadFrom(config, own_full.empty() ? scaling : own_full, full_width, full);

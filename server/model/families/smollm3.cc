@@ -1,4 +1,4 @@
-// SmolLM 3: Llama in which every fourth layer does not rotate.
+// SmolLM 3: Llama without rotation on every fourth layer.
 #include <optional>
 #include <utility>
 #include <vector>
@@ -22,7 +22,7 @@ Architecture ReadSmolLm3(const ConfigReader& config) {
   rotary.context_length = decoder.context_length;
   decoder.rotary = {ReadRotary(config, FirstAttention(decoder).head_width, rotary)};
 
-  // Despite the name, 1 rotates and 0 does not.
+  // Despite the name, 1 means that the layer rotates.
   const int64_t interval = config.Integer("no_rope_layer_interval", 4);
   std::vector<int64_t> rotates;
   for (size_t i = 0; i < decoder.layers.size(); ++i) rotates.push_back(static_cast<int64_t>(i + 1) % interval != 0);

@@ -23,12 +23,12 @@ inline LinearWeights TakeLinear(WeightTaker& take, const std::string& name, int6
   return weights;
 }
 
-// Takes weight and bias, which are multiplied in float32.
+// Takes a LayerNorm's weight and bias, which are applied in float32.
 inline NormWeights TakeLayerNorm(WeightTaker& take, const std::string& name, int64_t width) {
   return {take.Wide(name + ".weight", {width}), take.Wide(name + ".bias", {width})};
 }
 
-// The outputs `first` ... `first + count - 1` of `all`, a view.
+// A view of the outputs `first` ... `first + count - 1` of `all`.
 inline LinearWeights Outputs(const LinearWeights& all, int64_t first, int64_t count) {
   LinearWeights part;
   if (all.weight.defined()) part.weight = all.weight.narrow(1, first, count);
@@ -36,8 +36,8 @@ inline LinearWeights Outputs(const LinearWeights& all, int64_t first, int64_t co
   return part;
 }
 
-// The unembedding `name`, of `width` values a row. Without one in the checkpoint it is the weight `embedding`, which
-// must have been taken, where the configuration ties them, and otherwise undefined: the model has no logits then.
+// Takes the unembedding `name`, with `width` values a row. If the checkpoint has none, it is the weight `embedding`,
+// already taken, where the configuration ties them. Otherwise it is undefined, and the model has no logits.
 inline void TakeHead(WeightTaker& take, const std::string& name, const std::string& embedding,
                      const DecoderConfig& config, int64_t width, DecoderWeights* weights) {
   const int64_t ids = config.vocabulary_size;

@@ -12,7 +12,7 @@
 namespace hookline {
 namespace {
 
-// A weight that every model of a kind has, the prefix that stands before its name in a file, and the one wanted.
+// A form of names: a weight that every model of a kind has, the prefix of its name in the file, and the wanted prefix.
 struct Form {
   const char* weight;
   const char* found;
@@ -26,10 +26,10 @@ constexpr Form kForms[] = {
     {"embed_tokens.weight", "decoder.", "model.decoder."},
     {"embed_in.weight", "", "gpt_neox."},
 };
-// These stand beside the model and not in it.
+// The heads are not part of the model below them.
 constexpr absl::string_view kHeads[] = {"lm_head.", "embed_out.", "score.", "v_head.", "classifier.", "qa_outputs."};
 
-// Names of weights that were left out, in a text of this many at most.
+// The most names of omitted weights in a text.
 constexpr size_t kMaxNamed = 8;
 
 bool IsOfHead(absl::string_view name) {
@@ -54,7 +54,7 @@ void UnifyNames(StateDict* weights) {
   if (form == std::end(kForms)) return;
   decltype(weights->tensors) renamed;
   for (auto& [name, tensor] : weights->tensors) {
-    // Should two names become one, both stay, and the one that nobody asks for is an error with its name.
+    // If two names become the same, both stay, and the one that is not taken becomes an error with its name.
     if (!renamed.emplace(Renamed(name, *form), tensor).second) renamed.emplace(name, tensor);
   }
   weights->tensors = std::move(renamed);

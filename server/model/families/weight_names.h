@@ -1,4 +1,4 @@
-// The names that checkpoints of one architecture have for their weights, and what they hold besides those.
+// The names of weights in checkpoints of one architecture, and the tensors that are not part of the model.
 #ifndef HOOKLINE_SERVER_MODEL_FAMILIES_WEIGHT_NAMES_H_
 #define HOOKLINE_SERVER_MODEL_FAMILIES_WEIGHT_NAMES_H_
 
@@ -10,14 +10,14 @@
 
 namespace hookline {
 
-// Gives the weights the names under which the whole causal model was published, which is what families ask for. A
-// checkpoint of the model without its head (AutoModel.save_pretrained) has no prefix `model.` or `gpt_neox.`; a
-// language model out of a larger one may have `language_model.` in it.
+// Gives the weights the names under which the whole causal model was published, which the families expect. A checkpoint
+// of the model without its head (AutoModel.save_pretrained) lacks the prefix `model.` or `gpt_neox.`; a language model
+// from a larger one can have `language_model.` in its names.
 void UnifyNames(StateDict* weights);
 
-// Ignores what activations do not depend on: heads for other ends (score, v_head, classifier, qa_outputs) and buffers
-// of integers (masks, positions). "" or a text that names what was left out, for people. Call it once all else is
-// taken.
+// Ignores tensors that do not affect activations: heads for other purposes (score, v_head, classifier, qa_outputs) and
+// integer buffers (masks, positions). Returns a text that names them, or "" if there are none. Call it after everything
+// else is taken.
 std::string IgnoreOtherHeads(WeightTaker& take);
 
 }  // namespace hookline

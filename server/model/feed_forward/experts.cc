@@ -9,7 +9,7 @@
 namespace hookline {
 namespace {
 
-// DeepSeek's own code adds this, so that weights which are all 0 do not divide by 0.
+// DeepSeek's own code adds this, so that the sum of weights that are all 0 does not divide by 0.
 constexpr double kSumEpsilon = 1e-20;
 
 }  // namespace
@@ -18,9 +18,10 @@ Experts::Experts(const ExpertsConfig& config, ExpertsWeights weights, HookPointL
     : config_(config), weights_(std::move(weights)) {
   logits_hook_ =
       hook_points.Add("mlp.hook_router_logits", config.experts, "The router's output, one logit per expert.");
-  indices_hook_ = hook_points.Add("mlp.hook_expert_indices", config.chosen,
-                                  "The chosen experts' numbers, in falling order of the score that chose them; those "
-                                  "above 256 need float32.");
+  indices_hook_ =
+      hook_points.Add("mlp.hook_expert_indices", config.chosen,
+                      "The chosen experts' numbers, in descending order of the score that chose them; those "
+                      "above 256 need float32.");
   hook_points.Observation(indices_hook_);
   weights_hook_ =
       hook_points.Add("mlp.hook_expert_weights", config.chosen,
@@ -42,7 +43,7 @@ bool Experts::Run(const at::Tensor& h, Taps& taps, at::Tensor* out) const {
   return false;
 }
 
-// A near-tie is decided by the logits as they are, which hook_router_logits shows.
+// The unrounded logits decide near-ties; hook_router_logits shows them.
 Experts::Choice Experts::Choose(const at::Tensor& logits) const {
   Choice choice;
   at::Tensor weights;  // of all experts, or of the chosen
@@ -65,7 +66,8 @@ Experts::Choice Experts::Choose(const at::Tensor& logits) const {
   return choice;
 }
 
-// `scores` (rows, E), -infinity outside the best groups. A group is as good as the sum of its two best experts.
+// Returns `scores` (rows, E) with -infinity outside the best groups. A group's score is the sum of its
+// two best experts.
 at::Tensor Experts::WithinBestGroups(const at::Tensor& scores) const {
   if (config_.chosen_groups == config_.groups) return scores;
   const at::Tensor by_group = scores.view({-1, config_.groups, config_.experts / config_.groups});
@@ -77,11 +79,11 @@ at::Tensor Experts::WithinBestGroups(const at::Tensor& scores) const {
 
 at::Tensor Experts::RunChosen(const at::Tensor& h, const Choice& choice) const {
   const int64_t rows = h.size(0), chosen = config_.chosen;
-  // (rows * k): which of the choices come first when they are sorted by expert, and those experts.
+  // (rows * k): the choices in the order of their experts, and those experts.
   const at::Tensor all = choice.indices.reshape(-1);
   const at::Tensor order = at::argsort(all, /*stable=*/true, /*dim=*/0, /*descending=*/false);
   const at::Tensor experts = at::index_select(all, 0, order);
-  // The one wait: where each expert's rows end.
+  // This is the only wait: the host needs to know where each expert's rows end.
   const at::Tensor ends =
       at::searchsorted(experts, at::arange(config_.experts, experts.options()), /*out_int32=*/false, /*right=*/true)
           .cpu();

@@ -1,4 +1,4 @@
-// A mixture of E experts, each a gated MLP, of which every row passes the k that its router chooses.
+// A mixture of E experts, each a gated MLP. Every row passes through the k experts that its router chooses.
 //
 //   logits = h Wr (+ b)                                      hook_router_logits (E)
 //   scores, weights of all experts                           ExpertsConfig::Routing
@@ -6,8 +6,8 @@
 //   their weights                                            hook_expert_weights (k)
 //   out = sum over the chosen of weight expert(h) (+ shared expert(h), gated or not)
 //   expert(h) = down(act(gate(h)) * up(h))
-// Rows are sorted by expert, so that each expert's matrices meet all their rows once. Softmax, sigmoid and the sum are
-// in float32. On an accelerator the host waits once a layer: for how many rows each expert got.
+// Rows are sorted by expert, so that each expert's matrices are used once, for all their rows. Softmax, sigmoid and the
+// sum are in float32. On an accelerator the host waits once per layer, for the number of rows of each expert.
 #ifndef HOOKLINE_SERVER_MODEL_FEED_FORWARD_EXPERTS_H_
 #define HOOKLINE_SERVER_MODEL_FEED_FORWARD_EXPERTS_H_
 

@@ -1,4 +1,4 @@
-// The feed-forward part of one layer, which works on each row alone. The kinds are files beside this one.
+// The feed-forward part of one layer, which treats each row separately. Each kind has its file beside this one.
 #ifndef HOOKLINE_SERVER_MODEL_FEED_FORWARD_FEED_FORWARD_H_
 #define HOOKLINE_SERVER_MODEL_FEED_FORWARD_FEED_FORWARD_H_
 
@@ -17,12 +17,12 @@ class FeedForward {
  public:
   virtual ~FeedForward() = default;
 
-  // Sets `out` to what the layer makes of its input `h`, both (rows, width); a row depends on its own row only. Returns
-  // whether the last hook point of the pass was tapped, after which `out` means nothing.
+  // Sets `out` to the layer's output for the input `h`, both (rows, width); a row depends only on the same row of `h`.
+  // Returns true if the last hook point of the pass was tapped; `out` is then undefined.
   virtual bool Run(const at::Tensor& h, Taps& taps, at::Tensor* out) const = 0;
 };
 
-// The feed-forward part that `config` describes, with its hook points added to `hook_points` as `mlp.*`.
+// Makes the feed-forward part that `config` describes and adds its hook points to `hook_points` as `mlp.*`.
 std::unique_ptr<FeedForward> MakeFeedForward(const FeedForwardConfig& config, FeedForwardWeights weights,
                                              HookPointList& hook_points);
 

@@ -8,7 +8,7 @@
 namespace hookline {
 namespace {
 
-// The beginning of every pointer (git-lfs's docs/spec.md).
+// Every pointer begins with this (git-lfs's docs/spec.md).
 constexpr absl::string_view kPointer = "version https://git-lfs.github.com/spec/";
 
 absl::Status IsPointer(const std::string& path) {

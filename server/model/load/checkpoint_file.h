@@ -1,4 +1,4 @@
-// Opening the files of checkpoints.
+// Opens the files of checkpoints.
 #ifndef HOOKLINE_SERVER_MODEL_LOAD_CHECKPOINT_FILE_H_
 #define HOOKLINE_SERVER_MODEL_LOAD_CHECKPOINT_FILE_H_
 
@@ -11,11 +11,11 @@
 
 namespace hookline {
 
-// InputFile::Open, and FAILED_PRECONDITION for what Git leaves where large files were not fetched: a pointer to the
-// file.
+// The same as InputFile::Open, but FAILED_PRECONDITION for a Git LFS pointer, which Git leaves in place of a large file
+// that was not fetched.
 absl::StatusOr<std::shared_ptr<const InputFile>> OpenCheckpointFile(const std::string& path);
 
-// ReadWholeFile, and the same error.
+// The same as ReadWholeFile, with the same additional error.
 absl::StatusOr<std::string> ReadCheckpointText(const std::string& path, int64_t max_bytes);
 
 }  // namespace hookline

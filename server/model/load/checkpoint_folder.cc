@@ -20,7 +20,7 @@ using Json = nlohmann::json;
 using ReadShard = absl::StatusOr<StateDict> (*)(const std::string& path);
 
 constexpr int64_t kMaxIndexBytes = int64_t{32} << 20;
-// {"metadata": {...}, "weight_map": {...}}; deeper JSON is not read, however deep it is.
+// An index is {"metadata": {...}, "weight_map": {...}}; JSON that is nested more deeply is not read.
 constexpr int kMaxIndexDepth = 8;
 
 bool IsThere(const std::string& path) { return access(path.c_str(), F_OK) == 0; }
@@ -29,7 +29,7 @@ absl::Status Bad(const std::string& index, absl::string_view what) {
   return absl::FailedPreconditionError(absl::StrCat(index, ": ", what));
 }
 
-// The `weight_map` of the index: files by tensor.
+// Returns the `weight_map` of the index: files by tensor.
 absl::StatusOr<Json> ReadWeightMap(const std::string& index) {
   ASSIGN_OR_RETURN(const std::string text, ReadCheckpointText(index, kMaxIndexBytes));
   const absl::StatusOr<Json> json = ParseJsonObject(text, kMaxIndexDepth);
@@ -58,8 +58,8 @@ absl::StatusOr<StateDict> ReadShards(const std::string& folder, const std::strin
     for (auto& [name, tensor] : part.tensors) {
       const auto home = map.find(name);
       if (home == map.end() || *home != shard) {
-        return Bad(index,
-                   absl::StrCat(Quoted(shard), " holds tensor ", Quoted(name), ", which weight_map does not say"));
+        return Bad(index, absl::StrCat(Quoted(shard), " holds tensor ", Quoted(name),
+                                       ", which weight_map does not list for it"));
       }
       weights.tensors.emplace(name, std::move(tensor));
     }

@@ -11,7 +11,7 @@
 namespace hookline {
 namespace {
 
-// Each has threads of its own. Larger machines have fewer accelerators.
+// Each device has its own threads. Larger machines have fewer accelerators.
 constexpr size_t kMaxDevices = 64;
 
 }  // namespace
@@ -40,7 +40,7 @@ absl::StatusOr<std::vector<std::vector<std::string>>> ParseDevices(absl::string_
   }
   if (count > kMaxDevices) return refused(absl::StrCat(count, " devices are more than ", kMaxDevices));
   if (count > 1 && (seen.count("auto") != 0 || seen.count("cuda") != 0)) {
-    return refused("auto and cuda stand alone; beside others a device is named with its number");
+    return refused("auto and cuda cannot be combined with other devices; name each device with its number");
   }
   if (cpus != 0 && cpus != count) return refused("rows of the CPU differ from those of other devices");
   return replicas;

@@ -19,7 +19,7 @@
 namespace hookline {
 namespace {
 
-// The number in the line of `file` that begins with the word `key`.
+// Returns the number in the line of `file` that begins with the word `key`.
 std::optional<int64_t> NumberAfter(const std::string& file, absl::string_view key) {
   std::ifstream lines(file);
   for (std::string line; std::getline(lines, line);) {
@@ -30,7 +30,7 @@ std::optional<int64_t> NumberAfter(const std::string& file, absl::string_view ke
   return std::nullopt;
 }
 
-// The number that is all of `file`; nullopt for "max" too.
+// Returns the number that is the whole content of `file`; nullopt for "max" too.
 std::optional<int64_t> OnlyNumber(const std::string& file) {
   std::ifstream lines(file);
   std::string line;
@@ -39,7 +39,7 @@ std::optional<int64_t> OnlyNumber(const std::string& file) {
   return number;
 }
 
-// The path of this process's cgroup in the unified hierarchy, "" for its top.
+// Returns the path of this process's cgroup in the unified hierarchy, "" for the root.
 std::string CgroupPath(absl::string_view root) {
   std::ifstream lines(absl::StrCat(root, "/proc/self/cgroup"));
   for (std::string line; std::getline(lines, line);) {
@@ -82,7 +82,7 @@ std::optional<AvailableMemory> HostMemory(absl::string_view root) {
   const std::optional<int64_t> kilobytes = NumberAfter(absl::StrCat(root, "/proc/meminfo"), "MemAvailable:");
   if (!kilobytes) return std::nullopt;
   AvailableMemory memory{*kilobytes * 1024, "MemAvailable of /proc/meminfo"};
-  // A limit binds all cgroups below it.
+  // A limit also applies to all cgroups below it.
   std::string path = CgroupPath(root);
   for (bool at_top = false; !at_top;) {
     at_top = path.empty();
@@ -104,10 +104,10 @@ std::optional<AvailableMemory> MemoryOf(const std::string& device) {
     const c10::Device where(device);
     if (where.is_cpu()) return HostMemory();
     if (const std::optional<int64_t> bytes = FreeBytesOn(where); bytes.has_value()) {
-      return AvailableMemory{*bytes, "as the driver says"};
+      return AvailableMemory{*bytes, "reported by the driver"};
     }
   } catch (const std::exception&) {
-    return std::nullopt;  // loading the model says what is wrong with the device
+    // Loading the model reports what is wrong with the device.
   }
   return std::nullopt;
 }

@@ -15,7 +15,7 @@
 
 namespace hookline {
 
-// The memory that a model's weights take on its device, in the dtype that they get there.
+// The memory that a model's weights take on its device, in the dtype that they have there.
 struct MemoryNeed {
   std::string model;   // its name
   std::string device;  // as LibTorch names it: "cpu", "cuda:0"
@@ -24,24 +24,25 @@ struct MemoryNeed {
 
 struct AvailableMemory {
   int64_t bytes = 0;
-  std::string source;  // where the number is from, e.g. "MemAvailable of /proc/meminfo"
+  std::string source;  // the source of the number, e.g. "MemAvailable of /proc/meminfo"
 };
 
-// RESOURCE_EXHAUSTED where the models of one device need more than it has: both numbers, and each model's. A device for
-// which `available` knows no number passes.
+// Returns RESOURCE_EXHAUSTED, with both numbers and each model's, if the models of one device need more than it has. A
+// device for which `available` returns nullopt passes.
 absl::Status CheckMemory(absl::Span<const MemoryNeed> needs,
                          absl::FunctionRef<std::optional<AvailableMemory>(const std::string& device)> available);
 
-// Returns what the host can give without swapping: MemAvailable, or less where a cgroup (version 2) of this process or
-// one around it has a limit: the limit less what is in use, droppable files counted as free. nullopt where /proc
-// does not tell. `root` is put before the paths, for tests.
+// Returns the bytes that the host can give without swapping: MemAvailable, or less if a cgroup (version 2) that
+// contains this process has a limit. A limit leaves its own bytes minus those in use, where droppable files count as
+// free. Returns nullopt if /proc has no number. `root` is put before the paths, for tests.
 std::optional<AvailableMemory> HostMemory(absl::string_view root = "");
 
-// Returns what a model on `device` (LibTorch's name) can get: HostMemory for "cpu", else what the driver calls free.
-// Returns nullopt if LibTorch cannot tell without CUDA's headers (before 2.11), or there is no such device.
+// Returns the bytes that a model on `device` (LibTorch's name) can get: HostMemory for "cpu", else the driver's
+// number of free bytes. Returns nullopt if LibTorch gives it only through CUDA's headers (before 2.11), or there is
+// no such device.
 std::optional<AvailableMemory> MemoryOf(const std::string& device);
 
-// "1.5 GB (1500000000 bytes)".
+// Returns text such as "1.5 GB (1500000000 bytes)".
 std::string MemoryText(int64_t bytes);
 
 }  // namespace hookline

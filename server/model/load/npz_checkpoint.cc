@@ -25,7 +25,7 @@ absl::StatusOr<at::ScalarType> TypeOf(const std::string& descr) {
   if (descr == "<f4") return at::kFloat;
   if (descr == "<f2") return at::kHalf;
   if (descr == "<f8") return at::kDouble;
-  return absl::FailedPreconditionError(absl::StrCat("has type ", Quoted(descr), "; <f2, <f4 and <f8 are read"));
+  return absl::FailedPreconditionError(absl::StrCat("has type ", Quoted(descr), "; <f2, <f4 and <f8 are supported"));
 }
 
 // Returns the strides, in values, of an array of these sizes.
@@ -51,7 +51,7 @@ absl::StatusOr<StoredTensor> FindArray(const std::shared_ptr<const InputFile>& f
     return absl::FailedPreconditionError(
         absl::StrCat("has a header of ", header.data_offset, " bytes, which NumPy does not write"));
   }
-  // The checksum is that of the header and the values together.
+  // The checksum covers the header and the values together.
   return StoredTensor::Make({file, entry.offset, entry.bytes, entry.crc}, type, header.data_offset / item, header.shape,
                             Strides(header.shape, header.fortran_order));
 }

@@ -1,4 +1,4 @@
-// Reads the arrays of an .npz file, as numpy.savez writes it: a zip archive of .npy files.
+// Reads the arrays of an .npz file that numpy.savez wrote: a zip archive of .npy files.
 #ifndef HOOKLINE_SERVER_MODEL_LOAD_NPZ_CHECKPOINT_H_
 #define HOOKLINE_SERVER_MODEL_LOAD_NPZ_CHECKPOINT_H_
 
@@ -9,8 +9,8 @@
 
 namespace hookline {
 
-// Returns the arrays by their names, without ".npy". Arrays of float16, float32 and float64 are read, of either order;
-// others and compressed ones (numpy.savez_compressed) are FAILED_PRECONDITION, naming the file and the array.
+// Returns the arrays by their names, without ".npy". Reads arrays of float16, float32 and float64, in either order.
+// Others, and compressed ones (numpy.savez_compressed), are FAILED_PRECONDITION, naming the file and the array.
 absl::StatusOr<StateDict> ReadNpz(const std::string& path);
 
 }  // namespace hookline

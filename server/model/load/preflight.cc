@@ -11,7 +11,7 @@
 namespace hookline {
 namespace {
 
-// Each has an executor thread of its own.
+// Each has its own executor thread.
 constexpr size_t kMaxModels = 64;
 
 }  // namespace
@@ -20,7 +20,7 @@ absl::Status CheckModels(absl::Span<const ModelOptions> models,
                          absl::FunctionRef<std::optional<AvailableMemory>(const std::string& device)> available) {
   if (models.size() > kMaxModels) {
     return absl::InvalidArgumentError(
-        absl::StrCat(models.size(), " models; --model may be given ", kMaxModels, " times"));
+        absl::StrCat(models.size(), " models; --model can be given at most ", kMaxModels, " times"));
   }
   std::set<std::string> names;
   std::vector<MemoryNeed> needs;
@@ -32,10 +32,10 @@ absl::Status CheckModels(absl::Span<const ModelOptions> models,
                                                      " letters, digits, '.', '_' and '-' as NAME=PATH"));
     }
     if (!names.insert(name).second) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("--model ", one.path, ": two models are named '", name, "'; name them apart as NAME=PATH"));
+      return absl::InvalidArgumentError(absl::StrCat("--model ", one.path, ": two models are named '", name,
+                                                     "'; give them different names as NAME=PATH"));
     }
-    // A model that cannot be counted cannot be loaded either, which says better why.
+    // A model that cannot be counted cannot be loaded either, and loading it gives a better error.
     if (const auto counted = CountWeights(one); counted.ok())
       needs.insert(needs.end(), counted->begin(), counted->end());
   }

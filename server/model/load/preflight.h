@@ -1,4 +1,4 @@
-// Checks whether several models can be in one server, before the first is loaded.
+// Checks whether several models fit in one server, before the first is loaded.
 #ifndef HOOKLINE_SERVER_MODEL_LOAD_PREFLIGHT_H_
 #define HOOKLINE_SERVER_MODEL_LOAD_PREFLIGHT_H_
 
@@ -13,10 +13,10 @@
 
 namespace hookline {
 
-// Names must be unique (an empty one is the last part of the path), and the models of one device must fit there
-// together, as CountWeights counts them. A model that cannot be counted counts nothing: loading it says why. Errors:
-// INVALID_ARGUMENT (none, more than 64, a name twice or one of other characters than letters, digits, `.`, `_` and
-// `-`), RESOURCE_EXHAUSTED (as CheckMemory).
+// Names must be unique (an empty one stands for the last part of the path), and the models of one device must fit there
+// together, by CountWeights. A model whose weights cannot be counted is left out, since loading it reports the reason.
+// Errors: INVALID_ARGUMENT (no model, more than 64, a name twice or one with characters other than letters, digits,
+// `.`, `_` and `-`), RESOURCE_EXHAUSTED (as CheckMemory).
 absl::Status CheckModels(
     absl::Span<const ModelOptions> models,
     absl::FunctionRef<std::optional<AvailableMemory>(const std::string& device)> available = MemoryOf);

@@ -1,4 +1,4 @@
-// Threads that help another one with what can be done in pieces.
+// Threads that help another thread with work that can be done in pieces.
 #ifndef HOOKLINE_SERVER_MODEL_LOAD_READ_TEAM_H_
 #define HOOKLINE_SERVER_MODEL_LOAD_READ_TEAM_H_
 
@@ -12,11 +12,11 @@
 
 namespace hookline {
 
-// Belongs to one thread at a time. On a busy machine nobody waits for a helper that did not get to run, unlike with
+// Belongs to one thread at a time. On a busy machine no thread waits for a helper that did not get to run, unlike with
 // LibTorch's own threads, all of which have to finish each loop.
 class ReadTeam {
  public:
-  // None where `helpers` is zero or less.
+  // Starts no thread if `helpers` is zero or less.
   explicit ReadTeam(int helpers) {
     for (int i = 0; i < helpers; ++i) threads_.emplace_back([this] { Help(); });
   }
@@ -32,8 +32,8 @@ class ReadTeam {
   ReadTeam(const ReadTeam&) = delete;
   ReadTeam& operator=(const ReadTeam&) = delete;
 
-  // Runs `work`, which returns once nothing is left to be claimed and throws nothing, in this thread and in the helpers
-  // that come in time. Returns once it runs in none.
+  // Runs `work` in this thread and in the helpers that come in time. `work` returns once no piece is left to claim, and
+  // does not throw. Returns once no thread runs it any more.
   void Run(absl::FunctionRef<void()> work) {
     {
       absl::MutexLock lock(&mutex_);
@@ -73,8 +73,8 @@ class ReadTeam {
 
   absl::Mutex mutex_;
   const absl::FunctionRef<void()>* work_ ABSL_GUARDED_BY(mutex_) = nullptr;  // null: none
-  int64_t round_ ABSL_GUARDED_BY(mutex_) = 0;                                // tells one work from the next
-  int working_ ABSL_GUARDED_BY(mutex_) = 0;                                  // helpers that are in it
+  int64_t round_ ABSL_GUARDED_BY(mutex_) = 0;                                // distinguishes calls of Run
+  int working_ ABSL_GUARDED_BY(mutex_) = 0;                                  // helpers that are running it
   bool ends_ ABSL_GUARDED_BY(mutex_) = false;
   std::vector<std::thread> threads_;
 };

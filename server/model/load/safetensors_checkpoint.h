@@ -9,7 +9,7 @@
 
 namespace hookline {
 
-// Reads one file's header and checks it as ReadSafetensorsHeader does. Errors: what InputFile says; FAILED_PRECONDITION
+// Reads one file's header and checks it as ReadSafetensorsHeader does. Errors: those of InputFile; FAILED_PRECONDITION
 // naming the file, the tensor and what is wrong with it.
 absl::StatusOr<StateDict> ReadSafetensors(const std::string& path);
 

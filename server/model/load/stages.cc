@@ -23,7 +23,7 @@ bool IsAfterBlocks(absl::string_view weight) {
   return weight == "norm.weight" || absl::EndsWith(weight, ".norm.weight");
 }
 
-// The bytes of the stages where the first block of each is given.
+// Returns the bytes of the stages that begin with the blocks `firsts`.
 std::vector<int64_t> StageBytes(const std::vector<int64_t>& block_bytes, int64_t before, int64_t after,
                                 const std::vector<int>& firsts) {
   std::vector<int64_t> bytes;
@@ -38,8 +38,8 @@ std::vector<int64_t> StageBytes(const std::vector<int64_t>& block_bytes, int64_t
   return bytes;
 }
 
-// The first block of each stage, if none is to have more than `most` bytes and each has a block; none if there is no
-// such way.
+// Returns the first block of each stage, so that no stage has more than `most` bytes and each has a block; nullopt if
+// that is not possible.
 std::optional<std::vector<int>> FirstsWithin(const std::vector<int64_t>& block_bytes, int64_t before, int64_t after,
                                              int stages, int64_t most) {
   std::vector<int> firsts = {0};
@@ -49,7 +49,7 @@ std::optional<std::vector<int>> FirstsWithin(const std::vector<int64_t>& block_b
     const int64_t bytes = block_bytes[static_cast<size_t>(b)] + (b + 1 == blocks ? after : 0);
     const bool begun = b > firsts.back();
     const int stages_left = stages - static_cast<int>(firsts.size());
-    // Each stage that is left needs a block.
+    // Each remaining stage needs a block.
     const bool must_begin = begun && blocks - b <= stages_left;
     if (stages_left > 0 && begun && (must_begin || used + bytes > most)) {
       firsts.push_back(b);
@@ -103,7 +103,7 @@ absl::StatusOr<std::vector<Stage>> SplitBlocks(const std::map<std::string, int64
     to += bytes;
     all += bytes;
   }
-  // The smallest bound for which there is a way.
+  // Finds the smallest bound that a split can meet.
   int64_t low = 0, high = all;
   while (low < high) {
     const int64_t middle = low + (high - low) / 2;

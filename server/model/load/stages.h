@@ -17,26 +17,27 @@
 
 namespace hookline {
 
-// The block that a weight belongs to, by its name: the first part between dots that is a number. None: it stands before
-// the blocks or after them.
+// Returns the block of a weight by its name: the first part between dots that is a number. Returns none for weights
+// before or after the blocks.
 std::optional<int> BlockOf(absl::string_view weight);
 
-// The place among `stages` of a weight: with its block or, where it belongs to none, on the last if it is of the last
-// norm or of the unembedding, by the names that checkpoints give them, else on the first.
+// Returns the index of a weight's stage. A weight of a block belongs to the block's stage. Otherwise weights of the
+// last norm and of the unembedding, by their usual names, belong to the last stage, all others to the first.
 size_t StageOf(absl::string_view weight, absl::Span<const Stage> stages);
 
-// Splits `blocks` blocks over `devices` so that the largest stage is as small as possible. `weights`: the bytes that
-// each takes on its device, by name. INVALID_ARGUMENT: fewer blocks than devices.
+// Splits `blocks` blocks over `devices` so that the largest stage is as small as possible. `weights` gives the bytes of
+// each weight on its device, by name. INVALID_ARGUMENT: fewer blocks than devices.
 absl::StatusOr<std::vector<Stage>> SplitBlocks(const std::map<std::string, int64_t>& weights, int blocks,
                                                absl::Span<const std::string> devices);
 
-// Splits the blocks of the model `name` over the devices that `stages` names, and completes the stages. Returns what
-// each device needs for `weights`, as SplitBlocks has them. Errors as SplitBlocks.
+// Splits the blocks of the model `name` over the devices that `stages` names, and completes the stages. Returns the
+// bytes that each device needs. `weights` and errors: see SplitBlocks.
 absl::StatusOr<std::vector<MemoryNeed>> PlaceWeights(const std::string& name,
                                                      const std::map<std::string, int64_t>& weights, int blocks,
                                                      std::vector<Stage>* stages);
 
-// The taker puts each weight where it belongs. Before the blocks are divided this holds for weights of no block alone.
+// Makes the taker put each weight on the device of its stage. Before the blocks are divided, this is only right for
+// weights that belong to no block.
 void TakeToStages(const std::vector<Stage>& stages, WeightTaker* take);
 
 }  // namespace hookline

@@ -1,4 +1,4 @@
-// The parameters of a checkpoint, by name: what the readers give and the families take.
+// The parameters of a checkpoint by name, which the readers return and the families take.
 #ifndef HOOKLINE_SERVER_MODEL_LOAD_STATE_DICT_H_
 #define HOOKLINE_SERVER_MODEL_LOAD_STATE_DICT_H_
 

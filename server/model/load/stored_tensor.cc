@@ -38,7 +38,7 @@ absl::StatusOr<StoredTensor> StoredTensor::Make(StoredRange storage, at::ScalarT
                                                       absl::StrJoin(tensor.strides_, ","), ", offset ", offset,
                                                       ", storage of ", available, " values)"));
   };
-  if (tensor.sizes_.size() != tensor.strides_.size()) return bad("has sizes and strides of different number");
+  if (tensor.sizes_.size() != tensor.strides_.size()) return bad("has different numbers of sizes and strides");
   if (offset < 0 || offset > available) return bad("begins outside its storage");
   CheckedInt64 values = 1, span = 1;
   for (size_t i = 0; i < tensor.sizes_.size(); ++i) {

@@ -1,4 +1,4 @@
-// The place of a tensor's values in a file: what the readers of checkpoints give instead of the values.
+// The place of a tensor's values in a file. The readers of checkpoints return it instead of the values.
 #ifndef HOOKLINE_SERVER_MODEL_LOAD_STORED_TENSOR_H_
 #define HOOKLINE_SERVER_MODEL_LOAD_STORED_TENSOR_H_
 
@@ -14,23 +14,23 @@
 
 namespace hookline {
 
-// Bytes of a file that are for one tensor or for several.
+// A range of a file that holds one tensor or several.
 struct StoredRange {
   std::shared_ptr<const InputFile> file;
   int64_t offset = 0;
   int64_t bytes = 0;
-  std::optional<uint32_t> crc;  // CRC-32 of all of them, where the format gives it
+  std::optional<uint32_t> crc;  // CRC-32 of the whole range, if the format has one
 };
 
-// Shape and type are asked for as at::Tensor's.
+// Shape and type have the interface of at::Tensor.
 class StoredTensor {
  public:
-  // A tensor of values of `type` in `storage`, with `offset` and `strides` in values. Checks, whatever the numbers,
-  // that it stays inside and that it has no more values than the storage (so that making it contiguous stays bounded).
-  // The error is a sentence about the tensor.
+  // Makes a tensor of values of `type` in `storage`, with `offset` and `strides` in values. Checks, without overflow,
+  // that it stays inside the storage and has no more values than it (so that making it contiguous stays bounded). The
+  // error is a sentence about the tensor.
   static absl::StatusOr<StoredTensor> Make(StoredRange storage, at::ScalarType type, int64_t offset,
                                            std::vector<int64_t> sizes, std::vector<int64_t> strides);
-  // The same for one that is contiguous and begins where the storage does.
+  // The same for a contiguous tensor that begins where the storage does.
   static absl::StatusOr<StoredTensor> MakeContiguous(StoredRange storage, at::ScalarType type,
                                                      std::vector<int64_t> sizes);
 
@@ -45,7 +45,7 @@ class StoredTensor {
   at::IntArrayRef strides() const { return strides_; }
   bool is_contiguous() const;
   const StoredRange& storage() const { return storage_; }
-  // The range from the first to the last of its values.
+  // The range from the first to the last of the values.
   int64_t first_byte() const { return storage_.offset + offset_ * item_bytes(); }
   int64_t span_bytes() const { return span_values_ * item_bytes(); }
 

@@ -24,11 +24,11 @@ namespace hookline {
 namespace {
 
 constexpr absl::string_view kPickle = "/data.pkl";
-// This is enough to tell the older form.
+// Enough bytes to recognize the older form.
 constexpr int64_t kMagicBytes = 16;
-// "little" or "big".
+// The content is "little" or "big".
 constexpr int64_t kMaxByteOrderBytes = 16;
-// torch.compile and DistributedDataParallel put these before every name, in the order in which they were applied.
+// torch.compile and DistributedDataParallel add these prefixes to every name, in the order in which they were applied.
 constexpr absl::string_view kWrapperPrefixes[] = {"_orig_mod.", "module."};
 
 absl::string_view WithoutWrappers(absl::string_view name) {
@@ -52,7 +52,7 @@ at::ScalarType TypeOf(absl::string_view storage_type) {
   return at::kByte;
 }
 
-// The archive's only folder, which torch.save names after the file.
+// Returns the archive's only folder, which torch.save names after the file.
 absl::StatusOr<std::string> FindFolder(const ZipArchive& archive) {
   std::string folder;
   for (const auto& [name, entry] : archive.entries()) {
@@ -71,7 +71,7 @@ absl::StatusOr<std::string> FindFolder(const ZipArchive& archive) {
 
 using Storages = absl::flat_hash_map<std::string, StoredRange>;  // by key
 
-// Finds the tensor that `tensor` describes in its storage. The error is a sentence about the tensor.
+// Returns the tensor that `tensor` describes, in its storage. The error is a sentence about the tensor.
 absl::StatusOr<StoredTensor> FindTensor(const PickledTensor& tensor, const Storages& storages) {
   const auto storage = storages.find(tensor.storage_key);
   if (storage == storages.end()) {
@@ -98,19 +98,19 @@ absl::StatusOr<StateDict> FindTensors(const std::string& path, const std::vector
     };
     absl::StatusOr<StoredTensor> stored = FindTensor(tensor, storages);
     if (!stored.ok()) return bad(stored.status().message());
-    if (!weights.tensors.emplace(name, *std::move(stored)).second) return bad("is there twice");
+    if (!weights.tensors.emplace(name, *std::move(stored)).second) return bad("appears twice");
   }
   return weights;
 }
 
-// The file's first bytes, at most `count`.
+// Returns the file's first bytes, at most `count`.
 absl::StatusOr<std::vector<uint8_t>> ReadBegin(const InputFile& file, int64_t count) {
   std::vector<uint8_t> bytes(static_cast<size_t>(std::min(file.size(), count)));
   RETURN_IF_ERROR(file.ReadAt(0, absl::MakeSpan(bytes)));
   return bytes;
 }
 
-// Each storage follows its number of values.
+// In this form, each storage follows the number of its values.
 absl::StatusOr<StateDict> ReadLegacy(const std::shared_ptr<const InputFile>& file) {
   ASSIGN_OR_RETURN(const std::vector<uint8_t> begin, ReadBegin(*file, kMaxPickleBytes));
   ASSIGN_OR_RETURN(const LegacyHead head, UnpickleLegacyHead(begin));

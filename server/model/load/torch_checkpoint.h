@@ -11,10 +11,11 @@
 
 namespace hookline {
 
-// Reads what `path` says of its tensors and checks it; the tensors' own bytes are checked when they are read, against
-// the entries' CRC-32. Nothing in the file is executed: the pickle may build tensors, storages, OrderedDicts, dicts,
-// lists, tuples and primitive values, everything else is refused by name. The prefixes `_orig_mod.` and `module.` are
-// taken off the names. Errors: what InputFile says; FAILED_PRECONDITION naming the file and what is wrong with it.
+// Reads the descriptions of the tensors in `path` and checks them. The tensors' own bytes are checked against the
+// entries' CRC-32 when they are read. Nothing in the file is executed: the pickle can build tensors, storages,
+// OrderedDicts, dicts, lists, tuples and primitive values; everything else is refused by name. The prefixes
+// `_orig_mod.` and `module.` are removed from names. Errors: those of InputFile; FAILED_PRECONDITION naming the file
+// and what is wrong with it.
 absl::StatusOr<StateDict> ReadTorchCheckpoint(const std::string& path);
 
 }  // namespace hookline

@@ -26,30 +26,30 @@
 namespace hookline {
 namespace {
 
-// A thread reads so much at a time: it is still in the processor's cache when it is hashed and converted, and it holds
-// whole values of every type.
+// A thread reads this much at a time. A piece is still in the processor's cache when it is hashed and converted, and it
+// holds whole values of every type.
 constexpr int64_t kPieceBytes = int64_t{1} << 20;
 
-// Pieces that may be read before the one whose turn it is to be hashed: enough that a thread which the machine holds up
-// holds up no other, and few enough to bound the memory.
+// The most pieces that can be read ahead of the piece whose turn it is to be hashed: enough that a delayed thread does
+// not delay the others, and few enough to bound the memory.
 constexpr int64_t kMaxAhead = 16;
 
-// Tensors from here on get memory of their own in huge pages: the kernel hands it out several times as fast, and matrix
-// products miss fewer translations. Smaller ones would leave too much of a page unused, and too many of them would meet
-// the kernel's limit of 65530 maps.
+// Tensors of at least this size get their own memory in huge pages: the kernel provides it several times as fast, and
+// matrix products miss fewer translations. Smaller tensors would leave too much of a page unused, and too many of them
+// would reach the kernel's limit of 65530 maps.
 constexpr int64_t kHugePageBytes = int64_t{2} << 20;
 constexpr int64_t kMinMappedBytes = 2 * kHugePageBytes;
 
-// Memory for weights, contiguous and not yet touched.
+// Allocates memory for weights, contiguous and not yet touched.
 at::Tensor NewTensor(at::IntArrayRef sizes, at::ScalarType type) {
   const int64_t bytes = c10::multiply_integers(sizes) * static_cast<int64_t>(c10::elementSize(type));
   if (bytes < kMinMappedBytes) return at::empty(sizes, type);
-  // A huge page more than needed, so that the tensor can begin with one; what lies before and after it is given back.
-  // Its last part gets ordinary pages: a huge one, filled to the end, would take up to 2 MiB for nothing.
+  // Maps one more huge page, so that the tensor can begin with a huge page, and gives back what lies before and after
+  // it. The last part of the tensor gets ordinary pages, since a whole huge page would waste up to 2 MiB.
   const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
   const size_t length = static_cast<size_t>(bytes + kHugePageBytes);
   void* const mapped = mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (mapped == MAP_FAILED) return at::empty(sizes, type);  // whose error says how much is wanted
+  if (mapped == MAP_FAILED) return at::empty(sizes, type);  // the error of which says how much was requested
   uint8_t* const begin = static_cast<uint8_t*>(mapped);
   const size_t before = static_cast<size_t>(-reinterpret_cast<uintptr_t>(begin) & (kHugePageBytes - 1));
   if (before > 0) munmap(begin, before);
@@ -61,7 +61,7 @@ at::Tensor NewTensor(at::IntArrayRef sizes, at::ScalarType type) {
       data, sizes, [kept](void* values) { munmap(values, kept); }, type);
 }
 
-// Gets a piece of a range: its first byte, counted from the start of the range, and the bytes. Called by several
+// Receives a piece of a range: its first byte, counted from the start of the range, and the bytes. Called by several
 // threads in any order.
 using UsePiece = absl::FunctionRef<void(int64_t begin, absl::Span<const uint8_t> bytes)>;
 
@@ -70,8 +70,9 @@ absl::Span<const uint8_t> BytesOf(const T* values, size_t count) {
   return {reinterpret_cast<const uint8_t*>(values), count * sizeof(T)};
 }
 
-// Reads a range of a file once, by the team's threads, and computes its hash and checksum. Pieces are claimed in order
-// and hashed in order; one that is read before its turn waits in memory, so that no thread has to wait for another's.
+// Reads a range of a file once, with the threads of the team, and computes its hash and checksum. Pieces are claimed in
+// order and hashed in order; a piece that is read before its turn waits in memory, so that no thread has to wait for
+// another one.
 class Pass {
  public:
   enum class Checksum { kNone, kCrc32 };
@@ -79,7 +80,7 @@ class Pass {
   Pass(const InputFile& file, int64_t offset, int64_t bytes, Checksum checksum)
       : file_(file), offset_(offset), bytes_(bytes), checksum_(checksum) {}
 
-  // With `into`, which has room for all of the range, pieces are read to where they belong there. Call it once.
+  // If `into` is not null, it has room for the whole range, and pieces are read to their places there. Call it once.
   absl::Status Run(ReadTeam& team, uint8_t* into, UsePiece use) {
     const auto read = [&] { ReadPieces(into, use); };
     if (bytes_ > kPieceBytes) {
@@ -95,7 +96,7 @@ class Pass {
     absl::MutexLock lock(&mutex_);
     return hash_.hash();
   }
-  // 0 without a checksum.
+  // Returns 0 without a checksum.
   uint32_t crc() {
     absl::MutexLock lock(&mutex_);
     return crc_;
@@ -103,7 +104,7 @@ class Pass {
 
  private:
   struct Piece {
-    std::vector<uint8_t> buffer;  // where it is not read to where it belongs
+    std::vector<uint8_t> buffer;  // unless the piece is read to its final place
     absl::Span<const uint8_t> bytes;
     uint32_t crc = 0;
   };
@@ -161,7 +162,7 @@ class Pass {
   std::atomic<bool> failed_{false};
   absl::Mutex mutex_;
   int64_t turn_ ABSL_GUARDED_BY(mutex_) = 0;
-  std::map<int64_t, Piece> waiting_ ABSL_GUARDED_BY(mutex_);  // for their turn, by index
+  std::map<int64_t, Piece> waiting_ ABSL_GUARDED_BY(mutex_);  // pieces that wait for their turn, by index
   absl::Status status_ ABSL_GUARDED_BY(mutex_);
   uint32_t crc_ ABSL_GUARDED_BY(mutex_) = 0;
   Xxh3 hash_ ABSL_GUARDED_BY(mutex_);
@@ -176,8 +177,8 @@ void ConvertFrom(const uint8_t* from, int64_t count, at::ScalarType to_type, voi
   });
 }
 
-// `count` values of floating types, rounded as LibTorch rounds them. Its own conversion would start threads for each
-// piece.
+// Converts `count` values of floating types with the rounding of LibTorch, whose own conversion would start threads for
+// each piece.
 void Convert(const uint8_t* from, at::ScalarType from_type, int64_t count, at::ScalarType to_type, void* to) {
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, from_type, "Convert",
                                   [&] { ConvertFrom<scalar_t>(from, count, to_type, to); });
@@ -187,7 +188,7 @@ void Discard(int64_t /*begin*/, absl::Span<const uint8_t> /*bytes*/) {}
 
 absl::Status Damaged(const StoredRange& range) {
   return absl::FailedPreconditionError(absl::StrCat("the ", range.bytes, " bytes from byte ", range.offset,
-                                                    " on do not have the checksum that the file gives; it is damaged"));
+                                                    " on do not match their checksum; the file is damaged"));
 }
 
 }  // namespace

@@ -29,7 +29,7 @@ const StoredTensor* WeightTaker::FindOfAnyType(const std::string& name, const st
   if (!sizes.empty() && tensor.sizes() != at::IntArrayRef(sizes)) {
     status_ = absl::FailedPreconditionError(
         absl::StrCat(weights_.path, ": weight ", Quoted(name), " has shape (", absl::StrJoin(tensor.sizes(), ", "),
-                     "), but its configuration makes (", absl::StrJoin(sizes, ", "), ")"));
+                     "), but the configuration requires (", absl::StrJoin(sizes, ", "), ")"));
     return nullptr;
   }
   if (taken_.emplace(name, 0).second) parameters_ += tensor.numel();
@@ -39,9 +39,9 @@ const StoredTensor* WeightTaker::FindOfAnyType(const std::string& name, const st
 const StoredTensor* WeightTaker::Find(const std::string& name, const std::vector<int64_t>& sizes) {
   const StoredTensor* const tensor = FindOfAnyType(name, sizes);
   if (tensor != nullptr && !tensor->is_floating_point()) {
-    status_ = absl::FailedPreconditionError(absl::StrCat(weights_.path, ": weight ", Quoted(name), " is of type ",
-                                                         c10::toString(tensor->scalar_type()),
-                                                         "; floating-point weights are read, not quantised ones"));
+    status_ = absl::FailedPreconditionError(
+        absl::StrCat(weights_.path, ": weight ", Quoted(name), " is of type ", c10::toString(tensor->scalar_type()),
+                     "; only floating-point weights are supported, not quantised ones"));
     return nullptr;
   }
   return tensor;
@@ -51,7 +51,7 @@ const StoredTensor* WeightTaker::FindBytes(const std::string& name, const std::v
   const StoredTensor* const tensor = FindOfAnyType(name, sizes);
   if (tensor == nullptr || tensor->scalar_type() == at::kByte) return tensor;
   status_ = absl::FailedPreconditionError(absl::StrCat(weights_.path, ": weight ", Quoted(name), " is of type ",
-                                                       c10::toString(tensor->scalar_type()), "; bytes are wanted"));
+                                                       c10::toString(tensor->scalar_type()), "; expected bytes"));
   return nullptr;
 }
 
@@ -149,7 +149,7 @@ absl::Status WeightTaker::Finish() const {
     if (taken_.count(name) == 0) {
       return absl::FailedPreconditionError(absl::StrCat(weights_.path, ": weight ", Quoted(name), " of shape (",
                                                         absl::StrJoin(tensor.sizes(), ", "),
-                                                        ") is not one of this architecture's"));
+                                                        ") does not belong to this architecture"));
     }
   }
   return absl::OkStatus();

@@ -8,9 +8,9 @@
 namespace hookline {
 namespace {
 
-// Names lack the underscore at the end that marks the form which writes to its input. Of the operators of LibTorch 1.13
-// and 2.x those that read and write the tensors they are given, return values, and do nothing else: none that reaches
-// files or other processes, prints, or sets what lasts beyond a call, as the seed does.
+// Names lack the underscore at the end that marks the form that writes to its input. The list has those operators of
+// LibTorch 1.13 and 2.x that only read and write the tensors they are given and return values. It has none that reaches
+// files or other processes, prints, or changes state beyond a call, such as the seed.
 constexpr absl::string_view kAten = R"(
 Bool Complex ComplexImplicit Delete Float FloatImplicit Int IntImplicit ScalarImplicit Size __and__ __contains__
 __derive_index __getitem__ __iand__ __ilshift__ __interpolate __ior__ __irshift__ __is__ __isnot__ __ixor__ __lshift__
@@ -100,7 +100,7 @@ upsample_nearest3d upsample_trilinear3d values vander var var_mean vdot view vie
 vsplit vstack where xlogy zero zeros zeros_like zfill
 )";
 
-// Control flow, attributes, calls and values; none that forks, prints or calls Python.
+// Control flow, attributes, calls and values. None of these forks, prints or calls Python.
 constexpr absl::string_view kPrim = R"(
 CallFunction CallMethod ComprehensionScope Constant ConstantChunk CreateObject DictConstruct Enter EnumName EnumValue
 Exit GetAttr HasAttr If IfThenElse ListConstruct ListUnpack Loop ModuleContainerIndex NumToTensor RaiseException
@@ -121,7 +121,7 @@ Names* Split(absl::string_view names) {
 bool OnlyComputes(absl::string_view name) {
   static const Names* const aten = Split(kAten);
   static const Names* const prim = Split(kPrim);
-  // All of them compute with quantised tensors and their packed weights.
+  // All of these compute with quantised tensors and their packed weights.
   if (absl::StartsWith(name, "quantized::")) return true;
   if (absl::ConsumePrefix(&name, "prim::")) return prim->contains(name);
   if (!absl::ConsumePrefix(&name, "aten::")) return false;

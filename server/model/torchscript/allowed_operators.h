@@ -1,4 +1,4 @@
-// Tells which of LibTorch's operators a TorchScript file may use.
+// Lists LibTorch's operators that a TorchScript file can use.
 #ifndef HOOKLINE_SERVER_MODEL_TORCHSCRIPT_ALLOWED_OPERATORS_H_
 #define HOOKLINE_SERVER_MODEL_TORCHSCRIPT_ALLOWED_OPERATORS_H_
 
@@ -7,7 +7,7 @@
 namespace hookline {
 
 // Returns whether the operator `name`, with its namespace and without its overload ("aten::matmul"), is on the list of
-// those that compute and do nothing else. An unknown operator is not on it.
+// operators that only compute. Unknown operators are not on it.
 bool OnlyComputes(absl::string_view name);
 
 }  // namespace hookline

@@ -12,7 +12,7 @@ namespace {
 
 namespace jit = torch::jit;
 
-// Operators between two looks at the clock, which take as long as a cheap operator.
+// The number of operators between two checks of the clock, each of which takes as long as a cheap operator.
 constexpr int kOperatorsBetweenChecks = 64;
 
 constexpr char kCheck[] = "hookline::check_deadline";
@@ -33,8 +33,7 @@ void CheckDeadline() {
 
 namespace {
 
-// Conservative: the operator is kept although nothing uses what it returns. LibTorch registers operators so.
-// NOLINTNEXTLINE(bugprone-throwing-static-initialization)
+// CONSERVATIVE keeps the operator although nothing uses its result.
 const jit::RegisterOperators registered({jit::Operator(
     std::string(kCheck) + "() -> ()", [](jit::Stack& /*stack*/) { CheckDeadline(); },
     c10::AliasAnalysisKind::CONSERVATIVE)});

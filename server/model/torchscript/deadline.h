@@ -1,6 +1,6 @@
-// Ends runs of TorchScript code that take too long: loops that never end, above all.
+// Ends TorchScript code that runs for too long, above all endless loops.
 //
-// Used inside this folder only: functions here throw what LibTorch throws.
+// Only this folder uses it: the functions here throw LibTorch's exceptions.
 #ifndef HOOKLINE_SERVER_MODEL_TORCHSCRIPT_DEADLINE_H_
 #define HOOKLINE_SERVER_MODEL_TORCHSCRIPT_DEADLINE_H_
 
@@ -10,8 +10,8 @@
 
 namespace hookline {
 
-// While it lives, code of this thread that AddDeadlineChecks has changed throws once `end` has passed. At most one in a
-// thread.
+// While this object exists, code of this thread that AddDeadlineChecks has changed throws once `end` has passed. A
+// thread has at most one.
 class Deadline {
  public:
   explicit Deadline(absl::Time end);
@@ -19,7 +19,7 @@ class Deadline {
   Deadline(const Deadline&) = delete;
   Deadline& operator=(const Deadline&) = delete;
 
-  // Returns whether it has ended code.
+  // Returns whether code was ended by this deadline.
   bool passed() const { return passed_; }
 
  private:
@@ -29,8 +29,8 @@ class Deadline {
   bool passed_ = false;
 };
 
-// Lets a graph with this block look at the clock in every pass of a loop and after every few operators, so that only a
-// single operator can take longer.
+// Makes a graph with this block check the clock in every iteration of a loop and after every few operators, so that
+// only a single operator can take longer.
 void AddDeadlineChecks(torch::jit::Block* block);
 
 }  // namespace hookline

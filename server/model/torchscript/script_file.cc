@@ -29,13 +29,13 @@ namespace {
 
 using caffe2::serialize::PyTorchStreamReader;
 
-// Bytes of an exception's message that an error quotes.
+// The most bytes of an exception's message in an error.
 constexpr size_t kMaxQuotedBytes = 500;
 
-// Code of one class or function that is read. Generated code of large models has some hundred kilobytes.
+// The most code of one class or function. Generated code of large models has some hundred kilobytes.
 constexpr size_t kMaxCodeBytes = 64 << 20;
 
-// Lets LibTorch read the file that was checked.
+// Lets LibTorch read the same open file that was checked.
 class FileAdapter : public caffe2::serialize::ReadAdapterInterface {
  public:
   explicit FileAdapter(std::shared_ptr<const InputFile> file) : file_(std::move(file)) {}
@@ -53,7 +53,7 @@ class FileAdapter : public caffe2::serialize::ReadAdapterInterface {
   const std::shared_ptr<const InputFile> file_;
 };
 
-// XXH3-128 over the records, in hexadecimal, once each is what its checksum says.
+// Returns XXH3-128 over the records, in hexadecimal, after checking each against its checksum.
 absl::StatusOr<std::string> CheckRecords(const std::string& path,
                                          const absl::flat_hash_map<std::string, uint32_t>& checksums,
                                          PyTorchStreamReader& reader) {
@@ -64,7 +64,7 @@ absl::StatusOr<std::string> CheckRecords(const std::string& path,
   if (!has_code || !reader.hasRecord("data.pkl")) {
     return absl::FailedPreconditionError(absl::StrCat(
         path, ": holds no TorchScript code, only ", names.size(),
-        " other records; a state dict needs its config beside it in a directory, a module torch.jit.save"));
+        " other records; a state dict needs a directory with its config; a module must be saved with torch.jit.save"));
   }
   Xxh3 hash;
   for (const std::string& name : names) {
@@ -115,7 +115,7 @@ absl::StatusOr<ScriptFile> LoadScriptFile(const std::string& path) {
         absl::StrCat(path, ": not a TorchScript archive, as torch.jit.save writes them (a zip file)"));
   }
   ASSIGN_OR_RETURN(const auto entries, ZipArchive::Checksums(*input));
-  // All entries stand in one folder, of which PyTorch's reader makes no part of the name.
+  // All entries are in one folder, which PyTorch's reader leaves out of their names.
   absl::flat_hash_map<std::string, uint32_t> checksums;
   for (const auto& [name, checksum] : entries) checksums[name.substr(name.find('/') + 1)] = checksum;
   try {
@@ -128,7 +128,7 @@ absl::StatusOr<ScriptFile> LoadScriptFile(const std::string& path) {
       if (!checked.ok()) return absl::FailedPreconditionError(absl::StrCat(path, ": ", checked.status().message()));
       classes = *std::move(checked);
     }
-    // Loading runs code of the file, so it must be what was checked.
+    // Loading runs code of the file, so the file must be the one that was checked.
     RETURN_IF_ERROR(input->CheckUnchanged());
     file.module = torch::jit::load(std::make_shared<FileAdapter>(input), c10::Device(c10::kCPU));
     RETURN_IF_ERROR(input->CheckUnchanged());

@@ -21,7 +21,7 @@
 #include "server/model/torchscript/allowed_operators.h"
 #include "server/model/torchscript/deadline.h"
 
-// LibTorch's headers declare it, but distributions leave that one out.
+// LibTorch declares this in a header that distributions leave out.
 namespace torch::jit {
 TORCH_API void populate_upgraders_graph_map();
 }  // namespace torch::jit
@@ -35,9 +35,9 @@ using caffe2::serialize::PyTorchStreamReader;
 constexpr absl::string_view kCodeFolder = "code/";
 constexpr absl::string_view kSetState = "__setstate__";
 constexpr absl::string_view kWarn = "aten::warn";
-// LibTorch's own classes in C++ that an archive may hold: packed weights of quantised layers, which only compute.
+// The classes of LibTorch in C++ that an archive can hold: packed weights of quantised layers, which only compute.
 constexpr absl::string_view kPackedWeights = "__torch__.torch.classes.quantized.";
-// Operators that one `__setstate__` runs. Those of quantised layers have about thirty.
+// The most operators that one `__setstate__` can run. Those of quantised layers have about thirty.
 constexpr int64_t kMaxSetStateNodes = 100'000;
 
 std::shared_ptr<jit::Source> ReadSource(PyTorchStreamReader& archive, const std::string& record) {
@@ -45,7 +45,7 @@ std::shared_ptr<jit::Source> ReadSource(PyTorchStreamReader& archive, const std:
   return std::make_shared<jit::Source>(std::string(static_cast<const char*>(data.get()), size), record, 1);
 }
 
-// Returns whether computing `tree` calls anything but what the compiler's own output of literals calls.
+// Returns whether computing `tree` calls anything beyond what the compiler itself writes for literals.
 bool Calls(const jit::TreeRef& tree) {
   if (tree->kind() == jit::TK_APPLY) {
     const jit::Expr callee = jit::Apply(tree).callee();
@@ -61,7 +61,7 @@ bool Calls(const jit::TreeRef& tree) {
   return false;
 }
 
-// Compiling runs the default values of a function's parameters and of a named tuple's fields.
+// Compiling runs the default values of a function's parameters and of a named tuple's fields, so these are checked.
 absl::Status CheckDefaults(const jit::TreeRef& tree, const std::string& record) {
   const auto bad = [&](absl::string_view what) {
     return absl::FailedPreconditionError(
@@ -80,7 +80,8 @@ absl::Status CheckDefaults(const jit::TreeRef& tree, const std::string& record) 
   return absl::OkStatus();
 }
 
-// The classes in the record, by their qualified names. Reads what is not a definition as LibTorch's importer does.
+// Returns the classes in the record, by their qualified names. Parses everything but definitions as
+// LibTorch's importer does.
 absl::StatusOr<std::vector<std::string>> ParseRecord(PyTorchStreamReader& archive, const std::string& record) {
   const std::string module =
       absl::StrReplaceAll(absl::StripSuffix(absl::StripPrefix(record, kCodeFolder), ".py"), {{"/", "."}});
@@ -135,7 +136,8 @@ class Program {
     return archive_.hasRecord(record) ? ReadSource(archive_, record) : nullptr;
   }
 
-  // Objects among them keep their types and get no values, since those would be made by their `__setstate__`.
+  // Objects among the constants keep their types but get no values, since their `__setstate__` would have
+  // to make those.
   void ReadConstants() {
     if (!archive_.hasRecord("constants.pkl")) return;
     const jit::TypeResolver find_type = [this](const c10::QualifiedName& name) {
@@ -181,12 +183,13 @@ class Program {
         return absl::FailedPreconditionError(
             absl::StrCat(where, " calls ", Quoted(name),
                          ", which is not on the list of operators that only compute; modules that reach files, "
-                         "processes or what lasts beyond a call are not loaded"));
+                         "processes or state beyond a call are not loaded"));
       }
       if (jit::Function* callee = Callee(*node)) {
         if (jit::tryToGraphFunction(*callee) == nullptr && !IsPackedWeights(*node)) {
-          return absl::FailedPreconditionError(absl::StrCat(
-              where, " calls ", Quoted(callee->name()), " of a class in C++; only packed quantised weights are known"));
+          return absl::FailedPreconditionError(
+              absl::StrCat(where, " calls ", Quoted(callee->name()),
+                           " of a class in C++; only packed quantised weights are supported"));
         }
         RETURN_IF_ERROR(CheckFunction(*callee, Quoted(callee->qualname().qualifiedName())));
       }
@@ -195,8 +198,8 @@ class Program {
     return absl::OkStatus();
   }
 
-  // Returns the function that a call runs; null for another node, and for a call through an interface: a class of the
-  // archive stands behind that, and all of those are checked.
+  // Returns the function that a call runs; null for another node, and for a call through an interface. The class behind
+  // an interface belongs to the archive, and all of its classes are checked.
   static jit::Function* Callee(const jit::Node& node) {
     if (node.kind() == c10::prim::CallFunction) {
       return node.input(0)->type()->expectRef<c10::FunctionType>().function();
@@ -211,8 +214,8 @@ class Program {
     return type != nullptr && type->name() && absl::StartsWith(type->name()->qualifiedName(), kPackedWeights);
   }
 
-  // The operators that running `function` executes at most, of everything that it calls too, up to somewhat more than
-  // the limit.
+  // Returns the most operators that running `function` executes, including everything that it calls; counting stops
+  // somewhat above the limit.
   absl::StatusOr<int64_t> SetStateNodes(jit::Function& function, const std::string& class_name) {
     jit::GraphFunction* const graph = jit::tryToGraphFunction(function);
     if (graph == nullptr) return 1;
@@ -230,7 +233,7 @@ class Program {
       if (node->kind() == c10::prim::Loop || node->kind().toQualString() == kWarn || through_interface) {
         return absl::FailedPreconditionError(absl::StrCat(
             Quoted(kSetState), " of ", Quoted(class_name), " uses ", Quoted(node->kind().toQualString()),
-            node->kind() == c10::prim::Loop ? "" : " in a way", " that is not run while a file is loaded"));
+            node->kind() == c10::prim::Loop ? "" : " in a way", " that is not allowed while a file is loaded"));
       }
       ++nodes;
       if (jit::Function* callee = Callee(*node)) {
@@ -276,9 +279,9 @@ void ConfineFunction(jit::Function& function) {
 }  // namespace
 
 absl::StatusOr<std::vector<std::string>> CheckProgram(PyTorchStreamReader& archive) {
-  // A form from before TorchScript's archives of today, which LibTorch reads in another way.
+  // This is a form older than TorchScript's current archives, which LibTorch reads differently.
   if (archive.hasRecord("model.json")) {
-    return absl::FailedPreconditionError("it is of a form before PyTorch 1.3; save it again with a newer one");
+    return absl::FailedPreconditionError("it has a format from before PyTorch 1.3; save it again with a newer version");
   }
   std::vector<std::string> classes;
   for (const std::string& record : archive.getAllRecords()) {

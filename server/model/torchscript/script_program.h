@@ -1,10 +1,10 @@
-// Finds out what a TorchScript archive's code would do before any of it runs.
+// Checks what a TorchScript archive's code would do, before any of it runs.
 //
 // A TorchScript file is a program: loading runs its `__setstate__`s, compiling runs the default values of parameters,
-// and a capture runs its forward. What it may do is decided on the graphs that LibTorch's own compiler makes of it, so
-// that no way of writing a call is missed.
+// and a capture runs its forward. The checks work on the graphs that LibTorch's own compiler makes of the code, so that
+// no way of writing a call escapes them.
 //
-// Used inside this folder only: functions here throw what LibTorch throws.
+// Only this folder uses it: the functions here throw LibTorch's exceptions.
 #ifndef HOOKLINE_SERVER_MODEL_TORCHSCRIPT_SCRIPT_PROGRAM_H_
 #define HOOKLINE_SERVER_MODEL_TORCHSCRIPT_SCRIPT_PROGRAM_H_
 
@@ -18,14 +18,14 @@
 
 namespace hookline {
 
-// The qualified names of the archive's classes, once every operator of every function, method and hook is one that only
-// computes (allowed_operators.h), every `__setstate__` ends (it and what it calls have no loop and a bounded size), and
-// nothing that compiling runs is more than a literal. FAILED_PRECONDITION, a sentence that names the operator and the
-// function.
+// Checks that every operator of every function, method and hook only computes (allowed_operators.h), that every
+// `__setstate__` ends (it and everything it calls have no loop and a bounded size), and that compiling runs only
+// literals. Returns the qualified names of the archive's classes. FAILED_PRECONDITION: a sentence that names the
+// operator and the function.
 absl::StatusOr<std::vector<std::string>> CheckProgram(caffe2::serialize::PyTorchStreamReader& archive);
 
-// Makes every function and every method of `classes` in `unit` one that Deadline ends (deadline.h), and that warns of
-// nothing, since a warning's text comes from the file and would reach the log.
+// Changes every function of `unit` and every method of `classes` so that Deadline can end it (deadline.h), and so that
+// it logs no warnings, whose text would come from the file.
 void Confine(torch::jit::CompilationUnit& unit, const std::vector<std::string>& classes);
 
 }  // namespace hookline

@@ -28,17 +28,17 @@ namespace attr = c10::attr;
 namespace jit = torch::jit;
 namespace prim = c10::prim;
 
-// Nodes copied by inlining. A model of 100 blocks has some 20,000; a small file can call so that each level doubles
-// the graph, and would otherwise take all memory.
+// The most nodes that inlining copies. A model of 100 blocks has some 20,000. A small file can double the graph with
+// each level of calls, and would take all memory without a limit.
 constexpr int64_t kMaxNodes = 1'000'000;
 
-// Tensors in one module's output.
+// The most tensors in one module's output.
 constexpr size_t kMaxTupleElements = 256;
 
 constexpr absl::string_view kConditional =
-    "is called under a condition or in a loop that only running decides, so its calls have no fixed names";
+    "is called under a condition or in a loop that is decided only at run time, so its calls have no fixed names";
 
-// The file's names as they can be sent: ASCII that can be printed.
+// Returns a name from the file in a form that can be sent: printable ASCII.
 std::string Printable(const std::string& name) {
   return absl::c_all_of(name, [](unsigned char c) { return absl::ascii_isprint(c); }) ? name : absl::CHexEscape(name);
 }
@@ -62,15 +62,16 @@ bool IsPrimitive(const c10::IValue& value) {
   return value.isBool() || value.isInt() || value.isDouble() || value.isNone() || value.isString();
 }
 
-// A call of a module, or the whole (path empty).
+// A call of a module; an empty path stands for the whole module.
 struct Call {
   std::string path;
   std::string class_name;
 };
 
-// A tensor that a call returned: the output of a copy that stands where the call returned, so that it marks the place.
+// A tensor that a call returned. It is the output of a copy at the place where the call returned, which
+// marks that place.
 struct Marker {
-  int call = 0;  // into calls_
+  int call = 0;  // index into calls_
   std::string element;
 };
 
@@ -110,10 +111,10 @@ class Tapper {
   static absl::Status AssignsAttribute(const jit::Node& node) {
     return absl::FailedPreconditionError(
         absl::StrCat("its forward assigns the attribute '", Printable(node.s(attr::name)),
-                     "', so that rows would depend on what ran before; export it without a cache or other state"));
+                     "', so rows would depend on earlier passes; export it without a cache or other state"));
   }
 
-  // Leaves the module, the token ids and at most an attention mask as inputs; the others take their defaults.
+  // Leaves the module, the token ids and at most an attention mask as inputs; other inputs take their defaults.
   absl::Status SettleInputs(const c10::FunctionSchema& schema) {
     const auto& arguments = schema.arguments();
     TORCH_CHECK(arguments.size() == graph_->inputs().size(), "forward's graph has ", graph_->inputs().size(),
@@ -153,7 +154,7 @@ class Tapper {
     return Printable(absl::StrCat("forward(", text.substr(0, 400), ")"));
   }
 
-  // Inlines the calls in `block` in their order. `conditional`: whether it depends on the run that it is executed.
+  // Inlines the calls in `block` in their order. `conditional`: whether only a run decides that the block is executed.
   absl::Status Walk(jit::Block* block, bool conditional) {
     jit::Node* node = *block->nodes().begin();
     while (node != block->return_node()) {
@@ -193,8 +194,8 @@ class Tapper {
     return absl::OkStatus();
   }
 
-  // Replaces the call by the nodes of `function`; leaves it where it has none. `returned_` is then what it returned,
-  // else empty.
+  // Replaces the call by the nodes of `function` and sets `returned_` to its results. If the function has no nodes,
+  // leaves the call and sets `returned_` to empty.
   absl::Status Inline(jit::Node* call, jit::Function& function) {
     returned_.clear();
     jit::GraphFunction* callee = jit::tryToGraphFunction(function);
@@ -208,7 +209,7 @@ class Tapper {
     return absl::OkStatus();
   }
 
-  // Follows modules through attributes; folds all else but tensors, so that conditions on it can be decided.
+  // Follows modules through attributes, and folds everything else but tensors, so that conditions on it can be decided.
   void Bind(jit::Node* node) {
     auto object = objects_.find(node->input(0));
     if (object == objects_.end()) return;
@@ -273,7 +274,7 @@ class Tapper {
 
   void Returned(const c10::ivalue::Object& object, bool conditional, jit::Node* next) {
     auto path = paths_.find(&object);
-    if (path == paths_.end() || path->second.empty()) return;  // not reached by attributes, or the module itself
+    if (path == paths_.end() || path->second.empty()) return;  // not reachable by attributes, or the module itself
     called_.insert(path->second);
     if (conditional) {
       conditional_.insert(path->second);
@@ -282,7 +283,7 @@ class Tapper {
     }
   }
 
-  // Marks what `call` returned, before `next`.
+  // Marks, before `next`, the values that `call` returned.
   void Record(Call call, jit::Value* value, jit::Node* next) {
     calls_.push_back(std::move(call));
     jit::WithInsertPoint here(next);
@@ -318,8 +319,8 @@ class Tapper {
 
   using CallsByPath = std::map<std::string, std::vector<int>>;
 
-  // The calls of each module that are named, in their order. A module that is also called under a condition has no
-  // fixed count of calls.
+  // Returns the named calls of each module in their order. The number of calls of a module that is also called under a
+  // condition is not fixed.
   CallsByPath CallsOf(const std::vector<jit::Node*>& ordered) {
     CallsByPath calls_of;
     std::set<int> seen;
@@ -339,7 +340,7 @@ class Tapper {
     return text + marker.element;
   }
 
-  // Says of names that a client could expect why they are not there; `taken` are there.
+  // Refuses, with the reasons, the names that a client could expect but that do not exist; `taken` are those that do.
   void Refuse(const CallsByPath& calls_of, const std::set<std::string>& taken) {
     for (const auto& [marker, reason] : unnamed_) {
       const std::string text = NameOf(marker, calls_of);
@@ -360,8 +361,7 @@ class Tapper {
     for (const std::string& name : taken) tapped_.refused.erase(name);
   }
 
-  // Gives the markers their names in the order of the graph, makes them its outputs, and drops the copies that nothing
-  // makes necessary.
+  // Names the markers in the order of the graph, makes them its outputs, and removes the copies that are not needed.
   absl::Status Name() {
     std::vector<jit::Node*> ordered;
     for (jit::Node* node : graph_->nodes()) {
@@ -387,7 +387,7 @@ class Tapper {
       tap.class_name = call.class_name;
       std::tie(tap.container, tap.number) = Numbered(call.path);
       tap.calls_returned = static_cast<int>(returned.size());
-      // A module may be named `output` too; its path comes first then.
+      // A module can be named `output` too; its path then comes first.
       if (conditional_.count(call.path) == 0 && names.insert(tap.name).second) {
         graph_->registerOutput(node->output());
         tapped_.taps.push_back(std::move(tap));
@@ -413,11 +413,11 @@ class Tapper {
   }
 
   const jit::Module module_;
-  std::unordered_map<const c10::ivalue::Object*, std::string> paths_;  // the first, as Python's named_modules
+  std::unordered_map<const c10::ivalue::Object*, std::string> paths_;  // the first path, as in Python's named_modules
   std::shared_ptr<jit::Graph> graph_;
   jit::Value* none_ = nullptr;
   std::unordered_map<const jit::Value*, c10::intrusive_ptr<c10::ivalue::Object>> objects_;
-  std::vector<const jit::Node*> containers_;  // that read a list or a dictionary of a module
+  std::vector<const jit::Node*> containers_;  // nodes that read a list or a dictionary of a module
   int64_t nodes_ = 0;
   std::vector<jit::Value*> returned_;
   size_t elements_ = 0;
@@ -440,7 +440,7 @@ std::shared_ptr<torch::jit::Graph> CutToTaps(const TappedGraph& tapped, absl::Sp
   }
   std::set<const jit::Node*> needed;
   for (const jit::Value* output : graph->outputs()) needed.insert(output->node());
-  // Begins at the end, so that nothing uses what goes.
+  // Begins at the end, so that nothing uses the removed nodes.
   jit::Node* node = graph->return_node()->prev();
   while (node != graph->return_node() && needed.count(node) == 0) {
     jit::Node* previous = node->prev();

@@ -35,20 +35,20 @@ namespace {
 namespace jit = torch::jit;
 namespace prim = c10::prim;
 
-// The most that proto and flags can hold; used where the file does not tell the limit.
+// The largest number that proto and flags can hold; used if the file does not give the limit.
 constexpr int64_t kUnknownLimit = std::numeric_limits<int32_t>::max();
 
-// Sets of hook points whose graphs are kept. Captures come and go one at a time, so the sets of a busy server are few;
-// one costs some milliseconds to make again.
+// The most sets of hook points whose graphs are kept. Captures run one at a time, so a busy server has few sets; making
+// a graph again takes some milliseconds.
 constexpr size_t kMaxPrograms = 64;
 
-// Hook points of one model, as many as a decoder of a thousand blocks has.
+// The most hook points of one model, as many as a decoder of a thousand blocks has.
 constexpr size_t kMaxHookPoints = 65536;
 
-// A hook point's name must fit into a request's entry.
+// The most bytes of a hook point's name, which must fit into a request's entry.
 constexpr size_t kMaxNameBytes = 1024;
 
-// Batches that tell a dimension of the batch or of positions from one that has its size by chance.
+// Batches that distinguish dimensions of batch and positions from those that have the same size by chance.
 struct ProbeShape {
   int64_t batch;
   int64_t positions;
@@ -67,7 +67,7 @@ struct Layout {
   bool operator==(const Layout& other) const { return leading == other.leading && width == other.width; }
 };
 
-// Returns the layouts that a tensor of `shape` can have, given what went in.
+// Returns the layouts that a tensor of `shape` can have, given the batch that went in.
 std::vector<Layout> LayoutsOf(c10::IntArrayRef shape, ProbeShape probe) {
   std::vector<Layout> layouts;
   auto consider = [&](Leading leading, std::initializer_list<int64_t> first) {
@@ -83,7 +83,7 @@ std::vector<Layout> LayoutsOf(c10::IntArrayRef shape, ProbeShape probe) {
   return layouts;
 }
 
-// Calls `visit` for every constant in the graph with its value.
+// Calls `visit` with every constant in the graph and its value.
 template <typename Visit>
 void ForEachConstant(jit::Block* block, const Visit& visit) {
   for (jit::Node* node : block->nodes()) {
@@ -96,7 +96,7 @@ void ForEachConstant(jit::Block* block, const Visit& visit) {
 
 bool IsOutOfMemory(const std::exception& error) {
   if (dynamic_cast<const std::bad_alloc*>(&error) != nullptr) return true;
-  // The interpreter rethrows with a type of its own, so the text has to tell.
+  // The interpreter rethrows with a type of its own, so the text has to be searched.
   const absl::string_view text = error.what();
   return absl::StrContains(text, "out of memory") || absl::StrContains(text, "can't allocate memory") ||
          absl::StrContains(text, "not enough memory");
@@ -109,7 +109,7 @@ class TorchScriptModel : public Model {
   }
 
   absl::Status Load() {
-    // LibTorch reads all of it to the host, wherever it goes from there.
+    // LibTorch first reads the whole file to the host, whatever the device.
     std::error_code unreadable;
     const uintmax_t file_bytes = std::filesystem::file_size(options_.path, unreadable);
     if (!unreadable) RETURN_IF_ERROR(CheckMemory({{info_.name, "cpu", static_cast<int64_t>(file_bytes)}}, MemoryOf));
@@ -167,7 +167,7 @@ class TorchScriptModel : public Model {
 
   bool limits_known() const { return options_.context_length > 0 && options_.vocabulary_size > 0; }
 
-  // Tells whose fault a failed pass is: if the server knows no limits, a request may have exceeded them.
+  // Returns the error of a failed pass. If the server knows no limits, the request may have exceeded them.
   absl::Status Failure(const std::string& message) const {
     if (limits_known()) return absl::InternalError(message);
     return absl::InvalidArgumentError(
@@ -178,7 +178,7 @@ class TorchScriptModel : public Model {
     return absl::FailedPreconditionError(absl::StrCat(options_.path, ": ", message));
   }
 
-  // Rewrites the graph and brings weights and constants to the wanted type and device.
+  // Rewrites the graph and converts weights and constants to the wanted type and device.
   absl::Status Prepare() {
     const c10::ScalarType dtype = ScalarTypeOf(options_.dtype);
     auto tapped = TapModuleCalls(module_);
@@ -239,14 +239,14 @@ class TorchScriptModel : public Model {
     return absl::OkStatus();
   }
 
-  // Runs the whole module on zeros and makes hook points of what has rows.
+  // Runs the whole module on zeros and makes hook points of the outputs that have rows.
   absl::Status Discover() {
     if (tapped_.taps.size() > kMaxHookPoints) {
       return Failed(
           absl::StrCat("it has ", tapped_.taps.size(), " module outputs; at most ", kMaxHookPoints, " are supported"));
     }
     const jit::Code code(tapped_.graph, "forward");
-    std::vector<std::vector<Layout>> layouts(tapped_.taps.size());  // that fit all probes so far
+    std::vector<std::vector<Layout>> layouts(tapped_.taps.size());  // layouts that fit all probes so far
     absl::flat_hash_map<std::string, std::string> refused(tapped_.refused.begin(), tapped_.refused.end());
     for (const ProbeShape& shape : kProbes) {
       ProbeShape probe = shape;
@@ -262,7 +262,7 @@ class TorchScriptModel : public Model {
                                    DtypeName(options_.dtype), " on ", options_.device, ": ", OneLine(error)));
       }
       if (Writes() != writes_before) {
-        return Failed("its forward writes to its buffers, so that rows would depend on what ran before");
+        return Failed("its forward writes to its buffers, so rows would depend on earlier passes");
       }
       for (size_t i = 0; i < values.size(); ++i) {
         const std::string& name = tapped_.taps[i].name;
@@ -297,7 +297,7 @@ class TorchScriptModel : public Model {
 
   void MakeHookPoints(const std::vector<std::vector<Layout>>& layouts,
                       absl::flat_hash_map<std::string, std::string> refused) {
-    // Blocks are the numbered children of the module under which most calls happen.
+    // The blocks are the numbered children of the module below which most calls happen.
     std::map<std::string, int> calls_under;
     for (const TappedValue& tap : tapped_.taps) {
       if (tap.number >= 0) ++calls_under[tap.container];
@@ -362,15 +362,15 @@ class TorchScriptModel : public Model {
     return tensors;
   }
 
-  // Grows when something writes to one of them.
+  // Returns a number that grows when one of the tensors is written to.
   int64_t Writes() const {
     int64_t writes = 0;
     for (const at::Tensor& tensor : Tensors()) writes += tensor._version();
     return writes;
   }
 
-  // The outputs of `code`, interpreted as written: nothing specializes to shapes, so that rows do not depend on what
-  // ran before. Throws what the module throws.
+  // Runs `code`, interpreted as written: nothing specializes to shapes, so rows do not depend on earlier passes. Throws
+  // the module's exceptions.
   jit::Stack Run(const jit::Code& code, const at::Tensor& token_ids) const {
     jit::Stack stack;
     stack.emplace_back(module_._ivalue());
@@ -387,7 +387,7 @@ class TorchScriptModel : public Model {
     return stack;
   }
 
-  // The graph that computes `hook_points` and no more, from the most recently used ones or new.
+  // Returns the graph that computes only `hook_points`, either one of the most recently used or a new one.
   const Program& ProgramFor(absl::Span<const int> hook_points) {
     for (auto it = programs_.begin(); it != programs_.end(); ++it) {
       if (!std::equal(it->first.begin(), it->first.end(), hook_points.begin(), hook_points.end())) continue;
@@ -402,7 +402,8 @@ class TorchScriptModel : public Model {
     return programs_.front().second;
   }
 
-  // `value` with the dimensions (batch, positions, ...); undefined if it has not the shape that the probe found.
+  // Returns `value` with the dimensions (batch, positions, ...); undefined if it does not have the shape that
+  // the probe found.
   static at::Tensor Rows(const at::Tensor& value, Leading leading, int64_t batch, int64_t positions) {
     std::vector<int64_t> shape = value.sizes().vec();
     if (leading == Leading::kPositionsBatch) {
@@ -431,11 +432,11 @@ class TorchScriptModel : public Model {
 absl::StatusOr<std::unique_ptr<Model>> LoadTorchScript(const TorchScriptOptions& options) {
   if (options.context_length < 0 || options.context_length > kUnknownLimit) {
     return absl::InvalidArgumentError(absl::StrCat("context_length is ", options.context_length, "; 1 to ",
-                                                   kUnknownLimit, " is accepted, 0 where it is unknown"));
+                                                   kUnknownLimit, " is accepted, or 0 if it is unknown"));
   }
   if (options.vocabulary_size < 0 || options.vocabulary_size > kUnknownLimit) {
     return absl::InvalidArgumentError(absl::StrCat("vocabulary_size is ", options.vocabulary_size, "; 1 to ",
-                                                   kUnknownLimit, " is accepted, 0 where it is unknown"));
+                                                   kUnknownLimit, " is accepted, or 0 if it is unknown"));
   }
   if (options.device != "cpu" && (options.context_length == 0 || options.vocabulary_size == 0)) {
     return absl::InvalidArgumentError(
