@@ -267,7 +267,7 @@ def test_import_reads_what_the_original_collector_saved(tmp_path, dtype):
         ({"a": torch.ones(2, 2)}, "x.pt"),
         (torch.empty(0), "(rows, width)"),  # what the collector saves where nothing came
         (torch.ones(2, 3).t(), "contiguous"),
-        (torch.ones(2, 2, dtype=torch.int64), "LongStorage; float32, bfloat16 and float16 are taken"),
+        (torch.ones(2, 2, dtype=torch.int64), "LongStorage; float32, bfloat16 and float16 are accepted"),
         ([torch.ones(2, 2)], "x.pt"),
     ],
 )
