@@ -19,8 +19,7 @@ struct LatentResult {
 
 // Writes the files that delphi's LatentDataset reads: FOLDER/DICTIONARY/FIRST_LAST.safetensors and config.json. Each
 // window of tokens is the context of an example; an example whose token lies in a stronger example's context is left
-// out. `activations` are exact inside the windows, but hold only what lies there, so a latent's count covers only its
-// windows. Errors name the path.
+// out. `activations` are exact, but a latent's count covers only the windows. Errors name the path.
 absl::Status WriteDelphi(const LatentResult& result, const std::string& folder);
 
 // Writes the file that SAEDashboard's SaeVisData.load_json reads: the examples, the histogram and the statistics of
