@@ -50,8 +50,8 @@ in the same order as those of one server. If a server dies, hangs or drains, the
 is back, it is used again. Texts run on one server. --feed and --record-as need a single server, as do --sample-rows
 with --tokens, and --exclude-token with --shuffle-seed.
 
-If the server goes away, or all of several do, the capture waits for about a minute and continues once a server is
-back. With a single server, it fails if the tokens come from standard input, because they cannot be read again.)";
+If the server goes away, or all of several do, the capture continues once a server is back, within about a minute. With
+a single server, it fails if the tokens come from standard input, because they cannot be read again.)";
 
 struct CaptureFlags : CaptureRequestFlags, TransferFlags {
   std::string record_as;
@@ -100,8 +100,7 @@ absl::StatusOr<Servers> ServersOf(const ServerChoice& server, const v1::CaptureR
     ASSIGN_OR_RETURN(servers.sharing, ConnectAll(server, names));
   }
   if (servers.sharing.size() > 1) {
-    // A capture that ends cancels its clients' calls, but naming a place in a file of texts can need a server
-    // afterwards.
+    // The end of a capture cancels its clients' calls, but a place in a file of texts can be looked up afterwards.
     ASSIGN_OR_RETURN(std::vector<client::NamedServer> asked, ConnectAll(server, Names::kSpread));
     for (client::NamedServer& one : asked) servers.asked.push_back(std::move(one.client));
     return servers;
