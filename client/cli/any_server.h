@@ -1,4 +1,4 @@
-// Asks any of several servers for what they answer alike, since they hold the same model.
+// Sends a request to one of several servers that hold the same model and so answer it alike.
 #ifndef HOOKLINE_CLIENT_CLI_ANY_SERVER_H_
 #define HOOKLINE_CLIENT_CLI_ANY_SERVER_H_
 
@@ -15,11 +15,11 @@
 
 namespace hookline::cli {
 
-// Asks the server that answered last and, where that is gone, the next one; the error of the first where all are.
-// Thread-safe.
+// Asks the server that answered last, or the next one if that server is gone. If all are gone, returns the error of the
+// first one asked. Thread-safe.
 class AnyServer {
  public:
-  // At least one, which must outlive this.
+  // `clients` has at least one client; all must outlive this object.
   explicit AnyServer(std::vector<client::Client*> clients) : clients_(std::move(clients)) {}
 
   absl::StatusOr<v1::Model> GetModel(const std::string& name);
@@ -32,7 +32,7 @@ class AnyServer {
 
   const std::vector<client::Client*> clients_;
   absl::Mutex mutex_;
-  size_t last_ ABSL_GUARDED_BY(mutex_) = 0;  // the server that answered
+  size_t last_ ABSL_GUARDED_BY(mutex_) = 0;  // index of the server that answered last
 };
 
 }  // namespace hookline::cli

@@ -8,10 +8,10 @@
 
 namespace hookline::cli {
 
-// Over all calls that the capture took.
+// Covers all calls that the capture took.
 struct CaptureResult {
   v1::CaptureStarted started;
-  v1::CaptureSummary summary;  // ResumableCapture::summary
+  v1::CaptureSummary summary;  // of ResumableCapture or SharedCapture
   int64_t bytes = 0;
   int reconnects = 0;
 };

@@ -16,16 +16,16 @@
 namespace hookline::cli {
 namespace {
 
-// Sends sequences from a thread of its own, until they end or the call does.
+// Sends sequences from a thread of its own, until the source or the call ends.
 class TokenWriter {
  public:
-  // `first_sequence` is set where the source must continue there.
+  // If `first_sequence` is set, the source continues with that sequence.
   TokenWriter(TokenSource* source, client::ResumableCapture* capture, std::optional<int64_t> first_sequence)
       : source_(source), capture_(capture), thread_([this, first_sequence] { Run(first_sequence); }) {}
 
   ~TokenWriter() { Join().IgnoreError(); }
 
-  // Returns what went wrong with the source, once the call has ended.
+  // Stops the thread and returns the source's error. Called once the call has ended.
   absl::Status Join() {
     if (thread_.joinable()) {
       source_->Stop();
@@ -107,7 +107,7 @@ class Runner {
       }
     }
     if (writer != nullptr) {
-      // The source's error matters where it ended the call.
+      // A source that failed has ended the call with CANCELLED; its own error says why.
       absl::Status written = writer->Join();
       if (absl::IsCancelled(status) && !written.ok()) status = written;
       if (absl::IsInvalidArgument(status) && written.ok()) status = tokens_->NamePlace(status);
@@ -133,7 +133,7 @@ class Runner {
   Progress& progress_;
   Interrupt& interrupt_;
   int64_t bytes_ = 0;
-  int started_calls_ = 0;  // that the server has accepted
+  int started_calls_ = 0;  // calls that the server has accepted
 };
 
 // Runs a capture over several servers to its end.
@@ -177,7 +177,7 @@ absl::StatusOr<CaptureResult> RunSharedCapture(std::vector<client::NamedServer> 
     Interrupt::Listener listener(&interrupt, [&capture] { capture->Cancel(); });
     status = RunStarted(*capture, handlers, progress, &result);
   }
-  // The capture waits for the thread that reads the tokens, which then belong to this one.
+  // The capture's destructor waits for the thread that reads the tokens; only then may this thread use them.
   if (tokens != nullptr) tokens->Stop();
   capture.reset();
   if (interrupt.came()) return Interrupted();

@@ -18,19 +18,19 @@
 
 namespace hookline::cli {
 
-// Called with a capture's events. Errors end it.
+// The functions that receive a capture's events. An error from one of them ends the capture.
 struct CaptureHandlers {
-  std::function<absl::Status(const v1::CaptureStarted&)> on_started;  // once, also with reconnects
+  std::function<absl::Status(const v1::CaptureStarted&)> on_started;  // called once, even if the capture reconnects
   std::function<absl::Status(const client::Chunk&)> on_chunk;
 };
 
-// `tokens` is what the call streams in, null for a call without. A call that breaks with UNAVAILABLE after the server
-// had granted the capture is made again, by the policy of client/cpp/resumable_capture.h. CANCELLED after an interrupt.
-// No row is given to the handlers twice.
+// `tokens` is the source that the call streams to the server, null for a call that streams none. A call that fails with
+// UNAVAILABLE after the server granted the capture is repeated, by the policy of client/cpp/resumable_capture.h; the
+// handlers receive no row twice. Returns CANCELLED after an interrupt.
 absl::StatusOr<CaptureResult> RunCapture(const client::ResumableCapture::StartCall& start_call, TokenSource* tokens,
                                          const CaptureHandlers& handlers, Progress& progress, Interrupt& interrupt);
 
-// The same over several servers (client/cpp/shared_capture.h). `tokens`: null where `request` has a dataset.
+// Does the same over several servers (client/cpp/shared_capture.h). `tokens` is null if `request` has a dataset.
 absl::StatusOr<CaptureResult> RunSharedCapture(std::vector<client::NamedServer> servers,
                                                const v1::CaptureRequest& request, TokenSource* tokens,
                                                const CaptureHandlers& handlers, Progress& progress,

@@ -31,7 +31,7 @@ absl::Status ExplainUnavailable(const absl::Status& status, const std::string& a
   if (!absl::IsUnavailable(status) && !absl::IsDeadlineExceeded(status)) return status;
   return absl::UnavailableError(absl::StrCat(
       "no answer from ", address, " (", client::NameProxy(status, client::ProxyOnTheWay(address)).message(),
-      "); start hookline-server there, or name it by --server or HOOKLINE_SERVER"));
+      "); start hookline-server there, or name another server with --server or HOOKLINE_SERVER"));
 }
 
 }  // namespace hookline::cli

@@ -11,7 +11,7 @@
 namespace hookline::cli {
 namespace {
 
-// Tells the thread that waits for signals to end.
+// The signal that ends the thread that waits for signals.
 constexpr int kEndSignal = SIGUSR2;
 
 sigset_t Signals() {

@@ -1,4 +1,4 @@
-// SIGINT and SIGTERM as events that ordinary code can wait for and be called by.
+// Turns SIGINT and SIGTERM into events that ordinary code can wait for or listen to.
 #ifndef HOOKLINE_CLIENT_CLI_INTERRUPT_H_
 #define HOOKLINE_CLIENT_CLI_INTERRUPT_H_
 
@@ -12,10 +12,10 @@
 
 namespace hookline::cli {
 
-// One for the program, made before any other thread. Thread-safe.
+// The program makes one, before any other thread. Thread-safe.
 //
-// While somebody listens, a first signal calls them, and they end the program cleanly. Without a listener, and at
-// the second signal, the program ends at once with kExitInterrupted.
+// The first signal calls the listener, which ends the program cleanly. Without a listener, or at the second signal, the
+// program ends at once with kExitInterrupted.
 class Interrupt {
  public:
   Interrupt();
@@ -23,8 +23,8 @@ class Interrupt {
   Interrupt(const Interrupt&) = delete;
   Interrupt& operator=(const Interrupt&) = delete;
 
-  // Calls `listener`, from a thread of its own, at the first signal, or now if that has come. It must not block.
-  // Destroying the listener waits for a call of it, and the one before listens again.
+  // Calls `listener` at the first signal, from a thread of its own, or in the constructor if the signal has come
+  // before. `listener` must not block. The destructor waits for a running call and restores the previous listener.
   class Listener {
    public:
     Listener(Interrupt* interrupt, std::function<void()> listener);
@@ -39,7 +39,7 @@ class Interrupt {
 
   bool came() const;
 
-  // Waits for that long; true if a signal came before the end.
+  // Waits until a signal has come, for at most `duration`. Returns whether a signal has come.
   bool WaitFor(absl::Duration duration) const;
 
  private:

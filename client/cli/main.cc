@@ -1,4 +1,4 @@
-// `hookline`: asks a Hookline server from the command line.
+// `hookline`, the command-line client of Hookline servers.
 
 #include <cstdio>
 
@@ -13,16 +13,16 @@ namespace {
 
 constexpr char kDescription[] =
     "Captures a language model's activations from a Hookline server.\n\n"
-    "  hookline models                      which models there are\n"
-    "  hookline hooks                       what can be captured\n"
+    "  hookline models                      lists the models\n"
+    "  hookline hooks                       lists what can be captured\n"
     "  hookline capture --hook-points 'blocks.*.hook_resid_post' --text 'The cat sat' --out rows\n"
     "  hookline stats --hook-points 'blocks.*.hook_resid_post' --dataset pile --sequence-length 256\n";
 
 constexpr char kFooter[] =
-    "`hookline COMMAND --help` tells more.\n\n"
+    "`hookline COMMAND --help` describes a command.\n\n"
     "Results go to standard output, progress and errors to standard error.\n\n"
-    "Exit codes: 0 done; 1 the server or the disk failed; 2 what was asked for is wrong: flags, tokens, or a name that "
-    "the server does not know; 3 no server, or it went away for good; 130 interrupted.";
+    "Exit codes: 0 done; 1 the server or the disk failed; 2 the request is wrong: flags, tokens, or a name that the "
+    "server does not know; 3 no server answers, or it went away for good; 130 interrupted.";
 
 int Main(int argc, const char* const* argv) {
   using namespace hookline::cli;

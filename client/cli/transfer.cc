@@ -11,7 +11,7 @@ namespace hookline::cli {
 
 absl::Status RunTransfer(const TransferFlags& flags, const Transfer& transfer, const std::string& server,
                          Interrupt& interrupt) {
-  // While files are being written a signal must not end the program before their temporary names are gone.
+  // While files are being written, a signal must not end the program before their temporary names are removed.
   Interrupt::Listener keep_running(&interrupt, [] {});
   std::unique_ptr<RowFiles> files;
   absl::StatusOr<CaptureResult> result;

@@ -1,5 +1,5 @@
-// Shared by the commands that bring rows: progress while they come, a file for each hook point where a directory was
-// given, and a report at the end.
+// Runs the transfer of every command that receives rows: shows progress, writes a file for each hook point if a
+// directory was given, and prints a report at the end.
 #ifndef HOOKLINE_CLIENT_CLI_TRANSFER_H_
 #define HOOKLINE_CLIENT_CLI_TRANSFER_H_
 
@@ -25,23 +25,23 @@ struct TransferFlags {
 };
 
 struct Transfer {
-  // RunCapture or RunSharedCapture.
+  // Calls RunCapture or RunSharedCapture.
   std::function<absl::StatusOr<CaptureResult>(const CaptureHandlers& handlers, Progress& progress,
                                               Interrupt& interrupt)>
       run;
   FileFormat format = FileFormat::kSafetensors;
-  // Tells the progress how much there will be. Before any row.
+  // Sets the total of `progress`, if it is known, and prints notes. Runs before any row comes.
   std::function<void(const v1::CaptureStarted& started, Progress& progress)> on_started;
   // Runs once the files have their names. May be empty.
   std::function<absl::Status(const CaptureResult& result, const RowFiles& files)> on_finished;
-  // Notes about a transfer that ended well, shown beside the report and also where that is left out. May be empty.
+  // Returns notes on a transfer that succeeded, which standard error shows after the report. May be empty.
   std::function<std::vector<std::string>(const CaptureResult& result)> notes;
-  // CaptureTable or ReadTable.
+  // Makes the report: CaptureTable, ReadTable or StatisticsTable.
   std::string (*table)(const CaptureResult& result, absl::Duration elapsed, const std::vector<std::string>& paths);
 };
 
-// Errors of `run` and of RowFiles; where there is no server, what to do about it. A transfer that fails or is
-// interrupted leaves no file.
+// Runs the transfer. Returns the errors of `run`, of `on_finished` and of RowFiles, explained by ExplainUnavailable. A
+// transfer that fails or is interrupted leaves no file.
 absl::Status RunTransfer(const TransferFlags& flags, const Transfer& transfer, const std::string& server,
                          Interrupt& interrupt);
 

@@ -299,7 +299,7 @@ TEST_F(CliTest, SaysThatNoTokenStandsFirstInAllSequences) {
     return result.errors;
   };
   const std::string mixed_file = File("mixed.txt", mixed);
-  ExpectOneLine(errors({"--tokens", mixed_file}), "no token stands first in all sequences");
+  ExpectOneLine(errors({"--tokens", mixed_file}), "the sequences do not all begin with the same token");
   EXPECT_EQ(errors({"--tokens", mixed_file, "--prepend-token", "9"}), "");
   EXPECT_EQ(errors({"--tokens", mixed_file, "--skip-first", "1"}), "");
   EXPECT_EQ(errors({"--tokens", File("alike.txt", alike)}), "");

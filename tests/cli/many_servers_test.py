@@ -194,7 +194,7 @@ def test_what_any_server_answers_is_asked_of_one_that_is_there(servers, tmp_path
         (["stats", *OF_TEXT, "--feed", "f"], "names 2 servers"),
         (["capture", "--hook-points", RESID, "--tokens", "-", "--sample-rows", "2"], "selection.sample_rows"),
         (["capture", *OF_TEXT, "--shuffle-seed", "1", "--exclude-token=3"], "selection.exclude_token_ids"),
-        (["top", "--once"], "running captures and health are those of one server: give one"),
+        (["top", "--once"], "running captures and health belong to one server; give one"),
         (["recordings"], "names 2 servers"),
         (["health"], "names 2 servers"),
     ],

@@ -67,7 +67,7 @@ def test_persist_again_says_what_is_there(recorded, tmp_path):
         code, output, errors = run(server, "persist", "again", *request_flags())
         assert code == 0 and "recording again begins" in errors and "100% 5,000/5,000 rows" in errors
         code, output, errors = run(server, "persist", "again", *request_flags())
-        assert code == 0 and "is complete already" in errors and "again: complete" in output
+        assert code == 0 and "is already complete" in errors and "again: complete" in output
         assert (
             "give another name" in refused(server, "persist", "again", *request_flags(), "--skip-first", "1", "-q")[1]
         )
@@ -86,9 +86,9 @@ def test_the_end_at_the_servers_cap_is_said(tmp_path):
     fewer = ["--max-activations", "400"]
     try:
         for command, budget, said in (
-            (["persist", "all"], [], f"hookline: {ended}with its source\n"),
-            (["persist", "more"], more, f"hookline: {ended}at the 600 rows asked for\n"),
-            (["stats"], [], f"hookline: {ended}with its source\n"),
+            (["persist", "all"], [], f"hookline: {ended}at the end of its source\n"),
+            (["persist", "more"], more, f"hookline: {ended}at the 600 rows requested\n"),
+            (["stats"], [], f"hookline: {ended}at the end of its source\n"),
             (["stats"], more, grant),
             (["capture"], more, grant),
             (["persist", "fewer"], fewer, ""),
@@ -121,11 +121,11 @@ def test_persist_draws_a_bar_on_a_terminal_and_an_interrupt_leaves_the_server_at
                 pass
         assert process.wait(PATIENCE) == 130
         process.communicate()
-        assert b"the server goes on with long" in shown
+        assert b"the server continues to record long" in shown
         assert "long: running" in done(server, "recordings", "long")
         assert "long: stopped" in done(server, "recordings", "long", "--stop")
         assert re.search(r"long +stopped", done(server, "recordings"))
-        assert "long is removed" in done(server, "recordings", "long", "--remove")
+        assert "long was removed" in done(server, "recordings", "long", "--remove")
         assert "no recording is called long" in refused(server, "recordings", "long")[1]
     finally:
         server.kill()
@@ -135,7 +135,7 @@ def test_without_a_model_a_server_lists_shows_verifies_and_reads(recorded, reade
     assert re.search(r"text +complete +5,000", done(reader, "recordings"))
     shown = done(reader, "recordings", "text")
     assert re.search(rf"{MLP} +3,000 +3,000 +128", shown)
-    assert "every byte as it was written" in done(reader, "verify", "text", "--quiet")
+    assert "every byte matches its checksum" in done(reader, "verify", "text", "--quiet")
     done(reader, "read", "text", "--provenance", "--out", str(tmp_path / "read"), "--quiet")
     for name, rows in ROWS.items():
         tensors = read_safetensors(tmp_path / "read" / f"{name}.safetensors")[1]
@@ -267,7 +267,7 @@ def test_import_reads_what_the_original_collector_saved(tmp_path, dtype):
         ({"a": torch.ones(2, 2)}, "x.pt"),
         (torch.empty(0), "(rows, width)"),  # what the collector saves where nothing came
         (torch.ones(2, 3).t(), "contiguous"),
-        (torch.ones(2, 2, dtype=torch.int64), "LongStorage; float32, bfloat16 and float16 are taken"),
+        (torch.ones(2, 2, dtype=torch.int64), "LongStorage; float32, bfloat16 and float16 are accepted"),
         ([torch.ones(2, 2)], "x.pt"),
     ],
 )
@@ -382,7 +382,7 @@ def test_servers_that_share_a_directory_make_one_recording(recorded, tmp_path):
         assert code == 0 and output.startswith("whole: complete, 5,000 rows of float32"), errors
         assert "100% 6/6 shards" in errors
         assert done(servers[0], "merge", "whole", "part", "b/part", "--quiet") == output
-        assert "every byte as it was written" in done(servers[0], "verify", "whole", "--quiet")
+        assert "every byte matches its checksum" in done(servers[0], "verify", "whole", "--quiet")
         done(servers[0], "read", "whole", "--provenance", "--quiet", "--out", str(tmp_path / "read"))
         for name, rows in ROWS.items():
             tensors = read_safetensors(tmp_path / "read" / f"{name}.safetensors")[1]

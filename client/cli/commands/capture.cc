@@ -23,41 +23,41 @@ namespace {
 constexpr char kDescription[] = "Captures the rows of hook points and writes one safetensors file for each";
 
 constexpr char kFooter[] =
-    R"(One of --text, --tokens and --dataset says where the token sequences come from.
+    R"(One of --text, --tokens and --dataset gives the token sequences.
 
 Examples:
-  The rows of a sentence, as the model's tokenizer cuts it:
+  The rows of a sentence, which the model's tokenizer cuts into tokens:
     hookline capture --hook-points blocks.2.hook_resid_post --text 'The cat sat' --out rows
-  Documents, the field `text` of each line:
+  Documents, from the field `text` of each line:
     hookline capture --hook-points blocks.2.hook_resid_post --tokens docs.jsonl --token-format jsonl:text --out rows
-  Every residual stream of the ids in a file (one sequence a line), 100000 rows of each:
+  The residual stream after every block, for the ids in a file (one sequence a line), 100000 rows of each:
     hookline capture --hook-points 'blocks.*.hook_resid_post' --tokens ids.txt --max-activations 100000 --out rows
-  A text for a byte-level model whose documents begin with token 256, in sequences of 255 bytes and that token:
+  A text for a byte-level model; each sequence is token 256 and as many bytes as the model takes after it:
     hookline capture --hook-points blocks.2.hook_mlp_out --tokens book.txt --token-format bytes --prepend-token 256 --out rows
-  A dataset that the server holds, in bfloat16, without the first position, saying where each row comes from:
+  A dataset that the server holds, in bfloat16, without the first position, with the origin of each row:
     hookline capture --hook-points blocks.2.hook_mlp_out --dataset pile --sequence-length 1024 --skip-first 1 \
         --dtype bfloat16 --provenance --out rows
-  No files, only a summary (hookline stats tells more):
+  No files, only a summary (hookline stats shows more):
     hookline capture --hook-points '*' --tokens ids.npy --max-activations 1000
 
-Files are named after their hook points; the tensor inside and the metadata carry the exact name. With --provenance each
-file also holds provenance/sequence, provenance/position and provenance/token_id. Files appear when they are whole: a
-capture that fails or is interrupted leaves none.
+Files are named after their hook points; the tensor inside and the metadata carry the exact name. With --provenance
+each file also holds provenance/sequence, provenance/position and provenance/token_id. Files appear when they are
+complete: a capture that fails or is interrupted leaves none.
 
-With several servers that hold the same model (--server a:7471,b:7471, --server hookline://FILE with an address a line,
-or a DNS name of many addresses) sequences go to whichever is free. The files are those of one server: the same rows, in
-the same order. What a server had begun when it dies, hangs or drains runs on the others, and it is used again once it is
-back. Texts run on one of them. --feed and --record-as need a single one, as do --sample-rows with --tokens, and
---exclude-token with --shuffle-seed.
+With several servers that hold the same model (--server a:7471,b:7471, --server hookline://FILE with an address a
+line, or a DNS name with several addresses), each sequence goes to a server that is free. The files have the same rows
+in the same order as those of one server. If a server dies, hangs or drains, the others run what it had begun; once it
+is back, it is used again. Texts run on one server. --feed and --record-as need a single server, as do --sample-rows
+with --tokens, and --exclude-token with --shuffle-seed.
 
-If the server, or every one of several, goes away, the capture continues where it was once it is back, for about a minute
-(from a single server tokens of standard input cannot be sent again, so then it fails).)";
+If the server goes away, or all of several do, the capture continues once a server is back, within about a minute. With
+a single server, it fails if the tokens come from standard input, because they cannot be read again.)";
 
 struct CaptureFlags : CaptureRequestFlags, TransferFlags {
   std::string record_as;
 };
 
-// The most rows that can come, over all hook points; none where that is not known.
+// Returns the most rows that can come, over all hook points; none if that is unknown.
 std::optional<int64_t> TotalRows(const CaptureFlags& flags, const v1::CaptureRequest& request,
                                  const v1::CaptureStarted& started, const TokenSource* tokens, AnyServer& server) {
   if (tokens == nullptr && (request.has_dataset() || request.has_text())) {
@@ -76,14 +76,14 @@ std::optional<int64_t> TotalRows(const CaptureFlags& flags, const v1::CaptureReq
   return total;
 }
 
-// Returns whether servers can share a capture. A name of several addresses is one server to every other.
+// Returns whether several servers can share a capture. For any other capture, a DNS name stands for one server.
 bool IsShareable(const v1::CaptureRequest& request) {
   return !request.has_feed() && !request.has_text() && request.record_as().empty();
 }
 
 // The clients of a capture.
 struct Servers {
-  std::vector<client::NamedServer> sharing;  // empty: `asked` has the one that runs it
+  std::vector<client::NamedServer> sharing;  // empty: asked[0] runs the capture
   std::vector<std::unique_ptr<client::Client>> asked;
 
   std::vector<client::Client*> ToAsk() const {
@@ -100,13 +100,13 @@ absl::StatusOr<Servers> ServersOf(const ServerChoice& server, const v1::CaptureR
     ASSIGN_OR_RETURN(servers.sharing, ConnectAll(server, names));
   }
   if (servers.sharing.size() > 1) {
-    // The capture ends the calls of its own clients when it ends, but a place in a file may be asked for afterwards.
+    // The end of a capture cancels its clients' calls, but a place in a file of texts can be looked up afterwards.
     ASSIGN_OR_RETURN(std::vector<client::NamedServer> asked, ConnectAll(server, Names::kSpread));
     for (client::NamedServer& one : asked) servers.asked.push_back(std::move(one.client));
     return servers;
   }
   servers.sharing.clear();
-  // The server cuts texts into sequences, so that they run on one.
+  // All texts run on one server, because the server cuts them into sequences.
   ASSIGN_OR_RETURN(std::unique_ptr<client::Client> client, ConnectAny(server));
   servers.asked.push_back(std::move(client));
   return servers;
@@ -159,12 +159,12 @@ void AddCaptureCommand(CLI::App& app, Invocation& invocation) {
   command->add_flag("--provenance", flags->provenance, "Also write where each row comes from")
       ->needs(out)
       ->group(values);
-  command->add_flag("--overwrite", flags->overwrite, "Replace files that are there")->needs(out)->group(values);
+  command->add_flag("--overwrite", flags->overwrite, "Replace existing files")->needs(out)->group(values);
   command->add_option("--record-as", flags->record_as, "Also record the rows on the server under this name")
       ->type_name("NAME")
       ->group(values);
-  command->add_flag("--json", flags->json, "Print what came as JSON")->group(values);
-  command->add_flag("--quiet,-q", flags->quiet, "No progress")->group(values);
+  command->add_flag("--json", flags->json, "Print the report as JSON")->group(values);
+  command->add_flag("--quiet,-q", flags->quiet, "Show no progress")->group(values);
 
   command->callback([flags, &invocation] {
     RequireSource(*flags);

@@ -24,7 +24,7 @@ bool HoldsTexts(const CaptureRequestFlags& flags) {
   return flags.token_format == "utf8" || absl::StartsWith(flags.token_format, kJsonLines);
 }
 
-// Empty for a format that there is.
+// Returns "" for a known format, else an error message.
 std::string CheckTokenFormat(const std::string& format) {
   for (absl::string_view known :
        {"auto", "text", "npy", "bytes", "uint8", "uint16", "int32", "uint32", "int64", "uint64", "utf8"}) {
@@ -44,13 +44,13 @@ void AddTextOptions(CLI::App& command, CaptureRequestFlags& flags, CLI::Option* 
       ->group(kSources);
   command
       .add_option("--add-special-tokens", flags.add_special_tokens,
-                  "Adds tokens to texts such as the one that begins a document; default: as the tokenizer itself does")
+                  "Add special tokens to texts, such as the one that begins a document; default: as the tokenizer does")
       ->check(CLI::IsMember({"default", "yes", "no"}))
       ->group(kSources)
       ->capture_default_str();
   command
       .add_option("--long-texts", flags.long_texts,
-                  "Treatment of a text of more tokens than the model takes: refuse it, truncate it, or split it "
+                  "What to do with a text of more tokens than the model takes: refuse it, truncate it, or split it "
                   "into several sequences")
       ->check(CLI::IsMember({"refuse", "truncate", "split"}))
       ->group(kSources)
@@ -67,7 +67,7 @@ void FillText(const CaptureRequestFlags& flags, v1::TextSource* text) {
 absl::StatusOr<std::unique_ptr<TokenSource>> OpenTexts(const CaptureRequestFlags& flags, AnyServer& server) {
   if (flags.sequence_length != 0) {
     return absl::InvalidArgumentError(
-        "--sequence-length: a text makes one sequence, as long as its tokens; leave it out");
+        "--sequence-length: each text is one sequence of its own length; leave the flag out");
   }
   TextFileOptions options;
   options.path = flags.tokens;
@@ -90,7 +90,7 @@ absl::StatusOr<std::unique_ptr<TokenSource>> OpenTexts(const CaptureRequestFlags
 
 constexpr absl::string_view kNumpyStart("\x93NUMPY", 6);
 
-// Returns whether the file begins as NumPy's do, whatever it is called.
+// Returns whether the file begins with NumPy's magic string, whatever its name.
 bool IsNumpyFile(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   char start[kNumpyStart.size()] = {};
@@ -122,7 +122,7 @@ void AddFeedOptions(CLI::App& command, CaptureRequestFlags& flags, CLI::Option* 
       ->group(kSources);
   command
       .add_option("--feed-on-lag", flags.feed_on_lag,
-                  "When a member reads too slowly: detach it, or have the feed wait for it")
+                  "When a member reads too slowly: detach it, or make the feed wait for it")
       ->check(CLI::IsMember({"detach", "wait"}))
       ->needs(feed)
       ->group(kSources)
@@ -142,7 +142,7 @@ absl::StatusOr<std::unique_ptr<TokenSource>> OpenTokenFile(const CaptureRequestF
   if (options.format == TokenFormat::kText) {
     if (flags.sequence_length != 0) {
       return absl::InvalidArgumentError(
-          "--sequence-length: sequences of ids as text are as long as their lines; leave it out");
+          "--sequence-length: for ids as text, each line is one sequence; leave the flag out");
     }
   } else {
     ASSIGN_OR_RETURN(v1::Model model, server.GetModel(flags.model));
@@ -166,7 +166,7 @@ void AddSelectionOptions(CLI::App& command, CaptureRequestFlags& flags) {
       ->group(rows);
   command
       .add_option("--max-activations-for", flags.max_activations_for,
-                  "Another number for one hook point, by its full name. Repeatable")
+                  "Another --max-activations for one hook point, by its full name. Repeatable")
       ->type_name("NAME=ROWS")
       ->allow_extra_args(false)
       ->group(rows);
@@ -175,10 +175,10 @@ void AddSelectionOptions(CLI::App& command, CaptureRequestFlags& flags) {
       ->group(rows);
   command
       .add_option("--position-end", flags.position_end,
-                  "Leave out positions from here on; negative: that many at the end; 0: no end [0]")
+                  "Leave out positions from this one on; negative: that many at the end; 0: none [0]")
       ->type_name("N")
       ->group(rows);
-  command.add_option("--position-stride", flags.position_stride, "Keep every n-th position from --skip-first on [1]")
+  command.add_option("--position-stride", flags.position_stride, "Keep every N-th position from --skip-first on [1]")
       ->type_name("N")
       ->group(rows);
   command.add_option("--exclude-token", flags.exclude_tokens, "Leave out the rows of this token id. Repeatable")
@@ -191,7 +191,7 @@ void AddSelectionOptions(CLI::App& command, CaptureRequestFlags& flags) {
                                         "Keep this many rows of each sequence, chosen at random; 0: all [0]")
                             ->type_name("N")
                             ->group(rows);
-  command.add_flag("--last-only", flags.last_only, "Keep only the last row of each sequence, of those that are left")
+  command.add_flag("--last-only", flags.last_only, "Keep only the last row of each sequence, after the other flags")
       ->excludes(sample)
       ->group(rows);
   command.add_option("--seed", flags.seed, "Seed of --sample-rows [0]")->type_name("N")->needs(sample)->group(rows);
@@ -200,7 +200,7 @@ void AddSelectionOptions(CLI::App& command, CaptureRequestFlags& flags) {
 }  // namespace
 
 CLI::Option* AddSourceOptions(CLI::App& command, CaptureRequestFlags& flags) {
-  command.add_option("--model", flags.model, "The model's name; not needed where the server holds one")
+  command.add_option("--model", flags.model, "The model's name; not needed if the server holds only one")
       ->type_name("NAME");
   CLI::Option* tokens = command.add_option("--tokens", flags.tokens, "A file of tokens; `-`: standard input")
                             ->type_name("FILE")
@@ -208,11 +208,11 @@ CLI::Option* AddSourceOptions(CLI::App& command, CaptureRequestFlags& flags) {
   command
       .add_option(
           "--token-format", flags.token_format,
-          "text: ids separated by spaces or commas, one sequence a line; npy: an array of ids, 2-D: one sequence "
-          "a row, 1-D: cut at --sequence-length; bytes: each byte is a token, cut at --sequence-length; uint8, uint16, "
-          "int32, uint32, int64 or uint64: such ids without a header, cut likewise; utf8: texts, one a line, which the "
-          "model's tokenizer encodes; jsonl:FIELD: texts, that field of the JSON object on each line; auto: npy by the "
-          "file's name or first bytes, else text")
+          "text: ids separated by spaces or commas, one sequence a line; npy: an array of ids (2-D: each row is a "
+          "sequence; 1-D: cut at --sequence-length); bytes: each byte is a token, cut at --sequence-length; uint8, "
+          "uint16, int32, uint32, int64 or uint64: binary ids of this type without a header, cut likewise; utf8: "
+          "texts, one a line, which the model's tokenizer encodes; jsonl:FIELD: texts, each in this field of the JSON "
+          "object on its line; auto: npy if the file's name or first bytes say so, else text")
       ->check(CLI::Validator(CheckTokenFormat, "FORMAT"))
       ->needs(tokens)
       ->group(kSources)
@@ -225,7 +225,7 @@ CLI::Option* AddSourceOptions(CLI::App& command, CaptureRequestFlags& flags) {
   command
       .add_option(
           "--sequence-length", flags.sequence_length,
-          "Tokens of a sequence that is cut from a stream, without --prepend-token. Default for files: what the "
+          "Tokens of each sequence cut from a stream, without --prepend-token. Default for files: as many as the "
           "model takes")
       ->check(CLI::Range(int64_t{1}, kMaxSequenceIds))
       ->type_name("N")
@@ -245,11 +245,13 @@ CLI::Option* AddSourceOptions(CLI::App& command, CaptureRequestFlags& flags) {
       ->group(kSources);
   command
       .add_option("--shuffle-seed", flags.shuffle_seed,
-                  "Take those sequences in an order that this seed decides; without it: in order")
+                  "Take the sequences in a random order that this seed determines; without it: in order")
       ->type_name("N")
       ->needs(dataset)
       ->group(kSources);
-  command.add_option("--epochs", flags.epochs, "Number of times to take them, shuffled each time in another order [1]")
+  command
+      .add_option("--epochs", flags.epochs,
+                  "Number of times to take the sequences; with --shuffle-seed each time in another order [1]")
       ->check(CLI::Range(1, 1'000'000))
       ->type_name("N")
       ->needs(dataset)
@@ -274,12 +276,12 @@ void AddCaptureRequestOptions(CLI::App& command, CaptureRequestFlags& flags, Fee
       ->check(CLI::IsMember({"float32", "bfloat16", "float16", "float8_e4m3", "int8"}))
       ->group(values)
       ->capture_default_str();
-  command.add_option("--top-k", flags.top_k, "Keep only this many entries of each row, the largest; 0: all [0]")
+  command.add_option("--top-k", flags.top_k, "Keep only the K entries of largest magnitude of each row; 0: all [0]")
       ->type_name("K")
       ->group(values);
   command
       .add_flag("--deterministic", flags.deterministic,
-                "Rows that do not depend on who else uses the server, to the last bit; slower")
+                "Send rows that do not depend on other clients of the server, to the last bit; slower")
       ->group(values);
 }
 
@@ -389,8 +391,8 @@ std::optional<std::string> NoteOfFirstTokens(const v1::CaptureRequest& request, 
   }
   return absl::StrCat(
       what,
-      ": no token stands first in all sequences, as BOS would, and the first positions of such sequences "
-      "have activations of their own; put BOS first (--prepend-token), or leave them out (--skip-first)");
+      ": the sequences do not all begin with the same token, such as BOS, so their first positions have unusual "
+      "activations; put BOS first (--prepend-token), or leave the first positions out (--skip-first)");
 }
 
 }  // namespace hookline::cli

@@ -1,4 +1,4 @@
-// The flags that make a CaptureRequest, for every subcommand that takes one.
+// The flags of a CaptureRequest, for every subcommand that makes one.
 #ifndef HOOKLINE_CLIENT_CLI_COMMANDS_CAPTURE_REQUEST_H_
 #define HOOKLINE_CLIENT_CLI_COMMANDS_CAPTURE_REQUEST_H_
 
@@ -53,35 +53,34 @@ struct CaptureRequestFlags : HookPointFlags {
   bool deterministic = false;
 };
 
-// Declares --model and the flags that say where sequences come from. Returns --dataset.
+// Declares --model and the flags of the source of sequences. Returns the option --dataset.
 CLI::Option* AddSourceOptions(CLI::App& command, CaptureRequestFlags& flags);
 
 enum class Feeds { kOffered, kNotOffered };
 
-// Declares all flags. `flags` outlives the parsing.
+// Declares all flags. `flags` must outlive the parsing.
 void AddCaptureRequestOptions(CLI::App& command, CaptureRequestFlags& flags, Feeds feeds);
 
-// Puts the names and the budgets by name into a request's fields. INVALID_ARGUMENT names the flag.
+// Fills a request's fields with the hook points and their own budgets. INVALID_ARGUMENT names the flag.
 absl::Status FillHookPoints(const HookPointFlags& flags, google::protobuf::RepeatedPtrField<std::string>* hook_points,
                             google::protobuf::Map<std::string, int64_t>* max_activations_by_hook_point);
 
-// A command's callback calls this: one source must be given.
+// Throws a CLI::ParseError unless one source is given, with flags that fit it. A command's callback calls it.
 void RequireSource(const CaptureRequestFlags& flags);
 
-// The request that the flags ask for, without the tokens of a file. INVALID_ARGUMENT names the flag.
+// Returns the request that the flags describe, without the tokens of a file. INVALID_ARGUMENT names the flag.
 absl::StatusOr<v1::CaptureRequest> MakeCaptureRequest(const CaptureRequestFlags& flags);
 
-// Opens the file of --tokens; null where that is not given. Asks the server, which outlives the source and whose
-// `address` errors name, where sequences are to be cut, unless the flags tell.
+// Opens the file of --tokens; returns null if that flag is not given. Asks the server for the model's limits if the
+// format needs them, and to encode texts. `server` must outlive the source; errors name `address`.
 absl::StatusOr<std::unique_ptr<TokenSource>> OpenTokens(const CaptureRequestFlags& flags, AnyServer& server,
                                                         const std::string& address);
 
-// A transfer that calls Capture or, where `tokens` is not null, CaptureStream. All arguments outlive it.
+// Returns a transfer that calls CaptureStream, or Capture if `tokens` is null. All arguments must outlive the transfer.
 Transfer CaptureTransfer(const v1::CaptureRequest& request, TokenSource* tokens, client::Client& client);
 
-// Returns what to say where sequences do not begin with a token of their own, as those do that models are trained on;
-// nothing where they do, where that is not known, or where the first positions are left out. `tokens`: the file that
-// was sent; null where the server holds the tokens.
+// Returns a note if the sequences do not all begin with the same token, such as BOS; none if they do, if that is
+// unknown, or if the request leaves out the first positions. `tokens` is the file that was sent, or null.
 std::optional<std::string> NoteOfFirstTokens(const v1::CaptureRequest& request, const TokenSource* tokens);
 
 }  // namespace hookline::cli

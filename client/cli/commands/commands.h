@@ -1,4 +1,4 @@
-// The subcommands of `hookline`, a file each.
+// The subcommands of `hookline`. Each has a file of its own.
 #ifndef HOOKLINE_CLIENT_CLI_COMMANDS_COMMANDS_H_
 #define HOOKLINE_CLIENT_CLI_COMMANDS_COMMANDS_H_
 
@@ -11,9 +11,9 @@
 
 namespace hookline::cli {
 
-// The command that the command line asks for: set by the subcommand that was named, called after parsing.
+// The command to run. The subcommand that the command line names sets `run`; the program calls it after parsing.
 struct Invocation {
-  Interrupt* interrupt = nullptr;  // outlives the program's work
+  Interrupt* interrupt = nullptr;  // outlives the command
   ServerChoice server;
   std::function<absl::Status()> run;
 };

@@ -30,17 +30,17 @@ namespace hookline::cli {
 namespace {
 
 constexpr char kFooter[] =
-    R"(The server runs the dataset once. For each latent it keeps the tokens at which the latent is largest, each with the
-tokens around it, and counts the tokens at which it is above 0.
+    R"(The server runs the dataset once. For each latent it keeps the tokens at which the latent is largest, each with
+the tokens around it, and counts the tokens at which the latent is above 0.
 
 Examples:
   Latents 10 to 20 of a dictionary that the server was started with:
     hookline examples sae --dataset pile --sequence-length 256 --latents 10-20 --top 20
-  The same in a way that goes on where it was interrupted, for delphi and SAEDashboard:
+  The same, resumable after an interruption, with files for delphi and SAEDashboard:
     hookline examples sae --dataset pile --sequence-length 256 --latents 10-20 --checkpoint sae.checkpoint \
       --delphi latents --sae-dashboard sae.json)";
 
-// The largest number of latents that a list may name: far more than a server takes in one request.
+// The most latents that a list can name: far more than a server takes in one request.
 constexpr int64_t kMaxLatents = 1 << 20;
 // A checkpoint is at most this large (TopActivationsRequest.context); other files are not read into memory.
 constexpr uintmax_t kMaxCheckpointBytes = uintmax_t{4} << 20;
@@ -60,7 +60,7 @@ struct ExamplesFlags {
   bool json = false, quiet = false;
 };
 
-// "10-20,33".
+// Parses a list such as "10-20,33".
 absl::Status ParseLatents(const std::string& list, v1::TopActivationsRequest& request) {
   for (absl::string_view part : absl::StrSplit(list, ',')) {
     const std::pair<absl::string_view, absl::string_view> ends = absl::StrSplit(part, absl::MaxSplits('-', 1));
@@ -69,7 +69,7 @@ absl::Status ParseLatents(const std::string& list, v1::TopActivationsRequest& re
     if (!absl::SimpleAtoi(ends.first, &first) || !absl::SimpleAtoi(is_range ? ends.second : ends.first, &last) ||
         first > last) {
       return absl::InvalidArgumentError(
-          absl::StrCat("--latents: `", Escaped(part), "` is not a latent or a range as in 10-20"));
+          absl::StrCat("--latents: `", Escaped(part), "` is not a latent or a range such as 10-20"));
     }
     if (int64_t{last} - first >= kMaxLatents - request.latents_size()) {
       return absl::InvalidArgumentError(absl::StrCat("--latents: names more than ", kMaxLatents, " latents"));
@@ -117,7 +117,7 @@ absl::Status WriteCheckpoint(const v1::TopActivationsCheckpoint& checkpoint, con
   return file->Keep(path);
 }
 
-// The context of each example as text with its token in brackets, or as ids where the server has no tokenizer.
+// Returns each example's context as text with the example's token in brackets, or as ids if there is no tokenizer.
 absl::StatusOr<std::vector<std::string>> Contexts(const v1::LatentActivations& latent, const std::string& model,
                                                   client::Client& client) {
   v1::DetokenizeRequest request;
@@ -161,7 +161,7 @@ absl::Status Print(const LatentResult& result, client::Client& client) {
       rows.push_back({absl::StrFormat("%.4f", example.activation()), absl::StrCat(example.sequence()),
                       absl::StrCat(example.position())});
     }
-    // The context stands last and unpadded, since it is long.
+    // The context comes last and is not padded, because it is long.
     const std::vector<std::string> lines = absl::StrSplit(Table(rows), '\n');
     for (size_t i = 0; i < rows.size(); ++i) {
       std::fputs(absl::StrCat(lines[i], "  ", i == 0 ? "context" : contexts[i - 1], "\n").c_str(), stdout);
@@ -174,7 +174,7 @@ absl::Status Print(const LatentResult& result, client::Client& client) {
 void PrintJson(const google::protobuf::Message& message) {
   std::string line;
   google::protobuf::util::JsonPrintOptions options;
-  options.always_print_primitive_fields = true;  // the first latent and the first sequence are 0
+  options.always_print_primitive_fields = true;  // else latent 0 and sequence 0 would be left out
   (void)google::protobuf::util::MessageToJsonString(message, &line, options);
   std::fputs((line + "\n").c_str(), stdout);
 }
@@ -219,7 +219,7 @@ absl::Status Run(const ExamplesFlags& flags, const ServerChoice& server, Interru
   if (!flags.delphi.empty()) RETURN_IF_ERROR(WriteDelphi(result, flags.delphi));
   if (!flags.sae_dashboard.empty()) RETURN_IF_ERROR(WriteSaeDashboard(result, flags.sae_dashboard));
   if (!flags.json) RETURN_IF_ERROR(ExplainUnavailable(Print(result, *client), server.address));
-  // The answer holds everything that the checkpoint held.
+  // The answer is complete, so nothing needs the checkpoint.
   if (!flags.checkpoint.empty()) std::remove(flags.checkpoint.c_str());
   return absl::OkStatus();
 }
@@ -228,7 +228,7 @@ void AddOptions(CLI::App& command, ExamplesFlags& flags) {
   command.add_option("DICTIONARY", flags.dictionary, "The dictionary's name (hookline hooks lists its hook points)")
       ->required();
   command.add_option("--dataset", flags.dataset, "A dataset that the server holds")->type_name("NAME")->required();
-  command.add_option("--sequence-length", flags.sequence_length, "Tokens of a sequence that is cut from a stream")
+  command.add_option("--sequence-length", flags.sequence_length, "Tokens of each sequence cut from a stream")
       ->check(CLI::Range(1, 1 << 30))
       ->type_name("N");
   command.add_option("--prepend-token,--bos", flags.prepend_token, "A token id to put before each sequence")
@@ -236,12 +236,14 @@ void AddOptions(CLI::App& command, ExamplesFlags& flags) {
   command.add_option("--first-sequence", flags.first_sequence, "The dataset's first sequence to take [0]")
       ->type_name("N");
   command.add_option("--sequence-count", flags.sequence_count, "Number of sequences to take [all]")->type_name("N");
-  command.add_option("--latents", flags.latents, "Latents and ranges of them: 10-20,33")->type_name("LIST")->required();
-  command.add_option("--top", flags.top, "Number of the strongest tokens of each latent")
+  command.add_option("--latents", flags.latents, "Latents and ranges of latents: 10-20,33")
+      ->type_name("LIST")
+      ->required();
+  command.add_option("--top", flags.top, "Number of tokens to keep for each latent, the strongest")
       ->check(CLI::Range(1, 10000))
       ->type_name("N")
       ->capture_default_str();
-  command.add_option("--context", flags.context, "Number of tokens shown around each, itself included")
+  command.add_option("--context", flags.context, "Number of tokens to show around each, including itself")
       ->check(CLI::Range(1, 1024))
       ->type_name("N")
       ->capture_default_str();
@@ -253,17 +255,17 @@ void AddOptions(CLI::App& command, ExamplesFlags& flags) {
   CLI::Option* checkpoint =
       command
           .add_option("--checkpoint", flags.checkpoint,
-                      "A file that keeps what was found so far; if it is there, the work goes on from it. It is "
+                      "A file that keeps the findings so far; if it exists, the work continues from it. It is "
                       "removed at the end")
           ->type_name("FILE");
-  command.add_option("--checkpoint-sequences", flags.checkpoint_sequences, "Sequences from one checkpoint to the next")
+  command.add_option("--checkpoint-sequences", flags.checkpoint_sequences, "Sequences between two checkpoints")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 40))
       ->needs(checkpoint)
       ->type_name("N")
       ->capture_default_str();
-  command.add_option("--delphi", flags.delphi, "A folder to write what delphi's LatentDataset reads")
+  command.add_option("--delphi", flags.delphi, "A folder for the files that delphi's LatentDataset reads")
       ->type_name("FOLDER");
-  command.add_option("--sae-dashboard", flags.sae_dashboard, "A file to write what SAEDashboard's SaeVisData reads")
+  command.add_option("--sae-dashboard", flags.sae_dashboard, "A file for SAEDashboard's SaeVisData to read")
       ->type_name("FILE.json");
   command.add_flag("--json", flags.json, "Print the server's answers as JSON, one a line");
   command.add_flag("--quiet", flags.quiet, "Show no progress");
@@ -273,7 +275,7 @@ void AddOptions(CLI::App& command, ExamplesFlags& flags) {
 
 void AddExamplesCommand(CLI::App& app, Invocation& invocation) {
   CLI::App* command =
-      app.add_subcommand("examples", "Finds the tokens of a dataset that excite a dictionary's latents");
+      app.add_subcommand("examples", "Finds the tokens of a dataset at which a dictionary's latents are largest");
   command->footer(kFooter);
   auto flags = std::make_shared<ExamplesFlags>();
   AddServerOption(*command, invocation);

@@ -15,9 +15,9 @@ namespace hookline::cli {
 namespace {
 
 constexpr char kFooter[] =
-    R"(pt: a tensor that torch.load reads (weights_only too), under the name that the original collector gives it, the hook
-point with its dots replaced by underscores. npy: NumPy's, for float32 and float16. safetensors: as hookline read.
-manifest.json, written last, says which hook point, with its exact name, is in which file.)";
+    R"(pt: a tensor that torch.load reads, also with weights_only. As with the original collector, the file's name is
+the hook point's with dots replaced by underscores. npy: NumPy's format, for float32 and float16. safetensors: as
+hookline read writes it. manifest.json, which is written last, gives the exact name of the hook point in each file.)";
 
 struct ExportFlags : RecordingReadFlags {
   std::string format;
@@ -45,7 +45,7 @@ absl::Status Run(const ExportFlags& flags, const ServerChoice& server, Interrupt
 
 void AddExportCommand(CLI::App& app, Invocation& invocation) {
   CLI::App* command =
-      app.add_subcommand("export", "Writes a recording as one .pt, .npy or .safetensors per hook point");
+      app.add_subcommand("export", "Writes a recording as one .pt, .npy or .safetensors file per hook point");
   command->footer(kFooter);
   auto flags = std::make_shared<ExportFlags>();
   AddServerOption(*command, invocation);

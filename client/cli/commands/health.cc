@@ -33,8 +33,8 @@ absl::Status Run(const std::string& service, double timeout_seconds, const Serve
 }  // namespace
 
 void AddHealthCommand(CLI::App& app, Invocation& invocation) {
-  CLI::App* command = app.add_subcommand("health", "Asks whether the server serves; for probes");
-  command->footer("Exit codes: 0 it serves; 1 it says that it does not; 2 wrong flags; 3 no server answers.");
+  CLI::App* command = app.add_subcommand("health", "Asks whether the server is serving; for probes");
+  command->footer("Exit codes: 0 it is serving; 1 it is not serving; 2 wrong flags; 3 no server answers.");
   auto service = std::make_shared<std::string>();
   auto timeout = std::make_shared<double>(absl::ToDoubleSeconds(kDefaultTimeout));
   AddServerOption(*command, invocation);

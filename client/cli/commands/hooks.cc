@@ -20,10 +20,11 @@ absl::Status Run(const ServerChoice& server, const std::string& model_name, bool
   for (const v1::HookPoint& point : model->hook_points()) {
     rows.push_back({point.name(), absl::StrCat(point.width()), absl::StrCat(point.layer())});
   }
-  // Descriptions are last and ragged, so they are not a column of the table.
+  // Descriptions come last and are not padded, so they are not a column of the table.
   std::vector<std::string> lines = absl::StrSplit(Table(rows), '\n', absl::SkipEmpty());
   for (size_t i = 0; i < lines.size(); ++i) {
-    const std::string text = i == 0 ? "what it is" : Escaped(model->hook_points(static_cast<int>(i) - 1).description());
+    const std::string text =
+        i == 0 ? "description" : Escaped(model->hook_points(static_cast<int>(i) - 1).description());
     std::fputs(absl::StrCat(lines[i], "  ", text, "\n").c_str(), stdout);
     if (i == 0 || !aliases) continue;
     for (const std::string& alias : model->hook_points(static_cast<int>(i) - 1).aliases()) {
@@ -40,8 +41,9 @@ void AddHooksCommand(CLI::App& app, Invocation& invocation) {
   auto model = std::make_shared<std::string>();
   auto aliases = std::make_shared<bool>(false);
   AddServerOption(*command, invocation);
-  command->add_option("--model", *model, "The model's name; not needed where the server holds one")->type_name("NAME");
-  command->add_flag("--aliases", *aliases, "Also the other names by which each can be captured");
+  command->add_option("--model", *model, "The model's name; not needed if the server holds only one")
+      ->type_name("NAME");
+  command->add_flag("--aliases", *aliases, "Also list the other names of each hook point");
   command->callback([model, aliases, &invocation] {
     invocation.run = [model, aliases, &invocation] { return Run(invocation.server, *model, *aliases); };
   });

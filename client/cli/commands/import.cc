@@ -23,18 +23,19 @@ namespace hookline::cli {
 namespace {
 
 constexpr char kFooter[] =
-    R"(Reads the files that the original collector's save_activations, `hookline export --format pt` or the Python client wrote: a
-tensor of (rows, width) each, all of one dtype. Hook points are named as the export's manifest.json or the files say, or else as
-their names do (blocks_3_hook_mlp_out.pt). A server must not have the directory meanwhile; it serves the recording once it has it again.
+    R"(Reads the files that the original collector's save_activations, `hookline export --format pt` or the Python
+client wrote. Each holds one tensor of (rows, width); all have the same dtype. A hook point's name comes from the
+export's manifest.json, else from the file's contents, else from the file's name (blocks_3_hook_mlp_out.pt). No server
+may use the --recordings-dir meanwhile; a server that starts on it later serves the recording.
 
-Such files do not tell which token a row is of: provenance is sequence -1, position -1, token id 0.
+Such files do not record which token each row belongs to, so the provenance is sequence -1, position -1, token id 0.
 
 Example:
   hookline import activations/ --recordings-dir /data/recordings --name old-run)";
 
-// Rows of a hook point that are written before the next hook point's.
+// The rows of one hook point that are written before those of the next.
 constexpr int64_t kGroupRows = 512;
-// A server takes as many hook points in one request, by default; each holds a file open here.
+// A server takes this many hook points in one request by default. Each keeps a file open here.
 constexpr size_t kMaxFiles = 4096;
 
 struct ImportFlags {
@@ -58,7 +59,7 @@ absl::StatusOr<std::vector<std::string>> PtPathsOf(const std::string& folder) {
     paths.push_back(entry->path().string());
   }
   if (error) return absl::ErrnoToStatus(error.value(), absl::StrCat("cannot list ", folder));
-  if (paths.empty()) return absl::NotFoundError(absl::StrCat(folder, ": no .pt file is there"));
+  if (paths.empty()) return absl::NotFoundError(absl::StrCat(folder, ": has no .pt files"));
   std::sort(paths.begin(), paths.end());
   return paths;
 }
@@ -73,7 +74,7 @@ absl::StatusOr<std::vector<PtFile>> ReadFolder(const std::string& folder) {
     const auto named = names_by_file.find(std::filesystem::path(path).filename().string());
     if (named != names_by_file.end()) file.hook_point = named->second;
     if (!names.insert(file.hook_point).second) {
-      return absl::InvalidArgumentError(absl::StrCat(path, ": another file is of ", file.hook_point, " too"));
+      return absl::InvalidArgumentError(absl::StrCat(path, ": another file also holds ", file.hook_point));
     }
     if (!files.empty() && file.dtype != files[0].dtype) {
       return absl::InvalidArgumentError(absl::StrCat(path, ": its values are ", DtypeName(file.dtype), ", those of ",
@@ -149,7 +150,7 @@ absl::Status Run(const ImportFlags& flags, Interrupt& interrupt) {
   if (!status.ok()) {
     writer->Close(RecordingState::kFailed, status).IgnoreError();
     writer.reset();
-    catalog->Delete(flags.name).status().IgnoreError();  // what is left over cannot be continued
+    catalog->Delete(flags.name).status().IgnoreError();  // it cannot be continued
     return absl::IsCancelled(status) ? absl::CancelledError("interrupted; nothing was kept") : status;
   }
   std::fputs(absl::StrCat(Escaped(flags.name), ": ", Count(static_cast<int64_t>(files.size()), "hook point"), ", ",
@@ -163,19 +164,19 @@ absl::Status Run(const ImportFlags& flags, Interrupt& interrupt) {
 }  // namespace
 
 void AddImportCommand(CLI::App& app, Invocation& invocation) {
-  CLI::App* command = app.add_subcommand("import", "Makes a recording of a directory of .pt files, without a server");
+  CLI::App* command = app.add_subcommand("import", "Makes a recording from a directory of .pt files, without a server");
   command->footer(kFooter);
   auto flags = std::make_shared<ImportFlags>();
   command->add_option("folder", flags->folder, "The directory of .pt files")->type_name("DIR")->required();
-  command->add_option("--recordings-dir", flags->recordings, "The directory of recordings that a server is to serve")
+  command->add_option("--recordings-dir", flags->recordings, "The directory of recordings that a server will serve")
       ->type_name("DIR")
       ->required();
   command->add_option("--name", flags->name, "The recording's name: letters, digits, and . _ -")
       ->type_name("NAME")
       ->required();
-  command->add_option("--model", flags->model, "The model's name, for those who read")->type_name("NAME");
-  command->add_option("--fingerprint", flags->fingerprint, "The fingerprint of its weights")->type_name("HEX");
-  command->add_flag("--quiet,-q", flags->quiet, "No progress");
+  command->add_option("--model", flags->model, "The model's name, for readers of the recording")->type_name("NAME");
+  command->add_option("--fingerprint", flags->fingerprint, "The fingerprint of the model's weights")->type_name("HEX");
+  command->add_flag("--quiet,-q", flags->quiet, "Show no progress");
   command->callback(
       [flags, &invocation] { invocation.run = [flags, &invocation] { return Run(*flags, *invocation.interrupt); }; });
 }

@@ -17,11 +17,11 @@ namespace hookline::cli {
 namespace {
 
 constexpr char kFooter[] =
-    R"(Parts are recordings of consecutive sequences of one dataset, in any order: NAME, one of this server; FOLDER/NAME, one of
-another server that shares its --recordings-dir (each has its own --recordings-folder); '*/NAME', those of all folders. They
-must be complete, of the same weights, hook points, dtype and selection, and follow each other without a gap. Files are
-linked, so that the merged recording takes no room and the parts may be removed afterwards; every byte is compared with its
-checksum. The same command again finds what it made.
+    R"(Parts are recordings of consecutive sequences of one dataset, in any order. NAME is a recording of this server;
+FOLDER/NAME is one of another server that shares its --recordings-dir (each has its own --recordings-folder); '*/NAME'
+is those of all folders. Parts must be complete, have the same weights, hook points, dtype and selection, and follow
+each other without a gap. Files are linked, so the merged recording takes no space and the parts can be removed
+afterwards; every byte is compared with its checksum. The same command, run again, finds the recording that it made.
 
 Example, with servers a and b that run with --recordings-dir /shared --recordings-folder a (and b):
   hookline persist run1-part --part 0/2 --dataset pile --sequence-length 1024 --hook-points 'blocks.*.hook_resid_post' --server a:7471
@@ -52,10 +52,10 @@ absl::Status Run(const MergeFlags& flags, const ServerChoice& server, Interrupt&
   }
   const absl::Status status = client::FromGrpc(reader->Finish());
   if (interrupt.came()) {
-    return absl::CancelledError(absl::StrCat("interrupted; the server removes what it had of ", flags.name));
+    return absl::CancelledError(absl::StrCat("interrupted; the server removes the incomplete ", flags.name));
   }
   if (!status.ok()) return ExplainUnavailable(status, server.address);
-  if (!response.has_recording()) return absl::InternalError("the server ended without the recording");
+  if (!response.has_recording()) return absl::InternalError("the server ended the call without the recording");
   std::fputs(RecordingText(response.recording()).c_str(), stdout);
   return absl::OkStatus();
 }
@@ -63,13 +63,13 @@ absl::Status Run(const MergeFlags& flags, const ServerChoice& server, Interrupt&
 }  // namespace
 
 void AddMergeCommand(CLI::App& app, Invocation& invocation) {
-  CLI::App* command = app.add_subcommand("merge", "Makes one recording of those that several servers wrote");
+  CLI::App* command = app.add_subcommand("merge", "Makes one recording from those that several servers wrote");
   command->footer(kFooter);
   auto flags = std::make_shared<MergeFlags>();
   AddServerOption(*command, invocation);
   command->add_option("name", flags->name, "The recording to make")->type_name("NAME")->required();
-  command->add_option("parts", flags->parts, "The recordings that it is made of")->type_name("PART")->required();
-  command->add_flag("--quiet,-q", flags->quiet, "No progress");
+  command->add_option("parts", flags->parts, "The recordings to merge")->type_name("PART")->required();
+  command->add_flag("--quiet,-q", flags->quiet, "Show no progress");
   command->callback([flags, &invocation] {
     invocation.run = [flags, &invocation] { return Run(*flags, invocation.server, *invocation.interrupt); };
   });

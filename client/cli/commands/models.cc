@@ -27,7 +27,7 @@ std::vector<std::vector<std::string>> ReplicaRows(const v1::ListModelsResponse& 
       const v1::Replica& replica = model.replicas(i);
       for (int s = 0; s < replica.stages_size(); ++s) {
         const v1::Stage& stage = replica.stages(s);
-        // The first stage's line has what belongs to the whole replica.
+        // The first stage's row shows the columns that belong to the whole replica.
         const bool is_first = s == 0;
         rows.push_back({is_first ? model.name() : "", is_first ? WithCommas(i) : "", stage.device(),
                         absl::StrCat(stage.first_block(), "-", stage.first_block() + stage.blocks() - 1),

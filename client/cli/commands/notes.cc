@@ -12,7 +12,7 @@
 namespace hookline::cli {
 namespace {
 
-// The budget that was asked for; none where none was.
+// Returns the budget that was requested; none if none was.
 std::optional<int64_t> AskedRows(const v1::CaptureRequest& request, const std::string& hook_point) {
   const auto& own = request.max_activations_by_hook_point();
   const auto found = own.find(hook_point);
@@ -45,11 +45,11 @@ std::vector<std::string> NotesOfEnd(const v1::CaptureRequest& request, const Tok
     const v1::HookPointGrant& grant = result.started.hook_points(i);
     const v1::HookPointSummary& summary = result.summary.hook_points(i);
     if (summary.rows() == grant.max_activations() && !AskedRows(request, grant.hook_point()).has_value()) {
-      notes.push_back(absl::StrCat(AtCap(grant.hook_point(), summary.rows()), "with its source"));
+      notes.push_back(absl::StrCat(AtCap(grant.hook_point(), summary.rows()), "at the end of its source"));
     }
     if (summary.overflow_count() > 0) {
       notes.push_back(absl::StrCat(grant.hook_point(), ": ", Count(summary.overflow_count(), "value"),
-                                   " became infinite; float16 ends at 65504: take bfloat16 or float32"));
+                                   " became infinite, because float16 ends at 65504; use bfloat16 or float32"));
     }
   }
   if (std::optional<std::string> note = NoteOfFirstTokens(request, tokens)) notes.push_back(*std::move(note));
@@ -61,9 +61,9 @@ std::vector<std::string> NotesOfRecording(const v1::CaptureRequest& request, con
   for (const v1::RecordedHookPoint& point : recording.hook_points()) {
     const std::optional<int64_t> asked = AskedRows(request, point.hook_point());
     if (point.rows() < point.max_activations() || (asked.has_value() && *asked <= point.rows())) continue;
-    notes.push_back(absl::StrCat(
-        AtCap(point.hook_point(), point.rows()),
-        asked.has_value() ? absl::StrCat("at the ", WithCommas(*asked), " rows asked for") : "with its source"));
+    notes.push_back(absl::StrCat(AtCap(point.hook_point(), point.rows()),
+                                 asked.has_value() ? absl::StrCat("at the ", WithCommas(*asked), " rows requested")
+                                                   : "at the end of its source"));
   }
   return notes;
 }

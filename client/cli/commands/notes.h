@@ -12,15 +12,15 @@
 
 namespace hookline::cli {
 
-// Says which budgets the server's cap clips.
+// Returns notes on the budgets that the server's cap clips.
 std::vector<std::string> NotesOfGrant(const v1::CaptureStarted& started);
 
-// Says that a cap nobody had asked for ended a hook point's rows, why values are infinite, and that sequences do not
-// begin as the model expects it. `tokens`: as for NoteOfFirstTokens.
+// Returns notes on hook points without a budget that ended at the server's cap, on values that became infinite, and on
+// first tokens. `tokens` is as for NoteOfFirstTokens.
 std::vector<std::string> NotesOfEnd(const v1::CaptureRequest& request, const TokenSource* tokens,
                                     const CaptureResult& result);
 
-// Says that the server's cap, and not the budget or the source, ended a recording.
+// Returns notes on hook points of a recording that ended at the server's cap, not at the budget or the source's end.
 std::vector<std::string> NotesOfRecording(const v1::CaptureRequest& request, const v1::Recording& recording);
 
 }  // namespace hookline::cli

@@ -23,14 +23,15 @@ namespace hookline::cli {
 namespace {
 
 constexpr char kFooter[] =
-    R"(The server writes the rows; this command shows how far it is, and the server goes on when it ends. The same command again
-watches a recording that is being made, continues one that was interrupted, and says of a complete one what it holds.
+    R"(The server writes the rows; this command shows the progress, and the server continues if the command is
+interrupted. The same command, run again, watches a recording that is being made, continues one that ended early, or
+describes a complete one.
 
 Example:
   hookline persist pile-resid --hook-points 'blocks.*.hook_resid_post' --dataset pile --sequence-length 1024 \
       --max-activations 10000000 --dtype bfloat16)";
 
-// This is half of what a server takes by default in one message (gRPC's 4 MiB): the rest of the request has room.
+// Half of what a server takes by default in one message (gRPC's 4 MiB), which leaves room for the rest of the request.
 constexpr size_t kMaxRequestBytes = size_t{2} << 20;
 
 struct PersistFlags : CaptureRequestFlags {
@@ -39,7 +40,7 @@ struct PersistFlags : CaptureRequestFlags {
   bool quiet = false;
 };
 
-// Reads INDEX/COUNT. What the numbers may be is the server's to say.
+// Reads INDEX/COUNT. The server checks the numbers.
 absl::Status ReadPart(const std::string& text, v1::RecordingPart* part) {
   const std::pair<absl::string_view, absl::string_view> split = absl::StrSplit(text, absl::MaxSplits('/', 1));
   int32_t index;
@@ -64,7 +65,7 @@ absl::Status AddTokens(TokenSource& tokens, v1::CaptureRequest& request) {
       return absl::InvalidArgumentError(
           absl::StrCat("--tokens: more than ", kMaxRequestBytes >> 20,
                        " MiB of ids do not fit into one request; record while capturing (hookline capture --record-as "
-                       "NAME), or have the server serve the file as a dataset"));
+                       "NAME), or serve the file as a dataset"));
     }
     *request.mutable_tokens()->add_sequences() = std::move(sequence);
   }
@@ -73,11 +74,11 @@ absl::Status AddTokens(TokenSource& tokens, v1::CaptureRequest& request) {
 const char* WhatWasFound(v1::PersistDisposition disposition) {
   switch (disposition) {
     case v1::PERSIST_DISPOSITION_JOINED:
-      return "is being made already; watching it";
+      return "is already being made; watching it";
     case v1::PERSIST_DISPOSITION_CONTINUED:
-      return "is continued after its last row";
+      return "continues after its last row";
     case v1::PERSIST_DISPOSITION_ALREADY_COMPLETE:
-      return "is complete already";
+      return "is already complete";
     default:
       return "begins";
   }
@@ -116,11 +117,11 @@ absl::Status Run(const PersistFlags& flags, const ServerChoice& server, Interrup
   }
   const absl::Status status = client::FromGrpc(reader->Finish());
   if (interrupt.came()) {
-    return absl::CancelledError(absl::StrCat("interrupted; the server goes on with ", flags.name,
+    return absl::CancelledError(absl::StrCat("interrupted; the server continues to record ", flags.name,
                                              " (hookline recordings ", flags.name, " --stop ends it)"));
   }
   if (!recording.name().empty()) std::fputs(RecordingText(recording).c_str(), stdout);
-  if (!request.has_part()) {  // what the budgets leave for a part is less than was asked for
+  if (!request.has_part()) {  // a part's budgets are less than the requested ones
     for (const std::string& note : NotesOfRecording(request.capture(), recording)) {
       std::fprintf(stderr, "hookline: %s\n", note.c_str());
     }
@@ -141,12 +142,11 @@ void AddPersistCommand(CLI::App& app, Invocation& invocation) {
       ->required();
   AddCaptureRequestOptions(*command, *flags, Feeds::kNotOffered);
   command
-      ->add_option(
-          "--part", flags->part,
-          "Record only part INDEX, from 0, of COUNT equal parts of the dataset's sequences; hookline merge makes "
-          "one recording of them. --max-activations is that of all parts together")
+      ->add_option("--part", flags->part,
+                   "Record only part INDEX, counted from 0, of COUNT equal parts of the dataset's sequences; hookline "
+                   "merge makes one recording from the parts. --max-activations is for all parts together")
       ->type_name("INDEX/COUNT");
-  command->add_flag("--quiet,-q", flags->quiet, "No progress");
+  command->add_flag("--quiet,-q", flags->quiet, "Show no progress");
   command->callback([flags, &invocation] {
     RequireSource(*flags);
     invocation.run = [flags, &invocation] { return Run(*flags, invocation.server, *invocation.interrupt); };

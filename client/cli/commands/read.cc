@@ -11,12 +11,12 @@ namespace {
 
 constexpr char kFooter[] =
     R"(Examples:
-  Every tenth of a million rows, in an order that the seed decides:
+  The first 100000 rows, in a random order that the seed determines:
     hookline read pile-resid --hook-points 'blocks.{2,5}.*' --row-count 100000 --shuffle-seed 1 --out rows
-  How fast they come, writing nothing:
+  Only measure how fast rows come, without writing files:
     hookline read pile-resid
 
-The files are those of hookline capture.)";
+The files have the form of hookline capture's.)";
 
 absl::Status Run(const RecordingReadFlags& flags, const ServerChoice& server, Interrupt& interrupt) {
   ASSIGN_OR_RETURN(std::unique_ptr<client::Client> client, Connect(server));
@@ -35,10 +35,12 @@ void AddReadCommand(CLI::App& app, Invocation& invocation) {
   command->add_option("--max-activations", flags->max_activations, "The most rows of each hook point")
       ->type_name("ROWS");
   command
-      ->add_option("--max-activations-for", flags->max_activations_for, "Another number for one hook point. Repeatable")
+      ->add_option("--max-activations-for", flags->max_activations_for,
+                   "Another --max-activations for one hook point. Repeatable")
       ->type_name("NAME=ROWS")
       ->allow_extra_args(false);
-  command->add_option("--shuffle-seed", flags->shuffle_seed, "Rows in an order that this number decides")
+  command
+      ->add_option("--shuffle-seed", flags->shuffle_seed, "Take the rows in a random order that this seed determines")
       ->type_name("N");
   CLI::Option* out =
       command->add_option("--out", flags->out, "Directory for the files. Without it rows are only counted")

@@ -38,9 +38,9 @@ void AddRecordingReadOptions(CLI::App& command, RecordingReadFlags& flags) {
   command.add_option("--row-count", flags.row_count, "Number of rows; 0: all that follow [0]")
       ->type_name("N")
       ->check(CLI::NonNegativeNumber);
-  command.add_flag("--overwrite", flags.overwrite, "Replace files that are there");
-  command.add_flag("--json", flags.json, "Print what came as JSON");
-  command.add_flag("--quiet,-q", flags.quiet, "No progress");
+  command.add_flag("--overwrite", flags.overwrite, "Replace existing files");
+  command.add_flag("--json", flags.json, "Print the report as JSON");
+  command.add_flag("--quiet,-q", flags.quiet, "Show no progress");
 }
 
 absl::StatusOr<Transfer> MakeRecordingRead(const RecordingReadFlags& flags, client::Client& client) {

@@ -1,4 +1,4 @@
-// Shared by the commands `read` and `export`: both take rows of a recording into files.
+// The part that the commands `read` and `export` share: both write rows of a recording into files.
 #ifndef HOOKLINE_CLIENT_CLI_COMMANDS_RECORDING_READ_H_
 #define HOOKLINE_CLIENT_CLI_COMMANDS_RECORDING_READ_H_
 
@@ -21,11 +21,11 @@ struct RecordingReadFlags : TransferFlags, HookPointFlags {
   std::optional<uint64_t> shuffle_seed;
 };
 
-// Declares the flags that both commands have. `flags` outlives the parsing.
+// Declares the flags that both commands have. `flags` must outlive the parsing.
 void AddRecordingReadOptions(CLI::App& command, RecordingReadFlags& flags);
 
-// Makes the request and tells the transfer what it transfers; the caller sets what its command adds and runs it.
-// INVALID_ARGUMENT names the flag. The transfer holds on to `client`, which outlives it.
+// Makes the transfer that reads the rows; the caller sets what its command adds and runs the transfer. INVALID_ARGUMENT
+// names the flag. `client` must outlive the transfer.
 absl::StatusOr<Transfer> MakeRecordingRead(const RecordingReadFlags& flags, client::Client& client);
 
 }  // namespace hookline::cli

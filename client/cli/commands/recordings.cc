@@ -51,10 +51,10 @@ absl::Status Run(const RecordingsFlags& flags, v1::RecordingService::Stub& stub)
     request.set_name(flags.name);
     v1::DeleteRecordingResponse response;
     RETURN_IF_ERROR(client::FromGrpc(stub.DeleteRecording(&context, request, &response)));
-    std::fputs(
-        absl::StrCat(Escaped(flags.name), " is removed; ", ShortNumber(static_cast<double>(response.bytes())), "B\n")
-            .c_str(),
-        stdout);
+    std::fputs(absl::StrCat(Escaped(flags.name), " was removed; ", ShortNumber(static_cast<double>(response.bytes())),
+                            "B freed\n")
+                   .c_str(),
+               stdout);
     return absl::OkStatus();
   }
   v1::Recording recording;
@@ -74,12 +74,13 @@ absl::Status Run(const RecordingsFlags& flags, v1::RecordingService::Stub& stub)
 }  // namespace
 
 void AddRecordingsCommand(CLI::App& app, Invocation& invocation) {
-  CLI::App* command = app.add_subcommand("recordings", "Lists the server's recordings, or shows, stops, removes one");
+  CLI::App* command = app.add_subcommand("recordings", "Lists the server's recordings, or shows, stops or removes one");
   auto flags = std::make_shared<RecordingsFlags>();
   AddServerOption(*command, invocation);
   CLI::Option* name = command->add_option("name", flags->name, "The recording to show")->type_name("NAME");
   CLI::Option* stop =
-      command->add_flag("--stop", flags->stop, "End it after its last whole rows; persist continues it")->needs(name);
+      command->add_flag("--stop", flags->stop, "End it after its last complete rows; persist continues it")
+          ->needs(name);
   command->add_flag("--remove", flags->remove, "Remove it and its files")->needs(name)->excludes(stop);
   command->callback([flags, &invocation] {
     invocation.run = [flags, &invocation]() -> absl::Status {

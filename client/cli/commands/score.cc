@@ -27,20 +27,20 @@ namespace hookline::cli {
 namespace {
 
 constexpr char kFooter[] =
-    R"(One of --text, --tokens and --dataset says where the token sequences come from. A line of the table is a token: the
-loss of predicting it from those before it, the same loss under each variant, and what the model expects next.
+    R"(One of --text, --tokens and --dataset gives the token sequences. Each line of the table is a token: the loss of
+predicting it from the tokens before it, the same loss under each variant, and the tokens that the model expects next.
 
 Examples:
   A text, as it is and with a dictionary's reconstruction in place of the rows:
     hookline score --text 'The cat sat' --dictionary sae
   The ids in a file, one sequence a line:
     hookline score --tokens ids.txt
-  The same without what two layers write, each by itself:
+  The same with the MLP output of a layer set to zero, for each of two layers:
     hookline score --tokens ids.txt --zero blocks.2.hook_mlp_out --zero blocks.3.hook_mlp_out
   A text for a byte-level model:
     hookline score --tokens text.txt --token-format bytes --sequence-length 64)";
 
-// This stays below what a server takes in one request of this kind, 16 MiB.
+// Stays below the 16 MiB that a server takes in one request of this kind.
 constexpr size_t kMaxRequestBytes = size_t{8} << 20;
 
 struct ScoreFlags : CaptureRequestFlags {
@@ -58,14 +58,14 @@ absl::Status AddTokens(TokenSource& tokens, v1::ScoreRequest& request) {
     bytes += sequence.ByteSizeLong();
     if (bytes > kMaxRequestBytes) {
       return absl::InvalidArgumentError(absl::StrCat("--tokens: more than ", kMaxRequestBytes >> 20,
-                                                     " MiB of ids do not fit into one request; have the server serve "
-                                                     "the file as a dataset"));
+                                                     " MiB of ids do not fit into one request; serve the file "
+                                                     "as a dataset"));
     }
     *request.mutable_tokens()->add_sequences() = std::move(sequence);
   }
 }
 
-// A variant with the dictionary's reconstruction at the hook point that it reconstructs.
+// Adds a variant that replaces rows by the dictionary's reconstruction, at the hook point that it reconstructs.
 absl::Status AddDictionary(client::Client& client, const std::string& name, v1::ScoreRequest& request) {
   grpc::ClientContext context;
   v1::GetDictionaryRequest asked;
@@ -81,12 +81,12 @@ absl::Status AddDictionary(client::Client& client, const std::string& name, v1::
   return absl::OkStatus();
 }
 
-// The texts of tokens, for those who read the table. A model without a tokenizer has none, and its ids stand for them.
+// The texts of tokens, for the table. For a model without a tokenizer, ids take the place of texts.
 class TokenTexts {
  public:
   TokenTexts(client::Client& client, std::string model) : client_(client), model_(std::move(model)) {}
 
-  // Asks for the texts of all tokens of the scores that are not known yet.
+  // Asks the server for the texts of those tokens of the scores that are not known yet.
   void Learn(const std::vector<v1::Score>& scores) {
     if (!has_texts_) return;
     std::set<uint32_t> ids(scores.front().token_ids().begin(), scores.front().token_ids().end());
@@ -109,7 +109,7 @@ class TokenTexts {
     for (size_t i = 0; has_texts_ && i < asked.size(); ++i) texts_[asked[i]] = response.texts(static_cast<int>(i));
   }
 
-  // The text in quotes, or the id.
+  // Returns the text in quotes, or the id if the text is unknown.
   std::string operator()(uint32_t id) const {
     const auto found = texts_.find(id);
     return found == texts_.end() ? absl::StrCat(id) : absl::StrCat("'", Escaped(found->second), "'");
@@ -118,11 +118,11 @@ class TokenTexts {
  private:
   client::Client& client_;
   const std::string model_;
-  bool has_texts_ = true;  // until the server has none
+  bool has_texts_ = true;  // until a request for texts fails
   std::map<uint32_t, std::string> texts_;
 };
 
-// "' sat' 41.2%" for each, the most probable first.
+// Returns "' sat' 41.2%" for each prediction, the most probable first.
 std::string Predictions(const v1::TopLogits& top, const TokenTexts& texts) {
   std::string text;
   for (int i = 0; i < top.ids_size(); ++i) {
@@ -132,7 +132,7 @@ std::string Predictions(const v1::TopLogits& top, const TokenTexts& texts) {
   return text;
 }
 
-// Prints the scores of one sequence, the clean pass's first.
+// Prints the scores of one sequence. The first are those of the clean pass.
 void PrintSequence(const std::vector<v1::Score>& scores, const TokenTexts& texts) {
   const v1::Score& clean = scores.front();
   std::vector<std::vector<std::string>> rows = {{"position", "token", "loss"}};
@@ -161,7 +161,7 @@ std::string SummaryText(const v1::ScoreSummary& summary) {
   return Table(rows);
 }
 
-// Prints responses as they come. Scores of a sequence wait for those of its other variants.
+// Prints responses as they come. Scores of a sequence wait until those of all its variants are there.
 class Printer {
  public:
   Printer(client::Client& client, const v1::ScoreRequest& request, bool as_json)
@@ -171,7 +171,7 @@ class Printer {
     if (as_json_) {
       std::string line;
       google::protobuf::util::JsonPrintOptions options;
-      options.always_print_primitive_fields = true;  // the clean pass's name is empty, the first sequence's index 0
+      options.always_print_primitive_fields = true;  // else the clean pass's empty name and sequence 0 are left out
       (void)google::protobuf::util::MessageToJsonString(response, &line, options);
       std::fputs((line + "\n").c_str(), stdout);
       return;

@@ -18,7 +18,7 @@
 namespace hookline::cli {
 namespace {
 
-// A token has some fifty bytes; what is much larger is another file.
+// A token has about fifty bytes; a much larger file is not a token file.
 constexpr size_t kMaxTokenFileBytes = 4096;
 
 std::string FromEnvironment(const char* variable) {
@@ -81,31 +81,31 @@ void AddServerOption(CLI::App& command, Invocation& invocation) {
   command
       .add_option(
           "--server", server.address,
-          "The server to ask, also by the environment's HOOKLINE_SERVER; grpcs://HOST:PORT means --tls. Several that "
-          "hold the same model are separated by commas, or stand in a file, hookline://FILE, one a line: capture uses "
-          "all of them, what asks about models or evaluates takes the first that answers, and the rest needs one")
+          "The server (HOOKLINE_SERVER); grpcs://HOST:PORT implies --tls. Several servers that hold the same model are "
+          "separated by commas, or are lines of a file, hookline://FILE: capture uses all of them, commands that ask "
+          "about models or evaluate use the first that answers, and the other commands need a single server")
       ->type_name("HOST:PORT")
       ->capture_default_str();
   const std::string group = "Security";
-  command.add_flag("--tls", server.tls.enabled, "Speak TLS (HOOKLINE_TLS)")->group(group);
+  command.add_flag("--tls", server.tls.enabled, "Use TLS (HOOKLINE_TLS)")->group(group);
   command
       .add_option(
           "--tls-ca", server.tls.ca_path,
-          "PEM file of the authority that must have signed the server's certificate; means --tls. Default: those "
-          "of this machine (HOOKLINE_TLS_CA)")
+          "PEM file of the authority that must have signed the server's certificate; implies --tls. Default: the "
+          "authorities of this machine (HOOKLINE_TLS_CA)")
       ->type_name("FILE")
       ->group(group);
   command
       .add_option("--tls-cert", server.tls.certificate_path,
-                  "PEM file of a certificate to show to the server; means --tls (HOOKLINE_TLS_CERT)")
+                  "PEM file of the client's certificate; implies --tls (HOOKLINE_TLS_CERT)")
       ->type_name("FILE")
       ->group(group);
-  command.add_option("--tls-key", server.tls.key_path, "PEM file of its private key (HOOKLINE_TLS_KEY)")
+  command.add_option("--tls-key", server.tls.key_path, "PEM file of the client's private key (HOOKLINE_TLS_KEY)")
       ->type_name("FILE")
       ->group(group);
   command
       .add_option("--token-file", server.token_file,
-                  "File of the token to send (HOOKLINE_TOKEN_FILE); or the token itself in HOOKLINE_TOKEN")
+                  "File with the token to send (HOOKLINE_TOKEN_FILE); HOOKLINE_TOKEN can hold the token itself")
       ->type_name("FILE")
       ->group(group);
 }
@@ -115,7 +115,7 @@ absl::StatusOr<std::unique_ptr<client::Client>> Connect(const ServerChoice& serv
   if (endpoints.addresses.size() > 1) {
     return absl::InvalidArgumentError(
         absl::StrCat("--server: ", Escaped(server.address), " names ", endpoints.addresses.size(),
-                     " servers; recordings, running captures and health are those of one server: give one"));
+                     " servers; recordings, running captures and health belong to one server; give one"));
   }
   ASSIGN_OR_RETURN(const client::ClientOptions options, OptionsOf(server));
   return client::Client::Connect(endpoints.addresses[0], options);
@@ -147,7 +147,7 @@ absl::StatusOr<std::vector<client::NamedServer>> ConnectAll(const ServerChoice& 
     RETURN_IF_ERROR(OfOption(client::SpreadNames(is_secure, client::ResolveByDns, &endpoints)));
   }
   ASSIGN_OR_RETURN(client::ClientOptions options, OptionsOf(server));
-  options.shared_memory_bytes = 0;  // blocks that wait for their turn would keep too much of it
+  options.shared_memory_bytes = 0;  // blocks that wait for their turn would hold too much of it
   options.rpc_timeout = client::kAnswerTime;
   std::vector<client::NamedServer> servers;
   for (const std::string& address : endpoints.addresses) {

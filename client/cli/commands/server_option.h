@@ -1,4 +1,4 @@
-// The server that a command asks: from flags, else from the environment.
+// The server that a command uses, from the flags or else the environment.
 #ifndef HOOKLINE_CLIENT_CLI_COMMANDS_SERVER_OPTION_H_
 #define HOOKLINE_CLIENT_CLI_COMMANDS_SERVER_OPTION_H_
 
@@ -15,31 +15,31 @@ namespace hookline::cli {
 
 struct Invocation;
 
-// The addresses of servers, and the proof of who asks.
+// The addresses of servers, and the caller's credentials.
 struct ServerChoice {
-  std::string address;  // as client/cpp/endpoints.h reads it: of one or several
+  std::string address;  // of one or several servers, in the form of client/cpp/endpoints.h
   client::TlsOptions tls;
   std::string token_file;  // empty: HOOKLINE_TOKEN of the environment, if that is set
 };
 
-// The settings of the environment: HOOKLINE_SERVER, HOOKLINE_TLS, HOOKLINE_TLS_CA, HOOKLINE_TLS_CERT, HOOKLINE_TLS_KEY
-// and HOOKLINE_TOKEN_FILE; else where hookline-server listens unless told otherwise.
+// Returns the settings of the environment: HOOKLINE_SERVER, HOOKLINE_TLS, HOOKLINE_TLS_CA, HOOKLINE_TLS_CERT,
+// HOOKLINE_TLS_KEY and HOOKLINE_TOKEN_FILE. The default address is hookline-server's.
 ServerChoice DefaultServer();
 
-// Declares --server, --token-file and those of TLS, which the program and every subcommand have, so that it may stand
-// before or after their name.
+// Declares --server, --token-file and the TLS options. The program and every subcommand have them, so they can stand
+// before or after the subcommand's name.
 void AddServerOption(CLI::App& command, Invocation& invocation);
 
-// Makes a client of the server. INVALID_ARGUMENT names the option that is wrong, and refuses several servers.
+// Returns a client of the server. INVALID_ARGUMENT names the wrong option, also if --server names several servers.
 absl::StatusOr<std::unique_ptr<client::Client>> Connect(const ServerChoice& server);
 
-// Makes a client of the first server that answers, for what each of several answers alike. UNAVAILABLE where none does.
+// Returns a client of the first server that answers, for requests that all answer alike. UNAVAILABLE if none answers.
 absl::StatusOr<std::unique_ptr<client::Client>> ConnectAny(const ServerChoice& server);
 
-// kSpread: a DNS name of many addresses stands for all of them.
+// With kSpread, a DNS name stands for a server at each of its addresses.
 enum class Names { kKept, kSpread };
 
-// Makes a client of each server, for one capture over all.
+// Returns a client of each server, for one capture over all of them.
 absl::StatusOr<std::vector<client::NamedServer>> ConnectAll(const ServerChoice& server, Names names);
 
 }  // namespace hookline::cli

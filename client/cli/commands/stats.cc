@@ -21,17 +21,17 @@ constexpr char kFooter[] =
     R"(Examples:
   How the residual stream's norm grows over the layers:
     hookline stats --hook-points 'blocks.*.hook_resid_post' --dataset pile --sequence-length 256 --max-activations 100000
-  Which rows stand out (attention sinks are at position 0), and whether they still do without it:
+  Which rows stand out without position 0, where attention sinks are:
     hookline stats --hook-points 'blocks.*.hook_resid_post' --tokens ids.txt --skip-first 1
 
-Quantiles are exact to 0.4 %. --json also holds the mean vectors.)";
+Quantiles are exact to 0.4 %. --json also prints the mean vectors.)";
 
 struct StatsFlags : CaptureRequestFlags, TransferFlags {};
 
 absl::Status Run(const StatsFlags& flags, const ServerChoice& server, Interrupt& interrupt) {
   ASSIGN_OR_RETURN(v1::CaptureRequest request, MakeCaptureRequest(flags));
   request.set_statistics_only(true);
-  // A feed is one server's.
+  // A feed belongs to one server.
   ASSIGN_OR_RETURN(std::unique_ptr<client::Client> client, request.has_feed() ? Connect(server) : ConnectAny(server));
   AnyServer any({client.get()});
   ASSIGN_OR_RETURN(const std::unique_ptr<TokenSource> tokens, OpenTokens(flags, any, server.address));
@@ -53,7 +53,7 @@ void AddStatsCommand(CLI::App& app, Invocation& invocation) {
   AddServerOption(*command, invocation);
   AddCaptureRequestOptions(*command, *flags, Feeds::kOffered);
   command->add_flag("--json", flags->json, "Print the statistics as JSON");
-  command->add_flag("--quiet,-q", flags->quiet, "No progress");
+  command->add_flag("--quiet,-q", flags->quiet, "Show no progress");
   command->callback([flags, &invocation] {
     RequireSource(*flags);
     invocation.run = [flags, &invocation] { return Run(*flags, invocation.server, *invocation.interrupt); };

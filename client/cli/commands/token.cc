@@ -19,7 +19,7 @@
 namespace hookline::cli {
 namespace {
 
-// Nobody guesses 256 random bits, so that a plain hash of them gives nothing away.
+// Nobody can guess 256 random bits, so a plain hash of them gives nothing away.
 constexpr size_t kTokenBytes = 32;
 // People and scanners of leaked secrets recognise a token by this prefix.
 constexpr char kTokenPrefix[] = "hkl_";
@@ -29,7 +29,7 @@ struct TokenFlags {
   std::string out;
 };
 
-// The file is readable by its owner alone, and never replaces one that is there.
+// Writes a file that only its owner can read, and never replaces an existing one.
 absl::Status WriteSecret(const std::string& path, const std::string& text) {
   const int file = open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, S_IRUSR | S_IWUSR);
   if (file < 0) return absl::InvalidArgumentError(absl::StrCat("--out: ", path, ": ", std::strerror(errno)));
@@ -61,24 +61,23 @@ absl::Status Run(const TokenFlags& flags) {
 }  // namespace
 
 void AddTokenCommand(CLI::App& app, Invocation& invocation) {
-  CLI::App* command = app.add_subcommand("token", "Makes a token, and the line of it for the server's auth file");
+  CLI::App* command = app.add_subcommand("token", "Makes a token, and its entry for the server's auth file");
   command->footer(
-      "Prints the token, which the client keeps secret, and after it the client's entry for the server's --auth-file, "
-      "which "
-      "holds its SHA-256 alone. `hookline token --name alice --out alice.token` writes the token to a file that "
-      "--token-file reads, and prints the entry.");
+      "Prints the token, which the client keeps secret, and then the client's entry for the server's --auth-file, "
+      "which holds only the token's SHA-256. `hookline token --name alice --out alice.token` writes the token to a "
+      "file that --token-file reads, and prints the entry.");
   auto flags = std::make_shared<TokenFlags>();
   command->add_option("--name", flags->name, "The client's name")
       ->check([](const std::string& name) {
         for (const char c : name) {
           const bool is_fine = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' ||
                                c == '_' || c == '-' || c == '@';
-          if (!is_fine) return std::string("names have the characters A-Z a-z 0-9 . _ - @");
+          if (!is_fine) return std::string("names can have the characters A-Z a-z 0-9 . _ - @");
         }
         return std::string(name.empty() || name.size() > 64 ? "names have 1 to 64 characters" : "");
       })
       ->type_name("NAME");
-  command->add_option("--out", flags->out, "Write the token to this file, for its owner's eyes only")
+  command->add_option("--out", flags->out, "Write the token to this file, which only its owner can read")
       ->type_name("FILE");
   command->callback([flags, &invocation] { invocation.run = [flags] { return Run(*flags); }; });
 }

@@ -19,11 +19,11 @@ namespace hookline::cli {
 namespace {
 
 constexpr char kFooter[] = R"(Examples:
-  The tokens of a text, one a line: position, id, token, the characters that it covers:
+  The tokens of a text, one a line: position, id, token, and the characters that it covers:
     hookline tokenize "The cat sat"
   The ids alone, one text a line, as `hookline capture --tokens` reads them:
     hookline tokenize --ids "The cat sat" "on the mat"
-  Back from ids:
+  The text of ids:
     hookline tokenize --decode "464 3797 3332")";
 
 struct TokenizeFlags {
@@ -99,19 +99,19 @@ absl::Status Run(const TokenizeFlags& flags, const ServerChoice& server) {
 }  // namespace
 
 void AddTokenizeCommand(CLI::App& app, Invocation& invocation) {
-  CLI::App* command = app.add_subcommand("tokenize", "Shows the tokens of texts, by the model's tokenizer");
+  CLI::App* command = app.add_subcommand("tokenize", "Shows the tokens into which the model's tokenizer cuts texts");
   command->footer(kFooter);
   auto flags = std::make_shared<TokenizeFlags>();
   AddServerOption(*command, invocation);
   command->add_option("TEXT", flags->texts, "The texts")->required();
-  command->add_option("--model", flags->model, "The model's name; not needed where the server holds one")
+  command->add_option("--model", flags->model, "The model's name; not needed if the server holds only one")
       ->type_name("NAME");
   command
       ->add_option("--add-special-tokens", flags->add_special_tokens,
-                   "Adds tokens such as the one that begins a document; with --decode, shows them")
+                   "Add special tokens, such as the one that begins a document; with --decode, show them")
       ->check(CLI::IsMember({"default", "yes", "no"}))
       ->capture_default_str();
-  CLI::Option* decode = command->add_flag("--decode", flags->decode, "Each TEXT holds ids, which become text");
+  CLI::Option* decode = command->add_flag("--decode", flags->decode, "Print the text of ids, which each TEXT holds");
   command->add_flag("--ids", flags->ids, "Print only ids")->excludes(decode);
   command->add_flag("--json", flags->json, "Print the answer as JSON");
   command->callback(

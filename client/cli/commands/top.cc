@@ -43,7 +43,7 @@ std::string WaitName(v1::CaptureWait wait) {
   }
 }
 
-// The largest first; what is equal stays in the order of arrival.
+// Sorts by a column, the largest first; equal captures stay in the order of arrival.
 void Sort(const std::string& column, std::vector<v1::CaptureStatus>* captures) {
   const auto key = [&](const v1::CaptureStatus& capture) {
     if (column == "rows") return capture.rows_per_second();
@@ -57,10 +57,10 @@ void Sort(const std::string& column, std::vector<v1::CaptureStatus>* captures) {
 }
 
 std::string Text(const v1::ListCapturesResponse& response, const std::vector<v1::CaptureStatus>& captures) {
-  std::string text =
-      absl::StrFormat("%s of at most %d; %s of %s slabs of %sB are taken\n", Count(response.captures_size(), "capture"),
-                      response.max_captures(), WithCommas(response.slabs() - response.free_slabs()),
-                      WithCommas(response.slabs()), ShortNumber(static_cast<double>(response.slab_bytes())));
+  std::string text = absl::StrFormat("%s of at most %d; %s of %s slabs of %sB are in use\n",
+                                     Count(response.captures_size(), "capture"), response.max_captures(),
+                                     WithCommas(response.slabs() - response.free_slabs()), WithCommas(response.slabs()),
+                                     ShortNumber(static_cast<double>(response.slab_bytes())));
   std::vector<std::vector<std::string>> rows = {{"client", "id", "model", "source", "hook points", "rows", "rows/s",
                                                  "bytes/s", "device", "slabs", "age", "waits for"}};
   for (const v1::CaptureStatus& capture : captures) {
@@ -116,7 +116,7 @@ absl::Status Run(const TopFlags& flags, const ServerChoice& server, Interrupt& i
     if (!status.ok()) return ExplainUnavailable(client::FromGrpc(status), server.address);
     std::vector<v1::CaptureStatus> captures(response.captures().begin(), response.captures().end());
     Sort(flags.sort, &captures);
-    // Clears a terminal that is refreshed.
+    // Clears the terminal before each refresh.
     if (!flags.once && !flags.json) std::fputs("\x1b[H\x1b[2J", stdout);
     std::fputs((flags.json ? Json(response, captures) : Text(response, captures)).c_str(), stdout);
     std::fflush(stdout);
@@ -130,12 +130,14 @@ void AddTopCommand(CLI::App& app, Invocation& invocation) {
   CLI::App* command = app.add_subcommand("top", "Shows the captures that run or wait, refreshed until Ctrl-C");
   auto flags = std::make_shared<TopFlags>();
   AddServerOption(*command, invocation);
-  command->add_flag("--once", flags->once, "Show them once");
-  command->add_flag("--json", flags->json, "One line of JSON for each refresh");
+  command->add_flag("--once", flags->once, "Show the captures once");
+  command->add_flag("--json", flags->json, "Print one line of JSON for each refresh");
   command->add_option("--interval", flags->interval_seconds, "Seconds between two refreshes")
       ->check(CLI::Range(0.1, 3600.0))
       ->capture_default_str();
-  command->add_option("--sort", flags->sort, "The column with the largest first: share, rows, bytes, slabs, age, idle")
+  command
+      ->add_option("--sort", flags->sort,
+                   "The column to sort by, the largest first: share, rows, bytes, slabs, age, idle")
       ->check(CLI::IsMember({"share", "rows", "bytes", "slabs", "age", "idle"}))
       ->capture_default_str();
   command->callback([flags, &invocation] {

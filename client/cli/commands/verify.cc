@@ -47,17 +47,16 @@ absl::Status Run(const VerifyFlags& flags, const ServerChoice& server, Interrupt
   const absl::Status status = client::FromGrpc(reader->Finish());
   if (interrupt.came()) return absl::CancelledError("interrupted");
   if (!status.ok()) return ExplainUnavailable(status, server.address);
-  if (!response.done()) return absl::InternalError("the server ended without its findings");
+  if (!response.done()) return absl::InternalError("the server ended the call without a result");
   for (const v1::DamagedShard& shard : response.damaged()) {
     std::fputs(absl::StrCat(Escaped(shard.file()), ": ", Escaped(shard.error()), "\n").c_str(), stdout);
   }
   if (response.damaged_size() > 0) {
     return absl::DataLossError(absl::StrCat(flags.name, ": ", response.damaged_size(), " of ",
-                                            Count(recording.shard_count(), "shard"),
-                                            " not as written; record it anew"));
+                                            Count(recording.shard_count(), "shard"), " damaged; record it again"));
   }
   std::fputs(absl::StrCat(Escaped(flags.name), ": ", Count(response.shards(), "shard"), ", ",
-                          ShortNumber(static_cast<double>(response.bytes())), "B, every byte as it was written\n")
+                          ShortNumber(static_cast<double>(response.bytes())), "B, every byte matches its checksum\n")
                  .c_str(),
              stdout);
   return absl::OkStatus();
@@ -67,11 +66,11 @@ absl::Status Run(const VerifyFlags& flags, const ServerChoice& server, Interrupt
 
 void AddVerifyCommand(CLI::App& app, Invocation& invocation) {
   CLI::App* command = app.add_subcommand("verify", "Makes the server compare a recording with its checksums");
-  command->footer("Exit code 1 where something is damaged; the shards are named on standard output.");
+  command->footer("The exit code is 1 if something is damaged; standard output names the damaged shards.");
   auto flags = std::make_shared<VerifyFlags>();
   AddServerOption(*command, invocation);
   command->add_option("name", flags->name, "The recording")->type_name("NAME")->required();
-  command->add_flag("--quiet,-q", flags->quiet, "No progress");
+  command->add_flag("--quiet,-q", flags->quiet, "Show no progress");
   command->callback([flags, &invocation] {
     invocation.run = [flags, &invocation] { return Run(*flags, invocation.server, *invocation.interrupt); };
   });

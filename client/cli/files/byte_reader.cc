@@ -21,7 +21,7 @@ absl::StatusOr<std::unique_ptr<ByteReader>> ByteReader::Open(const std::string& 
   if (stop_fd < 0) {
     const int error = errno;
     if (!standard_input) close(fd);
-    return absl::ErrnoToStatus(error, "cannot make an eventfd");
+    return absl::ErrnoToStatus(error, "cannot create an eventfd");
   }
   std::unique_ptr<ByteReader> reader(new ByteReader(standard_input ? "standard input" : path, fd, stop_fd));
   struct stat info;

@@ -16,9 +16,9 @@ namespace {
 
 constexpr char kFileName[] = "manifest.json";
 constexpr char kFormat[] = "hookline-export";
-// This is twice what 4096 hook points with names of 255 bytes each take.
+// Twice the size of a manifest of 4096 hook points with names of 255 bytes.
 constexpr size_t kMaxBytes = size_t{4} << 20;
-// Ours use three levels.
+// The manifests of `hookline export` use three levels.
 constexpr int kMaxDepth = 8;
 
 }  // namespace
@@ -56,11 +56,11 @@ absl::StatusOr<std::map<std::string, std::string>> ReadExportManifest(const std:
   RETURN_IF_ERROR(text.status());
   const auto wrong = [&](absl::string_view what) {
     return absl::FailedPreconditionError(
-        absl::StrCat(path, ": ", what, "; it must be what hookline export wrote, or not be there"));
+        absl::StrCat(path, ": ", what, "; it must be a manifest that hookline export wrote, or be absent"));
   };
   const absl::StatusOr<nlohmann::json> json = ParseJsonObject(*text, kMaxDepth);
   if (!json.ok()) return wrong(json.status().message());
-  if (json->value("format", nlohmann::json()) != kFormat) return wrong("is of another format");
+  if (json->value("format", nlohmann::json()) != kFormat) return wrong("has another format");
   const auto files = json->find("files");
   if (files == json->end() || !files->is_object()) return wrong("has no `files`");
   for (const auto& [name, entry] : files->items()) {

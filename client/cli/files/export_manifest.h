@@ -1,4 +1,4 @@
-// `manifest.json` beside the files of an export: which hook point, by its exact name, is in which file.
+// `manifest.json` beside the files of an export, which gives the exact name of the hook point in each file.
 #ifndef HOOKLINE_CLIENT_CLI_FILES_EXPORT_MANIFEST_H_
 #define HOOKLINE_CLIENT_CLI_FILES_EXPORT_MANIFEST_H_
 
@@ -14,11 +14,12 @@ namespace hookline::cli {
 
 std::string ExportManifestPath(const std::string& directory);
 
-// Appears when it is whole, in place of what is there.
+// Writes the manifest. It appears under its name only when it is complete, and replaces an older one.
 absl::Status WriteExportManifest(const std::string& directory, const std::string& recording,
                                  const CaptureResult& result, const RowFiles& files);
 
-// Names of hook points by file name. Empty where there is no manifest; FAILED_PRECONDITION: one that is no export's.
+// Returns the hook points' names by file name; empty if there is no manifest. FAILED_PRECONDITION if the file is not
+// the manifest of an export.
 absl::StatusOr<std::map<std::string, std::string>> ReadExportManifest(const std::string& directory);
 
 }  // namespace hookline::cli

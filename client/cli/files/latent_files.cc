@@ -41,7 +41,7 @@ absl::Status Write(const std::string& directory, const std::string& name, absl::
   return file->Keep(absl::StrCat(directory, "/", name));
 }
 
-// The examples whose token lies in no stronger example's context.
+// Returns the examples whose token does not lie in a stronger example's context.
 std::vector<const v1::LatentExample*> SeparateExamples(const v1::LatentActivations& latent) {
   std::vector<const v1::LatentExample*> kept;
   for (const v1::LatentExample& example : latent.examples()) {
@@ -105,12 +105,12 @@ std::vector<double> QuantileShares() {
   return shares;
 }
 
-// The latent's quantiles over all tokens, interpolated as torch.quantile does, without those that are 0.
+// Returns the latent's quantiles over all tokens, interpolated as torch.quantile does, without the leading zeros.
 std::vector<double> QuantileData(const v1::LatentActivations& latent, int64_t tokens) {
   std::vector<double> quantiles;
   const int64_t zeros = tokens - latent.firings();
-  int value = -1;       // the one that `next` is
-  int64_t end = zeros;  // the rank after the last token with that value
+  int value = -1;       // index into latent.values(); -1: the tokens at which the latent is 0
+  int64_t end = zeros;  // the rank after the last token with this value
   const auto at = [&](int64_t rank) {
     while (rank >= end && value + 1 < latent.values_size()) end += latent.counts(++value);
     return value < 0 ? 0.0 : static_cast<double>(latent.values(value));

@@ -11,19 +11,19 @@
 namespace hookline::cli {
 
 struct LatentResult {
-  std::string dataset;  // its name
+  std::string dataset;  // the dataset's name
   v1::TopActivationsStarted started;
   std::vector<v1::LatentActivations> latents;
   v1::TopActivationsSummary summary;
 };
 
-// Writes what delphi's LatentDataset reads: FOLDER/DICTIONARY/FIRST_LAST.safetensors and config.json. Each window of
-// tokens is an example's context; of examples that overlap, the strongest stands for all. `activations` are exact
-// there, but a latent's count is that of its examples. Errors name the path.
+// Writes the files that delphi's LatentDataset reads: FOLDER/DICTIONARY/FIRST_LAST.safetensors and config.json. Each
+// window of tokens is the context of an example; an example whose token lies in a stronger example's context is left
+// out. `activations` are exact, but a latent's count covers only the windows. Errors name the path.
 absl::Status WriteDelphi(const LatentResult& result, const std::string& folder);
 
-// Writes what SAEDashboard's SaeVisData.load_json reads: the examples, the histogram and the statistics of each latent.
-// Tables of logits and of correlated neurons are empty. Errors name the path.
+// Writes the file that SAEDashboard's SaeVisData.load_json reads: the examples, the histogram and the statistics of
+// each latent. The tables of logits and of correlated neurons are empty. Errors name the path.
 absl::Status WriteSaeDashboard(const LatentResult& result, const std::string& path);
 
 }  // namespace hookline::cli

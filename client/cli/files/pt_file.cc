@@ -18,15 +18,15 @@
 namespace hookline::cli {
 namespace {
 
-// The pickle of a tensor takes some hundred bytes.
+// The pickle of a tensor takes a few hundred bytes.
 constexpr int64_t kMaxTensorPickleBytes = 64 << 10;
-// No hook point's name is longer.
+// hookline.json holds a hook point's name and a shape, which are shorter.
 constexpr int64_t kMaxAboutBytes = 64 << 10;
-// An object with a list in it.
+// hookline.json is an object with a list in it.
 constexpr int kMaxAboutDepth = 4;
 
-// The unpickler reads dicts of tensors, so a pickle that is a tensor is put into one: EMPTY_DICT, the key, the tensor,
-// SETITEM, STOP. It has no other way into the dict, since what stands before it is in no memo.
+// The unpickler reads dicts of tensors, so this puts a pickle that is a tensor into a dict: EMPTY_DICT, the key, the
+// tensor, SETITEM, STOP. The tensor's opcodes cannot reach the dict or the key, because neither is in the memo.
 absl::StatusOr<std::vector<uint8_t>> InADict(absl::string_view pickle) {
   if (pickle.size() <= 3 || pickle[0] != '\x80' || pickle.back() != '.') {
     return absl::FailedPreconditionError("its data.pkl is not a pickle of a tensor");
@@ -41,7 +41,8 @@ absl::StatusOr<Dtype> DtypeOf(const std::string& storage) {
   if (storage == "FloatStorage") return Dtype::kFloat32;
   if (storage == "BFloat16Storage") return Dtype::kBFloat16;
   if (storage == "HalfStorage") return Dtype::kFloat16;
-  return absl::FailedPreconditionError(absl::StrCat("holds a ", storage, "; float32, bfloat16 and float16 are taken"));
+  return absl::FailedPreconditionError(
+      absl::StrCat("holds a ", storage, "; float32, bfloat16 and float16 are accepted"));
 }
 
 std::string NameInside(const std::string& about) {
@@ -64,11 +65,11 @@ absl::StatusOr<PtFile> Read(const std::string& path) {
   ASSIGN_OR_RETURN(const std::string pickle, archive.Read(pickle_name, kMaxTensorPickleBytes));
   ASSIGN_OR_RETURN(const std::vector<uint8_t> dict, InADict(pickle));
   ASSIGN_OR_RETURN(const std::vector<PickledTensor> tensors, UnpickleStateDict(dict));
-  if (tensors.size() != 1) return absl::FailedPreconditionError("holds no single tensor");
+  if (tensors.size() != 1) return absl::FailedPreconditionError("does not hold exactly one tensor");
   const PickledTensor& tensor = tensors[0];
   ASSIGN_OR_RETURN(result.dtype, DtypeOf(tensor.storage_type));
   if (tensor.sizes.size() != 2 || tensor.sizes[0] < 1 || tensor.sizes[1] < 1) {
-    return absl::FailedPreconditionError("its tensor is not of (rows, width)");
+    return absl::FailedPreconditionError("its tensor does not have the shape (rows, width)");
   }
   result.rows = tensor.sizes[0];
   result.width = tensor.sizes[1];
@@ -82,7 +83,7 @@ absl::StatusOr<PtFile> Read(const std::string& path) {
   const CheckedInt64 begin = CheckedInt64(tensor.offset) * DtypeBytes(result.dtype);
   const CheckedInt64 bytes = CheckedInt64(result.rows) * result.width * DtypeBytes(result.dtype);
   if (!RangeFits(begin, bytes, storage->second.bytes)) {
-    return absl::FailedPreconditionError("its tensor reaches past its storage");
+    return absl::FailedPreconditionError("its tensor extends past its storage");
   }
   RETURN_IF_ERROR(archive.Check(storage_name));
   result.values_offset = storage->second.offset + *begin.value();

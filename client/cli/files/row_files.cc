@@ -36,7 +36,7 @@ absl::Status AppendColumn(ScratchFile& file, const Column& column) {
 
 struct RowFiles::File {
   std::string name;  // in the directory
-  int hook_point;    // into started_
+  int hook_point;    // index into started_
   int64_t header_bytes = 0;
   int64_t rows = 0;
   uint32_t crc32 = 0;  // of the values, for .pt
@@ -70,7 +70,7 @@ absl::StatusOr<std::unique_ptr<RowFiles>> RowFiles::Create(const std::string& di
                                                            const v1::CaptureStarted& started,
                                                            const RowFilesOptions& options) {
   if (options.format == FileFormat::kNpy && started.dtype() == v1::DTYPE_BFLOAT16) {
-    return absl::InvalidArgumentError("--format npy: NumPy has no bfloat16; take pt or safetensors");
+    return absl::InvalidArgumentError("--format npy: NumPy has no bfloat16; use pt or safetensors");
   }
   if (options.format != FileFormat::kSafetensors && !client::LayoutOf(started, 0).is_plain()) {
     return absl::InvalidArgumentError(absl::StrCat("--format: only safetensors holds rows of ",
@@ -80,14 +80,14 @@ absl::StatusOr<std::unique_ptr<RowFiles>> RowFiles::Create(const std::string& di
   std::error_code error;
   std::filesystem::create_directories(directory, error);
   if (error) {
-    return absl::ErrnoToStatus(error.value(), absl::StrCat("cannot make the directory ", directory));
+    return absl::ErrnoToStatus(error.value(), absl::StrCat("cannot create the directory ", directory));
   }
   std::unique_ptr<RowFiles> files(new RowFiles(directory, started, options));
   std::vector<std::string> hook_points;
   for (const v1::HookPointGrant& grant : started.hook_points()) {
     if (absl::StartsWith(grant.hook_point(), "provenance/") || absl::StartsWith(grant.hook_point(), "__")) {
-      return absl::InternalError(absl::StrCat("the server names a hook point ", grant.hook_point(),
-                                              ", which safetensors files use for something else"));
+      return absl::InternalError(
+          absl::StrCat("the server has a hook point ", grant.hook_point(), ", a name that safetensors files reserve"));
     }
     hook_points.push_back(grant.hook_point());
   }
@@ -103,7 +103,7 @@ absl::StatusOr<std::unique_ptr<RowFiles>> RowFiles::Create(const std::string& di
     }
     ASSIGN_OR_RETURN(file->scratch, ScratchFile::Create(TemporaryPath(directory, names[i])));
     file->header_bytes = files->ReservedBytes(*file);
-    // Until Finish its place is spaces, which nobody takes for a file.
+    // Until Finish, spaces take the header's place, so that no program takes the file for a complete one.
     const std::string spaces(static_cast<size_t>(file->header_bytes), ' ');
     RETURN_IF_ERROR(file->scratch->Append(spaces.data(), static_cast<int64_t>(spaces.size())));
     files->files_.push_back(std::move(file));
@@ -125,7 +125,7 @@ const std::string& RowFiles::name(int hook_point) const { return files_[hook_poi
 int64_t RowFiles::ReservedBytes(const File& file) const {
   if (format_ == FileFormat::kNpy) return kNpyHeaderBytes;
   if (format_ == FileFormat::kPt) return kPtHeaderBytes;
-  // No header is longer than that of the whole budget.
+  // The header is longest if the whole budget arrives.
   const int64_t budget = started_.hook_points(file.hook_point).max_activations();
   return static_cast<int64_t>(Header(file, budget, v1::STOP_REASON_SOURCE_ENDED).size());
 }
@@ -176,7 +176,7 @@ absl::Status RowFiles::Append(const client::Chunk& chunk) {
 
 absl::Status RowFiles::AppendProvenance(const v1::ActivationChunk& header) {
   if (header.sequence_size() == 0) return absl::InternalError("the server sent a chunk without provenance");
-  if (header.first_row() + header.rows() <= provenance_rows_) return absl::OkStatus();  // another hook point brought it
+  if (header.first_row() + header.rows() <= provenance_rows_) return absl::OkStatus();  // from another hook point
   const auto known = static_cast<int>(provenance_rows_ - header.first_row());
   if (known < 0) return absl::InternalError("the server's hook points are not row-aligned");
   const auto rest = [known](const auto& column) { return absl::MakeConstSpan(column).subspan(known); };

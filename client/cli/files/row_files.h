@@ -3,7 +3,7 @@
 // A safetensors file holds one tensor [rows, width] under the hook point's exact name, and with provenance
 // `provenance/sequence` and `provenance/token_id` (I64) and `provenance/position` (I32), each [rows]. Its metadata:
 // `format` = "hookline-capture", `version` = "1", `hook_point`, `model`, `fingerprint`, and `stop_reason`. Rows with a
-// scale or with top_k are U8 [rows, bytes of a row], as ActivationChunk.data has them, and the metadata also says
+// scale or with top_k are U8 [rows, bytes of a row], in the form of ActivationChunk.data, and the metadata also has
 // `dtype`, `width` and `top_k`.
 #ifndef HOOKLINE_CLIENT_CLI_FILES_ROW_FILES_H_
 #define HOOKLINE_CLIENT_CLI_FILES_ROW_FILES_H_
@@ -23,24 +23,24 @@ namespace hookline::cli {
 enum class IfExists { kRefuse, kReplace };
 enum class FileFormat { kSafetensors, kNpy, kPt };
 
-// The file names for hook points, in order: their characters beside A-Z a-z 0-9 . _ - replaced by _, made different
-// from each other also where case does not count, and none hidden or too long for a file system. In names of .pt files
-// dots are replaced too, as the original collector does.
+// Returns the file names of hook points, in order. Characters other than A-Z a-z 0-9 . _ - become _; in names of .pt
+// files dots do too, as in those of the original collector. The names differ even if case is ignored, and none is
+// hidden or too long for a file system.
 std::vector<std::string> FileNames(const std::vector<std::string>& hook_points,
                                    FileFormat format = FileFormat::kSafetensors);
 
 struct RowFilesOptions {
   FileFormat format = FileFormat::kSafetensors;
-  bool provenance = false;  // of safetensors only
+  bool provenance = false;  // only for safetensors
   IfExists if_exists = IfExists::kRefuse;
 };
 
-// Until Finish the directory holds temporary files only, whose names begin with a dot; destroying it without Finish
-// removes them. One thread at a time.
+// Until Finish, the directory holds at most temporary files, whose names begin with a dot; without Finish, the
+// destructor removes them. One thread at a time may use it.
 class RowFiles {
  public:
-  // Makes `directory` where there is none. ALREADY_EXISTS names a file that is in the way; INVALID_ARGUMENT: the format
-  // has no such dtype; errors of the disk name the path.
+  // Creates `directory` if it does not exist. ALREADY_EXISTS names a file that is in the way; INVALID_ARGUMENT means
+  // that the format cannot hold the rows; disk errors name the path.
   static absl::StatusOr<std::unique_ptr<RowFiles>> Create(const std::string& directory,
                                                           const v1::CaptureStarted& started,
                                                           const RowFilesOptions& options);
@@ -48,13 +48,13 @@ class RowFiles {
   RowFiles(const RowFiles&) = delete;
   RowFiles& operator=(const RowFiles&) = delete;
 
-  // Appends a chunk's rows. They follow those given before of that hook point.
+  // Appends a chunk's rows to the earlier rows of the same hook point.
   absl::Status Append(const client::Chunk& chunk);
 
-  // Completes the files, brings them to the disk and gives them their names.
+  // Completes the files, syncs them to the disk and gives them their names.
   absl::Status Finish(v1::StopReason stop_reason);
 
-  // The file that holds the rows of a hook point after Finish.
+  // The path of the file that holds the rows of a hook point after Finish.
   std::string path(int hook_point) const;
   // The file's name, without the directory.
   const std::string& name(int hook_point) const;
@@ -65,7 +65,7 @@ class RowFiles {
   RowFiles(std::string directory, const v1::CaptureStarted& started, const RowFilesOptions& options);
 
   int64_t ReservedBytes(const File& file) const;
-  // A safetensors header, as long as what was reserved for it.
+  // Returns a safetensors header, padded to the bytes reserved for it.
   std::string Header(const File& file, int64_t rows, v1::StopReason stop_reason) const;
   absl::Status AppendProvenance(const v1::ActivationChunk& header);
   absl::Status Complete(File& file, v1::StopReason stop_reason);

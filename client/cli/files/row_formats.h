@@ -1,5 +1,5 @@
-// Files of one matrix of rows, whose number is known at the end only: .npy, and .pt as torch.save writes it. A file is
-// its header, the rows, its trailer.
+// Headers and trailers of files that hold one matrix of rows: .npy, and .pt as torch.save writes it. The number of rows
+// is known only at the end. A file is its header, the rows and, for .pt, its trailer.
 #ifndef HOOKLINE_CLIENT_CLI_FILES_ROW_FORMATS_H_
 #define HOOKLINE_CLIENT_CLI_FILES_ROW_FORMATS_H_
 
@@ -15,18 +15,18 @@ struct RowMatrix {
   Dtype dtype = Dtype::kFloat32;
   int64_t rows = 0;
   int64_t width = 0;
-  uint32_t crc32 = 0;  // of the rows, as zlib counts it; .pt needs it
+  uint32_t crc32 = 0;  // of the rows, by zlib; only .pt needs it
 
   int64_t bytes() const { return rows * width * DtypeBytes(dtype); }
 };
 
-// numpy.lib.format, version 1.0. bfloat16 is not among NumPy's types.
+// The format is numpy.lib.format, version 1.0. NumPy has no bfloat16.
 inline constexpr int64_t kNpyHeaderBytes = 128;
 std::string NpyHeader(const RowMatrix& matrix);
 
-// A zip archive, not compressed, with the values first, so that they can be written before they are counted:
+// The format is an uncompressed zip archive with the values first, so that they can be written before they are counted:
 // `archive/data/0`, then `archive/data.pkl` (the tensor), `archive/byteorder`, `archive/version`, and
-// `archive/hookline.json` with the hook point's exact name. torch.load reads it, with weights_only too.
+// `archive/hookline.json` with the hook point's exact name. torch.load reads it, also with weights_only.
 inline constexpr int64_t kPtHeaderBytes = 64;
 std::string PtHeader(const RowMatrix& matrix);
 std::string PtTrailer(const RowMatrix& matrix);

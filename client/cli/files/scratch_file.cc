@@ -30,8 +30,8 @@ std::string TemporaryPath(absl::string_view directory, absl::string_view name) {
 absl::StatusOr<std::unique_ptr<ScratchFile>> ScratchFile::Create(std::string path) {
   const std::string directory = path.substr(0, path.rfind('/') + 1);
   int fd = open(directory.empty() ? "." : directory.c_str(), O_RDWR | O_TMPFILE | O_CLOEXEC, 0666);
-  const bool has_name =
-      fd < 0;  // not every file system has nameless files; where another error is to blame, it comes again
+  // Not every file system supports unnamed files. Any other error comes again at the second attempt.
+  const bool has_name = fd < 0;
   if (has_name) fd = open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
   if (fd < 0) return DiskError("create", path);
   return std::unique_ptr<ScratchFile>(new ScratchFile(std::move(path), fd, has_name));
@@ -43,9 +43,9 @@ ScratchFile::~ScratchFile() {
 }
 
 absl::Status ScratchFile::Append(absl::Span<const absl::Span<const uint8_t>> pieces) {
-  std::array<iovec, 64> vector;  // a chunk has few pieces; more make more calls
+  std::array<iovec, 64> vector;  // a chunk has few pieces; more take several calls
   size_t piece = 0;
-  size_t offset = 0;  // into that piece
+  size_t offset = 0;  // into pieces[piece]
   while (piece < pieces.size()) {
     size_t count = 0;
     for (size_t i = piece; i < pieces.size() && count < vector.size(); ++i) {
@@ -76,7 +76,7 @@ absl::Status ScratchFile::AppendFrom(const ScratchFile& other, int64_t bytes) {
     const ssize_t got = pread(other.fd_, buffer.data(), wanted, done);
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) return DiskError("read", other.path_);
-    if (got == 0) return absl::DataLossError(absl::StrCat(other.path_, " was cut by another program"));
+    if (got == 0) return absl::DataLossError(absl::StrCat(other.path_, " was truncated by another program"));
     RETURN_IF_ERROR(Append(buffer.data(), got));
     done += got;
   }
@@ -100,7 +100,7 @@ absl::Status ScratchFile::Sync() {
 
 absl::Status ScratchFile::Keep(const std::string& path) {
   if (!has_name_) {
-    // A link replaces nothing, so the file gets its temporary name first.
+    // linkat does not replace a file, so the file gets its temporary name first.
     const std::string itself = absl::StrCat("/proc/self/fd/", fd_);
     if (linkat(AT_FDCWD, itself.c_str(), AT_FDCWD, path_.c_str(), AT_SYMLINK_FOLLOW) != 0) {
       return DiskError("create", path_);

@@ -13,14 +13,14 @@
 
 namespace hookline::cli {
 
-// The path at which a file that is to be `name` in `directory` is written: hidden, and another for each process.
+// Returns the temporary path of a file that will be `name` in `directory`: hidden, and different for each process.
 std::string TemporaryPath(absl::string_view directory, absl::string_view name);
 
-// Errors name the path. One thread at a time.
+// Errors name the path. One thread at a time may use it.
 class ScratchFile {
  public:
-  // A file that `path` is the temporary name of. Where the file system can, it has none before Keep, so that not even a
-  // kill leaves it behind; elsewhere it is created, and what stands there is an error.
+  // Creates a file whose temporary name is `path`. If the file system supports unnamed files, the file has no name
+  // before Keep, so that not even SIGKILL leaves it behind; otherwise it is created at `path`, which must not exist.
   static absl::StatusOr<std::unique_ptr<ScratchFile>> Create(std::string path);
   // Removes the file unless Keep was called.
   ~ScratchFile();
@@ -32,11 +32,11 @@ class ScratchFile {
   absl::Status Append(const void* data, int64_t bytes);
   // Appends the first `bytes` bytes of another file.
   absl::Status AppendFrom(const ScratchFile& other, int64_t bytes);
-  // Writes over the beginning.
+  // Overwrites the beginning of the file.
   absl::Status Overwrite(absl::string_view begin);
-  // Brings the contents to the disk.
+  // Syncs the contents to the disk.
   absl::Status Sync();
-  // Gives the file its name in the same directory, in place of what has it.
+  // Gives the file its final name `path`, in the same directory; replaces a file of that name.
   absl::Status Keep(const std::string& path);
 
  private:
@@ -49,7 +49,7 @@ class ScratchFile {
   bool kept_ = false;
 };
 
-// Makes names that were given in `directory` survive a power loss.
+// Makes renames in `directory` survive a power loss.
 absl::Status SyncDirectory(const std::string& directory);
 
 }  // namespace hookline::cli

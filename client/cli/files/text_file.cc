@@ -14,11 +14,11 @@ namespace hookline::cli {
 namespace {
 
 constexpr size_t kReadBytes = size_t{64} << 10;
-// The server encodes no longer texts.
+// The server does not encode longer texts.
 constexpr size_t kMaxLineBytes = size_t{16} << 20;
-// The fields beside the text may hold what they like; deeper than this nests no data set.
+// The fields beside the text can hold anything, but no data set nests deeper than this.
 constexpr int kMaxJsonDepth = 64;
-// Texts of one call: enough that the way to the server costs little, few enough that an answer stays below 4 MiB.
+// The texts of one call: enough to make the round trip cheap, few enough to keep the answer below 4 MiB.
 constexpr size_t kMaxTextsPerCall = 64;
 constexpr size_t kMaxBytesPerCall = size_t{128} << 10;
 
@@ -42,7 +42,7 @@ class TextFile final : public TokenSource {
     const auto& [line, ids] = encoded_.front();
     if (static_cast<int64_t>(ids.size()) > kMaxSequenceIds) {
       return absl::InvalidArgumentError(
-          absl::StrCat(Place(line), ids.size(), " tokens; at most ", kMaxSequenceIds, " make a sequence"));
+          absl::StrCat(Place(line), ids.size(), " tokens; a sequence can have at most ", kMaxSequenceIds));
     }
     sequence->mutable_ids()->Add(ids.begin(), ids.end());
     last_line_ = line;
@@ -63,8 +63,8 @@ class TextFile final : public TokenSource {
  private:
   std::string Place(int64_t line) const { return absl::StrCat(reader_->name(), ", line ", line, ": "); }
 
-  // The next line without its end; none at the end of the file. Where `waits` is false also none if it is not there
-  // yet.
+  // Returns the next line without its line break; none at the end of the file. If `waits` is false, returns none also
+  // for a line that has not arrived yet.
   absl::StatusOr<std::optional<std::string>> NextLine(bool waits) {
     size_t searched = 0;
     while (true) {
@@ -72,8 +72,8 @@ class TextFile final : public TokenSource {
       if (end == std::string::npos && !ended_) {
         if (!waits) return std::nullopt;
         if (unread_.size() > kMaxLineBytes) {
-          return absl::InvalidArgumentError(
-              absl::StrCat(Place(line_ + 1), "more than ", kMaxLineBytes, " bytes; one text stands in one line"));
+          return absl::InvalidArgumentError(absl::StrCat(Place(line_ + 1), "more than ", kMaxLineBytes,
+                                                         " bytes; put each text on a line of its own"));
         }
         searched = unread_.size();
         unread_.resize(searched + kReadBytes);
@@ -105,7 +105,7 @@ class TextFile final : public TokenSource {
     return object->at(options_.field).get<std::string>();
   }
 
-  // Encodes the lines that are there, at least one. False at the end.
+  // Encodes the lines that have arrived, at least one. Returns false at the end.
   absl::StatusOr<bool> EncodeSome() {
     std::vector<std::string> texts;
     std::vector<int64_t> lines;
@@ -125,7 +125,7 @@ class TextFile final : public TokenSource {
                                                                lines.back(), ": ", answer.status().message()));
     }
     if (answer->sequences_size() != static_cast<int>(texts.size())) {
-      return absl::InternalError("the server answered with another number of sequences than it was sent texts");
+      return absl::InternalError("the server's answer does not have one sequence for each text");
     }
     for (size_t i = 0; i < texts.size(); ++i) {
       RETURN_IF_ERROR(AddSequences(lines[i], answer->sequences(static_cast<int>(i))));
@@ -133,22 +133,23 @@ class TextFile final : public TokenSource {
     return true;
   }
 
-  // Adds a text's sequence, or its parts where it is longer than a sequence may be.
+  // Adds a text's sequence, or its parts if it is longer than a sequence can be.
   absl::Status AddSequences(int64_t line, const v1::TokenizedText& text) {
     const int size = text.ids_size();
     if (options_.long_texts == LongTexts::kLeave || size <= options_.max_ids) {
       encoded_.emplace_back(line, std::vector<uint32_t>(text.ids().begin(), text.ids().end()));
       return absl::OkStatus();
     }
-    // A special token that was added covers nothing of the text.
+    // A special token that was added covers no characters of the text.
     const auto is_added = [&text](int i) { return text.special(i) && text.ends(i) == 0; };
     int begin = 0, end = size;
     while (begin < end && is_added(begin)) ++begin;
     while (end > begin && is_added(end - 1)) --end;
     const int64_t room = options_.max_ids - (begin + size - end);
     if (room < 1) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          Place(line), begin + size - end, " special tokens are added, but a sequence may have ", options_.max_ids));
+      return absl::InvalidArgumentError(absl::StrCat(Place(line), begin + size - end,
+                                                     " special tokens are added, but a sequence can have only ",
+                                                     options_.max_ids));
     }
     const auto ids = text.ids().begin();
     for (int64_t at = begin; at < end; at += room) {
@@ -168,7 +169,7 @@ class TextFile final : public TokenSource {
   bool ended_ = false;
   int64_t line_ = 0;
   int64_t last_line_ = 0;
-  std::deque<std::pair<int64_t, std::vector<uint32_t>>> encoded_;  // with their lines
+  std::deque<std::pair<int64_t, std::vector<uint32_t>>> encoded_;  // line, ids
 };
 
 }  // namespace

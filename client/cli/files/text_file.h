@@ -17,19 +17,19 @@ namespace hookline::cli {
 // Encodes texts, each into one entry of the answer.
 using EncodeTexts = std::function<absl::StatusOr<v1::TokenizeResponse>(const std::vector<std::string>& texts)>;
 
-// The treatment of a text of more tokens than a sequence may have. With kLeave the server refuses it.
+// The treatment of a text of more tokens than a sequence can have. With kLeave, the server refuses the text.
 enum class LongTexts { kLeave, kTruncate, kSplit };
 
 struct TextFileOptions {
   std::string path;   // `-`: standard input
-  std::string field;  // the field of each line's JSON object that is the text; empty: the line itself is
+  std::string field;  // the field of each line's JSON object that holds the text; empty: the line is the text
   std::optional<uint32_t> prepend_token;
   LongTexts long_texts = LongTexts::kLeave;
-  int64_t max_ids = 0;  // of a sequence, without the prepended one; for all but kLeave
+  int64_t max_ids = 0;  // of a sequence, without the prepended one; kLeave ignores it
 };
 
-// One text a line, in UTF-8; empty lines are skipped. A text that is cut has the special tokens that were added to it
-// in each part. Errors name the file and the line.
+// Opens a file with one UTF-8 text on each line; empty lines are skipped. If a text is cut, each part has the special
+// tokens that were added to the text. Errors name the file and the line.
 absl::StatusOr<std::unique_ptr<TokenSource>> OpenTextFile(const TextFileOptions& options, EncodeTexts encode);
 
 }  // namespace hookline::cli

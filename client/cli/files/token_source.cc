@@ -21,7 +21,7 @@ constexpr size_t kReadBytes = size_t{64} << 10;
 // No 32-bit id has as many digits; a longer word cannot be an id and is not kept.
 constexpr size_t kMaxIdCharacters = 32;
 
-// One sequence a line, ids separated by white space or commas. Empty lines are skipped.
+// Reads one sequence from each line, ids separated by white space or commas. Skips empty lines.
 class TextSource final : public TokenSource {
  public:
   TextSource(std::optional<uint32_t> prepend_token, std::unique_ptr<ByteReader> reader)
@@ -55,7 +55,7 @@ class TextSource final : public TokenSource {
         }
         if (sequence->ids_size() - before == kMaxSequenceIds) {
           return absl::InvalidArgumentError(
-              absl::StrCat(Place(), "more than ", kMaxSequenceIds, " ids; one sequence stands in one line"));
+              absl::StrCat(Place(), "more than ", kMaxSequenceIds, " ids; put each sequence on a line of its own"));
         }
         sequence->add_ids(id);
         word.clear();
@@ -81,7 +81,7 @@ class TextSource final : public TokenSource {
   std::string LastPlace() const override { return absl::StrCat("line ", last_line_); }
 
  private:
-  // UTF-8's mark at the start of a file says nothing; UTF-16's says that its digits are not single bytes.
+  // Skips the byte order mark of UTF-8. Refuses UTF-16, whose digits are not single bytes.
   absl::Status SkipByteOrderMark() {
     const absl::string_view text(buffer_.data(), end_);
     if (absl::StartsWith(text, "\xef\xbb\xbf")) at_ = 3;
@@ -97,8 +97,8 @@ class TextSource final : public TokenSource {
   absl::Status NoId(const std::string& word) const {
     return absl::InvalidArgumentError(absl::StrCat(
         Place(), Quoted(word),
-        " is not a token id (0 to 4294967295); give ids separated by spaces or commas, "
-        "--token-format bytes for the text itself, or the type of binary ids, such as --token-format uint16"));
+        " is not a token id (0 to 4294967295); separate ids by spaces or commas, or set --token-format: to bytes for a "
+        "text, or to the type of binary ids, such as uint16"));
   }
 
   const std::unique_ptr<ByteReader> reader_;
@@ -110,7 +110,7 @@ class TextSource final : public TokenSource {
   bool begun_ = false;
 };
 
-// Each byte is a token; the last sequence may be shorter.
+// Reads each byte as a token; the last sequence can be shorter.
 class BytesSource final : public TokenSource {
  public:
   BytesSource(std::optional<uint32_t> prepend_token, std::unique_ptr<ByteReader> reader, int64_t sequence_length)
@@ -155,7 +155,7 @@ class BytesSource final : public TokenSource {
   int64_t last_bytes_ = 0;
 };
 
-// The rows of a 2-D array, or a 1-D array cut into sequences of which the last may be shorter.
+// Reads the rows of a 2-D array, or a 1-D array cut into sequences, of which the last can be shorter.
 class ArraySource final : public TokenSource {
  public:
   ArraySource(std::string name, std::optional<uint32_t> prepend_token, std::unique_ptr<const Dataset> dataset,
@@ -200,7 +200,7 @@ class ArraySource final : public TokenSource {
   }
 
  private:
-  // The server knows its model's vocabulary and says so.
+  // The server checks ids against its model's vocabulary.
   static constexpr int64_t kAnyId = int64_t{1} << 32;
 
   const std::unique_ptr<const Dataset> dataset_;
@@ -227,7 +227,7 @@ absl::StatusOr<std::unique_ptr<TokenSource>> TokenSource::Open(const TokenSource
     const int64_t row = dataset->row_length();
     if (row > kMaxSequenceIds) {
       return absl::InvalidArgumentError(
-          absl::StrCat(options.path, ": rows of ", row, " ids; at most ", kMaxSequenceIds, " make a sequence"));
+          absl::StrCat(options.path, ": rows of ", row, " ids; a sequence can have at most ", kMaxSequenceIds));
     }
     return std::make_unique<ArraySource>(options.path, options.prepend_token, std::move(dataset),
                                          row > 0 ? row : options.sequence_length);
@@ -279,8 +279,8 @@ absl::Status TokenSource::SeekTo(int64_t index) {
   while (next_index_ < index) {
     ASSIGN_OR_RETURN(bool more, Next(&skipped));
     if (!more) {
-      return absl::FailedPreconditionError(absl::StrCat("the tokens ended at sequence ", next_index_,
-                                                        ", but the capture had read to ", index, " before"));
+      return absl::FailedPreconditionError(
+          absl::StrCat("the tokens now end at sequence ", next_index_, ", but the capture has read to ", index));
     }
   }
   return absl::OkStatus();

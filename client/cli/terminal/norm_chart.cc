@@ -16,7 +16,7 @@ namespace {
 // Leaves room for the longest names in a terminal of 100 columns.
 constexpr int kColumns = 56;
 
-// The norms from `low` to `high`, both above 0, on kColumns columns.
+// A logarithmic axis of kColumns columns, from `low` to `high`, both above 0.
 struct Axis {
   double low = std::numeric_limits<double>::infinity();
   double high = 0;
@@ -55,7 +55,7 @@ std::string NormChart(const v1::CaptureSummary& summary) {
   if (axis.empty()) return "";
   const std::string low = absl::StrFormat("%.3g", axis.low), high = absl::StrFormat("%.3g", axis.high);
   const int gap = std::max(1, kColumns - static_cast<int>(low.size() + high.size()));
-  std::string text = absl::StrCat("Norms of rows, 1 % to 99 %: | the median, o the mean; logarithmic\n",
+  std::string text = absl::StrCat("Row norms, 1 % to 99 % quantile, on a logarithmic axis: | median, o mean\n",
                                   std::string(name_width + 2, ' '), low, std::string(gap, ' '), high, "\n");
   for (const v1::HookPointSummary& point : summary.hook_points()) {
     const std::string name = Escaped(point.hook_point());

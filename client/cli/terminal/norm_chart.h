@@ -1,4 +1,4 @@
-// A drawing of hook points' norms for the terminal, and the table beside it.
+// A chart of hook points' row norms for the terminal, and the table above it.
 #ifndef HOOKLINE_CLIENT_CLI_TERMINAL_NORM_CHART_H_
 #define HOOKLINE_CLIENT_CLI_TERMINAL_NORM_CHART_H_
 
@@ -10,12 +10,12 @@
 
 namespace hookline::cli {
 
-// The report of a capture with statistics_only: a table with a row for each hook point, and NormChart. `paths` is
-// empty.
+// Returns the report of a capture with statistics_only: a table with a row for each hook point, and NormChart. `paths`
+// is empty.
 std::string StatisticsTable(const CaptureResult& result, absl::Duration elapsed, const std::vector<std::string>& paths);
 
-// One line for each hook point, all on one logarithmic axis: from the 1 % to the 99 % quantile of its rows' norms with
-// the median as `|` and, where it is not the same column, the mean as `o`.
+// Draws a line for each hook point on one logarithmic axis: a bar from the 1 % to the 99 % quantile of its row norms,
+// the median as `|` and, unless it falls into the same column, the mean as `o`. Returns "" if no norm is above 0.
 std::string NormChart(const v1::CaptureSummary& summary);
 
 }  // namespace hookline::cli

@@ -17,7 +17,7 @@ namespace {
 
 constexpr absl::Duration kBarInterval = absl::Milliseconds(100);
 constexpr absl::Duration kLineInterval = absl::Seconds(1);
-// This is used for terminals that do not tell.
+// Used if the terminal does not report its width.
 constexpr int kDefaultWidth = 80;
 
 int TerminalWidth() {
@@ -43,7 +43,7 @@ std::string ProgressLine(const ProgressState& state, absl::Duration elapsed, int
     absl::StrAppend(&numbers, "  ", ShortTime(static_cast<double>(*state.total_rows - state.rows) / rate), " left");
   }
   std::string bar;
-  // 100% [=====>    ] and a space
+  // The other 9 columns are `100% [`, `] ` and a free one at the end.
   const int room = width - static_cast<int>(numbers.size()) - 9;
   if (room >= 5) {
     const int filled = static_cast<int>(done * room);
@@ -83,7 +83,7 @@ void Progress::Draw() {
   drawn_ = true;
   const bool bar = style_ == ProgressStyle::kBar;
   const std::string line = ProgressLine(state_, elapsed(), bar ? TerminalWidth() : 0);
-  // ESC [ K clears what is left of a longer line.
+  // ESC [ K clears the rest of a longer previous line.
   fputs(bar ? absl::StrCat("\r", line, "\x1b[K").c_str() : absl::StrCat(line, "\n").c_str(), stderr);
 }
 

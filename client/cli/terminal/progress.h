@@ -1,4 +1,4 @@
-// Shows on standard error how far a transfer is: a bar on a terminal, else one line a second.
+// Shows the progress of a transfer on standard error: a bar on a terminal, else one line a second.
 #ifndef HOOKLINE_CLIENT_CLI_TERMINAL_PROGRESS_H_
 #define HOOKLINE_CLIENT_CLI_TERMINAL_PROGRESS_H_
 
@@ -16,41 +16,41 @@ namespace hookline::cli {
 
 enum class ProgressStyle { kNone, kLines, kBar };
 
-// kBar if standard error is a terminal, else kLines.
+// Returns kBar if standard error is a terminal, else kLines.
 ProgressStyle DefaultProgressStyle();
 
-// The work that was done in some time.
+// The work that is done so far.
 struct ProgressState {
-  int64_t rows = 0;  // or what else `unit` says
+  int64_t rows = 0;  // or whatever `unit` names
   std::optional<int64_t> total_rows;
   int64_t bytes = 0;
-  // Rows and bytes that were there before the time began.
+  // The part of `rows` and `bytes` that was done before the clock started; rates leave it out.
   int64_t rows_before = 0;
   int64_t bytes_before = 0;
   const char* unit = "rows";
 };
 
-// One line of progress. `width` is the terminal's, for a bar; 0: no bar.
+// Returns one line of progress. `width` is the terminal's, for a bar; 0 means no bar.
 std::string ProgressLine(const ProgressState& state, absl::Duration elapsed, int width);
 
 // Thread-safe.
 class Progress {
  public:
-  // Begins to count time. `unit`, a literal, is what is counted.
+  // Starts the clock. `unit`, a string literal, names what is counted.
   explicit Progress(ProgressStyle style, const char* unit = "rows");
   // Ends the line.
   ~Progress();
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
 
-  // The most rows that there will be; none where nobody knows.
+  // Sets the most rows that can come; none if that is unknown.
   void SetTotal(std::optional<int64_t> total_rows);
   void Add(int64_t rows, int64_t bytes);
-  // Says how much was there before this began.
+  // Sets how much was done before the clock started.
   void SetBefore(int64_t rows, int64_t bytes);
-  // Says how much there is now.
+  // Sets how much is done now.
   void Set(int64_t rows, int64_t bytes);
-  // Says something beside, in a line of its own, whatever the style.
+  // Prints `text` on a line of its own, in every style.
   void Note(const std::string& text);
 
   absl::Duration elapsed() const;

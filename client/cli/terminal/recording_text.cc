@@ -29,7 +29,7 @@ std::string RecordingText(const v1::Recording& recording) {
     absl::StrAppend(&text, "dataset ", Escaped(recording.dataset().name()), ", sequences of ",
                     WithCommas(recording.dataset().sequence_length()), "\n");
   } else if (recording.token_sequences() > 0) {
-    absl::StrAppend(&text, Count(recording.token_sequences(), "sequence"), " of the request's own\n");
+    absl::StrAppend(&text, Count(recording.token_sequences(), "sequence"), " from the request\n");
   }
   std::vector<std::vector<std::string>> rows = {{"hook point", "rows", "of", "width"}};
   for (const v1::RecordedHookPoint& point : recording.hook_points()) {

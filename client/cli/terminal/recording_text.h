@@ -8,10 +8,10 @@
 
 namespace hookline::cli {
 
-// `complete`, `running`, ...
+// Returns `complete`, `running`, ...
 std::string StateName(v1::RecordingState state);
 
-// Some lines: state, model, source, and a table of the hook points.
+// Returns lines with the state, the model and the source, and a table of the hook points.
 std::string RecordingText(const v1::Recording& recording);
 
 }  // namespace hookline::cli

@@ -11,7 +11,7 @@
 namespace hookline::cli {
 namespace {
 
-// Says how much came, how fast, why it ended, and of which model it is.
+// Returns a line with the rows, bytes and time of a capture, why it ended, and its model.
 std::string Totals(const CaptureResult& result, absl::Duration elapsed) {
   int64_t rows = 0;
   for (const v1::HookPointSummary& summary : result.summary.hook_points()) rows += summary.rows();
@@ -31,7 +31,7 @@ std::string Lines(const std::vector<std::string>& lines) {
 }  // namespace
 
 std::string Table(const std::vector<std::vector<std::string>>& cells) {
-  // Names are a server's.
+  // The cells hold names from the server, which can contain control characters.
   std::vector<std::vector<std::string>> rows = cells;
   for (auto& row : rows) {
     for (std::string& cell : row) cell = Escaped(cell);
@@ -91,7 +91,7 @@ std::string CaptureTable(const CaptureResult& result, absl::Duration elapsed, co
                     absl::StrFormat("%.2g %%", 100 * summary.conversion_error()), " (relative RMS error)\n");
   }
   if (partial) absl::StrAppend(&text, "The statistics leave out rows from before a reconnect.\n");
-  if (beyond) absl::StrAppend(&text, "The statistics are also of rows that servers computed beyond the budget.\n");
+  if (beyond) absl::StrAppend(&text, "The statistics include rows that servers computed beyond the budget.\n");
   absl::StrAppend(&text, Totals(result, elapsed), ", ", WithCommas(result.summary.tokens()), " tokens in ",
                   WithCommas(result.summary.batches()), " batches.\n", Lines(paths));
   return text;

@@ -12,19 +12,19 @@
 
 namespace hookline::cli {
 
-// Columns padded to their widest entry, the first aligned left and the others right; `rows[0]` is the heading.
+// Pads columns to their widest entry, the first aligned left and the others right. `rows[0]` is the heading.
 std::string Table(const std::vector<std::vector<std::string>>& rows);
 
-// `1 shard`, `2 shards`.
+// Returns `1 shard`, `2 shards`.
 std::string Count(int64_t count, absl::string_view thing);
 
-// These three show a result. `paths` has the file of each hook point, or is empty.
+// The next three functions report a result. `paths` has the file of each hook point, or is empty.
 
-// A table with statistics.
+// Returns a table with statistics.
 std::string CaptureTable(const CaptureResult& result, absl::Duration elapsed, const std::vector<std::string>& paths);
-// The table of a read, whose summary has no statistics.
+// Returns the table of a read, whose summary has no statistics.
 std::string ReadTable(const CaptureResult& result, absl::Duration elapsed, const std::vector<std::string>& paths);
-// One JSON object with everything that is known.
+// Returns one JSON object with everything that is known.
 std::string CaptureJson(const CaptureResult& result, absl::Duration elapsed, const std::vector<std::string>& paths);
 
 }  // namespace hookline::cli
