@@ -10,7 +10,7 @@
 namespace hookline {
 namespace {
 
-// One client's default part of what all share: with a quarter each, three others find room beside it.
+// By default a client may have a quarter of what all share, so that three others find room beside it.
 constexpr int64_t kDefaultPart = 4;
 // A capture takes about this long to end; a client that is refused may ask again then.
 constexpr absl::Duration kQueueRetry = absl::Seconds(5);

@@ -13,7 +13,8 @@ namespace {
 
 // Bits of binary32's fraction that a bucket leaves out.
 constexpr int kDroppedBits = 23 - 7;
-// A row is far out if its norm is more than this many medians: the attention sinks of language models are, by far.
+// A row is an outlier if its norm is more than this many medians; those of the attention sinks of language models are,
+// by far.
 constexpr double kOutlierMedians = 10;
 
 uint32_t BucketOf(double norm) {
