@@ -14,8 +14,8 @@
 namespace hookline {
 
 struct Sequence {
-  int64_t count = 0;          // in the order of the source; resume positions hold it
-  int64_t index = 0;          // as provenance names it: in the dataset, or the same as `count`
+  int64_t count = 0;          // its place in the order of the source; resume positions hold it
+  int64_t index = 0;          // as provenance names it: its place in the dataset, or `count`
   int64_t length = 0;         // tokens
   std::vector<uint32_t> ids;  // empty for a dataset until DatasetRange::Read
 };
@@ -48,10 +48,10 @@ class SequenceSource {
     return dataset_.has_value() ? (dataset_->end() - next_count_) * dataset_->length() : queued_tokens_;
   }
 
-  // Deterministic captures: the size, in sequences, of the batch that starts at the next sequence. A batch never spans
-  // two TokenBatches.
+  // For deterministic captures: returns the size, in sequences, of the batch that starts at the next sequence. A batch
+  // never spans two TokenBatches.
   int64_t NextBatchSequences() const;
-  // Its nominal size, if its TokenBatch or dataset did not end.
+  // Returns the size that this batch would have if its TokenBatch or dataset did not end.
   int64_t BatchSequences() const { return batch_sequences_; }
 
  private:
