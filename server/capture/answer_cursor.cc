@@ -91,7 +91,7 @@ absl::Status AnswerCursor::Add(const RowsAnswer& answer) {
   AskedRows& one = asked_[next_];
   one.rows.resize(tokens * width);
   one.mask.resize(tokens, false);
-  size_t from = 0;  // into the values
+  size_t from = 0;  // index into the values
   for (size_t i = 0; i < static_cast<size_t>(answer.rows); ++i) {
     if (!answer.mask.empty() && !answer.mask[i]) continue;
     const size_t position = static_cast<size_t>(next_position_) + i;

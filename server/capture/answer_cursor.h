@@ -33,7 +33,7 @@ class AnswerCursor {
  private:
   struct Place {
     int64_t sequence = 0;  // ScorePlan::index
-    size_t variant = 0;    // into the plan's variants
+    size_t variant = 0;    // index into the plan's variants
     int64_t tokens = 0;
     int64_t width = 0;
     std::string hook_point;
@@ -44,8 +44,8 @@ class AnswerCursor {
 
   const ScorePlan& plan_;
   std::vector<AskedRows>& asked_;
-  std::vector<Place> places_;  // of `asked_`
-  size_t next_ = 0;            // into `asked_`
+  std::vector<Place> places_;  // one for each of `asked_`
+  size_t next_ = 0;            // index into `asked_`
   int64_t next_position_ = 0;
 };
 

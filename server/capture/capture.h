@@ -57,7 +57,7 @@ struct Provenance {
 // Rows of one hook point. `data` holds rows as RowLayout describes them, one after another; a chunk larger than a slab
 // lies in several slabs, whose border may lie inside a row. Destroying the chunk gives its slabs back.
 struct Chunk {
-  int hook_point = 0;  // into CaptureStarted::hook_points
+  int hook_point = 0;  // index into CaptureStarted::hook_points
   int64_t first_row = 0;
   int64_t rows = 0;
   std::vector<SlabSpan> data;

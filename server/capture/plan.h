@@ -42,7 +42,7 @@ struct CaptureEstimate {
 
 struct CapturePlan {
   struct HookPoint {
-    int index = 0;     // into the model's hook points
+    int index = 0;     // index into the model's hook points
     std::string name;  // the name in chunks
     int64_t width = 0;
     RowLayout layout;
@@ -87,7 +87,7 @@ struct CapturePlan {
   bool deterministic = false;
   int64_t max_message_bytes = 0;
 
-  int64_t group_rows = 0;    // in a row group, at most
+  int64_t group_rows = 0;    // the most in a row group
   int64_t group_slabs = 0;   // those that such a group takes
   int64_t window_slabs = 0;  // room for at least two such groups
 

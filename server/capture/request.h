@@ -18,7 +18,7 @@
 
 namespace hookline {
 
-// Token sequences in order, all ids in one array: a sequence of one token takes 8 bytes, where a vector for each
+// Token sequences in order, all ids in one array: a sequence of one token takes 8 bytes, while a vector for each
 // sequence would take 56.
 //
 //   TokenBatch batch;
@@ -48,7 +48,7 @@ class TokenBatch {
 
  private:
   std::vector<uint32_t> ids_;
-  std::vector<uint32_t> ends_;  // of each sequence, in ids_; 32 bits, since a message is below 2 GiB
+  std::vector<uint32_t> ends_;  // where each sequence ends in ids_; 32 bits suffice, since a message is below 2 GiB
 };
 
 struct DatasetSource {

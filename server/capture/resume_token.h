@@ -24,7 +24,7 @@ struct CaptureDigests {
 struct ResumePosition {
   int64_t rows = 0;           // of complete row groups
   int64_t sequence = 0;       // the one that row `rows` comes from
-  int64_t sequence_rows = 0;  // selected rows of it that came before
+  int64_t sequence_rows = 0;  // selected rows of that sequence that came before
   // The row group that begins there: its number of rows, and for how many of the capture's hook points, in their order,
   // the chunk was sent. Zero between two groups.
   int64_t group_rows = 0;

@@ -167,7 +167,7 @@ absl::Status TakeOperation(const InterventionRequest& request, const Model& mode
 // Positions ascend in the plan, and so do the rows that are set there.
 absl::Status TakePositions(const InterventionRequest& request, int64_t longest, const std::string& field,
                            Intervention* made) {
-  std::map<int64_t, size_t> order;  // of the positions, into the request
+  std::map<int64_t, size_t> order;  // each position's index in the request
   for (size_t i = 0; i < request.positions.size(); ++i) {
     const std::string name = absl::StrCat(field, ".positions[", i, "]");
     const int64_t position = request.positions[i];

@@ -36,7 +36,8 @@ struct ScorePlan {
   size_t sent_variants = 0;
   // The hook points of the interventions as they were named, for each of the request's variants.
   std::vector<std::vector<std::string>> replaced_names;
-  std::vector<size_t> zero_of;  // of each of the request's variants, into `variants`; empty without loss_recovered
+  // For each of the request's variants, an index into `variants`; empty without loss_recovered.
+  std::vector<size_t> zero_of;
   int64_t max_batch_tokens = 0;
   int64_t position_bytes = 0;  // those that a position's outputs take on the host
   bool in_one_pass = false;    // a mean is taken over all sequences

@@ -43,7 +43,7 @@ class SequenceSource {
   int64_t queued_tokens() const { return queued_tokens_; }
   // Returns the tokens in memory. A batch stays there until its last sequence is taken.
   int64_t held_tokens() const { return held_tokens_; }
-  // Returns queued_tokens() or, for a dataset, the tokens that are left of it.
+  // Returns queued_tokens() or, for a dataset, the number of its tokens that are left.
   int64_t ready_tokens() const {
     return dataset_.has_value() ? (dataset_->end() - next_count_) * dataset_->length() : queued_tokens_;
   }

@@ -15,7 +15,7 @@ namespace {
 
 constexpr int64_t kDefaultTop = 20;
 constexpr int64_t kMaxTop = 10000;
-constexpr int64_t kDefaultContext = 32;  // as delphi's examples have
+constexpr int64_t kDefaultContext = 32;  // that of delphi's examples
 constexpr int64_t kMaxContext = 1024;
 // With kMaxValues, this leaves each latent a distinct value for each of binary32's
 // exponents (LatentLimits::max_values).

@@ -78,7 +78,7 @@ class Dataset {
 
   std::string name_;
   std::unique_ptr<const ReadableFile> file_;
-  FileFacts facts_;          // at its opening
+  FileFacts facts_;          // when it was opened
   int64_t data_offset_ = 0;  // of the first token
   TokenDtype dtype_ = TokenDtype::kUint16;
   int64_t tokens_ = 0;

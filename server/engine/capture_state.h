@@ -122,7 +122,7 @@ struct CaptureState {
   FlowId flow = kNoFlow;     // none once it takes no more sequences
   bool source_full = false;  // its client was told to wait before it streams more
   absl::Time last_sent;      // when its client last streamed something, or it was admitted
-  int64_t window_slabs = 0;  // of its window, or fewer once it was told to shrink
+  int64_t window_slabs = 0;  // the size of its window, or less once that was told to shrink
   bool drop_queued = false;  // when it ends, drop what its client has not read
   std::shared_ptr<ClientShare> share;
   RowCursor cursor;

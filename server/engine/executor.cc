@@ -183,7 +183,7 @@ absl::Status Executor::RunPass(BatchInFlight* batch, size_t begin, size_t end) {
   PassPlan pass(wanted, batch->deliveries[0]->items(), begin, end, model_->hook_points());
   if (!pass.empty()) {
     if (absl::Status status = Compute(&pass); !status.ok()) {
-      // Started copies must end before others go to the same slabs.
+      // Started copies must end before others write to the same slabs.
       (void)WaitForCopies();
       for (Delivery* delivery : wanted) delivery->Unstage(delivery->RowsBefore(begin));
       return status;

@@ -25,7 +25,7 @@ struct PassPlan {
   };
   // One capture's use of one of the model's hook points.
   struct TapUse {
-    size_t member = 0;   // into `members`
+    size_t member = 0;   // index into `members`
     int hook_point = 0;  // index among the capture's
     int64_t rows = 0;    // how many of the member's it takes, from the first
   };

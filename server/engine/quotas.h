@@ -30,7 +30,7 @@ int64_t MaxRunningCaptures(const ClientIdentity& client, const EngineOptions& op
 int64_t MaxSlabs(const ClientIdentity& client, const EngineOptions& options);
 int64_t MaxWaitingCaptures(const ClientIdentity& client, const EngineOptions& options);
 
-// The most rows that a capture may bring of one hook point.
+// Returns the most rows that a capture can bring of one hook point.
 int64_t MostRows(const CapturePlan& plan);
 
 // Returns RESOURCE_EXHAUSTED, naming the quota and the use, if the client may not have one more capture with this plan.

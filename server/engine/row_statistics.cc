@@ -55,8 +55,8 @@ struct RowSums {
   int64_t infinity_count = 0;
 };
 
-// Independent partial sums, so that the compiler may use vector instructions without reordering any of them: four
-// vectors of AVX2, which hide the latency of an addition.
+// The number of partial sums. They are independent, so that the compiler can use vector instructions without reordering
+// any of them. They fill four vectors of AVX2, which hide the latency of an addition.
 constexpr int kLanes = 32;
 
 struct Lanes {

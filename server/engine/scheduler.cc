@@ -408,7 +408,7 @@ void Scheduler::Placed(ExecutorId executor, CaptureId id, int64_t staged_bytes) 
   --capture.unplaced_deliveries;
   state_.ForgetRoom(capture.flow);
   state_.AddStagedBytes(executor, -staged_bytes);
-  // Any executor on the device may have waited for its room, also one of another model.
+  // Any executor on the device may have waited for its room, even one of another model.
   for (ModelQueue& queue : state_.models) queue.WakeAll();
 }
 

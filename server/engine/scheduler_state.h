@@ -98,7 +98,7 @@ struct ModelQueue {
   std::vector<Flow*> turn;                    // flows with an admitted capture, in the order of their turn
   std::deque<std::shared_ptr<Rerun>> reruns;  // batches that lost executors had
   absl::Time last_arrival = absl::InfinitePast();
-  bool small_went_first = false;  // in the last batch
+  bool small_went_first = false;  // small flows went first in the last batch
   EngineSnapshot::ModelLoad load;
   double seconds_per_token_layer = 0;
   ScoreQueue scores;
@@ -179,7 +179,7 @@ struct SchedulerState {
   std::vector<std::function<void()>> after_unlock;
   std::deque<ModelQueue> models;
   std::map<CaptureId, CaptureState> captures;
-  std::map<std::string, int64_t> staged_bytes;  // by device, of rows that wait for windows; StagedBytes has the rule
+  std::map<std::string, int64_t> staged_bytes;  // of rows that wait for windows, by device; see StagedBytes
   std::map<FlowId, Flow> flows;
   std::map<CaptureId, ScoreEntry> scores;
   std::map<std::pair<ModelId, std::string>, FlowId> feeds;

@@ -72,14 +72,14 @@ void LogWaiting(SchedulerState& state, absl::Time now) {
     absl::StrAppend(&holders, holders.empty() ? "" : "; ", name, " has ", use.running, " captures and ", use.slabs,
                     " slabs");
     if (idle >= absl::Seconds(1)) {
-      absl::StrAppend(&holders, ", one of which has not been read for ",
+      absl::StrAppend(&holders, ", and has kept a capture waiting for ",
                       absl::FormatDuration(absl::Trunc(idle, absl::Seconds(1))));
     }
   }
-  const std::string line =
-      absl::StrCat(state.admissions.size(), " captures wait to run, the first for ",
-                   absl::FormatDuration(absl::Trunc(now - state.waiting_since, absl::Seconds(1))), ", of ",
-                   state.captures.at(state.admissions.front().captures.front()).client.name, ": ", holders);
+  const std::string line = absl::StrCat(
+      state.admissions.size(), " captures wait to run, the oldest of client ",
+      state.captures.at(state.admissions.front().captures.front()).client.name, "; the queue has been in use for ",
+      absl::FormatDuration(absl::Trunc(now - state.waiting_since, absl::Seconds(1))), ": ", holders);
   state.AfterUnlock([line] { spdlog::warn("{}", line); });
 }
 
