@@ -58,7 +58,7 @@ absl::Status AnswerCursor::CheckPlace(const RowsAnswer& answer) const {
   const int64_t left = place.tokens - next_position_;
   if (answer.rows < 1 || answer.rows > left) {
     return InvalidField("answer.rows",
-                        absl::StrCat(answer.rows, " is not from 1 to ", left, ", of which are left: ", Description()));
+                        absl::StrCat(answer.rows, " is not from 1 to ", left, "; what is left: ", Description()));
   }
   return absl::OkStatus();
 }
@@ -77,9 +77,8 @@ absl::Status AnswerCursor::CheckValues(const RowsAnswer& answer) const {
   for (size_t i = 0; i < answer.values.size(); ++i) {
     if (std::isfinite(answer.values[i])) continue;
     const int64_t row = static_cast<int64_t>(i) / width;
-    return InvalidField("answer.data",
-                        absl::StrCat(answer.values[i], " in row ", row, " of those that are replaced, value ",
-                                     static_cast<int64_t>(i) % width, ", is not finite"));
+    return InvalidField("answer.data", absl::StrCat(answer.values[i], " in replaced row ", row, ", value ",
+                                                    static_cast<int64_t>(i) % width, ", is not finite"));
   }
   return absl::OkStatus();
 }
@@ -92,7 +91,7 @@ absl::Status AnswerCursor::Add(const RowsAnswer& answer) {
   AskedRows& one = asked_[next_];
   one.rows.resize(tokens * width);
   one.mask.resize(tokens, false);
-  size_t from = 0;  // into the values
+  size_t from = 0;  // index into the values
   for (size_t i = 0; i < static_cast<size_t>(answer.rows); ++i) {
     if (!answer.mask.empty() && !answer.mask[i]) continue;
     const size_t position = static_cast<size_t>(next_position_) + i;

@@ -16,23 +16,24 @@ namespace hookline {
 // Answers come in the order in which rows were asked for, without gaps. Not thread-safe.
 class AnswerCursor {
  public:
-  // `asked`, not empty, is of a pass over `unit` of `plan`. Both outlive the cursor; their rows are replaced.
+  // `asked` is not empty and belongs to a pass over `unit` of `plan`. `plan` and `asked` outlive the cursor, which
+  // replaces the rows of `asked`.
   AnswerCursor(const ScorePlan& plan, const ScoreUnit& unit, std::vector<AskedRows>* asked);
 
-  // The rows as the client is asked for them. Moves them out.
+  // Returns the rows in the form in which the client is asked for them, and moves them out of `asked`.
   std::vector<RowsAsked> TakeRows(const std::vector<std::vector<uint32_t>>& sequences);
 
   // Puts the rows of one answer in their place. INVALID_ARGUMENT naming the field of the proto SubstituteRequest.
   absl::Status Add(const RowsAnswer& answer);
   // Returns whether everything is answered.
   bool done() const { return next_ == asked_.size(); }
-  // Says what comes next: `the rows of sequence 3 under variant "sae" at HOOK from position 5 on`.
+  // Describes what comes next: `the rows of sequence 3 under variant "sae" at HOOK from position 5 on`.
   std::string Description() const;
 
  private:
   struct Place {
     int64_t sequence = 0;  // ScorePlan::index
-    size_t variant = 0;    // into the plan's variants
+    size_t variant = 0;    // index into the plan's variants
     int64_t tokens = 0;
     int64_t width = 0;
     std::string hook_point;
@@ -43,8 +44,8 @@ class AnswerCursor {
 
   const ScorePlan& plan_;
   std::vector<AskedRows>& asked_;
-  std::vector<Place> places_;  // of `asked_`
-  size_t next_ = 0;            // into `asked_`
+  std::vector<Place> places_;  // one for each of `asked_`
+  size_t next_ = 0;            // index into `asked_`
   int64_t next_position_ = 0;
 };
 

@@ -27,11 +27,11 @@ namespace hookline {
 // The grant: hook points, budgets and message size; the proto CaptureStarted.
 struct CaptureStarted {
   struct HookPoint {
-    std::string name;  // as chunks carry it
+    std::string name;  // the name in chunks
     int64_t width = 0;
     int64_t max_activations = 0;  // granted
     bool clipped = false;
-    int64_t rows = 0;  // sent before, by the capture that this one resumes
+    int64_t rows = 0;  // those sent before, by the capture that this one resumes
   };
   std::string model;
   std::string fingerprint;
@@ -44,7 +44,7 @@ struct CaptureStarted {
   std::string resume_token;
   TextFacts text;
   int64_t capture_id = 0;    // 0: a read of a recording
-  int64_t batch_tokens = 0;  // of the server's forward passes, at most; 0: a read of a recording
+  int64_t batch_tokens = 0;  // the most that a forward pass has; 0: a read of a recording
 };
 
 // The sequence, position and token of each row of a row group. The group's chunks share it.
@@ -57,7 +57,7 @@ struct Provenance {
 // Rows of one hook point. `data` holds rows as RowLayout describes them, one after another; a chunk larger than a slab
 // lies in several slabs, whose border may lie inside a row. Destroying the chunk gives its slabs back.
 struct Chunk {
-  int hook_point = 0;  // into CaptureStarted::hook_points
+  int hook_point = 0;  // index into CaptureStarted::hook_points
   int64_t first_row = 0;
   int64_t rows = 0;
   std::vector<SlabSpan> data;
@@ -108,20 +108,20 @@ struct CaptureEnded {
 
 using CaptureEvent = std::variant<CaptureStarted, Chunk, CaptureEnded>;
 
-// Called with no lock of the engine held, from the engine's threads and from any thread that destroys a chunk. They
-// must not block.
+// The engine calls these with none of its locks held, from its own threads and from any thread that destroys a chunk.
+// They must not block.
 struct CaptureCallbacks {
   // An event is ready after Next returned none.
   std::function<void()> on_ready;
   // StreamedSource: there is room again after AddSequences returned false.
   std::function<void()> on_source_room;
-  // The capture has ended because its client takes nothing, and still takes nothing: the transport is to let go of what
-  // it holds, without waiting for the client any longer.
+  // The capture has ended because its client does not read, and the client still does not: the transport must release
+  // what it holds without waiting for the client any longer.
   std::function<void()> on_expired = nullptr;
 };
 
-// Thread-safe. Its owner may release it at any time, which cancels it. Slabs that chunks still hold come back with
-// them.
+// Thread-safe. Its owner may release it at any time, which cancels it. Slabs that chunks still hold come back when the
+// chunks are destroyed.
 class Capture {
  public:
   virtual ~Capture() = default;
@@ -129,12 +129,12 @@ class Capture {
   // Returns the next event, or none if none is ready. After CaptureEnded it always returns none.
   virtual std::optional<CaptureEvent> Next() = 0;
 
-  // StreamedSource only: more sequences, checked like a request's (an error also ends the capture). Returns whether
-  // there is room for more; if not, on_source_room is called when there is. The sequences given are accepted in either
-  // case.
+  // For StreamedSource only: adds sequences, which are checked like a request's; an error also ends the capture.
+  // Returns whether there is room for more; if not, on_source_room is called when there is. The given sequences are
+  // accepted in either case.
   virtual absl::StatusOr<bool> AddSequences(TokenBatch batch) = 0;
 
-  // StreamedSource only: no more sequences will come.
+  // For StreamedSource only: says that no more sequences will come.
   virtual void FinishSource() = 0;
 
   // Ends the capture. Queued chunks are dropped and their slabs returned, work in flight is discarded, and no callback
@@ -142,10 +142,10 @@ class Capture {
   // Do not call it from a callback.
   virtual void Cancel() = 0;
 
-  // Captures that are admitted before this one, if it waits for that; none once it runs.
+  // Returns how many captures are admitted before this one while it waits; none once it runs.
   virtual std::optional<int> CapturesAhead() const { return std::nullopt; }
 
-  // Adds the time that the sink's transport took for a chunk, for the summary.
+  // Adds to the summary the time that the sink's transport took for a chunk.
   virtual void AddWireTime(absl::Duration duration) = 0;
 };
 

@@ -22,9 +22,9 @@ struct CaptureStatus {
   int64_t bytes = 0;   // since it was admitted
   absl::Duration age;
   absl::Duration running;  // since it was admitted
-  int64_t new_rows = 0;    // since then
+  int64_t new_rows = 0;    // since it was admitted
   CaptureWait waits_for = CaptureWait::kAdmission;
-  absl::Duration idle;  // that its client has taken or sent nothing, where the capture waits for it
+  absl::Duration idle;  // for which its client has neither read nor sent, if the capture waits for it
   int64_t slabs = 0;
   double device_share = 0;
   int captures_ahead = 0;

@@ -1,4 +1,4 @@
-// The client on whose behalf something runs: one of the auth file, or a peer's address where there is none.
+// The client on whose behalf something runs: one that the auth file names, or a peer's address.
 #ifndef HOOKLINE_SERVER_CAPTURE_CLIENT_IDENTITY_H_
 #define HOOKLINE_SERVER_CAPTURE_CLIENT_IDENTITY_H_
 
@@ -12,7 +12,7 @@ namespace hookline {
 
 // The limits of what one client may have at a time. Absent: the server's default.
 struct ClientQuotas {
-  std::optional<int64_t> captures;           // that run
+  std::optional<int64_t> captures;           // that run or wait
   std::optional<int64_t> waiting;            // captures that wait to run
   std::optional<int64_t> slabs;              // of all its captures' windows
   std::optional<int64_t> tokens_per_second;  // that enter forward passes, on average
@@ -20,7 +20,7 @@ struct ClientQuotas {
   std::optional<int64_t> rows;               // of each hook point in one capture; larger budgets are refused
   std::optional<int64_t> recordings;         // on the disk
   std::optional<int64_t> recording_bytes;    // of all its recordings
-  std::optional<int64_t> feeds;              // that it is a member of
+  std::optional<int64_t> feeds;              // captures that are members of feeds
 };
 
 struct ClientIdentity {
@@ -36,7 +36,7 @@ struct ClientIdentity {
   ClientQuotas quotas;
   // It may list, stop and delete what belongs to others, and read as much as it likes.
   bool is_admin = true;
-  // The auth file names it; otherwise the name is an address, and what it makes belongs to nobody.
+  // The auth file names it; otherwise the name is an address, and what it creates belongs to nobody.
   bool is_authenticated = false;
 };
 

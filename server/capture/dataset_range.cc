@@ -13,8 +13,8 @@
 namespace hookline {
 namespace {
 
-// No training makes as many passes over a dataset. It also keeps counts of sequences far below what resume tokens
-// hold, 2^60: a file has fewer than 2^40 sequences.
+// No training makes this many passes over a dataset. The limit also keeps counts of sequences far below what resume
+// tokens hold, 2^60: a file has fewer than 2^40 sequences.
 constexpr int64_t kMaxEpochs = 1'000'000;
 
 absl::StatusOr<const Dataset*> FindDataset(const DatasetSource& source, absl::string_view field, const ModelInfo& info,

@@ -33,10 +33,10 @@ struct DatasetRange {
   // Returns the sequence of the dataset that comes at `count`, first_sequence <= count < end().
   //
   // With n = count - first_sequence, it is in epoch e = n / sequence_count and there at place i = n % sequence_count.
-  // Shuffled it is first_sequence + ShuffledOrder(sequence_count, mix(mix(shuffle_seed) + e))[i], with mix of
-  // base/mix.h; in order it is first_sequence + i.
+  // If shuffled, it is first_sequence + ShuffledOrder(sequence_count, mix(mix(shuffle_seed) + e))[i], with mix of
+  // base/mix.h; otherwise it is first_sequence + i.
   int64_t SequenceAt(int64_t count) const;
-  // Tokens of each sequence, the prepended one included.
+  // Returns how many tokens each sequence has, the prepended one included.
   int64_t length() const { return sequence_length + (prepend_token_id.has_value() ? 1 : 0); }
   // Reads the tokens of sequence `sequence` of the dataset. It may wait for the disk, so call it without locks.
   // DATA_LOSS as in Dataset::ReadSequence.

@@ -12,9 +12,9 @@
 namespace hookline {
 namespace {
 
-// Bits of binary32's fraction. Buckets without them hold one value for each exponent.
+// The bits of binary32's fraction. Without them, each exponent has one bucket.
 constexpr int kFractionBits = 23;
-// More tokens than any dataset has; counts stay far from overflow, and exact as doubles.
+// No dataset has this many tokens. Counts stay far from overflow, and are exact as doubles.
 constexpr int64_t kMaxFirings = int64_t{1} << 53;
 
 uint32_t BitsOf(float value) {
@@ -31,7 +31,7 @@ bool IsStronger(const LatentExample& a, const LatentExample& b) {
   return a.position < b.position;
 }
 
-// -1: there is none.
+// Returns -1 if there is none.
 int DroppedBitsOf(double spacing) {
   for (int dropped = 0; dropped <= kFractionBits; ++dropped) {
     if (SpacingOf(dropped) == spacing) return dropped;
@@ -49,7 +49,8 @@ absl::Status CheckValues(const LatentLimits& limits, const LatentFindings& findi
   }
   const int dropped = DroppedBitsOf(findings.spacing);
   if (dropped < 0) {
-    return InvalidField(field + ".value_spacing", absl::StrCat(findings.spacing, " is not one that the server makes"));
+    return InvalidField(field + ".value_spacing",
+                        absl::StrCat(findings.spacing, " is not a spacing that the server uses"));
   }
   int64_t firings = 0;
   for (size_t i = 0; i < findings.values.size(); ++i) {
@@ -84,8 +85,8 @@ absl::Status CheckExamples(const LatentLimits& limits, const LatentFindings& fin
     const int64_t place = int64_t{one.position} - one.first_position;
     if (tokens > limits.context || one.activations.size() != one.token_ids.size() || one.first_position < 0 ||
         place < 0 || place >= tokens) {
-      return InvalidField(name, absl::StrCat("its context of ", tokens, " tokens, at most ", limits.context,
-                                             ", must hold its position and a value for each"));
+      return InvalidField(name, absl::StrCat("its context of ", tokens, " tokens must have at most ", limits.context,
+                                             ", include its position, and have a value for each token"));
     }
     if (!(one.activation > 0) || one.activations[static_cast<size_t>(place)] != one.activation) {
       return InvalidField(name + ".activation", "is not above 0, or not the value at its position");
@@ -135,7 +136,8 @@ void LatentRecord::Add(int64_t sequence, absl::Span<const uint32_t> ids, absl::S
   }
 }
 
-// Buckets of half the precision hold the same counts, so the precision at the end depends on the values alone.
+// Joined buckets hold the counts that half the precision would have given from the start, so the final precision
+// depends on the values alone.
 void LatentRecord::Count(float value) {
   ++counts_[BitsOf(value) >> dropped_bits_];
   while (static_cast<int64_t>(counts_.size()) > limits_.max_values) {

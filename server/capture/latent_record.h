@@ -31,11 +31,12 @@ struct LatentFindings {
   int64_t firings = 0;                  // values above 0
   std::vector<LatentExample> examples;  // the strongest first; of equal ones, the earlier in the dataset
   std::vector<float> values;            // those above 0, ascending and distinct
-  std::vector<int64_t> counts;          // of each
-  // 0: `values` are exact. Otherwise each stands for values from itself up to itself x (1 + spacing); a power of two.
+  std::vector<int64_t> counts;          // of each value
+  // 0 if `values` are exact. Otherwise a power of two: each value v stands for values from v up to v x (1 + spacing).
   double spacing = 0;
 
-  // The value with rank ceil(share x firings), counted from 1; the smallest where that is 0. There must be one.
+  // Returns the value with rank ceil(share x firings), counted from 1, or the smallest if the rank is 0. There must be
+  // a value.
   float Quantile(double share) const;
 };
 
@@ -49,12 +50,13 @@ class LatentRecord {
  public:
   explicit LatentRecord(const LatentLimits& limits) : limits_(limits) {}
 
-  // Goes on from what `findings` says. INVALID_ARGUMENT names the field that no record with these limits could have;
-  // `field` is its message's proto path.
+  // Returns a record that continues from `findings`. INVALID_ARGUMENT names a field with a value that no record with
+  // these limits could have; `field` is the proto path of the message.
   static absl::StatusOr<LatentRecord> Restore(const LatentLimits& limits, LatentFindings findings,
                                               const std::string& field);
 
-  // Adds the tokens of a sequence, with the latent's value at each. What is not above 0, NaN too, does not count.
+  // Adds the tokens of a sequence, with the latent's value at each. Values that are not above 0, NaN included, do
+  // not count.
   void Add(int64_t sequence, absl::Span<const uint32_t> ids, absl::Span<const float> values);
 
   LatentFindings findings() const;
@@ -66,7 +68,7 @@ class LatentRecord {
   LatentLimits limits_;
   int64_t firings_ = 0;
   std::vector<LatentExample> examples_;           // a heap, the weakest first
-  std::unordered_map<uint32_t, int64_t> counts_;  // by a value's bits but the last dropped_bits_
+  std::unordered_map<uint32_t, int64_t> counts_;  // by a value's bits without the last dropped_bits_
   int dropped_bits_ = 0;
 };
 

@@ -27,7 +27,7 @@ struct TokenLimits {
 struct CaptureLimits {
   int64_t slab_bytes = 0;
   int64_t slab_count = 0;    // of the whole server; a capture's window has at most a quarter
-  int64_t window_slabs = 0;  // of a capture whose row groups need no more
+  int64_t window_slabs = 0;  // of a window, unless its capture's row groups need more
   int64_t max_batch_tokens = 0;
   TokenLimits tokens;
   int64_t max_sequence_length = 0;  // at most the model's context

@@ -19,7 +19,7 @@ struct MessageShape {
   RowLayout layout;
   Encoding encoding = Encoding::kBytes;
   bool provenance = false;
-  int64_t token_text_bytes = 0;  // of the longest token's text, where provenance has texts
+  int64_t token_text_bytes = 0;  // of the longest token's text, if provenance has texts
 };
 
 // An upper bound on a message's fixed part. Today the tags and the longest lengths and varints of all fields, and of
@@ -31,7 +31,7 @@ constexpr int64_t MessageHeaderBytes(const MessageShape& shape) {
   return kMessageFieldBytes + shape.hook_point_name_bytes + kMaxResumeTokenBytes;
 }
 
-// Returns the bytes that one row adds: its values (as numbers: 4 bytes each, and varints of their indices of 5) and,
+// Returns the bytes that one row adds: its values (as numbers: 4 bytes each, and 5 for the varint of each index) and,
 // with provenance, varints of a sequence (10), a position (5), a token id (5), and a text with its tag and length (3).
 constexpr int64_t MessageRowBytes(const MessageShape& shape) {
   const RowLayout& layout = shape.layout;

@@ -49,7 +49,7 @@ absl::Status ResolveHookPoints(const CaptureRequest& request, CapturePlan* plan)
   return absl::OkStatus();
 }
 
-// The summary of statistics_only is one message, whose largest part are the mean vectors.
+// The summary of statistics_only is one message, and the mean vectors are its largest part.
 absl::Status CheckStatisticsFit(const CaptureRequest& request, const CapturePlan& plan) {
   if (!request.record_as.empty()) {
     return InvalidField("statistics_only", "contradicts record_as: no rows are sent that could be recorded");
@@ -120,8 +120,8 @@ absl::Status SizeGroups(CapturePlan* plan) {
   return absl::OkStatus();
 }
 
-// Returns room for two groups, so that one can be filled while the other is read, but never more than a quarter of all
-// slabs.
+// Gives the window room for two groups, so that one can be filled while the other is read, but at most a quarter of all
+// slabs. Makes groups smaller if they need more.
 absl::Status SizeWindow(CapturePlan* plan) {
   const CaptureLimits& limits = plan->limits;
   const int64_t most = std::max<int64_t>(1, limits.slab_count / 4);
@@ -151,7 +151,7 @@ std::string SourceText(const CapturePlan& plan) {
   std::string text = absl::StrCat("dataset ", range.dataset->name(), " ", range.dataset->fingerprint(), " ",
                                   range.sequence_length, " ", range.first_sequence, " ", range.sequence_count, " ",
                                   range.prepend_token_id.has_value() ? absl::StrCat(*range.prepend_token_id) : "none");
-  // Left out where it is as it always was, so that recordings and tokens of older servers stay valid.
+  // Parts with their original value are left out, so that recordings and tokens of older servers stay valid.
   if (range.epochs != 1) absl::StrAppend(&text, " epochs ", range.epochs);
   if (range.shuffle_seed.has_value()) absl::StrAppend(&text, " shuffled ", *range.shuffle_seed);
   if (range.skip_sequences != 0) absl::StrAppend(&text, " skips ", range.skip_sequences);
@@ -169,15 +169,15 @@ std::string RowsText(const CapturePlan& plan) {
   absl::StrAppend(&text, DtypeName(plan.dtype), " ", plan.provenance, " ", plan.deterministic, " ",
                   selection.skip_first, " ", selection.position_end, " ", selection.position_stride, " ",
                   selection.sample_rows, " ", selection.seed, " ", absl::StrJoin(selection.exclude_token_ids, ","));
-  // Left out where it is as it always was, so that recordings and tokens of older servers stay valid.
+  // Parts with their original value are left out, so that recordings and tokens of older servers stay valid.
   if (selection.last_only) absl::StrAppend(&text, " last");
   if (plan.top_k != 0) absl::StrAppend(&text, " top ", plan.top_k);
   if (plan.statistics_only) absl::StrAppend(&text, " statistics");
   return text;
 }
 
-// Sizes messages, row groups and the window; `max_message_bytes` must be set. It decides how rows are cut into groups,
-// so a resume token is bound to it.
+// Sizes messages, row groups and the window; `max_message_bytes` must be set. That size decides how rows are cut into
+// groups, so a resume token is bound to it.
 absl::Status SizeMessages(CapturePlan* plan) {
   RETURN_IF_ERROR(SizeGroups(plan));
   RETURN_IF_ERROR(SizeWindow(plan));
@@ -194,7 +194,7 @@ absl::Status Resume(const std::string& token, CapturePlan* plan) {
   const ResumePosition& position = plan->position;
   if (position.group_rows > plan->group_rows) {
     return absl::FailedPreconditionError(
-        absl::StrCat("resume_token: stands inside a row group of ", position.group_rows,
+        absl::StrCat("resume_token: its position is inside a row group of ", position.group_rows,
                      " rows, but this server's slabs (--slab-bytes, --slab-count) allow ", plan->group_rows));
   }
   for (size_t i = 0; i < plan->hook_points.size(); ++i) {
@@ -205,7 +205,7 @@ absl::Status Resume(const std::string& token, CapturePlan* plan) {
   return absl::OkStatus();
 }
 
-// Counts sequences until the largest budget is full. A resume stands inside its first sequence, of which
+// Counts sequences until the largest budget is full. A resume begins inside its first sequence, of which
 // position.sequence_rows rows were sent.
 class RowCounter {
  public:

@@ -36,14 +36,14 @@ struct CaptureEstimate {
   int64_t sequences = 0;
   int64_t tokens = 0;
   int64_t bytes = 0;
-  int layers = 0;                      // that a forward pass runs, at least 1
+  int layers = 0;                      // those that a forward pass runs, at least 1
   std::optional<absl::Duration> time;  // filled in by the engine, once it has run a forward pass
 };
 
 struct CapturePlan {
   struct HookPoint {
-    int index = 0;     // into the model's hook points
-    std::string name;  // as chunks carry it
+    int index = 0;     // index into the model's hook points
+    std::string name;  // the name in chunks
     int64_t width = 0;
     RowLayout layout;
     int64_t row_bytes = 0;  // of the layout
@@ -56,8 +56,8 @@ struct CapturePlan {
   CaptureStarted Started(const ResumePosition& begin) const;
   CaptureStarted Started() const { return Started(position); }
 
-  // Estimates the capture from `position` on. For a dataset it takes constant time, and counts rows that are left out
-  // for their token ids.
+  // Estimates the capture from `position` on. For a dataset it takes constant time, and also counts rows that
+  // exclude_token_ids leaves out.
   CaptureEstimate Estimate() const;
 
   // Returns 32 hexadecimal digits that are equal for plans with the same rows of the same weights. The resume position
@@ -65,11 +65,12 @@ struct CapturePlan {
   std::string Digest() const;
 
   // Moves the beginning of the capture to the position of `resume_token`, which belongs to messages of `message_bytes`.
-  // `tokens` must begin at the start of the source; those before the position are dropped. Errors as for a request's
-  // `resume_token`.
+  // `tokens` must begin at the start of the source; those before the position are dropped. Errors are those for a
+  // request's `resume_token`.
   absl::Status ContinueFrom(const std::string& resume_token, int64_t message_bytes);
 
-  // The window: two of the largest row groups, so that one can be filled while the other is read.
+  // Returns the size of the window: at least two of the largest row groups, so that one can be filled while the other
+  // is read.
   int64_t WindowBytes() const { return window_slabs * limits.slab_bytes; }
 
   const Model* model = nullptr;
@@ -86,13 +87,13 @@ struct CapturePlan {
   bool deterministic = false;
   int64_t max_message_bytes = 0;
 
-  int64_t group_rows = 0;    // in a row group, at most
-  int64_t group_slabs = 0;   // that such a group takes
-  int64_t window_slabs = 0;  // holds two such groups
+  int64_t group_rows = 0;    // the most in a row group
+  int64_t group_slabs = 0;   // those that such a group takes
+  int64_t window_slabs = 0;  // room for at least two such groups
 
   // The source of the sequences: a dataset (a feed's too), the request's tokens, or else the client's stream.
   DatasetRange dataset;
-  std::optional<FeedSource> feed;  // none for a resumed member, which reads on alone
+  std::optional<FeedSource> feed;  // none for a resumed member, which continues alone
   TokenBatch tokens;
   bool streams = false;
 

@@ -18,7 +18,7 @@
 
 namespace hookline {
 
-// Token sequences in order, all ids in one array: a sequence of one token takes 8 bytes, where a vector for each
+// Token sequences in order, all ids in one array: a sequence of one token takes 8 bytes, while a vector for each
 // sequence would take 56.
 //
 //   TokenBatch batch;
@@ -40,7 +40,7 @@ class TokenBatch {
   bool empty() const { return ends_.empty(); }
   int64_t sequences() const { return static_cast<int64_t>(ends_.size()); }
   int64_t tokens() const { return static_cast<int64_t>(ids_.size()); }
-  // The ids of sequence `i`; valid until the batch is changed or destroyed.
+  // Returns the ids of sequence `i`; they are valid until the batch is changed or destroyed.
   absl::Span<const uint32_t> operator[](int64_t i) const {
     const uint32_t begin = i == 0 ? 0 : ends_[i - 1];
     return absl::MakeConstSpan(ids_).subspan(begin, ends_[i] - begin);
@@ -48,7 +48,7 @@ class TokenBatch {
 
  private:
   std::vector<uint32_t> ids_;
-  std::vector<uint32_t> ends_;  // of each sequence, in ids_; 32 bits, since a message is below 2 GiB
+  std::vector<uint32_t> ends_;  // where each sequence ends in ids_; 32 bits suffice, since a message is below 2 GiB
 };
 
 struct DatasetSource {
@@ -97,9 +97,9 @@ enum class Encoding { kBytes, kValues };
 // The facts that a capture states about tokens as text; filled in by the service, which knows the tokenizers.
 struct TextFacts {
   std::shared_ptr<const TokenTable> tokens;  // spellings to send with provenance; null: none
-  std::vector<SpecialToken> added;           // to each text
+  std::vector<SpecialToken> added;           // tokens that were added to each text
   std::string warning;                       // the proto CaptureStarted.tokenizer_warning
-  // The tokens were a text, given from the first sequence on also where the request resumes.
+  // The tokens come from a text, so they begin with the first sequence even if the request resumes.
   bool tokens_are_whole = false;
 };
 
@@ -107,7 +107,7 @@ struct TextFacts {
 enum class LongTexts { kRefuse, kTruncate, kSplit };
 struct TextSource {
   std::vector<std::string> texts;
-  std::optional<bool> add_special_tokens;  // absent: as the tokenizer itself does
+  std::optional<bool> add_special_tokens;  // absent: as the tokenizer does by default
   LongTexts long_texts = LongTexts::kRefuse;
 };
 

@@ -16,7 +16,7 @@ namespace hookline {
 // The model, source and request that a token belongs to.
 struct CaptureDigests {
   uint64_t model = 0;    // weights
-  uint64_t source = 0;   // dataset with its tokens and cut, or that sequences come from the client
+  uint64_t source = 0;   // the dataset with its tokens and cut, or the fact that the client sends the sequences
   uint64_t request = 0;  // everything else that decides what the rows are
 };
 
@@ -24,7 +24,7 @@ struct CaptureDigests {
 struct ResumePosition {
   int64_t rows = 0;           // of complete row groups
   int64_t sequence = 0;       // the one that row `rows` comes from
-  int64_t sequence_rows = 0;  // selected rows of it that came before
+  int64_t sequence_rows = 0;  // selected rows of that sequence that came before
   // The row group that begins there: its number of rows, and for how many of the capture's hook points, in their order,
   // the chunk was sent. Zero between two groups.
   int64_t group_rows = 0;
@@ -37,8 +37,8 @@ struct ResumePosition {
 
 std::string EncodeResumeToken(const CaptureDigests& digests, const ResumePosition& position);
 
-// INVALID_ARGUMENT, field `resume_token`: not a token of this version, damaged, or for another model, source or
-// request, which the message says. `hook_points` bounds group_hook_points.
+// Returns INVALID_ARGUMENT, for the field `resume_token`, if the token has another version, is damaged, or belongs to
+// another model, source or request; the message says which. `hook_points` bounds group_hook_points.
 absl::StatusOr<ResumePosition> DecodeResumeToken(absl::string_view token, const CaptureDigests& digests,
                                                  int hook_points);
 

@@ -62,7 +62,7 @@ class RowPacking {
   }
 
   int64_t slab_bytes_;
-  int64_t used_ = slab_bytes_;  // of the open slab; at first there is none, so there is no room
+  int64_t used_ = slab_bytes_;  // bytes of the open slab; at first there is none, so there is no room
   int64_t slabs_ = 0;
 };
 

@@ -16,25 +16,26 @@
 namespace hookline {
 namespace {
 
-// All variants' passes are in the device's memory at the end; more can be sent in another request.
+// At the end of a pass the rows of all variants are in the device's memory; more can be sent in another request.
 constexpr size_t kMaxVariants = 64;
 // One variant may have this many: more than any model has hook points.
 constexpr size_t kMaxInterventions = 1024;
 constexpr size_t kMaxNameBytes = 128;
-// Each costs a pass over the batch.
+// Each id costs a pass over the batch.
 constexpr size_t kMaxIgnoredIds = 1024;
-// A pass that pauses has at most this share of what all of them may hold, so that one client that takes its time leaves
-// room for others.
+// A pass that pauses holds at most 1/kPausedShare of what all of them may hold, so that a slow client leaves room
+// for others.
 constexpr int64_t kPausedShare = 4;
 // Each position may have this many: as many as people read, so that messages stay small.
 constexpr int64_t kMaxTopLogits = 100;
 constexpr size_t kMaxProbabilityIds = 100;
 // The outputs of one forward pass may take this much on the host, until the client has read them.
 constexpr int64_t kMaxUnitBytes = int64_t{256} << 20;
-// A sequence's score under one variant is one message, of which clients take 4 MiB; the rest is for its other fields.
+// A sequence's score under one variant is one message, and clients receive messages of up to 4 MiB. This leaves 4096
+// bytes for the other fields.
 constexpr int64_t kMaxScoreBytes = (int64_t{4} << 20) - 4096;
 
-// Returns what a status says of its field, without the field's path.
+// Returns a status's message without the path of its field.
 absl::string_view MessageOf(const absl::Status& status) {
   return absl::StripPrefix(status.message(), absl::StrCat(FieldOf(status), ": "));
 }
@@ -50,13 +51,13 @@ absl::Status CheckFinite(absl::Span<const float> values, const std::string& fiel
 
 absl::Status CheckWidth(const std::vector<float>& values, int64_t width, const std::string& field) {
   if (static_cast<int64_t>(values.size()) != width) {
-    return InvalidField(field, absl::StrCat("has ", values.size(), " values, but what it applies to is ", width,
-                                            " wide; give as many"));
+    return InvalidField(field, absl::StrCat("has ", values.size(), " values, but must have ", width,
+                                            ", the width of what it applies to"));
   }
   return CheckFinite(values, field);
 }
 
-// The dictionary of that name, which must be one of the hook point's.
+// Returns the index of the dictionary of that name, which must reconstruct the hook point.
 absl::StatusOr<int> FindDictionary(const std::string& name, const Model& model, int hook_point,
                                    const std::string& field) {
   std::vector<std::string> names;
@@ -114,7 +115,7 @@ absl::Status TakeDictionary(const InterventionRequest& request, const Model& mod
   return absl::OkStatus();
 }
 
-// Fills in the operation of `made`, whose place is known; `width` is that of what it applies to.
+// Fills in the operation of `made`, whose hook point and head are known; `width` is the width of what it applies to.
 absl::Status TakeOperation(const InterventionRequest& request, const Model& model, int64_t width,
                            const std::string& field, Intervention* made) {
   using Operation = Intervention::Operation;
@@ -166,7 +167,7 @@ absl::Status TakeOperation(const InterventionRequest& request, const Model& mode
 // Positions ascend in the plan, and so do the rows that are set there.
 absl::Status TakePositions(const InterventionRequest& request, int64_t longest, const std::string& field,
                            Intervention* made) {
-  std::map<int64_t, size_t> order;  // of the positions, into the request
+  std::map<int64_t, size_t> order;  // each position's index in the request
   for (size_t i = 0; i < request.positions.size(); ++i) {
     const std::string name = absl::StrCat(field, ".positions[", i, "]");
     const int64_t position = request.positions[i];
@@ -188,7 +189,7 @@ absl::Status TakePositions(const InterventionRequest& request, int64_t longest, 
   return absl::OkStatus();
 }
 
-// `name`: that of the hook point, as it was asked for.
+// Sets `name` to that of the hook point, as it was asked for.
 absl::StatusOr<Intervention> TakeIntervention(const InterventionRequest& request, const Model& model, int64_t longest,
                                               const std::string& field, std::string* name) {
   const auto resolved = model.hook_points().Resolve({request.hook_point}, /*max_hook_points=*/1);
@@ -223,16 +224,17 @@ absl::StatusOr<Intervention> TakeIntervention(const InterventionRequest& request
   return made;
 }
 
-// Rows of the client's are asked for once at a hook point, since the pass pauses there once.
+// Checks that a variant asks the client for rows at most once at each hook point, since the pass pauses there once.
 absl::Status CheckClientRows(const Variant& variant, const ScoreRequest& request, const std::string& field) {
   std::set<int> asked;
   for (size_t i = 0; i < variant.interventions.size(); ++i) {
     const Intervention& one = variant.interventions[i];
     if (one.operation != Intervention::Operation::kClient) continue;
     const std::string name = absl::StrCat(field, ".interventions[", i, "].client");
-    if (!request.client_answers) return InvalidField(name, "the client answers rows in Substitute only; call that");
+    if (!request.client_answers) return InvalidField(name, "clients answer rows only in Substitute; call that instead");
     if (!asked.insert(one.hook_point).second) {
-      return InvalidField(name, "the same hook point has one before in this variant; give it once, or in two variants");
+      return InvalidField(name,
+                          "this variant already has one at the same hook point; give only one, or use two variants");
     }
   }
   return absl::OkStatus();
@@ -252,7 +254,7 @@ absl::Status TakeVariants(const ScoreRequest& request, int64_t longest, ScorePla
       return InvalidField(field + ".name", absl::StrCat("has ", asked.name.size(), " bytes; give 1 to ", kMaxNameBytes,
                                                         " (the clean pass is named \"\")"));
     }
-    if (!names.insert(asked.name).second) return InvalidField(field + ".name", "is another variant's too");
+    if (!names.insert(asked.name).second) return InvalidField(field + ".name", "is the name of another variant too");
     if (asked.interventions.empty() || asked.interventions.size() > kMaxInterventions) {
       return InvalidField(field + ".interventions",
                           absl::StrCat("has ", asked.interventions.size(), "; give 1 to ", kMaxInterventions));
@@ -310,7 +312,7 @@ absl::Status CheckOrder(const DatasetSource& dataset) {
                             : dataset.skip_sequences != 0    ? "dataset.skip_sequences"
                                                              : nullptr;
   if (field == nullptr) return absl::OkStatus();
-  return InvalidField(field, "is not taken by scores, which come in the dataset's order; leave it out");
+  return InvalidField(field, "does not apply to scores, which come in the dataset's order; leave it out");
 }
 
 absl::Status TakeSource(ScoreRequest* request, const CaptureLimits& limits, const std::vector<const Dataset*>& datasets,
@@ -373,7 +375,7 @@ absl::Status TakeOutputs(const ScoreRequest& request, const CaptureLimits& limit
   return absl::OkStatus();
 }
 
-// The bytes that a position's rows for the client take on the host, until they are answered and used.
+// Returns the bytes that a position's rows for the client take on the host, until they are answered and used.
 int64_t AskedBytes(const ScorePlan& plan) {
   int64_t bytes = 0;
   for (const Variant& variant : plan.variants) {

@@ -18,7 +18,7 @@ namespace hookline {
 
 // One forward pass: these sequences of the source under these variants.
 struct ScoreUnit {
-  int64_t first_sequence = 0;  // from 0, also of a dataset's part
+  int64_t first_sequence = 0;  // counted from 0, even in a part of a dataset
   int64_t sequences = 0;
   size_t first_variant = 0;
   size_t variants = 0;
@@ -28,7 +28,7 @@ struct ScoreUnit {
 struct ScorePlan {
   const Model* model = nullptr;
   TokenBatch tokens;
-  DatasetRange dataset;  // its dataset is null where the source is `tokens`
+  DatasetRange dataset;  // its dataset is null if the source is `tokens`
   ScoreOutputs outputs;
   std::vector<std::string> hook_points;  // names of outputs.hook_points
   // The variants of the request, then those with zeros that loss_recovered needs, whose scores are not sent.
@@ -36,11 +36,12 @@ struct ScorePlan {
   size_t sent_variants = 0;
   // The hook points of the interventions as they were named, for each of the request's variants.
   std::vector<std::vector<std::string>> replaced_names;
-  std::vector<size_t> zero_of;  // of each of the request's variants, into `variants`; empty without loss_recovered
+  // For each of the request's variants, an index into `variants`; empty without loss_recovered.
+  std::vector<size_t> zero_of;
   int64_t max_batch_tokens = 0;
-  int64_t position_bytes = 0;  // that a position's outputs take on the host
+  int64_t position_bytes = 0;  // those that a position's outputs take on the host
   bool in_one_pass = false;    // a mean is taken over all sequences
-  // Passes pause for rows of the client's. Each may then have no more positions than this; 0: they do not.
+  // The most positions of a pass that pauses for rows of the client; 0: passes do not pause.
   int64_t max_paused_positions = 0;
   absl::Duration answer_timeout;
 
@@ -55,8 +56,7 @@ struct ScorePlan {
   ScoreUnit Unit(int64_t first_sequence, size_t first_variant) const;
 };
 
-// Checks `request`. INVALID_ARGUMENT naming the field, NOT_FOUND, FAILED_PRECONDITION, RESOURCE_EXHAUSTED: as the proto
-// EvaluationService says.
+// Checks `request` and plans it. Errors are those of the proto EvaluationService; INVALID_ARGUMENT names the field.
 absl::StatusOr<ScorePlan> MakeScorePlan(ScoreRequest request, const Model& model, const CaptureLimits& limits,
                                         const std::vector<const Dataset*>& datasets);
 

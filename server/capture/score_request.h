@@ -52,7 +52,7 @@ struct EditLatents {
   bool keep_error = false;
 };
 
-// The client answers rows while the pass waits.
+// The client answers with rows while the pass waits.
 struct ClientRows {};
 
 struct InterventionRequest {
@@ -83,7 +83,7 @@ struct ScoreRequest {
   std::vector<std::string> hook_points;
   bool rows_only = false;
   bool loss_recovered = false;
-  // The call is one in which the client can answer rows, Substitute, and therefore must.
+  // The call is Substitute, in which the client can answer rows and therefore must.
   bool client_answers = false;
 };
 

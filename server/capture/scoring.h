@@ -26,21 +26,21 @@ struct ScoredSequence {
   int64_t tokens = 0;
   size_t variant = 0;  // 0: the clean pass; 1 + i: the plan's variants[i]
   SequenceScore score;
-  std::vector<uint32_t> token_ids;  // of the clean pass where each token's loss is wanted
+  std::vector<uint32_t> token_ids;  // only for the clean pass, if each token's loss is wanted
 };
 
 // Rows of one sequence that the client is to answer.
 struct RowsAsked {
   int64_t sequence = 0;     // ScorePlan::index
-  size_t variant = 0;       // into the plan's variants
-  size_t intervention = 0;  // of the variant
+  size_t variant = 0;       // index into the plan's variants
+  size_t intervention = 0;  // index among the variant's
   int64_t width = 0;
   std::vector<uint32_t> token_ids;  // (T)
   std::vector<float> rows;          // (T, width), row-major
   bool last = false;                // the pass waits for the answers
 };
 
-// A client's answer: rows of one sequence and variant, in the place of those that it was asked for.
+// A client's answer: rows of one sequence and variant, which replace those that it was asked for.
 struct RowsAnswer {
   int64_t sequence = 0;
   std::string variant;
@@ -58,7 +58,7 @@ struct VariantTotals {
   int64_t tokens = 0;
   std::vector<ReplacedRows> replaced;  // by intervention
 
-  // NaN where there are no predictions.
+  // Returns NaN if there are no predictions.
   double MeanLoss() const;
 };
 
@@ -69,7 +69,8 @@ struct ScoreEnded {
   int64_t tokens = 0;
   absl::Duration total_time, forward_time, queue_time, client_time;
 
-  // (zero - variant) / (zero - clean) of the mean losses; none where the plan does not ask or it is not finite.
+  // Returns (zero - variant) / (zero - clean) of the mean losses; none if the plan does not ask for it, or if it is
+  // not finite.
   std::optional<double> LossRecovered(const ScorePlan& plan, size_t variant) const;
 };
 
@@ -79,12 +80,12 @@ using ScoreEvent = std::variant<ScoreStarted, ScoredSequence, RowsAsked, ScoreEn
 class Scoring {
  public:
   virtual ~Scoring() = default;
-  // The next event, if there is one; ScoreEnded is the last. `on_ready` is called when there may be one again.
+  // Returns the next event, if there is one; ScoreEnded is the last. `on_ready` is called when there may be one again.
   virtual std::optional<ScoreEvent> Next() = 0;
   // Takes rows that were asked for. INVALID_ARGUMENT naming the field, as the proto AnsweredRows says; the scoring has
-  // then ended with it, too.
+  // then ended with the same error.
   virtual absl::Status Answer(const RowsAnswer& answer) = 0;
-  // Tells that no answers follow. If some are due, or become so, the scoring ends with INVALID_ARGUMENT.
+  // Says that no more answers follow. If some are due, or become due, the scoring ends with INVALID_ARGUMENT.
   virtual void FinishAnswers() = 0;
   // Ends the scoring: no events follow, and on_ready is not called any more.
   virtual void Cancel() = 0;

@@ -24,7 +24,7 @@ absl::StatusOr<Selection> NormalizeSelection(Selection selection, int64_t vocabu
 void SelectPositions(const Selection& selection, int64_t sequence, absl::Span<const uint32_t> ids,
                      std::vector<int32_t>* positions);
 
-// Returns how many positions of a sequence of `length` tokens are kept if none is left out for its token id.
+// Returns how many positions of a sequence of `length` tokens are kept if none is left out because of its token id.
 int64_t SelectedPositions(const Selection& selection, int64_t length);
 
 }  // namespace hookline

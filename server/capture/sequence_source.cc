@@ -26,7 +26,8 @@ void SequenceSource::Add(TokenBatch batch) {
   if (queue_.size() == 1) BeginTokenBatch();
 }
 
-// A resume names the size of the batch that was cut; after that each TokenBatch has its own, by its longest sequence.
+// A resume gives the size of the batch in which it begins. After that, each TokenBatch has its own size, which follows
+// from its longest sequence.
 void SequenceSource::BeginTokenBatch() {
   if (batch_sequences_ != 0) return;
   size_t longest = 1;

@@ -14,8 +14,8 @@
 namespace hookline {
 
 struct Sequence {
-  int64_t count = 0;          // in the order of the source; resume positions hold it
-  int64_t index = 0;          // as provenance names it: in the dataset, or the same as `count`
+  int64_t count = 0;          // its place in the order of the source; resume positions hold it
+  int64_t index = 0;          // as provenance names it: its place in the dataset, or `count`
   int64_t length = 0;         // tokens
   std::vector<uint32_t> ids;  // empty for a dataset until DatasetRange::Read
 };
@@ -43,15 +43,15 @@ class SequenceSource {
   int64_t queued_tokens() const { return queued_tokens_; }
   // Returns the tokens in memory. A batch stays there until its last sequence is taken.
   int64_t held_tokens() const { return held_tokens_; }
-  // Returns queued_tokens() or, for a dataset, the tokens that are left of it.
+  // Returns queued_tokens() or, for a dataset, the number of its tokens that are left.
   int64_t ready_tokens() const {
     return dataset_.has_value() ? (dataset_->end() - next_count_) * dataset_->length() : queued_tokens_;
   }
 
-  // Deterministic captures: the size, in sequences, of the batch that starts at the next sequence. A batch never spans
-  // two TokenBatches.
+  // For deterministic captures: returns the size, in sequences, of the batch that starts at the next sequence. A batch
+  // never spans two TokenBatches.
   int64_t NextBatchSequences() const;
-  // Its nominal size, if its TokenBatch or dataset did not end.
+  // Returns the size that this batch would have if its TokenBatch or dataset did not end.
   int64_t BatchSequences() const { return batch_sequences_; }
 
  private:

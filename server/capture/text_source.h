@@ -12,13 +12,13 @@
 
 namespace hookline {
 
-// The special tokens that `source` adds to each text. INVALID_ARGUMENT, field `text.add_special_tokens`: it asks for
-// some and the tokenizer names none.
+// Returns the special tokens that `source` adds to each text. INVALID_ARGUMENT, for the field
+// `text.add_special_tokens`: `source` asks for some and the tokenizer names none.
 absl::StatusOr<AddedTokens> AddedTo(const TextSource& source, const Tokenizer& tokenizer);
 
-// The sequences of `source`: one for each text, or several where it splits. INVALID_ARGUMENT names the text: it has no
-// token, more tokens than `max_sequence_length` where it refuses those, an id that the model does not have, or is not
-// one that the tokenizer encodes. RESOURCE_EXHAUSTED as CheckTokenCounts.
+// Returns the sequences of `source`: one for each text, or several if it splits long texts. INVALID_ARGUMENT names a
+// text that has no token, has more tokens than `max_sequence_length` if `source` refuses those, has an id that the
+// model does not have, or cannot be encoded. RESOURCE_EXHAUSTED as in CheckTokenCounts.
 absl::StatusOr<TokenBatch> EncodeTexts(const TextSource& source, const Tokenizer& tokenizer, const ModelInfo& info,
                                        int64_t max_sequence_length, const TokenLimits& limits);
 

@@ -15,17 +15,18 @@ namespace {
 
 constexpr int64_t kDefaultTop = 20;
 constexpr int64_t kMaxTop = 10000;
-constexpr int64_t kDefaultContext = 32;  // as delphi's examples have
+constexpr int64_t kDefaultContext = 32;  // that of delphi's examples
 constexpr int64_t kMaxContext = 1024;
-// With kMaxValues it leaves each latent a distinct value for each of binary32's exponents (LatentLimits::max_values).
+// With kMaxValues, this leaves each latent a distinct value for each of binary32's
+// exponents (LatentLimits::max_values).
 constexpr int64_t kMaxLatents = 512;
 // All examples' contexts together hold this many tokens, and all latents' distributions this many distinct values, so
-// that a checkpoint fits into one message of 4 MiB whatever they are.
+// that every checkpoint fits into one message of 4 MiB.
 constexpr int64_t kMaxContextTokens = int64_t{1} << 18;
 constexpr int64_t kMaxValues = int64_t{1} << 17;
-// An example takes this many tokens' memory besides its context.
+// An example takes the memory of this many tokens besides its context.
 constexpr int64_t kTokensOfExample = 8;
-// A distinct value takes a node of a hash table, as --max-held-tokens counts it.
+// A distinct value takes the memory of this many tokens, as --max-held-tokens counts them: a node of a hash table.
 constexpr int64_t kTokensOfValue = 3;
 constexpr size_t kMaxIgnoredIds = 1024;
 constexpr size_t kMaxQuantiles = 100;
@@ -64,9 +65,9 @@ absl::Status TakeLimits(const TopActivationsRequest& request, TopActivationsPlan
   const int64_t tokens = latents * plan->limits.top * (plan->limits.context + kTokensOfExample);
   if (tokens > kMaxContextTokens) {
     return absl::ResourceExhaustedError(
-        absl::StrCat("latents: ", latents, " with ", plan->limits.top, " examples of ", plan->limits.context, " and ",
-                     kTokensOfExample, " more tokens each are ", tokens, ", more than ", kMaxContextTokens,
-                     "; ask for less of one of latents, top and context, and for other latents in another request"));
+        absl::StrCat("latents: ", latents, " latents with ", plan->limits.top, " examples of ", plan->limits.context,
+                     " and ", kTokensOfExample, " more tokens each take ", tokens, " tokens, more than ",
+                     kMaxContextTokens, "; lower top or context, or ask for some of the latents in another request"));
   }
   return absl::OkStatus();
 }
@@ -86,7 +87,7 @@ absl::Status TakeQuantiles(const TopActivationsRequest& request, TopActivationsP
   return absl::OkStatus();
 }
 
-// Equal for requests with the same answer, quantiles apart.
+// Returns a digest that is equal for requests with the same answer, apart from quantiles.
 std::string DigestOf(const TopActivationsPlan& plan) {
   const DatasetRange& range = plan.dataset;
   Xxh3 hash;
@@ -160,7 +161,7 @@ absl::StatusOr<TopActivationsPlan> MakeTopActivationsPlan(TopActivationsRequest 
   RETURN_IF_ERROR(TakeQuantiles(request, &plan));
   if (request.dataset.epochs > 1) {
     return InvalidField("dataset.epochs",
-                        absl::StrCat(request.dataset.epochs, " would count each token as often; leave it out"));
+                        absl::StrCat("would count each token ", request.dataset.epochs, " times; leave it out"));
   }
   ASSIGN_OR_RETURN(plan.dataset, ResolveDatasetRange(request.dataset, "dataset", model.info(), limits, datasets));
   if (request.ignore_token_ids.size() > kMaxIgnoredIds) {

@@ -1,4 +1,4 @@
-// A request for the tokens that excite latents most, as the engine takes it, and what is made of it once it is checked.
+// A request for the tokens that excite latents most, as the engine takes it, and the plan that the engine makes of it.
 // The request is the proto TopActivationsRequest in plain C++, field by field; errors name fields by their proto paths.
 #ifndef HOOKLINE_SERVER_CAPTURE_TOP_ACTIVATIONS_PLAN_H_
 #define HOOKLINE_SERVER_CAPTURE_TOP_ACTIVATIONS_PLAN_H_
@@ -48,7 +48,7 @@ struct TopActivationsRequest {
 
 struct TopActivationsPlan {
   const Model* model = nullptr;
-  int dictionary = 0;  // into the model's
+  int dictionary = 0;  // index among the model's
   DatasetRange dataset;
   std::vector<int64_t> latents;
   LatentLimits limits;
@@ -57,20 +57,20 @@ struct TopActivationsPlan {
   int64_t checkpoint_sequences = 0;  // 0: none
   int64_t max_batch_tokens = 0;
   std::string digest;
-  // The run begins after this many sequences, with the records that each latent has of them.
+  // The run begins after this many sequences, with the records that the latents have of them.
   int64_t resumed_sequences = 0;
   int64_t resumed_ignored_tokens = 0;
   std::vector<LatentRecord> records;
 
   int64_t sequences() const { return dataset.end() - dataset.begin(); }
-  // Sequences of the forward pass that begins with this one, from 0.
+  // Returns how many sequences a forward pass has that begins with this one, counted from 0.
   int64_t SequencesOfPass(int64_t first_sequence) const;
-  // Memory that the run holds until its end, counted in token ids as --max-held-tokens does.
+  // Returns the memory that the run holds until its end, counted in token ids as for --max-held-tokens.
   int64_t HeldTokens() const;
 };
 
-// Checks `request` for dictionary number `dictionary` of `model`. INVALID_ARGUMENT naming the field, NOT_FOUND,
-// FAILED_PRECONDITION, RESOURCE_EXHAUSTED: as the proto DictionaryService says.
+// Checks and plans `request` for dictionary number `dictionary` of `model`. Errors are those of the proto
+// DictionaryService; INVALID_ARGUMENT names the field.
 absl::StatusOr<TopActivationsPlan> MakeTopActivationsPlan(TopActivationsRequest request, const Model& model,
                                                           int dictionary, const CaptureLimits& limits,
                                                           const std::vector<const Dataset*>& datasets);
@@ -82,7 +82,7 @@ struct TopActivationsStarted {
 
 struct TopActivationsEnded {
   absl::Status status;
-  TopActivationsCheckpoint found;  // all of it, where the status is OK
+  TopActivationsCheckpoint found;  // over all sequences, if the status is OK
   int64_t tokens = 0;
   absl::Duration total_time, forward_time, queue_time;
 };
@@ -93,7 +93,8 @@ using TopActivationsEvent = std::variant<TopActivationsStarted, TopActivationsCh
 class TopActivationsSearch {
  public:
   virtual ~TopActivationsSearch() = default;
-  // The next event, if there is one; TopActivationsEnded is the last. `on_ready` is called when there may be one again.
+  // Returns the next event, if there is one; TopActivationsEnded is the last. `on_ready` is called when there may be
+  // one again.
   virtual std::optional<TopActivationsEvent> Next() = 0;
   // Ends the work: no events follow, and on_ready is not called any more.
   virtual void Cancel() = 0;

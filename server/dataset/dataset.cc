@@ -30,7 +30,7 @@ constexpr TokenType kTokenTypes[] = {
 };
 constexpr absl::string_view kAcceptedTypes = "uint8, uint16, int32, uint32, int64 or uint64";
 
-// Beginnings of files of other formats, and the formats' names. Read as token ids they would be noise.
+// The first bytes of files of other formats, and what to say of them. Read as token ids, such files would be noise.
 constexpr struct {
   absl::string_view start, what;
 } kOtherFormats[] = {
@@ -88,10 +88,11 @@ T Load(const uint8_t* data, int64_t index) {
   return value;
 }
 
-// Tokens that are read together, few enough that a piece stays in the processor's cache while it is checked and hashed.
+// This many tokens are read together: few enough that they stay in the processor's cache while they are checked
+// and hashed.
 constexpr int64_t kPieceTokens = int64_t{1} << 16;
 constexpr uint64_t kLargestId = std::numeric_limits<uint32_t>::max();
-// The bytes at the start of a file that tell its form: NumPy's header, llm.c's, or enough ids to judge.
+// A file's form is recognized by this many bytes at its start: NumPy's header, llm.c's, or enough ids to judge.
 constexpr int64_t kStartBytes = std::max<int64_t>(kMaxNpyHeaderEnd, int64_t{16} << 10);
 
 // Names the place of token `index`, with its row if the file has rows.
@@ -111,7 +112,7 @@ absl::StatusOr<uint32_t> LargestId(const uint8_t* data, int64_t count, int64_t f
     smallest = std::min(smallest, id);
     largest = std::max(largest, id);
   }
-  // A negative one becomes a large unsigned one.
+  // A negative value becomes a large unsigned one.
   const auto is_id = [](T id) { return static_cast<uint64_t>(id) <= kLargestId; };
   if (is_id(smallest) && is_id(largest)) return static_cast<uint32_t>(largest);
   for (int64_t i = 0;; ++i) {
@@ -133,7 +134,7 @@ absl::Status CheckFlat(absl::string_view text) {
   return absl::OkStatus();
 }
 
-// Returns whether the ids look like ids of twice the width: every second one is 0. With fewer ids that may be chance.
+// Returns whether the ids look like ids of twice the width: every second one is 0. With fewer ids that could be chance.
 template <typename T>
 bool LookWider(const uint8_t* data, int64_t count) {
   constexpr int64_t kLookedAt = 1024;
@@ -146,8 +147,8 @@ bool LookWider(const uint8_t* data, int64_t count) {
   return !all_zero;
 }
 
-// Returns the bytes before the ids of a flat file of `file_bytes` bytes: those of llm.c's header, or 0. An error says
-// why a header does not fit.
+// Returns how many bytes precede the ids of a flat file of `file_bytes` bytes: those of llm.c's header, or 0. An error
+// says why a header does not fit.
 absl::StatusOr<int64_t> FlatOffset(absl::Span<const uint8_t> start, int64_t file_bytes, TokenDtype declared) {
   if (file_bytes < kLlmcHeaderBytes) return 0;
   const auto field = [&](int64_t index) { return Load<int32_t>(start.data(), index); };
@@ -155,7 +156,7 @@ absl::StatusOr<int64_t> FlatOffset(absl::Span<const uint8_t> start, int64_t file
     if (field(0) != format.magic) continue;
     if (field(1) != format.version) {
       return absl::FailedPreconditionError(
-          absl::StrCat("has llm.c's header of version ", field(1), "; version ", format.version, " is read"));
+          absl::StrCat("has llm.c's header of version ", field(1), "; only version ", format.version, " is read"));
     }
     const int64_t held = file_bytes - kLlmcHeaderBytes;
     const TokenType& type = TypeOf(format.dtype);
@@ -184,8 +185,8 @@ absl::Status CheckForm(absl::string_view source, absl::string_view path, absl::S
   RETURN_IF_ERROR(CheckFlat(AsText(start)));
   if (absl::EndsWith(path, ".npy")) {
     return absl::FailedPreconditionError(
-        "not a .npy file: its first bytes are not \\x93NUMPY. Ids without a header, as dolma and OLMo write them under "
-        "this name, are read once renamed, as FILE.bin:TYPE, for example FILE.bin:uint16");
+        "not a .npy file: its first bytes are not \\x93NUMPY. If it holds ids without a header, as dolma and OLMo "
+        "write them under this name, rename it and give it as FILE.bin:TYPE, for example FILE.bin:uint16");
   }
   if (declared) return absl::OkStatus();
   return absl::InvalidArgumentError(
@@ -246,8 +247,8 @@ absl::Status Dataset::ReadNpyForm(absl::Span<const uint8_t> start) {
   if (!end.has_value()) return wrong("its shape says more tokens than any file holds");
   tokens_ = *tokens.value();
   if (*end != file_bytes) {
-    return wrong("holds ", file_bytes - data_offset_, " bytes of tokens, its shape says ", tokens_, " of ",
-                 type->bytes);
+    return wrong("holds ", file_bytes - data_offset_, " bytes of tokens, but its shape says ", tokens_, " tokens of ",
+                 type->bytes, " bytes");
   }
   return absl::OkStatus();
 }
@@ -266,7 +267,7 @@ absl::Status Dataset::ReadFlatForm(TokenDtype dtype, absl::Span<const uint8_t> s
   const int64_t looked_at = std::min<int64_t>(tokens_, static_cast<int64_t>(ids.size()) / token_bytes);
   if (WithType(dtype, [&](auto type) { return LookWider<decltype(type)>(ids.data(), looked_at); })) {
     return absl::FailedPreconditionError(absl::StrCat("every second ", TokenDtypeName(dtype),
-                                                      " is 0, as where the ids are of ", 16 * token_bytes,
+                                                      " is 0, as if the ids had ", 16 * token_bytes,
                                                       " bits; declare their type"));
   }
   return absl::OkStatus();
@@ -305,15 +306,14 @@ absl::Status Dataset::CheckUnchanged() const {
 absl::StatusOr<Dataset::Cut> Dataset::CutInto(int64_t sequence_length) const {
   if (row_length_ > 0) {
     if (sequence_length != 0 && sequence_length != row_length_) {
-      return InvalidField("sequence_length",
-                          absl::StrCat(sequence_length, " asked of dataset '", name_, "', whose rows have ",
-                                       row_length_, " tokens; give that or 0"));
+      return InvalidField("sequence_length", absl::StrCat(sequence_length, " was asked for, but the rows of dataset '",
+                                                          name_, "' have ", row_length_, " tokens; give that or 0"));
     }
     return Cut{row_length_, tokens_ / row_length_};
   }
   if (sequence_length < 1 || sequence_length > tokens_) {
-    return InvalidField("sequence_length", absl::StrCat(sequence_length, " asked of dataset '", name_,
-                                                        "', a stream; give 1 to its ", tokens_, " tokens"));
+    return InvalidField("sequence_length", absl::StrCat(sequence_length, " was asked for, but dataset '", name_,
+                                                        "' is a stream of ", tokens_, " tokens; give 1 to that"));
   }
   return Cut{sequence_length, tokens_ / sequence_length};
 }
@@ -324,7 +324,8 @@ absl::Status Dataset::ReadSequence(int64_t index, int64_t vocabulary_size, absl:
   const int64_t token_bytes = TypeOf(dtype_).bytes;
   std::vector<uint8_t> bytes(count * token_bytes);
   absl::Status read = file_->ReadAt(data_offset_ + first * token_bytes, absl::MakeSpan(bytes));
-  // This is checked after the read, so that no change before it goes unnoticed, and before the ids, as it says most.
+  // This is checked after the read, so that no change before it goes unnoticed, and before the ids, because its error
+  // says the most.
   RETURN_IF_ERROR(CheckUnchanged());
   RETURN_IF_ERROR(read);
   int64_t unknown = -1;

@@ -1,16 +1,16 @@
-// A token dataset that the server holds: token ids in a file, which stays open and is read where it is needed.
+// A token dataset that the server holds: token ids in a file, which stays open and is read as needed.
 //
 //   ASSIGN_OR_RETURN(auto dataset, Dataset::Open("pile", "pile.npy"));
 //   ASSIGN_OR_RETURN(Dataset::Cut cut, dataset->CutInto(1024));
 //   RETURN_IF_ERROR(dataset->ReadSequence(0, vocabulary_size, absl::MakeSpan(ids)));   // ids.size() == 1024
 //
-// If the file is changed while it is held, reads give an error instead of ids. If it is replaced by renaming another
-// over it, reads go on from the old one.
+// If the file is changed while it is held, reads give an error instead of ids. If another file is renamed over it,
+// reads continue from the old one.
 //
-// Files: NumPy's format (1.0 to 3.0, C order; 1-D: a stream of tokens, 2-D: one sequence a row) of uint8, uint16,
-// int32, uint32, int64 or uint64, little-endian, recognized by its beginning; or flat files, a stream of one of these
-// types, declared after the path as in `tokens.bin:uint16`. llm.c's header of a flat file is skipped. A file that
-// begins like one of another format, or is called .npy and is not, is refused.
+// A file has NumPy's format (1.0 to 3.0, C order; 1-D: a stream of tokens, 2-D: one sequence a row) of uint8, uint16,
+// int32, uint32, int64 or uint64, little-endian, and is recognized by its beginning. Or it is flat: a stream of one of
+// these types, which is declared after the path as in `tokens.bin:uint16`; llm.c's header is skipped. A file that
+// begins like one of another format, or is named .npy but is not one, is refused.
 #ifndef HOOKLINE_SERVER_DATASET_DATASET_H_
 #define HOOKLINE_SERVER_DATASET_DATASET_H_
 
@@ -34,10 +34,10 @@ absl::string_view TokenDtypeName(TokenDtype dtype);
 // Immutable, and so thread-safe.
 class Dataset {
  public:
-  // `source` is PATH or PATH:DTYPE. Reads every id once, to know the largest and the fingerprint. Errors: those of
-  // OpenFile, without waiting for the writer of a pipe; FAILED_PRECONDITION for a file of another form or without
-  // tokens, with a negative id or one that does not fit 32 bits (the place is named); DATA_LOSS for a file that changes
-  // meanwhile or cannot be read; INVALID_ARGUMENT for a flat file without a type or NumPy's with one.
+  // `source` is PATH or PATH:DTYPE. Reads every id once, to find the largest and the fingerprint. Does not wait for the
+  // writer of a pipe. Errors: those of OpenFile; FAILED_PRECONDITION for a file of another form or without tokens, or
+  // with an id that is negative or does not fit 32 bits (its place is named); DATA_LOSS for a file that changes
+  // meanwhile or cannot be read; INVALID_ARGUMENT for a flat file without a type, or a NumPy file with one.
   static absl::StatusOr<std::unique_ptr<const Dataset>> Open(std::string name, absl::string_view source);
 
   const std::string& name() const { return name_; }
@@ -49,9 +49,9 @@ class Dataset {
   // Returns 16 hexadecimal digits, equal for files with the same tokens in the same form.
   const std::string& fingerprint() const { return fingerprint_; }
 
-  // Returns the length of sequences for a request's `sequence_length`, and their number. A stream is cut at
-  // `sequence_length`, its partial last sequence dropped. INVALID_ARGUMENT (field `sequence_length`): 0 or less for a
-  // stream, more than all tokens, or for rows neither 0 nor the row length.
+  // Returns the length of sequences for a request's `sequence_length`, and their number. A stream is cut into sequences
+  // of `sequence_length` tokens, and a partial last one is dropped. INVALID_ARGUMENT (field `sequence_length`): for a
+  // stream, below 1 or more than all tokens; for rows, neither 0 nor the row length.
   struct Cut {
     int64_t sequence_length = 0;
     int64_t sequence_count = 0;
@@ -60,8 +60,8 @@ class Dataset {
 
   // Reads sequence `index` of those that have `ids.size()` tokens, from the disk if the system does not hold it in
   // memory. `index` must be below CutInto's count. DATA_LOSS, naming the file: it cannot be read or is not what it was
-  // when it was opened (its size or time differs, or it holds an id that is not below `vocabulary_size`). `ids` then
-  // means nothing.
+  // when it was opened (its size or time differs, or it holds an id that is not below `vocabulary_size`). The contents
+  // of `ids` are then undefined.
   absl::Status ReadSequence(int64_t index, int64_t vocabulary_size, absl::Span<uint32_t> ids) const;
 
  private:
@@ -78,7 +78,7 @@ class Dataset {
 
   std::string name_;
   std::unique_ptr<const ReadableFile> file_;
-  FileFacts facts_;          // at its opening
+  FileFacts facts_;          // when it was opened
   int64_t data_offset_ = 0;  // of the first token
   TokenDtype dtype_ = TokenDtype::kUint16;
   int64_t tokens_ = 0;

@@ -15,7 +15,7 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr int64_t kMaxSidecarBytes = int64_t{1} << 20;
-// hookline.pack writes objects in one object; some lists may come to them.
+// hookline.pack writes an object of objects. The rest is room for deeper options.
 constexpr int kMaxSidecarDepth = 16;
 // A message quotes this much of a text in a sidecar, which suffices to recognise it.
 constexpr size_t kMaxTextBytes = 200;
@@ -56,8 +56,8 @@ Sidecar Parse(absl::string_view text, const Dataset& dataset) {
     }
   }
   if (Count(json, "tokens") != dataset.tokens()) {
-    sidecar.warning = absl::StrCat("its sidecar tells of ", Count(json, "tokens"), " tokens, but it has ",
-                                   dataset.tokens(), ": they do not belong together");
+    sidecar.warning = absl::StrCat("its sidecar says ", Count(json, "tokens"), " tokens, but it has ", dataset.tokens(),
+                                   ": they do not belong together");
   }
   return sidecar;
 }

@@ -1,5 +1,4 @@
-// Reads what the makers of datasets say about them: the sidecars that `python -m hookline.pack` writes beside its
-// files.
+// Reads the descriptions of datasets: the sidecars that `python -m hookline.pack` writes beside its files.
 #ifndef HOOKLINE_SERVER_DATASET_SIDECAR_H_
 #define HOOKLINE_SERVER_DATASET_SIDECAR_H_
 
@@ -17,20 +16,20 @@ struct Sidecar {
   std::string method;
   std::map<std::string, std::string> options;
   int64_t documents = 0;
-  std::string warning;  // a sentence if it cannot be used, or is not the dataset's; empty otherwise
+  std::string warning;  // a sentence if the sidecar cannot be used, or is not the dataset's; empty otherwise
 };
 
 // The sidecars of the server's datasets. They are filled before the server starts, and then only read, from any thread.
 class Sidecars {
  public:
-  // Reads the one beside `source` (as Dataset::Open takes it), `PATH.json`, if it is there.
+  // Reads the sidecar `PATH.json` beside `source`, which is that of Dataset::Open, if there is one.
   void Read(const Dataset& dataset, absl::string_view source);
 
-  // Null for a dataset without one.
+  // Returns null for a dataset without a sidecar.
   const Sidecar* Get(absl::string_view dataset) const;
 
-  // A sentence if the dataset was packed with another tokenizer than the model's, whose fingerprint that is; empty if
-  // it was not, or where either is unknown.
+  // Returns a sentence if the dataset was packed with another tokenizer than the model's, whose fingerprint is
+  // `fingerprint`; empty if it was not, or if either tokenizer is unknown.
   std::string TokenizerWarning(absl::string_view dataset, absl::string_view model, absl::string_view fingerprint) const;
 
  private:

@@ -23,12 +23,12 @@ constexpr absl::Duration kQueueRetry = absl::Seconds(5);
 
 struct ChosenAdmission {
   size_t index;
-  size_t oldest;  // of those that could run but for the slabs; it is overtaken unless it is the chosen one
+  size_t oldest;  // the oldest that lacks only slabs; it is overtaken unless it is the chosen one
 };
 
 absl::Status CheckSameFeed(const Flow& flow, const CapturePlan& plan) {
   const auto differs = [&](absl::string_view what) {
-    return absl::FailedPreconditionError(absl::StrCat("feed: \"", plan.feed->name, "\" is there with another ", what,
+    return absl::FailedPreconditionError(absl::StrCat("feed: \"", plan.feed->name, "\" exists with another ", what,
                                                       "; ask for the same, or name another feed"));
   };
   const auto needed = [](const FeedSource& feed) { return std::max<int64_t>(1, feed.start_when_subscribers); };
@@ -38,7 +38,7 @@ absl::Status CheckSameFeed(const Flow& flow, const CapturePlan& plan) {
   return absl::OkStatus();
 }
 
-// Slabs to reserve for the admission: its least where others wait too, or there are no more.
+// Returns how many slabs to reserve for the admission: its least if others wait too, or if too few are free.
 int64_t SlabsFor(const SchedulerState& state, const Admission& admission) {
   const bool others_wait = std::any_of(state.admissions.begin(), state.admissions.end(),
                                        [&](const Admission& other) { return other.flow != admission.flow; });
@@ -73,7 +73,7 @@ std::optional<ChosenAdmission> NextAdmission(SchedulerState& state) {
   return ChosenAdmission{candidates[*chosen], candidates.front()};
 }
 
-// Takes slabs beyond two row groups back from those that run, while an admission waits for slabs.
+// Shrinks the windows of running captures to two row groups while an admission waits for slabs.
 void ShrinkWindows(SchedulerState& state) {
   bool slabs_are_short = false;
   for (const Admission& admission : state.admissions) {
@@ -164,11 +164,10 @@ absl::Status CheckHeldTokens(const SchedulerState& state, int64_t more) {
   for (const auto& [id, flow] : state.flows) held += flow.source.held_tokens();
   for (const auto& [id, score] : state.scores) held += score.held_tokens;
   if (held + more <= state.options.max_held_tokens) return absl::OkStatus();
-  return absl::ResourceExhaustedError(absl::StrCat(
-      "tokens: this server's captures hold ", held, " tokens, with these ", more, " more than the ",
-      state.options.max_held_tokens,
-      " that it holds at a time (--max-held-tokens); try again later, or send them in smaller messages, by "
-      "CaptureStream"));
+  return absl::ResourceExhaustedError(
+      absl::StrCat("tokens: this server holds ", held, " tokens for its clients; with these ", more,
+                   " it would exceed its limit of ", state.options.max_held_tokens,
+                   " (--max-held-tokens); try again later, or send them in smaller messages, by CaptureStream"));
 }
 
 absl::Status JoinFeed(SchedulerState& state, CaptureId id, CaptureState& capture) {
@@ -224,7 +223,7 @@ void AdmitNow(SchedulerState& state) {
     queue.last_arrival = state.clock.Now();
     queue.WakeOne();
     for (CaptureId id : next.captures) {
-      // A resume may have no rows left.
+      // A resumed capture may have no rows left.
       const CaptureState& capture = *state.Find(id);
       if (capture.cursor.next_row >= capture.recipient.plan->max_budget) {
         StopCapture(state, id, StopReason::kBudget, absl::OkStatus());

@@ -1,4 +1,4 @@
-// Takes captures in, and decides which of those that wait for slabs begins next, and with how many.
+// Takes captures in, and decides which of those that wait for slabs begins next, and with how many slabs.
 #ifndef HOOKLINE_SERVER_ENGINE_ADMISSION_QUEUE_H_
 #define HOOKLINE_SERVER_ENGINE_ADMISSION_QUEUE_H_
 
@@ -15,22 +15,25 @@
 
 namespace hookline {
 
-// RESOURCE_EXHAUSTED if the client or the server has too many captures for one more; `rows` as in CheckQuotas.
+// Returns RESOURCE_EXHAUSTED if the client or the server has too many captures for one more, and UNAVAILABLE while the
+// server drains. `rows` is that of CheckQuotas.
 absl::Status CheckCaptureCount(SchedulerState& state, const ClientShare& share, const CapturePlan& plan, int64_t rows);
-// RESOURCE_EXHAUSTED if the client has too many scorings for one more.
+// Returns RESOURCE_EXHAUSTED if the client has too many scorings for one more or has used up its rate, and UNAVAILABLE
+// while the server drains.
 absl::Status CheckScoreCount(SchedulerState& state, const ClientShare& share);
-// RESOURCE_EXHAUSTED unless clients' flows may hold `more` tokens beside those that they hold.
+// Returns RESOURCE_EXHAUSTED if clients would hold too many tokens with `more` tokens.
 absl::Status CheckHeldTokens(const SchedulerState& state, int64_t more);
 
-// Makes the capture, which is not in `state` yet, a member of the feed that its plan names, and its first member if
-// nobody else is.
+// Makes the capture, which is not in `state` yet, a member of the feed that its plan names. Creates the feed if there
+// is none of that name.
 absl::Status JoinFeed(SchedulerState& state, CaptureId id, CaptureState& capture);
-// Begins the captures that can have their slabs. If some still wait, takes slabs beyond two row groups back from those
-// that run.
+// Begins the captures that can have their slabs. If others still wait for slabs, shrinks the windows of running
+// captures to two row groups.
 void AdmitNow(SchedulerState& state);
-// Returns whether its clients' own limits let the admission run; if not, it waits for captures of theirs alone.
+// Returns whether the limits of the admission's clients let it run now. If not, it waits only for captures of
+// those clients.
 bool MayRunNow(const SchedulerState& state, const Admission& admission);
-// Captures that are admitted before this one; nullopt if it does not wait.
+// Returns how many captures are admitted before this one; nullopt if it does not wait.
 std::optional<int> CapturesAhead(const SchedulerState& state, CaptureId id);
 
 }  // namespace hookline

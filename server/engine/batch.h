@@ -31,9 +31,9 @@ struct Recipient {
 
 // The position up to which a capture's rows have been planned.
 struct RowCursor {
-  int64_t next_row = 0;       // of the row that is planned next, from the capture's start
-  ResumePosition skip_until;  // rows before this position are not sent: they were before a resume or before a feed's
-                              // member joined
+  int64_t next_row = 0;       // the next row to plan, counted from the capture's start
+  ResumePosition skip_until;  // rows before this position are not sent: they precede a resume, or a member's
+                              // entry into its feed
 };
 
 struct Batch {
@@ -41,29 +41,30 @@ struct Batch {
   struct Member {
     Recipient recipient;
     FlowId flow = kNoFlow;
-    int64_t turn = 0;  // of the batch among the capture's
-    RowCursor cursor;  // moved on by the executor, until Planned
-    // Rows of an earlier batch have no slabs yet, so this one's must not take slabs.
+    int64_t turn = 0;  // the batch's turn among those of its capture
+    RowCursor cursor;  // the executor moves it on until it calls Planned
+    // Rows of an earlier batch have no slabs yet, so the rows of this one must not take any.
     bool has_unplaced = false;
 
-    // The executor says what it has planned.
+    // The executor sets the following two when it has planned the rows.
     bool has_rows = false;
-    // Counts rows that stay on the device until the capture's window has slabs for the last of them; 0: all have slabs.
+    // The bytes of rows that stay on the device until the capture's window has slabs for the last of them; 0: all
+    // have slabs.
     int64_t staged_bytes = 0;
   };
   std::vector<BatchItem> items;
   std::vector<Member> members;
-  // Instead of both: a scoring that is to run its next forward pass.
+  // If set, the batch has no items: it is the next forward pass of a scoring.
   std::shared_ptr<DeviceRun> score;
   CaptureId score_id{};
   std::unique_ptr<PauseRoom> score_room;  // null: the pass does not pause, or has room already
-  // Or a batch that another executor has planned and could not finish.
+  // If set, the batch is one that another executor has planned and could not finish.
   std::shared_ptr<Rerun> rerun;
 };
 
 // One forward pass that was launched, as the scheduler accounts for it.
 struct LaunchedPass {
-  struct Share {  // of one capture
+  struct Share {  // what one capture has of the pass
     CaptureId capture{};
     int64_t sequences = 0;
     int64_t tokens = 0;

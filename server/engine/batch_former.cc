@@ -7,7 +7,7 @@
 namespace hookline {
 namespace {
 
-// A flow with less than 1/32 of a batch counts as small: its pass hardly delays the full batches around it.
+// A flow with at most 1/32 of a batch counts as small: its pass hardly delays the full batches around it.
 constexpr int64_t kSmallShare = 32;
 
 BatchItem TakeFrom(Flow& flow) {
@@ -39,12 +39,12 @@ std::vector<BatchItem> FixedBatch(Flow& flow) {
   return items;
 }
 
-// Credit does not grow beyond one batch; otherwise who waited long would shut the others out.
+// Credit does not grow beyond one batch; otherwise a client or flow that waited long would shut the others out.
 void Earn(int64_t* deficit, int64_t tokens, const BatchLimits& limits) {
   *deficit = std::min(*deficit + std::max<int64_t>(1, tokens), limits.max_tokens);
 }
 
-// The two levels of credit.
+// The credit of clients and of their flows.
 class Credits {
  public:
   Credits(const std::vector<Flow*>& flows, const std::vector<Flow*>& ready, const BatchLimits& limits)
@@ -66,8 +66,8 @@ class Credits {
 
   static bool Has(const Flow* flow) { return flow->deficit > 0 && flow->share->deficit > 0; }
 
-  // Lets one of `flows`, which fit into the batch and have no credit, come nearer to it: those whose clients have
-  // credit earn their part of it or, where no client has, the clients earn another share.
+  // Brings `flows`, which would fit into the batch but lack credit, nearer to credit. Flows whose clients have credit
+  // earn their part of it; if no client has credit, the clients earn another share.
   void Grant(const std::vector<Flow*>& flows) {
     bool none_has_share = true;
     for (Flow* flow : flows) {

@@ -9,7 +9,7 @@
 
 namespace hookline {
 
-// An average in which a time counts half as much as one that is a half-life later. Not thread-safe.
+// A decaying average: a moment counts half as much as one that is a half-life later. Not thread-safe.
 class BusyShare {
  public:
   // Adds work that took `busy` and ended at `now`.
@@ -20,7 +20,7 @@ class BusyShare {
   double At(absl::Time now) const { return share_ * Remains(now - last_); }
 
  private:
-  // Long enough for passes of seconds, short enough to see a device that idles now.
+  // This is long enough for passes that take seconds, and short enough to show soon that a device idles.
   static constexpr absl::Duration kHalfLife = absl::Seconds(5);
 
   static double Remains(absl::Duration passed) { return std::exp2(-absl::FDivDuration(passed, kHalfLife)); }

@@ -45,7 +45,7 @@ void LeaveFlow(SchedulerState& state, CaptureId id, CaptureState& capture) {
   queue.WakeOne();
 }
 
-// Queues the final event once nothing of the stopping capture is in flight, and forgets a capture that is over.
+// Queues the final event once no batch of the stopping capture is in flight, and forgets a capture that is over.
 void EndIfDone(SchedulerState& state, CaptureId id) {
   const auto found = state.captures.find(id);
   if (found == state.captures.end()) return;
@@ -98,7 +98,7 @@ void EndFlowIfDone(SchedulerState& state, FlowId id) {
   if (found == state.flows.end() || !found->second.source.Ended()) return;
   const auto feed = std::find_if(state.feeds.begin(), state.feeds.end(), [&](const auto& f) { return f.second == id; });
   if (feed != state.feeds.end()) state.feeds.erase(feed);
-  const std::vector<CaptureId> receivers = found->second.receivers;  // copied, because they leave it
+  const std::vector<CaptureId> receivers = found->second.receivers;  // a copy, because StopCapture changes the original
   for (CaptureId receiver : receivers) StopCapture(state, receiver, StopReason::kSourceEnded, absl::OkStatus());
 }
 

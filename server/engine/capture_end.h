@@ -9,17 +9,17 @@
 
 namespace hookline {
 
-// Stops the capture, unless it stops already for a reason that stays: it leaves the admissions and its flow, and ends
-// when nothing of it is in flight.
+// Stops the capture, unless it already stops for a reason that takes precedence. The capture leaves the admissions and
+// its flow, and ends when none of its batches is in flight.
 void StopCapture(SchedulerState& state, CaptureId id, StopReason reason, absl::Status status);
-// Stops all captures and scorings for a shutdown, and takes in no more.
+// Stops all captures and scorings for a shutdown, and refuses new ones.
 void StopAll(SchedulerState& state, const absl::Status& status);
-// Stops the receivers of a flow whose source has ended.
+// Stops the receivers of the flow if its source has ended.
 void EndFlowIfDone(SchedulerState& state, FlowId id);
-// Counts one batch of the capture less in flight, which may end it.
+// Counts one batch of the capture as no longer in flight, which may end the capture.
 void Landed(SchedulerState& state, CaptureId id);
 
-// The event that tells a client that its capture has begun, with rows from `begin` on.
+// Returns the event that announces to a client that its capture has begun, with rows from `begin` on.
 CaptureStarted StartedEvent(CaptureId id, const CapturePlan& plan, const ResumePosition& begin);
 
 }  // namespace hookline

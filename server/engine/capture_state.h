@@ -19,13 +19,13 @@
 namespace hookline {
 
 enum class CapturePhase {
-  kWaiting,   // for its window
+  kWaiting,   // waits for its window
   kRunning,   // has its window
   kStopping,  // takes no more sequences; rows may be in flight
   kEnded,     // its final event is queued
 };
 
-// A capture's phase and why it stops: the only place where either changes.
+// A capture's phase and the reason why it stops. Only this class changes either.
 class CaptureLife {
  public:
   CapturePhase phase() const { return phase_; }
@@ -35,24 +35,25 @@ class CaptureLife {
   const absl::Status& stop_status() const { return stop_status_; }
   // Batches whose rows have not all reached the queue.
   int in_flight() const { return in_flight_; }
-  // Rows that are on their way are still sent.
+  // Returns whether rows that are on their way are still sent.
   bool WantsRows() const {
     return phase_ == CapturePhase::kRunning ||
            (phase_ == CapturePhase::kStopping &&
             (stop_reason_ == StopReason::kBudget || stop_reason_ == StopReason::kSourceEnded));
   }
-  // It has ended and nothing of it is in flight, so that it can be forgotten.
+  // Returns whether the capture has ended and none of its batches is in flight, so that it can be forgotten.
   bool IsOver() const { return phase_ == CapturePhase::kEnded && in_flight_ == 0; }
 
   void Begin() { phase_ = CapturePhase::kRunning; }
 
-  // Returns whether it stops for this reason; false: it has ended, or stops for another that stays.
+  // Stops the capture for this reason. Returns false if it has ended, or already stops for a reason that
+  // takes precedence.
   bool Stop(StopReason reason, absl::Status status) {
     if (phase_ == CapturePhase::kEnded) return false;
     if (phase_ == CapturePhase::kStopping) {
       // A source may end while the batch that fills the budgets is on its way.
       const bool filled = reason == StopReason::kBudget && stop_reason_ == StopReason::kSourceEnded;
-      // Rows that are on their way may be lost.
+      // An error may lose rows that are on their way.
       const bool lost = reason == StopReason::kError && WantsRows();
       if (!filled && !lost && reason != StopReason::kCancelled && reason != StopReason::kShuttingDown) return false;
     }
@@ -61,15 +62,15 @@ class CaptureLife {
     stop_status_ = std::move(status);
     return true;
   }
-  // Makes it an error, whatever it stops for, unless it has ended.
+  // Makes the capture stop with an error, whatever it stops for already, unless it has ended.
   void Fail(absl::Status status) {
     if (phase_ == CapturePhase::kEnded) return;
     phase_ = CapturePhase::kStopping;
     stop_reason_ = StopReason::kError;
     stop_status_ = std::move(status);
   }
-  // Ends a stopping capture when nothing of it is in flight. A server that shuts down does not wait: rows in flight are
-  // dropped when they arrive. Returns whether the capture has ended by this call.
+  // Ends a stopping capture when none of its batches is in flight. A server that shuts down does not wait: rows in
+  // flight are dropped when they arrive. Returns whether this call ended the capture.
   bool EndIfLanded() {
     if (phase_ != CapturePhase::kStopping) return false;
     if (in_flight_ > 0 && stop_reason_ != StopReason::kShuttingDown) return false;
@@ -121,18 +122,18 @@ struct CaptureState {
   FlowId flow = kNoFlow;     // none once it takes no more sequences
   bool source_full = false;  // its client was told to wait before it streams more
   absl::Time last_sent;      // when its client last streamed something, or it was admitted
-  int64_t window_slabs = 0;  // of its window, or fewer once it was told to shrink
-  bool drop_queued = false;  // at its end, what its client has not read
+  int64_t window_slabs = 0;  // the size of its window, or less once that was told to shrink
+  bool drop_queued = false;  // when it ends, drop what its client has not read
   std::shared_ptr<ClientShare> share;
   RowCursor cursor;
   Turns turns;
   // Planned deliveries of which some rows have no slabs yet; rows that are planned meanwhile get none either, so that
-  // slabs are taken in the order in which they are handed over.
+  // slabs are taken in the order in which rows are handed over.
   int unplaced_deliveries = 0;
-  int64_t token_bytes = 0;  // of the rows that one token brings
+  int64_t token_bytes = 0;  // of all rows of one token
   absl::Time arrived;
-  absl::Time waiting_since;         // when it arrived or, once it is, was admitted
-  int64_t model_tokens_before = 0;  // that its model had run when it was admitted
+  absl::Time waiting_since;         // when it arrived; once it is admitted, when that happened
+  int64_t model_tokens_before = 0;  // those that its model had run when it was admitted
   CaptureAccount account;
 };
 

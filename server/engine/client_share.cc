@@ -5,7 +5,7 @@
 namespace hookline {
 namespace {
 
-// The time whose tokens a client may save by default: enough for a training loop that pauses to log or to evaluate.
+// By default a client may save the tokens of this time: enough for a training loop that pauses to log or to evaluate.
 constexpr int64_t kDefaultBurstSeconds = 10;
 
 }  // namespace
@@ -28,7 +28,7 @@ double TokenBucket::LevelAt(absl::Time now) const {
 absl::Duration TokenBucket::Delay(absl::Time now) const {
   if (rate_ == 0) return absl::ZeroDuration();
   const double level = LevelAt(now);
-  // One token, so that a delay that has passed is over.
+  // The delay is until there is a whole token, so that the level is above zero when it has passed.
   return level > 0 ? absl::ZeroDuration() : absl::Seconds((1 - level) / rate_);
 }
 

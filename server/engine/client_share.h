@@ -1,4 +1,5 @@
-// One client's share of the device: what it may put into batches before it is the others' turn, and how fast.
+// One client's share of the device: how many tokens it may put into batches before it is the others' turn, and at
+// what rate.
 #ifndef HOOKLINE_SERVER_ENGINE_CLIENT_SHARE_H_
 #define HOOKLINE_SERVER_ENGINE_CLIENT_SHARE_H_
 
@@ -10,14 +11,15 @@
 
 namespace hookline {
 
-// Tokens that arrive at a rate and may be saved up to a burst. It can be overdrawn by what is taken at once, which is
-// then paid back.
+// Tokens that arrive at a rate and may be saved up to a burst. Taking tokens may overdraw the bucket, which then fills
+// up from below zero.
 class TokenBucket {
  public:
   // A bucket without a limit.
   TokenBucket() = default;
 
-  // Changes the limits; what is saved stays, up to the new burst. A rate of 0: no limit. A burst of 0: ten seconds'.
+  // Changes the limits; saved tokens stay, up to the new burst. A rate of 0 means no limit, a burst of 0 the tokens of
+  // ten seconds.
   void SetLimits(int64_t tokens_per_second, int64_t burst_tokens, absl::Time now);
 
   // The time until there are tokens; zero if there are some.
@@ -45,12 +47,12 @@ struct ClientShare {
   // Tokens that the client may still put into batches before it is another's turn; below zero it has overdrawn.
   int64_t deficit = 0;
   TokenBucket bucket;
-  int64_t tokens = 0;  // that entered batches
+  int64_t tokens = 0;  // those that entered batches
 
-  // These hold while a batch is formed.
+  // These are valid only while a batch is formed.
   bool is_earning = false;
   bool is_granted = false;
-  int64_t batch_flows = 0;  // that may go into it
+  int64_t batch_flows = 0;  // its flows that may go into the batch
 };
 
 }  // namespace hookline

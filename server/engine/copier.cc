@@ -183,7 +183,7 @@ void Copier::Park(Deliveries deliveries) {
     absl::MutexLock lock(&mutex_);
     parked_[capture] = std::move(deliveries);
   }
-  // A call of Resume meanwhile found nothing parked, so look again. Only this thread takes parked deliveries, so
+  // A call of Resume in the meantime found nothing parked, so look again. Only this thread takes parked deliveries, so
   // `first` still exists.
   if (MayGoOn(first)) Resume(capture);
 }

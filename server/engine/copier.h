@@ -1,5 +1,5 @@
-// The copier of one executor: it waits for the copies of a batch, hands rows to their sinks when it is their turn, and
-// continues rows that found no slabs when slabs come back.
+// The copier of one executor: it waits for the copies of a batch, hands rows to their sinks when it is their turn, and,
+// when slabs come back, copies rows that had found none.
 #ifndef HOOKLINE_SERVER_ENGINE_COPIER_H_
 #define HOOKLINE_SERVER_ENGINE_COPIER_H_
 
@@ -29,10 +29,11 @@ namespace hookline {
 struct BatchInFlight {
   std::vector<std::unique_ptr<Delivery>> deliveries;
   std::vector<LaunchedPass> passes;
-  // Reached when the copies that the executor started have ended. Null where the rows are lost.
+  // Reached when the copies that the executor started have ended. Null if the rows are lost.
   std::unique_ptr<TransferEvent> copied;
   absl::Time launched;
-  // The time is known on the CPU, where Forward returns when all is computed, otherwise when `copied` is reached.
+  // This is set on the CPU, where Forward returns when all is computed. Otherwise the time is known when `copied`
+  // is reached.
   std::optional<absl::Duration> forward_time;
   int64_t tokens = 0;
   int layers = 1;
@@ -46,21 +47,23 @@ class Copier {
     int64_t bytes = 0;
   };
 
-  // All outlive the copier. `transfer` is the copier's own, so that its copies do not queue behind the executor's.
+  // All arguments must outlive the copier. `transfer` is the copier's own, so that its copies do not queue behind
+  // the executor's.
   Copier(ExecutorId id, Scheduler* scheduler, Transfer* transfer, DeviceHealth* health)
       : id_(id), scheduler_(scheduler), transfer_(transfer), health_(health) {}
 
   void Start() {
     thread_ = std::thread([this] { Run(); });
   }
-  // Ends when everything that was added has been handed on or dropped.
+  // Waits until everything that was added has been handed on or dropped.
   void Join();
 
-  // Adds a batch that the scheduler knows as launched. Bounded by the scheduler, which launches few at a time.
+  // Adds a batch that the scheduler knows as launched. The scheduler bounds how many there are: it launches few at
+  // a time.
   void Add(BatchInFlight batch) ABSL_LOCKS_EXCLUDED(mutex_);
 
-  // Tells that rows of the capture may go on: slabs of its window came back, it is their turn, or they are no longer
-  // wanted.
+  // Call this when rows of the capture may go on: slabs of its window came back, it is their turn, or they are no
+  // longer wanted.
   void Resume(CaptureId capture) ABSL_LOCKS_EXCLUDED(mutex_);
 
   // Returns what was handed to sinks, by the model's hook points.
@@ -69,7 +72,7 @@ class Copier {
  private:
   // Deliveries of one capture, in order.
   using Deliveries = std::deque<std::unique_ptr<Delivery>>;
-  // Deliveries that may go on, or a new batch. Neither when the copier ends.
+  // Holds deliveries that may go on, or a new batch, or neither when the copier ends.
   struct Work {
     Deliveries resumed;
     std::optional<BatchInFlight> batch;
@@ -78,8 +81,8 @@ class Copier {
   void Run();
   Work NextWork() ABSL_LOCKS_EXCLUDED(mutex_);
   void FinishBatch(BatchInFlight batch) ABSL_LOCKS_EXCLUDED(mutex_);
-  // Gives deliveries of one batch, whose rows were lost with the device, to another executor; drops them where there is
-  // none.
+  // Gives deliveries of one batch, whose rows were lost with the device, to another executor; drops them if there
+  // is none.
   void RunAgain(std::vector<std::unique_ptr<Delivery>> deliveries) ABSL_LOCKS_EXCLUDED(mutex_);
   // Hands over as much as the capture's window allows, and parks the rest.
   void Advance(Deliveries deliveries) ABSL_LOCKS_EXCLUDED(mutex_);
@@ -90,8 +93,8 @@ class Copier {
   void Finish(std::unique_ptr<Delivery> delivery) ABSL_LOCKS_EXCLUDED(mutex_);
   void HandOver(Delivery& delivery) ABSL_LOCKS_EXCLUDED(mutex_);
   void Park(Deliveries deliveries) ABSL_LOCKS_EXCLUDED(mutex_);
-  // Parks it among others of its capture, in the order of their turns, and returns none; where it comes before all that
-  // are parked, returns it with those.
+  // Parks the delivery among those of its capture, in the order of their turns, and returns none. If it comes before
+  // all that are parked, returns it with those instead.
   Deliveries JoinParked(std::unique_ptr<Delivery> delivery) ABSL_LOCKS_EXCLUDED(mutex_);
   bool IsWanted(const Delivery& delivery) const;
   // Returns whether it makes sense to look at a parked delivery again.
@@ -106,7 +109,7 @@ class Copier {
   // Only the thread uses this.
   absl::Time last_reached_ = absl::InfinitePast();
 
-  // Never held together with another mutex.
+  // This is never held together with another mutex.
   mutable absl::Mutex mutex_;
   absl::CondVar wake_;
   std::deque<BatchInFlight> batches_ ABSL_GUARDED_BY(mutex_);

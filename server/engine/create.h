@@ -15,12 +15,12 @@
 
 namespace hookline {
 
-// `devices`: of a replica's stages.
+// `devices` are those of a replica's stages.
 using TransferFactory =
     std::function<absl::StatusOr<std::unique_ptr<Transfer>>(const std::vector<std::string>& devices)>;
 
-// Errors of Engine::Create and of `make_transfer`, which is called twice for each executor: for its thread and for its
-// copier's.
+// Errors are those of Engine::Create and of `make_transfer`, which is called twice for each executor: for its thread
+// and for its copier's.
 absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(
     const EngineOptions& options, std::vector<ServedModel> models, std::vector<std::unique_ptr<const Dataset>> datasets,
     const TransferFactory& make_transfer, std::function<void(absl::Status)> on_lost = [](const absl::Status&) {});

@@ -17,7 +17,7 @@ std::unique_ptr<Delivery> Delivery::Plan(Batch::Member* member, Items items) {
   delivery->SelectRows(*member);
   const int64_t rows = delivery->rows();
   if (rows == 0) return nullptr;
-  // After a resume inside a row group, the rows of it that are sent again are a group of their own.
+  // After a resume inside a row group, those of its rows that are sent again form a group of their own.
   const int64_t regroup_end = plan.position.rows + plan.position.group_rows;
   const int64_t regroup_rows = std::clamp<int64_t>(regroup_end - delivery->first_row_, 0, rows);
   delivery->CutGroups(0, regroup_rows);
@@ -29,7 +29,7 @@ std::unique_ptr<Delivery> Delivery::Plan(Batch::Member* member, Items items) {
   return delivery;
 }
 
-// Sets the end, too, from the last sequence of the flow.
+// Also sets `end_`, from the flow's last sequence.
 void Delivery::SelectRows(const Batch::Member& member) {
   const CapturePlan& plan = *recipient_.plan;
   const ResumePosition& skip_until = member.cursor.skip_until;
@@ -83,7 +83,7 @@ ResumePosition Delivery::PositionBefore(int64_t row) const {
 }
 
 int64_t Delivery::RowsOf(int hook_point) const {
-  // Rows are in the order of the groups, so the last group with the hook point tells how many it takes.
+  // Rows are in the order of the groups, so the last group with the hook point holds its last row.
   for (auto group = groups_.rbegin(); group != groups_.rend(); ++group) {
     for (const PlacedChunk& chunk : group->chunks) {
       if (chunk.hook_point == hook_point) return chunk.first + chunk.rows;
@@ -204,7 +204,7 @@ absl::Status Delivery::StartCopies(int hook_point, const Piece& piece, size_t fi
       if (chunk.hook_point != hook_point) continue;
       int64_t first = chunk.first;
       for (size_t i = 0; i < chunk.spans.size() && status.ok();) {
-        // Slabs that happen to be neighbours are one copy.
+        // Adjacent slabs are filled by one copy.
         uint8_t* const begin = chunk.spans[i].data();
         int64_t bytes = 0;
         for (; i < chunk.spans.size() && chunk.spans[i].data() == begin + bytes; ++i) bytes += chunk.spans[i].bytes;

@@ -22,24 +22,24 @@
 
 namespace hookline {
 
-// Thread-compatible: the executor's until it is handed to the copier.
+// Thread-compatible. A delivery belongs to the executor until it is handed to the copier.
 class Delivery {
  public:
   // The origin of a row.
   struct Origin {
-    int64_t count = 0;     // of its sequence
-    int64_t sequence = 0;  // its sequence's index
+    int64_t count = 0;     // Sequence::count of its sequence
+    int64_t sequence = 0;  // Sequence::index of its sequence
     int32_t position = 0;
     uint32_t token_id = 0;
     int64_t rank = 0;  // selected rows of its sequence before it
-    size_t item = 0;   // into the batch
+    size_t item = 0;   // index into the batch
   };
 
   using Items = std::shared_ptr<const std::vector<BatchItem>>;
 
-  // Plans the rows of `member` from its cursor on, out of the `items` of its flow: selects them, leaves out what was
-  // sent before, ends at the largest budget, and cuts row groups. Returns null if there are none. Moves the cursor on.
-  // The flow's items must follow each other in its source.
+  // Plans the rows of `member` from its cursor on, out of the `items` of its flow: selects them, leaves out those that
+  // were sent before, stops at the largest budget, and cuts them into row groups. Returns null if no rows are left.
+  // Moves the cursor on. The flow's items must follow each other in its source.
   static std::unique_ptr<Delivery> Plan(Batch::Member* member, Items items);
 
   const Recipient& recipient() const { return recipient_; }
@@ -51,14 +51,14 @@ class Delivery {
 
   // Returns how many of the rows, from the first, hook point `hook_point` of the capture takes.
   int64_t RowsOf(int hook_point) const;
-  // Returns how many of the rows are of items before `item`.
+  // Returns how many of the rows belong to items before `item`.
   int64_t RowsBefore(size_t item) const;
 
-  // The bytes of it that the scheduler counts as waiting on the device.
+  // The bytes of the delivery that the scheduler counts as waiting on the device.
   int64_t staged_bytes() const { return staged_bytes_; }
   void set_staged_bytes(int64_t bytes) { staged_bytes_ = bytes; }
 
-  // Gives the next groups slabs, as many as the capture's window has room for.
+  // Gives slabs to the next groups, as far as the capture's window has room.
   void AssignSlabs();
   bool NextGroupFits() const;
   bool all_placed() const { return placed_ == groups_.size(); }
@@ -71,15 +71,15 @@ class Delivery {
   // + i], and the rows before them were taken from earlier passes. Starts the copies of groups that have slabs.
   absl::Status Stage(int hook_point, int64_t first, int64_t count, std::shared_ptr<StagedRows> rows,
                      Transfer* transfer);
-  // Tells that every hook point has the rows before `rows`.
+  // Records that every hook point has the rows before `rows`.
   void SetComplete(int64_t rows) { complete_ = rows; }
   // Forgets rows from `first` on, whose pass has failed or whose device is lost, so that they can be staged again.
   // Their copies must have ended.
   void Unstage(int64_t first);
   // Leaves out the rows from `end` on, which cannot be computed. Those before it are still handed over.
   void EndAt(int64_t end);
-  // Lets go of what lies on the device and has been copied. An event recorded after the copies must have been waited
-  // for.
+  // Releases rows on the device that have been copied. Before the call, wait for an event that was recorded after
+  // the copies.
   void DropCopied();
   // Calls AssignSlabs and starts the copies of the groups that got slabs.
   absl::Status CopyMore(Transfer* transfer);
@@ -91,19 +91,19 @@ class Delivery {
   // Returns whether every row that was planned has been taken.
   bool all_taken() const { return !is_cut_ && queued_ == groups_.size(); }
 
-  // These go to the capture's account.
+  // This time goes to the capture's account.
   void AddCopyTime(absl::Duration duration) { copy_time_ += duration; }
   absl::Duration copy_time() const { return copy_time_; }
 
  private:
   struct PlacedChunk {
     int hook_point = 0;
-    int64_t first = 0;  // into origins_
+    int64_t first = 0;  // index into origins_
     int64_t rows = 0;
     std::vector<SlabSpan> spans;  // cut between rows
   };
   struct Group {
-    int64_t first = 0;  // into origins_
+    int64_t first = 0;  // index into origins_
     int64_t rows = 0;
     ResumePosition position;          // before its first row
     std::vector<PlacedChunk> chunks;  // spans are empty until the group has slabs
@@ -111,9 +111,9 @@ class Delivery {
 
   // The rows of a hook point from one forward pass.
   struct Piece {
-    int64_t first = 0, end = 0;        // into origins_
+    int64_t first = 0, end = 0;        // indices into origins_
     std::shared_ptr<StagedRows> rows;  // null once all were copied
-    ConversionLoss loss;               // of what was let go
+    ConversionLoss loss;               // of the rows that were copied and released
   };
 
   Delivery(const Recipient& recipient, int64_t turn, Items items);
@@ -144,7 +144,7 @@ class Delivery {
   int64_t staged_bytes_ = 0;
   absl::Duration copy_time_;
   RowPacking packing_;
-  SlabRef open_slab_;  // the next chunk goes on in it
+  SlabRef open_slab_;  // the next chunk continues in it
 };
 
 }  // namespace hookline

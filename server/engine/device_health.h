@@ -1,6 +1,6 @@
-// Tells a device that is gone from a batch that cannot be computed. After an assertion on the device or an error of its
-// memory every later call fails, so that a server would go on to fail every capture and look healthy; only a new
-// process helps.
+// Distinguishes a lost device from a batch that cannot be computed. After a failed assertion on a device or an error of
+// its memory, every later call fails: without this check the server would fail every capture and still look healthy.
+// Only a new process can use the device again.
 #ifndef HOOKLINE_SERVER_ENGINE_DEVICE_HEALTH_H_
 #define HOOKLINE_SERVER_ENGINE_DEVICE_HEALTH_H_
 
@@ -19,10 +19,10 @@ namespace hookline {
 // The health of one replica's devices. Thread-safe.
 class DeviceHealth {
  public:
-  // `scheduler` outlives it. `executor` is one of the replica's, and `devices` are their names. A device is lost when
-  // it fails twice in a row: what was asked of it, and then next to nothing. The replica gets no batch any more then,
-  // and what it had runs again on the model's others. `on_last_lost` runs if there are none; every capture has ended by
-  // then, with UNAVAILABLE and a resume token.
+  // `scheduler` outlives this object. `executor` is one of the replica's executors, and `devices` names its devices. A
+  // device is lost when an operation fails on it and then a trivial check fails too. The replica then gets no more
+  // batches, and its unfinished batches run again on the model's other replicas. If there are none, `on_last_lost`
+  // runs; by then every capture has ended with UNAVAILABLE and a resume token.
   DeviceHealth(ExecutorId executor, std::string devices, Scheduler* scheduler,
                std::function<void(absl::Status)> on_last_lost)
       : executor_(executor),
@@ -30,8 +30,8 @@ class DeviceHealth {
         scheduler_(scheduler),
         on_last_lost_(std::move(on_last_lost)) {}
 
-  // Returns `status`, the result of something that the replica did; UNAVAILABLE where its devices are lost. To be
-  // called by a thread that `transfer` has bound.
+  // Returns `status`, the result of an operation of the replica, or UNAVAILABLE if its devices are lost. Call it from a
+  // thread that `transfer` has bound.
   absl::Status Judge(absl::Status status, Transfer& transfer);
 
  private:

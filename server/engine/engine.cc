@@ -34,7 +34,7 @@ std::string Names(const std::vector<T>& named) {
   return named.empty() ? "none" : absl::StrJoin(named, ", ");
 }
 
-// A scoring keeps this much of its request until it ends, counted in token ids, for each of which 16 bytes are reckoned
+// A scoring keeps this much of its request until it ends, in token ids, each of which counts as 16 bytes
 // (--max-held-tokens): for each intervention besides its numbers, and for each edit.
 constexpr size_t kTokensOfIntervention = 20;
 constexpr size_t kTokensOfEdit = 2;
@@ -160,7 +160,7 @@ struct Served {
   const CaptureLimits limits;
   ModelId id{};
   std::vector<std::unique_ptr<DeviceHealth>> health;  // by replica
-  std::vector<Worker> workers;                        // as model.executors
+  std::vector<Worker> workers;                        // in the order of model.executors
 };
 
 class EngineImpl final : public Engine {

@@ -31,10 +31,10 @@ namespace hookline {
 // Thread-safe.
 class Engine {
  public:
-  // INVALID_ARGUMENT: options that contradict each other; RESOURCE_EXHAUSTED: no memory for the slabs, or on a device
-  // for a full batch, which is tried. A dataset may hold ids that a model lacks; a capture of both is refused. `models`
-  // may be empty. `on_lost` is called once, from a thread of the engine's, if a model has no replica left whose devices
-  // can be used. All captures have ended then, UNAVAILABLE, and none begins; only ending the process helps.
+  // INVALID_ARGUMENT: options that contradict each other; RESOURCE_EXHAUSTED: no memory for the slabs, or for a full
+  // batch on a device, which is tried. A dataset may hold ids that a model lacks; a capture that needs both is refused.
+  // `models` may be empty. `on_lost` is called once, from one of the engine's threads, when a model has lost its last
+  // replica. By then all captures have ended with UNAVAILABLE, and no new ones begin; only ending the process helps.
   static absl::StatusOr<std::unique_ptr<Engine>> Create(
       const EngineOptions& options, std::vector<ServedModel> models,
       std::vector<std::unique_ptr<const Dataset>> datasets,
@@ -46,14 +46,14 @@ class Engine {
 
   virtual const EngineOptions& options() const = 0;
 
-  // In the order given to Create, of each its first replica. They live as long as the engine.
+  // The first replica of each model, in the order given to Create. They live as long as the engine.
   virtual std::vector<const Model*> models() const = 0;
 
-  // The model of that name; "" names the only one. NOT_FOUND or, for "" among several, INVALID_ARGUMENT; both list the
-  // names.
+  // Returns the model of that name; "" names the only one. Errors list the names: NOT_FOUND or, if "" could name
+  // several, INVALID_ARGUMENT.
   virtual absl::StatusOr<const Model*> FindModel(absl::string_view name) const = 0;
 
-  // In the order given to Create.
+  // The datasets, in the order given to Create.
   virtual std::vector<const Dataset*> datasets() const = 0;
 
   // NOT_FOUND lists the names.
@@ -66,12 +66,13 @@ class Engine {
   // Estimates the planned capture. The time is absent until the model has run its first forward pass.
   virtual CaptureEstimate Estimate(const CapturePlan& plan) const = 0;
 
-  // Admits or queues the planned capture of a client, whose quotas hold for it. RESOURCE_EXHAUSTED: too many captures;
+  // Admits or queues the planned capture within the client's quotas. RESOURCE_EXHAUSTED: too many captures;
   // FAILED_PRECONDITION: a feed of that name has another definition; UNAVAILABLE: the server is shutting down.
   virtual absl::StatusOr<std::shared_ptr<Capture>> Start(CapturePlan plan, const ClientIdentity& client,
                                                          CaptureCallbacks callbacks) = 0;
 
-  // The captures that run or wait, by their ids. `client`: those of one only, unless it is an administrator.
+  // Returns the captures that run or wait, ordered by id: all of them for an administrator, otherwise those
+  // of `client`.
   virtual std::vector<CaptureStatus> ListCaptures(const ClientIdentity& client) const = 0;
 
   // Ends a capture with CANCELLED. NOT_FOUND unless `client` may see it in ListCaptures.
@@ -81,8 +82,8 @@ class Engine {
   // other clients.
   virtual absl::StatusOr<ScorePlan> PlanScore(ScoreRequest request) const = 0;
 
-  // Runs the planned scoring among the captures, against whose limits it counts. `on_ready`: Scoring::Next. Errors as
-  // Start's.
+  // Runs the planned scoring among the captures. A client may have as many scorings and searches as running captures.
+  // Scoring::Next says when `on_ready` is called. Errors are those of Start.
   virtual absl::StatusOr<std::shared_ptr<Scoring>> StartScore(ScorePlan plan, const ClientIdentity& client,
                                                               std::function<void()> on_ready) = 0;
 
@@ -90,8 +91,8 @@ class Engine {
   // DictionaryService, except those that depend on other clients.
   virtual absl::StatusOr<TopActivationsPlan> PlanTopActivations(TopActivationsRequest request) const = 0;
 
-  // Runs the planned search among the captures, against whose limits it counts. `on_ready`: TopActivationsSearch::Next.
-  // Errors as Start's.
+  // Runs the planned search, with the limits and errors of StartScore. TopActivationsSearch::Next says when `on_ready`
+  // is called.
   virtual absl::StatusOr<std::shared_ptr<TopActivationsSearch>> StartTopActivations(TopActivationsPlan plan,
                                                                                     const ClientIdentity& client,
                                                                                     std::function<void()> on_ready) = 0;
@@ -100,7 +101,7 @@ class Engine {
 
   // Refuses new captures (UNAVAILABLE), lets running ones end until `deadline`, then ends the rest with a summary
   // (kShuttingDown, UNAVAILABLE). Returns when every capture has ended, its sink has consumed the final event or been
-  // destroyed, and every slab is back; or a second after the deadline.
+  // destroyed, and every slab has come back; or a second after the deadline.
   virtual void Drain(absl::Time deadline) = 0;
 };
 

@@ -31,7 +31,7 @@ void EventQueue::PushChunks(std::vector<QueuedChunk> chunks) {
   Notify();
 }
 
-// The chunks are taken, because their slabs are to go back.
+// The chunks are taken by value, so that their slabs go back.
 // NOLINTNEXTLINE(performance-unnecessary-value-param)
 void EventQueue::AddStatistics(const CapturePlan& plan, std::vector<QueuedChunk> chunks) {
   {

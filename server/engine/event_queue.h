@@ -1,5 +1,5 @@
-// The events of a capture that are ready for its sink. The capture's window bounds it, because each chunk in it holds
-// slabs.
+// The events of a capture that are ready for its sink. The capture's window bounds the queue, because each chunk in it
+// holds slabs.
 #ifndef HOOKLINE_SERVER_ENGINE_EVENT_QUEUE_H_
 #define HOOKLINE_SERVER_ENGINE_EVENT_QUEUE_H_
 
@@ -33,13 +33,14 @@ class EventQueue {
 
   void PushStarted(CaptureStarted started);
   void PushChunks(std::vector<QueuedChunk> chunks);
-  // statistics_only: adds the rows of chunks to the summary and gives their slabs back. By one thread at a time. The
-  // resume token stays that of the start, because statistics that were lost with a connection must begin again.
+  // For statistics_only: adds the rows of `chunks` to the summary and gives back their slabs. One thread at a time
+  // may call it. The resume token stays that of the start, because statistics that were lost with a connection must
+  // begin again.
   void AddStatistics(const CapturePlan& plan, std::vector<QueuedChunk> chunks);
   // Returns false once the capture has ended or its sink is gone; chunks pushed after that are dropped.
   bool TakesChunks() const;
-  // Pushes the last event. Its rows and statistics are filled in when the sink consumes it. With kDrop, chunks that it
-  // has not consumed are dropped, so that the end comes next.
+  // Pushes the last event. Its rows and statistics are filled in when the sink consumes it. With kDrop, chunks that the
+  // sink has not consumed are dropped, so that this event comes next.
   enum class Queued { kKeep, kDrop };
   void End(CaptureEnded ended, Queued queued);
 
@@ -57,7 +58,7 @@ class EventQueue {
   bool WaitsForSink() const;
   // Returns how many events the sink has consumed.
   int64_t consumed_events() const;
-  // Drops the chunks that the sink has not consumed, of a capture that has ended: it ends with `status` instead.
+  // For a capture that has ended: drops the chunks that the sink has not consumed, and makes `status` its final status.
   void Abandon(absl::Status status);
 
  private:

@@ -128,7 +128,7 @@ void Executor::RunBatch(std::vector<std::unique_ptr<Delivery>> deliveries) {
       rerun->deliveries = std::move(batch.deliveries);
       rerun = scheduler_->RunAgain(id_, std::move(rerun));
       if (rerun == nullptr) return;
-      // Every capture has ended, and the copier drops what was theirs.
+      // Every capture has ended, and the copier drops their deliveries.
       batch.deliveries = std::move(rerun->deliveries);
     }
     for (const auto& delivery : batch.deliveries) scheduler_->Failed(delivery->recipient().capture, status);
@@ -147,11 +147,11 @@ absl::Status Executor::RunItems(BatchInFlight* batch, size_t begin, size_t end) 
   absl::Status status = health_->Judge(RunPass(batch, begin, end), *transfer_);
   if (status.ok() || absl::IsUnavailable(status)) return status;
   const std::vector<BatchItem>& items = batch->deliveries[0]->items();
-  // A deterministic batch's shape is part of its rows.
+  // A deterministic batch is not halved, because its shape affects the values of its rows.
   if (end - begin > 1 && !items[begin].deterministic) {
     const size_t middle = begin + (end - begin) / 2;
     RETURN_IF_ERROR(RunItems(batch, begin, middle));
-    // The second half gets the memory that the first one's rows had.
+    // The rows of the first half leave the device, so that the second half gets their memory.
     RETURN_IF_ERROR(health_->Judge(WaitForCopies(), *transfer_));
     for (const auto& delivery : batch->deliveries) delivery->DropCopied();
     return RunItems(batch, middle, end);
@@ -183,7 +183,7 @@ absl::Status Executor::RunPass(BatchInFlight* batch, size_t begin, size_t end) {
   PassPlan pass(wanted, batch->deliveries[0]->items(), begin, end, model_->hook_points());
   if (!pass.empty()) {
     if (absl::Status status = Compute(&pass); !status.ok()) {
-      // Started copies must end before others go to the same slabs.
+      // Started copies must end before others write to the same slabs.
       (void)WaitForCopies();
       for (Delivery* delivery : wanted) delivery->Unstage(delivery->RowsBefore(begin));
       return status;

@@ -25,7 +25,8 @@ namespace hookline {
 // Thread-safe.
 class Executor {
  public:
-  // All outlive the executor. `max_pending_bytes`: EngineOptions. `max_batch_tokens`: CaptureLimits.
+  // All arguments must outlive the executor. EngineOptions explains `max_pending_bytes`,
+  // CaptureLimits `max_batch_tokens`.
   Executor(ExecutorId id, Model* model, Transfer* transfer, Scheduler* scheduler, Copier* copier, DeviceHealth* health,
            int64_t max_pending_bytes, int64_t max_batch_tokens)
       : id_(id),
@@ -40,14 +41,14 @@ class Executor {
   void Start() {
     thread_ = std::thread([this] { Run(); });
   }
-  // Waits until the thread has computed a full batch on its device, which takes what the first pass otherwise pays for:
-  // a library's workspace, kernels that are loaded when they are first used, memory. Nothing is tried on the CPU.
+  // Waits until the thread has computed a full batch on its device. That takes what would otherwise delay the first
+  // pass: a library's workspace, kernels that are loaded at their first use, and memory. On the CPU nothing is tried.
   // RESOURCE_EXHAUSTED: a full batch does not fit.
   const absl::Status& WaitUntilReady() {
     ready_.WaitForNotification();
     return tried_;
   }
-  // Returns after Scheduler::Stop, or when its replica is lost, when the current batch is done.
+  // Waits for the thread. After Scheduler::Stop, or once its replica is lost, it ends with its current batch.
   void Join() {
     if (thread_.joinable()) thread_.join();
   }
@@ -56,19 +57,19 @@ class Executor {
   void Run();
   absl::Status TryFullBatch();
   absl::Status TryBatch(int64_t sequences, int64_t positions);
-  // Reads the tokens of datasets' sequences, which the scheduler leaves out. Drops the sequences of a flow whose file
+  // Reads the tokens of sequences of datasets, which the scheduler leaves out. Drops the sequences of a flow whose file
   // cannot be read, and ends its captures.
   void ReadDatasets(Batch* batch);
-  // Plans the rows of each member, with as many slabs as its window has, and tells the scheduler. Ends captures whose
-  // rows would wait on the device and take too much of it.
+  // Plans the rows of each member, with as many slabs as its window has, and reports them to the scheduler. Ends
+  // captures whose rows would take too much of the device while they wait there.
   std::vector<std::unique_ptr<Delivery>> PlanDeliveries(Batch* batch);
-  // Runs the passes that bring the deliveries of one batch, and hands them to the copier, or to another executor where
-  // the device is lost.
+  // Runs the passes that compute the rows of one batch's deliveries, and hands the deliveries to the copier, or to
+  // another executor if the device is lost.
   void RunBatch(std::vector<std::unique_ptr<Delivery>> deliveries);
-  // Runs the items [begin, end) of a batch. If that fails, it halves them until the failing ones are alone, and ends
-  // their captures. UNAVAILABLE: the device is lost.
+  // Runs the items [begin, end) of a batch. If that fails, halves the range until each failing item is alone, and ends
+  // the captures of those items. UNAVAILABLE: the device is lost.
   absl::Status RunItems(BatchInFlight* batch, size_t begin, size_t end);
-  // One forward pass. When it fails, every delivery is as it was before.
+  // Runs one forward pass. If it fails, every delivery is as it was before.
   absl::Status RunPass(BatchInFlight* batch, size_t begin, size_t end);
   // Computes the hook points and starts the copies.
   absl::Status Compute(PassPlan* pass);
@@ -84,7 +85,7 @@ class Executor {
   DeviceHealth* const health_;
   const int64_t max_pending_bytes_;
   const int64_t max_batch_tokens_;
-  absl::Status tried_;  // before ready_
+  absl::Status tried_;  // set before `ready_` is notified
   absl::Notification ready_;
   std::thread thread_;
 };

@@ -2,7 +2,7 @@
 #ifndef HOOKLINE_SERVER_ENGINE_FOR_EACH_PROCESSOR_H_
 #define HOOKLINE_SERVER_ENGINE_FOR_EACH_PROCESSOR_H_
 
-// AVX2 comes with FMA and F16C on every processor that has it. ThreadSanitizer starts too late for that choice.
+// AVX2 comes with FMA and F16C on every processor that has it. The sanitizers start too late for that choice.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_THREAD__) && \
     !defined(__SANITIZE_ADDRESS__)
 #define HOOKLINE_FOR_EACH_PROCESSOR \
@@ -11,7 +11,7 @@
 #define HOOKLINE_FOR_EACH_PROCESSOR
 #endif
 
-// Functions that are inlined into another are compiled for that one's processor.
+// A function that is inlined into another one is compiled for that one's processor.
 #define HOOKLINE_INLINE inline __attribute__((always_inline))
 
 #endif  // HOOKLINE_SERVER_ENGINE_FOR_EACH_PROCESSOR_H_

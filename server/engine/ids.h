@@ -15,7 +15,7 @@ constexpr FlowId kNoFlow{0};
 // A model's place in the order given to Engine::Create.
 enum class ModelId : int {};
 
-// One of a model's executors, by its place among them.
+// One of a model's executors, by its index among them.
 struct ExecutorId {
   ModelId model{};
   int index = 0;

@@ -15,12 +15,12 @@
 namespace hookline {
 namespace {
 
-// Clients that start together arrive within this share of the batch delay. A capture that is alone waits no longer than
-// that.
+// Clients that start together arrive within 1/kQuietShare of the batch delay. A capture that is alone waits no longer
+// than that.
 constexpr int kQuietShare = 2;
 
 // Returns how many tokens the capture's next batch may have, so that its rows have room in the window or on the
-// executor's device, where rows of `staged` bytes wait already.
+// executor's device, where rows that take `staged` bytes wait already.
 int64_t TokensWithRoom(const SchedulerState& state, int64_t staged, const CaptureState& capture) {
   const EngineOptions& options = state.options;
   int64_t bytes = 0;
@@ -40,14 +40,14 @@ bool HasRoom(const SchedulerState& state, int64_t staged, const CaptureState& ca
   const Flow& flow = state.flows.at(capture.flow);
   const ModelQueue& queue = state.QueueOf(capture.model);
   if (capture.unplaced_deliveries > 0) {
-    // Each executor computes a batch while the rows of others wait. On an accelerator one more is computed while the
-    // rows of one leave it; on the CPU both are the same cores.
+    // Each executor computes a batch while the rows of others wait. An accelerator computes one more while the rows of
+    // one leave it; on the CPU the same cores do both.
     const int more = queue.setup.info->device == "cpu" ? 0 : 1;
     if (capture.unplaced_deliveries >= queue.left + more) return false;
   } else if (capture.recipient.window->free_slabs() < capture.recipient.plan->group_slabs) {
     return false;
   } else if (staged == 0) {
-    return true;  // it is alone, so --max-pending-bytes is the limit of what it may need
+    return true;  // it is alone on the device, so only --max-pending-bytes limits it
   }
   if (!flow.source.HasNext()) return true;
   const int64_t needed = flow.deterministic ? queue.setup.max_batch_tokens : flow.source.NextLength();
@@ -87,8 +87,7 @@ bool UpdateWaitingTimes(SchedulerState& state, int64_t staged, Flow& flow, absl:
   return false;
 }
 
-// A feed's members wait for each other, but not for ever.
-// Returns whether the flow is ready then.
+// Ends members for which the rest of their feed has waited too long. Returns whether the flow is ready then.
 bool DetachLaggards(SchedulerState& state, int64_t staged, Flow& flow, absl::Time now, absl::Time* look_again) {
   if (flow.stalled_since == absl::InfiniteFuture() || flow.feed->on_lag == OnLag::kWait) return false;
   const absl::Time patience_ends = flow.stalled_since + state.options.feed_stall_timeout;
@@ -108,8 +107,8 @@ bool DetachLaggards(SchedulerState& state, int64_t staged, Flow& flow, absl::Tim
   return UpdateWaitingTimes(state, staged, flow, now);
 }
 
-// Sequences that do not fill a batch wait a moment for the next sequences of other captures, and for captures that are
-// about to begin.
+// Returns when to run: sequences that do not fill a batch wait a moment for the next sequences of other captures, and
+// for captures that are about to begin.
 absl::Time WhenToRun(const SchedulerState& state, const ModelQueue& queue, const std::vector<Flow*>& ready,
                      absl::Time now) {
   int64_t queued_tokens = 0;
@@ -128,7 +127,7 @@ absl::Time WhenToRun(const SchedulerState& state, const ModelQueue& queue, const
   return std::min(patience_ends, queue.last_arrival + state.options.max_batch_delay / kQuietShare);
 }
 
-// The batch of a scoring if it is its turn beside `flows` flows that could run now.
+// Returns the batch of a scoring if one has its turn beside `flows` flows that could run now.
 std::optional<Batch> TakeScore(SchedulerState& state, ModelQueue& queue, int executor, int64_t flows) {
   ScoreQueue::Turn turn = queue.scores.Take(flows, executor);
   if (turn.run == nullptr) return std::nullopt;
@@ -169,7 +168,7 @@ void AddMembers(SchedulerState& state, int executor, Flow& flow, absl::Time now,
   flow.is_planning = true;
 }
 
-// A batch that a lost executor had. Where all are lost, each gets some, so that they are dropped.
+// Returns a batch that a lost executor had. If all executors are lost, they take these batches to drop them.
 std::optional<Batch> TakeRerun(SchedulerState& state, ExecutorId executor) {
   ModelQueue& queue = state.QueueOf(executor.model);
   if (queue.reruns.empty()) return std::nullopt;
@@ -196,7 +195,7 @@ std::optional<Batch> FormNextBatch(SchedulerState& state, ExecutorId executor, a
   if (!may_launch && queue.left > 1) return TakeScore(state, queue, executor.index, /*flows=*/0);
   const int64_t staged = state.StagedBytes(executor);
   std::vector<Flow*> ready;
-  // Flows whose members all leave go out of the line meanwhile.
+  // The loop goes over a copy, because a flow whose members all leave is removed from the line.
   for (Flow* one : std::vector<Flow*>(queue.turn)) {
     Flow& flow = *one;
     flow.is_ready = flow.is_in_batch = false;
@@ -207,7 +206,7 @@ std::optional<Batch> FormNextBatch(SchedulerState& state, ExecutorId executor, a
       continue;
     }
     flow.is_ready = true;
-    // It takes no more tokens into the batch than each of its captures has room for.
+    // The flow puts no more tokens into the batch than each of its captures has room for.
     flow.most_tokens = flow.room.tokens;
     ready.push_back(&flow);
   }

@@ -13,8 +13,8 @@ namespace hookline {
 
 // Takes a batch that a lost executor had, sequences of flows that are ready, or the next pass of a scoring. Returns
 // none if the executor must wait; it does so while
-//   - no flow is ready: none has a sequence and room at all its captures, another executor plans the rows of its last
-//     batch, or their clients have used up their rates;
+//   - no flow is ready: each one lacks a sequence, lacks room in one of its captures, has the rows of its last batch
+//     planned by another executor, or belongs to a client that has used up its rate;
 //   - two batches of the executor are launched and not yet computed;
 //   - a batch is not full, and more sequences may come within EngineOptions::max_batch_delay.
 // Lowers `look_again` to the time when that may have changed by itself. Feeds leave behind members that do not read.

@@ -58,7 +58,7 @@ CaptureLimits LimitsFor(const EngineOptions& options, const ModelInfo& model, in
   CaptureLimits limits;
   limits.slab_bytes = options.slab_bytes;
   limits.slab_count = options.slab_count;
-  // Rows that wait for an earlier batch hold slabs, and a capture alone is to keep all executors busy.
+  // Rows that wait for an earlier batch hold slabs, and a single capture must be able to keep all executors busy.
   const bool is_cpu = model.device == "cpu";
   limits.window_slabs = options.window_slabs;
   if (limits.window_slabs == 0) limits.window_slabs = is_cpu ? kCpuWindowSlabs : kAcceleratorWindowSlabs;

@@ -12,27 +12,27 @@
 
 namespace hookline {
 
-// Each is a flag of the server. The defaults admit every hook point of a model at once, nanochat's 10 x sequence_len
-// positions, 10 million rows, and 64 captures, all from one address too.
+// Each option is a flag of the server. The defaults admit every hook point of a model at once, nanochat's 10 x
+// sequence_len positions, 10 million rows, and 64 captures, even if all come from one address.
 struct EngineOptions {
   int64_t slab_bytes = int64_t{1} << 20;
   int64_t slab_count = 512;  // all allocated and touched at start
-  // Slabs of a capture whose row groups need no more, for each executor of its model; at most a quarter of slab_count.
-  // 0: 32 on an accelerator, which hold the rows of two batches of GPT-2 small and more, so that the device need not
-  // wait for the client; 8 on the CPU, whose batches are smaller.
+  // The slabs of a capture's window for each executor of its model, unless its row groups need more; at most a quarter
+  // of slab_count. 0 means 32 on an accelerator, which hold the rows of more than two batches of GPT-2 small, so that
+  // the device need not wait for the client, and 8 on the CPU, whose batches are smaller.
   int64_t window_slabs = 0;
   // The most bytes that rows of one capture may take on the device while they wait for its window, if a batch has more
   // rows than the window holds.
   int64_t max_pending_bytes = int64_t{1} << 30;
   // The most bytes that rows of all captures together may take on one device while they wait for windows. Batches are
-  // formed so that it holds, as small as one sequence; a client that reads slowly then delays only captures whose
-  // single sequences exceed their window.
+  // formed within this limit, if need be of a single sequence; a client that reads slowly then delays only captures
+  // whose single sequences exceed their window.
   int64_t max_staged_bytes = int64_t{4} << 30;
   // Positions in a forward pass, padding included; a longer sequence runs alone. 0: 8192 on an accelerator, 2048 on the
-  // CPU, where larger batches gain nothing and others wait longer.
+  // CPU, where larger batches gain nothing and make others wait longer.
   int64_t max_batch_tokens = 0;
-  // The longest that sequences wait for those of other captures to fill a batch; a quarter of it if there is no
-  // other capture.
+  // The longest that sequences wait for those of other captures to fill a batch. If no other capture may bring more,
+  // they wait until half of it has passed since the last arrival.
   absl::Duration max_batch_delay = absl::Milliseconds(2);
   int64_t max_request_tokens = int64_t{16} << 20;  // in one request or one streamed message
   int64_t max_request_sequences = int64_t{1} << 20;
@@ -42,19 +42,20 @@ struct EngineOptions {
   int64_t max_sequence_length = 0;  // 0: the model's context_length
   int max_hook_points = 4096;       // after expansion
   int64_t max_rows = 10'000'000;    // per hook point and capture: larger budgets are clipped
-  int max_captures = 64;            // that run; as many more may wait
+  int max_captures = 64;            // running captures; as many more may wait
   int max_captures_per_address = 64;
-  // The limits of one client, unless the auth file says otherwise. Those that are absent hold as follows: a
-  // quarter of the slabs, of the captures that run and of those that wait; nothing else.
+  // The limits of one client, unless the auth file says otherwise. Where they are absent, a client may have a quarter
+  // of the slabs, of the running captures and of the waiting ones, and nothing else is limited.
   ClientQuotas default_quotas;
-  // The longest that a capture whose client takes or sends nothing keeps what others wait for.
+  // The longest that a capture whose client neither reads nor sends keeps what others wait for.
   absl::Duration stall_timeout = absl::Minutes(1);
   // Positions of forward passes that wait for rows of their clients (Substitute) on one model's device, variants and
-  // padding counted; each keeps one row of the residual stream there, or a few. The default is that of eight full
-  // batches of an accelerator: 512 MiB for a width of 4096 in bfloat16. One pass takes a quarter of it at most.
+  // padding counted; each position keeps one or a few rows of the residual stream there. The default is the size of
+  // eight full batches on an accelerator: 512 MiB for a width of 4096 in bfloat16. One pass takes at most a quarter
+  // of it.
   int64_t max_paused_tokens = int64_t{64} << 10;
   // The longest that such a pass waits for the next answer: enough for a slow client to compute, and short enough that
-  // one that is gone without a word keeps nobody from the device's room for long.
+  // a client that has vanished does not block the device's room for long.
   absl::Duration answer_timeout = absl::Seconds(30);
   // The longest that the other members of a feed wait for one that does not read.
   absl::Duration feed_stall_timeout = absl::Seconds(30);
@@ -62,10 +63,10 @@ struct EngineOptions {
   TokenLimits token_limits() const { return {max_request_tokens, max_request_sequences}; }
 };
 
-// INVALID_ARGUMENT, naming the option: not positive where it must be, or contradicting another.
+// Returns INVALID_ARGUMENT, naming the option, if one is not positive where it must be, or contradicts another.
 absl::Status CheckOptions(const EngineOptions& options);
 
-// The limits of a capture of a model that `executors` executors run, with every default resolved.
+// Returns the limits of a capture of a model that `executors` executors run, with every default resolved.
 CaptureLimits LimitsFor(const EngineOptions& options, const ModelInfo& model, int64_t executors = 1);
 
 }  // namespace hookline

@@ -17,7 +17,7 @@ class PauseRoom {
   PauseRoom(const PauseRoom&) = delete;
   PauseRoom& operator=(const PauseRoom&) = delete;
 
-  // Counts all sequences and variants of the pass, padding included.
+  // The positions of all sequences and variants of the pass, padding included.
   int64_t positions() const { return positions_; }
 
  private:

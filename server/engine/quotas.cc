@@ -10,7 +10,7 @@
 namespace hookline {
 namespace {
 
-// One client's default part of what all share: with a quarter each, three others find room beside it.
+// By default a client may have a quarter of what all share, so that three others find room beside it.
 constexpr int64_t kDefaultPart = 4;
 // A capture takes about this long to end; a client that is refused may ask again then.
 constexpr absl::Duration kQueueRetry = absl::Seconds(5);
@@ -70,8 +70,8 @@ absl::Status CheckQuotas(const ClientShare& share, const ClientUse& use, const C
                                               slabs, " (quota `slabs`)"));
   }
   if (const int64_t most = QuotaOf(client, options, &ClientQuotas::rows); most >= 0 && rows > most) {
-    return QuotaRefusal("rows", absl::StrCat("this capture may bring ", rows, " rows; ", client.name, " may have ",
-                                             most, " (quota `rows`); ask for fewer by `max_activations`"));
+    return QuotaRefusal("rows", absl::StrCat("this capture can bring ", rows, " rows; ", client.name, " may have ",
+                                             most, " (quota `rows`); ask for fewer with `max_activations`"));
   }
   const int64_t feeds = QuotaOf(client, options, &ClientQuotas::feeds);
   if (plan.feed.has_value() && feeds >= 0 && use.feeds >= feeds) {

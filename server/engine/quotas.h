@@ -14,33 +14,33 @@ namespace hookline {
 
 // The share of the server that a client holds now.
 struct ClientUse {
-  int64_t running = 0;  // captures whose window it holds, or whose end it has not taken
+  int64_t running = 0;  // captures that were admitted and whose end the client has not consumed
   int64_t waiting = 0;
   int64_t slabs = 0;
-  int64_t feeds = 0;  // that it is a member of, by its captures
+  int64_t feeds = 0;  // captures that are members of feeds
 };
 
-// `quota` of the client, else of the server's defaults; -1: none.
+// Returns the client's `quota` or, if it has none, the server's default; -1: no limit.
 int64_t QuotaOf(const ClientIdentity& client, const EngineOptions& options,
                 std::optional<int64_t> ClientQuotas::*quota);
 
 // Captures and slabs beyond which a client's captures wait: its quotas or, without them, a quarter of the server's, so
-// that nobody keeps everybody else out.
+// that no client keeps all others out.
 int64_t MaxRunningCaptures(const ClientIdentity& client, const EngineOptions& options);
 int64_t MaxSlabs(const ClientIdentity& client, const EngineOptions& options);
 int64_t MaxWaitingCaptures(const ClientIdentity& client, const EngineOptions& options);
 
-// The most rows that a capture may bring of one hook point.
+// Returns the most rows that a capture can bring of one hook point.
 int64_t MostRows(const CapturePlan& plan);
 
-// RESOURCE_EXHAUSTED, naming the quota and the use: one more capture with this plan is not for this client. For rates
-// with RetryAfterOf.
-// `rows` is MostRows of the plan, before its tokens were taken; only clients with a quota of rows need it.
+// Returns RESOURCE_EXHAUSTED, naming the quota and the use, if the client may not have one more capture with this plan.
+// If it only has to wait, the error says how long (RetryAfterOf). `rows` is MostRows of the plan, before its tokens
+// were taken; only clients with a quota of rows need it.
 absl::Status CheckQuotas(const ClientShare& share, const ClientUse& use, const CapturePlan& plan, int64_t rows,
                          const EngineOptions& options, absl::Time now);
 
-// Returns whether captures that need `slabs` slabs may run beside what the client holds. One that holds nothing may, or
-// it would wait for ever.
+// Returns whether captures that need `slabs` slabs may run beside what the client holds. A client that holds nothing
+// always may; otherwise it would wait for ever.
 bool MayRun(const ClientIdentity& client, const ClientUse& use, int64_t captures, int64_t slabs,
             const EngineOptions& options);
 

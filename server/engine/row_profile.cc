@@ -13,7 +13,8 @@ namespace {
 
 // Bits of binary32's fraction that a bucket leaves out.
 constexpr int kDroppedBits = 23 - 7;
-// A row is far out if its norm is more than this many medians: the attention sinks of language models are, by far.
+// A row is an outlier if its norm is more than this many medians; those of the attention sinks of language models are,
+// by far.
 constexpr double kOutlierMedians = 10;
 
 uint32_t BucketOf(double norm) {
@@ -28,7 +29,8 @@ double MiddleOf(uint32_t bucket) {
   return bucket == 0 ? 0 : FloatFromBits(bucket << kDroppedBits | uint32_t{1} << (kDroppedBits - 1));
 }
 
-// Independent partial sums, so that the compiler may use vector instructions without reordering any of them.
+// The number of partial sums. They are independent, so that the compiler can use vector instructions without reordering
+// any of them.
 constexpr int kLanes = 16;
 
 // Returns the sum of the values' squares, which is not finite if a value is not: squares of binary32 numbers cannot

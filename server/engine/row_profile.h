@@ -13,8 +13,9 @@
 namespace hookline {
 
 // Norms are counted in buckets whose bounds are binary32 numbers with 7 fraction bits, 128 to each power of two. A
-// norm is reported as the middle of its bucket, which is within 0.4 % of it. There are at most 32641 buckets, whatever
-// the rows are, and a few hundred for the norms of a model. Norms below 1.2e-38 count as 0, those above 3.4e38 as that.
+// norm is reported as the middle of its bucket, which is within 0.4 % of it. There are at most 32641 buckets,
+// whatever the rows are, and a few hundred for the norms of a model. Norms below 1.2e-38 count as 0, and norms above
+// 3.4e38 as 3.4e38.
 class RowProfile {
  public:
   explicit RowProfile(int64_t width) : sums_(width), left_out_(width) {}
@@ -28,7 +29,8 @@ class RowProfile {
  private:
   // Adds a row with values that are not finite to the columns. Returns the sum of the others' squares.
   double AddOneByOne(const std::vector<float>& values, const std::vector<uint32_t>& columns);
-  // The norm of which a share `share` of the rows is not above: the one with rank ceil(share x rows) from 1.
+  // Returns the norm that a share `share` of the rows does not exceed: the one with rank ceil(share x rows), counted
+  // from 1.
   double Quantile(double share) const;
 
   int64_t rows_ = 0;

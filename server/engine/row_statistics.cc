@@ -55,8 +55,8 @@ struct RowSums {
   int64_t infinity_count = 0;
 };
 
-// Independent partial sums, so that the compiler may use vector instructions without reordering any of them: four
-// vectors of AVX2, which hide the latency of an addition.
+// The number of partial sums. They are independent, so that the compiler can use vector instructions without reordering
+// any of them. They fill four vectors of AVX2, which hide the latency of an addition.
 constexpr int kLanes = 32;
 
 struct Lanes {
@@ -64,7 +64,7 @@ struct Lanes {
   float squares[kLanes] = {};
 };
 
-// Adds the row's whole blocks of kLanes values. Returns the number of values.
+// Adds the row's whole blocks of kLanes values. Returns how many values they hold.
 template <typename Type>
 HOOKLINE_INLINE int64_t AddBlocks(const uint8_t* row, int64_t width, Lanes& lanes) {
   int64_t j = 0;
@@ -81,7 +81,7 @@ HOOKLINE_INLINE int64_t AddBlocks(const uint8_t* row, int64_t width, Lanes& lane
 }
 
 #ifdef __x86_64__
-// The same for binary16, with the instruction that is made for it.
+// Does the same for binary16, with the processor's own conversion.
 __attribute__((target("avx,f16c"))) int64_t AddFloat16Blocks(const uint8_t* row, int64_t width, Lanes& lanes) {
   constexpr int64_t kVectors = kLanes / 8;
   __m256 sums[kVectors], squares[kVectors];
@@ -103,7 +103,7 @@ __attribute__((target("avx,f16c"))) int64_t AddFloat16Blocks(const uint8_t* row,
 }
 #endif
 
-// The result begins with the sums over the first `j` values.
+// Completes the sums over a row; `lanes` holds those over its first `j` values.
 template <typename Type>
 HOOKLINE_INLINE RowSums Finish(const uint8_t* row, int64_t width, int64_t j, const Lanes& lanes) {
   RowSums total;
@@ -153,7 +153,7 @@ HOOKLINE_FOR_EACH_PROCESSOR RowSums SumBFloat16(const uint8_t* row, int64_t widt
 
 RowSums SumFloat16(const uint8_t* row, int64_t width) {
 #ifdef __x86_64__
-  static const bool has_instruction = __builtin_cpu_supports("avx2");  // none has it without F16C
+  static const bool has_instruction = __builtin_cpu_supports("avx2");  // every processor with AVX2 has F16C
   if (has_instruction) {
     Lanes lanes;
     const int64_t j = AddFloat16Blocks(row, width, lanes);
@@ -163,7 +163,8 @@ RowSums SumFloat16(const uint8_t* row, int64_t width) {
   return SumRow<Float16>(row, width);
 }
 
-// Sums over a row that begins with a scale: its numbers times the scale, all NaN if that is.
+// Returns the sums over a row that begins with a scale: over its numbers times the scale, or all NaN if the scale is
+// not finite.
 template <typename Type>
 RowSums SumScaledRow(const RowLayout& layout, const uint8_t* row) {
   const double scale = RowScale(layout, row);

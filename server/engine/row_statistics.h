@@ -15,14 +15,14 @@ namespace hookline {
 // none is finite, means are NaN.
 class RowStatistics {
  public:
-  // Adds `rows` rows that lie one after another. Of rows with top_k, the entries that they have. `known` may hold the
-  // sums over the rows, or nothing.
+  // Adds `rows` rows that lie one after another. Of rows with top_k, only the entries that they have count. `known`
+  // holds the sums over the rows, or nothing.
   void Add(const uint8_t* data, int64_t rows, const RowLayout& layout, const StagedSums& known = {});
-  // Adds what the conversion to the dtype has cost.
+  // Adds the loss of the conversion to the dtype.
   void Add(const ConversionLoss& loss);
   void Add(const RowStatistics& other);
 
-  // Fills everything but `rows` and what only statistics_only brings (row_profile.h).
+  // Fills everything except `rows` and the statistics of statistics_only (row_profile.h).
   void Summarize(HookPointSummary* summary) const;
 
  private:

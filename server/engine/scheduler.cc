@@ -25,7 +25,7 @@ class ABSL_SCOPED_LOCKABLE Scheduler::Section {
  public:
   explicit Section(Scheduler* scheduler) ABSL_EXCLUSIVE_LOCK_FUNCTION(scheduler->mutex_)
       : scheduler_(scheduler), lock_(&scheduler->mutex_, LockRank::kScheduler) {}
-  // The lock, declared after the actions, goes before they run.
+  // `lock_` is declared after `actions_`, so it is released before they run.
   ~Section() ABSL_UNLOCK_FUNCTION() { TakeActions(); }
 
  private:
@@ -109,7 +109,7 @@ absl::StatusOr<Scheduler::Admitted> Scheduler::Admit(ModelId model, CapturePlan 
     state_.unreleased[id] = {client.name, admitted.events, 0, capture.arrived};
     state_.captures.emplace(id, std::move(capture));
     AdmitNow(state_);
-    // Executors look after those who hold what this one may wait for.
+    // The executors end captures that have stalled, which may hold what this one waits for.
     for (ModelQueue& queue : state_.models) queue.WakeOne();
   }
   return admitted;
@@ -122,7 +122,7 @@ absl::StatusOr<bool> Scheduler::AddSequences(CaptureId id, TokenBatch batch) {
     return status;
   }
   CaptureState* const capture = state_.Find(id);
-  // Not an error: the capture may end, by its budget, before its client has sent everything.
+  // This is not an error: the budgets may end a capture before its client has sent everything.
   if (capture == nullptr || capture->flow == kNoFlow) return true;
   Flow& flow = state_.flows.at(capture->flow);
   ModelQueue& queue = state_.QueueOf(capture->model);
@@ -179,13 +179,13 @@ void Scheduler::ScoreMayRun(CaptureId id) {
   Section section(this);
   const auto found = state_.scores.find(id);
   if (found == state_.scores.end()) return;
-  // The run's needs may have changed since it was asked. A time that is too early does no harm; one must not be lost.
+  // The run's needs may have changed since GetNeed. A time that is too early does no harm, but a time must not be lost.
   const bool awaits = need.answer_by != absl::InfiniteFuture();
   if (awaits) found->second.answer_by = need.answer_by;
   ModelQueue& queue = state_.QueueOf(found->second.model);
   if (need.positions > 0) queue.scores.SetWaiting(id, need.positions, need.paused);
   if (!awaits && need.positions == 0) return;
-  // A pass that pauses goes on where it began.
+  // Only the executor that began the pass can go on with it.
   if (queue.scores.IsPinned(id)) {
     queue.WakeAll();
   } else {
@@ -233,7 +233,7 @@ void Scheduler::Stop() {
   for (ModelQueue& queue : state_.models) queue.WakeAll();
 }
 
-// --- What comes back.
+// --- Resources that come back.
 
 void Scheduler::SlabReturned(CaptureId id) {
   Section section(this);
@@ -260,7 +260,8 @@ void Scheduler::Released(CaptureId id) {
   state_.unreleased.erase(id);
   state_.expiring.erase(id);
   maybe_idle_.NotifyAll();
-  // The executors admit who waited for this one, since the caller may hold locks that must not be held meanwhile.
+  // The executors admit captures that waited for this one, since the caller may hold locks that must not be
+  // held meanwhile.
   for (ModelQueue& queue : state_.models) queue.WakeOne();
 }
 
@@ -279,7 +280,7 @@ std::optional<Batch> Scheduler::NextBatch(ExecutorId executor) {
     if (state_.stopped) return std::nullopt;
     if (std::optional<Batch> batch = NextBatchNow(executor, &look_again)) return batch;
     if (state_.ExecutorOf(executor).is_lost) return std::nullopt;
-    // Actions that wait for the mutex's release must not wait with this thread.
+    // Actions that run when the mutex is released must not wait as long as this thread does.
     if (!state_.after_unlock.empty()) continue;
     ModelQueue::Executor& own = state_.ExecutorOf(executor);
     own.waits = true;
@@ -407,7 +408,7 @@ void Scheduler::Placed(ExecutorId executor, CaptureId id, int64_t staged_bytes) 
   --capture.unplaced_deliveries;
   state_.ForgetRoom(capture.flow);
   state_.AddStagedBytes(executor, -staged_bytes);
-  // Any executor on the device may have waited for its room, also one of another model.
+  // Any executor on the device may have waited for its room, even one of another model.
   for (ModelQueue& queue : state_.models) queue.WakeAll();
 }
 

@@ -50,7 +50,7 @@ class Scheduler {
   Scheduler(const EngineOptions& options, std::shared_ptr<uint8_t> slab_memory, const Clock* clock);
   ~Scheduler();
 
-  // Call it before anything else.
+  // Add all models before you call anything else.
   ModelId AddModel(ModelSetup setup) ABSL_LOCKS_EXCLUDED(mutex_);
 
   // --- Clients.
@@ -59,7 +59,7 @@ class Scheduler {
     CaptureId id{};
     std::shared_ptr<EventQueue> events;
   };
-  // Admits the capture: it runs, or waits for its slabs. Errors of Engine::Start.
+  // Admits the capture: it runs, or waits for its slabs. Errors are those of Engine::Start.
   absl::StatusOr<Admitted> Admit(ModelId model, CapturePlan plan, const ClientIdentity& client,
                                  CaptureCallbacks callbacks) ABSL_LOCKS_EXCLUDED(mutex_);
   // Adds sequences that were checked. Returns whether there is room for more; if not, on_source_room is called when
@@ -69,15 +69,16 @@ class Scheduler {
   void Cancel(CaptureId id) ABSL_LOCKS_EXCLUDED(mutex_);
   // Ends the capture with an error, unless it stops already and no rows of it are on their way.
   void Failed(CaptureId id, absl::Status status) ABSL_LOCKS_EXCLUDED(mutex_);
-  // Takes in a scoring of a client, or other such work. `held_tokens`: ids that it keeps. Errors of Engine::StartScore.
+  // Takes in a client's scoring or search. `held_tokens` is the number of token ids that it keeps. Errors are those
+  // of Engine::StartScore.
   absl::StatusOr<CaptureId> AdmitScore(ModelId model, std::shared_ptr<DeviceRun> run, int64_t held_tokens,
                                        const ClientIdentity& client) ABSL_LOCKS_EXCLUDED(mutex_);
-  // Tells that the scoring may have a forward pass to run, or an answer to wait for: one has ended or pauses, or its
-  // client has taken scores or answered rows.
+  // Call this when the scoring may have a forward pass to run, or an answer to wait for: a pass has ended or paused, or
+  // its client has taken scores or answered rows.
   void ScoreMayRun(CaptureId id) ABSL_LOCKS_EXCLUDED(mutex_);
   // Forgets the scoring. A pass that runs goes on.
   void RemoveScore(CaptureId id) ABSL_LOCKS_EXCLUDED(mutex_);
-  // Engine::Drain; `deadline` is a time of SteadyNow.
+  // Implements Engine::Drain; `deadline` is a time of SteadyNow.
   void Drain(absl::Time deadline) ABSL_LOCKS_EXCLUDED(mutex_);
   // Ends every capture; from now on NextBatch returns none.
   void Stop() ABSL_LOCKS_EXCLUDED(mutex_);
@@ -86,24 +87,27 @@ class Scheduler {
 
   // Waits for sequences that can run. Returns none once stopped, or when the executor is lost.
   std::optional<Batch> NextBatch(ExecutorId executor) ABSL_LOCKS_EXCLUDED(mutex_);
-  // Does the same without waiting: it may return none, and then the time to look again if nothing else happens before.
+  // Does the same without waiting. If it returns none, it sets `look_again` to the time to call it again unless
+  // something happens before.
   std::optional<Batch> TryNextBatch(ExecutorId executor, absl::Time* look_again) ABSL_LOCKS_EXCLUDED(mutex_);
-  // Tells which rows of the batch each member gets. From now on other executors may run its flows' next sequences.
+  // Records which rows of the batch each member gets. From now on other executors may run its flows' next sequences.
   void Planned(ExecutorId executor, const Batch& batch) ABSL_LOCKS_EXCLUDED(mutex_);
-  // Tells which forward passes over a batch were launched. Call it before the rows are handed to the copier.
+  // Records which forward passes over a batch were launched. Call it before the rows are handed to the copier.
   void Launched(ExecutorId executor, absl::Span<const LaunchedPass> passes) ABSL_LOCKS_EXCLUDED(mutex_);
   // Returns whether rows of the capture are still wanted.
   bool WantsRows(CaptureId id) const ABSL_LOCKS_EXCLUDED(mutex_);
-  // Tells that the devices of the executor's replica have failed, so that none of its executors gets a batch any more.
-  // Returns whether the model has others; if not, and the first time that this is so, every capture ends with `status`.
+  // Records that the devices of the executor's replica have failed, so that its executors get no more batches. Returns
+  // whether the model has other replicas left. The loss of the last one ends every capture with `status`.
   bool ReplicaLost(ExecutorId executor, const absl::Status& status) ABSL_LOCKS_EXCLUDED(mutex_);
-  // Gives a batch whose rows a lost executor has not handed over to another one. Returns it if there is none.
+  // Gives a batch whose rows a lost executor has not handed over to another executor. Returns the batch if none
+  // is left.
   std::shared_ptr<Rerun> RunAgain(ExecutorId executor, std::shared_ptr<Rerun> rerun) ABSL_LOCKS_EXCLUDED(mutex_);
 
   // --- Copiers.
 
   void Computed(ExecutorId executor, const ComputedBatch& batch) ABSL_LOCKS_EXCLUDED(mutex_);
-  // Tells that of one batch every row of the capture has a slab or was dropped; `staged_bytes` as it was planned with.
+  // Records that every row of the capture from one batch has a slab or was dropped. `staged_bytes` is that of the
+  // batch's member.
   void Placed(ExecutorId executor, CaptureId id, int64_t staged_bytes) ABSL_LOCKS_EXCLUDED(mutex_);
   // Says whether the capture's rows of the batch with this turn may be handed over.
   Turn TurnOf(CaptureId id, int64_t turn) const ABSL_LOCKS_EXCLUDED(mutex_);
@@ -112,13 +116,13 @@ class Scheduler {
     absl::Duration copy_time;
     bool has_gap = false;  // some were dropped
   };
-  // Tells that the capture's rows of a batch are in its queue or were dropped.
+  // Records that the capture's rows of a batch are in its queue or were dropped.
   void Delivered(CaptureId id, const DeliveredRows& rows) ABSL_LOCKS_EXCLUDED(mutex_);
 
-  // --- Operators; as Engine says.
+  // --- Operators. Engine describes these.
 
   std::vector<CaptureStatus> ListCaptures(const ClientIdentity& client) const ABSL_LOCKS_EXCLUDED(mutex_);
-  // Captures that are admitted before this one, while it waits.
+  // Returns how many captures are admitted before this one; nullopt if it does not wait.
   std::optional<int> CapturesAhead(CaptureId id) const ABSL_LOCKS_EXCLUDED(mutex_);
   absl::Status StopByOperator(CaptureId id, const ClientIdentity& client) ABSL_LOCKS_EXCLUDED(mutex_);
 
@@ -137,7 +141,7 @@ class Scheduler {
   // The capture's sink has consumed the final event or been destroyed.
   void Released(CaptureId id) ABSL_LOCKS_EXCLUDED(mutex_);
   void SlabReturned(CaptureId id) ABSL_LOCKS_EXCLUDED(mutex_);
-  // A pass for which this many positions had room does not pause any more.
+  // A pass with room for this many positions does not pause any more.
   void PauseEnded(ModelId model, int64_t positions) ABSL_LOCKS_EXCLUDED(mutex_);
   std::optional<Batch> NextBatchNow(ExecutorId executor, absl::Time* look_again) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool IsIdle() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

@@ -22,7 +22,7 @@ CaptureState* SchedulerState::Find(CaptureId id) {
 
 std::shared_ptr<ClientShare> SchedulerState::ShareOf(const ClientIdentity& client) {
   const absl::Time now = clock.Now();
-  // Clients that nothing refers to, and that have nothing to pay back, are as good as new.
+  // Forgets clients that nothing refers to and whose buckets are full: a new share would be the same.
   for (auto it = shares.begin(); it != shares.end();) {
     it = it->second.use_count() == 1 && it->second->bucket.IsFull(now) ? shares.erase(it) : std::next(it);
   }

@@ -1,6 +1,6 @@
 // The state that the scheduler's mutex guards: captures, flows, feeds, admissions and scorings by value, named by id
-// elsewhere. What happens to them is told by topic, in functions of this state: admission_queue.h, next_batch.h,
-// stalls.h, capture_end.h and status_report.h.
+// elsewhere. The functions that work on this state are grouped by topic: admission_queue.h, next_batch.h, stalls.h,
+// capture_end.h and status_report.h.
 #ifndef HOOKLINE_SERVER_ENGINE_SCHEDULER_STATE_H_
 #define HOOKLINE_SERVER_ENGINE_SCHEDULER_STATE_H_
 
@@ -35,16 +35,16 @@
 
 namespace hookline {
 
-// The batches that a client may stream ahead: enough that the device never waits for it. It hears of room again when
-// half of them have run.
+// A client may stream this many batches ahead: enough that the device never waits for it. A client that was told to
+// wait is called again when half of them have run.
 inline constexpr int64_t kStreamedBatchesAhead = 4;
 
 // One batch is computed while the rows of the one before are copied; more would only delay the next client.
 inline constexpr int kMaxLaunchedBatches = 2;
 
 struct ExecutorSetup {
-  int replica = 0;                   // of the model, from 0
-  std::vector<std::string> devices;  // that it runs on, as LibTorch names them
+  int replica = 0;                   // index among the model's
+  std::vector<std::string> devices;  // those that it runs on, as LibTorch names them
   // Runs, with no lock held, when rows of the capture that this executor has computed may go on: slabs came back, it is
   // their turn, or they are no longer wanted.
   std::function<void(CaptureId)> on_room;
@@ -53,7 +53,7 @@ struct ExecutorSetup {
 struct ModelSetup {
   const ModelInfo* info = nullptr;  // outlives the scheduler
   int64_t max_batch_tokens = 0;
-  int64_t max_paused_tokens = 0;         // EngineOptions
+  int64_t max_paused_tokens = 0;         // see EngineOptions
   std::vector<ExecutorSetup> executors;  // at least one
 };
 
@@ -63,10 +63,10 @@ struct ModelQueue {
     bool MayLaunch() const { return !is_lost && launched_batches < kMaxLaunchedBatches; }
 
     SteadyCondVar wake;
-    bool waits = false;        // for `wake`
+    bool waits = false;        // waits for `wake`
     int launched_batches = 0;  // not yet computed
     bool is_lost = false;      // its device has failed
-    int64_t tokens = 0;        // run
+    int64_t tokens = 0;        // those that it has run
     BusyShare busy;
   };
 
@@ -75,8 +75,8 @@ struct ModelQueue {
         executors(setup.executors.size()),
         left(static_cast<int>(executors.size())),
         scores(setup.max_paused_tokens) {}
-  // Lets one of the executors that wait look whether something can run: one that may launch a batch if there is one. It
-  // wakes the next one if it leaves something over. All of them at once would look in vain.
+  // Wakes one of the waiting executors, preferably one that may launch a batch, to look for something to run. It wakes
+  // the next one if it leaves something over. Most would look in vain if all woke at once.
   void WakeOne() {
     Executor* chosen = nullptr;
     for (Executor& executor : executors) {
@@ -96,9 +96,9 @@ struct ModelQueue {
   std::vector<Executor> executors;
   int left;                                   // executors that are not lost
   std::vector<Flow*> turn;                    // flows with an admitted capture, in the order of their turn
-  std::deque<std::shared_ptr<Rerun>> reruns;  // of batches that lost executors had
+  std::deque<std::shared_ptr<Rerun>> reruns;  // batches that lost executors had
   absl::Time last_arrival = absl::InfinitePast();
-  bool small_went_first = false;  // in the last batch
+  bool small_went_first = false;  // small flows went first in the last batch
   EngineSnapshot::ModelLoad load;
   double seconds_per_token_layer = 0;
   ScoreQueue scores;
@@ -109,26 +109,26 @@ struct ScoreEntry {
   std::shared_ptr<DeviceRun> run;
   int64_t held_tokens = 0;
   std::shared_ptr<ClientShare> share;
-  absl::Time answer_by = absl::InfiniteFuture();  // when to look whether its client is silent for too long
+  absl::Time answer_by = absl::InfiniteFuture();  // when to check whether its client has been silent for too long
 };
 
 // A capture whose sink has neither consumed the final event nor been destroyed. It counts against the limits.
 struct UnreleasedCapture {
   std::string client;
   std::shared_ptr<EventQueue> events;
-  int64_t consumed_events = 0;  // when this was last looked at
-  absl::Time last_read;         // when they were last seen to grow
+  int64_t consumed_events = 0;  // the count when it was last looked at
+  absl::Time last_read;         // when the count was last seen to grow
 };
 
-// A capture that ended because its client did not read; it does not count any more. When the time has passed its
-// transport releases what it still holds of it.
+// A capture that ended because its client did not read. It no longer counts against the limits. At the deadline its
+// transport releases what it still holds of the capture.
 struct ExpiringCapture {
   std::shared_ptr<EventQueue> events;
   absl::Time deadline;
 };
 
 // Not thread-safe: the scheduler has one, guarded by its mutex. Its functions wait for nothing and call nothing back;
-// what must run without the mutex they give to AfterUnlock.
+// they pass to AfterUnlock what must run without the mutex.
 struct SchedulerState {
   // Functions of the scheduler, to be called with no lock held.
   struct Calls {
@@ -162,11 +162,11 @@ struct SchedulerState {
   void AddStagedBytes(ExecutorId id, int64_t bytes);
   // Call this when the room of the flow's receivers may have changed.
   void ForgetRoom(FlowId id);
-  // Lets the rows of the capture go on whose turn it is, if there are any.
+  // Lets those rows of the capture go on whose turn it is, if there are any.
   void ResumeFirst(CaptureId id, const CaptureState& capture);
-  // Returns null if the capture has ended and nothing of it is in flight.
+  // Returns null if the capture has ended and none of its batches is in flight.
   CaptureState* Find(CaptureId id);
-  // The client's share, with what its identity says now.
+  // Returns the client's share, updated to the identity's present weight and quotas.
   std::shared_ptr<ClientShare> ShareOf(const ClientIdentity& client);
   ClientUse UseOf(absl::string_view client) const;
   FlowId NewFlow(const CaptureState& capture);
@@ -179,7 +179,7 @@ struct SchedulerState {
   std::vector<std::function<void()>> after_unlock;
   std::deque<ModelQueue> models;
   std::map<CaptureId, CaptureState> captures;
-  std::map<std::string, int64_t> staged_bytes;  // by device, of rows that wait for windows; StagedBytes has the rule
+  std::map<std::string, int64_t> staged_bytes;  // of rows that wait for windows, by device; see StagedBytes
   std::map<FlowId, Flow> flows;
   std::map<CaptureId, ScoreEntry> scores;
   std::map<std::pair<ModelId, std::string>, FlowId> feeds;
@@ -189,7 +189,7 @@ struct SchedulerState {
   std::map<std::string, std::shared_ptr<ClientShare>> shares;
   int64_t stalled = 0;
   absl::Time next_stall_look = absl::InfinitePast();
-  absl::Time waiting_since = absl::InfiniteFuture();  // since when an admission waits; future: none does
+  absl::Time waiting_since = absl::InfiniteFuture();  // the time since which an admission waits; future: none does
   absl::Time last_wait_log = absl::InfinitePast();
   std::vector<int64_t> ended_by_reason;
   int64_t last_id = 0;

@@ -8,7 +8,7 @@ namespace hookline {
 void ScoreQueue::Add(CaptureId id, std::shared_ptr<DeviceRun> run) {
   Member member;
   member.run = std::move(run);
-  // It does not catch up with what others ran before it came.
+  // The new member does not catch up with what others ran before it came.
   for (const auto& [other, one] : members_) {
     member.ran = other == members_.begin()->first ? one.ran : std::min(member.ran, one.ran);
   }
@@ -67,7 +67,7 @@ ScoreQueue::Turn ScoreQueue::Take(int64_t flows, int executor) {
   if (has_room && (next == members_.end() || pausing->second.ran < next->second.ran)) next = pausing;
   if (next == members_.end()) return {};
   Member& member = next->second;
-  // If no flow could run, nobody is owed anything.
+  // If no flow could run, none is owed anything.
   credit_ = flows > 0 ? credit_ - static_cast<double>(member.waiting) : 0;
   member.ran += member.waiting;
   free_room_ -= member.paused;
@@ -78,7 +78,7 @@ ScoreQueue::Turn ScoreQueue::Take(int64_t flows, int executor) {
 void ScoreQueue::FlowsRun(int64_t flows, int64_t tokens) {
   const double share =
       static_cast<double>(tokens * waiting_members()) / static_cast<double>(std::max<int64_t>(1, flows));
-  // If no scorings wait, none saves up credit.
+  // While no scoring waits, no credit is saved up.
   credit_ = share == 0 ? std::min(credit_, 0.0) : std::min(credit_, 0.0) + share;
 }
 

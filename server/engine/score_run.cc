@@ -31,7 +31,7 @@ DeviceRun::Need ScoreRun::GetNeed() const {
   need.positions = unit.positions;
   if (plan_->max_paused_positions > 0) {
     need.paused = unit.positions;
-    // Up to where it pauses, the pass is that of the sequences as they are.
+    // Until it pauses, the pass runs the unchanged sequences only.
     need.positions = std::max<int64_t>(1, unit.positions / static_cast<int64_t>(1 + unit.variants));
   }
   return need;
@@ -48,7 +48,7 @@ std::unique_ptr<ScoreRun::PassInHand> ScoreRun::NextHand(std::unique_ptr<PauseRo
   if (hand == nullptr) {
     hand = std::make_unique<PassInHand>();
     hand->unit = plan_->Unit(next_sequence_, next_variant_);
-    // Its turn may be for what it needed before.
+    // The turn may have been given for what the run needed before.
     const bool has_room = room != nullptr && room->positions() >= hand->unit.positions;
     if (plan_->max_paused_positions > 0 && !has_room) return nullptr;
     hand->room = std::move(room);
@@ -112,7 +112,7 @@ void ScoreRun::Pause(std::unique_ptr<PassInHand> hand) {
 }
 
 absl::Status ScoreRun::NoAnswers() const {
-  return InvalidField("answer", absl::StrCat("the stream has ended, but is to give ", answers_->Description()));
+  return InvalidField("answer", absl::StrCat("the stream has ended, but still owes ", answers_->Description()));
 }
 
 absl::Status ScoreRun::Answer(const RowsAnswer& answer) {
@@ -207,7 +207,7 @@ void ScoreRun::EndIfSilent(absl::Time now) {
     if (phase_ != Phase::kAwaiting || now < last_answer_ + plan_->answer_timeout) return;
     ended = EndLocked(absl::DeadlineExceededError(
         absl::StrCat("the client has answered nothing for ", absl::FormatDuration(plan_->answer_timeout),
-                     " (--answer-timeout); it is to give ", answers_->Description())));
+                     " (--answer-timeout); it still owes ", answers_->Description())));
   }
   ended.reset();
   CallOnReady();

@@ -22,11 +22,12 @@
 
 namespace hookline {
 
-// Thread-safe. A client that does not read holds the scores of at most two passes: the next is run when half of those
-// before have been taken. One that does not answer holds one pass on the device, for ScorePlan::answer_timeout.
+// Thread-safe. A client that does not read holds the scores of at most two passes: the next pass runs when half
+// of the last one's scores have been taken. A client that does not answer holds one pass on the device, for at
+// most ScorePlan::answer_timeout.
 class ScoreRun final : public DeviceRun {
  public:
-  // `on_ready`: as Scoring::Next says, called without a lock but the one that Close takes.
+  // Scoring::Next says when `on_ready` is called. No lock is held then except the one that Close takes.
   ScoreRun(std::shared_ptr<const ScorePlan> plan, std::function<void()> on_ready);
 
   Need GetNeed() const override ABSL_LOCKS_EXCLUDED(mutex_);
@@ -35,7 +36,7 @@ class ScoreRun final : public DeviceRun {
   void EndIfSilent(absl::Time now) override ABSL_LOCKS_EXCLUDED(mutex_);
 
   std::optional<ScoreEvent> Next() ABSL_LOCKS_EXCLUDED(mutex_);
-  // Scoring says what both do.
+  // Scoring describes these two.
   absl::Status Answer(const RowsAnswer& answer) ABSL_LOCKS_EXCLUDED(mutex_);
   void FinishAnswers() ABSL_LOCKS_EXCLUDED(mutex_);
   // Drops everything. on_ready is not called any more once this has returned.
@@ -45,7 +46,7 @@ class ScoreRun final : public DeviceRun {
   // kAwaiting: the pass in hand waits for answers.
   enum class Phase { kReady, kRunning, kAwaiting, kEnded };
 
-  // A unit that has begun. Destroy it with no lock held, as its room.
+  // A unit that has begun. Destroy it with no lock held, like its room.
   struct PassInHand {
     ScoreUnit unit;
     std::vector<std::vector<uint32_t>> sequences;
@@ -55,14 +56,14 @@ class ScoreRun final : public DeviceRun {
   };
 
   bool MayRun() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Returns what runs next, in kRunning; null: nothing does.
+  // Returns the pass that runs next and enters kRunning; null if none does.
   std::unique_ptr<PassInHand> NextHand(std::unique_ptr<PauseRoom> room) ABSL_LOCKS_EXCLUDED(mutex_);
   absl::Status Begin(Model& model, PassInHand* hand) const;
   void Pause(std::unique_ptr<PassInHand> hand) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Take(PassInHand& hand) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The error of a client that has ended its stream and still owes answers.
   absl::Status NoAnswers() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Returns what is to be destroyed when the mutex is free.
+  // Returns the pass in hand, if any, which must be destroyed when the mutex is free.
   std::unique_ptr<PassInHand> EndLocked(absl::Status status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void CallOnReady() ABSL_LOCKS_EXCLUDED(mutex_);
 
@@ -84,7 +85,7 @@ class ScoreRun final : public DeviceRun {
   std::unique_ptr<PassInHand> in_hand_ ABSL_GUARDED_BY(mutex_);  // a paused pass
   std::optional<AnswerCursor> answers_ ABSL_GUARDED_BY(mutex_);  // while kAwaiting
   absl::Time asked_at_ ABSL_GUARDED_BY(mutex_);                  // when the pass paused
-  absl::Time last_answer_ ABSL_GUARDED_BY(mutex_);               // or when the pass paused
+  absl::Time last_answer_ ABSL_GUARDED_BY(mutex_);               // when the client last answered, or the pass paused
   bool answers_finished_ ABSL_GUARDED_BY(mutex_) = false;
 };
 

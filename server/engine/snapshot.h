@@ -52,20 +52,20 @@ struct EngineSnapshot {
 
     std::vector<Stage> stages;     // at least one
     bool is_lost = false;          // its devices have failed
-    int64_t tokens = 0;            // that it has run
-    double busy_share = 0;         // of the last seconds, computing
+    int64_t tokens = 0;            // those that it has run
+    double busy_share = 0;         // the share of the last seconds that it computed
     int64_t launched_batches = 0;  // not yet computed
   };
   struct ModelLoad {
     std::string model;
     std::vector<ReplicaLoad> replicas;
     int64_t tokens = 0;               // run, padding not counted
-    int64_t captures_queued = 0;      // that wait to be admitted
+    int64_t captures_queued = 0;      // those that wait to be admitted
     int64_t scores = 0;               // scorings that wait or run
-    int64_t tokens_queued = 0;        // of requests, not yet in a forward pass; those of datasets do not count
+    int64_t tokens_queued = 0;        // of requests and not yet in a forward pass; those of datasets do not count
     Histogram batch_fill;             // share of a batch's positions that held a token
     Histogram forward_seconds;        // of a batch
-    Histogram queue_seconds;          // from when a capture's next sequence could run to its forward pass
+    Histogram queue_seconds;          // from the time when a capture's next sequence could run until its forward pass
     int64_t device_memory_bytes = 0;  // allocated on its devices; 0 on the CPU
   };
   int64_t slabs_free = 0;      // in no window
@@ -80,8 +80,8 @@ struct EngineSnapshot {
     int64_t captures_running = 0;
     int64_t captures_waiting = 0;
     int64_t slabs = 0;
-    int64_t tokens = 0;       // run since it has captures
-    double idle_seconds = 0;  // of its captures that wait for it, the longest
+    int64_t tokens = 0;       // those that it has run since it has had captures
+    double idle_seconds = 0;  // of the capture that has waited for it longest
   };
   std::vector<ClientLoad> clients;
   int64_t captures_stalled = 0;  // ended by --stall-timeout

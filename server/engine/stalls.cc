@@ -19,12 +19,13 @@ namespace {
 constexpr absl::Duration kWaitLogDelay = absl::Seconds(1);
 constexpr absl::Duration kWaitLogInterval = absl::Minutes(1);
 
-// Looking at more captures than this takes longer than forming a batch, so that it is done at this interval.
+// Looking at more captures than this takes longer than forming a batch, so with more of them it is done only at
+// this interval.
 constexpr size_t kFewCaptures = 64;
 constexpr absl::Duration kLookInterval = absl::Milliseconds(10);
 
-// Returns whether an admission waits for what the client's captures hold: one that its own clients' limits would let
-// run, or one with another capture of this client.
+// Returns whether an admission waits for what the client's captures hold: an admission that the limits of its own
+// clients would let run, or one that includes another capture of this client.
 bool IsWaitedFor(const SchedulerState& state, absl::string_view client) {
   for (const Admission& admission : state.admissions) {
     if (MayRunNow(state, admission)) return true;
@@ -38,15 +39,15 @@ bool IsWaitedFor(const SchedulerState& state, absl::string_view client) {
 void EndStalledCapture(SchedulerState& state, CaptureId id, absl::Time now) {
   ++state.stalled;
   const std::shared_ptr<EventQueue> events = state.unreleased.at(id).events;
-  absl::Status status = absl::UnavailableError(
-      absl::StrCat("the client has taken and sent nothing for ", absl::FormatDuration(state.options.stall_timeout),
-                   " (--stall-timeout) while others wait for what this capture holds; continue with the resume token"));
+  absl::Status status = absl::UnavailableError(absl::StrCat(
+      "the client has neither read nor sent anything for ", absl::FormatDuration(state.options.stall_timeout),
+      " (--stall-timeout) while others wait for what this capture holds; continue with the resume token"));
   if (CaptureState* capture = state.Find(id); capture != nullptr && capture->life.phase() != CapturePhase::kEnded) {
     capture->drop_queued = true;
     if (capture->life.phase() == CapturePhase::kStopping) capture->life.Fail(status);
     StopCapture(state, id, StopReason::kError, status);
   }
-  // It counts no more, and what is queued is dropped; the status waits for a client that reads again.
+  // The capture no longer counts, and its queued chunks are dropped; the status is kept for a client that reads again.
   state.AfterUnlock([events, status] { events->Abandon(status); });
   state.unreleased.erase(id);
   state.expiring[id] = {events, now + state.options.stall_timeout};
@@ -71,14 +72,14 @@ void LogWaiting(SchedulerState& state, absl::Time now) {
     absl::StrAppend(&holders, holders.empty() ? "" : "; ", name, " has ", use.running, " captures and ", use.slabs,
                     " slabs");
     if (idle >= absl::Seconds(1)) {
-      absl::StrAppend(&holders, ", of which one was not read for ",
+      absl::StrAppend(&holders, ", and has kept a capture waiting for ",
                       absl::FormatDuration(absl::Trunc(idle, absl::Seconds(1))));
     }
   }
-  const std::string line =
-      absl::StrCat(state.admissions.size(), " captures wait to run, the first for ",
-                   absl::FormatDuration(absl::Trunc(now - state.waiting_since, absl::Seconds(1))), ", of ",
-                   state.captures.at(state.admissions.front().captures.front()).client.name, ": ", holders);
+  const std::string line = absl::StrCat(
+      state.admissions.size(), " captures wait to run, the oldest of client ",
+      state.captures.at(state.admissions.front().captures.front()).client.name, "; the queue has been in use for ",
+      absl::FormatDuration(absl::Trunc(now - state.waiting_since, absl::Seconds(1))), ": ", holders);
   state.AfterUnlock([line] { spdlog::warn("{}", line); });
 }
 
@@ -86,7 +87,7 @@ void LogWaiting(SchedulerState& state, absl::Time now) {
 
 absl::Duration IdleOf(const SchedulerState& state, CaptureId id, const UnreleasedCapture& unreleased, absl::Time now) {
   if (unreleased.events->WaitsForSink()) {
-    // Whatever it has taken since the last look counts as taken now.
+    // Events that the sink has consumed since the last look count as consumed now.
     return unreleased.events->consumed_events() == unreleased.consumed_events ? now - unreleased.last_read
                                                                               : absl::ZeroDuration();
   }
@@ -146,7 +147,7 @@ void EndSilentScores(SchedulerState& state, absl::Time now, absl::Time* look_aga
       *look_again = std::min(*look_again, score.answer_by);
       continue;
     }
-    // It may have answered since.
+    // The client may have answered since.
     score.answer_by = absl::InfiniteFuture();
     state.AfterUnlock([calls = &state.calls, score_id = id, run = score.run, now] {
       run->EndIfSilent(now);

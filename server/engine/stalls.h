@@ -9,7 +9,7 @@
 
 namespace hookline {
 
-// Ends the captures that have stalled for EngineOptions::stall_timeout, and says in the log who waits for whom. Lowers
+// Ends the captures that have stalled for EngineOptions::stall_timeout, and logs who waits for whom. Lowers
 // `look_again` to the time when the next one could be due.
 void EndStalled(SchedulerState& state, absl::Time now, absl::Time* look_again);
 // Ends the scorings whose clients have answered nothing for EngineOptions::answer_timeout. Lowers `look_again` as

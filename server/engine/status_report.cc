@@ -38,7 +38,7 @@ CaptureWait WaitOf(const SchedulerState& state, const CaptureState& capture) {
 
 bool IsQueued(const CaptureState& capture) { return capture.recipient.window == nullptr; }
 
-// Returns the loads of a model's replicas, each of whose executors counts.
+// Returns the load of each of a model's replicas, over all executors of the replica.
 std::vector<EngineSnapshot::ReplicaLoad> ReplicaLoads(const ModelQueue& queue, absl::Time now) {
   std::vector<EngineSnapshot::ReplicaLoad> loads;
   for (size_t i = 0; i < queue.executors.size(); ++i) {

@@ -1,4 +1,4 @@
-// Tells operators and metrics about the scheduler's state.
+// Reports the scheduler's state to operators and metrics.
 #ifndef HOOKLINE_SERVER_ENGINE_STATUS_REPORT_H_
 #define HOOKLINE_SERVER_ENGINE_STATUS_REPORT_H_
 

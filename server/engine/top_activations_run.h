@@ -1,5 +1,5 @@
 // One search for the tokens that excite latents most, while it runs: cuts its dataset into forward passes, runs them on
-// the executor's thread, and keeps what its client has to be told.
+// the executor's thread, and keeps the messages that its client has not taken.
 #ifndef HOOKLINE_SERVER_ENGINE_TOP_ACTIVATIONS_RUN_H_
 #define HOOKLINE_SERVER_ENGINE_TOP_ACTIVATIONS_RUN_H_
 
@@ -22,7 +22,7 @@ namespace hookline {
 // Thread-safe. A client that does not read holds one checkpoint, the last.
 class TopActivationsRun final : public DeviceRun {
  public:
-  // `on_ready`: as TopActivationsSearch::Next says, called without a lock but the one that Close takes.
+  // TopActivationsSearch::Next says when `on_ready` is called. No lock is held then except the one that Close takes.
   TopActivationsRun(std::shared_ptr<const TopActivationsPlan> plan, std::function<void()> on_ready);
 
   Need GetNeed() const override ABSL_LOCKS_EXCLUDED(mutex_);
@@ -36,7 +36,7 @@ class TopActivationsRun final : public DeviceRun {
  private:
   enum class Phase { kReady, kRunning, kEnded };
 
-  // One forward pass and what it adds to the records, which only the executor's thread does.
+  // Runs one forward pass and adds its values to the records. Only the executor's thread calls it.
   absl::Status AddPass(Model& model, int64_t first_sequence, int64_t sequences);
   TopActivationsCheckpoint Found(int64_t sequences) const;
   void EndLocked(absl::Status status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

@@ -10,7 +10,7 @@ namespace hookline {
 
 // Says when a batch's rows may be handed over.
 enum class Turn {
-  kWait,   // after those of an earlier batch of their capture
+  kWait,  // after the rows of an earlier batch of the capture
   kNow,
   kNever,  // an earlier batch has lost rows, so that there would be a gap
 };
@@ -19,12 +19,12 @@ enum class Turn {
 // when its rows have been handed over or dropped, or when it has none.
 class Turns {
  public:
-  // `executor`: the one that runs the batch.
+  // `executor` runs the batch.
   int64_t Take(int executor) {
     batches_[next_] = executor;
     return next_++;
   }
-  // Another executor runs the batch.
+  // Records that another executor runs the batch.
   void Move(int64_t turn, int executor) { batches_.at(turn) = executor; }
   // The executor whose batch has its turn; none if no batch is on its way.
   std::optional<int> executor() const {
@@ -34,7 +34,7 @@ class Turns {
     if (has_gap_) return Turn::kNever;
     return batches_.begin()->first == turn ? Turn::kNow : Turn::kWait;
   }
-  // Ends a turn, of which rows were left out if `has_gap`. Returns whether others may go on by that.
+  // Ends a turn; with `has_gap`, rows of it were left out. Returns whether this lets other batches go on.
   bool End(int64_t turn, bool has_gap) {
     const bool was_first = batches_.begin()->first == turn;
     batches_.erase(turn);
@@ -43,7 +43,7 @@ class Turns {
   }
 
  private:
-  std::map<int64_t, int> batches_;  // the executors of those that have not ended, by their turns
+  std::map<int64_t, int> batches_;  // the executors of batches whose turns have not ended, by turn
   int64_t next_ = 0;
   bool has_gap_ = false;
 };

@@ -11,20 +11,21 @@ namespace {
 using prometheus::MetricFamily;
 using prometheus::MetricType;
 
-// From a list of models to a capture that runs for hours.
+// The range covers everything from a list of models to a capture that runs for hours.
 const std::vector<double>& CallBounds() {
   static const auto* const bounds =
       new std::vector<double>{0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60, 600, 3600};
   return *bounds;
 }
-// From a message that a socket takes at once to a client that reads again after a minute.
+// The range covers everything from a message that a socket takes at once to a client that reads again after a minute.
 const std::vector<double>& WireBounds() {
   static const auto* const bounds =
       new std::vector<double>{0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5, 10, 60};
   return *bounds;
 }
 
-// Alerts look for the server's own errors. Prometheus sees a counter grow only where it was seen before.
+// Alerts look for the server's own errors. Prometheus notices that a counter grows only if it has seen the
+// counter before.
 constexpr const char* kAlwaysShown[] = {"OK", "INTERNAL", "UNKNOWN", "DATA_LOSS"};
 
 FamilyWriter::Labels LabelsOf(absl::string_view method) {
@@ -74,15 +75,16 @@ CallMetrics::Method& CallMetrics::Find(absl::string_view method) {
 }
 
 std::vector<MetricFamily> CallMetrics::Collect() const {
-  FamilyWriter started("hookline_grpc_server_started_total", "Calls that came.", MetricType::Counter);
+  FamilyWriter started("hookline_grpc_server_started_total", "Calls that were received.", MetricType::Counter);
   FamilyWriter handled("hookline_grpc_server_handled_total", "Calls that ended, by code.", MetricType::Counter);
-  FamilyWriter seconds("hookline_grpc_server_handling_seconds", "From when a call came to its end.",
+  FamilyWriter seconds("hookline_grpc_server_handling_seconds", "Time from when a call came until it ended.",
                        MetricType::Histogram);
-  FamilyWriter first_row("hookline_first_row_seconds", "From when a call came until its first row left.",
+  FamilyWriter first_row("hookline_first_row_seconds", "Time from when a call came until its first row left.",
                          MetricType::Histogram);
-  FamilyWriter wire("hookline_wire_seconds",
-                    "From when a message's rows were ready for its client until gRPC or shared memory had taken them.",
-                    MetricType::Histogram);
+  FamilyWriter wire(
+      "hookline_wire_seconds",
+      "Time from when a message's rows were ready for its client until gRPC or shared memory had taken them.",
+      MetricType::Histogram);
   FamilyWriter refusals("hookline_quota_refusals_total", "Calls that were refused over a client's quota.",
                         MetricType::Counter);
   absl::MutexLock lock(&mutex_);

@@ -1,6 +1,6 @@
 // Counts the calls of all clients for Prometheus: how they end, how long they take, how soon their first row leaves,
-// and what quotas refuse. What names them is bounded: methods of the protocol, codes of gRPC, quotas, and clients of
-// the auth file.
+// and what quotas refuse. The labels are bounded: methods of the protocol, codes of gRPC, quotas, and clients of the
+// auth file.
 #ifndef HOOKLINE_SERVER_METRICS_CALL_METRICS_H_
 #define HOOKLINE_SERVER_METRICS_CALL_METRICS_H_
 
@@ -25,13 +25,13 @@ namespace hookline {
 class CallMetrics {
  public:
   void Started(absl::string_view method);
-  // The call's first row has been handed to gRPC, `duration` after the call came.
+  // Records that a call's first row has been handed to gRPC, `duration` after the call came.
   void FirstRow(absl::string_view method, absl::Duration duration);
-  // A message of a capture has been handed to gRPC, `duration` after its rows were ready.
+  // Records that a message of a capture has been handed to gRPC, `duration` after its rows were ready.
   void Written(absl::string_view method, absl::Duration duration);
-  // `code` is the name of the status code with which it ends.
+  // `code` is the name of the status code with which the call ends.
   void Ended(absl::string_view method, absl::string_view code, absl::Duration duration);
-  // A call was refused over the client's quota.
+  // Records that a call was refused over the client's quota.
   void Refused(absl::string_view quota, const ClientIdentity& client);
 
   std::vector<prometheus::MetricFamily> Collect() const;
@@ -44,7 +44,7 @@ class CallMetrics {
     Histogram first_row_seconds;
     Histogram wire_seconds;
   };
-  // The quota, the client or `unnamed`, and whether the auth file names it.
+  // The quota, the client or `unnamed`, and whether the auth file names the client.
   using Refusal = std::tuple<std::string, std::string, bool>;
 
   Method& Find(absl::string_view method) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

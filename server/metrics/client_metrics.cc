@@ -54,7 +54,7 @@ std::vector<MetricFamily> CollectClientMetrics(const EngineSnapshot& snapshot) {
     captures.Add(with_state("queued"), static_cast<double>(load.captures_waiting));
     slabs.Add(labels, static_cast<double>(load.slabs));
     idle.Add(labels, load.idle_seconds);
-    // The sum of the others would fall whenever one of them is forgotten, which no counter may.
+    // The sum over all others would fall whenever one of them is forgotten, but a counter must never fall.
     if (load.is_authenticated) tokens.Add(labels, static_cast<double>(load.tokens));
   }
   return {captures.Take(), slabs.Take(), idle.Take(), tokens.Take(),

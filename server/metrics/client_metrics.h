@@ -1,4 +1,4 @@
-// Metrics of each client of the auth file: its captures, slabs, rows and refusals.
+// Metrics of each client of the auth file: its captures, slabs, idle time and tokens.
 #ifndef HOOKLINE_SERVER_METRICS_CLIENT_METRICS_H_
 #define HOOKLINE_SERVER_METRICS_CLIENT_METRICS_H_
 
@@ -9,12 +9,12 @@
 
 namespace hookline {
 
-// The client in labels of metrics for all that the auth file does not name. An auth file may use the name too; the
-// label `authenticated` tells the two apart.
+// The label `client` of all clients that the auth file does not name. An auth file may use the name too; the label
+// `authenticated` distinguishes the two.
 inline constexpr char kUnnamedClients[] = "unnamed";
 
-// Returns the clients' load as Prometheus's metric families. Clients that the auth file does not name are one client,
-// kUnnamedClients: the number of addresses has no bound, and neither would the number of series.
+// Returns the clients' load as Prometheus's metric families. Clients that the auth file does not name count as one
+// client, kUnnamedClients: otherwise the number of series would have no bound, since the number of addresses has none.
 std::vector<prometheus::MetricFamily> CollectClientMetrics(const EngineSnapshot& snapshot);
 
 }  // namespace hookline

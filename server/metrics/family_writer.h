@@ -25,7 +25,7 @@ class FamilyWriter {
   void Add(Labels labels, double value);
   void Add(Labels labels, const Histogram& histogram);
 
-  // Returns the family. The writer is used up then.
+  // Returns the family. The writer must not be used afterwards.
   prometheus::MetricFamily Take();
 
  private:

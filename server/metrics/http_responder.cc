@@ -24,7 +24,8 @@ namespace {
 constexpr absl::Duration kDeadline = absl::Seconds(20);
 // A scraper's request takes about 300 bytes.
 constexpr size_t kMaxRequestBytes = 8192;
-// A scraper and some people have room. When there are more the oldest is closed, so that slow ones keep nobody out.
+// This is room for a scraper and some people. If more connect, the oldest connection is closed, so that slow ones keep
+// nobody out.
 constexpr size_t kMaxConnections = 32;
 // The time that a connection waits in the kernel while the process has no descriptor for it.
 constexpr absl::Duration kDescriptorWait = absl::Milliseconds(100);
@@ -113,7 +114,7 @@ std::string HttpResponder::Respond(absl::string_view request) const {
   };
   if (words.size() != 3 || !absl::StartsWith(words[2], "HTTP/1.")) return answer("400 Bad Request", "text/plain", "");
   if (words[1].substr(0, words[1].find('?')) != path_) {
-    return answer("404 Not Found", "text/plain", absl::StrCat("There is ", path_, ".\n"));
+    return answer("404 Not Found", "text/plain", absl::StrCat("The only page is ", path_, ".\n"));
   }
   if (words[0] != "GET" && words[0] != "HEAD") return answer("405 Method Not Allowed", "text/plain", "");
   std::string response = answer("200 OK", content_type_, page_());

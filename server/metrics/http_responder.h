@@ -1,5 +1,5 @@
-// A web server for one page of text, which nobody can hold up: one thread, no connection that stays, and a deadline for
-// each exchange as a whole, however slowly its bytes come.
+// A web server for one page of text, which no client can block: it has one thread, keeps no connection open, and sets a
+// deadline for each exchange as a whole, however slowly its bytes come.
 #ifndef HOOKLINE_SERVER_METRICS_HTTP_RESPONDER_H_
 #define HOOKLINE_SERVER_METRICS_HTTP_RESPONDER_H_
 
@@ -15,7 +15,8 @@ namespace hookline {
 
 class HttpResponder {
  public:
-  // Answers GET and HEAD of `path` with what `page` gives at that moment, of `content_type`. Takes the sockets over.
+  // Answers GET and HEAD of `path` with what `page` returns at that moment, as `content_type`. Takes ownership of
+  // the sockets.
   HttpResponder(BoundAddress bound, std::string path, std::string content_type, std::function<std::string()> page);
   // Closes every connection.
   ~HttpResponder();
@@ -28,7 +29,7 @@ class HttpResponder {
   struct Connection {
     int descriptor;
     absl::Time deadline;
-    std::string request;   // so far
+    std::string request;   // what has come so far
     std::string response;  // empty until the request is whole
     size_t sent = 0;
   };
@@ -45,8 +46,8 @@ class HttpResponder {
   const std::string path_;
   const std::string content_type_;
   const std::function<std::string()> page_;
-  const int stop_;                     // readable when the thread is to end
-  std::list<Connection> connections_;  // the thread's alone; the oldest first
+  const int stop_;                     // readable when the thread must end
+  std::list<Connection> connections_;  // only the thread uses them; the oldest first
   std::thread thread_;
 };
 

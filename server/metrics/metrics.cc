@@ -57,12 +57,13 @@ std::vector<MetricFamily> CollectMetrics(const EngineSnapshot& snapshot) {
   FamilyWriter tokens("hookline_tokens_total", "Tokens run, padding not counted.", MetricType::Counter);
   FamilyWriter fill("hookline_batch_fill_ratio", "Share of a batch's positions that held a token.",
                     MetricType::Histogram);
-  FamilyWriter forward("hookline_forward_seconds", "Forward pass of a batch.", MetricType::Histogram);
-  FamilyWriter queue("hookline_queue_seconds", "From when a capture's next sequence could run to its forward pass.",
+  FamilyWriter forward("hookline_forward_seconds", "Time of a batch's forward pass.", MetricType::Histogram);
+  FamilyWriter queue("hookline_queue_seconds",
+                     "Time from when a capture's next sequence could run until its forward pass.",
                      MetricType::Histogram);
-  FamilyWriter memory("hookline_device_memory_bytes", "Allocated on the model's devices; 0 on the CPU.",
+  FamilyWriter memory("hookline_device_memory_bytes", "Memory allocated on the model's devices; 0 on the CPU.",
                       MetricType::Gauge);
-  FamilyWriter up("hookline_replica_up", "1, or 0 where a device of the replica has failed.", MetricType::Gauge);
+  FamilyWriter up("hookline_replica_up", "1, or 0 if a device of the replica has failed.", MetricType::Gauge);
   FamilyWriter load("hookline_replica_load", "Share of the last seconds in which the replica computed.",
                     MetricType::Gauge);
   FamilyWriter run("hookline_replica_tokens_total", "Tokens that the replica has run, padding not counted.",
@@ -103,8 +104,8 @@ std::vector<MetricFamily> CollectMetrics(const EngineSnapshot& snapshot) {
   return families;
 }
 
-// prometheus-cpp's own Exposer runs on threads of 100 KiB, into which OpenBLAS's and glog's thread-local variables do
-// not fit; so only its text format is used here.
+// prometheus-cpp's own Exposer runs on threads with stacks of 100 KiB, into which OpenBLAS's and glog's thread-local
+// variables do not fit, so only prometheus-cpp's text format is used here.
 absl::StatusOr<std::unique_ptr<MetricsServer>> MetricsServer::Start(const std::string& address, const Engine* engine,
                                                                     const Catalog* catalog, const CallMetrics* calls) {
   const size_t colon = address.rfind(':');

@@ -1,4 +1,4 @@
-// Shows Prometheus what the engine, the recordings and the calls do.
+// Reports the state of the engine, the recordings and the calls to Prometheus.
 #ifndef HOOKLINE_SERVER_METRICS_METRICS_H_
 #define HOOKLINE_SERVER_METRICS_METRICS_H_
 
@@ -15,21 +15,21 @@
 
 namespace hookline {
 
-// The snapshot as Prometheus's metric families.
+// Returns the snapshot as Prometheus's metric families.
 std::vector<prometheus::MetricFamily> CollectMetrics(const EngineSnapshot& snapshot);
 
 // Answers GET /metrics over HTTP with the state of that moment, until it is destroyed.
 class MetricsServer {
  public:
-  // `address` is HOST:PORT; port 0: any free one. INVALID_ARGUMENT for another form, UNAVAILABLE for an address that is
-  // taken or not ours. `engine` must outlive it, and so must `catalog`, which is null where no recordings are kept, and
-  // `calls`, which is null where no calls are counted.
+  // `address` is HOST:PORT; port 0 means any free one. INVALID_ARGUMENT for another form, UNAVAILABLE for an address
+  // that is taken or not this machine's. The server must be destroyed before `engine`, `catalog` and `calls`. `catalog`
+  // is null if no recordings are kept, `calls` if no calls are counted.
   static absl::StatusOr<std::unique_ptr<MetricsServer>> Start(const std::string& address, const Engine* engine,
                                                               const Catalog* catalog = nullptr,
                                                               const CallMetrics* calls = nullptr);
 
   int port() const { return http_.bound().port; }
-  // Returns whether only this machine reaches it.
+  // Returns whether only this machine can reach the server.
   bool is_loopback() const { return http_.bound().is_loopback; }
 
  private:

@@ -25,7 +25,7 @@ int64_t CountEntries(const char* path) {
   return count;
 }
 
-// Returns the open file descriptors, without the one by which they are counted.
+// Returns the number of open file descriptors, without the one that is used to count them.
 int64_t CountDescriptors() {
   const int64_t count = CountEntries("/proc/self/fd");
   return count == 0 ? 0 : count - 1;

@@ -1,4 +1,4 @@
-// Tells Prometheus about the states of recordings and the room that they have.
+// Reports the states of recordings and their disk space to Prometheus.
 #ifndef HOOKLINE_SERVER_METRICS_RECORDING_METRICS_H_
 #define HOOKLINE_SERVER_METRICS_RECORDING_METRICS_H_
 
@@ -9,7 +9,7 @@
 
 namespace hookline {
 
-// The catalog's usage as Prometheus's metric families. A size that is unknown or has no limit is left out.
+// Returns the catalog's usage as Prometheus's metric families. A size that is unknown or has no limit is left out.
 std::vector<prometheus::MetricFamily> CollectRecordingMetrics(const CatalogUsage& usage);
 
 }  // namespace hookline

@@ -100,7 +100,7 @@ TEST(DatasetTest, RowsAreSequences) {
   EXPECT_EQ((*dataset)->CutInto(3)->sequence_count, 2);
   EXPECT_THAT(Sequence(**dataset, 1, 3), ElementsAre(4, 5, 6));
   EXPECT_EQ((*dataset)->CutInto(2).status().message(),
-            "sequence_length: 2 asked of dataset 'd', whose rows have 3 tokens; give that or 0");
+            "sequence_length: 2 was asked for, but the rows of dataset 'd' have 3 tokens; give that or 0");
 }
 
 TEST(DatasetTest, EveryTokenTypeIsReadFromNpyAndFromBin) {
@@ -127,7 +127,8 @@ TEST(DatasetTest, ALengthThatAStreamCannotGiveIsNamed) {
     absl::Status status = (*dataset)->CutInto(length).status();
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
     EXPECT_EQ(status.message(),
-              absl::StrCat("sequence_length: ", length, " asked of dataset 'd', a stream; give 1 to its 2 tokens"));
+              absl::StrCat("sequence_length: ", length,
+                           " was asked for, but dataset 'd' is a stream of 2 tokens; give 1 to that"));
     EXPECT_EQ(FieldOf(status), "sequence_length");
   }
 }
@@ -154,7 +155,7 @@ TEST(DatasetTest, IdsWithoutAHeaderAreNotReadUnderNumpysName) {
   for (const char* type : {"", ":uint16"}) {
     const absl::Status status = Dataset::Open("d", path + type).status();
     EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
-    EXPECT_THAT(std::string(status.message()), HasSubstr("are read once renamed, as FILE.bin:TYPE"));
+    EXPECT_THAT(std::string(status.message()), HasSubstr("rename it and give it as FILE.bin:TYPE"));
   }
   auto renamed = Dataset::Open("d", WriteFile("part-0-00000.bin", ids) + ":uint16");
   ASSERT_TRUE(renamed.ok()) << renamed.status();
@@ -202,7 +203,7 @@ TEST(DatasetTest, IdsOfTwiceTheDeclaredWidthAreNotReadAsIdsAndZeros) {
   for (size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<uint32_t>(i);
   const std::string path = WriteFile("wide.bin", Bytes(ids));
   EXPECT_THAT(std::string(Dataset::Open("d", path + ":uint16").status().message()),
-              HasSubstr("every second uint16 is 0, as where the ids are of 32 bits"));
+              HasSubstr("every second uint16 is 0, as if the ids had 32 bits"));
   EXPECT_TRUE(Dataset::Open("d", path + ":uint32").ok());
   EXPECT_TRUE(Dataset::Open("d", WriteFile("zeros.bin", std::string(4096, '\0')) + ":uint16").ok());
 }
@@ -224,8 +225,8 @@ TEST(DatasetTest, FilesOfAnotherFormAreRefusedWithTheReason) {
       {"no npy at all, but long enough", "not a .npy file"},
       {Npy(Header("<f4", "(1,)"), two), "type '<f4' is not uint8"},
       {Npy(Header(">u2", "(2,)"), two), "type '>u2' is not uint8"},
-      {Npy(Header("<u2", "(3,)"), two), "its shape says 3 of 2"},
-      {Npy(Header("<u2", "(1,)"), two), "its shape says 1 of 2"},
+      {Npy(Header("<u2", "(3,)"), two), "its shape says 3 tokens of 2 bytes"},
+      {Npy(Header("<u2", "(1,)"), two), "its shape says 1 tokens of 2 bytes"},
       {Npy(Header("<u2", "()"), two), "0 dimensions"},
       {Npy(Header("<u2", "(1, 1, 2)"), two), "3 dimensions"},
       {Npy(Header("<u2", "(2, 1)", "True"), two), "in Fortran order"},

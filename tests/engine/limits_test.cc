@@ -127,7 +127,7 @@ TEST_F(EngineTest, TokensOfCapturesThatWaitAreBoundedTogether) {
   holders.pop_back();
   EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_THAT(std::string(refused.message()),
-              AllOf(HasSubstr("with these 100"), HasSubstr("more than the 200"), HasSubstr("--max-held-tokens")));
+              AllOf(HasSubstr("with these 100"), HasSubstr("its limit of 200"), HasSubstr("--max-held-tokens")));
 
   // A client that streams is bounded alike, and told so at the end of its capture.
   CaptureRequest streamed = request;

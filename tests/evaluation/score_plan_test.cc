@@ -178,7 +178,7 @@ INSTANTIATE_TEST_SUITE_P(
                 [](ScoreRequest& r) { First(r).hook_point = "blocks.0.hook_mlp_ou"; }},
         Refused{"NoOperation", "variants[0].interventions[0]", "project_out",
                 [](ScoreRequest& r) { First(r).operation = std::monostate(); }},
-        Refused{"WrongWidth", "variants[0].interventions[0].add.vector", "has 3 values, but what it applies to is 16",
+        Refused{"WrongWidth", "variants[0].interventions[0].add.vector", "has 3 values, but must have 16",
                 [](ScoreRequest& r) {
                   First(r).operation = AddVector{{1, 2, 3}, 1};
                 }},
@@ -212,7 +212,7 @@ INSTANTIATE_TEST_SUITE_P(
         Refused{"ClientRowsInScore", "variants[0].interventions[0].client", "Substitute only",
                 [](ScoreRequest& r) { First(r).operation = ClientRows{}; }},
         Refused{"NothingToAnswer", "variants", "call Score instead", [](ScoreRequest& r) { r.client_answers = true; }},
-        Refused{"ClientRowsTwice", "variants[0].interventions[1].client", "give it once",
+        Refused{"ClientRowsTwice", "variants[0].interventions[1].client", "give only one",
                 [](ScoreRequest& r) {
                   r.client_answers = true;
                   First(r).operation = ClientRows{};

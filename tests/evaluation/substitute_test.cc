@@ -337,7 +337,7 @@ TEST(SubstituteTest, AnAnswerThatDoesNotFitEndsTheCallAndNamesItsField) {
       {"answer.mask", "3 entries for 16 rows", [](RowsAnswer& a) { a.mask.assign(3, true); }},
       {"answer.data", "has 512 values, but 0 rows", [](RowsAnswer& a) { a.mask.assign(16, false); }},
       {"answer.data", "has 511 values, but 16 rows of 32", [](RowsAnswer& a) { a.values.pop_back(); }},
-      {"answer.data", "nan in row 2 of those that are replaced, value 1, is not finite",
+      {"answer.data", "nan in replaced row 2, value 1, is not finite",
        [](RowsAnswer& a) { a.values[65] = std::nanf(""); }},
       {"answer.data", "is not finite", [](RowsAnswer& a) { a.values[0] = std::numeric_limits<float>::infinity(); }}};
   const auto engine = MakeEngine();
