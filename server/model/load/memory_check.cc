@@ -107,7 +107,7 @@ std::optional<AvailableMemory> MemoryOf(const std::string& device) {
       return AvailableMemory{*bytes, "reported by the driver"};
     }
   } catch (const std::exception&) {
-    // Loading the model reports what is wrong with the device.
+    return std::nullopt;  // loading the model reports what is wrong with the device
   }
   return std::nullopt;
 }

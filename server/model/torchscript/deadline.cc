@@ -33,7 +33,8 @@ void CheckDeadline() {
 
 namespace {
 
-// CONSERVATIVE keeps the operator although nothing uses its result.
+// CONSERVATIVE keeps the operator although nothing uses its result. This is how LibTorch registers operators.
+// NOLINTNEXTLINE(bugprone-throwing-static-initialization)
 const jit::RegisterOperators registered({jit::Operator(
     std::string(kCheck) + "() -> ()", [](jit::Stack& /*stack*/) { CheckDeadline(); },
     c10::AliasAnalysisKind::CONSERVATIVE)});
