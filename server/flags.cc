@@ -185,7 +185,7 @@ void DeclareModels(Declare declare, ServerFlags* flags, Lists* lists, ModelOptio
       ->check(CLI::Range(0, 1024));
 }
 
-// Declares the flags of files beside models.
+// Declares the flags of dictionaries, datasets, tokenizers and recordings.
 void DeclareFiles(Declare declare, ServerFlags* flags, Lists* lists) {
   declare
       .List("--dictionary", lists->dictionaries,
@@ -315,7 +315,7 @@ void DeclareRecordings(Declare declare, ServerFlags* flags) {
       ->group(kLimits);
 }
 
-// Declares how large and how many captures may be.
+// Declares the limits of the size and the number of captures.
 void DeclareCaptures(Declare declare, ServerFlags* flags) {
   declare.Value("--max-hook-points", flags->engine.max_hook_points, "Hook points in one capture")->group(kLimits);
   declare

@@ -230,7 +230,7 @@ class StreamedCaptureCall final : public CaptureCall<grpc::ServerBidiReactor<grp
   // gRPC uses this while a read is in flight, otherwise OnReadDone does.
   grpc::ByteBuffer input_;
   absl::Mutex read_mutex_;
-  // Whether there has been room since the last AddSequences.
+  // True if there has been room since the last AddSequences.
   bool room_ ABSL_GUARDED_BY(read_mutex_) = false;
   bool waiting_for_room_ ABSL_GUARDED_BY(read_mutex_) = false;
 };

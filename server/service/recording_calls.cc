@@ -188,8 +188,8 @@ void StopCall::Release() {
 void VerifyCall::Begin(const absl::StatusOr<AuthClient>& client, const grpc::ByteBuffer& request) {
   if (!client.ok()) return Refuse(client.status());
   if (others_ >= kMaxVerifications) {
-    return Refuse(absl::ResourceExhaustedError(
-        absl::StrCat(others_, " verifications run or wait, of at most ", kMaxVerifications, "; try again later")));
+    return Refuse(absl::ResourceExhaustedError(absl::StrCat(
+        others_, " verifications and merges run or wait, of at most ", kMaxVerifications, "; try again later")));
   }
   const auto parsed = ParsePlain<v1::VerifyRecordingRequest>(request);
   if (!parsed.ok()) return Refuse(parsed.status());

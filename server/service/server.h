@@ -89,7 +89,7 @@ class Server {
   // Returns whether only this machine can reach ServerOptions::listen[index].
   virtual bool is_loopback(size_t index) const = 0;
 
-  // Reads the auth file and the TLS files again. A file that is wrong is logged, and the one before stays in force.
+  // Reads the auth file and the TLS files again. A file that is wrong is logged, and the previous one stays in force.
   virtual void Reload() = 0;
 
   // Shuts down gracefully: health says NOT_SERVING, and new captures are refused. Captures that run may go on until

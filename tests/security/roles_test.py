@@ -182,7 +182,7 @@ def test_hanging_up_reads_the_file_again_and_a_broken_one_changes_nothing(server
         assert call(channel, models, token=TOKENS["read"])[0] == "UNAUTHENTICATED"
         clients.write_text('{"clients":[{"name":"broken","roles":["emperor"],"uid":1}]}')
         server.hang_up()
-        line = server.wait_for("the one before stays in force")
+        line = server.wait_for("the previous one stays in force")
         assert "emperor" in line and "clients[0] (broken)" in line
         assert call(channel, models, token="new")[0] == "OK"
 

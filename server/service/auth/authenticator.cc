@@ -46,7 +46,7 @@ absl::Status Authenticator::Reload() {
   if (path_.empty()) return absl::OkStatus();
   absl::StatusOr<AuthFile> file = AuthFile::Read(path_);
   if (!file.ok()) {
-    spdlog::error("the new auth file is not used; the one before stays in force: {}",
+    spdlog::error("the new auth file is not used; the previous one stays in force: {}",
                   std::string(file.status().message()));
     return file.status();
   }

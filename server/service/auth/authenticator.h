@@ -39,7 +39,7 @@ class Authenticator {
 
   bool has_identities() const { return !path_.empty(); }
 
-  // Reads the file again. If it is wrong, returns the error, and the one before stays in force.
+  // Reads the file again. If it is wrong, returns the error, and the previous one stays in force.
   absl::Status Reload();
 
   // Returns the calling client. UNAUTHENTICATED says what is missing, but never which clients there are.

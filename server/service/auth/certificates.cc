@@ -131,7 +131,7 @@ Certificates::Version Certificates::current() const {
 absl::Status Certificates::Reload() {
   absl::StatusOr<TlsFiles> files = ReadTlsFiles(options_);
   if (!files.ok()) {
-    spdlog::error("the new TLS files are not used; those before stay in force: {}",
+    spdlog::error("the new TLS files are not used; the previous ones stay in force: {}",
                   std::string(files.status().message()));
     return files.status();
   }

@@ -55,7 +55,7 @@ class Certificates {
 
   bool asks_clients() const { return !options_.client_ca.empty(); }
 
-  // Reads the files again. If they are wrong, returns and logs the error, and the ones before stay in force.
+  // Reads the files again. If they are wrong, returns and logs the error, and the previous ones stay in force.
   absl::Status Reload();
 
  private:
