@@ -18,7 +18,7 @@
 namespace hookline {
 namespace {
 
-// Addresses are checked before anything is loaded: gRPC would take another port for one that is missing.
+// Checks addresses before anything is loaded. For an address without a port gRPC would take another one.
 CLI::Validator AddressCheck() {
   return CLI::Validator(
       [](std::string& address) {
@@ -33,7 +33,7 @@ struct NamedPath {
   std::string path;
 };
 
-// Paths hold slashes and names do not, so that `NAME=` before a path can be told from a part of it.
+// Splits NAME=PATH. Names have no slashes, so that `NAME=` before a path is not taken for a part of the path.
 NamedPath SplitName(const std::string& text) {
   const size_t equals = text.find('=');
   if (equals == std::string::npos || !IsName(text.substr(0, equals))) return {"", text};
@@ -65,7 +65,7 @@ class Declare {
     return Finish(app_->add_option(flag, values, help), flag)->delimiter(',')->allow_extra_args(false);
   }
 
-  // Absent unless it is given.
+  // Declares a flag whose value is absent unless it is given.
   CLI::Option* Quota(const std::string& flag, std::optional<int64_t>& value, const std::string& help) {
     return Finish(app_->add_option(flag, value, help), flag);
   }
@@ -98,7 +98,7 @@ class Declare {
   CLI::App* const app_;
 };
 
-// Declares the limits where the auth file gives a client none, and of every address where there is no such file.
+// Declares the limits of clients for which the auth file has none, and of each address if there is no such file.
 void DeclareQuotas(Declare* declare, ClientQuotas* quotas) {
   const auto quota = [&](const char* flag, std::optional<int64_t>& value, const char* help) {
     declare->Quota(flag, value, help)
@@ -106,11 +106,11 @@ void DeclareQuotas(Declare* declare, ClientQuotas* quotas) {
         ->group("Quotas of a client, unless --auth-file has others");
   };
   quota("--client-captures", quotas->captures,
-        "Captures, running and waiting. Default: a quarter of --max-captures run, and more wait");
+        "Captures, running and waiting. Default: a quarter of --max-captures run; further ones wait");
   quota("--client-waiting", quotas->waiting, "Captures that wait. Default: a quarter of --max-captures");
-  quota("--client-slabs", quotas->slabs, "Slabs. Default: a quarter of --slab-count, and more captures wait");
+  quota("--client-slabs", quotas->slabs, "Slabs. Default: a quarter of --slab-count; further captures wait");
   quota("--client-tokens-per-second", quotas->tokens_per_second, "Tokens a second, on average. Default: no limit");
-  quota("--client-burst-tokens", quotas->burst_tokens, "Tokens at once after a pause. Default: those of ten seconds");
+  quota("--client-burst-tokens", quotas->burst_tokens, "Tokens at once after a pause. Default: ten seconds' worth");
   quota("--client-rows", quotas->rows, "Rows of each hook point in one capture. Default: no limit");
   quota("--client-recordings", quotas->recordings, "Recordings. Default: no limit");
   quota("--client-recording-bytes", quotas->recording_bytes, "Bytes of recordings. Default: no limit");
@@ -129,7 +129,7 @@ constexpr char kFooter[] =
     "within --drain-timeout and ten seconds more; a second one ends it at once.\n\n"
     "Exit codes: 0 ended as asked, 1 failed, 2 wrong flags.";
 
-// Flags that are lists, as they were given.
+// The values of the flags that are lists, as they were given.
 struct Lists {
   std::vector<std::string> models, datasets, tokenizers, dictionaries;
 };
@@ -141,9 +141,9 @@ void DeclareModels(Declare declare, ServerFlags* flags, Lists* lists, ModelOptio
   declare
       .List("--model", lists->models,
             "[NAME=]PATH of a nanochat or Hugging Face checkpoint directory or a TorchScript file; without a name, the "
-            "last part of the path. Repeat it for more models. A checkpoint is only read. A TorchScript file is a "
-            "program, which loading and every capture run: it is held to operators that compute, but serve only what "
-            "you would also run")
+            "last part of the path. Repeat the flag for more models. A checkpoint is only read. A TorchScript file is "
+            "a program that loading and every capture run: only operators that compute are accepted, but serve only "
+            "files that you would run yourself")
       ->type_name("[NAME=]PATH");
   declare.Value("--step", model->step, "The step to load from a checkpoint directory; -1: the highest");
   declare.Value(
@@ -156,26 +156,26 @@ void DeclareModels(Declare declare, ServerFlags* flags, Lists* lists, ModelOptio
       "Type in which models compute: float32, bfloat16, float16, or auto: float32 on the CPU, bfloat16 on CUDA");
   declare.Value(
       "--window-pattern", model->window_pattern,
-      "nanochat: which layers attend to a sliding window, letters S and L. Default: what the checkpoint says, "
-      "else L");
+      "nanochat: the pattern of layers that attend to a sliding window (S) or to all tokens (L). Default: the "
+      "checkpoint's, else L");
   declare
       .Value("--logit-soft-cap", model->logit_soft_cap,
-             "nanochat's variants E and G, whose files do not tell: the cap of their logits, 15 (E) or 20 (G); 0: "
+             "The cap of the logits of nanochat's variants E and G, whose files lack it: 15 (E) or 20 (G); 0: "
              "unknown, and the model computes no logits")
       ->check(CLI::NonNegativeNumber);
   declare
       .Value("--context-length", model->context_length,
-             "TorchScript, whose files do not tell: tokens in the longest sequence that the module takes; 0: unknown")
+             "TorchScript: tokens in the longest sequence that the module takes, which its file lacks; 0: unknown")
       ->check(CLI::Range(0, std::numeric_limits<int32_t>::max()));
   declare
       .Value("--vocab-size", model->vocabulary_size,
-             "TorchScript, whose files do not tell: token ids are below this; 0: unknown")
+             "TorchScript: the number that token ids are below, which the file lacks; 0: unknown")
       ->check(CLI::Range(0, std::numeric_limits<int32_t>::max()));
   declare.Duration("--torchscript-timeout", model->torchscript_timeout,
-                   "TorchScript: how long one forward pass may take, the trial runs at the start included; a module "
-                   "that takes longer there is refused");
+                   "TorchScript: the longest that a forward pass may take, including the trial runs at start; a module "
+                   "that takes longer in those is refused");
   declare.Without("--no-evaluation", model->evaluation,
-                  "Leaves out the models' unembedding, which captures do without: less memory, but no losses and no "
+                  "Leaves out the models' unembedding, which captures do not need: less memory, but no losses and no "
                   "logits (EvaluationService)");
   declare
       .Value(
@@ -185,35 +185,35 @@ void DeclareModels(Declare declare, ServerFlags* flags, Lists* lists, ModelOptio
       ->check(CLI::Range(0, 1024));
 }
 
-// Declares the flags of files beside models.
+// Declares the flags of dictionaries, datasets, tokenizers and recordings.
 void DeclareFiles(Declare declare, ServerFlags* flags, Lists* lists) {
   declare
       .List("--dictionary", lists->dictionaries,
             "NAME=PATH[@HOOK] of a sparse dictionary (a directory of SAELens, sparsify, dictionary_learning or Gemma "
-            "Scope) beside the only model, at the hook point HOOK; without it, at the one that its files name. Repeat "
-            "it for more")
+            "Scope) for the only model, at the hook point HOOK; without @HOOK, at the one that its files name. Repeat "
+            "the flag for more")
       ->type_name("NAME=PATH[@HOOK]");
   declare
       .List("--dataset", lists->datasets,
-            "NAME=PATH of token ids: NumPy's format, or ids alone with their type (NAME=tokens.bin:uint16). Repeat it "
-            "for more")
+            "NAME=PATH of token ids: an .npy file, or raw ids with their type (NAME=tokens.bin:uint16). Repeat the "
+            "flag for more")
       ->type_name("NAME=PATH");
 
   declare
       .List("--tokenizer", lists->tokenizers,
             "NAME=PATH of a model's tokenizer: a tokenizer.json, nanochat's tokenizer.pkl, or a directory with one. "
-            "Default: the one beside the checkpoint. Repeat it for more models")
+            "Default: the one beside the checkpoint. Repeat the flag for more")
       ->type_name("NAME=PATH");
 
   declare
       .Value("--recordings-dir", flags->recordings_dir,
-             "Directory for recordings, of this server alone; empty: none are kept. Without --model the server only "
-             "reads them back")
+             "Directory for recordings, of this server alone; empty: no recordings. Without --model the server only "
+             "reads recordings")
       ->type_name("DIR");
   declare
       .Value("--recordings-folder", flags->recordings_folder,
-             "Folder of this server's recordings in a --recordings-dir that several servers share, each with another "
-             "folder; `hookline merge` makes one recording of parts in all of them. Empty: DIR is not shared")
+             "Folder of this server's recordings in a --recordings-dir that several servers share, each with its own "
+             "folder; `hookline merge` makes one recording from parts in all folders. Empty: DIR is not shared")
       ->type_name("NAME");
 }
 
@@ -221,23 +221,24 @@ void DeclareFiles(Declare declare, ServerFlags* flags, Lists* lists) {
 void DeclareServing(Declare declare, ServerFlags* flags) {
   declare
       .List("--listen", flags->server.listen,
-            "HOST:PORT or unix:PATH to serve on; port 0: any free one. Repeat it for more [127.0.0.1:7471]")
+            "HOST:PORT or unix:PATH to serve on; port 0: any free one. Repeat the flag for more [127.0.0.1:7471]")
       ->type_name("HOST:PORT")
       ->check(AddressCheck());
   declare.Value("--tls-cert", flags->server.tls.certificate,
                 "PEM file of the certificate, with its chain, for TLS 1.2 or later at every HOST:PORT; empty: no TLS. "
                 "The TLS files are read again when they change");
-  declare.Value("--tls-key", flags->server.tls.key, "PEM file of its private key, without a passphrase");
+  declare.Value("--tls-key", flags->server.tls.key, "PEM file of the certificate's private key, without a passphrase");
   declare.Value("--tls-client-ca", flags->server.tls.client_ca,
-                "PEM file of the authority that must have signed clients' certificates; empty: none are asked for");
+                "PEM file of the authority that must have signed clients' certificates; empty: clients need none");
   declare.Value("--auth-file", flags->server.auth_file,
                 "JSON file of the clients and what they may do (`hookline token` prints a line for it); empty: anyone "
                 "who can connect may do everything");
   declare.Switch("--insecure", flags->server.insecure,
-                 "Serve addresses that other machines reach without --auth-file, too");
+                 "Allow addresses that other machines can reach, even without --auth-file");
   declare.Value("--port-file", flags->port_file, "File to write the first --listen's port to, once it is open");
   declare
-      .Value("--metrics-listen", flags->metrics_listen, "HOST:PORT to serve Prometheus's /metrics on; empty: nowhere")
+      .Value("--metrics-listen", flags->metrics_listen,
+             "HOST:PORT to serve Prometheus's /metrics on; empty: no metrics")
       ->check(AddressCheck());
   declare.Duration("--drain-timeout", flags->drain_timeout,
                    "The longest that running captures go on after SIGTERM, before they end with a resume token");
@@ -245,7 +246,7 @@ void DeclareServing(Declare declare, ServerFlags* flags) {
       ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error", "off"}));
   declare
       .Value("--log-format", flags->log_format,
-             "text, or json: an object with time, level and message in each line, and of a finished call its values")
+             "text, or json: one object per line, with time, level and message, and for a finished call its values")
       ->check(CLI::IsMember({"text", "json"}));
 }
 
@@ -256,7 +257,7 @@ void DeclareMemory(Declare declare, ServerFlags* flags) {
   declare.Value("--slab-count", flags->engine.slab_count, "Slabs, all allocated at start")->group(kLimits);
   declare
       .Value("--window-slabs", flags->engine.window_slabs,
-             "Slabs reserved for a capture, where its rows need no more; 0: 32 on an accelerator, 8 on the CPU")
+             "Slabs reserved for a capture, unless its rows need more; 0: 32 on an accelerator, 8 on the CPU")
       ->group(kLimits);
   declare
       .Bytes("--max-pending-bytes", flags->engine.max_pending_bytes,
@@ -264,7 +265,7 @@ void DeclareMemory(Declare declare, ServerFlags* flags) {
       ->group(kLimits);
   declare
       .Bytes("--max-staged-bytes", flags->engine.max_staged_bytes,
-             "Bytes of all captures' rows that may wait on one device; batches are formed so that it holds")
+             "Bytes of all captures' rows that may wait on one device; batches are formed so that they stay within it")
       ->group(kLimits);
   declare
       .Value("--max-batch-tokens", flags->engine.max_batch_tokens,
@@ -284,16 +285,15 @@ void DeclareMemory(Declare declare, ServerFlags* flags) {
       ->group(kLimits);
   declare
       .Value("--max-paused-tokens", flags->engine.max_paused_tokens,
-             "Positions of forward passes that wait for rows of their clients (Substitute); each keeps a row of the "
-             "residual stream on the device, or a few. One pass takes a quarter of them at most")
+             "Positions of forward passes that wait for rows from their clients (Substitute); each keeps a row of the "
+             "residual stream on the device, or a few. One pass may have at most a quarter of them")
       ->group(kLimits);
   declare.Bytes("--max-request-bytes", flags->server.max_request_bytes, "Size of one message from a client")
       ->group(kLimits);
   declare
-      .Value(
-          "--max-sequence-length", flags->engine.max_sequence_length,
-          "Token ids in one sequence; models without learned positions compute more than they were made for if this is "
-          "larger, with a warning; 0: as many as the model was made for")
+      .Value("--max-sequence-length", flags->engine.max_sequence_length,
+             "Token ids in one sequence; if this is more than a model was made for, a model without learned positions "
+             "computes them with a warning; 0: as many as the model was made for")
       ->group(kLimits);
 }
 
@@ -307,7 +307,7 @@ void DeclareRecordings(Declare declare, ServerFlags* flags) {
       ->group(kLimits);
   declare
       .Bytes("--recordings-shard-bytes", flags->recordings.shard_bytes,
-             "Size of a recording's files, about; after a crash a recording continues with its last whole one")
+             "Approximate size of a recording's files; after a crash a recording continues after its last whole file")
       ->group(kLimits);
   declare
       .Bytes("--recordings-read-bytes", flags->recordings.read_bytes,
@@ -315,7 +315,7 @@ void DeclareRecordings(Declare declare, ServerFlags* flags) {
       ->group(kLimits);
 }
 
-// Declares how large and how many captures may be.
+// Declares the limits of the size and the number of captures.
 void DeclareCaptures(Declare declare, ServerFlags* flags) {
   declare.Value("--max-hook-points", flags->engine.max_hook_points, "Hook points in one capture")->group(kLimits);
   declare
@@ -333,9 +333,8 @@ void DeclareCaptures(Declare declare, ServerFlags* flags) {
 void DeclareStalls(Declare declare, ServerFlags* flags) {
   declare
       .Duration("--stall-timeout", flags->engine.stall_timeout,
-                "The longest that a capture whose client takes or sends nothing keeps what others wait for, before it "
-                "ends with "
-                "a resume token")
+                "The longest that a capture whose client neither reads nor sends keeps what others wait for, before "
+                "it ends with a resume token")
       ->group(kLimits);
   declare
       .Duration("--answer-timeout", flags->engine.answer_timeout,
@@ -343,7 +342,7 @@ void DeclareStalls(Declare declare, ServerFlags* flags) {
       ->group(kLimits);
   declare
       .Duration("--feed-stall-timeout", flags->engine.feed_stall_timeout,
-                "The longest that a feed waits for a member that does not read, before it goes on without")
+                "The longest that a feed waits for a member that does not read, before it goes on without that member")
       ->group(kLimits);
 }
 
@@ -367,7 +366,7 @@ void DeclareConnections(Declare declare, ServerFlags* flags) {
       ->group(kLimits);
   declare
       .Bytes("--max-incoming-bytes", flags->server.max_incoming_bytes,
-             "Memory for messages that come in, while they are not whole, and for connections; at least twice "
+             "Memory for incoming messages that are not complete yet, and for connections; at least twice "
              "--max-request-bytes")
       ->group(kLimits);
   declare
@@ -398,13 +397,13 @@ void ReadDictionaries(const std::vector<std::string>& dictionaries, ServerFlags*
   if (dictionaries.empty()) return;
   if (flags->models.size() != 1) {
     throw CLI::ValidationError("--dictionary",
-                               absl::StrCat("stands beside one --model, of which there are ", flags->models.size()));
+                               absl::StrCat("needs one --model; the number given is ", flags->models.size()));
   }
   std::set<std::string> names;
   for (const std::string& text : dictionaries) {
     NamedPath named = SplitName(text);
     DictionaryOptions options;
-    // A path may hold this character, a hook point no slash.
+    // A path may hold `@`, but a hook point has no slash.
     const size_t at = named.path.rfind('@');
     if (at != std::string::npos && named.path.find('/', at) == std::string::npos) {
       options.hook_point = named.path.substr(at + 1);
@@ -425,7 +424,7 @@ void ReadDictionaries(const std::vector<std::string>& dictionaries, ServerFlags*
   }
 }
 
-// Turns the texts of --tokenizer into what they mean; throws as CLI11 does.
+// Reads the values of --tokenizer; throws as CLI11 does.
 void ReadTokenizers(const std::vector<std::string>& tokenizers, ServerFlags* flags) {
   std::set<std::string> names;
   for (const std::string& text : tokenizers) {
@@ -444,7 +443,7 @@ void ReadTokenizers(const std::vector<std::string>& tokenizers, ServerFlags* fla
   }
 }
 
-// Turns the texts of --model, --dataset and --dictionary into what they mean; throws as CLI11 does.
+// Reads the values of --model, --dataset and --dictionary; throws as CLI11 does.
 void ReadLists(const Lists& lists, const ModelOptions& model, ServerFlags* flags) {
   if (!flags->recordings_folder.empty() && flags->recordings_dir.empty()) {
     throw CLI::ValidationError("--recordings-folder", "is a folder in --recordings-dir, which is missing");
@@ -455,7 +454,7 @@ void ReadLists(const Lists& lists, const ModelOptions& model, ServerFlags* flags
   std::set<std::string> names;
   for (const std::string& text : lists.models) {
     const NamedPath named = SplitName(text);
-    if (named.path.empty()) throw CLI::ValidationError("--model", absl::StrCat("`", text, "` names no path"));
+    if (named.path.empty()) throw CLI::ValidationError("--model", absl::StrCat("`", text, "` has no path"));
     if (!named.name.empty() && !names.insert(named.name).second) {
       throw CLI::ValidationError("--model", absl::StrCat("two models are named `", named.name, "`"));
     }
@@ -485,7 +484,7 @@ std::optional<int> ParseFlags(int argc, const char* const* argv, ServerFlags* fl
   app.footer(kFooter);
   app.set_version_flag("--version", "hookline-server " HOOKLINE_VERSION);
   app.get_formatter()->column_width(40);
-  // An error quotes arguments and variables, whose bytes may be anything.
+  // An error quotes arguments and environment variables, which may contain any bytes.
   app.failure_message([](const CLI::App* failed, const CLI::Error& error) {
     return CLI::FailureMessage::simple(
         failed, CLI::Error(error.get_name(), Escaped(error.what()), CLI::ExitCodes(error.get_exit_code())));

@@ -30,7 +30,7 @@ struct ServerFlags {
   std::vector<TokenizerFlag> tokenizers;  // no model twice
   int threads = 0;                        // of LibTorch on the CPU; 0: its own choice
   std::string recordings_dir;             // empty: none are kept
-  std::string recordings_folder;          // in it, of this server; empty: the directory is this server's alone
+  std::string recordings_folder;          // in that directory, for this server; empty: the directory is not shared
   CatalogOptions recordings;
   EngineOptions engine;
   ServerOptions server;
@@ -45,8 +45,8 @@ constexpr int kExitOk = 0;
 constexpr int kExitFailure = 1;
 constexpr int kExitUsage = 2;
 
-// Fills `flags`. An exit code means that the program ends with it, and that all is said: kExitOk after --help and
-// --version, kExitUsage after a mistake.
+// Fills `flags`. Returns an exit code if the program must end with it, after everything has been printed: kExitOk after
+// --help and --version, kExitUsage after a mistake.
 std::optional<int> ParseFlags(int argc, const char* const* argv, ServerFlags* flags);
 
 }  // namespace hookline

@@ -50,32 +50,32 @@
 namespace hookline {
 namespace {
 
-// Time after --drain-timeout for clients to take their summaries, for recordings to be closed, threads to be joined.
+// Time after --drain-timeout for clients to take their summaries, for recordings to be closed and for threads to end.
 constexpr absl::Duration kEndGrace = absl::Seconds(10);
 
-// The signals that end the server or have it read files again, taken by a thread of its own: a handler could do nothing
-// but set a flag. Create it before any other thread, so that all inherit the mask.
+// Handles the signals that end the server or make it read files again, on a thread of its own, since a signal handler
+// could do nothing but set a flag. Create it before any other thread, so that all threads inherit the mask.
 class Signals {
  public:
-  // A process that has not ended `longest_end` after the first signal is ended, whatever it waits for.
+  // If the process has not ended `longest_end` after the first signal, it is ended, whatever it waits for.
   explicit Signals(absl::Duration longest_end) : longest_end_(longest_end) {
     sigemptyset(&set_);
     sigaddset(&set_, SIGTERM);
     sigaddset(&set_, SIGINT);
     sigaddset(&set_, SIGHUP);
     pthread_sigmask(SIG_BLOCK, &set_, nullptr);
-    // Detached, since it waits for ever; what it uses lives as long as the process.
+    // The thread is detached, since it waits for ever; this object must live as long as the process.
     std::thread([this] { Run(); }).detach();
   }
 
-  // From now on a first signal only ends Wait(). Before, while there is nothing to drain, it ends the process.
-  // Until the end SIGHUP calls `reload`, on a thread of its own.
+  // From now on the first signal only ends Wait(). Before this call, while there is nothing to drain, it ends the
+  // process. Until the first signal or StopReloading, SIGHUP calls `reload`, on a thread of its own.
   void Serve(std::function<void()> reload) {
     absl::MutexLock lock(&mutex_);
     reload_ = std::move(reload);
     serving_ = true;
   }
-  // `reload` is not called any more.
+  // When this returns, `reload` is not running and will not be called any more.
   void StopReloading() {
     absl::MutexLock lock(&mutex_);
     reload_ = nullptr;
@@ -115,7 +115,7 @@ class Signals {
     return signal;
   }
 
-  // The program ends as the signal would have ended it, so that its parent process sees why.
+  // Ends the program as the signal would have ended it, so that its parent process sees why.
   [[noreturn]] void Die(int signal) {
     std::signal(signal, SIG_DFL);
     pthread_sigmask(SIG_UNBLOCK, &set_, nullptr);
@@ -131,7 +131,7 @@ class Signals {
   absl::Notification first_;
 };
 
-// The file is written beside its place and renamed, so that a reader that waits for it reads all of it.
+// Writes a file beside `path` and renames it, so that a reader that waits for `path` reads all of it.
 absl::Status WritePortFile(const std::string& path, int port) {
   const std::string partial = path + ".partial";
   std::ofstream file(partial);
@@ -183,7 +183,7 @@ std::string DeviceText(const ServedModel& served) {
 }
 
 absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const ServerFlags& flags, Lost& lost) {
-  // Datasets first: they are checked in seconds.
+  // Datasets are opened first, since checking them takes only seconds.
   std::vector<std::unique_ptr<const Dataset>> datasets;
   for (const DatasetFlag& flag : flags.datasets) {
     ASSIGN_OR_RETURN(std::unique_ptr<const Dataset> dataset, Dataset::Open(flag.name, flag.source));
@@ -215,7 +215,7 @@ absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const ServerFlags& flags, L
     models.push_back(std::move(served));
   }
   EngineOptions options = flags.engine;
-  // Nothing takes slabs if nothing is computed; an engine wants at least this many.
+  // Without models nothing takes slabs, and 8 are the fewest that an engine accepts.
   if (models.empty()) options.slab_count = std::min<int64_t>(options.slab_count, 8);
   return Engine::Create(options, std::move(models), std::move(datasets), [&lost](absl::Status status) {
     spdlog::error("{}", std::string(status.message()));
@@ -241,7 +241,7 @@ absl::StatusOr<ModelTokenizers> OpenTokenizers(const ServerFlags& flags, const E
     }
     const Tokenizer* tokenizer = tokenizers.Get(info.name);
     if (tokenizer == nullptr) {
-      spdlog::info("model {}: no tokenizer, so no text: {}", info.name, tokenizers.WhyMissing(info.name));
+      spdlog::info("model {}: no tokenizer, so texts are refused: {}", info.name, tokenizers.WhyMissing(info.name));
       continue;
     }
     spdlog::info("model {}: {}; fingerprint {}", info.name, tokenizer->description(), tokenizer->fingerprint());
@@ -251,7 +251,7 @@ absl::StatusOr<ModelTokenizers> OpenTokenizers(const ServerFlags& flags, const E
   return tokenizers;
 }
 
-// Reads what is told of each dataset, and says where that does not fit.
+// Reads each dataset's sidecar, and logs what does not fit in it.
 Sidecars ReadSidecars(const ServerFlags& flags, const Engine& engine, const ModelTokenizers& tokenizers) {
   Sidecars sidecars;
   const std::vector<const Dataset*> datasets = engine.datasets();  // in the order of their flags
@@ -274,7 +274,7 @@ absl::StatusOr<std::unique_ptr<Catalog>> OpenCatalog(const ServerFlags& flags) {
   auto directory = OpenDirectory(flags.recordings_dir);
   if (!directory.ok()) {
     return absl::Status(directory.status().code(), absl::StrCat("--recordings-dir: ", directory.status().message(),
-                                                                "; give a directory that is there"));
+                                                                "; give an existing directory"));
   }
   auto opened = flags.recordings_folder.empty()
                     ? Catalog::Open(*std::move(directory), flags.recordings)
@@ -294,7 +294,7 @@ absl::Status Run(const ServerFlags& flags, Signals& signals) {
   RETURN_IF_ERROR(Server::Check(flags.server));
   const FreedMemoryReturner returner;
   RETURN_IF_ERROR(CheckRuntime());
-  // On the CPU replicas, and stages of one, compute at the same time.
+  // On the CPU, replicas and the stages of a replica compute at the same time.
   const std::string& device = flags.models.empty() ? std::string() : flags.models[0].device;
   const auto is_separator = [](char one) { return one == ',' || one == '+'; };
   const auto executors = 1 + static_cast<int>(std::count_if(device.begin(), device.end(), is_separator));
@@ -323,7 +323,7 @@ absl::Status Run(const ServerFlags& flags, Signals& signals) {
   }
   std::unique_ptr<Recorder> recorder;
   if (catalog != nullptr) recorder = std::make_unique<Recorder>(engine.get(), catalog.get());
-  // Addresses are opened last: a client that is answered finds the weights on their device.
+  // Addresses are opened last, so that a client that is answered finds the weights on their device.
   ServerOptions options = flags.server;
   options.tokenizers = &tokenizers;
   options.sidecars = &sidecars;
@@ -345,8 +345,8 @@ absl::Status Run(const ServerFlags& flags, Signals& signals) {
   signals.Wait();
   signals.StopReloading();
   absl::Status why = lost.status();
-  // If no connections can come, nothing is gained by going on: clients continue, by their resume tokens, with the
-  // server that takes this one's place.
+  // After a loss nothing is gained by going on: clients continue, by their resume tokens, with the server that takes
+  // this one's place.
   server->Drain(why.ok() ? absl::Now() + flags.drain_timeout : absl::Now());
   spdlog::info("ended");
   return why;
@@ -362,7 +362,7 @@ int Main(int argc, char** argv) {
   spdlog::set_formatter(is_json ? JsonLogFormatter() : LogFormatter());
   SetEventFormat(is_json ? LogFormat::kJson : LogFormat::kText);
   RouteLibraryLogs();
-  // Writing to a client that is gone is an error like any other.
+  // Writing to a client that is gone must be an error like any other, not a signal.
   std::signal(SIGPIPE, SIG_IGN);
   auto* signals = new Signals(flags.drain_timeout + kEndGrace);
   const absl::Status status = Run(flags, *signals);

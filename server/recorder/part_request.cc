@@ -10,14 +10,14 @@
 namespace hookline {
 namespace {
 
-// Takes the rows of the parts before from a budget.
+// Subtracts the rows of the parts before this one from a budget.
 absl::Status TakeBefore(int64_t rows_before, const std::string& field, int64_t* budget) {
-  if (*budget > rows_before || *budget < 1) {  // a budget below 1 is the plan's to refuse
+  if (*budget > rows_before || *budget < 1) {  // the plan refuses a budget below 1
     *budget -= *budget < 1 ? 0 : rows_before;
     return absl::OkStatus();
   }
-  return InvalidField(field, absl::StrCat("the parts before have ", rows_before, " rows, so that nothing is left of ",
-                                          *budget, "; merge those before alone"));
+  return InvalidField(field, absl::StrCat("the parts before have ", rows_before, " rows, so nothing is left of ",
+                                          *budget, "; merge only those parts"));
 }
 
 absl::Status CutBudgets(int64_t rows_before, CaptureRequest* request) {
@@ -41,16 +41,16 @@ absl::Status CutToPart(const Engine& engine, RecordingPart* part, CaptureRequest
     return InvalidField("part.index", absl::StrCat(part->index, " is not from 0 to ", part->count - 1));
   }
   auto* const source = std::get_if<DatasetSource>(&request->source);
-  if (source == nullptr) return InvalidField("part", "only the sequences of a dataset are cut into parts");
+  if (source == nullptr) return InvalidField("part", "only the sequences of a dataset can be divided into parts");
   if (source->shuffle_seed.has_value() || source->epochs != 1) {
-    return InvalidField("part", "only one pass in order is cut into parts; leave out shuffle_seed and epochs");
+    return InvalidField("part", "only one pass in order can be divided into parts; leave out shuffle_seed and epochs");
   }
   ASSIGN_OR_RETURN(const CapturePlan whole, engine.Plan(*request));
   part->first_sequence = whole.dataset.begin();
   part->sequence_count = whole.dataset.end() - whole.dataset.begin();
   if (part->count > part->sequence_count) {
-    return InvalidField("part.count", absl::StrCat(part->count, " is more than the ", part->sequence_count,
-                                                   " sequences that there are to cut"));
+    return InvalidField("part.count",
+                        absl::StrCat(part->count, " is more than the ", part->sequence_count, " sequences to divide"));
   }
   const int64_t begin = PartBegin(*part, part->index);
   source->first_sequence = begin;
@@ -60,8 +60,8 @@ absl::Status CutToPart(const Engine& engine, RecordingPart* part, CaptureRequest
   if (!has_budget) return absl::OkStatus();
   if (!whole.selection.exclude_token_ids.empty()) {
     return InvalidField("capture.selection.exclude_token_ids",
-                        "how many rows the parts before have is not known beforehand; leave out the budgets, and read "
-                        "as many rows as you want of the merged recording");
+                        "the number of rows of the parts before is not known beforehand; leave out the budgets, and "
+                        "read as many rows as you want from the merged recording");
   }
   const int64_t rows_of_each = SelectedPositions(whole.selection, whole.dataset.length());
   return CutBudgets(rows_of_each * (begin - part->first_sequence), request);

@@ -53,7 +53,7 @@ absl::Status CheckOwner(absl::string_view recording, absl::string_view owner, co
 }
 
 absl::Status Recorder::CheckMayChange(absl::string_view name, const ClientIdentity& client) {
-  // One that waits to be admitted is not in the catalog yet.
+  // A recording that waits to be admitted is not in the catalog yet.
   if (const std::shared_ptr<RecordingSession> session = Find(name); session != nullptr) {
     return CheckOwner(name, session->client(), client);
   }
@@ -124,7 +124,7 @@ void Recorder::WaitUntilIdle() {
 absl::StatusOr<std::unique_ptr<RecordingMerge>> Recorder::Merge(const std::string& name,
                                                                 const std::vector<std::string>& parts,
                                                                 const ClientIdentity& client) {
-  // One that is there already is asked for again.
+  // The quota limits new recordings only.
   if (absl::IsNotFound(catalog_->Get(name).status())) RETURN_IF_ERROR(CheckRecordingQuota(client));
   return catalog_->Merge(name, client.is_authenticated ? client.name : "", parts);
 }
@@ -137,7 +137,7 @@ absl::StatusOr<Persisted> Recorder::Persist(const std::string& name, CaptureRequ
     return InvalidField("capture.resume_token", "must be empty: a recording knows where it continues");
   }
   if (request.statistics_only) {
-    return InvalidField("capture.statistics_only", "brings no rows that could be recorded; leave it out");
+    return InvalidField("capture.statistics_only", "sends no rows that could be recorded; leave it out");
   }
   // All recordings have the same form, so that equal rows have equal tokens and digests.
   request.provenance = true;
@@ -151,7 +151,8 @@ absl::StatusOr<Persisted> Recorder::Persist(const std::string& name, CaptureRequ
   options.request_digest = options.plan.Digest();
   options.expected_rows = ExpectedRows(options.plan);
   const auto another = [&] {
-    return absl::AlreadyExistsError(absl::StrCat("recording ", name, " is of another request; give another name"));
+    return absl::AlreadyExistsError(
+        absl::StrCat("recording ", name, " was made by another request; give another name"));
   };
 
   absl::MutexLock lock(&mutex_);
@@ -195,7 +196,7 @@ absl::StatusOr<std::shared_ptr<Capture>> Recorder::Record(const std::string& nam
   options.continues = !request.resume_token.empty();
   request.provenance = true;
   ASSIGN_OR_RETURN(options.plan, engine_->Plan(std::move(request)));
-  // Streamed sequences are not known yet, so no request of Persist could be equal.
+  // The sequences of a stream are not known yet, so there is no digest that a Persist request could match.
   if (!options.plan.streams) {
     options.request_digest = options.plan.Digest();
     options.expected_rows = ExpectedRows(options.plan);

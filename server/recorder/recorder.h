@@ -29,14 +29,14 @@ struct Persisted {
   std::shared_ptr<RecordingSession> session;  // null where the recording is complete
 };
 
-// PERMISSION_DENIED unless the client may change the recording: it is its owner, or an administrator. An empty owner is
-// nobody.
+// Returns PERMISSION_DENIED unless the client is the recording's owner or an administrator. An empty owner matches
+// no client.
 absl::Status CheckOwner(absl::string_view recording, absl::string_view owner, const ClientIdentity& client);
 
 // Thread-safe.
 class Recorder {
  public:
-  // Both outlive the recorder.
+  // `engine` and `catalog` must outlive the recorder.
   Recorder(Engine* engine, Catalog* catalog) : engine_(engine), catalog_(catalog) {}
   // Interrupts the sessions that still run.
   ~Recorder();
@@ -44,8 +44,9 @@ class Recorder {
   Catalog& catalog() { return *catalog_; }
   TokenLimits token_limits() const { return engine_->options().token_limits(); }
 
-  // The proto RecordingService.Persist. The session goes on when the client leaves. PERMISSION_DENIED as CheckOwner.
-  // With `part`, of which index and count are given, only that part of the dataset is recorded; errors as CutToPart.
+  // The proto RecordingService.Persist. The session goes on when the client leaves. With `part`, whose index and count
+  // must be set, only that part of the dataset is recorded. Errors of CheckOwner and CutToPart, and those that the
+  // proto names.
   absl::StatusOr<Persisted> Persist(const std::string& name, CaptureRequest request, std::optional<RecordingPart> part,
                                     const ClientIdentity& client);
 
@@ -69,7 +70,7 @@ class Recorder {
   void WaitUntilIdle();
 
  private:
-  // RESOURCE_EXHAUSTED: the client's recordings are as many, or as large, as its quota allows.
+  // Returns RESOURCE_EXHAUSTED if the client's recordings are as many, or as large, as its quota allows.
   absl::Status CheckRecordingQuota(const ClientIdentity& client) const;
   std::shared_ptr<RecordingSession> FindLocked(absl::string_view name) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Forgets sessions that have ended.

@@ -22,7 +22,7 @@ absl::Status StoppedStatus(const std::string& name) {
 
 absl::Status InterruptedStatus(const std::string& name) {
   return absl::UnavailableError(
-      absl::StrCat("recording ", name, " was interrupted by the server's end; the same request continues it"));
+      absl::StrCat("recording ", name, " was interrupted by the server's shutdown; the same request continues it"));
 }
 
 absl::Status RemovedError(const std::string& name) {
@@ -116,7 +116,7 @@ void RecordingSession::ClientLeft() {
     absl::MutexLock lock(&callback_mutex_);
     client_callbacks_ = {};
   }
-  std::deque<CaptureEvent> dropped;  // gives slabs back, which wakes the engine; destroyed without the mutex
+  std::deque<CaptureEvent> dropped;  // returning slabs wakes the engine, so this is destroyed without the mutex
   absl::MutexLock lock(&mutex_);
   dropped.swap(for_client_);
   client_left_ = true;
@@ -257,7 +257,7 @@ void RecordingSession::End(RecordingState state, CaptureEnded ended) {
       ended.stop_reason = StopReason::kError;
     }
     writer_.reset();
-    // The client has received no token that could continue it.
+    // A client that left before its capture was admitted has no token that could continue a new recording.
     bool left;
     {
       absl::MutexLock lock(&mutex_);

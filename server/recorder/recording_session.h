@@ -32,7 +32,7 @@ class RecordingSession {
   struct Options {
     std::string name;
     std::string request_digest;
-    std::optional<RecordingPart> part;  // of the dataset that a new recording is of
+    std::optional<RecordingPart> part;  // the part of the dataset that a new recording holds
     CapturePlan plan;                   // with provenance; begins where the recording ends
     bool continues = false;             // the recording exists; otherwise it is created
     int64_t expected_rows = 0;          // for Progress
@@ -54,7 +54,7 @@ class RecordingSession {
     std::optional<CaptureEnded> summary;
   };
 
-  // Starts the capture, and the thread. `engine` and `catalog` outlive the session. Errors of Engine::Start.
+  // Starts the capture and the thread. `engine` and `catalog` must outlive the session. Errors of Engine::Start.
   static absl::StatusOr<std::shared_ptr<RecordingSession>> Start(Engine* engine, Catalog* catalog, Options options,
                                                                  const ClientIdentity& client);
   // Interrupts the session if it still runs, and waits for it.
@@ -69,14 +69,14 @@ class RecordingSession {
   Progress progress() const;
   void WaitUntilEnded() const;
 
-  // Calls `changed` when rows were written (about once a second) and at the end, on the session's thread; it must not
-  // block. Give the result to Unwatch, after which it is not called any more.
+  // Calls `changed` when rows were written (about once a second) and at the end, on the session's thread; `changed`
+  // must not block. Returns an id for Unwatch, after which `changed` is not called any more.
   int Watch(std::function<void()> changed);
   void Unwatch(int watch);
 
   // Ends the recording after the row group that is being written; its state is STOPPED. Returns at once.
   void Stop();
-  // Ends it where it is; its state is INTERRUPTED. Returns at once.
+  // Ends the recording where it is, even inside a row group; its state is INTERRUPTED. Returns at once.
   void Interrupt();
 
   // Called by the capture that the client sees (has_client).
@@ -126,7 +126,7 @@ class RecordingSession {
   Progress progress_ ABSL_GUARDED_BY(mutex_);
   int64_t rows_at_begin_ ABSL_GUARDED_BY(mutex_) = 0;
 
-  // This is held while callbacks run, so that removing one waits for it. It comes before mutex_.
+  // This is held while callbacks run, so that removing one waits for it. It is acquired before mutex_.
   absl::Mutex callback_mutex_ ABSL_ACQUIRED_BEFORE(mutex_);
   std::map<int, std::function<void()>> watches_ ABSL_GUARDED_BY(callback_mutex_);
   int next_watch_ ABSL_GUARDED_BY(callback_mutex_) = 0;

@@ -23,7 +23,7 @@ class Buffers : public std::enable_shared_from_this<Buffers> {
  public:
   Buffers(std::shared_ptr<void> reservation, int64_t bytes) : reservation_(std::move(reservation)), bytes_(bytes) {}
 
-  // Returns none while all are out; then `on_return` runs once when one is back.
+  // Returns none while all are in use; then `on_return` runs once, when one has been returned.
   SlabRef Take(std::function<void()> on_return) {
     std::unique_ptr<uint8_t[]> buffer;
     {
@@ -55,7 +55,7 @@ class Buffers : public std::enable_shared_from_this<Buffers> {
     if (on_return) on_return();
   }
 
-  const std::shared_ptr<void> reservation_;  // until the last buffer is back
+  const std::shared_ptr<void> reservation_;  // held until the last buffer is returned
   const int64_t bytes_;
   absl::Mutex mutex_;
   int64_t out_ ABSL_GUARDED_BY(mutex_) = 0;
@@ -101,7 +101,7 @@ class Replay final : public Capture, public std::enable_shared_from_this<Replay>
   }
   void FinishSource() override {}
   void Cancel() override {
-    // Gives its buffer back, which may call this object, and so is destroyed without the mutex.
+    // This gives a buffer back, which may call this object, so it is destroyed without the mutex.
     std::optional<absl::StatusOr<Chunk>> dropped;
     {
       absl::MutexLock lock(&mutex_);
@@ -150,7 +150,7 @@ class Replay final : public Capture, public std::enable_shared_from_this<Replay>
     return ended;
   }
 
-  // Posts the reading of the chunk at position_.
+  // Posts the reading of the chunk at position_, if there is one.
   void ReadOn() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     if (position_.row >= plan_.most_rows) return;
     work_ = Work();
@@ -190,7 +190,7 @@ class Replay final : public Capture, public std::enable_shared_from_this<Replay>
     if (on_ready_) on_ready_();
   }
 
-  // Returns whether the chunk is read. If not, another step is posted, now or when a buffer is back.
+  // Returns whether the chunk has been read. If not, another step is posted, now or when a buffer has been returned.
   absl::StatusOr<bool> Step() {
     if (!work_.has_begun) {
       SlabRef buffer = buffers_->Take([weak = weak_from_this()] {
@@ -236,7 +236,7 @@ class Replay final : public Capture, public std::enable_shared_from_this<Replay>
         {work_.provenance->sequence.data(), work_.token_ids.data(), work_.provenance->position.data()});
   }
 
-  // Returns the row group's provenance, for its other chunks too.
+  // Keeps the row group's provenance, which its other chunks need too.
   void KeepProvenance() {
     work_.provenance->token_id.assign(work_.token_ids.begin(), work_.token_ids.end());
     provenance_ = std::move(work_.provenance);

@@ -1,5 +1,5 @@
-// A recording played back as the capture that it was made from: the proto RecordingService.ReadRecording. Needs no
-// model.
+// Plays a recording back as the capture that it was made from: the proto RecordingService.ReadRecording. Needs
+// no model.
 #ifndef HOOKLINE_SERVER_RECORDER_REPLAY_H_
 #define HOOKLINE_SERVER_RECORDER_REPLAY_H_
 
@@ -23,7 +23,7 @@ struct ReplayHost {
 };
 
 // Starts a replay. It reads the next message while the one before is being sent, and so holds two. Shards are checked
-// before their rows are sent, see RowRead. INVALID_ARGUMENT, naming the field, as the proto says; RESOURCE_EXHAUSTED:
+// before their rows are sent (see RowRead). INVALID_ARGUMENT, naming the field, as the proto says; RESOURCE_EXHAUSTED:
 // other reads hold too much memory.
 absl::StatusOr<std::shared_ptr<Capture>> StartReplay(std::shared_ptr<const RecordingReader> recording,
                                                      const ReplayRequest& request, ReplayHost host);

@@ -43,9 +43,9 @@ absl::Status SetBudgets(const Manifest& manifest, const ReplayRequest& request, 
     names.push_back(point.name);
     available.push_back(std::max<int64_t>(0, end - plan.first_row));
     if (request.shuffle_seed.has_value() && available.back() != plan.rows) {
-      return InvalidField("shuffle_seed",
-                          absl::StrCat(point.name, " has ", manifest.RowsOf(point.index), " rows, the range ends at ",
-                                       plan.first_row + plan.rows, "; shuffling needs all rows of every hook point"));
+      return InvalidField("shuffle_seed", absl::StrCat(point.name, " has ", manifest.RowsOf(point.index),
+                                                       " rows, but the range ends at ", plan.first_row + plan.rows,
+                                                       "; shuffling needs all rows of every hook point"));
     }
   }
   ASSIGN_OR_RETURN(const std::vector<Budget> budgets,
@@ -72,7 +72,7 @@ absl::Status SizeGroups(const Manifest& manifest, const ReplayRequest& request, 
   return absl::OkStatus();
 }
 
-// Digests of everything that a token belongs to. The parts are those that the errors of DecodeResumeToken tell apart.
+// The digests of everything on which a token depends, in the parts that the errors of DecodeResumeToken distinguish.
 CaptureDigests DigestsOf(const Manifest& manifest, const ReplayRequest& request, const ReplayPlan& plan) {
   const std::string order =
       request.shuffle_seed.has_value() ? absl::StrCat(*request.shuffle_seed) : std::string("in order");
@@ -133,7 +133,7 @@ std::string ReplayPlan::Token(const ReplayPosition& position) const {
 absl::StatusOr<ReplayPosition> ReplayPlan::ReadToken(absl::string_view token) const {
   ASSIGN_OR_RETURN(const ResumePosition read, DecodeResumeToken(token, digests, static_cast<int>(hook_points.size())));
   const ReplayPosition position{read.rows, static_cast<int32_t>(read.group_hook_points)};
-  // The last group may be short, so its end need not be a multiple.
+  // The last row group may be short, so the end need not be a multiple of group_rows.
   const bool is_end = position.row == most_rows && position.hook_points == 0;
   const bool begins_group = position.row < most_rows && position.row % group_rows == 0;
   if (!is_end && !begins_group) return InvalidField("resume_token", "damaged: no message of this read ends there");

@@ -32,7 +32,7 @@ struct ReplayRequest {
   std::string resume_token;
 };
 
-// A position between two chunks: `row` is the first of the row group, of which `hook_points` chunks have been sent.
+// A position between two chunks. `row` is the first row of a row group, of which `hook_points` chunks have been sent.
 struct ReplayPosition {
   int64_t row = 0;
   int32_t hook_points = 0;
@@ -55,14 +55,14 @@ struct ReplayPlan {
   // Returns how many rows of a hook point have been sent at `position`.
   int64_t SentOf(int hook_point, const ReplayPosition& position) const;
 
-  // Returns where rows of the replay lie in the recording, in the recording's order.
+  // Returns the places of the replay's rows from `row` on in the recording, in the recording's order.
   std::vector<RowRange> RangesOf(int64_t row, int64_t count) const;
 
   // Returns the bytes of the largest chunk's values, at least 1.
   int64_t ChunkBytes() const;
 
   std::string Token(const ReplayPosition& position) const;
-  // Reads a token of Token. INVALID_ARGUMENT, field `resume_token`, as DecodeResumeToken.
+  // Reads a token that Token made. Errors of DecodeResumeToken.
   absl::StatusOr<ReplayPosition> ReadToken(absl::string_view token) const;
 
   int64_t first_row = 0;  // of the range

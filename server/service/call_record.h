@@ -1,4 +1,4 @@
-// Tells operators of a call: by one line of the log when it has ended, and in the metrics.
+// Reports a call to operators: by one line of the log when it has ended, and in the metrics.
 //
 //   CallRecord record(metrics, "/hookline.v1.CaptureService/Capture", "10.0.0.7");
 //   record.SetClient(client.identity);
@@ -20,32 +20,32 @@
 
 namespace hookline {
 
-// A value of its owner's, who moves it on: one at a time writes it. Not thread-safe.
+// A value that passes from owner to owner, of whom only one writes to it. Not thread-safe.
 class CallRecord {
  public:
-  // Makes a record that belongs to no call and tells nobody.
+  // Makes a record that belongs to no call and reports nothing.
   CallRecord() = default;
-  // The call begins now. `metrics` may be null; otherwise it must outlive the record, and the copies of it. `method`
+  // Begins the record of a call. `metrics` may be null; otherwise it must outlive the record and its copies. `method`
   // is /package.Service/Method and lives for ever; `peer` is the address without a port.
   CallRecord(CallMetrics* metrics, absl::string_view method, std::string peer);
 
-  // Sets who calls. Without it the log names no client: nobody was recognised.
+  // Sets the calling client. Without it the log names no client.
   void SetClient(const ClientIdentity& client) { client_ = client; }
 
-  // Counts rows of values that leave for the client, the first of them now.
+  // Counts rows that leave for the client. The first rows also set the time of the first row.
   void AddRows(int64_t rows);
   // Counts bytes that leave for the client: messages, and values in shared memory.
   void AddBytes(int64_t bytes) { bytes_ += bytes; }
-  // A message with rows has left, `duration` after they were ready.
+  // Adds the time between a message's rows being ready and the message having left.
   void AddWireTime(absl::Duration duration);
-  // Sets where the time of a capture went.
+  // Sets the times of a capture.
   void SetEnd(const CaptureEnded& ended);
 
-  // The call ends with `status`. Called once, last.
+  // Reports that the call has ended with `status`. Call it once, last.
   void End(const absl::Status& status) const;
 
  private:
-  // These only captures have.
+  // Only captures have these.
   struct CaptureTimes {
     absl::Duration queue;
     absl::Duration forward;
@@ -53,7 +53,7 @@ class CallRecord {
   };
 
   CallMetrics* metrics_ = nullptr;
-  absl::string_view method_;  // empty: of no call
+  absl::string_view method_;  // empty: the record belongs to no call
   std::string peer_;
   absl::Time start_;
   std::optional<ClientIdentity> client_;

@@ -23,8 +23,8 @@
 namespace hookline {
 
 // `Reactor` is gRPC's for the method: ServerWriteReactor or ServerBidiReactor of byte buffers. Events are taken from
-// the capture one at a time, the next when gRPC has taken the last: a client that does not read leaves the rest with
-// the engine.
+// the capture one at a time, the next when gRPC has taken the last, so that the rest stays with the engine while the
+// client does not read.
 template <typename Reactor>
 class CaptureCall : public StreamCall<Reactor, grpc::ByteBuffer> {
  protected:
@@ -32,7 +32,7 @@ class CaptureCall : public StreamCall<Reactor, grpc::ByteBuffer> {
   using Base::mutex_;
   using typename Base::Step;
 
-  // `memory`: what the client offers for the values, or null.
+  // `memory` is the client's memory for the values, or null.
   CaptureCall(absl::string_view method, TaskThreads* threads, std::shared_ptr<SharedMemory> memory)
       : Base(method, threads), memory_(std::move(memory)) {}
 
@@ -49,7 +49,7 @@ class CaptureCall : public StreamCall<Reactor, grpc::ByteBuffer> {
       absl::MutexLock lock(&mutex_);
       const std::optional<int> ahead = capture->CapturesAhead();
       if (ahead.has_value() && !this->finished() && this->context() != nullptr) {
-        // A client that waits learns for how many.
+        // The metadata tells a waiting client how many captures are ahead of its own.
         this->context()->AddInitialMetadata(kCapturesAheadMetadata, absl::StrCat(*ahead));
         this->StartSendInitialMetadata();
       }
@@ -59,7 +59,7 @@ class CaptureCall : public StreamCall<Reactor, grpc::ByteBuffer> {
     this->Advance();
   }
 
-  // If the capture succeeds, finishes the call with `status` instead. The rest of the capture goes on.
+  // Finishes the call with `status` if the capture succeeds. The capture itself goes on to its end.
   void EndWith(absl::Status status) {
     absl::MutexLock lock(&mutex_);
     status_at_end_ = std::move(status);
@@ -81,7 +81,7 @@ class CaptureCall : public StreamCall<Reactor, grpc::ByteBuffer> {
  private:
   virtual void OnSourceRoom() {}
 
-  // The client takes nothing: what gRPC still holds for it goes with the call.
+  // Cancels the call, since its client takes nothing; gRPC then frees what it still holds for the client.
   void Expire() {
     absl::MutexLock lock(&mutex_);
     if (this->context() != nullptr) this->context()->TryCancel();
@@ -129,7 +129,7 @@ class CaptureCall : public StreamCall<Reactor, grpc::ByteBuffer> {
     return WriteEnd(std::get<CaptureEnded>(*std::move(event)));
   }
 
-  // The number of bytes used of the client's memory.
+  // Begins to use the client's memory, if the values can go there. Returns its size in bytes; 0: it is not used.
   int64_t UseMemory() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     if (memory_ == nullptr) return 0;
     if (encoding_ == Encoding::kBytes && memory_->Use(started_.max_message_bytes, [this] { this->Wake(); })) {
@@ -139,7 +139,7 @@ class CaptureCall : public StreamCall<Reactor, grpc::ByteBuffer> {
     return 0;
   }
 
-  // Unless the client's memory is full: then when it has read some of it.
+  // Writes the unsent chunk. If the client's memory is full, waits until the client has read some of it.
   Step WriteUnsent() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     int64_t bytes = 0;
     for (const SlabSpan& span : unsent_->data) bytes += span.bytes;
@@ -165,9 +165,9 @@ class CaptureCall : public StreamCall<Reactor, grpc::ByteBuffer> {
     return Step::WriteAndFinish(EncodeSummary(started_, ended), ended.status);
   }
 
-  // Returns how many captures are admitted before that of a call that waits.
+  // The metadata that tells a waiting call how many captures will be admitted before its own.
   static constexpr char kCapturesAheadMetadata[] = "hookline-captures-ahead";
-  // Chunks of fewer bytes are sent as fast as they are copied.
+  // Smaller chunks are sent as fast as they are copied.
   static constexpr int64_t kMinSharedBytes = int64_t{64} << 10;
 
   std::shared_ptr<Capture> capture_ ABSL_GUARDED_BY(mutex_);
@@ -175,8 +175,8 @@ class CaptureCall : public StreamCall<Reactor, grpc::ByteBuffer> {
   CaptureStarted started_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<SharedMemory> memory_ ABSL_GUARDED_BY(mutex_);
   std::optional<Chunk> unsent_ ABSL_GUARDED_BY(mutex_);
-  absl::Time write_start_ ABSL_GUARDED_BY(mutex_);  // when what is being written was taken from the capture
-  bool is_chunk_ ABSL_GUARDED_BY(mutex_) = false;   // what is being written
+  absl::Time write_start_ ABSL_GUARDED_BY(mutex_);  // when the event that is being written was taken
+  bool is_chunk_ ABSL_GUARDED_BY(mutex_) = false;   // whether that event is a chunk
   absl::Status status_at_end_ ABSL_GUARDED_BY(mutex_);
 };
 

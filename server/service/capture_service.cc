@@ -66,7 +66,7 @@ class UnaryCaptureCall final : public CaptureCall<grpc::ServerWriteReactor<grpc:
                             const grpc::ByteBuffer& message) {
     ASSIGN_OR_RETURN(CaptureRequest request, ParseCaptureRequest(message, engine.options().token_limits()));
     if (!TextRequests::HasText(request)) return StartPrepared(engine, recorder, client, std::move(request));
-    // Texts wait as they came (TextRequests::threads).
+    // Texts wait in the form in which they came (TextRequests::threads).
     PostOn(&texts_->threads(), [this, &engine, recorder, client, message] {
       absl::StatusOr<CaptureRequest> request = ParseCaptureRequest(message, engine.options().token_limits());
       absl::Status status =
@@ -124,12 +124,13 @@ class StreamedCaptureCall final : public CaptureCall<grpc::ServerBidiReactor<grp
     }
   }
 
-  // gRPC tells in the same way that the client has sent everything and that it is gone, and the latter once more by
-  // OnCancel, in either order. A recording must not become complete because its client was killed.
+  // Finishes the source soon, unless OnCancel has cancelled the capture by then. gRPC reports in the same way that the
+  // client has sent everything and that it is gone; only the latter is reported by OnCancel too, before or after. A
+  // recording must not become complete because its client was killed.
   void FinishSourceOfTheLiving(std::shared_ptr<Capture> running) {
     const gpr_timespec soon =
         gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC), gpr_time_from_millis(kCancelMillis, GPR_TIMESPAN));
-    // The alarm keeps the function for as long as itself, so what it holds must leave with the first call.
+    // The alarm keeps this function as long as itself, so the function must release what it holds when it is called.
     source_end_.Set(soon, [self = this->shared_from_this(), this, running = std::move(running)](bool) mutable {
       const auto held = std::move(self);
       const std::shared_ptr<Capture> capture = std::move(running);
@@ -186,7 +187,7 @@ class StreamedCaptureCall final : public CaptureCall<grpc::ServerBidiReactor<grp
     });
   }
 
-  // Everything before the message is served, then the call ends with the error.
+  // Serves everything before the message, then ends the call with the error.
   void EndSource(Capture& running, absl::Status error) {
     EndWith(std::move(error));
     running.FinishSource();
@@ -198,7 +199,7 @@ class StreamedCaptureCall final : public CaptureCall<grpc::ServerBidiReactor<grp
       room_ = false;
     }
     absl::StatusOr<bool> room = running.AddSequences(std::move(tokens));
-    // An error ends the capture, and with its summary the call.
+    // An error has ended the capture, whose summary ends the call.
     if (!room.ok()) return;
     if (*room) return StartUnlessFinished([this] { StartRead(&input_); });
     absl::MutexLock lock(&read_mutex_);
@@ -206,7 +207,7 @@ class StreamedCaptureCall final : public CaptureCall<grpc::ServerBidiReactor<grp
     if (room_) StartUnlessFinished([this] { StartRead(&input_); });
   }
 
-  // May come before AddSequences, whose answer it follows, has returned here.
+  // This may run before the AddSequences that found no room has returned.
   void OnSourceRoom() override {
     absl::MutexLock lock(&read_mutex_);
     room_ = true;
@@ -219,17 +220,17 @@ class StreamedCaptureCall final : public CaptureCall<grpc::ServerBidiReactor<grp
   Recorder* const recorder_;
   TextRequests* const texts_;
   const absl::StatusOr<AuthClient> client_;
-  // The longest that OnCancel comes after the end of a cancelled call's messages: microseconds, and more only where
-  // threads wait for a processor.
+  // The longest time from the end of a cancelled call's messages to OnCancel: microseconds, and more only if threads
+  // wait for a processor.
   static constexpr int64_t kCancelMillis = 100;
 
   std::string model_;         // of the request; set before the second message is read
   bool is_recorded_ = false;  // likewise
   grpc::Alarm source_end_;
-  // With gRPC while a read is in flight, otherwise OnReadDone's.
+  // gRPC uses this while a read is in flight, otherwise OnReadDone does.
   grpc::ByteBuffer input_;
   absl::Mutex read_mutex_;
-  // There was room since the last AddSequences.
+  // True if there has been room since the last AddSequences.
   bool room_ ABSL_GUARDED_BY(read_mutex_) = false;
   bool waiting_for_room_ ABSL_GUARDED_BY(read_mutex_) = false;
 };
@@ -268,7 +269,7 @@ grpc::ServerUnaryReactor* CaptureServiceImpl::EstimateCapture(grpc::CallbackServ
     FinishRecorded(reactor, std::move(record), allowed, *response);
     return reactor;
   }
-  // gRPC's `response` and the reactor are there until Finish.
+  // `response`, which is gRPC's, and the reactor are valid until Finish.
   const auto answer = [this, reactor, response, record](absl::StatusOr<CaptureRequest> parsed) {
     const absl::Status status = CatchExceptions("EstimateCapture", [&]() -> absl::Status {
       RETURN_IF_ERROR(parsed.status());

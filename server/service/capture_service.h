@@ -12,7 +12,8 @@
 
 namespace hookline {
 
-// Raw: responses are encoded without copying values, and requests are parsed by wire/request_parser.h and plain_call.h.
+// The methods are raw: responses are encoded without copying values, and requests are parsed by wire/request_parser.h
+// and plain_call.h.
 using RawCaptureService = v1::CaptureService::WithRawCallbackMethod_Capture<
     v1::CaptureService::WithRawCallbackMethod_CaptureStream<v1::CaptureService::WithRawCallbackMethod_EstimateCapture<
         v1::CaptureService::WithRawCallbackMethod_ListCaptures<
@@ -20,8 +21,8 @@ using RawCaptureService = v1::CaptureService::WithRawCallbackMethod_Capture<
 
 class CaptureServiceImpl final : public RawCaptureService {
  public:
-  // All must outlive the server that this service is registered with. Without a recorder captures with `record_as` are
-  // UNIMPLEMENTED. Calls go on on `wakes` when they are woken.
+  // All must outlive the server that this service is registered with. Without a recorder, captures with `record_as` are
+  // UNIMPLEMENTED. Woken calls continue on `wakes`.
   CaptureServiceImpl(const CallerCheck& caller, Engine* engine, Recorder* recorder, SharedMemoryListener* memories,
                      TextRequests* texts, TaskThreads* wakes)
       : caller_(caller), engine_(engine), recorder_(recorder), memories_(memories), texts_(texts), wakes_(wakes) {}

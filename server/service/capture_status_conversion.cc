@@ -5,7 +5,7 @@
 namespace hookline {
 namespace {
 
-// A capture can be recognised by this many; a wildcard may stand for thousands.
+// This many are enough to recognise a capture by; a wildcard can stand for thousands.
 constexpr size_t kMaxHookPoints = 100;
 
 v1::CaptureWait ToProto(CaptureWait wait) {

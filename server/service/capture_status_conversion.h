@@ -1,4 +1,4 @@
-// A capture's status as the protocol says it.
+// Converts a capture's status to the proto.
 #ifndef HOOKLINE_SERVER_SERVICE_CAPTURE_STATUS_CONVERSION_H_
 #define HOOKLINE_SERVER_SERVICE_CAPTURE_STATUS_CONVERSION_H_
 

@@ -19,12 +19,12 @@
 namespace hookline {
 namespace {
 
-// The pause lasts until somebody has closed a descriptor. Those who connect wait in the kernel meanwhile.
+// The pause after running out of descriptors. New connections wait in the kernel meanwhile.
 constexpr absl::Duration kDescriptorWait = absl::Milliseconds(100);
-// A line for each would let anybody fill the log.
+// A line for each refusal would let anyone fill the log.
 constexpr absl::Duration kRefusalLogInterval = absl::Seconds(10);
 
-// Returns whether an accept that failed with `error` says something of the listener, not of a connection that has gone.
+// Returns whether `error`, with which an accept failed, is about the listener and not about a connection that is gone.
 bool IsOfListener(int error) {
   return error == EBADF || error == EINVAL || error == ENOTSOCK || error == EOPNOTSUPP || error == EFAULT;
 }
@@ -68,7 +68,7 @@ void ConnectionAcceptor::Loop() {
   for (const BoundAddress& bound : bound_) {
     for (int listener : bound.sockets) waits.push_back({listener, POLLIN, 0});
   }
-  // A listener that finds no descriptors would be ready at once, so only the end is waited for then.
+  // While there are no descriptors, the listeners would be ready all the time, so only stop_ is waited for.
   bool no_descriptors = false;
   while (true) {
     const size_t count = no_descriptors ? 1 : waits.size();
@@ -92,7 +92,7 @@ ConnectionAcceptor::Accepted ConnectionAcceptor::AcceptFrom(int listener) {
   if (connection < 0) {
     const int error = errno;
     if (error == EMFILE || error == ENFILE || error == ENOBUFS || error == ENOMEM) {
-      LogRefusal(absl::StrCat("connections wait: ", std::strerror(error)));
+      LogRefusal(absl::StrCat("new connections wait: ", std::strerror(error)));
       return Accepted::kNoDescriptors;
     }
     if (!IsOfListener(error)) return Accepted::kNone;
@@ -115,9 +115,9 @@ bool ConnectionAcceptor::Count(int connection, const std::string& address) {
   if (is_full()) {
     const int own = CountOf(address);
     LogRefusal(own >= limits_.per_address
-                   ? absl::StrCat("a connection of ", address, " is refused: that address has ", own, " of at most ",
+                   ? absl::StrCat("a connection from ", address, " is refused: that address has ", own, " of at most ",
                                   limits_.per_address, " (--max-connections-per-address)")
-                   : absl::StrCat("a connection of ", address, " is refused: there are ", connections_.size(),
+                   : absl::StrCat("a connection from ", address, " is refused: there are ", connections_.size(),
                                   " of at most ", limits_.all, " (--max-connections)"));
     return false;
   }
@@ -144,7 +144,8 @@ void ConnectionAcceptor::ForgetClosed() {
 void ConnectionAcceptor::LogRefusal(const std::string& why) {
   ++refusals_;
   if (SteadyNow() - last_refusal_logged_ < kRefusalLogInterval) return;
-  spdlog::warn("{}{}", why, refusals_ > 1 ? absl::StrCat("; so were ", refusals_ - 1, " before") : "");
+  spdlog::warn("{}{}", why,
+               refusals_ > 1 ? absl::StrCat("; ", refusals_ - 1, " more since the last such message") : "");
   last_refusal_logged_ = SteadyNow();
   refusals_ = 0;
 }

@@ -1,7 +1,7 @@
-// Accepts the server's connections, so that running out of descriptors passes.
+// Accepts the server's connections, and goes on after running out of descriptors.
 //
-// gRPC 1.51 gives up its listener for good at the first accept that fails, while health goes on saying SERVING. So the
-// server accepts itself and hands each connection on; and since it does, it can limit them.
+// gRPC 1.51 gives up its listener for good at the first accept that fails, while health still says SERVING. So the
+// server accepts connections itself, limits them, and hands them on to gRPC.
 #ifndef HOOKLINE_SERVER_SERVICE_CONNECTION_ACCEPTOR_H_
 #define HOOKLINE_SERVER_SERVICE_CONNECTION_ACCEPTOR_H_
 
@@ -33,7 +33,7 @@ class ConnectionAcceptor {
   ConnectionAcceptor(const ConnectionAcceptor&) = delete;
   ConnectionAcceptor& operator=(const ConnectionAcceptor&) = delete;
 
-  // Binds each of the addresses; errors of BindAddress. From now on clients may connect, and wait.
+  // Binds each of the addresses; errors of BindAddress. From now on clients can connect, and wait until Run.
   absl::Status Bind(const std::vector<std::string>& addresses);
   // The bound addresses, in the order given to Bind.
   const std::vector<BoundAddress>& bound() const { return bound_; }
@@ -45,12 +45,12 @@ class ConnectionAcceptor {
   // beyond the limits are closed at once. `lost` is called once, on that thread, if a listener cannot accept any more.
   void Run(const ConnectionLimits& limits, HandOn hand_on, std::function<void(absl::Status)> lost);
 
-  // Accepts no more; idempotent. Not from `hand_on` or `lost`.
+  // Stops accepting. Idempotent. Must not be called from `hand_on` or `lost`.
   void Stop();
 
  private:
-  // A connection is known by its descriptor and the kernel's cookie, which is never used twice: another owner may close
-  // the descriptor, and the kernel give the number to something else, at any time.
+  // Identifies a connection by its descriptor and the kernel's cookie, which is never used twice: the descriptor's
+  // owner may close it at any time, and the kernel may then give the number to something else.
   struct Connection {
     int descriptor;
     uint64_t cookie;
@@ -73,7 +73,7 @@ class ConnectionAcceptor {
   int stop_ = -1;  // readable when the thread is to end
   std::thread thread_;
 
-  // The thread's alone.
+  // Only the thread uses these.
   std::vector<Connection> connections_;
   std::map<std::string, int> by_address_;
   absl::Time last_refusal_logged_ = absl::InfinitePast();

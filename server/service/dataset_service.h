@@ -1,4 +1,4 @@
-// The proto DatasetService: which token datasets the engine holds.
+// The proto DatasetService, which describes the engine's token datasets.
 #ifndef HOOKLINE_SERVER_SERVICE_DATASET_SERVICE_H_
 #define HOOKLINE_SERVER_SERVICE_DATASET_SERVICE_H_
 
@@ -9,7 +9,7 @@
 
 namespace hookline {
 
-// Raw, so that a request's size is known before it is parsed (plain_call.h).
+// The methods are raw, so that a request's size is known before it is parsed (plain_call.h).
 using RawDatasetService = v1::DatasetService::WithRawCallbackMethod_ListDatasets<
     v1::DatasetService::WithRawCallbackMethod_GetDataset<v1::DatasetService::Service>>;
 

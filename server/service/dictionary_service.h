@@ -9,14 +9,14 @@
 
 namespace hookline {
 
-// Raw, so that a request's size is known before it is parsed (plain_call.h).
+// The methods are raw, so that a request's size is known before it is parsed (plain_call.h).
 using RawDictionaryService = v1::DictionaryService::WithRawCallbackMethod_ListDictionaries<
     v1::DictionaryService::WithRawCallbackMethod_GetDictionary<
         v1::DictionaryService::WithRawCallbackMethod_TopActivations<v1::DictionaryService::Service>>>;
 
 class DictionaryServiceImpl final : public RawDictionaryService {
  public:
-  // All must outlive the server that this service is registered with. Calls go on on `wakes` when they are woken.
+  // All must outlive the server that this service is registered with. Woken calls continue on `wakes`.
   DictionaryServiceImpl(const CallerCheck& caller, Engine* engine, TaskThreads* wakes)
       : caller_(caller), engine_(engine), wakes_(wakes) {}
 

@@ -26,7 +26,7 @@ class UnaryScoreCall final : public ScoreCall<grpc::ServerWriteReactor<grpc::Byt
       if (!std::holds_alternative<TextSource>(request.source)) {
         return Start(engine, client->identity, std::move(request));
       }
-      // Texts wait as they came (TextRequests::threads).
+      // Texts wait in the form in which they came (TextRequests::threads).
       PostOn(&texts_->threads(), [this, &engine, identity = client->identity, message] {
         absl::Status status = StartWithText(engine, identity, message);
         if (!status.ok()) Refuse(std::move(status));
@@ -76,7 +76,7 @@ class SubstituteCall final : public ScoreCall<grpc::ServerBidiReactor<grpc::Byte
     auto* const request = std::get_if<ScoreRequest>(&*message);
     if (request == nullptr) return Refuse(FirstMessageMissing("it holds `answer`"));
     if (!std::holds_alternative<TextSource>(request->source)) return Run(std::move(*request));
-    // Texts wait as they came (TextRequests::threads).
+    // Texts wait in the form in which they came (TextRequests::threads).
     PostOn(&texts_->threads(), [this] {
       auto again = ParseSubstituteRequest(input_, engine_.options().token_limits());
       if (!again.ok()) return Refuse(again.status());
@@ -110,7 +110,7 @@ class SubstituteCall final : public ScoreCall<grpc::ServerBidiReactor<grpc::Byte
     if (running.Answer(*answer).ok()) ReadNext();
   }
 
-  // The pass that waits is let go of at once, since the call ends only when its client has read what is being written.
+  // Cancels the waiting pass at once, since the call ends only when its client has read what is being written.
   void Drop(Scoring& running, absl::Status status) {
     running.Cancel();
     Refuse(std::move(status));
@@ -124,7 +124,7 @@ class SubstituteCall final : public ScoreCall<grpc::ServerBidiReactor<grpc::Byte
   Engine& engine_;
   TextRequests* const texts_;
   const absl::StatusOr<AuthClient> client_;
-  // With gRPC while a read is in flight, otherwise HandleRead's.
+  // gRPC uses this while a read is in flight, otherwise HandleRead does.
   grpc::ByteBuffer input_;
 };
 

@@ -10,13 +10,13 @@
 
 namespace hookline {
 
-// Both are raw, so that a message's size is known before it is parsed.
+// Both methods are raw, so that a message's size is known before it is parsed.
 using RawEvaluationService = v1::EvaluationService::WithRawCallbackMethod_Score<
     v1::EvaluationService::WithRawCallbackMethod_Substitute<v1::EvaluationService::Service>>;
 
 class EvaluationServiceImpl final : public RawEvaluationService {
  public:
-  // All must outlive the server that this service is registered with. Calls go on on `wakes` when they are woken.
+  // All must outlive the server that this service is registered with. Woken calls continue on `wakes`.
   EvaluationServiceImpl(const CallerCheck& caller, Engine* engine, TextRequests* texts, TaskThreads* wakes)
       : caller_(caller), engine_(engine), texts_(texts), wakes_(wakes) {}
 

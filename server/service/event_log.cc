@@ -20,7 +20,8 @@ namespace {
 std::atomic<LogFormat> event_format{LogFormat::kText};
 std::atomic<int64_t> left_out{0};
 
-// The program logs to standard error. Other lines, which are few, keep the half of the pipe that is left.
+// Returns whether the log, which is standard error, is a pipe that is more than half full. The other half is left for
+// other lines, which are few.
 bool ReaderIsBehind() {
   const int capacity = fcntl(STDERR_FILENO, F_GETPIPE_SZ);
   int queued = 0;
@@ -29,7 +30,7 @@ bool ReaderIsBehind() {
 
 bool IsPlain(char c) { return absl::ascii_isalnum(static_cast<unsigned char>(c)) || absl::StrContains("._:/@+-", c); }
 
-// The value as a word, or in double quotes, in which these and backslashes have a backslash before them.
+// Returns the value as a word, or in double quotes, with a backslash before each quote and backslash in it.
 std::string TextOf(const std::string& value) {
   if (!value.empty() && std::all_of(value.begin(), value.end(), IsPlain)) return value;
   return JsonString(value);
@@ -64,7 +65,7 @@ void LogEvent(absl::string_view message, const std::vector<LogField>& fields) {
     return;
   }
   if (const int64_t count = left_out.exchange(0); count > 0) {
-    spdlog::warn("{} lines of the log were left out, because its reader was behind", count);
+    spdlog::warn("{} lines of the log were left out because its reader was behind", count);
   }
   if (event_format == LogFormat::kJson) {
     std::string members = absl::StrCat("\"message\":", JsonString(message));

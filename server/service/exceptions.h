@@ -1,4 +1,4 @@
-// Exceptions on gRPC's threads, and on those where calls go on.
+// Catches exceptions on gRPC's threads, and on those where calls go on.
 #ifndef HOOKLINE_SERVER_SERVICE_EXCEPTIONS_H_
 #define HOOKLINE_SERVER_SERVICE_EXCEPTIONS_H_
 

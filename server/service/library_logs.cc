@@ -23,7 +23,7 @@ class EscapedMessage final : public spdlog::custom_flag_formatter {
   std::unique_ptr<spdlog::custom_flag_formatter> clone() const override { return std::make_unique<EscapedMessage>(); }
 };
 
-// The message as the last members of a JSON object: those of an event, or `message` alone.
+// Writes the message as the last members of a JSON object: those of an event, or `message` alone.
 class JsonMembers final : public spdlog::custom_flag_formatter {
  public:
   void format(const spdlog::details::log_msg& message, const std::tm& /*time*/, spdlog::memory_buf_t& out) override {

@@ -11,7 +11,7 @@
 namespace hookline {
 namespace {
 
-// Merges take the threads of verifications, of which there may be as many.
+// Merges share a thread and a count with verifications, whose limit is the same.
 constexpr int kMaxMerges = 256;
 
 }  // namespace

@@ -17,8 +17,8 @@
 
 namespace hookline {
 
-// Merges recordings, slice by slice, in turn with the verifications on `disk`'s thread. `running` counts the calls
-// there are of both kinds. When the client leaves, what was made so far is removed.
+// Merges recordings slice by slice, in turn with the verifications on `disk`'s thread. `running` counts the calls of
+// both kinds. When the client leaves, what was made so far is removed.
 class MergeCall final : public StreamCall<grpc::ServerWriteReactor<grpc::ByteBuffer>, grpc::ByteBuffer> {
  public:
   MergeCall(Recorder* recorder, TaskThreads* disk, std::atomic<int>* running)
@@ -31,13 +31,13 @@ class MergeCall final : public StreamCall<grpc::ServerWriteReactor<grpc::ByteBuf
   Step NextStep() override ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Written() override ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Open(const v1::MergeRecordingsRequest& request, const ClientIdentity& client);
-  // Does a slice, and posts itself for the next until there is something to tell.
+  // Does one slice, and posts itself for the next one until there is progress to report.
   void Work();
 
   Recorder* const recorder_;
   std::atomic<int>* const running_;
-  const int others_;  // that there were at the start
-  // One task uses it at a time, which also lets go of it: that removes files.
+  const int others_;  // the calls of both kinds that ran or waited at the start
+  // Only one task uses this at a time. A task also destroys it, since that removes files.
   std::unique_ptr<RecordingMerge> merge_;
   v1::MergeRecordingsResponse progress_ ABSL_GUARDED_BY(mutex_);
   bool has_news_ ABSL_GUARDED_BY(mutex_) = false;

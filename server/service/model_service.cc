@@ -12,7 +12,7 @@
 namespace hookline {
 namespace {
 
-// Llama 3 has 256.
+// Llama 3 has 256 of them.
 constexpr size_t kMaxSpecialTokens = 1024;
 
 void DescribeTokenizer(const ModelTokenizers* tokenizers, v1::Model* out) {
@@ -52,7 +52,7 @@ void DescribeReplicas(const EngineSnapshot& snapshot, v1::Model* out) {
   if (!devices.empty()) out->set_device(devices);
 }
 
-// All but the hook points.
+// Fills in everything but the hook points.
 void Describe(const ModelInfo& info, const EngineSnapshot& snapshot, const ModelTokenizers* tokenizers,
               v1::Model* out) {
   out->set_name(info.name);

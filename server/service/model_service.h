@@ -1,4 +1,4 @@
-// The proto ModelService: what the engine's models are.
+// The proto ModelService, which describes the engine's models.
 #ifndef HOOKLINE_SERVER_SERVICE_MODEL_SERVICE_H_
 #define HOOKLINE_SERVER_SERVICE_MODEL_SERVICE_H_
 
@@ -9,7 +9,7 @@
 
 namespace hookline {
 
-// Raw, so that a request's size is known before it is parsed (plain_call.h).
+// The methods are raw, so that a request's size is known before it is parsed (plain_call.h).
 using RawModelService = v1::ModelService::WithRawCallbackMethod_ListModels<
     v1::ModelService::WithRawCallbackMethod_GetModel<v1::ModelService::Service>>;
 

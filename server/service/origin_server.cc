@@ -14,8 +14,8 @@
 namespace hookline {
 namespace {
 
-// A deadline for gRPC. Of a time of the wall clock gRPC would ask how far it is from the program's start, which is
-// wrong once the clock has been set.
+// Returns a deadline for gRPC, on the monotonic clock. gRPC counts times of the wall clock from the program's start,
+// which is wrong once the clock has been set.
 gpr_timespec After(absl::Duration duration) {
   return gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC),
                       gpr_time_from_nanos(absl::ToInt64Nanoseconds(duration), GPR_TIMESPAN));
@@ -26,7 +26,8 @@ Certificates* CertificatesFor(const SharedParts& parts, const Origin& origin) {
   return origin.kind == OriginKind::kUnix ? nullptr : parts.certificates.get();
 }
 
-// Reflection names these: also gRPC's health service, whose descriptors the program would not have by itself.
+// Returns the services that reflection lists. These include gRPC's health service, whose descriptors would otherwise
+// not be in the program.
 std::vector<std::string> ReflectedServices(const SharedParts& parts) {
   google::protobuf::LinkMessageReflection<grpc::health::v1::HealthCheckRequest>();
   std::vector<std::string> services = ServiceNames(parts);
@@ -101,8 +102,8 @@ absl::Status OriginServer::Build() {
   if (recording_service_.has_value()) builder.RegisterService(&*recording_service_);
   builder.SetResourceQuota(parts_->quota);
   builder.SetMaxReceiveMessageSize(static_cast<int>(options.max_request_bytes));
-  // gRPC decompresses a message before it compares its size with the limit, and before anybody is asked who calls: 64
-  // MiB can become 64 GiB. So compressed ones are refused as UNIMPLEMENTED, and never decompressed.
+  // gRPC decompresses a message before it compares its size with the limit, and before the caller is identified: 64 MiB
+  // can become 64 GiB. So compressed messages are refused as UNIMPLEMENTED, and never decompressed.
   builder.SetCompressionAlgorithmSupportStatus(GRPC_COMPRESS_GZIP, false);
   builder.SetCompressionAlgorithmSupportStatus(GRPC_COMPRESS_DEFLATE, false);
   builder.AddChannelArgument(GRPC_ARG_ENABLE_PER_MESSAGE_DECOMPRESSION, 0);

@@ -30,7 +30,7 @@
 
 namespace hookline {
 
-// The servers of all origins share these. All limits are of what is here, or of the engine and the recorder.
+// The parts that the servers of all origins share. All limits apply to these parts, or to the engine and the recorder.
 struct SharedParts {
   SharedParts(const ServerOptions& server_options, Engine* engine_of_all, Recorder* recorder_of_all,
               std::unique_ptr<Authenticator> authenticator_of_all, std::unique_ptr<Certificates> certificates_of_all);
@@ -48,10 +48,10 @@ struct SharedParts {
   std::optional<RecordingThreads> recording_threads;  // none without a recorder
 };
 
-// The full names of our services.
+// Returns the full names of the services of hookline.v1 that the server has.
 std::vector<std::string> ServiceNames(const SharedParts& parts);
 
-// Milliseconds as gRPC's options take them.
+// Converts a duration to milliseconds, as gRPC's options take them.
 int GrpcMilliseconds(absl::Duration duration);
 
 class OriginServer {
@@ -66,10 +66,10 @@ class OriginServer {
   // Serves a connection of this origin; takes over its descriptor. Must not be called after Shutdown.
   void HandOn(int listener, int connection);
 
-  // Sets what health says from now on, for the empty name and for each service.
+  // Sets whether health says SERVING from now on, for the empty name and for each service.
   void SetServing(bool serving);
 
-  // Takes no more calls; those that run are cancelled after `grace`. Returns when none is left.
+  // Takes no more calls, and cancels those that still run after `grace`. Returns when no call is left.
   void Shutdown(absl::Duration grace);
 
  private:

@@ -47,7 +47,7 @@ void OriginServers::Shutdown(absl::Duration grace) {
     absl::MutexLock lock(&mutex_);
     servers = servers_;
   }
-  // All at the same time, so that all have the same grace.
+  // All are shut down at the same time, so that all have the same grace.
   std::vector<std::thread> threads;
   for (const auto& server : servers) {
     if (server != nullptr) threads.emplace_back([&server, grace] { server->Shutdown(grace); });

@@ -9,8 +9,8 @@
 namespace hookline {
 
 // `peer` is grpc::ServerContextBase::peer(): `ipv4:10.0.0.7:41234`, `ipv6:%5Bfe80::1%5D:41234`, `unix:PATH`. Returns
-// the address without the port: `10.0.0.7`, `fe80::1`; an IPv4 address that came over an IPv6 socket as IPv4's; `unix`
-// for all local sockets, whose names say nothing; anything else as it is.
+// the address without the port: `10.0.0.7`, `fe80::1`; an IPv4 address that came over an IPv6 socket in IPv4's form;
+// `unix` for all local sockets, whose names say nothing; anything else unchanged.
 std::string PeerAddress(absl::string_view peer);
 
 }  // namespace hookline

@@ -1,4 +1,4 @@
-// Unary calls of small messages. Their client is checked first. gRPC hands over their bytes, so that a request's size
+// Unary calls with small messages. The client is checked first. gRPC hands over the request's bytes, so that its size
 // is known before it is parsed:
 //
 //   grpc::ServerUnaryReactor* GetModel(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
@@ -33,11 +33,11 @@
 
 namespace hookline {
 
-// No request without tokens for a model takes as much. Parsed, a message of empty parts takes thirty times its
-// bytes, so gRPC's own limit, which is made for tokens, does not bound these.
+// No request without tokens for a model needs more. Parsed, a message of empty parts takes thirty times its bytes, so
+// gRPC's own limit, which leaves room for tokens, would be too large here.
 constexpr size_t kMaxPlainRequestBytes = size_t{4} << 20;
 
-// RESOURCE_EXHAUSTED: the message is larger than that; INVALID_ARGUMENT: it is not such a message.
+// Parses a message. RESOURCE_EXHAUSTED: it is larger than kMaxPlainRequestBytes; INVALID_ARGUMENT: it is not a Request.
 template <typename Request>
 absl::StatusOr<Request> ParsePlain(grpc::ByteBuffer message) {
   const auto& name = Request::descriptor()->name();
@@ -62,12 +62,12 @@ inline grpc::ByteBuffer Serialized(const google::protobuf::Message& message) {
 inline void FinishRecorded(grpc::ServerUnaryReactor* reactor, CallRecord record, const absl::Status& status,
                            const grpc::ByteBuffer& response) {
   if (status.ok()) record.AddBytes(static_cast<int64_t>(response.Length()));
-  // Before its client hears of it, so that metrics that are read afterwards have it.
+  // The record ends before the client gets the answer, so that metrics read afterwards have the call.
   record.End(status);
   reactor->Finish(ToGrpc(status));
 }
 
-// Finishes a call with what `fill` answers, an absl::Status, after filling the response.
+// Finishes a call with the status that `fill` returns after it has filled in the response.
 template <typename Request, typename Response, typename Fill>
 void FinishCall(grpc::ServerUnaryReactor* reactor, CallRecord record, const absl::StatusOr<AuthClient>& client,
                 absl::string_view method, const grpc::ByteBuffer& message, grpc::ByteBuffer* response,
@@ -84,7 +84,7 @@ void FinishCall(grpc::ServerUnaryReactor* reactor, CallRecord record, const absl
   FinishRecorded(reactor, std::move(record), status, *response);
 }
 
-// Ends a unary call at once, or refuses it if its client may not call `method` (/package.Service/Method).
+// Answers a unary call at once, or refuses it if its client may not call `method` (/package.Service/Method).
 template <typename Request, typename Response, typename Fill>
 grpc::ServerUnaryReactor* AnswerCall(const CallerCheck& caller, grpc::CallbackServerContext* context,
                                      absl::string_view method, const grpc::ByteBuffer& message,
@@ -96,7 +96,7 @@ grpc::ServerUnaryReactor* AnswerCall(const CallerCheck& caller, grpc::CallbackSe
   return reactor;
 }
 
-// Ends it on `threads`; refuses it at once. `method` lives for ever.
+// Answers a unary call on `threads`, but refuses it at once. `method` lives for ever.
 template <typename Request, typename Response, typename Fill>
 grpc::ServerUnaryReactor* AnswerCallOn(TaskThreads* threads, const CallerCheck& caller,
                                        grpc::CallbackServerContext* context, absl::string_view method,
@@ -108,7 +108,7 @@ grpc::ServerUnaryReactor* AnswerCallOn(TaskThreads* threads, const CallerCheck& 
     FinishRecorded(reactor, std::move(record), client.status(), *response);
     return reactor;
   }
-  // `response` and the reactor are there until Finish. The request waits as it came, when it counts as gRPC's memory.
+  // `response` and the reactor are valid until Finish. The request waits as bytes, which count as gRPC's memory.
   threads->Post([reactor, record, client = std::move(client), method, message, response, fill = std::move(fill)] {
     FinishCall<Request, Response>(reactor, record, client, method, message, response, fill);
   });

@@ -13,7 +13,7 @@
 namespace hookline {
 namespace {
 
-// This many show that a recording is damaged all over.
+// This many are enough to show that a recording is damaged all over.
 constexpr int kMaxDamagedShards = 1000;
 // Calls that wait for their turn hold little, but one client should not keep others waiting for hours.
 constexpr int kMaxVerifications = 256;
@@ -49,7 +49,7 @@ absl::Status PersistCall::Persist(const ClientIdentity& client, const grpc::Byte
   if (!TextRequests::HasText(parsed.capture)) {
     return PersistPrepared(client, std::move(parsed));
   }
-  // Texts wait as they came (TextRequests::threads).
+  // Texts wait in the form in which they came (TextRequests::threads).
   PostOn(&texts_->threads(), [this, client, request] {
     absl::StatusOr<PersistRequest> again = ParsePersistRequest(request, recorder_->token_limits());
     absl::Status status = again.ok() ? PersistPrepared(client, *std::move(again)) : again.status();
@@ -188,8 +188,8 @@ void StopCall::Release() {
 void VerifyCall::Begin(const absl::StatusOr<AuthClient>& client, const grpc::ByteBuffer& request) {
   if (!client.ok()) return Refuse(client.status());
   if (others_ >= kMaxVerifications) {
-    return Refuse(absl::ResourceExhaustedError(
-        absl::StrCat(others_, " verifications run or wait, of at most ", kMaxVerifications, "; try again later")));
+    return Refuse(absl::ResourceExhaustedError(absl::StrCat(
+        others_, " verifications and merges run or wait, of at most ", kMaxVerifications, "; try again later")));
   }
   const auto parsed = ParsePlain<v1::VerifyRecordingRequest>(request);
   if (!parsed.ok()) return Refuse(parsed.status());

@@ -1,4 +1,4 @@
-// Calls of the RecordingService that go on for a while.
+// The calls of the RecordingService that go on for a while.
 #ifndef HOOKLINE_SERVER_SERVICE_RECORDING_CALLS_H_
 #define HOOKLINE_SERVER_SERVICE_RECORDING_CALLS_H_
 
@@ -51,7 +51,7 @@ class PersistCall final : public StreamCall<grpc::ServerWriteReactor<grpc::ByteB
 // Answers a StopRecording once the recording is closed.
 class StopCall final : public StreamCall<grpc::ServerUnaryReactor, NoMessage> {
  public:
-  // `response` is gRPC's, until OnDone.
+  // `response` is gRPC's, and valid until OnDone.
   StopCall(Recorder* recorder, TaskThreads* threads, grpc::ByteBuffer* response)
       : StreamCall("StopRecording", threads), recorder_(recorder), response_(response) {}
 
@@ -71,7 +71,7 @@ class StopCall final : public StreamCall<grpc::ServerUnaryReactor, NoMessage> {
 };
 
 // Checks a recording shard by shard. Verifications share `disk`'s threads slice by slice, so that none waits for
-// another's shard. `running` counts the calls there are.
+// another's shard. `running` counts the verifications and merges that run or wait.
 class VerifyCall final : public StreamCall<grpc::ServerWriteReactor<grpc::ByteBuffer>, grpc::ByteBuffer> {
  public:
   VerifyCall(Recorder* recorder, TaskThreads* disk, std::atomic<int>* running)
@@ -84,16 +84,16 @@ class VerifyCall final : public StreamCall<grpc::ServerWriteReactor<grpc::ByteBu
   Step NextStep() override ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Written() override ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Open(const std::string& name);
-  // Reads one slice of the shard at hand, and posts itself for the next until the shard is done.
+  // Reads one slice of the current shard, and posts itself for the next until the shard is done.
   void CheckSlice();
   absl::Status AddShard(const absl::StatusOr<bool>& checked) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   Recorder* const recorder_;
   std::atomic<int>* const running_;
-  const int others_;  // that there were at the start
-  // One task uses them at a time.
+  const int others_;  // the verifications and merges that ran or waited at the start
+  // Only one task uses these at a time.
   std::shared_ptr<const RecordingReader> reader_;
-  std::unique_ptr<ShardCheck> check_;  // of the shard at hand
+  std::unique_ptr<ShardCheck> check_;  // of the current shard
   size_t next_shard_ ABSL_GUARDED_BY(mutex_) = 0;
   v1::VerifyRecordingResponse findings_ ABSL_GUARDED_BY(mutex_);
   bool has_news_ ABSL_GUARDED_BY(mutex_) = false;
@@ -105,9 +105,8 @@ class ReadCall final : public CaptureCall<grpc::ServerWriteReactor<grpc::ByteBuf
   ReadCall(TaskThreads* threads, std::shared_ptr<SharedMemory> memory)
       : CaptureCall("ReadRecording", threads, std::move(memory)) {}
 
-  // Opens and checks on `disk`'s threads.
-  void Begin(const absl::StatusOr<AuthClient>& client, Recorder* recorder, TaskThreads* disk,
-             const grpc::ByteBuffer& message);
+  // Opens and checks the recording on `disk`'s threads.
+  void Begin(const absl::StatusOr<AuthClient>& client, Recorder* recorder, TaskThreads* disk, grpc::ByteBuffer message);
 
  private:
   absl::Status Open(Catalog& catalog, TaskThreads* disk, const grpc::ByteBuffer& message);

@@ -13,8 +13,8 @@
 
 namespace hookline {
 
-// Raw: Persist's request holds token sequences, ReadRecording answers as Capture does, and for the others a request's
-// size is known before it is parsed (plain_call.h).
+// The methods are raw: Persist's request holds token sequences, ReadRecording answers as Capture does, and for the
+// others a request's size is known before it is parsed (plain_call.h).
 using RawRecordingService =
     v1::RecordingService::WithRawCallbackMethod_Persist<v1::RecordingService::WithRawCallbackMethod_ReadRecording<
         v1::RecordingService::WithRawCallbackMethod_ListRecordings<
@@ -25,11 +25,11 @@ using RawRecordingService =
                             v1::RecordingService::WithRawCallbackMethod_MergeRecordings<
                                 v1::RecordingService::Service>>>>>>>>;
 
-// The recording services of all a server's origins share these.
+// The threads that the recording services of all the server's origins share.
 struct RecordingThreads {
   TaskThreads wakes;
-  TaskThreads disk;                   // what waits for a disk must not hold up what is woken
-  std::atomic<int> verifications{0};  // and merges
+  TaskThreads disk;                   // separate, so that waits for a disk do not hold up woken calls
+  std::atomic<int> verifications{0};  // verifications and merges that run or wait
   // Verifications and merges read whole recordings, so they have a thread of their own, on which they take turns slice
   // by slice.
   TaskThreads verify{1};

@@ -18,7 +18,7 @@ namespace {
 namespace pb = google::protobuf;
 namespace reflection = grpc::reflection::v1alpha;
 
-// The file, after it those that it imports, each once.
+// Adds the file, and after it those that it imports, each once.
 void AddFile(const pb::FileDescriptor& file, std::set<const pb::FileDescriptor*>* added,
              reflection::FileDescriptorResponse* out) {
   if (!added->insert(&file).second) return;
@@ -80,7 +80,7 @@ absl::Status Fill(const reflection::ServerReflectionRequest& request, const std:
   return InvalidField("message_request", "is not set; ask for one of its fields");
 }
 
-// Reads a question when the answer to the one before is written.
+// Reads each question when the answer to the one before has been written.
 class ReflectionCall final
     : public StreamCall<grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>, grpc::ByteBuffer> {
  public:
@@ -118,7 +118,7 @@ class ReflectionCall final
   }
 
   const std::vector<std::string>& services_;
-  // With gRPC while a read is in flight, otherwise OnReadDone's.
+  // gRPC uses this while a read is in flight, otherwise OnReadDone does.
   grpc::ByteBuffer input_;
   std::optional<Step> next_ ABSL_GUARDED_BY(mutex_);
 };

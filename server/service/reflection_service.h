@@ -1,7 +1,7 @@
-// The proto ServerReflection: what the server's services and messages are, for clients without our protos.
+// The proto ServerReflection, which describes the server's services and messages to clients without our protos.
 //
-// gRPC has one of its own. But it parses requests as large as the largest of captures, which takes forty times their
-// bytes, and it cannot be asked who calls.
+// gRPC has a reflection service of its own. But that one parses requests as large as the largest capture request, which
+// takes forty times their bytes, and cannot check who calls.
 #ifndef HOOKLINE_SERVER_SERVICE_REFLECTION_SERVICE_H_
 #define HOOKLINE_SERVER_SERVICE_REFLECTION_SERVICE_H_
 
@@ -15,16 +15,16 @@
 
 namespace hookline {
 
-// A name has some dozens of bytes.
+// A request is little more than a name, which has some dozens of bytes.
 constexpr size_t kMaxReflectionRequestBytes = size_t{4} << 10;
 
-// The answer to one question about the program's descriptors. `services`: the full names of the server's. A question
-// without an answer gets an ErrorResponse. INVALID_ARGUMENT, RESOURCE_EXHAUSTED: the message is not a question, or
-// larger than that.
+// Answers one question about the program's descriptors. `services` are the full names of the server's services. A
+// question without an answer gets an ErrorResponse. INVALID_ARGUMENT: the message is not a question;
+// RESOURCE_EXHAUSTED: it is larger than kMaxReflectionRequestBytes.
 absl::StatusOr<grpc::reflection::v1alpha::ServerReflectionResponse> AnswerReflection(
     const grpc::ByteBuffer& message, const std::vector<std::string>& services);
 
-// Raw, so that a request's size is known before it is parsed.
+// The method is raw, so that a request's size is known before it is parsed.
 using RawReflectionService = grpc::reflection::v1alpha::ServerReflection::WithRawCallbackMethod_ServerReflectionInfo<
     grpc::reflection::v1alpha::ServerReflection::Service>;
 

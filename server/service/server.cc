@@ -31,7 +31,8 @@ namespace {
 constexpr absl::Duration kSummaryGrace = absl::Seconds(5);
 // Time for what is written to reach the socket, and for calls that never end (health's Watch) to be cancelled.
 constexpr absl::Duration kFlushGrace = absl::Seconds(1);
-// Connections may have half of the descriptors, shared memory's a quarter of what is left; files have the rest.
+// Connections may have half of the descriptors, and shared memory an eighth (shared_memory/listener.cc); files have
+// the rest.
 constexpr int64_t kDescriptorsPerConnection = 2;
 
 absl::Status CheckOptions(const ServerOptions& options) {
@@ -63,7 +64,8 @@ absl::Status CheckOptions(const ServerOptions& options) {
   return absl::OkStatus();
 }
 
-// Anyone who can connect may use a server without identities, so others must not connect by an oversight.
+// Anyone who can connect may use a server without identities, so a server must not let other machines connect to it by
+// an oversight.
 absl::Status CheckExposure(const ServerOptions& options, const Authenticator& authenticator) {
   if (authenticator.has_identities() || options.insecure) return absl::OkStatus();
   for (const std::string& address : options.listen) {
@@ -71,8 +73,8 @@ absl::Status CheckExposure(const ServerOptions& options, const Authenticator& au
     if (is_loopback) continue;
     return absl::InvalidArgumentError(absl::StrCat(
         "--listen ", address,
-        ": other machines reach this address, and without --auth-file anyone who can connect may use the server; give "
-        "an auth file (`hookline token`), or --insecure if that is wanted"));
+        ": other machines can reach this address, and without --auth-file anyone who can connect may use the server; "
+        "give an auth file (`hookline token`), or --insecure if you want that"));
   }
   return absl::OkStatus();
 }
@@ -100,7 +102,7 @@ class GrpcServer final : public Server {
     const ServerOptions& options = parts_.options;
     RETURN_IF_ERROR(CheckEveryMethodHasARole(ServiceNames(parts_)));
     RETURN_IF_ERROR(acceptor_.Bind(options.listen));
-    // The servers of users start when users come. That gRPC can start one is known from the first.
+    // Users' servers start when the users connect. The one for other machines starts now, to see if gRPC can start any.
     RETURN_IF_ERROR(servers_.Prepare(0, origins_.origin(0)));
     std::vector<int> tcp_ports;
     for (const BoundAddress& bound : acceptor_.bound()) {
@@ -146,7 +148,7 @@ class GrpcServer final : public Server {
     const auto hand_on = [this, user_timeout](int listener, int connection, const sockaddr_storage& peer) {
       const std::optional<int> slot = origins_.Assign(connection, peer);
       if (!slot.has_value()) {
-        spdlog::warn("a connection is refused: as many users as this server tells apart are connected");
+        spdlog::warn("a connection is refused: too many users are connected");
         close(connection);
         return;
       }
@@ -163,10 +165,10 @@ class GrpcServer final : public Server {
   }
 
   SharedParts parts_;
-  ConnectionOrigins origins_;  // the acceptor's thread's
+  ConnectionOrigins origins_;  // used by the acceptor's thread only
   OriginServers servers_;
   std::vector<int> ports_;
-  ConnectionAcceptor acceptor_;  // hands to the servers
+  ConnectionAcceptor acceptor_;  // hands connections to servers_
   absl::Mutex drain_mutex_;
   bool drained_ ABSL_GUARDED_BY(drain_mutex_) = false;
 };

@@ -32,49 +32,49 @@ struct ServerOptions {
   TlsOptions tls;
   // File of clients (auth/auth_file.h). Empty: there are no identities, and anyone who can connect may use the server.
   std::string auth_file;
-  // Listens without an auth file on addresses that other machines reach, too.
+  // Allows listening without an auth file on addresses that other machines can reach.
   bool insecure = false;
   // Connections at a time, in all and from one address; more are closed at once. Never more than half of the
   // descriptors that the process may have.
   int max_connections = 512;
   int max_connections_per_address = 256;
-  // A connection without calls is closed after this long. Clients of gRPC make another at their next call.
+  // A connection without calls is closed after this long. gRPC clients make another one at their next call.
   absl::Duration connection_idle = absl::Minutes(5);
-  // The time from a connection's start until it is one of HTTP/2; clients need two round trips.
+  // The time within which a new connection must complete its HTTP/2 handshake; clients need two round trips.
   absl::Duration handshake_timeout = absl::Seconds(10);
-  // Called once, from a thread of the server's, if it cannot accept connections any more. Those that are there go on,
-  // but only ending the process helps.
+  // Called once, from one of the server's threads, if the server cannot accept connections any more. Open connections
+  // go on, but only ending the process helps.
   std::function<void(absl::Status)> on_lost = [](const absl::Status&) {};
   // The largest request message. 16 Mi token ids below 2^21 take 48 MiB.
   int64_t max_request_bytes = int64_t{64} << 20;
-  // Memory of gRPC's own for what comes in: messages that are not whole yet, and the connections themselves. Beyond it
+  // gRPC's own memory for incoming messages that are not complete yet, and for the connections themselves. Beyond it
   // gRPC refuses calls and closes connections, those without calls first.
   int64_t max_incoming_bytes = int64_t{512} << 20;
   // Calls at a time on one connection; more wait in the client.
   int max_calls_per_connection = 1024;
-  // A connection on which nothing came for this long is sent a keepalive ping, and closed if no answer comes for a
-  // third of it: calls of clients that vanished end.
+  // A connection on which nothing came for this long is sent a keepalive ping, and closed if no answer comes within a
+  // third of that time, so that calls of clients that vanished end.
   absl::Duration keepalive = absl::Seconds(60);
   // Memory of clients on this machine that values are written to instead of being sent
   // (shared_memory/SHARED_MEMORY.md), all of it together; 0: none.
   int64_t shared_memory_bytes = int64_t{1} << 30;
   // The models' tokenizers, which must outlive the server. Null: text is refused.
   const ModelTokenizers* tokenizers = nullptr;
-  // The datasets' sidecars, likewise.
+  // The datasets' sidecars, which must outlive the server too. Null: there are none.
   const Sidecars* sidecars = nullptr;
-  // Counts the calls, likewise. Null: nobody does.
+  // Counts the calls, and must outlive the server too. Null: calls are not counted.
   CallMetrics* call_metrics = nullptr;
 };
 
-// Thread-safe but for its destructor.
+// Thread-safe except for its destructor.
 class Server {
  public:
   // Listens and serves. Since an engine's models are on their devices, grpc.health.v1 answers SERVING from the first
   // moment on, for the empty name and for each service. `engine` and `recorder` must outlive the server; without a
   // recorder there is no RecordingService.
-  // Errors: INVALID_ARGUMENT for an option out of range, an auth file or a TLS file that is wrong, or an address that
-  // other machines reach, without an auth file; UNAVAILABLE for an address that is malformed, taken or not
-  // ours, naming it.
+  // Errors: INVALID_ARGUMENT for an option out of range, an auth file or a TLS file that is wrong, or, without an auth
+  // file, an address that other machines can reach; UNAVAILABLE, naming the address, if it is malformed, taken or not
+  // this machine's.
   static absl::StatusOr<std::unique_ptr<Server>> Start(const ServerOptions& options, Engine* engine,
                                                        Recorder* recorder = nullptr);
 
@@ -86,15 +86,15 @@ class Server {
 
   // The port of each of ServerOptions::listen; 1 for a unix socket.
   virtual const std::vector<int>& ports() const = 0;
-  // Returns whether only this machine reaches ServerOptions::listen[index].
+  // Returns whether only this machine can reach ServerOptions::listen[index].
   virtual bool is_loopback(size_t index) const = 0;
 
-  // Reads the auth file and the TLS files again. What is wrong is logged, and stays as it was.
+  // Reads the auth file and the TLS files again. A file that is wrong is logged, and the previous one stays in force.
   virtual void Reload() = 0;
 
-  // Shuts down gracefully: health says NOT_SERVING, new captures are refused, those that run may end until `deadline`
-  // and are then ended with a summary; calls that have not taken theirs five seconds later are cancelled. Returns when
-  // no call is left. Calling it again waits for the same.
+  // Shuts down gracefully: health says NOT_SERVING, and new captures are refused. Captures that run may go on until
+  // `deadline` and are then ended with a summary; calls that have not taken theirs five seconds later are cancelled.
+  // Returns when no call is left. Calling it again waits for the first call.
   virtual void Drain(absl::Time deadline) = 0;
 };
 

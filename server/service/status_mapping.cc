@@ -24,7 +24,7 @@ std::string CutTo(absl::string_view text, size_t limit) {
   return absl::StrCat(text.substr(0, end), "...");
 }
 
-// The google.rpc.Status with the field at fault and the time to wait; "" for a status that has neither.
+// Returns the google.rpc.Status with the field at fault and the time to wait; "" for a status that has neither.
 std::string DetailsOf(const absl::Status& status, const std::string& message) {
   const std::string field = Escaped(FieldOf(status));
   const std::optional<absl::Duration> retry_after = RetryAfterOf(status);
@@ -55,7 +55,7 @@ grpc::Status ToGrpc(const absl::Status& status) {
   if (status.ok()) return grpc::Status::OK;
   // The codes are the same numbers; code() maps those that a later Abseil may add to UNKNOWN.
   const auto code = static_cast<grpc::StatusCode>(status.code());
-  // Names from files and other clients go out as they may be shown; and Protobuf takes UTF-8 only.
+  // Names from files and other clients are escaped, so that they can be shown; and Protobuf takes UTF-8 only.
   const std::string message = CutTo(Escaped(status.message()), kMaxStatusMessageBytes);
   return grpc::Status(code, message, DetailsOf(status, message));
 }

@@ -1,4 +1,4 @@
-// absl::Status as gRPC's, with the field at fault in the details.
+// Converts absl::Status to gRPC's, with the field at fault in the details.
 #ifndef HOOKLINE_SERVER_SERVICE_STATUS_MAPPING_H_
 #define HOOKLINE_SERVER_SERVICE_STATUS_MAPPING_H_
 
@@ -7,12 +7,13 @@
 
 namespace hookline {
 
-// A longer message is cut to this, "..." included. Message and details travel as HTTP/2 headers, of which a client
-// takes 8 KiB: as text, where every byte may be escaped as three, and twice in the details, in base64.
+// A longer message is cut to this length, "..." included. The message travels in HTTP/2 headers, of which a client
+// takes 8 KiB: once as text, in which every byte may be escaped as three, and twice in the details, in base64.
 constexpr size_t kMaxStatusMessageBytes = 1024;
 
-// The same code, and the message as Escaped gives it. Where FieldOf(status) names a field, a google.rpc.BadRequest in
-// `grpc-status-details-bin` does too: an encoded google.rpc.Status (proto/google/rpc).
+// Returns the same code, with the message as Escaped gives it. If FieldOf(status) names a field, or
+// RetryAfterOf(status) a time, `grpc-status-details-bin`, an encoded google.rpc.Status (proto/google/rpc), has it as a
+// BadRequest or a RetryInfo.
 grpc::Status ToGrpc(const absl::Status& status);
 
 }  // namespace hookline

@@ -39,8 +39,8 @@ using NoMessage = std::monostate;
 // `Reactor` is gRPC's for the method: ServerWriteReactor, ServerBidiReactor or ServerUnaryReactor. `Message` is what it
 // writes.
 //
-// Whatever happens to the call (a write is done, the client has gone, somebody woke it) ends up in Advance, which alone
-// starts writes and finishes, under the mutex. An exception anywhere ends the call with INTERNAL.
+// Every event of the call (a write is done, the client is gone, a wake) leads to Advance, which alone starts writes and
+// finishes the call, under the mutex. An exception anywhere ends the call with INTERNAL.
 //
 // A call is alive from Keep to OnDone, and as long as a task for it is queued.
 template <typename Reactor, typename Message>
@@ -49,8 +49,8 @@ class StreamCall : public Reactor, public std::enable_shared_from_this<StreamCal
   // `threads` must outlive the call. `method` names it in the log.
   StreamCall(absl::string_view method, TaskThreads* threads) : method_(method), threads_(threads) {}
 
-  // Transfers ownership to gRPC until OnDone. Call it once, before anything is started. `context` is the call's; so is
-  // `record`, which ends with it.
+  // Transfers ownership to gRPC until OnDone. Call it once, before anything is started. `context` and `record` are
+  // those of the call; `record` ends with it.
   void Keep(grpc::CallbackServerContext* context, CallRecord record) {
     self_ = this->shared_from_this();
     absl::MutexLock lock(&mutex_);
@@ -69,9 +69,7 @@ class StreamCall : public Reactor, public std::enable_shared_from_this<StreamCal
     });
   }
 
-  // Called for reactors that write; gRPC's unary one has no such function. `ok` false means a cancelled call, which
-  // OnCancel reports.
-  // NOLINTNEXTLINE(modernize-use-override)
+  // Called for reactors that write. If `ok` is false the call was cancelled, which OnCancel reports.
   void OnWriteDone(bool /*ok*/) {
     Guard([this] {
       absl::MutexLock lock(&mutex_);
@@ -82,7 +80,7 @@ class StreamCall : public Reactor, public std::enable_shared_from_this<StreamCal
     Advance();
   }
 
-  // The client cancelled or is gone, or its deadline passed.
+  // Called when the client cancels or is gone, or when its deadline passes.
   void OnCancel() final {
     {
       absl::MutexLock lock(&mutex_);
@@ -102,7 +100,7 @@ class StreamCall : public Reactor, public std::enable_shared_from_this<StreamCal
       context_ = nullptr;
       record = std::move(record_);
       status = status_;
-      // gRPC may tell that nothing more comes before it tells that the client is gone; what was sent reached nobody.
+      // gRPC may report the end of the messages before it reports that the client is gone; then nobody got the answer.
       if (cancelled_ && status.ok()) status = absl::CancelledError("the call was cancelled");
     }
     record.End(status);
@@ -113,7 +111,7 @@ class StreamCall : public Reactor, public std::enable_shared_from_this<StreamCal
  protected:
   // The next thing that the call does.
   struct Step {
-    // Nothing, until Advance is called again.
+    // Does nothing until Advance is called again.
     static Step Wait() { return {}; }
     static Step Write(Message message) { return {std::move(message), std::nullopt}; }
     static Step WriteAndFinish(Message message, absl::Status status) { return {std::move(message), std::move(status)}; }
@@ -125,11 +123,11 @@ class StreamCall : public Reactor, public std::enable_shared_from_this<StreamCal
 
   // Called whenever something has happened and nothing is being written, until the call is finished.
   virtual Step NextStep() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) = 0;
-  // Called once the written message has left, to the client or into the void.
+  // Called once the written message has left, or was dropped because the client is gone.
   virtual void Written() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {}
-  // The client is gone. Called without the mutex.
+  // Called without the mutex when the client is gone.
   virtual void Abandoned() {}
-  // gRPC is done with the call: lets go of everything that calls back. Called without the mutex.
+  // Called without the mutex when gRPC is done with the call. Releases everything that calls back.
   virtual void Release() {}
 
   // Runs `action` and then Advance on the call's threads, soon.
@@ -137,7 +135,7 @@ class StreamCall : public Reactor, public std::enable_shared_from_this<StreamCal
   void Post(Action action) {
     PostOn(threads_, std::move(action));
   }
-  // The same on other threads, for what takes long.
+  // Does the same on other threads, for actions that take long.
   template <typename Action>
   void PostOn(TaskThreads* threads, Action action) {
     threads->Post([self = this->shared_from_this(), action = std::move(action)] {
@@ -145,12 +143,12 @@ class StreamCall : public Reactor, public std::enable_shared_from_this<StreamCal
       self->Advance();
     });
   }
-  // Advance, from a thread that must not write: the engine's, or one that lets go of slabs.
+  // Advances the call from a thread that must not write: one of the engine's, or one that returns slabs.
   void Wake() {
     Post([] {});
   }
 
-  // Ends the call with `status`, once what is being written is.
+  // Ends the call with `status`, once the write in progress is done.
   void Refuse(absl::Status status) {
     {
       absl::MutexLock lock(&mutex_);
@@ -170,7 +168,7 @@ class StreamCall : public Reactor, public std::enable_shared_from_this<StreamCal
 
   CallRecord& record() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return record_; }
 
-  // The call's, until OnDone; then null.
+  // The call's context until OnDone, then null.
   grpc::CallbackServerContext* context() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return context_; }
 
   mutable absl::Mutex mutex_;
@@ -193,7 +191,7 @@ class StreamCall : public Reactor, public std::enable_shared_from_this<StreamCal
           return this->StartWriteAndFinish(&message_, grpc::WriteOptions(), ToGrpc(status_));
         }
         this->StartWrite(&message_);
-        writing_ = true;  // which OnWriteDone ends, after the mutex is free
+        writing_ = true;  // until OnWriteDone, which runs after the mutex is free
         return;
       }
     }
@@ -204,7 +202,7 @@ class StreamCall : public Reactor, public std::enable_shared_from_this<StreamCal
   TaskThreads* const threads_;
   // Keeps the call alive until OnDone, after which gRPC does not touch it.
   std::shared_ptr<StreamCall> self_;
-  // gRPC's while `writing_`, and after the last write until OnDone.
+  // gRPC uses this while `writing_`, and after the last write until OnDone.
   Message message_ ABSL_GUARDED_BY(mutex_);
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;
   bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;

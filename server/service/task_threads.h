@@ -1,4 +1,4 @@
-// Threads on which calls go on after the engine woke them.
+// Threads on which calls go on after the engine has woken them.
 #ifndef HOOKLINE_SERVER_SERVICE_TASK_THREADS_H_
 #define HOOKLINE_SERVER_SERVICE_TASK_THREADS_H_
 
@@ -12,24 +12,24 @@
 
 namespace hookline {
 
-// The engine calls back from its own threads, and, where a slab that comes back is what somebody waited for, from
-// whichever of gRPC's threads let go of it, possibly while gRPC holds internal locks. Neither should write to sockets,
-// which is what starting a write does; so calls go on here. Thread-safe.
+// The engine calls back from its own threads and, if a capture waited for a slab, from whichever of gRPC's threads
+// returns one, possibly while gRPC holds internal locks. Neither should write to sockets, which starting a write does,
+// so calls go on here. Thread-safe.
 class TaskThreads {
  public:
   explicit TaskThreads(int threads = kDefaultThreads);
-  // Runs what was posted before.
+  // Runs what was posted before, and ends the threads.
   ~TaskThreads();
   TaskThreads(const TaskThreads&) = delete;
   TaskThreads& operator=(const TaskThreads&) = delete;
 
-  // Runs `action` soon, on a thread of this queue, possibly beside others. Never blocks. The caller bounds how much is
-  // posted: a call has one action here at a time.
+  // Runs `action` soon, on one of these threads, possibly at the same time as others. Never blocks. The caller bounds
+  // how much is posted: a call has one action here at a time.
   void Post(std::function<void()> action);
 
  private:
-  // One writes at about 4 GB/s, and is needed only while the engine is slower than the wire: otherwise a call goes on
-  // from gRPC's threads. The second keeps a call with little to send from waiting for one with much.
+  // One thread writes about 4 GB/s, and is needed only while the engine is slower than the wire: otherwise calls
+  // continue on gRPC's threads. The second thread keeps a call with little to send from waiting for one with much.
   static constexpr int kDefaultThreads = 2;
 
   void Run();

@@ -11,7 +11,7 @@
 namespace hookline {
 namespace {
 
-// Clients of gRPC accept no larger message unless they ask for more.
+// gRPC clients accept no larger message by default.
 constexpr size_t kMaxAnswerBytes = size_t{4} << 20;
 // A token takes at least this in an answer: an id, two offsets, a flag, and a spelling with its tag and length.
 constexpr size_t kMinTokenBytes = 6;

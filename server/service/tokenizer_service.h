@@ -8,7 +8,7 @@
 
 namespace hookline {
 
-// Raw, so that a request's size is known before it is parsed (plain_call.h).
+// The methods are raw, so that a request's size is known before it is parsed (plain_call.h).
 using RawTokenizerService = v1::TokenizerService::WithRawCallbackMethod_Tokenize<
     v1::TokenizerService::WithRawCallbackMethod_Detokenize<v1::TokenizerService::Service>>;
 

@@ -139,7 +139,7 @@ def test_what_is_no_part_is_named(proto, serve, text):
     assert "leave out shuffle_seed" in said((0, 3), shuffled)
     tokens = proto.capture.CaptureRequest(hook_points=POINTS)
     tokens.tokens.sequences.add().ids.extend([1, 2])
-    assert said((0, 1), tokens) == "part: only the sequences of a dataset are cut into parts"
+    assert said((0, 1), tokens) == "part: only the sequences of a dataset can be divided into parts"
     excluding = dataset_request(proto, sequences=3, max_activations=5)
     excluding.selection.exclude_token_ids.append(40)
     assert "is not known beforehand" in said((1, 3), excluding)

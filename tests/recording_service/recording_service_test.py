@@ -373,5 +373,5 @@ def test_a_directory_that_is_not_there_is_said_before_any_model_is_loaded(tmp_pa
     command = [PROGRAM, "--model", str(DEMO), "--recordings-dir", str(missing)]
     run = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=60)
     assert run.returncode != 0
-    assert f"--recordings-dir: {missing}: No such file or directory; give a directory that is there" in run.stderr
+    assert f"--recordings-dir: {missing}: No such file or directory; give an existing directory" in run.stderr
     assert "fingerprint" not in run.stderr

@@ -182,7 +182,7 @@ def test_hanging_up_reads_the_file_again_and_a_broken_one_changes_nothing(server
         assert call(channel, models, token=TOKENS["read"])[0] == "UNAUTHENTICATED"
         clients.write_text('{"clients":[{"name":"broken","roles":["emperor"],"uid":1}]}')
         server.hang_up()
-        line = server.wait_for("the one before stays in force")
+        line = server.wait_for("the previous one stays in force")
         assert "emperor" in line and "clients[0] (broken)" in line
         assert call(channel, models, token="new")[0] == "OK"
 
@@ -240,12 +240,15 @@ def test_a_wrong_auth_file_is_refused_at_start_by_name(tmp_path):
     for text, said in (
         ("", "it is not JSON"),
         ("[]", "the file: must be an object"),
-        ('{"clients":[{"name":"a","roles":["read"]}]}', "clients[0] (a): nothing recognises it"),
+        ('{"clients":[{"name":"a","roles":["read"]}]}', "clients[0] (a): has no credential"),
         ('{"clients":[{"name":"a","roles":["king"],"uid":1}]}', "'\"king\"', which is not one of read, capture"),
         ('{"clients":[{"name":"a b","roles":["read"],"uid":1}]}', "name is 'a b'"),
         ('{"clients":[{"name":"a","roles":["read"],"uid":1,"tokn":1}]}', "unknown field 'tokn'"),
         ('{"clients":[{"name":"a","roles":["read"],"token_sha256":"12"}]}', "token_sha256 has 2 characters"),
-        ('{"clients":[{"name":"a","roles":[],"uid":1},{"name":"b","roles":[],"uid":1}]}', "b has the uid of a client"),
+        (
+            '{"clients":[{"name":"a","roles":[],"uid":1},{"name":"b","roles":[],"uid":1}]}',
+            "b has the uid of an earlier client",
+        ),
         ('{"clients":[{"name":"a","name":"b","roles":[],"uid":1}]}', "twice"),
         ('{"clients":[{"name":"a","roles":[],"uid":1,"quotas":{"captures":-1}}]}', "captures is '-1'"),
         ('{"clients":[{"name":"a","roles":[],"uid":1,"weight":0}]}', "weight is '0'"),

@@ -147,7 +147,7 @@ def test_a_certificate_is_replaced_while_a_stream_runs(serve, authority, tmp_pat
     # A certificate that does not fit is not used.
     key.write_text("not a key")
     second = served_serial(server, authority)
-    assert server.wait_for("are not used; those before stay in force") is not None
+    assert server.wait_for("are not used; the previous ones stay in force") is not None
     assert served_serial(server, authority) == second
 
 

@@ -75,7 +75,7 @@ TEST_F(AuthenticatorTest, ACertificatesNameAndAUserOfAUnixSocketAreRecognised) {
   call.unix_uid = 1000;
   EXPECT_EQ(Who(call), "local");
   call.unix_uid = 1001;
-  EXPECT_THAT(Who(call), HasSubstr("UNAUTHENTICATED: no token"));
+  EXPECT_THAT(Who(call), HasSubstr("UNAUTHENTICATED: no credential"));
 }
 
 TEST_F(AuthenticatorTest, AMethodThatTheTableDoesNotNameIsForNobody) {

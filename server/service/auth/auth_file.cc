@@ -22,9 +22,9 @@ namespace {
 
 using Json = nlohmann::json;
 
-// Tens of thousands of clients fit; a larger file is another file.
+// There is room for tens of thousands of clients; a larger file is not an auth file.
 constexpr int64_t kMaxFileBytes = int64_t{4} << 20;
-// An auth file is three levels deep; the parser must not follow a hostile one further.
+// An auth file is three levels deep; the parser must not follow a hostile one deeper.
 constexpr int kMaxDepth = 8;
 constexpr int64_t kMaxWeight = 1000;
 constexpr size_t kMaxNameBytes = 64;
@@ -36,7 +36,7 @@ bool IsClientName(absl::string_view text) {
   });
 }
 
-// Reads one object of the file; every error begins with where it stands.
+// Reads one object of the file; every error begins with the object's place in the file.
 class Reader {
  public:
   Reader(const Json& object, std::string where) : object_(object), where_(std::move(where)) {}
@@ -45,7 +45,8 @@ class Reader {
     if (!object_.is_object()) return Wrong("must be an object");
     for (const auto& [field, value] : object_.items()) {
       if (std::find(known.begin(), known.end(), field) == known.end()) {
-        return Wrong(absl::StrCat("has the unknown field ", Quoted(field), "; known are ", absl::StrJoin(known, ", ")));
+        return Wrong(absl::StrCat("has the unknown field ", Quoted(field), "; the known fields are ",
+                                  absl::StrJoin(known, ", ")));
       }
     }
     return absl::OkStatus();
@@ -154,7 +155,7 @@ absl::StatusOr<AuthClient> ReadClient(const Json& object, size_t index) {
   }
   RETURN_IF_ERROR(reader.Integer("uid", 0, std::numeric_limits<uint32_t>::max() - 1, &client.uid));
   if (!client.token.has_value() && client.san.empty() && !client.uid.has_value()) {
-    return reader.Wrong("nothing recognises it; give token_sha256, san or uid");
+    return reader.Wrong("has no credential; give token_sha256, san or uid");
   }
   std::optional<int64_t> weight;
   RETURN_IF_ERROR(reader.Integer("weight", 1, kMaxWeight, &weight));
@@ -165,7 +166,7 @@ absl::StatusOr<AuthClient> ReadClient(const Json& object, size_t index) {
   return client;
 }
 
-// A credential that recognised two clients would make one of them the other.
+// A credential that two clients share would let one of them act as the other.
 absl::Status CheckDistinct(const std::vector<AuthClient>& clients) {
   std::set<std::string> names;
   std::set<Sha256> tokens;
@@ -174,7 +175,7 @@ absl::Status CheckDistinct(const std::vector<AuthClient>& clients) {
   for (const AuthClient& client : clients) {
     const auto twice = [&](absl::string_view field) {
       return absl::InvalidArgumentError(
-          absl::StrCat("clients: ", client.identity.name, " has the ", field, " of a client before it"));
+          absl::StrCat("clients: ", client.identity.name, " has the ", field, " of an earlier client"));
     };
     if (!names.insert(client.identity.name).second) return twice("name");
     if (client.token.has_value() && !tokens.insert(*client.token).second) return twice("token_sha256");
@@ -184,7 +185,7 @@ absl::Status CheckDistinct(const std::vector<AuthClient>& clients) {
   return absl::OkStatus();
 }
 
-// Parses with two refusals that nlohmann leaves to its user: depth, and a field given twice.
+// Parses JSON, and also refuses what nlohmann accepts: deep nesting, and a field given twice in one object.
 absl::StatusOr<Json> ParseJson(absl::string_view text) {
   std::vector<std::set<std::string>> fields;
   std::string problem;
@@ -244,7 +245,7 @@ absl::StatusOr<AuthFile> AuthFile::Read(const std::string& path) {
 const AuthClient* AuthFile::FindByToken(absl::string_view token) const {
   const Sha256 digest = Sha256Of(token);
   const AuthClient* found = nullptr;
-  // Goes through all of them, so that nobody learns by the time which digest is near.
+  // Compares with all of them, so that the time taken does not reveal which digest is close.
   for (const AuthClient& client : clients_) {
     if (client.token.has_value() && SameDigest(*client.token, digest)) {
       found = &client;

@@ -1,4 +1,4 @@
-// The file of clients: who they are, how they are recognised, and what they may do.
+// The file of clients: their names, the credentials that identify them, and what they may do.
 //
 //   {"clients": [{"name": "alice", "token_sha256": "<64 hex digits>", "roles": ["read", "capture"], "weight": 1,
 //                 "quotas": {"captures": 4}},
@@ -23,7 +23,7 @@ namespace hookline {
 struct AuthClient {
   ClientIdentity identity;
   RoleSet roles;
-  // Any of them recognises the client; at least one is there.
+  // The client's credentials. Any one of them identifies the client, and at least one is set.
   std::optional<Sha256> token;
   std::string san;  // a URI or DNS name of its certificate; empty: none
   std::optional<int64_t> uid;
@@ -32,13 +32,14 @@ struct AuthClient {
 // The clients of a file. Immutable.
 class AuthFile {
  public:
-  // Parses the file's text. INVALID_ARGUMENT names the client, the field and the value that is wrong: what is unknown,
-  // given twice, or recognises two clients is refused.
+  // Parses the file's text. INVALID_ARGUMENT names the client, the field and the value that is wrong: unknown fields,
+  // fields given twice and credentials of two clients are refused too.
   static absl::StatusOr<AuthFile> Parse(absl::string_view text);
   // Reads and parses; errors name the path.
   static absl::StatusOr<AuthFile> Read(const std::string& path);
 
-  // Null: nobody. The time that this takes does not depend on how much of a token is right.
+  // Return null if no client has the credential. The time that FindByToken takes does not depend on how much of the
+  // token is right.
   const AuthClient* FindByToken(absl::string_view token) const;
   const AuthClient* FindBySan(absl::string_view san) const;
   const AuthClient* FindByUid(int64_t uid) const;

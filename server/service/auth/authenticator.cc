@@ -12,7 +12,7 @@
 namespace hookline {
 namespace {
 
-// `hookline token` makes 47 characters; hashing what is much longer is work for nothing.
+// `hookline token` makes 47 characters; hashing a much longer token would be wasted work.
 constexpr size_t kMaxTokenBytes = 1024;
 
 absl::StatusOr<absl::string_view> BearerToken(const CallFacts& call) {
@@ -46,7 +46,7 @@ absl::Status Authenticator::Reload() {
   if (path_.empty()) return absl::OkStatus();
   absl::StatusOr<AuthFile> file = AuthFile::Read(path_);
   if (!file.ok()) {
-    spdlog::error("the auth file is not read again, the one before stays in force: {}",
+    spdlog::error("the new auth file is not used; the previous one stays in force: {}",
                   std::string(file.status().message()));
     return file.status();
   }
@@ -55,7 +55,7 @@ absl::Status Authenticator::Reload() {
     absl::MutexLock lock(&mutex_);
     file_ = std::make_shared<const AuthFile>(*std::move(file));
   }
-  // A reader of this line may rely on it.
+  // This is logged after the change, so that a reader of the line can rely on it.
   spdlog::info("the auth file was read again: {} clients", clients);
   return absl::OkStatus();
 }
@@ -73,11 +73,11 @@ absl::StatusOr<AuthClient> Authenticator::Identify(const CallFacts& call) const 
     anybody.roles = RoleSet::All();
     return anybody;
   }
-  // A token that was sent must be right, whatever else would recognise its sender.
+  // A token that is sent must be valid, even if the certificate or the user would identify its sender.
   if (!call.authorization.empty()) {
     if (!call.is_private) {
       return absl::UnauthenticatedError(
-          "authorization: tokens are refused on a connection that others can read; connect by TLS, and take another "
+          "authorization: tokens are refused on a connection that others can read; connect by TLS, and use a new "
           "token, since this one was sent in clear text");
     }
     ASSIGN_OR_RETURN(const absl::string_view token, BearerToken(call));
@@ -92,8 +92,8 @@ absl::StatusOr<AuthClient> Authenticator::Identify(const CallFacts& call) const 
     if (const AuthClient* client = file->FindByUid(*call.unix_uid); client != nullptr) return *client;
   }
   return absl::UnauthenticatedError(
-      "no token: send `authorization: Bearer TOKEN`, or come with a certificate or by a unix socket as a user that the "
-      "server knows");
+      "no credential: send `authorization: Bearer TOKEN`, or connect with a certificate or by a unix socket as a user "
+      "that the server knows");
 }
 
 absl::Status CheckMethodRole(const AuthClient& client, absl::string_view method) {

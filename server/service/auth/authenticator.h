@@ -1,4 +1,4 @@
-// Says who calls, and whether they may.
+// Identifies the client that calls, and checks that it has the role that the method needs.
 //
 //   ASSIGN_OR_RETURN(std::unique_ptr<Authenticator> authenticator, Authenticator::Create("clients.json"));
 //   ASSIGN_OR_RETURN(const AuthClient client, authenticator->Identify(facts));
@@ -26,23 +26,23 @@ struct CallFacts {
   std::vector<absl::string_view> authorization;  // values of the metadata `authorization`
   std::vector<absl::string_view> sans;           // URI and DNS names of the client's certificate, which was verified
   std::optional<int64_t> unix_uid;               // of the user at a unix socket
-  bool is_private = false;                       // nobody on the way reads it: TLS, loopback or a unix socket
+  bool is_private = false;                       // cannot be read on the way: TLS, loopback or a unix socket
   std::string address;                           // the peer's, without a port
 };
 
 // Thread-safe.
 class Authenticator {
  public:
-  // `path` of an auth file; "": there are no identities, the peer's address is the client and may do everything. Errors
-  // of AuthFile::Read.
+  // `path` is that of an auth file. If it is empty, there are no identities: the peer's address is the client, and may
+  // do everything. Errors of AuthFile::Read.
   static absl::StatusOr<std::unique_ptr<Authenticator>> Create(const std::string& path);
 
   bool has_identities() const { return !path_.empty(); }
 
-  // Reads the file again. If it is wrong, which is returned, the one before stays in force.
+  // Reads the file again. If it is wrong, returns the error, and the previous one stays in force.
   absl::Status Reload();
 
-  // The calling client. UNAUTHENTICATED says what is missing: never which clients there are.
+  // Returns the calling client. UNAUTHENTICATED says what is missing, but never which clients there are.
   absl::StatusOr<AuthClient> Identify(const CallFacts& call) const;
 
  private:
@@ -54,11 +54,11 @@ class Authenticator {
   std::shared_ptr<const AuthFile> file_ ABSL_GUARDED_BY(mutex_);
 };
 
-// PERMISSION_DENIED unless the client has the role that `method` (/package.Service/Method) needs. INTERNAL for a method
-// that needs none: it has no client.
+// Returns PERMISSION_DENIED unless the client has the role that `method` (/package.Service/Method) needs, and INTERNAL
+// if the method has no role.
 absl::Status CheckMethodRole(const AuthClient& client, absl::string_view method);
 
-// PERMISSION_DENIED unless the client has the role. `what` needs it, for the message.
+// Returns PERMISSION_DENIED unless the client has the role. `what` is the thing that needs it, for the message.
 absl::Status RequireRole(const AuthClient& client, Role role, absl::string_view what);
 
 }  // namespace hookline

@@ -1,11 +1,11 @@
-// Tells who calls a method, and whether it may: what each handler asks before anything else.
+// Identifies the client that calls a method and checks that it may, which each handler does before anything else.
 //
 //   CallRecord record;
 //   const absl::StatusOr<AuthClient> client =
 //       caller_.Authorize(*context, "/hookline.v1.EvaluationService/Score", &record);
 //
-// gRPC could ask before any handler runs, by a processor of metadata. But where a port has one, gRPC 1.51 encodes every
-// header for it, and aborts the process at one of them (`grpclb_client_stats`), whatever client sends it.
+// gRPC could do this before any handler runs, by a metadata processor. But if a port has one, gRPC 1.51 encodes every
+// header for it, and aborts the process at one of them (`grpclb_client_stats`), which any client can send.
 #ifndef HOOKLINE_SERVER_SERVICE_AUTH_CALLER_H_
 #define HOOKLINE_SERVER_SERVICE_AUTH_CALLER_H_
 
@@ -23,20 +23,20 @@ namespace hookline {
 
 enum class Transport { kClear, kTls };
 
-// It serves the connections of one origin. Thread-safe.
+// Checks the calls on the connections of one origin. Thread-safe.
 class CallerCheck {
  public:
-  // `authenticator` and `metrics`, which may be null, must outlive this.
+  // `authenticator` and `metrics` must outlive this; `metrics` may be null.
   CallerCheck(const Authenticator* authenticator, CallMetrics* metrics, Origin origin, Transport transport)
       : authenticator_(authenticator), metrics_(metrics), origin_(origin), transport_(transport) {}
 
-  // The client that calls `method` (/package.Service/Method, which lives for ever). UNAUTHENTICATED or
-  // PERMISSION_DENIED if it may not; INTERNAL for a method without a role. Either way `record` begins, which must be
-  // ended when the call is.
+  // Returns the client that calls `method` (/package.Service/Method, a string that lives for ever). UNAUTHENTICATED or
+  // PERMISSION_DENIED if it may not; INTERNAL for a method without a role. In either case `record` begins, and must be
+  // ended when the call ends.
   absl::StatusOr<AuthClient> Authorize(const grpc::CallbackServerContext& context, absl::string_view method,
                                        CallRecord* record) const;
 
-  // The user at the other end; none where the kernel does not tell.
+  // Returns the user at the other end; none if the kernel does not say.
   std::optional<uint32_t> uid() const { return origin_.uid; }
 
  private:

@@ -20,9 +20,9 @@
 namespace hookline {
 namespace {
 
-// This is often enough for anyone who replaces a certificate, and no load at all.
+// This is soon enough after a certificate is replaced, and no load at all.
 constexpr absl::Duration kLookInterval = absl::Seconds(1);
-// Chains and bundles of authorities have some hundred KiB at most.
+// Chains and bundles of authorities have a few hundred KiB at most.
 constexpr int64_t kMaxFileBytes = int64_t{4} << 20;
 
 struct Free {
@@ -47,7 +47,7 @@ absl::StatusOr<std::string> ReadFile(absl::string_view flag, const std::string& 
   return text;
 }
 
-// The certificates of a PEM file, the first one its owner's.
+// Returns the certificates of a PEM file; the first one is its owner's.
 absl::StatusOr<std::vector<Certificate>> Parse(absl::string_view flag, const std::string& path,
                                                const std::string& text) {
   const std::unique_ptr<BIO, Free> bio(BIO_new_mem_buf(text.data(), static_cast<int>(text.size())));
@@ -77,7 +77,7 @@ absl::Status CheckKey(const TlsOptions& options, const std::string& key, X509* c
   return absl::OkStatus();
 }
 
-// The facts about a file that change when it is written or another is put in its place.
+// The facts about a file that change when it is written or replaced.
 using Stamp = std::tuple<dev_t, ino_t, off_t, time_t, long>;
 
 std::array<Stamp, 3> StampsOf(const TlsOptions& options) {
@@ -131,7 +131,7 @@ Certificates::Version Certificates::current() const {
 absl::Status Certificates::Reload() {
   absl::StatusOr<TlsFiles> files = ReadTlsFiles(options_);
   if (!files.ok()) {
-    spdlog::error("the TLS files have changed and are not used; those before stay in force: {}",
+    spdlog::error("the new TLS files are not used; the previous ones stay in force: {}",
                   std::string(files.status().message()));
     return files.status();
   }
@@ -146,11 +146,12 @@ absl::Status Certificates::Reload() {
 }
 
 void Certificates::Watch() {
-  std::array<Stamp, 3> seen;  // none: what was written while they were first read is found too
+  std::array<Stamp, 3> seen;  // empty, so that a change while the files were first read is found too
   while (!end_.WaitForNotificationWithTimeout(kLookInterval)) {
     const std::array<Stamp, 3> now = StampsOf(options_);
     if (now == seen) continue;
-    // A certificate and its key are replaced one after the other: what does not fit yet is looked at again then.
+    // A certificate and its key are replaced one after the other. If they do not match yet, the second change is seen
+    // as well.
     seen = now;
     Reload().IgnoreError();
   }

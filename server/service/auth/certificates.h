@@ -27,21 +27,21 @@ struct TlsOptions {
   bool is_on() const { return !certificate.empty(); }
 };
 
-// The files' contents, which fit each other.
+// The files' contents, which match each other.
 struct TlsFiles {
   std::string certificate;
   std::string key;
   std::string client_ca;
 };
 
-// INVALID_ARGUMENT, naming the flag and the file: it cannot be read, is not PEM, has expired or is not valid yet, or
-// the key is another certificate's.
+// Reads and checks the files. INVALID_ARGUMENT, naming the flag and the file: it cannot be read, is not PEM, has
+// expired or is not valid yet, or the key belongs to another certificate.
 absl::StatusOr<TlsFiles> ReadTlsFiles(const TlsOptions& options);
 
 // Thread-safe.
 class Certificates {
  public:
-  // Reads the files; errors of ReadTlsFiles. From then on a thread looks once a second whether they have changed.
+  // Reads the files; errors of ReadTlsFiles. From then on a thread checks once a second whether they have changed.
   static absl::StatusOr<std::unique_ptr<Certificates>> Open(const TlsOptions& options);
   ~Certificates();
   Certificates(const Certificates&) = delete;
@@ -55,7 +55,7 @@ class Certificates {
 
   bool asks_clients() const { return !options_.client_ca.empty(); }
 
-  // Reads the files again. If they are wrong, which is returned and logged, the ones before stay in force.
+  // Reads the files again. If they are wrong, returns and logs the error, and the previous ones stay in force.
   absl::Status Reload();
 
  private:

@@ -7,8 +7,8 @@
 namespace hookline {
 namespace {
 
-// This many users of one machine may be connected at a time, by each of TCP and unix sockets. Each slot that had a
-// user costs some 40 KiB.
+// At most this many users of this machine can be connected at a time by TCP, and as many by unix sockets. Each slot
+// that has had a user costs some 40 KiB.
 constexpr int kUserSlots = 16;
 constexpr int kRemoteSlot = 0;
 constexpr int kUnknownLoopbackSlot = 1;

@@ -1,7 +1,8 @@
-// The origin of a connection: another machine, this one by TCP, or a unix socket, and of which user.
+// The origin of a connection: another machine, or a user of this one, by TCP or by a unix socket.
 //
-// gRPC says of a call no more than its peer's address, which for unix sockets is empty. So the connections of each
-// origin are handed to a server of gRPC's of their own, whose handlers know it: a slot here.
+// gRPC tells a handler no more of a call's origin than the peer's address, which for unix sockets is empty. So each
+// origin has a gRPC server of its own, which gets the origin's connections and whose handlers know the origin. A slot
+// here stands for one such server.
 #ifndef HOOKLINE_SERVER_SERVICE_AUTH_CONNECTION_ORIGINS_H_
 #define HOOKLINE_SERVER_SERVICE_AUTH_CONNECTION_ORIGINS_H_
 
@@ -22,7 +23,7 @@ enum class OriginKind {
 
 struct Origin {
   OriginKind kind = OriginKind::kRemote;
-  std::optional<uint32_t> uid;  // of the user at the other end; none where the kernel does not tell
+  std::optional<uint32_t> uid;  // of the user at the other end; none if the kernel does not say
 
   friend bool operator==(const Origin& a, const Origin& b) { return a.kind == b.kind && a.uid == b.uid; }
 };
@@ -33,20 +34,20 @@ class ConnectionOrigins {
   ConnectionOrigins();
 
   int size() const { return static_cast<int>(slots_.size()); }
-  // The origin of every open connection that has the slot. Assign gives a slot another user when the last connection of
-  // the one before is closed.
+  // Returns the origin of all open connections in the slot. Assign may give a slot to another user once the last
+  // connection of the user before is closed.
   Origin origin(int slot) const;
 
-  // The slot of a new connection. None: users have taken every slot, and connections of theirs are still open; a
-  // connection by TCP has a slot without a user then, one by a unix socket is to be closed.
+  // Returns the slot of a new connection. If its user is unknown, or if other users have open connections in every
+  // slot, a TCP connection gets the slot of unknown users; a unix connection gets none, and must be closed.
   std::optional<int> Assign(int connection, const sockaddr_storage& peer);
 
  private:
   struct Slot {
     OriginKind kind;
-    bool has_user;  // or it is every user's, or an unknown one's
+    bool has_user;  // false: a slot of other machines or of unknown users
     std::optional<uint32_t> uid;
-    // Descriptors and cookies of the connections that were given the slot, while it has a user.
+    // Descriptors and cookies of the slot's connections, if it has a user.
     std::vector<std::pair<int, uint64_t>> connections;
   };
 

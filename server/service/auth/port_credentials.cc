@@ -20,12 +20,12 @@ class CertificateSource {
   }
 
  private:
-  // gRPC calls it at each handshake, one at a time.
+  // gRPC calls this at each handshake, one at a time.
   grpc_ssl_certificate_config_reload_status Next(grpc_ssl_server_certificate_config** config) {
     const Certificates::Version now = certificates_->current();
     if (now.number == given_) return GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_UNCHANGED;
     const grpc_ssl_pem_key_cert_pair pair = {now.files->key.c_str(), now.files->certificate.c_str()};
-    // gRPC insists on an authority here, also where it asks clients for no certificate; then it never uses it.
+    // gRPC requires an authority here even if clients need no certificate; it is never used then.
     const std::string& authority = now.files->client_ca.empty() ? now.files->certificate : now.files->client_ca;
     *config = grpc_ssl_server_certificate_config_create(authority.c_str(), &pair, 1);
     given_ = now.number;
@@ -48,7 +48,7 @@ class PortCredentialsImpl final : public grpc::ServerCredentials {
               certificates->asks_clients() ? GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY
                                            : GRPC_SSL_DONT_REQUEST_CLIENT_CERTIFICATE,
               CertificateSource::Fetch, source_.get());
-      credentials_ = grpc_ssl_server_credentials_create_with_options(options);  // takes the options
+      credentials_ = grpc_ssl_server_credentials_create_with_options(options);  // takes ownership of the options
     }
   }
   ~PortCredentialsImpl() override { grpc_server_credentials_release(credentials_); }

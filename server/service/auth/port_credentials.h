@@ -1,7 +1,7 @@
 // Credentials of the ports that connections are handed to: TLS or none.
 //
-// gRPC's C++ interface has no certificates that change; its C interface, which this uses, has. There is no processor of
-// metadata, and none may be added: see auth/caller.h.
+// gRPC's C++ interface cannot replace certificates, so this uses its C interface. Never add a metadata processor:
+// see auth/caller.h.
 #ifndef HOOKLINE_SERVER_SERVICE_AUTH_PORT_CREDENTIALS_H_
 #define HOOKLINE_SERVER_SERVICE_AUTH_PORT_CREDENTIALS_H_
 
@@ -12,7 +12,7 @@
 
 namespace hookline {
 
-// `certificates`: null for a port without TLS. They must outlive gRPC's server.
+// Returns the credentials of a port. `certificates` are null for a port without TLS, and must outlive gRPC's server.
 std::shared_ptr<grpc::ServerCredentials> PortCredentials(Certificates* certificates);
 
 }  // namespace hookline

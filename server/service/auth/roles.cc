@@ -12,8 +12,8 @@ namespace {
 
 constexpr std::array<absl::string_view, 5> kRoleNames = {"read", "capture", "record", "evaluate", "admin"};
 
-// README.md prints this table. `record_as` of a capture needs `record` beside `capture`; what belongs to another client
-// needs `admin`.
+// README.md repeats this table. A capture with `record_as` needs `record` besides `capture`; what belongs to another
+// client needs `admin`.
 constexpr MethodRole kMethodRoles[] = {
     {"/hookline.v1.ModelService/ListModels", Role::kRead},
     {"/hookline.v1.ModelService/GetModel", Role::kRead},

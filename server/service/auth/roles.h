@@ -22,10 +22,10 @@ enum class Role : uint8_t {
   kAdmin,     // what belongs to others; has every other role too
 };
 
-// The name in auth files: `read`, `capture`, `record`, `evaluate`, `admin`.
+// Returns the name in auth files: `read`, `capture`, `record`, `evaluate`, `admin`.
 absl::string_view RoleName(Role role);
 std::optional<Role> RoleOf(absl::string_view name);
-// `admin, capture, ...`, for messages.
+// Returns all names, `read, capture, ...`, for messages.
 std::string RoleNames();
 
 class RoleSet {
@@ -42,14 +42,14 @@ class RoleSet {
 
 struct MethodRole {
   absl::string_view method;  // as HTTP/2 names it: /package.Service/Method
-  std::optional<Role> role;  // none: open to everybody who can connect
+  std::optional<Role> role;  // none: open to anyone who can connect
 };
 
-// Null for a method that is not in the table.
+// Returns null for a method that is not in the table.
 const MethodRole* FindMethodRole(absl::string_view method);
 
-// INTERNAL, naming the method, unless each method of the named services, which are linked into the program, has its
-// line in the table.
+// Returns INTERNAL, naming the method, unless each method of the named services has a line in the table. The services
+// must be linked into the program.
 absl::Status CheckEveryMethodHasARole(const std::vector<std::string>& services);
 
 }  // namespace hookline

@@ -12,13 +12,13 @@
 namespace hookline {
 namespace {
 
-// So many closes that block hold up the others; honest ones take microseconds.
+// Other closes wait only while this many block; those of honest clients' descriptors take microseconds.
 constexpr int kMaxThreads = 8;
 
 }  // namespace
 
 struct DescriptorCloser::State {
-  // The next to close; none: the thread ends.
+  // Returns the next descriptor to close; none: the thread must end.
   std::optional<int> Next() {
     absl::MutexLock lock(&mutex);
     if (queue.empty()) {

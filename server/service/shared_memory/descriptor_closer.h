@@ -7,18 +7,18 @@
 
 namespace hookline {
 
-// The last close of a file can take as long as its maker likes: a TCP socket waits for its SO_LINGER, a file of
-// FUSE for its file system. A socket that is closed with descriptors in it that nobody received closes those as well.
-// So they are closed on threads of their own, a few at most, for which nobody waits: also when this is destroyed, and
-// at the process's end, when the kernel does not linger.
+// The last close of a file can take as long as its maker likes: a TCP socket waits for its SO_LINGER, a FUSE file for
+// its file system. Closing a socket also closes the descriptors in it that nobody received. So descriptors are
+// closed on a few threads of their own, for which nobody waits: neither the destructor, nor the process at its end,
+// when the kernel does not linger.
 class DescriptorCloser {
  public:
   DescriptorCloser();
 
-  // Closes it soon. Never blocks. The caller bounds how many are pending.
+  // Closes the descriptor soon. Never blocks. The caller bounds how many are pending.
   void Close(int descriptor);
 
-  // The number that are not closed yet.
+  // Returns the number of descriptors that are not closed yet.
   size_t pending() const;
 
  private:

@@ -28,17 +28,18 @@ constexpr char kMagic[] = "HKLNSHM1";
 constexpr size_t kMagicBytes = 8;
 constexpr size_t kOfferBytes = 24;
 constexpr size_t kReleaseBytes = 8;
-// Four times the calls that can run by default; a client beyond them waits, and then has its values sent. Fewer where
-// they would take more than an eighth of the process's descriptors: the most that are open, being closed included.
+// Four times the calls that can run by default. A client beyond this limit waits, and then has its values sent. The
+// limit is lower if connections, including those that are being closed, would take more than an eighth of the
+// process's descriptors.
 constexpr size_t kMaxConnections = 256;
 constexpr int64_t kDescriptorsPerConnection = 8;
-// The time between looks at whether there is room again, or a descriptor.
+// The time between checks for room, or for a descriptor.
 constexpr absl::Duration kRoomWait = absl::Milliseconds(100);
-// The time from its connection until an offer is whole. Clients of ours wait for two seconds.
+// The time that a connection has to send its offer. Hookline's clients wait for two seconds.
 constexpr absl::Duration kOfferTime = absl::Seconds(5);
-// The most that the kernel lets one message bring (SCM_MAX_FD), so that none is cut off and lost sight of.
+// The most descriptors that the kernel allows in one message (SCM_MAX_FD), so that none is cut off and forgotten.
 constexpr size_t kMaxDescriptorsInMessage = 253;
-// Pieces are about a megabyte: this many releases at once are more than there are.
+// Room for more releases than there are pieces of the default size, about a megabyte.
 constexpr size_t kReceiveBytes = 4096;
 
 }  // namespace
@@ -73,7 +74,7 @@ SharedMemoryListener::~SharedMemoryListener() {
     thread_.join();
   }
   while (!connections_.empty()) Close(connections_.begin()->first);
-  for (int listener : listeners_) closer_.Close(listener);  // with who waits to be accepted
+  for (int listener : listeners_) closer_.Close(listener);  // and the connections that wait to be accepted
   if (stop_ >= 0) close(stop_);
   if (epoll_ >= 0) close(epoll_);
 }
@@ -111,7 +112,7 @@ std::shared_ptr<SharedMemory> SharedMemoryListener::Take(absl::string_view key, 
 void SharedMemoryListener::Run() {
   std::array<epoll_event, 64> events;
   while (true) {
-    // A time limit only while something depends on the time.
+    // There is a time limit only while something depends on the time.
     const bool has_offers = std::any_of(connections_.begin(), connections_.end(),
                                         [](const auto& entry) { return entry.second->memory == nullptr; });
     const int timeout = HasRoom() && !has_offers ? -1 : static_cast<int>(absl::ToInt64Milliseconds(kRoomWait));
@@ -129,8 +130,8 @@ void SharedMemoryListener::Run() {
   }
 }
 
-// One accepted too many would have to be closed, which is not for this thread to wait for. So they stay where they
-// are, in the kernel.
+// A connection accepted beyond the limit would have to be closed, for which this thread must not wait. So further
+// connections wait in the kernel.
 bool SharedMemoryListener::HasRoom() {
   const size_t most =
       std::min<size_t>(kMaxConnections, std::max<int64_t>(1, DescriptorLimit() / kDescriptorsPerConnection));
@@ -158,11 +159,11 @@ void SharedMemoryListener::CloseLateOffers() {
 void SharedMemoryListener::Accept(int listener) {
   const int socket = accept4(listener, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
   if (socket < 0) {
-    // If there is no descriptor, the connection keeps waiting, and epoll keeps saying so.
+    // If there is no descriptor, the connection keeps waiting, and epoll keeps reporting it.
     if (errno == EMFILE || errno == ENFILE) absl::SleepFor(kRoomWait);
     return;
   }
-  // Nobody keeps the others out: one user has at most half of the connections that the other users leave.
+  // A user must not keep the others out, and so has at most half of the connections that the other users leave.
   ucred peer = {};
   socklen_t length = sizeof peer;
   epoll_event event = {};
@@ -221,7 +222,7 @@ bool SharedMemoryListener::TakeDescriptors(Connection& connection, msghdr& messa
     std::memcpy(descriptors.data() + before, CMSG_DATA(header), count * sizeof(int));
   }
   if (descriptors.empty()) return (message.msg_flags & MSG_CTRUNC) == 0;
-  // One for each offer.
+  // An offer has one descriptor.
   if (descriptors.size() == 1 && (message.msg_flags & MSG_CTRUNC) == 0 && connection.descriptor < 0 &&
       connection.memory == nullptr) {
     connection.descriptor = descriptors[0];
@@ -257,7 +258,7 @@ int64_t SharedMemoryListener::ShareOf(uint32_t uid) {
     const auto user = it++;
     if (user->first == uid) continue;
     others += *user->second;
-    // Nobody else holds the count of a user without memory.
+    // The count of a user without memory is held only here.
     if (user->second.use_count() == 1) mapped_bytes_.erase(user);
   }
   auto& own = mapped_bytes_[uid];
@@ -284,7 +285,7 @@ void SharedMemoryListener::Close(int socket) {
   }
   if (connection.descriptor >= 0) closer_.Close(connection.descriptor);
   epoll_ctl(epoll_, EPOLL_CTL_DEL, socket, nullptr);
-  // The client is told at once, however long the close takes.
+  // The client learns of the close at once, however long it takes.
   shutdown(socket, SHUT_RDWR);
   closer_.Close(socket);
 }

@@ -15,10 +15,10 @@
 namespace hookline {
 namespace {
 
-// The size of the memory, if writing to a mapping of it cannot fail: a file that shrinks under a mapping, or huge pages
-// that run out, would end the process.
+// Returns the size of the memory if writing to a mapping of it cannot fail. A file that shrinks under a mapping, or
+// huge pages that run out, would end the process.
 absl::StatusOr<int64_t> SafeBytes(int descriptor) {
-  // First, since it asks no file system, which could answer when it likes: only memory has seals.
+  // Seals are checked first, which asks no file system that could take its time to answer: only memory has seals.
   constexpr int kWanted = F_SEAL_SHRINK | F_SEAL_GROW;
   const int seals = fcntl(descriptor, F_GET_SEALS);
   if (seals < 0 || (seals & kWanted) != kWanted) return absl::FailedPreconditionError("it is not sealed memory");
@@ -46,7 +46,7 @@ absl::StatusOr<std::shared_ptr<SharedMemory>> SharedMemory::Map(int descriptor,
   if (mapped_bytes->fetch_add(*bytes) + *bytes > max_mapped_bytes) {
     mapped_bytes->fetch_sub(*bytes);
     return absl::ResourceExhaustedError(
-        absl::StrCat(*bytes, " bytes more than clients' ", mapped_bytes->load(), " exceed ", max_mapped_bytes));
+        absl::StrCat(*bytes, " bytes and the ", mapped_bytes->load(), " mapped already exceed ", max_mapped_bytes));
   }
   void* data = mmap(nullptr, static_cast<size_t>(*bytes), PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0);
   if (data == MAP_FAILED) {

@@ -1,5 +1,5 @@
 // One client's memory that values are written to instead of being sent. SHARED_MEMORY.md specifies what client and
-// server say to each other.
+// server send each other.
 //
 //   std::shared_ptr<SharedMemory> memory = listener.Take(key);
 //   if (memory != nullptr && memory->Use(max_message_bytes, [] { Wake(); })) {
@@ -29,9 +29,9 @@ class SharedMemory {
   static constexpr int64_t kMinBytes = int64_t{64} << 10;
   static constexpr int64_t kMaxBytes = int64_t{64} << 20;  // four messages of the largest size
 
-  // Maps the memory behind `descriptor`, which stays the caller's. `mapped_bytes` counts what all such objects map and
-  // is kept up to `max_mapped_bytes`. FAILED_PRECONDITION: it is not memory that can be written to without harm;
-  // RESOURCE_EXHAUSTED.
+  // Maps the memory behind `descriptor`, which stays the caller's. `mapped_bytes` counts what all objects with the
+  // same counter map. FAILED_PRECONDITION: writing to the memory could do harm; RESOURCE_EXHAUSTED: the count would
+  // exceed `max_mapped_bytes`.
   static absl::StatusOr<std::shared_ptr<SharedMemory>> Map(int descriptor,
                                                            std::shared_ptr<std::atomic<int64_t>> mapped_bytes,
                                                            int64_t max_mapped_bytes);
@@ -41,8 +41,9 @@ class SharedMemory {
 
   int64_t bytes() const { return bytes_; }
 
-  // Cuts it into pieces for messages of `message_bytes` (SharedPieceBytes). False if not one fits. `on_room` runs after
-  // a TryPut that found it full, when that has changed; it must not block nor call back.
+  // Divides the memory into pieces for messages of `message_bytes` (SharedPieceBytes). Returns false if not even one
+  // fits. After a TryPut that found the memory full, `on_room` runs once when that has changed; it must not block or
+  // call back.
   bool Use(int64_t message_bytes, std::function<void()> on_room);
   // When this returns, `on_room` is not running and will not run.
   void StopUsing();
@@ -55,9 +56,9 @@ class SharedMemory {
   // Copies the spans, at most one message of Use, to a free piece. kGone: the client has closed its connection.
   Put TryPut(absl::Span<const SlabSpan> data);
 
-  // Called by the connection: the client has read the piece at `offset`. False if that was not its to read.
+  // Called by the connection when the client has read the piece at `offset`. Returns false if it had none there.
   bool Release(int64_t offset);
-  // Called by the connection: it is closed.
+  // Called by the connection when it is closed.
   void Close();
 
  private:

@@ -31,7 +31,7 @@ grpc::ByteBuffer ToByteBuffer(const v1::CaptureResponse& response) {
   return grpc::ByteBuffer(&slice, 1);
 }
 
-// The first `rows` entries of a column of the chunk's provenance.
+// Returns the first `rows` entries of a column of the chunk's provenance.
 template <typename T>
 absl::Span<const T> Column(const std::vector<T>& column, int64_t rows) {
   return absl::MakeSpan(column).first(static_cast<size_t>(rows));
@@ -45,8 +45,8 @@ uint64_t PackedBytes(absl::Span<const T> values) {
   return bytes;
 }
 
-// Writes the fields of an ActivationChunk, without those that hold their default, as protobuf does. Two passes over the
-// same calls: the first, without a target, only counts.
+// Writes the fields of an ActivationChunk, without those that hold their default, as protobuf does. It takes two passes
+// over the same calls: the first, without a target, only counts.
 class FieldWriter {
  public:
   FieldWriter() = default;
@@ -78,7 +78,7 @@ class FieldWriter {
     for (T value : values) Raw(static_cast<uint64_t>(value));
   }
 
-  // A repeated field of strings, the empty ones too.
+  // Writes a repeated field of strings, including empty ones.
   void Texts(int field, const TokenTable& table, absl::Span<const uint32_t> ids) {
     for (uint32_t id : ids) {
       const absl::string_view text = table.Text(id);
@@ -88,7 +88,7 @@ class FieldWriter {
     }
   }
 
-  // Tag and length of a field whose `bytes` bytes somebody else writes.
+  // Writes tag and length of a field whose `bytes` bytes are written elsewhere.
   void Length(int field, uint64_t bytes) {
     Tag(field, WireFormatLite::WIRETYPE_LENGTH_DELIMITED);
     Raw(bytes);
@@ -106,7 +106,7 @@ class FieldWriter {
   uint64_t bytes_ = 0;
 };
 
-// Every field of the chunk in the order of their numbers, up to where the values of `data` begin.
+// Writes every field of the chunk in the order of their numbers, up to where the values of `data` begin.
 void WriteFieldsBeforeData(const CaptureStarted& started, const Chunk& chunk, uint64_t data_bytes,
                            std::optional<int64_t> data_offset, FieldWriter& writer) {
   const CaptureStarted::HookPoint& hook_point = started.hook_points[chunk.hook_point];
@@ -132,7 +132,7 @@ void WriteFieldsBeforeData(const CaptureStarted& started, const Chunk& chunk, ui
   if (data_bytes > 0) writer.Length(ChunkFields::kDataFieldNumber, data_bytes);
 }
 
-// The same message by protobuf, at the price of copying the values.
+// Returns the chunk as protobuf's message, without its values.
 v1::CaptureResponse ChunkByProtobuf(const CaptureStarted& started, const Chunk& chunk,
                                     std::optional<int64_t> data_offset) {
   v1::CaptureResponse response;
@@ -229,7 +229,7 @@ grpc::ByteBuffer EncodeStarted(const CaptureStarted& started, int64_t shared_mem
   return ToByteBuffer(response);
 }
 
-// The chunk is taken, because its slabs are to go back whatever the caller does next.
+// Takes the chunk by value, so that its slabs are returned whatever the caller does next.
 // NOLINTNEXTLINE(performance-unnecessary-value-param)
 grpc::ByteBuffer EncodeChunk(const CaptureStarted& started, Encoding encoding, Chunk chunk,
                              std::optional<int64_t> data_offset) {

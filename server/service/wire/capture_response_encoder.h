@@ -11,13 +11,13 @@
 
 namespace hookline {
 
-// `shared_memory_bytes`: of the client's memory that is used, 0 if none is.
+// `shared_memory_bytes` is the size of the client's memory if that is used, otherwise 0.
 grpc::ByteBuffer EncodeStarted(const CaptureStarted& started, int64_t shared_memory_bytes = 0);
 
-// The message of a chunk of the capture that `started` began. With kBytes the chunk's slabs become slices of the
-// message and go back when gRPC has let go of the last of them; with kValues, and with the offset in the client's
-// memory to which the values have been copied, they go back at once. The message takes at most MessageHeaderBytes +
-// rows * MessageRowBytes (server/capture/message_size.h).
+// Returns the message of a chunk of the capture that `started` began. With kBytes the chunk's slabs become slices of
+// the message and are returned when gRPC has released the last slice; with kValues, and with the offset in the client's
+// memory to which the values have been copied, they are returned at once. The message takes at most MessageHeaderBytes
+// + rows * MessageRowBytes (server/capture/message_size.h).
 grpc::ByteBuffer EncodeChunk(const CaptureStarted& started, Encoding encoding, Chunk chunk,
                              std::optional<int64_t> data_offset = std::nullopt);
 

@@ -8,8 +8,8 @@
 
 namespace hookline {
 
-// Appends the rows in `data`, whole ones that lie one after another, to the chunk's `values`, each exactly, and the
-// indices of their entries to its `indices`.
+// Appends the values in `data`, which holds whole rows one after another, to the chunk's `values`, each exactly, and
+// the indices of their entries to its `indices`.
 void AppendAsNumbers(absl::string_view data, const RowLayout& layout, v1::ActivationChunk* chunk);
 
 }  // namespace hookline

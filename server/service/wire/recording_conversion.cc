@@ -11,7 +11,7 @@
 namespace hookline {
 namespace {
 
-// This is about a megabyte, so that a recording stays below the 4 MiB that a client takes.
+// This many take about a megabyte, so that a recording stays below the 4 MiB that a client takes.
 constexpr size_t kMaxShards = 10000;
 
 v1::RecordingState ToProto(RecordingState state) {
@@ -36,7 +36,8 @@ void SetTime(absl::Time time, google::protobuf::Timestamp* out) {
   out->set_nanos(static_cast<int32_t>(absl::ToInt64Nanoseconds(time - absl::FromUnixSeconds(seconds))));
 }
 
-// The manifest's objects have the proto's fields; what does not fit (somebody edited it) is left out.
+// Reads an object of the manifest, which has the fields of the proto. Returns false if it does not fit (it may have
+// been edited).
 template <typename Message>
 bool Read(const nlohmann::json& object, Message* message) {
   google::protobuf::util::JsonParseOptions options;
@@ -103,7 +104,7 @@ v1::Recording ToProto(const Manifest& manifest, RecordingView view) {
 absl::StatusOr<ReplayRequest> FromProto(const v1::ReadRecordingRequest& request) {
   if (!v1::Encoding_IsValid(request.encoding())) {
     return InvalidField("encoding", absl::StrCat("no value has the number ", static_cast<int>(request.encoding()),
-                                                 "; there are ENCODING_BYTES, ENCODING_VALUES"));
+                                                 "; the values are ENCODING_BYTES, ENCODING_VALUES"));
   }
   ReplayRequest out;
   out.hook_points = {request.hook_points().begin(), request.hook_points().end()};

@@ -1,4 +1,4 @@
-// Recordings between their manifests and the proto.
+// Converts recordings from their manifests to the proto, and requests to read them from the proto.
 #ifndef HOOKLINE_SERVER_SERVICE_WIRE_RECORDING_CONVERSION_H_
 #define HOOKLINE_SERVER_SERVICE_WIRE_RECORDING_CONVERSION_H_
 
@@ -15,7 +15,7 @@ enum class RecordingView { kBasic, kFull };
 
 v1::Recording ToProto(const Manifest& manifest, RecordingView view);
 
-// INVALID_ARGUMENT, naming the field, for an enum's number without a name.
+// INVALID_ARGUMENT, naming the field, for an enum's number that has no name.
 absl::StatusOr<ReplayRequest> FromProto(const v1::ReadRecordingRequest& request);
 
 }  // namespace hookline

@@ -13,14 +13,14 @@
 namespace hookline {
 namespace {
 
-// INVALID_ARGUMENT if `number` is not one of the enum's values, listing those but the unspecified one.
+// Returns INVALID_ARGUMENT, listing the enum's values but the unspecified one, if `number` is not one of them.
 template <typename Enum>
 absl::Status CheckEnum(absl::string_view field, Enum number) {
   const google::protobuf::EnumDescriptor& descriptor = *google::protobuf::GetEnumDescriptor<Enum>();
   if (descriptor.FindValueByNumber(number) != nullptr) return absl::OkStatus();
   std::vector<std::string> names;
   for (int i = 1; i < descriptor.value_count(); ++i) names.push_back(descriptor.value(i)->name());
-  return InvalidField(field, absl::StrCat("no value has the number ", static_cast<int>(number), "; there are ",
+  return InvalidField(field, absl::StrCat("no value has the number ", static_cast<int>(number), "; the values are ",
                                           absl::StrJoin(names, ", ")));
 }
 

@@ -1,4 +1,4 @@
-// Requests and enums between the proto and the engine's plain C++.
+// Converts requests and enums between the proto and the engine's plain C++.
 #ifndef HOOKLINE_SERVER_SERVICE_WIRE_REQUEST_CONVERSION_H_
 #define HOOKLINE_SERVER_SERVICE_WIRE_REQUEST_CONVERSION_H_
 
@@ -14,12 +14,12 @@ v1::SpecialToken ToProto(const SpecialToken& token);
 
 DatasetSource FromProto(const v1::DatasetSource& source);
 
-// INVALID_ARGUMENT naming `text.long_texts` for a number without a name.
+// INVALID_ARGUMENT, naming `text.long_texts`, for a number that has no name.
 absl::StatusOr<LongTexts> FromProto(v1::LongTexts long_texts);
 
-// Fills in what the proto says of fields that are unset. `tokens` and `text` are request_parser.h's to read; here they
-// count as no source. Checks only what plain C++ cannot express: INVALID_ARGUMENT naming the field for an enum's number
-// without a name. Everything else is the engine's to check.
+// Converts a request, with the proto's defaults for fields that are unset. request_parser.h reads `tokens` and `text`;
+// here they count as no source. Checks only what plain C++ cannot express: INVALID_ARGUMENT, naming the field, for an
+// enum's number that has no name. The engine checks everything else.
 absl::StatusOr<CaptureRequest> FromProto(const v1::CaptureRequest& request);
 
 }  // namespace hookline

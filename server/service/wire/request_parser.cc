@@ -22,7 +22,7 @@ namespace {
 using google::protobuf::internal::WireFormatLite;
 using google::protobuf::io::CodedInputStream;
 
-// Holds the names and budgets of 4096 hook points several times over.
+// This holds the names and budgets of 4096 hook points several times over.
 constexpr int kMaxBytesBesideTokens = 4 << 20;
 
 absl::Status Malformed(absl::string_view message) {
@@ -33,8 +33,8 @@ bool IsMessage(uint32_t tag, int field) {
   return tag == WireFormatLite::MakeTag(field, WireFormatLite::WIRETYPE_LENGTH_DELIMITED);
 }
 
-// Reads a length and calls `read` with the input limited to that many bytes. False if fewer follow, `read` says so or
-// leaves some.
+// Reads a length and calls `read` with the input limited to that many bytes. Returns false if fewer bytes follow, or if
+// `read` returns false or leaves some.
 template <typename Read>
 bool ReadNested(CodedInputStream& input, Read read) {
   int bytes;
@@ -55,12 +55,12 @@ bool ReadAll(grpc::ByteBuffer& message, Read read) {
   return read(input) && input.BytesUntilLimit() == 0;
 }
 
-// A TokenBatch as it is read: kept as far as the limits go, counted beyond them.
+// Reads a TokenBatch. Tokens up to the limits are kept, those beyond them are only counted.
 class TokenReader {
  public:
   explicit TokenReader(const TokenLimits& limits) : limits_(limits) {}
 
-  // Reads what is left of `input` as a TokenBatch. Several are read as one, as protobuf merges them.
+  // Reads what is left of `input` as a TokenBatch. Several are merged into one, as by protobuf.
   bool Read(CodedInputStream& input) {
     while (const uint32_t tag = input.ReadTag()) {
       if (!complete_ || !IsMessage(tag, v1::TokenBatch::kSequencesFieldNumber)) {
@@ -116,13 +116,13 @@ bool TokenReader::ReadSequence(CodedInputStream& input) {
   return true;
 }
 
-// A TextSource as it is read. Beyond the limit on sequences texts are counted, not kept: an empty one takes two bytes
-// of a message and thirty of memory.
+// Reads a TextSource. Texts beyond the limit on sequences are counted, not kept: an empty text takes two bytes of a
+// message and thirty of memory.
 class TextReader {
  public:
   explicit TextReader(const TokenLimits& limits) : limits_(limits) {}
 
-  // Reads what is left of `input` as a TextSource. Several are read as one, as protobuf merges them.
+  // Reads what is left of `input` as a TextSource. Several are merged into one, as by protobuf.
   bool Read(CodedInputStream& input) {
     while (const uint32_t tag = input.ReadTag()) {
       uint32_t number = 0;
@@ -160,7 +160,7 @@ class TextReader {
   int64_t count_ = 0;
 };
 
-// A CaptureRequest as it stands on the wire: its tokens and texts read, its other fields as they are.
+// A CaptureRequest whose tokens and texts have been read, and whose other fields are still encoded.
 struct SplitRequest {
   explicit SplitRequest(const TokenLimits& limits) : tokens(limits), text(limits) {}
 
@@ -199,13 +199,13 @@ absl::StatusOr<CaptureRequest> Join(SplitRequest split) {
   ASSIGN_OR_RETURN(CaptureRequest request, FromProto(message));
   if (split.has_text) {
     if (split.has_tokens || !std::holds_alternative<std::monostate>(request.source)) {
-      return InvalidField("text", "given beside `tokens`, `dataset` or `feed`; a request has exactly one source");
+      return InvalidField("text", "given besides `tokens`, `dataset` or `feed`; a request has exactly one source");
     }
     ASSIGN_OR_RETURN(request.source, split.text.Take());
   }
   if (split.has_tokens) {
     if (!std::holds_alternative<std::monostate>(request.source)) {
-      return InvalidField("tokens", "given beside `dataset` or `feed`; a request has exactly one source");
+      return InvalidField("tokens", "given besides `dataset` or `feed`; a request has exactly one source");
     }
     ASSIGN_OR_RETURN(request.source, split.tokens.Take());
   }

@@ -1,5 +1,6 @@
-// Reads capture requests as gRPC received them. Protobuf parses them, but for token sequences, which go straight into
-// what the engine takes: as protobuf messages a hostile request would grow to thirty times its size in memory.
+// Reads capture requests as gRPC received them. Protobuf parses them, except for token sequences and texts, which are
+// read directly into the engine's types: as protobuf messages a hostile request would grow to thirty times its size
+// in memory.
 #ifndef HOOKLINE_SERVER_SERVICE_WIRE_REQUEST_PARSER_H_
 #define HOOKLINE_SERVER_SERVICE_WIRE_REQUEST_PARSER_H_
 
@@ -15,17 +16,17 @@
 
 namespace hookline {
 
-// All: INVALID_ARGUMENT for bytes that are not such a message, for two sources in one request, and as FromProto
-// (request_conversion.h); RESOURCE_EXHAUSTED for a request that takes more than 4 MiB besides its tokens and texts, and
-// for more tokens, sequences or texts than `limits` allows, with both numbers: what is beyond them is counted, not
-// kept.
+// All return INVALID_ARGUMENT for bytes that are not such a message, for two sources in one request, and as FromProto
+// does (request_conversion.h); RESOURCE_EXHAUSTED, with both numbers, for a request that takes more than 4 MiB besides
+// its tokens and texts, and for more tokens, sequences or texts than `limits` allows. What is beyond the limits is
+// counted, not kept.
 //
-// A batch with an empty sequence, which the engine refuses naming it, is read up to there only: so that a message of
-// nothing but empty sequences stays as small as it came.
+// A batch with an empty sequence, which the engine refuses by its number, is read only up to there, so that a message
+// of nothing but empty sequences takes no more memory than it came in.
 
 absl::StatusOr<CaptureRequest> ParseCaptureRequest(grpc::ByteBuffer message, const TokenLimits& limits);
 
-// A PersistRequest. Fields of its capture are named from `capture` on.
+// A PersistRequest. Errors name the fields of its capture relative to `capture`.
 struct PersistRequest {
   std::string name;
   CaptureRequest capture;

@@ -16,8 +16,8 @@
 namespace hookline {
 namespace {
 
-// Holds 64 variants with vectors of 16384 values several times over. Parsed, small nested messages take up to thirty
-// times their bytes.
+// This holds 64 variants with vectors of 16384 values several times over. Parsed, small nested messages take up to
+// thirty times their bytes.
 constexpr size_t kMaxRequestBytes = size_t{16} << 20;
 // Messages of this size travel fastest.
 constexpr int64_t kRowsBytes = int64_t{1} << 20;
@@ -127,13 +127,13 @@ absl::StatusOr<ScoreRequest> FromProto(const v1::ScoreRequest& request, const To
   return out;
 }
 
-// RESOURCE_EXHAUSTED, INVALID_ARGUMENT: what gRPC received is no such message.
+// Parses a message. RESOURCE_EXHAUSTED: it is larger than kMaxRequestBytes; INVALID_ARGUMENT: it is not a Message.
 template <typename Message>
 absl::Status Parse(grpc::ByteBuffer* bytes, Message* message) {
   if (bytes->Length() > kMaxRequestBytes) {
     return absl::ResourceExhaustedError(absl::StrCat("the request has ", bytes->Length(), " bytes, more than the ",
                                                      kMaxRequestBytes, " of a ", Message::descriptor()->name(),
-                                                     "; send several"));
+                                                     "; send several requests"));
   }
   grpc::ProtoBufferReader reader(bytes);
   if (message->ParseFromZeroCopyStream(&reader)) return absl::OkStatus();

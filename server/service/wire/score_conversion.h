@@ -1,4 +1,4 @@
-// Requests for scores and their answers between the proto and the engine's plain C++.
+// Converts requests for scores and their answers between the proto and the engine's plain C++.
 #ifndef HOOKLINE_SERVER_SERVICE_WIRE_SCORE_CONVERSION_H_
 #define HOOKLINE_SERVER_SERVICE_WIRE_SCORE_CONVERSION_H_
 
@@ -17,21 +17,21 @@
 namespace hookline {
 
 // Parses the message. INVALID_ARGUMENT: it is not a ScoreRequest; RESOURCE_EXHAUSTED: it is too large, or has more
-// tokens than `limits`. Everything else is the engine's to check.
+// tokens than `limits` allows. The engine checks everything else.
 absl::StatusOr<ScoreRequest> ParseScoreRequest(grpc::ByteBuffer message, const TokenLimits& limits);
 
-// A message of Substitute's input: the request or an answer. The same errors, and INVALID_ARGUMENT naming the field
-// where it holds neither.
+// Parses a message of Substitute's input: the request or an answer. Returns the same errors, and INVALID_ARGUMENT,
+// naming the field, if it holds neither.
 using SubstituteMessage = std::variant<ScoreRequest, RowsAnswer>;
 absl::StatusOr<SubstituteMessage> ParseSubstituteRequest(grpc::ByteBuffer message, const TokenLimits& limits);
 
 v1::ScoreResponse ToProto(const ScoreStarted& started);
-// The score without its rows.
+// Returns the score without its rows.
 v1::ScoreResponse ToProto(const ScorePlan& plan, const ScoredSequence& scored);
-// Rows of the plan's hook point `hook_point` from `first_position` on, as many as a message takes. At least one.
+// Returns rows of the plan's hook point `hook_point` from `first_position` on, as many as a message takes, at least 1.
 v1::ScoreResponse RowsToProto(const ScorePlan& plan, const ScoredSequence& scored, size_t hook_point,
                               int64_t first_position);
-// Rows that the client is asked for from `first_position` on, as many as a message takes. At least one.
+// Returns rows that the client is asked for from `first_position` on, as many as a message takes, at least 1.
 v1::ScoreResponse AskedToProto(const ScorePlan& plan, const RowsAsked& asked, int64_t first_position);
 v1::ScoreResponse ToProto(const ScorePlan& plan, const ScoreEnded& ended);
 

@@ -1,4 +1,4 @@
-// Dictionaries, and searches for the tokens that excite their latents most, between the proto and plain C++.
+// Converts dictionaries, and searches for the tokens that excite their latents most, between the proto and plain C++.
 #ifndef HOOKLINE_SERVER_SERVICE_WIRE_TOP_ACTIVATIONS_CONVERSION_H_
 #define HOOKLINE_SERVER_SERVICE_WIRE_TOP_ACTIVATIONS_CONVERSION_H_
 
@@ -10,12 +10,12 @@ namespace hookline {
 
 v1::Dictionary ToProto(const Model& model, const AttachedDictionary& dictionary);
 
-// Everything is the engine's to check.
+// The engine checks everything.
 TopActivationsRequest FromProto(const v1::TopActivationsRequest& request);
 
 v1::TopActivationsResponse ToProto(const TopActivationsStarted& started);
 v1::TopActivationsResponse ToProto(const TopActivationsCheckpoint& checkpoint);
-// With the plan's quantiles.
+// Includes the plan's quantiles.
 v1::TopActivationsResponse ToProto(const TopActivationsPlan& plan, const LatentFinding& finding);
 v1::TopActivationsResponse ToProto(const TopActivationsEnded& ended);
 
