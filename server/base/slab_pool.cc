@@ -44,7 +44,7 @@ SlabPool::SlabPool(std::shared_ptr<uint8_t> memory, int64_t slab_bytes, int64_t 
       slab_count_(slab_count),
       on_free_(std::move(on_free)),
       unreserved_(slab_count) {
-  // The memory is zeroed, not merely touched, so that no bug can send old contents of it.
+  // The memory is zeroed, not merely touched, so that no bug can send old data of another process.
   std::memset(memory_.get(), 0, static_cast<size_t>(slab_bytes * slab_count));
   empty_.reserve(slab_count);
   for (int64_t i = slab_count - 1; i >= 0; --i) empty_.push_back(memory_.get() + i * slab_bytes);
