@@ -17,9 +17,9 @@ namespace hookline {
 // A state dict of a hundred thousand tensors takes about ten megabytes.
 constexpr size_t kMaxPickleBytes = size_t{16} << 20;
 
-// Returns the tensors of the dict or OrderedDict, from names to tensors, that `pickle` holds, in its order.
-// Memory stays proportional to the pickle's size. FAILED_PRECONDITION, with a sentence that says what is wrong
-// with the pickle.
+// Returns the tensors of the dict or OrderedDict, from names to tensors, that `pickle` holds, in its order. Memory
+// stays proportional to the pickle's size. FAILED_PRECONDITION, with a sentence that says what is wrong with
+// the pickle.
 absl::StatusOr<std::vector<PickledTensor>> UnpickleStateDict(absl::Span<const uint8_t> pickle);
 
 // The part before the storages in a file that torch.save wrote before PyTorch 1.6, or without its zip format.

@@ -4,8 +4,8 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-/// The most bytes into which all steps of a normalizer together may turn one. Published tokenizers need at most
-/// three (a space becomes `▁`). Unicode's normalization forms, which make a text at most eleven times as long, are
+/// The most bytes into which all steps of a normalizer together may turn one. Published tokenizers need at most three
+/// (a space becomes `▁`). Unicode's normalization forms, which make a text at most eleven times as long, are
 /// not counted.
 const MAX_GROWTH: u64 = 8;
 /// Published tokenizers put `▁` before a text.
