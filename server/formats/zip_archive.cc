@@ -201,7 +201,7 @@ absl::StatusOr<ZipArchive> ZipArchive::Open(std::shared_ptr<const InputFile> fil
     ASSIGN_OR_RETURN(const Record record, reader.ReadRecord(directory, &offset));
     ASSIGN_OR_RETURN(const Entry entry, reader.Find(record));
     if (entry.bytes > 0) ranges.emplace_back(entry.offset, entry.offset + entry.bytes);
-    if (!archive.entries_.emplace(record.name, entry).second) return reader.BadEntry(record.name, "occurs twice");
+    if (!archive.entries_.emplace(record.name, entry).second) return reader.BadEntry(record.name, "appears twice");
   }
   std::sort(ranges.begin(), ranges.end());
   for (size_t i = 1; i < ranges.size(); ++i) {
@@ -218,7 +218,7 @@ absl::StatusOr<absl::btree_map<std::string, uint32_t>> ZipArchive::Checksums(con
   uint64_t offset = 0;
   for (uint64_t i = 0; i < directory.entries; ++i) {
     ASSIGN_OR_RETURN(const Record record, reader.ReadRecord(directory, &offset));
-    if (!checksums.emplace(record.name, record.crc).second) return reader.BadEntry(record.name, "occurs twice");
+    if (!checksums.emplace(record.name, record.crc).second) return reader.BadEntry(record.name, "appears twice");
   }
   return checksums;
 }

@@ -96,7 +96,7 @@ TEST(HostilePickleTest, WhatIsNotAStateDictIsRefused) {
   EXPECT_THAT(Refusal(twice.Stop()), HasSubstr("two tensors 'w'"));
   Pickle prefixed;
   prefixed.Raw("}").String("w").Rebuild(Square()).Raw("s").String("_orig_mod.w").Rebuild(Square()).Raw("s");
-  EXPECT_THAT(Refusal(prefixed.Stop()), HasSubstr("'w' occurs twice"));
+  EXPECT_THAT(Refusal(prefixed.Stop()), HasSubstr("'w' is there twice"));
 }
 
 TEST(HostilePickleTest, AMissingStorageIsNamed) {
