@@ -81,7 +81,7 @@ absl::Status BatchedCapture::Take(CaptureEvent event) {
 absl::Status BatchedCapture::TakeChunk(Chunk chunk) {
   const v1::ActivationChunk& header = chunk.header();
   if (header.values_size() > 0) {
-    return absl::InvalidArgumentError("encoding: rows come as values; batches take ENCODING_BYTES");
+    return absl::InvalidArgumentError("encoding: rows come as values, but batches need ENCODING_BYTES");
   }
   absl::MutexLock lock(&mutex_);
   KeepTexts(header);
@@ -99,8 +99,8 @@ absl::Status BatchedCapture::TakeChunk(Chunk chunk) {
       }
     }
     if (parked_.empty()) return absl::OkStatus();
-    if (submitted_rows_ != submitted) continue;  // while rows were copied
-    // The oldest batch may lack rows of other hook points that come after these.
+    if (submitted_rows_ != submitted) continue;  // a batch was submitted while rows were copied
+    // The oldest batch may lack rows of other hook points that arrive after these.
     if (MustReadOn()) {
       const int64_t limit = (int64_t{granted_->hook_points_size()} + 1) * kMaxReceiveBytes;
       if (parked_bytes_ <= limit) return absl::OkStatus();
@@ -215,7 +215,7 @@ absl::Status BatchedCapture::Submit(const BatchBuffers& batch) {
   }
   if (batches_.size() >= kMaxSubmitted) {
     return absl::ResourceExhaustedError(
-        absl::StrCat(batches_.size(), " batches are submitted, of at most ", kMaxSubmitted));
+        absl::StrCat(batches_.size(), " batches are submitted; at most ", kMaxSubmitted, " are allowed"));
   }
   batches_.push_back(Batch{batch, submitted_rows_, std::vector<int64_t>(batch.data.size(), 0)});
   submitted_rows_ += batch.rows;

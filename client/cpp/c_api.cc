@@ -37,7 +37,7 @@ namespace {
 template <size_t kCapacity>
 void CopyText(const std::string& text, char (&out)[kCapacity]) {
   size_t bytes = std::min(text.size(), kCapacity - 1);
-  // A character that does not fit whole is left out whole: its later bytes begin with the bits 10.
+  // A character that does not fit whole is left out; its bytes after the first begin with the bits 10.
   while (bytes < text.size() && bytes > 0 && (text[bytes] & 0xC0) == 0x80) --bytes;
   std::memcpy(out, text.data(), bytes);
   out[bytes] = '\0';

@@ -38,7 +38,7 @@ absl::Status CaptureOrder::Check(CaptureEvent& event) {
     }
     if (!FromProto(started->dtype()).has_value()) {
       return OutOfOrder(
-          absl::StrCat("dtype ", static_cast<int>(started->dtype()), " is not known here; update the client"));
+          absl::StrCat("dtype ", static_cast<int>(started->dtype()), " is not known to this client; update it"));
     }
     for (const v1::HookPointGrant& grant : started->hook_points()) {
       if (grant.width() < 1 || grant.max_activations() < 0 || started->top_k() < 0 ||
@@ -176,8 +176,8 @@ absl::Status CaptureCall::TakeSharedData(Chunk& chunk) {
   const int64_t memory_bytes = memory_ == nullptr ? 0 : memory_->bytes();
   const std::optional<Dtype> dtype = FromProto(header.dtype());
   const int64_t values = int64_t{header.rows()} * header.width();
-  // Absurd counts are rejected before they are multiplied, so that the product cannot overflow. The layout agrees with
-  // `started`, which the order is checked against afterwards.
+  // Absurd counts are rejected before they are multiplied, so that the product cannot overflow. CaptureOrder checks
+  // afterwards that the layout agrees with `started`.
   const RowLayout layout{dtype.value_or(Dtype::kFloat32), header.width(), header.top_k()};
   const int64_t bytes =
       header.rows() < 0 || layout.numbers() < 0 || values > memory_bytes ? values : header.rows() * layout.bytes();
@@ -191,7 +191,8 @@ absl::Status CaptureCall::TakeSharedData(Chunk& chunk) {
     chunk.SetData({data, static_cast<size_t>(bytes)}, std::move(hold));
     return absl::OkStatus();
   }
-  // The caller keeps chunks. The server must not wait for them before it sends the rest.
+  // The caller keeps many chunks. This one is copied, so that the server need not wait for them before it sends
+  // the rest.
   auto copy = std::make_shared<std::vector<uint8_t>>(data, data + bytes);
   chunk.SetData(*copy, copy);
   return absl::OkStatus();

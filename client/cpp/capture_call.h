@@ -33,7 +33,7 @@ namespace hookline::client {
 // follow each other, values and provenance columns as long as the rows say.
 class CaptureOrder {
  public:
-  // INTERNAL, naming the hook point and both values. Sets a chunk's hook_point_index.
+  // Checks the next event and sets a chunk's hook_point_index. INTERNAL, naming the hook point and both values.
   absl::Status Check(CaptureEvent& event);
 
  private:
@@ -48,34 +48,35 @@ class CaptureOrder {
 // The server that calls go to.
 struct Connection {
   std::shared_ptr<grpc::Channel> channel;
-  std::string address;              // the channel's
-  int64_t shared_memory_bytes = 0;  // to offer to a server on this machine for each call; 0: none
-  std::string proxy;                // what UNAVAILABLE says of the proxy on the way; empty: there is none
+  std::string address;              // the server's address
+  int64_t shared_memory_bytes = 0;  // memory to offer to a server on this machine for each call; 0: none
+  std::string proxy;                // what UNAVAILABLE says about the proxy on the way; empty: there is none
 };
 
-// Next() belongs to one thread, WriteTokens and FinishTokens to one that may be another; Cancel is anybody's.
+// One thread may call Next(), and one, which can be another, WriteTokens and FinishTokens; any thread may call Cancel.
 class CaptureCall {
  public:
   // Calls `method` (its full path), whose answers are CaptureResponses, with an encoded request. Blocks until the
   // request is on its way or has failed, which Next() reports.
   CaptureCall(const Connection& connection, const std::string& method, const std::string& request, bool streams_tokens);
-  // Cancels what still runs.
+  // Cancels the call if it still runs.
   ~CaptureCall();
   CaptureCall(const CaptureCall&) = delete;
   CaptureCall& operator=(const CaptureCall&) = delete;
 
-  // Blocks for the next event; none at the end of a capture that ended well. Nobody reading is what slows the server
-  // down, and a caller may take as long as it likes between two events. Errors: the server's own status, with the field
-  // it names (hookline::FieldOf); UNAVAILABLE for a broken connection; RESOURCE_EXHAUSTED for a message above the
-  // receive limit; INTERNAL for what no Hookline server sends. The same error again on every later call.
+  // Blocks for the next event; none at the end of a capture that ended well. The server slows down while nobody reads,
+  // so a caller may take as long as it likes between two events. Errors: the server's own status, with the field it
+  // names (hookline::FieldOf); UNAVAILABLE for a broken connection; RESOURCE_EXHAUSTED for a message above the receive
+  // limit; INTERNAL for what no Hookline server sends. Every later call returns the same error.
   absl::StatusOr<std::optional<CaptureEvent>> Next();
 
-  // CaptureStream: sends sequences; blocks while the server has enough. False: the call is over and Next() tells how.
+  // For CaptureStream: sends sequences; blocks while the server has enough. Returns false if the call is over; Next()
+  // reports how it ended.
   bool WriteTokens(const v1::TokenBatch& tokens);
-  // CaptureStream: no more sequences follow.
+  // For CaptureStream: says that no more sequences follow.
   void FinishTokens();
 
-  // Next() returns CANCELLED soon, or the end if it was there already. Idempotent.
+  // Makes Next() return CANCELLED soon, or the end if that has arrived already. Idempotent.
   void Cancel();
 
  private:
@@ -84,7 +85,7 @@ class CaptureCall {
   absl::Status TakeSharedData(Chunk& chunk);
 
   std::shared_ptr<grpc::Channel> channel_;
-  const std::string proxy_;                // Connection's
+  const std::string proxy_;                // that of the Connection
   std::shared_ptr<OfferedMemory> memory_;  // null: there is none
   grpc::ClientContext context_;
   std::unique_ptr<grpc::ClientReaderWriter<grpc::ByteBuffer, grpc::ByteBuffer>> stream_;

@@ -24,10 +24,10 @@ class Cursor {
     for (const grpc::Slice& slice : slices_) left_ += static_cast<int64_t>(slice.size());
   }
 
-  // Bytes that follow.
+  // Returns the number of bytes that follow.
   int64_t left() const { return left_; }
 
-  // Calls `visit(data, bytes)` for the next `bytes` bytes, piece by piece. False if fewer follow.
+  // Calls `visit(data, bytes)` for the next `bytes` bytes, piece by piece. Returns false if fewer follow.
   template <typename Visit>
   bool Take(int64_t bytes, Visit visit) {
     if (bytes < 0 || bytes > left_) return false;

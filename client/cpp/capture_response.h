@@ -1,5 +1,5 @@
 // Reads a CaptureResponse out of the slices in which gRPC received it. The values of a chunk are found by hand and stay
-// where they are, because protobuf would copy them once more than needed; everything else is protobuf's to parse.
+// where they are, because protobuf would copy them once more than needed; protobuf parses everything else.
 #ifndef HOOKLINE_CLIENT_CPP_CAPTURE_RESPONSE_H_
 #define HOOKLINE_CLIENT_CPP_CAPTURE_RESPONSE_H_
 
@@ -22,14 +22,14 @@ class Chunk {
   Chunk(v1::ActivationChunk header, std::vector<grpc::Slice> slices, std::vector<absl::Span<const uint8_t>> pieces);
   Chunk(Chunk&&) = default;
   Chunk& operator=(Chunk&&) = default;
-  // Small slices hold their bytes in themselves, so `pieces_` would point into the original.
+  // Small slices hold their bytes inline, so `pieces_` of a copy would point into the original.
   Chunk(const Chunk&) = delete;
   Chunk& operator=(const Chunk&) = delete;
 
-  // Every field but `data`.
+  // Returns every field but `data`.
   const v1::ActivationChunk& header() const { return header_; }
-  // The values, as the field `data` holds them, in pieces that follow each other. They are cut anywhere, also inside a
-  // value, and live as long as this chunk.
+  // Returns the values, as the field `data` holds them, in consecutive pieces. A piece can end anywhere, even inside a
+  // value, and lives as long as this chunk.
   absl::Span<const absl::Span<const uint8_t>> pieces() const { return pieces_; }
   int64_t data_bytes() const { return data_bytes_; }
   // Uses these bytes as the values, instead of the field `data`; `memory` keeps them alive and unchanged.
@@ -37,13 +37,13 @@ class Chunk {
   // Copies `bytes` bytes of `data` from `offset` on; both must lie within data_bytes().
   void CopyData(int64_t offset, int64_t bytes, void* destination) const;
 
-  // Moves the rows to `first_row` of a capture of which they are a part, drops the resume token, and names their
-  // sequences `more_sequences` higher.
+  // Turns rows of a part into rows of the whole capture: they begin at `first_row`, the indices of their sequences grow
+  // by `more_sequences`, and the resume token is dropped.
   void Place(int64_t first_row, int64_t more_sequences);
-  // Drops the rows from `rows`, which is from 1 to header().rows(), on. Not with ENCODING_VALUES.
+  // Drops all but the first `rows` rows, which is from 1 to header().rows(). Not for ENCODING_VALUES.
   void KeepRows(int32_t rows);
 
-  // Into CaptureStarted's hook points; set by CaptureCall.
+  // The index into CaptureStarted's hook points, which CaptureCall sets.
   int hook_point_index() const { return hook_point_index_; }
   void set_hook_point_index(int index) { hook_point_index_ = index; }
 
@@ -58,8 +58,8 @@ class Chunk {
 
 using CaptureEvent = std::variant<v1::CaptureStarted, Chunk, v1::CaptureSummary>;
 
-// INTERNAL: the bytes are not a CaptureResponse with exactly one of its kinds. Whatever they are, nothing outside is
-// read. Unknown fields are skipped.
+// Parses a message. INTERNAL: the bytes are not a CaptureResponse with exactly one of its kinds. Whatever the bytes
+// are, nothing outside the slices is read. Unknown fields are skipped.
 absl::StatusOr<CaptureEvent> ParseCaptureResponse(std::vector<grpc::Slice> slices);
 
 }  // namespace hookline::client

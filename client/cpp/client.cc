@@ -19,7 +19,7 @@
 namespace hookline::client {
 namespace {
 
-// A deadline that does not move when the wall clock is set.
+// Returns a deadline that does not move when the wall clock is set.
 gpr_timespec After(absl::Duration duration) {
   return gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC),
                       gpr_time_from_nanos(absl::ToInt64Nanoseconds(duration), GPR_TIMESPAN));
@@ -49,7 +49,8 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Connect(const std::string& given
   ASSIGN_OR_RETURN(const std::shared_ptr<grpc::ChannelCredentials> credentials, ChannelCredentials(tls));
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(static_cast<int>(options.max_receive_bytes));
-  // gRPC's own are 1 and 120 seconds, within which every call fails at once: a resume would miss a restarted server.
+  // gRPC's defaults are 1 and 120 seconds, during which every call fails at once: a resume would miss a
+  // restarted server.
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 200);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 2000);
   // A call that stays on this machine never goes through a proxy.

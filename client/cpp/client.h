@@ -1,4 +1,4 @@
-// The C++ client: what a server's models are, and captures from them.
+// The C++ client: describes a server's models and captures from them.
 //
 //   auto client = hookline::client::Client::Connect("localhost:7471");
 //   hookline::v1::CaptureRequest request;
@@ -31,34 +31,34 @@ inline constexpr char kCaptureMethod[] = "/hookline.v1.CaptureService/Capture";
 inline constexpr char kCaptureStreamMethod[] = "/hookline.v1.CaptureService/CaptureStream";
 inline constexpr char kReadRecordingMethod[] = "/hookline.v1.RecordingService/ReadRecording";
 
-// The largest message that gRPC receives unless told otherwise, and that a server sends to those who ask for it.
+// The largest message that gRPC receives by default, and the largest that a server sends on request.
 inline constexpr int64_t kDefaultReceiveBytes = int64_t{4} << 20;
 inline constexpr int64_t kMaxReceiveBytes = int64_t{16} << 20;
 
-// The most memory that a server takes when it is offered some.
+// The least and the most memory that a client can offer to a server.
 inline constexpr int64_t kMinSharedMemoryBytes = int64_t{64} << 10;
 inline constexpr int64_t kMaxSharedMemoryBytes = int64_t{64} << 20;
 
 struct ClientOptions {
   // The largest message to accept, up to kMaxReceiveBytes. A request's `max_message_bytes` must not exceed it.
   int64_t max_receive_bytes = kDefaultReceiveBytes;
-  // The longest that any method but captures waits for an answer. Captures wait for ever.
+  // How long any method but captures waits for an answer. Captures wait for ever.
   absl::Duration rpc_timeout = absl::Seconds(30);
-  // Memory that each capture offers to a server on this machine for its values to come through, a multiple of 4096 from
-  // 64 KiB to 64 MiB; 0: they come over the wire. A larger one would not stay in the processor's cache.
+  // The size of the memory through which each capture receives values from a server on this machine, a multiple of 4096
+  // from 64 KiB to 64 MiB; 0: they come over the wire. A larger default would not stay in the processor's cache.
   int64_t shared_memory_bytes = int64_t{8} << 20;
   // An address that begins with grpcs:// turns TLS on, too.
   TlsOptions tls;
-  // Says who this client is, with every call; empty: nobody. Only by TLS, or where the server is on this machine.
+  // Says with every call who this client is; empty: nobody. Allowed only with TLS, or if the server is on this machine.
   std::string token;
 };
 
-// Thread-safe. Errors of calls are the server's status with the field it names (hookline::FieldOf), or UNAVAILABLE
-// where there is no server.
+// Thread-safe. Errors of calls are the server's status with the field it names (hookline::FieldOf), or UNAVAILABLE if
+// there is no server.
 class Client {
  public:
   // Opens a channel to `address`, [grpcs://]host:port. Sends nothing yet, so that an absent server is found by the
-  // first call. INVALID_ARGUMENT: no such address (base/address.h) or an option out of range.
+  // first call. INVALID_ARGUMENT: a malformed address (base/address.h) or an option out of range.
   static absl::StatusOr<std::unique_ptr<Client>> Connect(const std::string& address, const ClientOptions& options = {});
 
   absl::StatusOr<v1::ListModelsResponse> ListModels();
@@ -68,21 +68,21 @@ class Client {
 
   absl::StatusOr<v1::Dataset> GetDataset(const std::string& name);
 
-  // Texts to token ids and back, by a model's tokenizer.
+  // Convert texts to token ids and back with a model's tokenizer.
   absl::StatusOr<v1::TokenizeResponse> Tokenize(const v1::TokenizeRequest& request);
   absl::StatusOr<v1::DetokenizeResponse> Detokenize(const v1::DetokenizeRequest& request);
 
   // Estimates the rows, bytes and time of a capture; runs nothing.
   absl::StatusOr<v1::EstimateCaptureResponse> EstimateCapture(const v1::CaptureRequest& request);
 
-  // The calls above that run, and all that follow, fail soon with CANCELLED, for a caller that does not wait for a
-  // server which hangs. Captures go on. Idempotent.
+  // Makes running and later calls of the methods above fail soon with CANCELLED, for a caller that does not want to
+  // wait for a server that hangs. Captures continue. Idempotent.
   void EndUnaryCalls();
 
-  // Never null. The call may outlive this client.
+  // Never returns null. The call may outlive this client.
   std::unique_ptr<CaptureCall> Capture(const v1::CaptureRequest& request);
 
-  // The request has no source; sequences follow by WriteTokens.
+  // The request has no source; sequences follow with WriteTokens.
   std::unique_ptr<CaptureCall> CaptureStream(const v1::CaptureRequest& request);
 
   const Connection& connection() const { return connection_; }
@@ -101,7 +101,7 @@ class Client {
   const ClientOptions options_;
 
   absl::Mutex mutex_;
-  std::set<grpc::ClientContext*> contexts_ ABSL_GUARDED_BY(mutex_);  // of the calls that run
+  std::set<grpc::ClientContext*> contexts_ ABSL_GUARDED_BY(mutex_);  // those of running calls
   bool has_ended_ ABSL_GUARDED_BY(mutex_) = false;
 };
 

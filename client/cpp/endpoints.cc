@@ -22,7 +22,7 @@ namespace hookline::client {
 namespace {
 
 constexpr absl::string_view kScheme = "hookline://";
-// This is far more than the addresses of kMaxServers take; a larger file is not one of these.
+// This is far more than the addresses of kMaxServers take; a larger file is not an endpoints file.
 constexpr size_t kMaxFileBytes = size_t{1} << 20;
 
 absl::StatusOr<std::vector<std::string>> ReadFile(const std::string& path) {
@@ -36,7 +36,7 @@ absl::StatusOr<std::vector<std::string>> ReadFile(const std::string& path) {
   }
   if (text.size() > kMaxFileBytes) {
     return absl::InvalidArgumentError(
-        absl::StrCat(name, ": more than ", kMaxFileBytes, " bytes; the file should have one HOST:PORT a line"));
+        absl::StrCat(name, ": more than ", kMaxFileBytes, " bytes; the file should have one HOST:PORT per line"));
   }
   std::vector<std::string> addresses;
   int number = 0;
@@ -51,7 +51,7 @@ absl::StatusOr<std::vector<std::string>> ReadFile(const std::string& path) {
   }
   if (addresses.empty()) {
     return absl::InvalidArgumentError(
-        absl::StrCat(name, ": names no server; the file should have one HOST:PORT a line"));
+        absl::StrCat(name, ": names no server; the file should have one HOST:PORT per line"));
   }
   return addresses;
 }
@@ -65,12 +65,12 @@ absl::Status CheckAll(const std::vector<std::string>& addresses) {
   }
   if (addresses.size() > kMaxServers) {
     return absl::InvalidArgumentError(
-        absl::StrCat(addresses.size(), " servers are named; there may be at most ", kMaxServers));
+        absl::StrCat(addresses.size(), " servers are named; at most ", kMaxServers, " are allowed"));
   }
   return absl::OkStatus();
 }
 
-// The host of an address where that is a name for DNS to resolve, else "".
+// Returns the host of an address if it is a name for DNS to resolve, else "".
 std::string NameIn(const std::string& address) {
   if (absl::StrContains(address, "://")) return "";
   const absl::StatusOr<HostPort> parsed = ParseHostPort(address);
@@ -117,7 +117,7 @@ absl::Status SpreadNames(bool secure, const ResolveHost& resolve, Endpoints* end
   for (const std::string& address : endpoints->addresses) {
     const std::string host = NameIn(address);
     const std::vector<std::string> hosts = host.empty() ? std::vector<std::string>() : resolve(host);
-    // The resolver may tell an address more than once.
+    // The resolver can return an address more than once.
     const std::set<std::string> unique(hosts.begin(), hosts.end());
     if (unique.size() < 2) {
       spread.push_back(address);
@@ -125,8 +125,8 @@ absl::Status SpreadNames(bool secure, const ResolveHost& resolve, Endpoints* end
     }
     if (secure) {
       return absl::InvalidArgumentError(absl::StrCat(host, " has ", unique.size(),
-                                                     " addresses, and a certificate names no server by them; list the "
-                                                     "servers by names of their own"));
+                                                     " addresses, which no certificate names; list the servers by "
+                                                     "names of their own"));
     }
     const std::string port = address.substr(host.size());
     for (const std::string& one : unique) spread.push_back(absl::StrCat(one, port));

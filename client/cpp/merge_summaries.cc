@@ -5,22 +5,22 @@
 namespace hookline::client {
 namespace {
 
-// Returns the weighted mean. A mean without weight counts for nothing, also where it is NaN because there were
-// no values; NaN where neither has weight but one says NaN.
+// Returns the weighted mean. A mean of weight 0 is ignored, even if it is NaN because there were no values. If both
+// weights are 0, the result is NaN if either mean is.
 double WeightedMean(double a, double a_weight, double b, double b_weight) {
   if (a_weight == 0 && b_weight == 0) return a + b;
   const double sum = (a_weight == 0 ? 0 : a * a_weight) + (b_weight == 0 ? 0 : b * b_weight);
   return sum / (a_weight + b_weight);
 }
 
-// Computes in floating point, because the counts are the server's and their product must not overflow.
+// Computes in floating point, because the counts come from the server and their product must not overflow.
 double FiniteValues(const v1::HookPointSummary& summary, double width) {
   return static_cast<double>(summary.statistics_rows()) * width - static_cast<double>(summary.nan_count()) -
          static_cast<double>(summary.infinity_count());
 }
 
 v1::HookPointSummary MergeHookPoint(const v1::HookPointSummary& before, const v1::HookPointSummary& now, double width) {
-  // statistics_only begins anew in each call.
+  // With statistics_only, the statistics begin anew in each call.
   if (now.mean_vector_size() > 0) return now;
   v1::HookPointSummary merged = now;
   const double before_values = FiniteValues(before, width), now_values = FiniteValues(now, width);

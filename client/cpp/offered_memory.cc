@@ -36,7 +36,7 @@ int LoopbackPort(absl::string_view address) {
   return IsLoopbackHost(where.host) ? where.port : 0;
 }
 
-// -1 if nobody listens.
+// Returns a connected socket, or -1 if no server listens.
 int ConnectToServer(int port) {
   const std::string name = absl::StrCat("hookline-", port);
   sockaddr_un address = {};
@@ -124,10 +124,10 @@ void OfferedMemory::Release(int64_t offset) {
   absl::MutexLock lock(&mutex_);
   --held_;
   released_.push_back(offset);
-  // With this and half of the pieces held, the server still has one to go on with.
+  // Even with this share unreported and half of the pieces held, the server still has a piece to continue with.
   if (static_cast<int64_t>(released_.size()) < pieces_ / kReleaseShare) return;
-  // If the server has closed the connection, its call has ended, too. All is sent or nothing: it fits the socket's
-  // buffer or waits for it.
+  // All offsets are sent or none: they fit the socket's buffer or wait for room. If sending fails because the server
+  // has closed the connection, its call has ended, too.
   (void)!send(socket_, released_.data(), released_.size() * sizeof released_[0], MSG_NOSIGNAL);
   released_.clear();
 }

@@ -1,5 +1,5 @@
 // Memory that this client offers to a server on the same machine, so that values come without a socket in between.
-// server/service/shared_memory/SHARED_MEMORY.md specifies what client and server say to each other.
+// server/service/shared_memory/SHARED_MEMORY.md specifies the protocol between client and server.
 #ifndef HOOKLINE_CLIENT_CPP_OFFERED_MEMORY_H_
 #define HOOKLINE_CLIENT_CPP_OFFERED_MEMORY_H_
 
@@ -14,33 +14,33 @@
 
 namespace hookline::client {
 
-// The call metadata that names it.
+// The call metadata that names the memory.
 inline constexpr char kSharedMemoryMetadata[] = "hookline-shared-memory";
 
 // Belongs to one call. Thread-safe.
 class OfferedMemory {
  public:
-  // Offers `bytes` bytes to the server at `address`. Null where it is not on this machine (host:port with a loopback
-  // host), has no use for them, or they cannot be had.
+  // Offers `bytes` bytes to the server at `address`. Returns null if the server is not on this machine (host:port with
+  // a loopback host) or does not take them, or if they cannot be allocated.
   static std::shared_ptr<OfferedMemory> Offer(const std::string& address, int64_t bytes);
   ~OfferedMemory();
   OfferedMemory(const OfferedMemory&) = delete;
   OfferedMemory& operator=(const OfferedMemory&) = delete;
 
-  // The metadata's value.
+  // Returns the metadata's value.
   const std::string& key() const { return key_; }
   int64_t bytes() const { return bytes_; }
 
-  // Tells how many pieces the server makes of it, as `started` says. Until then there is nothing to hold.
+  // Sets how many pieces the server cuts the memory into, as `started` says. Until then there is nothing to hold.
   void SetPieces(int64_t pieces);
   int64_t pieces() const;
 
-  // The values at `offset`, which are held until Release. Null if they would not lie within the memory.
+  // Returns the values at `offset`, which are held until Release. Null if they would not lie within the memory.
   const uint8_t* Hold(int64_t offset, int64_t bytes);
-  // Call it once for each Hold, when the values have been read. The server is told of several at once, since each
-  // time wakes it.
+  // Call it once for each Hold, when the values have been read. The server is notified of several at once, since each
+  // notification wakes it.
   void Release(int64_t offset);
-  // The number of chunks whose values are held.
+  // Returns the number of chunks whose values are held.
   int64_t held() const;
 
  private:
@@ -54,7 +54,7 @@ class OfferedMemory {
   mutable absl::Mutex mutex_;
   int64_t pieces_ ABSL_GUARDED_BY(mutex_) = 0;
   int64_t held_ ABSL_GUARDED_BY(mutex_) = 0;
-  std::vector<int64_t> released_ ABSL_GUARDED_BY(mutex_);  // that the server is not told of yet
+  std::vector<int64_t> released_ ABSL_GUARDED_BY(mutex_);  // those not reported to the server yet
 };
 
 }  // namespace hookline::client

@@ -8,9 +8,9 @@
 namespace hookline::client {
 namespace {
 
-// A caller that reads nothing for this long may go on reading nothing for minutes. Below any server's keepalive.
+// A caller that reads nothing for this long may read nothing for minutes. It is shorter than any server's keepalive.
 constexpr absl::Duration kPause = absl::Milliseconds(100);
-// The longest that a call waits for its end, or for its watch to leave the connection to its reader, after a pause.
+// After a pause, a call waits at most this long for its end, or for the watch to leave the connection to the reader.
 constexpr int64_t kSliceMilliseconds = 20;
 
 }  // namespace
@@ -33,13 +33,13 @@ void PauseWatch::Run() {
   absl::MutexLock lock(&mutex_);
   const auto is_over = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return over_; };
   int64_t seen = -1;
-  // Looks at the counter now and then, since telling a condition variable of each read would cost more than the read.
+  // The counter is polled, since notifying a condition variable of each read would cost more than the read.
   while (!changed_.WaitFor(mutex_, kPause, is_over)) {
     const int64_t before = std::exchange(seen, reads_.load(std::memory_order_relaxed));
     if (seen != before || seen % 2 != 0) continue;
     while (!over_ && reads_.load(std::memory_order_relaxed) == seen) {
       mutex_.Unlock();
-      // A change of the channel's state hardly ever comes; waiting for one has gRPC read from the connection.
+      // The channel's state hardly ever changes, but waiting for a change makes gRPC read from the connection.
       const gpr_timespec slice =
           gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC), gpr_time_from_millis(kSliceMilliseconds, GPR_TIMESPAN));
       channel_->WaitForStateChange(channel_->GetState(/*try_to_connect=*/false), slice);

@@ -14,8 +14,9 @@
 
 namespace hookline::client {
 
-// gRPC reads from a connection only while a thread waits for something of it. A caller that takes nothing for longer
-// than the server's keepalive would be taken for dead; this waits in its place until it comes back. Thread-safe.
+// gRPC reads from a connection only while a thread waits for something from it. If a caller read nothing for longer
+// than the server's keepalive, the server would take it for dead. A PauseWatch therefore waits in the caller's place
+// until the caller reads again. Thread-safe.
 class PauseWatch {
  public:
   explicit PauseWatch(std::shared_ptr<grpc::Channel> channel);
@@ -27,16 +28,16 @@ class PauseWatch {
   void BeginRead() { reads_.fetch_add(1, std::memory_order_relaxed); }
   void EndRead() { reads_.fetch_add(1, std::memory_order_relaxed); }
 
-  // The call is over. Idempotent, and does not wait.
+  // Says that the call is over. Idempotent, and does not wait.
   void End();
 
  private:
   void Run();
 
   const std::shared_ptr<grpc::Channel> channel_;
-  std::atomic<int64_t> reads_{0};  // begun and ended ones; odd during a read
+  std::atomic<int64_t> reads_{0};  // begun plus ended reads; odd during a read
   absl::Mutex mutex_;
-  SteadyCondVar changed_;  // told when `over_` is set
+  SteadyCondVar changed_;  // notified when `over_` is set
   bool over_ ABSL_GUARDED_BY(mutex_) = false;
   std::thread thread_;
 };

@@ -16,7 +16,7 @@ namespace {
 constexpr const char* kProxyVariables[] = {"grpc_proxy", "https_proxy", "http_proxy"};
 constexpr const char* kNoProxyVariables[] = {"no_grpc_proxy", "no_proxy"};
 
-// The first variable that is set, and its value; empty where none is.
+// Returns the first variable that is set, and its value; both are empty if none is set.
 template <size_t kCount>
 std::pair<std::string, std::string> FirstSet(const char* const (&variables)[kCount]) {
   for (const char* variable : variables) {

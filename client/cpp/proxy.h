@@ -1,4 +1,4 @@
-// Proxies that gRPC goes through because the environment says so.
+// Describes the proxies that environment variables make gRPC use.
 #ifndef HOOKLINE_CLIENT_CPP_PROXY_H_
 #define HOOKLINE_CLIENT_CPP_PROXY_H_
 
@@ -9,11 +9,12 @@
 
 namespace hookline::client {
 
-// The proxy on the way to a server's address, without its password, the variable that names it, and how to go without;
-// empty where gRPC goes straight there.
+// Returns a phrase about the proxy on the way to a server's address: its URL without the password, the variable that
+// names it, and how to avoid it. Empty if gRPC connects to the server directly.
 std::string ProxyOnTheWay(absl::string_view address);
 
-// The status; UNAVAILABLE with `proxy` (ProxyOnTheWay) after its message, unless that is empty or there already.
+// Returns `status`, and adds `proxy` (see ProxyOnTheWay) to the message of UNAVAILABLE, unless the message has
+// it already.
 absl::Status NameProxy(const absl::Status& status, const std::string& proxy);
 
 }  // namespace hookline::client

@@ -16,9 +16,9 @@ namespace {
 absl::Status SameCapture(const v1::CaptureStarted& before, const v1::CaptureStarted& now) {
   auto differs = [](absl::string_view what) {
     return absl::FailedPreconditionError(
-        absl::StrCat("after the reconnect the server grants another ", what, "; start the capture anew"));
+        absl::StrCat("after the reconnect the server grants a different ", what, "; start the capture again"));
   };
-  if (before.fingerprint() != now.fingerprint()) return differs("fingerprint, which means other weights");
+  if (before.fingerprint() != now.fingerprint()) return differs("fingerprint, which means different weights");
   if (before.dtype() != now.dtype()) return differs("dtype");
   if (before.top_k() != now.top_k()) return differs("top_k");
   if (before.hook_points_size() != now.hook_points_size()) return differs("number of hook_points");
@@ -33,7 +33,7 @@ absl::Status SameCapture(const v1::CaptureStarted& before, const v1::CaptureStar
   return absl::OkStatus();
 }
 
-// Returns whether a call that ends so leaves rows to come. A reason that is not known here ends a capture.
+// Returns whether rows are still to come after a call that ended for this reason. An unknown reason ends a capture.
 bool IsCutShort(v1::StopReason reason) {
   return reason == v1::STOP_REASON_CANCELLED || reason == v1::STOP_REASON_SHUTTING_DOWN ||
          reason == v1::STOP_REASON_ERROR;
@@ -50,7 +50,7 @@ absl::Duration ReconnectDelay(int attempt) {
 ResumableCapture::ResumableCapture(StartCall start_call) : start_call_(std::move(start_call)) {}
 
 void ResumableCapture::Call() {
-  // Called without the lock: connecting takes seconds where the server does not answer.
+  // The lock is not held, because connecting takes seconds if the server does not answer.
   std::shared_ptr<CaptureCall> call = start_call_(resume_token());
   absl::MutexLock lock(&mutex_);
   call_ = std::move(call);
@@ -102,7 +102,7 @@ absl::Status ResumableCapture::TakeChunk(const Chunk& chunk) {
   int64_t& rows = rows_[static_cast<size_t>(chunk.hook_point_index())];
   if (header.first_row() != rows) {
     return absl::InternalError(absl::StrCat("the server broke the protocol: row ", header.first_row(), " of ",
-                                            Escaped(header.hook_point()), " came where row ", rows, " was due"));
+                                            Escaped(header.hook_point()), " came instead of row ", rows));
   }
   rows += header.rows();
   failures_ = 0;
@@ -112,7 +112,7 @@ absl::Status ResumableCapture::TakeChunk(const Chunk& chunk) {
 
 absl::Status ResumableCapture::TakeSummary(const v1::CaptureSummary& summary) {
   if (summary.hook_points_size() != started_->hook_points_size()) {
-    return absl::InternalError(absl::StrCat("the server broke the protocol: its summary tells of ",
+    return absl::InternalError(absl::StrCat("the server broke the protocol: its summary has ",
                                             summary.hook_points_size(), " hook points instead of ",
                                             started_->hook_points_size()));
   }
@@ -121,11 +121,11 @@ absl::Status ResumableCapture::TakeSummary(const v1::CaptureSummary& summary) {
   if (IsCutShort(summary.stop_reason())) return absl::OkStatus();
   has_ended_ = true;
   for (int i = 0; i < summary.hook_points_size(); ++i) {
-    if (summary.hook_points(i).mean_vector_size() > 0) continue;  // of statistics_only no rows come
+    if (summary.hook_points(i).mean_vector_size() > 0) continue;  // statistics_only sends no rows
     if (const int64_t rows = rows_[static_cast<size_t>(i)]; summary.hook_points(i).rows() != rows) {
-      return absl::DataLossError(absl::StrCat("of ", Escaped(started_->hook_points(i).hook_point()), " ", rows,
-                                              " rows came, but ", summary.hook_points(i).rows(),
-                                              " were sent by the server's account"));
+      return absl::DataLossError(absl::StrCat(Escaped(started_->hook_points(i).hook_point()), ": ", rows,
+                                              " rows came, but the server says that it sent ",
+                                              summary.hook_points(i).rows()));
     }
   }
   return absl::OkStatus();
@@ -134,7 +134,7 @@ absl::Status ResumableCapture::TakeSummary(const v1::CaptureSummary& summary) {
 std::optional<Reconnect> ResumableCapture::NextReconnect(const absl::Status& error) {
   absl::MutexLock lock(&mutex_);
   if (failures_ == kMaxReconnects) return std::nullopt;
-  // A quota or a full queue, of which the server says when to try again.
+  // The server refused because of a quota or a full queue, and said when to try again.
   if (const std::optional<absl::Duration> retry_after = RetryAfterOf(error); retry_after.has_value()) {
     ++failures_;
     return Reconnect{failures_, std::max(*retry_after, ReconnectDelay(failures_))};

@@ -1,4 +1,4 @@
-// A capture that lives through broken connections: calls that follow each other, each of which continues after the last
+// A capture that survives broken connections: it makes one call after another, each of which continues after the last
 // row received.
 //
 //   ResumableCapture capture([&](const std::string& token) { return StartTheCallWith(token); });
@@ -43,11 +43,11 @@ namespace hookline::client {
 inline constexpr int kMaxReconnects = 10;
 // This is short, so that a connection that was merely cut costs little.
 inline constexpr absl::Duration kFirstReconnectDelay = absl::Milliseconds(250);
-// This is long enough not to burden a server that is starting, short enough that nobody notices it once it is up.
+// This is long enough not to burden a server that is starting, and short enough to go unnoticed once it is up.
 inline constexpr absl::Duration kMaxReconnectDelay = absl::Seconds(8);
 
-// The wait before reconnect `attempt`, counted from 1: kFirstReconnectDelay, twice as long each time, at most
-// kMaxReconnectDelay.
+// Returns the wait before reconnect `attempt`, counted from 1: kFirstReconnectDelay, doubled each time, at
+// most kMaxReconnectDelay.
 absl::Duration ReconnectDelay(int attempt);
 
 struct Reconnect {
@@ -55,10 +55,10 @@ struct Reconnect {
   absl::Duration delay;
 };
 
-// Call, Next and NextReconnect belong to one thread at a time; everything else may be called from any.
+// Call, Next and NextReconnect belong to one thread at a time; everything else may be called from any thread.
 class ResumableCapture {
  public:
-  // Makes one call, never null, with the resume token of the last message; empty for the first.
+  // Makes one call, never null, with the resume token of the last message, which is empty for the first call.
   using StartCall = std::function<std::unique_ptr<CaptureCall>(const std::string& resume_token)>;
 
   explicit ResumableCapture(StartCall start_call);
@@ -69,17 +69,17 @@ class ResumableCapture {
   void Call();
 
   // Blocks for the next event of the call; none at the end of a capture that ended well. A summary is that of the call;
-  // summary() merges. Errors, after which nothing may be called but Call: those of CaptureCall::Next; UNAVAILABLE where
-  // the call ended before the capture did; INTERNAL where rows are not those that were due; DATA_LOSS where the server
-  // counts other rows than came; FAILED_PRECONDITION where a server that answers a reconnect grants something else.
+  // summary() merges them. Errors, after which only Call may follow: those of CaptureCall::Next; UNAVAILABLE if the
+  // call ended before the capture did; INTERNAL if the rows are not the next ones; DATA_LOSS if the server counted
+  // other rows than arrived; FAILED_PRECONDITION if a server grants something else after a reconnect.
   absl::StatusOr<std::optional<CaptureEvent>> Next();
 
-  // Says when to call again after an error of Next; where the server says when (RetryAfterOf), not before. None:
-  // the error is final, because a reconnect would not cure it, because the server never granted the capture (a wrong
-  // address should say so at once), or after kMaxReconnects.
+  // Returns when to call again after an error of Next, but not before the time that the server gives, if any
+  // (RetryAfterOf). None if the error is final: a reconnect would not help, the server never granted the capture (a
+  // wrong address should fail at once), or kMaxReconnects were made.
   std::optional<Reconnect> NextReconnect(const absl::Status& error);
 
-  // CaptureStream, as CaptureCall's, of the current call.
+  // For CaptureStream: do what CaptureCall's do, for the current call.
   bool WriteTokens(const v1::TokenBatch& tokens);
   void FinishTokens();
 
@@ -88,14 +88,14 @@ class ResumableCapture {
   // Ends the current call and those to come with CANCELLED. Idempotent.
   void Cancel();
 
-  // The grant of the first call, which is that of every call; null before. Never changes once it is there.
+  // Returns the grant of the first call, which is that of every call; null before. It never changes once it is set.
   const v1::CaptureStarted* started() const;
-  // The summaries of all calls so far, merged; none before the first. A call that the connection's end kept from
-  // sending its summary is missing in it: `statistics_rows` says how many rows the statistics cover.
+  // Returns the merged summaries of all calls so far; none before the first. A call whose connection broke before it
+  // sent a summary is not included: `statistics_rows` says how many rows the statistics cover.
   std::optional<v1::CaptureSummary> summary() const;
-  // The token of the last message that had one.
+  // Returns the token of the last message that had one.
   std::string resume_token() const;
-  // Calls after the first.
+  // Returns the number of calls after the first.
   int reconnects() const;
 
  private:
@@ -110,12 +110,12 @@ class ResumableCapture {
   mutable absl::Mutex mutex_;
   std::shared_ptr<CaptureCall> call_ ABSL_GUARDED_BY(mutex_);
   std::optional<v1::CaptureStarted> started_ ABSL_GUARDED_BY(mutex_);
-  std::vector<int64_t> rows_ ABSL_GUARDED_BY(mutex_);  // received of each hook point, over all calls
+  std::vector<int64_t> rows_ ABSL_GUARDED_BY(mutex_);  // rows received of each hook point, over all calls
   std::optional<v1::CaptureSummary> summary_ ABSL_GUARDED_BY(mutex_);
   std::string resume_token_ ABSL_GUARDED_BY(mutex_);
   int calls_ ABSL_GUARDED_BY(mutex_) = 0;
   int failures_ ABSL_GUARDED_BY(mutex_) = 0;        // since the last row
-  bool has_ended_ ABSL_GUARDED_BY(mutex_) = false;  // the current call's summary says that the capture has
+  bool has_ended_ ABSL_GUARDED_BY(mutex_) = false;  // the current call's summary ended the capture
   bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
 };
 

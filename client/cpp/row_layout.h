@@ -12,7 +12,7 @@ namespace hookline::client {
 // Returns none for a type that this client does not know.
 std::optional<Dtype> FromProto(v1::Dtype dtype);
 
-// The layout of the rows of hook point `hook_point` of `started`, whose dtype is known.
+// Returns the layout of the rows of hook point `hook_point` of `started`, whose dtype is known.
 RowLayout LayoutOf(const v1::CaptureStarted& started, int hook_point);
 
 }  // namespace hookline::client

@@ -12,7 +12,7 @@
 namespace hookline::client {
 namespace {
 
-// Nobody wants to wait for longer than that without being told.
+// No client should wait longer than this without reporting the error.
 constexpr absl::Duration kMaxRetryDelay = absl::Hours(1);
 
 // Returns the first message of this type among the details of an encoded google.rpc.Status.
@@ -45,7 +45,7 @@ std::optional<absl::Duration> RetryDelay(absl::string_view details) {
 
 absl::Status FromGrpc(const grpc::Status& status) {
   if (status.ok()) return absl::OkStatus();
-  // The bytes are a server's, so they are escaped here once for everyone who shows the status.
+  // The bytes come from a server, so they are escaped here, once for all code that shows the status.
   absl::Status converted =
       WithField(absl::Status(static_cast<absl::StatusCode>(status.error_code()), Escaped(status.error_message())),
                 Escaped(BadRequestField(status.error_details())));

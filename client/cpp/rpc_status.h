@@ -12,15 +12,16 @@
 
 namespace hookline::client {
 
-// The code as the server sent it, and its message as Escaped gives it. Where the details name a field,
-// hookline::FieldOf gives its path.
+// Returns the code that the server sent, with its message escaped. If the details name a field, hookline::FieldOf
+// returns its path.
 absl::Status FromGrpc(const grpc::Status& status);
 
-// The first field that a google.rpc.BadRequest in `details` names; "" if there is none or `details` is malformed.
-// `details` is what gRPC carries as `grpc-status-details-bin`: an encoded google.rpc.Status (proto/google/rpc).
+// Returns the first field that a google.rpc.BadRequest in `details` names; "" if there is none or `details` is
+// malformed. `details` is what gRPC carries as `grpc-status-details-bin`: an encoded
+// google.rpc.Status (proto/google/rpc).
 std::string BadRequestField(absl::string_view details);
 
-// The time to wait that google.rpc.RetryInfo names in them; none without.
+// Returns the time to wait that a google.rpc.RetryInfo in `details` names, if there is one.
 std::optional<absl::Duration> RetryDelay(absl::string_view details);
 
 }  // namespace hookline::client

@@ -63,7 +63,7 @@ absl::StatusOr<std::string> TakeScheme(absl::string_view address, TlsOptions* tl
   if (absl::ConsumePrefix(&address, "grpcs://")) {
     tls->enabled = true;
   } else if (absl::ConsumePrefix(&address, "grpc://") && tls->is_on()) {
-    return absl::InvalidArgumentError("address: begins with grpc://, which has no TLS, but TLS is asked for");
+    return absl::InvalidArgumentError("address: begins with grpc://, which has no TLS, but TLS is requested");
   }
   return std::string(address);
 }
@@ -71,7 +71,7 @@ absl::StatusOr<std::string> TakeScheme(absl::string_view address, TlsOptions* tl
 absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> ChannelCredentials(const TlsOptions& tls) {
   if (!tls.is_on()) return grpc::InsecureChannelCredentials();
   if (tls.certificate_path.empty() != tls.key_path.empty()) {
-    return absl::InvalidArgumentError("tls: a certificate and its key are given together or not at all");
+    return absl::InvalidArgumentError("tls: a certificate and its key must be given together or not at all");
   }
   grpc::SslCredentialsOptions options;
   RETURN_IF_ERROR(ReadFile("tls-ca", tls.ca_path, &options.pem_root_certs));

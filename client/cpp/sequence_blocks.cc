@@ -10,7 +10,7 @@
 namespace hookline::client {
 namespace {
 
-// Below this many tokens the call of a block costs more than what is gained by blocks side by side.
+// Below this many tokens, a block's call costs more than running blocks in parallel gains.
 constexpr int64_t kLeastBlockTokens = int64_t{1} << 11;
 
 int64_t CeilOf(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -46,7 +46,7 @@ class BlocksOfDataset final : public BlockSource {
     const int64_t epochs = std::max(1, part_.source.epochs());
     if (part_.count == 0 || place_ >= part_.count * epochs) return std::nullopt;
     const int64_t index = place_ % part_.count;
-    // Read in order, the block can be named by its first sequence, and ends with the epoch.
+    // If the dataset is read in order, the block is named by its first sequence, and it ends with the epoch.
     const bool is_named = !NeedsPlaces(part_.source, limits_);
     const int64_t left = is_named ? part_.count - index : part_.count * epochs - place_;
     const int64_t sequences = SequencesOf(left);
@@ -83,7 +83,7 @@ class BlocksOfDataset final : public BlockSource {
 
   const DatasetPart part_;
   const BlockLimits limits_;
-  int64_t place_;  // of the next sequence, over all epochs
+  int64_t place_;  // the place of the next sequence, over all epochs
 };
 
 }  // namespace

@@ -93,7 +93,7 @@ absl::Status ServerFleet::CheckSame(const std::string& what, size_t server, cons
   if (first == fingerprint) return absl::OkStatus();
   return absl::FailedPreconditionError(absl::StrCat(what, ": ", address(first_server), " holds the fingerprint ", first,
                                                     " and ", address(server), " holds ", fingerprint,
-                                                    "; the servers of one capture hold the same"));
+                                                    "; all servers of a capture must hold the same"));
 }
 
 absl::Status ServerFleet::Ask(size_t server) {
@@ -186,7 +186,7 @@ void ServerFleet::Lose(size_t server, const absl::Status& error) {
   {
     absl::MutexLock lock(&mutex_);
     State& state = states_[server];
-    if (is_over_ || (!state.is_admitted && !state.is_asked)) return;  // another call of it has said so
+    if (is_over_ || (!state.is_admitted && !state.is_asked)) return;  // another call has reported the loss
     state.is_admitted = false;
     state.error = error;
     ++state.failures;

@@ -28,7 +28,8 @@ namespace hookline::client {
 // A server whose call has sent nothing for this long is asked whether it is still there; the Python client's `Sharing`
 // has the same numbers.
 inline constexpr absl::Duration kSilence = absl::Seconds(5);
-// The longest that a server may take to answer that: the time-out of a fleet's clients. Its blocks then run elsewhere.
+// How long a server may take to answer that, which is the time-out of a fleet's clients. After that its blocks
+// run elsewhere.
 inline constexpr absl::Duration kAnswerTime = absl::Seconds(10);
 
 struct NamedServer {
@@ -36,23 +37,23 @@ struct NamedServer {
   std::unique_ptr<Client> client;
 };
 
-// Returns whether a call failed because its server is away or going away: gRPC cancels what a server that ends still
+// Returns whether a call failed because its server is away or shutting down, which cancels the calls that it still
 // runs. False for a capture that an operator stopped.
 bool IsGone(const absl::Status& status);
 
-// Returns the error with the server that it is of, unless it names it already.
+// Returns the error with the address of its server added, unless the message has it already.
 absl::Status OfServer(const absl::Status& status, const std::string& address);
 
-// Servers are named by their index. A server is admitted once it has answered and holds what the first one that
-// answered holds. One that fails is left alone by the policy of resumable_capture.h, and then asked again.
-// Thread-safe.
+// Servers are identified by their index. A server is admitted once it has answered and holds the same model and dataset
+// as the first that answered. A server that fails is left alone for the delays of resumable_capture.h and then asked
+// again. Thread-safe.
 class ServerFleet {
  public:
-  // `dataset`: empty where none is read. `on_failed` is called at most once, from any thread and without a lock: the
-  // servers do not hold the same, or each has failed more often than a capture on one server is reconnected.
+  // `dataset` is empty if none is read. `on_failed` is called at most once, from any thread and without a lock: a
+  // server answers with an error, the servers do not hold the same, or each has failed more than kMaxReconnects times.
   ServerFleet(std::vector<NamedServer> servers, std::string model, std::string dataset, absl::Duration silence,
               std::function<void(absl::Status)> on_failed);
-  // Every other call must have returned, as they do soon after End.
+  // All calls of other methods must have returned, which they do soon after End.
   ~ServerFleet();
   ServerFleet(const ServerFleet&) = delete;
   ServerFleet& operator=(const ServerFleet&) = delete;
@@ -60,27 +61,26 @@ class ServerFleet {
   size_t size() const { return servers_.size(); }
   Client& client(size_t server) const { return *servers_[server].client; }
   const std::string& address(size_t server) const { return servers_[server].address; }
-  // The dataset that the servers hold, once one is admitted.
+  // Returns the dataset that the servers hold, once one is admitted.
   v1::Dataset dataset() const ABSL_LOCKS_EXCLUDED(mutex_);
 
-  // Waits until the server may be used, after asking it whether it is there where that is not known. False: the end has
-  // come.
+  // Waits until the server can be used, and asks it whether it is there if that is not known. Returns false after End.
   bool WaitUntilUsable(size_t server) ABSL_LOCKS_EXCLUDED(mutex_);
-  // Waits until each server has answered or failed to, which callers of WaitUntilUsable find out. Returns those that
-  // did not answer; the first one's error where that are all.
+  // Waits until each server has answered or failed to; callers of WaitUntilUsable ask them. Returns the servers that
+  // did not answer, or the first one's error if no server answered.
   absl::StatusOr<std::vector<std::pair<size_t, absl::Status>>> WaitUntilAnswered() ABSL_LOCKS_EXCLUDED(mutex_);
-  // Waits for a server that may be used.
+  // Waits for a server that can be used and returns it.
   absl::StatusOr<size_t> AnyUsable() ABSL_LOCKS_EXCLUDED(mutex_);
 
-  // Returns whether another call may succeed after one of this server that failed so, and notes when this server may
-  // be asked again. False also after the end.
+  // Returns whether another call can succeed after one on this server failed with `error`, and notes when this server
+  // may be asked again. Returns false after End.
   bool MayGoOn(size_t server, const absl::Status& error) ABSL_LOCKS_EXCLUDED(mutex_);
 
-  // Cancels all calls; those who wait return. Idempotent.
+  // Cancels all calls; methods that wait return. Idempotent.
   void End() ABSL_LOCKS_EXCLUDED(mutex_);
 
-  // A call that runs on a server, for as long as this lives. It is cancelled at the end, and where the server is silent
-  // and does not answer. Belongs to one thread.
+  // Registers a call that runs on a server for as long as this object lives. The call is cancelled by End, and if the
+  // server is silent and does not answer. Belongs to one thread.
   class Call {
    public:
     Call(ServerFleet* fleet, size_t server, CaptureCall* call);
@@ -88,7 +88,7 @@ class ServerFleet {
     Call(const Call&) = delete;
     Call& operator=(const Call&) = delete;
 
-    // Blocks for the call's next event. UNAVAILABLE where the call was cancelled because the server did not answer.
+    // Blocks for the call's next event. UNAVAILABLE if the call was cancelled because the server did not answer.
     absl::StatusOr<std::optional<CaptureEvent>> Next();
 
    private:
@@ -103,8 +103,8 @@ class ServerFleet {
     int failures = 0;  // since it last sent rows
     absl::Time retry_at = absl::InfinitePast();
     bool is_admitted = false;
-    bool is_asked = false;  // just now
-    absl::Status error;     // the last one
+    bool is_asked = false;  // is being asked whether it is there
+    absl::Status error;     // the last error
   };
   struct Running {
     size_t server = 0;
@@ -139,7 +139,7 @@ class ServerFleet {
   int64_t next_call_ ABSL_GUARDED_BY(mutex_) = 0;
   bool has_failed_ ABSL_GUARDED_BY(mutex_) = false;
   bool is_over_ ABSL_GUARDED_BY(mutex_) = false;
-  std::vector<std::thread> watchers_;  // one for each server, since a probe of one that hangs takes its time
+  std::vector<std::thread> watchers_;  // one for each server, since probing one that hangs takes long
 };
 
 }  // namespace hookline::client

@@ -12,7 +12,7 @@
 namespace hookline::client {
 namespace {
 
-// The rows of a block are at least allowed this many bytes, however many blocks are open.
+// A block may have at least this many bytes of rows, however many blocks are open.
 constexpr int64_t kLeastBlockBytes = int64_t{1} << 20;
 
 std::string DatasetName(const v1::CaptureRequest& request) {
@@ -69,8 +69,8 @@ absl::Status SharedCapture::CheckRequest() const {
   }
   if (!request_.has_dataset() && request_.selection().sample_rows() > 0) {
     return InvalidField("selection.sample_rows",
-                        "rows are sampled by a sequence's place among all, which a server of a part does not know; "
-                        "take a dataset, or one server");
+                        "rows are sampled by a sequence's index among all, which the server of a part does not know; "
+                        "use a dataset, or one server");
   }
   return absl::OkStatus();
 }
@@ -82,7 +82,7 @@ absl::Status SharedCapture::OnAnyServer(Call call) {
     absl::Status status = server.ok() ? call(*server) : server.status();
     if (!status.ok() && server.ok() && fleet_.MayGoOn(*server, status)) continue;
     absl::MutexLock lock(&mutex_);
-    RETURN_IF_ERROR(failure_);  // which is why the fleet has ended
+    RETURN_IF_ERROR(failure_);  // a failure is why the fleet has ended
     return server.ok() ? OfServer(status, fleet_.address(*server)) : status;
   }
 }
@@ -111,7 +111,7 @@ absl::Status SharedCapture::Start() {
 
 absl::Status SharedCapture::AskGrant(size_t server) {
   Client& client = fleet_.client(server);
-  // A dataset is checked whole, so that blocks of it are always right.
+  // The server checks the request for the whole dataset, so that requests for blocks of it are always valid.
   if (request_.has_dataset()) RETURN_IF_ERROR(client.EstimateCapture(request_).status());
   v1::CaptureRequest request = request_;
   request.clear_source();
@@ -123,8 +123,8 @@ absl::Status SharedCapture::AskGrant(size_t server) {
   if (started == nullptr) return absl::UnavailableError("the server ended a capture before it started");
   if (request_.deterministic() && started->batch_tokens() == 0) {
     return absl::FailedPreconditionError(
-        "deterministic: the server does not say how many tokens its batches have, which tells where to cut; update the "
-        "server, or give one");
+        "deterministic: the server does not say how many tokens its batches have, which decides where blocks end; "
+        "update the server, or give one server");
   }
   started_ = *started;
   started_.set_next_sequence(0);
@@ -150,7 +150,7 @@ absl::Status SharedCapture::MakeSource(Client& client) {
   }
   ASSIGN_OR_RETURN(DatasetPart part, PartOf(request_.dataset(), fleet_.dataset()));
   if (request_.selection().exclude_token_ids().empty() && part.count > 0) {
-    // Every sequence has as many rows as one.
+    // All sequences have the same number of rows, so one of them is estimated.
     v1::CaptureRequest one = request_;
     one.clear_max_activations();
     one.clear_max_activations_by_hook_point();
@@ -164,8 +164,8 @@ absl::Status SharedCapture::MakeSource(Client& client) {
   } else if (part.count > 0 && NeedsPlaces(part.source, limits)) {
     return InvalidField(
         "selection.exclude_token_ids",
-        "only the server knows how many rows it leaves, and several servers share a shuffled dataset by their number; "
-        "give one server, or no shuffle_seed (with deterministic also one epoch)");
+        "only the server knows how many rows it leaves, and several servers need that number to share a shuffled "
+        "dataset; give one server, or no shuffle_seed (with deterministic, also one epoch)");
   }
   started_.set_tokenizer_warning(fleet_.dataset().packing().warning());
   source_ = DatasetBlocks(part, limits);
@@ -200,7 +200,7 @@ bool SharedCapture::HasRoom(int64_t bytes) const {
 }
 
 void SharedCapture::Plan() {
-  std::optional<int64_t> row = 0;  // before the next block; none: known once that is due
+  std::optional<int64_t> row = 0;  // rows before the next block; none: known once that is due
   for (int64_t number = 0;; ++number) {
     absl::StatusOr<std::optional<SequenceBlock>> part = source_->Next();
     const bool is_block = part.ok() && part->has_value();
@@ -211,7 +211,7 @@ void SharedCapture::Plan() {
     const int64_t before = row.value_or(delivered_);
     std::optional<v1::CaptureRequest> request = is_block ? RequestOf(**part, before) : std::nullopt;
     if (!request.has_value()) {
-      // Behind the last budget the source's errors do not matter.
+      // After the last budget is used up, the source's errors do not matter.
       if (before < LargestBudget()) source_status_ = part.status();
       has_all_blocks_ = true;
       changed_.NotifyAll();
@@ -320,12 +320,12 @@ absl::Status SharedCapture::CheckResult(const Task& task, const Result& result) 
     int64_t& came = rows[chunk.header().hook_point()];
     if (chunk.header().first_row() != came) {
       return absl::InternalError(absl::StrCat("the server broke the protocol: row ", chunk.header().first_row(), " of ",
-                                              chunk.header().hook_point(), " came where row ", came, " was due"));
+                                              chunk.header().hook_point(), " came instead of row ", came));
     }
     most = std::max(most, came += chunk.header().rows());
   }
   if (result.summary.hook_points_size() != result.started.hook_points_size()) {
-    return absl::InternalError(absl::StrCat("the server broke the protocol: its summary tells of ",
+    return absl::InternalError(absl::StrCat("the server broke the protocol: its summary has ",
                                             result.summary.hook_points_size(), " hook points instead of ",
                                             result.started.hook_points_size()));
   }
@@ -335,15 +335,15 @@ absl::Status SharedCapture::CheckResult(const Task& task, const Result& result) 
     const int64_t asked = task.request.max_activations_by_hook_point().at(point.hook_point());
     if (point.max_activations() < asked && came == point.max_activations()) {
       return absl::FailedPreconditionError(absl::StrCat("the server grants ", came, " rows in a capture (--max-rows), ",
-                                                        "fewer than the ", asked, " of a block of ",
+                                                        "fewer than the ", asked, " that a block needs of ",
                                                         point.hook_point()));
     }
     const int64_t expected = std::min(asked, task.part.rows.value_or(most));
     const v1::HookPointSummary& summary = result.summary.hook_points(i);
     const int64_t told = summary.hook_point() == point.hook_point() ? summary.rows() : -1;
     if (came != expected || came != told) {
-      return absl::DataLossError(absl::StrCat("of ", point.hook_point(), " ", came, " rows of a block came, but ",
-                                              expected, " were due, and ", told, " were sent by the server's account"));
+      return absl::DataLossError(absl::StrCat(point.hook_point(), ": ", came, " rows of a block came, but ", expected,
+                                              " were expected, and the server says that it sent ", told));
     }
   }
   return absl::OkStatus();
@@ -394,7 +394,7 @@ void SharedCapture::FinishBlock() {
   const auto due = blocks_.find(due_);
   const v1::CaptureSummary& told = (*due->second.result)->summary;
   v1::CaptureSummary summary = told;
-  // A block in which the budget of a hook point is used up tells nothing of it.
+  // A block's summary lacks the hook points whose budget was used up before it.
   summary.clear_hook_points();
   for (const v1::HookPointGrant& point : started_.hook_points()) {
     summary.add_hook_points()->set_hook_point(point.hook_point());
@@ -415,7 +415,7 @@ void SharedCapture::FinishBlock() {
 void SharedCapture::FinishSummary(v1::StopReason reason) {
   summary_.set_stop_reason(reason);
   summary_.clear_resume_token();
-  // Nothing came of an empty source.
+  // An empty source has given no summaries.
   for (int i = summary_.hook_points_size(); i < started_.hook_points_size(); ++i) {
     summary_.add_hook_points()->set_hook_point(started_.hook_points(i).hook_point());
   }

@@ -1,5 +1,5 @@
 // A capture over several servers that hold the same model: its source is cut into blocks of sequences, which servers
-// run as they are free, and rows come back in the order of the source.
+// run as they become free, and rows come back in the order of the source.
 //
 //   SharedCapture capture(std::move(servers), request, /*next_sequence=*/nullptr);
 //   RETURN_IF_ERROR(capture.Start());
@@ -33,10 +33,10 @@
 
 namespace hookline::client {
 
-// Blocks that a server runs at a time: while the rows of one are on their way, the device has the next one.
+// How many blocks a server runs at a time: while the rows of one are on their way, the device computes the next one.
 inline constexpr size_t kServerBlocks = 2;
-// Blocks that are open for each that runs: with as many waiting for an earlier one as run, a server that is half as
-// fast as the others holds up nobody.
+// How many blocks are open for each that runs: with as many blocks waiting for an earlier one as running, a server that
+// is half as fast as the others does not hold them up.
 inline constexpr size_t kWindowFactor = 2;
 // The most bytes of rows of all open blocks. A block that is larger, because its only sequence is or because
 // `deterministic` makes it hold a whole batch or message, is open alone.
@@ -44,22 +44,22 @@ inline constexpr int64_t kReorderBytes = int64_t{256} << 20;
 
 // Says how a capture is shared; the Python client's `Sharing` has the same numbers.
 struct SharingOptions {
-  int64_t block_tokens = int64_t{1} << 14;  // of a block: about two batches of a server
+  int64_t block_tokens = int64_t{1} << 14;  // the most tokens of a block: about two batches of a server
   int64_t reorder_bytes = kReorderBytes;
   absl::Duration silence = kSilence;
 };
 
-// Rows, their order, budgets and provenance are those of one server; with `deterministic` the bits are, too, on equal
-// hardware and with equal --max-batch-tokens. A block's rows are handed over when all of them have come, so that
-// nothing is lost or doubled where a server dies or hangs: the block runs again on another one.
+// Rows, their order, budgets and provenance are the same as from one server; with `deterministic` so are the bits, on
+// equal hardware and with equal --max-batch-tokens. A block's rows are delivered when all of them have arrived, so that
+// nothing is lost or doubled if a server dies or hangs: the block runs again on another one.
 //
 // Start, Next, started and summary belong to one thread; any thread may call Cancel and reruns.
 class SharedCapture {
  public:
-  // `request` has a dataset as its source, or none; then `next_sequence`, which another thread calls, gives the
-  // sequences. Where that may wait for ever, its owner makes it return before this is destroyed. `servers`: at least
-  // one, connected without shared memory, of which blocks that wait would keep too much, and with kAnswerTime as
-  // time-out.
+  // `request` has a dataset as its source, or no source; then `next_sequence`, which another thread calls, gives the
+  // sequences. If `next_sequence` can wait for ever, its owner must make it return before this object is destroyed.
+  // `servers` are at least one, connected with kAnswerTime as time-out and without shared memory, of which waiting
+  // blocks would keep too much.
   SharedCapture(std::vector<NamedServer> servers, v1::CaptureRequest request, NextSequence next_sequence,
                 const SharingOptions& options = {});
   // Cancels.
@@ -69,24 +69,25 @@ class SharedCapture {
 
   // Blocks until each server has answered or failed to, and one has granted the whole capture. INVALID_ARGUMENT: the
   // capture needs one server; FAILED_PRECONDITION: the servers do not hold the same model or dataset; the first one's
-  // error where none answers; otherwise any error that a server has for the request.
+  // error if none answers; otherwise any error with which a server refuses the request.
   absl::Status Start();
-  // The grant of the whole capture, and the servers that do not answer yet, with their errors; after Start.
+  // Return the grant of the whole capture, and the servers that did not answer, with their errors. Call them
+  // after Start.
   const v1::CaptureStarted& started() const { return started_; }
   const std::vector<std::string>& away() const { return away_; }
 
   // Blocks for the next rows; none at the end. `first_row` and the index of the hook point are those of the whole
   // capture; there is no resume token. Errors of the source and of servers about a block come after the rows before
-  // them, as with one server; others at once: CANCELLED; FAILED_PRECONDITION where a server that comes back holds
-  // something else; UNAVAILABLE once every server has failed more often than a capture on one is reconnected.
+  // them, as with one server; others come at once: CANCELLED; FAILED_PRECONDITION if a server that comes back holds
+  // something else; UNAVAILABLE once every server has failed more than kMaxReconnects times.
   absl::StatusOr<std::optional<Chunk>> Next() ABSL_LOCKS_EXCLUDED(mutex_);
 
-  // The sum of the blocks' summaries, once Next has returned none.
+  // Returns the sum of the blocks' summaries, once Next has returned none.
   const v1::CaptureSummary& summary() const { return summary_; }
-  // Blocks that ran again.
+  // Returns how often blocks ran again.
   int reruns() const ABSL_LOCKS_EXCLUDED(mutex_);
 
-  // Next returns CANCELLED soon. Idempotent.
+  // Makes Next return CANCELLED soon. Idempotent.
   void Cancel() ABSL_LOCKS_EXCLUDED(mutex_);
 
  private:
@@ -103,32 +104,32 @@ class SharedCapture {
   struct Block {
     std::shared_ptr<const Task> task;
     int64_t most_bytes = 0;
-    std::optional<absl::StatusOr<Result>> result;  // none until all of it has come
-    size_t taken = 0;                              // chunks
+    std::optional<absl::StatusOr<Result>> result;  // none until all of it has arrived
+    size_t taken = 0;                              // chunks that Next has taken
   };
 
   absl::Status CheckRequest() const;
-  // Asks one server for its grant of the whole capture and, of a dataset, makes it check the request.
+  // Asks one server for its grant of the whole capture and, if there is a dataset, makes it check the request.
   absl::Status AskGrant(size_t server);
   absl::Status MakeSource(Client& client);
-  // Does `call` on a server that can be used, and again on another one where that is gone.
+  // Runs `call` on a server that can be used, and again on another one if that server is gone.
   template <typename Call>
   absl::Status OnAnyServer(Call call);
 
-  // These are the threads' work.
+  // The threads run these.
   void Plan() ABSL_LOCKS_EXCLUDED(mutex_);
   void Serve(size_t server) ABSL_LOCKS_EXCLUDED(mutex_);
 
-  // Returns whether a block of so many bytes may be opened.
+  // Returns whether a block of this many bytes may be opened.
   bool HasRoom(int64_t bytes) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Returns the request of a block that `row` rows of the capture come before; none where no budget is left.
+  // Returns the request of a block that follows `row` rows of the capture; none if no budget is left.
   std::optional<v1::CaptureRequest> RequestOf(const SequenceBlock& part, int64_t row) const;
   absl::StatusOr<Result> Run(size_t server, const Task& task);
   absl::Status CheckGrant(size_t server, const Task& task, const v1::CaptureStarted& started) const;
   static absl::Status CheckResult(const Task& task, const Result& result);
   void Fail(absl::Status status) ABSL_LOCKS_EXCLUDED(mutex_);
 
-  // Turns a chunk of the block into one of the whole capture; none where nothing of it is within the budget.
+  // Turns a chunk of the block into one of the whole capture; none if none of its rows is within the budget.
   std::optional<Chunk> Placed(const Task& task, Chunk chunk, int64_t rows_before) const;
   void FinishBlock() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void FinishSummary(v1::StopReason reason) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -139,27 +140,27 @@ class SharedCapture {
   const NextSequence next_sequence_;
   const SharingOptions options_;
 
-  // Start sets these before the threads begin that read them.
+  // Start sets these before any thread reads them.
   v1::CaptureStarted started_;
   std::string granted_by_;
-  int64_t row_bytes_ = 1;                   // of all hook points
+  int64_t row_bytes_ = 1;                   // the size of one row of all hook points
   std::map<std::string, int> hook_points_;  // indices, by name
   std::vector<std::string> away_;
   std::unique_ptr<BlockSource> source_;
 
-  // Not held while the fleet is called, which has a lock of its own.
+  // Not held during calls of the fleet, which has a lock of its own.
   mutable absl::Mutex mutex_;
   SteadyCondVar changed_;
-  std::map<int64_t, Block> blocks_ ABSL_GUARDED_BY(mutex_);  // that are open, by number
-  int64_t open_bytes_ ABSL_GUARDED_BY(mutex_) = 0;           // that their rows may have
-  std::set<int64_t> pending_ ABSL_GUARDED_BY(mutex_);        // those that nobody runs
+  std::map<int64_t, Block> blocks_ ABSL_GUARDED_BY(mutex_);  // the open blocks, by number
+  int64_t open_bytes_ ABSL_GUARDED_BY(mutex_) = 0;           // the most that their rows can have
+  std::set<int64_t> pending_ ABSL_GUARDED_BY(mutex_);        // the open blocks that no server runs
   int64_t due_ ABSL_GUARDED_BY(mutex_) = 0;                  // the block whose rows are next
   int64_t delivered_ ABSL_GUARDED_BY(mutex_) = 0;            // rows of the blocks before it
   bool has_all_blocks_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Status source_status_ ABSL_GUARDED_BY(mutex_);
   absl::Status failure_ ABSL_GUARDED_BY(mutex_);
   int reruns_ ABSL_GUARDED_BY(mutex_) = 0;
-  v1::CaptureSummary summary_;  // of the blocks before the one that is due
+  v1::CaptureSummary summary_;  // merged from the blocks before the one that is due
 
   ServerFleet fleet_;
   std::vector<std::thread> threads_;

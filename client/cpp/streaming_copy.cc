@@ -13,7 +13,7 @@ namespace hookline::client {
 
 namespace {
 
-// Smaller copies fit into the nearest cache beside what they are copied from.
+// Smaller copies fit into the nearest cache beside their source.
 constexpr size_t kStreamedBytes = size_t{64} << 10;
 constexpr size_t kLineBytes = 64;
 
@@ -39,7 +39,7 @@ void StreamingCopy(void* destination, const void* source, size_t bytes) {
     _mm_stream_si128(out + 2, c);
     _mm_stream_si128(out + 3, d);
   }
-  // Locks do not order such stores.
+  // Locks do not order streaming stores.
   _mm_sfence();
   std::memcpy(to + done, from + done, bytes - done);
 }

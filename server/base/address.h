@@ -13,12 +13,12 @@
 namespace hookline {
 
 struct HostPort {
-  std::string host;  // a name or an address, without brackets; may be empty
+  std::string host;  // a name or an address, without brackets; can be empty
   int port = 0;      // 0 to 65535
 };
 
-// HOST:PORT with an IPv6 address in brackets. INVALID_ARGUMENT says what is wrong with `address` and what would be
-// right.
+// Parses HOST:PORT, with an IPv6 address in brackets. INVALID_ARGUMENT says what is wrong with `address` and what would
+// be right.
 absl::StatusOr<HostPort> ParseHostPort(absl::string_view address);
 
 // Checks an address to listen on: HOST:PORT, where an empty host is every interface and port 0 any free one, or

@@ -1,5 +1,5 @@
-// Arithmetic on sizes that a file or a peer gives: a formula is written as usual, and one that leaves the range of
-// int64_t anywhere on the way has no value.
+// Arithmetic on sizes from a file or a peer: formulas are written as usual, and a formula has no value if any step of
+// it leaves the range of int64_t.
 //
 //   const std::optional<int64_t> bytes = (CheckedInt64(rows) * width * 4 + header_bytes).value();
 //   if (!bytes) return absl::DataLossError("the rows need more bytes than any file has");
@@ -16,7 +16,7 @@ namespace hookline {
 // An int64_t, or "out of range", which every operation passes on.
 class CheckedInt64 {
  public:
-  // Any integer. An unsigned one above the range of int64_t is out of range.
+  // Accepts any integer. An unsigned value above the range of int64_t is out of range.
   template <typename Integer, std::enable_if_t<std::is_integral_v<Integer>, int> = 0>
   constexpr CheckedInt64(Integer value) {  // NOLINT(google-explicit-constructor): so that formulas read as usual
     int64_t number = 0;

@@ -12,7 +12,7 @@ class Clock {
   virtual ~Clock() = default;
   virtual absl::Time Now() const = 0;
 
-  // SteadyNow. Lives as long as the process.
+  // Returns a clock that reads SteadyNow. It lives as long as the process.
   static const Clock* Steady();
 };
 

@@ -8,7 +8,7 @@
 
 namespace hookline {
 
-// A model computes in one of the first three. The last two come with one float32 scale a row (row_layout.h).
+// A model computes in one of the first three. The last two come with one float32 scale per row (row_layout.h).
 enum class Dtype { kFloat32, kBFloat16, kFloat16, kFloat8E4M3, kInt8 };
 
 // Returns whether rows of this type begin with a scale.
@@ -16,7 +16,7 @@ constexpr bool HasRowScale(Dtype dtype) { return dtype == Dtype::kFloat8E4M3 || 
 
 constexpr int64_t DtypeBytes(Dtype dtype) { return dtype == Dtype::kFloat32 ? 4 : HasRowScale(dtype) ? 1 : 2; }
 
-// `float32`, `bfloat16`, `float16`, `float8_e4m3`, `int8`: as flags, logs and manifests name them.
+// Returns the name in flags, logs and manifests: `float32`, `bfloat16`, `float16`, `float8_e4m3` or `int8`.
 constexpr absl::string_view DtypeName(Dtype dtype) {
   switch (dtype) {
     case Dtype::kFloat32:

@@ -7,7 +7,7 @@
 namespace hookline {
 namespace {
 
-// Returns the code point at the start of `text` and how many bytes it takes; 0 bytes if that is not valid UTF-8.
+// The code point at the start of a text and how many bytes it takes; 0 bytes if it is not valid UTF-8.
 struct Decoded {
   uint32_t point = 0;
   size_t bytes = 0;

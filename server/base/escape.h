@@ -10,15 +10,15 @@
 
 namespace hookline {
 
-// Returns `text` with everything replaced by C escapes that could forge a line, move a terminal's cursor or reverse the
+// Returns `text` with C escapes in place of everything that could forge a line, move a terminal's cursor or reverse the
 // reading direction: control characters (C0, DEL, C1), the line and paragraph separators, the marks, embeddings,
-// overrides and isolates of bidirectional text, the byte order mark, and bytes that are not UTF-8. `\n`, `\t` and `\r`
-// are written so, all else byte by byte as `\x1b`. Printable text, backslashes included, stays as it is, so that
-// escaping twice changes nothing. The result is valid UTF-8.
+// overrides and isolates of bidirectional text, the byte order mark, and bytes that are not UTF-8. The escapes are
+// `\n`, `\t` and `\r`, and for all else one such as `\x1b` for each byte. Printable text, backslashes included, stays
+// as it is, so that escaping twice changes nothing. The result is valid UTF-8.
 std::string Escaped(absl::string_view text);
 
-// Returns the same in single quotes, cut to `max_bytes` of `text` (with "..." after the cut). Messages quote names this
-// way.
+// Returns at most `max_bytes` of `text`, escaped as above and in single quotes; "..." marks a cut. Messages quote names
+// this way.
 std::string Quoted(absl::string_view text, size_t max_bytes = 120);
 
 }  // namespace hookline

@@ -36,8 +36,8 @@ absl::Status ErrorOf(int error, absl::string_view what) {
   }
 }
 
-// Converts errno of an operation that changes the disk: a disk that cannot be written to is out of room, whatever the
-// reason.
+// Converts the errno of an operation that changes the disk: a disk that cannot be written to counts as full, whatever
+// the reason.
 absl::Status WriteErrorOf(int error, absl::string_view what) {
   switch (error) {
     case ENOSPC:
@@ -190,7 +190,7 @@ class PosixDirectory final : public Directory {
   absl::Status RemoveDirectory(absl::string_view name) override { return Unlink(name, AT_REMOVEDIR); }
 
   absl::StatusOr<std::vector<DirectoryEntry>> List() override {
-    // It needs a descriptor of its own, because readdir moves the position.
+    // The listing needs a descriptor of its own, because readdir moves the position.
     const int fd = openat(fd_, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0) return ErrorOf(errno, path_);
     DIR* stream = fdopendir(fd);

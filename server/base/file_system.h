@@ -1,5 +1,5 @@
-// The file-system seam: what recordings need of a disk, so that a test can drop what was never synced and make any
-// operation fail.
+// The file-system seam: the operations that recordings need from a disk, as interfaces, so that a test can drop what
+// was never synced and make any operation fail.
 //
 //   ASSIGN_OR_RETURN(std::unique_ptr<Directory> root, OpenDirectory("/data/recordings"));
 //   ASSIGN_OR_RETURN(std::unique_ptr<WritableFile> file, root->Create("a.tmp"));
@@ -8,12 +8,12 @@
 //   RETURN_IF_ERROR(root->Rename("a.tmp", "a"));
 //   RETURN_IF_ERROR(root->Sync());    // only now "a" is sure to be there after a power loss
 //
-// Files are read by pread and never mapped: truncating a file, or a failing disk, causes an error of one read, where a
-// map would end the process with SIGBUS.
+// Files are read with pread and never mapped: if a file is truncated or a disk fails, one read returns an error,
+// whereas a mapping would end the process with SIGBUS.
 //
-// Names are single path components; one with a slash, `.`, `..` or nothing is INVALID_ARGUMENT. No link is followed.
-// Errors name the path: RESOURCE_EXHAUSTED if the disk is full, read-only or over quota, NOT_FOUND if something is
-// missing.
+// Names are single path components; an empty name, `.`, `..` and a name with a slash are INVALID_ARGUMENT. Links are
+// not followed. Errors name the path: RESOURCE_EXHAUSTED if the disk is full, read-only or over quota, NOT_FOUND if
+// something is missing.
 #ifndef HOOKLINE_SERVER_BASE_FILE_SYSTEM_H_
 #define HOOKLINE_SERVER_BASE_FILE_SYSTEM_H_
 
@@ -42,12 +42,12 @@ class WritableFile {
   virtual absl::Status Sync() = 0;
 };
 
-// Facts that tell whether a file was changed. Two writes within a tick of the kernel's clock (4 ms) may have equal
-// times.
+// Facts that show whether a file was changed. Two writes within a tick of the kernel's clock (4 ms) may have
+// equal times.
 struct FileFacts {
   int64_t bytes = 0;
   absl::Time modified;
-  // Tell a file from another one that took its name; both are 0 where the file system does not say.
+  // These distinguish a file from another that took its name; both are 0 where the file system does not report them.
   uint64_t device = 0;
   uint64_t inode = 0;
 
@@ -65,11 +65,11 @@ class ReadableFile {
   // The path is for messages only.
   virtual const std::string& path() const = 0;
 
-  // Returns the facts as they are now. DATA_LOSS: the file system does not tell them.
+  // Returns the facts as they are now. DATA_LOSS: the file system does not report them.
   virtual absl::StatusOr<FileFacts> Facts() const = 0;
 
-  // Fills `out` with the bytes from `offset` on. DATA_LOSS, naming the file and the place: the file ends before, or the
-  // disk fails.
+  // Fills `out` with the bytes from `offset` on. DATA_LOSS, naming the file and the place: the file ends too early, or
+  // the disk fails.
   virtual absl::Status ReadAt(int64_t offset, absl::Span<uint8_t> out) const = 0;
 };
 
@@ -78,7 +78,7 @@ struct DirectoryEntry {
 
   std::string name;
   Kind kind = Kind::kOther;
-  int64_t bytes = 0;  // of a file
+  int64_t bytes = 0;  // the size of a file
 };
 
 // An open directory. Thread-safe; it refers to the same directory after that is renamed.
@@ -98,15 +98,15 @@ class Directory {
   // Creates a file. ALREADY_EXISTS: something of that name is there.
   virtual absl::StatusOr<std::unique_ptr<WritableFile>> Create(absl::string_view name) = 0;
 
-  // FAILED_PRECONDITION: not a regular file; a pipe is not waited for.
+  // FAILED_PRECONDITION: not a regular file. Never waits for a pipe's writer.
   virtual absl::StatusOr<std::unique_ptr<ReadableFile>> OpenFile(absl::string_view name) = 0;
 
   // Renames inside this directory; replaces a file that is called `to`.
   virtual absl::Status Rename(absl::string_view from, absl::string_view to) = 0;
 
-  // Gives the file `name` of `from`, of the same implementation, the further name `to` in this directory: both then
-  // name the same file. ALREADY_EXISTS: something is called `to`. FAILED_PRECONDITION: the file system cannot, or may
-  // not, give a file of `from` another name here.
+  // Links the file `name` of `from`, a directory of the same implementation, as `to` in this directory: both names then
+  // refer to the same file. ALREADY_EXISTS: something is called `to`. FAILED_PRECONDITION: the file system does not
+  // support or permit this link.
   virtual absl::Status Link(Directory& from, absl::string_view name, absl::string_view to) = 0;
 
   virtual absl::Status Remove(absl::string_view name) = 0;
@@ -120,12 +120,13 @@ class Directory {
   // Returns once what was created, renamed and removed in this directory is on the disk.
   virtual absl::Status Sync() = 0;
 
-  // Returns how many bytes an unprivileged process may still write to this file system.
+  // Returns how many bytes an unprivileged process can still write to this file system.
   virtual absl::StatusOr<int64_t> FreeBytes() = 0;
 
-  // The lock is held until this object is destroyed or the process ends. FAILED_PRECONDITION: another process holds it.
+  // Locks the directory until this object is destroyed or the process ends. FAILED_PRECONDITION: another process holds
+  // a lock.
   virtual absl::Status Lock() = 0;
-  // Locks for any number of processes that share the directory: only Lock excludes it, and is excluded by it.
+  // Takes a shared lock, which any number of processes can hold at once; this lock and that of Lock exclude each other.
   virtual absl::Status LockShared() = 0;
 };
 
@@ -140,7 +141,7 @@ absl::StatusOr<std::unique_ptr<ReadableFile>> OpenFile(const std::string& path);
 // Reads a whole file of at most `max_bytes`; DATA_LOSS if it has more.
 absl::StatusOr<std::string> ReadAll(const ReadableFile& file, int64_t max_bytes);
 
-// Returns whether `name` can be one path component. For implementations.
+// Returns INVALID_ARGUMENT unless `name` can be one path component. Implementations call it.
 absl::Status CheckFileName(absl::string_view name);
 
 }  // namespace hookline

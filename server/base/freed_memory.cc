@@ -13,12 +13,12 @@
 namespace hookline {
 namespace {
 
-// Five looks within the ten seconds that the header promises: at one of them a forward pass, which allocates and frees
-// memory all the time, holds what it needs.
+// Five looks fit into the ten seconds that the header promises. A forward pass allocates and frees memory all the time,
+// so that at least one look finds it holding what it needs.
 constexpr absl::Duration kLookInterval = absl::Seconds(2);
 constexpr int kLooks = 5;
-// A process that used less of a core than this between two decisions is idle: calls of health and metrics need less, a
-// forward pass needs more.
+// A process that used a smaller part of a core than this between two decisions is idle: health checks and metrics need
+// less, and a forward pass needs more.
 constexpr double kIdlePart = 0.02;
 
 #ifdef __GLIBC__
@@ -66,7 +66,7 @@ FreedMemoryReturner::~FreedMemoryReturner() {
 }
 
 void FreedMemoryReturner::Loop() {
-  // malloc still counts memory as free that it has given back, so the process's size is looked at too.
+  // malloc also counts memory that it has already returned as free, so the resident size is checked too.
   int64_t resident_after_trim = 0;
   int64_t least_free = std::numeric_limits<int64_t>::max();
   double processor_seconds = ProcessorSeconds();

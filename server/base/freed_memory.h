@@ -10,14 +10,14 @@
 
 namespace hookline {
 
-// Keeps freed memory mapped. glibc gives large freed blocks back to the kernel, which zeroes them page by page when
-// they are needed again; what a forward pass and gRPC allocate comes back at once, so keeping it saves a sixth of the
-// one and half of the other. Call it before the process has threads. It does nothing where malloc is not glibc's.
+// Keeps freed memory mapped. By default glibc returns large freed blocks to the kernel, which zeroes them page by page
+// when they are needed again. A forward pass and gRPC soon allocate what they freed, so keeping it saves a sixth of a
+// pass's time and half of gRPC's. Call it before the process has threads. It does nothing where malloc is not glibc's.
 void KeepFreedMemory();
 
-// Gives memory that is kept and not used back to the system: what exceeds `kept_bytes` and was free at every look of
-// the last ten seconds, as after a burst of requests. A process that did nothing for ten seconds keeps none. A process
-// has one returner. It does nothing where malloc is not glibc's.
+// Returns unused memory to the system: what exceeds `kept_bytes` and was free at every look in the last ten seconds,
+// for example after a burst of requests. A process that was idle for ten seconds keeps none. A process has one
+// returner. It does nothing where malloc is not glibc's.
 class FreedMemoryReturner {
  public:
   explicit FreedMemoryReturner(int64_t kept_bytes = int64_t{256} << 20);

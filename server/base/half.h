@@ -1,5 +1,5 @@
-// The 2-byte floating types as float32, which holds each of their values exactly. These are compiled into their callers
-// even where a caller is compiled for another processor than the file (row_statistics.cc).
+// Converts the 2-byte floating types to float32, which holds each of their values exactly. The functions are always
+// inlined, also into callers that are compiled for another processor than their file (row_statistics.cc).
 #ifndef HOOKLINE_SERVER_BASE_HALF_H_
 #define HOOKLINE_SERVER_BASE_HALF_H_
 
@@ -18,9 +18,9 @@ inline __attribute__((always_inline)) float FloatFromBFloat16(uint16_t bits) {
   return FloatFromBits(static_cast<uint32_t>(bits) << 16);
 }
 
-// IEEE 754 binary16 has its exponent biased by 15 instead of 127: moved into binary32's place, a product with 2^112
-// puts it right, for subnormal values too; infinity and NaN need the largest exponent. That is chosen by bits and not
-// by a condition, which compilers do not turn into vector instructions.
+// IEEE 754 binary16 biases its exponent by 15 instead of 127. Moving the bits into binary32's place and multiplying by
+// 2^112 corrects that, for subnormal values too; infinity and NaN need the largest exponent. A bit mask selects the
+// case, because compilers do not turn a condition into vector instructions.
 inline __attribute__((always_inline)) float FloatFromFloat16(uint16_t bits) {
   const uint32_t wide = bits;
   const uint32_t magnitude = (wide & 0x7fff) << 13;

@@ -14,8 +14,8 @@ uint64_t Xxh3Of64Bits(absl::string_view bytes) { return XXH3_64bits(bytes.data()
 
 uint32_t Xxh32(absl::string_view bytes) { return XXH32(bytes.data(), bytes.size(), /*seed=*/0); }
 
-// The streams of 64 and 128 bits are one: XXH3_128bits_update is documented to add as XXH3_64bits_update does, so that
-// either digest can be asked of a state.
+// One state yields the digests of 64 and of 128 bits: XXH3_128bits_update is documented to do the same
+// as XXH3_64bits_update.
 Xxh3::Xxh3() : state_(XXH3_createState()) {
   if (state_ == nullptr) throw std::bad_alloc();
   Reset();

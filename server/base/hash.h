@@ -1,4 +1,4 @@
-// XXH3 of bytes, whole or in pieces: for checksums, digests and fingerprints, none of which is a secret.
+// Computes XXH3 of bytes, whole or in pieces, for checksums, digests and fingerprints, none of which is secret.
 //
 //   Xxh3 hash;
 //   hash.Update(header);
@@ -19,10 +19,10 @@ struct XXH3_state_s;
 
 namespace hookline {
 
-// XXH3 of 64 bits.
+// Returns the 64-bit XXH3.
 uint64_t Xxh3Of64Bits(absl::string_view bytes);
 
-// XXH32, with which resume tokens end.
+// Returns the XXH32, with which resume tokens end.
 uint32_t Xxh32(absl::string_view bytes);
 
 // XXH3 of bytes that come in pieces. One thread at a time.
@@ -30,7 +30,7 @@ class Xxh3 {
  public:
   using Digest = std::array<uint8_t, 16>;  // canonical: big-endian
 
-  // The same 128 bits as two numbers.
+  // The digest's 128 bits as two numbers.
   struct Hash {
     uint64_t low = 0;
     uint64_t high = 0;
@@ -44,11 +44,11 @@ class Xxh3 {
   // Adds the length of `text` as 64 bits, and then `text`, so that no two lists of texts give the same bytes.
   void UpdateWithLength(absl::string_view text);
 
-  // These are of the bytes since the last Reset.
+  // These return the hash of the bytes since the last Reset.
   Hash hash() const;
   Digest digest() const;
   std::string hex() const;  // the digest as 32 hexadecimal digits
-  uint64_t hash64() const;  // XXH3 of 64 bits
+  uint64_t hash64() const;  // the 64-bit XXH3
 
  private:
   struct Free {

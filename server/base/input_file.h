@@ -1,6 +1,6 @@
-// A file of which its reader needs that it stays as it was when it was opened: a checkpoint, an archive. It is read
-// piece by piece through ReadableFile. If another program changes it meanwhile, its reader gets an error; a map would
-// get a signal.
+// A file that must stay as it was when it was opened, such as a checkpoint or an archive. It is read piece by piece
+// through ReadableFile. If another program changes it meanwhile, its reader gets an error; with a mapping it would get
+// a signal.
 #ifndef HOOKLINE_SERVER_BASE_INPUT_FILE_H_
 #define HOOKLINE_SERVER_BASE_INPUT_FILE_H_
 
@@ -30,9 +30,9 @@ class InputFile {
   // error of ReadableFile::ReadAt.
   absl::Status ReadAt(int64_t offset, absl::Span<uint8_t> out) const;
 
-  // FAILED_PRECONDITION, naming the file, if its size or its time of change is no longer what it was at opening, or if
-  // its path leads to another file. If all files of a checkpoint pass after the last byte was read, they belong to one
-  // checkpoint.
+  // FAILED_PRECONDITION, naming the file, if its size or its modification time is no longer what it was at opening, or
+  // if its path leads to another file. If all files of a checkpoint pass after the last byte was read, they belong to
+  // one checkpoint.
   absl::Status CheckUnchanged() const;
 
  private:

@@ -7,8 +7,8 @@
 namespace hookline {
 namespace {
 
-// The parser does not recurse, but destroying its result may. (The parser's own callback for this makes it quadratic in
-// the number of an array's elements.)
+// The parser does not recurse, but destroying its result can. (Counting levels in the parser's callback would make
+// parsing quadratic in the number of an array's elements.)
 bool NestsDeeper(absl::string_view text, int max_depth) {
   int depth = 0;
   bool in_string = false;

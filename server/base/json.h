@@ -1,4 +1,4 @@
-// Parses JSON that a stranger may have written: what a file holds ends no process, however it nests.
+// Parses JSON from untrusted files: no input, however deeply it nests, can end the process.
 #ifndef HOOKLINE_SERVER_BASE_JSON_H_
 #define HOOKLINE_SERVER_BASE_JSON_H_
 
@@ -11,11 +11,11 @@
 
 namespace hookline {
 
-// Returns the object that `text` is. FAILED_PRECONDITION, a phrase to follow the file's name: `text` is not a JSON
+// Parses `text` as a JSON object. FAILED_PRECONDITION, with a phrase to follow the file's name: `text` is not an
 // object, or nests arrays and objects more than `max_depth` deep. The caller bounds the length of `text`.
 absl::StatusOr<nlohmann::json> ParseJsonObject(absl::string_view text, int max_depth);
 
-// Returns the integer that `value` is, if it is one from `least` to `most`, however many digits the text has.
+// Returns `value` if it is an integer from `least` to `most`; its text may have any number of digits.
 std::optional<int64_t> JsonInteger(const nlohmann::json& value, int64_t least, int64_t most);
 
 }  // namespace hookline

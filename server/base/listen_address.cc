@@ -37,14 +37,14 @@ bool IsLoopback(const sockaddr* address) {
   return IN6_IS_ADDR_LOOPBACK(&ip) || (IN6_IS_ADDR_V4MAPPED(&ip) && ip.s6_addr[12] == 127);
 }
 
-// A listening socket; the error is the kernel's.
+// Returns a listening socket, or the kernel's error.
 absl::StatusOr<int> Listen(const sockaddr* address, socklen_t length) {
   const int listener = socket(address->sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
   if (listener < 0) return absl::ErrnoToStatus(errno, "socket");
   const int on = 1;
   if (address->sa_family != AF_UNIX) {
     setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    // Accepted connections inherit it.
+    // Accepted connections inherit this option.
     setsockopt(listener, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
   }
   if (bind(listener, address, length) != 0 || listen(listener, kBacklog) != 0) {
@@ -65,14 +65,14 @@ int PortOf(int listener) {
 
 using Addresses = std::unique_ptr<addrinfo, void (*)(addrinfo*)>;
 
-// The addresses of the host, all at its port.
+// Returns the addresses of the host, each with its port.
 absl::StatusOr<Addresses> Resolve(const HostPort& wanted) {
   addrinfo hints = {};
   hints.ai_family = AF_UNSPEC;
   hints.ai_socktype = SOCK_STREAM;
   hints.ai_flags = AI_PASSIVE | AI_NUMERICSERV;
   addrinfo* found = nullptr;
-  // An empty host is every interface.
+  // An empty host means every interface.
   const char* host = wanted.host.empty() ? nullptr : wanted.host.c_str();
   const int error = getaddrinfo(host, absl::StrCat(wanted.port).c_str(), &hints, &found);
   if (error != 0) return absl::UnavailableError(gai_strerror(error));
@@ -81,7 +81,7 @@ absl::StatusOr<Addresses> Resolve(const HostPort& wanted) {
 
 bool IsInternet(const addrinfo& address) { return address.ai_family == AF_INET || address.ai_family == AF_INET6; }
 
-// Some addresses of a host may be of a family that this machine does not have; one must work.
+// Binds every address of the host that works, at least one: some may be of a family that this machine does not have.
 absl::StatusOr<BoundAddress> BindHost(const HostPort& wanted) {
   ASSIGN_OR_RETURN(const Addresses found, Resolve(wanted));
   BoundAddress bound;
@@ -111,7 +111,7 @@ absl::StatusOr<BoundAddress> BindUnix(const std::string& path) {
   address.sun_family = AF_UNIX;
   if (path.empty() || path.size() >= sizeof address.sun_path) {
     return absl::UnavailableError(
-        absl::StrCat("a socket's path has 1 to ", sizeof address.sun_path - 1, " bytes, this one ", path.size()));
+        absl::StrCat("a socket's path has 1 to ", sizeof address.sun_path - 1, " bytes; this one has ", path.size()));
   }
   std::memcpy(address.sun_path, path.data(), path.size());
   const auto* generic = reinterpret_cast<const sockaddr*>(&address);

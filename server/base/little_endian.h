@@ -1,4 +1,4 @@
-// Numbers as files and tokens hold them: the lowest byte first.
+// Reads and appends numbers in the byte order of files and tokens: the lowest byte first.
 #ifndef HOOKLINE_SERVER_BASE_LITTLE_ENDIAN_H_
 #define HOOKLINE_SERVER_BASE_LITTLE_ENDIAN_H_
 
@@ -11,7 +11,7 @@
 
 namespace hookline {
 
-// Returns the number that all of `bytes`, at most 8, are.
+// Returns the number that `bytes`, at most 8 of them, encode.
 inline uint64_t ReadLittleEndian(absl::Span<const uint8_t> bytes) {
   uint64_t value = 0;
   for (size_t i = 0; i < bytes.size(); ++i) value |= static_cast<uint64_t>(bytes[i]) << (8 * i);

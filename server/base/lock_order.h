@@ -15,7 +15,7 @@ namespace hookline {
 // be held when one of these is taken; server/README.md has the whole order.
 enum class LockRank : int { kNone = 0, kScheduler = 1, kSlabPool = 2 };
 
-// absl::MutexLock that aborts, where assertions are on, when it is taken out of order.
+// An absl::MutexLock that, where assertions are on, aborts when it is taken out of order.
 class ABSL_SCOPED_LOCKABLE RankedLock {
  public:
   RankedLock(absl::Mutex* mutex, LockRank rank) ABSL_EXCLUSIVE_LOCK_FUNCTION(mutex) : mutex_(mutex) {

@@ -1,4 +1,4 @@
-// Carries the name of a client's quota beside a status, so that refusals can be counted by it.
+// Attaches the name of a client's quota to a status, so that refusals can be counted by quota.
 #ifndef HOOKLINE_SERVER_BASE_QUOTA_REFUSAL_H_
 #define HOOKLINE_SERVER_BASE_QUOTA_REFUSAL_H_
 
@@ -12,7 +12,7 @@ namespace hookline {
 // Returns RESOURCE_EXHAUSTED with `message`, which names the quota and the use. `quota` is its name in the auth file.
 absl::Status QuotaRefusal(absl::string_view quota, absl::string_view message);
 
-// Returns the quota over which QuotaRefusal refused; "" for any other status.
+// Returns the quota given to QuotaRefusal, or "" for any other status.
 std::string RefusingQuota(const absl::Status& status);
 
 }  // namespace hookline

@@ -1,4 +1,4 @@
-// Carries the time after which to try again beside a status.
+// Attaches to a status the time after which to try again.
 #ifndef HOOKLINE_SERVER_BASE_RETRY_AFTER_H_
 #define HOOKLINE_SERVER_BASE_RETRY_AFTER_H_
 
@@ -12,7 +12,7 @@ namespace hookline {
 // Returns `status`, which is not OK, with the time after which the same request may succeed.
 absl::Status WithRetryAfter(absl::Status status, absl::Duration delay);
 
-// Returns the time given to WithRetryAfter.
+// Returns the time given to WithRetryAfter, if any.
 std::optional<absl::Duration> RetryAfterOf(const absl::Status& status);
 
 }  // namespace hookline

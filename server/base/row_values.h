@@ -10,7 +10,8 @@
 
 namespace hookline {
 
-// One reader for each Dtype: `kBytes` and `Read`, the number at `p` as a float, exactly and without its row's scale.
+// Each Dtype has one reader: a number takes `kBytes`, and `Read` returns the number at `p` as a float, exactly and
+// without its row's scale.
 struct Float32Reader {
   static constexpr int kBytes = 4;
   static float Read(const uint8_t* p) {
@@ -38,8 +39,8 @@ struct Float16Reader {
   }
 };
 
-// OCP's E4M3: 1 sign bit, 4 exponent bits biased by 7, 3 fraction bits, no infinity, NaN where all but the sign are
-// set.
+// OCP's E4M3: 1 sign bit, 4 exponent bits biased by 7, 3 fraction bits, no infinity, and NaN where all bits but the
+// sign are set.
 struct Float8E4M3Reader {
   static constexpr int kBytes = 1;
   static float Read(const uint8_t* p) {
@@ -72,7 +73,7 @@ void WithReader(Dtype dtype, Visit&& visit) {
   }
 }
 
-// Returns the row's scale, 1 for a layout without.
+// Returns the row's scale, or 1 if the layout has none.
 float RowScale(const RowLayout& layout, const uint8_t* row);
 
 // Writes the row's layout.numbers() entries, scaled, to `values`.

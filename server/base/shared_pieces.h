@@ -7,10 +7,10 @@
 
 namespace hookline {
 
-// The memory's size, and that of its pieces, is a multiple of this, whatever pages the machine has.
+// The sizes of the memory and of its pieces are multiples of this, whatever page size the machine has.
 inline constexpr int64_t kSharedPageBytes = 4096;
 
-// Returns the bytes of a piece, each of which holds the values of one message of at most `message_bytes`.
+// Returns the size of a piece, which holds the values of one message of at most `message_bytes`.
 constexpr int64_t SharedPieceBytes(int64_t message_bytes) {
   return (message_bytes + kSharedPageBytes - 1) / kSharedPageBytes * kSharedPageBytes;
 }

@@ -44,7 +44,7 @@ SlabPool::SlabPool(std::shared_ptr<uint8_t> memory, int64_t slab_bytes, int64_t 
       slab_count_(slab_count),
       on_free_(std::move(on_free)),
       unreserved_(slab_count) {
-  // Zeroed, not merely touched, so that no bug can send old memory of another process.
+  // The memory is zeroed, not merely touched, so that no bug can send old data of another process.
   std::memset(memory_.get(), 0, static_cast<size_t>(slab_bytes * slab_count));
   empty_.reserve(slab_count);
   for (int64_t i = slab_count - 1; i >= 0; --i) empty_.push_back(memory_.get() + i * slab_bytes);
@@ -105,7 +105,7 @@ void SlabPool::Return(uint8_t* slab, int64_t window) {
     on_return = reservation.on_return;  // null once it is closed
     if (reservation.closed && reservation.slabs_out == 0) reservations_.erase(found);
   }
-  // Running them without the lock is safe: what they wake looks at the pool's state, not at who woke it.
+  // Callbacks can run without the lock, because what they wake looks at the pool's state, not at who woke it.
   if (on_return != nullptr) (*on_return)();
   if (is_free) on_free_();
 }
@@ -128,7 +128,7 @@ void SlabPool::Shrink(int64_t window, int64_t slabs) {
 }
 
 void SlabPool::CloseWindow(int64_t window) {
-  std::shared_ptr<const std::function<void()>> on_return;  // what it holds may take locks when it goes
+  std::shared_ptr<const std::function<void()>> on_return;  // its destructor may take locks
   {
     RankedLock lock(&mutex_, LockRank::kSlabPool);
     const auto found = reservations_.find(window);

@@ -1,8 +1,8 @@
 // Slabs: fixed pieces of host memory that hold rows on their way out. All are allocated and touched once, at start, and
 // reused; nothing is allocated per row afterwards.
 //
-// A user of slabs reserves a window of them whole, or none; what the window hands out comes back to it when the last
-// reference is gone, from whichever thread that happens on.
+// A user reserves a whole window of slabs, or none. A slab that the window hands out comes back to the window when its
+// last reference is gone, on whichever thread that happens.
 //
 //   SlabPool pool(std::move(memory), slab_bytes, slab_count);
 //   std::shared_ptr<SlabWindow> window = pool.TryReserve(8, [] { Wake(); });
@@ -21,7 +21,7 @@
 
 namespace hookline {
 
-// A shared reference to one piece of memory. Thread-safe in the way of shared_ptr.
+// A shared reference to one piece of memory. As thread-safe as a shared_ptr.
 class SlabRef {
  public:
   SlabRef() = default;
@@ -43,7 +43,7 @@ class SlabRef {
   std::shared_ptr<Holder> holder_;
 };
 
-// A run of bytes inside a slab, which it keeps alive.
+// A run of bytes inside a slab, which the span keeps alive.
 struct SlabSpan {
   SlabRef slab;
   int64_t offset = 0;
@@ -62,13 +62,13 @@ class SlabWindow {
   SlabWindow(const SlabWindow&) = delete;
   SlabWindow& operator=(const SlabWindow&) = delete;
 
-  // Returns a slab, or an empty reference when all of the window's are out or the window is closed.
+  // Returns a slab, or an empty reference when all slabs of the window are out or the window is closed.
   SlabRef Take();
   int64_t free_slabs() const;
-  // Slabs, reserved or handed out, that others cannot have because of this window.
+  // Returns the number of slabs, reserved or handed out, that others cannot have because of this window.
   int64_t held_slabs() const;
-  // Gives slabs back to the pool until the window has no more than `slabs`: empty ones at once, those that are out when
-  // they return.
+  // Gives slabs back to the pool until the window has no more than `slabs`: empty ones at once, and those that are out
+  // when they return.
   void ShrinkTo(int64_t slabs);
   void Close();
 
@@ -80,7 +80,8 @@ class SlabWindow {
   const int64_t id_;
 };
 
-// Thread-safe. Its mutex may be taken with the scheduler's held, never the other way round: callbacks run without it.
+// Thread-safe. Its mutex may be taken while the scheduler's is held, never the other way round: callbacks run
+// without it.
 class SlabPool {
  public:
   // `memory` holds at least slab_bytes * slab_count bytes, aligned for any value; all of it is touched here. `on_free`
@@ -90,8 +91,8 @@ class SlabPool {
   SlabPool(const SlabPool&) = delete;
   SlabPool& operator=(const SlabPool&) = delete;
 
-  // Reserves `slabs` slabs, or none and returns null. `on_return` runs, holding no lock, whenever one of them comes
-  // back while the window is open.
+  // Reserves `slabs` slabs, or reserves none and returns null. `on_return` runs, holding no lock, whenever one of them
+  // comes back while the window is open.
   std::unique_ptr<SlabWindow> TryReserve(int64_t slabs, std::function<void()> on_return);
 
   int64_t slab_bytes() const { return slab_bytes_; }
@@ -106,11 +107,11 @@ class SlabPool {
  private:
   friend class SlabWindow;
 
-  // The pool's record of a window, until that is closed and its last slab is back.
+  // The pool's record of a window, kept until the window is closed and its last slab is back.
   struct Reservation {
     int64_t free_slabs = 0;  // none once it is closed
     int64_t slabs_out = 0;
-    int64_t surplus = 0;  // of those that are out: goes to the pool when it returns
+    int64_t surplus = 0;  // how many of slabs_out go to the pool when they return
     bool closed = false;
     std::shared_ptr<const std::function<void()>> on_return;
   };

@@ -13,7 +13,7 @@
 namespace hookline {
 namespace {
 
-// A dump that the kernel answers at once; it must not hold the caller if it does not.
+// The kernel answers at once; if it ever does not, it must not hold up the caller.
 constexpr timeval kAnswerTime = {/*tv_sec=*/0, /*tv_usec=*/200'000};
 
 struct Query {
@@ -21,7 +21,7 @@ struct Query {
   inet_diag_req_v2 request;
 };
 
-// One end of the connection that is asked about: the address and the port in network order.
+// Fills in one end of the connection in question: the port and the address in network order.
 void Fill(const sockaddr_storage& end, __be16* port, __be32 (*address)[4]) {
   if (end.ss_family == AF_INET6) {
     const auto& ipv6 = reinterpret_cast<const sockaddr_in6&>(end);
@@ -34,7 +34,8 @@ void Fill(const sockaddr_storage& end, __be16* port, __be32 (*address)[4]) {
   }
 }
 
-// Turns an IPv4-mapped IPv6 address, which a client that uses IPv4 has at a socket of both families, into IPv4's.
+// Turns an IPv4-mapped IPv6 address into the IPv4 address. IPv4 clients of a socket of both families have
+// mapped addresses.
 sockaddr_storage Plain(const sockaddr_storage& address) {
   const auto& ipv6 = reinterpret_cast<const sockaddr_in6&>(address);
   if (address.ss_family != AF_INET6 || !IN6_IS_ADDR_V4MAPPED(&ipv6.sin6_addr)) return address;
@@ -63,7 +64,7 @@ std::optional<uint32_t> Ask(const Query& query) {
   if (header.nlmsg_type != SOCK_DIAG_BY_FAMILY) return std::nullopt;
   inet_diag_msg found;
   std::memcpy(&found, answer.data() + NLMSG_HDRLEN, sizeof found);
-  // A connection that is being closed belongs to nobody any more, which the kernel says as user 0.
+  // A connection that is being closed has no owner any more, and the kernel reports user 0.
   constexpr uint8_t kEstablished = 1;
   if (found.idiag_state != kEstablished || found.idiag_inode == 0) return std::nullopt;
   return found.idiag_uid;

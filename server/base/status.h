@@ -10,8 +10,9 @@
 
 namespace hookline {
 
-// INVALID_ARGUMENT about one field of a request: the message reads `FIELD: MESSAGE`, and the field's path travels
-// beside it, so that clients can tell it apart. `field` is the path in the proto, e.g. `tokens.sequences[3].ids[17]`.
+// Returns INVALID_ARGUMENT about one field of a request: the message reads `FIELD: MESSAGE`, and the field's path is
+// attached too, so that clients need not parse the message. `field` is the path in the proto,
+// e.g. `tokens.sequences[3].ids[17]`.
 absl::Status InvalidField(absl::string_view field, absl::string_view message);
 
 // Returns `status` with the path of the field that it is about. An OK status is returned as it is, and so is one with

@@ -1,5 +1,5 @@
-// Time that setting the wall clock does not change. absl::Now() is the wall clock, and Abseil's waits with a time-out
-// end at a time of the wall clock.
+// Time that does not change when the wall clock is set. absl::Now() is the wall clock, and Abseil's waits with a
+// time-out end at a time of the wall clock.
 #ifndef HOOKLINE_SERVER_BASE_STEADY_H_
 #define HOOKLINE_SERVER_BASE_STEADY_H_
 
@@ -12,17 +12,17 @@
 
 namespace hookline {
 
-// A time for differences only: its origin means nothing.
+// Returns a time for differences only: its origin means nothing.
 inline absl::Time SteadyNow() {
   return absl::UnixEpoch() + absl::FromChrono(std::chrono::steady_clock::now().time_since_epoch());
 }
 
-// A condition variable for absl::Mutex. Code that changes what a predicate reads calls NotifyAll.
+// A condition variable for absl::Mutex. Code that changes what a predicate reads must call NotifyAll.
 class SteadyCondVar {
  public:
   void NotifyAll() { changed_.notify_all(); }
 
-  // Waits, with `mutex` released, until it is notified or until `deadline`, a time of SteadyNow. May return earlier.
+  // Waits, with `mutex` released, until it is notified or until `deadline`, a time of SteadyNow. It can return earlier.
   void WaitUntil(absl::Mutex& mutex, absl::Time deadline) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
     Lockable lockable{mutex};
     if (deadline == absl::InfiniteFuture()) {
@@ -45,7 +45,8 @@ class SteadyCondVar {
   }
 
  private:
-  // The analysis sees the caller hold the mutex; that it is released in between is the standard library's doing.
+  // The thread-safety analysis sees that the caller holds the mutex, not that the standard library releases it
+  // in between.
   struct Lockable {
     void lock() ABSL_NO_THREAD_SAFETY_ANALYSIS { mutex.Lock(); }
     void unlock() ABSL_NO_THREAD_SAFETY_ANALYSIS { mutex.Unlock(); }

@@ -14,7 +14,7 @@ namespace hookline {
 namespace {
 
 constexpr absl::string_view kMagic("\x93NUMPY", 6);
-// NumPy's own limit, unless it is told to read longer headers.
+// This is NumPy's own default limit.
 constexpr uint32_t kMaxHeaderBytes = 10000;
 static_assert(kMaxNpyHeaderEnd == 12 + kMaxHeaderBytes);
 constexpr size_t kMaxDimensions = 32;  // NumPy's own limit
@@ -23,7 +23,8 @@ absl::Status Malformed(absl::string_view what) {
   return absl::FailedPreconditionError(absl::StrCat("malformed .npy header: ", what));
 }
 
-// Reads the Python dict literal that the header is: string keys; values are a string, a boolean or a tuple of integers.
+// Parses the header, a Python dict literal whose keys are strings and whose values are a string, a boolean and a tuple
+// of integers.
 class HeaderParser {
  public:
   explicit HeaderParser(absl::string_view text) : text_(text) {}

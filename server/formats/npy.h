@@ -1,4 +1,4 @@
-// The header of NumPy's .npy format, versions 1.0 to 3.0 (numpy.lib.format's documentation).
+// Reads and writes the header of NumPy's .npy format, versions 1.0 to 3.0 (numpy.lib.format's documentation).
 #ifndef HOOKLINE_SERVER_FORMATS_NPY_H_
 #define HOOKLINE_SERVER_FORMATS_NPY_H_
 
@@ -22,14 +22,14 @@ struct NpyHeader {
   int64_t data_offset = 0;  // from the start of the file
 };
 
-// Returns whether a file begins as NumPy's do.
+// Returns whether a file begins with the magic bytes of the format.
 bool IsNpy(absl::string_view file);
 
 // Reads the header at the start of `file`, of which the first kMaxNpyHeaderEnd bytes are enough. FAILED_PRECONDITION
 // says what is wrong; it does not name the file.
 absl::StatusOr<NpyHeader> ParseNpyHeader(absl::Span<const uint8_t> file);
 
-// Bytes of the header of any matrix (rows, width).
+// The size of the header of any matrix (rows, width).
 inline constexpr int64_t kNpyMatrixHeaderBytes = 128;
 
 // Returns the header, of version 1.0, of a row-major matrix of values of type `descr`.

@@ -178,21 +178,23 @@ absl::Status PickleMachine::Execute(uint8_t opcode) {
     case 0x93: {  // STACK_GLOBAL
       ASSIGN_OR_RETURN(PickleObject * name, Pop());
       ASSIGN_OR_RETURN(PickleObject * module, Pop());
-      if (name->kind != Kind::kString || module->kind != Kind::kString) return BadPickle("names a global by no string");
+      if (name->kind != Kind::kString || module->kind != Kind::kString) {
+        return BadPickle("names a global by something other than a string");
+      }
       return PushGlobal(module->text, name->text);
     }
     case 'Q':  // BINPERSID
       return PushStorage();
     case 'R':  // REDUCE
       return Reduce();
-    case 'b': {  // BUILD: attributes, such as the state dict's _metadata, which say nothing of the weights
+    case 'b': {  // BUILD: sets attributes, such as the state dict's _metadata, which say nothing about the weights
       ASSIGN_OR_RETURN(PickleObject * attributes, Pop());
       if (!stack_.empty() && stack_.back()->kind == Kind::kEncoding && attributes->kind == Kind::kDict) {
         stack_.back()->items = attributes->items;
         return absl::OkStatus();
       }
       if (stack_.empty() || stack_.back()->kind != Kind::kDict)
-        return BadPickle("sets attributes of something else than a dict");
+        return BadPickle("sets attributes of something other than a dict");
       return absl::OkStatus();
     }
     default:
@@ -240,7 +242,7 @@ absl::StatusOr<std::vector<PickleObject*>> PickleMachine::PopToMark() {
     stack_.resize(i);
     return items;
   }
-  return BadPickle("takes back to a mark that is not there");
+  return BadPickle("pops back to a mark that is not there");
 }
 
 absl::StatusOr<uint64_t> PickleMachine::Number(size_t bytes) {
@@ -284,7 +286,7 @@ absl::Status PickleMachine::PushTuple(size_t count) {
 
 absl::Status PickleMachine::Extend(Kind kind, const std::vector<PickleObject*>& items) {
   if (stack_.empty() || stack_.back()->kind != kind)
-    return BadPickle(absl::StrCat("adds to what is not ", KindName(kind)));
+    return BadPickle(absl::StrCat("adds to something that is not ", KindName(kind)));
   stack_.back()->items.insert(stack_.back()->items.end(), items.begin(), items.end());
   return absl::OkStatus();
 }
@@ -337,7 +339,7 @@ absl::Status PickleMachine::NewEncoding() {
   ASSIGN_OR_RETURN(PickleObject * type, Pop());
   if (arguments->kind != Kind::kTuple || !arguments->items.empty() || type->kind != Kind::kGlobal ||
       type->text != kEncoding) {
-    return BadPickle("makes an object of something else than tiktoken.Encoding");
+    return BadPickle("makes an object of a class other than tiktoken.Encoding");
   }
   return Push(Kind::kEncoding).status();
 }
@@ -345,7 +347,7 @@ absl::Status PickleMachine::NewEncoding() {
 absl::Status PickleMachine::PushStorage() {
   ASSIGN_OR_RETURN(PickleObject * id, Pop());
   const std::vector<PickleObject*>& parts = id->items;
-  // The older form says last of what the storage is a view, which it has not been for long.
+  // The older form ends with a description of the storage as a view of another, which has long been None.
   const bool is_whole = parts.size() == 5 || (parts.size() == 6 && parts[5]->kind == Kind::kNone);
   if (id->kind != Kind::kTuple || !is_whole || parts[0]->kind != Kind::kString || parts[0]->text != "storage" ||
       parts[1]->kind != Kind::kGlobal || !IsStorageType(parts[1]->text) || parts[2]->kind != Kind::kString ||
@@ -373,7 +375,7 @@ absl::Status PickleMachine::Reduce() {
   if (function->text == kRebuildTensor) return RebuildTensor(arguments->items);
   if (function->text == kRebuildParameter) {
     if (arguments->items.empty() || arguments->items[0]->kind != Kind::kTensor) {
-      return BadPickle("makes a parameter of something else than a tensor");
+      return BadPickle("makes a parameter from something other than a tensor");
     }
     return PushObject(arguments->items[0]);
   }
@@ -385,7 +387,7 @@ absl::Status PickleMachine::RebuildTensor(const std::vector<PickleObject*>& argu
       arguments[1]->kind != Kind::kInt) {
     return BadPickle("describes a tensor in a way that torch.save does not");
   }
-  // torch.save writes the conjugate and the negative bit there, under which the values are not those stored.
+  // torch.save writes the conjugate and the negative bit there; where one is set, the values are not those stored.
   if (arguments.size() == 7 &&
       !(arguments[6]->kind == Kind::kNone || (arguments[6]->kind == Kind::kDict && arguments[6]->items.empty()))) {
     return BadPickle(

@@ -1,5 +1,5 @@
-// Python's pickle machine, as far as a state dict or a tiktoken.Encoding needs it: unpickler.h reads those from what it
-// builds. It knows a few globals by name and executes nothing.
+// The part of Python's pickle machine that a state dict or a tiktoken.Encoding needs; unpickler.h reads those from the
+// objects that the machine builds. It knows a few globals by name and executes nothing.
 #ifndef HOOKLINE_SERVER_FORMATS_PICKLE_MACHINE_H_
 #define HOOKLINE_SERVER_FORMATS_PICKLE_MACHINE_H_
 
@@ -21,7 +21,7 @@ namespace hookline {
 // torch.save numbers its storages. Every tensor keeps a copy of the key of its storage.
 inline constexpr size_t kMaxStorageKeyBytes = 64;
 
-// An object of the pickle. All are owned by the machine and die with it, so references between them, circles
+// An object of the pickle. The machine owns all objects until it is destroyed, so that references between them, cycles
 // included, need no care.
 struct PickleObject {
   enum class Kind {
@@ -47,15 +47,15 @@ struct PickleObject {
   std::unique_ptr<PickledTensor> tensor;  // kTensor; kStorage: its storage fields
 };
 
-// "a dict", for messages.
+// Returns the name of a kind for messages, such as "a dict".
 const char* KindName(PickleObject::Kind kind);
 
-// FAILED_PRECONDITION: "its pickle " and `what`.
+// Returns FAILED_PRECONDITION with the message "its pickle " followed by `what`.
 absl::Status BadPickle(absl::string_view what);
 
 class PickleMachine {
  public:
-  // `pickle` outlives the machine, and the machine the objects.
+  // `pickle` must outlive the machine, and the machine the objects.
   explicit PickleMachine(absl::Span<const uint8_t> pickle) : in_(pickle) {}
 
   // Returns the object that the pickle holds.
@@ -76,7 +76,7 @@ class PickleMachine {
   absl::StatusOr<std::vector<PickleObject*>> PopToMark();
   absl::StatusOr<uint64_t> Number(size_t bytes);
   absl::Status PushNumber(size_t bytes);
-  // Little-endian two's complement of a length of its own.
+  // Pushes an integer in little-endian two's complement, which its length precedes.
   absl::Status PushLong();
   absl::Status PushString(size_t length_bytes, Kind kind);
   absl::Status PushTuple(size_t count);
@@ -86,12 +86,13 @@ class PickleMachine {
   absl::Status Get(size_t bytes);
   absl::StatusOr<std::string> Line();
   absl::Status PushGlobal(const std::string& module, const std::string& name);
-  // An Encoding without its attributes, which BUILD sets; of no other class is an object made.
+  // Pushes an Encoding without its attributes, which BUILD sets; objects of other classes are refused.
   absl::Status NewEncoding();
-  // ('storage', type, key, location, number of values). The location is where the tensor was, and of no interest.
+  // Pops ('storage', type, key, location, number of values) and pushes that storage. The location, where the tensor
+  // was, is ignored.
   absl::Status PushStorage();
   absl::Status Reduce();
-  // storage, offset, sizes, strides, requires_grad, hooks and, since 2.0, metadata.
+  // The arguments are storage, offset, sizes, strides, requires_grad, hooks and, since PyTorch 2.0, metadata.
   absl::Status RebuildTensor(const std::vector<PickleObject*>& arguments);
 
   absl::Span<const uint8_t> in_;

@@ -9,7 +9,7 @@
 namespace hookline {
 namespace {
 
-// The longest is LONG1 of 8 bytes.
+// Returns the opcode that pushes `value`, which is not negative; the longest is LONG1 with 8 bytes.
 std::string Int(int64_t value) {
   std::string out;
   if (value < 256) {

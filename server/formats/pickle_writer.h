@@ -9,8 +9,8 @@
 
 namespace hookline {
 
-// Returns the pickle of a contiguous matrix (rows, width), of a dtype without scales, that is all of the storage with
-// key "0". torch.load reads it, with weights_only too.
+// Returns the pickle of a contiguous matrix (rows, width) of a dtype without scales. The matrix is the whole storage
+// with key "0". torch.load reads it, also with weights_only.
 std::string PickleMatrix(Dtype dtype, int64_t rows, int64_t width);
 
 }  // namespace hookline

@@ -8,13 +8,13 @@
 
 namespace hookline {
 
-// Not yet checked against its storage.
+// The description is not yet checked against the tensor's storage.
 struct PickledTensor {
   std::string name;
   std::string storage_type;  // "FloatStorage"
   std::string storage_key;   // the archive's entry `data/KEY`
   int64_t storage_values = 0;
-  int64_t offset = 0;  // in values, as the strides
+  int64_t offset = 0;  // in values, like the strides
   std::vector<int64_t> sizes;
   std::vector<int64_t> strides;
 };

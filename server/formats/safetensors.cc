@@ -17,11 +17,11 @@ namespace {
 
 using Json = nlohmann::json;
 
-// The header's length stands before it.
+// The header's length precedes it.
 constexpr size_t kLengthBytes = 8;
 // A tensor takes about a hundred bytes of header; the format's own limit is 100 MB.
 constexpr uint64_t kMaxHeaderBytes = uint64_t{32} << 20;
-// {name: {"shape": [...]}}; deeper JSON is not read, however deep it is.
+// A header nests like {name: {"shape": [...]}}; JSON deeper than this is refused.
 constexpr int kMaxJsonDepth = 8;
 constexpr size_t kMaxDimensions = 8;
 constexpr size_t kAlignment = 64;
@@ -34,11 +34,11 @@ std::optional<int64_t> ItemBytes(absl::string_view dtype) {
   return std::nullopt;
 }
 
-// Says what a dtype that is not read stands for.
+// Describes a dtype that is not supported.
 absl::string_view KindOf(absl::string_view dtype) {
   if (absl::StartsWith(dtype, "F8")) return "float8 weights, which are not read";
   if (absl::StartsWith(dtype, "F4") || absl::StartsWith(dtype, "F6")) return "packed weights, which are not read";
-  if (absl::StartsWith(dtype, "U")) return "unsigned numbers as packed quantised weights have, which are not read";
+  if (absl::StartsWith(dtype, "U")) return "unsigned numbers as in packed quantised weights, which are not read";
   return "which this version does not know";
 }
 
@@ -52,7 +52,7 @@ bool ReadNumbers(const Json& json, const char* key, std::vector<uint64_t>* numbe
   return true;
 }
 
-// `data_begin` and `data_bytes` are where the file's values lie.
+// `data_begin` and `data_bytes` give the place of the values in the file.
 absl::StatusOr<SafetensorsTensor> ReadTensor(const std::string& name, const Json& json, int64_t data_begin,
                                              int64_t data_bytes) {
   const auto bad = [&](absl::string_view what) {
@@ -71,7 +71,7 @@ absl::StatusOr<SafetensorsTensor> ReadTensor(const std::string& name, const Json
   }
   std::vector<uint64_t> shape, offsets;
   if (!ReadNumbers(json, "shape", &shape)) return bad("has no shape of at most 8 sizes");
-  if (!ReadNumbers(json, "data_offsets", &offsets) || offsets.size() != 2) return bad("has no two data_offsets");
+  if (!ReadNumbers(json, "data_offsets", &offsets) || offsets.size() != 2) return bad("does not have two data_offsets");
   CheckedInt64 bytes = *item_bytes;
   for (uint64_t size : shape) {
     bytes *= size;

@@ -1,4 +1,4 @@
-// The header of safetensors files, read and written (format: github.com/huggingface/safetensors, README, "Format").
+// Reads and writes the header of safetensors files (format: github.com/huggingface/safetensors, README, "Format").
 //
 //   SafetensorsHeader header({{"format", "pt"}});
 //   header.Add("w", "F32", {2, 3}, /*begin=*/0, /*end=*/24);
@@ -24,13 +24,13 @@ struct SafetensorsTensor {
   std::string name;
   std::string dtype;  // F64, F32, F16, BF16, I64, I32, I16, I8, U8 or BOOL
   std::vector<int64_t> shape;
-  int64_t offset = 0;  // of the values in the file
-  int64_t bytes = 0;   // as many as dtype and shape make
+  int64_t offset = 0;  // where the values begin in the file
+  int64_t bytes = 0;   // as many as dtype and shape require
 };
 
 // Reads the header of `file` and checks it: length, JSON, dtypes, shapes, offsets inside the file, no overlaps, no
-// holes. Returns the tensors in the order of their values. Errors: what InputFile says; FAILED_PRECONDITION, a phrase
-// that names the tensor and does not name the file.
+// holes. Returns the tensors in the order of their values. Errors: those of InputFile; FAILED_PRECONDITION, with a
+// phrase that names the tensor but not the file.
 absl::StatusOr<std::vector<SafetensorsTensor>> ReadSafetensorsHeader(const InputFile& file);
 
 // Returns the dtype under which rows of `layout` are stored: that of their values, or U8 for rows with a scale or

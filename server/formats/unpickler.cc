@@ -16,11 +16,11 @@ namespace {
 
 using Kind = PickleObject::Kind;
 
-// The pickle of 0x1950a86a20f9469cfc6c.
+// The pickle of 0x1950a86a20f9469cfc6c, with which a legacy file begins.
 constexpr absl::string_view kLegacyMagic("\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.", 15);
 constexpr int64_t kLegacyVersion = 1001;
 
-// The state dict that the machine's pickle holds.
+// Returns the tensors of the state dict that the machine's pickle holds.
 absl::StatusOr<std::vector<PickledTensor>> TensorsOf(PickleMachine& machine) {
   ASSIGN_OR_RETURN(PickleObject * result, machine.Result());
   if (result->kind != Kind::kDict)
@@ -46,7 +46,7 @@ absl::StatusOr<std::vector<PickledTensor>> TensorsOf(PickleMachine& machine) {
   return tensors;
 }
 
-// The tokens of the dict (of keys of that kind to ids) that `encoding` has as its attribute `name`.
+// Returns the tokens of `dict`, which is the attribute `name` of an Encoding and maps keys of kind `key_kind` to ids.
 absl::StatusOr<std::vector<std::pair<std::string, uint32_t>>> TokensOf(const PickleObject& dict, Kind key_kind,
                                                                        absl::string_view name) {
   if (dict.kind != Kind::kDict)
@@ -58,7 +58,7 @@ absl::StatusOr<std::vector<std::pair<std::string, uint32_t>>> TokensOf(const Pic
     const PickleObject& id = *dict.items[i + 1];
     if (key.kind != key_kind || key.text.empty() || id.kind != Kind::kInt || id.number < 0 ||
         id.number > std::numeric_limits<uint32_t>::max()) {
-      return BadPickle(absl::StrCat("has something else than tokens and their ids in the Encoding's ", name));
+      return BadPickle(absl::StrCat("has something other than tokens and their ids in the Encoding's ", name));
     }
     tokens.emplace_back(key.text, static_cast<uint32_t>(id.number));
   }
@@ -113,7 +113,7 @@ absl::StatusOr<LegacyHead> UnpickleLegacyHead(absl::Span<const uint8_t> file) {
   PickleMachine version(rest);
   ASSIGN_OR_RETURN(const PickleObject* number, version.Result());
   if (number->kind != Kind::kInt || number->number != kLegacyVersion) {
-    return BadPickle(absl::StrCat("has another version than ", kLegacyVersion));
+    return BadPickle(absl::StrCat("has a version other than ", kLegacyVersion));
   }
   PickleMachine system(version.rest());
   ASSIGN_OR_RETURN(const PickleObject* facts, system.Result());

@@ -1,5 +1,5 @@
-// Reads the pickle of a state dict, or of a tiktoken.Encoding: the protocol's opcodes (pickletools.py of Python 3.11
-// describes them) as far as they are used for those, and nothing that could run code.
+// Reads the pickle of a state dict, or of a tiktoken.Encoding: it knows the opcodes that those use (pickletools.py of
+// Python 3.11 describes them), and none that could run code.
 #ifndef HOOKLINE_SERVER_FORMATS_UNPICKLER_H_
 #define HOOKLINE_SERVER_FORMATS_UNPICKLER_H_
 
@@ -17,21 +17,22 @@ namespace hookline {
 // A state dict of a hundred thousand tensors takes about ten megabytes.
 constexpr size_t kMaxPickleBytes = size_t{16} << 20;
 
-// The tensors of the dict (OrderedDict or dict, of names to tensors) that `pickle` holds, in its order. Memory stays
-// proportional to the pickle's size. FAILED_PRECONDITION, a sentence about what the pickle holds that it should not.
+// Returns the tensors of the dict or OrderedDict, from names to tensors, that `pickle` holds, in its order. Memory
+// stays proportional to the pickle's size. FAILED_PRECONDITION, with a sentence that says what is wrong with
+// the pickle.
 absl::StatusOr<std::vector<PickledTensor>> UnpickleStateDict(absl::Span<const uint8_t> pickle);
 
 // The part before the storages in a file that torch.save wrote before PyTorch 1.6, or without its zip format.
 struct LegacyHead {
   std::vector<PickledTensor> tensors;
   std::vector<std::string> storage_keys;  // in the order in which the storages follow
-  size_t bytes = 0;                       // of the head
+  size_t bytes = 0;                       // the size of the head
 };
 
-// Returns whether `file` begins like one.
+// Returns whether `file` begins like a legacy file.
 bool IsLegacyFile(absl::Span<const uint8_t> file);
 
-// Reads the head at the beginning of `file`, of which kMaxPickleBytes are enough. Errors as above.
+// Reads the head at the beginning of `file`, of which the first kMaxPickleBytes are enough. Errors as above.
 absl::StatusOr<LegacyHead> UnpickleLegacyHead(absl::Span<const uint8_t> file);
 
 // A tiktoken.Encoding, as nanochat's tokenizer.pkl holds it.
@@ -42,7 +43,7 @@ struct PickledEncoding {
   std::vector<std::pair<std::string, uint32_t>> special_tokens;  // spelling and id
 };
 
-// Reads one. Errors as UnpickleStateDict's.
+// Reads a pickled Encoding. Errors are those of UnpickleStateDict.
 absl::StatusOr<PickledEncoding> UnpickleEncoding(absl::Span<const uint8_t> pickle);
 
 }  // namespace hookline

@@ -31,14 +31,15 @@ constexpr uint16_t kEncrypted = 1;
 constexpr uint16_t kZip64Extra = 1;
 // torch.save never writes longer names; this bounds what error messages quote.
 constexpr size_t kMaxNameBytes = 1024;
-// An entry takes about a hundred bytes, a tensor an entry, and the unpickler reads no more than some hundred thousand.
+// An entry takes about a hundred bytes, a tensor takes one entry, and the unpickler reads at most some
+// hundred thousand.
 constexpr uint64_t kMaxDirectoryBytes = uint64_t{64} << 20;
 
-// Check reads so much at a time.
+// Check reads this much at a time.
 constexpr int64_t kPieceBytes = int64_t{1} << 20;
 constexpr absl::string_view kWrongChecksum = "does not have the checksum that the archive gives";
 
-// The caller has checked that the number lies inside.
+// Returns a number that the caller has checked to lie inside `bytes`.
 uint64_t Number(absl::Span<const uint8_t> bytes, uint64_t offset, size_t count) {
   return ReadLittleEndian(bytes.subspan(offset, count));
 }
@@ -73,7 +74,7 @@ class Reader {
   absl::StatusOr<CentralDirectory> ReadDirectory() const {
     const uint64_t size = static_cast<uint64_t>(file_.size());
     if (size < kEndBytes) return Bad("not a zip archive: too short");
-    // The bytes that can hold the end of the directory and the locator before it.
+    // The tail can hold the end of the directory and the locator before it.
     const uint64_t tail_bytes = std::min(size, kEndBytes + kMaxCommentBytes + kZip64LocatorBytes);
     ASSIGN_OR_RETURN(const std::vector<uint8_t> tail, Bytes(size - tail_bytes, tail_bytes));
     const uint64_t lowest = tail_bytes - std::min(tail_bytes, kEndBytes + kMaxCommentBytes);
@@ -112,7 +113,7 @@ class Reader {
     return directory;
   }
 
-  // The record at `offset` in the directory; moves that to the next one.
+  // Returns the record at `offset` in the directory and moves `offset` to the next one.
   absl::StatusOr<Record> ReadRecord(const CentralDirectory& directory, uint64_t* offset) const {
     const absl::Span<const uint8_t> bytes = directory.bytes;
     if (!RangeFits(*offset, kCentralHeaderBytes, bytes.size()) || Number(bytes, *offset, 4) != kCentralHeader) {
@@ -129,7 +130,7 @@ class Reader {
     const uint64_t extra_bytes = Number(bytes, *offset + 30, 2);
     const uint64_t comment_bytes = Number(bytes, *offset + 32, 2);
     const uint64_t name = *offset + kCentralHeaderBytes;
-    const uint64_t rest = name_bytes + extra_bytes + comment_bytes;  // of three numbers of 16 bits
+    const uint64_t rest = name_bytes + extra_bytes + comment_bytes;  // a sum of three 16-bit numbers
     if (!RangeFits(name, rest, bytes.size())) return Bad("its central directory is cut short");
     if (name_bytes > kMaxNameBytes) return Bad(absl::StrCat("an entry's name has ", name_bytes, " bytes"));
     record.name.assign(reinterpret_cast<const char*>(bytes.data() + name), name_bytes);
@@ -138,7 +139,7 @@ class Reader {
     return record;
   }
 
-  // Finds the contents of `record`, whose place its own header tells.
+  // Finds the contents of `record`, whose place the entry's own header gives.
   absl::StatusOr<ZipArchive::Entry> Find(const Record& record) const {
     if ((record.flags & kEncrypted) != 0) return BadEntry(record.name, "is encrypted");
     if (record.method != 0 || record.packed != record.size) return BadEntry(record.name, "is compressed");
@@ -158,7 +159,7 @@ class Reader {
   }
 
  private:
-  // The caller has checked that they lie inside the file.
+  // Returns bytes that the caller has checked to lie inside the file.
   absl::StatusOr<std::vector<uint8_t>> Bytes(uint64_t offset, uint64_t count) const {
     std::vector<uint8_t> bytes(count);
     RETURN_IF_ERROR(file_.ReadAt(static_cast<int64_t>(offset), absl::MakeSpan(bytes)));
@@ -194,13 +195,13 @@ absl::StatusOr<ZipArchive> ZipArchive::Open(std::shared_ptr<const InputFile> fil
   const Reader reader(*file);
   ASSIGN_OR_RETURN(const CentralDirectory directory, reader.ReadDirectory());
   ZipArchive archive;
-  std::vector<std::pair<int64_t, int64_t>> ranges;  // begin and end of what is not empty
+  std::vector<std::pair<int64_t, int64_t>> ranges;  // begin and end of each entry that is not empty
   uint64_t offset = 0;
   for (uint64_t i = 0; i < directory.entries; ++i) {
     ASSIGN_OR_RETURN(const Record record, reader.ReadRecord(directory, &offset));
     ASSIGN_OR_RETURN(const Entry entry, reader.Find(record));
     if (entry.bytes > 0) ranges.emplace_back(entry.offset, entry.offset + entry.bytes);
-    if (!archive.entries_.emplace(record.name, entry).second) return reader.BadEntry(record.name, "is there twice");
+    if (!archive.entries_.emplace(record.name, entry).second) return reader.BadEntry(record.name, "appears twice");
   }
   std::sort(ranges.begin(), ranges.end());
   for (size_t i = 1; i < ranges.size(); ++i) {
@@ -217,7 +218,7 @@ absl::StatusOr<absl::btree_map<std::string, uint32_t>> ZipArchive::Checksums(con
   uint64_t offset = 0;
   for (uint64_t i = 0; i < directory.entries; ++i) {
     ASSIGN_OR_RETURN(const Record record, reader.ReadRecord(directory, &offset));
-    if (!checksums.emplace(record.name, record.crc).second) return reader.BadEntry(record.name, "is there twice");
+    if (!checksums.emplace(record.name, record.crc).second) return reader.BadEntry(record.name, "appears twice");
   }
   return checksums;
 }

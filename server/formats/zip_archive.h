@@ -22,20 +22,20 @@ class ZipArchive {
     uint32_t crc = 0;  // CRC-32 of the contents, as the archive says
   };
 
-  // Reads the central directory and checks it against the entries: stored, not compressed or encrypted, inside the
-  // file, none overlapping another, no name twice. Their contents are not read yet. FAILED_PRECONDITION naming the file
-  // and the entry.
+  // Reads the central directory and checks the entries: each is stored, neither compressed nor encrypted, and lies
+  // inside the file; no two overlap or have the same name. Their contents are not read yet. FAILED_PRECONDITION, naming
+  // the file and the entry.
   static absl::StatusOr<ZipArchive> Open(std::shared_ptr<const InputFile> file);
 
-  // Reads the central directory alone: the CRC-32 of each entry's contents by name, for archives with compressed
-  // entries. FAILED_PRECONDITION naming the file.
+  // Reads the central directory alone and returns the CRC-32 of each entry's contents by name, for archives with
+  // compressed entries. FAILED_PRECONDITION, naming the file.
   static absl::StatusOr<absl::btree_map<std::string, uint32_t>> Checksums(const InputFile& file);
 
-  // The contents of entry `name`, which must be there, once they have their checksum. FAILED_PRECONDITION naming the
-  // file and the entry; also where it has more than `max_bytes`.
+  // Returns the contents of entry `name`, which must exist, after checking their checksum. FAILED_PRECONDITION, naming
+  // the file and the entry: the checksum is wrong, or the entry has more than `max_bytes`.
   absl::StatusOr<std::string> Read(const std::string& name, int64_t max_bytes) const;
 
-  // Checks that the contents of entry `name`, which must be there, have their checksum: reads all of them.
+  // Reads all contents of entry `name`, which must exist, and checks their checksum.
   absl::Status Check(const std::string& name) const;
 
   const std::shared_ptr<const InputFile>& file() const { return file_; }

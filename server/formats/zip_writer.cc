@@ -11,11 +11,11 @@
 namespace hookline {
 namespace {
 
-// A 32-bit field says this where a zip64 field has the number.
+// A 32-bit field has this value where a zip64 field has the number.
 constexpr uint64_t kElsewhere = std::numeric_limits<uint32_t>::max();
 constexpr size_t kZip64Extra = 1;
 
-// 4.3.7 and 4.3.12: the fields that both kinds of header share.
+// Appends the fields that both kinds of header share (APPNOTE 4.3.7 and 4.3.12).
 void AppendShared(uint32_t crc32, uint64_t bytes, absl::string_view name, size_t extra_bytes, std::string* out) {
   AppendLittleEndian(45, 2, out);      // version needed: zip64
   AppendLittleEndian(0, 2, out);       // flags
@@ -55,7 +55,7 @@ void AppendDirectoryEntry(absl::string_view name, uint32_t crc32, uint64_t bytes
 
 void AppendDirectoryEnd(uint64_t entries, uint64_t bytes, uint64_t offset, std::string* out) {
   absl::StrAppend(out, "PK\x06\x06");
-  AppendLittleEndian(44, 8, out);  // of what follows
+  AppendLittleEndian(44, 8, out);  // size of what follows
   AppendLittleEndian(45, 2, out);
   AppendLittleEndian(45, 2, out);
   AppendLittleEndian(0, 4, out);

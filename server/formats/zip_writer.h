@@ -16,10 +16,10 @@
 
 namespace hookline {
 
-// Returns what stands before the contents of the first entry. `crc32` is zlib's.
+// Returns the bytes before the contents of the first entry. `crc32` is zlib's.
 std::string ZipEntryHeader(absl::string_view name, uint32_t crc32, uint64_t bytes);
 
-// Bytes of ZipEntryHeader for a name of that length, whatever the contents.
+// Returns the size of ZipEntryHeader for a name of that length, whatever the contents.
 constexpr size_t ZipEntryHeaderBytes(size_t name_bytes) { return 30 + name_bytes + 20; }
 
 // Makes the rest of the file after the contents of the first entry: smaller entries, and the directory of all.
@@ -33,7 +33,7 @@ class ZipTrailer {
   std::string Finish() &&;
 
  private:
-  uint64_t begin_;  // of the trailer in the file
+  uint64_t begin_;  // where the trailer begins in the file
   std::string entries_;
   std::string directory_;
   uint64_t count_ = 1;

@@ -39,8 +39,8 @@ int64_t ShardRows(const Manifest& manifest, int64_t shard_bytes) {
   return std::max<int64_t>(1, shard_bytes / row_bytes);
 }
 
-// Returns what a recording takes on the disk beside its shards: its directory and its manifest, each in blocks of 4
-// KiB. While the manifest is replaced, it is there twice.
+// Returns the bytes on the disk that a recording takes besides its shards: its directory and its manifest, each in
+// blocks of 4 KiB. The manifest counts twice, because both the old and the new one exist while it is replaced.
 int64_t OverheadBytes(const Manifest& manifest) {
   constexpr int64_t kBlockBytes = 4096;
   const auto manifest_bytes = static_cast<int64_t>(FormatManifest(manifest).size());
@@ -104,7 +104,7 @@ void Catalog::SweepRecording(const std::string& name) {
     RemoveLeftovers(**directory, {});
     directory->reset();
     if (absl::Status removed = root_->RemoveDirectory(name); !removed.ok()) {
-      note("no manifest, and it holds what is not ours; left alone");
+      note("it has no manifest and holds files of other programs; left alone");
     }
     return;
   }
@@ -157,7 +157,7 @@ absl::StatusOr<std::unique_ptr<RecordingWriter>> Catalog::Create(Manifest manife
     absl::MutexLock lock(&mutex_);
     const auto [entry, is_new] = entries_.try_emplace(manifest.name);
     if (!is_new && entry->second.is_being_removed) {
-      return absl::AbortedError(absl::StrCat("recording ", manifest.name, " is just being removed; ask again"));
+      return absl::AbortedError(absl::StrCat("recording ", manifest.name, " is being removed; try again"));
     }
     if (!is_new) return exists();
     entry->second.is_busy = entry->second.is_being_made = true;
@@ -223,7 +223,7 @@ absl::StatusOr<std::shared_ptr<const Manifest>> Catalog::Reserve(const Manifest&
       return there;
     }
     return absl::AlreadyExistsError(
-        absl::StrCat("recording ", merged.name, " exists, and is not merged of these parts"));
+        absl::StrCat("recording ", merged.name, " exists, and is not a merge of these parts"));
   }
   entry.is_busy = entry.is_being_made = true;
   Manifest begun = merged;
@@ -277,7 +277,8 @@ absl::StatusOr<std::unique_ptr<RecordingWriter>> Catalog::Continue(absl::string_
     if (entry->manifest == nullptr) return entry->damage;
     manifest = *entry->manifest;
     if (manifest.merged) {
-      return absl::FailedPreconditionError(absl::StrCat("recording ", name, " is merged of parts; nothing follows it"));
+      return absl::FailedPreconditionError(
+          absl::StrCat("recording ", name, " is a merge of parts and cannot be continued"));
     }
     if (resume.has_value() && resume->row > manifest.rows()) {
       return absl::FailedPreconditionError(absl::StrCat("recording ", name, " has ", manifest.rows(),
@@ -297,7 +298,7 @@ absl::StatusOr<std::unique_ptr<RecordingWriter>> Catalog::Continue(absl::string_
     manifest.update_time = absl::Now();
     RETURN_IF_ERROR(WriteManifest(*opened, manifest));
     {
-      // This happens before files are removed, so that their readers have them open.
+      // The manifest is set before files are removed, so that readers of those files have them open.
       absl::MutexLock lock(&mutex_);
       SetManifest(entries_.find(name)->second, manifest);
     }
@@ -312,7 +313,7 @@ absl::StatusOr<std::unique_ptr<RecordingWriter>> Catalog::Continue(absl::string_
   return MakeWriter(*std::move(directory), std::move(manifest));
 }
 
-// The manifest without the rows from `resume` on. A shard that the cut goes through gets a shorter successor.
+// Returns the manifest without the rows from `resume` on. A shard that the cut goes through gets a shorter successor.
 absl::StatusOr<Manifest> Catalog::CutBack(Directory& directory, const Manifest& manifest, const ResumePoint& resume) {
   Manifest cut = manifest;
   while (!cut.shards.empty() && cut.shards.back().first_row >= resume.row) cut.shards.pop_back();
@@ -349,7 +350,7 @@ std::unique_ptr<RecordingWriter> Catalog::MakeWriter(std::unique_ptr<Directory> 
       if (is_on_disk) {
         RemoveLeftovers(**opened, {&now});
       } else if (auto found = ReadManifest(**opened); found.ok()) {
-        // After a power loss the disk may hold this one, or the one before it.
+        // After a power loss the disk may hold this manifest or the one before it.
         RemoveLeftovers(**opened, {&*found, Get(last.name)->get()});
         now = *std::move(found);
         now.state = last.state;
@@ -397,7 +398,7 @@ CatalogUsage Catalog::Usage() const {
   for (RecordingState state : kRecordingStates) usage.recordings[state] = 0;
   usage.quota_bytes = options_.quota_bytes;
   usage.kept_free_bytes = options_.free_bytes;
-  // This comes before the lock, because a file system of the network may take its time.
+  // The lock is not held here, because a network file system can take long to answer.
   if (const absl::StatusOr<int64_t> free = root_->FreeBytes(); free.ok()) usage.free_bytes = *free;
   absl::MutexLock lock(&mutex_);
   usage.used_bytes = UsedBytes();
@@ -439,9 +440,9 @@ absl::StatusOr<std::shared_ptr<const RecordingReader>> Catalog::OpenReader(absl:
   ASSIGN_OR_RETURN(const Entry* entry, const_cast<Catalog*>(this)->Find(name));
   if (entry->manifest == nullptr) return entry->damage;
   if (entry->is_being_made) {
-    return absl::AbortedError(absl::StrCat("recording ", name, " is just being made; ask again"));
+    return absl::AbortedError(absl::StrCat("recording ", name, " is being made; try again"));
   }
-  // This happens with the mutex held, so that a later removal of files sees that they are read.
+  // The mutex is held, so that a later removal of files sees that they are being read.
   ASSIGN_OR_RETURN(std::shared_ptr<RecordingFiles::Lease> lease,
                    entry->files->Read([&] { return OpenRecording(name); }));
   return std::make_shared<const RecordingReader>(entry->files, std::move(lease), entry->manifest, read_memory_);
@@ -457,7 +458,7 @@ absl::Status Catalog::RemoveFiles(absl::string_view name) {
   // Another call removed it meanwhile.
   if (absl::IsNotFound(directory.status())) return absl::OkStatus();
   RETURN_IF_ERROR(directory.status());
-  // The manifest goes first: without it the rest is leftovers, wherever the removal is cut off.
+  // The manifest is removed first: without it, whatever an interrupted removal leaves counts as leftovers.
   absl::Status removed = (*directory)->Remove(kManifestFile);
   if (!absl::IsNotFound(removed)) RETURN_IF_ERROR(removed);
   RETURN_IF_ERROR((*directory)->Sync());
@@ -479,7 +480,7 @@ absl::StatusOr<int64_t> Catalog::Delete(absl::string_view name) {
     entry->is_busy = entry->is_being_removed = true;
     files = entry->files;
   }
-  // This happens before the files are removed, so that their readers have them open.
+  // This must come before the files are removed, so that readers have them open.
   if (files != nullptr) files->SetManifest(nullptr);
   absl::Status removed = RemoveFiles(name);
   absl::MutexLock lock(&mutex_);

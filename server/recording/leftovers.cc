@@ -39,7 +39,7 @@ absl::Status CheckLengths(Directory& directory, const Manifest& manifest) {
     if (found == lengths.end()) return absl::DataLossError(absl::StrCat(shard.file, ": is missing"));
     if (found->second != shard.bytes) {
       return absl::DataLossError(
-          absl::StrCat(shard.file, ": of ", found->second, " bytes; the manifest says ", shard.bytes));
+          absl::StrCat(shard.file, ": has ", found->second, " bytes; the manifest says ", shard.bytes));
     }
   }
   return absl::OkStatus();
@@ -54,7 +54,7 @@ absl::Status CheckLastShard(Directory& directory, const Manifest& manifest) {
   absl::StatusOr<bool> done = false;
   while (done.ok() && !*done) done = check.Advance();
   if (done.ok()) return absl::OkStatus();
-  return absl::DataLossError(absl::StrCat(last.file, ": not as it was written: ", done.status().message()));
+  return absl::DataLossError(absl::StrCat(last.file, ": changed since it was written: ", done.status().message()));
 }
 
 }  // namespace hookline

@@ -1,4 +1,5 @@
-// Looks after the files of a recording's directory: what no manifest names goes, and what it names must be there.
+// Compares the files in a recording's directory with its manifest: leftovers are removed, and the files that the
+// manifest names must exist.
 #ifndef HOOKLINE_SERVER_RECORDING_LEFTOVERS_H_
 #define HOOKLINE_SERVER_RECORDING_LEFTOVERS_H_
 
@@ -14,10 +15,10 @@ namespace hookline {
 // sweep finds it again.
 void RemoveLeftovers(Directory& directory, std::initializer_list<const Manifest*> manifests);
 
-// DATA_LOSS, describing a shard that is missing, too short or too long.
+// Returns DATA_LOSS, naming the shard, if one is missing, too short or too long.
 absl::Status CheckLengths(Directory& directory, const Manifest& manifest);
 
-// The same, and reads the last shard: DATA_LOSS also where it is not as it was written.
+// Does the same and reads the last shard: DATA_LOSS also if that has changed since it was written.
 absl::Status CheckLastShard(Directory& directory, const Manifest& manifest);
 
 }  // namespace hookline

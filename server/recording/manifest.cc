@@ -22,14 +22,14 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr int kVersion = 1;
-// Merged recordings have this version, since readers of version 1 must not take them for what they are not.
+// Merged recordings have a version of their own, since readers of version 1 would misread them.
 constexpr int kMergedVersion = 2;
-// A recording of 10 TiB in shards of 256 MiB has a manifest of 8 MiB; anything larger was not written by us.
+// A recording of 10 TiB in shards of 256 MiB has a manifest of 8 MiB; anything larger was not written by Hookline.
 constexpr int64_t kMaxManifestBytes = int64_t{256} << 20;
-// Ours use four levels.
+// Manifests use four levels.
 constexpr int kMaxManifestDepth = 16;
 constexpr int64_t kMaxWidth = int64_t{1} << 24;
-// No disk holds as much, and it is far enough below the end of int64_t that a sum over recordings does not overflow.
+// No disk holds this much, and sums over recordings stay far below the end of int64_t.
 constexpr int64_t kMaxBytes = int64_t{1} << 60;
 
 constexpr Dtype kDtypes[] = {Dtype::kFloat32, Dtype::kBFloat16, Dtype::kFloat16, Dtype::kFloat8E4M3, Dtype::kInt8};
@@ -123,9 +123,9 @@ absl::Status CheckShards(const Manifest& manifest) {
 
 // Checks that each shard and all of them together have possible file sizes, which later sums rely on.
 absl::Status CheckSizes(const Manifest& manifest) {
-  CheckedInt64 row_bytes = 8 + 8 + 4;  // of provenance
+  CheckedInt64 row_bytes = 8 + 8 + 4;  // the provenance
   for (size_t i = 0; i < manifest.hook_points.size(); ++i) {
-    row_bytes += manifest.LayoutOf(static_cast<int>(i)).bytes();  // of a width of at most kMaxWidth
+    row_bytes += manifest.LayoutOf(static_cast<int>(i)).bytes();  // its width is at most kMaxWidth
   }
   const std::optional<int64_t> shard_bytes = (row_bytes * std::min(manifest.shard_rows, manifest.max_rows())).value();
   if (!shard_bytes.has_value() || *shard_bytes > kMaxBytes) {
@@ -243,7 +243,7 @@ int64_t Manifest::max_rows() const {
 }
 
 absl::Status CheckRecordingName(absl::string_view name) {
-  // It is the name of a folder too, which must not be hidden.
+  // The name is also that of a folder, which must not be hidden.
   if (!IsName(name) || !absl::ascii_isalnum(static_cast<unsigned char>(name[0]))) {
     return InvalidField(
         "name", absl::StrCat(Quoted(name, 64), " is not a name of a recording: [A-Za-z0-9][A-Za-z0-9._-]{0,127}"));
@@ -341,7 +341,7 @@ absl::StatusOr<Manifest> ParseManifest(absl::string_view text) {
   RETURN_IF_ERROR(CheckSizes(manifest));
   if (manifest.resume_row > manifest.rows()) members.Fail("resume.row", "at most `rows`");
   if (manifest.merged && manifest.state != RecordingState::kComplete && manifest.state != RecordingState::kFailed) {
-    members.Fail("state", "COMPLETE or FAILED, as of a merged recording");
+    members.Fail("state", "COMPLETE or FAILED, as a merged recording must be");
   }
   RETURN_IF_ERROR(status);
   return manifest;

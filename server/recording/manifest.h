@@ -18,7 +18,7 @@ namespace hookline {
 
 inline constexpr char kManifestFile[] = "manifest.json";
 inline constexpr char kTemporarySuffix[] = ".tmp";
-// The shards' names number rows by 12 digits.
+// The shards' names number rows with 12 digits.
 inline constexpr int64_t kMaxRecordedRows = 999'999'999'999;
 
 enum class RecordingState { kRunning, kComplete, kStopped, kInterrupted, kFailed };
@@ -26,7 +26,7 @@ inline constexpr RecordingState kRecordingStates[] = {RecordingState::kRunning, 
                                                       RecordingState::kStopped, RecordingState::kInterrupted,
                                                       RecordingState::kFailed};
 
-// `RUNNING`, `COMPLETE`, ...
+// Returns `RUNNING`, `COMPLETE`, ...
 absl::string_view RecordingStateName(RecordingState state);
 
 // A tensor of activations that a recording holds.
@@ -43,7 +43,7 @@ struct ShardInfo {
   int64_t rows = 0;
   int64_t bytes = 0;
   std::string xxh3;  // 32 hexadecimal digits
-  // Its header's `first_row`, which in a merged recording is that of the part that the file was written for.
+  // The `first_row` in the file's header; in a merged recording, the one in the part that the file was written for.
   int64_t header_first_row = 0;
 
   int64_t end_row() const { return first_row + rows; }
@@ -56,13 +56,13 @@ struct Manifest {
   std::string model;
   std::string fingerprint;
   std::string request_digest;
-  std::string client;  // that it belongs to; empty: nobody
+  std::string client;  // the client that owns the recording; empty: nobody
   bool deterministic = false;
-  bool merged = false;  // of the shards of other recordings: it is complete, and no writer continues it
+  bool merged = false;  // made of the shards of other recordings: no writer continues it
   Dtype dtype = Dtype::kFloat32;
   int64_t top_k = 0;  // 0: whole rows
   std::vector<RecordedHookPoint> hook_points;
-  int64_t shard_rows = 0;  // of each shard but the last; of a merged recording the most of any shard
+  int64_t shard_rows = 0;  // rows of each shard but the last; in a merged recording, the most of any shard
   nlohmann::json source = nlohmann::json::object();
   nlohmann::json selection = nlohmann::json::object();
   std::vector<ShardInfo> shards;
@@ -74,18 +74,18 @@ struct Manifest {
 
   int64_t rows() const { return shards.empty() ? 0 : shards.back().end_row(); }
   int64_t RowsOf(int hook_point) const;
-  // The index of the shard that holds row `row`, which is below rows().
+  // Returns the index of the shard that holds row `row`, which is below rows().
   size_t ShardOf(int64_t row) const;
   RowLayout LayoutOf(int hook_point) const { return {dtype, hook_points[hook_point].width, top_k}; }
   int64_t bytes() const;
-  // The largest budget.
+  // Returns the largest budget.
   int64_t max_rows() const;
 };
 
-// INVALID_ARGUMENT unless `name` matches [A-Za-z0-9][A-Za-z0-9._-]{0,127}.
+// Returns INVALID_ARGUMENT unless `name` matches [A-Za-z0-9][A-Za-z0-9._-]{0,127}.
 absl::Status CheckRecordingName(absl::string_view name);
 
-// `rows-FIRST-END.safetensors`.
+// Returns `rows-FIRST-END.safetensors`.
 std::string ShardFileName(int64_t first_row, int64_t end_row);
 
 // Returns whether `name` has the form of a shard's name or of a temporary file's, which a sweep may remove.
@@ -93,13 +93,13 @@ bool IsLeftover(absl::string_view name);
 
 std::string FormatManifest(const Manifest& manifest);
 
-// DATA_LOSS, naming the member, for anything that FORMAT.md does not allow.
+// Returns DATA_LOSS, naming the member, for anything that FORMAT.md does not allow.
 absl::StatusOr<Manifest> ParseManifest(absl::string_view json);
 
-// NOT_FOUND: there is none; otherwise as ParseManifest, with the path.
+// Reads the manifest in `directory`. NOT_FOUND: there is none; other errors are those of ParseManifest, with the path.
 absl::StatusOr<Manifest> ReadManifest(Directory& directory);
 
-// Replaces the manifest as FORMAT.md demands. After an error the manifest is either the old one or this one.
+// Replaces the manifest as FORMAT.md requires. After an error the manifest is either the old one or this one.
 absl::Status WriteManifest(Directory& directory, const Manifest& manifest);
 
 }  // namespace hookline

@@ -9,7 +9,7 @@
 namespace hookline {
 namespace {
 
-// A link takes a network's file system about a millisecond.
+// A link takes about a millisecond on a network file system.
 constexpr size_t kLinksAtOnce = 64;
 
 }  // namespace
@@ -69,9 +69,9 @@ absl::Status RecordingMerge::LinkShard(size_t shard) {
   }
   if (absl::IsFailedPrecondition(linked)) {
     return absl::FailedPreconditionError(absl::StrCat(
-        "recording ", part.label, ": a merge links files, which this file system does not do between recording ",
+        "recording ", part.label, ": a merge links files, which this file system does not allow between recording ",
         part.label, " and ", plan_.manifest.name, " (", linked.message(),
-        "); clients read recordings of several disks as one, as hookline.Recording([...]) does"));
+        "); a client can read recordings on several disks as one, as hookline.Recording([...]) does"));
   }
   return linked;
 }
@@ -89,7 +89,7 @@ absl::StatusOr<bool> RecordingMerge::CheckShard() {
   if (!done.ok()) {
     const MergePlan::Source& source = plan_.sources[shard_];
     return absl::DataLossError(absl::StrCat("recording ", parts_[source.part].label, ", shard ", source.file,
-                                            ": not as it was written: ", done.status().message()));
+                                            ": changed since it was written: ", done.status().message()));
   }
   if (*done) check_.reset();
   return *done;

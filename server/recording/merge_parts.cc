@@ -13,7 +13,7 @@ namespace {
 
 constexpr char kEveryFolder[] = "*";
 
-// NOT_FOUND: no recording is there, or it has no manifest yet, or no more.
+// Adds the recording that `open` opens. NOT_FOUND: there is none, or it has no manifest (yet, or any more).
 absl::Status Add(std::string label, std::function<absl::StatusOr<std::unique_ptr<Directory>>()> open,
                  MergeParts& found) {
   ASSIGN_OR_RETURN(const std::unique_ptr<Directory> directory, open());
@@ -39,7 +39,7 @@ absl::Status AddFromAll(Directory& shared, const std::string& name, MergeParts& 
     if (folder.kind != DirectoryEntry::Kind::kDirectory || !CheckRecordingName(folder.name).ok()) continue;
     const absl::Status added = AddFrom(shared, folder.name, name, found);
     if (!absl::IsNotFound(added)) RETURN_IF_ERROR(added);
-    if (found.parts.size() > static_cast<size_t>(kMaxParts)) break;  // which the caller refuses
+    if (found.parts.size() > static_cast<size_t>(kMaxParts)) break;  // the caller refuses this many
   }
   return found.parts.size() > before ? absl::OkStatus() : absl::NotFoundError("no folder has one");
 }

@@ -12,16 +12,16 @@
 
 namespace hookline {
 
-// The same recordings twice: what the plan needs, and what the merge does.
+// The recordings to merge, once as the plan needs them and once as the merge does.
 struct MergeParts {
   std::vector<MergePart> manifests;
   std::vector<RecordingMerge::Part> parts;
 };
 
-// A name is that of a recording in `root`; `FOLDER/NAME`, one in a folder of `shared`; or `*/NAME`, all of that name in
-// folders of `shared`. Both directories outlive the result; `shared` may be null. INVALID_ARGUMENT, naming `parts[i]`:
-// no such name, a folder without `shared`, none or more than kMaxParts of them. NOT_FOUND: no such recording.
-// DATA_LOSS: its manifest cannot be read.
+// Each of `names` is the name of a recording in `root`; `FOLDER/NAME`, one in a folder of `shared`; or `*/NAME`, all of
+// that name in folders of `shared`. Both directories must outlive the result; `shared` can be null. INVALID_ARGUMENT,
+// naming `parts[i]`: a name has another form or has a folder without `shared`; or there are no parts, or more than
+// kMaxParts. NOT_FOUND: no such recording. DATA_LOSS: its manifest cannot be read.
 absl::StatusOr<MergeParts> FindMergeParts(Directory& root, Directory* shared, const std::vector<std::string>& names);
 
 }  // namespace hookline

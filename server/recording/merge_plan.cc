@@ -13,7 +13,7 @@
 namespace hookline {
 namespace {
 
-// No dataset has as many sequences.
+// No dataset has this many sequences.
 constexpr int64_t kMaxSequences = int64_t{1} << 40;
 
 // A part with its place in the dataset.
@@ -66,24 +66,24 @@ absl::StatusOr<Placed> Place(const std::vector<MergePart>& parts, size_t index) 
   const Manifest& manifest = *placed.manifest;
   if (manifest.state != RecordingState::kComplete) {
     return Refusal(absl::StrCat(placed.Name(), " is ", RecordingStateName(manifest.state),
-                                "; a merge takes COMPLETE ones, and the same Persist finishes it"));
+                                "; only COMPLETE recordings can be merged, and the same Persist call completes it"));
   }
   const auto dataset = manifest.source.find("dataset");
   if (dataset == manifest.source.end() || !dataset->is_object()) {
     return Refusal(
-        absl::StrCat(placed.Name(), " has its sequences from a request; only parts of a dataset are merged"));
+        absl::StrCat(placed.Name(), " has its sequences from a request; only parts of a dataset can be merged"));
   }
   placed.dataset = &*dataset;
   ASSIGN_OR_RETURN(const int64_t epochs, Number(placed, *dataset, "epochs", 1));
   if (epochs != 1 || dataset->contains("shuffle_seed")) {
     return Refusal(absl::StrCat(placed.Name(), " takes its dataset ", epochs, " times, ",
                                 dataset->contains("shuffle_seed") ? "shuffled" : "in order",
-                                "; parts of one pass in order are merged"));
+                                "; only parts of one pass in order can be merged"));
   }
   if (!dataset->contains("fingerprint")) {
     return Refusal(absl::StrCat(placed.Name(),
-                                " does not say of which tokens its dataset was: it was begun before "
-                                "recordings did; record it anew"));
+                                " does not have its dataset's fingerprint, because an older version began it; "
+                                "record it again"));
   }
   ASSIGN_OR_RETURN(const int64_t first, Number(placed, *dataset, "first_sequence", 0));
   ASSIGN_OR_RETURN(const int64_t count, Number(placed, *dataset, "sequence_count", 0));
@@ -130,7 +130,7 @@ absl::Status CheckAlike(const Placed& a, const Placed& b) {
   return absl::OkStatus();
 }
 
-// FAILED_PRECONDITION unless `b` begins where `a` ends.
+// Returns FAILED_PRECONDITION unless `b` begins where `a` ends.
 absl::Status CheckFollows(const Placed& a, const Placed& b) {
   if (b.begin == a.end) return absl::OkStatus();
   return Refusal(absl::StrCat(b.Name(), " begins with sequence ", b.begin, ", and ", a.Name(), " ends with sequence ",
@@ -138,8 +138,8 @@ absl::Status CheckFollows(const Placed& a, const Placed& b) {
                               b.begin < a.end ? " are in both" : " are in no part"));
 }
 
-// Returns whether a hook point of the part has all rows of the part's sequences. Where a budget may have ended it, that
-// can only be told of a selection that keeps every row.
+// Returns whether a hook point of the part has all rows of the part's sequences. Where the budget is used up, this is
+// known only for a selection that keeps every row.
 bool IsWhole(const Placed& part, int hook_point) {
   const Manifest& manifest = *part.manifest;
   const int64_t rows = manifest.RowsOf(hook_point);
@@ -154,14 +154,14 @@ absl::Status CheckBudgets(const std::vector<Placed>& parts) {
       if (IsWhole(parts[i], point)) continue;
       return Refusal(absl::StrCat(parts[i].Name(), ": ", manifest.hook_points[point].name, " ends with its budget of ",
                                   manifest.hook_points[point].max_activations, " rows, so that rows before those of ",
-                                  parts[i + 1].Name(), " may be missing; only the last part may end so"));
+                                  parts[i + 1].Name(), " may be missing; only the last part may end with its budget"));
     }
   }
   return absl::OkStatus();
 }
 
-// FAILED_PRECONDITION unless the parts are all those of one range that Persist cut, or none of any. Parts behind a
-// budget's end have no rows, and are not recorded.
+// Returns FAILED_PRECONDITION unless the parts are all those into which Persist cut one range, or no part belongs to
+// such a range. Parts after the end of a budget have no rows and are not recorded.
 absl::Status CheckAllParts(const std::vector<Placed>& parts) {
   const Placed& first = parts.front();
   for (const Placed& part : parts) {
@@ -170,7 +170,7 @@ absl::Status CheckAllParts(const std::vector<Placed>& parts) {
          (part.part->count != first.part->count || part.part->first_sequence != first.part->first_sequence ||
           part.part->sequence_count != first.part->sequence_count))) {
       const auto text = [](const Placed& one) {
-        return one.part.has_value() ? Shown(PartJson(*one.part)) : std::string("no part of a range");
+        return one.part.has_value() ? Shown(PartJson(*one.part)) : std::string("not a part of a range");
       };
       return Refusal(absl::StrCat(first.Name(), " is ", text(first), " and ", part.Name(), " is ", text(part)));
     }
@@ -263,7 +263,7 @@ absl::StatusOr<MergePlan> PlanMerge(const std::string& name, const std::vector<M
     return Refusal(
         absl::StrCat("the parts have ", merged.shards.size(), " shards; a recording has at most ", kMaxMergedShards));
   }
-  // Sums of what parts may have are beyond what one recording may.
+  // Parts within the limits can exceed the limits of one recording together.
   if (const auto parsed = ParseManifest(FormatManifest(merged)); !parsed.ok()) {
     return Refusal(absl::StrCat("the parts are too large for one recording: ", parsed.status().message()));
   }

@@ -10,9 +10,9 @@
 namespace hookline {
 namespace {
 
-// With many hook points each takes a few kilobytes. A shuffled read comes back to every shard again and again.
+// With many hook points a layout takes a few kilobytes. A shuffled read returns to every shard again and again.
 constexpr size_t kMaxLayouts = 1024;
-// A shard whose time changes while it is read is checked again, but not for ever.
+// A shard that is modified while it is read is checked again, up to this many times.
 constexpr int kMaxTries = 3;
 
 }  // namespace
@@ -38,7 +38,7 @@ absl::StatusOr<ShardDamage> RecordingReader::DamageOf(size_t shard, const absl::
   const ShardInfo& info = manifest_->shards[shard];
   if (files_->IsCurrent(info)) return ShardDamage{info.file, Escaped(error.message())};
   return absl::AbortedError(
-      absl::StrCat("recording ", manifest_->name, " was removed or continued while it was read; look at it again"));
+      absl::StrCat("recording ", manifest_->name, " was removed or continued while it was read; try again"));
 }
 
 absl::StatusOr<std::optional<ShardDamage>> RecordingReader::VerifyShard(size_t shard) const {
@@ -87,7 +87,7 @@ absl::StatusOr<bool> RowRead::Advance() {
   return true;
 }
 
-// Returns whether the rows of this shard have been copied.
+// Returns whether all wanted rows of this shard have been copied.
 absl::StatusOr<bool> RowRead::AdvanceInShard(size_t index, const ShardInfo& shard) {
   RecordingFiles& files = *reader_->files_;
   if (check_ != nullptr) {
@@ -119,7 +119,7 @@ absl::StatusOr<bool> RowRead::AdvanceInShard(size_t index, const ShardInfo& shar
   return true;
 }
 
-// Returns the rows from `range` and `taken` on that are in this shard, and moves both past them.
+// Copies the rows from `range` and `taken` on that are in this shard, and moves both past them.
 absl::Status RowRead::CopyFrom(const ReadableFile& file, const ShardLayout& layout, size_t* range,
                                int64_t* taken) const {
   while (*range < ranges_.size() && ranges_[*range].first_row + *taken < layout.end_row) {

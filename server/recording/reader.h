@@ -26,14 +26,14 @@
 
 namespace hookline {
 
-// A shard that is not as it was written.
+// Describes a shard that has changed since it was written.
 struct ShardDamage {
   std::string file;
   std::string error;
 };
 
-// Thread-safe. It reads the rows of its manifest even if the recording grows, ends or is removed meanwhile. If very
-// many shards are removed (see ShardFileCache), it ends with ABORTED.
+// Thread-safe. It reads the rows of its manifest even if the recording grows, ends or is removed meanwhile. If too many
+// of its shards are removed (see ShardFileCache), reads end with ABORTED.
 class RecordingReader {
  public:
   RecordingReader(std::shared_ptr<RecordingFiles> files, std::shared_ptr<RecordingFiles::Lease> lease,
@@ -47,8 +47,8 @@ class RecordingReader {
   // Bounds the buffers that rows are read into.
   ReadMemory& memory() const { return *memory_; }
 
-  // Reads every byte of a shard and compares length, header and checksum with the manifest. Returns none if it is as it
-  // was written. ABORTED: the shard was removed meanwhile.
+  // Reads every byte of a shard and compares length, header and checksum with the manifest. Returns none if they agree.
+  // ABORTED: the shard was removed meanwhile.
   absl::StatusOr<std::optional<ShardDamage>> VerifyShard(size_t shard) const;
 
   // Returns a check that does the same in slices. Give an error of its Advance to DamageOf.
@@ -78,16 +78,16 @@ struct RowRange {
   int64_t out_row = 0;
 };
 
-// Copies rows of a recording to memory. Rows of a shard are given only after this server has checked its checksum,
-// while the file had the size and time that it has now. One thread at a time.
+// Copies rows of a recording to memory. Rows of a shard are given only after this server has compared its checksum, and
+// only while the file has the same size and time as then. One thread at a time.
 class RowRead {
  public:
-  // Reads the rows of `ranges`, which are in the recording's order and within Manifest::RowsOf. `out` holds the values
-  // of all of them, and outlives the read.
+  // Reads the rows of `ranges`, which are in the recording's order and within Manifest::RowsOf. `out` has room for the
+  // values of all of them and must outlive the read.
   static RowRead OfHookPoint(std::shared_ptr<const RecordingReader> reader, int hook_point,
                              std::vector<RowRange> ranges, uint8_t* out);
 
-  // Reads where those rows come from, one value for each row.
+  // Room for the provenance of the rows, one value for each row.
   struct ProvenanceOut {
     int64_t* sequence;
     int64_t* token_id;
@@ -96,9 +96,9 @@ class RowRead {
   static RowRead OfProvenance(std::shared_ptr<const RecordingReader> reader, std::vector<RowRange> ranges,
                               ProvenanceOut out);
 
-  // Does part of the work: at most one slice of a check, or the rows of the shards that need none. Returns true when
-  // all of it is done. DATA_LOSS, naming shard and rows: the shard is not as it was written. ABORTED: the recording was
-  // removed, or continued with other rows, while it was read.
+  // Does part of the work: at most one slice of a check, or the rows of the shards that need no check. Returns true
+  // when all work is done. DATA_LOSS, naming shard and rows: the shard has changed since it was written. ABORTED: the
+  // recording was removed, or continued with other rows, while it was read.
   absl::StatusOr<bool> Advance();
 
   // Calls Advance until all is done.
@@ -120,10 +120,10 @@ class RowRead {
   std::shared_ptr<const RecordingReader> reader_;
   std::vector<RowRange> ranges_;
   std::vector<Target> targets_;
-  size_t range_ = 0;   // the next to read
-  int64_t taken_ = 0;  // rows of it that are done
+  size_t range_ = 0;   // the range to read next
+  int64_t taken_ = 0;  // its rows that are done
   std::unique_ptr<ShardCheck> check_;
-  int tries_ = 0;  // of the current shard
+  int tries_ = 0;  // checks of the current shard
 };
 
 }  // namespace hookline

@@ -12,9 +12,9 @@
 namespace hookline {
 namespace {
 
-// The header of any manifest's hook points takes far less.
+// The header for any manifest takes far less.
 constexpr int64_t kMaxHeaderBytes = int64_t{1} << 40;
-// Read and hashed at a time, so that it stays in the processor's cache.
+// This much is read and hashed at a time, so that it stays in the processor's cache.
 constexpr int64_t kPieceBytes = int64_t{256} << 10;
 
 absl::StatusOr<ShardLayout> LayOut(const Manifest& manifest, int64_t first_row, int64_t end_row,
@@ -78,8 +78,8 @@ absl::Status ShardCheck::Begin() {
   RETURN_IF_ERROR(layout_.status());
   ASSIGN_OR_RETURN(facts_, file_->Facts());
   if (facts_.bytes != shard_.bytes || shard_.bytes != layout_->file_bytes) {
-    return absl::DataLossError(absl::StrCat("of ", facts_.bytes, " bytes; the manifest says ", shard_.bytes,
-                                            ", its rows take ", layout_->file_bytes));
+    return absl::DataLossError(absl::StrCat("has ", facts_.bytes, " bytes; the manifest says ", shard_.bytes,
+                                            ", and its rows take ", layout_->file_bytes));
   }
   std::string header(layout_->header.size(), '\0');
   const absl::Span<uint8_t> bytes(reinterpret_cast<uint8_t*>(header.data()), header.size());

@@ -1,5 +1,5 @@
-// The layout of a shard, and its checksum; see FORMAT.md. The rows and the recording determine the layout, so that
-// writer and reader both compute it and a reader need not trust a header.
+// The layout of a shard, and its checksum; see FORMAT.md. The manifest and the rows determine the layout. Writer and
+// reader both compute it, so that a reader need not trust a header.
 #ifndef HOOKLINE_SERVER_RECORDING_SHARD_H_
 #define HOOKLINE_SERVER_RECORDING_SHARD_H_
 
@@ -17,14 +17,14 @@
 
 namespace hookline {
 
-// The tensors before those of the hook points.
+// The tensors that come before those of the hook points.
 enum ProvenanceTensor { kSequenceTensor, kTokenIdTensor, kPositionTensor, kProvenanceTensors };
 
-// Bytes of a row's provenance in a shard.
+// The size of a row's provenance in a shard.
 inline constexpr int64_t kProvenanceRowBytes = 8 + 8 + 4;
 
 struct ShardTensor {
-  int64_t rows = 0;  // 0: left out of the file
+  int64_t rows = 0;  // 0: the file does not have the tensor
   int64_t row_bytes = 0;
   int64_t offset = 0;  // in the file
 
@@ -34,16 +34,16 @@ struct ShardTensor {
 struct ShardLayout {
   int64_t first_row = 0;
   int64_t end_row = 0;
-  std::string header;  // its length and padding included
-  // kProvenanceTensors, then one for each hook point of the manifest.
+  std::string header;  // with its length and padding
+  // First the kProvenanceTensors, then one tensor for each hook point of the manifest.
   std::vector<ShardTensor> tensors;
   int64_t file_bytes = 0;
 };
 
-// first_row is a multiple of manifest.shard_rows, end_row is above it and at most manifest.max_rows(). DATA_LOSS: so
-// many rows of these widths take more bytes than any file has.
+// Returns the layout of a shard. `first_row` is a multiple of manifest.shard_rows; `end_row` is above it and at most
+// manifest.max_rows(). DATA_LOSS: this many rows of these widths take more bytes than any file has.
 absl::StatusOr<ShardLayout> LayOutShard(const Manifest& manifest, int64_t first_row, int64_t end_row);
-// The same of a shard that the manifest names.
+// Returns the layout of a shard that the manifest names.
 absl::StatusOr<ShardLayout> LayOutShard(const Manifest& manifest, const ShardInfo& shard);
 
 // Compares a shard's file with the manifest, slice by slice, so that no thread is busy for a whole shard. One thread at
@@ -52,14 +52,14 @@ class ShardCheck {
  public:
   ShardCheck(std::shared_ptr<const ReadableFile> file, const Manifest& manifest, const ShardInfo& shard);
 
-  // Reads at most kSliceBytes more. Returns true when all is read, and length, header and checksum are those of the
-  // manifest. DATA_LOSS says what is wrong, without naming the shard. Do not call it again after either.
+  // Reads at most kSliceBytes more. Returns true when everything is read and length, header and checksum are those of
+  // the manifest. DATA_LOSS says what is wrong, without naming the shard. Do not call it again after either.
   absl::StatusOr<bool> Advance();
 
-  // The file's facts before its first byte was read.
+  // Returns the file's facts before its first byte was read.
   const FileFacts& facts() const { return facts_; }
 
-  // Takes about a millisecond of processor time and a few of a disk's.
+  // A slice takes about one millisecond of processor time and a few of the disk's time.
   static constexpr int64_t kSliceBytes = int64_t{4} << 20;
 
  private:
@@ -71,7 +71,7 @@ class ShardCheck {
   FileFacts facts_;
   std::vector<uint8_t> buffer_;
   size_t part_ = 0;         // 0: before the header; n: tensor n - 1
-  int64_t part_bytes_ = 0;  // of the tensor that is read, so far
+  int64_t part_bytes_ = 0;  // how much of that tensor has been read
   Xxh3 part_hash_;
   Xxh3 whole_hash_;
 };

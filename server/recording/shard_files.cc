@@ -10,8 +10,8 @@ namespace {
 
 // This is less than a quarter of the usual limit of 1024 descriptors. A read in order needs one at a time.
 constexpr size_t kMaxOpenFiles = 192;
-// Files of deleted recordings that are still being read, beside those above. If there are more, the reads end with
-// ABORTED.
+// The most files that stay open besides those above because a reader still needs them after their removal. Reads of
+// further removed files end with ABORTED.
 constexpr int64_t kMaxKeptFiles = 64;
 
 }  // namespace

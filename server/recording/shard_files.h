@@ -1,4 +1,4 @@
-// The shard files that are open for reading, and what is known about them. All readers of a catalog share them.
+// Keeps shard files open for reading, and remembers which of them were checked. All readers of a catalog share them.
 //
 // Files of a recording may be removed while it is read: by DeleteRecording, or because a longer or shorter shard
 // replaced them. RecordingFiles knows which files the catalog still names, and keeps those open that its readers may
@@ -24,10 +24,10 @@
 
 namespace hookline {
 
-// Open files of a whole server, the least recently used closed first. Thread-safe.
+// The open files of a whole server; the least recently used one is closed first. Thread-safe.
 class ShardFileCache {
  public:
-  // A recording, a file name, and the checksum of the file's contents, since a name may be used again for other rows.
+  // A recording, a file name, and the checksum of the file's contents, since a name can be used again for other rows.
   struct Key {
     int64_t recording = 0;
     std::string file;
@@ -38,16 +38,16 @@ class ShardFileCache {
     }
   };
 
-  // Returns null if it is not open.
+  // Returns null if the file is not open.
   std::shared_ptr<const ReadableFile> Find(const Key& key);
   void Add(const Key& key, std::shared_ptr<const ReadableFile> file);
-  // Closes the recording's files: open ones would keep removed files on the disk.
+  // These close one file, or all files of a recording: open files would keep removed ones on the disk.
   void Drop(const Key& key);
   void DropRecording(int64_t recording);
 
   // Returns a number that no other recording of this server has or had.
   int64_t NextRecording();
-  // Counts a file that stays open although it was removed; false if there are too many of them.
+  // Counts a file that stays open although it was removed. Returns false if there are too many.
   bool CountKept();
   void UncountKept(int64_t files);
 
@@ -64,7 +64,7 @@ class ShardFileCache {
 // The files of one recording. Thread-safe. The catalog and each reader share it.
 class RecordingFiles {
  public:
-  // All who read the recording at the same time share it; the last of them destroys it.
+  // All readers of a recording at one time share a lease, which the last of them destroys.
   class Lease {
    public:
     Lease(std::shared_ptr<ShardFileCache> cache, std::unique_ptr<Directory> directory)
@@ -88,8 +88,8 @@ class RecordingFiles {
   RecordingFiles(const RecordingFiles&) = delete;
   RecordingFiles& operator=(const RecordingFiles&) = delete;
 
-  // Sets the catalog's manifest; null means that the recording is removed, or about to be. Files of shards that it no
-  // longer names are opened for current readers, so that the caller can remove them.
+  // Sets the catalog's manifest; null means that the recording is removed, or about to be. Files of shards that the new
+  // manifest does not name are opened for current readers, so that the caller can remove them.
   void SetManifest(std::shared_ptr<const Manifest> manifest);
 
   // Returns the lease that a reader holds as long as it reads. `open` opens the recording's directory.
@@ -98,13 +98,14 @@ class RecordingFiles {
   // NOT_FOUND: the file is gone.
   absl::StatusOr<std::shared_ptr<const ReadableFile>> Open(Lease& lease, const ShardInfo& shard);
 
-  // Opens the file that the name refers to now, even if another is open.
+  // Opens the file that has the shard's name now, even if another file of that name is open.
   static absl::StatusOr<std::shared_ptr<const ReadableFile>> OpenAnew(Lease& lease, const ShardInfo& shard);
 
   // Returns whether the catalog still names this shard with this checksum.
   bool IsCurrent(const ShardInfo& shard) const;
 
-  // Remember, and ask, whether a shard's checksum was found right while its file had these facts.
+  // IsChecked returns whether the shard's checksum was found right while its file had these facts; SetChecked
+  // records that.
   bool IsChecked(Lease& lease, const ShardInfo& shard, const FileFacts& facts) const;
   void SetChecked(Lease& lease, const ShardInfo& shard, const FileFacts& facts);
 

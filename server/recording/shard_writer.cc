@@ -9,7 +9,7 @@
 namespace hookline {
 namespace {
 
-// Pieces of a copy are small enough to stay in the processor's cache while they are hashed and written.
+// Copies go in pieces that stay in the processor's cache while they are hashed and written.
 constexpr int64_t kCopyBytes = int64_t{1} << 20;
 
 absl::Status RemoveIfThere(Directory& directory, absl::string_view name) {

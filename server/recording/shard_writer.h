@@ -16,11 +16,11 @@
 
 namespace hookline {
 
-// One thread at a time. The directory outlives it.
+// One thread at a time. The directory must outlive the writer.
 class ShardWriter {
  public:
-  // Begins a shard for the rows from `first_row` up to the next multiple of manifest.shard_rows, or to the largest
-  // budget.
+  // Begins a shard for the rows from `first_row` up to the next multiple of manifest.shard_rows or the largest budget,
+  // whichever comes first.
   static absl::StatusOr<std::unique_ptr<ShardWriter>> Create(Directory& directory, const Manifest& manifest,
                                                              int64_t first_row);
 
@@ -30,11 +30,11 @@ class ShardWriter {
   int64_t RowsLeft(int tensor) const { return layout_.tensors[tensor].rows - parts_[tensor].rows; }
   bool full() const { return rows_left_ == 0; }
 
-  // Appends whole rows, at most RowsLeft, to a tensor; a row may be cut between pieces.
+  // Appends whole rows, at most RowsLeft, to a tensor; a row can be split between pieces.
   absl::Status Append(int tensor, int64_t rows, absl::Span<const absl::Span<const uint8_t>> pieces);
 
-  // Keeps the first `rows` rows (at least 1, and no tensor has been given less), syncs the file to the disk and gives
-  // it its name. An error leaves at most leftovers in the directory.
+  // Keeps the first `rows` rows, at least 1, which every tensor must have received, syncs the file to the disk and
+  // gives it its name. An error leaves at most leftovers in the directory.
   absl::StatusOr<ShardInfo> Finish(const Manifest& manifest, int64_t rows);
 
   // Removes the temporary file.
@@ -59,7 +59,7 @@ class ShardWriter {
   int64_t rows_left_ = 0;  // over all tensors
 };
 
-// Appends the first `rows` rows of every tensor of a whole shard to `writer`, which begins at the same row.
+// Appends the first `rows` rows of every tensor of a complete shard file to `writer`, which begins at the same row.
 absl::Status CopyRows(const ShardLayout& layout, const ReadableFile& file, int64_t rows, ShardWriter& writer);
 
 }  // namespace hookline

@@ -86,7 +86,7 @@ absl::Status RecordingWriter::AppendRows(const RowsToRecord& rows) {
   if (rows.hook_point == LastHookPointOf(rows.first_row)) {
     RETURN_IF_ERROR(FinishFullShards());
     const int64_t group_end = std::min(rows.first_row + group_rows, manifest_.max_rows());
-    // If the row group ends before the rows that are already there, the token on the disk is further on.
+    // If the row group ends before the rows that were recorded earlier, the token on the disk belongs to a later row.
     if (group_end >= rows_.load(std::memory_order_relaxed)) {
       rows_.store(group_end, std::memory_order_relaxed);
       resume_token_ = std::string(rows.resume_token);
@@ -136,7 +136,7 @@ absl::StatusOr<ShardWriter*> RecordingWriter::ShardOf(int64_t row) {
     if (shard->first_row() == first_row) return shard.get();
   }
   ASSIGN_OR_RETURN(std::unique_ptr<ShardWriter> shard, ShardWriter::Create(*directory_, manifest_, first_row));
-  // The last shard on the disk is short and these rows follow it: begin the new shard with its rows.
+  // The last shard on the disk is short and these rows follow it, so the new shard begins with its rows.
   if (!manifest_.shards.empty() && manifest_.shards.back().first_row == first_row) {
     const ShardInfo& last = manifest_.shards.back();
     ASSIGN_OR_RETURN(const std::unique_ptr<ReadableFile> file, directory_->OpenFile(last.file));
@@ -177,7 +177,7 @@ absl::Status RecordingWriter::AddShard(ShardInfo shard) {
 }
 
 absl::Status RecordingWriter::Write(RecordingState state) {
-  // A token behind rows that were lost with an unfinished shard is useless.
+  // A token that continues after rows which were lost with an unfinished shard is useless.
   if (resume_row_ <= manifest_.rows()) {
     manifest_.resume_token = resume_token_;
     manifest_.resume_row = resume_row_;

@@ -1,4 +1,4 @@
-// The Rust library's values as C++'s. It is for server/text only.
+// Converts values between the Rust library and C++, for server/text only.
 #ifndef HOOKLINE_SERVER_TEXT_LIBRARY_H_
 #define HOOKLINE_SERVER_TEXT_LIBRARY_H_
 
@@ -23,7 +23,8 @@ inline std::string TakeText(hookline_buffer buffer) {
   return text;
 }
 
-// The same of an error, which can quote a file or a text: what is not printable is escaped, and it is cut.
+// Does the same for an error. The error can quote a file or a text, so it is cut and unprintable characters
+// are escaped.
 inline std::string TakeError(hookline_buffer buffer) {
   constexpr size_t kMaxErrorBytes = 400;
   std::string text = TakeText(buffer);
@@ -31,7 +32,7 @@ inline std::string TakeError(hookline_buffer buffer) {
   return Escaped(text);
 }
 
-// Encodes as the library does; INVALID_ARGUMENT with its sentence.
+// Encodes with the library; INVALID_ARGUMENT carries the library's message.
 inline absl::StatusOr<TokenizedText> EncodeWith(const hookline_tokenizer* library, absl::string_view text,
                                                 bool add_special_tokens) {
   hookline_encoding encoding{};

@@ -47,7 +47,7 @@ void ModelTokenizers::Discover(const std::string& model, const std::string& chec
     return;
   }
   entry.why_missing =
-      absl::StrCat("looked for ", absl::StrJoin(places, ", "), "; give one by --tokenizer ", model, "=PATH");
+      absl::StrCat("looked for ", absl::StrJoin(places, ", "), "; give one with --tokenizer ", model, "=PATH");
 }
 
 const Tokenizer* ModelTokenizers::Get(absl::string_view model) const {

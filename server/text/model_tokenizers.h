@@ -1,7 +1,7 @@
 // The tokenizers of the server's models.
 //
 //   ModelTokenizers tokenizers;
-//   for (const std::string& note : tokenizers.Discover("d20", "checkpoints/d20", vocabulary_size)) Log(note);
+//   tokenizers.Discover("d20", "checkpoints/d20");
 //   ASSIGN_OR_RETURN(const Tokenizer* tokenizer, tokenizers.Find("d20"));
 #ifndef HOOKLINE_SERVER_TEXT_MODEL_TOKENIZERS_H_
 #define HOOKLINE_SERVER_TEXT_MODEL_TOKENIZERS_H_
@@ -18,27 +18,27 @@
 
 namespace hookline {
 
-// They are filled before the server starts, and then only read, from any thread.
+// Filled before the server starts and only read afterwards, from any thread.
 class ModelTokenizers {
  public:
-  // Opens `path`, a tokenizer's file or a directory that holds one, for a model. Errors as OpenTokenizer's, and
-  // NOT_FOUND for a directory without one.
+  // Opens `path`, a tokenizer's file or a directory that holds one, for a model. Errors are those of OpenTokenizer, and
+  // NOT_FOUND for a directory without a tokenizer.
   absl::Status Open(const std::string& model, const std::string& path);
 
-  // Looks beside the model's checkpoint. A file that cannot be used is as none; Find says why.
+  // Looks for a tokenizer beside the model's checkpoint. A file that cannot be used counts as missing; Find says why.
   void Discover(const std::string& model, const std::string& checkpoint);
 
-  // The model's tokenizer; null without one.
+  // Returns the model's tokenizer, or null if it has none.
   const Tokenizer* Get(absl::string_view model) const;
 
-  // The same; FAILED_PRECONDITION, field `text`, says which files were looked for or what is wrong with the one there
-  // is.
+  // Returns the same; FAILED_PRECONDITION, field `text`, says which files were looked for or what is wrong with the
+  // file found.
   absl::StatusOr<const Tokenizer*> Find(absl::string_view model) const;
 
-  // The reason why the model has none; empty if it has one.
+  // Returns why the model has no tokenizer; empty if it has one.
   std::string WhyMissing(absl::string_view model) const;
 
-  // A sentence if the tokenizer can give ids that a model with `vocabulary_size` tokens does not have.
+  // Returns a sentence if the tokenizer can give ids that a model with `vocabulary_size` tokens does not have.
   std::optional<std::string> Warning(absl::string_view model, int64_t vocabulary_size) const;
 
  private:

@@ -23,9 +23,9 @@ using Json = nlohmann::json;
 // Gemma's, the largest published, take 33 MB.
 constexpr int64_t kMaxTokenizerBytes = int64_t{128} << 20;
 constexpr int64_t kMaxConfigBytes = int64_t{16} << 20;
-// Configs nest four deep.
+// Published configs nest four levels deep.
 constexpr int kMaxConfigDepth = 64;
-// Llama 4's, the largest published, has 202 thousand tokens, Gemma 4's 262 thousand.
+// Gemma 4's, the largest published, has 262 thousand tokens.
 constexpr uint64_t kMaxTokens = uint64_t{4} << 20;
 // nanochat puts this token before a document.
 constexpr absl::string_view kNanochatBos = "<|bos|>";
@@ -68,7 +68,7 @@ std::optional<SpecialToken> FindToken(const TokenTable& table, absl::string_view
   return std::nullopt;
 }
 
-// Null for a file that is not there.
+// Returns null if the file does not exist.
 absl::StatusOr<Json> ReadConfig(const std::string& path) {
   absl::StatusOr<std::string> text = ReadWholeFile(path, kMaxConfigBytes);
   if (absl::IsNotFound(text.status())) return Json(nullptr);
@@ -78,7 +78,7 @@ absl::StatusOr<Json> ReadConfig(const std::string& path) {
   return json;
 }
 
-// The spelling of a token that a config names, as a string or as an object with `content`.
+// Returns the spelling of a token, which a config gives as a string or as an object with `content`.
 std::string Spelling(const Json& config, const std::string& key) {
   const auto found = config.find(key);
   if (found == config.end()) return "";
@@ -94,7 +94,7 @@ std::optional<bool> Flag(const Json& config, const std::string& key) {
   return found->get<bool>();
 }
 
-// The special tokens that the file's post-processor adds to a text.
+// Returns the special tokens that the file's post-processor adds to a text.
 absl::StatusOr<AddedTokens> AddedByProcessor(const std::string& path, const hookline_tokenizer* library,
                                              const TokenTable& table) {
   ASSIGN_OR_RETURN(const TokenizedText plain, EncodeWith(library, "a", /*add_special_tokens=*/false));
@@ -112,7 +112,7 @@ absl::StatusOr<AddedTokens> AddedByProcessor(const std::string& path, const hook
                      tokens(found + static_cast<std::ptrdiff_t>(plain.ids.size()), with.ids.end())};
 }
 
-// Makes `side` begin (or, for the last tokens, end) with `token`, or not, as `wanted` says.
+// Adds `token` to the beginning of `side` (with `at_end`, to its end) or removes it from there, as `wanted` says.
 void Apply(std::optional<bool> wanted, const std::optional<SpecialToken>& token, bool at_end,
            std::vector<SpecialToken>* side) {
   if (!wanted.has_value() || !token.has_value()) return;
@@ -157,7 +157,7 @@ absl::StatusOr<std::unique_ptr<const Tokenizer>> OpenHuggingFace(const std::stri
     if (spelling.empty()) spelling = Spelling(map, key);
     if (spelling.empty()) continue;
     const std::optional<SpecialToken> token = FindToken(*table, role, spelling);
-    if (!token.has_value()) continue;  // as transformers, which then adds it beyond the model's vocabulary
+    if (!token.has_value()) continue;  // transformers adds such a token beyond the model's vocabulary
     facts.roles.emplace_back(role, spelling);
     if (absl::string_view(role) == "bos") bos = token;
     if (absl::string_view(role) == "eos") eos = token;

@@ -12,22 +12,22 @@
 
 namespace hookline {
 
-// A row carries at most this much of a token. The longest of published vocabularies are runs of spaces of 128 bytes.
+// A row carries at most this much of a token. The longest ones of published vocabularies are runs of 128 spaces.
 constexpr size_t kMaxTokenTextBytes = 256;
 
-// Immutable once filled, and so thread-safe.
+// Immutable once filled, and therefore thread-safe.
 class TokenTable {
  public:
-  // Adds the token of the next id; an empty spelling for an id without one.
+  // Adds the token of the next id; the spelling is empty for an id without a token.
   void Add(absl::string_view spelling, bool is_special) {
     ends_.push_back(spellings_.append(spelling.data(), spelling.size()).size());
     is_special_.push_back(is_special);
     longest_ = std::max(longest_, Clip(spelling).size());
   }
 
-  // One more than the largest id.
+  // Returns one more than the largest id.
   uint32_t size() const { return static_cast<uint32_t>(ends_.size()); }
-  // Empty for an id without a token.
+  // Returns the spelling, which is empty for an id without a token.
   absl::string_view operator[](uint32_t id) const {
     if (id >= size()) return {};
     const size_t begin = id == 0 ? 0 : ends_[id - 1];
@@ -36,9 +36,9 @@ class TokenTable {
   bool has(uint32_t id) const { return !(*this)[id].empty(); }
   bool is_special(uint32_t id) const { return id < size() && is_special_[id]; }
 
-  // The spelling as it goes with a row: at most kMaxTokenTextBytes, cut between characters.
+  // Returns the spelling as a row carries it: at most kMaxTokenTextBytes, cut between characters.
   absl::string_view Text(uint32_t id) const { return Clip((*this)[id]); }
-  // The bytes of the longest Text.
+  // Returns the size of the longest Text.
   size_t longest_text_bytes() const { return longest_; }
 
  private:

@@ -2,7 +2,7 @@
 //
 //   ASSIGN_OR_RETURN(std::unique_ptr<const Tokenizer> tokenizer, OpenTokenizer("checkpoints/d20/tokenizer.pkl"));
 //   ASSIGN_OR_RETURN(const TokenizedText tokens, tokenizer->Encode("The cat sat", tokenizer->added_by_default()));
-//   tokenizer->table()[tokens.ids[0]];
+//   (*tokenizer->table())[tokens.ids[0]];
 #ifndef HOOKLINE_SERVER_TEXT_TOKENIZER_H_
 #define HOOKLINE_SERVER_TEXT_TOKENIZER_H_
 
@@ -21,7 +21,7 @@ struct hookline_tokenizer;
 
 namespace hookline {
 
-// A text of this many bytes takes seconds, and on its way about forty times its size in memory.
+// Encoding a text of this size takes seconds, and about forty times its size in memory.
 constexpr size_t kMaxTextBytes = size_t{16} << 20;
 
 struct SpecialToken {
@@ -38,14 +38,14 @@ struct AddedTokens {
   size_t size() const { return before.size() + after.size(); }
 };
 
-// Ids, and for each the characters of the text that it covers: [begins, ends). Added tokens cover none.
+// Token ids, and for each the characters of the text that it covers: [begins, ends). Added tokens cover none.
 struct TokenizedText {
   std::vector<uint32_t> ids;
   std::vector<uint32_t> begins;
   std::vector<uint32_t> ends;
 };
 
-// Immutable, and so thread-safe.
+// Immutable, and therefore thread-safe.
 class Tokenizer {
  public:
   // The Rust library's tokenizer, freed with its owner.
@@ -60,7 +60,7 @@ class Tokenizer {
     std::string fingerprint;  // XXH3-128 of the tokenizer's file, 32 hexadecimal digits
     // Spellings by role.
     std::vector<std::pair<std::string, std::string>> roles;
-    // The special tokens that Encode may add, and whether it does where nobody says.
+    // The special tokens that can be added to a text, and whether they are added where a request does not say.
     AddedTokens added;
     bool adds_by_default = false;
   };
@@ -68,23 +68,23 @@ class Tokenizer {
   Tokenizer(Library library, std::shared_ptr<const TokenTable> table, Facts facts)
       : library_(std::move(library)), table_(std::move(table)), facts_(std::move(facts)) {}
 
-  // Spellings of all tokens.
+  // Returns the spellings of all tokens.
   const std::shared_ptr<const TokenTable>& table() const { return table_; }
   const std::string& description() const { return facts_.description; }
   const std::string& fingerprint() const { return facts_.fingerprint; }
 
-  // The tokens that are added where a request asks for special tokens, and where it does not say.
+  // Return the tokens that are added where a request asks for special tokens, and where it does not say.
   const AddedTokens& added() const { return facts_.added; }
   const AddedTokens& added_by_default() const { return facts_.adds_by_default ? facts_.added : kNone; }
 
-  // Special tokens: those with a role first, then the others in the order of their ids, at most `most`.
+  // Returns the special tokens: those with a role first, then others in the order of their ids, up to `most` in all.
   std::vector<SpecialToken> special_tokens(size_t most) const;
 
-  // Encodes a text of UTF-8 and puts `added` around it. INVALID_ARGUMENT, a sentence without a field's name: the text
-  // is longer than kMaxTextBytes, not UTF-8, or one that the tokenizer gives up on, in bounded time.
+  // Encodes a text of UTF-8 and puts `added` around it. INVALID_ARGUMENT, with a sentence that does not name a field:
+  // the text is longer than kMaxTextBytes or not UTF-8, or the tokenizer gives up on it, in bounded time.
   absl::StatusOr<TokenizedText> Encode(absl::string_view text, const AddedTokens& added) const;
 
-  // UTF-8, whatever the tokens hold. Ids without a token are left out.
+  // Returns UTF-8, whatever the tokens hold. Ids without a token are left out.
   absl::StatusOr<std::string> Decode(absl::Span<const uint32_t> ids, bool skip_special_tokens) const;
 
  private:
@@ -95,12 +95,12 @@ class Tokenizer {
   const Facts facts_;
 };
 
-// Opens a tokenizer.json, with the tokenizer_config.json and special_tokens_map.json beside it where they are, or
+// Opens a tokenizer.json, with the tokenizer_config.json and special_tokens_map.json beside it, if they exist, or
 // nanochat's tokenizer.pkl. FAILED_PRECONDITION, naming the file: it is not a tokenizer that can be used; NOT_FOUND.
 absl::StatusOr<std::unique_ptr<const Tokenizer>> OpenTokenizer(const std::string& path);
 
-// The places where a tokenizer is looked for beside the checkpoint at `path`, a directory or a file, in this order: its
-// tokenizer.json, its tokenizer.pkl, and where nanochat keeps the latter for all its checkpoints.
+// Returns the places where a tokenizer is looked for beside the checkpoint at `path`, a directory or a file, in this
+// order: its tokenizer.json, its tokenizer.pkl, and the tokenizer.pkl that nanochat keeps for all its checkpoints.
 std::vector<std::string> TokenizerPlaces(const std::string& path);
 
 }  // namespace hookline

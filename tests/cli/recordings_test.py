@@ -394,7 +394,7 @@ def test_servers_that_share_a_directory_make_one_recording(recorded, tmp_path):
         assert code == 1 and "the parts are of sequences 0 to 51" in errors
         assert "parts[0]: no recording is called 'c/part'\n" in refused(servers[0], "merge", "other", "c/part", "-q")[1]
         assert (
-            "exists, and is not merged of these parts"
+            "exists, and is not a merge of these parts"
             in refused(servers[0], "merge", "part", "part", "b/part", "-q")[1]
         )
         for part in ("1", "a/2", "1/2/3"):

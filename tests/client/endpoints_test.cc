@@ -38,7 +38,7 @@ TEST(ReadEndpoints, RefusesWhatNamesNoServersAndSaysWhere) {
   EXPECT_THAT(why("hookline:///"), HasSubstr("cannot be read"));
   std::string many = "a:1";
   for (int port = 2; port <= 257; ++port) many += ",a:" + std::to_string(port);
-  EXPECT_THAT(why(many), HasSubstr("257 servers are named; there may be at most 256"));
+  EXPECT_THAT(why(many), HasSubstr("257 servers are named; at most 256 are allowed"));
 }
 
 ResolveHost Knows(const std::vector<std::string>& hosts) {

@@ -95,7 +95,7 @@ TEST(ZipArchiveTest, EntriesThatOverlapAreRefused) {
 TEST(ZipArchiveTest, ANameTwiceIsRefused) {
   ZipWriter::Entry entry = Wrong();
   entry.name = "a";
-  EXPECT_THAT(Refusal(entry), HasSubstr("'a' is there twice"));
+  EXPECT_THAT(Refusal(entry), HasSubstr("'a' appears twice"));
 }
 
 TEST(ZipArchiveTest, PlacesOutsideTheFileAreRefused) {

@@ -267,7 +267,7 @@ TEST_F(MergeTest, PartsOfOneRangeAreAllThereUnlessABudgetEndsBefore) {
   EXPECT_THAT(refusal({"p1", "p2"}), HasSubstr("recording p1, begins with sequence 2"));
   EXPECT_THAT(refusal({"p0", "p2"}), HasSubstr("sequences 2 to 3 are in no part"));
   EXPECT_THAT(refusal({"p0", "other"}), AllOf(HasSubstr("\"count\":3"), HasSubstr("\"count\":2")));
-  EXPECT_THAT(refusal({"p0", "none"}), HasSubstr("no part of a range"));
+  EXPECT_THAT(refusal({"p0", "none"}), HasSubstr("not a part of a range"));
   EXPECT_TRUE(Finish(a().Merge("merged", "", {"p2", "p0", "p1"})).ok());
   Manifest last = part("last", 1, 3, 6);
   last.hook_points[0].max_activations = last.hook_points[1].max_activations = 7;

@@ -1,4 +1,4 @@
-//! `tokenizer.json`, by Hugging Face's tokenizers.
+//! Reads `tokenizer.json` with Hugging Face's tokenizers.
 
 use std::sync::Once;
 
@@ -7,8 +7,8 @@ use tokenizers::Tokenizer;
 
 use crate::{audit, Encoded, Tokenize};
 
-/// Steps back that Oniguruma may take in one search of a pattern; beyond, the text is refused. A search finds one piece
-/// of the text, so published patterns need few. It takes a tenth of a second.
+/// How often Oniguruma may backtrack in one search for a pattern before the text is refused. A search finds one piece
+/// of the text, so published patterns backtrack little. This many steps take a tenth of a second.
 const MAX_REGEX_RETRIES: std::os::raw::c_ulong = 10_000_000;
 
 struct HuggingFace {
@@ -25,7 +25,7 @@ pub fn load(json: &[u8]) -> Result<Box<dyn Tokenize>, String> {
     });
     audit::check(json)?;
     let mut tokenizer = Tokenizer::from_bytes(json).map_err(|error| error.to_string())?;
-    // Settings of whoever saved the file last. How long texts are, and that rows are not padded, is for requests to say.
+    // These are settings of the program that saved the file. Requests decide how long texts are, and nothing is padded.
     tokenizer.with_padding(None);
     tokenizer.with_truncation(None).map_err(|error| error.to_string())?;
     let is_special = tokenizer

@@ -1,7 +1,7 @@
 //! Tokenizers behind the C interface of `../tokenizers.h`, which says what each function promises.
 //!
-//! No panic crosses the interface: each function runs inside `guarded`, and a panic becomes an error. Whatever the
-//! libraries print of it goes nowhere, since a text or a file decides what it says.
+//! No panic crosses the interface: each function runs inside `guarded`, and a panic becomes an error. Such a panic is
+//! not printed, because a text or a file decides what its message says.
 
 mod audit;
 mod huggingface;
@@ -101,8 +101,8 @@ thread_local! {
     static GUARDED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// A panic of ours is told by the error that it becomes, so that it is not printed too. Those of other threads are
-/// treated as before.
+/// Keeps panics inside `guarded` from being printed, because the error that such a panic becomes reports it. Other
+/// panics are handled as before.
 fn silence_guarded_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -124,7 +124,7 @@ fn guarded<T>(error: *mut Buffer, action: impl FnOnce() -> Result<T, String>) ->
             .downcast_ref::<String>()
             .map(String::as_str)
             .or_else(|| panic.downcast_ref::<&str>().copied())
-            .unwrap_or("of unknown cause");
+            .unwrap_or("unknown cause");
         Err(format!("the tokenizer cannot work with it: {what}"))
     });
     GUARDED.with(|guarded| guarded.set(false));
@@ -138,7 +138,7 @@ fn guarded<T>(error: *mut Buffer, action: impl FnOnce() -> Result<T, String>) ->
 }
 
 /// # Safety
-/// As `tokenizers.h` says; so for all that follow.
+/// The caller must do as `tokenizers.h` says; the same holds for all functions below.
 #[no_mangle]
 pub unsafe extern "C" fn hookline_tokenizer_from_json(json: Bytes, error: *mut Buffer) -> *mut Tokenizer {
     guarded(error, || huggingface::load(json.as_slice()))

@@ -1,4 +1,4 @@
-//! tiktoken's encodings, which nanochat's `tokenizer.pkl` holds, by tiktoken-rs.
+//! Runs tiktoken's encodings, such as the one in nanochat's `tokenizer.pkl`, with tiktoken-rs.
 
 use rustc_hash::FxHashMap;
 use tiktoken_rs::CoreBPE;
@@ -36,14 +36,14 @@ pub fn load(
 }
 
 impl Ranked {
-    /// Places in characters. A token that begins or ends inside of a character covers all of it, as with Hugging Face's
-    /// byte-level tokenizers.
+    /// Finds the characters that each token covers. A token that begins or ends inside a character covers all of it, as
+    /// with Hugging Face's byte-level tokenizers.
     fn locate(&self, text: &str, ids: Vec<u32>) -> Result<Encoded, String> {
         let mut encoded = Encoded::default();
         let text = text.as_bytes();
         let starts_character = |byte: u8| byte & 0xC0 != 0x80;
         let mut at = 0;
-        // Characters that begin before `at`.
+        // The number of characters that begin before `at`.
         let mut before = 0u32;
         for id in &ids {
             let end = at + self.bytes[id].len();
@@ -66,7 +66,8 @@ impl Ranked {
 }
 
 impl Tokenize for Ranked {
-    /// An encoding adds no special tokens by itself, and nanochat reads none out of a text that spells one.
+    /// An encoding adds no special tokens by itself, and in nanochat a text that spells a special token is
+    /// ordinary text.
     fn encode(&self, text: &str, _add_special_tokens: bool) -> Result<Encoded, String> {
         self.locate(text, self.bpe.encode_ordinary(text))
     }
