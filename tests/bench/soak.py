@@ -238,7 +238,7 @@ class Clients:
             if pidfd in ended:
                 del self._running[pid]
                 name = soak_clients.ROLES[index].__name__
-                sys.exit(f"client {name} ended by itself ({os.waitpid(pid, 0)[1]}); what it printed stands above")
+                sys.exit(f"client {name} ended by itself ({os.waitpid(pid, 0)[1]}); its output is above")
 
     def kill_one(self):
         """Kills one of the good clients with SIGKILL and starts another in its place."""
@@ -360,7 +360,7 @@ def check_log(path):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=int, default=60)
-    parser.add_argument("--bin", type=pathlib.Path, default=ROOT / "build/release/bin", help="with hookline-server")
+    parser.add_argument("--bin", type=pathlib.Path, default=ROOT / "build/release/bin", help="the programs' folder")
     arguments = parser.parse_args()
     if arguments.minutes < 1:
         parser.error("--minutes: at least 1")

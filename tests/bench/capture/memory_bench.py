@@ -153,7 +153,7 @@ def measure(arguments, directory):
                 time.sleep(rng.uniform(0.5, 1.5))
                 for client in clients:
                     if client.poll() is not None:
-                        sys.exit(f"a client ended by itself with {client.returncode}; what it printed stands above")
+                        sys.exit(f"a client ended by itself with {client.returncode}; its output is above")
                 victim = rng.randrange(len(clients))
                 clients[victim].kill()
                 clients[victim].wait()

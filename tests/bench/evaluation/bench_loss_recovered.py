@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--server-program", type=Path, required=True)
     parser.add_argument("--layer", type=int, default=6)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=0, help="of each side; 0: one for each core")
+    parser.add_argument("--threads", type=int, default=0, help="threads of each side; 0: one for each core")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     threads = arguments.threads or os.cpu_count() or 1

@@ -228,7 +228,7 @@ def main():
     parser.add_argument("--family", nargs="*", choices=list(FAMILIES), default=list(FAMILIES))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--processor-time", action="store_true", help="of one thread, in place of time that passed")
+    parser.add_argument("--processor-time", action="store_true", help="processor time of one thread, not wall time")
     arguments = parser.parse_args()
     if arguments.processor_time and arguments.threads != 1:
         parser.error("--processor-time counts one thread; it needs --threads 1")

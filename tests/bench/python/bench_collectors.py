@@ -97,10 +97,10 @@ def main():
     parser.add_argument("--layers", type=int, default=12, help="(default: %(default)s)")
     parser.add_argument("--width", type=int, default=768, help="(default: %(default)s)")
     parser.add_argument("--length", type=int, default=256, help="tokens of a sequence (default: %(default)s)")
-    parser.add_argument("--sequences", type=int, default=8, help="of a batch (default: %(default)s)")
+    parser.add_argument("--sequences", type=int, default=8, help="sequences of a batch (default: %(default)s)")
     parser.add_argument("--batches", type=int, default=4, help="(default: %(default)s)")
-    parser.add_argument("--original", metavar="FILE", help="with the collector to compare with")
-    parser.add_argument("--layer", type=int, action="append", help="to collect (default: first, middle and last)")
+    parser.add_argument("--original", metavar="FILE", help="file of the collector to compare with")
+    parser.add_argument("--layer", type=int, action="append", help="layer to collect (default: first, middle and last)")
     parser.add_argument("--rounds", type=int, default=3, help="(default: %(default)s)")
     arguments = parser.parse_args()
 

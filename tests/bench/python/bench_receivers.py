@@ -120,7 +120,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("programs", help="folder with stream_server and receive_rows")
     parser.add_argument("--library", default=os.environ.get("HOOKLINE_CLIENT_LIBRARY"), help="libhookline_client.so")
-    parser.add_argument("--gigabytes", type=float, default=16.0, help="in each measurement (default: %(default)s)")
+    parser.add_argument("--gigabytes", type=float, default=16.0, help="GB in each measurement (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="(default: %(default)s)")
     arguments = parser.parse_args()
     rows = int(arguments.gigabytes * 1e9 / WIDTH / 4)

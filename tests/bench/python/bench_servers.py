@@ -33,7 +33,7 @@ def tokens_per_second(client, sequences, length):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--program", required=True)
-    parser.add_argument("--model", default=DEMO, help="a checkpoint of at least four blocks; the demo's is the default")
+    parser.add_argument("--model", default=DEMO, help="a checkpoint of at least four blocks (default: the demo's)")
     parser.add_argument("--servers", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--sequences", type=int, default=700)
     parser.add_argument("--length", type=int, default=256)

@@ -83,7 +83,7 @@ def differences(whole: Any, killed: Any) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--server", default="localhost:7471", help="host:port (default: %(default)s)")
-    parser.add_argument("--kill-after", type=int, default=3, help="checkpoints (default: %(default)s)")
+    parser.add_argument("--kill-after", type=int, default=3, help="number of checkpoints (default: %(default)s)")
     arguments = parser.parse_args()
     failures = 0
     with tempfile.TemporaryDirectory() as folder:

@@ -82,7 +82,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--server", default="localhost:7471", help="host:port (default: %(default)s)")
     parser.add_argument("--hook-points", default="hook_embed,blocks.1.hook_resid_post", help="(default: %(default)s)")
-    parser.add_argument("--transformers", type=Path, help="folder of the server's model, for the store to run")
+    parser.add_argument("--transformers", type=Path, help="folder of the server's model, which the store then runs")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     client = hookline.connect(arguments.server)

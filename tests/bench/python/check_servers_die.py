@@ -161,7 +161,7 @@ def main():
     parser.add_argument("--servers", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--cli", help="the command-line client, which then captures")
+    parser.add_argument("--cli", help="capture with this command-line client")
     arguments = parser.parse_args()
     scratch = tempfile.TemporaryDirectory()
     make_client = functools.partial(CommandLine, arguments.cli, scratch.name) if arguments.cli else PythonClient

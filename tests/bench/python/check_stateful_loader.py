@@ -101,8 +101,8 @@ def check(server: str, workers: int, shuffle_buffer: int, cuts: int, folder: Pat
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--server", default="localhost:7471", help="host:port (default: %(default)s)")
-    parser.add_argument("--cuts", type=int, default=4, help="of each kind of loader (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of where the passes are cut (default: %(default)s)")
+    parser.add_argument("--cuts", type=int, default=4, help="cut passes for each kind of loader (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="chooses where passes are cut (default: %(default)s)")
     for name, kind in (("workers", int), ("shuffle-buffer", int), ("take", int), ("state", Path), ("out", Path)):
         parser.add_argument(f"--{name}", type=kind, help=argparse.SUPPRESS)  # for the processes that take parts
     arguments = parser.parse_args()
