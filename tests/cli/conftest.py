@@ -50,7 +50,7 @@ class Server:
             stderr=subprocess.PIPE,
             text=True,
         )
-        # The log tells the port; the rest of the log is not read and fits into the pipe.
+        # The log names the port; the rest of the log is not read and fits into the pipe.
         for line in self.process.stderr:
             if "listening on" in line:
                 self.port = int(line.rsplit("(port ", 1)[1].rstrip(")\n"))
