@@ -1,4 +1,4 @@
-# Uses ccache where it is installed. The sloppiness is what ccache asks for with precompiled headers.
+# Uses ccache if it is installed. ccache requires this sloppiness for precompiled headers.
 find_program(CCACHE_PROGRAM ccache)
 if(CCACHE_PROGRAM)
   set(CMAKE_CXX_COMPILER_LAUNCHER

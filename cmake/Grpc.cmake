@@ -1,4 +1,4 @@
-# `hookline::grpc`: gRPC for C++, from its CMake package where there is one, else from pkg-config.
+# `hookline::grpc`: gRPC for C++, from its CMake package if there is one, otherwise from pkg-config.
 find_package(gRPC CONFIG QUIET)
 add_library(hookline_grpc INTERFACE)
 add_library(hookline::grpc ALIAS hookline_grpc)

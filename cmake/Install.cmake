@@ -8,8 +8,8 @@
 include(CMakePackageConfigHelpers)
 include(GNUInstallDirs)
 
-# Headers keep their paths of the repository below a folder of their own, so that no `client/` or `server/` of ours meets
-# another project's in the prefix.
+# Headers keep their paths in the repository, below a folder of their own, so that our `client/` and `server/` do not
+# collide with those of another project in the prefix.
 set(HOOKLINE_INSTALL_INCLUDE ${CMAKE_INSTALL_INCLUDEDIR}/hookline)
 set(HOOKLINE_INSTALL_PACKAGE ${CMAKE_INSTALL_LIBDIR}/cmake/hookline)
 
@@ -20,7 +20,7 @@ function(hookline_install_headers)
   endforeach()
 endfunction()
 
-# Those of the client, and what they include; tests/install fails where one is missing.
+# These are the client's headers and those that they include; tests/install fails if one is missing.
 hookline_install_headers(
   client/cpp/batched_capture.h client/cpp/c_api.h client/cpp/capture_call.h client/cpp/capture_response.h
   client/cpp/client.h client/cpp/offered_memory.h client/cpp/pause_watch.h client/cpp/resumable_capture.h
@@ -39,7 +39,7 @@ install(TARGETS hookline_base hookline_proto hookline_client hookline_client_c E
         INCLUDES DESTINATION ${HOOKLINE_INSTALL_INCLUDE})
 install(EXPORT hookline NAMESPACE hookline:: FILE hookline-targets.cmake DESTINATION ${HOOKLINE_INSTALL_PACKAGE}
         COMPONENT client)
-# Before 1.0 a minor version may change the interface.
+# Before version 1.0 a minor version may change the interface.
 write_basic_package_version_file(${CMAKE_BINARY_DIR}/hookline-config-version.cmake COMPATIBILITY SameMinorVersion)
 install(FILES ${CMAKE_SOURCE_DIR}/cmake/hookline-config.cmake ${CMAKE_BINARY_DIR}/hookline-config-version.cmake
         DESTINATION ${HOOKLINE_INSTALL_PACKAGE} COMPONENT client)

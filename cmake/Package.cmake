@@ -7,7 +7,7 @@
 # deploy/test-packages builds, installs, upgrades and purges them in a clean root.
 install(TARGETS hookline-server RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR} COMPONENT server)
 install(FILES ${CMAKE_SOURCE_DIR}/deploy/hookline-server.service DESTINATION lib/systemd/system COMPONENT server)
-# Absolute, because configuration has one place whatever the prefix is.
+# The path is absolute, because configuration is in the same place whatever the prefix is.
 install(FILES ${CMAKE_SOURCE_DIR}/deploy/hookline-server.env DESTINATION /etc/hookline COMPONENT server)
 install(TARGETS hookline RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR} COMPONENT cli)
 
@@ -19,7 +19,7 @@ set(CPACK_PACKAGING_INSTALL_PREFIX /usr)
 set(CPACK_STRIP_FILES ON)
 set(CPACK_DEB_COMPONENT_INSTALL ON)
 set(CPACK_COMPONENTS_GROUPING ONE_PER_GROUP)
-# The Python package has the component `python`, and is built by pyproject.toml.
+# The Python package is the component `python`, which pyproject.toml builds.
 set(CPACK_COMPONENTS_ALL server cli client)
 set(CPACK_DEBIAN_FILE_NAME DEB-DEFAULT)
 set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS ON)
@@ -29,7 +29,7 @@ set(CPACK_DEBIAN_SERVER_PACKAGE_NAME hookline-server)
 set(CPACK_DEBIAN_SERVER_PACKAGE_SECTION science)
 set(CPACK_COMPONENT_SERVER_DESCRIPTION
     "server of language models' activations\n Keeps language models on a device and streams the activations at the hook points that clients name.")
-# LibTorch alone brings the reference BLAS, tens of times slower; adduser makes the server's user.
+# LibTorch depends only on the reference BLAS, which is tens of times slower; adduser makes the server's user.
 set(CPACK_DEBIAN_SERVER_PACKAGE_DEPENDS "libopenblas0-openmp | libopenblas0-pthread | libmkl-rt, adduser")
 set(CPACK_DEBIAN_SERVER_PACKAGE_CONTROL_EXTRA
     ${CMAKE_SOURCE_DIR}/deploy/packages/server/conffiles ${CMAKE_SOURCE_DIR}/deploy/packages/server/postinst
@@ -44,6 +44,7 @@ set(CPACK_DEBIAN_CLIENT_PACKAGE_NAME libhookline-client-dev)
 set(CPACK_DEBIAN_CLIENT_PACKAGE_SECTION libdevel)
 set(CPACK_COMPONENT_CLIENT_DESCRIPTION
     "C++ and C client of Hookline, development files\n Headers, libraries and a CMake package: find_package(hookline) gives hookline::client and hookline::client_c.")
-# The headers include these, and the CMake package looks for them; Debian's package of gRPC looks for its compiler too.
+# The headers include these libraries' headers, and the CMake package looks for these packages; Debian's package of gRPC
+# also looks for its compiler.
 set(CPACK_DEBIAN_CLIENT_PACKAGE_DEPENDS "libgrpc++-dev, libprotobuf-dev, libabsl-dev, libssl-dev, protobuf-compiler-grpc, pkg-config")
 include(CPack)

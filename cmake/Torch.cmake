@@ -1,7 +1,8 @@
-# `hookline::torch`: LibTorch, the distribution's or the one installed in HOOKLINE_TORCH_PYTHON.
+# `hookline::torch`: LibTorch, from the distribution or from the torch that is installed in HOOKLINE_TORCH_PYTHON.
 #
-# A wheel's own TorchConfig.cmake demands the CUDA toolkit, of which we need nothing; so the target is defined from the
-# wheel's folders. `hookline_torch_pch` holds the one precompiled header that all targets with LibTorch share.
+# A wheel's own TorchConfig.cmake demands the CUDA toolkit, which Hookline does not need, so this file defines the
+# target from the wheel's folders. `hookline_torch_pch` holds the precompiled header that all targets with
+# LibTorch share.
 add_library(hookline_torch INTERFACE)
 add_library(hookline::torch ALIAS hookline_torch)
 
@@ -17,24 +18,24 @@ if(HOOKLINE_TORCH_PYTHON)
     message(FATAL_ERROR "torch ${torch_version} in ${HOOKLINE_TORCH_PYTHON} is built with the old C++ ABI; "
                         "take a release from 2.6 on")
   endif()
-  # A wheel brings a newer fmt than the one that the distribution's spdlog was built with; see hookline_use_torch.
+  # A wheel has a newer fmt than the one with which the distribution's spdlog was built; see hookline_use_torch.
   find_path(HOOKLINE_FMT_INCLUDE fmt/core.h REQUIRED)
   file(MAKE_DIRECTORY ${CMAKE_BINARY_DIR}/fmt)
   file(CREATE_LINK ${HOOKLINE_FMT_INCLUDE}/fmt ${CMAKE_BINARY_DIR}/fmt/fmt SYMBOLIC)
   target_include_directories(hookline_torch SYSTEM INTERFACE ${torch_dir}/include
                                                              ${torch_dir}/include/torch/csrc/api/include)
-  # The headers of current wheels demand it; targets that do not include them stay with C++17.
+  # The headers of current wheels demand C++20; targets that do not include them stay with C++17.
   target_compile_features(hookline_torch INTERFACE cxx_std_20)
   if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
-    # GCC 12 warns of its own std::string in C++20 (https://gcc.gnu.org/bugzilla/show_bug.cgi?id=105651).
+    # GCC 12 warns about its own std::string in C++20 (https://gcc.gnu.org/bugzilla/show_bug.cgi?id=105651).
     target_compile_options(hookline_torch INTERFACE -Wno-restrict)
   endif()
-  # The libraries that a CUDA wheel was installed with lie beside it, on no default path.
+  # The libraries that were installed with a CUDA wheel lie beside it, on no default path.
   file(GLOB torch_run_path LIST_DIRECTORIES true ${torch_dir}/../nvidia/*/lib)
   list(PREPEND torch_run_path ${torch_dir}/lib)
-  # Kernels register themselves when their library is loaded, so the linker must keep libraries it sees no use for.
+  # Kernels register themselves when their library is loaded, so the linker must keep libraries that seem unused.
   target_link_options(hookline_torch INTERFACE -Wl,--no-as-needed)
-  # A wheel's libtorch.so exports parts of std::filesystem of its own, of which some crash: the real one comes first.
+  # A wheel's libtorch.so exports parts of std::filesystem, some of which crash, so the real library comes first.
   target_link_libraries(hookline_torch INTERFACE stdc++)
   foreach(library torch torch_cpu c10 torch_cuda c10_cuda)
     if(EXISTS ${torch_dir}/lib/lib${library}.so)
@@ -44,7 +45,8 @@ if(HOOKLINE_TORCH_PYTHON)
   foreach(folder ${torch_run_path})
     target_link_options(hookline_torch INTERFACE -Wl,-rpath,${folder} -Wl,-rpath-link,${folder})
   endforeach()
-  # CUDA's profiling interface, for tests/gpu/trace. Its headers need some of CUDA's compiler's, which Triton brings.
+  # CUDA's profiling interface, for tests/gpu/trace. Its headers need some headers of CUDA's compiler, which
+  # Triton brings.
   file(GLOB HOOKLINE_CUPTI_LIBRARY ${torch_dir}/../nvidia/*/lib/libcupti.so.*)
   file(GLOB HOOKLINE_CUPTI_INCLUDE ${torch_dir}/../nvidia/cu*/include)
   list(APPEND HOOKLINE_CUPTI_INCLUDE ${torch_dir}/../triton/backends/nvidia/include)
@@ -67,8 +69,9 @@ target_link_libraries(hookline_torch_pch PUBLIC hookline::torch PRIVATE hookline
 target_compile_options(hookline_torch_pch PRIVATE -Wno-pedantic)
 target_precompile_headers(hookline_torch_pch PRIVATE <ATen/ATen.h>)
 
-# Compiles `target` with LibTorch and the shared precompiled header. What links `target` links LibTorch too, but does not
-# see its headers, among which a wheel has an old copy of Protobuf's. WITH_SPDLOG: spdlog's fmt comes before a wheel's.
+# Compiles `target` with LibTorch and the shared precompiled header. Targets that link `target` link LibTorch too, but
+# do not see its headers, because a wheel's include an old copy of Protobuf's. WITH_SPDLOG: spdlog's fmt comes before
+# a wheel's.
 function(hookline_use_torch target)
   cmake_parse_arguments(ARG "WITH_SPDLOG" "" "" ${ARGN})
   if(ARG_WITH_SPDLOG AND HOOKLINE_TORCH_PYTHON)

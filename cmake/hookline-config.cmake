@@ -5,7 +5,8 @@ find_dependency(OpenSSL)
 find_dependency(absl)
 find_dependency(Protobuf)
 
-# gRPC has a CMake package or only pkg-config's, as in cmake/Grpc.cmake, whatever the client was built with.
+# gRPC has a CMake package or only pkg-config's, as in cmake/Grpc.cmake. The client may have been built with the
+# other one.
 if(NOT TARGET hookline::grpc_client)
   add_library(hookline::grpc_client INTERFACE IMPORTED)
   find_package(gRPC CONFIG QUIET)

@@ -28,7 +28,7 @@ TEST(CheckedMathTest, HasNoValueOnceAStepLeftTheRange) {
   EXPECT_EQ((CheckedInt64(kLeast) - 1).value(), std::nullopt);
   EXPECT_EQ((CheckedInt64(int64_t{1} << 32) * (int64_t{1} << 31)).value(), std::nullopt);
   EXPECT_EQ((CheckedInt64(kLeast) * -1).value(), std::nullopt);
-  // There is no value even where later steps would lead back.
+  // An overflow leaves no value, even where later steps would bring the result back into range.
   EXPECT_EQ((CheckedInt64(kMost) + 1 - 1).value(), std::nullopt);
   EXPECT_EQ((CheckedInt64(kMost) * 2 * 0).value(), std::nullopt);
 }

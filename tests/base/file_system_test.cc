@@ -23,7 +23,7 @@ absl::Span<const uint8_t> Bytes(absl::string_view text) {
 
 constexpr int64_t kMaxBytes = 1 << 20;
 
-// The promises of every implementation.
+// Tests the promises of every implementation.
 class FileSystemTest : public ::testing::TestWithParam<bool> {
  protected:
   void SetUp() override {
@@ -188,7 +188,7 @@ TEST(PosixFileSystemTest, LinksAreNotFollowed) {
 }
 
 TEST(PosixFileSystemTest, AFullDiskIsResourceExhausted) {
-  // EFBIG: no test may fill the machine's disk.
+  // The write fails with EFBIG, because a test must not fill the machine's disk.
   std::string path = ::testing::TempDir() + "/full_XXXXXX";
   ASSERT_NE(mkdtemp(path.data()), nullptr);
   auto root = OpenDirectory(path);

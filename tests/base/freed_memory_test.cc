@@ -15,7 +15,7 @@
 namespace hookline {
 namespace {
 
-// The sanitizers' malloc is not glibc's, and keeps what is freed on purpose.
+// The sanitizers replace glibc's malloc, and keep freed memory on purpose.
 #if !defined(ABSL_HAVE_ADDRESS_SANITIZER) && !defined(ABSL_HAVE_THREAD_SANITIZER)
 
 constexpr int64_t kMebibyte = int64_t{1} << 20;
@@ -27,8 +27,8 @@ int64_t ResidentMebibytes() {
   return resident * sysconf(_SC_PAGESIZE) / kMebibyte;
 }
 
-// Allocates 200 MB and frees all of it but the last kilobyte, since what is free at the heap's end is given back
-// anyway.
+// Allocates 200 MB and frees all of it but the last kilobyte: malloc returns free memory at the end of the heap
+// by itself.
 std::unique_ptr<char[]> Burst() {
   std::vector<std::unique_ptr<char[]>> burst;
   for (int i = 0; i < 200'000; ++i) burst.push_back(std::make_unique<char[]>(1000));
@@ -42,7 +42,7 @@ TEST(FreedMemory, IsGivenBackAfterABurst) {
   ASSERT_GT(ResidentMebibytes(), before + 150);
   const FreedMemoryReturner returner(/*kept_bytes=*/16 * kMebibyte);
   const absl::Time give_up = absl::Now() + absl::Minutes(2);
-  // The loop keeps a processor busy, so that this is not the idle process of the next test.
+  // The loop keeps a processor busy; the next test covers an idle process.
   while (ResidentMebibytes() > before + 50 && absl::Now() < give_up) {
   }
   EXPECT_LE(ResidentMebibytes(), before + 50);

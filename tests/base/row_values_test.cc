@@ -10,7 +10,7 @@ namespace {
 
 using ::testing::ElementsAre;
 
-// The definition of E4M3, as OCP writes it down.
+// Decodes E4M3 by the definition in OCP's specification.
 float SlowFloat8(int code) {
   const int exponent = (code >> 3) & 15, fraction = code & 7;
   const float sign = (code & 0x80) != 0 ? -1.0f : 1.0f;

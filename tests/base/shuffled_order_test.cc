@@ -42,7 +42,7 @@ TEST(ShuffledOrderTest, MovesAlmostEveryNumberFarAway) {
   const std::vector<int64_t> numbers = All(10000, 3);
   double distance = 0;
   for (int64_t i = 0; i < 10000; ++i) distance += static_cast<double>(std::abs(numbers[i] - i));
-  // A third of the size for a random permutation, with a standard deviation of 24.
+  // A random permutation gives a third of the size, with a standard deviation of 24.
   EXPECT_NEAR(distance / 10000, 10000.0 / 3, 200);
 }
 

@@ -1,4 +1,4 @@
-"""Runs a server for an hour under everything that clients do, good and bad, and measures whether it stays as it was.
+"""Runs a server for an hour under everything that clients do, good and bad, and measures whether its usage grows.
 
     python3 tests/bench/soak.py [--minutes 60] [--bin build/release/bin]
 
@@ -6,7 +6,7 @@ Clients (soak_clients.py) capture, stream, join feeds, record, read back and sco
 loss with references that were taken at the start. Others open captures and read nothing, send garbage, and hold
 connections open. Every few seconds one of the good ones is killed with SIGKILL; the certificate is replaced, and the
 file of clients rewritten, now and then with a broken one. At minute 5 and at the end all clients leave, and resident
-memory, descriptors and threads of the server at rest are compared: wanted is at most 2 % more. Figures under load are
+memory, descriptors and threads of the idle server are compared: they may grow by at most 2 %. Figures under load are
 printed each minute. A wrong row, a client that fails, or a server that ends is an error at once.
 """
 
@@ -33,14 +33,15 @@ import soak_clients
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DEMO = ROOT / "tests/fixtures/nanochat/demo"
-# When the first figures at rest are taken, since the server has then met everything that it will meet; and how often
-# they are taken again.
+# The first figures at rest are taken in this minute, by which the server has met every kind of load, and then again at
+# this interval.
 FIRST_REST_MINUTE, REST_EVERY_MINUTES = 5, 20
 # Freed memory beyond a bound goes back to the system within twenty seconds, and idle connections are closed after ten.
 REST_SECONDS = 40
 MOST_GROWTH = 1.02
-# gRPC 1.51 adds a thread to a pool when all in it are busy, which a busy machine brings about at any time, and keeps
-# it. They are named so, and counted apart: some more are no leak, and as many as there are calls would be one.
+# gRPC 1.51 adds a thread to a pool if all threads in it are busy, which can happen at any time on a busy machine,
+# and keeps it. Its threads have these names and are counted apart: a few more are not a leak, but one for each call
+# would be.
 GRPC_THREADS = (
     "default-executo",
     "event_engine",
@@ -55,7 +56,7 @@ SAMPLE_SECONDS = 0.5
 
 
 def processes_ended(pidfds, seconds):
-    """Waits until one of the processes ends, at most so long. Returns the descriptors of those that have."""
+    """Waits at most `seconds` until one of the processes ends. Returns the descriptors of those that have ended."""
     return select.select(pidfds, [], [], seconds)[0]
 
 
@@ -64,7 +65,7 @@ def openssl(*arguments):
 
 
 class Certificates:
-    """An authority, and certificates for the server that replace each other."""
+    """A certificate authority, and the server's certificates, which replace each other."""
 
     def __init__(self, folder):
         self._folder, self._made = folder, 0
@@ -102,14 +103,14 @@ class Certificates:
 
 
 def write_clients(path, spare_token):
-    """The file of clients. `spare` is nobody's but the one whose token is replaced again and again."""
+    """Writes the file of clients. No client process uses `spare`, whose token is replaced again and again."""
     everything = ["read", "capture", "record", "evaluate"]
     names = [(name, everything) for name in soak_clients.CLIENTS] + [("spare", ["read"])]
     clients = []
     for name, roles in names:
         token = spare_token if name == "spare" else soak_clients.token_of(name)
         clients.append({"name": name, "token_sha256": hashlib.sha256(token.encode()).hexdigest(), "roles": roles})
-    # A client that runs into its quotas all the time.
+    # This client meets its quotas all the time.
     clients[soak_clients.CLIENTS.index("limited")]["quotas"] = {
         "captures": 2,
         "tokens_per_second": 200,
@@ -120,7 +121,7 @@ def write_clients(path, spare_token):
 
 
 class Server:
-    """The server, its files, and what the kernel says of it."""
+    """The server, its files, and its usage as the kernel reports it."""
 
     def __init__(self, bin_folder, folder):
         self.folder = folder
@@ -171,33 +172,33 @@ class Server:
             return page.read().decode()
 
     def captures(self):
-        """Captures that run or wait, and scorings."""
+        """Returns the number of captures that run or wait, and of scorings."""
         numbers = re.findall(
             r'^hookline_(?:captures\{state="\w+"|queue_depth\{[^}]*queue="scores")\} (\d+)', self.metrics(), re.M
         )
         return sum(map(int, numbers))
 
     def usage(self):
-        """Resident bytes, descriptors, threads of the server's own, threads of gRPC's pools."""
+        """Returns resident bytes, descriptors, the server's own threads, and the threads of gRPC's pools."""
         proc = pathlib.Path(f"/proc/{self.process.pid}")
         resident = 1024 * int(re.search(r"VmRSS:\s+(\d+) kB", (proc / "status").read_text()).group(1))
         pooled = own = 0
         for task in (proc / "task").iterdir():
             try:
                 is_pooled = (task / "comm").read_text().startswith(GRPC_THREADS)
-            except OSError:  # it has ended
+            except OSError:  # the process has ended
                 continue
             pooled, own = pooled + is_pooled, own + (not is_pooled)
         return np.array([resident, len(os.listdir(proc / "fd")), own, pooled], dtype=float)
 
 
 class Clients:
-    """The client processes, which are forked from this one: it imports what they need and opens no connection."""
+    """The client processes. They are forked from this one, which imports what they need and opens no connection."""
 
     def __init__(self, server, counts):
         self._server, self._counts = server, counts
         self._random = random.Random(11)
-        self._running = {}  # by process id: the index of its role, and a descriptor of the process
+        self._running = {}  # by process id: the index of the role, and a descriptor of the process
         self.killed = 0
 
     def _start(self, index):
@@ -237,7 +238,7 @@ class Clients:
             if pidfd in ended:
                 del self._running[pid]
                 name = soak_clients.ROLES[index].__name__
-                sys.exit(f"client {name} ended by itself ({os.waitpid(pid, 0)[1]}); what it printed stands above")
+                sys.exit(f"client {name} ended by itself ({os.waitpid(pid, 0)[1]}); its output is above")
 
     def kill_one(self):
         """Kills one of the good clients with SIGKILL and starts another in its place."""
@@ -251,7 +252,7 @@ class Clients:
         self._start(index)
 
     def end(self):
-        """All leave, in good order where they do so within half a minute."""
+        """Tells all clients to leave, and kills those that have not left after half a minute."""
         if not self._running:
             return
         self._leave.tell()
@@ -266,7 +267,7 @@ class Clients:
 
 
 def at_rest(server, clients):
-    """The server's usage when all clients have left."""
+    """Makes all clients leave. Returns the server's usage afterwards."""
     clients.end()
     end = time.monotonic() + 120
     while server.captures() > 0:
@@ -324,7 +325,7 @@ def soak(arguments, folder):
                 first = usage if first is None else first
                 print(f"minute {minute}: {show(usage)} at rest", flush=True)
                 clients.start()
-                begin += time.monotonic() - now  # minutes are those of load
+                begin += time.monotonic() - now  # time at rest does not count as minutes
         last = at_rest(server, clients)
         print(f"minute {minute}: {show(last)} at rest; {counts.text()}; {clients.killed} killed")
         ratios = last / first
@@ -345,7 +346,8 @@ def soak(arguments, folder):
 
 
 def check_log(path):
-    """Each line is an object without a character that a terminal obeys, and nothing went wrong inside."""
+    """Checks that each line is an object without a character that a terminal obeys, and that there was
+    no internal error."""
     calls = 0
     for line in path.read_text().splitlines():
         entry = json.loads(line)
@@ -358,7 +360,7 @@ def check_log(path):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=int, default=60)
-    parser.add_argument("--bin", type=pathlib.Path, default=ROOT / "build/release/bin", help="with hookline-server")
+    parser.add_argument("--bin", type=pathlib.Path, default=ROOT / "build/release/bin", help="the programs' folder")
     arguments = parser.parse_args()
     if arguments.minutes < 1:
         parser.error("--minutes: at least 1")

@@ -1,4 +1,4 @@
-"""The clients of soak.py, each a process that does one kind of thing until it is killed or told to leave."""
+"""The clients of soak.py. Each is a process that does one kind of thing until it is killed or told to leave."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from hookline import _protocol  # noqa: E402
 POOL, LENGTH, VOCABULARY = 512, 64, 256
 POINTS = ("blocks.0.hook_resid_post", "blocks.1.hook_mlp_out", "blocks.3.hook_resid_post")
 CLIENTS = ("alice", "bob", "carol", "limited")
-# A share of the largest value of the row. Rows in other batches may differ in the last bits.
+# Shares of the largest value of the row: rows in other batches may differ in the last bits.
 TOLERANCE = {"float32": 1e-4, "float16": 2e-3, "bfloat16": 2e-2}
 LOSS_TOLERANCE = 1e-3
-# Ends that the server may bring while others want what it holds: quotas, laggards of feeds, silent clients.
+# The server may end calls with these when others want what the client holds: quotas, laggards of feeds, silent clients.
 EXPECTED = (hookline.ResourceExhaustedError, hookline.UnavailableError, hookline.FailedPreconditionError)
 ABLATION = {"ablated": [hookline.Intervention.zero("blocks.1.hook_mlp_out")]}
-# Between two things that a client does: the soak is to last, not to measure speed.
+# A client pauses between two actions: the soak must last, and does not measure speed.
 PAUSE_SECONDS = 0.1
 SLOW_SECONDS = 0.5
 STALL_SECONDS = 8.0  # longer than the server's --stall-timeout
@@ -51,7 +51,8 @@ def make_pool():
 
 
 class Leave:
-    """Tells client processes to leave, by the end of a pipe: a process that is killed holds up nobody who waits."""
+    """Tells client processes to leave by closing a pipe, so that a process which is killed cannot block
+    those that wait."""
 
     def __init__(self):
         self._reader, self._writer = os.pipe()
@@ -61,11 +62,11 @@ class Leave:
         os.close(self._writer)
 
     def listen(self):
-        """Makes this a client's; called once after the fork."""
+        """Makes this object the one of a client process. Called once after the fork."""
         os.close(self._writer)
 
     def wait(self, seconds):
-        """Waits until all are told to leave, at most so long. Returns whether they are."""
+        """Waits at most `seconds` until all are told to leave. Returns whether they are."""
         return bool(select.select([self._reader], [], [], seconds)[0])
 
     def close(self):
@@ -73,7 +74,7 @@ class Leave:
 
 
 class Counts:
-    """Counts that client processes add to, a row of memory for each kind of client."""
+    """Counts to which client processes add. Each role has a row in shared memory."""
 
     def __init__(self):
         self._memory = mmap.mmap(-1, 8 * len(ROLES) * len(COUNTED))
@@ -84,7 +85,7 @@ class Counts:
         self._role = ROLES.index(role)
 
     def add(self, name, count=1):
-        # Each role has one process at a time, so nobody else writes here.
+        # Each role has only one process at a time, so no other process writes here.
         self._by_role[self._role, COUNTED.index(name)] += count
 
     def text(self):
@@ -93,7 +94,7 @@ class Counts:
 
 @dataclass
 class Place:
-    """The server that clients find."""
+    """How clients reach the server."""
 
     address: str
     ca: str
@@ -109,7 +110,7 @@ class Place:
 
 
 def in_child(function, *arguments):
-    """Runs `function` in a process of its own: a process that has opened a connection of gRPC's must not fork."""
+    """Runs `function` in a child process, because a process that has opened a connection of gRPC must not fork."""
     pid = os.fork()
     if pid == 0:
         code = 1
@@ -126,7 +127,7 @@ def in_child(function, *arguments):
 
 
 def take_references(address, ca, folder):
-    """Rows of every hook point and losses of every sequence of the pool, for References."""
+    """Saves rows of every hook point and losses of every sequence of the pool, for References."""
     with Place(address, ca, "", folder).client("alice") as client:
         rows = {point: [] for point in POINTS}
         for batch in client.capture(list(POINTS), hookline.Dataset("pool"), output="numpy"):
@@ -142,7 +143,7 @@ def take_references(address, ca, folder):
 
 
 class References:
-    """Compares what comes with what came at the start."""
+    """Compares rows and losses with those that were taken at the start."""
 
     def __init__(self, folder):
         folder = pathlib.Path(folder)
@@ -150,7 +151,8 @@ class References:
         self.losses = np.load(folder / "losses.npy")
 
     def check(self, batch, points, dtype, sequences):
-        """Each row is that of its own token. `sequences`: pool index of each sequence of the source; None: the same."""
+        """Checks that each row is that of its token. `sequences`: pool index of each sequence of the source;
+        None: the same."""
         index = batch.sequence if sequences is None else np.asarray(sequences)[batch.sequence]
         for point in points:
             rows = np.asarray(batch[point], dtype=np.float32)
@@ -165,7 +167,7 @@ class References:
 
 
 class Worker:
-    """Holds what the kinds of clients share."""
+    """Holds what all kinds of clients share."""
 
     def __init__(self, place, counts, leave, seed):
         self.place, self.counts, self.leave = place, counts, leave
@@ -173,13 +175,13 @@ class Worker:
         self.references = References(place.folder)
 
     def prefixes(self):
-        """Sequences of random lengths, and their pool indexes."""
+        """Returns sequences of random lengths, and their pool indexes."""
         pool = make_pool()
         chosen = [self.random.randrange(POOL) for _ in range(self.random.randint(1, 48))]
         return [pool[i, : self.random.randint(1, LENGTH)].tolist() for i in chosen], chosen
 
     def capture(self, client, source, sequences=None, wanted=None, **options):
-        """Runs a capture and checks it. `wanted`: (sequence, position) of every row, where order is promised."""
+        """Runs a capture and checks it. `wanted`: (sequence, position) of every row, if the order is promised."""
         points = self.random.sample(POINTS, self.random.randint(1, len(POINTS)))
         dtype = options.pop("dtype", None) or self.random.choice(list(TOLERANCE)[:2])
         capture = client.capture(
@@ -248,7 +250,7 @@ class Worker:
 
 
 def repeat(worker, name, action, receiver="grpc"):
-    """The action again and again, on one connection for some time and then on another."""
+    """Repeats the action on one connection for some time, and then on another one."""
     while not worker.leave.wait(0):
         with worker.place.client(name, receiver) as client:
             for _ in range(worker.random.randint(1, 20)):
@@ -301,7 +303,7 @@ def feeds_of_bob(worker):
 
 def recordings(worker):
     with worker.place.client("bob") as client:
-        for left in client.recordings():  # by the one before, which was killed
+        for left in client.recordings():  # by the process before, which was killed
             if left.state == "running":
                 client.stop_recording(left.name)
             client.delete_recording(left.name)
@@ -313,7 +315,7 @@ def scores(worker):
 
 
 def stalls(worker):
-    """Captures that are opened and never read, some with a window full of rows, others without a token."""
+    """Opens captures and never reads them: some have a window full of rows, others get no token."""
     metadata = [("authorization", f"Bearer {token_of('carol')}")]
     while not worker.leave.wait(0):
         with worker.place.channel() as channel:
@@ -321,7 +323,7 @@ def stalls(worker):
             request.dataset.name = "pool"
             first = _protocol.CaptureStreamRequest()
             first.request.hook_points.append(POINTS[0])
-            # The number is the same each time, or the most memory that they take at once would come late by chance.
+            # The number is always the same; otherwise the largest use of memory might come late by chance.
             full = channel.unary_stream(_protocol.CAPTURE)
             idle = channel.stream_stream(_protocol.CAPTURE_STREAM)
             calls = [full(request.SerializeToString(), metadata=metadata) for _ in range(6)]
@@ -367,8 +369,8 @@ def _send_garbage(worker, address, kept):
             connection = context.wrap_socket(connection, server_hostname="localhost")
             connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + worker.random.randbytes(500))
     except OSError:
-        pass  # the server has had enough of it
-    kept.append(connection)  # some stay open for a while and say nothing
+        pass  # the server has closed the connection
+    kept.append(connection)  # some stay open and silent for a while
     while len(kept) > 20:
         kept.pop(0).close()
 
@@ -398,7 +400,7 @@ ROLES = (*GOOD, captures_over_quota, stalls, misdeeds)
 
 
 def run(role, place, counts, leave, seed):
-    """Does what the role does until it is told to leave. What goes wrong is printed and raised."""
+    """Acts as the role says until it is told to leave. Prints and raises what goes wrong."""
     counts.use(role)
     try:
         role(Worker(place, counts, leave, seed))

@@ -39,7 +39,7 @@ TEST(SelectionTest, SamplingFavoursNoPosition) {
     ASSERT_EQ(std::set<int32_t>(positions.begin(), positions.end()).size(), 4u);
     for (int32_t position : positions) ++counts[position];
   }
-  // 1000 expected with a standard deviation of 27.
+  // The expectation is 1000, with a standard deviation of 27.
   for (int32_t position = 0; position < 16; ++position) EXPECT_NEAR(counts[position], 1000, 150) << position;
 }
 

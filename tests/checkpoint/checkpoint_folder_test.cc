@@ -26,7 +26,7 @@ std::string Tensor(const std::string& dtype, const std::string& shape, const std
   return absl::StrCat(R"({"dtype":")", dtype, R"(","shape":)", shape, R"(,"data_offsets":)", offsets, "}");
 }
 
-// A pickled file with four floats as tensor `name`.
+// Returns a pickled file that has four floats as tensor `name`.
 std::string BinFile(const std::string& name) {
   return TorchFile(Pickle::StateDict(name, {"FloatStorage", "0", 4, 0, {4}, {1}}), {FourFloats()});
 }

@@ -1,4 +1,4 @@
-// Checkpoints that trainers wrote.
+// Tests that checkpoints which trainers wrote are read.
 #include <string>
 
 #include "absl/strings/str_cat.h"
@@ -19,7 +19,7 @@ struct Facts {
   double sum;  // of the absolute values
 };
 
-// Python's torch.load (1.13) has these.
+// These are the values that Python's torch.load (1.13) returns.
 constexpr Facts kFacts[] = {
     {"A-gqa/model_000123.pt", 20, 1, 173568, 33498.87649978945},
     {"A-mha/model_000123.pt", 26, 1, 135264, 25975.295108337814},
@@ -67,7 +67,7 @@ TEST(FixturesTest, ShardsAreReadByTheNamesInTheirIndex) {
   EXPECT_EQ(weights->tensors.count("model.layers.2.mlp.down_proj.weight"), 1u);
 }
 
-// Both files hold the same, written by PyTorch 1.13: `a` contiguous, `b` transposed, `c` a part of the storage of `d`.
+// PyTorch 1.13 wrote the same tensors to both files: `a` contiguous, `b` transposed, `c` a part of the storage of `d`.
 TEST(FixturesTest, TheFormBeforePyTorch16IsReadAsTheZipArchiveIs) {
   for (const char* file : {"zip.bin", "legacy.bin"}) {
     const auto weights = ReadTorchCheckpoint(absl::StrCat(HOOKLINE_FIXTURES, "/checkpoints/", file));

@@ -1,4 +1,4 @@
-// Pickles that are not, or not only, a state dict.
+// Tests pickles that hold something other than a state dict, or something besides one.
 #include <string>
 
 #include "gmock/gmock.h"
@@ -71,7 +71,7 @@ TEST(HostilePickleTest, TransposedAndSharedStoragesAreReadAsTheirTensorsSay) {
 TEST(HostilePickleTest, ACallOfAnyOtherFunctionIsRefusedByNameAndNotMade) {
   const std::string call = Pickle().Global("os", "system").String("touch /tmp/hookline-was-here").Raw("\x85R").Stop();
   EXPECT_THAT(Refusal(call), AllOf(HasSubstr("'os.system'"), HasSubstr("nothing is executed")));
-  // The same by STACK_GLOBAL.
+  // STACK_GLOBAL takes the same names from the stack.
   EXPECT_THAT(Refusal(Pickle().String("builtins").String("eval").Raw("\x93").String("1").Raw("\x85R").Stop()),
               HasSubstr("'builtins.eval'"));
   EXPECT_THAT(Refusal(Pickle().Global("numpy.core.multiarray", "_reconstruct").Stop()), HasSubstr("_reconstruct"));
@@ -79,7 +79,8 @@ TEST(HostilePickleTest, ACallOfAnyOtherFunctionIsRefusedByNameAndNotMade) {
 }
 
 TEST(HostilePickleTest, EveryForeignOpcodeIsRefusedByItsNumber) {
-  // INST, OBJ, NEWOBJ_EX, EXT1, PERSID, BYTEARRAY8, NEXT_BUFFER, FROZENSET, LONG4, and no opcode at all.
+  // These are INST, OBJ, NEWOBJ_EX, EXT1, PERSID, BYTEARRAY8, NEXT_BUFFER, FROZENSET, LONG4, and a byte that is not
+  // an opcode.
   for (const char opcode : std::string("io\x92\x82P\x96\x97\x91\x8b\xff")) {
     EXPECT_THAT(Refusal(Pickle().Raw(std::string(1, opcode)).Stop()), HasSubstr("has opcode 0x"));
   }
@@ -155,14 +156,14 @@ TEST(HostilePickleTest, ATensorOutsideItsStorageIsRefusedWhateverTheNumbers) {
 }
 
 TEST(HostilePickleTest, DeepNestingIsAnErrorAndNoStackOverflow) {
-  // Tuples in tuples, marks in marks, lists in lists.
+  // These nest tuples in tuples, marks in marks and lists in lists.
   std::string tuples = ")";
   for (int i = 0; i < 1000000; ++i) tuples += '\x85';
   EXPECT_THAT(Refusal(Pickle().Raw(tuples).Stop()), HasSubstr("holds a tuple"));
   EXPECT_THAT(Refusal(Pickle().Raw(std::string(1000000, '(')).Stop()), HasSubstr("not a state dict"));
   EXPECT_THAT(Refusal(Pickle().Raw(std::string(1000000, ']') + std::string(999999, 'a')).Stop()),
               HasSubstr("holds a list"));
-  // A dict that holds itself.
+  // This dict holds itself.
   EXPECT_THAT(
       Refusal(
           Pickle().Raw("}q").Raw(std::string(1, '\0')).String("w").Raw("h").Raw(std::string(1, '\0')).Raw("s").Stop()),
@@ -170,12 +171,12 @@ TEST(HostilePickleTest, DeepNestingIsAnErrorAndNoStackOverflow) {
 }
 
 TEST(HostilePickleTest, FewBytesCannotClaimMuchMemory) {
-  // A string of 4 GiB and one of 16 EiB in a short file.
+  // A short file claims a string of 4 GiB, then one of 16 EiB.
   EXPECT_THAT(Refusal(Pickle().Raw("X\xff\xff\xff\xff").Stop()), HasSubstr("cut short"));
   EXPECT_THAT(Refusal(Pickle().Raw("\x8d" + std::string(8, '\xff')).Stop()), HasSubstr("cut short"));
   EXPECT_THAT(Refusal(Pickle().Raw(std::string("\x8a\xff", 2) + std::string(300, '\xff')).Stop()),
               HasSubstr("more than 64 bits"));
-  // One byte each: objects, places on the stack, places in the memo.
+  // One byte each makes an object, a place on the stack, or a place in the memo.
   EXPECT_THAT(Refusal(Pickle().Raw(std::string(2000000, 'N')).Stop()), HasSubstr("holds more than 1500000 objects"));
   std::string recalls = std::string("Nq\0", 3);
   for (int i = 0; i < 1600000; ++i) recalls += std::string("h\0", 2);

@@ -1,4 +1,4 @@
-// Small checkpoints with random damage: reading them ends in a status or in tensors that can be read.
+// Damages small checkpoints at random: reading them must end in a status or in tensors that can be read.
 #include <functional>
 #include <random>
 #include <string>
@@ -17,7 +17,7 @@ constexpr int kRounds = 2000;
 // Changes, inserts, removes or repeats a few bytes.
 std::string Damage(std::string bytes, std::mt19937& random) {
   const auto below = [&](size_t limit) { return std::uniform_int_distribution<size_t>(0, limit - 1)(random); };
-  // Numbers that sizes and offsets go wrong with.
+  // These values tend to break the arithmetic of sizes and offsets.
   static const std::string kNumbers[] = {Little(0, 4),        Little(UINT64_MAX, 8), Little(INT64_MAX, 8),
                                          Little(1u << 31, 4), Little(UINT64_MAX, 2), Little(uint64_t{1} << 40, 8)};
   for (size_t changes = 1 + below(3); changes > 0 && bytes.size() > 16; --changes) {
@@ -44,7 +44,7 @@ std::string Damage(std::string bytes, std::mt19937& random) {
   return bytes;
 }
 
-// Reads every value of what was loaded.
+// Reads every value that was loaded.
 int64_t Touch(const absl::StatusOr<StateDict>& weights) {
   if (!weights.ok()) {
     EXPECT_EQ(weights.status().code(), absl::StatusCode::kFailedPrecondition) << weights.status();
@@ -77,11 +77,11 @@ TEST(MutationTest, ADamagedTorchFileIsAnErrorOrReadsInsideItself) {
     file.Write(Damage(whole, random));
     read += Touch(ReadTorchCheckpoint(file.path()));
   }
-  // Some damage hits padding; most must be noticed.
+  // Damage to padding goes unnoticed; most of the damage must be noticed.
   EXPECT_LT(read, kRounds / 2);
 }
 
-// Checksums hide most of a damaged pickle from the reader behind them, so here they are right.
+// Checksums keep most damaged pickles from the reader behind them, so here they are made right.
 TEST(MutationTest, ADamagedPickleIsAnErrorOrReadsInsideItsStorages) {
   const std::string pickle = TwoTensors();
   std::mt19937 random(2);

@@ -1,4 +1,4 @@
-// The values of a checkpoint's tensor, for tests.
+// Returns the values of a checkpoint's tensor, for tests.
 #ifndef HOOKLINE_TESTS_CHECKPOINT_VALUES_OF_H_
 #define HOOKLINE_TESTS_CHECKPOINT_VALUES_OF_H_
 

@@ -21,10 +21,10 @@ namespace {
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 
-// This is more than a piece that is read at a time, not a multiple of it, and enough for memory of huge pages.
+// The values take more than one piece of a read, are not a multiple of a piece, and are enough for huge pages.
 constexpr int64_t kValues = 2'500'001;
 
-// bfloat16 values of which none is a NaN.
+// Returns bfloat16 values, none of which is NaN.
 std::string RandomValues() {
   std::mt19937 random(7);
   std::string bytes;
@@ -131,7 +131,7 @@ TEST(WeightReaderTest, ADamagedStorageIsRefusedByItsChecksum) {
   std::string storage(3 << 20, 'a');
   const std::string whole =
       TorchFile(Pickle::StateDict("w", {"FloatStorage", "0", 3 << 18, 0, {3 << 18}, {1}}), {storage});
-  // A part of a storage is checked with all of it.
+  // Reading a part of a storage checks all of the storage.
   const std::string part = TorchFile(Pickle::StateDict("w", {"FloatStorage", "0", 3 << 18, 5, {7}, {3}}), {storage});
   for (std::string bytes : {whole, part}) {
     for (const bool damaged : {false, true}) {
@@ -160,7 +160,7 @@ TEST(WeightReaderTest, TheFingerprintTellsNamesValuesShapesAndConfigurationsApar
   EXPECT_NE(FingerprintOf(Safetensors("a", "[2,3]", std::string(12, 'u')), "config"), fingerprint);
 }
 
-// Resume tokens and recordings of earlier versions have this one.
+// Resume tokens and recordings of earlier versions hold fingerprints that were computed in this way.
 TEST(WeightReaderTest, TheFingerprintIsTheHashOfNamesFormsAndHashesOfValues) {
   const std::string bytes = RandomValues();
   std::string text = Little(1, 8) + "w" + Little(8, 8) + "BFloat16" + Little(kValues, 8);
@@ -178,7 +178,7 @@ TEST(WeightReaderTest, TheFingerprintIsOfTheValuesHoweverTheyLieInTheFile) {
     const auto weights = ReadTorchCheckpoint(file.path());
     EXPECT_TRUE(weights.ok()) << weights.status();
     WeightReader reader(*weights);
-    // They are read for their values, or for the hash only.
+    // The first fingerprint hashes values that were not read, the second one values that were.
     const std::string unread = *reader.Finish("");
     EXPECT_TRUE(reader.Read("w", at::kDouble).ok());
     EXPECT_EQ(*reader.Finish(""), unread);

@@ -1,4 +1,4 @@
-// The program `hookline`, run as a process against a server in this one.
+// Tests the program `hookline`, run as a process, against a server in this one.
 #include <signal.h>
 #include <stdlib.h>
 
@@ -43,7 +43,7 @@ class CliTest : public ::testing::Test {
     return path;
   }
 
-  // Five sequences, 17 ids.
+  // Writes five sequences, 17 ids in all.
   std::string Tokens() { return File("ids.txt", "1 2 3\n10,11,12,13\n\n20\n30, 31 32\t33 34\r\n40 41 42 43"); }
 
   std::vector<std::string> CaptureArguments(std::vector<std::string> more) {

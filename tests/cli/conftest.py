@@ -1,4 +1,4 @@
-"""The programs, the demo model, and what reads their files.
+"""The programs, the demo model, and readers of their files.
 
 HOOKLINE_PROGRAM and HOOKLINE_SERVER_PROGRAM name the programs.
 """
@@ -20,7 +20,7 @@ PATIENCE = 300  # seconds, far longer than anything here takes
 
 
 def read_safetensors(path):
-    """The metadata, and the tensors by name."""
+    """Returns the metadata, and the tensors by name."""
     with open(path, "rb") as file:
         contents = file.read()
     (header_bytes,) = struct.unpack("<Q", contents[:8])
@@ -35,7 +35,7 @@ def read_safetensors(path):
 
 
 class Server:
-    """A server process; `port` is its to keep over restarts. Without `model` it serves recordings only."""
+    """A server process, which keeps `port` over restarts. Without `model` it serves recordings only."""
 
     def __init__(self, port=0, recordings=None, model=True, arguments=()):
         flags = ["--listen", f"127.0.0.1:{port}", *arguments]
@@ -50,7 +50,7 @@ class Server:
             stderr=subprocess.PIPE,
             text=True,
         )
-        # The log tells the port; what follows is read no more and fits the pipe.
+        # The log names the port; the rest of the log is not read and fits into the pipe.
         for line in self.process.stderr:
             if "listening on" in line:
                 self.port = int(line.rsplit("(port ", 1)[1].rstrip(")\n"))
@@ -62,7 +62,7 @@ class Server:
         return f"127.0.0.1:{self.port}"
 
     def stop(self):
-        """Shuts it down gracefully."""
+        """Shuts the server down gracefully."""
         self.process.send_signal(signal.SIGTERM)
         assert self.process.wait(PATIENCE) == 0
         self.process.stderr.close()
@@ -81,7 +81,7 @@ def server():
 
 
 def start(server, *arguments, **options):
-    """The program; `server` is None for commands that ask none."""
+    """Starts the program; `server` is None for commands that need none."""
     if server is not None:
         arguments = (*arguments, "--server", server.address)
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}

@@ -40,13 +40,13 @@ struct FakeServer::Call {
   std::function<bool(const v1::CaptureResponse&)> write;
   v1::CaptureRequest request = {};
   std::vector<int64_t> budgets = {};
-  std::vector<int64_t> rows = {};        // sent, per hook point
-  int64_t sequence = 0;                  // the next one
-  int position = 0;                      // in it, where the next row group begins
-  int hook_points_done = 0;              // of that row group, by the call before
-  std::vector<int64_t> first_rows = {};  // per hook point, where the call began
+  std::vector<int64_t> rows = {};        // that were sent, by hook point
+  int64_t sequence = 0;                  // the next one to send
+  int position = 0;                      // at which the next row group of that sequence begins
+  int hook_points_done = 0;              // of that row group, sent by the previous call
+  std::vector<int64_t> first_rows = {};  // with which the call began, by hook point
   int chunks_left = -1;                  // until the call breaks; -1: it does not
-  bool sends_summary = false;            // before it breaks
+  bool sends_summary = false;            // before the call breaks
 
   std::string Token() const {
     return absl::StrCat(sequence, " ", position, " ", hook_points_done, " ", absl::StrJoin(rows, " "));

@@ -1,4 +1,4 @@
-// A server in this process that captures without a model: every row tells which token it is of.
+// A server in this process that captures without a model: the values of a row say which token it belongs to.
 #ifndef HOOKLINE_TESTS_CLI_FAKE_SERVER_H_
 #define HOOKLINE_TESTS_CLI_FAKE_SERVER_H_
 
@@ -19,14 +19,14 @@ namespace hookline::cli {
 
 inline constexpr int kFakeWidth = 3;
 
-// The float32 value of hook point `index` (in the request's order) at a token's row and column.
+// Returns the float32 value of hook point `index` (in the request's order) at a token's row and column.
 inline float FakeValue(int index, uint32_t token, int column) {
   return static_cast<float>(token) + 1000.0f * static_cast<float>(index) + 0.25f * static_cast<float>(column);
 }
 
-// One model, `fake`, with 300 tokens, a context of 8 and the hook points `blocks.0.hook_resid_post`,
-// `blocks.1.hook_mlp_out` and `odd/name`, each of width 3. A dataset `counting`: sequence i holds the tokens i, i + 1,
-// i + 2.
+// Serves one model, `fake`, with 300 tokens, a context of 8 and the hook points `blocks.0.hook_resid_post`,
+// `blocks.1.hook_mlp_out` and `odd/name`, each of width 3; and one dataset, `counting`, whose sequence i holds the
+// tokens i, i + 1, i + 2.
 class FakeServer final : public v1::ModelService::Service, public v1::CaptureService::Service {
  public:
   FakeServer();
@@ -34,25 +34,25 @@ class FakeServer final : public v1::ModelService::Service, public v1::CaptureSer
 
   const std::string& address() const { return address_; }
 
-  // The next call breaks with UNAVAILABLE after `chunks` chunks; further ones queue up.
+  // Makes the next call break with UNAVAILABLE after `chunks` chunks. Further calls of this queue up.
   void BreakAfter(int chunks);
-  // The same as BreakAfter, but the call sends the summary of a server that shuts down first.
+  // Does the same, but the call first sends the summary of a server that shuts down.
   void ShutDownAfter(int chunks);
-  // The fingerprint that the model has from now on.
+  // Changes the model's fingerprint.
   void SetFingerprint(const std::string& fingerprint);
-  // While it is away, every call that begins fails with UNAVAILABLE.
+  // While the server is away, every call that begins fails with UNAVAILABLE.
   void SetAway(bool is_away);
-  // While it is frozen, GetModel does not answer, and captures send no chunk.
+  // While the server is frozen, GetModel does not answer, and captures send no chunk.
   void SetFrozen(bool is_frozen);
-  // Calls `on_asked`, from a thread of the server's, for each GetModel that comes while it is frozen.
+  // Calls `on_asked`, from a thread of the server, for each GetModel that comes while the server is frozen.
   void OnAskedWhileFrozen(std::function<void()> on_asked);
-  // Both block until it is so; false after 20 seconds.
+  // Both wait until a call has started or was cancelled; return false after 20 seconds.
   bool WaitUntilStarted();
-  bool WaitUntilCancelled();  // by the client, a call of CaptureStream
+  bool WaitUntilCancelled();  // a CaptureStream, by its client
 
-  // Every sequence that came, also those sent again.
+  // Returns every sequence that came, also those that were sent again.
   std::vector<std::vector<uint32_t>> sequences() const;
-  // The largest message of tokens.
+  // Returns the size of the largest message with tokens.
   int64_t largest_message_bytes() const;
   std::vector<v1::CaptureRequest> requests() const;
 

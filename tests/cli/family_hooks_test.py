@@ -1,7 +1,6 @@
-"""`hookline hooks` on every type of model lists what the README of the families' fixtures says, no more and no less.
+"""For every type of model, `hookline hooks` lists exactly the hook points that the README of the fixtures names.
 
-The rules of that README stand in `expected`, once as code; the references beside the fixtures say the same names and
-widths a second time.
+`expected` has the rules of that README as code; the references beside the fixtures confirm names and widths.
 """
 
 import json
@@ -23,7 +22,7 @@ PLAIN_MLP = {"gpt2", "gpt_neox", "phi", "gpt_neo", "gptj", "opt"}
 
 
 def attention_hooks(kind, config, layer):
-    """Lists what stands between the norm before attention and its output, in the order of the pass."""
+    """Lists the hook points between the norm before attention and the attention's output, in the order of the pass."""
     if kind.startswith("qwen3_5") and config["layer_types"][layer] == "linear_attention":
         return ["hook_z"]
     if kind == "deepseek_v3":
@@ -43,7 +42,7 @@ def mlp_hooks(kind, config, layer):
 
 
 def expected(config):
-    """The names, in the order of the forward pass."""
+    """Returns the names, in the order of the forward pass."""
     config = config.get("text_config", config)
     kind = config["model_type"]
     parallel = kind in ONE_NORM or (kind == "gpt_neox" and config.get("use_parallel_residual", True))
@@ -73,7 +72,7 @@ def expected(config):
 
 @pytest.fixture(scope="module")
 def families():
-    """One server with all of them."""
+    """Returns a server that has all families."""
     arguments = [flag for name in FIXTURES for flag in ("--model", f"{name}={FAMILIES / name}")]
     running = Server(model=False, arguments=[*arguments, "--device", "cpu", "--slab-count", "64"])
     yield running
@@ -81,7 +80,7 @@ def families():
 
 
 def listed(server, model):
-    """The widths of the hook points by their names, in the order in which they are listed."""
+    """Returns the widths of the hook points by name, in the order in which they are listed."""
     code, output, errors = run(server, "hooks", "--model", model)
     assert code == 0, errors
     header, *lines = output.splitlines()
@@ -97,7 +96,7 @@ def test_each_type_lists_exactly_the_hook_points_that_its_readme_says(families, 
     widths = {key[: -len("/1")]: rows.shape[1] for key, rows in reference.items() if key.endswith("/1")}
     if name in WITHOUT_RAW_OUTPUTS:
         hooks = {key: width for key, width in hooks.items() if not key.endswith(("attn.hook_out", "mlp.hook_out"))}
-    # References hold no scales, which follow from a norm's input and hook_normalized.
+    # The references hold no scales, which follow from a norm's input and its hook_normalized.
     scales = {key: width for key, width in hooks.items() if key.endswith(".hook_scale")}
     assert set(scales.values()) == {1}
     assert {key: width for key, width in hooks.items() if key not in scales} == widths

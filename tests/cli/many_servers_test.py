@@ -1,4 +1,4 @@
-"""`hookline capture --server A,B`: the files are those of one server, whichever of the servers dies."""
+"""`hookline capture --server A,B`: the files are those of one server, whichever server dies."""
 
 import os
 import signal
@@ -64,7 +64,7 @@ def rows_of(server, out, *arguments):
 
 
 def read_rows(out):
-    """The tensors by their names, hook point by hook point."""
+    """Returns the tensors by name, for each hook point."""
     files = [read_safetensors(os.path.join(out, file)) for file in sorted(os.listdir(out)) if "safetensors" in file]
     return {metadata["hook_point"]: tensors for metadata, tensors in files}
 

@@ -9,13 +9,14 @@ import sys
 import pytest
 from conftest import DEMO, MLP, PATIENCE, RESID, ROOT, Server
 
-# An escape sequence, a line that looks like one of the log's, the one-character CSI, and a right-to-left override.
+# The name holds an escape sequence, a line that looks like the log's, the one-character CSI, and a
+# right-to-left override.
 EVIL = "m\x1b[31m\n2026-01-01 forged\r\x7f\x9b2J\u202e"
 HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\r]")
 
 
 def check_shown(data, lines=None):
-    """Bytes that a terminal shows: UTF-8, no control character but the ends of lines, none of them forged."""
+    """Checks bytes for a terminal: UTF-8 without control characters but the ends of lines, none of which is forged."""
     text = data.decode("utf-8") if isinstance(data, bytes) else data
     assert not HIDDEN.search(text), text
     assert not any(line.startswith("2026-01-01 forged") for line in text.splitlines()), text
@@ -25,7 +26,7 @@ def check_shown(data, lines=None):
 
 
 def write_recording(directory, name, **fields):
-    """A recording of one shard by FORMAT.md, of three rows of zeros at hook points with the names given."""
+    """Writes a recording of one shard by FORMAT.md: three rows of zeros at hook points with the names given."""
     names, rows = fields.pop("names"), 3
     manifest = {
         "format": "hookline-recording", "version": 1, "name": name, "state": "COMPLETE", "error": "", "model": "m",
@@ -56,7 +57,7 @@ def write_recording(directory, name, **fields):
 
 @pytest.fixture(scope="module")
 def evil(tmp_path_factory):
-    """A server whose directory of recordings is full of such names, and its log up to its first answer."""
+    """Starts a server whose directory of recordings is full of such names."""
     directory = tmp_path_factory.mktemp("evil")
     os.mkdir(os.fsencode(str(directory)) + b"/dir\x1b[31m\nforged \xff")
     write_recording(directory, "r", names=[EVIL, EVIL + "2"], model=EVIL, fingerprint=EVIL, error=EVIL,

@@ -29,7 +29,7 @@ Program::Program(const std::string& directory, const std::vector<std::string>& a
     : directory_(directory) {
   posix_spawn_file_actions_t actions;
   posix_spawn_file_actions_init(&actions);
-  // A pipe, as what is read from standard input cannot be read twice.
+  // Standard input is a pipe, which cannot be read twice.
   int input_pipe[2];
   EXPECT_EQ(pipe2(input_pipe, O_CLOEXEC), 0);
   posix_spawn_file_actions_adddup2(&actions, input_pipe[0], 0);
@@ -40,7 +40,7 @@ Program::Program(const std::string& directory, const std::vector<std::string>& a
   argv.push_back(nullptr);
   EXPECT_EQ(posix_spawn(&pid_, HOOKLINE_PROGRAM, &actions, nullptr, argv.data(), environ), 0) << HOOKLINE_PROGRAM;
   posix_spawn_file_actions_destroy(&actions);
-  // It is small enough for the pipe's buffer.
+  // The input is small enough for the pipe's buffer.
   EXPECT_EQ(write(input_pipe[1], input.data(), input.size()), static_cast<ssize_t>(input.size()));
   close(input_pipe[0]);
   input_ = input_pipe[1];

@@ -10,12 +10,12 @@
 namespace hookline::cli {
 
 struct ProgramResult {
-  int exit_code = -1;  // 128 + the signal where one ended it
+  int exit_code = -1;  // 128 + the signal if a signal ended it
   std::string output;
   std::string errors;
 };
 
-// Says whether standard input, a pipe, stays open after what is given.
+// Says whether standard input, a pipe, ends after the given text.
 enum class Input { kEnds, kStaysOpen };
 
 // A running program. Its output goes to files in `directory`.
@@ -23,7 +23,7 @@ class Program {
  public:
   Program(const std::string& directory, const std::vector<std::string>& arguments, const std::string& input = "",
           Input ends = Input::kEnds);
-  // Ends it, if it still runs.
+  // Ends the program if it still runs.
   ~Program();
   Program(const Program&) = delete;
   Program& operator=(const Program&) = delete;

@@ -1,4 +1,4 @@
-"""The program `hookline` against the program `hookline-server`, on the trained demo model."""
+"""Tests the program `hookline` against the program `hookline-server`, on the trained demo model."""
 
 import os
 import signal
@@ -72,7 +72,7 @@ def test_budgets_are_exact_and_provenance_names_each_row(server, tmp_path):
 
 
 def test_a_server_that_is_killed_and_comes_back_costs_no_row(server, tmp_path):
-    # It takes long enough that no machine is through before the server is killed.
+    # The capture takes so long that even a fast machine has not finished it when the server is killed.
     arguments = [
         "--hook-points", RESID, "--tokens", os.path.join(DEMO, "tokens.npy"), "--max-activations", "180000",
         "--deterministic", "--provenance",
@@ -80,7 +80,7 @@ def test_a_server_that_is_killed_and_comes_back_costs_no_row(server, tmp_path):
     (undisturbed,) = capture(server, *arguments, "--out", str(tmp_path / "undisturbed"))["hook_points"]
     first = Server()
     process = start(first, "capture", *arguments, "--out", str(tmp_path / "disturbed"))
-    assert "rows" in process.stderr.readline()  # rows have come
+    assert "rows" in process.stderr.readline()  # some rows have arrived
     first.kill()
     assert "continuing in" in next(line for line in process.stderr if "attempt" in line)
     second = Server(first.port)

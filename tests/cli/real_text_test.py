@@ -1,4 +1,4 @@
-"""Texts from the command line, on the trained demo model, whose tokenizer gives bytes."""
+"""Tests texts on the command line, on the trained demo model, whose tokens are bytes."""
 
 import json
 

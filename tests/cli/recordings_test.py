@@ -1,4 +1,4 @@
-"""Recordings from the command line: persist, recordings, verify, read, export, import."""
+"""Tests recordings on the command line: persist, recordings, verify, read, export, import."""
 
 import json
 import os
@@ -17,14 +17,14 @@ ROWS = {RESID: 5000, MLP: 3000}
 
 
 def done(server, *arguments):
-    """Standard output of a command that succeeds."""
+    """Returns the standard output of a command that succeeds."""
     code, output, errors = run(server, *arguments)
     assert code == 0, errors
     return output
 
 
 def refused(server, *arguments):
-    """The exit code, and the one line that a command says that fails."""
+    """Returns the exit code of a command that fails, and the one line that it prints."""
     code, output, errors = run(server, *arguments)
     assert code != 0 and output == "" and errors.startswith("hookline: ") and errors.count("\n") == 1, (output, errors)
     return code, errors
@@ -39,7 +39,7 @@ def request_flags():
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory):
-    """A directory with the recording `text`, and what a capture of the same request brings."""
+    """Returns a directory with the recording `text`, and the rows of a capture of the same request."""
     folder = tmp_path_factory.mktemp("recorded")
     (folder / "recordings").mkdir()
     server = Server(recordings=folder / "recordings")
@@ -54,7 +54,7 @@ def recorded(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def reader(recorded):
-    """A server that has the recordings and no model."""
+    """Starts a server that has the recordings and no model."""
     server = Server(recordings=recorded[0], model=False)
     yield server
     server.kill()
@@ -117,7 +117,7 @@ def test_persist_draws_a_bar_on_a_terminal_and_an_interrupt_leaves_the_server_at
             try:
                 while piece := rest.read(4096):
                     shown += piece
-            except OSError:  # so does a terminal end whose other end is closed
+            except OSError:  # a terminal ends in this way when its other end is closed
                 pass
         assert process.wait(PATIENCE) == 130
         process.communicate()
@@ -206,12 +206,12 @@ def test_export_writes_a_file_for_each_hook_point_and_a_manifest_of_their_names(
 
 def test_the_collectors_loader_reads_an_export_and_import_brings_it_back(recorded, reader, tmp_path):
     done(reader, "export", "text", "--format", "pt", "--out", str(tmp_path / "pt"), "--quiet")
-    # ActivationCollector.load_activations: every underscore becomes a dot, so names are the manifest's to tell.
+    # ActivationCollector.load_activations makes every underscore a dot, so the exact names stand in the manifest.
     loaded = {path.stem.replace("_", "."): torch.load(path) for path in (tmp_path / "pt").glob("*.pt")}
     files = json.loads((tmp_path / "pt" / "manifest.json").read_text())["files"]
     exact = {file[: -len(".pt")].replace("_", "."): entry["hook_point"] for file, entry in files.items()}
     assert {exact[name]: len(rows) for name, rows in loaded.items()} == ROWS
-    # torch writes it anew and drops the name inside the file; the manifest still has it.
+    # torch writes the file anew without the name inside it; the manifest still has the name.
     odd = tmp_path / "pt" / "blocks_3_hook_mlp_out.pt"
     torch.save(torch.load(odd), tmp_path / "pt" / "x.pt")
     odd.unlink()
@@ -222,7 +222,8 @@ def test_the_collectors_loader_reads_an_export_and_import_brings_it_back(recorde
 
 
 def make_collected(folder, tensors):
-    """A directory as the original collector's save_activations leaves it; it is given to import."""
+    """Writes a directory as the original collector's save_activations does; returns the arguments of
+    `import` for it."""
     folder.mkdir(exist_ok=True)
     for name, tensor in tensors.items():
         torch.save(tensor, folder / (name.replace(".", "_") + ".pt"))
@@ -235,7 +236,7 @@ def into(recordings, name="old"):
 
 
 def assert_recording(tmp_path, rows):
-    """The imported recording `old` holds these rows, in shards that are whole."""
+    """Asserts that the imported recording `old` holds these rows, in shards that are whole."""
     server = Server(recordings=tmp_path / "recordings", model=False)
     try:
         assert "every byte" in done(server, "verify", "old", "--quiet")
@@ -265,7 +266,7 @@ def test_import_reads_what_the_original_collector_saved(tmp_path, dtype):
     "thing, message",
     [
         ({"a": torch.ones(2, 2)}, "x.pt"),
-        (torch.empty(0), "(rows, width)"),  # what the collector saves where nothing came
+        (torch.empty(0), "(rows, width)"),  # which the collector saves if no row came
         (torch.ones(2, 3).t(), "contiguous"),
         (torch.ones(2, 2, dtype=torch.int64), "LongStorage; float32, bfloat16 and float16 are accepted"),
         ([torch.ones(2, 2)], "x.pt"),
@@ -284,7 +285,7 @@ def test_import_refuses_tensors_with_flags_that_change_their_values(tmp_path):
     path = tmp_path / "pt" / "x.pt"
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
-    # Newer torch's seventh argument of _rebuild_tensor_v2, behind the OrderedDict of hooks: {"neg": True}.
+    # A newer torch passes {"neg": True} as the seventh argument of _rebuild_tensor_v2, behind the OrderedDict of hooks.
     pickle = next(name for name in members if name.endswith("/data.pkl"))
     before, hooks, after = members[pickle].rpartition(b")Rq\tt")
     assert hooks
@@ -316,12 +317,12 @@ def test_import_survives_files_cut_anywhere_and_bytes_that_are_not_theirs(tmp_pa
 
 def test_an_interrupted_export_and_a_full_disk_leave_no_file(recorded, reader, tmp_path):
     process = start(reader, "export", "text", "--format", "pt", "--out", str(tmp_path / "out"))
-    process.send_signal(signal.SIGINT)  # at any moment: before the program is there, in the middle, after the end
+    process.send_signal(signal.SIGINT)  # before the program has started, while it runs, or after its end
     process.communicate(timeout=PATIENCE)
     left = os.listdir(tmp_path / "out") if (tmp_path / "out").exists() else []
     assert left == [] or "manifest.json" in left and len(left) == 3
 
-    # A file may have 1000 KiB, as on a disk that is full.
+    # Files are limited to 1000 KiB, which stands for a full disk.
     limited = ["bash", "-c", 'ulimit -f 1000; trap \'\' XFSZ; exec "$0" "$@"', os.environ["HOOKLINE_PROGRAM"]]
     export = ["export", "text", "--format", "pt", "--quiet", "--out", str(tmp_path / "full")]
     process = subprocess.run([*limited, *export, "--server", reader.address], capture_output=True, text=True)
@@ -334,12 +335,12 @@ def test_a_capture_that_is_killed_leaves_nothing_that_looks_like_a_file_of_rows(
     try:
         everything = ["--hook-points", "*", "--dataset", "text", "--sequence-length", "256"]
         process = start(server, "capture", *everything, "--out", str(tmp_path / "out"))
-        assert "rows" in process.stderr.readline()  # rows have come
+        assert "rows" in process.stderr.readline()  # some rows have arrived
         process.kill()
         process.communicate()
     finally:
         server.kill()
-    # If the file system has no nameless files, hidden ones stay.
+    # Hidden files remain if the file system does not support nameless ones.
     assert [name for name in os.listdir(tmp_path / "out") if not name.startswith(".")] == []
 
 

@@ -1,4 +1,4 @@
-// Reads what the program wrote, strictly by the format's definition.
+// Reads the program's files strictly by the definition of their format.
 #ifndef HOOKLINE_TESTS_CLI_SAFETENSORS_FILE_H_
 #define HOOKLINE_TESTS_CLI_SAFETENSORS_FILE_H_
 
@@ -27,7 +27,7 @@ struct SafetensorsFile {
   std::map<std::string, Tensor> tensors;
 };
 
-// Fails the test where the file is none, or its tensors leave gaps.
+// Fails the test if the file is not in the format, or its tensors leave gaps.
 SafetensorsFile ReadSafetensors(const std::string& path);
 
 }  // namespace hookline::cli

@@ -1,4 +1,4 @@
-"""`hookline score` against the server, on the trained demo model."""
+"""Tests `hookline score` against the server, on the trained demo model."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from conftest import DEMO, MLP, RESID, read_safetensors, run
 
 
 def tokens_file(tmp_path):
-    """Sequence 1 of the reference, and its ids."""
+    """Writes sequence 1 of the reference to a file. Returns the path and the ids."""
     ids = read_safetensors(os.path.join(DEMO, "reference.safetensors"))[1]["tokens_1"]
     path = tmp_path / "ids.txt"
     path.write_text(" ".join(map(str, ids)) + "\n7 8 9\n")

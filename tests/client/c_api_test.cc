@@ -1,4 +1,4 @@
-// The C interface, called as C would, against a server in this process.
+// Tests the C interface, called as C would call it, against a server in this process.
 #include "client/cpp/c_api.h"
 
 #include <algorithm>
@@ -27,7 +27,7 @@ using ::testing::HasSubstr;
 
 constexpr char kResid[] = "blocks.0.hook_resid_post";
 constexpr char kMlp[] = "blocks.1.hook_mlp_out";
-// Nothing here takes nearly as long; a test that waits as long has failed.
+// Nothing here takes nearly this long; a test that waits this long has failed.
 constexpr int64_t kPatienceMs = 20'000;
 
 // The buffers of one batch of two hook points.
@@ -105,8 +105,8 @@ class CApiTest : public ::testing::Test {
     hookline_client_free(client_);
   }
 
-  // Memory for a batch of `rows` rows. A capture may write into what was submitted until it is freed, which happens
-  // after the test's own variables are gone: the test's buffers live as long as the fixture.
+  // Returns memory for a batch of `rows` rows, which lives as long as the fixture: a capture can write into submitted
+  // memory until it is freed, and TearDown frees it after the test's own variables are gone.
   Buffers& NewBuffers(int64_t rows) { return buffers_.emplace_back(rows); }
 
   static v1::CaptureRequest Request() {
@@ -229,7 +229,7 @@ TEST_F(CApiTest, BudgetsThatDifferEndTheirHookPointOnly) {
 }
 
 TEST_F(CApiTest, AResumeRepeatsNoRowAndDropsNone) {
-  // 16 chunks; the call breaks before each of them, and twice at the same place.
+  // There are 16 chunks; the call breaks before each of them, and twice at the same chunk.
   for (int chunk = 0; chunk < 20; ++chunk) {
     server_.BreakAfter(chunk);
     if (chunk % 3 == 0) server_.BreakAfter(0);
@@ -345,7 +345,7 @@ TEST_F(CApiTest, ACancelEndsAWaitOfAnotherThread) {
 }
 
 TEST_F(CApiTest, AFreeEndsACaptureThatRunsAndItsClientMayBeGone) {
-  // Waiting for tokens, and waiting for a batch with rows in hand.
+  // The first capture waits for tokens; the second one has rows and waits for a batch to be submitted.
   Start(HOOKLINE_CAPTURE_STREAM, Request());
   ASSERT_EQ(WaitForStarted(), HOOKLINE_OK);
   {

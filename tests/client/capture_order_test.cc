@@ -137,7 +137,7 @@ TEST_F(CaptureOrderTest, RefusesProvenanceColumnsOfAnotherLength) {
   EXPECT_TRUE(Check(WithData(header, 16)).ok());
 }
 
-// Products of rows and width go beyond 32 bits, and sums of rows beyond 64.
+// The products of rows and width exceed 32 bits, and the sums of rows exceed 64.
 TEST_F(CaptureOrderTest, RefusesNumbersThatWouldOverflow) {
   v1::CaptureStarted started = Started();
   started.mutable_hook_points(0)->set_width(INT32_MAX);

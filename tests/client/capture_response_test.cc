@@ -36,8 +36,8 @@ v1::CaptureResponse ChunkResponse() {
   return response;
 }
 
-// The message cut at `cuts` (ascending), each slice with memory of its own size and no more, so that a sanitizer sees
-// reads past its end. Slices live as long as this.
+// The message cut at `cuts` (ascending). Each slice has memory of exactly its own size, so that a sanitizer sees reads
+// past its end. The slices live as long as this object.
 class CutMessage {
  public:
   CutMessage(const std::string& encoded, const std::vector<size_t>& cuts) {
@@ -177,7 +177,7 @@ TEST(Chunk, KeepsItsFirstRowsWhereverTheyAreCut) {
 }
 
 TEST(ParseCaptureResponse, KeepsItsMemoryWhenMoved) {
-  // Slices this small hold their bytes in themselves.
+  // Slices this small hold their bytes inside themselves.
   const std::string encoded = ChunkResponse().SerializeAsString();
   std::vector<grpc::Slice> slices;
   for (size_t i = 0; i < encoded.size(); i += 10) slices.emplace_back(encoded.substr(i, 10));
@@ -203,7 +203,7 @@ TEST(ParseCaptureResponse, RefusesTwoKindsInOneMessage) {
   EXPECT_EQ(event.status().code(), absl::StatusCode::kInternal);
 }
 
-// A chunk must be taken for what protobuf takes it for, whatever became of its bytes.
+// Whatever became of a chunk's bytes, the parser must understand them as protobuf does.
 TEST(ParseCaptureResponse, ReadsMutatedBytesAsProtobufDoesOrRefusesThem) {
   const std::string original = ChunkResponse().SerializeAsString();
   google::protobuf::LogSilencer silence;

@@ -20,7 +20,7 @@ namespace hookline::client {
 namespace {
 
 constexpr int kWidth = 64 << 10;
-constexpr int kChunks = 60;  // 15 MB: more than waits in buffers between server and client
+constexpr int kChunks = 60;  // 15 MB: more than the buffers between server and client hold
 
 // Grants one hook point and sends kChunks rows of it.
 class Rows final : public v1::CaptureService::Service {
@@ -50,8 +50,8 @@ class Rows final : public v1::CaptureService::Service {
   }
 };
 
-// A process of its own, because threads of a server here would read from the client's connection, too: the next test
-// runs this one.
+// Runs in a process of its own, which the next test starts: threads of a server in this process would read from the
+// client's connection, too.
 TEST(PauseServer, DISABLED_ServesUntilItsInputEnds) {
   Rows rows;
   int port = 0;
@@ -68,7 +68,7 @@ TEST(PauseServer, DISABLED_ServesUntilItsInputEnds) {
   server->Shutdown(std::chrono::system_clock::now());
 }
 
-// The server, which ends with this object.
+// A server process, which ends with this object.
 class ServerProcess {
  public:
   ServerProcess() {
@@ -116,7 +116,7 @@ TEST(PauseTest, ACallerMayPauseForLongerThanTheServersKeepalive) {
     ASSERT_TRUE(event.ok()) << event.status();
     if (!event->has_value()) break;
     if (!std::holds_alternative<Chunk>(**event)) continue;
-    // This waits for nothing: it is the pause.
+    // This sleep is the pause itself; it waits for nothing.
     if (++chunks == 2) std::this_thread::sleep_for(std::chrono::seconds(3));
   }
   EXPECT_EQ(chunks, kChunks);

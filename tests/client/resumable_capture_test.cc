@@ -28,7 +28,7 @@ TEST(ReconnectDelay, DoublesAndIsBounded) {
   EXPECT_EQ(ReconnectDelay(std::numeric_limits<int>::max()), absl::Seconds(8));
 }
 
-// A server's summary of these rows of two values, as engine/row_statistics.h counts them.
+// Returns a server's summary of these rows of two values, as engine/row_statistics.h counts them.
 v1::CaptureSummary SummaryOf(const std::vector<std::vector<double>>& rows) {
   double norms = 0, sum = 0, squares = 0;
   int64_t finite = 0, nan = 0, infinite = 0;
@@ -135,7 +135,7 @@ class ResumableCaptureTest : public ::testing::Test {
     return capture;
   }
 
-  // Takes events until the call ends; its status.
+  // Takes events until the call ends. Returns the call's status.
   static absl::Status ReadCall(ResumableCapture& capture, int64_t* rows) {
     while (true) {
       absl::StatusOr<std::optional<CaptureEvent>> event = capture.Next();

@@ -47,7 +47,7 @@ TEST(BadRequestField, IsEmptyWithoutABadRequest) {
 
 TEST(BadRequestField, SurvivesAnyBytes) {
   const std::string original = Details("google.rpc.BadRequest", Field(1, Field(1, "hook_points")));
-  google::protobuf::LogSilencer silencer;  // of protobuf, which complains of every string that is not UTF-8
+  google::protobuf::LogSilencer silencer;  // protobuf logs every string that is not UTF-8
   for (size_t size = 0; size < original.size(); ++size) BadRequestField(original.substr(0, size));
   std::mt19937 random(3);
   for (int round = 0; round < 20'000; ++round) {

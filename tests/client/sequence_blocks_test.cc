@@ -23,7 +23,7 @@ BlockLimits Limits(int64_t tokens) {
   return limits;
 }
 
-// Gives sequences of these lengths, all of whose ids are the sequence's index.
+// Gives sequences of these lengths. Each id of a sequence is the sequence's index.
 NextSequence Sequences(std::vector<int> lengths) {
   return [lengths = std::move(lengths), index = size_t{0}](v1::TokenSequence* sequence) mutable {
     if (index == lengths.size()) return absl::StatusOr<bool>(false);
@@ -136,7 +136,7 @@ TEST(DatasetBlocks, HoldWholeBatchesAcrossEpochsWhereTheyMust) {
   DatasetPart part = Part(/*count=*/50, /*tokens=*/10);
   part.source.set_epochs(2);
   BlockLimits limits = Limits(200);
-  limits.batch_tokens = 79;  // of seven sequences
+  limits.batch_tokens = 79;  // seven sequences in a batch
   const std::vector<SequenceBlock> blocks = All(*DatasetBlocks(part, limits));
   ASSERT_THAT(blocks, SizeIs(8));
   for (size_t i = 0; i < blocks.size(); ++i) {
@@ -148,7 +148,7 @@ TEST(DatasetBlocks, OfAShortSourceAreEnoughForAllServers) {
   BlockLimits limits = Limits(int64_t{1} << 14);
   limits.blocks = 8;
   EXPECT_THAT(All(*DatasetBlocks(Part(/*count=*/64, /*tokens=*/512), limits)), SizeIs(Ge(8)));
-  // Below that many tokens a call costs more than what it gains.
+  // Below that many tokens a call costs more than it gains.
   EXPECT_THAT(All(*DatasetBlocks(Part(/*count=*/64, /*tokens=*/64), limits)), SizeIs(2));
 }
 

@@ -73,7 +73,7 @@ class SharedCaptureTest : public testing::Test {
     return options;
   }
 
-  // Gives kSequences sequences, and calls the events before those that they are listed by.
+  // Gives kSequences sequences. Before the sequence with the index of an event, it calls the event.
   static NextSequence Source(std::map<int, std::function<void()>> events = {}) {
     return [events = std::move(events), index = 0](v1::TokenSequence* sequence) mutable {
       if (const auto event = events.find(index); event != events.end()) event->second();
@@ -84,7 +84,7 @@ class SharedCaptureTest : public testing::Test {
     };
   }
 
-  // The rows of one server, `budget` of each hook point.
+  // Returns the rows that one server would give, at most `budgets` of each hook point.
   static Rows Expected(const std::map<std::string, size_t>& budgets = {}) {
     Rows rows;
     for (int point = 0; point < 2; ++point) {
@@ -179,7 +179,7 @@ TEST_F(SharedCaptureTest, WhatTheSourceFailsOfBehindTheLastBudgetDoesNotMatter) 
 }
 
 TEST_F(SharedCaptureTest, ABlockOfAServerThatBreaksRunsElsewhereWithoutLossOrRepeats) {
-  first_.BreakAfter(1000);  // the call that asks for the grant
+  first_.BreakAfter(1000);  // for the call that asks for the grant
   for (FakeServer* server : {&first_, &second_}) {
     server->BreakAfter(3);
     server->ShutDownAfter(1);
@@ -200,7 +200,7 @@ TEST_F(SharedCaptureTest, AServerThatHangsIsGivenUpAndItsBlocksRunElsewhere) {
 }
 
 TEST_F(SharedCaptureTest, AServerThatIsOnlySlowIsNotGivenUp) {
-  // Both are silent for longer than is waited for a sign of theirs, but answer when they are asked for one.
+  // Both are silent for longer than `silence`, but answer when they are asked.
   absl::Mutex mutex;
   bool is_asked = false;
   for (FakeServer* server : {&first_, &second_}) {
@@ -320,12 +320,12 @@ NextSequence Endless(int most, absl::Notification& too_many) {
   };
 }
 
-// Far longer than a source that nothing holds back needs.
+// A source that nothing holds back needs far less than this.
 constexpr absl::Duration kWhile = absl::Milliseconds(200);
 
 TEST_F(SharedCaptureTest, ASourceIsNotReadFarAheadOfWhatIsTaken) {
-  // Two sequences make a block. There are those of the window, of the block that waits for room, and the sequence that
-  // did not fit into it.
+  // Two sequences make a block. What is read ahead is the window's blocks, the block that waits for room, and the
+  // sequence that did not fit into that block.
   const int blocks = static_cast<int>(2 * kServerBlocks * kWindowFactor) + 1;
   absl::Notification too_many;
   SharedCapture capture(Servers(), Request(), Endless(2 * blocks + 1, too_many), Small());

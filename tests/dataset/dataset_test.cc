@@ -34,7 +34,7 @@ std::string Bytes(const std::vector<T>& values) {
   return {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T)};
 }
 
-// Writes as numpy.lib.format does in version 1.0.
+// Returns a file as numpy.lib.format writes it in version 1.0.
 std::string Npy(absl::string_view header, absl::string_view data) {
   std::string text(header);
   text.append(63 - (10 + text.size()) % 64, ' ');
@@ -85,7 +85,7 @@ TEST(DatasetTest, TheFingerprintTellsTokensTypesAndRowsApart) {
   EXPECT_NE(stream, fingerprint("c.bin", Bytes<uint16_t>({1, 2, 4, 3}), ":uint16"));
   EXPECT_NE(stream, fingerprint("d.bin", tokens, ":uint32"));
   EXPECT_NE(stream, fingerprint("e.npy", Npy(Header("<u2", "(2, 2)"), tokens)));
-  // This is more than is hashed at once.
+  // These are more values than are hashed at once.
   std::vector<uint8_t> many(200'000, 7);
   const std::string before = fingerprint("f.bin", Bytes<uint8_t>(many), ":uint8");
   many[150'000] = 8;
@@ -170,7 +170,7 @@ TEST(DatasetTest, NumpysFilesAreReadWhateverTheyAreCalled) {
   EXPECT_THAT(std::string(Dataset::Open("d", path + ":uint16").status().message()), HasSubstr("leave out ':uint16'"));
 }
 
-// llm.c's files: 256 int32, then the ids.
+// Returns a file as llm.c writes it: 256 int32, then the ids.
 std::string LlmcFile(int32_t magic, int32_t version, int32_t tokens, const std::string& ids) {
   std::vector<int32_t> header(256);
   header[0] = magic;
@@ -258,7 +258,7 @@ TEST(DatasetTest, TheTypeIsDeclaredForFlatFilesAndForThemAlone) {
             absl::StatusCode::kFailedPrecondition);
 }
 
-// A dataset of 1000 tokens, and what reading one of its sequences says after `change` was done to its file.
+// Opens a dataset of 1000 tokens and applies `change` to its file. Returns the status of reading a sequence then.
 absl::Status ReadAfter(const std::function<void(const std::string& path)>& change) {
   const std::string path = WriteFile("changing.bin", Bytes<uint16_t>(std::vector<uint16_t>(1000, 7)));
   auto dataset = Dataset::Open("corpus", path + ":uint16");

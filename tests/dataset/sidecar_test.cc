@@ -13,7 +13,7 @@ namespace {
 
 using ::testing::HasSubstr;
 
-// A dataset of four 16-bit ids, and what stands beside it.
+// A dataset of four 16-bit ids, and the files beside it.
 class SidecarTest : public ::testing::Test {
  protected:
   void SetUp() override {

@@ -1,4 +1,4 @@
-"""Tests what deploy/check-layers refuses, on sources that are made up."""
+"""Tests what deploy/check-layers refuses, on made-up sources."""
 
 import importlib.machinery
 import importlib.util

@@ -1,4 +1,4 @@
-// Engines whose model lies on the fake accelerator, beside the same on the CPU.
+// Engines whose model lies on the fake accelerator, and reference engines on the CPU.
 #ifndef HOOKLINE_TESTS_DEVICE_DEVICE_FIXTURE_H_
 #define HOOKLINE_TESTS_DEVICE_DEVICE_FIXTURE_H_
 
@@ -29,7 +29,7 @@ class DeviceEngineTest : public ::testing::Test {
     for (int device = 0; device < FakeDevice::kDevices; ++device) before_[device] = FakeDevice::AllocatedBytes(device);
   }
 
-  // Whatever ran, nothing is left on the devices, and no access was a race.
+  // Expects that nothing is left on the devices and that no access was a race, whatever ran.
   void TearDown() override {
     engine_.reset();
     for (int device = 0; device < FakeDevice::kDevices; ++device) {
@@ -69,13 +69,13 @@ class DeviceEngineTest : public ::testing::Test {
     return collector.status().ok() ? collector.ReadAll() : Collected();
   }
 
-  // Returns what `request` brings if the model lies on the CPU.
+  // Returns the rows and the end of `request` with the model on the CPU.
   Collected Expected(CaptureRequest request, const std::string& dtype = "float32") const {
     const std::unique_ptr<Engine> engine = MakeEngine("cpu", dtype);
     return Capture(*engine, std::move(request));
   }
 
-  // `tolerance`: relative to a row's norm.
+  // `tolerance` is relative to a row's norm.
   static void ExpectSameRows(const Collected& got, const Collected& expected, double tolerance = 2e-5) {
     ASSERT_TRUE(got.ended.has_value());
     EXPECT_TRUE(got.ended->status.ok()) << got.ended->status;

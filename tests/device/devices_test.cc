@@ -1,4 +1,4 @@
-// Replicas and stages on two accelerators.
+// Tests replicas and stages on two accelerators.
 #include <thread>
 
 #include "absl/time/clock.h"
@@ -13,7 +13,7 @@ const std::vector<int> kLengths = {30, 3, 64, 17, 40, 1, 25, 60, 64, 64, 12, 50,
 
 class DevicesEngineTest : public DeviceEngineTest {
  protected:
-  // `devices`: as --device spells them.
+  // `devices`: in the spelling of --device.
   std::unique_ptr<Engine> MakeEngineOn(const std::string& devices) {
     ModelOptions options;
     options.path = std::string(HOOKLINE_FIXTURES) + "/" + fixture_;
@@ -28,7 +28,7 @@ class DevicesEngineTest : public DeviceEngineTest {
     return engine.ok() ? *std::move(engine) : nullptr;
   }
 
-  // Eight captures at once bring what they bring on the CPU.
+  // Expects eight concurrent captures to give the rows that they give on the CPU.
   void ExpectRowsOfTheCpu() {
     std::vector<CaptureRequest> requests;
     for (uint32_t i = 0; i < 8; ++i) {

@@ -1,4 +1,4 @@
-// The engine's promises on an accelerator.
+// Tests the engine's promises on an accelerator.
 #include <unistd.h>
 
 #include <atomic>
@@ -65,7 +65,7 @@ TEST_F(DeviceEngineTest, NothingBlocksAfterTheFirstPassOfAShape) {
   EXPECT_EQ(FakeDevice::counters().blocking_copies, 0);
   EXPECT_EQ(FakeDevice::counters().pageable_copies, 0);
   EXPECT_EQ(FakeDevice::counters().host_waits, 0) << "waits spin in CUDA";
-  // Token ids and rows, once for each pass, however many hook points there are.
+  // Token ids and rows are uploaded once for each pass, however many hook points there are.
   EXPECT_LE(FakeDevice::counters().uploads, 2 * got.ended->batches);
 }
 
@@ -141,13 +141,14 @@ TEST_F(DeviceEngineTest, MembersOfAFeedGetTheSameRowsFromOnePass) {
   ExpectSameRows(got[2], got[0], 0);
 }
 
-// At every amount of memory between the weights' and a full batch's: rows are right, or refused, and nothing is lost.
+// The memory varies between what the weights need and what a full batch needs: rows are right, or refused, and
+// nothing leaks.
 TEST_F(DeviceEngineTest, OutOfMemoryHalvesBatchesOrIsToldAndNeverLeaks) {
   options_.max_batch_tokens = 512;  // one batch, most of whose memory is the pass's own
   const CaptureRequest request = Request(kResidual, {64, 64, 64, 64, 64, 64, 64, 64});
   const Collected expected = Expected(request);
   engine_ = MakeEngine(FakeDevice::Name());
-  Capture(*engine_, request);  // brings tables and masks
+  Capture(*engine_, request);  // makes the tables and masks
   const int64_t idle = FakeDevice::AllocatedBytes(0);
   FakeDevice::Reset();
   Capture(*engine_, request);
@@ -169,7 +170,7 @@ TEST_F(DeviceEngineTest, OutOfMemoryHalvesBatchesOrIsToldAndNeverLeaks) {
   EXPECT_GE(refused, 1);
 }
 
-// Before, the device idled while the client drained one window after the other.
+// Otherwise the device would idle while the client drains one window after the other.
 TEST_F(DeviceEngineTest, TheNextBatchIsComputedWhileRowsOfTheLastOneLeave) {
   options_.window_slabs = 4;
   engine_ = MakeEngine(FakeDevice::Name());
@@ -180,7 +181,7 @@ TEST_F(DeviceEngineTest, TheNextBatchIsComputedWhileRowsOfTheLastOneLeave) {
   ExpectSameRows(reader.ReadAll(), Expected(request));
 }
 
-// Each of six readers would keep the rows of a batch there, nearly half of what all may have.
+// Each of the six readers alone would keep the rows of a batch on the device, nearly half of the budget of all.
 TEST_F(DeviceEngineTest, SlowReadersTogetherHoldNoMoreOfTheDeviceThanTheirBudget) {
   options_.window_slabs = 4;
   const CaptureRequest slow = Request(kResidual, {64, 64, 64, 64, 64, 64});
@@ -193,7 +194,7 @@ TEST_F(DeviceEngineTest, SlowReadersTogetherHoldNoMoreOfTheDeviceThanTheirBudget
   const int64_t idle = FakeDevice::AllocatedBytes(0);
   std::vector<std::unique_ptr<Collector>> readers;
   for (int i = 0; i < 6; ++i) readers.push_back(std::make_unique<Collector>(*engine_, slow));
-  // One that needs nothing on the device is served meanwhile, though nobody reads.
+  // A capture that needs no room for rows on the device is served meanwhile, though nobody reads.
   const CaptureRequest quick = Request({"hook_embed"}, kLengths, 9);
   const Collected quick_rows = Capture(*engine_, quick);
   const int64_t windows = 6 * options_.window_slabs * options_.slab_bytes;
@@ -238,7 +239,7 @@ TEST_F(DeviceEngineTest, TwoModelsOnOneDeviceDoNotShareAStream) {
   ExpectSameRows(got[1], expected);
 }
 
-// After an error that stays, only a new process helps; clients go on there by their resume tokens.
+// A new process is the only cure for an error that stays; clients continue there with their resume tokens.
 TEST_F(DeviceEngineTest, ADeviceThatFailsTwiceInARowEndsItsCapturesAndIsTold) {
   std::atomic<int> told{0};
   std::vector<ServedModel> models;
@@ -258,11 +259,11 @@ TEST_F(DeviceEngineTest, ADeviceThatFailsTwiceInARowEndsItsCapturesAndIsTold) {
   }
   EXPECT_TRUE(Eventually([&] { return told == 1; }));
   EXPECT_EQ(Collector(*engine_, request).status().code(), absl::StatusCode::kUnavailable);
-  engine_.reset();  // while the device still fails, as the process does that ends
+  engine_.reset();  // the device still fails, as it does when a process ends
   FakeDevice::FailWith("");
 }
 
-// This is sabotage: without its waits the same code is wrong, and the device says so.
+// This is sabotage: without its waits the same code is wrong, and the fake device reports it.
 TEST_F(DeviceEngineTest, ARemovedWaitIsSeen) {
   expects_races_ = true;
   engine_ = MakeEngine(FakeDevice::Name());

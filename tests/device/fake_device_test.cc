@@ -1,4 +1,4 @@
-// Tests what the fake accelerator promises to the tests that run on it: above all that its check sees what is wrong.
+// Tests the fake accelerator's promises to the tests that run on it, above all that its check sees what is wrong.
 #include "tests/support/fake_device.h"
 
 #include <ATen/ATen.h>

@@ -1,4 +1,4 @@
-// The forward passes of every family on an accelerator.
+// Tests the forward passes of every family on an accelerator.
 #include <ATen/ATen.h>
 #include <c10/core/DeviceGuard.h>
 #include <dirent.h>
@@ -43,7 +43,7 @@ class DeviceForwardTest : public ::testing::TestWithParam<std::string> {
 
   static constexpr int64_t kPositions = 70;  // more than a block of queries
 
-  // Two sequences, the second one shorter and padded.
+  // Returns two sequences, of which the second one is shorter and padded.
   static at::Tensor Ids(const Model& model) {
     const int64_t positions = std::min(kPositions, model.info().context_length);
     at::Tensor ids = at::arange(2 * positions, at::kLong).mul_(31).remainder_(model.info().vocabulary_size);
@@ -57,7 +57,7 @@ class DeviceForwardTest : public ::testing::TestWithParam<std::string> {
     return all;
   }
 
-  // Launches of a pass that ends at `hook_point`, after the first one.
+  // Returns how many launches a pass takes that ends at `hook_point` and is not the first one.
   static int64_t LaunchesOf(Model& model, const at::Tensor& ids, int hook_point) {
     const auto run = [&] { EXPECT_TRUE(model.Forward(ids, {}, {hook_point}, [](int, const at::Tensor&) {}).ok()); };
     run();
@@ -77,7 +77,7 @@ TEST_P(DeviceForwardTest, EveryHookPointEqualsTheCpusWithoutAWait) {
   const std::vector<at::Tensor> expected = RunModel(*on_cpu, ids, all, Lengths(ids));
   const std::vector<at::Tensor> got = RunModel(*on_device, ids, all, Lengths(ids));
   for (size_t i = 0; i < all.size(); ++i) {
-    // Nothing is promised of padding.
+    // The rows of padding are not specified.
     const int64_t rows = 2 * ids.size(1) - 3;
     const at::Tensor a = got[i].narrow(0, 0, rows), b = expected[i].narrow(0, 0, rows);
     EXPECT_LE((a - b).norm().item<double>(), 1e-5 * b.norm().item<double>()) << on_cpu->hook_points()[all[i]].name;
@@ -85,7 +85,7 @@ TEST_P(DeviceForwardTest, EveryHookPointEqualsTheCpusWithoutAWait) {
   const at::Tensor ids_there = ids.to(c10::Device(FakeDevice::Name(1)));
   FakeDevice::Reset();
   ASSERT_TRUE(on_device->Forward(ids_there, Lengths(ids), all, [](int, const at::Tensor&) {}).ok());
-  // Experts wait once in a block, for how many rows each of them has.
+  // A block with experts waits once, to learn how many rows each expert gets.
   const bool has_experts = absl::StrContains(on_device->info().details, "experts");
   EXPECT_LE(FakeDevice::counters().blocking_copies, has_experts ? on_device->info().layers : 0);
   EXPECT_EQ(FakeDevice::counters().uploads, 0);
@@ -94,7 +94,7 @@ TEST_P(DeviceForwardTest, EveryHookPointEqualsTheCpusWithoutAWait) {
   EXPECT_THAT(FakeDevice::Races(), IsEmpty());
 }
 
-// The same references that the CPU is held to.
+// The references are those of the tests on the CPU.
 TEST_P(DeviceForwardTest, EveryHookPointEqualsTheReferenceInFloat32) {
   const auto model = LoadFixture(GetParam(), FakeDevice::Name());
   ASSERT_NE(model, nullptr);
@@ -105,7 +105,7 @@ TEST_P(DeviceForwardTest, EveryHookPointEqualsTheReferenceInFloat32) {
   }
 }
 
-// Returns what attention alone launches where there is no fused kernel, as before LibTorch 2.5.
+// Returns how many launches attention takes by itself: 1 with a fused kernel, which LibTorch has since 2.5.
 int64_t LaunchesOfAttention(const ModelInfo& info, at::ScalarType dtype) {
   if (kHasFusedAttention) return 1;
   const at::TensorOptions options = at::TensorOptions(c10::Device(FakeDevice::Name())).dtype(dtype);
@@ -118,15 +118,14 @@ int64_t LaunchesOfAttention(const ModelInfo& info, at::ScalarType dtype) {
   return FakeDevice::counters().launches;
 }
 
-// The most launches of one block where nothing inside it is tapped, with attention as one. Before norms were fused,
-// products joined and rotations written once it was GPT-2 14 and 20, Llama 36 and 38, Qwen 3 50 and 54, Gemma 3 64 and
-// 76.
+// The most launches of one block if nothing inside it is tapped and attention counts as one. Before norms were fused,
+// products joined and rotations written once, the counts were 14 and 20 (GPT-2), 36 and 38 (Llama), 50 and 54 (Qwen 3),
+// 64 and 76 (Gemma 3).
 struct Launches {
   const char* fixture;
-  // These hold where RMS norms are one kernel. No kernel for float32 takes grouped keys and values, so these are
-  // repeated.
+  // With RMS norms as one kernel. No float32 kernel takes grouped keys and values, so these are repeated.
   int64_t float32, bfloat16;
-  int64_t composed_float32, composed_bfloat16;  // where they are composed of others, as before LibTorch 2.9
+  int64_t composed_float32, composed_bfloat16;  // with composed RMS norms, as before LibTorch 2.9
 };
 constexpr Launches kMostLaunches[] = {
     {"families/gpt2", 10, 10, 10, 10},
@@ -163,7 +162,7 @@ TEST_P(DeviceForwardTest, LaunchesPerBlock) {
   }
 }
 
-// There is no fused kernel with a soft cap, and each block of queries takes a dozen launches.
+// No fused kernel supports a soft cap, and each block of queries takes a dozen launches.
 TEST(DeviceAttentionTest, ASoftCapTakesNoMoreLaunchesForFiveHundredPositionsThanForSixty) {
   c10::InferenceMode inference;
   AttendOptions options;
@@ -179,7 +178,7 @@ TEST(DeviceAttentionTest, ASoftCapTakesNoMoreLaunchesForFiveHundredPositionsThan
   EXPECT_EQ(launches(500), launches(60));
 }
 
-// Every longer sequence than before needs longer tables; each upload of one is a wait.
+// Longer sequences need longer tables; each upload of a table is a wait.
 TEST(DeviceTablesTest, RotaryTablesGrowByPowersOfTwo) {
   const auto model = LoadFixture("families/llama_gqa", FakeDevice::Name());
   ASSERT_NE(model, nullptr);

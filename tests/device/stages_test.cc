@@ -1,4 +1,4 @@
-// A model whose blocks lie on two accelerators: what it needs there, what it computes, and what it is scored to.
+// Tests a model whose blocks lie on two accelerators: its memory, its rows and its scores.
 #include <algorithm>
 #include <memory>
 #include <optional>
@@ -19,8 +19,7 @@ namespace {
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 
-// Each puts its unembedding, or the norm before it, under names of its own; GPT-2's, Gemma's and OPT's is the
-// embedding.
+// Each names its unembedding, or the norm before it, differently; GPT-2, Gemma and OPT use the embedding for it.
 const std::vector<std::string> kFixtures = {"families/gpt2",   "families/llama_gqa",         "families/opt",
                                             "families/gemma3", "families/gpt_neox_parallel", "families/phi",
                                             "nanochat/I-gqa"};
@@ -38,7 +37,7 @@ ModelOptions Options(const std::string& fixture, const std::string& device) {
 
 class StagesTest : public DeviceEngineTest {
  protected:
-  // Interventions in the first block and in the last, on all positions and on some.
+  // Returns interventions in the first block and in the last, on all positions and on some.
   static std::vector<Variant> Variants(const Model& model) {
     Intervention first, last;
     first.hook_point = model.hook_points().Find("blocks.0.hook_resid_post");
@@ -113,7 +112,7 @@ TEST_F(StagesTest, EachDeviceIsAskedForWhatItsStageTakes) {
     for (int device = 0; device < 2; ++device) {
       EXPECT_EQ((*needs)[device].device, FakeDevice::Name(device));
       const auto taken = static_cast<double>(FakeDevice::AllocatedBytes(device) - before[device]);
-      // Rotary tables and masks are small, and made when they are needed.
+      // Rotary tables and masks are small, and are made when they are needed.
       EXPECT_NEAR(static_cast<double>((*needs)[device].bytes), taken, 0.05 * taken);
     }
   }
@@ -150,7 +149,7 @@ TEST_F(StagesTest, ATranscoderThatReadsOnOneDeviceAndWritesOnTheOtherIsRefused) 
 
 class LostDeviceTest : public DeviceEngineTest {
  protected:
-  // Starts a scoring, and fails `device` when the first score is there.
+  // Starts a scoring, and makes `device` fail when the first score has arrived.
   ScoreEnded ScoreAndFail(int device) {
     TokenBatch tokens;
     for (int i = 0; i < 200; ++i) {
@@ -169,7 +168,7 @@ class LostDeviceTest : public DeviceEngineTest {
     FakeDevice::FailDevice(device, "CUDA error: device-side assert triggered");
     ScoreEnded ended = reader_.ReadAll();
     reader_.Leave();
-    // A model takes its memory along when it goes, which a failing device does not let it.
+    // A model frees its memory when it is destroyed, which is not possible on a failing device.
     engine_.reset();
     FakeDevice::Reset();
     return ended;

@@ -1,4 +1,4 @@
-// The way from a device to the host.
+// Tests the way from a device to the host.
 #include "server/model/transfer.h"
 
 #include <ATen/ATen.h>
@@ -30,7 +30,7 @@ class DeviceTransferTest : public ::testing::Test {
     binding_ = transfer_->BindThread().value();
   }
 
-  // Value j of row i is 100 i + j.
+  // Returns rows of which value j of row i is 100 i + j.
   static at::Tensor Value() {
     return (at::arange(kRows, at::kFloat).mul_(100).unsqueeze(1) + at::arange(kWidth, at::kFloat))
         .to(c10::Device(FakeDevice::Name(1)));
@@ -62,7 +62,7 @@ TEST_F(DeviceTransferTest, RowsArriveWhenTheirEventIsWaitedForAndNotBefore) {
   EXPECT_THAT(FakeDevice::Races(), IsEmpty());
 }
 
-// A slow client's rows would otherwise hold the residual stream of the whole batch, uncounted.
+// Otherwise a slow client's rows would hold the residual stream of the whole batch, which nothing counts.
 TEST_F(DeviceTransferTest, AStagedRunKeepsItsOwnBytesAndNotTheBatchs) {
   const int64_t before = FakeDevice::AllocatedBytes(1);
   std::vector<int64_t> run(16);
@@ -81,7 +81,7 @@ TEST_F(DeviceTransferTest, AStagedRunOfMostRowsIsNotCopied) {
 }
 
 TEST_F(DeviceTransferTest, TheDeviceSumsUpManyRows) {
-  constexpr int64_t kWide = 128;  // 512 kB
+  constexpr int64_t kWide = 128;  // the rows take 512 kB
   const at::Tensor value = at::arange(kRows * kWide, at::kFloat).reshape({kRows, kWide});
   std::vector<int64_t> run(kRows);
   std::iota(run.begin(), run.end(), 0);
@@ -170,7 +170,7 @@ TEST_F(DeviceTransferTest, CheckTellsWhetherTheDeviceStillComputes) {
   FakeDevice::FailWith("");
 }
 
-// cuBLAS has no memory for its workspace: smaller batches may do.
+// cuBLAS found no memory for its workspace; a smaller batch can still succeed.
 TEST_F(DeviceTransferTest, AnAllocationThatFailsWithinCublasIsOutOfMemory) {
   FakeDevice::FailWith("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`");
   EXPECT_EQ(transfer_->Check().code(), absl::StatusCode::kResourceExhausted);

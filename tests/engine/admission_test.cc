@@ -25,8 +25,8 @@ TEST_F(EngineTest, Promise6CapturesWithoutAWindowQueueInTheOrderOfArrival) {
   EXPECT_TRUE(queued.ReadAll().ended->status.ok());
 }
 
-// 64 slabs. A capture of one hook point takes six of them, which is the least that it can run with; one of all hook
-// points takes up to 16. Captures that wait may be overtaken by others that hold 16 slabs together.
+// There are 64 slabs. A capture of one hook point takes six of them, which is the least that it can run with; one of
+// all hook points takes up to 16. Captures that together hold 16 slabs may overtake one that waits.
 class AdmissionTest : public EngineTest {
  protected:
   AdmissionTest() {
@@ -44,7 +44,7 @@ class AdmissionTest : public EngineTest {
     return std::make_unique<Collector>(*engine_, Request({"hook_embed", "blocks.*"}, Sequences({10})));
   }
 
-  // Reads nothing. Its rows do not fit its window, so that it keeps all of it.
+  // Starts a capture that nobody reads. Its rows do not fit its window, so that it keeps all of the window.
   std::unique_ptr<Collector> Stalled() {
     return std::make_unique<Collector>(*engine_, Request(kOne, Sequences(std::vector<int>(40, 30))));
   }
@@ -75,7 +75,7 @@ TEST_F(AdmissionTest, Promise6AWideRequestThatSlowReadersKeepOutKeepsNobodyElseO
 }
 
 TEST_F(AdmissionTest, Promise6WhoPassesAWideRequestLeavesItItsSlabs) {
-  model_->Close();  // all but the first capture are not in flight: when they go, their slabs are back at once
+  model_->Close();  // only the first capture is in flight: the slabs of the others are back as soon as they go
   auto stalled = StalledReaders(10);
   const auto wide = Wide();
   const auto first = Stalled(), second = Stalled(), third = Stalled();
@@ -83,7 +83,7 @@ TEST_F(AdmissionTest, Promise6WhoPassesAWideRequestLeavesItItsSlabs) {
   EXPECT_TRUE(IsAdmitted(*first));
   stalled.pop_back();
   EXPECT_TRUE(IsAdmitted(*second));
-  // The two hold 12 slabs; a third would hold more than may pass. What comes back now is the wide one's.
+  // The two hold 12 slabs; a third would exceed what may pass. The slabs that come back now belong to the wide capture.
   stalled.pop_back();
   EXPECT_FALSE(IsAdmitted(*third));
   EXPECT_FALSE(IsAdmitted(*wide));
@@ -111,7 +111,7 @@ TEST_F(AdmissionTest, TheTimeBeforeAdmissionIsQueueTime) {
   Collector queued(*engine_, Request(kOne, Sequences({10})));
   EXPECT_EQ(queued.capture().Next(), std::nullopt);
   const absl::Time waiting = absl::Now();
-  reader->ReadChunks(10);  // forward passes of another: they take longer than the queued one's own time in the queue
+  reader->ReadChunks(10);  // these forward passes take longer than the queued capture's sequences wait for theirs
   const absl::Time still_waiting = absl::Now();
   EXPECT_FALSE(IsAdmitted(queued));
   stalled.pop_back();

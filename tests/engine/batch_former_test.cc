@@ -99,7 +99,7 @@ TEST_F(BatchFormerTest, ASmallFlowWaitsForAtMostTwoBatchesOfABulkyOne) {
 
 TEST_F(BatchFormerTest, SmallFlowsAreThoseThatFullBatchesWouldHoldUp) {
   const BatchLimits limits{3200, true};
-  Flow* few = AddFlow({90, 10});  // a thirty-second of a batch
+  Flow* few = AddFlow({90, 10});  // 100 tokens, 1/32 of a batch
   AddFlow({90, 11});
   const auto all = [this] {
     std::vector<Flow*> flows;

@@ -1,4 +1,5 @@
-// A sink for tests: takes a capture's events and keeps what came. And the slow, obvious reference to compare with.
+// A sink for tests, which takes a capture's events and keeps the rows; and a slow, obvious reference to compare
+// them with.
 #ifndef HOOKLINE_TESTS_ENGINE_COLLECTOR_H_
 #define HOOKLINE_TESTS_ENGINE_COLLECTOR_H_
 
@@ -35,22 +36,22 @@ struct Collected {
   std::optional<CaptureEnded> ended;
 };
 
-// Starts a capture and reads it. Events are taken by the thread that calls Read; the callbacks only wake it.
+// Starts a capture and reads it. The thread that calls Read takes the events; the callbacks only wake it.
 class Collector {
  public:
-  // Null capture and the error in status() if the engine refuses.
+  // If the engine refuses, capture() is null and status() holds the error.
   Collector(Engine& engine, CaptureRequest request, const std::string& address = "test");
 
   const absl::Status& status() const { return status_; }
   Capture& capture() { return *capture_; }
 
-  // Takes one event; waits for it. False after the end.
+  // Waits for one event and takes it. Returns false after the end.
   bool ReadOne();
   // Takes everything up to the end.
   const Collected& ReadAll();
-  // Up to `chunks` chunks, or the end.
+  // Takes up to `chunks` chunks, or everything up to the end.
   const Collected& ReadChunks(int chunks);
-  // StreamedSource: sends a batch, waiting for room first.
+  // Sends a batch to a capture with a StreamedSource. Waits for room first.
   absl::Status Send(TokenBatch batch);
 
   const Collected& collected() const { return collected_; }
@@ -65,7 +66,8 @@ class Collector {
   Collected collected_;
 };
 
-// Returns the rows of a capture of `sequences` from FakeModel, computed in the plainest way. `names` in request order.
+// Returns the rows of a capture of `sequences` from FakeModel, computed in the plainest way. `names` are in the order
+// of the request.
 std::vector<Collected::Rows> Reference(const Model& model, const std::vector<std::string>& names,
                                        const std::vector<std::vector<uint32_t>>& sequences,
                                        const std::map<std::string, int64_t>& budgets, const Selection& selection,

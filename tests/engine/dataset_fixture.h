@@ -26,7 +26,7 @@ inline void WriteTokens(const std::string& path, const std::vector<std::vector<u
   }
 }
 
-// The file as the dataset "corpus".
+// Opens the file as the dataset "corpus".
 inline std::vector<std::unique_ptr<const Dataset>> OpenCorpus(const std::string& path) {
   auto dataset = Dataset::Open("corpus", path + ":uint16");
   EXPECT_TRUE(dataset.ok()) << dataset.status();
@@ -35,7 +35,7 @@ inline std::vector<std::unique_ptr<const Dataset>> OpenCorpus(const std::string&
   return datasets;
 }
 
-// The dataset "corpus" of kSequences sequences of kLength tokens.
+// A fixture with the dataset "corpus" of kSequences sequences of kLength tokens.
 class DatasetTest : public EngineTest {
  protected:
   static constexpr int kLength = 20;

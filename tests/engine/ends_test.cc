@@ -1,4 +1,4 @@
-// Every way in which a capture ends, from every source: its slabs come back, no thread is stuck, others are unaffected.
+// However a capture from any source ends, its slabs come back, no thread is stuck, and others are unaffected.
 #include <unistd.h>
 
 #include <cstdio>
@@ -30,7 +30,7 @@ class EndsTest : public EngineTest, public ::testing::WithParamInterface<std::tu
   EndsTest() : path_("/tmp/hookline-ends-test-" + std::to_string(getpid()) + ".bin") {}
   ~EndsTest() override { std::remove(path_.c_str()); }
 
-  // The capture that ends badly: 40 sequences, of which the tenth holds what can be made to fail.
+  // Starts the capture that ends badly: 40 sequences, of which the tenth holds the id that a test makes fail.
   std::unique_ptr<Collector> StartVictim(From from) {
     auto sequences = Sequences(std::vector<int>(40, kLength));
     sequences[9][3] = kPoison;
@@ -86,7 +86,7 @@ TEST_P(EndsTest, ReturnsEverySlabAndAffectsNobodyElse) {
       victim->Release();
       break;
     case End::kStalledReader:
-      break;  // it never reads, until the others are done
+      break;  // it does not read until the others are done
     case End::kShutdown: {
       engine_->Drain(absl::Now());  // the victim's rows do not fit its window, so it cannot have ended before
       const Collected& got = victim->ReadAll();
@@ -103,7 +103,7 @@ TEST_P(EndsTest, ReturnsEverySlabAndAffectsNobodyElse) {
       EXPECT_EQ(got.ended->stop_reason, StopReason::kError);
       EXPECT_EQ(got.ended->status.code(),
                 end == End::kExecutorError ? absl::StatusCode::kInternal : absl::StatusCode::kResourceExhausted);
-      // Halving leaves only the sequence at fault without rows; those before it have come.
+      // After halving, only the sequence at fault has no rows; the rows of those before it have come.
       EXPECT_EQ(got.hook_points[0].values.size(), 9u * kLength);
       break;
     }
@@ -129,7 +129,7 @@ TEST_F(EngineTest, ABatchThatDoesNotFitTheDeviceIsHalvedAndTriedAgain) {
   ExpectSameRows(collector.ReadAll().hook_points, Expected(request, {"hook_embed"}, sequences));
 }
 
-// Half a batch would have other sums.
+// The sums of half a batch would differ.
 TEST_F(EngineTest, ADeterministicBatchThatDoesNotFitTheDeviceIsNotHalved) {
   Create();
   model_->FitOnly(1);
@@ -149,7 +149,7 @@ TEST_F(EngineTest, CancelDuringAForwardPassDiscardsWhatItBrings) {
   model_->Open();
 }
 
-// 64 clients of every kind at once, some of which go away, against the plain reference.
+// 64 clients of every kind run at once; some of them go away. Rows are compared with the plain reference.
 TEST_F(EngineTest, SixtyFourClientsGetExactlyTheirRows) {
   options_.slab_count = 96;  // not enough windows for all of them
   Create();
@@ -185,7 +185,7 @@ TEST_F(EngineTest, SixtyFourClientsGetExactlyTheirRows) {
       }
       if (random() % 5 == 0) {
         collector.ReadChunks(static_cast<int>(random() % 4));
-        return;  // gone
+        return;  // the client goes away
       }
       const Collected& got = collector.ReadAll();
       EXPECT_TRUE(got.ended->status.ok()) << got.ended->status;

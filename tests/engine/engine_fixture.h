@@ -26,7 +26,7 @@ class EngineTest : public ::testing::Test {
     options_.window_slabs = 4;
     options_.max_batch_tokens = 64;
     options_.max_batch_delay = absl::ZeroDuration();
-    // One client has everything here; fairness_test.cc is about several.
+    // Here one client may have everything; fairness_test.cc has several clients.
     options_.default_quotas.captures = options_.default_quotas.waiting = 64;
     options_.default_quotas.slabs = int64_t{1} << 20;
   }
@@ -88,7 +88,7 @@ class EngineTest : public ::testing::Test {
     return request;
   }
 
-  // Returns what `request` must bring when its sequences are `sequences`.
+  // Returns the rows that `request` must give if its sequences are `sequences`.
   std::vector<Collected::Rows> Expected(const CaptureRequest& request, const std::vector<std::string>& names,
                                         const std::vector<std::vector<uint32_t>>& sequences,
                                         int64_t first_sequence = 0) {
@@ -115,10 +115,10 @@ class EngineTest : public ::testing::Test {
   EngineOptions options_;
   std::unique_ptr<Engine> engine_;
   int replicas_ = 1;
-  std::function<std::unique_ptr<Transfer>()> make_transfer_;  // instead of late ones
+  std::function<std::unique_ptr<Transfer>()> make_transfer_;  // makes these instead of late ones
   FakeModel* model_ = nullptr;                                // of the first replica
   std::vector<FakeModel*> replica_models_;
-  std::atomic<int> told_{0};  // times that the engine told of the loss of the last replica
+  std::atomic<int> told_{0};  // how often the engine reported the loss of the last replica
 };
 
 }  // namespace hookline

@@ -1,4 +1,4 @@
-// The design's promises, each by name.
+// Tests the design's promises, each by name.
 #include <thread>
 
 #include "absl/status/status.h"
@@ -42,7 +42,8 @@ TEST_F(EngineTest, Promise2ChunksComeInRowGroupsInTheOrderOfTheRequest) {
 TEST_F(EngineTest, Promise3BudgetsAreExactAtEveryEdge) {
   Create();
   const auto sequences = Sequences({30, 30, 30, 30});
-  // One, one less and one more than a sequence's rows, a batch's (two sequences of at most 64 tokens), all.
+  // The budgets are 1 row; the rows of a sequence, of a batch (two sequences of at most 64 tokens) and of the whole
+  // source; and one less and one more than each.
   for (int64_t budget : {1, 29, 30, 31, 59, 60, 61, 119, 120, 121}) {
     CaptureRequest request = Request(kTwo, sequences);
     request.max_activations = budget;
@@ -152,7 +153,7 @@ TEST_F(EngineTest, Promise5SequencesOfSeveralCapturesShareAForwardPass) {
 }
 
 TEST_F(EngineTest, Promise5CapturesThatBeginTogetherShareTheirFirstForwardPass) {
-  options_.max_batch_delay = absl::Hours(1);  // cut short by a batch that is full
+  options_.max_batch_delay = absl::Hours(1);  // a full batch ends the wait
   Create();
   const auto a = Sequences({32}, 2), b = Sequences({32}, 3);
   Collector first(*engine_, Request(kTwo, a));
@@ -186,7 +187,7 @@ TEST_F(EngineTest, Promise5DeterministicBatchesHoldAFixedNumberOfTheirOwnSequenc
   model_->WaitUntilBlocked();
   const auto sequences = Sequences({20, 5, 20, 8, 20});
   CaptureRequest request = Request(kTwo, sequences);
-  request.deterministic = true;  // 64 tokens a batch, the longest sequence has 20: 3 in a batch
+  request.deterministic = true;  // 3 sequences in a batch of 64 tokens, as the longest has 20
   Collector deterministic(*engine_, request);
   Collector other(*engine_, Request(kTwo, Sequences({5, 5})));
   model_->Open();
@@ -211,7 +212,7 @@ TEST_F(EngineTest, ModelsThatNeedEqualLengthsGetThem) {
 }
 
 TEST_F(EngineTest, Promise6ASequenceWiderThanTheWindowLeavesInRowGroups) {
-  options_.slab_count = 8;  // a window of two slabs: 8192 bytes; a sequence brings 256 x 10 x 4
+  options_.slab_count = 8;  // the window has two slabs, 8192 bytes; a sequence has 256 x 10 x 4
   Create();
   const auto sequences = Sequences({256, 256, 3});
   const CaptureRequest request = Request({"blocks.*"}, sequences);
@@ -244,7 +245,7 @@ TEST_F(EngineTest, Promise6AClientThatDoesNotReadDelaysNobody) {
   }
   ASSERT_TRUE(stalled.ReadOne());
   EXPECT_LE(engine_->Snapshot().slabs_filled * options_.slab_bytes, stalled.collected().started->window_bytes);
-  // It has lost nothing, either.
+  // The stalled capture has lost nothing, either.
   ExpectSameRows(
       stalled.ReadAll().hook_points,
       Expected(Request({}, {}), {kTwo[0], "blocks.1.hook_resid_post", kTwo[1]}, Sequences(std::vector<int>(50, 64))));

@@ -1,4 +1,4 @@
-// Several clients and one device: who gets how much of it, and how long somebody may keep what others wait for.
+// Tests how much of one device each of several clients gets, and how long a client may keep what others wait for.
 #include <algorithm>
 #include <map>
 #include <string>
@@ -37,7 +37,7 @@ class FairnessTest : public SchedulerTest {
     return scheduler_->Admit(model_id_, std::move(plan), client, {}).status();
   }
 
-  // Runs as many batches; answers the tokens of each client.
+  // Runs at most `count` batches. Returns how many tokens of each client they had.
   std::map<std::string, int64_t> RunBatches(int count) {
     std::map<std::string, int64_t> tokens;
     for (int i = 0; i < count; ++i) {
@@ -63,7 +63,7 @@ class FairnessTest : public SchedulerTest {
     return event.has_value() && std::holds_alternative<CaptureStarted>(*event);
   }
 
-  // The status of the final event, if there is one.
+  // Returns the status of the final event, if there is one.
   static std::optional<absl::Status> EndOf(const Scheduler::Admitted& admitted) {
     while (std::optional<CaptureEvent> event = admitted.events->Next()) {
       if (const auto* ended = std::get_if<CaptureEnded>(&*event)) return ended->status;

@@ -1,6 +1,6 @@
-// A model whose rows are easy to say: value j of a row at hook point h is
+// A model whose rows are easy to compute: value j of a row at hook point h is
 //   1000 h + id + position / 1024 + j / 4     (exact in float32)
-// and ways to make it slow, to make it fail, and to see what it was asked for.
+// It can be made slow, can be made to fail, and records what it was asked for.
 #ifndef HOOKLINE_TESTS_ENGINE_FAKE_MODEL_H_
 #define HOOKLINE_TESTS_ENGINE_FAKE_MODEL_H_
 
@@ -21,7 +21,8 @@ class FakeModel : public Model {
   static constexpr int kVocabulary = 512;
   static constexpr int kContext = 256;
 
-  // Hook points `hook_embed` (width 4, layer -1) and `blocks.i.hook_resid_post` (width 8 + i) for `layers` blocks.
+  // Has the hook points `hook_embed` (width 4, layer -1) and `blocks.i.hook_resid_post` (width 8 + i) for
+  // `layers` blocks.
   explicit FakeModel(int layers = 3, std::string name = "fake");
 
   absl::Status Forward(const at::Tensor& token_ids, absl::Span<const int64_t> lengths,
@@ -33,15 +34,15 @@ class FakeModel : public Model {
            static_cast<float>(j) / 4;
   }
 
-  // From now on Forward waits until Open; WaitUntilBlocked returns when one does.
+  // From Close on, Forward waits until Open. WaitUntilBlocked returns when a Forward waits.
   void Close();
   void Open();
   void WaitUntilBlocked();
   bool is_blocked() const;
 
-  // Forward answers this when one of its tokens is `id`.
+  // Forward returns `status` if one of its tokens is `id`.
   void FailOn(uint32_t id, absl::Status status);
-  // Forward answers RESOURCE_EXHAUSTED for batches of more sequences.
+  // Forward returns RESOURCE_EXHAUSTED for batches of more than `sequences` sequences.
   void FitOnly(int64_t sequences);
   void NeedEqualLengths() { info_.mixes_lengths = false; }
 

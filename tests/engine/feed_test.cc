@@ -72,7 +72,7 @@ TEST_F(FeedTest, MembersShareTheForwardPassesEachWithItsOwnHookPointsAndBudget) 
   ExpectSameRows(b.collected().hook_points, Expected(second, second.hook_points, all_));
   ExpectSameRows(c.collected().hook_points, Expected(third, kTwo, all_));
   EXPECT_EQ(c.collected().ended->stop_reason, StopReason::kBudget);
-  // Three sequences in a batch of 64 tokens: ten passes, not thirty.
+  // A batch of 64 tokens has three sequences, which makes ten passes, not thirty.
   EXPECT_EQ(model_->passes().size(), 10u);
 }
 
@@ -107,7 +107,7 @@ TEST_F(FeedTest, WhoDiffersFromTheFirstMemberIsRefused) {
   EXPECT_THAT(refusal([](auto& r) { std::get<FeedSource>(r.source).start_when_subscribers = 3; }),
               HasSubstr("start_when_subscribers"));
   first.capture().Cancel();
-  // With its last member the feed is gone, and its name free.
+  // A feed ends with its last member, and its name is free again.
   Collector other(*engine_, Member(kZero, 1));
   EXPECT_TRUE(other.ReadAll().ended->status.ok());
 }
@@ -159,7 +159,7 @@ TEST_F(FeedTest, Promise5ADeterministicFeedsBatchesAreTheSameWhoeverIsAMember) {
   EXPECT_EQ(shapes({few_of_two, more_of_two}), whole);
 }
 
-// A change of a dataset's file while captures read it, and whether they can tell by its size and time.
+// A change of a dataset's file while captures read it, and a part of the error that they end with.
 struct Change {
   const char* name;
   std::function<void(const std::string& path)> apply;
@@ -185,7 +185,7 @@ TEST_F(FeedTest, ADatasetThatChangesEndsTheCapturesThatReadItWithDataLossAndNoOt
     Collector alone(*engine_, request);
     Collector member(*engine_, Member(kTwo, 1));
     ASSERT_TRUE(alone.status().ok() && member.status().ok());
-    // Their windows hold less than the dataset's rows, so both have more to read.
+    // The windows hold fewer rows than the dataset has, so both captures have more to read.
     alone.ReadChunks(1);
     member.ReadChunks(1);
     absl::SleepFor(absl::Milliseconds(20));  // the kernel's clock for files ticks every 4 ms

@@ -26,7 +26,7 @@ struct Outstanding {
 class LateRows : public StagedRows {
  public:
   LateRows(std::shared_ptr<StagedRows> rows, int64_t row_bytes) : rows(std::move(rows)), row_bytes(row_bytes) {}
-  // Rows that are still to be copied stay, as a real device keeps them until then.
+  // Keeps all rows: those that are still to be copied must stay, as a real device keeps them until then.
   absl::Status DropBefore(int64_t) override { return absl::OkStatus(); }
   ConversionLoss TakeLoss() override { return rows->TakeLoss(); }
   StagedSums Sums(int64_t first, int64_t count) const override { return rows->Sums(first, count); }
@@ -40,7 +40,7 @@ class LateEvent : public TransferEvent {
   LateEvent(std::shared_ptr<Outstanding> outstanding, int64_t before)
       : outstanding_(std::move(outstanding)), before_(before) {}
 
-  // Copies with the mutex held: others that wait for the same ones return when they are done.
+  // Copies with the mutex held, so that others that wait for the same copies return when these are done.
   absl::Status Wait() override {
     absl::MutexLock lock(&outstanding_->mutex);
     auto& copies = outstanding_->copies;

@@ -1,6 +1,6 @@
-// A device whose copies end late and out of step. A copy's destination is filled with rubbish first and gets its rows
-// only when an event recorded after it is waited for, in an order drawn by a seed; so rows that are handed over, or
-// slabs that are used again, before their event would be wrong rows.
+// A device whose copies end late and out of order. Each copy first fills its destination with rubbish; the rows get
+// there only when an event that was recorded after the copy is waited for, in an order drawn from a seed. So an engine
+// that hands over rows, or reuses slabs, before their event gives wrong rows.
 #ifndef HOOKLINE_TESTS_ENGINE_LATE_TRANSFER_H_
 #define HOOKLINE_TESTS_ENGINE_LATE_TRANSFER_H_
 

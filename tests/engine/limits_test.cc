@@ -1,4 +1,4 @@
-// Requests that are refused: the errors name the field, the value and what would be accepted.
+// Tests requests that are refused: each error names the field, the value, and what the server would accept.
 #include "absl/status/status.h"
 #include "gmock/gmock.h"
 #include "server/base/status.h"
@@ -113,7 +113,7 @@ TEST_F(EngineTest, TokensOfCapturesThatWaitAreBoundedTogether) {
   options_.max_request_tokens = 100;
   options_.max_held_tokens = 200;
   Create();
-  // While the first batch computes nothing else runs, so that all but its tokens stay held.
+  // While the first batch computes, nothing else runs, so that the tokens of all other captures stay held.
   const CaptureRequest request = Request(kTwo, Sequences({50, 50}));
   model_->Close();
   std::vector<std::unique_ptr<Collector>> holders;
@@ -129,7 +129,7 @@ TEST_F(EngineTest, TokensOfCapturesThatWaitAreBoundedTogether) {
   EXPECT_THAT(std::string(refused.message()),
               AllOf(HasSubstr("with these 100"), HasSubstr("its limit of 200"), HasSubstr("--max-held-tokens")));
 
-  // A client that streams is bounded alike, and told so at the end of its capture.
+  // The same bound applies to a client that streams; its capture ends with the error.
   CaptureRequest streamed = request;
   streamed.source = StreamedSource{};
   Collector stream(*engine_, streamed);
@@ -137,7 +137,7 @@ TEST_F(EngineTest, TokensOfCapturesThatWaitAreBoundedTogether) {
   EXPECT_EQ(stream.Send(Tokens(Sequences({50, 50}))).code(), absl::StatusCode::kResourceExhausted);
   EXPECT_EQ(stream.ReadAll().ended->status.code(), absl::StatusCode::kResourceExhausted);
 
-  // Captures that end give back what they held.
+  // Captures that end give back the tokens that they held.
   holders.clear();
   model_->Open();
   Collector again(*engine_, request);
@@ -153,7 +153,7 @@ TEST_F(EngineTest, LimitsOnCapturesCountPerServerAndPerAddress) {
   Collector a1(*engine_, request, "a"), a2(*engine_, request, "a"), a3(*engine_, request, "a");
   EXPECT_EQ(a3.status().code(), absl::StatusCode::kResourceExhausted);
   EXPECT_THAT(std::string(a3.status().message()), HasSubstr("--max-captures-per-address"));
-  // Three run, and as many more may wait.
+  // Three captures run, and as many more may wait.
   Collector b1(*engine_, request, "b"), c1(*engine_, request, "c"), c2(*engine_, request, "c");
   Collector d1(*engine_, request, "d"), d2(*engine_, request, "d");
   for (Collector* waiting : {&c1, &c2, &d1}) {

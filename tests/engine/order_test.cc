@@ -1,4 +1,4 @@
-// Datasets that are shuffled, taken several times, or begun in the middle.
+// Tests datasets that are shuffled, read several times, or begun in the middle.
 #include <algorithm>
 #include <numeric>
 #include <thread>
@@ -24,7 +24,7 @@ class OrderTest : public DatasetTest {
     return request;
   }
 
-  // The sequences that a capture runs, by the provenance of its rows.
+  // Returns the sequences in the order in which a capture ran them, by the provenance of its rows.
   static std::vector<int64_t> OrderOf(const Collected& got) {
     std::vector<int64_t> order;
     const auto& rows = got.hook_points[0];
@@ -41,7 +41,7 @@ class OrderTest : public DatasetTest {
     return OrderOf(got);
   }
 
-  // Returns what a capture must bring that takes the sequences in this order.
+  // Returns the rows of a capture that takes the sequences in this order.
   std::vector<Collected::Rows> InOrder(const CaptureRequest& request, const std::vector<int64_t>& order) {
     std::vector<Collected::Rows> rows(kNames.size());
     const auto append = [](auto& to, const auto& from) { to.insert(to.end(), from.begin(), from.end()); };
@@ -103,7 +103,7 @@ TEST_F(OrderTest, EachEpochTakesEverySequenceOnceInAnOrderOfItsOwn) {
   EXPECT_NE(OrderOf(Shuffled(8, 3)), order);
 }
 
-// The order is part of the protocol: clients compute it too.
+// The order is part of the protocol, because clients compute it too.
 TEST_F(OrderTest, TheOrderIsTheOneThatTheProtoSpecifies) {
   CreateWithDataset();
   EXPECT_EQ(OrderOf(Shuffled(7, 2)),
@@ -154,7 +154,7 @@ TEST_F(OrderTest, ResumesExactlyAtEveryCutWithSelectionBudgetAndSkippedSequences
   request.selection.position_end = -2;
   Collector whole(*engine_, request);
   const Collected& got = whole.ReadAll();
-  // The sampling follows the sequence, not the order: each epoch keeps the same rows of it.
+  // Sampling depends on the sequence, not on the order, so each epoch keeps the same rows of a sequence.
   EXPECT_EQ(got.hook_points[0].values.size(), static_cast<size_t>(7 * (3 * kCount - 5)));
   for (const Collected::ChunkSeen& chunk : got.chunks) {
     CaptureRequest again = request;

@@ -1,4 +1,4 @@
-// Replicas in the scheduler by itself: what a batch that another executor has keeps back, and what it does not.
+// Tests replicas in the scheduler by itself: which work a batch on another executor keeps back, and which it does not.
 #include "tests/engine/scheduler_fixture.h"
 
 namespace hookline {

@@ -1,4 +1,4 @@
-// A capture on several replicas brings exactly the rows that it brings on one, whichever is slow or fails.
+// A capture on several replicas gives exactly the rows that it gives on one, whichever replica is slow or fails.
 #include <thread>
 
 #include "absl/time/clock.h"
@@ -22,8 +22,8 @@ bool Eventually(const std::function<bool()>& holds) {
   return holds();
 }
 
-// Devices that fail whatever is asked of them once they are told to, one for each transfer in the order of making: that
-// of replica 0's executor, of its copier, of replica 1's executor, ...
+// A device that can be made to fail every operation. The transfers are made in the order of replica 0's executor, its
+// copier, replica 1's executor, ...
 class FailingTransfer : public Transfer {
  public:
   // `fails` is shared by the transfers of a device.
@@ -92,7 +92,7 @@ class ReplicasTest : public DatasetTest {
   void CloseAll() {
     for (FakeModel* model : replica_models_) model->Close();
   }
-  // Opens all replicas but one that has begun a forward pass, which it returns.
+  // Opens all replicas but one that has begun a forward pass. Returns that one.
   FakeModel* OpenAllButOne() {
     FakeModel* held = nullptr;
     EXPECT_TRUE(Eventually([&] {
@@ -122,7 +122,7 @@ TEST_F(ReplicasTest, RowsLeaveInOrderWhicheverReplicaIsSlow) {
   CloseAll();
   Collector collector(*engine_, Request(kThree, sequences));
   FakeModel* const slow = OpenAllButOne();
-  // The others go on with later batches as far as the window allows.
+  // The other replicas run later batches as far as the window allows.
   EXPECT_TRUE(Eventually([&] { return Passes() >= 3; }));
   slow->Open();
   const Collected& got = collector.ReadAll();
@@ -144,7 +144,7 @@ TEST_F(ReplicasTest, RowsThatWaitForAnEarlierBatchHoldNoMoreThanTheWindow) {
   const CaptureRequest request = Request(kThree, sequences);
   Collector collector(*engine_, request);
   FakeModel* const slow = OpenAllButOne();
-  // The others have as many turns as another capture takes for its 150 batches.
+  // Meanwhile the other replicas run the 150 batches of another capture.
   Collector other(*engine_, Request(kThree, Sequences(std::vector<int>(150, 60))));
   EXPECT_TRUE(other.ReadAll().ended->status.ok());
   EXPECT_LT(Passes(), 150 + 100) << "of 150 and 200 batches";
@@ -227,7 +227,7 @@ TEST_F(ReplicasTest, ABatchThatCannotBeComputedEndsItsCaptureAfterTheRowsBeforeI
   const Collected& got = collector.ReadAll();
   EXPECT_EQ(got.ended->status.code(), absl::StatusCode::kInternal);
   sequences.resize(12);
-  // All of them, or fewer, but no other.
+  // The rows are those before the sequence at fault, or fewer, and no others.
   const auto expected = Expected(Request(kThree, sequences), kThree, sequences);
   const auto& rows = got.hook_points[0].values;
   ASSERT_LE(rows.size(), expected[0].values.size());

@@ -34,7 +34,7 @@ class ResumeTest : public EngineTest {
       CaptureRequest again = request;
       again.resume_token = token;
       if (auto* tokens = std::get_if<TokenBatch>(&again.source)) {
-        // The server says from which sequence on it wants them again; it can be asked with any.
+        // The probe shows from which sequence on the server wants them; any sequences will do for it.
         Collector probe(*engine_, again);
         probe.ReadOne();
         const int64_t next = probe.collected().started->next_sequence;
@@ -87,7 +87,7 @@ TEST_F(ResumeTest, DeterministicCapturesRunTheCutBatchAgain) {
   CutEverywhere(request, kNames, sequences);
 }
 
-// A batch keeps its shape, whichever of its rows are wanted or still missing.
+// A batch keeps its shape, whichever of its rows are asked for or still missing.
 TEST_F(ResumeTest, DeterministicBatchesKeepTheirShapeWhateverIsWantedOfThem) {
   options_.slab_count = 8;
   Create();
@@ -106,7 +106,7 @@ TEST_F(ResumeTest, DeterministicBatchesKeepTheirShapeWhateverIsWantedOfThem) {
   first.ReadAll();
   EXPECT_EQ(shapes(), whole);
   EXPECT_EQ(first.collected().ended->sequences, 3);
-  ASSERT_EQ(first.collected().chunks.size(), 8u);  // two row groups, one a sequence
+  ASSERT_EQ(first.collected().chunks.size(), 8u);  // two row groups, one for each sequence
 
   CaptureRequest again = request;
   again.resume_token = first.collected().chunks[3].resume_token;

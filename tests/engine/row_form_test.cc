@@ -1,4 +1,4 @@
-// The forms in which rows leave the engine: top_k, dtypes with a scale, statistics alone.
+// Tests the forms in which rows leave the engine: top_k, dtypes with a scale, statistics alone.
 #include <algorithm>
 #include <cmath>
 

@@ -16,7 +16,7 @@ const uint8_t* Bytes(const std::vector<float>& values) { return reinterpret_cast
 HookPointSummary Of(const std::vector<float>& values, int64_t width) {
   RowProfile profile(width);
   const int64_t rows = static_cast<int64_t>(values.size()) / width;
-  const int64_t first = rows / 3;  // in two parts
+  const int64_t first = rows / 3;  // the rows are added in two parts
   profile.Add(Bytes(values), first, {Dtype::kFloat32, width});
   profile.Add(Bytes(values) + first * width * 4, rows - first, {Dtype::kFloat32, width});
   HookPointSummary summary;

@@ -1,4 +1,4 @@
-// The scheduler by itself: no thread, no device, and a clock that stands still.
+// Runs the scheduler by itself: without threads, without a device, and with a clock that stands still.
 #ifndef HOOKLINE_TESTS_ENGINE_SCHEDULER_FIXTURE_H_
 #define HOOKLINE_TESTS_ENGINE_SCHEDULER_FIXTURE_H_
 
@@ -28,13 +28,13 @@ class SchedulerTest : public ::testing::Test {
     options_.window_slabs = 4;
     options_.max_batch_tokens = 64;
     options_.max_batch_delay = kDelay;
-    // Most tests have one client; what clients may have is the matter of fairness_test.cc.
+    // Most tests have one client; fairness_test.cc tests what clients may have.
     options_.default_quotas.captures = options_.default_quotas.waiting = 64;
     options_.default_quotas.slabs = 16;
     Create();
   }
 
-  // Makes a scheduler by `options_`.
+  // Makes a scheduler with `options_`.
   void Create() {
     const size_t bytes = static_cast<size_t>(options_.slab_count * options_.slab_bytes);
     std::shared_ptr<uint8_t> memory(static_cast<uint8_t*>(std::aligned_alloc(4096, bytes)), std::free);
@@ -83,7 +83,7 @@ class SchedulerTest : public ::testing::Test {
     scheduler_->Planned(Executor(executor), batch);
   }
 
-  // Reports as an executor and a copier do, of a batch that takes no time and whose rows nobody needs to wait for.
+  // Reports a batch as an executor and a copier would whose work takes no time.
   void Run(Batch& batch, int executor = 0) {
     Plan(batch, executor);
     LaunchedPass launched;
@@ -116,7 +116,7 @@ class SchedulerTest : public ::testing::Test {
   FakeModel model_;
   int replicas_ = 1;
   std::vector<CaptureId> room_;
-  std::vector<int> resumed_;  // the executors that were told, as room_
+  std::vector<int> resumed_;  // the executor of each entry in room_
   std::unique_ptr<Scheduler> scheduler_;
   ModelId model_id_{};
   absl::Time look_again_;

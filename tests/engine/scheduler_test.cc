@@ -1,4 +1,4 @@
-// The scheduler by itself: no thread, no device, and a clock that stands still.
+// Tests the scheduler by itself: without threads, without a device, and with a clock that stands still.
 #include "tests/engine/scheduler_fixture.h"
 
 namespace hookline {

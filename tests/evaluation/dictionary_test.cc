@@ -39,7 +39,7 @@ absl::StatusOr<std::unique_ptr<Model>> Load(const std::string& fixture, std::vec
   return LoadModel(options);
 }
 
-// A dictionary and what SAELens computes with it.
+// A dictionary and the values that SAELens computed with it.
 struct Recorded {
   std::string name, fixture, hook_point;
   std::vector<float> latents, reconstruction;  // of the first rows
@@ -58,7 +58,7 @@ std::vector<Recorded> ReadRecorded(const std::string& fixture) {
   return recorded;
 }
 
-// The dictionaries of a fixture, all beside one model.
+// Loads the dictionaries of a fixture, all beside one model.
 std::unique_ptr<Model> LoadAll(const std::string& fixture) {
   std::vector<DictionaryOptions> dictionaries;
   for (const Recorded& one : ReadRecorded(fixture)) dictionaries.push_back({one.name, Folder(one.name), ""});
@@ -77,13 +77,13 @@ double Difference(const at::Tensor& got, const std::vector<float>& expected) {
   return (got.reshape({-1}) - wanted).norm().item<double>() / wanted.norm().item<double>();
 }
 
-// Gemma Scope's, and one of a single head.
+// Reads the records of Gemma Scope's dictionary and of one of a single head.
 Json ReadMore() {
   std::ifstream stream(kFixtures + "/evaluation/more_dictionaries.json");
   return Json::parse(stream);
 }
 
-// Returns what the dictionary computes of `rows` at one of its points.
+// Returns the values that the dictionary computes of `rows` at one of its points.
 at::Tensor At(DictionaryPoint point, const Dictionary& dictionary, const at::Tensor& rows) {
   at::Tensor values;
   dictionary.Compute({point}, rows, rows.scalar_type(), [&](DictionaryPoint, const at::Tensor& one) { values = one; });
@@ -176,7 +176,8 @@ TEST_P(DictionaryTest, LossesWithReconstructionsAreThoseOfSaeLenssEvals) {
 INSTANTIATE_TEST_SUITE_P(, DictionaryTest, ::testing::Values("gpt2", "llama_gqa"),
                          [](const ::testing::TestParamInfo<std::string>& info) { return info.param; });
 
-// sparsify's, dictionary_learning's and Gemma Scope's, whose hook points come from their directory or their submodule.
+// Tests dictionaries of sparsify, dictionary_learning and Gemma Scope, whose directory or submodule names the
+// hook point.
 TEST(OtherDictionariesTest, LatentsAndReconstructionsAreTheirLibraries) {
   std::ifstream stream(kFixtures + "/evaluation/others.json");
   Json recorded = Json::parse(stream);
@@ -253,7 +254,7 @@ TEST(DictionaryRefusedTest, WhatDoesNotFitIsRefusedByName) {
   EXPECT_THAT(refused({"one", kFixtures, ""}), HasSubstr("not a dictionary"));
 }
 
-// A transcoder, and what SAELens computes with it.
+// Tests transcoders against the values that SAELens computed with them.
 TEST(TranscoderTest, LatentsReconstructionsAndLossesAreSaeLenss) {
   std::ifstream stream(kFixtures + "/evaluation/transcoders.json");
   const Json recorded = Json::parse(stream);
@@ -291,8 +292,7 @@ TEST(TranscoderTest, LatentsReconstructionsAndLossesAreSaeLenss) {
     variant.interventions[0].operation = Intervention::Operation::kDictionary;
     variant.interventions[0].dictionary = static_cast<int>(i);
   }
-  // A variant that changes what a transcoder reads changes what it writes, and one that keeps the error changes
-  // nothing.
+  // The last variant keeps the error, and so changes nothing.
   variants.push_back(variants[0]);
   variants.back().interventions[0].operation = Intervention::Operation::kLatents;
   variants.back().interventions[0].keeps_error = true;
@@ -327,7 +327,7 @@ TEST(OneHeadTest, ADictionaryOfOneHeadReadsAndReplacesThatHeadsPartOfTheRows) {
   EXPECT_LE(
       Difference(RunModel(model, ids, {latents})[0].narrow(0, 0, 6), recorded["latents"].get<std::vector<float>>()),
       1e-5);
-  // The rows of the other heads stay as they are, and the losses are those of SAELens's evals.
+  // The rows of the other heads stay as they are, and the losses equal those of SAELens's evals.
   Variant variant;
   variant.interventions.resize(1);
   variant.interventions[0].hook_point = model.hook_points().Find(hook_point);
@@ -362,7 +362,7 @@ TEST(OneHeadTest, AHeadThatTheHookPointDoesNotHaveIsRefused) {
   EXPECT_EQ(refused("blocks.0.attn.hook_q"), "");
 }
 
-// A folder of Gemma Scope's, as its repositories name them, with a file of `bytes`; empty: the fixture's own.
+// A folder named as in Gemma Scope's repositories, with a file of `bytes`; empty: the bytes of the fixture.
 class GemmaScopeFolder {
  public:
   explicit GemmaScopeFolder(const std::string& name, std::string bytes = "") {
@@ -382,7 +382,7 @@ class GemmaScopeFolder {
     return bytes.str();
   }
 
-  // Its hook point, or the error.
+  // Returns the hook point of the dictionary, or the error.
   std::string Load(const std::string& hook_point = "") const {
     const auto model = hookline::Load("gpt2", {{"one", path_, hook_point}});
     if (!model.ok()) return std::string(model.status().message());
@@ -419,7 +419,7 @@ TEST(GemmaScopeTest, WhatIsNotComputedOrDamagedIsRefusedByName) {
   EXPECT_THAT(GemmaScopeFolder("mine", bytes).Load("hook_embed"), HasSubstr("checksum"));
 }
 
-// A copy of a dictionary whose cfg.json has other fields.
+// A copy of a dictionary, in whose cfg.json fields can be changed.
 class ChangedDictionary {
  public:
   explicit ChangedDictionary(const std::string& name) {

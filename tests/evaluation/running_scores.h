@@ -1,4 +1,4 @@
-// Scorings through a whole engine with a small real model, for the tests here.
+// Runs scorings through a whole engine with a small real model, for the tests here.
 #ifndef HOOKLINE_TESTS_EVALUATION_RUNNING_SCORES_H_
 #define HOOKLINE_TESTS_EVALUATION_RUNNING_SCORES_H_
 
@@ -26,7 +26,7 @@ inline std::unique_ptr<Engine> MakeEngine(int64_t max_batch_tokens = 64, EngineO
   options.slab_bytes = 65536;
   options.slab_count = 32;
   options.max_batch_tokens = max_batch_tokens;
-  options.max_captures = 12;  // of which one client may have a quarter
+  options.max_captures = 12;  // one client may have a quarter of them
   std::vector<ServedModel> models;
   models.push_back(RandomDecoder({}));
   auto engine = Engine::Create(options, std::move(models), /*datasets=*/{});
@@ -58,7 +58,7 @@ class Reader {
     return absl::OkStatus();
   }
 
-  // None if nothing came in a long time.
+  // Returns the next event; none if no event came in a long time.
   std::optional<ScoreEvent> Next() {
     while (true) {
       {
@@ -92,7 +92,7 @@ class Reader {
   std::shared_ptr<Scoring> scoring_;
 };
 
-// The float32 bytes of a deterministic capture of sequences that fill several batches.
+// Returns the float32 bytes of a deterministic capture of sequences that fill several batches.
 inline std::string DeterministicRows(Engine& engine) {
   CaptureRequest request;
   request.hook_points = {"blocks.1.hook_resid_post"};

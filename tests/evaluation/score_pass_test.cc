@@ -61,7 +61,7 @@ Intervention Zero(const Model& model, const std::string& hook_point) {
   return intervention;
 }
 
-// Makes it as EvaluationService takes it, of a file that is known to be right.
+// Makes the intervention from the JSON form of EvaluationService's message, in a file that is known to be right.
 Intervention FromJson(const Json& json, const Model& model) {
   Intervention made = Zero(model, json["hookPoint"].get<std::string>());
   if (json.contains("mean")) {
@@ -137,7 +137,7 @@ TEST(ScorePassTest, LossesAndLogitsEqualTransformersForEveryFamily) {
 }
 
 TEST(ScorePassTest, NanochatsLogitsHaveItsSoftCap) {
-  // The operator says whether it is E or G, whose files are alike.
+  // The files of E and G are alike, so the operator says which of the two it is.
   const std::pair<const char*, double> fixtures[] = {{"A-mha", 0},  {"Ap-gqa", 0}, {"B-mha", 0}, {"C-gqa", 0},
                                                      {"E-mha", 15}, {"E-gqa", 15}, {"F-mha", 0}, {"G-gqa", 20},
                                                      {"H-gqa", 0},  {"I-mha", 0}};
@@ -198,14 +198,14 @@ TEST(ScorePassTest, AModelLoadedForCapturesAloneHasNoLogitsAndSaysWhy) {
   const auto scores = RunScorePass(*model, {sequences, {}, &outputs});
   EXPECT_EQ(scores.status().code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(scores.status().message()), HasSubstr("--no-evaluation"));
-  // Rows are there all the same.
+  // Rows are available all the same.
   outputs.rows_only = true;
   outputs.hook_points = {0};
   EXPECT_THAT(Score(*model, sequences, {}, outputs)[0].sequences[0].rows[0], SizeIs(2 * 64));
 }
 
-// Each hook point, each operation, heads, positions, ignored ids and several interventions at once, as one batch of
-// variants that leave the clean pass at different blocks.
+// Covers each hook point, each operation, heads, positions, ignored ids and several interventions at once, as one batch
+// of variants that leave the clean pass at different blocks.
 TEST(ScorePassTest, InterventionsHaveTheEffectThatTransformerLensHooksHave) {
   std::ifstream stream(kFixtures + "/evaluation/interventions.json");
   const Json recorded = Json::parse(stream);
@@ -236,7 +236,8 @@ TEST(ScorePassTest, InterventionsHaveTheEffectThatTransformerLensHooksHave) {
   }
 }
 
-// The family's own code confirms no TransformerLens hook at some of these: they still take effect.
+// Some of these hook points have no TransformerLens hook to compare with; here an intervention must at least
+// take effect.
 TEST(ScorePassTest, EveryHookPointThatIsNotAnObservationTakesEffect) {
   for (const char* fixture : {"deepseek_v3", "qwen3_5_moe", "gpt_oss", "gemma4", "opt", "olmo2", "gptj", "phi"}) {
     const auto model = Load(fixture);
@@ -252,13 +253,13 @@ TEST(ScorePassTest, EveryHookPointThatIsNotAnObservationTakesEffect) {
       intervention.operation = Intervention::Operation::kAdd;
       intervention.vector.assign(static_cast<size_t>(point.width), 0);
       for (size_t j = 0; j < intervention.vector.size(); j += 2) intervention.vector[j] = 1;
-      // The same on all keys would change no softmax.
+      // The same vector on all keys would change no softmax, so only some positions get it.
       intervention.positions = {1, 4, 9};
       const double kl = Score(*model, {sequence}, {{"", {intervention}}}, outputs)[1].sequences[0].kl_sum;
       if (point.observation) {
         EXPECT_NEAR(kl, 0, 1e-5);  // a batch of variants rounds differently than the clean pass
       } else if (fixture == std::string("gemma4") && absl::EndsWith(point.name, ".hook_scale")) {
-        continue;  // the norms of its queries, keys, values and outputs undo another scale
+        continue;  // the norms of queries, keys, values and outputs undo a change of the scale
       } else {
         EXPECT_GT(kl, 1e-4);
       }
@@ -278,7 +279,7 @@ TEST(ScorePassTest, BlocksBeforeTheFirstInterventionAreComputedOnceForAllVariant
   const int64_t before = model->blocks_executed();
   const std::vector<VariantScores> scores = Score(*model, {sequence}, variants, outputs);
   EXPECT_EQ(model->blocks_executed() - before, 3);
-  // Rows before the fork are those of the clean pass, rows after it the variant's own.
+  // Rows before the fork are those of the clean pass; rows after it are the variant's own.
   EXPECT_EQ(scores[1].sequences[0].rows[0], scores[0].sequences[0].rows[0]);
   EXPECT_THAT(scores[1].sequences[0].rows[1], Each(0.0f));
   EXPECT_NE(scores[2].sequences[0].rows[1], scores[0].sequences[0].rows[1]);
@@ -330,7 +331,7 @@ TEST(ScorePassTest, ReplacedRowsAreCountedWithoutPadding) {
   const std::vector<VariantScores> scores = Score(*model, sequences, {{"mean", {mean}}}, {});
   const ReplacedRows& replaced = scores[1].replaced[0];
   EXPECT_EQ(replaced.rows, 7);
-  // The mean explains nothing of the variance about the mean.
+  // The mean explains none of the variance about the mean.
   EXPECT_NEAR(replaced.ExplainedVariance(), 0, 1e-6);
 }
 

@@ -19,7 +19,7 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::SizeIs;
 
-// Two blocks of width 16 with 2 heads, 100 ids.
+// Returns a model of two blocks of width 16 with 2 heads, and 100 ids.
 std::unique_ptr<Model> SmallModel() {
   RandomDecoderOptions options;
   options.layers = 2;
@@ -43,7 +43,7 @@ InterventionRequest Zero(const std::string& hook_point) {
   return made;
 }
 
-// Sequences of these lengths.
+// Returns a request with sequences of these lengths.
 ScoreRequest Request(const std::vector<int>& lengths) {
   TokenBatch tokens;
   for (int length : lengths) {

@@ -21,7 +21,7 @@ TEST(ScoreQueueTest, WithoutFlowsAScoringGoesAtOnce) {
   EXPECT_EQ(queue.Take(/*flows=*/0).run, nullptr);
   queue.SetWaiting(CaptureId{1}, 100, /*paused=*/0);
   EXPECT_EQ(queue.Take(/*flows=*/0).run, run);
-  // It has nothing to run until it says so again.
+  // The run has no next pass until it asks again.
   EXPECT_EQ(queue.Take(/*flows=*/0).run, nullptr);
 }
 
@@ -89,7 +89,7 @@ TEST(ScoreQueueTest, PassesThatPauseHaveRoomOnlyAndAreNotOvertakenByTheirKind) {
   EXPECT_EQ(queue.Take(/*flows=*/0).paused, 700);
   queue.SetWaiting(CaptureId{2}, 10, /*paused=*/400);
   EXPECT_EQ(queue.Take(/*flows=*/0).run, nullptr);
-  // It would fit, but the one before it has waited longer; what needs no room goes on.
+  // The third scoring would fit, but the second one has waited longer; a pass that needs no room goes on.
   queue.SetWaiting(CaptureId{3}, 10, /*paused=*/100);
   EXPECT_EQ(queue.Take(/*flows=*/0).run, nullptr);
   queue.SetWaiting(CaptureId{4}, 10, /*paused=*/0);

@@ -1,4 +1,4 @@
-// Scores through a whole engine, with a small real model.
+// Tests scores through a whole engine, with a small real model.
 #include <memory>
 #include <optional>
 #include <string>
@@ -103,7 +103,8 @@ TEST(ScoreRunTest, AClientThatDoesNotReadStopsItsOwnWorkAlone) {
   ASSERT_TRUE(idle.Start(*engine, Request(1000, 16)).ok());
   ASSERT_TRUE(busy.Start(*engine, Request(100, 16)).ok());
   EXPECT_TRUE(busy.ReadAll().status.ok());
-  // Its first pass ran and perhaps a second one, and the rest waits: 4 of its sequences fill a batch with a variant.
+  // Its first pass has run, and perhaps a second one; the rest waits, since 4 of its sequences fill a batch with
+  // a variant.
   int64_t scores = 0;
   std::optional<ScoreEvent> event = idle.Next();
   ASSERT_TRUE(std::holds_alternative<ScoreStarted>(*event));

@@ -1,4 +1,4 @@
-// Rows that a client answers while the pass waits (Substitute): in one pass, and through a whole engine.
+// Tests rows that a client sends while the pass waits (Substitute): in one pass, and through a whole engine.
 #include <algorithm>
 #include <cmath>
 #include <functional>
@@ -55,7 +55,7 @@ Intervention At(const Model& model, const std::string& hook_point, Operation ope
 
 using Respond = std::function<void(AskedRows& asked)>;
 
-// Runs the pass, answering all that it asks for.
+// Runs the pass and answers all that it asks for.
 std::vector<VariantScores> RunPass(Model& model, const std::vector<std::vector<uint32_t>>& sequences,
                                    const std::vector<Variant>& variants, const ScoreOutputs& outputs,
                                    const Respond& respond) {
@@ -92,8 +92,8 @@ void ExpectSame(const SequenceScore& one, const SequenceScore& other) {
 
 const std::vector<std::vector<uint32_t>> kSequences = {{5, 6, 7, 8, 9, 11, 3}, {10, 11, 4}};
 
-// Models with everything that a paused pass keeps: keys and values of other layers, embeddings per layer and of pairs
-// of tokens, terms of the embedding and of the middle block's output.
+// The models have everything that a paused pass keeps: keys and values of other layers, embeddings per layer and of
+// pairs of tokens, terms of the embedding and of the middle block's output.
 TEST(SubstitutePassTest, AClientsRowsHaveTheEffectOfAnAdditionAtEveryHookPoint) {
   for (const char* fixture : {"families/gpt2", "families/gemma4", "families/phi3", "families/deepseek_v3",
                               "nanochat/H-gqa", "nanochat/I-mha"}) {
@@ -115,7 +115,7 @@ TEST(SubstitutePassTest, AClientsRowsHaveTheEffectOfAnAdditionAtEveryHookPoint) 
             const size_t width = static_cast<size_t>(point.width);
             for (size_t t = 0; t < asked.mask.size(); ++t) {
               asked.mask[t] = t == 1 || t == 4;
-              // Rows that the mask leaves out have no effect, whatever they are.
+              // Rows that the mask leaves out have no effect, whatever their values are.
               for (size_t j = 0; j < width; ++j) {
                 float& value = asked.rows[t * width + j];
                 value = asked.mask[t] ? value + static_cast<float>(j % 2) : 1e9F;
@@ -130,7 +130,8 @@ TEST(SubstitutePassTest, AClientsRowsHaveTheEffectOfAnAdditionAtEveryHookPoint) 
 TEST(SubstitutePassTest, SeveralHookPointsAreAskedInTheOrderOfDepthBesideOtherVariants) {
   const auto model = Load("families/gpt2");
   ASSERT_NE(model, nullptr);
-  // In one block, in another one, after the blocks, and in one head; beside a variant that left before.
+  // The hook points are in one block (one head of it), in another block and after the blocks; a variant that left
+  // before runs beside them.
   const char* const points[] = {"blocks.1.attn.hook_z", "blocks.1.hook_mlp_out", "blocks.2.hook_resid_post",
                                 "ln_final.hook_normalized"};
   Variant client{"client", {}}, scaled{"scaled", {}};
@@ -180,7 +181,7 @@ TEST(SubstitutePassTest, OnlyTheBlockOfThePauseIsComputedAgain) {
   const int64_t before = model->blocks_executed();
   RunPass(*model, kSequences, {{"a", {At(*model, "blocks.1.hook_resid_post", Operation::kClient)}}}, {},
           [](AskedRows&) {});
-  EXPECT_EQ(model->blocks_executed() - before, 4);  // 0, 1, and 1, 2
+  EXPECT_EQ(model->blocks_executed() - before, 4);  // blocks 0 and 1, then 1 and 2
 }
 
 // The transcoder reads rows of block 0, and writes some of block 1, where the pass pauses.
@@ -227,7 +228,7 @@ ScoreRequest Request(int sequences, int length) {
   return request;
 }
 
-// The answer to all that was asked, with rows times `factor`.
+// Answers all rows that were asked for with the rows times `factor`.
 RowsAnswer AnswerTo(const RowsAsked& asked, float factor = 0.5F) {
   RowsAnswer answer;
   answer.sequence = asked.sequence;
@@ -241,7 +242,7 @@ RowsAnswer AnswerTo(const RowsAsked& asked, float factor = 0.5F) {
 
 class Answering : public Reader {
  public:
-  // Reads to the end, answering.
+  // Reads to the end and answers on the way.
   ScoreEnded AnswerAll() {
     while (std::optional<ScoreEvent> event = Next()) {
       if (auto* ended = std::get_if<ScoreEnded>(&*event)) return std::move(*ended);
@@ -254,7 +255,7 @@ class Answering : public Reader {
     return {};
   }
 
-  // The rows that are asked for next.
+  // Returns the rows that are asked for next.
   RowsAsked NextAsked() {
     while (std::optional<ScoreEvent> event = Next()) {
       if (auto* asked = std::get_if<RowsAsked>(&*event)) return std::move(*asked);
@@ -374,7 +375,7 @@ TEST(SubstituteTest, ASilentClientLosesItsPassAndNobodyElseWaitsForIt) {
   const absl::Time asked_at = absl::Now();
   ASSERT_TRUE(silent.Start(*engine, Request(1, 16)).ok());
   silent.NextAsked();
-  // Meanwhile the device serves everybody else.
+  // Meanwhile the device serves all others.
   Reader score;
   ScoreRequest plain = Request(20, 16);
   plain.client_answers = false;
@@ -405,11 +406,11 @@ TEST(SubstituteTest, RoomIsGivenBackHoweverAPassEnds) {
       ASSERT_TRUE(one.Start(*engine, Request(1, 16)).ok());
       one.NextAsked();
     }
-    // There is no room for a fifth one until one of the four ends: by an answer, an error, or its client's going.
+    // There is no room for a fifth pass until one of the four ends: by an answer, an error, or because its client goes.
     Answering fifth;
     ASSERT_TRUE(fifth.Start(*engine, Request(1, 16)).ok());
     ASSERT_TRUE(std::holds_alternative<ScoreStarted>(*fifth.Next()));
-    // The executor has looked for the next pass again and again when this capture has ended.
+    // When this capture has ended, the executor has looked for the next pass again and again.
     (void)DeterministicRows(*engine);
     EXPECT_FALSE(fifth.scoring().Next().has_value());
     if (round == 0) waiting[0].Leave();

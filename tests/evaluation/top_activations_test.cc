@@ -1,4 +1,4 @@
-// Top activations through a whole engine, with a small real model and a dictionary beside it.
+// Tests top activations through a whole engine, with a small real model and a dictionary beside it.
 #include <ATen/ATen.h>
 #include <unistd.h>
 
@@ -50,7 +50,7 @@ std::shared_ptr<const Dictionary> MakeDictionary(DictionaryConfig::Activation ac
   return std::make_shared<const Dictionary>(std::move(info), config, std::move(weights));
 }
 
-// An engine with the dataset "corpus", in memory of its own file.
+// A fixture whose engines have the dataset "corpus", in a file of its own.
 class TopActivationsTest : public ::testing::Test {
  protected:
   TopActivationsTest() : path_(absl::StrCat("/tmp/hookline-top-activations-", getpid(), ".bin")) {
@@ -97,7 +97,7 @@ class TopActivationsTest : public ::testing::Test {
     return request;
   }
 
-  // The latents of every token by one pass over all sequences: (tokens, latents).
+  // Returns the latents of every token, (tokens, latents), by one pass over all sequences.
   at::Tensor AllLatents() const {
     const std::unique_ptr<Model> model = MakeModel();
     std::vector<int64_t> ids(ids_.begin(), ids_.end());
@@ -176,7 +176,7 @@ void ExpectSame(const TopActivationsCheckpoint& got, const TopActivationsCheckpo
   }
 }
 
-// Activations are up to 31, and batches of another size have other last bits.
+// Activations go up to 31, and batches of another size change the last bits.
 constexpr double kNear = 1e-4;
 
 TEST_F(TopActivationsTest, ExamplesCountsAndQuantilesAreThoseOfAllRows) {
@@ -241,13 +241,13 @@ TEST_F(TopActivationsTest, AnotherEngineGoesOnFromACheckpointWithTheSameAnswer) 
   cut.Leave();
   EXPECT_GE(checkpoint.sequences, 10);
   EXPECT_LT(checkpoint.sequences, kSequences);
-  // Other batches, too.
+  // The other engine forms other batches, too.
   const auto other = MakeEngine(/*max_batch_tokens=*/200);
   request.resume = checkpoint;
   Reader rest;
   ASSERT_TRUE(rest.Start(*other, request).ok());
   ExpectSame(rest.ReadAll().found, expected.found);
-  // So does a checkpoint of everything.
+  // A checkpoint of everything gives the same answer.
   request.resume = expected.found;
   Reader nothing;
   ASSERT_TRUE(nothing.Start(*other, request).ok());

@@ -1,4 +1,4 @@
-// Writes checkpoints byte by byte, right ones and wrong ones.
+// Writes checkpoints byte by byte, valid ones and invalid ones.
 #ifndef HOOKLINE_TESTS_FORMATS_ARCHIVE_WRITER_H_
 #define HOOKLINE_TESTS_FORMATS_ARCHIVE_WRITER_H_
 
@@ -9,7 +9,7 @@
 
 namespace hookline {
 
-// A file of its own for one test, removed with it.
+// A file for one test, which is removed with this object.
 class ScratchFile {
  public:
   ScratchFile();
@@ -23,10 +23,10 @@ class ScratchFile {
 
 std::string ReadFile(const std::string& path);
 
-// `count` bytes of `value`, little-endian.
+// Returns the low `count` bytes of `value`, little-endian.
 std::string Little(uint64_t value, int count);
 
-// A zip archive of stored entries. What an entry says of itself can be made wrong.
+// Writes a zip archive of stored entries. The headers of an entry can be made wrong.
 class ZipWriter {
  public:
   struct Entry {
@@ -41,14 +41,14 @@ class ZipWriter {
   };
 
   ZipWriter& Add(Entry entry);
-  // With `zip64_end` the directory's place stands in the zip64 records.
+  // With `zip64_end`, the zip64 records say where the directory is.
   std::string Write(bool zip64_end = false) const;
 
  private:
   std::vector<Entry> entries_;
 };
 
-// The pickle of a state dict, opcode by opcode.
+// Writes the pickle of a state dict, opcode by opcode.
 class Pickle {
  public:
   Pickle();  // protocol 2
@@ -57,7 +57,7 @@ class Pickle {
   Pickle& String(const std::string& text);
   Pickle& Int(int64_t value);
   Pickle& Tuple(const std::vector<int64_t>& values);
-  // A persistent id of a storage.
+  // Adds the persistent id of a storage.
   Pickle& Storage(const std::string& type, const std::string& key, int64_t values, const std::string& place = "cpu");
   struct Tensor {
     std::string type = "FloatStorage";
@@ -66,10 +66,10 @@ class Pickle {
     int64_t offset = 0;
     std::vector<int64_t> sizes;
     std::vector<int64_t> strides;
-    std::string metadata = "";  // opcodes of the argument that torch adds since 2.0; empty: none
+    std::string metadata = "";  // opcodes of the argument that torch has added since 2.0; empty: none
   };
   Pickle& Rebuild(const Tensor& tensor);
-  // An OrderedDict of one tensor, and STOP.
+  // Returns an OrderedDict of one tensor, and STOP.
   static std::string StateDict(const std::string& name, const Tensor& tensor);
   std::string Stop() const;
 
@@ -77,10 +77,10 @@ class Pickle {
   std::string bytes_;
 };
 
-// A file as torch.save writes it: `pickle`, and storages "0", "1"...
+// Returns a file as torch.save writes it: `pickle`, and storages "0", "1"...
 std::string TorchFile(const std::string& pickle, const std::vector<std::string>& storages);
 
-// Four floats 0, 1, 2, 3.
+// Returns the four floats 0, 1, 2, 3.
 std::string FourFloats();
 
 }  // namespace hookline

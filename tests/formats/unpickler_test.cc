@@ -25,7 +25,7 @@ TEST(UnpicklerTest, EverySingleOpcodeOnAnEmptyStackIsAnError) {
 TEST(UnpicklerTest, EveryCutOfAPickleIsAnError) {
   const std::string pickle = Pickle::StateDict("w", {"FloatStorage", "0", 4, 0, {2, 2}, {2, 1}});
   for (size_t length = 0; length < pickle.size(); ++length) {
-    // It is copied, so that the address sanitizer sees a read past the end.
+    // A copy of the beginning lets the address sanitizer see a read past the end.
     const std::vector<uint8_t> cut(pickle.begin(), pickle.begin() + static_cast<std::ptrdiff_t>(length));
     EXPECT_FALSE(UnpickleStateDict(cut).ok()) << length;
   }

@@ -1,4 +1,4 @@
-// The readers read what the writers write.
+// Tests that the readers read what the writers write.
 #include <zlib.h>
 
 #include <string>
@@ -55,7 +55,7 @@ TEST(ZipWriterTest, EntriesAreWhereTheDirectorySays) {
 TEST(PickleWriterTest, AMatrixIsATensorOfTheUnpickler) {
   for (const int64_t rows : {int64_t{2}, int64_t{70'000}, int64_t{1} << 40}) {
     const std::string pickle = PickleMatrix(Dtype::kBFloat16, rows, 300);
-    // The unpickler reads dicts of tensors: {"t": the tensor}.
+    // The unpickler reads dicts of tensors, so the tensor becomes {"t": the tensor}.
     const std::string dict =
         pickle.substr(0, 2) + "}X" + Little(1, 4) + "t" + pickle.substr(2, pickle.size() - 3) + "s.";
     const auto tensors = UnpickleStateDict(Bytes(dict));

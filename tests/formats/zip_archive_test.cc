@@ -88,7 +88,7 @@ TEST(ZipArchiveTest, CompressedAndEncryptedEntriesAreRefused) {
 TEST(ZipArchiveTest, EntriesThatOverlapAreRefused) {
   ZipWriter::Entry entry = Wrong();
   entry.data = "first";
-  entry.offset = 0;  // the first entry's
+  entry.offset = 0;  // that of the first entry
   EXPECT_THAT(Refusal(entry), HasSubstr("overlap"));
 }
 

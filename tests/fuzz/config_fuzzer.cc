@@ -1,4 +1,4 @@
-// The input is a config.json, which stands beside the weights of a fixture of its model type.
+// The input is a config.json, which is put beside the weights of a fixture of its model type.
 #include <filesystem>
 #include <fstream>
 #include <string>
@@ -13,7 +13,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// Returns the fixture whose weights may fit.
+// Returns the fixture whose weights may fit the configuration.
 fs::path FixtureFor(absl::string_view config) {
   const fs::path families = fs::path(HOOKLINE_FIXTURES) / "families";
   const nlohmann::json parsed = nlohmann::json::parse(config.begin(), config.end(), nullptr, false);

@@ -1,4 +1,4 @@
-// The fuzzers' input as text or as a file, and the check that each makes of every error.
+// Gives the fuzzers their input as text or as a file, and checks every error message.
 #ifndef HOOKLINE_TESTS_FUZZ_INPUT_H_
 #define HOOKLINE_TESTS_FUZZ_INPUT_H_
 
@@ -18,7 +18,7 @@ inline absl::string_view AsText(const uint8_t* data, size_t bytes) {
 // Ends the fuzzer if the message of `status` cannot be shown as it is (server/base/escape.h).
 void CheckMessage(const absl::Status& status);
 
-// A file in memory that holds one input after another. A fuzzer has one.
+// A file in memory that holds one input after another. Each fuzzer has one.
 class InputInMemory {
  public:
   InputInMemory();
@@ -30,7 +30,7 @@ class InputInMemory {
   std::string path_;
 };
 
-// A new directory for the files of this process, in memory where the system has room for that.
+// Makes a directory for the files of this process, in memory if the system has room for that.
 std::string MakeDirectory();
 
 }  // namespace hookline

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes the inputs in seeds/ that the fuzzers begin with: what programs really write.
+"""Makes the inputs in seeds/ that the fuzzers begin with, from the output of real programs.
 
     tests/fuzz/make_seeds.py build/release/bin/hookline-server
 
@@ -104,7 +104,7 @@ def requests() -> None:
 
 
 def served(server: str) -> None:
-    """Answers and a recording of a real server."""
+    """Writes a real server's answers and a recording."""
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder)
         np.save(path / "d.npy", np.arange(96, dtype=np.uint16))

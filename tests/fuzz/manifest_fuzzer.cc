@@ -1,5 +1,5 @@
-// The input is a recording's manifest. If it can be parsed, shards as long as it says stand beside it, and what they
-// hold is verified and read.
+// The input is a recording's manifest. If it can be parsed, shards of the lengths that it names are put beside it,
+// verified and read.
 #include <filesystem>
 #include <fstream>
 #include <memory>
@@ -22,7 +22,7 @@ using hookline::Manifest;
 constexpr int64_t kMaxShardBytes = int64_t{256} << 10;
 constexpr size_t kMaxShards = 16;
 
-// Writes the shards; false if there are many or long ones, which would only take time.
+// Writes the shards. Returns false if there are many or long ones, which would only take time.
 bool WriteShards(const Manifest& manifest, const fs::path& folder) {
   if (manifest.shards.size() > kMaxShards) return false;
   for (const hookline::ShardInfo& shard : manifest.shards) {

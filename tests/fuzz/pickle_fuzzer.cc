@@ -1,4 +1,4 @@
-// The input is a pickle: of a state dict, as torch.save wrote it before it wrote archives, or of a tokenizer.
+// The input is a pickle: a state dict in torch.save's form before archives, or a tokenizer.
 #include "server/formats/unpickler.h"
 #include "tests/fuzz/input.h"
 

@@ -1,4 +1,4 @@
-// The input is a message of a client after one byte that says which.
+// The input is one byte that chooses a message, and the message as a client sends it.
 #include "grpcpp/support/byte_buffer.h"
 #include "grpcpp/support/slice.h"
 #include "server/service/wire/request_parser.h"

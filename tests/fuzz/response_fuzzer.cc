@@ -1,4 +1,5 @@
-// The input is a message of a server, as the C++ client reads it: cut in two slices where its first byte says.
+// The input is a server's message, which the C++ client reads. Its first byte says where the message is cut in
+// two slices.
 #include <algorithm>
 #include <variant>
 #include <vector>

@@ -1,4 +1,4 @@
-// The input is a resume token, as it is, and with the digests and the checksum that it should have.
+// The input is a resume token. It is decoded as it is, and with the right digests and checksum.
 #include <cstring>
 #include <string>
 
@@ -29,7 +29,7 @@ void Decode(absl::string_view token) {
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t bytes) {
   std::string token(hookline::AsText(data, bytes));
   Decode(token);
-  // After the byte of the version stand the digests.
+  // The digests follow the byte of the version.
   const std::string right = hookline::EncodeResumeToken(kDigests, {});
   if (token.size() >= 1 + sizeof kDigests) std::memcpy(token.data() + 1, right.data() + 1, sizeof kDigests);
   const uint32_t checksum = XXH32(token.data(), token.size(), 0);

@@ -1,5 +1,5 @@
-// The input is a safetensors file. If its first bit says so, the length of the header is set right, so that changes of
-// the header alone get past it.
+// The input is a safetensors file. If its first bit says so, the length of the header is corrected, so that changes of
+// the header alone get past that check.
 #include <algorithm>
 #include <cstring>
 #include <vector>

@@ -1,5 +1,6 @@
-// The input is what a client of the server's machine says on the socket for memory. Before each piece one byte says how
-// long it is (0 to 63) and what comes with it: nothing, memory that is right, memory without seals, or a pipe.
+// The input is what a client on the server's machine sends on the socket for shared memory. Before each piece, one byte
+// gives the length of the piece (0 to 63) and the descriptor that is sent along: none, valid memory, memory without
+// seals, or a pipe.
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -18,7 +19,7 @@
 
 namespace {
 
-// The sockets are abstract names, so that no TCP port is taken.
+// The sockets are abstract names, so no TCP port is taken.
 int Port() { return 100000 + static_cast<int>(getpid()); }
 
 int Descriptor(int kind) {
@@ -68,7 +69,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t bytes) {
   const int client = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
   if (connect(client, reinterpret_cast<const sockaddr*>(&address),
               static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + name.size())) != 0) {
-    __builtin_trap();  // the listener has stopped to listen
+    __builtin_trap();  // the listener no longer listens
   }
   for (size_t at = 0; at < bytes;) {
     const size_t length = std::min<size_t>(data[at] & 63, bytes - at - 1);
@@ -77,7 +78,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t bytes) {
     if (descriptor >= 0) close(descriptor);
     at += 1 + length;
   }
-  // Every connection is read to its end before the next one comes.
+  // Every connection is read to its end before the next one begins.
   shutdown(client, SHUT_WR);
   std::array<char, 16> answer;
   while (recv(client, answer.data(), answer.size(), 0) > 0) {

@@ -1,4 +1,4 @@
-// The input is a file of torch.save: a zip archive, or what it wrote before.
+// The input is a file of torch.save: a zip archive, or the older form.
 #include "server/base/input_file.h"
 #include "server/formats/zip_archive.h"
 #include "server/model/load/torch_checkpoint.h"

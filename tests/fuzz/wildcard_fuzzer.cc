@@ -1,4 +1,4 @@
-// The input is a request's hook points, one a line, for a model of 48 layers.
+// The input is a request's hook points, one on each line, for a model of 48 layers.
 #include <string>
 #include <vector>
 

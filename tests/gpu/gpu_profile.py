@@ -1,4 +1,4 @@
-"""Sums up what tests/gpu/trace wrote about passes of a server."""
+"""Sums up what tests/gpu/trace wrote about a server's passes."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""What people use today to get rows, for tests/gpu/check.
+"""The tools that people use today to get rows, for tests/gpu/check.
 
-Each takes a GPT-2 checkpoint's folder, its configuration, token ids as sequences x positions, a device and a dtype; it
-returns a function that brings the rows of the middle layer to the host and returns how many tokens it went through.
+Each maker in PEERS takes a GPT-2 checkpoint's folder, its configuration, token ids as sequences x positions, a device
+and a dtype. It returns a function that brings the rows of the middle layer to the host and returns the number of tokens
+that it ran.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ import weakref
 
 import torch
 
-BATCH = 8  # sequences: with 1024 positions, as many tokens as a batch of the server's own
-VLLM_MEMORY = 0.3  # of the device's, for weights and a cache of a few batches; the server keeps the rest
+BATCH = 8  # sequences; with 1024 positions they have as many tokens as one of the server's batches
+VLLM_MEMORY = 0.3  # share of the device's memory, for weights and a cache of a few batches; the server keeps the rest
 
 
 def hooked_transformers(folder: pathlib.Path, config: dict, ids: torch.Tensor, device: str, dtype: torch.dtype):
-    """The model by transformers, with a hook after its middle layer."""
+    """Runs the model by transformers, with a hook after its middle layer."""
     from transformers import GPT2Model
 
     model = GPT2Model.from_pretrained(folder, dtype=dtype).to(device).eval()
@@ -39,7 +40,7 @@ def hooked_transformers(folder: pathlib.Path, config: dict, ids: torch.Tensor, d
 
 
 def lens_model(config: dict, device: str, dtype: torch.dtype):
-    """A model of TransformerLens's of this shape, with random weights of its own."""
+    """Returns a TransformerLens model of this shape, with random weights of its own."""
     from transformer_lens import HookedTransformer, HookedTransformerConfig
 
     width, heads = config["n_embd"], config["n_head"]
@@ -60,7 +61,7 @@ def lens_model(config: dict, device: str, dtype: torch.dtype):
 
 
 def hooked_transformer_lens(folder: pathlib.Path, config: dict, ids: torch.Tensor, device: str, dtype: torch.dtype):
-    """The same by TransformerLens, which computes no further than the layer."""
+    """Runs the model by TransformerLens, which computes no further than the layer."""
     model = lens_model(config, device, dtype)
     layer = config["n_layer"] // 2
     name = f"blocks.{layer}.hook_resid_post"
@@ -78,7 +79,7 @@ def hooked_transformer_lens(folder: pathlib.Path, config: dict, ids: torch.Tenso
 
 
 def sae_lens_store(folder: pathlib.Path, config: dict, ids: torch.Tensor, device: str, dtype: torch.dtype):
-    """The same by SAELens's store of activations, which also mixes them."""
+    """Runs SAELens's store of activations, which also mixes the rows."""
     import datasets
     from sae_lens.training.activations_store import ActivationsStore
 
@@ -111,10 +112,10 @@ def sae_lens_store(folder: pathlib.Path, config: dict, ids: torch.Tensor, device
 
 
 def hooked_vllm(folder: pathlib.Path, config: dict, ids: torch.Tensor, device: str, dtype: torch.dtype):
-    """The model by vLLM, which goes through all of it and samples a token, with a hook after its middle layer.
+    """Runs the model by vLLM with a hook after its middle layer; vLLM runs all layers, then samples.
 
-    vLLM's own `extract_hidden_states` takes no GPT-2. A hook runs only without CUDA graphs, and in this process. Each
-    sequence is one position shorter, since vLLM wants room for the token that it samples.
+    vLLM's own `extract_hidden_states` does not support GPT-2. A hook runs only without CUDA graphs, in this process.
+    Each sequence is one position shorter, since vLLM needs room for the token that it samples.
     """
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -158,8 +159,8 @@ def hooked_vllm(folder: pathlib.Path, config: dict, ids: torch.Tensor, device: s
     return run
 
 
-# The maker of each peer's function, and how many sequences it goes through, since all are slower than a capture.
-# SAELens's store first fills a buffer of 16.
+# The maker of each peer's function, and the number of its sequences: fewer than a capture's, since all peers are
+# slower. SAELens's store first fills a buffer of 16.
 PEERS = {
     "transformers with a hook": (hooked_transformers, 64),
     "TransformerLens": (hooked_transformer_lens, 64),

@@ -9,7 +9,7 @@ if(SANITIZE)
 endif()
 file(REMOVE_RECURSE ${WORK})
 run(${CMAKE_COMMAND} --install ${BUILD} --prefix ${WORK}/first --component client)
-# The prefix may be moved: nothing in it names where it was, nor the build.
+# The prefix must be movable: nothing in it names its former place or the build.
 file(RENAME ${WORK}/first ${WORK}/prefix)
 run(${CMAKE_COMMAND} -S ${CONSUMER} -B ${WORK}/build -DCMAKE_PREFIX_PATH=${WORK}/prefix -DCMAKE_CXX_COMPILER=${CXX}
     -DHOOKLINE_VERSION=${VERSION} ${flags})

@@ -1,5 +1,5 @@
-// The names of transformers and TransformerLens mean what these packages themselves compute under them, which
-// fixtures/aliases/make_aliases.py has recorded by running both.
+// Names of transformers and TransformerLens must mean the tensors that these packages compute under them.
+// fixtures/aliases/make_aliases.py has recorded them from both.
 #include "server/model/aliases.h"
 
 #include <algorithm>
@@ -33,7 +33,8 @@ std::vector<std::string> Recorded() {
   return names;
 }
 
-// The ways to write a module's input or output: as it is, from the base model on, and an output without `.output`.
+// Returns the ways to write a module's input or output: as it is, relative to the base model, and an output
+// without `.output`.
 std::vector<std::string> Spellings(const std::string& name, const std::string& base) {
   std::vector<std::string> spellings = {name};
   if (absl::StartsWith(name, base)) spellings.push_back(name.substr(base.size()));
@@ -58,11 +59,12 @@ class AliasesTest : public ::testing::TestWithParam<std::string> {
     table_ = Expected()[GetParam()];
   }
 
-  // `same`: the hook points that hold the tensor of that name; none where Hookline lacks it.
+  // Checks the meaning of `name`. `same`: the hook points that hold the tensor of that name; empty if Hookline
+  // has none.
   void Check(const std::string& name, const std::vector<std::string>& same) {
     SCOPED_TRACE(name);
     const HookPoints& points = model_->hook_points();
-    if (const int own = points.Find(name); own >= 0 && points[own].name == name) return;  // its meaning is Hookline's
+    if (const int own = points.Find(name); own >= 0 && points[own].name == name) return;  // a name of Hookline's own
     const auto resolved = points.Resolve({name}, 10);
     if (resolved.ok()) {
       EXPECT_THAT(same, Contains(points[resolved->front().index].name));

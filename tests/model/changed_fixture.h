@@ -1,4 +1,4 @@
-// Families' fixtures with changes: for tests of what is refused, and of what means the same.
+// Families' fixtures with changes, for tests of models that are refused and of forms that mean the same.
 #ifndef HOOKLINE_TESTS_MODEL_CHANGED_FIXTURE_H_
 #define HOOKLINE_TESTS_MODEL_CHANGED_FIXTURE_H_
 
@@ -35,7 +35,7 @@ class ChangedFixtureTest : public ScratchFolderTest {
     std::ofstream(root_ / "config.json") << config;
   }
 
-  // The names and shapes in model.safetensors; its data stays, and `more` follows it.
+  // Changes the names and shapes in model.safetensors. Its data stays, and `more` follows it.
   void ChangeHeader(const std::function<void(nlohmann::json& header)>& change, const std::string& more = "") {
     std::ifstream in(root_ / "model.safetensors", std::ios::binary);
     const std::string bytes{std::istreambuf_iterator<char>(in), {}};
@@ -59,7 +59,7 @@ class ChangedFixtureTest : public ScratchFolderTest {
     return LoadModel(options);
   }
 
-  // The value of the last hook point for 100 tokens.
+  // Returns the value of the last hook point for 100 tokens.
   at::Tensor LastValue() {
     auto model = Load();
     EXPECT_TRUE(model.ok()) << model.status();
@@ -67,7 +67,7 @@ class ChangedFixtureTest : public ScratchFolderTest {
     return RunModel(**model, at::arange(100, at::kLong).unsqueeze(0), {(*model)->hook_points().size() - 1})[0];
   }
 
-  // Returns the error about the fixture once its config.json was changed.
+  // Returns the error about the fixture after a change of its config.json.
   std::string Refusal(const std::string& fixture, const std::function<void(nlohmann::json& config)>& change) {
     Use(fixture);
     ChangeConfig(change);

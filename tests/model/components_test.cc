@@ -1,4 +1,4 @@
-// The parts of a decoder against slow and obvious references.
+// Tests the parts of a decoder against slow and obvious references.
 #include <ATen/ATen.h>
 
 #include <cmath>
@@ -14,7 +14,7 @@
 namespace hookline {
 namespace {
 
-// The recurrence token by token, in float64.
+// Computes the recurrence token by token, in float64.
 at::Tensor SlowGatedDelta(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& log_decay,
                           const at::Tensor& beta) {
   at::Tensor out = at::empty(v.sizes(), at::kDouble);
@@ -46,7 +46,7 @@ TEST(GatedDeltaRuleTest, EveryChunkSizeGivesTheRecurrence) {
   }
 }
 
-// A head that forgets at once would overflow if decays were divided.
+// For a head that forgets at once, an implementation that divides decays would overflow.
 TEST(GatedDeltaRuleTest, StrongDecayStaysFinite) {
   const at::Tensor q = at::ones({1, 64, 4}), v = at::ones({1, 64, 4}), beta = at::ones({1, 64});
   const at::Tensor got = GatedDeltaRule(q, q / 2, v, at::full({1, 64}, -1e4), beta, 64);
@@ -107,7 +107,7 @@ TEST(RotaryTest, AdjacentPairsStayWhereTheyAreAndInterleavedOnesAreSorted) {
   EXPECT_TRUE(at::equal(adjacent.slice(3, 4), x.slice(3, 4)));
 }
 
-// The format's own definition, value by value.
+// Tests each value against the definition of the format.
 TEST(Mxfp4Test, EachValueIsItsHalfByteTimesThePowerOfItsScale) {
   constexpr double kMagnitudes[] = {0, 0.5, 1, 1.5, 2, 3, 4, 6};
   at::manual_seed(3);
@@ -115,7 +115,7 @@ TEST(Mxfp4Test, EachValueIsItsHalfByteTimesThePowerOfItsScale) {
   at::Tensor scales = at::randint(100, 150, {2, 3, 5}, at::kByte);
   scales.view(-1)[7] = 255;
   at::Tensor values = at::empty({2, 3, 5 * kMxfp4Group}, at::kFloat);
-  // The blocks come in two pieces, as a file is read.
+  // The blocks come in two pieces, as in the reading of a file.
   const absl::Span<const uint8_t> bytes(blocks.data_ptr<uint8_t>(), blocks.nbytes());
   constexpr int64_t kFirst = 11 * kMxfp4GroupBytes;
   DecodeMxfp4(kFirst, bytes.subspan(kFirst), scales, values);

@@ -1,4 +1,4 @@
-// The size of a model's weights is known before they are read, to the byte that is kept.
+// The size of a model's weights is known before they are read, exactly to the byte.
 #include <gtest/gtest.h>
 
 #include <cstdint>
@@ -33,7 +33,7 @@ TEST(CountWeightsTest, WeightsCountInTheTypeTheyAreComputedIn) {
   const ModelInfo info = Info(Fixture("families/llama_gqa"));
   const int64_t embedding = info.vocabulary_size * info.width;
   EXPECT_EQ(Bytes(Fixture("families/llama_gqa")), 4 * info.parameters);
-  // The embedding stays as it is stored.
+  // The embedding stays in the type in which it is stored.
   EXPECT_EQ(Bytes(Fixture("families/llama_gqa", "bfloat16")), 2 * info.parameters + 2 * embedding);
   const ModelInfo stored_narrow = Info(Fixture("families/mistral"));
   EXPECT_EQ(Bytes(Fixture("families/mistral")),
@@ -48,7 +48,7 @@ TEST(CountWeightsTest, TheUnembeddingCountsOnlyWhereItIsLoaded) {
     const int64_t with = Bytes(options);
     options.evaluation = false;
     const int64_t without = Bytes(options);
-    // Phi's has a bias too; where the embedding serves as one, there is nothing to leave out.
+    // Phi's unembedding has a bias too; a tied unembedding is the embedding, so that leaving it out saves nothing.
     const bool is_tied = name == "families/gemma3_multimodal";
     const int64_t rows = info.width + (name == "families/phi" ? 1 : 0);
     EXPECT_EQ(with - without, is_tied ? 0 : 4 * info.vocabulary_size * rows) << name;
@@ -59,7 +59,7 @@ TEST(CountWeightsTest, MasksAndTowersThatAreNotReadCountNothing) {
   for (const std::string name : {"families/gpt2_hub_layout", "families/gpt_neo"}) {
     EXPECT_EQ(Bytes(Fixture(name)), 4 * Info(Fixture(name)).parameters) << name;
   }
-  // Its embedding is stored in bfloat16, as everything.
+  // The embedding is stored in bfloat16, like all of the checkpoint.
   const ModelInfo info = Info(Fixture("families/qwen3_5", "bfloat16"));
   EXPECT_LT(Bytes(Fixture("families/qwen3_5", "bfloat16")), 2 * info.parameters * 11 / 10);
 }

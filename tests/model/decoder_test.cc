@@ -25,7 +25,7 @@ std::vector<int> AllHookPoints(const Model& model) {
   return all;
 }
 
-// Counts how often LibTorch's operators run while it lives, by name.
+// Counts by name how often LibTorch's operators run while this object lives.
 class OperatorCounts {
  public:
   OperatorCounts() {
@@ -107,7 +107,7 @@ TEST(DecoderTest, TapsCopyNothing) {
     return counts.copies();
   };
   std::vector<int> all = AllHookPoints(*model);
-  // The positions' embedding is the one tensor that has no rows of its own for each sequence.
+  // The position embedding is the only tensor that does not have rows for each sequence.
   all.erase(all.begin() + model->hook_points().Find("hook_pos_embed"));
   Pass(*model, all);  // makes the masks
   EXPECT_EQ(copies(all), copies({all.back()}));
@@ -159,7 +159,7 @@ INSTANTIATE_TEST_SUITE_P(, KeptTapsTest, ::testing::Values("random", "A-gqa", "F
 
 TEST(DecoderTest, MemoryThatIsNotThereIsResourceExhaustedAndTheModelStaysUsable) {
   const auto model = RandomDecoder({});
-  // 2^50 bytes of ids once they are laid out: more than an address space holds.
+  // Laid out, the ids would take 2^50 bytes, more than an address space holds.
   const at::Tensor ids = at::zeros({1, 1}, at::kLong).expand({int64_t{1} << 37, 1024});
   const absl::Status status = model->Forward(ids, {}, {0}, [](int, const at::Tensor&) {});
   EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << status;

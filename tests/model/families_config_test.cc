@@ -1,4 +1,4 @@
-// Tests what a config.json may leave out, say in another form or say twice, and layouts of weights that mean the same.
+// Tests what a config.json can leave out, say in another form or say twice, and layouts of weights that mean the same.
 #include <filesystem>
 #include <fstream>
 #include <map>
@@ -26,7 +26,7 @@ using Tensors = std::map<std::string, at::Tensor>;
 
 class FamiliesConfigTest : public ChangedFixtureTest {
  protected:
-  // Replaces model.safetensors by what `change` makes of its tensors.
+  // Replaces model.safetensors with the tensors that `change` makes of its own.
   void ChangeWeights(const std::function<void(Tensors& tensors)>& change) {
     Tensors tensors;
     {
@@ -62,7 +62,7 @@ class FamiliesConfigTest : public ChangedFixtureTest {
     out << text << data;
   }
 
-  // Returns the bytes that the weights are said to take before they are loaded.
+  // Returns the number of bytes that CountWeights expects the weights to take.
   int64_t Bytes() {
     ModelOptions options;
     options.path = root_;
@@ -73,7 +73,7 @@ class FamiliesConfigTest : public ChangedFixtureTest {
   }
 };
 
-// Flags that no fixture sets; each must change what is computed, or two models would be taken for one.
+// No fixture sets these flags. Each must change the activations; otherwise it is ignored by mistake.
 TEST_F(FamiliesConfigTest, FlagsThatNoFixtureSetsChangeTheActivations) {
   const struct {
     const char* fixture;
@@ -266,7 +266,7 @@ TEST_F(FamiliesConfigTest, MinistralIsAMistralWhoseLayersHaveKinds) {
   EXPECT_FALSE(at::equal(LastValue(), windowed));
 }
 
-// transformers 5.24 writes sizes by layer, with leading zeros where there are more than ten layers.
+// transformers 5.24 writes sizes by layer, with leading zeros if there are more than ten layers.
 TEST_F(FamiliesConfigTest, Gemma4TakesTheSizesOfItsLayersInEitherForm) {
   Use("gemma4");
   const at::Tensor published = LastValue();
@@ -281,7 +281,7 @@ TEST_F(FamiliesConfigTest, Gemma4TakesTheSizesOfItsLayersInEitherForm) {
   }
 }
 
-// The first nanochat models, as its own trainer and as transformers write them.
+// nanochat's own trainer and transformers write its first models in different forms.
 TEST_F(FamiliesConfigTest, NanochatLoadsAsTransformersWritesIt) {
   ModelOptions options;
   options.path = std::string(HOOKLINE_FIXTURES) + "/nanochat/A-gqa";
@@ -347,7 +347,7 @@ TEST_F(FamiliesConfigTest, WhatStandsBesideTheLanguageModelIsNeitherReadNorPartO
   EXPECT_NE(fingerprint(), whole);
 }
 
-// Experts of any family that may be stored as one matrix each.
+// Experts of any family can be stored as one matrix each or as stacked matrices.
 TEST_F(FamiliesConfigTest, ExpertsLoadFromEitherLayout) {
   Use("qwen3_moe");
   const at::Tensor apart = LastValue();
@@ -368,7 +368,7 @@ TEST_F(FamiliesConfigTest, ExpertsLoadFromEitherLayout) {
   EXPECT_LE((LastValue() - apart).norm().item<double>(), 1e-5 * apart.norm().item<double>());
 }
 
-// Returns the numbers that MXFP4 experts stand for, (E, out, in).
+// Returns the values of MXFP4 experts, (E, out, in).
 at::Tensor FromMxfp4(const at::Tensor& blocks, const at::Tensor& scales) {
   at::Tensor values = at::empty({blocks.size(0), blocks.size(1), blocks.size(2) * kMxfp4Group}, at::kBFloat16);
   DecodeMxfp4(0, {blocks.data_ptr<uint8_t>(), blocks.nbytes()}, scales, values);

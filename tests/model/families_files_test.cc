@@ -1,4 +1,4 @@
-// Checkpoints in the forms in which people publish them: other files, other names, more than the model.
+// Tests checkpoints in the forms in which people publish them: other files, other names, more than the model.
 #include <ATen/ATen.h>
 
 #include <fstream>
@@ -26,7 +26,7 @@ constexpr char kPointer[] = "version https://git-lfs.github.com/spec/v1\noid sha
 
 class FamiliesFilesTest : public ChangedFixtureTest {
  protected:
-  // Loads what the test made and compares it with the fixture itself.
+  // Loads the changed fixture and compares it with the original.
   void ExpectSameRows(const std::string& fixture) {
     const auto changed = Load();
     ASSERT_TRUE(changed.ok()) << changed.status();
@@ -69,7 +69,7 @@ class FamiliesFilesTest : public ChangedFixtureTest {
   }
 };
 
-// The fixture's weights as torch.save writes them.
+// Returns the fixture's weights as torch.save writes them.
 std::string AsBin(const fs::path& safetensors) {
   const std::string bytes = ReadFile(safetensors);
   uint64_t length = 0;
@@ -186,8 +186,8 @@ TEST_F(FamiliesFilesTest, CodeOfTheCheckpointsOwnIsWarnedOf) {
 TEST_F(FamiliesFilesTest, QuantisationThatDoesNotSayHowIsRefusedForThat) {
   Use("llama_gqa");
   ChangeConfig([](Json& config) { config["quantization_config"] = Json::object(); });
-  EXPECT_THAT(Message(), AllOf(HasSubstr("quantization_config is an object"), HasSubstr("remove the field")));
-  // A type that is not known is said first.
+  EXPECT_THAT(Message(), AllOf(HasSubstr("quantization_config is an object"), HasSubstr("take the field out")));
+  // An unknown type is reported first.
   ChangeConfig([](Json& config) { config["model_type"] = "mamba"; });
   EXPECT_THAT(Message(), HasSubstr("model_type is \"mamba\""));
 }

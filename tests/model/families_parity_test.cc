@@ -45,15 +45,15 @@ double Median(const std::vector<Difference>& differences) {
   return values[values.size() / 2];
 }
 
-// Their references were made before `attn.hook_out` and `mlp.hook_out` were hook points.
+// The references of these were made before `attn.hook_out` and `mlp.hook_out` were hook points.
 const std::set<std::string> kWithoutRawOutputs = {"gemma2", "gemma3", "gemma3_multimodal", "olmo2"};
 
 bool IsRawOutput(const std::string& name) {
   return absl::EndsWith(name, ".attn.hook_out") || absl::EndsWith(name, ".mlp.hook_out");
 }
 
-// A few choices of experts differ in bfloat16, and a state that is read where it nearly cancels: such rows are off
-// wholly, so only the median says something.
+// In bfloat16, a few choices of experts differ, and so does a state that is read where it nearly cancels. Such rows are
+// wholly off, so only the median says something.
 bool OnlyMedianCounts(const Model& model) {
   return absl::StrContains(model.info().details, "experts") || absl::StrContains(model.info().details, "delta");
 }
@@ -73,7 +73,7 @@ TEST_P(FamiliesParityTest, EveryHookPointEqualsTransformersInFloat32) {
     EXPECT_LE(difference.worst_row, exact ? 0 : 5e-5) << difference.what;
   }
   EXPECT_LE(Median(differences), 1e-6);
-  // No hook point is offered that the reference does not know.
+  // The model must not offer a hook point that the reference does not have.
   for (const HookPoint& hook_point : model->hook_points().all()) {
     if (IsRawOutput(hook_point.name) && kWithoutRawOutputs.count(GetParam()) == 1) continue;
     if (absl::EndsWith(hook_point.name, ".hook_scale")) continue;
@@ -81,7 +81,7 @@ TEST_P(FamiliesParityTest, EveryHookPointEqualsTransformersInFloat32) {
   }
 }
 
-// The references of the older fixtures lack the raw outputs, but have what the norm makes of them.
+// The references of the older fixtures lack the raw outputs, but have the norms' results.
 TEST_P(FamiliesParityTest, TheNormAfterASublayerReadsItsRawOutput) {
   const auto model = Load(GetParam(), "float32");
   ASSERT_NE(model, nullptr);
@@ -100,7 +100,7 @@ TEST_P(FamiliesParityTest, TheNormAfterASublayerReadsItsRawOutput) {
   }
 }
 
-// Returns the hook point that a norm reads; -1 where that is not a hook point.
+// Returns the hook point that a norm reads; -1 if what it reads is not a hook point.
 int InputOfNorm(const HookPoints& points, const std::string& norm) {
   if (norm == "ln_final.") {
     for (int i = points.size() - 1; i >= 0; --i) {
@@ -115,7 +115,7 @@ int InputOfNorm(const HookPoints& points, const std::string& norm) {
   return kind == "ln2." && middle >= 0 ? middle : points.Find(block + "hook_resid_pre");
 }
 
-// The references hold no scales, but each norm's input and what it is after the division.
+// The references hold no scales, but each norm's input and the result of the division.
 TEST_P(FamiliesParityTest, AScaleIsWhatTransformersDividesTheNormsInputBy) {
   const auto model = Load(GetParam(), "float32");
   ASSERT_NE(model, nullptr);
@@ -148,7 +148,7 @@ TEST_P(FamiliesParityTest, EveryHookPointIsNearTransformersInBfloat16) {
   const Reference reference = ReadReference(Fixture(GetParam()) + "/reference.safetensors");
   const std::vector<Difference> differences = CompareWithReference(*model, reference);
   ASSERT_FALSE(differences.empty());
-  // Those two are off as much in transformers itself.
+  // transformers itself is off by as much for these two.
   const double limit = GetParam() == "gemma4" || GetParam() == "phi3" ? 8e-2 : 5e-2;
   if (OnlyMedianCounts(*model)) {
     EXPECT_LE(Median(differences), 3e-2);

@@ -1,4 +1,4 @@
-// Configurations and weights that do not fit each other or ask for what is not computed.
+// Tests configurations and weights that do not fit each other, or that ask for something Hookline does not compute.
 #include <filesystem>
 #include <fstream>
 #include <functional>
@@ -105,7 +105,7 @@ TEST_F(FamiliesRefusedTest, WhatIsNotPlainCausalAttentionIsRefused) {
               HasSubstr("use_bidirectional_attention is true"));
   EXPECT_THAT(Refusal("gemma4", [](Json& config) { config["text_config"]["use_bidirectional_attention"] = "all"; }),
               HasSubstr("text_config.use_bidirectional_attention is \"all\""));
-  // transformers 5 attends both ways with it in any family.
+  // With is_causal false, transformers 5 attends in both directions, in any family.
   for (const auto& entry : fs::directory_iterator(fs::path(HOOKLINE_FIXTURES) / "families")) {
     if (!entry.is_directory()) continue;
     EXPECT_THAT(RefusalOf(entry.path().filename(), "is_causal", false), HasSubstr("is_causal is false"));
@@ -116,7 +116,7 @@ TEST_F(FamiliesRefusedTest, WhatIsNotPlainCausalAttentionIsRefused) {
 
 TEST_F(FamiliesRefusedTest, RotationsThatContradictEachOtherAreRefused) {
   const auto both = HasSubstr("both mean the same");
-  // A model card's lines for yarn, pasted into a file of transformers 5.
+  // These are a model card's lines for yarn, pasted into a file of transformers 5.
   const Json yarn = {{"rope_type", "yarn"}, {"factor", 4.0}, {"original_max_position_embeddings", 128}};
   EXPECT_THAT(RefusalOf("mistral_rope_parameters", "rope_scaling", yarn),
               HasSubstr("rope_scaling is an object; it contradicts rope_parameters"));
@@ -131,7 +131,7 @@ TEST_F(FamiliesRefusedTest, RotationsThatContradictEachOtherAreRefused) {
   EXPECT_THAT(RefusalOf("gpt_neox_parallel", "partial_rotary_factor", 0.5), both);
   EXPECT_THAT(Refusal("llama_yarn", [](Json& config) { config["rope_scaling"]["type"] = "linear"; }),
               AllOf(HasSubstr("rope_scaling.rope_type is \"yarn\"; but type says \"linear\""), both));
-  // transformers 4 takes the one, transformers 5 the other.
+  // transformers 4 reads the one, transformers 5 the other.
   EXPECT_THAT(RefusalOf("llama3_rope", "original_max_position_embeddings", 4096),
               AllOf(HasSubstr("rope_scaling.original_max_position_embeddings is"), both));
 }
@@ -230,7 +230,7 @@ TEST_F(FamiliesRefusedTest, AMissingWeightIsNamed) {
 TEST_F(FamiliesRefusedTest, ASurplusWeightIsNamed) {
   for (const char* fixture : {"gpt2", "gpt_neox_sequential", "llama_gqa", "gemma2", "olmo2"}) {
     Use(fixture);
-    // One more norm, of which the configuration of one layer less knows nothing.
+    // With one layer less in the configuration, the weights of the last layer are surplus.
     ChangeConfig([](Json& config) {
       Json& layers = config.contains("n_layer") ? config["n_layer"] : config["num_hidden_layers"];
       layers = layers.get<int>() - 1;

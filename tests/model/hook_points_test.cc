@@ -20,7 +20,7 @@ using ::testing::SizeIs;
 
 constexpr int kNoLimit = 4096;
 
-// Twelve layers of three hook points between an embedding and a norm, with the original collector's alias.
+// Returns twelve layers of three hook points between an embedding and a norm, with the original collector's alias.
 HookPoints TwelveLayers() {
   std::vector<HookPoint> points = {{"hook_embed", 8, -1, "The embedding."}};
   absl::flat_hash_map<std::string, int> aliases;
@@ -155,7 +155,7 @@ TEST(HookPointsTest, WhatAHostileClientSendsIsAnsweredShortly) {
   ExpectRefused(TwelveLayers(), long_ones, "hook_points[16]", "more than 16384 bytes");
 }
 
-// The slow and obvious way: tries every length for every `*`.
+// Matches in the slow and obvious way: tries every length for every `*`.
 bool SlowlyMatches(absl::string_view pattern, absl::string_view name) {
   if (pattern.empty()) return name.empty();
   if (pattern[0] == '{') {
@@ -179,7 +179,7 @@ TEST(HookPointsTest, WildcardsMatchWhatTheSlowAndObviousWayMatches) {
     return out;
   };
   for (int round = 0; round < 3000; ++round) {
-    // Lengths around the ends of 64 bits are tried, too.
+    // Some lengths lie around multiples of 64 bits.
     const size_t length = round % 3 == 0 ? 60 + random() % 70 : 1 + random() % 8;
     const std::string name = text(length, "ab");
     std::string pattern = round % 3 == 0 ? absl::StrCat("*", name.substr(random() % length)) : "";

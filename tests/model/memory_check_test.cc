@@ -1,4 +1,4 @@
-// Memory that does not suffice is an error with both numbers.
+// Memory that does not suffice is an error that names both numbers.
 #include "server/model/load/memory_check.h"
 
 #include <gmock/gmock.h>
@@ -16,7 +16,7 @@ namespace {
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 
-// A root folder with what the kernel would tell.
+// A root folder with the files that the kernel would provide.
 class FakeRoot {
  public:
   FakeRoot() {

@@ -48,9 +48,9 @@ TEST_P(NanochatParityTest, EveryHookPointEqualsTheReferenceInFloat32) {
     EXPECT_LE(difference.relative, 1e-5) << difference.what;
     EXPECT_LE(difference.worst_row, 1e-4) << difference.what;
   }
-  // No hook point is offered that the reference does not know.
+  // The model must not offer a hook point that the reference does not have.
   for (const HookPoint& hook_point : model->hook_points().all()) {
-    if (absl::EndsWith(hook_point.name, ".hook_scale")) continue;  // families_parity_test.cc
+    if (absl::EndsWith(hook_point.name, ".hook_scale")) continue;  // families_parity_test.cc tests them
     EXPECT_EQ(reference.activations.count(hook_point.name), 1u) << hook_point.name;
   }
 }
@@ -60,7 +60,7 @@ TEST_P(NanochatParityTest, PaddingOnTheRightNeverReachesARow) {
   ASSERT_NE(model, nullptr);
   const Reference reference = ReadReference(Fixture(GetParam()) + "/reference.safetensors");
   const int64_t longest = reference.tokens[2].size(0), length = reference.tokens[1].size(0);
-  // Sequence 1 beside sequence 2, padded with each of two different ids.
+  // Sequence 1 runs beside sequence 2, padded with each of two different ids.
   std::vector<int> all(static_cast<size_t>(model->hook_points().size()));
   for (size_t i = 0; i < all.size(); ++i) all[i] = static_cast<int>(i);
   const std::vector<at::Tensor> alone = RunModel(*model, reference.tokens[1].unsqueeze(0), all);

@@ -1,4 +1,4 @@
-// nanochat checkpoints whose metadata and weights do not fit each other.
+// Tests nanochat checkpoints whose metadata and weights do not fit each other.
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -23,7 +23,7 @@ class NanochatRefusedTest : public ScratchFolderTest {
     for (const char* name : {"model_000123.pt", "meta_000123.json"}) fs::copy(fixture / name, root_ / name);
   }
 
-  // Returns the error once `key` of model_config was changed.
+  // Returns the error after a change of `key` in model_config.
   std::string RefusalOf(const std::string& key, const Json& value) {
     const fs::path fixture = fs::path(HOOKLINE_FIXTURES) / "nanochat" / "A-gqa" / "meta_000123.json";
     Json meta = Json::parse(std::ifstream(fixture));

@@ -1,4 +1,4 @@
-// nanochat checkpoints whose weights are not what their architecture has, and the options by which one is chosen.
+// Tests nanochat checkpoints with missing or surplus weights, and the options that choose a checkpoint.
 #include <torch/version.h>
 
 #include <cstdlib>
@@ -28,7 +28,7 @@ std::string ReadFile(const fs::path& path) {
 
 void WriteFile(const fs::path& path, const std::string& bytes) { std::ofstream(path, std::ios::binary) << bytes; }
 
-// A zip archive's checksum (CRC-32 of ISO 3309), as its four bytes there.
+// Returns the checksum of a zip archive (CRC-32 of ISO 3309) as the four bytes that the archive holds.
 std::string Checksum(const std::string& bytes) {
   uint32_t crc = 0xffffffff;
   for (const char byte : bytes) {
@@ -49,7 +49,7 @@ void ReplaceAll(std::string* text, const std::string& from, const std::string& t
   }
 }
 
-// A copy of a fixture, to be spoilt.
+// A copy of a fixture that a test can damage.
 class Checkpoint {
  public:
   explicit Checkpoint(const std::string& fixture) {
@@ -69,12 +69,12 @@ class Checkpoint {
     WriteFile(meta(), json.dump());
   }
 
-  // Another text of the same length in the pickle, with the archive's checksums made right again.
+  // Puts another text of the same length into the pickle, and corrects the archive's checksums.
   void EditPickle(const std::string& from, const std::string& to) const {
     std::string bytes = ReadFile(model());
     const size_t begin = bytes.find("\x80\x02");  // the pickle's first bytes
     ASSERT_NE(begin, std::string::npos);
-    // The entry's name stands before it, and its end is the pickle's STOP before the next entry.
+    // The entry's name precedes the pickle; the pickle's STOP precedes the next entry.
     const size_t end = bytes.find("PK\x07\x08", begin);
     ASSERT_NE(end, std::string::npos);
     std::string pickle = bytes.substr(begin, end - begin);
@@ -91,7 +91,7 @@ class Checkpoint {
     return LoadModel(options).status();
   }
 
-  // Loads it, expecting a checkpoint's fault, with a message that has all of `texts`.
+  // Loads the checkpoint and expects an error that blames it, with a message that has all of `texts`.
   void ExpectRefused(const std::vector<std::string>& texts) const {
     const absl::Status status = Load();
     EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << status;
@@ -130,12 +130,12 @@ TEST(NanochatWeightsTest, AMissingWeightIsNamedWithTheShapeItShouldHave) {
 }
 
 TEST(NanochatWeightsTest, AWeightOfNoUseIsNamed) {
-  // Era A, whose unembedding is there although no hook point needs it.
+  // In era A the checkpoint must have an unembedding although no hook point needs it.
   const Checkpoint checkpoint("A-gqa");
   checkpoint.EditPickle("lm_head.weight", "lm_heat.weight");
   checkpoint.ExpectRefused({"model_000123.pt", "lm_head.weight", "missing"});
   const Checkpoint surplus("I-gqa");
-  surplus.EditPickle("smear_lambda", "smeer_lambda");  // no longer told as era I, whose other weights remain
+  surplus.EditPickle("smear_lambda", "smeer_lambda");  // the other weights of era I remain
   surplus.ExpectRefused({"model_000123.pt"});
 }
 
@@ -196,7 +196,7 @@ TEST(NanochatWeightsTest, Float16OnACpuIsComputedOrRefusedAtStart) {
   ModelOptions options;
   options.dtype = "float16";
   const absl::Status status = checkpoint.Load(options);
-  // LibTorch 2.x can; LoadModel has run a token through the model.
+  // LibTorch 2.x can compute float16; LoadModel has run a token through the model.
   if (TORCH_VERSION_MAJOR >= 2) {
     EXPECT_TRUE(status.ok()) << status;
     return;

@@ -56,7 +56,7 @@ Read ReadBack(const PackedRows& packed, const RowLayout& layout) {
   return read;
 }
 
-// The number of the dtype that is nearest to `x`, the even one of two, found by looking at all.
+// Returns the number of the dtype that is nearest to `x`, and the even one of two; compares with all numbers.
 float Nearest(float x, Dtype dtype) {
   float best = 0;
   int best_code = 0;
@@ -82,7 +82,7 @@ TEST(PackRowsTest, NumbersOfAScaledRowAreTheNearestTiesToEven) {
     std::vector<std::vector<float>> rows = Random(20, 33, 5.0f);
     rows.push_back(Random(1, 33, 1e-30f)[0]);
     rows.push_back(Random(1, 33, 1e30f)[0]);
-    // With the scale 1 each number is itself: exact ties, subnormal numbers and zero.
+    // With the scale 1 each number stands for itself: exact ties, subnormal numbers and zero.
     rows.push_back(std::vector<float>(33, 0.5f));
     rows.back()[0] = most;
     for (int i = 1; i < 33; ++i) rows.back()[i] = std::ldexp(static_cast<float>(i - 16), i % 3 == 0 ? -10 : -1);
@@ -165,7 +165,7 @@ TEST(PackRowsTest, NanIsLargerThanAnyNumber) {
   EXPECT_EQ(read.values[0][1], -9.0f);
 }
 
-// The rows that a Transfer copies out, in two parts.
+// Copies the rows by a Transfer, in two parts. Returns the sum of both losses.
 ConversionLoss Copy(const at::Tensor& value, const RowLayout& layout, std::vector<uint8_t>* bytes) {
   const auto transfer = *MakeTransfer("cpu");
   std::vector<int64_t> index(value.size(0));
@@ -208,7 +208,7 @@ TEST(PackRowsTest, RowsWithMoreEntriesThanAreKeptAreCounted) {
 }
 
 TEST(PackRowsTest, ValuesTooLargeForFloat16AreCounted) {
-  // 65519 still rounds to the largest number, 65504.
+  // 65519 is still rounded to the largest number, 65504.
   const at::Tensor value = Rows({{1, 65504, 65519, 70000}, {-1e30f, kInf, kNan, 65520}});
   std::vector<uint8_t> bytes;
   EXPECT_EQ(Copy(value, {Dtype::kFloat16, 4}, &bytes).overflows, 3);

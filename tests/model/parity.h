@@ -12,10 +12,11 @@
 
 namespace hookline {
 
-// A reference.safetensors: `tokens_j`, `<hook point>/<j>`, and where a sequence is stored in part `positions_j`.
+// The contents of a reference.safetensors: `tokens_j`, `<hook point>/<j>`, and `positions_j` if only a part of a
+// sequence is stored.
 struct Reference {
   std::vector<at::Tensor> tokens;                                // int64 (T)
-  std::vector<at::Tensor> positions;                             // int64, undefined where all are stored
+  std::vector<at::Tensor> positions;                             // int64, undefined if all are stored
   std::map<std::string, std::map<int, at::Tensor>> activations;  // by hook point and sequence, float32 (T, width)
 };
 Reference ReadReference(const std::string& path);
@@ -26,12 +27,12 @@ struct Difference {
   double worst_row = 0;  // the same of a single row
 };
 
-// Every activation of the reference, computed by running each sequence alone. Fails the test where a hook point is
-// missing; `logits` are left out.
+// Compares every activation of the reference with the model's, which runs each sequence alone. Fails the test if a hook
+// point is missing; leaves out `logits`.
 std::vector<Difference> CompareWithReference(Model& model, const Reference& reference);
 
-// Runs one batch, of sequences of `lengths` tokens (empty: full ones), and returns the values of `hook_points`
-// (indices, ascending), each (batch * positions, width) float32.
+// Runs one batch of sequences of `lengths` tokens (empty: full ones). Returns the values of `hook_points` (indices,
+// ascending), each (batch * positions, width) float32.
 std::vector<at::Tensor> RunModel(Model& model, const at::Tensor& token_ids, const std::vector<int>& hook_points,
                                  const std::vector<int64_t>& lengths = {});
 

@@ -1,4 +1,4 @@
-// Several models in one server: names apart, memory counted together, before any is loaded.
+// Tests several models in one server: distinct names, and memory that is counted together before any model is loaded.
 #include "server/model/load/preflight.h"
 
 #include <gmock/gmock.h>
@@ -24,7 +24,7 @@ ModelOptions Named(const std::string& name, const std::string& path) {
 
 class CheckModelsTest : public ScratchFolderTest {
  protected:
-  // A file of `bytes` zeros.
+  // Writes a file of `bytes` zeros.
   std::string File(const std::string& name, size_t bytes) {
     const std::filesystem::path path = root_ / name;
     std::filesystem::create_directories(path.parent_path());
@@ -79,7 +79,7 @@ TEST_F(CheckModelsTest, AModelThatFitsWithoutItsUnembeddingIsNotRefusedForIt) {
 }
 
 TEST_F(CheckModelsTest, OnlyTheChosenStepOfACheckpointCounts) {
-  // Two steps of one run do not differ in size; these do, so that it shows which of them counts.
+  // The steps of a real run do not differ in size. These do, which shows which of them counts.
   const auto copy = [&](const std::string& fixture, const std::string& step) {
     const std::filesystem::path from = std::filesystem::path(HOOKLINE_FIXTURES) / "nanochat" / fixture;
     std::filesystem::create_directories(root_ / "d20");

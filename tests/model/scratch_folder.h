@@ -1,4 +1,4 @@
-// A folder of a test's own.
+// Gives a test a folder of its own.
 #ifndef HOOKLINE_TESTS_MODEL_SCRATCH_FOLDER_H_
 #define HOOKLINE_TESTS_MODEL_SCRATCH_FOLDER_H_
 
@@ -11,7 +11,7 @@
 
 namespace hookline {
 
-// A fixture whose folder `root_` is empty at first and removed in the end.
+// A fixture whose folder `root_` is empty at first and removed at the end.
 class ScratchFolderTest : public ::testing::Test {
  protected:
   ScratchFolderTest() { std::filesystem::create_directories(root_); }

@@ -1,4 +1,4 @@
-// Models on several devices: how --device is read, how blocks are split, and that all compute the same.
+// Tests models on several devices: how --device is read, how blocks are split, and that all compute the same.
 #include <ATen/ATen.h>
 
 #include "gmock/gmock.h"
@@ -20,7 +20,7 @@ ModelOptions Fixture(const std::string& path, const std::string& device) {
   return options;
 }
 
-// Every hook point's values.
+// Returns every hook point's values.
 std::vector<at::Tensor> AllValues(Model& model) {
   std::vector<int> hook_points;
   for (int i = 0; i < model.hook_points().size(); ++i) hook_points.push_back(i);

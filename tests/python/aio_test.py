@@ -1,4 +1,4 @@
-"""The asyncio client keeps the promises of the other one."""
+"""Tests that the asyncio client keeps the promises of the other client."""
 
 import asyncio
 import inspect
@@ -275,7 +275,7 @@ def test_what_says_who_is_calling_goes_with_every_kind_of_call(fake):
 
 def test_a_recording_that_the_cap_ended_says_so(fake):
     server = fake()
-    server.recorded = 7  # and this many come
+    server.recorded = 7  # the fake server sends 7 rows
 
     async def run():
         async with hookline.aio.connect(server.address) as client:
@@ -290,7 +290,7 @@ def test_it_offers_what_the_other_client_offers():
     def offered(kind, left_out=()):
         return {name for name in vars(kind) if not name.startswith("_")} - set(left_out)
 
-    # Those ways of calling and receiving are the other one's alone.
+    # Only the other client has these ways of calling and receiving.
     missing = offered(hookline.Client, ["receiver", "run", "receive", "call"]) - offered(hookline.aio.AsyncClient)
     assert not missing
     assert offered(hookline.PersistRun) - {"close"} <= offered(hookline.aio.AsyncPersistRun)

@@ -1,4 +1,4 @@
-"""Rows beyond the server's cap, and the ends of passes: nothing stops short without a word."""
+"""Tests rows beyond the server's cap, and the ends of passes: whatever stops early is reported."""
 
 import itertools
 import warnings
@@ -117,7 +117,7 @@ def test_a_capture_that_ends_as_was_asked_says_nothing(fake):
 
 def test_a_recording_that_the_cap_ended_says_so(fake):
     server = fake()
-    server.recorded = 7  # and this many come
+    server.recorded = 7  # the fake server sends 7 rows
     with hookline.connect(server.address) as client:
         for watch in (lambda persist: persist.wait(), list):
             with pytest.warns(UserWarning, match="x: the recording ends at the server's cap of 7 rows.*source") as told:
@@ -128,7 +128,7 @@ def test_a_recording_that_the_cap_ended_says_so(fake):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             client.persist("r", "x", SEQUENCES, max_activations=7).wait()
-            server.recorded = 10  # the source ended before
+            server.recorded = 10  # the source ends before the budget
             client.persist("r", "x", SEQUENCES).wait()
 
 
@@ -219,7 +219,7 @@ def test_a_mixing_buffer_goes_on_from_its_state_at_any_batch():
 
 
 def test_a_feed_that_the_cap_cuts_does_not_begin_again():
-    # The server of these tests has no feeds: what decides is the grant alone.
+    # The fake server has no feeds, so this tests what follows from the grant.
     from hookline import _notes, _passes
     from hookline._request import capture_options
 
@@ -235,7 +235,7 @@ def test_the_summary_of_a_pass_is_that_of_all_its_captures(fake):
     server = fake(cap=31, datasets={"d": SEQUENCES})
 
     def alter(response):
-        """The statistics of a real server, of rows that are all alike but for one that is not finite."""
+        """Gives the statistics of a real server, for rows that are all alike but for one that is not finite."""
         if response.WhichOneof("kind") == "summary":
             response.summary.batches, response.summary.mean_batch_fill = 2, 0.5
             response.summary.timing.forward_seconds = 0.25
@@ -278,7 +278,7 @@ def test_means_of_a_pass_weigh_what_they_are_of():
 
     point = both(summary(3, 1.0, 1.0), summary(1, 5.0, 5.0)).hook_points[RESID]
     assert (point.mean, point.rms, point.mean_row_norm, point.rows) == (2.0, np.sqrt((3 + 25) / 4), 2.0, 4)
-    # 4 of 8 values are NaN: four of 1 and two of 4.
+    # Of the first 8 values 4 are NaN, so four values of 1 and two of 4 count.
     assert both(summary(4, 1.0, 1.0, nan_count=4), summary(1, 4.0, 4.0)).hook_points[RESID].mean == 2.0
     nothing = summary(2, float("nan"), float("nan"), nan_count=4)
     assert both(nothing, summary(1, 4.0, 4.0)).hook_points[RESID].mean == 4.0

@@ -1,4 +1,4 @@
-"""The promises of a capture, against a server that sends arithmetic rows."""
+"""Tests the promises of a capture, against a server that sends arithmetic rows."""
 
 import os
 import subprocess
@@ -154,7 +154,7 @@ def test_an_error_of_the_source_reaches_the_loop_after_the_rows_before_it(fake):
 
 
 def test_a_slow_reader_holds_back_the_source(fake):
-    """The number of batches in flight is bounded by prefetch and the transport's windows, not by the source."""
+    """Prefetch and the transport's windows bound the number of batches in flight, not the source."""
     server = fake(chunk_rows=64)
     pulled = []
 

@@ -1,4 +1,4 @@
-"""Nothing depends on the wall clock: it is set by an hour while everything runs."""
+"""Tests that nothing depends on the wall clock, which is set by an hour while everything runs."""
 
 import os
 import struct

@@ -1,4 +1,4 @@
-"""The collector: used like one with hooks on a local model, holding each row once."""
+"""Tests the collector: it is used like one with hooks on a local model, and holds each row once."""
 
 import json
 import resource
@@ -195,7 +195,7 @@ def test_a_budget_costs_no_memory_before_rows_arrive(model):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     rows = hookline.collect_activations_from_dataloader(
         model, [TOKENS], list(WIDTHS), max_activations=10_000_000, verbose=False
-    )  # address space for 1.9 GB
+    )  # takes 1.9 GB of address space
     assert rows[RESID].shape == (96, 8)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB
 
@@ -319,7 +319,7 @@ def test_an_unknown_hook_point_is_raised_when_the_block_is_entered(model, names)
     with pytest.raises(hookline.InvalidArgumentError, match="hook_nope"):
         with collector:
             pytest.fail("the block was entered")
-    with pytest.raises(RuntimeError, match="ActivationCollector"):  # nor does it listen
+    with pytest.raises(RuntimeError, match="ActivationCollector"):  # the collector does not listen
         model(TOKENS)
 
 

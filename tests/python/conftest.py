@@ -10,18 +10,18 @@ from fake_server import FakeServer  # noqa: E402
 
 import hookline  # noqa: E402
 
-# gRPC looks at a connection that nobody waits for every few seconds, so that a short time-out or a slow machine decides
-# whether a ping is answered. Without that only what the client does about pings counts.
+# Every few seconds gRPC polls connections that no call waits for, so a ping might be answered only because the time-out
+# is long or the machine is slow. With that turned off, only what the client does about pings counts.
 os.environ.setdefault("GRPC_CLIENT_CHANNEL_BACKUP_POLL_INTERVAL_MS", "0")
-# Threads that spin for each other's work make everything else on a busy machine slow; nothing here needs them.
+# Threads that spin while they wait for each other slow down everything on a busy machine, and no test needs them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 LIBRARY = os.environ.pop("HOOKLINE_CLIENT_LIBRARY", "")
-os.environ["HOOKLINE_CLIENT_LIBRARY"] = ""  # no library but where a test asks for it
+os.environ["HOOKLINE_CLIENT_LIBRARY"] = ""  # a test that needs the library asks for it
 
 
 @pytest.fixture(params=["grpc", "native"])
 def receiver(request, monkeypatch):
-    """Runs a test with either receiver; results are the same."""
+    """Runs a test with either receiver; results must be the same."""
     if request.param == "native":
         assert LIBRARY, "HOOKLINE_CLIENT_LIBRARY must name the C++ client's library; ctest sets it"
         monkeypatch.setenv("HOOKLINE_CLIENT_LIBRARY", LIBRARY)
@@ -30,7 +30,7 @@ def receiver(request, monkeypatch):
 
 @pytest.fixture
 def fake():
-    """Makes fake servers; they stop with the test."""
+    """Makes fake servers, which stop with the test."""
     servers = []
 
     def make(**options):
@@ -44,6 +44,6 @@ def fake():
 
 @pytest.fixture
 def client(server):
-    """A client of the module's server."""
+    """Connects a client to the module's server."""
     with hookline.connect(server.address) as connected:
         yield connected

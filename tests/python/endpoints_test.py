@@ -1,4 +1,4 @@
-"""hookline.connect(endpoints=...) reads the file that a batch job writes."""
+"""Tests hookline.connect(endpoints=...), which reads the file that a batch job writes."""
 
 import socket
 
@@ -66,7 +66,7 @@ def test_a_name_in_a_list_stands_for_all_its_addresses(monkeypatch):
     with hookline.connect(["hookline.lab:7471"]) as client:
         assert [one.address for one in client.clients] == ["[fd00::1]:7471", "[fd00::2]:7471"]
     with hookline.connect("hookline.lab:7471") as client:
-        assert client.address == "hookline.lab:7471"  # one server, which gRPC chooses
+        assert client.address == "hookline.lab:7471"  # one server, chosen by gRPC
 
 
 def test_a_name_of_many_addresses_has_no_certificate_of_its_own(monkeypatch):

@@ -1,4 +1,4 @@
-"""The class that each of the server's codes is raised as, by both clients, and the calls that may raise it."""
+"""The class that both clients raise for each of the server's codes, and the calls that may raise it."""
 
 import hookline
 
@@ -19,7 +19,7 @@ CODES = {
 
 
 def calls(client, hook_point, sequences):
-    """The calls, by name, that are written alike for both clients; asyncio's return what is to be awaited."""
+    """Returns, by name, the calls that are written alike for both clients; asyncio's return awaitables."""
     return {
         "persist": lambda: client.persist("r", hook_point, sequences).wait(),
         "estimate": lambda: client.estimate(hook_point, sequences),

@@ -1,4 +1,4 @@
-"""Errors name what people wrote: the place in their source, the argument, and the class that says whether to retry."""
+"""Tests errors: they name the place in the source, or the argument, and their class says whether to retry."""
 
 import asyncio
 import os
@@ -129,7 +129,7 @@ def test_a_timeout_may_be_a_number_of_any_type(seconds):
 
 
 def sources(bad):
-    """The same sequences with one replaced, in the forms of sources, and where each says that it stands."""
+    """Yields the same sequences with one replaced, in each form of a source, and the place that the error must name."""
     lists = [ids if i != 13 else bad for i, ids in enumerate(SEQUENCES)]
     yield lists, "row 13 of the source"
     yield np.array(lists), "row 13 of the source"
@@ -145,7 +145,7 @@ def sources(bad):
 def test_a_bad_sequence_is_named_by_its_place_in_the_source(fake, form, monkeypatch):
     from hookline import _sources
 
-    monkeypatch.setattr(_sources, "MESSAGE_TOKENS", 30)  # three sequences a message
+    monkeypatch.setattr(_sources, "MESSAGE_TOKENS", 30)  # three sequences in a message
     server = fake()
     server.refused_id = 999
     source, place = list(sources([5] * 7 + [999] + [5] * 2))[form]

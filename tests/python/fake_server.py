@@ -1,5 +1,5 @@
-"""A capture server of a few lines, written from the proto's comments, for what a real one cannot be made to do on
-demand: break a connection after a given row, change its model, send a malformed chunk.
+"""A small capture server, written from the comments in proto/, which does on demand what a real one cannot be made to
+do: break a connection after a given row, change its model, send a malformed chunk.
 
 Its rows are arithmetic: `value(hook_point, token, position, column)`.
 """
@@ -17,7 +17,7 @@ WIDTHS = {"blocks.0.hook_resid_post": 8, "blocks.1.hook_resid_post": 8, "blocks.
 
 
 def rows_of(hook_point, ids, width=None):
-    """The rows of one sequence, (len(ids), width) float32; small whole numbers, exact in every dtype."""
+    """Returns the rows of a sequence, (len(ids), width) float32: small whole numbers, exact in every dtype."""
     index = list(WIDTHS).index(hook_point)
     ids = np.asarray(ids, np.int64).reshape(-1, 1)
     positions = np.arange(len(ids)).reshape(-1, 1)
@@ -36,9 +36,9 @@ def encode(rows, dtype):
 
 
 class FakeServer:
-    """`breaks`: rows after which the first, second, ... call ends with UNAVAILABLE; later calls end well. With
-    `statistics` summaries have those of the call's rows, and a call that breaks sends one, as a server that shuts down
-    does."""
+    """`breaks`: the number of rows after which the first, second, ... call ends with UNAVAILABLE; later calls succeed.
+    With `statistics`, summaries have statistics of the call's rows, and a call that breaks sends a summary first, as a
+    server does when it shuts down."""
 
     def __init__(
         self,
@@ -59,14 +59,14 @@ class FakeServer:
         self.fingerprint = "f" * 32
         self.dataset_fingerprint = "d" * 32
         self.requests = []  # every CaptureRequest
-        self.metadata = {}  # of the last request that came to nothing but `failure`
-        self.sequences_read = 0  # from streams, also those sent again
+        self.metadata = {}  # of the last request of a method that only fails
+        self.sequences_read = 0  # from streams, also those that were sent again
         self.alter = lambda response: response  # applied to each CaptureResponse
         self.failure = None  # (code, message, trailing metadata) of every capture, persist and estimate
-        self.fails_everywhere = False  # whether all other calls end with it, too
-        self.recorded = 10  # the budget granted to recordings, of whose rows 7 come
+        self.fails_everywhere = False  # whether `failure` also ends all other calls
+        self.recorded = 10  # the budget granted to recordings, which get 7 rows
         self.refused_id = None  # a token id that streams may not hold
-        self.release = threading.Event()  # chunks after the first wait for it
+        self.release = threading.Event()  # the chunks after the first wait for this
         self.release.set()
         self.cancelled = threading.Event()
         options = [("grpc.so_reuseport", 0)]
@@ -135,7 +135,7 @@ class FakeServer:
         self._server.stop(None).wait()
 
     def _fails(self, message, context):
-        """Requests that this server answers with `failure` only."""
+        """Fails with `failure`, or else says that the fake server does not have the method."""
         self.metadata = dict(context.invocation_metadata())
         self._fail(context)
         context.abort(grpc.StatusCode.UNIMPLEMENTED, "the fake server does not do this")
@@ -151,7 +151,7 @@ class FakeServer:
         name = _protocol.GetDatasetRequest.FromString(message).name
         if name not in self.datasets:
             self._fails(message, context)
-        # Sequences here may differ in length: each counts as a row of one token then.
+        # If the sequences differ in length, each counts as a row of one token.
         lengths = set(map(len, self.datasets[name]))
         length = lengths.pop() if len(lengths) == 1 else 1
         return _protocol.Dataset(
@@ -187,7 +187,7 @@ class FakeServer:
         return _protocol.ListModelsResponse(models=[self._model()]).SerializeToString()
 
     def _watch(self, _request, context):
-        """Says SERVING once, and nothing more for as long as the call lasts."""
+        """Says SERVING once, then waits until the call is over."""
         over = threading.Event()
         context.add_callback(over.set)
         yield b"\x08\x01"
@@ -217,7 +217,7 @@ class FakeServer:
         return _protocol.Recording(name=name, state=2, dtype=2, rows=7, hook_points=points)
 
     def _persist(self, message, context):
-        """Brings half of a recording of 7 rows and, once `release` lets it, the whole."""
+        """Reports half of a recording of 7 rows and, once `release` is set, the whole."""
         request = _protocol.PersistRequest.FromString(message)
         self._fail(context)
         context.add_callback(self.cancelled.set)
@@ -228,7 +228,7 @@ class FakeServer:
         yield _protocol.PersistResponse(rows=7, new_rows=4, recording=recording, **progress).SerializeToString()
 
     def _list_recordings(self, message, context):
-        """One on each page."""
+        """Returns one recording on each page."""
         self._fail(context, self.fails_everywhere)
         names = sorted(self.datasets)
         token = _protocol.ListRecordingsRequest.FromString(message).page_token
@@ -328,7 +328,8 @@ class FakeServer:
                         chunk.sequence.extend([state["sequence"]] * rows)
                         chunk.position.extend(range(first, first + rows))
                         chunk.token_id.extend(ids[first : first + rows])
-                    # The token of a group stands on its last chunk: a cut before that repeats nothing.
+                    # The last chunk of a group carries the group's token, so that a resume after a cut before it
+                    # repeats no row.
                     token = (
                         dict(after, done=[])
                         if name == receivers[-1]

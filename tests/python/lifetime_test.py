@@ -1,4 +1,4 @@
-"""The life around captures: closed clients, the end of the program, forks, pickles and Ctrl-C."""
+"""Tests the life around captures: closed clients, the end of the program, forks, pickles and Ctrl-C."""
 
 import os
 import pickle
@@ -19,12 +19,12 @@ pytestmark = pytest.mark.usefixtures("receiver")
 RESID = "blocks.0.hook_resid_post"
 POST = "blocks.1.mlp.hook_post"
 SEQUENCES = [list(range(i, i + 10)) for i in range(20)]
-# Programs end within seconds; a machine with other work gets its time.
+# Programs end within seconds, but later on a machine with other work.
 PATIENCE = 300
 
 
 def run(program, *, expect=0):
-    """Runs a program of its own; what it prints. It must end, with this status."""
+    """Runs a program, which must end with the status `expect`. Returns what it prints."""
     package = os.path.dirname(os.path.dirname(hookline.__file__))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([package, os.environ.get("PYTHONPATH", "")])}
     done = subprocess.run(
@@ -299,8 +299,8 @@ def test_what_cannot_be_pickled_says_why(fake):
 
 
 def interrupt():
-    """Sends this program's main thread a Ctrl-C soon, while it waits for what is not there yet. A signal of the system,
-    since `_thread.interrupt_main` wakes nobody who waits for a lock already."""
+    """Sends a Ctrl-C to this program's main thread soon, while it waits. It is a signal of the system, because
+    `_thread.interrupt_main` does not wake a thread that already waits for a lock."""
     main = threading.main_thread().ident
     threading.Thread(target=lambda: signal.pthread_kill(main, signal.SIGINT), daemon=True).start()
 
@@ -320,11 +320,11 @@ def test_a_capture_goes_on_after_ctrl_c(fake):
 
 
 def test_ctrl_c_between_a_batch_and_its_return_loses_no_row(fake, monkeypatch):
-    """The signal's handler runs when the library's wait has returned, before anything here has seen its result."""
+    """The signal's handler runs when the library's wait has returned, before Python has seen its result."""
     client = hookline.connect(fake().address)
     capture = client.capture(RESID, SEQUENCES, batch_rows=7)
     receiver = capture._receiver
-    if client.receiver == "grpc":  # it waits in Python, where Ctrl-C comes in the wait itself
+    if client.receiver == "grpc":  # waits in Python, where Ctrl-C interrupts the wait itself
         assert sum(batch.rows for batch in capture) == 200
         return
     library, calls = receiver._library, []
@@ -376,7 +376,7 @@ def test_ctrl_c_before_the_server_has_answered_leaves_the_capture_usable(fake):
     assert sum(batch.rows for batch in capture) == 200
 
 
-# ---- What had come before an error.
+# ---- Batches that came before an error.
 
 
 def test_rows_before_an_error_come_before_it(fake):

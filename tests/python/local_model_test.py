@@ -1,4 +1,4 @@
-"""Code written for a model in its own process: what collection loops touch works or explains itself."""
+"""Tests code written for a model in its own process: what collection loops use works or explains itself."""
 
 import warnings
 

@@ -1,4 +1,4 @@
-"""Addresses, proxies and pauses."""
+"""Tests addresses, proxies and pauses."""
 
 import os
 import re
@@ -15,7 +15,7 @@ from hookline import _network
 pytestmark = pytest.mark.usefixtures("receiver")
 
 RESID = "blocks.0.hook_resid_post"
-# Nothing here depends on time; a machine with other work gets its time.
+# Nothing here depends on time; this is long enough for a machine with other work.
 PATIENCE = 120
 
 
@@ -124,7 +124,8 @@ def test_a_pause_longer_than_keepalive_cuts_nothing_off(fake, source):
     package = os.path.dirname(os.path.dirname(hookline.__file__))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([package, os.environ.get("PYTHONPATH", "")])}
     with PingRelay(server.port) as relay:
-        # The client has its own process, because threads of the fake server would read from its connection, too.
+        # The client runs in a process of its own, because threads of the fake server would read from its
+        # connection, too.
         client = subprocess.Popen(
             [sys.executable, "-c", PAUSE.format(address=relay.address, resid=RESID, source=source)],
             env=environment,
@@ -134,7 +135,7 @@ def test_a_pause_longer_than_keepalive_cuts_nothing_off(fake, source):
         )
         try:
             assert client.stdout.readline() == "paused\n"
-            assert relay.wait_for_answers(pings=4, timeout=PATIENCE)  # while nobody takes a batch
+            assert relay.wait_for_answers(pings=4, timeout=PATIENCE)  # while no batch is taken
             assert client.communicate("\n", timeout=PATIENCE)[0].split() == [str(64 * 3999), str(64 * 4000)]
         finally:
             client.kill()

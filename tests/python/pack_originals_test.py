@@ -1,5 +1,5 @@
-"""`hookline.pack`'s rows are those of its packings' originals, which fixtures/packings/make_packings.py has recorded by
-running them."""
+"""Tests that the rows of `hookline.pack` are those of the originals of its packings, which
+fixtures/packings/make_packings.py has recorded."""
 
 import json
 import pathlib
@@ -32,7 +32,7 @@ def test_saelens_rows_are_those_of_concat_and_batch_sequences(case):
     rows = []
     for document in EXPECTED["documents"]:
         rows += [row.tolist() for row in packing.add(np.array(document, np.uint32))]
-        again = packing.state()  # what a restart goes on from
+        again = packing.state()  # from which a restart continues
         packing.restore(json.loads(json.dumps(again)))
     assert rows == case["rows"]
 
@@ -50,7 +50,7 @@ def test_padded_rows_are_those_of_dictionary_learning(case, tmp_path):
     out = tmp_path / "out.npy"
     tokenizer = FIXTURES / "tokenizers" / case["tokenizer"]
     sidecar = pack.pack(TEXTS, tokenizer, out, packing="dictionary_learning", context_size=case["context_size"])
-    # The original pads to the longest text of a batch, here all rows are as long as the context.
+    # The original pads to the longest text of a batch; here all rows are as long as the context.
     longest = len(case["rows"][0])
     rows, masks = np.load(out), np.load(tmp_path / sidecar["mask"])
     assert rows[:, :longest].tolist() == case["rows"]

@@ -1,4 +1,4 @@
-"""`hookline.pack`: the same rows whatever the processes and interruptions, and a sidecar that describes them."""
+"""Tests `hookline.pack`: rows are the same whatever the processes and interruptions, and a sidecar describes them."""
 
 import json
 import os
@@ -23,7 +23,7 @@ NANOCHAT = FIXTURES / "tokenizers" / "nanochat"
 
 
 def ids_of(name):
-    """Text -> ids without special tokens, as recorded from Python's tokenizers and tiktoken."""
+    """Returns the ids without special tokens by text, as recorded from Python's tokenizers and tiktoken."""
     recorded = json.loads((FIXTURES / "tokenizers" / name / "expected.json").read_text())
     return {one["text"]: one["plain_ids"] for one in recorded}
 

@@ -1,4 +1,4 @@
-"""The package from a release to a user: source distribution, wheel, installation."""
+"""Tests the package's way from a release to a user: source distribution, wheel, installation."""
 
 import os
 import re
@@ -22,7 +22,7 @@ SEQUENCES = [[1, 2, 3], [4, 5, 6, 7]]
 
 
 def build(kind, folder, out, **environment):
-    """Runs the build backend in `folder`, as pip does; the file that it made in `out`."""
+    """Runs the build backend in `folder`, as pip does. Returns the file that it made in `out`."""
     program = f"import scikit_build_core.build as backend; print(backend.build_{kind}({str(out)!r}))"
     inherited = {name: value for name, value in os.environ.items() if name != "HOOKLINE_NATIVE"}
     done = subprocess.run(
@@ -39,7 +39,7 @@ def build(kind, folder, out, **environment):
 
 @pytest.fixture(scope="module")
 def release(tmp_path_factory):
-    """A source distribution, unpacked away from the repository."""
+    """Makes a source distribution and unpacks it away from the repository."""
     folder = tmp_path_factory.mktemp("release")
     with tarfile.open(build("sdist", ROOT, folder)) as archive:
         archive.extractall(folder)
@@ -48,7 +48,7 @@ def release(tmp_path_factory):
 
 
 def receive(wheel, folder, address):
-    """Tells how an installed wheel receives rows, and the rows."""
+    """Returns how an installed wheel receives rows, and the rows."""
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder)
     program = f"""

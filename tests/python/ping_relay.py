@@ -1,4 +1,4 @@
-"""A relay between a client and a server that sees which of the server's HTTP/2 pings the client answers."""
+"""A relay between a client and a server that counts which of the server's HTTP/2 pings the client answers."""
 
 import socket
 import threading
@@ -26,12 +26,12 @@ class PingRelay:
         for end in [self._listener, *self._sockets]:
             try:
                 end.shutdown(socket.SHUT_RDWR)
-            except OSError:  # closed by its other side
+            except OSError:  # the other side has closed it
                 pass
             end.close()
 
     def wait_for_answers(self, pings, timeout):
-        """Waits until the client has answered this many pings from now on; True if it has in time."""
+        """Waits until the client has answered `pings` more pings. Returns whether it did so in time."""
         while self._answered.acquire(blocking=False):
             pass
         return all(self._answered.acquire(timeout=timeout) for _ in range(pings))
@@ -55,11 +55,11 @@ class PingRelay:
                 seen += data
                 look(seen)
             target.shutdown(socket.SHUT_WR)
-        except OSError:  # one side has gone
+        except OSError:  # one side is gone
             pass
 
     def _count_answers(self, seen):
-        """Takes whole frames from the client's bytes."""
+        """Removes whole frames from the client's bytes and counts the answers among them."""
         if seen[:3] == b"PRI":
             if len(seen) < _PREFACE_BYTES:
                 return

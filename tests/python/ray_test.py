@@ -1,4 +1,4 @@
-"""Servers and activations on a local Ray cluster of two nodes. Skipped where Ray is not installed; to run it:
+"""Tests servers and activations on a local Ray cluster of two nodes. Skipped if Ray is not installed; to run it:
 
 python3 -m venv --system-site-packages /tmp/ray && /tmp/ray/bin/pip install "ray[data]"
 HOOKLINE_SERVER_PROGRAM=build/release/bin/hookline-server /tmp/ray/bin/python -m pytest tests/python/ray_test.py
@@ -67,7 +67,7 @@ def servers(cluster):
 
 @pytest.fixture(scope="module")
 def reference(servers):
-    """The rows of one server, and the sequence and position of each."""
+    """Returns the rows of one server, and the sequence and position of each."""
 
     def read(source, **options):
         with hookline.connect(servers.endpoints[0]) as one:
@@ -79,7 +79,7 @@ def reference(servers):
 
 
 def rows_of(dataset):
-    """All rows of a Ray Dataset by their place in the source."""
+    """Returns all rows of a Ray Dataset in the order of their places in the source."""
     batches = list(dataset.iter_batches(batch_size=None, batch_format="numpy"))
     rows = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
     order = np.lexsort((rows["position"], rows["sequence"]))
@@ -118,7 +118,7 @@ def test_a_dataset_has_the_rows_of_one_server_and_knows_how_many(servers, refere
 
 
 def test_a_killed_server_and_a_killed_worker_cost_no_row(servers, reference, tmp_path):
-    """The kills come from the tasks themselves, so that they fall into the middle of the reading."""
+    """The tasks themselves do the killing, so that it happens in the middle of the reading."""
     flag = tmp_path / "killed"
     victim = ray.get(servers._actors[1].process_id.remote())
 

@@ -1,5 +1,5 @@
-"""`hookline.sae_lens.data_provider` gives the batches of SAELens's own ActivationsStore, row by row, which
-fixtures/sae_lens_batches/make_batches.py has recorded by running it."""
+"""Tests that `hookline.sae_lens.data_provider` gives the batches of SAELens's ActivationsStore, row by row, which
+fixtures/sae_lens_batches/make_batches.py has recorded."""
 
 import json
 import pathlib
@@ -11,12 +11,12 @@ from real_server_test import Server
 
 import hookline
 
-EMBED = "hook_embed"  # whose rows do not depend on the batch that computes them
+EMBED = "hook_embed"  # rows here do not depend on the batch that computes them
 RECORDED = json.loads(
     (pathlib.Path(__file__).resolve().parent.parent / "fixtures/sae_lens_batches/expected.json").read_text()
 )
 CONTEXT = RECORDED["context_size"]
-EXCLUDED = 255  # the token id that stands for those that the store left out
+EXCLUDED = 255  # stands for the tokens that the store left out
 
 
 @pytest.fixture(scope="module")

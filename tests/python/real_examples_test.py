@@ -1,4 +1,4 @@
-"""Top activations against the server itself. HOOKLINE_SERVER_PROGRAM names the program."""
+"""Tests top activations against the server itself. HOOKLINE_SERVER_PROGRAM names the program."""
 
 import asyncio
 import json
@@ -34,7 +34,7 @@ def server(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def rows(server):
-    """All latents of all tokens, (sequences, positions, latents), and the ids."""
+    """Returns all latents of all tokens, (sequences, positions, latents), and the ids."""
     with hookline.connect(server.address) as client:
         batches = list(client.capture(LATENTS, DATASET, provenance=True, output="numpy"))
     values = np.concatenate([batch[LATENTS] for batch in batches]).reshape(60, 32, -1)
@@ -42,8 +42,8 @@ def rows(server):
 
 
 def places(latent):
-    """Where the examples are, but for those that are as strong as the last one: batches of another size may change the
-    last bits, and with them which of several equal ones comes last."""
+    """Returns the places of the examples that are stronger than the last one: batches of another size can change the
+    last bits, and so which of several equal examples comes last."""
     least = latent.examples[-1].activation * (1 + 1e-4) if latent.examples else 0
     return {(example.sequence, example.position) for example in latent.examples if example.activation > least}
 
@@ -142,7 +142,7 @@ def test_latents_are_selected_budgeted_recorded_and_resumed_like_any_other_rows(
 def test_what_a_killed_server_had_found_is_gone_on_from_with_the_same_answer(client, tmp_path, monkeypatch):
     expected = client.top_activations("sae", DATASET, WANTED, ignore_token_ids=[32])
     assert expected.ignored_tokens > 0
-    # A checkpoint comes between two passes, of which there are eight.
+    # The search has eight passes, and a checkpoint comes between two of them.
     first, checkpoint = start_server("--max-batch-tokens", "256"), tmp_path / "found"
     read = examples.ExamplesReader.read
 
@@ -219,7 +219,7 @@ def test_files_are_laid_out_as_delphi_and_sae_dashboard_read_them(client, rows, 
     }
     locations, tokens, activations = tensors["locations"], tensors["tokens"], tensors["activations"]
     assert tokens.shape[1] == 8 and locations.shape == (len(activations), 3)
-    # Windows follow each other by latent, the strongest example first.
+    # Windows are ordered by latent; the strongest example comes first.
     for latent, one in found.latents.items():
         own = activations[locations[:, 2] == latent - 3]
         assert (len(own) > 0) == (one.firings > 0)

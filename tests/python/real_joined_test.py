@@ -1,4 +1,4 @@
-"""Several recordings, of one server or of two, that are read as one."""
+"""Tests several recordings, of one server or of two, that are read as one."""
 
 import asyncio
 import warnings
@@ -23,8 +23,8 @@ def dataset(first, count):
 
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory):
-    """Two servers that share a directory: the first has the recordings `whole` of sequences 0 to 29, `a` of the first
-    ten and `b` of the next ten, and the second has `c` of the last ten. Both have `both`."""
+    """Starts two servers that share a directory. The first records `whole` of sequences 0 to 29, `a` of the first ten
+    and `b` of the next ten; the second records `c` of the last ten. Each of them has a recording `both`."""
     shared = str(tmp_path_factory.mktemp("recordings"))
     started = [
         Server(arguments=["--recordings-dir", shared, "--recordings-folder", folder, "--recordings-free-bytes", "0"])
@@ -56,7 +56,7 @@ def one(servers):
 
 
 def columns(batches):
-    """All batches as one: the rows of both hook points, then the provenance."""
+    """Joins all batches: the rows of both hook points, then the provenance."""
     joined = [torch.cat([batch[name] for batch in batches if name in batch]) for name in NAMES]
     for column in ("sequence", "position", "token_id"):
         joined.append(torch.cat([getattr(batch, column) for batch in batches]))
@@ -72,7 +72,7 @@ def check_equal(batches, expected):
     assert [batch.rows for batch in batches] == [batch.rows for batch in expected]
     rows, columns_ = columns(batches), columns(expected)
     for mine, theirs in zip(rows[:2], columns_[:2]):
-        torch.testing.assert_close(mine, theirs)  # their batches differed
+        torch.testing.assert_close(mine, theirs)  # close, as they ran in different batches
     for mine, theirs in zip(rows[2:], columns_[2:]):
         assert mine.tolist() == theirs.tolist()
 
@@ -111,7 +111,7 @@ def test_parts_are_recorded_and_merged(servers, one):
         with hookline.connect(server.address) as client:
             source = hookline.Dataset("text", LENGTH, sequence_count=30)
             with warnings.catch_warnings():
-                warnings.simplefilter("error")  # the second ends with its part of the budget, and not with a cap
+                warnings.simplefilter("error")  # the second part ends with its share of the budget, not with a cap
                 part = client.persist("part", NAMES, source, part=(index, 2), max_activations=400).wait()
             assert part.rows == (240, 160)[index]
     assert one.merge_recordings("of-parts", "*/part").rows == 400
@@ -160,7 +160,7 @@ def test_shuffled_rows_come_once_each_in_an_order_of_the_seed(many):
     assert sorted(places) == list(range(5, 475))
     assert order(7, batch_rows=50) == places != order(8)
     assert order(7, max_activations=100) == places[:100]
-    # Neighbours come from all parts, and those of one part in no order of their own.
+    # Neighbouring rows come from all parts, and the rows of one part are not in order.
     assert len({place // 160 for place in places[:20]}) == 3
     first_part = [place for place in places if place < 160]
     assert first_part != sorted(first_part)

@@ -1,4 +1,4 @@
-"""One client over several server processes of the demo model. HOOKLINE_SERVER_PROGRAM names the program."""
+"""Tests one client over several server processes of the demo model. HOOKLINE_SERVER_PROGRAM names the program."""
 
 import os
 import signal
@@ -88,7 +88,7 @@ def test_deterministic_rows_are_those_of_one_server_to_the_bit(servers, table):
     with hookline.connect(servers[0].address) as one, connect(servers, block_tokens=1100) as many:
         for source in (dataset, lists):
             with many.capture(RESID, source, deterministic=True) as running:
-                assert running.started.batch_tokens == BATCH_TOKENS  # without which a dataset is one block
+                assert running.started.batch_tokens == BATCH_TOKENS  # otherwise a dataset would be one block
             found, reference = read(many, source, deterministic=True), read(one, source, deterministic=True)
             check_same(found, reference, exact=True)
             assert found[2].batches == reference[2].batches

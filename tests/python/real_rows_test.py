@@ -1,4 +1,4 @@
-"""The order, the choice and the form of rows, with the server itself on the trained demo model."""
+"""Tests the order, the choice and the form of rows, with the server itself on the trained demo model."""
 
 import asyncio
 import itertools
@@ -166,7 +166,7 @@ def test_top_k_is_torchs(client, server, output, dtype):
     found = np.concatenate([np.asarray(rows.values, np.float32) for rows in got])
     np.testing.assert_allclose(np.abs(found), values.numpy(), rtol=exact, atol=exact * float(values.max()))
     same = np.concatenate([np.asarray(rows.indices) for rows in got]) == indices.numpy()
-    assert same.mean() > 0.999  # batches round differently, and near ties change places
+    assert same.mean() > 0.999  # batches round differently, so near ties can change places
     dense = got[0].dense()
     assert ((dense != 0).sum(axis=1) <= k).all()
     if output == "torch":
@@ -191,7 +191,7 @@ def quantized(rows, dtype):
     if dtype == "int8":
         return numbers.round() * scale
     if not hasattr(torch, "float8_e4m3fn"):
-        # The nearest of all numbers of the type; ties hardly occur.
+        # This takes the nearest of all numbers of the type; ties hardly occur.
         from hookline._rows import _float8_table
 
         table = torch.from_numpy(_float8_table()[_float8_table() == _float8_table()]).unique()
@@ -207,7 +207,7 @@ def test_scaled_rows_are_torchs_and_the_summary_tells_their_error(client, server
     rows = torch.cat([batch[RESID] for batch in capture])
     assert rows.dtype == torch.float32
     expected = quantized(whole, dtype)
-    # Rows of two captures differ in the last bits, which may round a number the other way.
+    # The rows of two captures differ in the last bits, so a few are rounded the other way.
     assert (rows - expected).abs().le(1e-4 + 1e-4 * expected.abs()).float().mean() > 0.99
     error = float((rows - whole).norm() / whole.norm())
     assert capture.summary.hook_points[RESID].conversion_error == pytest.approx(error, rel=1e-3)
@@ -218,7 +218,7 @@ def test_scaled_rows_are_torchs_and_the_summary_tells_their_error(client, server
 
 
 def test_a_provider_goes_on_in_a_new_process_as_if_undisturbed(client, server, tmp_path):
-    """Rows of the embedding do not depend on the batch that they were computed in, so they are compared bit by bit."""
+    """The rows of the embedding do not depend on the batch that computes them, so they are compared bit by bit."""
     program = """
 import sys, torch, hookline
 address, receiver, state, batches, out = sys.argv[1:]
@@ -241,7 +241,7 @@ torch.save(provider.state_dict(), out + ".state")
         subprocess.run([sys.executable, "-c", program, *arguments], check=True, timeout=300, env=environment)
         return torch.load(path + ".rows"), path + ".state"
 
-    whole, _ = run("-", 40, "whole")  # some three epochs
+    whole, _ = run("-", 40, "whole")  # about three epochs
     rng = np.random.default_rng(0)
     first = int(rng.integers(1, 20))
     a, state = run("-", first, "a")
@@ -294,7 +294,7 @@ def test_a_well_mixed_batch_holds_rows_of_many_sequences(client, server):
 
 
 def test_statistics_can_be_drawn(client):
-    """The axes are a stand-in that takes the calls of matplotlib's."""
+    """A stand-in for matplotlib's axes takes the calls."""
 
     class Axes:
         figure = object()
@@ -365,7 +365,7 @@ def test_a_torch_dataset_goes_on_with_any_form_of_rows(server, client, tmp_path,
         assert sum(batch.rows for batch in whole) == 700
         places = {(s, p): row for b in client.capture("hook_embed", SHUFFLED, provenance=True, max_activations=700)
                   for s, p, row in zip(b.sequence.tolist(), b.position.tolist(), b["hook_embed"])}  # fmt: skip
-        for batch in whole:  # the rows are those of the tokens that the provenance names
+        for batch in whole:  # checks that the rows belong to the tokens that the provenance names
             for place, row in zip(zip(batch.sequence.tolist(), batch.position.tolist()), batch.get("hook_embed", ())):
                 assert torch.equal(row, places[place])
     else:
@@ -423,7 +423,7 @@ def test_a_torch_dataset_goes_on_at_every_batch(server, client, shuffle_buffer):
 
 @pytest.fixture(scope="module")
 def capped(server, tmp_path_factory):
-    """One whose batches have five sequences, and whose captures end within a batch."""
+    """Starts a server whose batches have five sequences, and whose captures end within a batch."""
     path = tmp_path_factory.mktemp("capped") / "tokens.bin"
     server.ids.astype("<u2").tofile(path)
     limits = ["--max-rows", "333", "--max-batch-tokens", str(5 * LENGTH + 3)]
@@ -433,7 +433,8 @@ def capped(server, tmp_path_factory):
 
 
 def cut_and_whole(make, batches, cuts):
-    """Batches of a provider whose state another one takes over after each of `cuts`, and those of one alone."""
+    """Yields for each of `cuts` the batches of two providers, of which the second takes over there, and those
+    of one alone."""
     whole = list(itertools.islice(make(), batches))
     for cut in cuts:
         first, second = make(), make()
@@ -448,7 +449,7 @@ def cut_and_whole(make, batches, cuts):
 @pytest.mark.parametrize("kind", ["shuffled", "in_order", "ids"])
 def test_deterministic_rows_are_those_of_the_undisturbed_run_in_every_bit(capped, server, kind, budget):
     dataset = hookline.Dataset("stream", LENGTH, shuffle_seed=7 if kind == "shuffled" else None)
-    source = server.ids[:9] if kind == "ids" else dataset  # ids behind the cap run in other batches
+    source = server.ids[:9] if kind == "ids" else dataset  # ids after the cap would run in other batches
     with hookline.connect(capped.address) as client:
 
         def provider():

@@ -1,4 +1,4 @@
-"""Scores against the server itself. HOOKLINE_SERVER_PROGRAM names the program."""
+"""Tests scores against the server itself. HOOKLINE_SERVER_PROGRAM names the program."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ RESID = "blocks.1.hook_resid_post"
 
 
 def read_tensors(*path):
-    """A safetensors file's tensors of int32 and float32."""
+    """Reads the int32 and float32 tensors of a safetensors file."""
     with open(os.path.join(*path), "rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
         data = file.read()
@@ -98,7 +98,7 @@ def test_interventions_are_transformer_lens_hooks(client):
     assert len(variants) > 100
     seen = 0
     names_of_variants = list(variants)
-    for first in range(0, len(variants), 64):  # the most that a request may have
+    for first in range(0, len(variants), 64):  # a request may have 64 variants
         part = {name: variants[name] for name in names_of_variants[first : first + 64]}
         for score in client.score(torch.tensor(TOKENS), part, per_token_loss=True):
             if score.variant:
@@ -164,7 +164,7 @@ def test_asyncio_measures_the_same_and_the_event_loop_goes_on(client, server):
 
     told = asyncio.run(run())
     expected = client.loss_recovered(smaller, RESID, IDS, ignore_token_ids=[4])
-    assert on_loops_thread == [False, True]  # once for all sequences, which share a pass
+    assert on_loops_thread == [False, True]  # one call of each, since all sequences share a pass
     assert told.tokens == expected.tokens == 9
     for measure in ("ce_loss_with_sae", "ce_loss_without_sae", "ce_loss_with_ablation", "kl_div_with_sae", "mse"):
         assert getattr(told, measure) == pytest.approx(getattr(expected, measure), rel=1e-4), measure
@@ -196,7 +196,7 @@ def test_an_autoencoder_of_one_head_replaces_that_heads_rows(client):
 
 
 class Autoencoder:
-    """SAELens's standard, or with a threshold its jumprelu, from its file."""
+    """SAELens's standard autoencoder or, if its file has a threshold, its jumprelu."""
 
     def __init__(self, name):
         self._weights = read_tensors(EVALUATION, "dictionaries", name, "sae_weights.safetensors")

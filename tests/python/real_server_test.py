@@ -1,4 +1,4 @@
-"""The client against the server itself, on the trained demo model. HOOKLINE_SERVER_PROGRAM names the program."""
+"""Tests the client against the server itself, on the trained demo model. HOOKLINE_SERVER_PROGRAM names the program."""
 
 import asyncio
 import glob
@@ -143,7 +143,7 @@ def test_the_collector_brings_the_rows_of_a_capture_under_the_names_asked_for(cl
 
 
 def hooks_on_a_local_model(folder, names, batches):
-    """Rows of a collector with forward hooks on the modules of a PyTorch model, in nanochat's layout."""
+    """Returns the rows of a collector with forward hooks on the modules of a PyTorch model, in nanochat's layout."""
     weights = torch.load(glob.glob(os.path.join(folder, "*.pt"))[0], map_location="cpu", weights_only=True)
     with open(glob.glob(os.path.join(folder, "*.json"))[0]) as file:
         config = json.load(file)["model_config"]
@@ -355,7 +355,7 @@ def test_a_recording_comes_through_shared_memory(client, tokens, receiver):
 
 
 def test_a_capture_survives_the_death_of_its_server(tokens):
-    """A server is killed while rows flow, and started again on the same port: no row of the capture differs."""
+    """A server is killed while rows flow and started again on the same port; no row of the capture differs."""
     ids = tokens[: 250 * 256].reshape(250, 256)
     first = Server()
     second = None
@@ -369,7 +369,7 @@ def test_a_capture_survives_the_death_of_its_server(tokens):
             second = Server(first.port)
             batches.extend(capture)
             assert capture.summary.reconnects >= 1
-            # Both are streamed alike: bits are equal for equal batches only.
+            # Both captures stream their sequences, because bits are equal only for equal batches.
             undisturbed = rows_of(connected.capture([RESID, POST], iter(ids), deterministic=True))
         for name in (RESID, POST):
             assert torch.equal(torch.cat([batch[name] for batch in batches]), undisturbed[name])

@@ -1,4 +1,4 @@
-"""Padding, caps and errors about token ids, with the server itself on the trained demo model."""
+"""Tests padding, caps and errors about token ids, with the server itself on the trained demo model."""
 
 import itertools
 
@@ -92,7 +92,8 @@ def test_a_sampling_pass_goes_on_behind_the_cap(server):
         )
         places = [(s, p) for b in dataset for s, p in zip(b.sequence.tolist(), b.position.tolist())]
         assert len(set(places)) == len(places)
-        # With a client's own tokens, the sequence that the cap cuts is not sampled again: at most its rows are missing.
+        # If the client sends its own tokens, the sequence that the cap cuts is not sampled again, and its rows may
+        # be missing.
         least = 32 * 70 if isinstance(source, hookline.Dataset) else 32 * 70 - 2 * 70
         assert least <= len(places) <= 32 * 70
         assert {s for s, _ in places} == set(range(32))
@@ -120,7 +121,7 @@ def test_a_provider_over_a_feed_says_that_the_cap_ends_it(client):
 def test_a_bad_sequence_late_in_a_source_is_named_by_its_place(client, bad, what):
     sequences = [[1, 2, 3]] * 40_000
     sequences[30_000] = bad
-    selection = hookline.Selection(position_stride=3, sample_rows=1, exclude_token_ids=[1])  # few rows: the cap is far
+    selection = hookline.Selection(position_stride=3, sample_rows=1, exclude_token_ids=[1])  # too few rows for the cap
     with pytest.raises(hookline.InvalidArgumentError, match=f"row 30000 of the source.*{what}"):
         rows_of(client, sequences, selection=selection)
     batches = (sequences[i : i + 64] for i in range(0, 40_000, 64))

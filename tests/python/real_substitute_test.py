@@ -1,4 +1,4 @@
-"""Substitutions against the server itself. HOOKLINE_SERVER_PROGRAM names the program."""
+"""Tests substitutions against the server itself. HOOKLINE_SERVER_PROGRAM names the program."""
 
 import asyncio
 import os
@@ -168,7 +168,7 @@ def test_a_silent_client_loses_its_call_and_nobody_else(server, client):
     assert client.substitute(IDS, RESID, Half()).wait().sequences == 2
     assert client.score(IDS).wait().sequences == 2
     assert sum(len(batch[RESID]) for batch in client.capture(RESID, IDS)) == 11
-    # A call that was silent later than that one tells when both have ended.
+    # This call became silent after the other one, so when it ends both have ended.
     with grpc.insecure_channel(server.address) as channel:
         request = _protocol.SubstituteRequest()
         request.request.tokens.sequences.add().ids.extend(IDS[0])

@@ -1,5 +1,5 @@
-"""Texts, special tokens and the names of other tools, against the server itself on the trained demo model, whose
-tokenizer gives bytes. HOOKLINE_SERVER_PROGRAM names the program."""
+"""Tests texts, special tokens and the names of other tools, against the server itself on the trained demo model, whose
+tokens are bytes. HOOKLINE_SERVER_PROGRAM names the program."""
 
 import asyncio
 import json
@@ -119,7 +119,7 @@ def responses(server, request):
 
 
 def test_values_come_beside_token_strings(server):
-    """The JSON that a person with grpcurl sends and reads."""
+    """Tests the JSON that a person with grpcurl sends and reads."""
     request = _protocol.CaptureRequest(hook_points=[RESID], encoding=2)
     request.text.texts.append("The cat")
     chunks = [response.chunk for response in responses(server, request) if response.HasField("chunk")]

@@ -1,4 +1,4 @@
-"""A broken connection is mended without repeating or dropping a row, and rows can be mixed on the way."""
+"""Tests that a broken connection is mended without repeating or losing a row, and that rows can be mixed on the way."""
 
 import ctypes
 import os
@@ -50,11 +50,11 @@ def test_without_retry_the_break_is_an_error(fake):
 
 
 def test_attempts_are_bounded_and_counted_anew_after_progress(fake):
-    # Every call brings a row before it breaks: never more than one failure in a row.
+    # Every call brings a row before it breaks, so no two failures follow each other without progress.
     server = fake(breaks=[1] * 20, chunk_rows=1)
     capture = hookline.connect(server.address).capture(RESID, SEQUENCES, retry=hookline.Retry(1, 0.001))
     assert sum(batch.rows for batch in capture) == 39
-    # A server that is gone: the attempts run out.
+    # This server does not come back, so the attempts run out.
     server = FakeServer(breaks=[1])
     capture = hookline.connect(server.address).capture(RESID, SEQUENCES, retry=hookline.Retry(2, 0.001))
     capture.started
@@ -77,7 +77,7 @@ def test_another_model_after_the_reconnect_is_refused(fake):
 
 
 def test_the_summary_covers_every_call_whose_server_shut_down_in_order(fake, receiver):
-    """The statistics are those of all rows, wherever the calls cut them; so are counts and times."""
+    """Statistics, counts and times are those of all rows, wherever the calls cut them."""
     whole = hookline.connect(fake(statistics=True).address)
     capture = whole.capture([RESID, POST], SEQUENCES)
     list(capture)
@@ -154,7 +154,7 @@ def test_shuffling_depends_on_the_seed_alone(fake):
 
 
 def test_shuffling_mixes_across_the_buffer(fake):
-    """A row travels as far as the buffer is long, not only inside its batch."""
+    """A row moves as far as the buffer is long, not only inside its batch."""
     batches = shuffled(fake().address)
     assert len(set(batches[0].sequence.tolist())) > 5
 

@@ -1,4 +1,4 @@
-"""The server itself, on the trained demo model. HOOKLINE_SERVER_PROGRAM names the program."""
+"""Runs the server itself, on the trained demo model. HOOKLINE_SERVER_PROGRAM names the program."""
 
 import os
 import socket
@@ -17,7 +17,7 @@ POST = "blocks.0.mlp.hook_post"
 
 
 class Server:
-    """A server process on a port of its own. `log`: a path that takes what it prints."""
+    """A server process on a port of its own. `log`: the path of a file for what it prints."""
 
     def __init__(self, port=None, model=DEMO, arguments=(), log=os.devnull):
         if port is None:
@@ -37,7 +37,7 @@ class Server:
                     "--device",
                     "cpu",
                     "--threads",
-                    "1",  # several servers, each with a thread for every core, would spin against each other
+                    "1",  # several servers with a thread for every core would compete for the cores
                     "--dataset",
                     "text=" + os.path.join(DEMO, "tokens.npy"),
                     *arguments,

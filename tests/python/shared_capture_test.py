@@ -1,4 +1,4 @@
-"""One client over several servers: rows, order, budgets and provenance are those of one, whatever servers do."""
+"""Tests one client over several servers: rows, order, budgets and provenance are those of one, whatever servers do."""
 
 import pickle
 import threading
@@ -39,7 +39,7 @@ def free_port():
 
 
 def capture(servers, source, hook_points=(A, B), sharing=None, **options):
-    """All batches and the summary, with numpy rows."""
+    """Returns all batches, with NumPy rows, and the summary."""
     with connect(servers, **(sharing or {})) as client:
         running = client.capture(list(hook_points), source, **{"output": "numpy", "retry": RETRY, **options})
         batches = list(running)

@@ -1,4 +1,4 @@
-"""Batches of token ids as they are read: padding is not sent, and what can be read in two ways is refused."""
+"""Tests batches of token ids as they are read: padding is not sent, and ambiguous input is refused."""
 
 import collections
 import logging
@@ -23,7 +23,7 @@ UNPADDED = [[5, 6, 7], [1, 2, 3, 4, 8]]
 
 
 def rows_of(address, source):
-    """`source` may be a function that makes one, for sources that can be read once only."""
+    """Captures `source`. It may be a function that makes the source, for those that can be read only once."""
     with hookline.connect(address) as client:
         batches = list(client.capture(RESID, source() if callable(source) else source))
     return torch.cat([batch[RESID] for batch in batches]).numpy() if batches else np.empty((0, 8), np.float32)
@@ -34,7 +34,7 @@ def check(fake, source, sequences):
 
 
 class BatchEncoding(dict):
-    """Like transformers's: a dict with further manners."""
+    """Looks like transformers's: a dict with more methods."""
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_parts_by_name_are_read_wherever_they_have_names(fake):
     Batch = collections.namedtuple("Batch", "attention_mask input_ids")
 
     class Table:
-        """Stands for pyarrow's, which numpy would read as one array of all columns."""
+        """Stands for pyarrow's, which NumPy would read as one array of all columns."""
 
         def to_pydict(self):
             return {"attention_mask": RIGHT.tolist(), "input_ids": IDS.tolist()}
@@ -266,8 +266,8 @@ def test_sequences_that_do_not_begin_with_bos_are_said_once(fake, caplog, monkey
     monkeypatch.setattr(_token_ids, "_told", set())
     address = fake(datasets={"d": [[1, 2], [3, 4]]}).address
     with caplog.at_level(logging.WARNING, "hookline"):
-        rows_of(address, [[256, i] for i in range(100)])  # all begin alike
-        rows_of(address, [[i, i] for i in range(10)])  # too few to tell
+        rows_of(address, [[256, i] for i in range(100)])  # all begin with the same id
+        rows_of(address, [[i, i] for i in range(10)])  # too few to conclude that the first id is padding or BOS
         rows_of(address, hookline.Dataset("d", prepend_token_id=256, sequence_length=2))
         assert not caplog.records
         rows_of(address, [[i, i] for i in range(100)])

@@ -1,4 +1,4 @@
-"""A server's bytes are shown as escapes."""
+"""Tests that a server's bytes are shown as escapes."""
 
 import pickle
 

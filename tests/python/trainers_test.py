@@ -1,4 +1,4 @@
-"""The parts that trainers plug in: a torch dataset and SAELens's data provider."""
+"""Tests the parts that trainers plug in: a torch dataset and SAELens's data provider."""
 
 import pickle
 
@@ -88,7 +88,7 @@ def test_a_hook_name_of_sae_lens_is_a_hook_point_unless_it_means_two():
 
 
 def as_sae_lens_mixes(buffer_rows, batch_rows, parts, fraction):
-    """sae_lens.training.mixing_buffer of SAELens 6.54, in its own steps."""
+    """Mixes as SAELens 6.54's sae_lens.training.mixing_buffer does, step by step."""
     storage = None
     for part in parts:
         storage = part if storage is None else torch.cat([storage, part])
@@ -104,7 +104,7 @@ def as_sae_lens_mixes(buffer_rows, batch_rows, parts, fraction):
 
 @pytest.mark.parametrize("fraction", [0.0, 0.3, 0.5, 1.0])
 def test_a_provider_mixes_as_sae_lens_does(fake, fraction):
-    groups = [torch.from_numpy(expected(RESID, SEQUENCES[i : i + 3])) for i in range(0, 18, 3)]  # 20 leave two out
+    groups = [torch.from_numpy(expected(RESID, SEQUENCES[i : i + 3])) for i in range(0, 18, 3)]  # leaves two of 20 out
     torch.manual_seed(4)
     mixed = list(as_sae_lens_mixes(55, 16, groups * 3, fraction))
     provider = hookline.sae_lens.data_provider(
@@ -117,7 +117,7 @@ def test_a_provider_mixes_as_sae_lens_does(fake, fraction):
         store_batch_size_prompts=3,
         seed=4,
     )
-    found = [next(provider) for _ in mixed[:-4]]  # the last ones are those of a loader that ends
+    found = [next(provider) for _ in mixed[:-4]]  # the last four come from the loader's end
     assert len(found) > 20 and all(map(torch.equal, found, mixed))
 
 

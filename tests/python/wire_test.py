@@ -1,4 +1,4 @@
-"""The parts under the receiver, against protobuf's own view of the same bytes."""
+"""Tests the parts under the receiver against protobuf's own reading of the same bytes."""
 
 import glob
 import os
@@ -82,7 +82,7 @@ def splice(chunk, at, removed, inserted):
     return message[:at] + inserted + message[at + removed :]
 
 
-# HOOKLINE_FUZZ_EXAMPLES makes a long run of it.
+# HOOKLINE_FUZZ_EXAMPLES sets the number of examples, for a long run.
 @pytest.mark.filterwarnings("ignore:Unexpected end-group tag")
 @settings(max_examples=int(os.environ.get("HOOKLINE_FUZZ_EXAMPLES", "400")), deadline=None, database=None)
 @given(
@@ -100,8 +100,8 @@ def test_what_is_found_in_any_bytes_is_what_protobuf_finds(message):
     try:
         whole = _protocol.CaptureResponse.FromString(message).chunk
     except DecodeError:
-        return  # what follows the values is malformed and ignored, where protobuf refuses the whole
-    if not fields.data:  # of a field that comes twice the last one counts; a server sends it once
+        return  # malformed bytes after the values are ignored here, but refused by protobuf
+    if not fields.data:  # if a field comes twice the last one counts; a server sends it once
         assert message[offset : offset + length] == whole.data
         whole.ClearField("data")
         assert fields.SerializeToString(deterministic=True) == whole.SerializeToString(deterministic=True)

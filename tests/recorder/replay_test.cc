@@ -1,4 +1,4 @@
-// The promises of reading a recording back as a capture.
+// Tests the promises of reading a recording back as a capture.
 #include "server/recorder/replay.h"
 
 #include <deque>
@@ -22,7 +22,7 @@ using ::testing::HasSubstr;
 const std::vector<RecordedHookPoint> kPoints = {{"blocks.0.hook_resid_post", 500, 100}, {"hook_embed", 300, 60}};
 const RowsSource kSource(100, 10, 20);
 
-// A disk's thread that works when it is told to.
+// Stands for the disk's thread: steps run only when a test calls for them.
 class ReplayTest : public ::testing::Test {
  protected:
   void SetUp() override { Open({0, 0, 64 << 10}); }
@@ -54,7 +54,7 @@ class ReplayTest : public ::testing::Test {
     return request;
   }
 
-  // Returns whether there was a step to do.
+  // Runs the next step. Returns false if there was none.
   bool DoStep() {
     if (steps_.empty()) return false;
     const std::function<void()> step = std::move(steps_.front());
@@ -63,7 +63,7 @@ class ReplayTest : public ::testing::Test {
     return true;
   }
 
-  // The next event, after the steps that it takes.
+  // Returns the next event, and runs the steps that it needs.
   CaptureEvent Next(Capture& capture) {
     while (true) {
       std::optional<CaptureEvent> event = capture.Next();
@@ -78,7 +78,7 @@ class ReplayTest : public ::testing::Test {
     }
   }
 
-  // All events; the values by hook point.
+  // Takes all events. Returns the last one, and the values by hook point in `rows`.
   CaptureEnded ReadAll(Capture& capture, std::map<int, std::string>* rows, std::vector<int64_t>* sequence = nullptr) {
     while (true) {
       CaptureEvent event = Next(capture);

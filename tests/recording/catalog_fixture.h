@@ -1,4 +1,4 @@
-// A catalog on a fake disk, and a recording to put into it.
+// Has a catalog on a fake disk, and a recording to put into it.
 #ifndef HOOKLINE_TESTS_RECORDING_CATALOG_FIXTURE_H_
 #define HOOKLINE_TESTS_RECORDING_CATALOG_FIXTURE_H_
 
@@ -14,7 +14,7 @@
 
 namespace hookline {
 
-// Two hook points, the second with a budget that ends inside the third shard: 4 rows to a shard of 256 bytes.
+// Two hook points; the budget of the second ends inside the third shard. A shard of 256 bytes holds 4 rows.
 inline const std::vector<RecordedHookPoint> kPoints = {{"blocks.0.hook_resid_post", 5, 23}, {"hook_embed", 3, 9}};
 inline const CatalogOptions kOptions = {0, 0, 256};
 

@@ -1,4 +1,4 @@
-// The promises of a recording when the power goes, the disk is full or refuses.
+// Tests the promises of a recording when the power fails, and when the disk is full or fails.
 #include <string>
 
 #include "absl/strings/match.h"
@@ -22,7 +22,7 @@ const CatalogOptions kOptions = {0, 0, 256};
 const RowsSource kSource(21, 5, 12);
 constexpr char kName[] = "a";
 
-// A session that stops once, is continued, cut back, and continued to its end. Ends at the first error.
+// Runs a session that stops once, is continued, cut back, and continued to its end. Returns the first error.
 absl::Status WriteAll(FakeDisk& disk) {
   ASSIGN_OR_RETURN(auto catalog, Catalog::Open(disk.root(), kOptions));
   if (catalog->Get(kName).ok()) {
@@ -53,7 +53,7 @@ std::map<std::string, std::string> Shards(const FakeDisk& disk) {
   return files;
 }
 
-// The manifest less its times.
+// Returns the manifest without its times.
 std::string TimelessManifest(const FakeDisk& disk) {
   auto manifest = ParseManifest(disk.Files().at(absl::StrCat(kName, "/manifest.json")));
   if (!manifest.ok()) return manifest.status().ToString();
@@ -102,7 +102,7 @@ TEST_P(CrashTest, AtEveryOperationWhatTheManifestNamesIsWholeAndContinuesToTheSa
           auto reader = (*catalog)->OpenReader(kName);
           ASSERT_TRUE(reader.ok()) << reader.status();
           EXPECT_THAT(Damage(**reader), IsEmpty());
-          // Nothing but what the manifest names.
+          // Only the files that the manifest names are left.
           EXPECT_EQ(Shards(disk).size(), (*manifest)->shards.size());
         } else {
           EXPECT_EQ(manifest.status().code(), absl::StatusCode::kNotFound);
@@ -160,7 +160,7 @@ TEST(FullDiskTest, FinishedShardsStayAndTheRecordingContinuesOnceThereIsRoom) {
       const absl::Status closed =
           (*writer)->Close(sent.ok() ? RecordingState::kComplete : RecordingState::kFailed, sent);
       if (sent.ok()) sent = closed;
-      if (sent.ok()) continue;  // the quota of the copy is the largest need
+      if (sent.ok()) continue;  // the recording fits
       EXPECT_EQ(sent.code(), absl::StatusCode::kResourceExhausted) << sent;
       const auto manifest = *(*catalog)->Get(kName);
       EXPECT_EQ(manifest->state, RecordingState::kFailed);
@@ -178,7 +178,7 @@ TEST(FullDiskTest, FinishedShardsStayAndTheRecordingContinuesOnceThereIsRoom) {
   }
 }
 
-// Stops once and is continued, as WriteAll; what fails is closed as failed, and the process goes on.
+// Stops once and is continued, as in WriteAll, but closes a session that fails as failed and goes on.
 void WriteAndCloseWhatFails(Catalog& catalog) {
   const auto write = [](RecordingWriter& writer, int64_t most_groups, RecordingState state) {
     const absl::Status sent = kSource.SendTo(writer, most_groups);
@@ -237,7 +237,7 @@ TEST(FullDiskTest, QuotaAndFloorOfFreeSpaceAreResourceExhaustedWithTheNumbers) {
     EXPECT_THAT(sent.message(), HasSubstr("quota is 13000"));
     EXPECT_TRUE((*writer)->Close(RecordingState::kFailed, sent).ok());
     EXPECT_LE((*catalog)->used_bytes(), 13000 + 1024);
-    // Others under the same quota are refused as well, and what is there can still be read.
+    // The quota also refuses other recordings, and the rows that were written can still be read.
     EXPECT_TRUE((*catalog)->OpenReader(kName).ok());
   }
   disk.set_capacity(disk.used_bytes() + 4000);

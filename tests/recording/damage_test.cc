@@ -1,4 +1,4 @@
-// The promises of a recording about files that lie, change or go away under it.
+// Tests the promises of a recording whose files are damaged, change or disappear.
 #include <string>
 
 #include "absl/strings/match.h"
@@ -21,7 +21,7 @@ class DamageTest : public RecordingTest {
     return *std::move(reader);
   }
 
-  // Puts other bytes in a file's place.
+  // Replaces the contents of a file.
   void Replace(const std::string& name, const std::string& file, const std::string& contents) {
     auto directory = disk_.root()->OpenDirectory(name);
     ASSERT_TRUE(directory.ok());
@@ -30,7 +30,7 @@ class DamageTest : public RecordingTest {
     ASSERT_TRUE((*written)->WriteAt(0, {reinterpret_cast<const uint8_t*>(contents.data()), contents.size()}).ok());
   }
 
-  // One shard of "a" with one bit other than it was.
+  // Flips one bit in one shard of "a".
   void Flip(size_t shard, size_t at) {
     const std::string file = (*catalog_->Get("a"))->shards[shard].file;
     std::string contents = disk_.Files().at("a/" + file);
@@ -65,11 +65,11 @@ TEST_F(DamageTest, AShardIsCheckedOnceAndAgainWhenItsFileChanges) {
   ASSERT_TRUE(ReadRows(reader, 0, 0, 1).ok());
   const int64_t first = disk_.read_bytes() - before;
   EXPECT_GE(first, reader->manifest().shards[0].bytes);
-  // Neither this reader nor another reads the shard as a whole again.
+  // Neither this reader nor another one reads the whole shard again.
   ASSERT_TRUE(ReadRows(reader, 0, 1, 1).ok());
   ASSERT_TRUE(ReadRows(Reader("a"), 0, 0, 1).ok());
   EXPECT_EQ(disk_.read_bytes() - before - first, 2 * 5 * 4);
-  // It is written in place, so that a file which is open changes too.
+  // The file is overwritten in place, so that readers which have it open see the change too.
   const std::string file = reader->manifest().shards[0].file;
   const std::string whole = disk_.Files().at("a/" + file);
   disk_.Overwrite("a/" + file, whole.size() - 1, "?");
@@ -91,7 +91,7 @@ TEST_F(DamageTest, AShardThatIsCutShortWhileItIsReadIsDataLoss) {
   EXPECT_EQ(Damage(*reader)[0].file, shard.file);
 }
 
-// Sizes whose products, or whose sum, leave 64 bits.
+// The products of these sizes, or their sum, exceed 64 bits.
 TEST_F(DamageTest, AManifestWhoseSizesOverflowIsDataLoss) {
   Record("a");
   const nlohmann::json whole = nlohmann::json::parse(FormatManifest(**catalog_->Get("a")));
@@ -190,7 +190,7 @@ TEST_F(DamageTest, AReaderKeepsTheRowsThatALongerShardOrACutTookThePlaceOf) {
 
 TEST_F(DamageTest, ADirectoryThatSomebodyElseRemovedIsDataLossAndItsNameCanBeFreed) {
   Record("a");
-  // `rm -r` removes it so.
+  // `rm -r` removes files in this way.
   const auto remove = [&](const std::string& name) {
     auto root = disk_.root();
     auto directory = root->OpenDirectory(name);
@@ -232,7 +232,7 @@ TEST_F(DamageTest, RecordingsWithoutRowsCountAgainstTheQuota) {
   EXPECT_LT(made, 20);
   const int64_t used = catalog_->used_bytes();
   EXPECT_LE(used, 100'000);
-  // A new start counts the same, and what is removed counts no more.
+  // After a new start the count is the same, and what is removed counts no more.
   Open({100'000, 0, 256});
   EXPECT_EQ(catalog_->used_bytes(), used);
   for (int i = 0; i < made; ++i) ASSERT_TRUE(catalog_->Delete(absl::StrCat("a", i)).ok());

@@ -1,5 +1,5 @@
-// The promises of merged recordings: the rows of their parts in the order of the source, or a refusal that names both
-// values; and all of it or nothing, wherever the power goes.
+// Tests the promises of merged recordings: they have the rows of their parts in the order of the source, or the merge
+// is refused with an error that names both values; and a merge is all or nothing, whenever the power fails.
 #include "server/recording/merge.h"
 
 #include <map>
@@ -25,10 +25,10 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using Loss = FakeDisk::Loss;
 
-// 4 rows to a shard of 256 bytes.
+// A shard of 256 bytes holds 4 rows.
 const CatalogOptions kOptions = {0, 0, 256};
 const std::vector<RecordedHookPoint> kPoints = {{"blocks.0.hook_resid_post", 5, 1000}, {"hook_embed", 3, 1000}};
-// A part has 10 rows, of two sequences of 5 tokens.
+// A part has 10 rows, from two sequences of 5 tokens.
 constexpr int64_t kPartRows = 10;
 
 Manifest Request(const std::string& name, int64_t first_sequence) {
@@ -80,7 +80,7 @@ class MergeTest : public ::testing::Test {
     ASSERT_TRUE(Record(*catalogs_["c"], Request("part", 4)).ok());
   }
 
-  // Returns how a merge of two parts is refused, where the second is another than it should be.
+  // Returns the error of a merge of two parts, of which the second does not match the first.
   std::string Refusal(const Manifest& second, int64_t rows = kPartRows) {
     EXPECT_TRUE(Record(a(), Request("one", 0)).ok());
     EXPECT_TRUE(Record(a(), second, rows).ok());
@@ -106,7 +106,7 @@ TEST_F(MergeTest, PartsOfSeveralServersAreOneRecordingInTheOrderOfTheirSequences
   EXPECT_EQ(merged->source["dataset"]["first_sequence"], 0);
   EXPECT_EQ(merged->source["dataset"]["sequence_count"], 6);
   EXPECT_EQ(merged->hook_points[0].max_activations, 2 * kPartRows + 1000);
-  // The parts may go, and the server may start again.
+  // The parts can be deleted, and the server can start again.
   for (const auto& [folder, catalog] : catalogs_) EXPECT_TRUE(catalog->Delete("part").ok());
   catalogs_["a"].reset();
   auto again = OpenFolder(disk_, "a");
@@ -122,7 +122,7 @@ TEST_F(MergeTest, PartsOfSeveralServersAreOneRecordingInTheOrderOfTheirSequences
       expected += RowsSource::Row(*merged, point, row % kPartRows);
     }
     EXPECT_EQ(*ReadRows(*reader, point, 0, 3 * kPartRows), expected);
-    // Across the border of two parts, whose shards are short.
+    // These rows cross the border of two parts, whose shards are short.
     const int64_t row_bytes = merged->LayoutOf(point).bytes();
     EXPECT_EQ(*ReadRows(*reader, point, 7, 9), expected.substr(7 * row_bytes, 9 * row_bytes));
   }
@@ -140,7 +140,7 @@ TEST_F(MergeTest, TheSameMergeAgainFindsItAndAnotherIsRefused) {
   EXPECT_EQ(disk_.operations(), operations);
   EXPECT_EQ(Finish(a().Merge("merged", "", {"part", "b/part"})).status().code(), absl::StatusCode::kAlreadyExists);
   EXPECT_EQ(Finish(a().Merge("part", "", {"part", "b/part"})).status().code(), absl::StatusCode::kAlreadyExists);
-  // Merged recordings are parts, too, and end where they end.
+  // A merged recording can be a part, too, but cannot be continued.
   EXPECT_TRUE(Finish(a().Merge("all", "", {"merged"})).ok());
   EXPECT_EQ(a().Continue("merged").status().code(), absl::StatusCode::kFailedPrecondition);
 }
@@ -232,14 +232,14 @@ TEST_F(MergeTest, OnlyTheLastPartMayEndWithABudget) {
               AllOf(HasSubstr("recording cut: hook_embed ends with its budget of 8"), HasSubstr("recording last")));
   EXPECT_THAT(Finish(a().Merge("merged", "", {"full", "last", "behind"})).status().message(),
               HasSubstr("recording last: blocks.0.hook_resid_post ends with its budget of 9"));
-  // All ten rows of its two sequences are within the budget of the first part.
+  // All ten rows of the two sequences are within the budget of the first part.
   const auto merged = Finish(a().Merge("merged", "", {"full", "last"}));
   ASSERT_TRUE(merged.ok()) << merged.status();
   EXPECT_EQ(merged->RowsOf(0), 19);
   EXPECT_EQ(merged->RowsOf(1), 13);
   EXPECT_EQ(merged->hook_points[1].max_activations, 13);
   EXPECT_THAT(Damage(**a().OpenReader("merged")), IsEmpty());
-  // With a selection nobody can tell.
+  // With a selection, the number of a sequence's rows is not known.
   Manifest selected = with_budgets("selected", 0, 10, 10);
   selected.selection = {{"exclude_token_ids", {3}}};
   Manifest next = Request("next", 2);

@@ -1,4 +1,4 @@
-// The promises of a recording when nothing goes wrong.
+// Tests the promises of a recording when nothing goes wrong.
 #include <cstring>
 #include <map>
 #include <set>
@@ -189,7 +189,7 @@ TEST_F(RecordingTest, RowsFromEverywhereGoWhereTheyAreWantedWithTheirProvenance)
   auto reader = catalog_->OpenReader("a");
   ASSERT_TRUE(reader.ok()) << reader.status();
   const std::vector<RowRange> ranges = {{1, 1, 3}, {2, 2, 0}, {17, 1, 2}};
-  const std::vector<int64_t> rows = {2, 3, 17, 1};  // as they are to lie
+  const std::vector<int64_t> rows = {2, 3, 17, 1};  // in the order in which they must lie
   std::string values(4 * 5 * 4, '\0');
   ASSERT_TRUE(RowRead::OfHookPoint(*reader, 0, ranges, reinterpret_cast<uint8_t*>(values.data())).Finish().ok());
   std::vector<int64_t> sequence(4), token_id(4);

@@ -1,4 +1,4 @@
-// A capture for tests: rows whose values say where they come from, in row groups, from any row on.
+// A capture for tests: its rows come in row groups, from any row on, and their values say where they come from.
 #ifndef HOOKLINE_TESTS_RECORDING_ROWS_SOURCE_H_
 #define HOOKLINE_TESTS_RECORDING_ROWS_SOURCE_H_
 
@@ -17,15 +17,15 @@ namespace hookline {
 
 class RowsSource {
  public:
-  // Row groups of `group_rows` rows, cut where a batch of `batch_rows` ends, as an engine does. After `rows` rows it
-  // ends.
+  // Gives row groups of `group_rows` rows, cut where a batch of `batch_rows` ends, as an engine does. Ends after
+  // `rows` rows.
   RowsSource(int64_t rows, int64_t group_rows, int64_t batch_rows)
       : rows_(rows), group_rows_(group_rows), batch_rows_(batch_rows) {}
 
-  // The manifest that a request would make; a recording of it can be created.
+  // Returns the manifest that a request would make; a recording can be created with it.
   static Manifest Request(const std::string& name, std::vector<RecordedHookPoint> hook_points, Dtype dtype);
 
-  // The bytes of one row.
+  // Returns the bytes of one row.
   static std::string Row(const Manifest& manifest, int hook_point, int64_t row);
   static int64_t Sequence(int64_t row) { return row / 7; }
   static int32_t Position(int64_t row) { return static_cast<int32_t>(row % 7); }
@@ -40,7 +40,7 @@ class RowsSource {
   const int64_t batch_rows_;
 };
 
-// The values of consecutive rows.
+// Returns the values of consecutive rows.
 absl::StatusOr<std::string> ReadRows(const std::shared_ptr<const RecordingReader>& reader, int hook_point,
                                      int64_t first_row, int64_t rows);
 

@@ -1,4 +1,4 @@
-"""A real server on the trained demo model, and the protocol's messages compiled from proto/."""
+"""Runs a real server on the trained demo model, with the protocol's messages compiled from proto/."""
 
 import json
 import os
@@ -22,7 +22,7 @@ LENGTH = 100  # tokens in a sequence
 
 
 def compile_proto(out):
-    """The generated message modules, which are importable until the generator is closed."""
+    """Yields the generated message modules, which can be imported until the generator is closed."""
     files = [str(path.relative_to(ROOT / "proto")) for path in sorted((ROOT / "proto/hookline/v1").glob("*.proto"))]
     subprocess.run(["protoc", "-I", str(ROOT / "proto"), "--python_out", str(out), *files], check=True)
     sys.path.insert(0, str(out))
@@ -44,7 +44,7 @@ def proto(tmp_path_factory):
 
 
 class Server:
-    """A server process. `models=False`: it only reads recordings."""
+    """A server process. With `models=False` it only reads recordings."""
 
     def __init__(self, proto, tmp_path, models=True, recordings=True, dataset=None, flags=()):
         self.proto = proto
@@ -70,7 +70,7 @@ class Server:
         else:
             raise RuntimeError("the server ended at its start:\n" + "".join(log))
         port = int(re.search(r"\(port (\d+)\)", line).group(1))
-        # Otherwise it would wait for room in the pipe.
+        # Without this thread the server would wait for room in the pipe.
         threading.Thread(target=self.process.stderr.read, daemon=True).start()
         self.address = f"127.0.0.1:{port}"
         self.channel = grpc.insecure_channel(self.address, options=[("grpc.use_local_subchannel_pool", 1)])
@@ -109,7 +109,7 @@ class Server:
         return self._method("RecordingService", "DeleteRecording", False, response)(request)
 
     def verify(self, name):
-        """The last message."""
+        """Returns the last message."""
         request = self.proto.recording.VerifyRecordingRequest(name=name)
         response = self.proto.recording.VerifyRecordingResponse
         return list(self._method("RecordingService", "VerifyRecording", True, response)(request))[-1]
@@ -124,7 +124,7 @@ class Server:
         self.process.wait()
 
     def terminate(self):
-        """Shuts it down gracefully."""
+        """Shuts the server down gracefully."""
         self.process.send_signal(signal.SIGTERM)
         assert self.process.wait(timeout=60) == 0
         self.channel.close()
@@ -132,7 +132,7 @@ class Server:
 
 @pytest.fixture
 def serve(proto, tmp_path):
-    """Starts servers on one directory of recordings; they end with the test."""
+    """Starts servers on one directory of recordings, which end with the test."""
     servers = []
 
     def start(**options):
@@ -146,7 +146,7 @@ def serve(proto, tmp_path):
 
 @pytest.fixture
 def text(tmp_path):
-    """A dataset of 600 sequences of LENGTH."""
+    """Writes a dataset of 600 sequences of LENGTH tokens. Returns its path."""
     path = tmp_path / "text.npy"
     ids = np.random.default_rng(1).integers(32, 127, 600 * LENGTH).astype(np.uint16)
     np.save(path, ids)
@@ -154,7 +154,7 @@ def text(tmp_path):
 
 
 def dataset_request(proto, sequences=600, **fields):
-    """Rows of a dataset's sequences, that do not depend on who else is served."""
+    """Requests rows of a dataset's sequences that do not depend on the server's other clients."""
     request = proto.capture.CaptureRequest(hook_points=POINTS, deterministic=True, **fields)
     request.dataset.name = "text"
     request.dataset.sequence_length = LENGTH
@@ -163,7 +163,7 @@ def dataset_request(proto, sequences=600, **fields):
 
 
 def collect(responses, columns=False):
-    """The rows of a capture's chunks by hook point, as bytes, and the summary."""
+    """Returns the bytes of a capture's rows by hook point, and the summary."""
     rows, provenance, summary = {}, [], None
     for response in responses:
         kind = response.WhichOneof("kind")
@@ -179,7 +179,7 @@ def collect(responses, columns=False):
 
 
 def read_safetensors(path):
-    """Parsed by the published layout alone."""
+    """Parses a file by the published layout of safetensors alone."""
     data = path.read_bytes()
     (header_bytes,) = struct.unpack("<Q", data[:8])
     header = json.loads(data[8 : 8 + header_bytes])
@@ -192,12 +192,12 @@ def read_safetensors(path):
 
 
 def shards(directory):
-    """Contents of a recording's shards by name."""
+    """Returns the contents of a recording's shards by name."""
     return {path.name: path.read_bytes() for path in sorted(directory.glob("*.safetensors"))}
 
 
 def rows_on_disk(directory):
-    """Rows by hook point, of all shards in the order of their names."""
+    """Returns the rows of all shards by hook point, in the order of the shards' names."""
     rows = {}
     for path in sorted(directory.glob("*.safetensors")):
         for name, values in read_safetensors(path).items():

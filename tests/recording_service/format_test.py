@@ -1,4 +1,4 @@
-"""Recordings checked from server/recording/FORMAT.md, by libraries that are not ours."""
+"""Checks recordings against server/recording/FORMAT.md, with foreign libraries."""
 
 import base64
 import json
@@ -25,7 +25,7 @@ def compact(json_object):
 
 
 def expected_header(manifest, first, end):
-    """The header that FORMAT.md says a shard of rows FIRST to END has, with its length before it."""
+    """Returns the header that FORMAT.md gives for a shard of rows FIRST to END, with its length before it."""
     header = {
         "__metadata__": {
             "format": "hookline-recording", "version": "1", "fingerprint": manifest["fingerprint"],
@@ -71,7 +71,8 @@ def check_manifest(directory):
 
 
 def check_recording(directory):
-    """The manifest, and all rows by tensor, after every sentence of FORMAT.md that a directory can be held to."""
+    """Checks a directory against every sentence of FORMAT.md that applies. Returns the manifest, and all
+    rows by tensor."""
     manifest = check_manifest(directory)
     shards = manifest["shards"]
     assert {path.name for path in directory.iterdir()} == {"manifest.json", *(shard["file"] for shard in shards)}
@@ -119,13 +120,13 @@ def test_a_recording_is_what_the_document_says(serve, proto, text):
         assert [(p["name"], p["rows"]) for p in manifest["hook_points"]] == [(POINTS[0], 9000), (POINTS[1], 5000)]
         for point in manifest["hook_points"]:
             assert len(tensors[point["name"]]) == point["rows"] * point["width"] * value_bytes
-        # The token that each row is of, from the dataset itself.
+        # The expected token of each row comes from the dataset itself.
         row = np.arange(9000)
         sequence, position = row // (LENGTH - 3), row % (LENGTH - 3) + 3
         np.testing.assert_array_equal(column(tensors, "sequence", "<i8"), sequence)
         np.testing.assert_array_equal(column(tensors, "position", "<i4"), position)
         np.testing.assert_array_equal(column(tensors, "token_id", "<i8"), np.load(text)[sequence * LENGTH + position])
-        # Row k of every tensor is row k of the capture's.
+        # Row k of every tensor is row k of the capture.
         live, _ = collect(server.capture(request))
         assert {name: tensors[name] for name in POINTS} == live
 
@@ -148,7 +149,7 @@ def test_a_recording_that_was_stopped_is_what_the_document_says(serve, proto, te
 
 @pytest.fixture(scope="session")
 def safetensors():
-    """The public library, which deploy/install-dependencies puts into .venv."""
+    """Imports the public library, which deploy/install-dependencies puts into .venv."""
     for folder in sorted((ROOT / ".venv/lib").glob("python3.*/site-packages")):
         site.addsitedir(str(folder))
     import safetensors.numpy

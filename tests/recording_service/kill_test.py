@@ -1,4 +1,4 @@
-"""kill -9 at random moments: HOOKLINE_KILL_ROUNDS rounds (5)."""
+"""Kills the server with SIGKILL at random moments, in HOOKLINE_KILL_ROUNDS rounds (5)."""
 
 import json
 import os
@@ -23,8 +23,8 @@ def test_after_kill_9_at_any_moment_the_recording_is_whole_and_continues_to_the_
     wanted = shards(server.recordings / "undisturbed")
     names = set()
     for round_number in range(ROUNDS):
-        next(server.persist("a", request))  # has begun, and goes on by itself
-        # This waits for nothing: it is the random moment. A recording sees several kills.
+        next(server.persist("a", request))  # the recording has begun, and goes on by itself
+        # This sleep is the random moment; it waits for nothing. A recording sees several kills.
         time.sleep(moments.uniform(0, duration / 3))
         server.kill()
         server = serve(dataset=text)

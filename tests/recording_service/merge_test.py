@@ -1,4 +1,4 @@
-"""Several servers on one directory write parts of a dataset, of which one makes one recording."""
+"""Tests that several servers on one directory record parts of a dataset, and that one of them merges the parts."""
 
 import json
 import threading
@@ -8,18 +8,18 @@ import grpc
 import pytest
 from conftest import LENGTH, POINTS, collect, dataset_request, read_safetensors, rows_on_disk, shards
 
-# Ten sequences to a batch, so that parts of a multiple of ten have the bits of the whole.
+# A batch has ten sequences, so that the rows of parts of a multiple of ten have the bits of the whole.
 BATCHES = ("--max-batch-tokens", str(10 * LENGTH))
 
 
 @pytest.fixture
 def pair(serve, text):
-    """Two servers that share a directory, and hold the same dataset of 600 sequences."""
+    """Starts two servers that share a directory and hold the same dataset of 600 sequences."""
     return [serve(dataset=text, flags=(*BATCHES, "--recordings-folder", folder)) for folder in ("a", "b")]
 
 
 def persist(server, name, capture, part=None):
-    """The recording, complete."""
+    """Records to the end. Returns the recording."""
     request = server.proto.recording.PersistRequest(name=name, capture=capture)
     if part is not None:
         request.part.index, request.part.count = part
@@ -45,7 +45,7 @@ def refused(code, call):
 
 
 def read(server, name, **fields):
-    """All rows as bytes, where they come from, and how many were promised."""
+    """Returns all rows as bytes, their provenance, and the number that was promised."""
     responses = list(server.read(name, provenance=True, **fields))
     rows, provenance, _ = collect(responses, columns=True)
     return rows, provenance, [point.max_activations for point in responses[0].started.hook_points]
@@ -72,7 +72,7 @@ def test_a_merged_recording_is_the_one_that_a_single_server_writes(proto, pair):
     assert merged.dataset == whole.dataset and merged.selection == whole.selection
     for point, other in zip(merged.hook_points, whole.hook_points):
         assert (point.hook_point, point.width, point.rows) == (other.hook_point, other.width, other.rows)
-    # The parts go, and every reader finds the rows of the whole, to the bit.
+    # The parts are deleted, and every reader finds the rows of the whole, to the bit.
     for server, name in ((a, "part"), (a, "last"), (b, "part")):
         server.delete(name)
     assert read(a, "merged") == read(b, "whole")
@@ -83,7 +83,7 @@ def test_a_merged_recording_is_the_one_that_a_single_server_writes(proto, pair):
     assert verified.done and not verified.damaged and verified.bytes == merged.bytes
     folder = a.recordings / "a" / "merged"
     assert rows_on_disk(folder) == rows_on_disk(b.recordings / "b" / "whole")
-    # The same after a restart, by the manifest alone.
+    # After a restart the result is the same, from the manifest alone.
     a.terminate()
     manifest = json.loads((folder / "manifest.json").read_text())
     assert (manifest["version"], manifest["state"]) == (2, "COMPLETE")
@@ -109,7 +109,7 @@ def test_a_budget_is_that_of_all_parts_together(proto, pair):
     assert read(b, "merged") == read(b, "whole")
     assert [point.max_activations for point in b.get("merged").hook_points] == [45_000, 44_999]
     assert not b.verify("merged").damaged
-    # A part that ends too early leaves rows out.
+    # A part that ends too early leaves a gap.
     short = dataset_request(proto, sequences=10, max_activations=999)
     short.dataset.first_sequence = 0
     persist(a, "short", short)
@@ -145,7 +145,7 @@ def test_what_is_no_part_is_named(proto, serve, text):
     assert "is not known beforehand" in said((1, 3), excluding)
     zero = dataset_request(proto, sequences=3, max_activations=0)
     assert said((1, 3), zero).startswith("max_activations: 0 is not a budget")
-    # Sequences that do not divide evenly are all in one part or another.
+    # Sequences that do not divide evenly are distributed over the parts.
     firsts = [persist(server, f"part{i}", dataset_request(proto, sequences=8), (i, 3)).dataset for i in range(3)]
     assert [(part.first_sequence, part.sequence_count) for part in firsts] == [(0, 2), (2, 3), (5, 3)]
     assert merge(server, "merged", "part0", "part1", "part2")[-1].recording.rows == 8 * LENGTH
@@ -154,14 +154,14 @@ def test_what_is_no_part_is_named(proto, serve, text):
 
 
 def test_a_merge_that_is_killed_or_left_is_there_whole_or_not_at_all(proto, serve, text):
-    flags = ("--recordings-folder", "a", "--recordings-shard-bytes", "64KiB")  # some hundred shards
+    flags = ("--recordings-folder", "a", "--recordings-shard-bytes", "64KiB")  # about a hundred shards
     server = serve(dataset=text, flags=flags)
     for index in range(2):
         persist(server, f"part{index}", dataset_request(proto, sequences=60), (index, 2))
     folder = server.recordings / "a" / "merged"
 
     def check(on):
-        """Waits for the end of what still runs."""
+        """Waits until `merged` is no longer being made, and checks it."""
         deadline = time.monotonic() + 60
         while True:
             found = {recording.name: recording.state for recording in on.list().recordings}

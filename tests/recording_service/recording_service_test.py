@@ -1,4 +1,4 @@
-"""The promises of the RecordingService, shown on a real server and a real model."""
+"""Tests the promises of the RecordingService on a real server with a real model."""
 
 import subprocess
 import sys
@@ -19,14 +19,14 @@ def tokens_request(proto, sequences=40, **fields):
 
 
 def code(call):
-    """The status that a call ends with."""
+    """Returns the code of the status that a call ends with."""
     with pytest.raises(grpc.RpcError) as error:
         list(call) if hasattr(call, "__iter__") else call.result()
     return error.value.code()
 
 
 class unary:
-    """A unary call that `code` can run."""
+    """Makes a unary call that `code` can run."""
 
     def __init__(self, method, name):
         self.result = lambda: method(name)
@@ -76,7 +76,7 @@ def test_the_same_request_joins_continues_or_is_answered_at_once(serve, proto, t
     other = dataset_request(proto, sequences=3)
     assert code(server.persist("a", other)) == grpc.StatusCode.ALREADY_EXISTS
     assert code(unary(server.delete, "a")) == grpc.StatusCode.FAILED_PRECONDITION
-    # Its clients leave; it goes on until it is stopped.
+    # The clients leave; the recording goes on until it is stopped.
     first.cancel()
     second.cancel()
     assert state(server, "a") == "RUNNING"
@@ -165,7 +165,7 @@ def test_tokens_that_were_interrupted_continue_to_the_same_bytes(serve, proto):
 def test_a_recording_that_waits_to_be_admitted_is_there_and_can_be_stopped(serve, proto, text):
     server = serve(dataset=text, flags=["--slab-count", "32", "--window-slabs", "8"])
     request = dataset_request(proto)
-    # Four windows are all slabs, and a client that reads no more keeps its own.
+    # Four windows take all slabs, and a client that does not read keeps its window.
     readers = [server.capture(dataset_request(proto)) for _ in range(4)]
     for reader in readers:
         assert next(reader).HasField("started")
@@ -177,7 +177,7 @@ def test_a_recording_that_waits_to_be_admitted_is_there_and_can_be_stopped(serve
     assert stopped.state == proto.recording.RECORDING_STATE_STOPPED and stopped.rows == 0
     assert code(persist) == grpc.StatusCode.CANCELLED
     recorded = server.capture(dataset_request(proto, record_as="b"))
-    # It says nothing before it is admitted, so that only the list tells when it has arrived.
+    # A call says nothing before it is admitted, so that only the list shows when it has arrived.
     deadline = time.monotonic() + 60
     while "b" not in [r.name for r in server.list().recordings]:
         assert time.monotonic() < deadline
@@ -202,7 +202,7 @@ def test_record_as_streams_and_writes_in_one_pass(serve, proto):
     assert summary.stop_reason == proto.capture.STOP_REASON_SOURCE_ENDED
     assert state(server, "a") == "COMPLETE"
     assert code(server.capture(tokens_request(proto, record_as="a"))) == grpc.StatusCode.ALREADY_EXISTS
-    # Persist knows it for the same request.
+    # Persist recognises it for the same request.
     assert disposition(list(server.persist("a", tokens_request(proto)))[0], server) == "ALREADY_COMPLETE"
 
 
@@ -222,7 +222,7 @@ def test_a_client_that_leaves_stops_the_recording_and_its_token_continues_both(s
         if count == after:
             break
     call.cancel()
-    server.stop("a")  # answers once it is closed
+    server.stop("a")  # answers when the recording is closed
     stopped = server.get("a")
     assert stopped.state == proto.recording.RECORDING_STATE_STOPPED
     request.resume_token = token
@@ -240,7 +240,7 @@ def test_a_client_that_leaves_stops_the_recording_and_its_token_continues_both(s
     assert code(server.capture(request)) == grpc.StatusCode.NOT_FOUND
 
 
-# Sends the messages in the files that it is told, and prints the answers in hexadecimal digits until it is killed.
+# Sends the messages in the files that its arguments name, and prints the answers in hexadecimal until it is killed.
 STREAMING_CLIENT = """
 import sys, grpc
 def messages():
@@ -272,7 +272,7 @@ def test_a_stream_whose_client_is_killed_makes_no_complete_recording(serve, prot
             rows += proto.capture.CaptureResponse.FromString(bytes.fromhex(client.stdout.readline())).chunk.rows
         client.kill()
         client.wait()
-        server.stop(request.record_as)  # answers once it is closed
+        server.stop(request.record_as)  # answers when the recording is closed
         assert state(server, request.record_as) == "STOPPED"
 
 
@@ -311,7 +311,7 @@ def test_reading_back_needs_no_model_and_brings_the_recorded_rows(serve, proto, 
     assert summary.stop_reason == proto.capture.STOP_REASON_BUDGET
     values = [v for r in server.read("a", encoding=2, row_count=3, hook_points=[POINTS[0]]) for v in r.chunk.values]
     assert np.array_equal(np.array(values, "<f4"), np.frombuffer(live[POINTS[0]][: 12 * width[0]], "<f4"))
-    # A shuffled read has each row once, in an order of the seed's alone, the hook points still aligned.
+    # A shuffled read gives each row once, in an order that depends only on the seed, with the hook points aligned.
     shuffled, columns, _ = collect(server.read("a", shuffle_seed=7, provenance=True), columns=True)
     assert sorted(columns) == sorted(provenance) and columns != provenance
     place = {key[:2]: row for row, key in enumerate(provenance)}
@@ -321,7 +321,7 @@ def test_reading_back_needs_no_model_and_brings_the_recorded_rows(serve, proto, 
         assert np.array_equal(np.frombuffer(shuffled[name], "<f4").reshape(-1, w), table[order])
     assert collect(server.read("a", shuffle_seed=7))[0] == shuffled
     assert collect(server.read("a", shuffle_seed=8))[0] != shuffled
-    # A read is continued after any of its messages.
+    # A read can be continued after any of its messages.
     for seed in [{}, {"shuffle_seed": 7}]:
         responses = list(server.read("a", max_message_bytes=100000, **seed))
         whole, _ = collect(responses)

@@ -1,4 +1,4 @@
-"""A server of its own for each need, an authority of certificates, and clients with tokens."""
+"""Gives each test its own server, a certificate authority, and clients with tokens."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ DEMO = ROOT / "tests" / "fixtures" / "nanochat" / "demo"
 SERVER = os.environ.get("HOOKLINE_SERVER_PROGRAM", str(ROOT / "build/release/bin/hookline-server"))
 HOOKLINE = os.environ.get("HOOKLINE_PROGRAM", str(ROOT / "build/release/bin/hookline"))
 LIBRARY = os.environ.pop("HOOKLINE_CLIENT_LIBRARY", str(ROOT / "build/release/lib/libhookline_client.so"))
-os.environ["HOOKLINE_CLIENT_LIBRARY"] = ""  # no library but where a test asks for it
+os.environ["HOOKLINE_CLIENT_LIBRARY"] = ""  # a test that needs the library asks for it
 POINT = "blocks.0.hook_resid_post"
 PATIENCE = 120  # seconds, far longer than anything here takes
 
@@ -51,7 +51,7 @@ class Authority:
         )  # fmt: skip
 
     def certificate(self, name, san="DNS:localhost,IP:127.0.0.1", days=30):
-        """The paths of a new certificate and its key. Negative days: it has expired."""
+        """Returns the paths of a new certificate and its key. Negative `days`: it has expired."""
         folder = self.folder
         key, request, certificate = (folder / f"{name}.{suffix}" for suffix in ("key", "csr", "pem"))
         openssl(
@@ -73,7 +73,7 @@ def authority(tmp_path_factory):
 
 
 class Server:
-    """A server process. `port` is its first address's."""
+    """A server process. `port` is that of its first address."""
 
     def __init__(self, *flags, listen=("127.0.0.1:0",), environment=None):
         command = [SERVER, "--model", str(DEMO), "--device", "cpu", "--threads", "1", "--slab-count", "64"]
@@ -86,7 +86,7 @@ class Server:
             env={**os.environ, **(environment or {})},
         )
         self.lines = []
-        self.reads_log = threading.Event()  # cleared: the log's pipe fills
+        self.reads_log = threading.Event()  # while this is cleared, the log's pipe fills
         self.reads_log.set()
         self._changed = threading.Condition()
         threading.Thread(target=self._read, daemon=True).start()
@@ -107,7 +107,7 @@ class Server:
             self._changed.notify_all()
 
     def wait_for(self, text, count=1):
-        """The count-th line of the log that holds the text; None if the server ended without it."""
+        """Returns the `count`-th line of the log that holds `text`; None if the server ended without it."""
         with self._changed:
             found = []
 
@@ -140,7 +140,7 @@ def serve():
 
 
 def refused_start(*flags, listen="127.0.0.1:0"):
-    """The exit code and the log of a server that does not start."""
+    """Returns the exit code and the log of a server that does not start."""
     done = subprocess.run(
         [SERVER, "--model", str(DEMO), "--device", "cpu", "--threads", "1", "--listen", listen, *map(str, flags)],
         capture_output=True,
@@ -151,7 +151,7 @@ def refused_start(*flags, listen="127.0.0.1:0"):
 
 
 def entry(name, roles, token=None, **more):
-    """A client of an auth file."""
+    """Returns a client's entry in an auth file."""
     client = {"name": name, "roles": roles, **more}
     if token is not None:
         client["token_sha256"] = hashlib.sha256(token.encode()).hexdigest()
@@ -164,7 +164,7 @@ def write_clients(path, *clients):
 
 
 def cli(*arguments, **environment):
-    """`hookline` with these arguments: exit code, standard output, standard error."""
+    """Runs `hookline` with these arguments. Returns the exit code, standard output and standard error."""
     done = subprocess.run(
         [HOOKLINE, *map(str, arguments)],
         capture_output=True,
@@ -176,7 +176,7 @@ def cli(*arguments, **environment):
 
 
 def code_of(call):
-    """The name of the status with which a call of raw gRPC ends, and its message. `call` makes it."""
+    """Returns the name of the status with which a raw gRPC call ends, and its message. `call` makes the call."""
     try:
         answer = call()
         if isinstance(answer, Iterator):

@@ -1,4 +1,4 @@
-"""Strangers before they are asked who they are: neither headers nor compression may end the process."""
+"""Tests that strangers can end the process neither by headers nor by compression, before they are authenticated."""
 
 import socket
 import ssl
@@ -10,7 +10,7 @@ from conftest import PATIENCE, entry, write_clients
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, RST_STREAM, SETTINGS, GOAWAY = 0, 1, 3, 4, 7
 END_STREAM, END_HEADERS = 1, 4
-# gRPC 1.51 knows these by name. Where a port has a processor of metadata, it aborts at grpclb_client_stats.
+# gRPC 1.51 knows these headers by name. On a port with a processor of metadata it aborts at grpclb_client_stats.
 INTERNAL = (
     "grpclb_client_stats", "grpc-server-stats-bin", "grpc-tags-bin", "grpc-trace-bin", "lb-cost-bin", "lb-token",
     "endpoint-load-metrics-bin", "grpc-internal-encoding-request", "grpc-previous-rpc-attempts",
@@ -23,7 +23,7 @@ def frame(kind, flags, stream, payload=b""):
 
 
 def header(name, value):
-    """A literal header field that enters no table (RFC 7541, 6.2.2), both strings shorter than 127 bytes."""
+    """Returns a literal header field that is not indexed (RFC 7541, 6.2.2); both strings are shorter than 127 bytes."""
     return b"\0" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
 
 
@@ -82,7 +82,7 @@ def test_no_header_ends_the_process(serve, authority, tmp_path, way):
             try:
                 wait_for_the_end(connection)
             except ConnectionError:
-                pass  # how the server ends it is not the question
+                pass  # the server may end the connection in any way
         assert server.process.poll() is None, f"{name}: {''.join(server.lines)}"
     with grpc.insecure_channel(f"unix:{tmp_path}/socket") as channel:
         list_models = channel.unary_unary("/hookline.v1.ModelService/ListModels")

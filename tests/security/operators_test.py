@@ -1,4 +1,4 @@
-"""Operators see and end captures, clients meet quotas, and captures that nobody reads end."""
+"""Tests that operators see and end captures, that clients meet quotas, and that captures which nobody reads end."""
 
 import json
 import queue
@@ -17,7 +17,7 @@ STREAM = "/hookline.v1.CaptureService/CaptureStream"
 
 
 class Stream:
-    """A CaptureStream that is open until `close`; `messages` are read only as they are asked for."""
+    """A CaptureStream that is open until `close`. `messages` are read only when a test asks for them."""
 
     def __init__(self, address, token=None):
         self._requests = queue.Queue()
@@ -37,7 +37,7 @@ class Stream:
         self._requests.put(message.SerializeToString())
 
     def end(self):
-        """The code with which the call ends, after what it still brings."""
+        """Reads to the end. Returns the code with which the call ends, and the message."""
         try:
             for _ in self.call:
                 pass
@@ -136,7 +136,7 @@ def test_every_finished_call_is_one_line_of_the_log_and_counted(serve, tmp_path,
             client.models()
 
     def values(method, code):
-        """Those of the call's line."""
+        """Returns the values in the log line of the call."""
         if log_format == "text":
             line = server.wait_for(f"{method} code={code} ")
             return dict(word.split("=", 1) for word in line.split(" call ", 1)[1].split())
@@ -168,7 +168,7 @@ def test_a_log_that_nobody_reads_holds_up_no_call(serve):
     server = serve()
     server.reads_log.clear()
     with hookline.connect(server.address, receiver="grpc") as client:
-        for _ in range(1000):  # the pipe holds some hundreds of lines
+        for _ in range(1000):  # the pipe holds a few hundred lines
             client.models(timeout=60)
         server.reads_log.set()
         server.wait_for("ListModels code=OK", count=100)
@@ -200,7 +200,7 @@ def test_clients_wait_as_long_as_a_rate_demands(serve, tmp_path, receiver):
     )
     server = serve("--auth-file", clients)
     with hookline.connect(server.address, token="a", receiver=receiver) as client:
-        for _ in range(2):  # the second is refused, waits as long as it is told, and succeeds
+        for _ in range(2):  # the second is refused, waits as long as the server asks, and succeeds
             capture = client.capture(POINT, [[256] * 60], output="numpy")
             assert sum(len(batch[POINT]) for batch in capture) == 60
         with pytest.raises(hookline.ResourceExhaustedError, match="tokens_per_second") as caught:
@@ -215,9 +215,10 @@ def test_the_command_line_waits_as_long_as_a_rate_demands(serve, tmp_path):
     )
     server = serve("--auth-file", clients)
     tokens = tmp_path / "tokens.txt"
-    # The first takes 50 tokens more than there are, which are back after 2.5 seconds: later than the second asks.
+    # The first capture takes 50 tokens more than there are. The rate gives them back after 2.5 seconds, so the second
+    # is too early.
     tokens.write_text(" ".join(["256"] * 100) + "\n")
-    for number in range(2):  # the second is refused, waits as long as it is told, and succeeds
+    for number in range(2):  # the second is refused, waits as long as the server asks, and succeeds
         arguments = ("--hook-points", POINT, "--tokens", tokens, "--out", tmp_path / f"rows{number}", "--quiet")
         code, _, err = cli("capture", "--server", server.address, *arguments, HOOKLINE_TOKEN="a")
         assert code == 0, err
@@ -234,7 +235,7 @@ def test_a_silent_capture_makes_room_for_a_newcomer(serve, streams):
     assert ahead["hookline-captures-ahead"] == "0", "it is told its place in the queue"
     assert newcomer.next().HasField("started")
     ends = queue.Queue()
-    for stream in silent:  # either may have been silent for longer, as the server sees it
+    for stream in silent:  # the server may end either one, whichever was silent for longer
         threading.Thread(target=lambda stream=stream: ends.put(stream.end()), daemon=True).start()
     code, message = ends.get(timeout=60)
     assert (code, "--stall-timeout" in message) == ("UNAVAILABLE", True)

@@ -1,4 +1,4 @@
-"""Identities and roles: every method, with every role, and how clients are recognised."""
+"""Tests identities and roles: every method with every role, and how clients are recognised."""
 
 import json
 import os
@@ -16,7 +16,7 @@ UNARY = ("Check", "Get", "List", "Estimate", "Stop", "Delete")
 
 
 def documented_roles():
-    """Method -> role of README.md's table; None: open."""
+    """Returns the role of each method in README.md's table; None: open."""
     lines = (ROOT / "README.md").read_text().splitlines()
     rows = [re.fullmatch(r"\| `(/[\w./]+)` \| (?:`(\w+)`|open) \|", line) for line in lines]
     return {row.group(1): row.group(2) for row in rows if row}
@@ -27,7 +27,7 @@ def call(channel, method, request=b"", token=None):
     name = method.rpartition("/")[2]
     if name in ("CaptureStream", "ServerReflectionInfo"):
         return code_of(lambda: channel.stream_stream(method)(iter([request]), metadata=metadata, timeout=60))
-    if name == "Watch":  # it never ends by itself
+    if name == "Watch":  # this call never ends by itself
         watch = channel.unary_stream(method)(request, metadata=metadata, timeout=60)
         try:
             next(watch)
@@ -76,7 +76,7 @@ def test_every_method_wants_the_role_that_the_readme_names(server):
             else:
                 assert code == "UNAUTHENTICATED", (method, message)
                 assert "token" in message
-                # Strangers' requests are not even parsed.
+                # The requests of strangers are not even parsed.
                 assert call(channel, method, b"\xff")[0] == "UNAUTHENTICATED", method
             for held in ROLES:
                 code, message = call(channel, method, token=TOKENS[held])
@@ -142,7 +142,7 @@ def test_a_user_at_a_unix_socket_is_known_by_the_kernel(serve, tmp_path):
     with grpc.insecure_channel(f"unix:{tmp_path}/socket") as channel:
         assert call(channel, "/hookline.v1.ModelService/ListModels")[0] == "OK"
         assert call(channel, "/hookline.v1.CaptureService/Capture")[0] == "PERMISSION_DENIED"
-    # By TCP nobody is known without a token.
+    # Over TCP a client needs a token.
     with grpc.insecure_channel(server.address) as channel:
         assert call(channel, "/hookline.v1.ModelService/ListModels")[0] == "UNAUTHENTICATED"
 
@@ -230,7 +230,7 @@ def test_without_an_auth_file_no_other_machine_may_connect_unless_told(serve, tm
     clients = write_clients(tmp_path / "clients.json", entry("a", ["read"], "t"))
     server = serve("--auth-file", clients, listen=("0.0.0.0:0",))
     assert server.wait_for("tokens are refused there") is not None
-    # The loopback interface is as private as before, whatever the address of the listener.
+    # The loopback interface is as private as before, whatever address the listener has.
     with grpc.insecure_channel(server.address) as channel:
         assert call(channel, "/hookline.v1.ModelService/ListModels", token="t")[0] == "OK"
 

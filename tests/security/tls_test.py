@@ -1,4 +1,4 @@
-"""TLS: who may speak to whom, and certificates that are replaced while the server runs."""
+"""Tests TLS: who may connect to whom, and certificates that are replaced while the server runs."""
 
 import asyncio
 import shutil
@@ -144,7 +144,7 @@ def test_a_certificate_is_replaced_while_a_stream_runs(serve, authority, tmp_pat
         rows += sum(len(batch[POINT]) for batch in capture)
         assert rows == 200 * 200
         assert capture.summary.reconnects == 0, "the stream was not cut"
-    # A certificate that does not fit is not used.
+    # A certificate and a key that do not match are not used.
     key.write_text("not a key")
     second = served_serial(server, authority)
     assert server.wait_for("are not used; the previous ones stay in force") is not None

@@ -1,4 +1,4 @@
-// Who calls, by what is known of a call, and what a stranger is told.
+// Tests who calls, by the known facts of a call, and what a stranger is told.
 #include "server/service/auth/authenticator.h"
 
 #include <unistd.h>
@@ -31,7 +31,7 @@ class AuthenticatorTest : public ::testing::Test {
   }
   ~AuthenticatorTest() override { unlink(path_.c_str()); }
 
-  // The client's name, or the code and the message with which it is refused.
+  // Returns the client's name, or the code and the message with which it is refused.
   std::string Who(const CallFacts& call) const {
     const absl::StatusOr<AuthClient> client = authenticator_->Identify(call);
     return client.ok() ? client->identity.name : client.status().ToString();

@@ -1,4 +1,4 @@
-// However a call ends, its slabs come back, nobody is left stuck, and others go on.
+// However a call ends, its slabs come back, no thread hangs, and other calls go on.
 #include <memory>
 #include <string>
 #include <thread>
@@ -14,7 +14,7 @@
 namespace hookline {
 namespace {
 
-// A running call of either method whose client has read `started` and nothing after it: its window is full.
+// A running call of either method whose client has read `started` and nothing more, so that its window is full.
 class OpenCall {
  public:
   OpenCall(const std::shared_ptr<grpc::Channel>& channel, bool streamed, const v1::CaptureRequest& request,
@@ -34,7 +34,7 @@ class OpenCall {
       reader_ = stub_->Capture(&context_, request);
     }
     v1::CaptureResponse response;
-    // A deadline may pass before.
+    // A deadline may pass before the call has started.
     const bool started = Read(&response);
     EXPECT_TRUE(deadline != absl::InfiniteDuration() || (started && response.has_started()));
   }
@@ -43,7 +43,7 @@ class OpenCall {
 
   bool Read(v1::CaptureResponse* response) { return stream_ ? stream_->Read(response) : reader_->Read(response); }
 
-  // Reads to the end; the last message read is kept.
+  // Reads to the end, and keeps the last message.
   grpc::Status Finish() {
     v1::CaptureResponse response;
     while (Read(&response)) last_ = response;
@@ -71,7 +71,7 @@ class CallEnds : public ServiceFixture, public ::testing::WithParamInterface<boo
     return std::make_unique<OpenCall>(channel, /*streamed=*/GetParam(), Request(kEndless), deadline);
   }
 
-  // A capture by somebody else goes through.
+  // Expects that another client's capture succeeds.
   void ExpectOthersServed() {
     OpenCall other(NewChannel(address_), /*streamed=*/false, Request(1000));
     EXPECT_TRUE(other.Finish().ok());
@@ -87,7 +87,7 @@ TEST_P(CallEnds, AStalledReaderHoldsItsWindowAndNobodyElse) {
   ASSERT_TRUE(engine_->WaitUntilFilled(kWindow));
   ExpectOthersServed();
   ASSERT_TRUE(engine_->WaitUntilFilled(kWindow));
-  // It loses nothing.
+  // The stalled reader loses nothing.
   if (!GetParam()) return;
   v1::CaptureResponse response;
   int64_t rows = 0;
@@ -118,7 +118,7 @@ TEST_P(CallEnds, CancelWhileReadingReturnsEverySlab) {
 }
 
 TEST_P(CallEnds, AnEarlyCancelReturnsEverySlab) {
-  // The server may be at any point of its start.
+  // The server may be at any point of the start of the call.
   auto stub = v1::CaptureService::NewStub(channel_);
   for (int i = 0; i < 50; ++i) {
     grpc::ClientContext context;
@@ -182,7 +182,7 @@ TEST_P(CallEnds, ShutdownEndsReadersWithASummaryAndUnavailable) {
 TEST_P(CallEnds, ShutdownEndsReadersThatNeverRead) {
   auto call = Open(channel_);
   ASSERT_TRUE(engine_->WaitUntilFilled(kWindow));
-  // Its grace is over before it begins.
+  // The time to drain is over before it begins.
   server_->Drain(absl::Now() - absl::Seconds(10));
   EXPECT_TRUE(engine_->WaitUntilSlabsAreBack());
   EXPECT_FALSE(call->Finish().ok());
@@ -205,7 +205,7 @@ TEST_F(ServiceFixture, ADrainLetsRunningCapturesEndAndRefusesNewOnes) {
     server_->Drain(absl::InfiniteFuture());
     drained.Notify();
   });
-  // Calls are refused from some moment on, while the first still runs.
+  // From some moment on, calls are refused while the first one still runs.
   grpc::Status status;
   do {
     grpc::ClientContext context;

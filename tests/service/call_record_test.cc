@@ -1,4 +1,4 @@
-// Every call that ends is told: by one line of the log, and by the metrics.
+// Every call that ends is reported: by one line of the log, and by the metrics.
 #include "server/service/call_record.h"
 
 #include <algorithm>
@@ -29,7 +29,7 @@ using ::testing::Not;
 
 class LinesSink final : public spdlog::sinks::base_sink<std::mutex> {
  public:
-  // The first line that holds `text`, once there is one.
+  // Waits for a line that holds `text`, and returns the first one.
   std::string WaitFor(const std::string& text) {
     std::string found;
     absl::MutexLock lock(&lines_mutex_);
@@ -62,7 +62,7 @@ class LinesSink final : public spdlog::sinks::base_sink<std::mutex> {
   std::vector<std::string> lines_ ABSL_GUARDED_BY(lines_mutex_);
 };
 
-// Catches the log of a test.
+// Catches the log lines of a test.
 class CallRecordTest : public ServiceFixture {
  protected:
   CallRecordTest() { UseFormat(LogFormat::kText); }
@@ -154,7 +154,7 @@ TEST_F(CallRecordTest, CallsAreCountedByMethodAndCode) {
   EXPECT_THAT(page, HasSubstr("hookline_grpc_server_started_total" + capture + "} 2\n"));
   EXPECT_THAT(page, HasSubstr("hookline_grpc_server_handled_total" + capture + ",grpc_code=\"OK\"} 1\n"));
   EXPECT_THAT(page, HasSubstr("hookline_grpc_server_handled_total" + capture + ",grpc_code=\"INVALID_ARGUMENT\"} 1\n"));
-  // An alert finds its series from the first moment, or it would miss their first increase.
+  // The series exists from the first moment, so that an alert does not miss its first increase.
   EXPECT_THAT(page, HasSubstr("hookline_grpc_server_handled_total" + capture + ",grpc_code=\"INTERNAL\"} 0\n"));
   EXPECT_THAT(page, HasSubstr("hookline_grpc_server_handling_seconds_count" + capture + "} 2\n"));
   EXPECT_THAT(page, HasSubstr("hookline_first_row_seconds_count" + capture + "} 1\n"));

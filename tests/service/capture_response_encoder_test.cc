@@ -41,7 +41,7 @@ CaptureStarted StartedWith(std::string hook_point, int64_t width, Dtype dtype) {
   return started;
 }
 
-// A chunk as large as random numbers make it, and the bytes of its values.
+// A chunk of random size, and the bytes of its values.
 struct RandomCase {
   CaptureStarted started;
   Chunk chunk;
@@ -60,7 +60,7 @@ class Randomness {
     return bytes;
   }
 
-  // Small, or at the far end of the type.
+  // Returns a small number, or one at an end of the type's range.
   template <typename T>
   T Extreme() {
     return Between(0, 1) == 0 ? static_cast<T>(Between(0, 200)) : std::numeric_limits<T>::max();
@@ -77,7 +77,7 @@ class Randomness {
     chunk.resume_token = Bytes(Between(0, kMaxResumeTokenBytes));
     if (Between(0, 1) == 1) {
       auto provenance = std::make_shared<Provenance>();
-      // A chunk that a budget cut has fewer rows than its group's provenance.
+      // A chunk that is cut by a budget has fewer rows than its group's provenance.
       for (int64_t row = 0; row < chunk.rows + Between(0, 3); ++row) {
         provenance->sequence.push_back(Extreme<int64_t>());
         provenance->position.push_back(Extreme<int32_t>());
@@ -173,7 +173,8 @@ TEST(CaptureResponseEncoder, FillsTheLargestMessageWithoutPassingIt) {
       chunk.data.push_back({slabs.Take(data_bytes), 0, data_bytes});
       const auto bytes = static_cast<int64_t>(EncodeChunk(started, Encoding::kBytes, std::move(chunk)).Length());
       EXPECT_LE(bytes, max_message_bytes);
-      // A row that did not fit, the bound on the header, and a byte a row: an index is a positive number, of 9 bytes.
+      // What is left out is less than a row, the bound of the header, and a byte for each row, since an index is a
+      // positive number of 9 bytes.
       EXPECT_GT(bytes, max_message_bytes - MessageRowBytes(shape) - MessageHeaderBytes(shape) - rows);
     }
   }
@@ -210,7 +211,7 @@ TEST(CaptureResponseEncoder, WritesValuesAsNumbersAndReturnsTheSlabsAtOnce) {
   std::memcpy(bytes.data(), values.data(), bytes.size());
   Chunk chunk;
   chunk.rows = 2;
-  // The cut is inside a value.
+  // The data is cut inside a value.
   chunk.data = {slabs.Copy(bytes.substr(0, 7)), slabs.Copy(bytes.substr(7))};
   grpc::ByteBuffer message =
       EncodeChunk(StartedWith("hook_embed", 3, Dtype::kFloat32), Encoding::kValues, std::move(chunk));
@@ -230,7 +231,7 @@ std::vector<float> AsFloats(const std::vector<uint16_t>& bits, Dtype dtype) {
 }
 
 TEST(Values, OfHalfAndBrainFloatsAreExact) {
-  // 1, -2, the largest, the smallest normal and subnormal, minus zero.
+  // The numbers are 1, -2, the largest, the smallest normal and subnormal ones, and minus zero.
   EXPECT_THAT(AsFloats({0x3c00, 0xc000, 0x7bff, 0x0400, 0x0001, 0x8000}, Dtype::kFloat16),
               ElementsAre(1.0F, -2.0F, 65504.0F, std::ldexp(1.0F, -14), std::ldexp(1.0F, -24), -0.0F));
   EXPECT_THAT(AsFloats({0x3f80, 0xc000, 0x4049, 0x8000}, Dtype::kBFloat16), ElementsAre(1.0F, -2.0F, 3.140625F, -0.0F));

@@ -147,11 +147,11 @@ TEST_F(CaptureServiceTest, StreamsRowsForSequencesThatAreStreamedIn) {
   v1::CaptureResponse message;
   ASSERT_TRUE(stream->Read(&message));
   EXPECT_TRUE(message.has_started());
-  // Rows of the first sequences come before the last are sent.
+  // Rows of the first sequences arrive before the last sequences are sent.
   ASSERT_TRUE(stream->Write(Tokens(5)));
   ASSERT_TRUE(stream->Read(&message));
   EXPECT_EQ(message.chunk().rows(), 5);
-  // This is many times what the engine has room for.
+  // These are many times as many tokens as the engine has room for.
   for (int i = 0; i < 200; ++i) ASSERT_TRUE(stream->Write(Tokens(50)));
   stream->WritesDone();
   Received received = ReadAll(*stream);
@@ -167,7 +167,7 @@ TEST_F(CaptureServiceTest, StopsReadingWhileTheEngineHasNoRoom) {
   auto capture_stub = stub();
   auto stream = capture_stub->CaptureStream(&context);
   ASSERT_TRUE(stream->Write(FirstMessage()));
-  // Nobody reads, so the window fills up, the engine has no room, and what is written stays with gRPC.
+  // Nobody reads, so the window fills up, the engine has no room, and gRPC keeps what the client writes.
   std::thread writer([&] {
     for (int i = 0; i < 40; ++i) {
       if (!stream->Write(Tokens(1000))) return;

@@ -1,4 +1,4 @@
-// Connections are limited, closed when nobody uses them, and accepted again after everything ran out.
+// Connections are limited, are closed if nobody uses them, and are accepted again after descriptors ran out.
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <netinet/in.h>
@@ -47,7 +47,7 @@ class Socket {
 
   void Send(const std::string& bytes) { (void)!send(descriptor_, bytes.data(), bytes.size(), MSG_NOSIGNAL); }
 
-  // Reads until the server closes; false if it does not.
+  // Reads until the server closes the connection. Returns false if it does not.
   bool IsClosedByPeer(absl::Duration patience = kPatience) {
     const timeval timeout = absl::ToTimeval(patience);
     setsockopt(descriptor_, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof timeout);
@@ -66,7 +66,7 @@ class ConnectionsTest : public ServiceFixture {
  protected:
   int port() const { return server_->ports()[0]; }
 
-  // A client that comes now is served.
+  // Returns whether the server serves a new client.
   bool IsServed() {
     auto channel = NewChannel(address_);
     grpc::ClientContext context;
@@ -86,7 +86,7 @@ TEST_F(ConnectionsTest, ServesAgainAfterDescriptorsRanOut) {
   rlimit limits;
   ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &limits), 0);
   const auto restore = absl::MakeCleanup([limits] { setrlimit(RLIMIT_NOFILE, &limits); });
-  std::vector<Socket> clients(20);  // before there are no descriptors left
+  std::vector<Socket> clients(20);  // made while descriptors are left
   std::vector<Socket> rest;
   {
     Socket next(open("/dev/null", O_RDONLY | O_CLOEXEC));
@@ -104,7 +104,7 @@ TEST_F(ConnectionsTest, ServesAgainAfterDescriptorsRanOut) {
     rest.emplace_back(descriptor);
   }
   for (Socket& client : clients) client.Connect(port());
-  absl::SleepFor(absl::Milliseconds(300));  // for the server to try to accept them
+  absl::SleepFor(absl::Milliseconds(300));  // gives the server time to try to accept them
   rest.clear();
   clients.clear();
   EXPECT_TRUE(IsServed());
@@ -203,7 +203,7 @@ TEST(ListenAddress, IsLoopbackByItsAddressAndNotByItsName) {
   EXPECT_TRUE(is_loopback("localhost:0"));
   EXPECT_FALSE(is_loopback("0.0.0.0:0"));
   EXPECT_FALSE(is_loopback(":0")) << "every interface";
-  // It is the address of no machine, but begins like one.
+  // This name begins like an address, but no machine has it.
   EXPECT_FALSE(BindAddress("127.0.0.1.example.invalid:0").ok());
   for (const char* malformed : {"", "127.0.0.1", "127.0.0.1:http", "127.0.0.1:65536", "::1:80", "unix:"}) {
     EXPECT_THAT(std::string(BindAddress(malformed).status().message()), HasSubstr("cannot listen on `"));

@@ -1,4 +1,4 @@
-// A model that is there to be described, not run.
+// A model that can be described, but not run.
 #ifndef HOOKLINE_TESTS_SERVICE_DESCRIBED_MODEL_H_
 #define HOOKLINE_TESTS_SERVICE_DESCRIBED_MODEL_H_
 
@@ -9,7 +9,7 @@
 
 namespace hookline {
 
-// Named `fake`, with the hook points `a` and `b` of `width` values.
+// Returns a model named `fake`, with the hook points `a` and `b` of `width` values.
 std::unique_ptr<Model> NewDescribedModel(int64_t width);
 
 }  // namespace hookline

@@ -1,5 +1,5 @@
-// The engine itself behind the services: whatever kind of capture and however it ends, rows are right, slabs come back,
-// and others are served.
+// Tests the engine itself behind the services: for every kind of capture, however it ends, rows are right, slabs come
+// back, and other clients are served.
 #include <unistd.h>
 
 #include <atomic>
@@ -26,8 +26,8 @@ namespace {
 
 using ::testing::HasSubstr;
 
-constexpr int kLength = 250;         // of each sequence
-constexpr int kManySequences = 800;  // whose rows no socket buffers
+constexpr int kLength = 250;         // tokens in a sequence
+constexpr int kManySequences = 800;  // too many for their rows to fit into socket buffers
 constexpr uint32_t kPoison = 511;    // an id that only some tests send
 
 uint32_t IdAt(int64_t sequence, int64_t position) { return static_cast<uint32_t>((sequence * 7 + position) % 500); }
@@ -45,7 +45,8 @@ class Call {
     request.add_hook_points("*");
     request.set_provenance(true);
     if (kind == Kind::kFeed) {
-      // A feed of its own: one that was cancelled just now may not have ended, and would be joined where it is.
+      // Each call has a feed of its own: a feed that was just cancelled may not have ended, and the call would join it
+      // in the middle.
       static std::atomic<int> feeds = 0;
       request.mutable_feed()->set_name(absl::StrCat("feed", ++feeds));
       request.mutable_feed()->mutable_dataset()->set_name(poisoned_sequence < 0 ? "ids" : "poisoned");
@@ -82,7 +83,7 @@ class Call {
     return ok;
   }
 
-  // Reads to the end; the last message stays.
+  // Reads to the end, and keeps the last message.
   grpc::Status Finish() {
     while (Read()) {
     }
@@ -90,7 +91,7 @@ class Call {
   }
 
   const v1::CaptureResponse& last() const { return last_; }
-  // The rows of the first hook point.
+  // Returns the number of rows of the first hook point.
   int64_t rows() const { return rows_; }
 
  private:
@@ -127,7 +128,7 @@ class EngineOverWire : public ::testing::TestWithParam<Kind> {
   void SetUp() override {
     options_.slab_bytes = 16 << 10;
     options_.slab_count = 64;
-    options_.default_quotas.slabs = 64;  // everybody here is one client
+    options_.default_quotas.slabs = 64;  // all calls here are one client's
     options_.window_slabs = 8;
     std::vector<std::unique_ptr<const Dataset>> datasets;
     for (const char* name : {"ids", "poisoned"}) {
@@ -176,9 +177,9 @@ class EngineOverWire : public ::testing::TestWithParam<Kind> {
     EXPECT_EQ(other.rows(), 4 * kLength);
   }
 
-  // Reads `started` and waits until half of the window holds rows that nobody reads; the other half may be too small
-  // for the next row group. How much gRPC takes off the window before it stops is its own affair, so there is no event
-  // to wait for: this looks at the metrics' numbers, as an operator would.
+  // Reads `started`, then waits until half of the window holds rows that nobody reads; the other half may be too small
+  // for the next row group. Only gRPC knows how much it takes from the window before it stops, so no event marks this
+  // moment, and the loop polls the numbers of the metrics.
   void Stall(Call& call) {
     ASSERT_TRUE(call.Read());
     const int64_t window = call.last().started().window_bytes() / options_.slab_bytes;
@@ -236,7 +237,7 @@ TEST_P(EngineOverWire, CancelReturnsEverySlab) {
 }
 
 TEST_P(EngineOverWire, ADeadlineReturnsEverySlab) {
-  // It passes in the middle of a forward pass, or before.
+  // The deadline passes during a forward pass, or before it.
   model_->Close();
   auto call = Open(absl::Milliseconds(200));
   EXPECT_EQ(call->Finish().error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);

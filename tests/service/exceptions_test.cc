@@ -1,4 +1,4 @@
-// An exception on one of gRPC's threads ends its call, and nothing else.
+// An exception on one of gRPC's threads ends its call and nothing else.
 #include <memory>
 #include <string>
 

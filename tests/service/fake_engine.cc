@@ -15,13 +15,13 @@ namespace hookline {
 namespace {
 
 constexpr absl::Duration kPatience = absl::Seconds(20);
-// Tokens that wait before a streamed capture has no room.
+// A streamed capture has no room while more tokens than this wait.
 constexpr int64_t kRoomTokens = 64;
 constexpr char kThrown[] = "thrown by the fake engine";
 
 }  // namespace
 
-// Its engine's mutex guards it, but for what is const.
+// The engine's mutex guards all members that are not const.
 class FakeCapture final : public Capture {
  public:
   FakeCapture(FakeEngine* engine, CapturePlan plan, CaptureCallbacks callbacks, std::unique_ptr<SlabWindow> window)
@@ -92,7 +92,7 @@ class FakeCapture final : public Capture {
     engine_->longest_wire_time_ = std::max(engine_->longest_wire_time_, duration);
   }
 
-  // Fills what the window has room for, and calls back what it owes. On the engine's thread.
+  // Fills the room in the window, and makes the callbacks that are due. Runs on the engine's thread.
   void Produce() {
     bool ready = false;
     bool room = false;
@@ -153,7 +153,7 @@ class FakeCapture final : public Capture {
     Chunk chunk;
     chunk.hook_point = static_cast<int>(least - rows_.begin());
     chunk.first_row = *least;
-    // Leaves room for the other fields below the size of a slab, as in a message of that size.
+    // The rows leave room for the message's other fields, so that a message is no larger than a slab.
     chunk.rows = std::min(wanted - *least, (slab.bytes() - 256) / row_bytes);
     *least += chunk.rows;
     if (plan_.dtype == Dtype::kFloat32 && engine_->fake_options_.write_values) {
@@ -199,7 +199,7 @@ class FakeCapture final : public Capture {
   const CaptureCallbacks callbacks_;
   std::unique_ptr<SlabWindow> window_;
   std::deque<CaptureEvent> events_;
-  std::vector<int64_t> rows_;  // brought, by hook point
+  std::vector<int64_t> rows_;  // that were made, by hook point
   int64_t tokens_ = 0;
   absl::Duration wire_time_;
   bool taken_any_ = false;

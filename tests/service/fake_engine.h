@@ -1,4 +1,4 @@
-// An engine without a model: captures bring synthetic rows out of real slabs, as fast as their windows come back.
+// An engine without a model: captures give synthetic rows in real slabs, as fast as slabs return to their windows.
 #ifndef HOOKLINE_TESTS_SERVICE_FAKE_ENGINE_H_
 #define HOOKLINE_TESTS_SERVICE_FAKE_ENGINE_H_
 
@@ -24,27 +24,27 @@ struct FakeEngineOptions {
   int64_t slab_count = 64;
   int64_t window_slabs = 8;
   int64_t width = 768;  // of each hook point
-  // Otherwise slabs are sent as they are, which costs nothing.
+  // If this is false, slabs are sent as they are, which costs nothing.
   bool write_values = true;
   std::vector<std::unique_ptr<const Dataset>> datasets;
 };
 
-// One model, `fake`, with the hook points `a` and `b`. A capture brings `max_activations` rows for each hook point that
-// it names, a slab to a chunk, the two alternating; a streamed one as many rows as it got tokens. The float32 value at
-// (row, column) is row + column / 1024.
+// Has one model, `fake`, with the hook points `a` and `b`. A capture gives `max_activations` rows for each hook point
+// that it names, one slab in a chunk, and alternates between the hook points; a streamed capture gives a row for each
+// token. The float32 value at (row, column) is row + column / 1024.
 class FakeEngine final : public Engine {
  public:
   explicit FakeEngine(FakeEngineOptions options = {});
   ~FakeEngine() override;
 
-  // Ends captures with `status` once they have brought `rows` rows.
+  // Ends captures with `status` once they have given `rows` rows.
   void FailAfter(int64_t rows, absl::Status status);
 
-  // Exceptions, from whatever a service calls, or from taking a capture's events.
+  // Makes whatever a service calls throw, or only what takes a capture's events.
   enum class Throws { kNever, kAtOnce, kAfterTheFirstEvent };
   void Throw(Throws throws);
 
-  // The answer of Snapshot from now on.
+  // Makes Snapshot return this.
   void SetSnapshot(EngineSnapshot snapshot);
 
   const EngineOptions& options() const override { return engine_options_; }
@@ -78,7 +78,7 @@ class FakeEngine final : public Engine {
   EngineSnapshot Snapshot() const override;
   void Drain(absl::Time deadline) override;
 
-  // All of them block until it is so, or 20 seconds have passed: then false.
+  // All of these wait until the condition holds. They return false if that takes 20 seconds.
   bool WaitUntilSlabsAreBack();
   bool WaitUntilFilled(int64_t slabs);  // as many slabs hold rows
   bool WaitUntilRunning(int64_t captures);
@@ -86,7 +86,7 @@ class FakeEngine final : public Engine {
   std::string last_address() const;
   // Counts the calls of Capture::AddSequences while there was no room.
   int64_t sequences_without_room() const;
-  // The longest that Capture::AddWireTime was told of.
+  // Returns the longest duration that Capture::AddWireTime was given.
   absl::Duration longest_wire_time() const;
 
  private:

@@ -20,7 +20,7 @@ using ::testing::internal::CaptureStdout;
 using ::testing::internal::GetCapturedStderr;
 using ::testing::internal::GetCapturedStdout;
 
-// Null: the program goes on with `flags`.
+// Returns null if the program goes on, with `flags`.
 std::optional<int> Parse(std::vector<const char*> arguments, ServerFlags* flags) {
   arguments.insert(arguments.begin(), "hookline-server");
   return ParseFlags(static_cast<int>(arguments.size()), arguments.data(), flags);
@@ -193,7 +193,7 @@ TEST(Flags, AllStandInTheServicesEnvironmentFile) {
   std::string all;
   for (std::string line; std::getline(file, line);) {
     all += line;
-    // The defaults stand behind a `#` without a space.
+    // The defaults follow a `#` without a space.
     const std::string setting = line.substr(line[0] == '#' ? 1 : 0);
     const size_t equals = setting.find('=');
     if (setting.rfind("HOOKLINE_", 0) != 0 || equals + 1 == setting.size()) continue;

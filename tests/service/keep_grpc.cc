@@ -1,5 +1,5 @@
-// Keeps gRPC's library running between tests. Shutting it down, which happens when a test's last channel and server are
-// gone, takes ten seconds where its thread waits in a poll, and the next test waits for it.
+// Keeps gRPC's library running between tests. It shuts down when a test's last channel and server are gone, which takes
+// ten seconds if its thread waits in a poll, and the next test would wait for that.
 #include "grpc/grpc.h"
 
 namespace {

@@ -187,7 +187,7 @@ TEST(Metrics, OfSlowAndEndlessRequestsNobodyElseNotices) {
   for (int i = 0; i < 1000 && sent >= 0; ++i) sent = send(endless, line.data(), line.size(), MSG_NOSIGNAL);
   EXPECT_LT(sent, 0) << "64 MB were taken";
   EXPECT_THAT(Get(port, "/metrics"), HasSubstr("200 OK"));
-  server->reset();  // waits for none of them
+  server->reset();  // does not wait for any of them
   for (int connection : slow) close(connection);
   close(endless);
 }
@@ -201,7 +201,7 @@ TEST(Metrics, AnswerNothingElse) {
   EXPECT_THAT(Get((*server)->port(), "/metrics now"), HasSubstr("400 Bad Request"));
 }
 
-// An empty catalog in a directory of its own.
+// Opens an empty catalog in a directory of its own.
 std::unique_ptr<Catalog> MakeCatalog(const std::string& name, const CatalogOptions& options) {
   const std::string path = ::testing::TempDir() + "metrics-" + name + "-" + std::to_string(getpid());
   std::filesystem::remove_all(path);

@@ -1,4 +1,4 @@
-// Connections of different users never share a server, also where one takes the slot of another.
+// Connections of different users never share a server, even if one user takes over another user's slot.
 #include "server/service/origin_servers.h"
 
 #include <sys/socket.h>
@@ -19,7 +19,7 @@ namespace {
 
 Origin UnixUser(uint32_t uid) { return {OriginKind::kUnix, uid}; }
 
-// Servers that know the user 1 as a client that may read, and nobody else.
+// These servers know user 1 as a client that may read, and no other client.
 class OriginServersTest : public ::testing::Test {
  protected:
   void SetUp() override {
@@ -32,7 +32,7 @@ class OriginServersTest : public ::testing::Test {
     servers_ = std::make_unique<OriginServers>(parts_.get(), /*slots=*/2);
   }
 
-  // A connection in the slot, which is prepared.
+  // Makes a connection to the slot, which was prepared before.
   std::shared_ptr<grpc::Channel> Connect(int slot) {
     int ends[2];
     EXPECT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends), 0);

@@ -1,5 +1,5 @@
-// Requests without tokens: their size is looked at before they are parsed, because parsed they can be many times as
-// large.
+// The size of a request without tokens is checked before the request is parsed, because it can be many times as
+// large afterwards.
 #include "server/service/plain_call.h"
 
 #include <cstdlib>
@@ -22,7 +22,7 @@ namespace {
 
 using ::testing::HasSubstr;
 
-// Empty strings of a field that no message has.
+// Returns empty strings in a field that no message has.
 std::string UnknownFields(size_t bytes) {
   std::string message;
   while (message.size() < bytes) message.append("\xc2\x3e\x00", 3);
@@ -46,7 +46,7 @@ grpc::Status Call(const std::shared_ptr<grpc::Channel>& channel, const std::stri
 }
 
 TEST(PlainCall, OfEveryMethodWithoutTokensTakesASmallRequestOnly) {
-  // These have limits of their own, on tokens and on everything else (request_parser_test.cc, score_conversion.h).
+  // These have their own limits, on tokens and on everything else (request_parser_test.cc, score_conversion.h).
   const std::set<std::string> with_tokens = {"Capture", "CaptureStream", "EstimateCapture",
                                              "Persist", "Score",         "Substitute"};
   FakeEngine engine(FakeEngineOptions{});

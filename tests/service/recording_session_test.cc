@@ -1,4 +1,4 @@
-// A recording's session ends rightly when others act on the same recording.
+// Tests that a recording's session ends as it should when others act on the same recording.
 #include "server/recorder/recording_session.h"
 
 #include "gmock/gmock.h"

@@ -1,4 +1,4 @@
-// Reflection answers questions that grpcurl does not ask. (server_test.cc has those that it asks.)
+// Tests questions to the reflection service that grpcurl does not ask. (server_test.cc tests those that it asks.)
 #include "server/service/reflection_service.h"
 
 #include <algorithm>

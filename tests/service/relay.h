@@ -16,8 +16,8 @@
 
 namespace hookline {
 
-// Forwards one connection to a port of the loopback until it is told to drop it, as a machine does that loses its cable
-// and whose kernel then resets what is left.
+// Forwards one connection to a port of the loopback until it is told to drop the connection. This looks like a machine
+// that loses its cable and whose kernel then resets what is left.
 class Relay {
  public:
   explicit Relay(int target_port) : target_port_(target_port) {

@@ -21,7 +21,7 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::Pair;
 
-// Makes it as gRPC may deliver it: cut into slices anywhere, here after every `slice_bytes` bytes.
+// Returns `bytes` as gRPC may deliver them: cut into slices anywhere, here after every `slice_bytes` bytes.
 grpc::ByteBuffer ToByteBuffer(const std::string& bytes, size_t slice_bytes = 5) {
   std::vector<grpc::Slice> slices;
   for (size_t at = 0; at < bytes.size(); at += slice_bytes) slices.emplace_back(bytes.substr(at, slice_bytes));
@@ -160,7 +160,7 @@ TEST(RequestParser, RefusesTwoSources) {
 }
 
 TEST(RequestParser, ReadsUnpackedIdsAndSkipsFieldsOfLaterVersions) {
-  // Two ids with a tag each, then field 15 (varint) in the sequence, field 200 (bytes) in the batch and in the request.
+  // The sequence has two ids with a tag each, then field 15 (varint); the batch and the request have field 200 (bytes).
   const std::string sequence = {0x08, 0x05, 0x08, 0x06, 0x78, 0x01};
   const std::string unknown = {'\xc2', '\x0c', 0x02, 'h', 'i'};
   const std::string batch = std::string{0x0a, static_cast<char>(sequence.size())} + sequence + unknown;
@@ -235,13 +235,13 @@ TEST(RequestParser, SurvivesRandomChangesToARequest) {
   request.mutable_feed()->mutable_dataset()->set_name("pile");
   v1::CaptureRequest with_tokens;
   for (int i = 0; i < 4; ++i) with_tokens.mutable_tokens()->add_sequences()->add_ids(1000 * i);
-  google::protobuf::LogSilencer silencer;  // of protobuf, which complains of every string that is not UTF-8
+  google::protobuf::LogSilencer silencer;  // protobuf logs every string that is not UTF-8
   std::mt19937 random(3);
   for (const std::string& original : {request.SerializeAsString(), with_tokens.SerializeAsString()}) {
     for (int i = 0; i < 20000; ++i) {
       std::string changed = original;
       for (int change = 0; change < 3; ++change) changed[random() % changed.size()] = static_cast<char>(random());
-      // It is a message by chance only; but it always ends.
+      // The bytes are a message only by chance, but parsing must always end.
       (void)ParseCaptureRequest(ToByteBuffer(changed), EngineOptions().token_limits());
       (void)ParseCaptureStreamRequest(ToByteBuffer(changed), EngineOptions().token_limits());
       (void)ParseEstimateCaptureRequest(ToByteBuffer(changed), EngineOptions().token_limits());

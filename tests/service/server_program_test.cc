@@ -1,4 +1,4 @@
-// The program itself, as an operator meets it.
+// Tests the program itself, as an operator meets it.
 #include <fcntl.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -49,7 +49,7 @@ class Program {
     }
   }
 
-  // Reads the log up to a line that contains `text`, and answers it; "" if the program ended before.
+  // Reads the log up to a line that contains `text`. Returns the line; "" if the program ended before.
   std::string WaitForLog(const std::string& text) {
     char line[4096];
     while (std::fgets(line, sizeof line, log_.get()) != nullptr) {
@@ -59,7 +59,7 @@ class Program {
     return "";
   }
 
-  // Waits for the server to listen, and answers its port.
+  // Waits for the server to listen. Returns its port.
   int WaitForPort() {
     const std::string line = WaitForLog("listening on");
     EXPECT_NE(line, "") << log_so_far_;
@@ -73,9 +73,9 @@ class Program {
 
   void Signal(int signal) { kill(pid_, signal); }
 
-  // The status that waitpid tells.
+  // Returns the status that waitpid gives.
   int Wait() {
-    WaitForLog("\1");  // which no line contains
+    WaitForLog("\1");  // no line contains this
     int status = 0;
     EXPECT_EQ(waitpid(pid_, &status, 0), pid_);
     pid_ = -1;
@@ -140,7 +140,7 @@ TEST(ServerProgram, EndsAtOnceAtASecondSignal) {
   Program program(Arguments({"--drain-timeout=1h"}));
   auto stub = v1::CaptureService::NewStub(
       grpc::CreateChannel(absl::StrCat("127.0.0.1:", program.WaitForPort()), grpc::InsecureChannelCredentials()));
-  // A capture that waits for its client for ever.
+  // This capture waits for its client for ever.
   grpc::ClientContext context;
   auto stream = stub->CaptureStream(&context);
   v1::CaptureStreamRequest request;

@@ -31,8 +31,8 @@ using ::testing::IsSupersetOf;
 
 using google::protobuf::Message;
 
-// Calls a method by its path, all messages as bytes: a bidirectional stream on which each request is sent and
-// half-closed is what any kind of method looks like on the wire.
+// Calls a method by its path with all messages as bytes. On the wire, any kind of method looks like a bidirectional
+// stream on which each request is sent and half-closed.
 class ByteCall {
  public:
   ByteCall(const std::shared_ptr<grpc::Channel>& channel, const std::string& method)
@@ -49,7 +49,7 @@ class ByteCall {
 
   void WritesDone() { stream_->WritesDone(); }
 
-  // False at the end.
+  // Returns false at the end.
   bool Read(std::string* response) {
     grpc::ByteBuffer buffer;
     if (!stream_->Read(&buffer)) return false;
@@ -233,8 +233,8 @@ TEST_F(ServerTest, ListensOnSeveralAddressesAndOnUnixSockets) {
   EXPECT_EQ(engine.last_address(), "unix");
 }
 
-// Like grpcurl, this learns all about the service from the server, nothing from compiled protos. (The messages of
-// the reflection service itself are those of gRPC's library.)
+// Learns all about the service from the server, like grpcurl, and nothing from compiled protos. (The messages of the
+// reflection service itself come from gRPC's library.)
 class ReflectionClient : public google::protobuf::DescriptorDatabase {
  public:
   explicit ReflectionClient(const std::shared_ptr<grpc::Channel>& channel)
@@ -291,7 +291,7 @@ class ReflectionClient : public google::protobuf::DescriptorDatabase {
     return response;
   }
 
-  // The answer holds the file and what it imports.
+  // Asks for a file. The answer holds the file and its imports.
   void Fetch(const std::string& field, const std::string& name) {
     auto response = Ask(field, name);
     const auto& files = Sub(*response, "file_descriptor_response");

@@ -1,4 +1,4 @@
-// A server in front of a fake engine, on a free port of the loopback, and a channel to it.
+// Runs a server in front of a fake engine on a free port of the loopback, with a channel to it.
 #ifndef HOOKLINE_TESTS_SERVICE_SERVICE_FIXTURE_H_
 #define HOOKLINE_TESTS_SERVICE_SERVICE_FIXTURE_H_
 
@@ -27,7 +27,7 @@ class ServiceFixture : public ::testing::Test {
     channel_ = NewChannel(address_);
   }
 
-  // The channel is not shared with others to the same address, as gRPC otherwise would.
+  // Returns a channel that is not shared with others to the same address, as gRPC would do by default.
   static std::shared_ptr<grpc::Channel> NewChannel(const std::string& address) {
     grpc::ChannelArguments arguments;
     arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
@@ -36,7 +36,7 @@ class ServiceFixture : public ::testing::Test {
 
   std::unique_ptr<v1::CaptureService::Stub> stub() { return v1::CaptureService::NewStub(channel_); }
 
-  // `rows` rows of each hook point, from tokens that the fake engine does not look at.
+  // Requests `rows` rows of each hook point; the fake engine does not look at the tokens.
   static v1::CaptureRequest Request(int64_t rows, const std::vector<std::string>& hook_points = {"a"}) {
     v1::CaptureRequest request;
     *request.mutable_hook_points() = {hook_points.begin(), hook_points.end()};
@@ -45,7 +45,7 @@ class ServiceFixture : public ::testing::Test {
     return request;
   }
 
-  // The same for CaptureStream: no source.
+  // Returns the first message of a CaptureStream, which has no source.
   static v1::CaptureStreamRequest FirstMessage() {
     v1::CaptureStreamRequest message;
     message.mutable_request()->add_hook_points("a");
@@ -59,7 +59,7 @@ class ServiceFixture : public ::testing::Test {
     return message;
   }
 
-  // These are more rows than windows hold and sockets buffer.
+  // More rows than windows hold and sockets buffer.
   static constexpr int64_t kEndless = 100'000'000;
 
   std::unique_ptr<FakeEngine> engine_;

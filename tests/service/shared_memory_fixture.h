@@ -1,4 +1,4 @@
-// A server that takes clients' memory, and a client of it written from SHARED_MEMORY.md.
+// Runs a server that takes clients' memory, with a client that was written from SHARED_MEMORY.md.
 #ifndef HOOKLINE_TESTS_SERVICE_SHARED_MEMORY_FIXTURE_H_
 #define HOOKLINE_TESTS_SERVICE_SHARED_MEMORY_FIXTURE_H_
 
@@ -35,7 +35,7 @@ inline int MemoryFile(int64_t bytes, int seals = kSealed) {
   return descriptor;
 }
 
-// A connection to a server's socket for memory.
+// A connection to a server's socket for shared memory.
 class Offer {
  public:
   explicit Offer(int port) : socket_(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
@@ -53,7 +53,7 @@ class Offer {
 
   bool connected() const { return connected_; }
 
-  // Sends bytes, and a descriptor beside them unless it is negative.
+  // Sends bytes, and beside them a descriptor unless it is negative.
   void Send(const std::string& bytes, int descriptor = -1) {
     SendMany(bytes, descriptor < 0 ? std::vector<int>() : std::vector<int>{descriptor});
   }
@@ -77,13 +77,13 @@ class Offer {
     (void)!sendmsg(socket_, &message, MSG_NOSIGNAL);
   }
 
-  // Returns whether the server answers; it closes the connection otherwise.
+  // Returns whether the server accepts the offer; otherwise it closes the connection.
   bool Answered() {
     char answer = 0;
     return recv(socket_, &answer, 1, 0) == 1 && answer == 1;
   }
 
-  // The whole of it, with a key made of `letter`. Takes the descriptor.
+  // Makes a whole offer, with a key made of `letter`. Takes ownership of the descriptor.
   bool Make(int descriptor, int64_t bytes, char letter = 'k') {
     key_ = std::string(16, letter);
     Send(absl::StrCat("HKLNSHM1", key_), descriptor);
@@ -142,7 +142,7 @@ class SharedMemoryTest : public ServiceFixture {
   }
 };
 
-// The next chunk, whose first value must be its first row's number, as the fake engine makes it.
+// Reads the next chunk, whose first value must be the number of its first row, as the fake engine makes it.
 inline int64_t ExpectChunk(grpc::ClientReader<v1::CaptureResponse>& reader, const Offer& offer) {
   v1::CaptureResponse response;
   EXPECT_TRUE(reader.Read(&response) && response.has_chunk());

@@ -1,4 +1,5 @@
-// Clients that offer or release what they should not, or nothing: none harms the server, holds up others or takes all.
+// Clients that offer or release the wrong things, or offer nothing, do not harm the server, delay others or use up
+// all memory.
 #include <arpa/inet.h>
 #include <netinet/in.h>
 
@@ -21,7 +22,7 @@ TEST_F(SharedMemoryTest, WhoReleasesWhatItDoesNotHoldIsClosed) {
     offer.Release(offset);
     EXPECT_FALSE(offer.Answered()) << offset;
   }
-  // It is released twice: the second is not the client's to release, and the rest comes in messages.
+  // The memory is released twice; the second release is not the client's to make. The other rows come in messages.
   Offer offer(port());
   ASSERT_TRUE(offer.Make(MemoryFile(2 * kMebibyte), 2 * kMebibyte));
   grpc::ClientContext context;
@@ -52,7 +53,7 @@ TEST_F(SharedMemoryTest, TakesNoMemoryThatCouldHarmTheServer) {
         Case{"not to be written", read_only_writes}, Case{"a socket", socket(AF_UNIX, SOCK_STREAM, 0)}}) {
     EXPECT_FALSE(Offer(port()).Make(refused.descriptor, kMebibyte)) << refused.what;
   }
-  // Others go on.
+  // Other clients are still served.
   EXPECT_TRUE(Offer(port()).Make(MemoryFile(kMebibyte), kMebibyte));
 }
 
@@ -102,7 +103,7 @@ TEST_F(SharedMemoryTest, ClosesEveryDescriptorThatArrives) {
   EXPECT_LE(OpenDescriptors(), before);
 }
 
-// A TCP socket whose last close waits for 20 seconds: it has data that nobody takes.
+// A TCP socket whose last close waits for 20 seconds, because it has data that nobody takes.
 class LingeringSocket {
  public:
   LingeringSocket() {
@@ -131,7 +132,7 @@ class LingeringSocket {
     close(peer_);
   }
 
-  // Gives it away: the receiver has the last reference.
+  // Sends the socket away, so that the receiver has the last reference.
   void SendTo(Offer& offer) {
     offer.Send("H", socket_);
     close(socket_);
@@ -148,7 +149,7 @@ TEST_F(SharedMemoryTest, ADescriptorWhoseCloseBlocksHoldsUpNobody) {
   {
     Offer offer(port());
     received.SendTo(offer);
-    not_received.SendTo(offer);  // behind the first, with which the connection ends
+    not_received.SendTo(offer);  // after the first, at which the server ends the connection
   }
   Offer offer(port());
   const absl::Time begin = absl::Now();
@@ -183,14 +184,14 @@ TEST(SharedMemoryListener, WhatAUserOffersServesThatUsersCallsOnly) {
 }
 
 TEST_F(SharedMemoryTest, CountsWhatAllClientsOffer) {
-  ServeWith(8 * kMebibyte);  // of which one user may have half
+  ServeWith(8 * kMebibyte);  // one user may have half of it
   {
     Offer first(port());
     ASSERT_TRUE(first.Make(MemoryFile(3 * kMebibyte), 3 * kMebibyte, '1'));
     EXPECT_FALSE(Offer(port()).Make(MemoryFile(2 * kMebibyte), 2 * kMebibyte, '2'));
     EXPECT_TRUE(Offer(port()).Make(MemoryFile(kMebibyte), kMebibyte, '3'));
   }
-  // It comes back with the connections, which end a moment later.
+  // The memory is free again when the connections end, which happens a moment later.
   const absl::Time give_up = absl::Now() + absl::Seconds(20);
   while (!Offer(port()).Make(MemoryFile(4 * kMebibyte), 4 * kMebibyte, '4')) {
     ASSERT_LT(absl::Now(), give_up);

@@ -1,5 +1,5 @@
-// Values through memory that a client shares: what SHARED_MEMORY.md promises, by a client written from it, and with the
-// C++ client.
+// Tests values in memory that a client shares: the promises of SHARED_MEMORY.md, with a client written from it and with
+// the C++ client.
 #include <map>
 #include <memory>
 #include <string>
@@ -57,7 +57,7 @@ TEST_F(SharedMemoryTest, BringsTheSameRowsAsTheWire) {
 
 class KeptChunks : public SharedMemoryTest, public ::testing::WithParamInterface<int64_t> {};
 
-// A slab's worth of values is far less than a message may hold, or about as much.
+// The values of a slab are far less than a message may hold, or about as much.
 INSTANTIATE_TEST_SUITE_P(SlabBytes, KeptChunks, ::testing::Values(128 << 10, 1 << 20));
 
 TEST_P(KeptChunks, DoNotHoldUpTheRest) {
@@ -166,7 +166,7 @@ TEST_F(SharedMemoryTest, WithoutItValuesComeInMessages) {
     return chunks;
   };
   const std::string key = absl::BytesToHexString(std::string(16, 'k'));
-  EXPECT_GT(chunks_sent(key, Request(1000)), 0);  // nothing was offered
+  EXPECT_GT(chunks_sent(key, Request(1000)), 0);  // no memory was offered yet
   EXPECT_GT(chunks_sent("nonsense", Request(1000)), 0);
   {
     Offer offer(port());
@@ -174,7 +174,7 @@ TEST_F(SharedMemoryTest, WithoutItValuesComeInMessages) {
     v1::CaptureRequest values = Request(1000);
     values.set_encoding(v1::ENCODING_VALUES);
     EXPECT_GT(chunks_sent(key, values), 0);
-    EXPECT_GT(chunks_sent(key, Request(1000)), 0);  // one call for each
+    EXPECT_GT(chunks_sent(key, Request(1000)), 0);  // each offer serves one call
   }
   ServeWith(0);
   EXPECT_FALSE(Offer(port()).connected());

@@ -1,4 +1,4 @@
-// Slabs for tests: memory of their own, counted until it comes back.
+// Slabs for tests, with memory of their own, counted until they return.
 #ifndef HOOKLINE_TESTS_SERVICE_SLABS_H_
 #define HOOKLINE_TESTS_SERVICE_SLABS_H_
 
@@ -14,10 +14,10 @@
 
 namespace hookline {
 
-// Thread-safe. Slabs may outlive it.
+// Thread-safe. Slabs may outlive this object.
 class CountedSlabs {
  public:
-  // A slab of `bytes` bytes. `on_return` runs after it came back.
+  // Returns a slab of `bytes` bytes. `on_return` runs after the slab has returned.
   SlabRef Take(int64_t bytes, std::function<void()> on_return = {}) {
     {
       absl::MutexLock lock(&state_->mutex);
@@ -45,7 +45,7 @@ class CountedSlabs {
     return state_->out;
   }
 
-  // Returns whether all slabs came back within `timeout`.
+  // Returns whether all slabs returned within `timeout`.
   bool WaitUntilBack(absl::Duration timeout) const {
     State* state = state_.get();
     absl::MutexLock lock(&state->mutex);

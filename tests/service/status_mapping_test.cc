@@ -27,7 +27,7 @@ TEST(StatusMapping, CarriesTheFieldInDetails) {
   grpc::Status status = ToGrpc(InvalidField("hook_points[2]", "unknown"));
   EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
   EXPECT_EQ(status.error_message(), "hook_points[2]: unknown");
-  // google.rpc.Status{3, message, [Any{BadRequest{[{field, description}]}}]}, byte by byte.
+  // The bytes of google.rpc.Status{3, message, [Any{BadRequest{[{field, description}]}}]}.
   const std::string violation = "\x0a\x0ehook_points[2]\x12\x17hook_points[2]: unknown";
   const std::string bad_request = std::string("\x0a") + static_cast<char>(violation.size()) + violation;
   const std::string any = "\x0a)type.googleapis.com/google.rpc.BadRequest\x12" +

@@ -38,7 +38,7 @@ void Merge(const Clock& from, Clock* into) {
 
 namespace {
 
-// Bit 62 without bit 63: no address of a process on x86-64 or arm64 looks so.
+// Bit 62 is set without bit 63, which no address of a process on x86-64 or arm64 has.
 constexpr uintptr_t kDeviceBit = uintptr_t{1} << 62;
 constexpr int kPoison = 0xff;  // NaN in every floating-point type
 
@@ -52,7 +52,7 @@ bool Knows(int stream, int other, int64_t count) ABSL_EXCLUSIVE_LOCKS_REQUIRED(s
 }
 
 void Race(const std::string& what) ABSL_EXCLUSIVE_LOCKS_REQUIRED(state().mutex) {
-  constexpr size_t kMost = 1000;  // the first ones tell
+  constexpr size_t kMost = 1000;  // the first ones show what is wrong
   if (state().races.size() < kMost) state().races.push_back(what);
 }
 
@@ -119,7 +119,7 @@ void FreeDevice(void* address) {
   absl::MutexLock lock(&state().mutex);
   const auto found = state().blocks.find(begin);
   const Block& block = found->second;
-  // Nothing runs on a device that has failed.
+  // Nothing runs on a device that has failed, so that no use is left to wait for.
   const bool has_failed = !state().failure.empty() || state().device_failures.count(block.device) > 0;
   for (const auto& [user, count] : block.uses) {
     if (has_failed) break;
@@ -145,7 +145,7 @@ void FreePinned(void* address) {
     for (auto copy = its.late.begin(); copy != its.late.end();) {
       const uint8_t* const host = copy->is_upload ? copy->from : copy->to;
       const bool inside = host >= begin && host < begin + bytes;
-      // LibTorch keeps pinned memory of its own until copies from it have ended.
+      // LibTorch keeps freed pinned memory until the copies from it have ended.
       if (inside && copy->is_upload) Finish(*copy);
       if (inside && !copy->is_upload) Race("pinned memory is freed while rows may still be copied to it");
       copy = inside ? its.late.erase(copy) : copy + 1;
@@ -282,7 +282,7 @@ void CopyLater(const at::Tensor& source, const at::Tensor& destination) {
   if (is_upload) {
     Write("upload", stream, destination);
     std::memcpy(copy.to, copy.from, copy.bytes);
-    if (!is_pinned) return;  // was read before the call returns
+    if (!is_pinned) return;  // CUDA reads the source before the call returns
     copy.expected.assign(reinterpret_cast<const char*>(copy.from), copy.bytes);
   } else {
     Read("download", stream, source);
@@ -322,7 +322,7 @@ void FakeDevice::Reset() {
     state().switches[device] = 0;
     state().peak[device] = state().allocated[device];
   }
-  // Work that an earlier test left is dropped.
+  // Drops work that an earlier test left.
   for (auto& [stream, its] : state().streams) {
     its.late.clear();
     state().host[stream] = its.count;

@@ -1,5 +1,5 @@
-// A fake accelerator inside LibTorch, on PrivateUse1: two devices on which everything runs that runs on a GPU, computed
-// by the CPU's kernels, and which is as unkind as a GPU may be.
+// A fake accelerator inside LibTorch, on PrivateUse1. Everything that runs on a GPU runs on its two devices, by the
+// CPU's kernels, and the devices are as unkind as a GPU is allowed to be.
 //
 //   FakeDevice::Reset();
 //   auto transfer = MakeTransfer(FakeDevice::Name(1));
@@ -8,15 +8,13 @@
 //   EXPECT_EQ(FakeDevice::counters().blocking_copies, 0);
 //
 // - Memory lies at addresses that no host access survives, and is full of NaN when it is allocated and when it is
-// freed.
-// - A copy to the host that does not block runs when the host learns that it has ended, as late as CUDA may run it;
-// until
-//   then its destination is NaN. What is copied to the device from pinned memory must stay as it is until then.
-// - Each stream counts its work, and streams and the host know of each other's work only what an event told them. A
-// read
-//   of a block whose writer was not waited for, a write into one that is still read, and the freeing of a block that
-//   another stream may still use are races, and reported as such.
-// - As CUDA's, its guard sets the thread's device and sets it back.
+//   freed.
+// - A copy to the host that does not block runs only when the host learns that it has ended, as late as CUDA may run
+//   it. Until then its destination is NaN. For a copy to the device, pinned memory must not change until then.
+// - Each stream counts its work. Streams and the host know of each other's work only through events. It is reported as
+//   a race if a block is read before its writer was waited for, is written while it is still read, or is freed while
+//   another stream may still use it.
+// - Its guard sets the thread's device and restores it, as CUDA's does.
 // - Memory can be limited, and every launch can be made to fail.
 //
 // A program has the devices if it links hookline_fake_device.
@@ -30,12 +28,12 @@
 
 namespace hookline {
 
-// Thread-safe. Everything is global, as devices are.
+// Thread-safe. All state is global, as that of real devices is.
 class FakeDevice {
  public:
   static constexpr int kDevices = 2;
 
-  // Counted since Reset.
+  // The counts since Reset.
   struct Counters {
     int64_t launches = 0;         // operators that reached a device; views do not
     int64_t blocking_copies = 0;  // copies for which the host waits, and values that it reads
@@ -43,31 +41,30 @@ class FakeDevice {
     int64_t uploads = 0;          // copies from the host, of either kind
     int64_t host_waits = 0;       // synchronizations of events, streams or devices
     int64_t queries = 0;          // of events and streams
-    int64_t pinned_bytes = 0;     // that are allocated now
+    int64_t pinned_bytes = 0;     // bytes that are allocated now
   };
 
   // Returns the name by which LibTorch knows the device.
   static std::string Name(int device = 0);
 
-  // Sets the counters, races, limits and failures back. Nothing may run on the devices meanwhile.
+  // Resets the counters, races, limits and failures. Nothing may run on the devices meanwhile.
   static void Reset();
   static Counters counters();
   static std::map<std::string, int64_t> LaunchesByOperator();
   static std::vector<std::string> Races();
-  // Counts how often a thread made `device` its current one in a way that has CUDA make a context on it.
+  // Returns how often a thread selected `device` in a way in which CUDA makes a context on the device.
   static int64_t Switches(int device);
-  // Bytes that are allocated on `device`, and the most that were at a time since Reset.
+  // Return the bytes that are allocated on `device`, and the most that were at the same time since Reset.
   static int64_t AllocatedBytes(int device);
   static int64_t PeakBytes(int device);
 
-  // Allocations beyond it throw c10::OutOfMemoryError.
+  // Makes allocations beyond `bytes` throw c10::OutOfMemoryError.
   static void LimitMemory(int device, int64_t bytes);
-  // From now on every launch, every wait and every pinning of memory throws a c10::Error with `message`;
-  // empty: none does.
+  // Makes every launch, wait and pinning of memory throw a c10::Error with `message`; empty: none of them throws.
   static void FailWith(const std::string& message);
-  // The same for what threads do whose current device is `device`, until Reset.
+  // Does the same for threads whose current device is `device`, until Reset.
   static void FailDevice(int device, const std::string& message);
-  // Sabotage, to see that the check sees: streams no longer wait for events, or hosts for copies.
+  // These are sabotage, to show that the check works: streams no longer wait for events, or hosts for copies.
   static void IgnoreStreamWaits();
   static void IgnoreHostWaits();
 };

@@ -18,27 +18,27 @@
 namespace hookline::fake_device {
 
 constexpr at::DeviceType kType = at::DeviceType::PrivateUse1;
-constexpr int kStreams = 16;  // of a device; 0 is the default stream
+constexpr int kStreams = 16;  // on each device; 0 is the default stream
 
-// The part of each stream's work that is known to have ended.
+// The amount of each stream's work that is known to have ended.
 using Clock = std::map<int, int64_t>;
 
 struct Block {
   size_t bytes = 0;
   int device = 0;
-  int stream = 0;  // on which it was allocated, and is free for others at once when it is freed
+  int stream = 0;  // that allocated it, and can reuse it as soon as it is freed
   int writer = -1;
   int64_t write = 0;
   Clock uses;  // reads and writes
 };
 
 struct LateCopy {
-  int64_t count = 0;  // of its stream's work
+  int64_t count = 0;  // the place in the stream's work
   uintptr_t block = 0;
   const uint8_t* from = nullptr;
   uint8_t* to = nullptr;
   size_t bytes = 0;
-  std::string expected;  // uploads: the source as it was, which must still be there
+  std::string expected;  // uploads: the source's contents, which must not change
   bool is_upload = false;
 };
 
@@ -79,35 +79,35 @@ State& state();
 extern thread_local int current_device;
 extern thread_local int current_stream[FakeDevice::kDevices];
 
-// The stream's number among those of all devices; without a stream, that of the device's current one.
+// Returns the stream's number among those of all devices. Given a device, takes the device's current stream.
 int StreamOf(int device);
 int StreamOf(const c10::Stream& stream);
 
-// Throws what FakeDevice::FailWith asks for, or FailDevice for the thread's current device.
+// Throws if FakeDevice::FailWith asks for it, or FailDevice for the thread's current device.
 void MaybeFail() ABSL_EXCLUSIVE_LOCKS_REQUIRED(state().mutex);
-// The stream's work up to now, and what it knows of the others'.
+// Returns the stream's work up to now, and the work of others that the stream knows of.
 Clock ClockOf(int stream) ABSL_EXCLUSIVE_LOCKS_REQUIRED(state().mutex);
 void Merge(const Clock& from, Clock* into);
-// The host learns that everything in `clock` has ended.
+// Tells the host that everything in `clock` has ended.
 void Reach(const Clock& clock) ABSL_EXCLUSIVE_LOCKS_REQUIRED(state().mutex);
 
 c10::Allocator* DeviceAllocator();
 c10::Allocator* PinnedAllocator();
 bool IsPinned(const void* data);
 
-// Returns where the bytes of device memory really lie.
+// Returns the address at which the CPU finds the bytes of device memory.
 void* HostAddress(const void* device_address);
 
-// Counts the launch of `name` on the current stream of the current device and checks it against what other streams do.
-// Tensors that are not on the device do not count.
+// Counts the launch of `name` on the current stream of the current device, and checks it against the work of other
+// streams. Ignores tensors that are not on the device.
 void Launch(const std::string& name, const std::vector<at::Tensor>& reads, const std::vector<at::Tensor>& writes);
 
-// A copy between devices: on the source's current stream, which waits for the destination's, and is waited for by it.
+// Copies between devices, on the source's current stream. That stream and the destination's wait for each other.
 void CopyAcross(const at::Tensor& source, const at::Tensor& destination);
 
-// A copy between contiguous tensors of one dtype, of which one lies on the host; the host does not wait for it.
+// Copies between contiguous tensors of one dtype, of which one lies on the host. The host does not wait.
 void CopyLater(const at::Tensor& source, const at::Tensor& destination);
-// Counts a copy, or the reading of a value, for which the host waits, and waits for the current stream.
+// Counts a copy, or the read of a value, for which the host waits; then waits for the current stream.
 void CountBlocking(bool is_upload);
 
 }  // namespace hookline::fake_device

@@ -14,13 +14,13 @@ namespace hookline {
 
 using Kind = DirectoryEntry::Kind;
 
-// A file or a directory. `synced_*` is what the disk holds.
+// A file or a directory. `synced_*` is what the disk itself holds.
 struct FakeDisk::Node {
   Kind kind = Kind::kFile;
   std::string contents;
   std::string synced_contents;
-  int64_t modified = 0;  // the number of the operation that wrote to it last
-  int locks = 0;         // that share it; -1: one holds it alone
+  int64_t modified = 0;  // number of the last operation that wrote to it
+  int locks = 0;         // how many share it; -1: one holds it alone
   std::map<std::string, std::shared_ptr<Node>> entries;
   std::map<std::string, std::shared_ptr<Node>> synced_entries;
 };
@@ -60,7 +60,7 @@ struct FakeDisk::State {
           node.contents = node.synced_contents;
           break;
         case Loss::kRandom: {
-          // Any page of what was written may have come to the disk before its end.
+          // Any page of what was written may have reached the disk before the power failed.
           constexpr size_t kPage = 16;
           std::string torn = node.synced_contents;
           const size_t length = node.contents.size() <= torn.size()

@@ -1,4 +1,4 @@
-// A disk in memory that remembers what was synced. A test can end the power at any operation and look at what is left.
+// A disk in memory that remembers what was synced. A test can cut the power at any operation and look at what is left.
 //
 //   FakeDisk disk;
 //   disk.FailAt(7);                             // the 7th operation and all after it fail
@@ -22,15 +22,15 @@
 
 namespace hookline {
 
-// One thread at a time, like everything it hands out.
+// May be used by one thread at a time, like everything that it hands out.
 class FakeDisk {
  public:
-  // The part of the unsynced that survives a power loss. A real disk may do any of these.
+  // What happens in a power loss to what was not synced. A real disk may do any of these.
   enum class Loss {
-    kNothing,   // as after kill -9
-    kAll,       // everything that was never synced
+    kNothing,   // nothing is lost, as after kill -9
+    kAll,       // everything that was never synced is lost
     kContents,  // names are on the disk, bytes are not
-    kRandom,    // any of the names, any part of the bytes
+    kRandom,    // any of the names and any part of the bytes are lost
   };
 
   explicit FakeDisk(uint64_t seed = 0);
@@ -38,35 +38,35 @@ class FakeDisk {
 
   std::unique_ptr<Directory> root();
 
-  // Operations that change the disk or sync it, since the start.
+  // Returns the number of operations so far that change the disk or sync it.
   int64_t operations() const;
 
-  // The `operation`-th (from 1, counted from the start) and every later one fails with `status` (UNAVAILABLE unless
-  // said); a write of it may have been done by half. 0: none fails.
+  // Makes the `operation`-th operation (from 1, counted from the start) and every later one fail with `status`. A write
+  // that fails may have been done in part. 0: none fails.
   void FailAt(int64_t operation, absl::Status status = absl::UnavailableError("the power is gone"));
 
-  // The same for the `operation`-th alone.
+  // Makes only the `operation`-th operation fail.
   void FailOnceAt(int64_t operation, absl::Status status);
 
-  // Runs `action` before the `operation`-th: what somebody else does meanwhile.
+  // Runs `action` before the `operation`-th operation, to show what others may do meanwhile.
   void BeforeOperation(int64_t operation, std::function<void()> action);
 
-  // The disk's size; writes past it fail with RESOURCE_EXHAUSTED.
+  // Sets the disk's size. Writes past it fail with RESOURCE_EXHAUSTED.
   void set_capacity(int64_t bytes);
   int64_t used_bytes() const;
 
-  // Files that are open for reading now, and what was read from any so far.
+  // Return the number of files that are open for reading now, and the bytes that were read so far from any file.
   int64_t opened_files() const;
   int64_t read_bytes() const;
 
-  // Forgets what `loss` takes and the failure set by FailAt. Directories handed out before go on working, on what is
-  // left.
+  // Loses what `loss` says, and ends the failure set by FailAt. Directories that were handed out before remain valid,
+  // with what is left.
   void LosePower(Loss loss);
 
-  // All files as they are now, by path.
+  // Returns the current contents of all files, by path.
   std::map<std::string, std::string> Files() const;
 
-  // Writes to a file, or cuts it, in place, behind the back of those who have it open.
+  // Overwrites or truncates a file in place, while others may have it open.
   void Overwrite(const std::string& path, size_t offset, absl::string_view bytes);
   void Truncate(const std::string& path, size_t bytes);
 

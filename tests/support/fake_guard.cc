@@ -1,4 +1,4 @@
-// The fake accelerator as LibTorch sees it: a device with streams and events, and pinned memory.
+// Shows the fake accelerator to LibTorch: a device with streams and events, and pinned memory.
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 
 #include <utility>
@@ -31,7 +31,7 @@ class Guard final : public c10::impl::DeviceGuardImplInterface {
     absl::MutexLock lock(&state().mutex);
     ++state().switches[current_device];
   }
-  // A guard does this at its end; where CUDA has no context on the device, it makes none.
+  // A guard does this at its end. Like CUDA's, it makes no context if the device has none.
   void uncheckedSetDevice(c10::Device device) const noexcept override {
     if (device.index() >= 0) current_device = device.index();
   }
@@ -83,7 +83,7 @@ class Guard final : public c10::impl::DeviceGuardImplInterface {
     }
     setDevice(before);
   }
-  // The first question finds no event done: who asks must be able to wait.
+  // The first query always finds the event pending, so that callers must be able to wait.
   bool queryEvent(void* event) const override {
     if (event == nullptr) return true;
     absl::MutexLock lock(&state().mutex);
@@ -126,7 +126,7 @@ C10_REGISTER_GUARD_IMPL(PrivateUse1, Guard);
 }  // namespace
 }  // namespace hookline::fake_device
 
-// Pinned memory is asked for through the accelerator's hooks; before there were any, through CUDA's.
+// LibTorch asks the accelerator's hooks for pinned memory, and asked CUDA's before those existed.
 namespace at {
 namespace {
 

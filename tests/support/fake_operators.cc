@@ -1,5 +1,5 @@
-// Brings LibTorch's operators to the fake accelerator. An operator without a kernel of its own here is computed by the
-// CPU's on the same bytes: it sees CPU tensors that lie where the device's do.
+// Brings LibTorch's operators to the fake accelerator. If an operator has no kernel here, the CPU's kernel computes it
+// on the same bytes, through CPU tensors at the places of the device's.
 #include <ATen/ATen.h>
 #include <ATen/EmptyTensor.h>
 #include <ATen/native/CPUFallback.h>
@@ -24,7 +24,7 @@ namespace {
 
 bool IsOnDevice(const at::Tensor& tensor) { return tensor.defined() && tensor.device().type() == kType; }
 
-// The bytes of `tensor` as the CPU sees them.
+// Returns the bytes of `tensor` as a CPU tensor.
 at::Tensor OnHost(const at::Tensor& tensor) {
   return at::from_blob(HostAddress(tensor.data_ptr()), tensor.sizes(), tensor.strides(),
                        at::TensorOptions().dtype(tensor.scalar_type()));
@@ -35,7 +35,7 @@ at::Tensor EmptyLike(const at::Tensor& host) {
   return at::detail::empty_strided_generic(host.sizes(), host.strides(), DeviceAllocator(), keys, host.scalar_type());
 }
 
-// One operator on its way to the CPU and back.
+// One call of an operator, on its way to the CPU and back.
 class Call {
  public:
   Call(const c10::OperatorHandle& op, torch::jit::Stack* stack) : op_(op), stack_(*stack) {
@@ -53,7 +53,7 @@ class Call {
   }
 
   void Run() {
-    // A GPU's operators do the same.
+    // A GPU's operators also guard their device.
     const c10::OptionalDeviceGuard guard(device_);
     op_.callBoxed(&stack_);
     for (const auto& [device, host] : outs_) PutBack(device, host);
@@ -76,7 +76,8 @@ class Call {
     return OnHost(tensor);
   }
 
-  // Some kernels resize what they write to, though it has its size, which memory that is not theirs refuses.
+  // Some kernels resize the tensor that they write to although it has its size, which fails for memory that it does not
+  // own. So they write to a new one.
   at::Tensor TakeOut(const at::Tensor& out) {
     const at::Tensor host = at::empty_like(Take(out, /*is_written=*/true));
     outs_.emplace_back(out, host);
@@ -85,7 +86,7 @@ class Call {
 
   static void PutBack(const at::Tensor& device, const at::Tensor& host) {
     if (device.sizes() != host.sizes()) {
-      // An empty tensor that was given to be filled.
+      // The operator was given an empty tensor to fill.
       c10::TensorImpl* const impl = device.unsafeGetTensorImpl();
       impl->set_storage_keep_dtype(EmptyLike(host).storage());
       impl->set_sizes_and_strides(host.sizes(), host.strides());
@@ -112,7 +113,7 @@ class Call {
     }
   }
 
-  // An operator returns an argument that it wrote to, or something new.
+  // An operator returns an argument that it wrote to, or a new tensor.
   void BringBack(const c10::Argument& declared, c10::IValue* value) {
     if (declared.alias_info() != nullptr) {
       TORCH_CHECK(declared.alias_info()->isWrite(), op_.schema().name(), ": a view that the fake device does not know");
@@ -142,10 +143,10 @@ class Call {
 
   const c10::OperatorHandle& op_;
   torch::jit::Stack& stack_;
-  std::vector<c10::IValue> arguments_;  // as the caller gave them
+  std::vector<c10::IValue> arguments_;  // in the caller's form
   c10::optional<c10::Device> device_;
   std::vector<at::Tensor> reads_, writes_;
-  std::vector<std::pair<at::Tensor, at::Tensor>> outs_;  // on the device, and what the CPU writes to instead
+  std::vector<std::pair<at::Tensor, at::Tensor>> outs_;  // on the device, and the CPU's stand-in for it
 };
 
 void Compute(const c10::OperatorHandle& op, torch::jit::Stack* stack) { Call(op, stack).Run(); }
@@ -164,8 +165,8 @@ at::Tensor EmptyStrided(at::IntArrayRef size, at::IntArrayRef stride, c10::optio
   return at::detail::empty_strided_generic(size, stride, DeviceAllocator(), keys, c10::dtype_or_default(dtype));
 }
 
-// Copies as CUDA does: within a device and between devices by a kernel; to and from the host without waiting only if
-// bytes go as they are.
+// Copies as CUDA does: a kernel copies within a device and between devices; a copy to or from the host does not wait
+// only if the bytes need no conversion.
 at::Tensor CopyFrom(const at::Tensor& source, const at::Tensor& destination, bool non_blocking) {
   if (destination.numel() == 0) return destination;
   const bool both = IsOnDevice(source) && IsOnDevice(destination);
@@ -210,7 +211,7 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("view", static_cast<at::Tensor (*)(const at::Tensor&, at::IntArrayRef)>(&at::native::view));
   m.impl("_reshape_alias", &at::native::_reshape_alias);
   m.impl("unfold", &at::native::unfold);
-  // LibTorch has one kernel on a GPU for these, but composes them of others where a device has none.
+  // A GPU has one kernel for each of these; for a device without one, LibTorch composes them of other operators.
   for (const char* name : {
          "native_layer_norm",
 #if HOOKLINE_TORCH_AT_LEAST(2, 5)

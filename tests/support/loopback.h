@@ -1,4 +1,4 @@
-// Addresses of this machine's loopback interface, for tests that speak to sockets.
+// Addresses of this machine's loopback interface, for tests with sockets.
 #ifndef HOOKLINE_TESTS_SUPPORT_LOOPBACK_H_
 #define HOOKLINE_TESTS_SUPPORT_LOOPBACK_H_
 

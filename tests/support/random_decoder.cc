@@ -12,7 +12,7 @@
 namespace hookline {
 namespace {
 
-// Draws on the CPU, so that every device gets the same numbers.
+// Draws the weights on the CPU, so that every device gets the same numbers.
 class Weights {
  public:
   Weights(uint64_t seed, const at::Device& device, at::ScalarType dtype)
@@ -22,7 +22,7 @@ class Weights {
     return at::empty(sizes, at::kFloat).normal_(mean, deviation, generator_).to(device_, dtype_);
   }
 
-  // Stored as (out, in), as most checkpoints do; the deviation keeps the rows' size.
+  // Makes the weight as (out, in), as most checkpoints store it. The deviation keeps the size of rows.
   LinearWeights Linear(int64_t in, int64_t out) {
     return {Normal({out, in}, 0, 1 / std::sqrt(static_cast<double>(in))).t(), Normal({out}, 0, 0.02)};
   }
@@ -100,7 +100,7 @@ std::unique_ptr<Model> RandomDecoder(const RandomDecoderOptions& options) {
   for (int i = 0; i < options.stages && options.stages > 1; ++i) {
     stages.push_back({options.device, i * blocks, blocks, 0});
   }
-  // Distinguishes these weights from others, without reading them.
+  // Distinguishes these weights from others without a hash of them.
   info.fingerprint = absl::StrFormat("%016x%04x%04x%08x", options.seed, options.layers, d, options.vocabulary_size);
   info.parameters =
       options.vocabulary_size * d + options.context_length * d + options.layers * (12 * d * d + 13 * d) + 2 * d;

@@ -1,4 +1,4 @@
-// Decoders with random weights, made without files: for tests that need a real model and for benchmarks.
+// Makes decoders with random weights without files, for benchmarks and for tests that need a real model.
 //
 //   std::unique_ptr<Model> model = RandomDecoder({});                    // two blocks of 32: milliseconds
 //   std::unique_ptr<Model> model = RandomDecoder(Gpt2SizedDecoder());    // 12 blocks of 768
@@ -17,7 +17,7 @@ namespace hookline {
 struct RandomDecoderOptions {
   std::string name = "random";
   int layers = 2;
-  int stages = 1;  // of as many blocks each, all on `device`; divides `layers`
+  int stages = 1;  // with equally many blocks, all on `device`; divides `layers`
   int64_t width = 32;
   int64_t heads = 4;  // divides `width`
   int64_t vocabulary_size = 257;
@@ -27,13 +27,14 @@ struct RandomDecoderOptions {
   uint64_t seed = 1;  // the same seed gives the same weights, and the same fingerprint
 };
 
-// GPT-2's size, without most of its vocabulary, which no hook point's cost depends on.
+// Returns GPT-2's sizes, but a small vocabulary, since no hook point's cost depends on its size.
 RandomDecoderOptions Gpt2SizedDecoder();
 
-// GPT-2's architecture: LayerNorm with weights and biases, learned positions, an MLP four times as wide with GELU.
+// Returns a decoder with GPT-2's architecture: LayerNorm with weights and biases, learned positions, an MLP four times
+// as wide, with GELU.
 std::unique_ptr<Model> RandomDecoder(const RandomDecoderOptions& options);
 
-// Replicas of it that share the weights, each with an executor for each stage.
+// Returns replicas of such a decoder that share the weights, each with an executor for each stage.
 ServedModel SharedRandomDecoder(const RandomDecoderOptions& options, int replicas);
 
 }  // namespace hookline

@@ -1,6 +1,6 @@
-// A library to preload: a program sees the wall clock shifted by the seconds that the file which HOOKLINE_STEPPED_CLOCK
-// names holds (8 bytes, the machine's order), so that a test can set the clock while the program runs. Waits until a
-// time of the wall clock last as long as the program meant.
+// A library to preload. It shifts a program's wall clock by the seconds in the file that HOOKLINE_STEPPED_CLOCK names
+// (8 bytes in the machine's order), so that a test can set the clock while the program runs. A wait until a time of the
+// wall clock lasts as long as the program intends.
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <linux/futex.h>
@@ -59,7 +59,7 @@ time_t time(time_t* now) noexcept {
   return precise.tv_sec;
 }
 
-// The kernel's clock is not shifted: Abseil's waits hand it a time of the shifted one.
+// The kernel's clock is not shifted, but Abseil's waits give it times of the shifted clock.
 long syscall(long number, ...) noexcept {
   va_list arguments;
   va_start(arguments, number);

@@ -1,4 +1,4 @@
-// Token sequences as tests write them down, and back.
+// Converts token sequences from the form in which tests write them, and back.
 #ifndef HOOKLINE_TESTS_SUPPORT_TOKENS_H_
 #define HOOKLINE_TESTS_SUPPORT_TOKENS_H_
 

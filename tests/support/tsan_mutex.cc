@@ -1,8 +1,9 @@
 // Tells ThreadSanitizer what absl::Mutex and absl::CondVar do. The distribution's Abseil is built without the
-// sanitizer, which therefore sees neither its locks nor what they order. This program's own definitions of the
-// functions that we use come before the library's, call those, and say so as an instrumented Abseil would
-// (absl/base/internal/tsan_mutex_interface.h). Between a `pre` and its `post` the sanitizer ignores what the thread
-// reads, which is right for conditions: Abseil calls them with the mutex held, on behalf of the waiting thread.
+// sanitizer, which therefore sees neither its locks nor the order that they make. This program defines the functions
+// that Hookline uses, ahead of the library's. Each calls the library's function and reports it as an instrumented
+// Abseil would (absl/base/internal/tsan_mutex_interface.h). Between a `pre` and its `post` the sanitizer ignores
+// what the thread reads, which is right for conditions: Abseil calls them with the mutex held, on behalf of the
+// waiting thread.
 #include <dlfcn.h>
 #include <sanitizer/tsan_interface.h>
 
@@ -14,8 +15,8 @@
 
 namespace {
 
-// The library's function under the name of `own`. A pointer to a member function that is not virtual begins with the
-// function's address (Itanium C++ ABI, 2.3).
+// Returns the library's function with the name of `own`. A pointer to a member function that is not virtual begins with
+// the function's address (Itanium C++ ABI, 2.3).
 template <typename Method>
 Method Library(Method own) {
   void* address = nullptr;
@@ -28,7 +29,7 @@ Method Library(Method own) {
   return own;
 }
 
-// A waiting thread lets go of the mutex and takes it again.
+// A waiting thread unlocks the mutex and locks it again.
 class Waiting {
  public:
   explicit Waiting(absl::Mutex* mutex) : mutex_(mutex) {

@@ -1,4 +1,4 @@
-// Whatever a file or a text holds, there is an answer or an error, and the process goes on.
+// Whatever a file or a text holds, the result is an answer or an error, and the process goes on.
 #include <memory>
 #include <string>
 #include <utility>
@@ -93,7 +93,7 @@ TEST(HostilePickle, CutAnywhereIsRefused) {
 TEST(HostilePickle, WithoutATokenForEachByteIsRefused) {
   const std::string pickle = ReadFile(Fixture("tokenizers/nanochat/tokenizer.pkl"));
   const TemporaryFolder folder;
-  // SHORT_BINBYTES of one byte: the token `a` becomes a second `b`.
+  // With SHORT_BINBYTES of one byte, the token `a` becomes a second `b`.
   const std::string changed = absl::StrReplaceAll(pickle, {{"C\x01"
                                                             "a",
                                                             "C\x01"
@@ -146,7 +146,7 @@ INSTANTIATE_TEST_SUITE_P(Tokenizers, HostileText,
                                            "wordpiece/tokenizer.json", "nanochat/tokenizer.pkl"),
                          FamilyOf);
 
-// One of each algorithm, since each takes seconds.
+// Tests one tokenizer for each algorithm, since each takes seconds.
 class HugeText : public HostileText {};
 
 TEST_P(HugeText, OfTenMegabytesWithoutASpaceHasAnAnswer) { ExpectAnswer("a", size_t{10} << 20); }

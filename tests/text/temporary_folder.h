@@ -29,7 +29,7 @@ class TemporaryFolder {
   TemporaryFolder& operator=(const TemporaryFolder&) = delete;
 
   const std::string& path() const { return path_; }
-  // Writes a file, and the folders that lead to it. Returns its path.
+  // Writes a file and the folders that lead to it. Returns the file's path.
   std::string Write(const std::string& name, const std::string& contents) const {
     const std::filesystem::path path = std::filesystem::path(path_) / name;
     std::filesystem::create_directories(path.parent_path());

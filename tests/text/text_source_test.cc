@@ -15,7 +15,7 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
-// The demo's tokenizer: an id a byte, and 256 as BOS.
+// Uses the demo's tokenizer, which has an id for each byte, and 256 as BOS.
 class TextSourceTest : public ::testing::Test {
  protected:
   void SetUp() override {

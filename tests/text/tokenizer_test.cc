@@ -1,4 +1,4 @@
-// The ids, tokens, offsets and decoded texts are those of Python's tokenizers and tiktoken, which
+// The ids, tokens, offsets and decoded texts must be those of Python's tokenizers and tiktoken, which
 // fixtures/tokenizers/make_tokenizers.py has recorded.
 #include "server/text/tokenizer.h"
 

@@ -1,5 +1,5 @@
-// The limits of a TorchScript file. Each test that refuses an operator lets it write to a file, which must not be there
-// afterwards.
+// Tests the limits of a TorchScript file. Each test of a refused operator makes it write to a file, which must not
+// exist afterwards.
 #include <caffe2/serialize/inline_container.h>
 #include <gmock/gmock.h>
 
@@ -21,7 +21,7 @@ constexpr char kPlain[] = "def forward(self, ids):\n  return self.table[ids]\n";
 
 class ScriptProgramTest : public ::testing::Test {
  protected:
-  // A module with a table of ten rows of width 4 as its only attribute.
+  // Saves a module whose only attribute is a table of ten rows of width 4. Returns its path.
   std::string Save(const std::string& code) {
     torch::jit::Module module("Whole");
     module.register_attribute("table", c10::TensorType::get(), at::ones({10, 4}));
@@ -30,7 +30,7 @@ class ScriptProgramTest : public ::testing::Test {
     return folder_.File("module.pt");
   }
 
-  // The same with the text of its code changed, as no compiler would write it.
+  // Does the same, but changes the text of its code in ways that no compiler would.
   std::string SaveEdited(const std::string& code, const std::function<std::string(std::string)>& edit) {
     const std::string path = Save(code);
     caffe2::serialize::PyTorchStreamReader reader(path);
@@ -45,7 +45,7 @@ class ScriptProgramTest : public ::testing::Test {
     return path;
   }
 
-  // The code with `statements` at the start of its forward.
+  // Saves kPlain with `statements` at the start of its forward.
   std::string SaveWith(const std::vector<std::string>& statements) {
     return SaveEdited(kPlain, [&](std::string text) {
       std::string lines;
@@ -73,7 +73,7 @@ class ScriptProgramTest : public ::testing::Test {
   }
 
   std::string victim() const { return folder_.File("victim"); }
-  // Ends calls of torch.from_file, which creates the file.
+  // Returns the arguments of a call of torch.from_file that would create the file.
   std::string arguments() const { return absl::StrCat("(\"", victim(), "\", True, 16)"); }
 
   TemporaryFolder folder_;
@@ -147,7 +147,7 @@ TEST_F(ScriptProgramTest, AModuleWhoseTrialRunDoesNotEndIsRefused) {
 }
 
 TEST_F(ScriptProgramTest, APassThatDoesNotEndIsEndedAndTheNextOneRuns) {
-  // Endless for the token 3 only, which the trial run does not have.
+  // The loop is endless only for the token 3, which the trial run does not have.
   auto model =
       LoadPath(Save("def step(self, ids, n: int):\n  while int(ids.max()) == 3:\n    n = n + 1\n  return n\n"
                     "def forward(self, ids):\n  n = 1\n  if int(ids.max()) > 0:\n    n = self.step(ids, n)\n"

@@ -1,4 +1,4 @@
-// TorchScript files that are refused, and how.
+// Tests TorchScript files that are refused, and their errors.
 #include <gmock/gmock.h>
 
 #include <random>
@@ -11,7 +11,7 @@ namespace {
 
 using ::testing::HasSubstr;
 
-// Expects `options` to be refused with `code` and a message that has the file's name and `text`.
+// Expects that `options` are refused with `code` and a message that has the file's name and `text`.
 void ExpectRefused(TorchScriptOptions options, absl::StatusCode code, const std::string& text) {
   auto model = LoadTorchScript(options);
   ASSERT_FALSE(model.ok()) << text;
@@ -81,7 +81,7 @@ TEST(TorchScriptFileTest, AFlippedFileIsRefusedOrMeansTheSame) {
     TorchScriptOptions options;
     options.path = folder.File("flipped.pt");
     auto model = LoadTorchScript(options);
-    if (model.ok()) {  // padding between entries, dates, names that nothing asks for
+    if (model.ok()) {  // the flip hit padding, a date, or a name that nothing uses
       auto values = Values(**model, ids, {"output[0]"});
       ASSERT_TRUE(values.ok()) << values.status();
       EXPECT_TRUE(values->at("output[0]").equal(expected));

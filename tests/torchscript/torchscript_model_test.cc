@@ -1,4 +1,4 @@
-// Hook points of TorchScript modules: their names, their values, and what is not executed for them.
+// Tests the hook points of TorchScript modules: their names, their values, and which code runs for them.
 #include <gmock/gmock.h>
 
 #include <algorithm>
@@ -41,7 +41,7 @@ TEST_P(ReferenceTest, EveryHookPointEqualsPythonsForwardHooks) {
     for (const std::string& name : names) {
       auto alone = Values(*model, ids, {name});
       ASSERT_TRUE(alone.ok()) << alone.status();
-      // `positions` has no batch dimension: the reference holds its rows as one.
+      // `positions` has no batch dimension, and the reference has its rows as one sequence.
       const at::Tensor expected = reference[name + suffix].reshape({ids.numel(), -1});
       EXPECT_LE(RelativeError(together->at(name), expected), kTolerance) << name << suffix;
       EXPECT_LE(RelativeError(alone->at(name), expected), kTolerance) << name << suffix << " alone";
@@ -130,7 +130,7 @@ TEST(TorchScriptModelTest, AnExceptionOfTheModuleIsTheRequestsFaultOnlyWhereLimi
 
   TorchScriptOptions options;
   options.context_length = 96;
-  options.vocabulary_size = 8000;  // wrong
+  options.vocabulary_size = 8000;  // more than the model has
   auto known = Load(Fixture("scripted"), options);
   EXPECT_EQ(Values(*known, out_of_range, {"blocks.0"}).status().code(), absl::StatusCode::kInternal);
 }
@@ -166,7 +166,8 @@ TEST(TorchScriptModelTest, OtherTypesStayNearFloat32) {
   }
 }
 
-// A module of `code` (its methods) over children `a` and `b`, which add a parameter of width 4; embeds ids in width 4.
+// Returns a module with the methods in `code` and the children `a` and `b`, which add a parameter of width 4. It embeds
+// ids in width 4.
 torch::jit::Module WithChildren(const std::string& code, const std::string& child_code) {
   torch::jit::Module module("Whole");
   module.register_attribute("training", c10::BoolType::get(), true);

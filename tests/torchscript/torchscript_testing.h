@@ -1,4 +1,4 @@
-// Shared by the TorchScript tests: modules written here, models loaded, values compared.
+// Helpers of the TorchScript tests: they write modules, load models and compare values.
 #ifndef HOOKLINE_TESTS_TORCHSCRIPT_TORCHSCRIPT_TESTING_H_
 #define HOOKLINE_TESTS_TORCHSCRIPT_TORCHSCRIPT_TESTING_H_
 
@@ -26,7 +26,7 @@ inline std::string Fixture(const std::string& name) {
   return absl::StrCat(HOOKLINE_FIXTURES, "/torchscript/", name, "/model.pt");
 }
 
-// A folder for one test that goes with it.
+// A folder for one test, which is removed with this object.
 class TemporaryFolder {
  public:
   TemporaryFolder() {
@@ -51,7 +51,7 @@ inline void WriteFile(const std::string& path, const std::string& bytes) {
   std::ofstream(path, std::ios::binary) << bytes;
 }
 
-// The float32 and int32 tensors of a safetensors file that is known to be good.
+// Returns the float32 and int32 tensors of a safetensors file that is known to be good.
 inline std::map<std::string, at::Tensor> ReadReferenceFile(const std::string& path) {
   const std::string bytes = ReadFile(path);
   uint64_t header_size = 0;
@@ -75,14 +75,14 @@ inline std::unique_ptr<Model> Load(const std::string& path, TorchScriptOptions o
   return model.ok() ? *std::move(model) : nullptr;
 }
 
-// Token ids (batch, positions), all rows of the same length.
+// Returns token ids, (batch, positions), of sequences of one length.
 inline at::Tensor Ids(std::vector<std::vector<int64_t>> sequences) {
   std::vector<at::Tensor> rows;
   for (const auto& sequence : sequences) rows.push_back(at::tensor(sequence, at::TensorOptions(at::kLong)));
   return at::stack(rows);
 }
 
-// The values of the named hook points, by name.
+// Returns the values of the named hook points, by name.
 inline absl::StatusOr<std::map<std::string, at::Tensor>> Values(Model& model, const at::Tensor& ids,
                                                                 const std::vector<std::string>& names) {
   std::vector<int> indices;
@@ -111,7 +111,7 @@ inline double RelativeError(const at::Tensor& actual, const at::Tensor& expected
   return ((actual - expected).norm() / expected.norm()).item<double>();
 }
 
-// Returns why a request for `name` is refused.
+// Returns the error of a request for `name`, or "accepted".
 inline std::string Refusal(const Model& model, const std::string& name) {
   auto resolved = model.hook_points().Resolve({name}, 100);
   return resolved.ok() ? "accepted" : std::string(resolved.status().message());

@@ -1,5 +1,5 @@
-// Reads manifests from standard input and decodes each strictly into the type that the API server would: an unknown field, a
-// field given twice, a wrong type or an object of an unknown kind is an error. Called by deploy/test-kubernetes.
+// Reads manifests from standard input and decodes each strictly into the type that the API server would use. An unknown field, a
+// field that occurs twice, a wrong type and an object of an unknown kind are errors. deploy/test-kubernetes calls this.
 package main
 
 import (
@@ -27,7 +27,7 @@ var kinds = map[string]func() any{
 	"policy/v1/PodDisruptionBudget":      func() any { return &policy.PodDisruptionBudget{} },
 }
 
-// checkStatefulSet refuses what decodes and yet would not work.
+// checkStatefulSet refuses a set that can be decoded but would not work.
 func checkStatefulSet(set *apps.StatefulSet) error {
 	if set.Spec.Selector == nil || len(set.Spec.Selector.MatchLabels) == 0 {
 		return fmt.Errorf("the selector is empty")
@@ -68,7 +68,7 @@ func check(document []byte) (string, error) {
 	}
 	make, known := kinds[head.APIVersion+"/"+head.Kind]
 	if !known {
-		return "", fmt.Errorf("%s/%s is not among the kinds that are expected here", head.APIVersion, head.Kind)
+		return "", fmt.Errorf("%s/%s is not one of the expected kinds", head.APIVersion, head.Kind)
 	}
 	object := make()
 	if err := yaml.UnmarshalStrict(document, object); err != nil {

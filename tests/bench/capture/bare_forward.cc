@@ -16,7 +16,7 @@ absl::Status RunBareForward(Model& model, int hook_point, int64_t sequences, int
     at::Tensor kept;
     RETURN_IF_ERROR(
         model.Forward(ids, /*lengths=*/{}, {hook_point}, [&](int, const at::Tensor& value) { kept = value; }));
-    // One value, so that an accelerator has finished.
+    // Reading one value waits until an accelerator has finished.
     (void)kept.select(0, 0).select(0, 0).item<float>();
   }
   return absl::OkStatus();

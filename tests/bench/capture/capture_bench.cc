@@ -1,10 +1,11 @@
-// The server's costs beside the forward pass that it runs: ratios, each against a baseline in the same minutes.
+// Measures what the server costs beside its forward passes, as ratios against a baseline in the same minutes.
 //
 //   capture_bench [--cpu-time] [overhead] [narrow] [feed] [batching] [latency] [fairness]   (all of them if none is
 //   named)
 //
-// --cpu-time: one thread for the forward pass, and what the whole process computes (forward pass, server and client)
-// instead of what passes: for a machine with busy neighbours. It says nothing of feed, batching and latency.
+// With --cpu-time, the forward pass has one thread, and processor time of the whole process (forward pass, server and
+// client) counts instead of wall time. This suits a machine with busy neighbours, but says nothing about feed, batching
+// and latency.
 #include <sys/utsname.h>
 #include <time.h>
 #include <unistd.h>
@@ -71,7 +72,7 @@ double Median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-// A model behind a server, and a client of it.
+// A model behind a server, and a client of that server.
 struct Bench {
   Bench(RandomDecoderOptions decoder, EngineOptions options, const std::string& dataset = "",
         const std::string& auth_file = "") {
@@ -96,7 +97,7 @@ struct Bench {
   }
   ~Bench() { server->Drain(absl::Now() + absl::Seconds(5)); }
 
-  // Captures and drops; returns the rows of the first hook point.
+  // Captures and drops the rows. Returns the number of rows of the first hook point.
   int64_t Run(const v1::CaptureRequest& request) {
     auto call = client->Capture(request);
     int64_t rows = 0;
@@ -124,7 +125,7 @@ v1::CaptureRequest TokensRequest(const std::string& hook_point, int64_t sequence
   return request;
 }
 
-// One capture against the same forward passes by themselves, in the same process, taking turns.
+// Compares one capture with the same forward passes by themselves, in turns in the same process.
 void CompareWithBareForward(const char* label, const RandomDecoderOptions& decoder, int64_t sequences, int64_t length,
                             int64_t batch) {
   Bench bench(decoder, {});
@@ -149,7 +150,7 @@ void CompareWithBareForward(const char* label, const RandomDecoderOptions& decod
 
 void Overhead() { CompareWithBareForward("overhead", Gpt2SizedDecoder(), 16, 256, 8); }
 
-// The same for a model whose forward pass leaves more of the time to the server.
+// Does the same for a model whose forward pass leaves more of the time to the server.
 void Narrow() {
   RandomDecoderOptions decoder;
   decoder.layers = 12;
@@ -157,7 +158,7 @@ void Narrow() {
   CompareWithBareForward("narrow", decoder, 64, 128, 16);
 }
 
-// A dataset of uint16 ids.
+// Writes a dataset of uint16 ids. Returns its path.
 std::string WriteTokens(int count) {
   const std::string path = absl::StrCat("/tmp/hookline-bench-", getpid(), ".bin");
   std::ofstream out(path, std::ios::binary);
@@ -168,7 +169,7 @@ std::string WriteTokens(int count) {
   return path;
 }
 
-// One pass over a dataset for eight members against one.
+// Compares one pass over a dataset for eight members with one for a single member.
 void Feed() {
   const std::string path = WriteTokens(64 * 1024);
   RandomDecoderOptions decoder;
@@ -209,7 +210,8 @@ void Feed() {
   std::remove(path.c_str());
 }
 
-// Short sequences: eight captures at once against one after another, and what the bare forward pass gains by that.
+// Compares eight captures of short sequences at once with one after another, and reports the same gain of the bare
+// forward pass.
 void Batching() {
   Bench bench(Gpt2SizedDecoder(), {});
   const std::string name = "blocks.11.hook_resid_post";
@@ -237,7 +239,7 @@ void Batching() {
       128 / Median(together), 128 / Median(apart), Median(ratios), Median(bare_ratios));
 }
 
-// A small capture while a bulky one runs.
+// Measures a small capture while a bulky one runs.
 void Latency() {
   Bench bench(Gpt2SizedDecoder(), {});
   const std::string name = "blocks.11.hook_resid_post";
@@ -263,7 +265,7 @@ void Latency() {
       Median(latencies), latencies.back(), batch_seconds, latencies.back() / batch_seconds);
 }
 
-// A file of clients whose tokens are their names.
+// Writes an auth file with clients whose tokens are their names. Returns its path.
 std::string WriteClients(const std::vector<std::string>& names) {
   const std::string path = absl::StrCat("/tmp/hookline-bench-", getpid(), ".json");
   std::ofstream out(path);
@@ -278,14 +280,14 @@ std::string WriteClients(const std::vector<std::string>& names) {
   return path;
 }
 
-// The time of a forward pass over `tokens`, by those that ran between two looks at the model.
+// Returns the time of a forward pass over `tokens` tokens, from the passes that ran between two snapshots.
 double BatchSeconds(const EngineSnapshot& before, const EngineSnapshot& now, double tokens) {
   const EngineSnapshot::ModelLoad &first = before.models[0], &last = now.models[0];
   return (last.forward_seconds.sum - first.forward_seconds.sum) * tokens /
          static_cast<double>(last.tokens - first.tokens);
 }
 
-// A bulk client with 16 captures, one with a single one, and eight that ask for a little now and then.
+// Runs a bulk client with 16 captures, one with a single capture, and eight that ask for a little now and then.
 void Fairness() {
   constexpr int kManyCaptures = 16, kInteractive = 8;
   constexpr absl::Duration kTime = absl::Seconds(20);
@@ -295,7 +297,7 @@ void Fairness() {
   RandomDecoderOptions decoder;
   decoder.layers = 12;
   decoder.width = 128;
-  const std::string tokens = WriteTokens(16 << 20);  // more than anybody gets through in the time
+  const std::string tokens = WriteTokens(16 << 20);  // more than a client gets through in the time
   Bench bench(decoder, {}, tokens + ":uint16", auth_file);
   const std::string name = "blocks.11.hook_resid_post";
   v1::CaptureRequest bulk;
@@ -358,7 +360,7 @@ void Fairness() {
 
 int Main(int argc, char** argv) {
   KeepFreedMemory();
-  spdlog::set_level(spdlog::level::warn);  // no line for each call
+  spdlog::set_level(spdlog::level::warn);  // without a line for each call
   std::set<std::string> chosen(argv + 1, argv + argc);
   cpu_time = chosen.erase("--cpu-time") != 0;
   const RuntimeInfo runtime = ConfigureRuntime(cpu_time ? 1 : 0);

@@ -1,11 +1,12 @@
-// One capture on several devices of the CPU beside one device with as many threads: tokens/s of both, in turns.
+// Compares a capture on several devices of the CPU with one device that has as many threads: tokens/s of both,
+// in turns.
 //
-//   devices_bench [ROUNDS [order]]      # order: the last three alone
+//   devices_bench [ROUNDS [order]]      # order: only the last three measurements
 //
-// two replicas with one thread each / one with two threads, at 1024, 128 and 16 tokens a sequence; one capture on two
-// replicas, whose rows are put in order / two captures, each on whichever is free; two stages with one thread each /
-// one device with two threads, and / two replicas. The last three have batches of 512 tokens, 32 in a run: in the first
-// and the last of them a device waits whatever order and stages cost.
+// The measurements are: two replicas with one thread each / one with two threads, at 1024, 128 and 16 tokens a
+// sequence; one capture on two replicas, whose rows are put in order / two captures, each on any free replica; two
+// stages with one thread each / one device with two threads; two stages / two replicas. The last three have batches of
+// 512 tokens, 32 in a run. In the first and the last of these three, a device waits whatever order and stages cost.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -48,7 +49,7 @@ RandomDecoderOptions Decoder() {
   return options;
 }
 
-// Drops a capture's rows as they come.
+// Takes a capture's rows as they come, and drops them.
 int64_t Drain(Engine& engine, CaptureRequest request, const std::string& client) {
   absl::Mutex mutex;
   bool ready = true;
@@ -92,7 +93,7 @@ struct Setup {
   int64_t batch_tokens = 0;  // 0: the server's default
 };
 
-// A model on devices of the CPU. `threads` are those of one executor.
+// A model on devices of the CPU. Each executor has `threads` threads.
 class Bench {
  public:
   Bench(const Setup& setup, int threads) : threads_(threads) {
@@ -107,9 +108,9 @@ class Bench {
     engine_ = Must(Engine::Create(engine_options, std::move(models), {}));
   }
 
-  // Tokens/s of `captures` captures at once that have `tokens` together.
+  // Returns the tokens/s of `captures` concurrent captures that have `tokens` tokens together.
   double TokensPerSecond(int64_t tokens, int64_t length, int captures = 1) {
-    // The executors' threads have taken over the number when they began; this is for others.
+    // The executors took over their number of threads when they began; this sets it for other threads.
     ConfigureRuntime(threads_);
     const absl::Time begin = absl::Now();
     std::vector<std::thread> clients;

@@ -1,14 +1,13 @@
-"""Measures whether the server's memory stays where it is: its resident size through minutes of mixed load with clients
-that vanish.
+"""Measures whether the server's memory grows: its resident size during minutes of mixed load, with clients that vanish.
 
     python3 tests/bench/capture/memory_bench.py [--minutes 10] [--clients 6] \
         [--program build/release/bin/hookline-server]
 
 Each client is a process that makes one random capture after another (token lists, streams, the dataset, feeds; random
 hook points, selections, budgets and types; some read slowly, some leave in the middle). Every second or so one of them
-is killed with SIGKILL and replaced. Slabs are few, so that growth elsewhere would show beside them. The server keeps
-what it once needed, so the first clients begin with the most that any of them asks for, all at once, and read none of
-it for a while: what grows after that is lost.
+is killed with SIGKILL and replaced. There are few slabs, so that growth elsewhere would show. The server keeps what it
+once needed, so the first clients begin with the largest requests, all at once, and read nothing for a while: growth
+after that is a leak.
 """
 
 import argparse
@@ -31,7 +30,7 @@ VOCABULARY = 256
 
 
 def captures(address, seed, first):
-    """Random captures until this process is killed. `first`: after the largest one."""
+    """Makes random captures until this process is killed. `first`: makes the largest one first."""
     sys.path.insert(0, str(ROOT / "client/python"))
     import hookline
 
@@ -84,7 +83,7 @@ def captures(address, seed, first):
                     if number == leave_after:
                         break
             except hookline.HooklineError as error:
-                # Feeds detach laggards, and a full server refuses: both are part of the load.
+                # Feeds detach laggards, and a full server refuses captures: both are part of the load.
                 if not isinstance(
                     error,
                     (hookline.UnavailableError, hookline.ResourceExhaustedError, hookline.FailedPreconditionError),
@@ -141,7 +140,7 @@ def measure(arguments, directory):
         command = [sys.executable, __file__, "--client", address, str(rng.randrange(1 << 30)), kind]
         return subprocess.Popen(command, env=dict(os.environ, OMP_NUM_THREADS="1"))
 
-    samples = {}  # the mean of a minute's last ten seconds
+    samples = {}  # by minute: the mean of its last ten seconds
     try:
         begin = time.monotonic()
         clients = [start_client("first") for _ in range(arguments.clients)]
@@ -154,7 +153,7 @@ def measure(arguments, directory):
                 time.sleep(rng.uniform(0.5, 1.5))
                 for client in clients:
                     if client.poll() is not None:
-                        sys.exit(f"a client ended by itself with {client.returncode}; what it printed stands above")
+                        sys.exit(f"a client ended by itself with {client.returncode}; its output is above")
                 victim = rng.randrange(len(clients))
                 clients[victim].kill()
                 clients[victim].wait()

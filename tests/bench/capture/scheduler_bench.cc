@@ -1,11 +1,11 @@
-// A simulation: the server's own scheduler, on a clock that the simulation moves, with 8 to 64 replicas whose forward
-// passes take 10 ms and 10 to 1000 captures. Says how busy the replicas are, how long small captures wait beside the
-// others, and what the scheduler itself computes for each batch.
+// Simulates 8 to 64 replicas, whose forward passes take 10 ms, with 10 to 1000 captures: the server's own scheduler
+// runs on a clock that the simulation moves. Reports how busy the replicas are, how long small captures wait beside the
+// others, and how much the scheduler itself computes for each batch.
 //
 //   scheduler_bench [SECONDS]     simulated seconds of each line, 2 by default
 //
-// Bulk captures, ten of each client, read one dataset each for ever. Beside them one small capture of one sequence is
-// always there; when its row has come, the next one begins. Rows leave at once.
+// Each client has ten bulk captures, which read one dataset each without end. Beside them one small capture of one
+// sequence always runs; when its row has come, the next one begins. Rows leave at once.
 #include <time.h>
 #include <unistd.h>
 
@@ -36,7 +36,7 @@ namespace {
 
 constexpr absl::Duration kPass = absl::Milliseconds(10);
 constexpr int64_t kLength = 256;        // tokens of a sequence
-constexpr int64_t kBatchTokens = 2048;  // eight of them
+constexpr int64_t kBatchTokens = 2048;  // eight sequences
 constexpr int64_t kDatasetTokens = int64_t{1} << 22;
 constexpr int kCapturesOfAClient = 10;
 
@@ -49,7 +49,7 @@ T Must(absl::StatusOr<T> result) {
   return *std::move(result);
 }
 
-// The time that this thread has computed.
+// Returns the processor time of this thread.
 absl::Duration ProcessorTime() {
   timespec time{};
   clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
@@ -117,11 +117,11 @@ class Simulation {
     absl::Time ends;
     int executor = 0;
     std::shared_ptr<Batch> batch;
-    bool operator<(const Pass& other) const { return ends > other.ends; }  // the first to end is on top
+    bool operator<(const Pass& other) const { return ends > other.ends; }  // puts the first to end on top
   };
 
-  // The scheduler's computing counts, by the processor's time, so that a busy machine does not; the simulation's does
-  // not.
+  // Counts what the scheduler computes, but not the simulation. Counts processor time, so that a busy machine has
+  // no effect.
   template <typename Work>
   auto Timed(Work work) {
     const absl::Duration begin = ProcessorTime();
@@ -193,7 +193,7 @@ class Simulation {
     }
   }
 
-  // Hands over whatever has its turn.
+  // Hands over every batch whose turn it is.
   void HandOver(CaptureId id) {
     std::set<int64_t>& waiting = waiting_[id];
     while (!waiting.empty()) {
@@ -224,7 +224,7 @@ class Simulation {
   ModelId id_{};
   std::vector<absl::Time> free_at_;  // by executor
   std::priority_queue<Pass> passes_;
-  std::map<CaptureId, std::set<int64_t>> waiting_;  // turns that are computed
+  std::map<CaptureId, std::set<int64_t>> waiting_;  // turns that were computed
   absl::Time look_again_ = absl::InfiniteFuture();
   CaptureId small_{};
   absl::Time small_begun_;

@@ -1,11 +1,11 @@
-"""The latents of a dictionary 16 times as wide as its hook point, through `top_k`, beside raw rows.
+"""Compares the latents of a dictionary 16 times as wide as its hook point, through `top_k`, with raw rows.
 
     /usr/bin/python3 tests/bench/evaluation/bench_latents.py build/release/bin/hookline-server [ROUNDS]
 
 A random GPT-2 of 12 blocks, 768 wide, float32, and a random top-k dictionary (k = 32) of 12288 latents at block 8; 64
-sequences of 48 tokens. Kinds: the rows themselves; the latents as rows; the latents with top_k = 32, as index and
-value; and 11 latents by top_activations, whose answer does not grow with the rows. They take turns within a round;
-medians over the rounds. Needs numpy, grpcio and protobuf.
+sequences of 48 tokens. It compares the rows themselves; the latents as rows; the latents with top_k = 32, as index and
+value; and 11 latents by top_activations, whose answer does not grow with the rows. These take turns within a round, and
+figures are medians over the rounds. Needs numpy, grpcio and protobuf.
 """
 
 import json
@@ -52,7 +52,7 @@ def write_dictionary(folder):
 
 
 def capture(client, hook_point, **options):
-    """Receives all rows. Their number, and the bytes of their values and indices."""
+    """Receives all rows. Returns their number, and the bytes of their values and indices."""
     source, rows, size = hookline.Dataset("ids", sequence_length=LENGTH), 0, 0
     for batch in client.capture(hook_point, source, output="numpy", **options):
         part = batch[hook_point]
@@ -72,7 +72,7 @@ def measure(address, rounds):
         source = hookline.Dataset("ids", sequence_length=LENGTH)
         seconds = {name: [] for name in [*kinds, "11 latents, top_activations"]}
         sizes = {}
-        for _ in range(rounds + 1):  # the first is not counted
+        for _ in range(rounds + 1):  # the first round is not counted
             for name, run in kinds.items():
                 start = time.monotonic()
                 rows, size = run()

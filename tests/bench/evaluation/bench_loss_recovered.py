@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
-"""`Client.loss_recovered` of one autoencoder beside SAELens's own `run_evals`, which runs the model in its own process.
+"""Compares `Client.loss_recovered` of an autoencoder with SAELens's `run_evals`, which runs the model in its process.
 
     tests/bench/evaluation/bench_loss_recovered.py --server-program build/release/bin/hookline-server [--layer 6]
 
-needs sae-lens 6.54, transformer-lens 3 and transformers 5; build the server against that torch
+Needs sae-lens 6.54, transformer-lens 3 and transformers 5; build the server against that torch
 (-DHOOKLINE_TORCH_PYTHON) to compare the ways and not two versions of LibTorch. A random GPT-2 of 12 blocks, 768 wide,
 8192 ids, float32; 16 sequences of 128 tokens; SAELens's standard autoencoder with 6144 latents at the residual stream
 after block `--layer`.
 Both compute the same numbers: losses with the reconstruction, without it and with zeros, KL divergences, L0, L1,
 explained variance and cosine similarity.
 
-Both take turns within a round; the median of the rounds' ratios of wall time, and of the processor seconds of all
-processes, which counts on a machine that others use too.
+Both take turns within a round. Figures are medians of the rounds' ratios: of wall time, and of the processor seconds of
+all processes, which is the one to use on a machine with other load.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def write_model(folder: Path) -> None:
-    """Where `make_references` looks for the fixture gpt2."""
+    """Writes the model where `make_references` looks for the fixture gpt2."""
     torch.manual_seed(1)
     config = GPT2Config(n_layer=LAYERS, n_head=12, n_embd=WIDTH, vocab_size=VOCABULARY, n_positions=CONTEXT)
     GPT2LMHeadModel(config).save_pretrained(folder / "gpt2")
@@ -49,13 +49,13 @@ def write_model(folder: Path) -> None:
 
 
 def server_seconds(process: Any) -> float:
-    """Processor time of the server."""
+    """Returns the server's processor time."""
     fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS
 
 
 def measured(action: Callable[[], Any], server: Any) -> tuple[float, float]:
-    """Seconds of wall time and of processors."""
+    """Returns the wall time and the processor seconds that `action` takes."""
     wall, here, there = time.monotonic(), time.process_time(), server_seconds(server)
     action()
     return time.monotonic() - wall, time.process_time() - here + server_seconds(server) - there
@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--server-program", type=Path, required=True)
     parser.add_argument("--layer", type=int, default=6)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=0, help="of each side; 0: one for each core")
+    parser.add_argument("--threads", type=int, default=0, help="threads of each side; 0: one for each core")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     threads = arguments.threads or os.cpu_count() or 1

@@ -1,10 +1,10 @@
-"""16 variants that intervene in the last quarter of the layers, in one request, beside 16 forward passes by themselves.
+"""Compares 16 variants that intervene in the last quarter of the layers, in one request, with 16 separate passes.
 
     /usr/bin/python3 tests/bench/evaluation/bench_scores.py build/release/bin/hookline-server [ROUNDS]
 
 A random GPT-2 of 12 blocks, 768 wide, 8192 ids, float32; 2 sequences of 48 tokens, so that all of it is one batch. A
-pass by itself is a request without variants, with logits and losses as the variants have. Both take turns within a
-round; the median of the rounds' ratios. Needs numpy, grpcio and protobuf.
+separate pass is a request without variants, with logits and losses as the variants have. Both take turns within a
+round; the figure is the median of the rounds' ratios. Needs numpy, grpcio and protobuf.
 """
 
 import json

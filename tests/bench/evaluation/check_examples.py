@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Has delphi and SAEDashboard read what `Client.top_activations` and `hookline examples` write.
+"""Checks that delphi and SAEDashboard read what `Client.top_activations` and `hookline examples` write.
 
     tests/bench/evaluation/check_examples.py --server-program build/release/bin/hookline-server \\
         --program build/release/bin/hookline
 
-needs eai-delphi 0.1.3 and sae-dashboard 0.8 with what they import. delphi's `LatentDataset` must load every latent,
+Needs eai-delphi 0.1.3 and sae-dashboard 0.8 with what they import. delphi's `LatentDataset` must load every latent,
 with the windows and activations of its examples; SAEDashboard's `SaeVisData.load_json` must load them too, and its
 `save_feature_centric_vis` must draw them. The command line and the Python client must write the same.
 """
@@ -42,7 +42,7 @@ LATENTS, TOP, CONTEXT = range(10, 21), 8, 32
 
 
 class Tokenizer:
-    """A tokenizer, as far as the packages ask for one: a token is its number."""
+    """The part of a tokenizer that the packages use: a token is its number."""
 
     def batch_decode(self, ids, **_):
         return [f"{int(one)} " for one in np.ravel(ids)]

@@ -3,11 +3,12 @@
 
     tests/bench/evaluation/check_run_evals.py --server-program build/release/bin/hookline-server
 
-needs sae-lens 6.54, transformer-lens 3 and transformers 5. For each fixture in the shape of GPT-2 and Llama, and each
+Needs sae-lens 6.54, transformer-lens 3 and transformers 5. For each fixture in the shape of GPT-2 and Llama, and each
 architecture that SAELens trains, SAELens makes an autoencoder, saves it for inference and loads it again. Then
-`run_evals` runs it in TransformerLens's model of the fixture, over SAELens's own store, and `loss_recovered` with the
-server's model; with and without tokens that are left out. Where the server reads the file too (`--dictionary`), its own
-reconstruction must give the same losses. All numbers must agree to 1e-4 (relative, where they are above 1).
+`run_evals` runs it in TransformerLens's model of the fixture, over SAELens's own store, and `loss_recovered` runs it
+with the server's model, both with and without tokens that are left out. If the server can read the file
+(`--dictionary`), its own reconstruction must give the same losses. All numbers must agree to 1e-4 (relative, where they
+are above 1).
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ HOOK_POINTS = ("blocks.1.hook_resid_post", "blocks.0.hook_mlp_out", "blocks.1.at
 
 
 def make(kind: str, fixture: str, hook_point: str, rows: torch.Tensor, head: int | None, folder: Path) -> SAE[Any]:
-    """An autoencoder with weights that reconstruct something, saved for inference and loaded."""
+    """Returns an autoencoder with weights that reconstruct something, saved for inference and loaded."""
     architecture, options = KINDS[kind]
     trained = architecture in ("batchtopk", "matryoshka_batchtopk")
     sae_class, config_class = (get_sae_training_class if trained else get_sae_class)(architecture)
@@ -75,7 +76,7 @@ def make(kind: str, fixture: str, hook_point: str, rows: torch.Tensor, head: int
         for bias in ("b_enc", "b_gate", "b_mag", "r_mag"):
             if getattr(sae, bias, None) is not None:
                 getattr(sae, bias).copy_(torch.randn(LATENTS, generator=random) * 0.05)
-        for threshold in ("threshold", "topk_threshold"):  # of one latent, and of a whole batch
+        for threshold in ("threshold", "topk_threshold"):  # for one latent, and for a whole batch
             if hasattr(sae, threshold):
                 getattr(sae, threshold).fill_(0.1 * spread)
     (sae.save_inference_model if trained else sae.save_model)(str(folder))
@@ -133,7 +134,7 @@ def found_here(
 
 
 def found_there(client: hookline.Client, hook_point: str, ids: Any) -> dict[str, float]:
-    """The measures by the server's own dictionary."""
+    """Returns the measures that the server's own dictionary gives."""
     told = client.score(ids, {"sae": [Intervention.dictionary(hook_point, "sae")]}, kl=True).wait().variants["sae"]
     (replaced,) = told.replaced
     return {

@@ -1,12 +1,12 @@
-// The cost of taps: the forward pass of a 12-layer, 768-wide decoder without taps against one with taps. And the cost
-// of everything beside matrix products: the operations per second of the pass against those of one product of the same
-// library. Nothing is asserted; the figures are printed with the machine's name.
+// Measures the cost of taps: the forward pass of a 12-layer, 768-wide decoder without taps against one with taps. Also
+// measures the cost of everything beside matrix products: the operations per second of the pass against those of one
+// product of the same library. Nothing is asserted; the figures are printed with the machine's name.
 //
 //   build/release/bin/forward_bench --threads 2 --rounds 15
 //
-// "Without taps" runs every block and hands out the last hook point only, which a pass needs to have an end. Each round
-// measures every variant once, in an order that turns from round to round, and a ratio is the median over the rounds of
-// (time without) / (time with) of the same round, so that what else the machine does falls on both.
+// "Without taps" runs every block and hands out only the last hook point, because a pass needs one. Each round measures
+// every variant once, in an order that rotates from round to round. A ratio is the median over the rounds of (time
+// without) / (time with) in the same round, so that other load on the machine affects both.
 #include <ATen/ATen.h>
 #include <time.h>
 
@@ -29,7 +29,7 @@ namespace {
 struct Variant {
   std::string name;
   std::vector<int> hook_points;  // ascending; the last one ends the pass
-  bool copies = false;           // rows are copied to host memory that was touched before, as the server does
+  bool copies = false;           // copies rows to host memory that was touched before, as the server does
   std::vector<double> seconds;   // by round
 };
 
@@ -72,7 +72,7 @@ std::vector<Variant> MakeVariants(const Model& model) {
           {"all residual taps, copied", all, true, {}}};
 }
 
-// One product of the MLP's size, repeated as often as a pass has operations.
+// Repeats one product of the MLP's size until it has as many operations as a pass.
 class Products {
  public:
   Products(const RandomDecoderOptions& options, int64_t batch, int64_t positions)
@@ -81,13 +81,13 @@ class Products {
         out_(at::empty({batch * positions, 4 * options.width})),
         repeats_(std::max<int64_t>(1, static_cast<int64_t>(OfPass(options, batch, positions) / OfOne()))) {}
 
-  // The floating-point operations of a pass: its linear layers, and the scores and sums of causal attention.
+  // Returns the floating-point operations of a pass: its linear layers, and the scores and sums of causal attention.
   static double OfPass(const RandomDecoderOptions& options, int64_t batch, int64_t positions) {
     const auto width = static_cast<double>(options.width), keys = static_cast<double>(positions + 1) / 2;
     return static_cast<double>(options.layers * batch * positions) * (24 * width * width + 4 * width * keys);
   }
 
-  // Returns the operations of one Run.
+  // Returns the number of operations of one Run.
   double operations() const { return static_cast<double>(repeats_) * OfOne(); }
   void Run() {
     for (int64_t i = 0; i < repeats_; ++i) at::mm_out(out_, rows_, weight_);
@@ -155,7 +155,7 @@ int Main(int argc, char** argv) {
     for (size_t i = 0; i < variants.size(); ++i) {
       Variant& variant = variants[(i + static_cast<size_t>(round)) % variants.size()];
       variant.seconds.push_back(measure(variant));
-      if (&variant == &variants.front()) measure_products();  // beside what it is compared with
+      if (&variant == &variants.front()) measure_products();  // next to the variant without taps
     }
   }
 

@@ -1,21 +1,22 @@
-"""Forward tokens/s of every family beside Hugging Face transformers' eager forward of the same weights.
+"""Compares the forward tokens/s of every family with Hugging Face transformers' eager forward of the same weights.
 
     python3 tests/bench/model/bench_families.py --program build/release/bin/model_bench [--family llama ...] [--rounds
     7]
 
 Needs torch and transformers in this Python; build model_bench against that torch (-DHOOKLINE_TORCH_PYTHON) to compare
-the models and not two versions of LibTorch. 12 blocks, 768 wide, random weights, float32, 4 x 256 tokens, as many
-threads on either side; experts: 2 of 8, gated delta: 3 of 4 layers. transformers runs its loop over experts. Both run
-up to the last block's residual stream, without logits: transformers' base model (whose final norm comes on top, a
-thousandth of the work) with attn_implementation="eager" in inference mode, ours with one tap. Early exit: ours with the
-tap at block l of L against the same whole forward, which is worth L / (l + 1).
+the models and not two versions of LibTorch. The models have 12 blocks, 768 wide, with random float32 weights, and run
+4 x 256 tokens with the same number of threads on either side; experts: 2 of 8, gated delta: 3 of 4 layers. transformers
+runs its loop over experts. Both run up to the last block's residual stream, without logits: transformers' base model
+(with its final norm, a thousandth of the work) with attn_implementation="eager" in inference mode, ours with one tap.
+For the early exit, ours with the tap at block l of L runs against the same whole forward; ideally that is L / (l + 1)
+times as fast.
 
-"at most" is what the ratio would be if a pass were nothing but the matrix products that transformers calls: the share
-that these take of its pass, by torch's profiler.
+"at most" is the ratio if a pass were nothing but the matrix products that transformers calls: the share that these take
+of its pass, by torch's profiler.
 
 Both sides take turns within each round; the one that waits is stopped, so that its threads don't spin, and malloc keeps
-freed memory mapped in both. Medians over the rounds. On a machine that others use too, `--threads 1 --processor-time`
-counts what either process was given of a processor, so that nothing counts in which it waited for one.
+freed memory mapped in both. Figures are medians over the rounds. On a machine with other load, use `--threads 1
+--processor-time`, which counts only processor time, and not the time in which a process waits for a processor.
 """
 
 import argparse
@@ -51,7 +52,7 @@ COMMON = dict(
     max_position_embeddings=CONTEXT,
 )
 GROUPED = dict(COMMON, num_key_value_heads=4)
-# An expert is half as wide as the MLP, so that two of them do its work.
+# An expert is half as wide as the MLP, so that two experts do the MLP's work.
 EXPERT = MLP // 2
 EXPERTS = dict(GROUPED, num_experts_per_tok=2, intermediate_size=EXPERT)
 DELTA = dict(
@@ -125,7 +126,7 @@ FAMILIES = {
         first_k_dense_replace=1,
     ),
 }
-# transformers' loop over experts is slower by this factor, at least.
+# For experts, transformers' loop must be slower by at least this factor.
 WANTED = {family: 1.5 for family in ("qwen3_moe", "mixtral", "olmoe", "qwen3_5_moe_text", "gpt_oss", "deepseek_v3")}
 LAST, EARLY = LAYERS - 1, (3, 5)
 
@@ -134,7 +135,7 @@ PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "mkldnn::_l
 
 
 class Ours:
-    """model_bench in a process that is stopped unless it is asked."""
+    """Runs model_bench in a process that is stopped except while it is asked for a pass."""
 
     def __init__(self, program, directory, threads, processor_time):
         self.processor_time = processor_time
@@ -156,11 +157,11 @@ class Ours:
         return self.processor_seconds() - before if self.processor_time else seconds
 
     def processor_seconds(self):
-        """Counts what the main thread has had so far; it reads a line and prints one beside the pass."""
+        """Returns the main thread's processor time so far. Beside the pass it reads a line and prints one."""
         return int(pathlib.Path(f"/proc/{self.process.pid}/schedstat").read_text().split()[0]) * 1e-9
 
     def round(self):
-        """Seconds of the pass to each layer that is measured."""
+        """Returns the seconds of the pass to each layer that is measured."""
         self.process.send_signal(signal.SIGCONT)
         seconds = {layer: self.forward(layer) for layer in (LAST, *EARLY)}
         self.process.send_signal(signal.SIGSTOP)
@@ -172,7 +173,7 @@ class Ours:
 
 
 def products_share(model, ids):
-    """Returns which share of transformers' pass its matrix products take."""
+    """Returns the share of transformers' pass that its matrix products take."""
     with torch.inference_mode(), torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         model(input_ids=ids, use_cache=False)
     seconds = {event.key: event.self_cpu_time_total for event in profile.key_averages()}
@@ -227,7 +228,7 @@ def main():
     parser.add_argument("--family", nargs="*", choices=list(FAMILIES), default=list(FAMILIES))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--processor-time", action="store_true", help="of one thread, in place of time that passed")
+    parser.add_argument("--processor-time", action="store_true", help="processor time of one thread, not wall time")
     arguments = parser.parse_args()
     if arguments.processor_time and arguments.threads != 1:
         parser.error("--processor-time counts one thread; it needs --threads 1")

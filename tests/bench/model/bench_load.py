@@ -1,4 +1,4 @@
-"""Measures how long checkpoints take to load, and how much memory, beside reading their files and what is kept.
+"""Measures the time and memory that loading a checkpoint takes, against reading its files and the weights it keeps.
 
     python3 tests/bench/model/bench_load.py [--program build/release/bin/model_bench] [--rounds 5] [--form mxfp4 ...]
 
@@ -7,9 +7,9 @@ safetensors shards, and in pytorch_model.bin as torch.save writes it today and b
 experts; a gpt-oss with experts in MXFP4. Each load is a process of its own; loads and reads alternate, all with the
 files in the page cache. Needs numpy, and torch for the .bin files.
 
-"Kept" are the bytes of the weights as the server counts them before it loads: in the type in which they are computed,
-the embedding as it is stored. The peak is VmHWM less what the process had before, so that it holds what LibTorch's code
-and one token's forward pass take, too.
+"Kept" means the bytes of the weights as the server counts them before it loads: in the type in which they are computed,
+the embedding as it is stored. The peak is VmHWM minus what the process had before, so it includes what LibTorch's code
+and one token's forward pass take.
 """
 
 import argparse
@@ -71,7 +71,7 @@ def qwen3_moe_shapes():
 
 
 def gpt_oss_shapes():
-    """Shapes; those of three and four axes whose names end with blocks and scales are bytes."""
+    """Yields the shapes. Tensors of three and four axes whose names end with blocks and scales have bytes."""
     yield from expert_shapes()
     groups = EXPERT_WIDTH // 32
     for i in range(EXPERT_LAYERS):
@@ -152,7 +152,7 @@ def make_llama(directory, dtype):
 
 
 def make_bin(directory, zipped):
-    """float32, as torch.save writes it now or wrote it before version 1.6."""
+    """Writes float32 as torch.save writes it now, or as it did before version 1.6."""
     import torch
 
     write_config(directory, llama_config(LAYERS["F32"] // 2))
@@ -196,7 +196,7 @@ def make_mxfp4(directory):
     write_shard(directory / "model.safetensors", list(gpt_oss_shapes()), "BF16", np.random.default_rng(1))
 
 
-# The function that writes each form, and the types in which it is computed.
+# The function that writes each form, and the types in which the form is computed.
 FORMS = {
     "float32": (lambda directory: make_llama(directory, "F32"), ["float32"]),
     "bfloat16": (lambda directory: make_llama(directory, "BF16"), ["bfloat16", "float32"]),
@@ -222,7 +222,8 @@ def read_once(directory):
 
 
 def copy_once(directory):
-    """Seconds to read the files into new memory as large as they are, as a load must: the kernel clears it first."""
+    """Returns the seconds to read the files into new memory of their size, as a load must: the kernel
+    clears it first."""
     files = weight_files(directory)
     start = time.perf_counter()
     with mmap.mmap(-1, sum(path.stat().st_size for path in files)) as memory, memoryview(memory) as view:

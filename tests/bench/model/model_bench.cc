@@ -1,11 +1,11 @@
-// A model by itself, for scripts that compare it: loads one, says what that took, then runs forward passes as standard
-// input asks for them.
+// Runs a model by itself, for scripts that compare it. Loads the model, reports what that took, then runs the forward
+// passes that standard input asks for.
 //
 //   model_bench DIR [--dtype auto] [--threads 0]
 //
-// prints, as JSON, {"load_seconds", "weight_bytes", "resident_bytes", "peak_resident_bytes", "anonymous_bytes"}, of
-// which weight_bytes is what was told before loading; then, for each line `HOOK_POINT BATCH POSITIONS`, the seconds of
-// one forward pass over such a batch that ends at that hook point.
+// First prints, as JSON, {"load_seconds", "weight_bytes", "resident_bytes", "peak_resident_bytes", "anonymous_bytes"};
+// weight_bytes is what CountWeights said before the load. Then prints, for each line `HOOK_POINT BATCH POSITIONS`, the
+// seconds of one forward pass over such a batch that ends at that hook point.
 #include <ATen/ATen.h>
 #include <time.h>
 
@@ -34,7 +34,7 @@ double Now() {
   std::exit(1);
 }
 
-// A line of this process's status, in bytes.
+// Returns the value of a line of this process's status, in bytes.
 int64_t StatusBytes(const std::string& key) {
   std::ifstream status("/proc/self/status");
   for (std::string line; std::getline(status, line);) {

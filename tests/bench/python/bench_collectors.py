@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Tokens per second of the remote collector, and of the same collection with hooks on a PyTorch model in this process.
+"""Compares the remote collector's tokens per second with those of hooks on a PyTorch model in this process.
 
     tests/bench/python/bench_collectors.py build/release/bin/hookline-server
 
@@ -34,7 +34,8 @@ VOCABULARY = 32768
 
 
 def collect_locally(model, batches, layer):
-    """Does what a collector with hooks does: rows of each batch appended to a list, concatenated at the end."""
+    """Collects as a collector with hooks does: appends the rows of each batch to a list, and concatenates them
+    at the end."""
     rows = []
     handle = model.transformer.h[layer].register_forward_hook(
         lambda module, inputs, output: rows.append(output.reshape(-1, output.shape[-1]).detach())
@@ -47,7 +48,7 @@ def collect_locally(model, batches, layer):
 
 
 def local_collector(path):
-    """`collect_locally`, or the same with the ActivationCollector of a file."""
+    """Returns `collect_locally`, or the same with the ActivationCollector of a file."""
     if path is None:
         return collect_locally
     spec = importlib.util.spec_from_file_location("original_collector", path)
@@ -96,10 +97,10 @@ def main():
     parser.add_argument("--layers", type=int, default=12, help="(default: %(default)s)")
     parser.add_argument("--width", type=int, default=768, help="(default: %(default)s)")
     parser.add_argument("--length", type=int, default=256, help="tokens of a sequence (default: %(default)s)")
-    parser.add_argument("--sequences", type=int, default=8, help="of a batch (default: %(default)s)")
+    parser.add_argument("--sequences", type=int, default=8, help="sequences of a batch (default: %(default)s)")
     parser.add_argument("--batches", type=int, default=4, help="(default: %(default)s)")
-    parser.add_argument("--original", metavar="FILE", help="with the collector to compare with")
-    parser.add_argument("--layer", type=int, action="append", help="to collect (default: first, middle and last)")
+    parser.add_argument("--original", metavar="FILE", help="file of the collector to compare with")
+    parser.add_argument("--layer", type=int, action="append", help="layer to collect (default: first, middle and last)")
     parser.add_argument("--rounds", type=int, default=3, help="(default: %(default)s)")
     arguments = parser.parse_args()
 

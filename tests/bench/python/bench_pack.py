@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Tokens per second of `hookline.pack`, as a share of what `tokenizers` alone reaches with as many processes.
+"""Measures the tokens per second of `hookline.pack` as a share of those of `tokenizers` alone with as many processes.
 
     tests/bench/python/bench_pack.py --processes 2
 
-Alone means: processes that each encode lists of documents and throw the ids away. They are given the same lists as
-`hookline.pack` gives its own, and neither reads files: documents come from memory. Each round starts both anew, one
-after the other. The figures are the medians of the rounds' ratios: of tokens per second, and of tokens per second of
-the processors' time, which a busy machine changes less. Needs `pip install hookline[pack]`.
+"Alone" means processes that each encode lists of documents and throw the ids away. They get the same lists as
+`hookline.pack` gives to its own processes, and neither side reads files: documents come from memory. Each round starts
+both anew, one after the other. The figures are the medians of the rounds' ratios: of tokens per second, and of tokens
+per second of processor time, which a busy machine changes less. Needs `pip install hookline[pack]`.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def encode(texts):
 
 
 def encode_alone(path, texts, processes):
-    """The number of tokens."""
+    """Returns the number of tokens."""
     tasks = pack._tasks(iter(texts))
     if processes == 1:
         start(path)
@@ -54,18 +54,18 @@ def encode_alone(path, texts, processes):
             if len(waiting) >= 3 * processes:
                 total += waiting.popleft().get()
         total += sum(one.get() for one in waiting)
-    pool.join()  # so that their time is counted
+    pool.join()  # so that the processes' time is counted
     return total
 
 
 def busy():
-    """Seconds of the processors' time that this process and those that it has waited for have taken."""
+    """Returns the processor seconds of this process and of those that it has waited for."""
     usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def documents(megabytes):
-    """Texts of 2 to 8 KB of English."""
+    """Returns texts of 2 to 8 KB of English."""
     lines = (ROOT / "tests" / "fixtures" / "nanochat" / "demo" / "LICENSE.txt").read_text().splitlines(keepends=True)
     made, size = [], 0
     while size < megabytes * 1e6:

@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""GB/s (10^9 bytes of values) of every receiver on the same stream, and GB for each second of its CPU time.
+"""Measures the GB/s (10^9 bytes of values) of every receiver on the same stream, and the GB per second of CPU time.
 
     tests/bench/python/bench_receivers.py build/release/bin --library build/release/lib/libhookline_client.so
 
 The server sends prepared rows of 768 floats in messages of about 1 MiB, so that nothing but the transport is measured:
-through shared memory, which is what clients on the server's machine use, and over the wire. Each measurement is a
-process of its own, which receives 4 GB before, so that all its memory is there; one subject after the other in every
+through shared memory, which clients on the server's machine use, and over the wire. Each measurement is a process of
+its own, which receives 4 GB first, so that all its memory is mapped. The subjects run one after the other in every
 round. Figures are medians of the rounds, and so are the ratios, each of which compares two measurements of the same
-round. Beside each subject stands what its malloc was told: "kept" keeps freed memory mapped; "default" is what is
-installed. Arrow Flight's server is told the same as its client. Hookline's receivers, and "batches", end with rows in
-batches of 4096 that own their memory; "view" looks at Arrow's memory. Arrow Flight is left out where pyarrow is not
+round. Beside each subject stands the setting of its malloc: "kept" keeps freed memory mapped; "default" changes
+nothing. Arrow Flight's server has the same setting as its client. Hookline's receivers, and "batches", end with rows in
+batches of 4096 that own their memory; "view" looks at Arrow's memory. Arrow Flight is left out if pyarrow is not
 installed.
 """
 
@@ -30,7 +30,7 @@ PACKAGE = os.path.join(HERE, "..", "..", "..", "client", "python")
 
 
 def measured(receive_rows, rows):
-    """GB/s and GB for each CPU second of a function that receives this many rows and returns their number."""
+    """Returns GB/s and GB per CPU second of a function that receives this many rows and returns their number."""
     receive_rows(WARM_ROWS)
     start, cpu_start = time.perf_counter(), time.process_time()
     received = receive_rows(rows)
@@ -41,7 +41,7 @@ def measured(receive_rows, rows):
 
 
 def receive(receiver, transport, address, rows):
-    import torch  # noqa: F401  loading it is not what is measured
+    import torch  # noqa: F401  its loading is not measured
 
     import hookline
 
@@ -103,7 +103,7 @@ def serve_flight():
 
 
 class Serving:
-    """A server process that prints its port and ends with its standard input."""
+    """A server process, which prints its port and ends with its standard input."""
 
     def __init__(self, command, environment):
         self._process = subprocess.Popen(
@@ -120,7 +120,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("programs", help="folder with stream_server and receive_rows")
     parser.add_argument("--library", default=os.environ.get("HOOKLINE_CLIENT_LIBRARY"), help="libhookline_client.so")
-    parser.add_argument("--gigabytes", type=float, default=16.0, help="in each measurement (default: %(default)s)")
+    parser.add_argument("--gigabytes", type=float, default=16.0, help="GB in each measurement (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="(default: %(default)s)")
     arguments = parser.parse_args()
     rows = int(arguments.gigabytes * 1e9 / WIDTH / 4)
@@ -132,7 +132,7 @@ def main():
     environment.pop("HOOKLINE_MALLOC", None)
     if arguments.library:
         environment["HOOKLINE_CLIENT_LIBRARY"] = arguments.library
-    # The settings that the hookline client makes by mallopt, for the processes that do not contain it.
+    # The hookline client makes these settings by mallopt; these are for the processes that do not contain it.
     kept = {**environment, "MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}
 
     server = Serving([os.path.join(arguments.programs, "stream_server")], environment)

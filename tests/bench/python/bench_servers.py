@@ -1,8 +1,8 @@
-"""Tokens a second of one capture over 1, 2 and 4 servers of one thread each, beside one server by an ordinary client.
+"""Compares the tokens per second of one capture over 1, 2 and 4 one-thread servers with those of an ordinary client.
 
-Rounds take turns, so that a busy machine slows all alike; ratios are of the same round, and their median is told. Needs
-as many idle cores as there are servers, and one for the client: on fewer, more servers only share what there is. The
-client's part is the smaller, the larger the model (`--model`) is.
+The ordinary client captures from one server. All take turns within a round, so that a busy machine slows all alike;
+ratios are of the same round, and their median is printed. Needs an idle core for each server and one for the client: on
+fewer cores, more servers only share what there is. With a larger model (`--model`) the client's share becomes smaller.
 
     python3 bench_servers.py --program build/release/bin/hookline-server --servers 1 2 4
 """
@@ -33,7 +33,7 @@ def tokens_per_second(client, sequences, length):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--program", required=True)
-    parser.add_argument("--model", default=DEMO, help="a checkpoint of at least four blocks; the demo's is the default")
+    parser.add_argument("--model", default=DEMO, help="a checkpoint of at least four blocks (default: the demo's)")
     parser.add_argument("--servers", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--sequences", type=int, default=700)
     parser.add_argument("--length", type=int, default=256)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Kills client/python/examples/train_sae_lens.py and lets it go on, and compares that with an undisturbed run.
+"""Kills client/python/examples/train_sae_lens.py, continues it, and compares the result with an undisturbed run.
 
     hookline-server --model tests/fixtures/nanochat/demo --dataset text=tests/fixtures/nanochat/demo/tokens.npy &
     tests/bench/python/check_example.py --server 127.0.0.1:7471      # needs sae-lens 6.54
@@ -47,7 +47,7 @@ def finish(process: subprocess.Popen[str]) -> None:
 
 
 def kill_after(process: subprocess.Popen[str], checkpoints: Path, count: int) -> None:
-    """Kills the example a moment after it has written so many checkpoints, between two of them or within one."""
+    """Kills the example a moment after it has written `count` checkpoints, between two of them or within one."""
     while len(list(checkpoints.glob(f"*/{STATES[0]}"))) < count:
         if process.poll() is not None:
             sys.exit("the example ended before it could be killed")
@@ -71,7 +71,7 @@ def leaves(state: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def differences(whole: Any, killed: Any) -> list[str]:
-    """The parts that are not equal in every bit."""
+    """Returns the parts that are not equal in every bit."""
     pairs = zip(leaves(whole), leaves(killed), strict=True)
     return [
         name
@@ -83,7 +83,7 @@ def differences(whole: Any, killed: Any) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--server", default="localhost:7471", help="host:port (default: %(default)s)")
-    parser.add_argument("--kill-after", type=int, default=3, help="checkpoints (default: %(default)s)")
+    parser.add_argument("--kill-after", type=int, default=3, help="number of checkpoints (default: %(default)s)")
     arguments = parser.parse_args()
     failures = 0
     with tempfile.TemporaryDirectory() as folder:

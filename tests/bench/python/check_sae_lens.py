@@ -5,7 +5,8 @@
     tests/bench/python/check_sae_lens.py --server 127.0.0.1:7471      # needs sae-lens 6.54
 
 SAELens's store runs on a model whose activations are the server's, so both see the same model. Rows of `hook_embed` do
-not depend on the batch that computes them and must be equal in every bit; those of a residual stream within rounding.
+not depend on the batch that computes them and must be equal in every bit; rows of a residual stream must be equal
+within rounding.
 
 With `--transformers` the store runs on transformers' own model instead, wrapped by SAELens, and all rows must be equal
 within rounding:
@@ -35,10 +36,10 @@ sys.path.insert(0, str(Path(__file__).parents[3] / "client" / "python"))
 
 import hookline  # noqa: E402
 
-BOS = 256  # of the demo model
+BOS = 256  # the demo model's
 CONTEXT = 24
 SEQUENCES = 150
-BATCHES = 70  # several epochs
+BATCHES = 70  # which take several epochs
 CASES: dict[str, dict[str, Any]] = {
     "defaults": {},
     "no mixing": {"mix": 0.0},
@@ -57,7 +58,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 class Tokenizer:
-    """The part of a tokenizer of transformers that SAELens asks for its special tokens."""
+    """The part of a transformers tokenizer that SAELens asks for its special tokens."""
 
     bos_token_id = BOS
     eos_token_id = pad_token_id = sep_token_id = None
@@ -81,7 +82,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--server", default="localhost:7471", help="host:port (default: %(default)s)")
     parser.add_argument("--hook-points", default="hook_embed,blocks.1.hook_resid_post", help="(default: %(default)s)")
-    parser.add_argument("--transformers", type=Path, help="folder of the server's model, for the store to run")
+    parser.add_argument("--transformers", type=Path, help="folder of the server's model, which the store then runs")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     client = hookline.connect(arguments.server)
@@ -94,7 +95,7 @@ def main() -> int:
     else:
         loaded = AutoModelForCausalLM.from_pretrained(arguments.transformers, dtype=torch.float32).eval()
         model = HookedProxyLM(loaded, None)  # type: ignore[arg-type]
-        del cases["the tokenizer's special tokens"]  # it has none
+        del cases["the tokenizer's special tokens"]  # this tokenizer has none
     dataset = datasets.Dataset.from_dict({"tokens": ids.tolist()})
     failures = 0
     for hook_point, (name, case) in itertools.product(arguments.hook_points.split(","), cases.items()):
@@ -118,7 +119,7 @@ def main() -> int:
             device=torch.device("cpu"),
             dtype="float32",
             seqpos_slice=cut,
-            # LanguageModelSAERunnerConfig's becomes the store's in this way.
+            # SAELens makes the store's value from LanguageModelSAERunnerConfig's in this way.
             exclude_special_tokens=None
             if exclude is None
             else torch.tensor(get_special_token_ids(Tokenizer()) if exclude is True else exclude),  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
-"""Rounds of one capture over several servers, any of which is killed, stopped, drained and restarted at random moments.
+"""Captures over several servers while they are killed, stopped, drained and restarted at random moments, in rounds.
 
-Rows of every round must be those of one undisturbed server: provenance, order and counts exactly, values up to floating
-point (batches differ). Prints a line for each round and a summary; exits with 1 at the first difference.
+The rows of every round must be those of one undisturbed server: provenance, order and counts exactly, values within
+rounding (batches differ). Prints a line for each round and a summary; exits with 1 at the first difference.
 
     python3 check_servers_die.py --program build/release/bin/hookline-server --servers 3 --rounds 100 --seed 1
 
@@ -34,7 +34,7 @@ EVENTS = ("kill", "stop", "drain")
 
 
 def disturb(server, event, longest_stop, log):
-    """One event; afterwards the server runs again."""
+    """Makes one event happen. Afterwards the server runs again."""
     log[event] += 1
     if event == "stop":
         server.send(signal.SIGSTOP)
@@ -47,7 +47,7 @@ def disturb(server, event, longest_stop, log):
 
 
 def sources(tokens):
-    """The source of a round: the client's own tokens, or a dataset, in some of the ways in which it can be read."""
+    """Yields a round's sources: the client's own tokens, or a dataset in some of the ways in which it can be read."""
     table = tokens[: 160 * 48].reshape(160, 48)
     yield "tokens", table, {}
     yield "budgets", table, dict(max_activations=5000, max_activations_by_hook_point={HOOK_POINTS[0]: 1717})
@@ -61,10 +61,10 @@ def columns_of(read):
 
 
 class PythonClient:
-    """Captures by the Python client. What a capture gives: rows by hook point, provenance columns, the rows that the
-    summary tells by hook point, and the blocks that ran again."""
+    """Captures by the Python client. A capture gives the rows by hook point, the provenance columns, the numbers of
+    rows in the summary by hook point, and the number of blocks that ran again."""
 
-    longest_stop = 6.0  # seconds: some longer than a server is waited for, most not
+    longest_stop = 6.0  # seconds; the client gives up a server in some stops, but not in most
 
     def __init__(self, addresses):
         sharing = Sharing(block_tokens=384, silence_seconds=1, answer_seconds=1.5)
@@ -81,7 +81,7 @@ class PythonClient:
             provenance=True,
             output="numpy",
             batch_rows=500,
-            retry=hookline.Retry(attempts=600, max_seconds=1),  # a busy machine starts a server in minutes
+            retry=hookline.Retry(attempts=600, max_seconds=1),  # a busy machine may need minutes to start a server
             **options,
         ) as running:
             batches = list(running)
@@ -92,7 +92,7 @@ class PythonClient:
 
 
 class CommandLine:
-    """The same by `hookline capture`, which waits longer for a server that hangs and has larger blocks."""
+    """Captures by `hookline capture`, which waits longer for a server that hangs, and has larger blocks."""
 
     longest_stop = 20.0
 
@@ -133,7 +133,7 @@ class CommandLine:
 
 
 def load_file(path):
-    """The tensors of a safetensors file."""
+    """Returns the tensors of a safetensors file."""
     with open(path, "rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
         values = file.read()
@@ -161,7 +161,7 @@ def main():
     parser.add_argument("--servers", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--cli", help="the command-line client, which then captures")
+    parser.add_argument("--cli", help="capture with this command-line client")
     arguments = parser.parse_args()
     scratch = tempfile.TemporaryDirectory()
     make_client = functools.partial(CommandLine, arguments.cli, scratch.name) if arguments.cli else PythonClient

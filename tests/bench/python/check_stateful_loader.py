@@ -4,9 +4,9 @@
     hookline-server --model tests/fixtures/nanochat/demo --dataset text=tests/fixtures/nanochat/demo/tokens.npy &
     tests/bench/python/check_stateful_loader.py --server 127.0.0.1:7471      # needs torchdata 0.11
 
-For 0 and 2 workers, with and without a shuffle buffer: one process takes the whole pass. Others take it up to a random
-batch, save the loader's state and are killed there; a third process each loads the state and takes the rest. Rows of
-`hook_embed` do not depend on the batch that computes them, so that all batches must be equal in every bit.
+For 0 and 2 workers, with and without a shuffle buffer, one process takes the whole pass. Other processes take it up to
+a random batch, save the loader's state and are killed there; for each, a third process loads the state and takes the
+rest. Rows of `hook_embed` do not depend on the batch that computes them, so all batches must be equal in every bit.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ import hookline  # noqa: E402
 from hookline.torch import ActivationDataset  # noqa: E402
 
 LENGTH = 32
-SEQUENCES = 130  # for two workers 65 each, which no group of sequences divides
+SEQUENCES = 130  # 65 for each of two workers, which is not a multiple of a group of sequences
 BATCH_ROWS = 100
 
 
 def take(server: str, workers: int, shuffle_buffer: int, state: Path | None, count: int, out: Path) -> None:
-    """Takes `count` batches (0: the rest) from `state` on, and writes them and the state after them. A part of a pass
-    ends in SIGKILL."""
+    """Takes `count` batches (0: the rest) from `state` on, and writes them and the state after them. If that is only a
+    part of the pass, the process kills itself with SIGKILL."""
     from torchdata.stateful_dataloader import StatefulDataLoader
 
     source = hookline.Dataset("text", LENGTH, sequence_count=SEQUENCES, shuffle_seed=3, epochs=2)
@@ -69,7 +69,7 @@ def run(arguments: list[str], killed: bool) -> None:
 
 
 def check(server: str, workers: int, shuffle_buffer: int, cuts: int, folder: Path) -> int:
-    """Returns how many continued passes differ from the whole one."""
+    """Returns the number of continued passes that differ from the whole one."""
 
     def part(name: str, state: Path | None, count: int) -> tuple[list[tuple[torch.Tensor, ...]], Path]:
         out = folder / name
@@ -101,10 +101,10 @@ def check(server: str, workers: int, shuffle_buffer: int, cuts: int, folder: Pat
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--server", default="localhost:7471", help="host:port (default: %(default)s)")
-    parser.add_argument("--cuts", type=int, default=4, help="of each kind of loader (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of where the passes are cut (default: %(default)s)")
+    parser.add_argument("--cuts", type=int, default=4, help="cut passes for each kind of loader (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="chooses where passes are cut (default: %(default)s)")
     for name, kind in (("workers", int), ("shuffle-buffer", int), ("take", int), ("state", Path), ("out", Path)):
-        parser.add_argument(f"--{name}", type=kind, help=argparse.SUPPRESS)  # of the processes that take parts
+        parser.add_argument(f"--{name}", type=kind, help=argparse.SUPPRESS)  # for the processes that take parts
     arguments = parser.parse_args()
     if arguments.out is not None:
         kind = arguments.workers, arguments.shuffle_buffer

@@ -1,4 +1,4 @@
-"""nanochat's first architecture in PyTorch, with its module names: what collectors with hooks are used on."""
+"""nanochat's first architecture in PyTorch, with its module names, for collectors that use hooks."""
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ def norm(x):
 
 
 def turn(x):
-    """Rotary embedding of (B, T, heads, d), half-split."""
+    """Rotates (B, T, heads, d) by the rotary embedding, half-split."""
     length, half = x.shape[1], x.shape[3] // 2
     angles = torch.arange(length)[:, None] * 10000.0 ** (-torch.arange(half) / half)
     cos, sin = angles.cos()[:, None], angles.sin()[:, None]

@@ -1,8 +1,9 @@
-// The C++ client's loop that the Python receivers are compared with: rows copied once, into batches of 4096.
+// Runs the C++ client's loop, with which the Python receivers are compared: rows are copied once, into batches of 4096.
 //
 //   receive_rows HOST:PORT ROWS WARM_ROWS [wire]
 //
-// Receives WARM_ROWS, then ROWS; of these it prints GB/s (10^9 bytes of values) and GB for each second of CPU time.
+// Receives WARM_ROWS rows, then ROWS rows, for which it prints GB/s (10^9 bytes of values) and GB per second of
+// CPU time.
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
@@ -33,7 +34,7 @@ enum class Transport { kSharedMemory, kWire };
 absl::Status Receive(Client& client, Transport transport, int64_t rows) {
   hookline::v1::CaptureRequest request;
   request.add_hook_points("a");
-  request.mutable_dataset()->set_name("d");  // no server here looks at it
+  request.mutable_dataset()->set_name("d");  // the benchmark's servers ignore it
   request.set_max_activations(rows);
   std::unique_ptr<CaptureCall> call = client.Capture(request);
   std::unique_ptr<float[]> batch;
@@ -51,7 +52,7 @@ absl::Status Receive(Client& client, Transport transport, int64_t rows) {
     constexpr int64_t kRowBytes = kWidth * sizeof(float);
     for (int64_t row = 0; row < chunk->header().rows();) {
       const int64_t in_batch = received % kBatchRows;
-      if (in_batch == 0) batch.reset(new float[kBatchRows * kWidth]);  // a batch is somebody's to keep
+      if (in_batch == 0) batch.reset(new float[kBatchRows * kWidth]);  // each batch owns its memory
       const int64_t count = std::min<int64_t>(kBatchRows - in_batch, chunk->header().rows() - row);
       chunk->CopyData(row * kRowBytes, count * kRowBytes, batch.get() + in_batch * kWidth);
       received += count;

@@ -1,4 +1,4 @@
-"""Server processes, of the demo model if no other is given, for scripts that need several."""
+"""Runs server processes, of the demo model if no other is given, for scripts that need several."""
 
 import os
 import signal
@@ -34,7 +34,7 @@ class ServerProcess:
         )
 
     def wait(self):
-        """Waits until it answers."""
+        """Waits until the server answers."""
         options = [("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 200)]
         with grpc.insecure_channel(self.address, options=options) as channel:
             grpc.channel_ready_future(channel).result(timeout=_START_SECONDS)

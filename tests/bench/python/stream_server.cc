@@ -14,7 +14,7 @@
 
 int main() {
   hookline::KeepFreedMemory();
-  spdlog::set_level(spdlog::level::warn);  // no line for each call
+  spdlog::set_level(spdlog::level::warn);  // without a line for each call
   hookline::FakeEngineOptions options;
   options.write_values = false;
   hookline::FakeEngine engine(std::move(options));

@@ -1,8 +1,9 @@
-"""Measures how fast ReadRecording streams, beside the live capture of the same rows from the same server.
+"""Compares the speed of ReadRecording with that of the live capture of the same rows from the same server.
 
     python3 tests/bench/recording/read_bench.py [ROUNDS]
 
-Responses are counted and not parsed, so that the client costs little; both alternate, the median of the ratios counts.
+Responses are counted and not parsed, so that the client costs little. Both alternate, and the figure is the median of
+the ratios.
 """
 
 import pathlib
@@ -18,7 +19,7 @@ import conftest  # noqa: E402
 
 
 def rate(method, request):
-    """MB/s of a streaming call."""
+    """Returns the MB/s of a streaming call."""
     begin, received = time.monotonic(), 0
     for message in method(request, timeout=300):
         received += len(message)
@@ -39,7 +40,8 @@ def main():
             raw = {"request_serializer": lambda m: m.SerializeToString()}
             live = server.channel.unary_stream("/hookline.v1.CaptureService/Capture", **raw)
             read = server.channel.unary_stream("/hookline.v1.RecordingService/ReadRecording", **raw)
-            # Two hook points, whose live rate is the forward pass's, and all, whose live rate is nearer the wire's.
+            # With two hook points the live rate is that of the forward pass; with all of them it comes nearer to
+            # the wire's.
             for name, hook_points, sequences in ("two", conftest.POINTS, 600), ("all", ["*"], 100):
                 capture = conftest.dataset_request(proto, sequences=sequences)
                 capture.hook_points[:] = hook_points

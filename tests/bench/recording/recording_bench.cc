@@ -1,10 +1,10 @@
-// Measures how fast a recording is written, beside the same bytes written raw: files of the same size, in writes as
-// large as a chunk, each file synced, renamed and its directory synced; once as they are ("raw") and once with each
-// write set out for the disk at once, as the recording does ("raw, early").
+// Compares the speed of writing a recording with that of writing the same bytes raw: files of the same size, in writes
+// as large as a chunk, each file synced, renamed and its directory synced; once without more ("raw") and once with each
+// write sent to the disk at once, as the recording does ("raw, early").
 //
 //   recording_bench DIRECTORY [MIB_PER_ROUND [ROUNDS]]
 //
-// They alternate, since disks and neighbours change their minds; the medians of the rounds' ratios count.
+// The ways alternate, since the speed of disks and neighbours varies; the figures are medians of the rounds' ratios.
 #include <fcntl.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -39,7 +39,7 @@ std::vector<uint8_t> ChunkBytes() {
 
 struct Seconds {
   double wall = 0;
-  double processor = 0;  // of this process, the kernel's work for it included
+  double processor = 0;  // of this process, including the kernel's work for it
 };
 
 class Stopwatch {
@@ -60,7 +60,7 @@ class Stopwatch {
   const double processor_ = Processor();
 };
 
-// Returns the seconds, and in `bytes` what stands on the disk.
+// Returns the seconds, and in `bytes` the size on the disk.
 absl::StatusOr<Seconds> WriteRecording(const std::string& path, int64_t groups, int64_t* bytes) {
   const std::vector<uint8_t> chunk = ChunkBytes();
   ASSIGN_OR_RETURN(std::unique_ptr<Directory> root, OpenDirectory(path));
@@ -101,7 +101,7 @@ absl::StatusOr<Seconds> WriteRecording(const std::string& path, int64_t groups, 
   return seconds;
 }
 
-// A manifest's part of the pattern.
+// Writes a manifest as a recording does.
 absl::Status WriteSmall(int directory) {
   const std::string text(2000, 'm');
   const int file = openat(directory, "small.tmp", O_WRONLY | O_CREAT | O_EXCL, 0666);
@@ -111,7 +111,8 @@ absl::Status WriteSmall(int directory) {
   return ok ? absl::OkStatus() : absl::ErrnoToStatus(errno, "small");
 }
 
-// Writes go straight to the kernel, so that nothing of ours is measured on both sides.
+// Says when written data goes to the disk. Writes are made by system calls, so that no code of Hookline runs on
+// both sides.
 enum class WriteOut { kBySync, kEarly };
 
 absl::StatusOr<Seconds> WriteRaw(const std::string& path, int64_t bytes, WriteOut write_out) {
@@ -121,7 +122,7 @@ absl::StatusOr<Seconds> WriteRaw(const std::string& path, int64_t bytes, WriteOu
   if (directory < 0) return failed("open");
   const Stopwatch stopwatch;
   std::vector<std::string> names;
-  if (fsync(directory) != 0) return failed("fsync");  // of the recording's new directory
+  if (fsync(directory) != 0) return failed("fsync");  // as for the recording's new directory
   RETURN_IF_ERROR(WriteSmall(directory));
   while (bytes > 0) {
     const int64_t file_bytes = std::min(bytes, kShardBytes);

@@ -1,7 +1,7 @@
 // Measures how fast rows reach a C++ client: through shared memory and over the wire, against a plain TCP loop and
-// plain protobuf messages, all on the loopback, one after another in each round; ratios are medians over the rounds.
-// Each sender is a process of its own and sends from eight buffers in turn; malloc is told to keep freed memory mapped
-// in all of them.
+// plain protobuf messages, all on the loopback. They run one after another in each round, and ratios are medians over
+// the rounds. Each sender is a process of its own, which sends from eight buffers in turn; malloc keeps freed memory
+// mapped in all of them.
 //
 //   build/release/bin/wire_bench [ROUNDS [MEGABYTES_PER_ROUND]]
 #include <netinet/in.h>
@@ -54,7 +54,7 @@ double Median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-// A process that sends: `serve` starts listening and answers the port. It ends with this object.
+// A process that sends: `serve` starts listening and returns the port. The process ends with this object.
 class Sender {
  public:
   explicit Sender(const std::function<int()>& serve) {
@@ -91,7 +91,8 @@ class Sender {
   int port_ = 0;
 };
 
-// Rows of the fake engine, through the server's encoder and the C++ client, copied once into the reader's buffer.
+// Receives rows of the fake engine through the server's encoder and the C++ client, and copies them once, into the
+// reader's buffer.
 class Hookline {
  public:
   static int Serve() {
@@ -106,7 +107,7 @@ class Hookline {
     return server->release()->ports()[0];
   }
 
-  // If there is no shared memory, values come over the wire.
+  // If `shared_memory_bytes` is 0, values come over the wire.
   Hookline(const Sender& sender, int64_t shared_memory_bytes) : shared_memory_bytes_(shared_memory_bytes) {
     client::ClientOptions options;
     options.shared_memory_bytes = shared_memory_bytes;
@@ -144,7 +145,7 @@ class Hookline {
   std::vector<uint8_t> buffer_ = std::vector<uint8_t>(kDataBytes);
 };
 
-// The same messages as protobuf's generated code sends and reads them.
+// Sends and reads the same messages with protobuf's generated code.
 class PlainProtobuf {
  public:
   static int Serve() {
@@ -201,7 +202,7 @@ class PlainProtobuf {
   std::unique_ptr<v1::CaptureService::Stub> stub_;
 };
 
-// The most that the machine can do: receive into one buffer.
+// Shows the most that the machine can do: receives into one buffer.
 class PlainTcp {
  public:
   static int Serve() {
@@ -236,7 +237,7 @@ class PlainTcp {
   }
 
  private:
-  // Sends as many messages as each number asks for.
+  // Reads numbers, and sends as many messages as each says.
   static void Send(int socket) {
     std::vector<std::vector<uint8_t>> buffers(kBuffers, std::vector<uint8_t>(kDataBytes, 's'));
     int64_t messages;
@@ -257,7 +258,7 @@ class PlainTcp {
 
 void Run(int rounds, int64_t megabytes) {
   const int64_t messages = megabytes * 1'000'000 / kDataBytes;
-  // All processes before any thread of gRPC's.
+  // All processes start before any thread of gRPC.
   const Sender hookline_sender(&Hookline::Serve);
   const Sender protobuf_sender(&PlainProtobuf::Serve);
   const Sender tcp_sender(&PlainTcp::Serve);
@@ -265,7 +266,7 @@ void Run(int rounds, int64_t megabytes) {
   Hookline wire(hookline_sender, 0);
   PlainProtobuf protobuf(protobuf_sender);
   PlainTcp tcp(tcp_sender);
-  // Each runs once so that memory is there.
+  // Each way runs once first, so that its memory is mapped.
   shared.Measure(messages / 4);
   wire.Measure(messages / 4);
   protobuf.Measure(messages / 4);
@@ -305,7 +306,7 @@ void Run(int rounds, int64_t megabytes) {
 
 int main(int argc, char** argv) {
   hookline::KeepFreedMemory();
-  spdlog::set_level(spdlog::level::warn);  // no line for each call
+  spdlog::set_level(spdlog::level::warn);  // without a line for each call
   hookline::Run(argc > 1 ? std::max(1, std::atoi(argv[1])) : 5, argc > 2 ? std::max(10, std::atoi(argv[2])) : 1000);
   return 0;
 }

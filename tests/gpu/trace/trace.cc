@@ -1,11 +1,11 @@
-// Tells what a process does on its GPU, for tests/gpu/check: a library that CUDA itself loads into the process whose
-// environment names it by CUDA_INJECTION64_PATH.
+// Records what a process does on its GPU, for tests/gpu/check. CUDA itself loads this library into a process whose
+// environment names it in CUDA_INJECTION64_PATH.
 //
-// It writes a line for each activity to the file that HOOKLINE_GPU_TRACE names; times are Unix times in nanoseconds:
+// It writes a line for each activity to the file that HOOKLINE_GPU_TRACE names. Times are Unix times in nanoseconds:
 //
 //   kernel BEGIN END NAME
-//   copy BEGIN END KIND BYTES       KIND is CUpti_ActivityMemcpyKind: 1 host to device, 2 device to host, 8 on the
-//   device wait BEGIN END TYPE             of the host; TYPE is CUpti_ActivitySynchronizationType
+//   copy BEGIN END KIND BYTES    KIND is CUpti_ActivityMemcpyKind: 1 host to device, 2 device to host, 8 on the device
+//   wait BEGIN END TYPE          the host waits; TYPE is CUpti_ActivitySynchronizationType
 //
 // Source: "CUPTI: the CUDA Profiling Tools Interface", activity API, which comes with CUDA and with torch's wheels.
 #include <cupti.h>
@@ -20,7 +20,7 @@
 namespace {
 
 constexpr size_t kBufferBytes = size_t{8} << 20;
-constexpr size_t kAlignment = 8;  // which CUPTI demands
+constexpr size_t kAlignment = 8;  // CUPTI demands it
 constexpr uint32_t kFlushMilliseconds = 100;
 
 std::FILE* output = nullptr;
@@ -47,7 +47,7 @@ void Write(const CUpti_Activity& activity) {
 void CUPTIAPI GiveBuffer(uint8_t** buffer, size_t* size, size_t* most_records) {
   *buffer = static_cast<uint8_t*>(std::aligned_alloc(kAlignment, kBufferBytes));
   *size = *buffer == nullptr ? 0 : kBufferBytes;
-  *most_records = 0;  // as many as fit
+  *most_records = 0;  // no limit but the buffer's size
 }
 
 // CUPTI calls this from one thread of its own.
@@ -72,7 +72,7 @@ bool Started(CUptiResult result, const char* what) {
 
 }  // namespace
 
-// Called by CUDA when it is initialised.
+// CUDA calls this when it is initialised.
 extern "C" __attribute__((visibility("default"))) int InitializeInjection() {
   const char* path = std::getenv("HOOKLINE_GPU_TRACE");
   if (path == nullptr) return 1;

@@ -1,4 +1,4 @@
-// Every installed header compiles, and the library behind them links and runs.
+// Checks that every installed header compiles, and that the library behind them links and runs.
 #include <cstdio>
 #include <memory>
 #include <optional>

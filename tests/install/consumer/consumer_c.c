@@ -1,4 +1,4 @@
-// The C interface compiles as C and its shared library is found when the program starts.
+// Checks that the C interface compiles as C, and that the program finds the shared library when it starts.
 #include "client/cpp/c_api.h"
 
 int main(void) { return hookline_abi_version() == HOOKLINE_ABI_VERSION ? 0 : 1; }
