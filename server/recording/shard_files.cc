@@ -79,7 +79,7 @@ RecordingFiles::Lease::~Lease() {
 
 bool RecordingFiles::Names(const Manifest* manifest, const ShardInfo& shard) {
   if (manifest == nullptr) return false;
-  const size_t index = shard.first_row / manifest->shard_rows;
+  const size_t index = manifest->ShardOf(shard.first_row);
   return index < manifest->shards.size() && manifest->shards[index].file == shard.file &&
          manifest->shards[index].xxh3 == shard.xxh3;
 }

@@ -106,7 +106,8 @@ class ReadCall final : public CaptureCall<grpc::ServerWriteReactor<grpc::ByteBuf
       : CaptureCall("ReadRecording", threads, std::move(memory)) {}
 
   // Opens and checks the recording on `disk`'s threads.
-  void Begin(const absl::StatusOr<AuthClient>& client, Recorder* recorder, TaskThreads* disk, grpc::ByteBuffer message);
+  void Begin(const absl::StatusOr<AuthClient>& client, Recorder* recorder, TaskThreads* disk,
+             const grpc::ByteBuffer& message);
 
  private:
   absl::Status Open(Catalog& catalog, TaskThreads* disk, const grpc::ByteBuffer& message);

@@ -69,8 +69,9 @@ class StreamCall : public Reactor, public std::enable_shared_from_this<StreamCal
     });
   }
 
-  // Called for reactors that write. If `ok` is false the call was cancelled, which OnCancel reports.
-  void OnWriteDone(bool /*ok*/) {
+  // Called for reactors that write; gRPC's unary one has no such function. If `ok` is false the call was cancelled,
+  // which OnCancel reports.
+  void OnWriteDone(bool /*ok*/) {  // NOLINT(modernize-use-override)
     Guard([this] {
       absl::MutexLock lock(&mutex_);
       writing_ = false;
