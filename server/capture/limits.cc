@@ -4,6 +4,11 @@
 #include "server/base/status.h"
 
 namespace hookline {
+namespace {
+
+constexpr size_t kMaxIgnoredIds = 1024;
+
+}  // namespace
 
 absl::StatusOr<int64_t> ResolveMessageBytes(int64_t requested) {
   if (requested == 0) return kDefaultMessageBytes;
@@ -12,6 +17,11 @@ absl::StatusOr<int64_t> ResolveMessageBytes(int64_t requested) {
                                                           kMaxMessageBytes, "; 0 means ", kDefaultMessageBytes));
   }
   return requested;
+}
+
+absl::Status CheckIgnoredIds(absl::string_view field, size_t count) {
+  if (count <= kMaxIgnoredIds) return absl::OkStatus();
+  return InvalidField(field, absl::StrCat(count, " ids are more than ", kMaxIgnoredIds));
 }
 
 }  // namespace hookline

@@ -2,9 +2,12 @@
 #ifndef HOOKLINE_SERVER_CAPTURE_LIMITS_H_
 #define HOOKLINE_SERVER_CAPTURE_LIMITS_H_
 
+#include <cstddef>
 #include <cstdint>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 
 namespace hookline {
@@ -16,6 +19,9 @@ constexpr int64_t kMaxMessageBytes = int64_t{16} << 20;  // clients may raise gR
 // Returns the largest message for a request that asks for `requested` bytes (proto `max_message_bytes`; 0: the
 // default). INVALID_ARGUMENT outside the limits above.
 absl::StatusOr<int64_t> ResolveMessageBytes(int64_t requested);
+
+// Returns INVALID_ARGUMENT naming `field` for more than 1024 ignored ids: each costs a pass over the batch.
+absl::Status CheckIgnoredIds(absl::string_view field, size_t count);
 
 // Limits on one request or one streamed message.
 struct TokenLimits {

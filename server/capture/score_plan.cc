@@ -21,8 +21,6 @@ constexpr size_t kMaxVariants = 64;
 // One variant may have this many: more than any model has hook points.
 constexpr size_t kMaxInterventions = 1024;
 constexpr size_t kMaxNameBytes = 128;
-// Each id costs a pass over the batch.
-constexpr size_t kMaxIgnoredIds = 1024;
 // A pass that pauses holds at most 1/kPausedShare of what all of them may hold, so that a slow client leaves room
 // for others.
 constexpr int64_t kPausedShare = 4;
@@ -216,10 +214,7 @@ absl::StatusOr<Intervention> TakeIntervention(const InterventionRequest& request
   }
   RETURN_IF_ERROR(TakeOperation(request, model, width, field, &made));
   RETURN_IF_ERROR(TakePositions(request, longest, field, &made));
-  if (request.ignore_token_ids.size() > kMaxIgnoredIds) {
-    return InvalidField(field + ".ignore_token_ids",
-                        absl::StrCat(request.ignore_token_ids.size(), " ids are more than ", kMaxIgnoredIds));
-  }
+  RETURN_IF_ERROR(CheckIgnoredIds(field + ".ignore_token_ids", request.ignore_token_ids.size()));
   made.ignored_token_ids = request.ignore_token_ids;
   return made;
 }

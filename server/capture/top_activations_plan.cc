@@ -28,7 +28,6 @@ constexpr int64_t kMaxValues = int64_t{1} << 17;
 constexpr int64_t kTokensOfExample = 8;
 // A distinct value takes the memory of this many tokens, as --max-held-tokens counts them: a node of a hash table.
 constexpr int64_t kTokensOfValue = 3;
-constexpr size_t kMaxIgnoredIds = 1024;
 constexpr size_t kMaxQuantiles = 100;
 const double kDefaultQuantiles[] = {0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99};
 
@@ -164,10 +163,7 @@ absl::StatusOr<TopActivationsPlan> MakeTopActivationsPlan(TopActivationsRequest 
                         absl::StrCat("would count each token ", request.dataset.epochs, " times; leave it out"));
   }
   ASSIGN_OR_RETURN(plan.dataset, ResolveDatasetRange(request.dataset, "dataset", model.info(), limits, datasets));
-  if (request.ignore_token_ids.size() > kMaxIgnoredIds) {
-    return InvalidField("ignore_token_ids",
-                        absl::StrCat(request.ignore_token_ids.size(), " ids are more than ", kMaxIgnoredIds));
-  }
+  RETURN_IF_ERROR(CheckIgnoredIds("ignore_token_ids", request.ignore_token_ids.size()));
   plan.ignored_ids = std::move(request.ignore_token_ids);
   std::sort(plan.ignored_ids.begin(), plan.ignored_ids.end());
   if (request.checkpoint_sequences < 0) {

@@ -18,9 +18,6 @@
 namespace hookline {
 namespace {
 
-// Captures end within seconds to minutes; a client that finds the queue full asks again after this time.
-constexpr absl::Duration kQueueRetry = absl::Seconds(5);
-
 struct ChosenAdmission {
   size_t index;
   size_t oldest;  // the oldest that lacks only slabs; it is overtaken unless it is the chosen one

@@ -139,7 +139,7 @@ absl::StatusOr<bool> Copier::AdvanceOne(Delivery& delivery) {
     if (turn == Turn::kWait) return false;
     // The client still gets what was computed before its capture failed.
     HandOver(delivery);
-    if (delivery.all_placed() || !IsWanted(delivery)) return true;
+    if (delivery.all_placed() || !scheduler_->WantsRows(delivery.recipient())) return true;
     if (!delivery.NextGroupFits()) return false;
     absl::Status status = delivery.CopyMore(transfer_);
     absl::StatusOr<std::unique_ptr<TransferEvent>> copied = transfer_->Record();
@@ -172,10 +172,6 @@ void Copier::HandOver(Delivery& delivery) {
   delivery.AddCopyTime(SteadyNow() - begin);
 }
 
-bool Copier::IsWanted(const Delivery& delivery) const {
-  return delivery.recipient().events->TakesChunks() && scheduler_->WantsRows(delivery.recipient().capture);
-}
-
 void Copier::Park(Deliveries deliveries) {
   const Delivery& first = *deliveries.front();
   const CaptureId capture = first.recipient().capture;
@@ -192,7 +188,7 @@ bool Copier::MayGoOn(const Delivery& delivery) const {
   if (!delivery.recipient().events->TakesChunks()) return true;
   const Turn turn = scheduler_->TurnOf(delivery.recipient().capture, delivery.turn());
   if (turn != Turn::kNow) return turn == Turn::kNever;
-  return delivery.all_placed() || !IsWanted(delivery) || delivery.NextGroupFits();
+  return delivery.all_placed() || !scheduler_->WantsRows(delivery.recipient()) || delivery.NextGroupFits();
 }
 
 Copier::Deliveries Copier::JoinParked(std::unique_ptr<Delivery> delivery) {

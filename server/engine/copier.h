@@ -96,7 +96,6 @@ class Copier {
   // Parks the delivery among those of its capture, in the order of their turns, and returns none. If it comes before
   // all that are parked, returns it with those instead.
   Deliveries JoinParked(std::unique_ptr<Delivery> delivery) ABSL_LOCKS_EXCLUDED(mutex_);
-  bool IsWanted(const Delivery& delivery) const;
   // Returns whether it makes sense to look at a parked delivery again.
   bool MayGoOn(const Delivery& delivery) const;
 

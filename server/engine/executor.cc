@@ -89,7 +89,7 @@ std::vector<std::unique_ptr<Delivery>> Executor::PlanDeliveries(Batch* batch) {
   std::vector<std::unique_ptr<Delivery>> deliveries;
   for (Batch::Member& member : batch->members) {
     const CaptureId capture = member.recipient.capture;
-    if (!member.recipient.events->TakesChunks() || !scheduler_->WantsRows(capture)) continue;
+    if (!scheduler_->WantsRows(member.recipient)) continue;
     std::unique_ptr<Delivery> delivery = Delivery::Plan(&member, items);
     if (delivery == nullptr) continue;
     if (!member.has_unplaced) delivery->AssignSlabs();
@@ -164,10 +164,6 @@ absl::Status Executor::RunItems(BatchInFlight* batch, size_t begin, size_t end) 
   return absl::OkStatus();
 }
 
-bool Executor::IsWanted(const Delivery& delivery) const {
-  return delivery.recipient().events->TakesChunks() && scheduler_->WantsRows(delivery.recipient().capture);
-}
-
 absl::Status Executor::WaitForCopies() {
   ASSIGN_OR_RETURN(const std::unique_ptr<TransferEvent> copied, transfer_->Record());
   return copied->Wait();
@@ -177,7 +173,7 @@ absl::Status Executor::RunPass(BatchInFlight* batch, size_t begin, size_t end) {
   std::vector<Delivery*> wanted;
   for (const auto& delivery : batch->deliveries) {
     // A capture that failed in the batch's first half gets no rows of the second.
-    if (IsWanted(*delivery)) wanted.push_back(delivery.get());
+    if (scheduler_->WantsRows(delivery->recipient())) wanted.push_back(delivery.get());
   }
   if (wanted.empty()) return absl::OkStatus();
   PassPlan pass(wanted, batch->deliveries[0]->items(), begin, end, model_->hook_points());

@@ -75,7 +75,6 @@ class Executor {
   absl::Status Compute(PassPlan* pass);
   // Waits for the copies that were started.
   absl::Status WaitForCopies();
-  bool IsWanted(const Delivery& delivery) const;
 
   const ExecutorId id_;
   Model* const model_;

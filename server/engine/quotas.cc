@@ -12,8 +12,6 @@ namespace {
 
 // By default a client may have a quarter of what all share, so that three others find room beside it.
 constexpr int64_t kDefaultPart = 4;
-// A capture takes about this long to end; a client that is refused may ask again then.
-constexpr absl::Duration kQueueRetry = absl::Seconds(5);
 
 absl::Status Refuse(absl::string_view client, int64_t use, absl::string_view what, int64_t quota,
                     absl::string_view name) {

@@ -12,6 +12,9 @@
 
 namespace hookline {
 
+// Captures end within seconds to minutes; a client that is refused because too many wait may ask again after this time.
+inline constexpr absl::Duration kQueueRetry = absl::Seconds(5);
+
 // The share of the server that a client holds now.
 struct ClientUse {
   int64_t running = 0;  // captures that were admitted and whose end the client has not consumed

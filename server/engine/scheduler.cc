@@ -348,9 +348,10 @@ void Scheduler::Launched(ExecutorId executor, absl::Span<const LaunchedPass> pas
   }
 }
 
-bool Scheduler::WantsRows(CaptureId id) const {
+bool Scheduler::WantsRows(const Recipient& recipient) const {
+  if (!recipient.events->TakesChunks()) return false;
   RankedLock lock(&mutex_, LockRank::kScheduler);
-  const auto found = state_.captures.find(id);
+  const auto found = state_.captures.find(recipient.capture);
   return found != state_.captures.end() && found->second.life.WantsRows();
 }
 

@@ -94,8 +94,8 @@ class Scheduler {
   void Planned(ExecutorId executor, const Batch& batch) ABSL_LOCKS_EXCLUDED(mutex_);
   // Records which forward passes over a batch were launched. Call it before the rows are handed to the copier.
   void Launched(ExecutorId executor, absl::Span<const LaunchedPass> passes) ABSL_LOCKS_EXCLUDED(mutex_);
-  // Returns whether rows of the capture are still wanted.
-  bool WantsRows(CaptureId id) const ABSL_LOCKS_EXCLUDED(mutex_);
+  // Returns whether the capture still wants rows, and its sink takes them.
+  bool WantsRows(const Recipient& recipient) const ABSL_LOCKS_EXCLUDED(mutex_);
   // Records that the devices of the executor's replica have failed, so that its executors get no more batches. Returns
   // whether the model has other replicas left. The loss of the last one ends every capture with `status`.
   bool ReplicaLost(ExecutorId executor, const absl::Status& status) ABSL_LOCKS_EXCLUDED(mutex_);

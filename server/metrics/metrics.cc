@@ -21,39 +21,7 @@ using Labels = FamilyWriter::Labels;
 
 constexpr const char* kReasons[] = {"budget", "source_ended", "cancelled", "shutting_down", "error"};
 
-}  // namespace
-
-std::vector<MetricFamily> CollectMetrics(const EngineSnapshot& snapshot) {
-  std::vector<MetricFamily> families;
-
-  FamilyWriter slabs("hookline_slabs", "Slabs by state: in no window, in a window and empty, with rows.",
-                     MetricType::Gauge);
-  slabs.Add({{"state", "free"}}, static_cast<double>(snapshot.slabs_free));
-  slabs.Add({{"state", "reserved"}}, static_cast<double>(snapshot.slabs_reserved));
-  slabs.Add({{"state", "filled"}}, static_cast<double>(snapshot.slabs_filled));
-  families.push_back(slabs.Take());
-
-  FamilyWriter captures("hookline_captures", "Captures by state.", MetricType::Gauge);
-  captures.Add({{"state", "queued"}}, static_cast<double>(snapshot.captures_queued));
-  captures.Add({{"state", "running"}}, static_cast<double>(snapshot.captures_running));
-  families.push_back(captures.Take());
-
-  FamilyWriter ended("hookline_captures_ended_total", "Captures that ended, by reason.", MetricType::Counter);
-  for (size_t i = 0; i < snapshot.captures_ended.size() && i < std::size(kReasons); ++i) {
-    ended.Add({{"reason", kReasons[i]}}, static_cast<double>(snapshot.captures_ended[i]));
-  }
-  families.push_back(ended.Take());
-
-  FamilyWriter rows("hookline_rows_total", "Rows handed to sinks.", MetricType::Counter);
-  FamilyWriter bytes("hookline_bytes_total", "Bytes of values handed to sinks.", MetricType::Counter);
-  for (const EngineSnapshot::HookPoint& hook_point : snapshot.hook_points) {
-    const Labels labels = {{"model", hook_point.model}, {"hook_point", hook_point.name}};
-    rows.Add(labels, static_cast<double>(hook_point.rows));
-    bytes.Add(labels, static_cast<double>(hook_point.bytes));
-  }
-  families.push_back(rows.Take());
-  families.push_back(bytes.Take());
-
+void AddModels(const EngineSnapshot& snapshot, std::vector<MetricFamily>* families) {
   FamilyWriter tokens("hookline_tokens_total", "Tokens run, padding not counted.", MetricType::Counter);
   FamilyWriter fill("hookline_batch_fill_ratio", "Share of a batch's positions that held a token.",
                     MetricType::Histogram);
@@ -93,14 +61,46 @@ std::vector<MetricFamily> CollectMetrics(const EngineSnapshot& snapshot) {
     depth.Add({{"model", model.model}, {"queue", "scores"}}, static_cast<double>(model.scores));
     queued.Add(labels, static_cast<double>(model.tokens_queued));
   }
-  families.push_back(tokens.Take());
-  families.push_back(fill.Take());
-  families.push_back(forward.Take());
-  families.push_back(queue.Take());
-  families.push_back(memory.Take());
-  for (FamilyWriter* writer : {&up, &load, &run, &launched}) families.push_back(writer->Take());
-  families.push_back(depth.Take());
-  families.push_back(queued.Take());
+  for (FamilyWriter* writer :
+       {&tokens, &fill, &forward, &queue, &memory, &up, &load, &run, &launched, &depth, &queued}) {
+    families->push_back(writer->Take());
+  }
+}
+
+}  // namespace
+
+std::vector<MetricFamily> CollectMetrics(const EngineSnapshot& snapshot) {
+  std::vector<MetricFamily> families;
+
+  FamilyWriter slabs("hookline_slabs", "Slabs by state: in no window, in a window and empty, with rows.",
+                     MetricType::Gauge);
+  slabs.Add({{"state", "free"}}, static_cast<double>(snapshot.slabs_free));
+  slabs.Add({{"state", "reserved"}}, static_cast<double>(snapshot.slabs_reserved));
+  slabs.Add({{"state", "filled"}}, static_cast<double>(snapshot.slabs_filled));
+  families.push_back(slabs.Take());
+
+  FamilyWriter captures("hookline_captures", "Captures by state.", MetricType::Gauge);
+  captures.Add({{"state", "queued"}}, static_cast<double>(snapshot.captures_queued));
+  captures.Add({{"state", "running"}}, static_cast<double>(snapshot.captures_running));
+  families.push_back(captures.Take());
+
+  FamilyWriter ended("hookline_captures_ended_total", "Captures that ended, by reason.", MetricType::Counter);
+  for (size_t i = 0; i < snapshot.captures_ended.size() && i < std::size(kReasons); ++i) {
+    ended.Add({{"reason", kReasons[i]}}, static_cast<double>(snapshot.captures_ended[i]));
+  }
+  families.push_back(ended.Take());
+
+  FamilyWriter rows("hookline_rows_total", "Rows handed to sinks.", MetricType::Counter);
+  FamilyWriter bytes("hookline_bytes_total", "Bytes of values handed to sinks.", MetricType::Counter);
+  for (const EngineSnapshot::HookPoint& hook_point : snapshot.hook_points) {
+    const Labels labels = {{"model", hook_point.model}, {"hook_point", hook_point.name}};
+    rows.Add(labels, static_cast<double>(hook_point.rows));
+    bytes.Add(labels, static_cast<double>(hook_point.bytes));
+  }
+  families.push_back(rows.Take());
+  families.push_back(bytes.Take());
+
+  AddModels(snapshot, &families);
   return families;
 }
 

@@ -17,11 +17,11 @@
 #include "client/cli/exit_code.h"
 #include "client/cli/files/latent_files.h"
 #include "client/cli/files/scratch_file.h"
+#include "client/cli/terminal/json_line.h"
 #include "client/cli/terminal/progress.h"
 #include "client/cli/terminal/report.h"
 #include "client/cpp/client.h"
 #include "client/cpp/rpc_status.h"
-#include "google/protobuf/util/json_util.h"
 #include "hookline/v1/dictionary_service.grpc.pb.h"
 #include "server/base/escape.h"
 #include "server/base/status.h"
@@ -171,14 +171,6 @@ absl::Status Print(const LatentResult& result, client::Client& client) {
   return absl::OkStatus();
 }
 
-void PrintJson(const google::protobuf::Message& message) {
-  std::string line;
-  google::protobuf::util::JsonPrintOptions options;
-  options.always_print_primitive_fields = true;  // else latent 0 and sequence 0 would be left out
-  (void)google::protobuf::util::MessageToJsonString(message, &line, options);
-  std::fputs((line + "\n").c_str(), stdout);
-}
-
 absl::Status Read(grpc::ClientReader<v1::TopActivationsResponse>& reader, const ExamplesFlags& flags,
                   LatentResult* result) {
   Progress progress(flags.quiet ? ProgressStyle::kNone : DefaultProgressStyle(), "sequences");
@@ -197,7 +189,7 @@ absl::Status Read(grpc::ClientReader<v1::TopActivationsResponse>& reader, const 
       result->summary = response.summary();
       progress.Set(response.summary().sequences(), 0);
     }
-    if (flags.json && !response.has_checkpoint()) PrintJson(response);
+    if (flags.json && !response.has_checkpoint()) PrintJsonLine(response);
   }
   return absl::OkStatus();
 }

@@ -13,10 +13,10 @@
 #include "client/cli/commands/capture_request.h"
 #include "client/cli/commands/commands.h"
 #include "client/cli/exit_code.h"
+#include "client/cli/terminal/json_line.h"
 #include "client/cli/terminal/report.h"
 #include "client/cpp/client.h"
 #include "client/cpp/rpc_status.h"
-#include "google/protobuf/util/json_util.h"
 #include "hookline/v1/dictionary_service.grpc.pb.h"
 #include "hookline/v1/evaluation_service.grpc.pb.h"
 #include "hookline/v1/tokenizer_service.grpc.pb.h"
@@ -168,14 +168,7 @@ class Printer {
       : variants_(request.variants_size()), as_json_(as_json), texts_(client, request.model()) {}
 
   void Print(const v1::ScoreResponse& response) {
-    if (as_json_) {
-      std::string line;
-      google::protobuf::util::JsonPrintOptions options;
-      options.always_print_primitive_fields = true;  // else the clean pass's empty name and sequence 0 are left out
-      (void)google::protobuf::util::MessageToJsonString(response, &line, options);
-      std::fputs((line + "\n").c_str(), stdout);
-      return;
-    }
+    if (as_json_) return PrintJsonLine(response);
     if (response.has_score()) {
       std::vector<v1::Score>& scores = waiting_[response.score().sequence()];
       scores.push_back(response.score());

@@ -9,9 +9,9 @@
 #include "absl/strings/str_split.h"
 #include "client/cli/commands/commands.h"
 #include "client/cli/exit_code.h"
+#include "client/cli/terminal/json_line.h"
 #include "client/cli/terminal/report.h"
 #include "client/cpp/client.h"
-#include "google/protobuf/util/json_util.h"
 #include "server/base/escape.h"
 #include "server/base/status.h"
 
@@ -34,16 +34,6 @@ struct TokenizeFlags {
   bool decode = false;
   bool json = false;
 };
-
-template <typename Message>
-absl::Status PrintJson(const Message& message) {
-  std::string json;
-  if (!google::protobuf::util::MessageToJsonString(message, &json).ok()) {
-    return absl::InternalError("the answer cannot be written as JSON");
-  }
-  std::fputs(absl::StrCat(json, "\n").c_str(), stdout);
-  return absl::OkStatus();
-}
 
 void PrintTokens(const v1::TokenizedText& text) {
   std::vector<std::vector<std::string>> rows = {{"position", "id", "token", "characters", "special"}};
@@ -69,7 +59,10 @@ absl::Status Decode(const TokenizeFlags& flags, client::Client& client) {
     }
   }
   ASSIGN_OR_RETURN(const v1::DetokenizeResponse response, client.Detokenize(request));
-  if (flags.json) return PrintJson(response);
+  if (flags.json) {
+    PrintJsonLine(response);
+    return absl::OkStatus();
+  }
   for (const std::string& text : response.texts()) std::fputs(absl::StrCat(text, "\n").c_str(), stdout);
   return absl::OkStatus();
 }
@@ -80,7 +73,10 @@ absl::Status Encode(const TokenizeFlags& flags, client::Client& client) {
   for (const std::string& text : flags.texts) request.add_texts(text);
   if (flags.add_special_tokens != "default") request.set_add_special_tokens(flags.add_special_tokens == "yes");
   ASSIGN_OR_RETURN(const v1::TokenizeResponse response, client.Tokenize(request));
-  if (flags.json) return PrintJson(response);
+  if (flags.json) {
+    PrintJsonLine(response);
+    return absl::OkStatus();
+  }
   for (const v1::TokenizedText& text : response.sequences()) {
     if (flags.ids) {
       std::fputs(absl::StrCat(absl::StrJoin(text.ids(), " "), "\n").c_str(), stdout);
