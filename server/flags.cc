@@ -54,7 +54,7 @@ class Declare {
     return Value(flag, value, help)->transform(CLI::AsSizeValue(/*kb_is_1000=*/false).description("BYTES"));
   }
 
-  // Where the flag is given, `value` becomes false.
+  // Declares a flag that makes `value` false.
   CLI::Option* Without(const std::string& flag, bool& value, const std::string& help) {
     return Finish(app_->add_flag_function(
                       flag, [&value](int64_t count) { value = count <= 0; }, help),

@@ -73,7 +73,7 @@ class BlocksOfDataset final : public BlockSource {
   int64_t SequencesOf(int64_t left) const {
     const int64_t length = part_.sequence_tokens;
     const int64_t row_bytes = part_.sequence_rows.value_or(length) * limits_.row_bytes;
-    // Where nothing is kept, nothing is gained by blocks.
+    // Blocks bound the rows that wait; if no row is kept, one block will do.
     if (row_bytes == 0) return left;
     int64_t most = std::min(limits_.tokens / length, limits_.bytes / row_bytes);
     most = std::min(most, std::max(CeilOf(left, limits_.blocks), CeilOf(kLeastBlockTokens, length)));

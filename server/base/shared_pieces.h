@@ -1,4 +1,5 @@
-// How a server cuts memory that a client shares with it (server/service/shared_memory/SHARED_MEMORY.md).
+// Defines the pieces into which a server cuts memory that a client shares with it
+// (server/service/shared_memory/SHARED_MEMORY.md).
 #ifndef HOOKLINE_SERVER_BASE_SHARED_PIECES_H_
 #define HOOKLINE_SERVER_BASE_SHARED_PIECES_H_
 

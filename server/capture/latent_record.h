@@ -1,5 +1,5 @@
-// What a dataset's tokens tell about one latent of a dictionary: where it is largest, how often it is above 0, and how
-// those values are distributed. All of it is a function of the values alone, whatever the order in which they come.
+// Gathers over a dataset's tokens where one latent of a dictionary is largest, how often it is above 0, and how those
+// values are distributed. The result is a function of the values alone, whatever the order in which they come.
 //
 //   LatentRecord record({/*top=*/20, /*context=*/32, /*max_values=*/4096});
 //   record.Add(sequence, ids, values);        // for each sequence

@@ -23,7 +23,7 @@ constexpr int64_t kMaxLatents = 512;
 // that a checkpoint fits into one message of 4 MiB whatever they are.
 constexpr int64_t kMaxContextTokens = int64_t{1} << 18;
 constexpr int64_t kMaxValues = int64_t{1} << 17;
-// What an example takes besides its context, in tokens.
+// An example takes this many tokens' memory besides its context.
 constexpr int64_t kTokensOfExample = 8;
 // A distinct value takes a node of a hash table, as --max-held-tokens counts it.
 constexpr int64_t kTokensOfValue = 3;

@@ -26,7 +26,7 @@ struct LatentFinding {
   LatentFindings findings;
 };
 
-// What the first sequences hold, from which a later request can go on.
+// Holds the findings of the first sequences, so that a later request can go on from there.
 struct TopActivationsCheckpoint {
   std::string digest;
   int64_t sequences = 0;
@@ -57,7 +57,7 @@ struct TopActivationsPlan {
   int64_t checkpoint_sequences = 0;  // 0: none
   int64_t max_batch_tokens = 0;
   std::string digest;
-  // Where it begins: what each latent's record holds, of this many sequences.
+  // The run begins after this many sequences, with the records that each latent has of them.
   int64_t resumed_sequences = 0;
   int64_t resumed_ignored_tokens = 0;
   std::vector<LatentRecord> records;
@@ -65,7 +65,7 @@ struct TopActivationsPlan {
   int64_t sequences() const { return dataset.end() - dataset.begin(); }
   // Sequences of the forward pass that begins with this one, from 0.
   int64_t SequencesOfPass(int64_t first_sequence) const;
-  // What it holds until its end, counted in token ids as --max-held-tokens does.
+  // Memory that the run holds until its end, counted in token ids as --max-held-tokens does.
   int64_t HeldTokens() const;
 };
 

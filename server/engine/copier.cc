@@ -37,7 +37,7 @@ std::map<int, Copier::Count> Copier::delivered() const {
 }
 
 void Copier::Run() {
-  // Where this fails the thread works on the wrong device: its copies fail, and captures end with that error.
+  // If this fails, the thread works on the wrong device: its copies fail, and captures end with that error.
   const absl::StatusOr<std::unique_ptr<ThreadBinding>> binding = transfer_->BindThread();
   while (true) {
     Work work = NextWork();

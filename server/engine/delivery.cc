@@ -223,7 +223,7 @@ absl::Status Delivery::StartCopies(int hook_point, const Piece& piece, size_t fi
   return status;
 }
 
-// Where a span's rows come from several pieces, or what the device knows of them is let go, the rows tell.
+// Reads the rows themselves if a span's rows come from several pieces, or if the device kept no sums of them.
 void Delivery::AddStatistics(const PlacedChunk& placed, const RowLayout& layout, RowStatistics* statistics) const {
   int64_t first = placed.first;
   for (const SlabSpan& span : placed.spans) {

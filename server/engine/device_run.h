@@ -18,7 +18,7 @@ class DeviceRun {
  public:
   virtual ~DeviceRun() = default;
 
-  // What it needs from the scheduler.
+  // The needs of the run that the scheduler must know.
   struct Need {
     int64_t positions = 0;  // of the next forward pass if it is to be run now; otherwise, or while one runs, 0
     int64_t paused = 0;     // positions for which that pass needs room to pause

@@ -38,8 +38,8 @@ struct Flow {
   // Tokens that it may put into the next batch, whose rows otherwise would find no room. A single sequence may exceed
   // them where it is alone on its device.
   int64_t most_tokens = std::numeric_limits<int64_t>::max();
-  // Whether its receivers have room for rows, and for how many tokens', where none wait on the device. It is kept,
-  // because looking at each receiver's window for every batch would take longer than everything else.
+  // The room that its receivers have for rows, in tokens, if no rows wait on the device. It is kept, because looking at
+  // each receiver's window for every batch would take longer than everything else.
   struct Room {
     bool is_known = false;
     bool is_there = false;

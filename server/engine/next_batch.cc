@@ -192,7 +192,7 @@ std::optional<Batch> FormNextBatch(SchedulerState& state, ExecutorId executor, a
   if (own.is_lost) return queue.left == 0 ? TakeRerun(state, executor) : std::nullopt;
   const bool may_launch = own.MayLaunch();
   if (std::optional<Batch> rerun = may_launch ? TakeRerun(state, executor) : std::nullopt) return rerun;
-  // Where there are others, they see what has become ready.
+  // If there are other executors, they look for what has become ready.
   if (!may_launch && queue.left > 1) return TakeScore(state, queue, executor.index, /*flows=*/0);
   const int64_t staged = state.StagedBytes(executor);
   std::vector<Flow*> ready;

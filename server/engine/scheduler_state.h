@@ -160,7 +160,7 @@ struct SchedulerState {
   // Bytes of rows that wait for windows on the executor's fullest device.
   int64_t StagedBytes(ExecutorId id) const;
   void AddStagedBytes(ExecutorId id, int64_t bytes);
-  // What was known of the room of a flow's receivers may have changed.
+  // Call this when the room of the flow's receivers may have changed.
   void ForgetRoom(FlowId id);
   // Lets the rows of the capture go on whose turn it is, if there are any.
   void ResumeFirst(CaptureId id, const CaptureState& capture);

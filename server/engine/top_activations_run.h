@@ -58,7 +58,7 @@ class TopActivationsRun final : public DeviceRun {
   int64_t next_sequence_ ABSL_GUARDED_BY(mutex_) = 0;
   int64_t next_checkpoint_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::Time waiting_since_ ABSL_GUARDED_BY(mutex_);
-  // What the client has not taken, in this order.
+  // Messages that the client has not taken, in this order.
   std::optional<TopActivationsStarted> started_ ABSL_GUARDED_BY(mutex_);
   std::optional<TopActivationsCheckpoint> checkpoint_ ABSL_GUARDED_BY(mutex_);
   bool has_ended_ ABSL_GUARDED_BY(mutex_) = false;

@@ -8,10 +8,10 @@
 
 namespace hookline {
 
-// What a batch's rows may do now.
+// Says when a batch's rows may be handed over.
 enum class Turn {
-  kWait,   // for an earlier batch of their capture
-  kNow,    // be handed over
+  kWait,   // after those of an earlier batch of their capture
+  kNow,
   kNever,  // an earlier batch has lost rows, so that there would be a gap
 };
 

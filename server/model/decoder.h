@@ -25,9 +25,9 @@ namespace hookline {
 class Decoder : public Model {
  public:
   // `weights` lie on the model's device in its dtype, embedding tables and norm weights as decoder_weights.h says.
-  // Where there are stages, which together have all blocks, the blocks' lie on the devices of theirs, what stands
-  // before the blocks on the first, info.device, and what comes after them on the last. `info` has everything but what
-  // the configuration tells.
+  // If there are stages, which together have all blocks, the weights of a block lie on the device of its stage, those
+  // used before the blocks on the first, info.device, and those used after them on the last. `info` has everything but
+  // what the configuration tells.
   Decoder(ModelInfo info, DecoderConfig config, DecoderWeights weights, at::ScalarType dtype,
           const std::vector<Stage>& stages = {});
 
@@ -66,7 +66,7 @@ class Decoder : public Model {
   Decoder(const Decoder& other, Sharing sharing);
   void AddStage(size_t end, at::Device device);
 
-  // Where a pass is.
+  // The state of a pass between two stages.
   struct Progress {
     size_t stage = 0;
     std::unique_lock<std::mutex> turn;

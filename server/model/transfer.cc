@@ -33,7 +33,7 @@ constexpr absl::Duration kEventPoll = absl::Microseconds(50);
 // Copies of a few slabs end within this time, so that asking again at once is sooner than to sleep.
 constexpr absl::Duration kEventSpin = absl::Microseconds(50);
 
-// Of smaller rows a core of the host has the sums sooner than a device is told to compute them.
+// For fewer bytes a core of the host computes the sums sooner than a device is told to.
 constexpr size_t kLeastSummedBytes = size_t{256} << 10;
 
 bool IsRun(const std::vector<int64_t>& index, size_t first, size_t count) {

@@ -104,7 +104,7 @@ TEST_F(DeviceTransferTest, TheDeviceSumsUpManyRows) {
   EXPECT_THAT(FakeDevice::Races(), IsEmpty());
 }
 
-// What the device computed beside the rows must not be freed before it has been copied, too.
+// The sums that the device computed beside the rows must not be freed before they have been copied, too.
 TEST_F(DeviceTransferTest, WhatTheConversionLostArrivesWithTheFirstRows) {
   const at::Tensor value = (at::ones({4, kWidth}) * 1e6).to(c10::Device(FakeDevice::Name(1)));
   const auto index = transfer_->MakeIndex({0, 2}).value();

@@ -158,7 +158,7 @@ def hooked_vllm(folder: pathlib.Path, config: dict, ids: torch.Tensor, device: s
     return run
 
 
-# What makes each peer's function, and how many sequences it goes through, since all are slower than a capture.
+# The maker of each peer's function, and how many sequences it goes through, since all are slower than a capture.
 # SAELens's store first fills a buffer of 16.
 PEERS = {
     "transformers with a hook": (hooked_transformers, 64),

@@ -99,7 +99,7 @@ bool IsPinned(const void* data);
 void* HostAddress(const void* device_address);
 
 // Counts the launch of `name` on the current stream of the current device and checks it against what other streams do.
-// Of the tensors only those on the device count.
+// Tensors that are not on the device do not count.
 void Launch(const std::string& name, const std::vector<at::Tensor>& reads, const std::vector<at::Tensor>& writes);
 
 // A copy between devices: on the source's current stream, which waits for the destination's, and is waited for by it.

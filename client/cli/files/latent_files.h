@@ -1,4 +1,4 @@
-// What was found of latents, as files that delphi and SAEDashboard read.
+// Writes the examples of latents as files that delphi and SAEDashboard read.
 #ifndef HOOKLINE_CLIENT_CLI_FILES_LATENT_FILES_H_
 #define HOOKLINE_CLIENT_CLI_FILES_LATENT_FILES_H_
 

@@ -14,7 +14,7 @@
 
 namespace hookline {
 
-// Of one pass. Thread-compatible.
+// Serves one pass. Thread-compatible.
 class DictionaryTaps {
  public:
   // `wanted`: ascending and unique, of the model and of its `dictionaries`, which outlive this. `replacing`: indices of

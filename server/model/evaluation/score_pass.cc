@@ -372,7 +372,7 @@ class PausingPass final : public ScorePass, private PassEditor {
   std::vector<int> first_point_;          // of each variant's interventions
   std::vector<size_t> forked_;            // variants that are in the batch, in its order
   std::vector<int> pauses_;               // hook points where rows are still to be asked for
-  // Where the next pass begins, and what was there then.
+  // The state from which the next pass begins, and what belongs to it.
   std::optional<PassState> state_;
   size_t forked_at_state_ = 0;
   std::vector<std::vector<ReplacedRows>> replaced_at_state_;
