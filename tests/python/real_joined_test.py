@@ -193,7 +193,7 @@ def test_a_name_stands_for_the_one_server_that_has_it(servers, many, one):
         read(many, hookline.Recording(["a", "nothing"]))
     with pytest.raises(ValueError, match="'elsewhere:1', which is not one of"):
         read(many, hookline.Recording(["elsewhere:1/a"]))
-    with pytest.raises(ValueError, match=f"{second}.*this client's is"):
+    with pytest.raises(ValueError, match=f"{second}.*but this client is of"):
         read(one, hookline.Recording([f"{second}/c"]))
     with pytest.raises(hookline.NotFoundError):
         read(one, hookline.Recording(["a", "c"]))

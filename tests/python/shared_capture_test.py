@@ -212,7 +212,7 @@ def test_what_needs_one_server_is_refused(pair):
         feed = hookline.Feed("shared", hookline.Dataset("text"))
         for arguments, why in (
             (dict(source=feed), "a feed is shared by captures on one server"),
-            (dict(source=SEQUENCES, record_as="run1"), "record_as: a recording stands on one server"),
+            (dict(source=SEQUENCES, record_as="run1"), "record_as: a recording is on one server"),
         ):
             with pytest.raises(ValueError, match=f"{why}.*{pair[0].address}"):
                 client.capture([A], **arguments)
