@@ -238,7 +238,7 @@ def test_bad_lists_and_ranges_are_named(one):
         read(one, hookline.Recording(["a", "b"], first_row=321))
     with pytest.raises(ValueError, match="float32.*not float16"):
         read(one, hookline.Recording(["a", "b"]), dtype="float16")
-    with pytest.raises(ValueError, match="selection: a recording was made with its own"):
+    with pytest.raises(ValueError, match="selection: leave it out to read a recording"):
         read(one, hookline.Recording(["a", "b"]), selection=hookline.Selection(1))
 
 
