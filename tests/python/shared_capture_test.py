@@ -250,7 +250,7 @@ def test_a_resume_token_is_checked(pair):
         for wrong, why in (
             (b"\x01\x02", "is not from a capture over several servers"),
             (token.replace(b'_shared":1', b'_shared":2'), "has version 2; this client reads version 1"),
-            (token.replace(b'"place_row":', b'"place_row":1'), "damaged"),
+            (token.replace(b'"place_row":', b'"place_row":1'), "is damaged"),
         ):
             with pytest.raises(hookline.InvalidArgumentError, match=f"resume_token: {why}"):
                 client.capture([A], SEQUENCES, resume_token=wrong)
