@@ -234,7 +234,9 @@ def test_bad_lists_and_ranges_are_named(one):
     ):
         with pytest.raises(error, match=what):
             hookline.Recording(names)
-    with pytest.raises(hookline.InvalidArgumentError, match="first_row: 321 is not from 0 to 320, the number of rows of a, b"):
+    with pytest.raises(
+        hookline.InvalidArgumentError, match="first_row: 321 is not from 0 to 320, the number of rows of a, b"
+    ):
         read(one, hookline.Recording(["a", "b"], first_row=321))
     with pytest.raises(ValueError, match="float32.*not float16"):
         read(one, hookline.Recording(["a", "b"]), dtype="float16")
