@@ -132,7 +132,7 @@ def main() -> int:
         provider.load_state_dict(torch.load(before / PROVIDER_STATE))
         trainer.n_training_steps += 1  # SAELens counts the step only after the checkpoint
         trainer.checkpoint_thresholds = [at for at in trainer.checkpoint_thresholds if at > trainer.n_training_samples]
-        print(f"goes on after {trainer.n_training_samples} rows, from {before}", flush=True)
+        print(f"continues after {trainer.n_training_samples} rows, from {before}", flush=True)
 
     trainer.fit()
     sae.save_inference_model(arguments.out)

@@ -94,8 +94,7 @@ class AsyncPersistRun(InLoop, AsyncIterator[PersistProgress]):
 
     async def _following(self) -> PersistProgress | None:
         self._check_loop()
-        # The read is a task of its own: grpcio ends a call if the task that reads is cancelled, for example by a
-        # timeout.
+        # The read is a task of its own: grpcio ends a call if the reading task is cancelled, for example by a timeout.
         if self._reading is None:
             self._reading = asyncio.ensure_future(self._read())
         await asyncio.wait([self._reading])

@@ -24,8 +24,7 @@ from hookline.types import CaptureStarted, CaptureSummary
 if TYPE_CHECKING:
     from hookline._connection import Connection
 
-# The longest wait inside the library. Python's signal handlers only run between two waits, so this bounds Ctrl-C's
-# delay.
+# The longest wait inside the library. Python's signal handlers only run between two waits, so it delays Ctrl-C.
 _WAIT_MS = 200
 
 

@@ -83,7 +83,7 @@ def offer(address: str) -> SharedMemory | None:
     port = _network.loopback_port(address)
     if port is None or not hasattr(os, "memfd_create"):
         return None
-    import fcntl  # which not every system has
+    import fcntl  # not on every system
 
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:

@@ -28,8 +28,7 @@ from hookline._token_ids import (
 from hookline.errors import HooklineError
 from hookline.types import Dataset, Feed, Recording, Selection, Text
 
-# The most ids in one message to the server. An id has at most 5 bytes, so this is far below gRPC's default limit of 4
-# MiB.
+# The most ids in one message to the server: at 5 bytes each, this is far below gRPC's default limit of 4 MiB.
 MESSAGE_TOKENS = 1 << 16
 # The most ids kept for a reconnect. It is only reached if the server runs that many without sending a single row.
 KEPT_TOKENS = 16 << 20

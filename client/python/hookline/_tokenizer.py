@@ -91,8 +91,7 @@ class LocalTokenizer:
         return dict(json.loads(path.read_text())) if path.exists() else {}
 
     def _apply(self, wanted: Any, role: str, side: list[int], place: int) -> None:
-        """Adds the token of a role to the first or last place of `side`, or removes it, as `wanted` in a
-        config says."""
+        """Makes the first or last token of `side` the token of a role, or removes it, as `wanted` in a config says."""
         if not isinstance(wanted, bool) or role not in self._roles:
             return
         token = self._ids[self._roles[role]]

@@ -269,7 +269,7 @@ class Selection:
 
 @dataclass(frozen=True)
 class Retry:
-    """Lets a capture go on after UNAVAILABLE, with up to `attempts` reconnects in a row that receive no new row. The
+    """Lets a capture continue after UNAVAILABLE, with up to `attempts` reconnects in a row that receive no new row. The
     n-th of them waits `initial_seconds` * 2^(n-1), at most `max_seconds`. The defaults are those of every Hookline
     client (client/cpp/resumable_capture.h)."""
 
