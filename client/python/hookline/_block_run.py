@@ -209,8 +209,8 @@ class BlockRun:
         return receiver
 
     def _whole_batches(self, receiver: Receiver, layout: Layout) -> Iterator[RawBatch]:
-        """Yields the batches; a short batch only after the capture has ended well, since a failed capture
-        can have one, too."""
+        """Yields the batches; a short batch only after the capture has ended well, since a failed capture can have
+        one, too."""
         short = None
         while True:
             raw = receiver.next()

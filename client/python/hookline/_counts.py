@@ -18,9 +18,9 @@ def _scalar(value: Any) -> Any:
 
 
 def count(name: str, value: Any, least: int | None = None, most: int = _LARGEST) -> int:
-    """Converts a whole number to int: an int, an integer of numpy or torch, or a float without a fraction,
-    such as 1e6. TypeError or ValueError, which names the argument, for anything else, or if the number is
-    not from `least` to `most`."""
+    """Converts a whole number to int: an int, an integer of numpy or torch, or a float without a fraction, such as
+    1e6. TypeError or ValueError, which names the argument, for anything else, or if the number is not from `least`
+    to `most`."""
     number = _scalar(value)
     if isinstance(number, bool) or not isinstance(number, (int, float, np.integer, np.floating)):
         raise TypeError(f"{name}: {_shown(value)} is not a whole number")

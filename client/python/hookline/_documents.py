@@ -130,8 +130,8 @@ def paths_of(documents: Any) -> list[pathlib.Path] | None:
 
 
 def read_documents(documents: Any, field: str) -> Iterator[str]:
-    """Yields the texts of a path, of several (`pathlib.Path`s in a list), or of an iterable of texts or
-    dicts with texts."""
+    """Yields the texts of a path, of several (`pathlib.Path`s in a list), or of an iterable of texts or dicts
+    with texts."""
     paths = paths_of(documents)
     if paths is not None:
         for path in paths:

@@ -84,9 +84,9 @@ class SequenceOrder:
 
 
 class PlaceTracker:
-    """Finds the places in an order of the rows of a capture that begins at `place`, from the rows'
-    provenance. Rows come in the order, but some sequences may have none. `step` places form a group, like a
-    batch of a deterministic capture."""
+    """Finds the places in an order of the rows of a capture that begins at `place`, from the rows' provenance.
+    Rows come in the order, but some sequences may have none. `step` places form a group, like a batch of a
+    deterministic capture."""
 
     def __init__(self, order: SequenceOrder, place: int, step: int = 1) -> None:
         self._order = order

@@ -86,8 +86,8 @@ class Pass(Iterator[Batch]):
         summary: CaptureSummary | None,
         rows: int,
     ) -> CaptureOptions | None:
-        """Returns the options of the next capture, after `rows` rows of the pass; None if the cap did not
-        end this one."""
+        """Returns the options of the next capture, after `rows` rows of the pass; None if the cap did not end
+        this one."""
         names = capped(options, started)
         if not names or summary is None or summary.stop_reason != "budget":
             return None

@@ -52,8 +52,8 @@ def serve(
     """Starts one server for each replica, as an actor in a placement group, and waits until all of them answer.
 
     model: what `hookline-server --model` takes; every node must see the path.
-    num_gpus, num_cpus: of each server. Ray shows a server only its own GPU; num_gpus=0 runs it on CPUs,
-        with num_cpus threads.
+    num_gpus, num_cpus: of each server. Ray shows a server only its own GPU; num_gpus=0 runs it on CPUs, with
+        num_cpus threads.
     arguments: further flags of hookline-server, such as `--dataset`. Servers listen on their node's address, on any
         free port. On any but a loopback address they need `--auth-file`, which keeps out other users of the network, or
         `--insecure`, which lets them in.
@@ -146,8 +146,8 @@ class Servers:
             time.sleep(_WATCH_SECONDS / 4)
 
     def drain(self) -> None:
-        """Ends the servers and releases their resources. Running captures have `drain_seconds` to finish.
-        Idempotent."""
+        """Ends the servers and releases their resources. Running captures have `drain_seconds` to
+        finish. Idempotent."""
         actors, self._actors = self._actors, []
         if actors:
             drained = [actor.drain.remote() for actor in actors]

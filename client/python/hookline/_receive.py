@@ -77,8 +77,8 @@ class Pipe:
             return True
 
     def end(self, error: BaseException | None = None) -> None:
-        """Ends the batches: after the last one, `get` raises `error`, or returns None without one. Only the
-        first end counts."""
+        """Ends the batches: after the last one, `get` raises `error`, or returns None without one. Only the first
+        end counts."""
         with self._changed:
             if not self._ended:
                 self._ended, self._error = True, error
@@ -137,8 +137,8 @@ class _Call:
             return None if self._over else self._next_sequence
 
     def send(self, message: bytes | None) -> bool:
-        """Hands over a message once grpcio has taken the previous one; None ends the messages. False if the
-        call is over."""
+        """Hands over a message once grpcio has taken the previous one; None ends the messages. False if the call
+        is over."""
         with self._changed:
             self._changed.wait_for(lambda: self._over or self._message is None)
             if message is None:
@@ -185,8 +185,8 @@ class _Call:
 
 class _AnsweringPings:
     """Makes grpcio read from the connection inside a `with` block, so that it answers keepalive pings while no other
-    call reads. It watches the server's health: that call lasts, and is answered only when the health changes. grpcio's
-    own means (`subscribe`) busy-waits once the wall clock has been set back."""
+    call reads. It watches the server's health: that call lasts, and is answered only when the health changes.
+    grpcio's own way, `subscribe`, busy-waits once the wall clock has been set back."""
 
     def __init__(self, connection: Connection) -> None:
         self._call = StreamCall(connection, "/grpc.health.v1.Health/Watch", b"")

@@ -55,8 +55,8 @@ class SharedMemory:
         return self._view[offset : offset + length]
 
     def release(self, offset: int) -> None:
-        """Lets the server reuse the memory of these values. Several offsets are sent at once, since each
-        send wakes the server."""
+        """Lets the server reuse the memory of these values. Several offsets are sent at once, since each send wakes
+        the server."""
         self._released.append(offset)
         if len(self._released) >= self._told_at and self._connection is not None:
             try:
@@ -78,8 +78,8 @@ def offers(address: str, wanted: bool) -> Callable[[], SharedMemory | None]:
 
 
 def offer(address: str) -> SharedMemory | None:
-    """Offers memory to the server at `address`. None if the server is not on this machine or does not
-    accept the offer."""
+    """Offers memory to the server at `address`. None if the server is not on this machine or does not accept
+    the offer."""
     port = _network.loopback_port(address)
     if port is None or not hasattr(os, "memfd_create"):
         return None

@@ -53,11 +53,11 @@ class Sharing:
 class Cut:
     """A block's part of the source.
 
-    `place` is the index of its first sequence in the order in which the source is taken, and `sequences`
-    how many it has. `rows` is how many rows the selection keeps, None if only the server knows.
-    `first_sequence` is added to the sequence numbers in the server's provenance. `mask` says which of the
-    server's rows are kept, None: all. `limit_rows` is the budget with which the server must end, since its
-    source continues; 0: the source ends with the block.
+    `place` is the index of its first sequence in the order in which the source is taken, and `sequences` how many it
+    has. `rows` is how many rows the selection keeps, None if only the server knows. `first_sequence` is added to the
+    sequence numbers in the server's provenance. `mask` says which of the server's rows are kept, None: all.
+    `limit_rows` is the budget with which the server must end, since its source continues; 0: the source ends with
+    the block.
     """
 
     place: int

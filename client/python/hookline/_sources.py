@@ -57,8 +57,8 @@ def source_batches(source: Any) -> Iterator[TokenBatch]:
 
 
 def _whole_source(source: Any) -> TokenBatch:
-    """Reads a source that is one batch. A list of tensors is a list of sequences, since it does not come
-    from a loader."""
+    """Reads a source that is one batch. A list of tensors is a list of sequences, since it does not come from
+    a loader."""
     is_list = isinstance(source, list) and len(source) > 0 and getattr(source[0], "ndim", 0) == 1
     sequences = list_sequences(source, "source") if is_list else batch_sequences(source, "source")
     return TokenBatch(sequences, lambda index: f"row {sequences.row(index)} of the source")
@@ -174,8 +174,8 @@ class TokenFeed:
     def read(self, sequence: int) -> list[Ids] | None:
         """Returns the next message, beginning with the sequence of this index; None at the end of the source.
 
-        Blocks while the source does. Raises what the source raises, and LookupError if the sequence is not
-        kept any more."""
+        Blocks while the source does. Raises what the source raises, and LookupError if the sequence is not kept
+        any more."""
         with self._pulling:
             while True:
                 with self._state:

@@ -1,8 +1,8 @@
 """Memory for rows whose number is only known at the end, which holds each row once.
 
-Appending to a list of tensors and concatenating them holds every row twice for a while. Here the address
-space for a whole budget is reserved at once, and pages are allocated as they are written, so that the rows
-are contiguous from the start.
+Appending to a list of tensors and concatenating them holds every row twice for a while. Here the address space for a
+whole budget is reserved at once, and pages are allocated as they are written, so that the rows are contiguous from
+the start.
 """
 
 from __future__ import annotations

@@ -58,9 +58,9 @@ def _counts_of_both(a: Any, b: Any) -> dict[str, Any]:
 
 
 def _statistics_of_both(width: int, a: Any, b: Any) -> dict[str, Any]:
-    """Combines the statistics of `a` and `b`: HookPointSummary messages or dataclasses, whose fields have
-    the same names. Means of values are weighted by the number of finite values, and norms by rows, as the
-    server does within a call."""
+    """Combines the statistics of `a` and `b`: HookPointSummary messages or dataclasses, whose fields have the same
+    names. Means of values are weighted by the number of finite values, and norms by rows, as the server does within
+    a call."""
     a_values, b_values = (p.statistics_rows * width - p.nan_count - p.infinity_count for p in (a, b))
     if a_values or b_values:
         # A row without finite values counts with norm 0, unless no row has finite values: then the mean is NaN.

@@ -13,9 +13,9 @@ _NAMED = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
 
 
 def escaped(text: str) -> str:
-    """Returns `text` with all characters escaped that could forge a line, move a terminal's cursor or
-    change the reading direction (`\\x1b`, byte by byte in UTF-8). Printable characters stay, so that
-    escaping twice changes nothing."""
+    """Returns `text` with all characters escaped that could forge a line, move a terminal's cursor or change
+    the reading direction (`\\x1b`, byte by byte in UTF-8). Printable characters stay, so that escaping twice
+    changes nothing."""
     return _HIDDEN.sub(_escape, text)
 
 

@@ -1,8 +1,8 @@
 """Converts token ids from the forms in which users hold them to sequences.
 
-A form that can be read in two ways, such as two one-dimensional tensors that can be two sequences or a
-sequence and its targets, is refused, and the error says how to write each of them: a trainer must not get
-rows that the user did not mean.
+A form that can be read in two ways, such as two one-dimensional tensors that can be two sequences or a sequence and
+its targets, is refused, and the error says how to write each of them: a trainer must not get rows that the user did
+not mean.
 """
 
 from __future__ import annotations

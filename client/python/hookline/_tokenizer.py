@@ -26,8 +26,8 @@ class _EncodingUnpickler(pickle.Unpickler):
 
 
 def find_tokenizer(path: str | pathlib.Path) -> pathlib.Path:
-    """Returns the tokenizer's file: `path` itself, or if `path` is a directory, the file that the server
-    finds for it."""
+    """Returns the tokenizer's file: `path` itself, or if `path` is a directory, the file that the server finds
+    for it."""
     given = pathlib.Path(path)
     if not given.is_dir():
         if not given.exists():

@@ -85,8 +85,8 @@ def connect(
 
 
 class AsyncClient:
-    """A connection to a server, for use in one event loop. Also an async context manager, which closes the
-    connection."""
+    """A connection to a server, for use in one event loop. Also an async context manager, which closes
+    the connection."""
 
     def __init__(
         self,
@@ -300,9 +300,9 @@ class AsyncClient:
     def persist(
         self, name: str, hook_points: str | Sequence[str], source: Any, **options: Unpack[PersistArguments]
     ) -> AsyncPersistRun:
-        """Does what `Client.persist` does, with the same arguments. Returns an async iterator of the
-        progress; `await persist(...).wait()` waits for the end. An error of the server is raised by the
-        first step of the loop, or by `wait`."""
+        """Does what `Client.persist` does, with the same arguments. Returns an async iterator of the progress;
+        `await persist(...).wait()` waits for the end. An error of the server is raised by the first step of the
+        loop, or by `wait`."""
         self._check("persist")
         settled, request = persist_request(name, hook_points, source, options)
         persist = AsyncPersistRun(

@@ -392,10 +392,10 @@ class Client:
             `hookline.Text` has more options.
         max_activations: the most rows for each hook point; None: as many as the server allows.
         max_activations_by_hook_point: budgets of single hook points, by name.
-        dtype: "float32", "bfloat16" or "float16", or torch's or numpy's dtype. The server converts. None:
-            float32, or a recording's own dtype; for a recording any other is a ValueError. "float8_e4m3"
-            and "int8" are sent with one scale per row, in a quarter of float32's bytes, and returned as
-            float32; `summary` has the error of that conversion.
+        dtype: "float32", "bfloat16" or "float16", or torch's or numpy's dtype. The server converts. None: float32, or
+            a recording's own dtype; for a recording any other is a ValueError. "float8_e4m3" and "int8" are sent with
+            one scale per row, in a quarter of float32's bytes, and returned as float32; `summary` has the error of
+            that conversion.
         batch_rows: the rows of every batch but the last; 4096 by default.
         model: the name of the model; can be left out if the server has only one.
         selection: which rows of a sequence are kept.

@@ -75,11 +75,11 @@ def merged_recording(last: bytes) -> RecordingInfo:
 
 
 class PersistRun(_lifetime.Running, Iterator[PersistProgress]):
-    """Watches a recording being made: an iterator of its progress, about once a second. The last progress
-    holds the recording.
+    """Watches a recording being made: an iterator of its progress, about once a second. The last progress holds
+    the recording.
 
-    The recording continues when it is no longer watched; `Client.stop_recording` ends it. Iterate from one
-    thread at a time.
+    The recording continues when it is no longer watched; `Client.stop_recording` ends it. Iterate from one thread at
+    a time.
     """
 
     def __init__(self, call: StreamCall, options: CaptureOptions) -> None:

@@ -81,8 +81,8 @@ def read_activations(
     endpoints: what `serve` returned, the path of an endpoints file that all nodes see, or addresses.
     source: `hookline.Dataset`, or token ids in a list, array or tensor, which are sent with the tasks.
     block_rows: the most rows in an Arrow block.
-    override_num_blocks, concurrency, ray_remote_args: as for `ray.data.read_datasource`; the first is the
-        number of tasks.
+    override_num_blocks, concurrency, ray_remote_args: as for `ray.data.read_datasource`; the first is the number
+        of tasks.
     options: `max_activations`, `dtype` ("float32" or "float16": Arrow has no bfloat16), `model`, `selection` and
         `retry`, as for `Client.capture`.
     """

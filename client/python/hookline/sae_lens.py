@@ -91,13 +91,13 @@ def data_provider(
         capture earlier.
     shuffle_buffer: the number of rows among which the order is mixed, on `device`; the default takes the memory of 2^18
         rows. 0: rows come in the source's order.
-    mix_fraction: None: half of the buffer stays when batches leave, and the end of a pass empties it. A
-        number gives the exact batches of SAELens's `ActivationsStore` (6.54) with this number as
-        `activations_mixing_fraction`, after `torch.manual_seed(seed)`, of a pretokenized dataset with these
-        sequences: `shuffle_buffer` is then its `n_batches_in_buffer` x its context size (after
-        `seqpos_slice`), and `batch_size` its `train_batch_size_tokens`. As in SAELens, a pass leaves out
-        sequences that do not fill `store_batch_size_prompts`. `normalize_activations` changes no batch of
-        the store in any of its modes: the SAE, or the trainer's scaler (`scaling_factor`), applies it.
+    mix_fraction: None: half of the buffer stays when batches leave, and the end of a pass empties it. A number gives
+        the exact batches of SAELens's `ActivationsStore` (6.54) with this number as `activations_mixing_fraction`,
+        after `torch.manual_seed(seed)`, of a pretokenized dataset with these sequences: `shuffle_buffer` is then its
+        `n_batches_in_buffer` x its context size (after `seqpos_slice`), and `batch_size` its
+        `train_batch_size_tokens`. As in SAELens, a pass leaves out sequences that do not fill
+        `store_batch_size_prompts`. `normalize_activations` changes no batch of the store in any of its modes: the SAE,
+        or the trainer's scaler (`scaling_factor`), applies it.
     store_batch_size_prompts: the number of sequences taken at once.
     context_size: the tokens of a sequence; `seqpos_slice` needs it.
     seqpos_slice: keeps `slice(*seqpos_slice)` of each sequence's positions.
@@ -204,8 +204,8 @@ class DataProvider(Iterator[Any]):
     @property
     def mixing(self) -> float:
         """Measures how well the last batch is mixed: the number of source sequences in it, divided by the
-        number expected of as many rows drawn at random from the sequences seen so far. 1 is ideal; NaN
-        before the first batch."""
+        number expected of as many rows drawn at random from the sequences seen so far. 1 is ideal; NaN before
+        the first batch."""
         if self._sequences is None or self._seen == 0:
             return float("nan")
         rows = len(self._sequences)
