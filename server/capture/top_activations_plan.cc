@@ -24,7 +24,7 @@ constexpr int64_t kMaxLatents = 512;
 // that every checkpoint fits into one message of 4 MiB.
 constexpr int64_t kMaxContextTokens = int64_t{1} << 18;
 constexpr int64_t kMaxValues = int64_t{1} << 17;
-// An example takes the memory of this many tokens besides its context.
+// An example takes this many tokens' memory besides its context.
 constexpr int64_t kTokensOfExample = 8;
 // A distinct value takes the memory of this many tokens, as --max-held-tokens counts them: a node of a hash table.
 constexpr int64_t kTokensOfValue = 3;

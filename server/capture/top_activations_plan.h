@@ -57,7 +57,7 @@ struct TopActivationsPlan {
   int64_t checkpoint_sequences = 0;  // 0: none
   int64_t max_batch_tokens = 0;
   std::string digest;
-  // The run begins after this many sequences, with the records that the latents have of them.
+  // The run begins after this many sequences, with the records that each latent has of them.
   int64_t resumed_sequences = 0;
   int64_t resumed_ignored_tokens = 0;
   std::vector<LatentRecord> records;
@@ -65,7 +65,7 @@ struct TopActivationsPlan {
   int64_t sequences() const { return dataset.end() - dataset.begin(); }
   // Returns how many sequences a forward pass has that begins with this one, counted from 0.
   int64_t SequencesOfPass(int64_t first_sequence) const;
-  // Returns the memory that the run holds until its end, counted in token ids as for --max-held-tokens.
+  // Memory that the run holds until its end, counted in token ids as --max-held-tokens does.
   int64_t HeldTokens() const;
 };
 

@@ -19,7 +19,7 @@ class DeviceRun {
  public:
   virtual ~DeviceRun() = default;
 
-  // The needs of the run that the scheduler must know of.
+  // The needs of the run that the scheduler must know.
   struct Need {
     int64_t positions = 0;  // of the next forward pass; 0 if it must not run now, or while a pass runs
     int64_t paused = 0;     // positions for which that pass needs room to pause

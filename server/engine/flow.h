@@ -38,8 +38,8 @@ struct Flow {
   // Tokens that the flow may put into the next batch, so that their rows find room. A single sequence that is alone on
   // its device may exceed them.
   int64_t most_tokens = std::numeric_limits<int64_t>::max();
-  // The room that the receivers have for rows, in tokens, if no rows wait on the device. It is cached, because looking
-  // at each receiver's window for every batch would take longer than everything else.
+  // The room that its receivers have for rows, in tokens, if no rows wait on the device. It is kept, because looking at
+  // each receiver's window for every batch would take longer than everything else.
   struct Room {
     bool is_known = false;
     bool is_there = false;

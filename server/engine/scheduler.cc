@@ -179,7 +179,7 @@ void Scheduler::ScoreMayRun(CaptureId id) {
   Section section(this);
   const auto found = state_.scores.find(id);
   if (found == state_.scores.end()) return;
-  // The run's needs may have changed since GetNeed. A time that is too early does no harm, but a time must not be lost.
+  // The run's needs may have changed since it was asked. A time that is too early does no harm; one must not be lost.
   const bool awaits = need.answer_by != absl::InfiniteFuture();
   if (awaits) found->second.answer_by = need.answer_by;
   ModelQueue& queue = state_.QueueOf(found->second.model);

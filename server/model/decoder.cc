@@ -189,7 +189,7 @@ void Decoder::EnterStage(Taps& taps, Progress* progress) {
     state.per_layer = std::move(progress->pass->per_layer);
     state.shared = std::move(progress->pass->shared);
   }
-  // A tensor that is already on the device stays as it is.
+  // A tensor that lies there already stays as it is.
   const auto bring = [&stage](at::Tensor* tensor) {
     if (tensor->defined()) *tensor = tensor->to(stage.device, /*non_blocking=*/true);
   };

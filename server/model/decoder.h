@@ -24,10 +24,10 @@ namespace hookline {
 
 class Decoder : public Model {
  public:
-  // `weights` lie on the model's device in its dtype; decoder_weights.h gives the dtypes of embedding tables and norm
-  // weights. If there are stages, which together have all blocks, the weights of a block lie on the device of its
-  // stage, those used before the blocks on the first, info.device, and those used after them on the last. The caller
-  // fills in those fields of `info` that do not follow from the configuration.
+  // `weights` lie on the model's device in its dtype, embedding tables and norm weights as decoder_weights.h says.
+  // If there are stages, which together have all blocks, the weights of a block lie on the device of its stage, those
+  // used before the blocks on the first, info.device, and those used after them on the last. `info` has everything but
+  // what the configuration tells.
   Decoder(ModelInfo info, DecoderConfig config, DecoderWeights weights, at::ScalarType dtype,
           const std::vector<Stage>& stages = {});
 

@@ -228,7 +228,7 @@ absl::StatusOr<std::unique_ptr<Model>> LoadScript(const ModelOptions& options, c
   return LoadTorchScript(script);
 }
 
-// Returns the facts about a replica that are known before its files are read.
+// Returns what is known of a replica before its files are read.
 ModelInfo InfoOf(const ModelOptions& options, const Found& found, const Devices& devices) {
   ModelInfo info;
   info.name = ModelName(options);

@@ -12,8 +12,8 @@
 namespace hookline {
 
 struct ServedModel {
-  // The part of a model on which one executor's thread computes. A replica of several stages has one for each stage, so
-  // that while one thread computes a stage of a batch, another computes another stage of the next batch.
+  // One executor's thread computes on one of these. A replica of several stages has one for each, so that while one
+  // computes a stage of a batch another computes another stage of the next.
   struct Executor {
     std::unique_ptr<Model> model;
     int replica = 0;

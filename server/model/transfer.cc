@@ -32,7 +32,7 @@ constexpr absl::Duration kEventPoll = absl::Microseconds(50);
 // Copies of a few slabs end within this time, so polling at once is faster than sleeping.
 constexpr absl::Duration kEventSpin = absl::Microseconds(50);
 
-// For fewer bytes, a core of the host computes the sums faster than a kernel can be launched.
+// For fewer bytes a core of the host computes the sums sooner than a device is told to.
 constexpr size_t kLeastSummedBytes = size_t{256} << 10;
 
 bool IsRun(const std::vector<int64_t>& index, size_t first, size_t count) {

@@ -83,7 +83,7 @@ Json ReadMore() {
   return Json::parse(stream);
 }
 
-// Returns the values that the dictionary computes of `rows` at one of its points.
+// Returns what the dictionary computes of `rows` at one of its points.
 at::Tensor At(DictionaryPoint point, const Dictionary& dictionary, const at::Tensor& rows) {
   at::Tensor values;
   dictionary.Compute({point}, rows, rows.scalar_type(), [&](DictionaryPoint, const at::Tensor& one) { values = one; });

@@ -159,8 +159,8 @@ def hooked_vllm(folder: pathlib.Path, config: dict, ids: torch.Tensor, device: s
     return run
 
 
-# The maker of each peer's function, and the number of its sequences: fewer than a capture's, since all peers are
-# slower. SAELens's store first fills a buffer of 16.
+# The maker of each peer's function, and how many sequences it goes through, since all are slower than a capture.
+# SAELens's store first fills a buffer of 16.
 PEERS = {
     "transformers with a hook": (hooked_transformers, 64),
     "TransformerLens": (hooked_transformer_lens, 64),

@@ -152,7 +152,7 @@ def test_values_that_are_not_finite_are_said(fake):
 
     server.alter = alter
     client = hookline.connect(server.address)
-    told = "2 values NaN and 5 infinite among the 9 rows.*made 4 of them infinite.*bfloat16"
+    told = "2 NaN and 5 infinite values in 9 rows.*made 4 of them infinite.*bfloat16"
     with pytest.warns(UserWarning, match=told):
         list(client.capture(RESID, SEQUENCES, dtype="float16"))
     with pytest.warns(UserWarning, match=told):

@@ -241,7 +241,7 @@ def test_a_sequence_of_more_rows_than_the_servers_cap_is_an_error(fake):
     model = hookline.connect(fake(cap=10).address).model()
     with hookline.ActivationCollector(model, [RESID]) as collector:
         model(TOKENS)
-        with pytest.raises(ValueError, match="brings 11 rows, more than the 10 that the server grants"):
+        with pytest.raises(ValueError, match="has 11 rows, more than the 10 that the server grants"):
             model([list(range(11))])
     assert len(collector.get_activations()[RESID]) == 96
 

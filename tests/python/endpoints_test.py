@@ -71,7 +71,7 @@ def test_a_name_in_a_list_stands_for_all_its_addresses(monkeypatch):
 
 def test_a_name_of_many_addresses_has_no_certificate_of_its_own(monkeypatch):
     resolve(monkeypatch, ["10.0.0.1", "10.0.0.2"])
-    with pytest.raises(ValueError, match="'hookline.lab' has 2 addresses.*list the servers by names of their own"):
+    with pytest.raises(ValueError, match="'hookline.lab' has 2 addresses.*list the servers by their own names"):
         hookline.connect(["hookline.lab:7471"], tls=True)
 
 

@@ -232,5 +232,5 @@ def test_a_recordings_dtype_may_be_named_but_not_changed(fake):
         rows = torch.cat([b[RESID] for b in client.capture(RESID, hookline.Recording("r"), dtype=dtype)])
         assert rows.dtype == torch.bfloat16
         np.testing.assert_array_equal(rows.float().numpy(), expected(RESID, SEQUENCES))
-    with pytest.raises(ValueError, match="dtype: the recording holds bfloat16.*not float32"):
+    with pytest.raises(ValueError, match="dtype: the recording's rows are bfloat16.*not float32"):
         list(client.capture(RESID, hookline.Recording("r"), dtype="float32"))

@@ -44,7 +44,7 @@ def test_the_config_tells_what_the_server_knows_under_the_usual_names(model):
     assert (config.hidden_size, config.n_embd, model.cfg.d_model) == (8, 8, 8)
     assert (config.model_type, config.device) == ("fake", "cpu")
     assert getattr(config, "rope_theta", None) is None
-    with pytest.raises(AttributeError, match="does not tell a model's 'rope_theta'.*num_hidden_layers"):
+    with pytest.raises(AttributeError, match="does not report a model's 'rope_theta'.*num_hidden_layers"):
         config.rope_theta
 
 

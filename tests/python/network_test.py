@@ -91,7 +91,7 @@ def test_an_error_that_came_through_a_proxy_names_it(monkeypatch):
     for call in (client.model, lambda: list(client.capture(RESID, [[1]]))):
         with pytest.raises(hookline.UnavailableError) as caught:
             call()
-        assert "127.0.0.1:9, which http_proxy names; no_proxy=gpu.invalid" in str(caught.value)
+        assert "127.0.0.1:9, which http_proxy names; set no_proxy=gpu.invalid" in str(caught.value)
         assert "secret" not in str(caught.value)
     monkeypatch.setenv("no_proxy", ".example, .invalid")
     with pytest.raises(hookline.UnavailableError) as caught:

@@ -150,7 +150,7 @@ def test_a_server_that_is_killed_is_started_again_at_its_address(servers):
 
 def test_what_has_no_place_in_a_table_is_refused(servers):
     for options, why in (
-        (dict(top_k=3), "top_k: a table has rows of all hook points"),
+        (dict(top_k=3), "top_k: a Ray Dataset has whole rows of all hook points"),
         (dict(dtype="bfloat16"), "Arrow has no bfloat16"),
         (dict(deterministic=True), "deterministic: tasks begin in the middle"),
     ):

@@ -191,7 +191,7 @@ def test_an_autoencoder_of_one_head_replaces_that_heads_rows(client):
     assert told.kl_div_with_sae == pytest.approx(zero.mean_kl, rel=1e-4) and told.l0 == pytest.approx(width)
     with pytest.raises(ValueError, match="head 4 .*, which has 4 heads"):
         client.loss_recovered(OneHead(4), hook_point, IDS)
-    with pytest.raises(ValueError, match="head 1 .*resid_post, which has none"):
+    with pytest.raises(ValueError, match="head 1 .*resid_post, which has no heads"):
         client.loss_recovered(OneHead(1), RESID, IDS)
 
 

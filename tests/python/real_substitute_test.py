@@ -127,8 +127,8 @@ def test_what_the_function_raises_or_returns_wrongly_is_raised_and_ends_the_call
     with pytest.raises(KeyError, match="mine"):
         client.substitute(IDS, RESID, fails).wait()
     for replace, error, message in (
-        (lambda rows: rows[:, :3], ValueError, r"rows of \(11, 3\), not of \(11, 48\)"),
-        (lambda rows: (rows, [True]), ValueError, r"a mask of \(1,\), not of \(11,\)"),
+        (lambda rows: rows[:, :3], ValueError, r"rows of \(11, 3\), not \(11, 48\)"),
+        (lambda rows: (rows, [True]), ValueError, r"a mask of \(1,\), not \(11,\)"),
         (lambda rows: rows / 0, ValueError, "not finite"),
         (lambda rows: "much", TypeError, "rows of blocks.1.hook_resid_post are str"),
     ):

@@ -75,7 +75,7 @@ def test_a_text_can_be_estimated_and_recorded(client):
 
 
 def test_text_and_source_exclude_each_other(client):
-    with pytest.raises(TypeError, match="text: given beside source"):
+    with pytest.raises(TypeError, match="text: given together with source"):
         client.capture(RESID, [[1]], text="a")
     with pytest.raises(TypeError, match="source: none was given"):
         client.capture(RESID)

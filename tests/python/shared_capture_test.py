@@ -212,7 +212,7 @@ def test_what_needs_one_server_is_refused(pair):
         feed = hookline.Feed("shared", hookline.Dataset("text"))
         for arguments, why in (
             (dict(source=feed), "a feed is shared by captures on one server"),
-            (dict(source=SEQUENCES, record_as="run1"), "record_as: a recording stands on one server"),
+            (dict(source=SEQUENCES, record_as="run1"), "record_as: a recording is on one server"),
         ):
             with pytest.raises(ValueError, match=f"{why}.*{pair[0].address}"):
                 client.capture([A], **arguments)
@@ -248,13 +248,13 @@ def test_a_resume_token_is_checked(pair):
         next(running)
         token = running.resume_token
         for wrong, why in (
-            (b"\x01\x02", "not a token of a capture over several servers"),
-            (token.replace(b'_shared":1', b'_shared":2'), "of version 2; this client reads version 1"),
-            (token.replace(b'"place_row":', b'"place_row":1'), "damaged"),
+            (b"\x01\x02", "is not from a capture over several servers"),
+            (token.replace(b'_shared":1', b'_shared":2'), "has version 2; this client reads version 1"),
+            (token.replace(b'"place_row":', b'"place_row":1'), "is damaged"),
         ):
             with pytest.raises(hookline.InvalidArgumentError, match=f"resume_token: {why}"):
                 client.capture([A], SEQUENCES, resume_token=wrong)
-        with pytest.raises(hookline.InvalidArgumentError, match="of another capture"):
+        with pytest.raises(hookline.InvalidArgumentError, match="belongs to another capture"):
             list(client.capture([B], SEQUENCES, resume_token=token))
         with pytest.raises(ValueError, match="shuffle_buffer"):
             client.capture([A], SEQUENCES, resume_token=token, shuffle_buffer=10)

@@ -103,10 +103,10 @@ def test_a_model_called_with_a_padded_batch_collects_no_padding(fake):
     [
         ([[1, 0, 1, 0, 0], [1] * 5], r"\[0\]: masks position 1 between"),
         ([[1, 1, 1, 0, 0]], "1 rows beside 2 sequences"),
-        (RIGHT[:, :4], r"of shape \(4,\) beside 5 token ids"),
-        (RIGHT.reshape(2, 1, 5), r"of shape \(2, 1, 5\)"),
-        ([[1, 1, 2, 2, 0], [1] * 5], "other values than 0 and 1"),
-        (torch.tensor([[0.0, 0.0, 0.0, -1e9, -1e9], [0.0] * 5]), "other values than 0 and 1"),
+        (RIGHT[:, :4], r"has shape \(4,\) for 5 token ids"),
+        (RIGHT.reshape(2, 1, 5), r"has shape \(2, 1, 5\)"),
+        ([[1, 1, 2, 2, 0], [1] * 5], "values other than 0 and 1"),
+        (torch.tensor([[0.0, 0.0, 0.0, -1e9, -1e9], [0.0] * 5]), "values other than 0 and 1"),
     ],
     ids=["hole", "rows", "columns", "dimensions", "packed", "additive"],
 )
@@ -170,7 +170,7 @@ def test_a_batch_with_its_targets_is_one_also_where_it_is_the_whole_source(fake)
     check(fake, [IDS, LEFT_IDS], IDS.tolist() + LEFT_IDS.tolist())  # two batches
     following = torch.arange(40).reshape(4, 10)
     for source in ((IDS, LEFT_IDS), [IDS, RIGHT], [following, following + 1], [following, following + 1, RIGHT]):
-        with pytest.raises(TypeError, match=r"may be batches, or a batch with its targets and mask.*source\[0\]"):
+        with pytest.raises(TypeError, match=r"can be batches, or a batch with its targets and mask.*source\[0\]"):
             rows_of(fake().address, source)
 
 
@@ -183,7 +183,7 @@ def test_samples_that_no_loader_has_collated_are_all_taken(fake):
         model(samples)
     assert collector.counts == {RESID: 5}
     for batch in (tuple(samples), [{"input_ids": IDS}, {"input_ids": IDS}]):
-        with pytest.raises(TypeError, match="2 dicts with token ids may be samples, or inputs with their targets"):
+        with pytest.raises(TypeError, match="2 dicts with token ids can be samples, or inputs with their targets"):
             rows_of(fake().address, iter([batch]))
 
 

@@ -72,7 +72,7 @@ def test_a_data_provider_may_end(fake):
 
 
 def test_a_source_smaller_than_a_batch_is_an_error_not_an_endless_loop(fake):
-    with pytest.raises(ValueError, match="fewer than the 64 rows"):
+    with pytest.raises(ValueError, match="fewer rows than a batch, which has 64"):
         next(hookline.sae_lens.data_provider(fake().address, RESID, SEQUENCES[:2], batch_size=64))
 
 

@@ -98,8 +98,8 @@ bool IsPinned(const void* data);
 // Returns the address at which the CPU finds the bytes of device memory.
 void* HostAddress(const void* device_address);
 
-// Counts the launch of `name` on the current stream of the current device, and checks it against the work of other
-// streams. Ignores tensors that are not on the device.
+// Counts the launch of `name` on the current stream of the current device and checks it against what other streams do.
+// Tensors that are not on the device do not count.
 void Launch(const std::string& name, const std::vector<at::Tensor>& reads, const std::vector<at::Tensor>& writes);
 
 // Copies between devices, on the source's current stream. That stream and the destination's wait for each other.

@@ -211,7 +211,7 @@ absl::Status Run(const ExamplesFlags& flags, const ServerChoice& server, Interru
   if (!flags.delphi.empty()) RETURN_IF_ERROR(WriteDelphi(result, flags.delphi));
   if (!flags.sae_dashboard.empty()) RETURN_IF_ERROR(WriteSaeDashboard(result, flags.sae_dashboard));
   if (!flags.json) RETURN_IF_ERROR(ExplainUnavailable(Print(result, *client), server.address));
-  // The answer is complete, so nothing needs the checkpoint.
+  // The answer holds everything that the checkpoint held.
   if (!flags.checkpoint.empty()) std::remove(flags.checkpoint.c_str());
   return absl::OkStatus();
 }

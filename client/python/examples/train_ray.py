@@ -5,8 +5,8 @@
     client/python/examples/train_ray.py --model tests/fixtures/nanochat/demo --replicas 2 \\
         --tokens tests/fixtures/nanochat/demo/tokens.npy --program build/release/bin/hookline-server
 
-It starts Ray on this machine, or joins the cluster that RAY_ADDRESS names, and one server for each replica: on a GPU
-each with --gpus 1, else on CPUs. The autoencoder is that of train_sae.py.
+It starts Ray on this machine, or joins the cluster that RAY_ADDRESS names, and starts one server for each replica: on a
+GPU each with --gpus 1, else on CPUs. The autoencoder is that of train_sae.py.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ import hookline.ray
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--model", required=True, help="what hookline-server --model takes, on every node")
-    parser.add_argument("--tokens", required=True, help="a dataset for --dataset, on every node")
+    parser.add_argument("--model", required=True, help="a model for hookline-server --model, on every node")
+    parser.add_argument("--tokens", required=True, help="a dataset for hookline-server --dataset, on every node")
     parser.add_argument("--program", default="hookline-server", help="(default: %(default)s)")
     parser.add_argument("--replicas", type=int, default=2, help="servers (default: %(default)s)")
     parser.add_argument("--gpus", type=float, default=0, help="of each server (default: %(default)s)")
@@ -46,13 +46,13 @@ def main() -> int:
         num_gpus=arguments.gpus,
         num_cpus=arguments.cpus,
         program=str(Path(arguments.program).resolve()) if "/" in arguments.program else arguments.program,
-        # Everybody on the cluster's network may use the servers; --auth-file knows who may.
+        # Anyone on the cluster's network can use the servers; --auth-file would restrict that.
         arguments=["--insecure", "--dataset", f"tokens={Path(arguments.tokens).resolve()}"],
         drain_seconds=5,
     ) as servers:
         print("servers:", ", ".join(servers.endpoints))
         source = hookline.Dataset("tokens", arguments.sequence_length, sequence_count=arguments.sequences)
-        # Servers hold CPUs for as long as they run: some must be left for the tasks.
+        # Servers hold their CPUs for as long as they run, so some must be left for the tasks.
         dataset = hookline.ray.read_activations(
             servers, arguments.hook_point, source, ray_remote_args={"num_cpus": arguments.cpus}
         )
@@ -63,7 +63,7 @@ def main() -> int:
 
 def train(dataset: ray.data.Dataset, arguments: argparse.Namespace) -> None:
     autoencoder: TopKAutoencoder | None = None
-    # `iter_torch_batches` would need Ray Train's packages, too.
+    # `iter_torch_batches` would also need Ray Train's packages.
     batches = dataset.iter_batches(
         batch_size=arguments.batch_rows, local_shuffle_buffer_size=arguments.shuffle_rows, drop_last=True
     )

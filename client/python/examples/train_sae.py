@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Trains a sparse autoencoder on the rows of one hook point of a running server, and says how good it is.
+"""Trains a sparse autoencoder on the rows of one hook point of a running server, and measures it.
 
     hookline-server --model tests/fixtures/nanochat/demo --listen 127.0.0.1:7471 &
     client/python/examples/train_sae.py --tokens tests/fixtures/nanochat/demo/tokens.npy
@@ -47,7 +47,8 @@ class TopKAutoencoder(torch.nn.Module):
 
 
 def sequences(path: Path, length: int) -> np.ndarray[Any, Any]:
-    """The file's token ids cut into sequences: an .npy array, or a text's bytes for a byte-level model."""
+    """Reads a file's token ids and cuts them into sequences: an .npy array, or a text's bytes for a
+    byte-level model."""
     tokens = np.load(path).reshape(-1) if path.suffix == ".npy" else np.frombuffer(path.read_bytes(), np.uint8)
     return tokens[: len(tokens) // length * length].reshape(-1, length)
 

@@ -1,13 +1,12 @@
 #!/usr/bin/env python3
-"""Trains a SAELens autoencoder on the rows of one hook point of a running server, and says how good it is.
+"""Trains a SAELens autoencoder on the rows of one hook point of a running server, and measures it.
 
     hookline-server --model tests/fixtures/nanochat/demo --dataset text=tests/fixtures/nanochat/demo/tokens.npy &
     client/python/examples/train_sae_lens.py --dataset text --out sae       # needs sae-lens 6.54
 
-Killed at any moment, the same command goes on from the last checkpoint with exactly the batches that would have come:
-beside SAELens's own files a checkpoint holds the state of the data provider, its buffer included. The autoencoder in
-`--out` is loaded with `sae_lens.SAE.load_from_disk`; its metadata says which model, hook point and dataset it belongs
-to.
+If it is killed, the same command continues from the last checkpoint with exactly the batches that would have come:
+beside SAELens's own files, a checkpoint holds the state of the data provider, its buffer included. Load the autoencoder
+in `--out` with `sae_lens.SAE.load_from_disk`; its metadata says which model, hook point and dataset it belongs to.
 
 The last tenth of the dataset is not trained on; explained variance, 1 - sum |x - r(x)|^2 / sum |x - mean x|^2, and the
 mean number of features in use are measured there.
@@ -32,14 +31,14 @@ PROVIDER_STATE = "hookline_provider.pt"
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that is whole: the provider's state is written last, and renamed into its place."""
+    """Returns the newest complete checkpoint: the provider's state is written last, and renamed into place."""
     found = [path.parent for path in folder.glob(f"*/{PROVIDER_STATE}")]
     return max(found, key=lambda path: int(path.name.rpartition("_")[2]), default=None)
 
 
 @torch.no_grad()
 def evaluate(sae: SAE, client: hookline.Client, hook_point: str, source: hookline.Dataset) -> tuple[float, float]:
-    """The explained variance and the mean number of features in use."""
+    """Returns the explained variance and the mean number of features in use."""
     mean = torch.from_numpy(client.statistics(hook_point, source)[hook_point].mean_vector)
     residual = total = used = 0.0
     rows = 0
@@ -55,7 +54,7 @@ def evaluate(sae: SAE, client: hookline.Client, hook_point: str, source: hooklin
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--server", default="localhost:7471", help="host:port (default: %(default)s)")
-    parser.add_argument("--dataset", required=True, help="of the server")
+    parser.add_argument("--dataset", required=True, help="a dataset of the server")
     parser.add_argument("--sequence-length", type=int, default=128, help="tokens (default: %(default)s)")
     parser.add_argument("--hook-point", default="blocks.1.hook_resid_post", help="(default: %(default)s)")
     parser.add_argument("--features", type=int, default=512, help="of the autoencoder (default: %(default)s)")
@@ -88,7 +87,7 @@ def main() -> int:
         batch_size=arguments.batch_rows,
         shuffle_buffer=1 << 14,
         seed=arguments.seed,
-        deterministic=True,  # bits that depend neither on other clients nor on where the run was cut
+        deterministic=True,  # rows then depend neither on other clients nor on where the run was interrupted
     )
     sae = TopKTrainingSAE(
         TopKTrainingSAEConfig(
@@ -131,9 +130,9 @@ def main() -> int:
         sae.load_weights_from_checkpoint(before)
         trainer.load_trainer_state(before)
         provider.load_state_dict(torch.load(before / PROVIDER_STATE))
-        trainer.n_training_steps += 1  # which SAELens counts after the checkpoint
+        trainer.n_training_steps += 1  # SAELens counts the step only after the checkpoint
         trainer.checkpoint_thresholds = [at for at in trainer.checkpoint_thresholds if at > trainer.n_training_samples]
-        print(f"goes on after {trainer.n_training_samples} rows, from {before}", flush=True)
+        print(f"continues after {trainer.n_training_samples} rows, from {before}", flush=True)
 
     trainer.fit()
     sae.save_inference_model(arguments.out)

@@ -1,4 +1,4 @@
-"""Activations of a language model, streamed from a Hookline server.
+"""Streams activations of a language model from a Hookline server.
 
     import hookline
 
@@ -7,8 +7,7 @@
         for hook_point, rows in batch.items():  # (4096, width) tensors, row-aligned
             ...
 
-`hookline.torch`, `hookline.sae_lens`, `hookline.plot`, `hookline.aio` and `hookline.pack` are imported when they are
-first named.
+The submodules `aio`, `many`, `pack`, `plot`, `ray`, `sae_lens` and `torch` are imported on first use.
 """
 
 import importlib

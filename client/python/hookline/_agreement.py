@@ -1,4 +1,4 @@
-"""Checks that several servers hold the same: a model and, where a dataset is read, that one, by their fingerprints."""
+"""Checks by fingerprints that several servers hold the same model, and the same dataset if one is read."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ if TYPE_CHECKING:
 
 
 def is_gone(error: Exception) -> bool:
-    """True where a call failed of a server that is away, or goes away: gRPC cancels what a server that ends still
-    runs. A capture that an operator stopped is another matter."""
+    """Returns whether a call failed because the server is gone or is shutting down, when gRPC cancels its running
+    calls. False for a capture that an operator stopped."""
     if isinstance(error, CancelledError):
         return "StopCapture" not in error.message
     return isinstance(error, (UnavailableError, DeadlineExceededError))
 
 
 class Agreement:
-    """The model and dataset of the first server that answered, which the others must hold, too. Thread-safe."""
+    """The model and dataset of the first server that answered, which the others must also hold. Thread-safe."""
 
     def __init__(self, model: str, dataset: str | None) -> None:
         self._model = model
         self._dataset = dataset
         self._lock = threading.Lock()
-        self._first: dict[str, tuple[str, str]] = {}  # of each thing: address and fingerprint; guarded by _lock
+        self._first: dict[str, tuple[str, str]] = {}  # the first address and fingerprint by kind; guarded by _lock
         self.model: ModelInfo | None = None
         self.dataset: DatasetInfo | None = None
 
     def ask(self, client: Client, timeout: float) -> None:
-        """Asks a server, and so whether it is there. FailedPreconditionError names two servers that differ."""
+        """Asks a server for its model and dataset. FailedPreconditionError, which names two servers, if they differ."""
         model = client.call(_calls.get_model(self._model), timeout)
         self.check(f"model {model.name!r}", client.address, model.fingerprint)
         self.model = self.model or model
@@ -43,11 +43,11 @@ class Agreement:
             self.dataset = self.dataset or dataset
 
     def check(self, what: str, address: str, fingerprint: str) -> None:
-        kind = what.split(" ")[0]  # a model may have another name on each server
+        kind = what.split(" ")[0]  # a model can have a different name on each server
         with self._lock:
             first_address, first = self._first.setdefault(kind, (address, fingerprint))
         if first != fingerprint:
             raise FailedPreconditionError(
                 f"{what}: {first_address} holds the fingerprint {first} and {address} holds {fingerprint}; the servers "
-                "of one client hold the same"
+                "of one client must hold the same"
             )

@@ -1,4 +1,4 @@
-"""The keyword arguments of captures, for the signatures that hand them on."""
+"""The types of the keyword arguments that methods pass on."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class EstimateArguments(TypedDict, total=False):
 
 
 class RowsArguments(EstimateArguments, total=False):
-    """The arguments of whatever computes rows; `Client.capture` says what each means."""
+    """The arguments of all methods that compute rows; `Client.capture` says what each means."""
 
     deterministic: bool
 
 
 class PersistArguments(RowsArguments, total=False):
-    """The arguments of `Client.persist`, which says what `part` means, and `Client.capture` what the others do."""
+    """The arguments of `Client.persist`, which says what `part` means; `Client.capture` describes the others."""
 
     part: tuple[int, int] | None
 

@@ -1,4 +1,4 @@
-"""Batch memory: allocated once, written by the receiver, handed out as tensors or arrays without a copy."""
+"""Batch memory: allocated once, written by the receiver, and returned as tensors or arrays without a copy."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ RAW_DTYPES: dict[str, np.dtype[Any]] = {
     "float32": np.dtype("<f4"),
     "bfloat16": np.dtype("<u2"),
     "float16": np.dtype("<f2"),
-    "uint8": np.dtype("u1"),  # rows that are more than their values (_rows.py)
+    "uint8": np.dtype("u1"),  # rows that have more parts than their values (_rows.py)
 }
 _DTYPES = ("float32", "bfloat16", "float16", "float8_e4m3", "int8")
 
 
 def dtype_name(dtype: Any) -> str:
-    """The name, one of `_DTYPES`, of a name, a torch.dtype, a numpy dtype or one of ml_dtypes."""
+    """Returns the name, one of `_DTYPES`, of a dtype given by name or as a dtype of torch, numpy or ml_dtypes."""
     name = dtype if isinstance(dtype, str) else str(dtype)
     name = name[len("torch.") :] if name.startswith("torch.") else name
     if name not in _DTYPES and name != "float8_e4m3fn":
@@ -24,7 +24,7 @@ def dtype_name(dtype: Any) -> str:
             name = np.dtype(dtype).name
         except TypeError:
             pass
-    name = "float8_e4m3" if name == "float8_e4m3fn" else name  # as torch and ml_dtypes call OCP's
+    name = "float8_e4m3" if name == "float8_e4m3fn" else name  # torch's and ml_dtypes' name of OCP's E4M3
     if name not in _DTYPES:
         raise ValueError(f"dtype: {dtype!r} is not one of {', '.join(_DTYPES)}")
     return name
@@ -33,7 +33,7 @@ def dtype_name(dtype: Any) -> str:
 class Block:
     """Memory for rows of one hook point, C-contiguous (rows, width).
 
-    Between two batches the processor's caches hold rows, not the interpreter: every step here costs what it does cold.
+    Between two batches the processor's caches hold rows, not the interpreter, so every step here runs with cold caches.
     """
 
     __slots__ = ("handle", "rows", "address", "_make_raw", "_raw")
@@ -53,7 +53,7 @@ class Block:
         return self._raw
 
     def first(self, rows: int) -> Any:
-        """The first rows as the user gets them."""
+        """Returns the first rows as the user gets them."""
         return self.handle if rows == self.rows else self.handle[:rows]
 
 
@@ -61,19 +61,19 @@ class Allocator(Protocol):
     """Makes the memory that batches are received into."""
 
     def allocate(self, hook_point: int, first_row: int, rows: int, width: int) -> Block:
-        """Makes room for `rows` rows of the capture's hook point of that index, from row `first_row` on."""
+        """Allocates `rows` rows, from row `first_row` of the capture on, of the hook point with this index."""
 
     def column(self, column: np.ndarray[Any, Any]) -> Any:
-        """A provenance column as the user gets it."""
+        """Converts a provenance column to what the user gets."""
 
 
 def array_block(raw: np.ndarray[Any, Any], handle: Any) -> Block:
-    """A block of an array in the dtype's raw form, which the user gets as `handle`."""
+    """Makes a block of an array in the dtype's raw form, which the user gets as `handle`."""
     return Block(handle, len(raw), raw.ctypes.data, lambda _: raw)
 
 
 def numpy_view(dtype: str) -> np.dtype[Any] | None:
-    """The type under which numpy shows values of a dtype that it does not have itself; None where it has."""
+    """Returns the ml_dtypes type for a dtype that numpy lacks; None if numpy has the dtype."""
     if dtype != "bfloat16":
         return None
     try:
@@ -86,7 +86,7 @@ def numpy_view(dtype: str) -> np.dtype[Any] | None:
 
 
 class NumpyArrays:
-    """numpy arrays; bfloat16 needs ml_dtypes."""
+    """Allocates numpy arrays; bfloat16 needs ml_dtypes."""
 
     def __init__(self, dtype: str) -> None:
         self._raw_dtype = RAW_DTYPES[dtype]
@@ -101,7 +101,7 @@ class NumpyArrays:
 
 
 class TorchArrays:
-    """torch tensors in host memory, page-locked if asked."""
+    """Allocates torch tensors in host memory, page-locked with `pin_memory`."""
 
     def __init__(self, dtype: str, pin_memory: bool) -> None:
         import torch
@@ -135,7 +135,7 @@ def have_torch() -> bool:
 
 
 def make_allocator(output: str, dtype: str, pin_memory: bool) -> Allocator:
-    """Returns the allocator for `output` "torch", "numpy", or "auto": torch where it is installed."""
+    """Returns the allocator for `output` "torch", "numpy", or "auto", which means torch if it is installed."""
     if output not in ("auto", "torch", "numpy"):
         raise ValueError(f"output: {output!r} is not one of auto, torch, numpy")
     if output == "torch" or (output == "auto" and have_torch()):

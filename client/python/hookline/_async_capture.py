@@ -1,4 +1,4 @@
-"""Captures for asyncio: the receiving of their batches, on grpc.aio."""
+"""Receives captures for asyncio, on grpc.aio."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from hookline.types import CaptureStarted, CaptureSummary
 if TYPE_CHECKING:
     from hookline.aio import AsyncClient
 
-# grpc.aio says this where a message is being sent as the call ends: its status has not arrived yet, and never does.
-# Tokens are therefore not sent before the server has accepted the request, and what ends the call later is asked for
-# once more.
+# grpc.aio reports this if a message is being sent while the call ends: the call's status is then lost. Tokens are
+# therefore only sent after the server has accepted the request, and a call that ends this way later is made again,
+# which reports the reason.
 _LOST_STATUS = "Internal error from Core"
 
 
@@ -57,7 +57,7 @@ class AsyncCapture(InLoop, AsyncIterator[Batch]):
 
     @property
     def summary(self) -> CaptureSummary | None:
-        """The capture's end and what it brought; None until the last batch has been taken."""
+        """Says how the capture ended; None until the last batch has been taken."""
         return self._session.summary
 
     async def __anext__(self) -> Batch:
@@ -65,8 +65,8 @@ class AsyncCapture(InLoop, AsyncIterator[Batch]):
         return await self._batches.__anext__()
 
     async def aclose(self) -> None:
-        """Cancels what is not finished. Idempotent."""
-        if self._loop.is_closed():  # its end has cancelled it
+        """Cancels the rest of the capture. Idempotent."""
+        if self._loop.is_closed():  # which has cancelled the capture
             return
         self._receiving.cancel()
         await asyncio.wait([self._receiving])
@@ -88,7 +88,7 @@ class AsyncCapture(InLoop, AsyncIterator[Batch]):
                 raw = await self._next()
             except CancelledError:
                 raise
-            except Exception as error:  # rows that still wait to be mixed come before it
+            except Exception as error:  # rows that still wait to be mixed are returned first
                 failure = error
                 break
             if raw is None:
@@ -104,7 +104,7 @@ class AsyncCapture(InLoop, AsyncIterator[Batch]):
                 warnings.warn(note, stacklevel=3)
 
     async def _next(self) -> RawBatch | None:
-        """The next batch, or what ended the receiving."""
+        """Returns the next batch, None at the end. Raises the error that ended the capture."""
         if self._queue.empty() and not self._receiving.done():
             getter = asyncio.ensure_future(self._queue.get())
             await asyncio.wait([getter, self._receiving], return_when=asyncio.FIRST_COMPLETED)
@@ -128,7 +128,7 @@ class AsyncCapture(InLoop, AsyncIterator[Batch]):
                         await self._queue.put(batch)
                     return
                 await asyncio.sleep(delay)
-        except Exception:  # what had come of a batch until then comes first
+        except Exception:  # an incomplete batch is returned before the error
             for batch in session.broken():
                 await self._queue.put(batch)
             raise
@@ -163,7 +163,7 @@ class AsyncCapture(InLoop, AsyncIterator[Batch]):
         yield first
         try:
             sequence = await next_sequence
-        except asyncio.CancelledError:  # the call ended before it said from where
+        except asyncio.CancelledError:  # the call ended before the server named the first sequence
             return
         source = SourceThread(self._session.tokens)
         try:

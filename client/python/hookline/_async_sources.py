@@ -1,4 +1,4 @@
-"""Sources of tokens between an event loop and threads: those that block, for the loop, and the loop's, for a thread."""
+"""Adapts sources of tokens: blocking sources for an event loop, and async sources for a thread."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Callable
 
 
 class SourceThread:
-    """Reads the source for a coroutine. A daemon: the end of the program does not wait for a source that blocks."""
+    """Reads the source for a coroutine, on a daemon thread, so that the program can end while the source blocks."""
 
     def __init__(self, tokens: Callable[[int], tuple[bytes, int] | None]) -> None:
         self._tokens = tokens
@@ -19,13 +19,13 @@ class SourceThread:
         threading.Thread(target=self._run, name="hookline-send", daemon=True).start()
 
     async def tokens(self, sequence: int) -> tuple[bytes, int] | None:
-        """`Session.tokens`."""
+        """Does what `Session.tokens` does."""
         future: asyncio.Future[tuple[bytes, int] | None] = self._loop.create_future()
         self._wanted.put((sequence, future))
         return await future
 
     def end(self) -> None:
-        """Ends the thread: no more will be asked for."""
+        """Ends the thread; `tokens` is not called any more."""
         self._wanted.put(None)
 
     def _run(self) -> None:
@@ -42,13 +42,13 @@ class SourceThread:
 
 
 def _settle(future: asyncio.Future[Any], result: Any) -> None:
-    """Gives a future its result, unless nobody waits for it any more."""
+    """Sets a future's result, unless it was cancelled."""
     if not future.done():
         future.set_result(result)
 
 
 class FromAsync(Iterator[Any]):
-    """An async iterator's items for a thread that is not the event loop's."""
+    """Iterates over an async iterator on a thread that is not the event loop's."""
 
     def __init__(self, items: AsyncIterator[Any], loop: asyncio.AbstractEventLoop) -> None:
         self._items = items

@@ -21,8 +21,8 @@ from hookline.types import RecordingInfo
 
 
 class AsyncScores(InLoop, AsyncIterator[SequenceScore]):
-    """Scores as they come, as `hookline.Scores`: an async iterator. `wait` reads the rest and returns the summary;
-    `aclose`, or the end of `async with`, ends the work on the server."""
+    """Yields scores as they come, as `hookline.Scores` does: an async iterator. `wait` reads the rest and returns the
+    summary; `aclose`, or the end of `async with`, ends the work on the server."""
 
     def __init__(self, call: Any, options: ScoreOptions, address: str) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class AsyncScores(InLoop, AsyncIterator[SequenceScore]):
         return self._reader.read(data)
 
     async def wait(self) -> ScoreSummary:
-        """Reads what is left, and returns the totals."""
+        """Reads the remaining scores and returns the totals."""
         async for _ in self:
             pass
         return self._reader.finished()
@@ -69,10 +69,10 @@ class AsyncScores(InLoop, AsyncIterator[SequenceScore]):
 
 
 class AsyncPersistRun(InLoop, AsyncIterator[PersistProgress]):
-    """Watches a recording being made, as `hookline.PersistRun` does: an async iterator of its progress, about one a
-    second, the last one with the recording.
+    """Watches a recording being made, as `hookline.PersistRun` does: an async iterator of its progress, about once a
+    second. The last progress holds the recording.
 
-    The recording goes on when nobody watches any more; `AsyncClient.stop_recording` ends it. `aclose`, or the end of
+    The recording continues when it is no longer watched; `AsyncClient.stop_recording` ends it. `aclose`, or the end of
     `async with`, stops watching.
     """
 
@@ -94,7 +94,7 @@ class AsyncPersistRun(InLoop, AsyncIterator[PersistProgress]):
 
     async def _following(self) -> PersistProgress | None:
         self._check_loop()
-        # A task of its own: where a waiting one is cancelled, by a time-out for example, grpcio would end the call.
+        # The read is a task of its own: grpcio ends a call if the reading task is cancelled, for example by a timeout.
         if self._reading is None:
             self._reading = asyncio.ensure_future(self._read())
         await asyncio.wait([self._reading])
@@ -120,14 +120,14 @@ class AsyncPersistRun(InLoop, AsyncIterator[PersistProgress]):
         return None if message is grpc.aio.EOF else persist_progress(message)
 
     async def wait(self) -> RecordingInfo:
-        """Waits for the end. The recording, complete; raises what it ended of otherwise: CancelledError where somebody
-        stopped it, UnavailableError where the server went away. The same request continues such a recording."""
+        """Waits for the end, and returns the complete recording. Raises CancelledError if the recording was stopped, or
+        UnavailableError if the server went away; the same request then continues the recording."""
         while (progress := await self._following()) is not None:
             self._tell(progress)
         return finished_recording(self._last)
 
     async def aclose(self) -> None:
-        """Watches no longer; the recording goes on. Idempotent."""
+        """Stops watching; the recording continues. Idempotent."""
         self._closed = True
         self._call.cancel()
         if self._reading is not None:

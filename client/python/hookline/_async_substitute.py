@@ -16,8 +16,8 @@ from hookline.substitute import Replacer, Substitution, run
 
 
 class AsyncSubstituted(AsyncScores):
-    """Scores as they come, as `hookline.Substituted`. Functions that are coroutines are awaited, others run on another
-    thread."""
+    """Yields scores as they come, as `hookline.Substituted` does. Coroutine functions are awaited, others run on
+    another thread."""
 
     def __init__(self, call: Any, settled: Substitution, address: str) -> None:
         super().__init__(call, settled.options, address)
@@ -26,7 +26,7 @@ class AsyncSubstituted(AsyncScores):
 
     async def _next_message(self) -> Any:
         unsent, self._unsent = self._unsent, []
-        # The next answer tells what the server has against the call.
+        # If the call has ended, reading the next answer raises the reason.
         with contextlib.suppress(grpc.RpcError, asyncio.InvalidStateError):
             for message in unsent:
                 await self._call.write(message)

@@ -1,7 +1,7 @@
 """Cuts the row stream into aligned batches of exact size, and mixes rows.
 
-Batch k holds the rows k B to k B + B - 1 of every hook point, B being `batch_rows`. Where budgets differ, a hook point
-that fills up inside a batch has fewer rows in it, and none (it is left out) in later ones. Row i of every tensor of a
+Batch k holds the rows k B to k B + B - 1 of every hook point, where B is `batch_rows`. If budgets differ, a hook point
+whose budget ends inside a batch has fewer rows in it, and is left out of later batches. Row i of every tensor of a
 batch is the same token.
 """
 
@@ -31,25 +31,26 @@ class Layout:
     provenance: bool
 
     def rows(self, batch: int, hook_point: int) -> int:
-        """Rows of a hook point in a batch, if the source lasts."""
+        """The number of rows of a hook point in a batch, if the source does not end before."""
         return max(0, min(self.batch_rows, self.budgets[hook_point] - batch * self.batch_rows))
 
     def most_rows(self, batch: int) -> int:
-        """Rows of the hook point that has most in a batch."""
+        """The number of rows in a batch of the hook point that has most."""
         return max(0, min(self.batch_rows, max(self.budgets) - batch * self.batch_rows))
 
 
 class RawBatch:
-    """A batch that is being filled or has been: for each hook point its block (None if it is full already) and rows.
+    """A batch that is being filled or is full: for each hook point its block (None if its budget is used up) and rows.
 
-    `equal_blocks`: blocks have room for the same rows, also where a budget ends inside the batch."""
+    equal_blocks: all blocks have room for the same number of rows, even if a budget ends inside the batch.
+    """
 
     def __init__(self, layout: Layout, index: int, allocator: Allocator, equal_blocks: bool = False) -> None:
         self.index = index
         self.first_row = index * layout.batch_rows
         self.rows = [0] * len(layout.names)
         self.blocks: list[Block | None] = []
-        self.pending = 0  # hook points that have room
+        self.pending = 0  # the number of hook points that still have room
         self.most_rows = most_rows = layout.most_rows(index)  # of the hook point that has most
         for hook_point, width in enumerate(layout.widths):
             rows = layout.rows(index, hook_point)
@@ -75,7 +76,7 @@ class Assembler:
         self._next = 0  # the oldest batch not handed out
 
     def place(self, hook_point: int, rows: int) -> Iterator[tuple[RawBatch, int, int, int]]:
-        """Yields places of a hook point's next rows, in order: `(batch, row in its block, row among these, count)`. The
+        """Yields where a hook point's next rows go, in order: `(batch, row in its block, row among these, count)`. The
         rows count as written once the next item is asked for."""
         first = self.received[hook_point]
         if first + rows > self.layout.budgets[hook_point]:
@@ -102,7 +103,7 @@ class Assembler:
     def write(
         self, hook_point: int, rows: int, values: np.ndarray[Any, Any], columns: Sequence[np.ndarray[Any, Any]]
     ) -> None:
-        """The next rows of a hook point, as raw bytes (one copy), and their provenance columns."""
+        """Writes the next rows of a hook point, given as raw bytes, and their provenance columns. Copies once."""
         row_bytes = len(values) // rows
         for batch, offset, done, count in self.place(hook_point, rows):
             block = batch.blocks[hook_point]
@@ -115,13 +116,13 @@ class Assembler:
                 batch_column[offset : offset + count] = column[done : done + count]
 
     def complete(self) -> Iterator[RawBatch]:
-        """Batches that are full, oldest first."""
+        """Yields the batches that are full, oldest first."""
         while self._next in self._open and self._open[self._next].pending == 0:
             yield self._open.pop(self._next)
             self._next += 1
 
     def finish(self) -> Iterator[RawBatch]:
-        """Yields the rest when the stream has ended: at most one batch, unless a server misaligned its hook points."""
+        """Yields the rest after the stream's end: at most one batch, unless a server misaligned its hook points."""
         for index in sorted(self._open):
             yield self._open.pop(index)
 
@@ -129,8 +130,8 @@ class Assembler:
 class Shuffler:
     """Mixes rows through a buffer, all hook points alike.
 
-    Each batch that comes in takes random places of the full buffer, and the rows that stood there leave. What leaves
-    depends on the rows, the seed, `buffer_rows` and `batch_rows` alone. Where a hook point's budget ends, the buffer is
+    The rows of each incoming batch replace rows at random places of the full buffer, which then leave. The result
+    depends only on the rows, the seed, `buffer_rows` and `batch_rows`. When a hook point's budget ends, the buffer is
     emptied first, so that every batch still holds the same tokens in all of its tensors.
     """
 
@@ -145,7 +146,7 @@ class Shuffler:
         self._filled = 0
 
     def push(self, batch: RawBatch, start: int = 0) -> Iterator[RawBatch]:
-        """Takes a batch from this row on; the batches that are ready now."""
+        """Takes a batch from row `start` on. Yields the batches that are ready now."""
         for end in sorted({rows for rows in batch.rows if rows > start}):
             members = tuple(i for i, rows in enumerate(batch.rows) if rows >= end)
             if members != self._members:
@@ -156,7 +157,7 @@ class Shuffler:
         yield from self._out.complete()
 
     def finish(self) -> Iterator[RawBatch]:
-        """The rows that are still in the buffer."""
+        """Yields the rows that are still in the buffer."""
         self._drain()
         yield from self._out.complete()
         yield from self._out.finish()

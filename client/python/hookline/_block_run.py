@@ -1,4 +1,4 @@
-"""One block of a shared capture, and the attempts at it."""
+"""One block of a shared capture, and the calls that try to run it."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from hookline._receive import Receiver
     from hookline.client import Client
 
-# Rows that a run hands on at a time: few enough that the first ones come soon, and more than a message has.
+# The rows that a run passes on at a time: few enough that the first ones come soon, and more than a message has.
 _PIECE_ROWS = 4096
 _PIECE_BYTES = 4 << 20
 
 
 class Piece(NamedTuple):
-    """Rows that follow each other: for each hook point of the capture an array (rows, width) of the raw type, None
-    where its budget is used up, and the provenance columns. A hook point whose budget ends among them has fewer."""
+    """Consecutive rows: for each hook point of the capture an array (rows, width) of the raw type, None if its budget
+    is used up, and the provenance columns. A hook point whose budget ends inside the piece has fewer rows."""
 
     arrays: list[np.ndarray[Any, Any] | None]
     columns: list[np.ndarray[Any, Any]]
@@ -42,7 +42,7 @@ class Piece(NamedTuple):
         return max(len(array) for array in self.arrays if array is not None)
 
     def part(self, rows: slice | np.ndarray[Any, Any]) -> Piece:
-        """Some of the rows: a slice of them, or those where an array of bools says so."""
+        """Selects rows by a slice, or by an array of bools."""
 
         def of(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
             chosen: np.ndarray[Any, Any] = array[rows if isinstance(rows, slice) else rows[: len(array)]]
@@ -52,21 +52,21 @@ class Piece(NamedTuple):
 
 
 class SharedBlock:
-    """A block of a capture: what it asks for, and the rows that have come and wait for their turn. Guarded by the lock
-    of its capture."""
+    """A block of a capture: what it asks for, and the rows that have come and wait for their turn. Guarded by the
+    capture's lock."""
 
     def __init__(self, number: int, cut: Cut, budgets: Mapping[str, int]) -> None:
         self.number = number
         self.cut = cut
-        self.budgets = budgets  # of the hook points that it still has rows of, counted from its beginning
+        self.budgets = budgets  # of the hook points that still need rows, counted from the block's beginning
         self.pieces: deque[Piece] = deque()
         self.received = 0  # rows of the hook point that has most, over all attempts
         self.is_complete = False
-        self.error: Exception | None = None  # of the capture, after the rows of this block
+        self.error: Exception | None = None  # ends the capture after the rows of this block
         self.summary: CaptureSummary | None = None
 
     def options(self, capture: CaptureOptions, row_bytes: int) -> CaptureOptions:
-        """The options of an attempt."""
+        """Returns the options of a call that runs the block."""
         cut = self.cut
         selection = capture.selection
         budgets: dict[str, int] = dict(self.budgets)
@@ -94,7 +94,7 @@ class SharedBlock:
 
 
 class RawArrays:
-    """Memory of pieces, in the raw type of the rows."""
+    """Allocates memory for pieces, in the raw type of the rows."""
 
     def __init__(self, started: CaptureStarted) -> None:
         self._dtype = RAW_DTYPES[memory_dtype(started)]
@@ -108,7 +108,7 @@ class RawArrays:
 
 
 class BlockRun:
-    """One call of one server. A watcher may ask `silent_since`, and `give_up` from any thread."""
+    """One call of one server. Any thread can read `silent_since` and call `give_up`."""
 
     def __init__(self, client: Client) -> None:
         self.client = client
@@ -122,7 +122,7 @@ class BlockRun:
 
     @property
     def silent_since(self) -> float:
-        """The time of the server's last sign, by the monotonic clock; now while nobody waits for one."""
+        """The time of the server's last sign of life, by the monotonic clock; the current time while none is due."""
         return time.monotonic() if self._rests else self._last_sign
 
     @property
@@ -133,11 +133,11 @@ class BlockRun:
         return {} if receiver is None else receiver.token_texts
 
     def sign(self) -> None:
-        """Notes that the server is there."""
+        """Notes that the server has given a sign of life."""
         self._last_sign = time.monotonic()
 
     def rest(self, rests: bool) -> None:
-        """Says whether nobody waits for the server, as it waits for this process."""
+        """Says whether the run is resting: the server waits for this process, and not the reverse."""
         self._rests = rests
         self.sign()
 
@@ -154,7 +154,7 @@ class BlockRun:
         self.cancel()
 
     def started(self, options: CaptureOptions) -> CaptureStarted:
-        """The grant of a capture that is not run."""
+        """Returns the grant of a capture, without reading its rows."""
         receiver = self._open(options)
         try:
             return receiver.started()
@@ -164,8 +164,8 @@ class BlockRun:
     def pieces(
         self, block: SharedBlock, options: CaptureOptions, names: Sequence[str], check: Callable[[CaptureStarted], None]
     ) -> Iterator[Piece]:
-        """The rows of a block from its beginning on, after `check` of the grant. Raises what the call failed of; what
-        had come of a batch then is left out."""
+        """Yields the rows of a block from its beginning on, after `check` of the grant. Raises the error with which the
+        call failed; rows of an incomplete batch are then left out."""
         cut = block.cut
         receiver = self._open(options)
         try:
@@ -174,7 +174,7 @@ class BlockRun:
             check(started)
             layout = layout_of(started, options)
             tracker = PlaceTracker(cut.order, cut.place) if cut.order is not None else None
-            sent = taken = 0  # rows that the server sent, and those of them that are the block's
+            sent = taken = 0  # rows that the server sent, and how many of them belong to the block
             for raw in self._whole_batches(receiver, layout):
                 piece = _piece(raw, layout, names)
                 if piece.columns and cut.first_sequence:
@@ -209,7 +209,8 @@ class BlockRun:
         return receiver
 
     def _whole_batches(self, receiver: Receiver, layout: Layout) -> Iterator[RawBatch]:
-        """The batches; a short one only once the capture has ended well, since a failed one may leave such, too."""
+        """Yields the batches; a short batch only after the capture has ended well, since a failed capture can have
+        one, too."""
         short = None
         while True:
             raw = receiver.next()
@@ -230,7 +231,7 @@ class BlockRun:
         if taken != expected:
             most = max(point.max_activations for point in started.hook_points)
             raise FailedPreconditionError(
-                f"{self.client.address}: sent {taken} of the {expected} rows of a block (it grants {most} in a "
+                f"{self.client.address}: sent {taken} of the {expected} rows of a block (it grants {most} rows in a "
                 "capture, --max-rows)"
             )
 
@@ -244,7 +245,7 @@ def _piece(raw: RawBatch, layout: Layout, names: Sequence[str]) -> Piece:
 
 
 def _within(piece: Piece, taken: int, names: Sequence[str], budgets: Mapping[str, int]) -> Piece:
-    """The piece's rows within the budgets, of which `taken` are used up."""
+    """Returns the piece's rows that are within the budgets, of which `taken` rows are used up."""
     arrays = [
         None if array is None else array[: max(0, budgets[name] - taken)] for name, array in zip(names, piece.arrays)
     ]
@@ -253,5 +254,5 @@ def _within(piece: Piece, taken: int, names: Sequence[str], budgets: Mapping[str
 
 
 def row_bytes_of(started: CaptureStarted) -> int:
-    """Bytes of a row of all hook points together."""
+    """The bytes of a row of all hook points together."""
     return sum(layout.row_bytes for layout in layouts_of(started))

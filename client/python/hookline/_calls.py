@@ -1,4 +1,4 @@
-"""The methods with one answer: what they ask, and what their answers say. Both clients make these calls."""
+"""The calls with one request and one answer. The synchronous and the asyncio client both make them."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ Answer = TypeVar("Answer")
 class UnaryCall(Generic[Answer]):
     """A call with one request message and one answer."""
 
-    method: str  # gRPC's full name of it
+    method: str  # the full gRPC name
     request: Any
-    response_class: Any  # of the answer's message
-    read: Callable[[Any], Answer]  # from that message
+    response_class: Any  # the class of the answer's message
+    read: Callable[[Any], Answer]  # converts that message to the answer
 
 
 def list_models() -> UnaryCall[tuple[ModelInfo, ...]]:
@@ -101,7 +101,7 @@ def get_dataset(name: str) -> UnaryCall[DatasetInfo]:
 
 
 def list_recordings(page_token: str) -> UnaryCall[tuple[tuple[RecordingInfo, ...], str]]:
-    """One page of the recordings, and the token of the next one: "" at the end."""
+    """Returns one page of the recordings, and the token of the next page: "" at the end."""
     return UnaryCall(
         _protocol.LIST_RECORDINGS,
         _protocol.ListRecordingsRequest(page_token=page_token),
@@ -116,7 +116,7 @@ def get_recording(name: str) -> UnaryCall[RecordingInfo]:
 
 
 def describe_recording(name: str) -> UnaryCall[Any]:
-    """The proto Recording as it is."""
+    """Returns the proto Recording itself."""
     request = _protocol.GetRecordingRequest(name=name)
     return UnaryCall(_protocol.GET_RECORDING, request, _protocol.Recording, lambda message: message)
 
@@ -127,7 +127,7 @@ def stop_recording(name: str) -> UnaryCall[RecordingInfo]:
 
 
 def delete_recording(name: str) -> UnaryCall[int]:
-    """The bytes that this gave back."""
+    """Returns the number of bytes freed."""
     return UnaryCall(
         _protocol.DELETE_RECORDING,
         _protocol.DeleteRecordingRequest(name=string("name", name)),

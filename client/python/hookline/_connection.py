@@ -1,4 +1,4 @@
-"""The gRPC side of a client: channels that are opened when they are first needed."""
+"""The gRPC side of a client: channels that are opened on first use."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from hookline.errors import CancelledError, FailedPreconditionError, HooklineErr
 _experimental: Any = grpc.experimental  # types-grpcio lacks ChannelOptions
 _SINGLE_THREADED_UNARY_STREAM: str = _experimental.ChannelOptions.SingleThreadedUnaryStream
 
-# The most that a request's `max_message_bytes` may ask for.
+# The largest `max_message_bytes` that a request can ask for.
 MAX_RECEIVE_BYTES = 16 << 20
 
 
 def channel_options(address: str) -> list[tuple[str, int]]:
-    """Options of the channels that this package opens."""
+    """Returns the options of the channels that this package opens."""
     return [
         ("grpc.max_receive_message_length", MAX_RECEIVE_BYTES),
         ("grpc.max_send_message_length", -1),
-        # The client decides when to try again; gRPC's own wait of a second and more would only add to it.
+        # The client itself decides when to retry; gRPC's own wait of a second and more would only add to that.
         ("grpc.initial_reconnect_backoff_ms", 100),
-        # gRPC also gives up an attempt to connect after this long, which a far or busy server may need.
+        # gRPC also gives up an attempt to connect after this time, and a distant or busy server may need that long.
         ("grpc.min_reconnect_backoff_ms", 20000),
         ("grpc.max_reconnect_backoff_ms", 5000),
         *_network.proxy_options(address),
@@ -43,7 +43,7 @@ def open_channel(
     security: Security,
     options: list[tuple[str, int]],
 ) -> Any:
-    """A channel of `module`, which is grpc or grpc.aio."""
+    """Opens a channel of `module`, which is grpc or grpc.aio."""
     if credentials is None and security.tls is not None:
         credentials = security.tls.credentials()
     if credentials is None:
@@ -52,7 +52,7 @@ def open_channel(
 
 
 class Connection:
-    """A client's channels, opened when they are first needed. Thread-safe."""
+    """A client's channels, opened on first use. Thread-safe."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class Connection:
         return self._functions is not None
 
     def acquire(self) -> None:
-        """Announces a use, which `release` ends: the channels stay open in between."""
+        """Begins a use of the channels, which stay open until `release`."""
         _lifetime.check_process()
         with _lifetime.lock:
             self._check_open()
@@ -91,19 +91,19 @@ class Connection:
 
     @property
     def channel(self) -> grpc.Channel:
-        """grpcio's, while it is in use."""
+        """grpcio's channel. Only for use between `acquire` and `release`."""
         with _lifetime.lock:
             self._check_open()
             if self._channel is None:
-                # Rows are read on the thread that places them, not on one of grpcio's, which costs a third of the
-                # speed.
+                # The thread that places the rows also reads them: reading on one of grpcio's threads costs a third of
+                # the speed.
                 options = [*channel_options(self.address), (_SINGLE_THREADED_UNARY_STREAM, 1)]
                 self._channel = open_channel(grpc, self.address, self._credentials, self.security, options)
             return self._channel
 
     @property
     def native(self) -> NativeClient:
-        """The library's channel, while it is in use."""
+        """The library's channel. Only for use between `acquire` and `release`."""
         with _lifetime.lock:
             self._check_open()
             if self._native is None:
@@ -155,7 +155,7 @@ class Connection:
 
 
 class StreamCall(Iterator[bytes]):
-    """A call of one request whose answers are read by the thread that asks for them. Raises grpc.RpcError."""
+    """A call with one request. The thread that iterates reads the answers. Raises grpc.RpcError."""
 
     def __init__(self, connection: Connection, method: str, request: bytes) -> None:
         self._connection = connection
@@ -165,12 +165,12 @@ class StreamCall(Iterator[bytes]):
         self._holds = True
         try:
             channel: Any = connection.channel  # messages stay bytes
-        except BaseException:  # a file of TLS that cannot be read, a client that was closed
+        except BaseException:  # for example a TLS file that cannot be read, or a client that was closed
             self._release()
             raise
         try:
             self._call: Any = self._start(channel, method, request, connection.security.metadata)
-        except ValueError:  # grpcio's word for a channel that was closed in between
+        except ValueError:  # grpcio raises it for a channel that was closed in between
             self._release()
             raise CancelledError("the client was closed") from None
         _lifetime.opened(self)
@@ -189,7 +189,7 @@ class StreamCall(Iterator[bytes]):
                 raise
 
     def exception(self, error: Any) -> HooklineError:
-        """The exception for a grpc.RpcError of this call; it names the proxy that the call went through."""
+        """Makes the exception for a grpc.RpcError of this call; it names the proxy that the call went through."""
         return _network.name_proxy(from_rpc_error(error), self._connection.address)
 
     def cancel(self) -> None:
@@ -199,7 +199,7 @@ class StreamCall(Iterator[bytes]):
 
     def join(self, timeout: float) -> bool:
         inside = not self._reading.acquire(timeout=timeout)
-        return not inside  # and nobody gets inside any more
+        return not inside  # the lock is kept, so that no thread reads again
 
     def abandon(self) -> None:
         self._forked = True

@@ -1,4 +1,4 @@
-"""Numbers, flags and names in the forms in which people write them."""
+"""Checks and converts numbers, flags and names in the forms in which users write them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ _LARGEST = (1 << 63) - 1
 
 
 def _scalar(value: Any) -> Any:
-    """A scalar of numpy's or torch's as Python's; anything else as it is."""
+    """Converts a numpy or torch scalar to a Python number; returns anything else as it is."""
     return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
 
 
 def count(name: str, value: Any, least: int | None = None, most: int = _LARGEST) -> int:
-    """The whole number that `value` plainly is: an int, one of numpy's or torch's, or a float without a fraction, such
-    as 1e6. TypeError or ValueError naming the argument otherwise, and where it is not from `least` to `most`."""
+    """Converts a whole number to int: an int, an integer of numpy or torch, or a float without a fraction, such as
+    1e6. TypeError or ValueError, which names the argument, for anything else, or if the number is not from `least`
+    to `most`."""
     number = _scalar(value)
     if isinstance(number, bool) or not isinstance(number, (int, float, np.integer, np.floating)):
         raise TypeError(f"{name}: {_shown(value)} is not a whole number")
@@ -35,7 +36,7 @@ def count(name: str, value: Any, least: int | None = None, most: int = _LARGEST)
 
 
 def counts(name: str, values: Any, least: int | None = None, most: int = _LARGEST) -> tuple[int, ...]:
-    """The whole numbers of a list, set, array or tensor of one dimension; one number stands for itself."""
+    """Converts the whole numbers of a list, set, array or tensor of one dimension, or a single number."""
     if hasattr(values, "detach"):
         values = values.detach().cpu()
     if hasattr(values, "tolist"):
@@ -48,7 +49,7 @@ def counts(name: str, values: Any, least: int | None = None, most: int = _LARGES
 
 
 def seconds(name: str, value: Any) -> float:
-    """A number of seconds. TypeError or ValueError naming the argument for anything else."""
+    """Converts a number of seconds to float. TypeError or ValueError, which names the argument, for anything else."""
     number = _scalar(value)
     if isinstance(number, bool) or not isinstance(number, (int, float)):
         raise TypeError(f"{name}: {_shown(value)} is not a number of seconds")
@@ -58,8 +59,8 @@ def seconds(name: str, value: Any) -> float:
 
 
 def flag(name: str, value: Any) -> bool:
-    """A truth value, or 0 or 1. TypeError naming the argument for anything else, such as the word "no", which Python
-    takes for true."""
+    """Converts True, False, 0 or 1 to bool. TypeError, which names the argument, for anything else, such as the word
+    "no", which Python takes for true."""
     truth = _scalar(value)
     if not isinstance(truth, int) or truth not in (0, 1):
         raise TypeError(f"{name}: {_shown(value)} is neither True nor False")
@@ -67,14 +68,14 @@ def flag(name: str, value: Any) -> bool:
 
 
 def string(name: str, value: Any) -> str:
-    """A str. TypeError naming the argument for anything else."""
+    """Returns `value`, which must be a str. TypeError, which names the argument, for anything else."""
     if not isinstance(value, str):
         raise TypeError(f"{name}: {_shown(value)} is not a str")
     return value
 
 
 def strings(name: str, values: Any) -> list[str]:
-    """A str, or several in a list or the like, as a list."""
+    """Returns a str, or several in a list or the like, as a list. TypeError for anything else."""
     if isinstance(values, str):
         return [values]
     if not isinstance(values, Iterable):

@@ -1,4 +1,4 @@
-"""Documents for `hookline.pack`, from files and from whatever can be iterated over."""
+"""Reads documents for `hookline.pack`, from files or from any iterable."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-# A file is read piece by piece; a row group of a Parquet file is such a piece.
+# The endings of Arrow files, which are memory-mapped and read batch by batch.
 _ARROW_ENDINGS = (".arrow", ".feather")
 
 
@@ -28,7 +28,7 @@ def _text_of(value: Any, field: str, where: str) -> str:
         raise ValueError(f"{where}: {field!r} is {type(value).__name__}, not text")
     try:
         value.encode()
-    except UnicodeEncodeError as error:  # JSON may hold half of a surrogate pair
+    except UnicodeEncodeError as error:  # JSON can hold half of a surrogate pair
         raise ValueError(f"{where}: {field!r} is not Unicode text: {error}") from None
     return value
 
@@ -84,7 +84,7 @@ def _arrow(path: pathlib.Path, field: str) -> Iterator[str]:
 
 
 def _dataset_files(folder: pathlib.Path) -> list[pathlib.Path]:
-    """The files of what `datasets.Dataset.save_to_disk` leaves, in their order."""
+    """Returns the files that `datasets.Dataset.save_to_disk` wrote to a folder, in order."""
     state = folder / "state.json"
     if not state.exists():
         splits = folder / "dataset_dict.json"
@@ -117,7 +117,7 @@ def is_path(documents: Any) -> bool:
 
 
 def paths_of(documents: Any) -> list[pathlib.Path] | None:
-    """The files that documents come from; None where they come from an iterable."""
+    """Returns the files that documents come from; None if they come from an iterable."""
     listed = [documents] if is_path(documents) else documents
     if not isinstance(listed, (list, tuple)) or not listed or not all(isinstance(one, pathlib.Path) for one in listed):
         if not is_path(documents):
@@ -130,7 +130,8 @@ def paths_of(documents: Any) -> list[pathlib.Path] | None:
 
 
 def read_documents(documents: Any, field: str) -> Iterator[str]:
-    """The texts of a path, of several (`pathlib.Path`s in a list), or of an iterable of texts or of dicts with them."""
+    """Yields the texts of a path, of several (`pathlib.Path`s in a list), or of an iterable of texts or dicts
+    with texts."""
     paths = paths_of(documents)
     if paths is not None:
         for path in paths:

@@ -1,7 +1,7 @@
 """Endpoints files: the addresses of servers, written by the script that starts them (deploy/slurm).
 
-One address a line, HOST:PORT; blank lines, and lines that begin with `#`, count for nothing. A writer puts the file in
-place by renaming it, so that a reader finds all of it or none.
+Each line is one address, HOST:PORT. Blank lines, and lines that begin with `#`, are ignored. A writer puts the file in
+place by renaming it, so that a reader never finds an incomplete file.
 """
 
 from __future__ import annotations
@@ -12,26 +12,26 @@ from collections.abc import Sequence
 
 from hookline import _network
 
-# This is far more than the servers of a cluster take; a larger file is not one of these.
+# This is far more than the addresses of a cluster's servers need; a larger file is not an endpoints file.
 MAX_BYTES = 1 << 20
-# A client has a few threads for each of its servers in each running capture.
+# The number is limited because each running capture has a few threads for each server.
 MAX_SERVERS = 256
-# An address that begins so is the path of an endpoints file.
+# An address with this prefix is the path of an endpoints file.
 _SCHEME = "hookline://"
 
 
 def read(path: str | os.PathLike[str]) -> list[str]:
-    """The addresses in the order of the file, at least one. OSError: the file cannot be read; ValueError: it is not an
-    endpoints file, with the line that is wrong."""
+    """Returns the addresses in the order of the file, at least one. OSError if the file cannot be read; ValueError,
+    which names the wrong line, if it is not an endpoints file."""
     with open(path, "rb") as file:
         data = file.read(MAX_BYTES + 1)
     name = os.fspath(path)
     if len(data) > MAX_BYTES:
-        raise ValueError(f"endpoints: {name!r} has more than {MAX_BYTES} bytes; it should have one HOST:PORT a line")
+        raise ValueError(f"endpoints: {name!r} has more than {MAX_BYTES} bytes; it should have one HOST:PORT per line")
     try:
         lines = data.decode("ascii").splitlines()
     except UnicodeDecodeError:
-        raise ValueError(f"endpoints: {name!r} is not ASCII text; it should have one HOST:PORT a line") from None
+        raise ValueError(f"endpoints: {name!r} is not ASCII text; it should have one HOST:PORT per line") from None
     addresses = []
     for number, line in enumerate(lines, 1):
         address = line.strip()
@@ -43,15 +43,15 @@ def read(path: str | os.PathLike[str]) -> list[str]:
             raise ValueError(f"endpoints: {name!r}, line {number}: {error}") from None
         addresses.append(address)
     if not addresses:
-        raise ValueError(f"endpoints: {name!r} names no server; it should have one HOST:PORT a line")
+        raise ValueError(f"endpoints: {name!r} names no server; it should have one HOST:PORT per line")
     return addresses
 
 
 def addresses(
     address: str | Sequence[str] | None, endpoints: str | os.PathLike[str] | None, secure: bool
 ) -> str | list[str]:
-    """The address of one server, or those of several, from the arguments of `connect`, one of which is None. `secure`:
-    the servers show certificates, by which a name's addresses cannot be told apart."""
+    """Returns the address of one server, or those of several, from the arguments of `connect`, one of which is None.
+    `secure`: the servers show certificates, which cannot tell apart the several addresses of one name."""
     if isinstance(address, str) and address.startswith(_SCHEME):
         endpoints, address = address[len(_SCHEME) :], None
     if endpoints is not None:
@@ -60,23 +60,23 @@ def addresses(
     if isinstance(address, (list, tuple)):
         return _checked("address", [one for name in address for one in _resolved(name, secure)])
     assert address is not None
-    return address  # type: ignore[return-value]  # anything but a str is refused with what a str should read like
+    return address  # type: ignore[return-value]  # the caller refuses anything but a str
 
 
 def _checked(name: str, found: list[str]) -> list[str]:
     if not found:
-        raise ValueError(f"{name}: names no server; give HOST:PORT of each")
+        raise ValueError(f"{name}: names no server; give the HOST:PORT of each")
     twice = next((one for index, one in enumerate(found) if one in found[:index]), None)
     if twice is not None:
-        raise ValueError(f"{name}: {twice!r} is named twice; each server is one address")
+        raise ValueError(f"{name}: {twice!r} is named twice; name each server once")
     if len(found) > MAX_SERVERS:
         raise ValueError(f"{name}: names {len(found)} servers; a client has at most {MAX_SERVERS}")
     return found
 
 
 def _resolved(address: str, secure: bool) -> list[str]:
-    """All addresses of a name: IPv4 ones where it has such, else IPv6 ones, since a server often has one of each. What
-    DNS does not know is left to gRPC, which says so when it is used."""
+    """Returns all addresses of a name: its IPv4 addresses if it has any, else its IPv6 addresses, since a server often
+    has one of each. A name that DNS does not know is left to gRPC, which reports it on use."""
     if not isinstance(address, str) or "://" in address:
         return [address]
     _network.check_address(address)
@@ -93,7 +93,7 @@ def _resolved(address: str, secure: bool) -> list[str]:
         return [address]
     if secure:
         raise ValueError(
-            f"address: {host!r} has {len(unique)} addresses, and a certificate names no server by them; list the "
-            "servers by names of their own"
+            f"address: {host!r} has {len(unique)} addresses, which one name in a certificate cannot tell apart; list "
+            "the servers by their own names"
         )
     return [f"{one}:{port}" for one in unique]

@@ -1,4 +1,4 @@
-"""The servers of one capture: which of them can be used now, what runs on each, and whether they are still there."""
+"""Keeps track of the servers of one capture: which can be used now, what runs on each, and which still answer."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ class Server:
 
     def __init__(self, client: Client) -> None:
         self.client = client
-        self.failures = 0  # since it last sent a row
+        self.failures = 0  # since the server last sent a row
         self.retry_at = 0.0  # by the monotonic clock
-        self.is_admitted = False  # it has answered, and holds what the others hold
-        self.is_asked = False  # just now
-        self.error: HooklineError | None = None  # the last one
+        self.is_admitted = False  # True if it has answered, and holds the same model and dataset as the others
+        self.is_asked = False  # True while it is being asked whether it can be admitted
+        self.error: HooklineError | None = None  # the last error
 
 
 class Fleet:
-    """The servers of one capture, and the capture's threads. Thread-safe: the lock of `changed` guards all that is
-    here, and what the capture has beside it."""
+    """The servers of one capture, and the capture's threads. Thread-safe: the lock of `changed` guards all of this
+    object's state, and that of the capture."""
 
     def __init__(self, clients: Sequence[Client], agreement: Agreement, sharing: Sharing, retry: Retry) -> None:
         self.changed = threading.Condition()
         self.servers = [Server(client) for client in clients]
         self.over = False
-        self.failure: Exception | None = None  # that no block can be waited for
+        self.failure: Exception | None = None  # ends the capture, whichever block is next
         self.runs: set[tuple[Server, BlockRun]] = set()
         self._agreement = agreement
         self._sharing = sharing
@@ -49,7 +49,7 @@ class Fleet:
         self._threads: list[threading.Thread] = []
 
     def join(self, timeout: float | None) -> bool:
-        """Waits for the threads; whether they have ended in time."""
+        """Waits for the threads. Returns whether they have ended in time."""
         end = None if timeout is None else time.monotonic() + timeout
         others = [thread for thread in list(self._threads) if thread is not threading.current_thread()]
         for thread in others:
@@ -57,7 +57,7 @@ class Fleet:
         return not any(thread.is_alive() for thread in others)
 
     def usable(self) -> Server:
-        """Under the lock: a server that may be asked now, once there is one. Raises why the capture is over."""
+        """Waits, under the lock, for a server that can be called now. Raises an error if the capture is over."""
         while True:
             self.check()
             now = time.monotonic()
@@ -95,12 +95,12 @@ class Fleet:
             failed = [server for server in self.servers if not server.is_admitted]
         if len(failed) == len(self.servers):
             assert failed[0].error is not None
-            raise failed[0].error  # as with one server: a wrong address says so at once
+            raise failed[0].error  # a wrong address is reported at once, as with one server
         for server in failed:
             _log.warning("%s does not answer; the capture begins without it: %s", server.client.address, server.error)
 
     def check(self) -> None:
-        """Under the lock: raises why the capture is over."""
+        """Under the lock: raises an error if the capture is over."""
         if self.failure is not None:
             raise self.failure
         if self.over:
@@ -122,7 +122,7 @@ class Fleet:
                 self.changed.notify_all()
 
     def may_go_on(self, server: Server, run: BlockRun, error: HooklineError) -> bool:
-        """True where another call may succeed after one that failed so. Notes when the server may be asked again."""
+        """Returns whether another call can succeed after this error. Notes when the server can be called again."""
         with self.changed:
             if self.over:
                 return False
@@ -138,10 +138,10 @@ class Fleet:
         return True
 
     def lose(self, server: Server, error: HooklineError) -> None:
-        """Leaves a server alone for a while; the capture fails once all have failed too often."""
+        """Stops using a server for a while. The capture fails once all servers have failed too often."""
         with self.changed:
             if not server.is_admitted and not server.is_asked:
-                return  # its other block has said so
+                return  # the server's other block has already reported the loss
             server.is_admitted = False
             server.failures += 1
             server.error = error
@@ -158,7 +158,7 @@ class Fleet:
             self.changed.notify_all()
 
     def watch(self) -> None:
-        """Asks servers that are silent whether they are there."""
+        """Asks silent servers whether they are still there."""
         silence = self._sharing.silence_seconds
         while True:
             with self.changed:
@@ -186,7 +186,7 @@ class Fleet:
 
 
 def of_server(error: Exception, client: Client) -> Exception:
-    """The error, with the server that it is of."""
+    """Adds the server's address to an error."""
     if not isinstance(error, HooklineError) or client.address in error.message:
         return error
     named = type(error)(f"{error.message} (server {client.address})", error.code, error.field)

@@ -1,4 +1,4 @@
-"""The rows of a source in groups of whole sequences, from any group on, pass after pass."""
+"""Reads the rows of a source in groups of whole sequences, starting with any group, pass after pass."""
 
 from __future__ import annotations
 
@@ -20,25 +20,24 @@ if TYPE_CHECKING:
 
 
 def can_be_continued(source: Any) -> bool:
-    """True if a source's sequences can be counted and begun in the middle: a dataset, or token ids in a list, array or
-    tensor."""
+    """True if a source can be counted and started in the middle: a dataset, or token ids in a list, array or tensor."""
     if isinstance(source, (Feed, Recording)):
         return False
     return isinstance(source, Dataset) or hasattr(source, "__len__")
 
 
 class _Begin(NamedTuple):
-    """Captures a pass from one of its places on."""
+    """Says how to capture a pass from one of its places on."""
 
     source: Any
     order: SequenceOrder  # of the source
-    place: int  # in that order, where the capture begins
-    shift: int  # what a place of the pass is above one of the order
-    first_id: int  # what a sequence's name in the whole source is above that in provenance
+    place: int  # where in that order the capture begins
+    shift: int  # is added to a place in the order to get the place in the pass
+    first_id: int  # is added to a sequence number in provenance to get the number in the whole source
 
 
 class _DatasetPart:
-    """Sequences of a dataset. A pass over a shuffled one takes the epochs that follow those of the pass before."""
+    """Sequences of a dataset. A pass over a shuffled dataset takes the epochs after those of the previous pass."""
 
     def __init__(self, dataset: Dataset, client: Client) -> None:
         order, self._length = order_of(dataset, client.dataset(dataset.name))
@@ -47,18 +46,18 @@ class _DatasetPart:
         self.sequences = len(order) - self._skipped  # of a pass
 
     def limit(self, sequences: int) -> None:
-        """Leaves out the last sequences of a pass. Only of one epoch in order."""
+        """Leaves out the last sequences of a pass. Only for a dataset that is taken once and in order."""
         self._dataset = dataclasses.replace(self._dataset, sequence_count=sequences + self._skipped)
         self.sequences = sequences
 
     def step(self, options: dict[str, Any], started: CaptureStarted) -> int:
-        """The number of sequences at whose multiples, from a pass's first, a capture can begin and bring the rows that
-        it would have brought from the beginning; 0: only at the first."""
+        """Returns n if captures that begin at every n-th sequence of a pass have the same rows as one from the
+        beginning; 0 if only a capture from the beginning has them."""
         return batch_sequences(self._dataset, self._length, started) if options.get("deterministic") else 1
 
     @property
     def is_plain(self) -> bool:
-        """True if it is taken once and in order."""
+        """True if the dataset is taken once and in order."""
         return self._dataset.shuffle_seed is None and self._dataset.epochs == 1
 
     def begin(self, number: int, place: int) -> _Begin:
@@ -76,7 +75,7 @@ class _DatasetPart:
 
 
 class _TokensPart:
-    """Sequences of token ids that the client has."""
+    """Sequences of token ids that the client holds."""
 
     is_plain = True
 
@@ -90,7 +89,7 @@ class _TokensPart:
         self.sequences = sequences
 
     def step(self, options: dict[str, Any], started: CaptureStarted) -> int:
-        """Counts like a dataset's. Sampling and batches depend on where the capture began."""
+        """Does what a dataset's `step` does. Sampling and batches of token ids depend on where the capture began."""
         selection = options.get("selection")
         samples = selection is not None and selection.sample_rows > 0
         return 0 if samples or options.get("deterministic") else 1
@@ -101,19 +100,19 @@ class _TokensPart:
 
 
 class Group(NamedTuple):
-    """The rows of a group of sequences. It may have none, where the selection keeps none."""
+    """The rows of a group of sequences. There are none if the selection keeps none."""
 
-    names: tuple[str, ...]  # of the hook points; none where there are no rows
-    pieces: list[tuple[Any, ...]]  # that follow each other: the rows of each hook point, sequence, position, token_id
+    names: tuple[str, ...]  # of the hook points; empty if there are no rows
+    pieces: list[tuple[Any, ...]]  # in order; each has the rows of all hook points, sequence, position, token_id
     ends_pass: bool
 
 
 class GroupReader:
-    """Gives the rows of a source by groups of `group_sequences` sequences; the last group of a pass has what is left
-    or, with `whole_groups`, is left out. Passes follow each other without end. `seek` goes anywhere.
+    """Reads the rows of a source in groups of `group_sequences` sequences. The last group of a pass has the remaining
+    sequences or, with `whole_groups`, is left out. Passes follow each other without end. `seek` moves to any group.
 
-    options: as for `Client.capture`. Rows are torch tensors. Where budgets differ, the pieces of a hook point end where
-    its budget does: those of all parts begin with the same row, and the provenance is that of the longest.
+    options: as for `Client.capture`. Rows are torch tensors. If budgets differ, the pieces of a hook point end with its
+        budget: all parts of a piece begin with the same row, and the provenance belongs to the longest part.
     """
 
     def __init__(
@@ -132,22 +131,24 @@ class GroupReader:
         self._part = _DatasetPart(source, client) if isinstance(source, Dataset) else _TokensPart(source)
         if whole_groups:
             if not self._part.is_plain:
-                raise ValueError("source: SAELens's batches are of a dataset in order, taken once a pass")
+                raise ValueError(
+                    "source: SAELens reads a dataset in order, once per pass; leave out shuffle_seed and epochs"
+                )
             self._part.limit(self._part.sequences // group_sequences * group_sequences)
         self.sequences = self._part.sequences  # of a pass
         self.groups = -(-self.sequences // group_sequences)  # of a pass
         self.pass_number = 0  # of the next group
-        self.group = 0  # the next one
-        self.pass_rows = 0  # that came of its pass before
-        self._step = 1  # sequences that captures begin between, where one has begun
-        self._repeated_rows = 0  # of `pass_rows`, those that a capture which begins now brings again
+        self.group = 0  # the next group's index in its pass
+        self.pass_rows = 0  # rows of that pass before the next group
+        self._step = 1  # captures can begin at multiples of this many sequences; 0: only at the first
+        self._repeated_rows = 0  # those of `pass_rows` that a capture which begins now sends again
         self.summary: CaptureSummary | None = None  # of the last pass
-        self.names: tuple[str, ...] = ()  # of the hook points; none before the first row
+        self.names: tuple[str, ...] = ()  # of the hook points; empty before the first row
         self._pass: Pass | None = None
         self._held: list[tuple[tuple[Any, ...], Any]] = []  # pieces, and the place of each row in the pass
         self.token_texts: dict[int, str] = {}  # by token id, of all rows so far
-        self._texts: Any = None  # of the capture that runs
-        self._noted_texts = 0  # of those
+        self._texts: Any = None  # the running capture's token texts
+        self._noted_texts = 0  # how many of them are in `token_texts`
 
     def place(self) -> dict[str, int]:
         """The place of the next group, for `seek`."""
@@ -160,14 +161,14 @@ class GroupReader:
         }
 
     def seek(self, place: dict[str, int], names: Iterable[str]) -> None:
-        """Goes on where `place` was told, by a reader of an equal source, of these hook points."""
+        """Continues at a `place` that a reader of an equal source returned; `names` are its hook points."""
         self.close()
         self.pass_number, self.group, self.pass_rows = place["pass"], place["group"], place["pass_rows"]
         self._repeated_rows, self._step = place["repeated_rows"], place["step"]
         self.names = tuple(names)
 
     def close(self) -> None:
-        """Cancels what is not finished. Idempotent."""
+        """Cancels the running capture. Idempotent."""
         if self._pass is not None:
             self._pass.close()
             self.summary = self._pass.summary
@@ -193,7 +194,7 @@ class GroupReader:
         return Group(self.names if pieces else (), pieces, self._count_group())
 
     def _step_begin(self, place: int) -> int:
-        """Returns where a capture must begin to bring the rows from a place of the pass on."""
+        """Returns the place where a capture must begin to have the rows from a place of the pass on."""
         return place // self._step * self._step if self._step else 0
 
     def _receive(self) -> bool:
@@ -210,7 +211,7 @@ class GroupReader:
                 self._texts, self._noted_texts = texts, len(texts)
             places = self._tracker.places(batch.sequence, batch.position) + self._begin.shift
             first = int(np.searchsorted(places, self.group * self._group_sequences))
-            if first == len(places):  # all have come before
+            if first == len(places):  # all of these rows have come before
                 continue
             rows = (batch.get(name, ()) for name in self.names)
             sequence = torch.as_tensor(batch.sequence) + self._begin.first_id
@@ -220,13 +221,13 @@ class GroupReader:
         return False
 
     def _check_step(self) -> None:
-        """Takes note of where captures begin, which the server's grant decides."""
+        """Notes where captures can begin, which depends on the server's grant."""
         assert self._pass is not None and self._pass.started is not None
         step = self._part.step(self._options, self._pass.started)
         if step != self._step and self._begin_place > 0:
             raise ValueError(
-                f"deterministic: the server runs {step} sequences in a batch (--max-batch-tokens), and the state is of "
-                f"one that runs {self._step}; their rows may differ"
+                f"deterministic: the server runs {step} sequences in a batch (--max-batch-tokens), but the state was "
+                f"saved with one that runs {self._step}; their rows may differ"
             )
         self._step = step
 
@@ -238,7 +239,7 @@ class GroupReader:
         again = self._repeated_rows
         hook_points = self._hook_points
         if self.pass_rows and (own or budget is not None):
-            # The others have no rows yet; a budget of no rows cannot be asked for.
+            # Hook points whose budget is used up are left out, since a request cannot have a budget of no rows.
             rest = {name: left.get(name, others) for name in self.names}
             hook_points = [name for name, rows in rest.items() if rows is None or rows > 0]
             if not hook_points:
@@ -255,7 +256,7 @@ class GroupReader:
         return True
 
     def _count_group(self) -> bool:
-        """Goes on to the next group; whether this one was the last of its pass."""
+        """Moves on to the next group. Returns whether this one was the last of its pass."""
         self.group += 1
         if self.group < self.groups:
             return False

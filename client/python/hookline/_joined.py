@@ -1,4 +1,4 @@
-"""Several recordings that are read as one."""
+"""Reads several recordings as one."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from hookline.types import CaptureStarted, CaptureSummary, HookPointSummary, Rec
 if TYPE_CHECKING:
     from hookline.client import Client
 
-# Recordings that are shuffled together are all read at once, each by a stream and a thread of its own: a server lets
-# about a hundred streams run on a connection.
+# The most recordings that are shuffled together. All are read at once, each with a stream and a thread of its own, and
+# a server allows about a hundred streams on a connection.
 MAX_SHUFFLED = 64
-# Rows that are mixed at a time, and that each recording keeps ready for it at most.
+# The rows that are mixed at a time. Each recording is read in batches of its share of them.
 _MIXED_ROWS = 4096
 
 
 class _Part(NamedTuple):
-    """A recording, and the rows of it that are read."""
+    """A recording, and which of its rows are read."""
 
     label: str  # as the user named it
     client: Client
     name: str
-    message: Any  # its proto Recording
+    message: Any  # the proto Recording
     first_row: int
     rows: int
 
@@ -47,7 +47,7 @@ class _Part(NamedTuple):
         return Recording(self.name, self.first_row, self.rows)
 
     def rows_of(self, hook_point: str) -> int:
-        """Rows of a hook point among those that are read."""
+        """Returns how many of the rows that are read a hook point has."""
         recorded = next(point.rows for point in self.message.hook_points if point.hook_point == hook_point)
         return int(max(0, min(recorded - self.first_row, self.rows)))
 
@@ -55,8 +55,8 @@ class _Part(NamedTuple):
 class JoinedReceiver(OwnThread):
     """A `Receiver` of several recordings, one after another or shuffled together.
 
-    place: the client and the name on its server of a recording as the user named it. It is called by the receiver's
-    thread and may ask servers.
+    place: returns the client of a recording that the user named, and the recording's name on that client's server. The
+        receiver's thread calls it, and it may call servers.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class JoinedReceiver(OwnThread):
             _lifetime.ended(self)
 
     def _parts(self) -> list[_Part]:
-        """The recordings of which rows are read, at least one. FailedPreconditionError where two do not fit."""
+        """Returns the recordings of which rows are read, at least one. FailedPreconditionError if two are not alike."""
         described: list[_Part] = []
         for label in self._source.names:
             client, name = self._place(label)
@@ -135,7 +135,7 @@ class JoinedReceiver(OwnThread):
         first = self._source.first_row
         if not 0 <= first <= total:
             raise InvalidArgumentError(
-                f"first_row: {first} is not from 0 to {total}, the rows of {', '.join(self._source.names)}",
+                f"first_row: {first} is not from 0 to {total}, the number of rows of {', '.join(self._source.names)}",
                 field="first_row",
             )
         if self._source.row_count < 0:
@@ -163,7 +163,7 @@ class JoinedReceiver(OwnThread):
         return receiver
 
     def _finish(self, receiver: Receiver) -> None:
-        """Takes the summary of a read that has ended."""
+        """Closes a read that has ended, and adds its summary."""
         with self._lock:
             self._open.remove(receiver)
         summary = receiver.summary
@@ -174,15 +174,15 @@ class JoinedReceiver(OwnThread):
             self._sum = summary if self._sum is None else sum_of(self._sum, summary, widths, 0)
 
     def _start(self, started: CaptureStarted, parts: Sequence[_Part]) -> None:
-        """Says what is granted: what `started`, of the first part, has for each hook point, with the rows of all."""
+        """Makes the grant from `started` of the first part, with the rows of all parts."""
         points = []
         for point in started.hook_points:
             rows = [part.rows_of(point.name) for part in parts]
             for part, count in list(zip(parts, rows))[:-1]:
                 if count != part.rows:
                     raise FailedPreconditionError(
-                        f"recording {part.label}: {point.name} has {count} of the {part.rows} rows that are read, and "
-                        f"those of {parts[-1].label} cannot follow in the same place; leave it out"
+                        f"recording {part.label}: {point.name} has only {count} of the {part.rows} rows, so that rows "
+                        f"of {parts[-1].label} would not line up with other hook points; leave {point.name} out"
                     )
             asked = asked_rows(self._options, point.name)
             budget = sum(rows) if asked is None else min(asked, sum(rows))
@@ -193,7 +193,7 @@ class JoinedReceiver(OwnThread):
         self._is_started.set()
 
     def _left(self) -> dict[str, int]:
-        """The rows that each hook point which is not full still takes."""
+        """Returns how many rows each hook point still takes, without those that are full."""
         assert self._assembler is not None
         layout, received = self._assembler.layout, self._assembler.received
         left = {name: budget - rows for name, budget, rows in zip(layout.names, layout.budgets, received)}
@@ -218,8 +218,10 @@ class JoinedReceiver(OwnThread):
             self._finish(receiver)
 
     def _check_grant(self, part: _Part, started: CaptureStarted, most: Mapping[str, int]) -> None:
-        """FailedPreconditionError where a part is no longer the recording that was described. most: the rows that were
-        asked for, by hook point; others have no bound."""
+        """Raises FailedPreconditionError if a part is no longer the recording that was described.
+
+        most: the rows that were asked for, by hook point; other hook points have no bound.
+        """
         assert self._started is not None
         widths = {point.name: point.width for point in self._started.hook_points}
         for point in started.hook_points:
@@ -228,11 +230,11 @@ class JoinedReceiver(OwnThread):
             if (point.width, point.max_activations) != expected:
                 raise FailedPreconditionError(
                     f"recording {part.label}: {point.name} has {point.max_activations} rows of width {point.width} "
-                    f"where {expected[1]} of {expected[0]} were; it was changed while it was read"
+                    f"instead of {expected[1]} of width {expected[0]}; it was changed while it was read"
                 )
 
     def _write(self, arrays: Sequence[np.ndarray[Any, Any] | None], started: CaptureStarted, raw: RawBatch) -> None:
-        """Takes rows that follow each other, of these hook points."""
+        """Takes consecutive rows of the hook points of `started`."""
         assert self._assembler is not None
         names = self._assembler.layout.names
         for point, array in zip(started.hook_points, arrays):
@@ -248,17 +250,17 @@ class JoinedReceiver(OwnThread):
             raise CancelledError("the capture was closed")
 
     def _put(self, batches: Iterator[RawBatch]) -> bool:
-        """Hands batches over. Returns whether the consumer still wants them."""
+        """Hands over batches. Returns whether the consumer still wants them."""
         return all(self._pipe.put(batch) for batch in batches)
 
     def _read_shuffled(self, parts: Sequence[_Part]) -> None:
-        """Reads each part in an order of its own, and takes the next row from the part in which the row stands that
-        the shuffled order of all has there: every order of the rows is equally likely."""
+        """Reads each part in a shuffled order of its own, and merges them by the shuffled order of all rows: it says
+        from which part each row is taken. Every order of the rows is equally likely."""
         seed = self._source.shuffle_seed
         assert seed is not None
         if len(parts) > MAX_SHUFFLED:
             raise InvalidArgumentError(
-                f"shuffle_seed: {len(parts)} recordings; at most {MAX_SHUFFLED} are shuffled together",
+                f"shuffle_seed: {len(parts)} recordings; at most {MAX_SHUFFLED} can be shuffled together",
                 field="shuffle_seed",
             )
         rows = max(1, _MIXED_ROWS // len(parts))
@@ -315,15 +317,15 @@ class JoinedReceiver(OwnThread):
 
 
 class _Rows:
-    """The rows of a receiver, any number of them at a time. All hook points have as many."""
+    """Reads the rows of a receiver, any number at a time. All hook points have the same number of rows."""
 
     def __init__(self, receiver: Receiver) -> None:
         self.receiver = receiver
-        self._arrays: list[np.ndarray[Any, Any]] = []  # of each hook point, then the provenance columns
-        self._taken = 0  # rows of these
+        self._arrays: list[np.ndarray[Any, Any]] = []  # one for each hook point, then the provenance columns
+        self._taken = 0  # the number of their rows that were taken
 
     def take(self, rows: int) -> Iterator[tuple[int, list[np.ndarray[Any, Any]]]]:
-        """Yields the next rows in pieces, and how many came before each."""
+        """Yields the next rows in pieces, each with the number of rows before it."""
         done = 0
         while done < rows:
             if not self._arrays or self._taken == len(self._arrays[0]):
@@ -334,7 +336,7 @@ class _Rows:
             done += count
 
     def check_end(self) -> None:
-        """Waits for the receiver's end once all rows are taken."""
+        """Waits for the receiver's end after all rows were taken. Raises an error if there are more rows."""
         if self.receiver.next() is not None:
             raise FailedPreconditionError("a recording grew while it was read; read it again")
 
@@ -348,7 +350,7 @@ class _Rows:
 
 
 def check_alike(first: str, a: Any, other: str, b: Any) -> None:
-    """FailedPreconditionError, with both values, unless two proto Recordings can be read as one."""
+    """Raises FailedPreconditionError, with both values, unless two proto Recordings can be read as one."""
     for what, mine, theirs in (
         ("fingerprint", a.fingerprint, b.fingerprint),
         ("dtype", _protocol.DTYPES.get(a.dtype, "unspecified"), _protocol.DTYPES.get(b.dtype, "unspecified")),
@@ -360,7 +362,7 @@ def check_alike(first: str, a: Any, other: str, b: Any) -> None:
         if mine != theirs:
             raise FailedPreconditionError(
                 f"{what}: recording {first} has {_shown(mine, theirs)} and {other} has {_shown(theirs, mine)}; "
-                "recordings that are read as one are alike"
+                "recordings that are read as one must be alike"
             )
 
 
@@ -374,8 +376,8 @@ def _selection(recording: Any) -> dict[str, Any]:
 
 
 def _shown(mine: Any, other: Any) -> str:
-    """A value of two that differ; of mappings only what differs."""
+    """Formats one of two values that differ; of mappings, only the entries that differ."""
     if not isinstance(mine, dict):
         return str(mine)
     shown = {name: value for name, value in mine.items() if name not in other or other[name] != value}
-    return ", ".join(f"{name}={value}" for name, value in shown.items()) or "none beside those of both"
+    return ", ".join(f"{name}={value}" for name, value in shown.items()) or "none but those of both"

@@ -1,4 +1,4 @@
-"""The C++ client's library, loaded through ctypes. Its header, client/cpp/c_api.h, says what the functions promise."""
+"""The C++ client's library, loaded through ctypes. Its header, client/cpp/c_api.h, specifies the functions."""
 
 from __future__ import annotations
 
@@ -113,7 +113,8 @@ _RESULTS = {
 
 
 def path() -> str | None:
-    """The library's path: HOOKLINE_CLIENT_LIBRARY in the environment (empty: nowhere), or beside this file."""
+    """Returns the library's path: HOOKLINE_CLIENT_LIBRARY in the environment (empty: none), or else the file beside
+    this one."""
     named = os.environ.get("HOOKLINE_CLIENT_LIBRARY")
     if named is not None:
         return named or None
@@ -123,7 +124,7 @@ def path() -> str | None:
 
 @functools.cache
 def load(library_path: str) -> Any:
-    """The library's functions, without their prefix. OSError if it cannot be loaded or speaks another version."""
+    """Returns the library's functions, without their prefix. OSError if it cannot be loaded or has another version."""
     library = ctypes.CDLL(library_path)
 
     class Functions:
@@ -143,7 +144,8 @@ def load(library_path: str) -> Any:
 
 
 def find(receiver: str) -> Any:
-    """The functions for `receiver` "native" or "auto"; None for "grpc", and for "auto" where there is no library."""
+    """Returns the functions for `receiver` "native" or "auto"; None for "grpc", and for "auto" if there is
+    no library."""
     where = None if receiver == "grpc" else path()
     if where is not None:
         try:

@@ -1,13 +1,13 @@
-"""Looks after gRPC when the program forks or ends.
+"""Takes care of gRPC when the program forks or ends.
 
-gRPC's threads do not exist in a forked child, and whatever waits for them there waits for ever. So gRPC is put to rest
-before a fork wherever nothing is running: parent and child then open connections of their own when they next need one,
-and wait for their answers by pollers of their own.
-Where something is running, the parent goes on undisturbed, and the child is told so instead of waiting.
+gRPC's threads do not exist in a forked child, and whatever waits for them there waits forever. So gRPC is shut down
+before a fork if nothing is running: parent and child then open connections of their own when they next need one, and
+wait for answers with pollers of their own. If something is running, the parent continues undisturbed, and calls in the
+child raise an error instead of waiting.
 
-At the end of the program whatever is open is cancelled and its threads are joined while they can still run: once the
-interpreter finalises, a thread that holds one of grpcio's locks never gives it back, and grpcio's destructors wait for
-it.
+At the end of the program everything that is open is cancelled, and its threads are joined while they can still run:
+once the interpreter finalises, a thread that holds one of grpcio's locks never releases it, and grpcio's destructors
+wait for that lock.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from typing import Any, Protocol
 from hookline import _pollers
 from hookline.errors import FailedPreconditionError
 
-# gRPC's threads end at once, or after a timer of up to a second where a connection attempt had failed.
+# gRPC's threads end at once, or after a timer of up to a second if a connection attempt had failed.
 _REST_SECONDS = 5.0
-# Threads of cancelled calls end at once; those that run the user's code may not.
+# Threads of cancelled calls end at once, but those that run the user's code may not.
 _EXIT_SECONDS = 5.0
-# The kernel keeps their names so, 15 characters long.
+# The names of gRPC's threads, which the kernel cuts to 15 characters.
 _GRPC_THREADS = frozenset(
     "default-executo resolver-execut event_engine grpc_global_tim timer_manager lifeguard grpc_shutdown".split()
 )
@@ -41,33 +41,34 @@ class Channels(Protocol):
     """A client's connections."""
 
     def rest(self) -> bool:
-        """Closes them if nobody uses them; the next use opens others. Whether there were any."""
+        """Closes open connections unless they are in use; the next use opens new ones. Returns whether it
+        closed any."""
 
     def is_open(self) -> bool:
-        """Returns whether there are any."""
+        """Returns whether there are open connections."""
 
     def abandon(self) -> None:
-        """Lets go of them without touching them, in a forked child."""
+        """Forgets the connections in a forked child, without touching them."""
 
     def end(self, keep: bool) -> None:
-        """Closes them at the program's end; with `keep` their destructors must not run."""
+        """Closes the connections at the program's end; with `keep` their destructors must not run."""
 
 
 class Open(Protocol):
-    """An object that uses connections for longer than one method's time."""
+    """An object that uses connections for longer than one method call."""
 
     def cancel(self) -> None:
-        """Makes what waits for it return soon. Idempotent, and never blocks."""
+        """Makes threads that wait for the object return soon. Idempotent, and never blocks."""
 
     def join(self, timeout: float) -> bool:
-        """Waits for its threads after `cancel`; whether they have ended in time."""
+        """Waits for the object's threads after `cancel`. Returns whether they have ended in time."""
 
     def abandon(self) -> None:
-        """Lets go of everything without touching it, in a forked child."""
+        """Forgets everything in a forked child, without touching it."""
 
 
 class Running:
-    """A call of the server that goes on, which no pickle can take along."""
+    """A running call of the server, which cannot be pickled."""
 
     def __reduce__(self) -> Any:
         kind = type(self).__name__
@@ -77,70 +78,70 @@ class Running:
         )
 
 
-# Guards what follows and the connections. Reentrant, since a collected capture gives back its connection wherever the
-# collector happens to run. Held over a fork, and another one in the child.
+# Guards the variables below and the connections. It is reentrant, since the garbage collector can run anywhere and a
+# collected capture releases its connection. It is held during a fork; the child replaces it.
 lock = threading.RLock()
 _channels: weakref.WeakSet[Channels] = weakref.WeakSet()
 _open: weakref.WeakSet[Open] = weakref.WeakSet()
-_ending: set[Open] = set()  # also where nobody else holds them any more
+_ending: set[Open] = set()  # strong references: nothing else may hold these objects any more
 _grpc_runs_at_fork = False
-_others_run = False  # gRPC went on running although nothing here uses it: the next fork does not wait for it
+_others_run = False  # True if gRPC kept running although nothing here uses it: the next fork does not wait for it
 _forked_beside_grpc = False
 
 
 def keep_for_ever(thing: Any) -> None:
-    """Keeps the destructor of something from ever running."""
+    """Keeps an object's destructor from ever running."""
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
 
 
 def check_process() -> None:
-    """FailedPreconditionError in a child that was forked while gRPC was running."""
+    """Raises FailedPreconditionError in a child that was forked while gRPC was running."""
     if _forked_beside_grpc:
         raise FailedPreconditionError(_FORKED)
 
 
 def of_the_parent() -> FailedPreconditionError:
-    """The error for the use of a capture that the parent of this process opened."""
-    return FailedPreconditionError("this process was forked from the one that the capture belongs to; open another")
+    """Returns the error for using a capture, client or call that the parent of this process opened."""
+    return FailedPreconditionError("this process was forked from the one that the capture belongs to; open a new one")
 
 
 def connected(channels: Channels) -> None:
-    """Notes the connections of a client."""
+    """Registers the connections of a client."""
     with lock:
         _channels.add(channels)
 
 
 def opened(thing: Open) -> None:
-    """Notes what has to be cancelled at the program's end and abandoned in a forked child."""
+    """Registers an object that must be cancelled at the program's end and abandoned in a forked child."""
     with lock:
         _open.add(thing)
 
 
 def ended(thing: Open) -> None:
-    """Forgets it."""
+    """Removes an object that `opened` registered."""
     with lock:
         _open.discard(thing)
 
 
 def ending(thing: Open) -> None:
-    """Notes a call that is over, but whose threads may need a moment more."""
+    """Registers a call that is over, but whose threads may still need a moment."""
     with lock:
         _ending.difference_update([earlier for earlier in _ending if earlier.join(0)])
         _ending.add(thing)
 
 
 def _grpc_runs() -> bool:
-    """Returns whether gRPC has threads in this process, this package's or anybody's."""
+    """Returns whether gRPC has threads in this process, whether this package or other code started them."""
     try:
         threads = os.listdir("/proc/self/task")
-    except OSError:  # not Linux: what is known here must do
+    except OSError:  # not Linux: only this package's own connections are known
         return any(channels.is_open() for channels in _channels)
     for thread in threads:
         try:
             with open(f"/proc/self/task/{thread}/comm") as name:
                 if name.read().rstrip("\n") in _GRPC_THREADS:
                     return True
-        except OSError:  # it has ended since
+        except OSError:  # the thread has ended since
             pass
     return False
 
@@ -181,7 +182,7 @@ def _close_all() -> None:
     """Closes everything at the program's end. Threads that are not daemons have ended by now."""
     end = time.monotonic() + _EXIT_SECONDS
     joined = []
-    for things in (_open, _ending):  # in this order: what is open ends in calls that are ending
+    for things in (_open, _ending):  # in this order, since closing the open ones adds to those that are ending
         with lock:
             waited_for = list(things)
         for thing in waited_for:

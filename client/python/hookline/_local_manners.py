@@ -1,4 +1,4 @@
-"""The attributes that code written for a model in its own process touches beside calling it."""
+"""The attributes of a local model that code uses beside calling it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 from hookline.types import ModelInfo
 
 _NO_OUTPUT = (
-    "a call of a model on a server returns nothing: its rows are in the collector, and logits stay there; Client.score "
-    "computes losses"
+    "a call of a model on a server returns nothing: its rows are in the collector, and logits stay on the server; "
+    "Client.score computes losses"
 )
 
 
 class LocalModelManners:
-    """Methods and attributes of a torch module, as far as a server's model has them: it stays where it is, as it is."""
+    """The methods and attributes of a torch module that make sense for a server's model, which cannot be changed."""
 
     info: ModelInfo
     training = False
@@ -34,7 +34,7 @@ class LocalModelManners:
         return self
 
     def float(self) -> Any:
-        """Does nothing, as `to`; `dtype` of a capture says in which type rows come."""
+        """Does nothing, as `to`; the `dtype` of a capture is the type of its rows."""
         return self
 
     def half(self) -> Any:
@@ -56,7 +56,7 @@ class LocalModelManners:
         return self
 
     def requires_grad_(self, requires_grad: bool = True) -> Any:
-        """Does nothing but warn where gradients are asked for."""
+        """Does nothing, but warns if gradients are asked for."""
         if requires_grad:
             warnings.warn("a model on a server has no gradients", stacklevel=2)
         return self
@@ -65,7 +65,8 @@ class LocalModelManners:
         """Does nothing."""
 
     def parameters(self, recurse: bool = True) -> Iterator[Any]:
-        """None, with a warning: the weights are on the server. `device` and `dtype` say what code asks them."""
+        """Returns no parameters, with a warning: the weights are on the server. `device` and `dtype` say what code
+        usually asks a parameter for."""
         warnings.warn(
             "the parameters of a model on a server are not here; model.device and model.dtype say where batches should "
             "be, and in which type it computes",
@@ -74,24 +75,24 @@ class LocalModelManners:
         return iter(())
 
     def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, Any]]:
-        """None, with a warning, as `parameters`."""
+        """Returns no parameters, with a warning, as `parameters`."""
         warnings.warn("the parameters of a model on a server are not here", stacklevel=2)
         return iter(())
 
     @property
     def device(self) -> Any:
-        """The device of batches before a call: torch.device("cpu"), since their ids go over the wire."""
+        """The device that batches should be on before a call: torch.device("cpu"), since their ids go to a server."""
         import torch
 
         return torch.device("cpu")
 
     def get_device(self) -> Any:
-        """`device`, by nanochat's name."""
+        """Returns `device`; nanochat has this name for it."""
         return self.device
 
     @property
     def dtype(self) -> Any:
-        """The torch.dtype in which the model computes; rows come in that of the capture."""
+        """The torch.dtype in which the model computes; rows have the capture's dtype."""
         import torch
 
         return getattr(torch, self.info.dtype)
@@ -113,7 +114,7 @@ class LocalModelManners:
 
 
 class NoOutput:
-    """The result of calling a server's model: it is empty, and says why to code that reads logits or a loss from it."""
+    """The empty result of calling a server's model. Reading logits or a loss from it raises an error that says why."""
 
     def __bool__(self) -> bool:
         return False
@@ -132,7 +133,7 @@ class NoOutput:
 
 
 class ModelConfig(SimpleNamespace):
-    """A model's shape. What the server does not tell is not there."""
+    """A model's shape, as far as the server describes it."""
 
     def __init__(self, info: ModelInfo) -> None:
         names: dict[str, tuple[str, ...]] = {
@@ -147,9 +148,9 @@ class ModelConfig(SimpleNamespace):
             "dtype": ("torch_dtype",),
         }
         told = {name: getattr(info, field) for field, aliases in names.items() for name in aliases}
-        super().__init__(**told, device="cpu")  # as of the model: where batches should be
+        super().__init__(**told, device="cpu")  # where batches should be, as `device` of the model
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        raise AttributeError(f"a server does not tell a model's {name!r}; it tells {', '.join(sorted(vars(self)))}")
+        raise AttributeError(f"a server does not report a model's {name!r}, only {', '.join(sorted(vars(self)))}")

@@ -1,10 +1,10 @@
 """Keeps freed memory mapped.
 
-A capture allocates and frees a message of about a megabyte many hundred times a second. glibc gives blocks of that size
-back to the kernel on free, and taking fresh pages again costs more than everything else in the receive path. One arena
-for all threads, since what one thread frees in its own arena no other one reuses, and messages change hands. The
-setting is the process's, so it is made once, by the first `connect`; HOOKLINE_MALLOC=default in the environment leaves
-the allocator alone.
+A capture allocates and frees a message of about a megabyte many hundred times a second. glibc returns blocks of that
+size to the kernel when they are freed, and getting fresh pages again costs more than everything else in the receive
+path. All threads use one arena, since memory that one thread frees in its own arena is not reused by others, and
+messages are freed by other threads than those that allocate them. The setting applies to the whole process, so the
+first `connect` makes it, once; HOOKLINE_MALLOC=default in the environment leaves the allocator alone.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _done = False
 
 
 def keep_freed_memory() -> bool:
-    """True if freed blocks stay mapped from now on. False where the libc is not glibc or the environment opts out."""
+    """Makes freed blocks stay mapped from now on. False if the libc is not glibc, or the environment opts out."""
     global _done
     if _done:
         return True

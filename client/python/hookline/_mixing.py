@@ -1,4 +1,4 @@
-"""SAELens's mixing buffer, whose state can be kept."""
+"""SAELens's mixing buffer, with a state that can be saved."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ Parts = tuple[Any, ...]
 
 
 class MixingBuffer:
-    """Mixes rows as `sae_lens.training.mixing_buffer` of SAELens 6.54 does: when at least `buffer_rows` rows are there
-    they are shuffled, `mix_fraction` x `buffer_rows` of them stay, and the others leave in batches. Its
-    `torch.randperm` takes the generator here, so that the batches are SAELens's after `torch.manual_seed` with the same
-    seed.
+    """Mixes rows as `sae_lens.training.mixing_buffer` of SAELens 6.54 does: when at least `buffer_rows` rows are there,
+    they are shuffled, `mix_fraction` x `buffer_rows` of them stay, and the others leave in batches. `torch.randperm`
+    uses a generator of the buffer's own, so that the batches are those of SAELens after `torch.manual_seed` with the
+    same seed.
 
-    Rows come as parts: tensors with as many entries each, mixed alike, that lie on `devices` (one for each part, at
-    least). Take batches until there are none before `serve` is called again.
+    Rows come as parts: tensors with the same number of entries, which are mixed alike and kept on `devices` (at least
+    one for each part). Before `serve` is called again, take all batches.
     """
 
     def __init__(
@@ -29,10 +29,10 @@ class MixingBuffer:
         self._mix_fraction = mix_fraction
         self._devices = devices
         self._generator = torch.Generator().manual_seed(seed)
-        self._pieces: list[Parts] = []  # what waits
-        self._count = 0  # rows of them
+        self._pieces: list[Parts] = []  # the rows that wait
+        self._count = 0  # the number of rows that wait
         self._serving: deque[Parts] = deque()  # whole batches that leave
-        self._served = 0  # rows of the first of these that have left
+        self._served = 0  # rows that have left, of the first entry of `_serving`
 
     def push(self, parts: Sequence[Any]) -> None:
         placed = (part.to(device, non_blocking=True) for part, device in zip(parts, self._devices))
@@ -40,7 +40,7 @@ class MixingBuffer:
         self._count += len(parts[0])
 
     def serve(self) -> None:
-        """Lets a part leave if the buffer is full. After every group of rows, also one without any."""
+        """Lets some rows leave if the buffer is full. Call it after every group of rows, even an empty one."""
         if self._count < self._buffer_rows:
             return
         self._merge()
@@ -58,7 +58,7 @@ class MixingBuffer:
         self._leave(self._count // self._batch_rows * self._batch_rows)
 
     def take(self) -> Parts | None:
-        """The next batch; None if there is none."""
+        """Returns the next batch; None if there is none."""
         if self._serving and self._served == len(self._serving[0][0]):
             self._serving.popleft()
             self._served = 0
@@ -69,7 +69,7 @@ class MixingBuffer:
         return tuple(part[first : self._served] for part in self._serving[0])
 
     def rest(self) -> Parts | None:
-        """Returns the rows that fill no batch."""
+        """Removes and returns the rows that do not fill a batch; None if there are none."""
         self._merge()
         rest = self._pieces[0] if self._count else None
         self._pieces, self._count = [], 0

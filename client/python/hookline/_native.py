@@ -1,6 +1,4 @@
-"""The receiver that lets the C++ client write rows into the batches; the interpreter is not touched between two of
-them.
-"""
+"""The receiver that lets the C++ client write rows into the batches, without the interpreter between two batches."""
 
 from __future__ import annotations
 
@@ -26,7 +24,7 @@ from hookline.types import CaptureStarted, CaptureSummary
 if TYPE_CHECKING:
     from hookline._connection import Connection
 
-# A thread inside the library does not run Python's signal handlers: between two waits Ctrl-C has its turn.
+# The longest wait inside the library. Python's signal handlers only run between two waits, so it delays Ctrl-C.
 _WAIT_MS = 200
 
 
@@ -38,7 +36,7 @@ _METHODS = {
 
 
 class NativeClient:
-    """A channel of the library's."""
+    """A channel of the C++ client's library."""
 
     def __init__(
         self, functions: Any, address: str, max_receive_bytes: int, shared_memory: bool, security: Security
@@ -63,7 +61,7 @@ class NativeClient:
         self.functions.client_free(handle)
 
     def abandon(self) -> None:
-        """Forgets the channel in a forked child: it is the parent's."""
+        """Forgets the channel in a forked child, since it is the parent's."""
         self.handle = ctypes.c_void_p()
 
     def __del__(self) -> None:
@@ -72,7 +70,7 @@ class NativeClient:
 
 
 class NativeReceiver:
-    """Keeps `prefetch` batches submitted beside the one that is being filled."""
+    """Receives through the library, with `prefetch` batches submitted beside the one that is being filled."""
 
     def __init__(
         self,
@@ -88,8 +86,8 @@ class NativeReceiver:
         self._progress = Progress(options)
         self._reading = threading.Lock()  # held by the thread inside started, wait, submit, resume
         self._writing = threading.Lock()  # held by the thread inside write_tokens
-        self._freeing = threading.Lock()  # held for moments: the handle is not freed beside it
-        self._generation = 0  # of the call that tokens are for; guarded by _writing
+        self._freeing = threading.Lock()  # held only briefly; the handle is not freed while it is held
+        self._generation = 0  # the number of the call that tokens are for; guarded by _writing
         self._closed = threading.Event()
         self._forked = False
         self._started: CaptureStarted | None = None
@@ -98,16 +96,16 @@ class NativeReceiver:
         self._failure: BaseException | None = None
         self._submitted: deque[RawBatch] = deque()
         self._returned_batches = 0
-        self._was_interrupted = False  # between a call of the library and what follows it here
-        self._unused: Any = None  # memory that is submitted where nothing is to be written
+        self._was_interrupted = False  # True if Ctrl-C came, perhaps between a call of the library and its bookkeeping
+        self._unused: Any = None  # memory to submit where nothing will be written
         self._unused_submitted = False
         self._token = b""
         self._token_texts: dict[int, str] = {}
         self._error = _library.Error()
         self._error_reference = ctypes.byref(self._error)
         self._handle = ctypes.c_void_p()
-        # These exist once the server has granted the capture. All but the layout and the allocator are filled anew for
-        # each batch: the library reads them during the call only.
+        # These are set once the server has granted the capture. All but the layout and the allocator are refilled for
+        # each batch, since the library only reads them during the call.
         self._layout: Layout
         self._allocator: Allocator
         self._rows: Any
@@ -162,7 +160,7 @@ class NativeReceiver:
             except Exception as error:
                 self._fail(error)
                 raise
-            except BaseException:  # Ctrl-C: the capture goes on with the next call
+            except BaseException:  # Ctrl-C: the capture continues with the next call
                 self._was_interrupted = True
                 raise
 
@@ -172,7 +170,7 @@ class NativeReceiver:
             return
         with self._freeing:
             if self._handle:
-                self._library.capture_cancel(self._handle)  # who writes or waits returns soon
+                self._library.capture_cancel(self._handle)  # threads that write or wait return soon
 
     def close(self) -> None:
         self.cancel()
@@ -196,14 +194,13 @@ class NativeReceiver:
         self._handle = ctypes.c_void_p()
 
     def _free(self) -> None:
-        """Under _reading: frees the capture, once its call is over or cancelled. The library's thread has ended
-        then."""
+        """Under _reading: frees the capture, after its call is over or cancelled. The library's thread ends here."""
         with self._writing:
             self._generation = -1
             with self._freeing:
                 handle, self._handle = self._handle, ctypes.c_void_p()
         if handle:
-            self._library.capture_free(handle)  # until then the library's thread may write to what is submitted
+            self._library.capture_free(handle)  # until then the library's thread can write to submitted memory
             self._connection.release()
             _lifetime.ended(self)
         self._submitted.clear()
@@ -213,13 +210,13 @@ class NativeReceiver:
             raise self._failure
 
     def _fail(self, error: Exception) -> None:
-        """Under _reading: nothing more will come, and every further call raises this error."""
+        """Under _reading: ends the capture; every later call raises this error."""
         self._failure = error
         self._closed.set()
         self._free()
 
     def _wait_started(self) -> CaptureStarted:
-        """Under _reading."""
+        """Under _reading: waits for the grant, and makes what depends on it."""
         if self._started is None:
             self._started = capture_started(self._granted())
             self._layout = layout_of(self._started, self._options)
@@ -231,7 +228,7 @@ class NativeReceiver:
         return self._started
 
     def _granted(self) -> Any:
-        """The server's grant; where it says when to try again, it is asked then."""
+        """Waits for the server's grant. If the server says when to try again, it is called again then."""
         while True:
             try:
                 return self._started_message()
@@ -252,7 +249,7 @@ class NativeReceiver:
                 raise self._failed()
 
     def _failed(self) -> BaseException:
-        """The exception for what the library says."""
+        """Makes the exception for the library's error."""
         if self._closed.is_set():
             return CancelledError("the capture was closed")
         error = self._error.exception()
@@ -268,7 +265,7 @@ class NativeReceiver:
             while len(self._submitted) <= self._options.prefetch and self._layout.most_rows(self._next_batch) > 0:
                 self._submit()
             if not self._submitted and not self._unused_submitted:
-                # Every row is here. The library waits for the end of a capture only with a batch in its hands.
+                # All rows are here. The library only waits for the end of a capture if a batch is submitted.
                 self._unused_submitted = True
                 self._hand_over(1, [None] * len(self._layout.names), ())
             result = self._library.capture_wait(self._handle, _WAIT_MS, self._rows, self._error_reference)
@@ -292,7 +289,7 @@ class NativeReceiver:
                     return broken
 
     def _take_batch(self) -> RawBatch:
-        """The oldest submitted batch, which a wait has returned with its rows."""
+        """Takes the oldest submitted batch, which a wait has returned with its rows."""
         batch = self._submitted.popleft()
         self._returned_batches += 1
         self._progress.rows_came()
@@ -303,7 +300,7 @@ class NativeReceiver:
         return batch
 
     def _broken_batch(self) -> RawBatch | None:
-        """The rows that the oldest batch held when the capture failed; None if it held no whole row."""
+        """Returns the oldest batch with the rows that it had when the capture failed; None if it had no whole row."""
         if not self._submitted:
             return None
         batch = self._submitted[0]
@@ -312,19 +309,19 @@ class NativeReceiver:
         return batch if any(batch.rows) else None
 
     def _learn_texts(self, batch: RawBatch) -> None:
-        """Asks the library for the texts of tokens that no batch before had."""
+        """Gets the texts of tokens that no earlier batch had from the library."""
         if not batch.columns or len(self._token_texts) >= MAX_TOKEN_TEXTS:
             return
         text, size = ctypes.c_void_p(), ctypes.c_size_t()
         for token in set(batch.columns[2][: max(batch.rows)].tolist()).difference(self._token_texts):
             result = self._library.capture_token_text(self._handle, token, ctypes.byref(text), ctypes.byref(size))
             if result != _library.OK:
-                return  # either all tokens come with texts or none does
+                return  # either all tokens have texts or none
             self._token_texts[token] = ctypes.string_at(text.value or 0, size.value).decode(errors="replace")
 
     def _catch_up(self) -> RawBatch | None:
-        """After Ctrl-C, which may have come between a call of the library and its consequences here. The batch that a
-        wait had returned then, if so."""
+        """Catches up with the library after Ctrl-C, which may have come between a call of the library and the
+        bookkeeping here. Returns the batch if a wait had already returned one."""
         submitted, returned = ctypes.c_int64(), ctypes.c_int64()
         self._library.capture_progress(self._handle, ctypes.byref(submitted), ctypes.byref(returned))
         if submitted.value < self._next_batch + self._unused_submitted:
@@ -342,13 +339,13 @@ class NativeReceiver:
         return self._returned_batches + len(self._submitted)
 
     def _submit(self) -> None:
-        """Submits the next batch. It is noted before it is handed over, so that `_catch_up` knows of it."""
+        """Submits the next batch. It is recorded before it is handed over, so that `_catch_up` can find it."""
         batch = RawBatch(self._layout, self._next_batch, self._allocator, equal_blocks=True)
         self._submitted.append(batch)
         self._hand_over(batch.most_rows, batch.blocks, batch.columns)
 
     def _hand_over(self, rows: int, blocks: Sequence[Block | None], columns: Sequence[Any]) -> None:
-        """Submits memory. Hook points without a block get room that nothing will be written to."""
+        """Submits memory. Hook points without a block get memory to which nothing will be written."""
         if None in blocks and self._unused is None:
             self._unused = np.empty(self._layout.batch_rows * max(self._layout.widths), np.float32)
         for hook_point, block in enumerate(blocks):
@@ -395,7 +392,7 @@ class NativeReceiver:
             try:
                 message = self._started_message()
             except HooklineError:
-                return  # the next wait says the same
+                return  # the next wait reports the same error
             self._write_from(generation, message.next_sequence)
 
     def _write_from(self, generation: int, sequence: int) -> None:
@@ -405,7 +402,7 @@ class NativeReceiver:
             ).start()
 
     def _write(self, feed: TokenFeed, generation: int, sequence: int) -> None:
-        """Sends the source from this sequence on, as long as the call lasts."""
+        """Sends the source from this sequence on, until the call ends."""
         error = _library.Error()
         try:
             while True:
@@ -420,10 +417,10 @@ class NativeReceiver:
                     result = self._library.capture_write_tokens(
                         self._handle, ids.ctypes.data, lengths.ctypes.data, len(lengths), ctypes.byref(error)
                     )
-                if result != _library.OK:  # the call is over: the receiving side learns how
+                if result != _library.OK:  # the call is over, and the receiving side gets its error
                     return
                 sequence += len(sequences)
-        except BaseException as problem:  # where the source fails it ends; after the rows before, the error is raised
+        except BaseException as problem:  # the source failed: it ends here, and the error is raised after the last rows
             feed.fail(problem)
             with self._writing:
                 if self._generation == generation:

@@ -1,4 +1,4 @@
-"""Addresses, and what stands between a client and its server."""
+"""Server addresses, and the proxies between a client and its server."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections.abc import Mapping
 
 from hookline.errors import HooklineError, UnavailableError
 
-# Names that gRPC resolves itself and that are handed to it as they are.
+# The schemes of names that gRPC resolves itself.
 _SCHEMES = ("dns:", "ipv4:", "ipv6:", "unix:", "unix-abstract:", "vsock:")
-# gRPC reads these in this order; the first that is set counts.
+# The variables that gRPC reads, in this order; the first that is set counts.
 _PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy")
 _NO_PROXY_VARIABLES = ("no_grpc_proxy", "no_proxy")
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_.])?")
@@ -19,7 +19,8 @@ _LIKE = "it should read like localhost:7471 or [::1]:7471"
 
 
 def check_address(address: str) -> None:
-    """ValueError unless an address is HOST:PORT, with an IPv6 address in brackets, or a name that gRPC resolves."""
+    """Raises ValueError unless an address is HOST:PORT, with an IPv6 address in brackets, or a name that
+    gRPC resolves."""
     if not isinstance(address, str):
         raise TypeError(f"address: {type(address).__name__} is not a str; {_LIKE}")
 
@@ -33,7 +34,7 @@ def check_address(address: str) -> None:
     if address.startswith(("unix:", "unix-abstract:", "vsock:")):
         return
     if "://" in address and not address.startswith("dns://"):
-        raise wrong(f"begins with {address.split('://')[0]}://, which is left out")
+        raise wrong(f"begins with {address.split('://')[0]}://; leave that out")
     host, port = _split(address)
     if port is None:
         bare = host.count(":") > 1 and not host.startswith("[")
@@ -50,10 +51,10 @@ def check_address(address: str) -> None:
 
 
 def _split(address: str) -> tuple[str, str | None]:
-    """Host and port of an address, its scheme left out; the port is None where there is none."""
+    """Splits an address into host and port, without its scheme; the port is None if there is none."""
     for scheme in _SCHEMES:
         if address.startswith(scheme):
-            # dns://AUTHORITY/NAME or dns:NAME
+            # The name can have the form dns://AUTHORITY/NAME or dns:NAME.
             address = address[len(scheme) :]
             address = address[2:].partition("/")[2] if address.startswith("//") else address
             break
@@ -75,14 +76,14 @@ def loopback_port(address: str) -> int | None:
 
 
 def host_and_port(address: str) -> tuple[str, str | None]:
-    """Host and port of an address; the port is None where there is none."""
+    """Splits an address into host and port; the port is None if there is none."""
     if address.startswith(("unix:", "unix-abstract:", "vsock:")):
         return address, None
     return _split(address)
 
 
 def is_name(host: str) -> bool:
-    """Returns whether a host is a name that DNS may have several addresses for: not this machine's, nor an address."""
+    """Returns whether a host is a name that can have several addresses in DNS: neither an address nor this machine."""
     try:
         ipaddress.ip_address(host.strip("[]"))
     except ValueError:
@@ -100,13 +101,13 @@ def _is_loopback(host: str) -> bool:
 
 
 def proxy_options(address: str) -> list[tuple[str, int]]:
-    """A channel's options about proxies: what stays on this machine never goes through one."""
+    """Returns the proxy options of a channel: connections to this machine never use a proxy."""
     return [("grpc.enable_http_proxy", 0)] if loopback_port(address) is not None else []
 
 
 def proxy_of(address: str, environment: Mapping[str, str] | None = None) -> tuple[str, str] | None:
-    """The variable and the proxy, without its password, that gRPC goes through to reach an address; None: it goes
-    straight there."""
+    """Returns the variable that names the proxy to an address, and the proxy without its password. None if gRPC
+    connects directly."""
     environment = os.environ if environment is None else environment
     if address.startswith(("unix:", "unix-abstract:", "vsock:")) or loopback_port(address) is not None:
         return None
@@ -121,13 +122,13 @@ def proxy_of(address: str, environment: Mapping[str, str] | None = None) -> tupl
 
 
 def name_proxy(error: HooklineError, address: str) -> HooklineError:
-    """The error, with the proxy named where the connection goes through one and may have failed of it."""
+    """Adds the proxy to an UnavailableError if the connection goes through one, since the proxy can be the cause."""
     proxy = proxy_of(address) if isinstance(error, UnavailableError) else None
     if proxy is None:
         return error
     host = _split(address)[0].strip("[]")
     return UnavailableError(
-        f"{error.message} (through the proxy {proxy[1]}, which {proxy[0]} names; no_proxy={host} goes without it)",
+        f"{error.message} (through the proxy {proxy[1]}, which {proxy[0]} names; set no_proxy={host} to bypass it)",
         error.code,
         error.field,
     )

@@ -1,6 +1,4 @@
-"""Notes about a capture that the rows do not tell by themselves: that the server's cap cut them short, that there
-were none, that values are not finite.
-"""
+"""Warnings about a capture: the server's cap cut it short, the source was empty, or values are not finite."""
 
 from __future__ import annotations
 
@@ -10,24 +8,24 @@ from hookline.types import CaptureStarted, CaptureSummary, Dataset, Feed, Record
 
 
 def asked_rows(options: CaptureOptions, hook_point: str) -> int | None:
-    """The budget that was asked for this hook point; None: none was."""
+    """Returns the budget that was asked for this hook point; None if there was none."""
     return options.max_activations_by_hook_point.get(hook_point, options.max_activations)
 
 
 def capped(options: CaptureOptions, started: CaptureStarted) -> list[str]:
-    """The hook points whose budget is the server's cap instead of what was asked for."""
+    """Returns the hook points whose budget is the server's cap, rather than what was asked for."""
     if isinstance(options.source, Recording):
         return []
     return [p.name for p in started.hook_points if p.clipped or asked_rows(options, p.name) is None]
 
 
 def notes_of_start(options: CaptureOptions, started: CaptureStarted) -> list[str]:
-    """Notes about the grant. A stream that is cut without a BOS is said in the log."""
+    """Returns notes about the grant. Also logs a warning if a stream of tokens is cut without BOS."""
     source = options.source.dataset if isinstance(options.source, Feed) else options.source
     if isinstance(source, Dataset) and source.sequence_length and source.prepend_token_id is None:
         tell_without_bos(f"dataset {source.name!r} cut at {source.sequence_length} tokens")
     return [
-        f"{point.name}: the server grants {point.max_activations} rows in a capture, its --max-rows, of the "
+        f"{point.name}: the server grants {point.max_activations} rows in a capture (--max-rows) of the "
         f"{asked_rows(options, point.name)} asked for"
         for point in started.hook_points
         if point.clipped and not options.goes_on
@@ -35,7 +33,7 @@ def notes_of_start(options: CaptureOptions, started: CaptureStarted) -> list[str
 
 
 def notes_of_end(options: CaptureOptions, started: CaptureStarted, summary: CaptureSummary) -> list[str]:
-    """Notes about how it ended."""
+    """Returns notes about how the capture ended."""
     notes = []
     names = set(capped(options, started))
     for point in started.hook_points:
@@ -45,16 +43,17 @@ def notes_of_end(options: CaptureOptions, started: CaptureStarted, summary: Capt
         if point.name in names and not point.clipped and told.rows >= point.max_activations and not options.goes_on:
             notes.append(
                 f"{point.name}: ended at the server's cap of {point.max_activations} rows (--max-rows), not with the "
-                "source; max_activations says how many you want"
+                "source; set max_activations to the number of rows that you want"
             )
         if told.nan_count or told.infinity_count:
             cure = (
-                f"; float16, which ends at 65504, made {told.overflow_count} of them infinite: take bfloat16 or float32"
+                f"; float16, whose range ends at 65504, made {told.overflow_count} of them infinite: use bfloat16 or "
+                "float32"
             )
             cure = cure if told.overflow_count else ""
             notes.append(
-                f"{point.name}: {told.nan_count} values NaN and {told.infinity_count} infinite among the "
-                f"{told.statistics_rows} rows, which its means leave out{cure}"
+                f"{point.name}: {told.nan_count} NaN and {told.infinity_count} infinite values in "
+                f"{told.statistics_rows} rows, which the means leave out{cure}"
             )
     if summary.stop_reason == "source_ended" and summary.sequences == 0 and options.streams_tokens:
         notes.append("the source held no tokens")
@@ -62,8 +61,8 @@ def notes_of_end(options: CaptureOptions, started: CaptureStarted, summary: Capt
 
 
 def notes_of_recording(options: CaptureOptions, recording: RecordingInfo | None) -> list[str]:
-    """Notes about a recording that has ended; none of one that has not, or that is a part. It holds what was granted,
-    not what was asked for."""
+    """Returns notes about a recording that has ended; none if it has not ended, or is a part. `max_activations` in a
+    recording is what was granted, not what was asked for."""
     notes = []
     for point in recording.hook_points if recording is not None and not options.goes_on else ():
         asked = asked_rows(options, point.name)

@@ -20,7 +20,7 @@ def mix(x: int) -> int:
 
 
 def shuffled(size: int, seed: int, index: int) -> int:
-    """The number at `index` of the permutation of 0 to size - 1: a Feistel network with cycle walking."""
+    """The number at `index` of a permutation of 0 to size - 1, which is a Feistel network with cycle walking."""
     half = 1
     while 1 << (2 * half) < size:
         half += 1
@@ -36,13 +36,13 @@ def shuffled(size: int, seed: int, index: int) -> int:
 
 
 def shuffled_rows(size: int, seed: int, first: int, count: int) -> np.ndarray[Any, Any]:
-    """`shuffled` of the indices `first` to `first + count - 1`, all at once."""
+    """Computes `shuffled` for the indices `first` to `first + count - 1`, all at once."""
     half = 1
     while 1 << (2 * half) < size:
         half += 1
     half_mask = np.uint64((1 << half) - 1)
     values = np.arange(first, first + count, dtype=np.uint64)
-    outside = np.arange(count)  # those that are not a row yet
+    outside = np.arange(count)  # the indices whose value is not below `size` yet
     while len(outside):
         left, right = values[outside] >> np.uint64(half), values[outside] & half_mask
         for number in range(_ROUNDS):
@@ -54,7 +54,7 @@ def shuffled_rows(size: int, seed: int, first: int, count: int) -> np.ndarray[An
 
 
 def _mix_all(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """`mix` of each; arrays of uint64 wrap around as it does."""
+    """Computes `mix` of each number; uint64 arrays wrap around as `mix` does."""
     x = x + np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -84,25 +84,25 @@ class SequenceOrder:
 
 
 class PlaceTracker:
-    """Says at which place of an order the rows of a capture stand, which begins at `place`, from their provenance: rows
-    come in the order, but a sequence may bring none. Places are taken `step` together, as the batches of a
-    deterministic capture are."""
+    """Finds the places in an order of the rows of a capture that begins at `place`, from the rows' provenance.
+    Rows come in the order, but some sequences may have none. `step` places form a group, like a batch of a
+    deterministic capture."""
 
     def __init__(self, order: SequenceOrder, place: int, step: int = 1) -> None:
         self._order = order
         self._begin = place
         self._step = step
-        self.place = place  # of the sequence of which rows came last
-        self._position = -1  # of the last of them; -1 before the first
-        self.rows = 0  # from `step_begin` on
+        self.place = place  # of the latest row's sequence
+        self._position = -1  # of the latest row; -1 before the first
+        self.rows = 0  # the number of rows since `step_begin`
 
     @property
     def step_begin(self) -> int:
-        """The first place of those that are taken together with `place`."""
+        """The first place in the group of `place`."""
         return self.place - (self.place - self._begin) % self._step
 
     def places(self, sequences: Any, positions: Any) -> np.ndarray[Any, Any]:
-        """The place of each of the next rows, ascending."""
+        """Returns the place of each of the next rows, ascending."""
         sequences, positions = np.asarray(sequences), np.asarray(positions)
         # A sequence ends where another begins, or where the same one begins again in the next epoch.
         begins = np.flatnonzero((sequences[1:] != sequences[:-1]) | (positions[1:] <= positions[:-1])) + 1

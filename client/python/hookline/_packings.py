@@ -1,6 +1,6 @@
-"""Turns documents into rows of tokens by the packings of `hookline.pack`, each equal to its original.
+"""The packings of `hookline.pack`, which turn documents into rows of tokens. Each gives the same rows as its original.
 
-A packing is fed the token ids of documents in order and gives rows. `state` and its `restore` carry it over a restart.
+A packing takes the token ids of documents in order and yields rows. `state` and `restore` preserve it over a restart.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ Ids = "np.ndarray[Any, Any]"
 
 
 class Packing(Protocol):
-    """`row_length`: 0 for a stream of tokens."""
+    """Turns documents into rows of `row_length` tokens, or into a stream of tokens if it is 0."""
 
     row_length: int
 
     def add(self, ids: Any) -> Iterator[Any]:
-        """The rows that a document fills; of a stream, its next tokens."""
+        """Yields the rows that a document completes, or a stream's next tokens."""
 
     def state(self) -> dict[str, Any]: ...
 
@@ -27,7 +27,7 @@ class Packing(Protocol):
 
 
 class Plain:
-    """All tokens one after another, with a separator after each document where one is given."""
+    """Writes all tokens one after another, with a separator after each document if one is given."""
 
     row_length = 0
 
@@ -45,7 +45,8 @@ class Plain:
 
 
 class SaeLens:
-    """SAELens's `concat_and_batch_sequences`: rows of `context_size` tokens, documents continued across rows or not."""
+    """Packs as SAELens's `concat_and_batch_sequences`: rows of `context_size` tokens, with or without documents that
+    continue across rows."""
 
     def __init__(
         self,
@@ -85,8 +86,8 @@ class SaeLens:
             yield ids[: self.row_length]
 
     def _fill(self, ids: Any, offset: int, starts: bool) -> tuple[int, bool]:
-        """Adds to the row from `offset` on. Returns the next offset, and whether the document's first token is still to
-        come because the row ended before it."""
+        """Adds the document from `offset` on to the row. Returns the next offset, and whether the document's begin
+        token is still to come because the row was full before it."""
         first = int(ids[offset])
         prefix: list[int] = []
         pending = False
@@ -110,7 +111,7 @@ class SaeLens:
 
 
 class _Framed:
-    """Rows of `context_size` tokens with special tokens around each. What one document brings depends on no other."""
+    """Rows of `context_size` tokens with special tokens around each. A document's rows depend on no other document."""
 
     def __init__(self, context_size: int, before: Sequence[int], after: Sequence[int]) -> None:
         self.row_length = context_size
@@ -118,7 +119,7 @@ class _Framed:
         self._after = np.array(after, np.uint32)
         self._room = context_size - len(before) - len(after)
         if self._room < 1:
-            raise ValueError(f"context_size: {context_size} tokens have no room beside the special ones")
+            raise ValueError(f"context_size: {context_size} tokens leave no room beside the special tokens")
 
     def state(self) -> dict[str, Any]:
         return {}
@@ -128,8 +129,8 @@ class _Framed:
 
 
 class Sparsify(_Framed):
-    """sparsify's `chunk_and_tokenize`: its documents arrive joined by EOS, `DOCUMENTS` at a time, as one text, which is
-    cut into rows with the special tokens around each; the last row of each such batch is left out."""
+    """Packs as sparsify's `chunk_and_tokenize`: documents arrive `DOCUMENTS` at a time as one text, joined by EOS. It
+    is cut into rows with the special tokens around each; the last row of each such text is left out."""
 
     DOCUMENTS = 2048
 
@@ -139,8 +140,8 @@ class Sparsify(_Framed):
 
 
 class PadOrTruncate(_Framed):
-    """dictionary_learning's: a row a document, cut at `context_size` or filled up with `pad` on the right. `filled`
-    says how many tokens of the last row are the document's."""
+    """Packs as dictionary_learning: one row per document, cut at `context_size` or padded with `pad` on the right.
+    `filled` is how many tokens of the latest row are not padding."""
 
     filled = 0
 

@@ -1,4 +1,4 @@
-"""One pass over a source, in as many captures as the server's cap on rows makes of it."""
+"""One pass over a source, in as many captures as the server's cap on rows requires."""
 
 from __future__ import annotations
 
@@ -24,15 +24,14 @@ if TYPE_CHECKING:
 
 
 class Pass(Iterator[Batch]):
-    """Iterates over the batches of one pass over a source, whatever the server's `--max-rows` is: where that cap ends a
-    capture, another one goes on with the row after it. A batch is short where a capture ends.
+    """Iterates over the batches of one pass over a source, whatever the server's `--max-rows` is: when that cap ends a
+    capture, another one continues with the next row. A batch is short where a capture ends.
 
-    A deterministic one goes on with the batch of its dataset that holds that row, so that every row is the one that it
-    would have been without the cap; one of token ids goes on with the sequence.
+    A deterministic pass over a dataset continues with the whole batch that holds the next row, so that every row is the
+    same as without the cap; a pass over token ids continues with the whole sequence.
 
     `summary` is the sum over the captures that have ended (`_summaries.sum_of`); None until one has. Closing the pass,
-    or leaving its `with` block, cancels the rest.
-    A feed cannot be continued: it ends at the cap, with a warning.
+    or leaving its `with` block, cancels the rest. A feed cannot be continued: it ends at the cap, with a warning.
     """
 
     def __init__(self, client: Client, hook_points: str | Sequence[str], source: Any, **options: Any) -> None:
@@ -41,13 +40,13 @@ class Pass(Iterator[Batch]):
         self._batches = self._iterate()
         self.summary: CaptureSummary | None = None
         self.started: CaptureStarted | None = None  # of the last capture that has begun
-        self.ended_at_cap = False  # where it could not go on
+        self.ended_at_cap = False  # True if the cap ended a pass that cannot be continued
 
     def __next__(self) -> Batch:
         return next(self._batches)
 
     def close(self) -> None:
-        """Cancels what is not finished. Idempotent."""
+        """Cancels the rest of the pass. Idempotent."""
         self._batches.close()
 
     def __enter__(self) -> Pass:
@@ -87,7 +86,8 @@ class Pass(Iterator[Batch]):
         summary: CaptureSummary | None,
         rows: int,
     ) -> CaptureOptions | None:
-        """Returns what to ask next after `rows` rows of the pass; None where the cap did not end the capture."""
+        """Returns the options of the next capture, after `rows` rows of the pass; None if the cap did not end
+        this one."""
         names = capped(options, started)
         if not names or summary is None or summary.stop_reason != "budget":
             return None
@@ -100,9 +100,9 @@ class Pass(Iterator[Batch]):
             return None
         if skip_rows >= granted:
             raise ValueError(
-                f"source: a sequence, or a deterministic batch, brings more rows than the {granted} that the server "
-                "grants in a capture (--max-rows), so that none can begin after it; raise that, or select fewer rows "
-                "of a sequence"
+                f"source: a sequence, or a deterministic batch, has more rows than the {granted} that the server "
+                "grants in a capture (--max-rows), so that no capture can get past it; raise --max-rows, or select "
+                "fewer rows of a sequence"
             )
         left = {name: asked_rows(self._options, name) for name in names}
         return dataclasses.replace(
@@ -123,31 +123,32 @@ class Pass(Iterator[Batch]):
 
 
 class _Place:
-    """Tells how far a pass is. This one's source cannot be continued."""
+    """Keeps track of how far a pass is. This base class is for sources that cannot be continued."""
 
     def first(self, options: CaptureOptions) -> CaptureOptions:
         """Returns the options of the first capture."""
         return options
 
     def granted(self, started: CaptureStarted) -> None:
-        """Takes note of what the server will send."""
+        """Takes note of a capture's grant."""
 
     def received(self, batch: Batch) -> None:
-        """Takes note of what came."""
+        """Takes note of a batch."""
 
     def rest(self, rows: int) -> tuple[Any, int]:
-        """The source from the sequence on in which the capture ended, after this many rows of the capture, or from an
-        earlier one that must run again with it, and how many of its rows have come; None where nothing is left."""
+        """Returns the rest of the source after this many rows of a capture, and how many of its first rows have already
+        come. It begins with the sequence in which the capture ended, or with an earlier one that must run again with
+        it. None if nothing is left."""
         return None, 0
 
 
 class _DatasetPlace(_Place):
-    """Follows the provenance: only the server knows what token exclusion drops."""
+    """Follows the provenance, since only the server knows which rows the exclusion of token ids drops."""
 
     def __init__(self, dataset: Dataset) -> None:
         self._dataset = dataset
-        self._sequence = dataset.first_sequence  # the last one of which rows came
-        self._rows = 0  # of it
+        self._sequence = dataset.first_sequence  # the latest row's sequence
+        self._rows = 0  # the number of rows that have come of that sequence
 
     def first(self, options: CaptureOptions) -> CaptureOptions:
         return dataclasses.replace(options, goes_on=True, provenance=True)
@@ -170,7 +171,7 @@ class _DatasetPlace(_Place):
 
 
 class _OrderedPlace(_Place):
-    """The place in a dataset that is shuffled, taken several times, or in deterministic batches, by provenance and the
+    """Follows a dataset that is shuffled, taken several times, or run in deterministic batches, by provenance and the
     server's order."""
 
     def __init__(self, dataset: Dataset, order: SequenceOrder, length: int, deterministic: bool) -> None:
@@ -202,7 +203,7 @@ class _Logged(NamedTuple):
 
 
 class _TokensPlace(_Place):
-    """Keeps the batches of which rows are missing. One capture at a time reads, on a thread of its own; one that is
+    """Keeps the batches whose rows have not all come. One capture at a time reads, on a thread of its own; one that is
     over may still be waiting for the source."""
 
     def __init__(self, source: Any, selection: Selection | None) -> None:
@@ -210,9 +211,9 @@ class _TokensPlace(_Place):
         self._lock = threading.Lock()  # held while the user's code runs
         self._batches = source_batches(source)
         self._log: deque[_Logged] = deque()
-        self._forgotten = 0  # batches that were in the log
+        self._forgotten = 0  # the number of batches that were dropped from the log
         self._end_sequence = self._end_row = 0  # of the log
-        self._done_rows = 0  # of the pass
+        self._done_rows = 0  # the rows of the pass that have come
         self._capture_row = self._capture_sequence = 0  # where the capture began
 
     def first(self, options: CaptureOptions) -> CaptureOptions:
@@ -232,7 +233,7 @@ class _TokensPlace(_Place):
             index, part, skip_rows = self._find(row)
             entry, number = self._log[index], self._forgotten + index
         if skip_rows and self._selection is not None and self._selection.sample_rows:
-            # Sampling depends on a sequence's index in the capture: which rows this one has left is unknown.
+            # Sampling depends on a sequence's index in the capture, so the rest of this sequence cannot be asked for.
             row += self._rows_of(entry.batch.sequences[part]) - skip_rows
             part, skip_rows = part + 1, 0
         self._capture_sequence = entry.first_sequence + part
@@ -240,7 +241,7 @@ class _TokensPlace(_Place):
         return self._read(number, part), skip_rows
 
     def _find(self, row: int) -> tuple[int, int, int]:
-        """The batch in the log, the sequence in it, and the row in that one, in which a row of the pass stands."""
+        """Finds a row of the pass: the batch in the log, the sequence in the batch, and the row in the sequence."""
         for index, entry in enumerate(self._log):
             first = entry.first_row
             for part, ids in enumerate(entry.batch.sequences if row < entry.end_row else ()):
@@ -254,10 +255,10 @@ class _TokensPlace(_Place):
         return len(ids) if self._selection is None else self._selection.rows_of(ids)
 
     def _read(self, number: int, part: int) -> Iterator[TokenBatch]:
-        """The source from this sequence of the batch of this number on."""
+        """Yields the source from sequence `part` of batch `number` on."""
         while True:
             with self._lock:
-                number = max(number, self._forgotten)  # batches without rows may be forgotten unread
+                number = max(number, self._forgotten)  # batches without rows can be dropped before they are read
                 if number - self._forgotten == len(self._log) and not self._pull():
                     return
                 batch = self._log[number - self._forgotten].batch
@@ -265,7 +266,7 @@ class _TokensPlace(_Place):
             number, part = number + 1, 0
 
     def _pull(self) -> bool:
-        """Reads one more batch; False at the end. Under the lock."""
+        """Under the lock: reads one more batch. False at the end."""
         batch = next(self._batches, None)
         if batch is None:
             return False
@@ -280,16 +281,16 @@ class _TokensPlace(_Place):
 
 
 def _from(batch: TokenBatch, part: int) -> TokenBatch:
-    """A batch from the sequence of this index on."""
+    """Returns a batch from the sequence with this index on."""
     return TokenBatch(batch.sequences[part:], lambda index: batch.place(part + index))
 
 
 def order_of(dataset: Dataset, info: DatasetInfo) -> tuple[SequenceOrder, int]:
-    """The order of a dataset's sequences, as the server takes them, and the tokens of each before the prepended one."""
+    """Returns the order in which the server takes a dataset's sequences, and their tokens without the prepended one."""
     length = info.row_length or dataset.sequence_length
     if length < 1:
         raise ValueError(
-            f"sequence_length: dataset {dataset.name!r} is a stream of tokens; say at what length to cut it"
+            f"sequence_length: dataset {dataset.name!r} is a stream of tokens; give the length of its sequences"
         )
     count = max(0, info.tokens // length - dataset.first_sequence)
     if dataset.sequence_count:
@@ -298,9 +299,10 @@ def order_of(dataset: Dataset, info: DatasetInfo) -> tuple[SequenceOrder, int]:
 
 
 def batch_sequences(dataset: Dataset, length: int, started: CaptureStarted) -> int:
-    """Sequences of a dataset that a deterministic capture runs in a batch.
+    """The number of sequences of a dataset that a deterministic capture runs in a batch.
 
-    length: tokens of each before the prepended one."""
+    length: the tokens of each, without the prepended one.
+    """
     return max(1, started.batch_tokens // (length + (dataset.prepend_token_id is not None)))
 
 

@@ -1,9 +1,9 @@
-"""gRPC's pollers in a forked child.
+"""Replaces gRPC's pollers in a forked child.
 
-Some versions of gRPC (Debian's 1.51 is one) keep their epoll set, and the eventfd that wakes its waiters, when
-they shut down, and use both again afterwards. A forked child has the same two, not copies: parent and child would take
-each other's events, and each would wait for ever for an answer that the other has been told of. So a child is given an
-epoll set and an eventfd of its own under the same numbers, while gRPC rests.
+Some versions of gRPC, such as Debian's 1.51, keep their epoll set, and the eventfd that wakes its waiters, when they
+shut down, and use both again afterwards. A forked child shares these two with its parent: each would take the other's
+events, and wait forever for answers that the other was notified of. So while gRPC is shut down, a child gets an epoll
+set and an eventfd of its own under the same descriptor numbers.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-# The libraries that gRPC may be part of: grpcio's, the distribution's, and the C++ client's where it is linked into it.
+# The libraries that can contain gRPC: grpcio's, the distribution's, and the C++ client's if gRPC is linked into it.
 _LIBRARIES = ("cygrpc", "libgrpc", "libhookline_client")
 _REGISTRATION = re.compile(r"^tfd:\s*(\d+) events:\s*([0-9a-f]+) data:\s*([0-9a-f]+)", re.MULTILINE)
 _EPOLL_CTL_ADD = 1
@@ -37,20 +37,20 @@ class _WakeUp:
     epoll: int
     event: int
     events: int
-    data: int  # gRPC's is the address of a variable of its own
+    data: int  # in gRPC's registrations, the address of one of its variables
 
 
 def renew() -> None:
-    """Gives a forked child, while gRPC rests, an epoll set and an eventfd of its own. Never raises."""
+    """Gives a forked child an epoll set and an eventfd of its own, while gRPC is shut down. Never raises."""
     if not sys.platform.startswith("linux"):
-        return  # elsewhere gRPC waits by poll(), which leaves nothing to share
+        return  # elsewhere gRPC waits with poll(), which shares nothing
     try:
         wake_ups = _registered_eventfds()
         ranges = _address_ranges() if wake_ups else []
         for wake_up in wake_ups:
             if any(start <= wake_up.data < end for start, end in ranges):
                 _replace(wake_up)
-    except OSError:  # no /proc, or no descriptor left: what is asked of gRPC next says so
+    except OSError:  # no /proc, or no descriptor left: the next call of gRPC reports it
         pass
 
 
@@ -70,12 +70,13 @@ def _registered_eventfds() -> list[_WakeUp]:
 def _is_of_kind(descriptor: int, kind: str) -> bool:
     try:
         return os.readlink(f"/proc/self/fd/{descriptor}") == f"anon_inode:[{kind}]"
-    except OSError:  # it was the listing's own
+    except OSError:  # the descriptor of the directory listing itself, which is closed by now
         return False
 
 
 def _address_ranges() -> list[tuple[int, int]]:
-    """Finds the libraries' code and variables in memory: their parts of a file, and the nameless part behind it."""
+    """Finds the libraries' code and variables in memory: the parts mapped from their files, and the anonymous part
+    behind them."""
     ranges: list[tuple[int, int]] = []
     inside = False
     with open("/proc/self/maps") as maps:
@@ -90,7 +91,7 @@ def _address_ranges() -> list[tuple[int, int]]:
 
 
 def _replace(wake_up: _WakeUp) -> None:
-    """Puts a new epoll set and a new eventfd in the place of the ones that the parent has too."""
+    """Puts a new epoll set and a new eventfd in the place of those that are shared with the parent."""
     libc: Any = ctypes.CDLL(None, use_errno=True)
     event = libc.eventfd(0, _EFD_NONBLOCK)
     if event < 0:

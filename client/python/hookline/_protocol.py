@@ -1,8 +1,8 @@
 """The messages of proto/hookline/v1 and proto/google/rpc, made from a serialized FileDescriptorSet.
 
-protoc's Python output demands the protobuf runtime of its own or a later major version, and runs with a bounded range
-of them. A descriptor set is data: every runtime from 3.21 on makes its classes from it. It lives in a pool of its own,
-so a program that also carries generated modules of hookline or googleapis-common-protos meets no conflict.
+protoc's Python output only works with a bounded range of protobuf runtimes, from its own version on. A descriptor set
+is data, from which every runtime from 3.21 on can make classes. They are in a pool of their own, so that they do not
+conflict with generated modules of hookline or googleapis-common-protos in the same program.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _POOL = _load_pool()
 
 
 def message_class(full_name: str) -> Any:
-    """The class of a message, for example `hookline.v1.CaptureRequest`."""
+    """Returns the class of a message, for example `hookline.v1.CaptureRequest`."""
     descriptor = _POOL.FindMessageTypeByName(full_name)
     if hasattr(message_factory, "GetMessageClass"):
         return message_factory.GetMessageClass(descriptor)
@@ -36,7 +36,7 @@ def message_class(full_name: str) -> Any:
 
 
 def enum_names(full_name: str, prefix: str) -> dict[int, str]:
-    """Number -> lower-case name without `prefix`, for example {1: "float32", ...}."""
+    """Returns number -> lower-case name without `prefix`, for example {1: "float32", ...}."""
     values = _POOL.FindEnumTypeByName(full_name).values
     return {value.number: value.name[len(prefix) :].lower() for value in values}
 

@@ -1,4 +1,4 @@
-"""Servers as actors of a Ray cluster: one for each GPU, watched, started again when they end, and drained."""
+"""Runs servers as actors of a Ray cluster: one for each GPU, watched, restarted when they end, and drained."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from hookline import client as _client
 from hookline.errors import HooklineError, UnavailableError
 
-# The time between two looks at a server, and the longest that it may take to answer; after three missing answers it is
+# The time between two checks of a server, and the longest that it can take to answer. After three missed answers it is
 # killed.
 _WATCH_SECONDS = 2.0
 _ANSWER_SECONDS = 10.0
 _MISSES = 3
 # The time between two starts of a server that ends at once.
 _RESTART_SECONDS = 1.0
-# A server that has ended so often without an answer in between will not start.
+# After this many ends in a row without an answer, a server counts as one that cannot start.
 _FAILED_STARTS = 3
-# This much of the server's own words is kept for errors.
+# The last bytes of a server's output that errors quote.
 _LOG_BYTES = 4096
-# The time that a server gets beyond its --drain-timeout.
+# The time beyond its --drain-timeout after which a server is killed.
 _DRAIN_GRACE_SECONDS = 15.0
 _PR_SET_PDEATHSIG = 1
 
@@ -52,18 +52,20 @@ def serve(
     """Starts one server for each replica, as an actor in a placement group, and waits until all of them answer.
 
     model: what `hookline-server --model` takes; every node must see the path.
-    num_gpus, num_cpus: of each server. Ray shows it its GPU alone; num_gpus=0 runs it on CPUs, with as many threads.
+    num_gpus, num_cpus: of each server. Ray shows a server only its own GPU; num_gpus=0 runs it on CPUs, with
+        num_cpus threads.
     arguments: further flags of hookline-server, such as `--dataset`. Servers listen on their node's address, on any
-        free port: the network's other users are kept out by `--auth-file`, or let in by `--insecure`, one of which is
-        needed on any but a loopback address.
-    program: hookline-server, found on each node. environment: added to the servers'.
+        free port. On any but a loopback address they need `--auth-file`, which keeps out other users of the network, or
+        `--insecure`, which lets them in.
+    program: hookline-server, as it is found on each node.
+    environment: variables to add to the servers' environment.
     strategy: of the placement group: "PACK", "SPREAD", "STRICT_PACK" or "STRICT_SPREAD".
-    start_seconds: to wait for the placement group and the answers; TimeoutError after that, with what a server said.
-        RuntimeError, with that, where one ends whenever it is started.
-    drain_seconds: that `Servers.drain` gives running captures.
+    start_seconds: how long to wait for the placement group and the answers; then TimeoutError. RuntimeError if a server
+        ends whenever it is started. Both quote the server's last output.
+    drain_seconds: how long `Servers.drain` gives running captures.
 
-    A server that ends, or no longer answers, is started again on the same port; an actor that dies is started again by
-    Ray, maybe elsewhere: `Servers.endpoints` says where they are.
+    A server that ends or stops answering is restarted on the same port. Ray restarts an actor that dies, perhaps on
+    another node: `Servers.endpoints` says where the servers are.
     """
     if replicas < 1:
         raise ValueError(f"replicas: {replicas} is below 1")
@@ -71,7 +73,7 @@ def serve(
     group = placement_group([dict(bundle) for _ in range(replicas)], strategy=strategy)
     if not group.wait(start_seconds):
         remove_placement_group(group)
-        raise TimeoutError(f"the cluster has had no room for {replicas} times {bundle} within {start_seconds} s")
+        raise TimeoutError(f"the cluster had no room for {replicas} times {bundle} within {start_seconds} s")
     flags = ["--model", model, "--drain-timeout", f"{drain_seconds:g}s"]
     if not num_gpus:
         flags += ["--device", "cpu", "--threads", str(max(1, int(num_cpus)))]
@@ -94,7 +96,7 @@ def serve(
 
 
 class Servers:
-    """The servers that `serve` started. Can be sent to tasks and actors. Usable as a context manager, which drains."""
+    """The servers that `serve` started. Can be sent to tasks and actors. Also a context manager, which drains them."""
 
     def __init__(self, group: PlacementGroup, actors: Sequence[Any], drain_seconds: float) -> None:
         self._group = group
@@ -107,8 +109,8 @@ class Servers:
         return [state["address"] for state in self.health() if state["answers"]]
 
     def health(self) -> list[dict[str, Any]]:
-        """The state of each server: `address`, whether it `answers`, how often it was started again (`restarts`), and
-        since it last answered (`failed_starts`), the `node` it is on, and its last `words`."""
+        """Returns the state of each server: its `address`, whether it `answers`, how often it was restarted in all
+        (`restarts`) and since it last answered (`failed_starts`), its `node`, and its last output (`words`)."""
         states = []
         for actor in self._actors:
             try:
@@ -119,7 +121,7 @@ class Servers:
         return states
 
     def write_endpoints(self, path: str) -> None:
-        """Writes the addresses to a file as `hookline.connect(endpoints=...)` reads it, whole or not at all."""
+        """Writes the addresses to a file for `hookline.connect(endpoints=...)`. The file is replaced atomically."""
         addresses = self.endpoints
         descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(os.path.abspath(path)), prefix=".endpoints-")
         with os.fdopen(descriptor, "w") as file:
@@ -127,8 +129,8 @@ class Servers:
         os.replace(temporary, path)
 
     def wait(self, timeout: float) -> None:
-        """Waits until all servers answer. RuntimeError with the words of one that ends whenever it is started,
-        TimeoutError with those of one that does not answer."""
+        """Waits until all servers answer. RuntimeError if a server ends whenever it is started, TimeoutError if one
+        does not answer; both quote its last output."""
         end = time.monotonic() + timeout
         while True:
             away = [state for state in self.health() if not state["answers"]]
@@ -136,15 +138,16 @@ class Servers:
                 return
             ends = next((state for state in away if state["failed_starts"] >= _FAILED_STARTS), None)
             if ends is not None:
-                raise RuntimeError(f"a server ends whenever it is started; it says: {ends['words']}")
+                raise RuntimeError(f"a server ends whenever it is started; its last output is: {ends['words']}")
             if time.monotonic() > end:
                 raise TimeoutError(
-                    f"{len(away)} servers do not answer within {timeout} s; one says: {away[0]['words']}"
+                    f"{len(away)} servers did not answer within {timeout} s; one's last output is: {away[0]['words']}"
                 )
             time.sleep(_WATCH_SECONDS / 4)
 
     def drain(self) -> None:
-        """Ends the servers: running captures have `drain_seconds` to finish. Gives the resources back. Idempotent."""
+        """Ends the servers and releases their resources. Running captures have `drain_seconds` to
+        finish. Idempotent."""
         actors, self._actors = self._actors, []
         if actors:
             drained = [actor.drain.remote() for actor in actors]
@@ -161,7 +164,7 @@ class Servers:
 
 
 class _Server:
-    """The actor of one server, whose process lives as long as the thread that watches it."""
+    """The actor of one server. The server's process lives as long as the thread that watches it."""
 
     def __init__(self, program: str, flags: Sequence[str], environment: dict[str, str], drain_seconds: float) -> None:
         self._program = shutil.which(program) or program
@@ -171,7 +174,7 @@ class _Server:
         self._host = ray.util.get_node_ip_address()
         self._folder = tempfile.mkdtemp(prefix="hookline-ray-")
         self._port_file = os.path.join(self._folder, "port")
-        self._port = 0  # any free one; once it is known it stays
+        self._port = 0  # 0: any free port; restarts keep the first one
         self._answers = False
         self._restarts = 0
         self._failed_starts = 0  # in a row
@@ -250,7 +253,7 @@ class _Server:
             self._answers = self._is_there()
             misses = 0 if self._answers else misses + 1
             self._failed_starts = 0 if self._answers else self._failed_starts
-            if misses >= _MISSES and os.path.exists(self._port_file):  # one that still reads its model has no port
+            if misses >= _MISSES and os.path.exists(self._port_file):  # a server that still loads its model has no port
                 process.kill()
                 process.wait()
                 return
@@ -264,21 +267,22 @@ class _Server:
         except UnavailableError:
             return False
         except HooklineError as error:
-            return error.code != "DEADLINE_EXCEEDED"  # one that asks who is calling is there, too
+            return error.code != "DEADLINE_EXCEEDED"  # any other error, such as UNAUTHENTICATED, is an answer
 
     def _words(self) -> str:
-        """The last words of the server, and of the one before it, which say what it may have ended of."""
+        """Returns the last output of the server, and of its predecessor, which may say why that one ended."""
         said = []
         for name in ("log.before", "log"):
             try:
                 with open(os.path.join(self._folder, name), "rb") as log:
                     log.seek(max(0, os.path.getsize(log.name) - _LOG_BYTES))
                     said.append(log.read().decode(errors="replace").strip())
-            except OSError:  # there is none
+            except OSError:  # there is no such file
                 pass
         return "\n".join(said)
 
 
 def _end_with_parent() -> None:
-    """Called in the new process, which then ends with the thread that started it, as with a worker that is killed."""
+    """Makes the new process, which calls it, end with the thread that started it, for example if Ray kills
+    the worker."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""The receiver that needs nothing but grpcio."""
+"""The receiver that uses only grpcio."""
 
 from __future__ import annotations
 
@@ -17,41 +17,42 @@ from hookline._session import Session
 from hookline.errors import CancelledError, HooklineError, from_rpc_error
 from hookline.types import CaptureStarted, CaptureSummary
 
-# A consumer that takes nothing for this long may go on taking nothing for minutes: until then nobody reads from the
-# connection, and a server gets no answer when it asks whether the client is still there.
+# A consumer that takes nothing for this long may take nothing for minutes. Meanwhile no call reads from the connection,
+# so that the server's keepalive pings would not be answered.
 _PAUSE_SECONDS = 0.1
 
 
 class Receiver(Protocol):
-    """Receives a capture's rows into batches. All methods may be called from any thread, `next` by one at a time."""
+    """Receives a capture's rows into batches. All methods can be called from any thread; `next` by one at a time."""
 
     def started(self) -> CaptureStarted:
-        """Returns the grant; blocks until the server has said it. Raises the error with which the capture failed."""
+        """Returns the grant; blocks until the server has sent it. Raises the error with which the capture failed."""
 
     def next(self) -> RawBatch | None:
-        """The next batch, blocking; None at the end. Raises what the capture failed of, or that it was closed; where it
-        failed, what had come of a batch until then comes first."""
+        """Returns the next batch, or None at the end; blocks. Raises the error with which the capture failed, after
+        returning a batch that was partly received by then; CancelledError if it was closed."""
 
     @property
     def summary(self) -> CaptureSummary | None:
-        """The capture's end, once `next` has returned None."""
+        """The capture's summary, once `next` has returned None."""
 
     @property
     def token_texts(self) -> Mapping[int, str]:
-        """The texts of the tokens of all rows that `next` has brought, by token id. Grows with each `next`; empty
-        without provenance, and where the model has no tokenizer."""
+        """The texts of the tokens of all rows that `next` has returned, by token id. Grows with each `next`; empty
+        without provenance, or if the model has no tokenizer."""
 
     def cancel(self) -> None:
-        """Ends the call: `next` brings what has been received, and then CancelledError. Idempotent, never blocks."""
+        """Ends the call: `next` returns what has been received, then raises CancelledError. Idempotent,
+        never blocks."""
 
     def close(self) -> None:
-        """Cancels what is not finished and frees the connection's side of it. Idempotent."""
+        """Cancels the rest of the capture and releases the connection. Idempotent."""
 
     def join(self, timeout: float) -> bool:
-        """Waits after `cancel`, as `_lifetime.Open` says."""
+        """Waits after `cancel`, as `_lifetime.Open` specifies."""
 
     def abandon(self) -> None:
-        """Lets go of everything in a forked child, as `_lifetime.Open` says."""
+        """Gives up everything in a forked child, as `_lifetime.Open` specifies."""
 
 
 class Pipe:
@@ -65,7 +66,7 @@ class Pipe:
         self._error: BaseException | None = None
 
     def put(self, batch: RawBatch, timeout: float | None = None) -> bool | None:
-        """Waits for room; False if the pipe has been ended from the other side, None if there was no room in time."""
+        """Adds a batch, after waiting for room. False if the pipe was ended, None if there was no room in time."""
         with self._changed:
             if not self._changed.wait_for(lambda: self._ended or len(self._batches) < self._limit, timeout):
                 return None
@@ -76,14 +77,15 @@ class Pipe:
             return True
 
     def end(self, error: BaseException | None = None) -> None:
-        """Ends the batches: after those that are there, `get` raises `error`. Only the first end counts."""
+        """Ends the batches: after the last one, `get` raises `error`, or returns None without one. Only the first
+        end counts."""
         with self._changed:
             if not self._ended:
                 self._ended, self._error = True, error
                 self._changed.notify_all()
 
     def abort(self, error: BaseException) -> None:
-        """Drops what is there; `get` raises `error`, unless it has given out everything already."""
+        """Drops waiting batches and makes `get` raise `error`, unless the pipe had already ended and was empty."""
         with self._changed:
             if self._batches or not self._ended:
                 self._ended, self._error = True, error
@@ -103,11 +105,11 @@ class Pipe:
 
 
 class _Call:
-    """One call of the server: its end, the moment from which tokens may be sent, and the messages of tokens on their
-    way from the thread that reads the source to grpcio's.
+    """The state of one call: whether it has ended, the sequence from which tokens can be sent, and the message that is
+    passed from the thread that reads the source to grpcio's thread.
 
-    The user's source never runs on a thread of grpcio's, which would hold grpcio's locks when it comes back after the
-    end of the program.
+    The user's source never runs on a thread of grpcio's: if it returned after the end of the program, that thread would
+    hold grpcio's locks.
     """
 
     def __init__(self) -> None:
@@ -129,13 +131,14 @@ class _Call:
             self._changed.notify_all()
 
     def wait(self) -> int | None:
-        """Returns the first sequence to send; None if the call ended before it said so."""
+        """Waits for the first sequence to send, and returns it; None if the call ended before."""
         with self._changed:
             self._changed.wait_for(lambda: self._over or self._next_sequence is not None)
             return None if self._over else self._next_sequence
 
     def send(self, message: bytes | None) -> bool:
-        """Hands a message over once the one before is on its way; None: there are no more. False: the call is over."""
+        """Hands over a message once grpcio has taken the previous one; None ends the messages. False if the call
+        is over."""
         with self._changed:
             self._changed.wait_for(lambda: self._over or self._message is None)
             if message is None:
@@ -165,12 +168,12 @@ class _Call:
         pass
 
     def runs_here(self, *_: Any) -> None:
-        """Notes that a thread of grpcio's works for this call."""
+        """Notes that this thread of grpcio's works for the call."""
         with self._changed:
             self._threads.append(threading.current_thread())
 
     def join(self, timeout: float) -> bool:
-        """Waits for grpcio's threads once the call has ended; whether they have ended in time."""
+        """Waits for grpcio's threads after the call's end. Returns whether they have ended in time."""
         end = time.monotonic() + timeout
         with self._changed:
             threads = list(self._threads)
@@ -181,9 +184,9 @@ class _Call:
 
 
 class _AnsweringPings:
-    """Lets grpcio read from a connection that no call reads from, while the block lasts: by a call that the server
-    answers when its health changes. What grpcio has for it (`subscribe`) spins once the wall clock has been set
-    back."""
+    """Makes grpcio read from the connection inside a `with` block, so that it answers keepalive pings while no other
+    call reads. It watches the server's health: that call lasts, and is answered only when the health changes.
+    grpcio's own way, `subscribe`, busy-waits once the wall clock has been set back."""
 
     def __init__(self, connection: Connection) -> None:
         self._call = StreamCall(connection, "/grpc.health.v1.Health/Watch", b"")
@@ -205,7 +208,7 @@ class _AnsweringPings:
 
 
 class OwnThread:
-    """The common part of receivers whose rows a thread of their own puts into a pipe."""
+    """The common part of receivers that have a thread of their own, which puts rows into a pipe."""
 
     _pipe: Pipe
     _thread: threading.Thread
@@ -304,7 +307,8 @@ class GrpcReceiver(OwnThread):
             _lifetime.ended(self)
 
     def _run_call(self) -> HooklineError | None:
-        """Calls the server once and takes all that comes. What ended the call, None if it ended well."""
+        """Calls the server once and receives its stream. Returns the error that ended the call, None if it
+        ended well."""
         state = _Call()
         call = self._open(state)
         try:
@@ -351,7 +355,7 @@ class GrpcReceiver(OwnThread):
                     self._grpc_call = channel.stream_stream(method)(state.messages(first), metadata=metadata)
                     self._grpc_call.add_done_callback(state.runs_here)
                     threading.Thread(target=self._send, args=(state,), name="hookline-send", daemon=True).start()
-            except ValueError:  # grpcio's word for a channel that was closed in between
+            except ValueError:  # grpcio raises it for a channel that was closed in between
                 raise CancelledError("the client was closed") from None
             return self._grpc_call
 

@@ -1,4 +1,4 @@
-"""Builds requests from what people write."""
+"""Builds requests from the arguments that users write."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LONG_TEXTS = {"refuse": 1, "truncate": 2, "split": 3}
 
 @dataclass(frozen=True)
 class CaptureOptions:
-    """The options of a capture, checked as far as the client can."""
+    """The options of a capture, checked as far as the client can check them."""
 
     hook_points: Sequence[str]
     source: Any
@@ -45,8 +45,8 @@ class CaptureOptions:
     output: str = "auto"
     pin_memory: bool = False
     retry: Retry | None = field(default_factory=Retry)
-    skip_rows: int = 0  # rows at the start that are received and left out
-    goes_on: bool = False  # whether another capture follows this one, wherever it ends
+    skip_rows: int = 0  # rows at the start that are received and dropped
+    goes_on: bool = False  # True if another capture follows this one, wherever it ends
 
     def __post_init__(self) -> None:
         if self.dtype is not None:
@@ -58,7 +58,7 @@ class CaptureOptions:
             object.__setattr__(self, name, flag(name, getattr(self, name)))
         string("output", self.output)
         for name in ("model", "record_as"):
-            object.__setattr__(self, name, string(name, getattr(self, name) or ""))  # None is none
+            object.__setattr__(self, name, string(name, getattr(self, name) or ""))  # None means no name
         if self.max_activations is not None:
             object.__setattr__(self, "max_activations", count("max_activations", self.max_activations))
         by_hook_point = {
@@ -69,17 +69,17 @@ class CaptureOptions:
         if isinstance(self.source, Recording):
             for name in ("model", "selection", "deterministic", "top_k", "statistics_only", "record_as"):
                 if getattr(self, name):
-                    raise ValueError(f"{name}: a recording was made with its own; leave it out to read one")
+                    raise ValueError(f"{name}: leave it out to read a recording, which was made with its own")
 
     @property
     def method(self) -> str:
-        """The full name of the gRPC method that runs this."""
+        """The full name of the gRPC method that runs the capture."""
         if isinstance(self.source, Recording):
             return _protocol.READ_RECORDING
         return _protocol.CAPTURE_STREAM if self.streams_tokens else _protocol.CAPTURE
 
     def message(self) -> Any:
-        """The CaptureRequest, without a source if the client streams it; or the ReadRecordingRequest."""
+        """Makes the CaptureRequest, without a source if the client streams it; or the ReadRecordingRequest."""
         if isinstance(self.source, Recording):
             request = _recording_request(self.source)
         else:
@@ -122,11 +122,11 @@ class CaptureOptions:
         return request
 
     def whole_message(self) -> Any:
-        """The CaptureRequest with its source, also where that is token ids."""
+        """Makes the CaptureRequest with its source, even if that is token ids."""
         if isinstance(self.source, Recording):
-            raise TypeError("source: a recording runs no model; Client.recording tells what it holds")
+            raise TypeError("source: reading a recording runs no model; Client.recording says what it holds")
         if hasattr(self.source, "__next__"):
-            raise TypeError("source: an iterator cannot stand in a request; give a list, tensor or server dataset")
+            raise TypeError("source: an iterator cannot be part of a request; give a list, tensor or server dataset")
         request = self.message()
         if self.streams_tokens:
             batches = source_batches(self.source)
@@ -134,21 +134,22 @@ class CaptureOptions:
         return request
 
     def named(self, error: HooklineError) -> HooklineError:
-        """An error about `whole_message`, with the place in the source where it is about a sequence."""
+        """Adds the place in the source to an error about a sequence of `whole_message`."""
         if not self.streams_tokens:
             return error
         return name_place(error, lambda index: place_in(list(source_batches(self.source)), index))
 
     def check_granted(self, started: CaptureStarted) -> None:
-        """ValueError if rows come in another dtype than was asked for, as those of a recording may."""
+        """Raises ValueError if rows have another dtype than was asked for, which can happen with a recording."""
         if self.dtype is not None and started.dtype != self.dtype:
             raise ValueError(
-                f"dtype: the recording holds {started.dtype}, in which its rows come, not {self.dtype}; leave dtype "
-                "out and convert the batches"
+                f"dtype: the recording's rows are {started.dtype}, not {self.dtype}; leave dtype out and convert the "
+                "batches"
             )
 
     def allocators(self) -> Callable[[CaptureStarted], Allocator]:
-        """Makes the memory of batches for what a server granted. ValueError at once for an output that cannot be."""
+        """Returns a function that makes the allocator for a grant. ValueError at once for an output that is
+        not possible."""
         dtype = self.dtype or DEFAULT_DTYPE
         make_allocator(self.output, dtype if dtype in RAW_DTYPES else "uint8", self.pin_memory)
         return lambda started: make_allocator(self.output, memory_dtype(started), self.pin_memory)
@@ -176,13 +177,13 @@ def fill_texts(field: Any, texts: Sequence[str]) -> None:
 
 
 def source_of(source: Any, text: Any) -> Any:
-    """The source of a capture that was given as `source` or as `text`."""
+    """Returns the source of a capture, which was given as `source` or as `text`."""
     if text is None:
         if source is None:
             raise TypeError("source: none was given; give token ids, a hookline.Dataset, or text=...")
         return source
     if source is not None:
-        raise TypeError("text: given beside source; a capture has one of them")
+        raise TypeError("text: given together with source; a capture takes only one of them")
     return text if isinstance(text, Text) else Text(text)
 
 
@@ -193,7 +194,7 @@ def capture_options(
     text: Any = None,
     **options: Any,
 ) -> CaptureOptions:
-    """Options from the arguments of a `capture` method: one hook point may stand alone."""
+    """Makes options from the arguments of a `capture` method. `hook_points` can be a single str."""
     source = source_of(source, text)
     return CaptureOptions(
         hook_points=strings("hook_points", hook_points),
@@ -206,8 +207,8 @@ def capture_options(
 def options_among(
     accepted: Collection[str], taker: str, hook_points: str | Sequence[str], source: Any, arguments: Mapping[str, Any]
 ) -> CaptureOptions:
-    """Options from the arguments of a method that takes only some of a capture's: `accepted`. TypeError for others;
-    `taker` begins its sentence, such as "a recording"."""
+    """Makes options from the arguments of a method that takes only those of a capture's that are in `accepted`.
+    TypeError for others; its message begins with `taker`, such as "a recording"."""
     unknown = sorted(arguments.keys() - set(accepted))
     if unknown:
         raise TypeError(f"{unknown[0]}: {taker} takes {', '.join(sorted(accepted))}")
@@ -217,7 +218,7 @@ def options_among(
 def capture_arguments(
     hook_points: str | Sequence[str], source: Any, text: Any, arguments: Mapping[str, Any]
 ) -> CaptureOptions:
-    """Options from the arguments of `Client.capture`."""
+    """Makes options from the arguments of `Client.capture`."""
     accepted = {*CaptureArguments.__annotations__, "text"}
     return options_among(accepted, "a capture", hook_points, source, {**arguments, "text": text})
 
@@ -225,7 +226,7 @@ def capture_arguments(
 def estimate_arguments(
     hook_points: str | Sequence[str], source: Any, text: Any, arguments: Mapping[str, Any]
 ) -> CaptureOptions:
-    """Options from the arguments of `Client.estimate`."""
+    """Makes options from the arguments of `Client.estimate`."""
     accepted = {*EstimateArguments.__annotations__, "text"}
     return options_among(accepted, "an estimate", hook_points, source, {**arguments, "text": text})
 
@@ -233,7 +234,7 @@ def estimate_arguments(
 def _recording_request(recording: Recording) -> Any:
     if not isinstance(recording.name, str):
         raise TypeError(
-            "source: a list of recordings is read by a client of hookline.connect; hookline.aio reads one recording"
+            "source: only a client of hookline.connect reads a list of recordings; hookline.aio reads one recording"
         )
     request = _protocol.ReadRecordingRequest(
         name=recording.name, first_row=recording.first_row, row_count=recording.row_count
@@ -260,7 +261,7 @@ def fill_dataset(message: Any, dataset: Dataset) -> None:
 
 
 def token_batch(sequences: Sequence[Any]) -> Any:
-    """A TokenBatch of these sequences."""
+    """Makes a TokenBatch message of these sequences."""
     message = _protocol.CaptureStreamRequest()
     for ids in sequences:
         message.tokens.sequences.add().ids.extend(ids.tolist() if hasattr(ids, "tolist") else ids)

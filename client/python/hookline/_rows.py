@@ -1,4 +1,4 @@
-"""The layout of rows in messages, and what the user gets of those that are more than their values."""
+"""The layout of rows in messages, and the conversion of rows that are not plain values."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SCALED = ("float8_e4m3", "int8")
 
 
 def _float8_table() -> np.ndarray[Any, Any]:
-    """The number of each of the 256 codes of E4M3."""
+    """Returns the value of each of the 256 codes of E4M3."""
     codes = np.arange(256)
     exponent, fraction = (codes >> 3) & 15, (codes & 7).astype(np.float64)
     magnitude = np.where(exponent == 0, fraction / 512, np.ldexp(1 + fraction / 8, exponent - 7))
@@ -26,12 +26,12 @@ def _float8_table() -> np.ndarray[Any, Any]:
 
 @dataclass(frozen=True)
 class RowLayout:
-    """A row's parts, one after another: the scale (float32) of a dtype that has one, with `top_k` the indices (uint32),
-    then the numbers."""
+    """The parts of a row, in this order: the scale (float32) if the dtype has one, the indices (uint32) with `top_k`,
+    and the numbers."""
 
     dtype: str
     width: int
-    top_k: int = 0  # 0: every entry is there
+    top_k: int = 0  # 0: all entries are there
 
     @property
     def has_scale(self) -> bool:
@@ -52,7 +52,7 @@ class RowLayout:
 
     @property
     def is_plain(self) -> bool:
-        """Returns whether a row is its values and nothing else."""
+        """True if a row consists of its values only."""
         return self.numbers_offset == 0
 
 
@@ -61,16 +61,16 @@ def layouts_of(started: CaptureStarted) -> tuple[RowLayout, ...]:
 
 
 def memory_dtype(started: CaptureStarted) -> str:
-    """The form in which rows are received: their dtype, or bytes where a row is more than its values."""
+    """The dtype in which rows are received: their own, or bytes if a row has more parts than its values."""
     return started.dtype if started.top_k == 0 and started.dtype not in _SCALED else "uint8"
 
 
 class TopK:
     """The entries of largest magnitude of each row, the largest first.
 
-    `indices` (rows, k) says where each stands in its row of `width` entries, `values` (rows, k) what it is. Both are
-    torch tensors or numpy arrays, as the capture's `output` says; indices are int64. Slices and arrays of rows' numbers
-    give these rows.
+    `indices` (rows, k) holds each entry's index in its row of `width` entries, and `values` (rows, k) its value. Both
+    are torch tensors or numpy arrays, as the capture's `output` says; indices are int64. Indexing with a slice or an
+    array of row numbers selects rows.
     """
 
     def __init__(self, indices: Any, values: Any, width: int) -> None:
@@ -90,7 +90,7 @@ class TopK:
         return len(self.indices), self.width
 
     def dense(self) -> Any:
-        """The rows, (rows, width), with zeros for the entries that are not there."""
+        """Returns whole rows, (rows, width), with zeros for the entries that are missing."""
         if isinstance(self.values, np.ndarray):
             whole = np.zeros(self.shape, self.values.dtype)
             np.put_along_axis(whole, self.indices, self.values, axis=1)
@@ -98,7 +98,7 @@ class TopK:
         return self.values.new_zeros(self.shape).scatter_(1, self.indices, self.values)
 
     def sparse(self) -> Any:
-        """The rows as a torch sparse COO tensor of shape (rows, width)."""
+        """Returns the rows as a torch sparse COO tensor of shape (rows, width)."""
         import torch
 
         indices, values = torch.as_tensor(self.indices), torch.as_tensor(self.values)
@@ -112,8 +112,8 @@ class TopK:
 
 
 def read_rows(layout: RowLayout, memory: Any, view: Any | None) -> Any:
-    """Converts rows received as bytes, (rows, layout.row_bytes), to what the user gets: the rows as float32 where the
-    dtype has a scale, and a TopK with `top_k`. `view`: the numpy type of bfloat16, where output is numpy."""
+    """Converts rows received as bytes, (rows, layout.row_bytes), to the user's form: float32 if the dtype has a scale,
+    and a TopK with `top_k`. `view`: the numpy type of bfloat16, if the output is numpy."""
     is_numpy = isinstance(memory, np.ndarray)
     scale_bytes, offset = 4 * layout.has_scale, layout.numbers_offset
     numbers = memory[:, offset:]
@@ -140,7 +140,7 @@ def read_rows(layout: RowLayout, memory: Any, view: Any | None) -> Any:
 
 
 def _as(columns: Any, dtype: str) -> Any:
-    """Columns of bytes as numbers of a dtype."""
+    """Reinterprets columns of bytes as numbers of a dtype."""
     if isinstance(columns, np.ndarray):
         return np.ascontiguousarray(columns).view(RAW_DTYPES[dtype] if dtype in RAW_DTYPES else np.dtype(dtype))
     import torch

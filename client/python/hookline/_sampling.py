@@ -13,8 +13,8 @@ _MASK = (1 << 64) - 1
 
 
 def kept_rows(selection: Selection, sequence: int, ids: Any) -> np.ndarray[Any, Any]:
-    """Says of each row that the selection without its `sample_rows` keeps of a sequence whether it is among the
-    sampled ones. `sequence`: the sequence's index in the source."""
+    """Returns a mask over the rows of a sequence that the selection keeps without `sample_rows`: True for the rows that
+    it samples. `sequence`: the sequence's index in the source."""
     ids = np.asarray(ids)
     end = len(ids) + selection.position_end if selection.position_end < 0 else selection.position_end or len(ids)
     positions = np.arange(selection.skip_first, min(end, len(ids)), max(selection.position_stride, 1), dtype=np.uint64)
@@ -27,7 +27,7 @@ def kept_rows(selection: Selection, sequence: int, ids: Any) -> np.ndarray[Any, 
 
 
 def _mix(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """`_order.mix` of each number; they wrap around at 64 bits as the server's do."""
+    """Computes `_order.mix` of each number; uint64 arithmetic wraps around as the server's does."""
     x = x + np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -1,8 +1,8 @@
-"""Activations as `.pt` files, one for each hook point.
+"""Saves activations as `.pt` files, one for each hook point.
 
-A file is what `torch.save` writes of the tensor, under the hook point's name with dots replaced by underscores, and can
-be read by `torch.load` alone. Underscores do not tell which of them was a dot, so the exact name stands in the file,
-too: a `.pt` file is a zip archive, and `hookline.json` is one more member of it.
+A file holds what `torch.save` writes for the tensor, so that `torch.load` reads it. It is named after the hook point,
+with dots replaced by underscores. Since that name is ambiguous, the file also holds the exact name: a `.pt` file is a
+zip archive, and `hookline.json` is one more member of it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 _MEMBER = "hookline.json"
-# The form of hook points' names, to read them back from the file names of files without the member.
+# Matches file names, to restore the hook point's name if the file does not hold it.
 _FILE_NAME = re.compile(
     r"(?P<block>blocks_\d+_)?(?P<module>(?:attn|mlp|ln1|ln2|ln1_post|ln2_post|ln_final)_)?(?P<tensor>hook_\w+)"
 )
@@ -27,7 +27,7 @@ def file_name(hook_point: str) -> str:
 
 
 def save(folder: Path, activations: Mapping[str, Any]) -> dict[str, Path]:
-    """Writes one file for each tensor; a file appears under its name when it is whole. Where each went."""
+    """Writes one file for each tensor; a file gets its name when it is complete. Returns the path of each."""
     import torch
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -40,7 +40,7 @@ def save(folder: Path, activations: Mapping[str, Any]) -> dict[str, Path]:
         part = path.with_name(path.name + ".part")
         torch.save(rows, part)
         with zipfile.ZipFile(part, "a") as archive:
-            folder_inside = archive.namelist()[0].split("/")[0]  # torch.load wants every member in one
+            folder_inside = archive.namelist()[0].split("/")[0]  # torch.load expects all members in one folder
             archive.writestr(
                 f"{folder_inside}/{_MEMBER}", json.dumps({"hook_point": hook_point, "shape": list(rows.shape)})
             )
@@ -50,7 +50,8 @@ def save(folder: Path, activations: Mapping[str, Any]) -> dict[str, Path]:
 
 
 def hook_point_of(path: Path) -> str:
-    """The exact name that the file records; for a file without one, what its name says."""
+    """Returns the hook point's exact name, which the file holds; for other files, the name that the file
+    name suggests."""
     try:
         with zipfile.ZipFile(path) as archive:
             member = next(name for name in archive.namelist() if name.endswith("/" + _MEMBER))
@@ -65,7 +66,7 @@ def hook_point_of(path: Path) -> str:
 
 
 def find(folder: Path, hook_points: Sequence[str] | None) -> dict[str, Path | None]:
-    """Hook point -> its file, None if there is none. Without `hook_points`: all files of the folder."""
+    """Returns hook point -> its file, None if there is none. Without `hook_points`: all files of the folder."""
     files = {hook_point_of(path): path for path in sorted(folder.glob("*.pt"))}
     if hook_points is None:
         return dict(files)

@@ -1,4 +1,4 @@
-"""The settings by which a client speaks to a server: TLS, and the token that says who it is."""
+"""A client's security settings: TLS, and the token that identifies the client."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _TOKEN_VARIABLE = "HOOKLINE_TOKEN"
 
 @dataclass(frozen=True)
 class Tls:
-    """TLS by PEM files: `ca` of the authority that signed the server's certificate (None: those of this machine), and
-    `cert` with `key` to show to a server that asks for a certificate."""
+    """TLS from PEM files: `ca` of the authority that signed the server's certificate (None: the authorities that this
+    machine trusts), and `cert` with `key` for a server that asks for a client's certificate."""
 
     ca: str | None = None
     cert: str | None = None
@@ -27,7 +27,7 @@ class Tls:
             raise ValueError("tls: a certificate and its key are given together or not at all")
 
     def credentials(self) -> grpc.ChannelCredentials:
-        """grpcio's, from the files as they are now."""
+        """Makes grpcio's credentials from the current contents of the files."""
         return grpc.ssl_channel_credentials(_read("ca", self.ca), _read("key", self.key), _read("cert", self.cert))
 
 
@@ -46,7 +46,7 @@ def _read(what: str, path: str | None) -> bytes | None:
 
 @dataclass(frozen=True)
 class Security:
-    """The security that `settle` made of the arguments."""
+    """The security settings that `settle` made from the arguments."""
 
     tls: Tls | None = None
     token: str = field(default="", repr=False)
@@ -58,10 +58,10 @@ class Security:
 
 
 def settle(address: str, tls: TlsArgument, token: str | None, has_credentials: bool) -> tuple[str, Security]:
-    """The address without its scheme, and what it and the arguments say. ValueError where they contradict each other,
-    or where others could read the token on its way."""
+    """Returns the address without its scheme, and the security settings that it and the arguments specify. ValueError
+    if they contradict each other, or if others could read the token on its way."""
     if not isinstance(address, str):
-        _network.check_address(address)  # which says what is wrong with it
+        _network.check_address(address)  # raises the error
     scheme, separator, rest = address.partition("://")
     is_secure = separator == "://" and scheme == "grpcs"
     if separator == "://" and scheme in ("grpc", "grpcs"):
@@ -71,7 +71,7 @@ def settle(address: str, tls: TlsArgument, token: str | None, has_credentials: b
     if tls and separator == "://" and scheme == "grpc":
         raise ValueError(f"tls: is given, but the address begins with grpc://: {address!r}")
     if has_credentials and (tls or is_secure):
-        raise ValueError("credentials: are given beside TLS; use tls=hookline.Tls(...) or credentials=..., not both")
+        raise ValueError("credentials: given together with TLS; use tls=hookline.Tls(...) or credentials=..., not both")
     if isinstance(tls, str):
         settled: Tls | None = Tls(ca=tls)
     elif isinstance(tls, Tls):

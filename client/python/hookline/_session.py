@@ -1,7 +1,7 @@
 """Handles the messages of a capture, apart from how they travel.
 
-A session lives through reconnects. The transport asks it how to call the server, gives it each message, and asks at the
-end of each call what to do next; `grpc` and `grpc.aio` share it.
+A session lasts through reconnects. The transport asks it how to call the server, gives it each message, and asks at the
+end of each call what to do next. The transports on `grpc` and on `grpc.aio` both use it.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from hookline._wire import split_chunk
 from hookline.errors import FailedPreconditionError, HooklineError, InternalError, UnavailableError
 from hookline.types import CaptureStarted, CaptureSummary
 
-# Tokens whose texts are kept: several times the largest vocabularies of published models.
+# The most tokens whose texts are kept: several times the largest vocabularies of published models.
 MAX_TOKEN_TEXTS = 1 << 21
-# The reasons to stop that leave rows to come.
+# The stop reasons after which rows of the capture are still missing.
 _CUT_SHORT = ("cancelled", "shutting_down", "error")
 
 
 def layout_of(started: CaptureStarted, options: CaptureOptions) -> Layout:
-    """The stream's shape, from what was granted. ValueError if that is not what was asked for."""
+    """Returns the shape of the granted stream. ValueError if its dtype is not the one that was asked for."""
     options.check_granted(started)
     return Layout(
         names=tuple(point.name for point in started.hook_points),
@@ -44,7 +44,7 @@ def layout_of(started: CaptureStarted, options: CaptureOptions) -> Layout:
 
 
 def check_same_capture(before: CaptureStarted, now: CaptureStarted) -> None:
-    """FailedPreconditionError if a reconnect reached something that cannot continue the capture."""
+    """Raises FailedPreconditionError if the server reached by a reconnect cannot continue the capture."""
     for what in ("fingerprint", "dtype", "top_k", "hook_points"):
         if getattr(before, what) != getattr(now, what):
             raise FailedPreconditionError(
@@ -54,14 +54,14 @@ def check_same_capture(before: CaptureStarted, now: CaptureStarted) -> None:
 
 
 def aligned_rows(layout: Layout, batch: int, rows: Sequence[int]) -> list[int]:
-    """Counts the rows of each hook point of a batch that was cut anywhere that are of the same tokens: those that the
-    hook point which is furthest behind has, and never more than its budget."""
+    """Counts the rows of each hook point that belong to the same tokens, in a batch that was cut off anywhere: as many
+    as the hook point that is furthest behind has, and never more than its budget."""
     missing = [count for index, count in enumerate(rows) if count < layout.rows(batch, index)]
     return [min(count, *missing) if missing else count for count in rows]
 
 
 class Progress:
-    """Decides about reconnects."""
+    """Decides whether and when to reconnect."""
 
     def __init__(self, options: CaptureOptions) -> None:
         self._retry = options.retry
@@ -72,9 +72,9 @@ class Progress:
         self._failures = 0
 
     def delay(self, error: HooklineError, has_started: bool) -> float:
-        """Seconds until the reconnect; raises `error` where there is none. A call that never got an answer is not tried
-        again: a wrong address should say so at once. Where a quota or a full queue is the reason, and the server says
-        when to try again, it is tried then."""
+        """Returns the seconds until the reconnect; raises `error` if there is to be none. A call that never got an
+        answer is not retried, so that a wrong address is reported at once. If a quota or a full queue is the reason,
+        and the server says when to try again, the call is retried then."""
         self._failures += 1
         delay = self._retry.delay(self._failures) if self._retry is not None else None
         if error.retry_after is not None and delay is not None:
@@ -86,7 +86,7 @@ class Progress:
 
 
 def raise_source_error(feed: TokenFeed | None, started: CaptureStarted | None, summary: CaptureSummary) -> None:
-    """Raises what the source raised, once the rows before it have come, if they did not fill the budgets."""
+    """Raises the source's error after the capture's end, unless the rows before the error filled all budgets."""
     if feed is None or feed.error is None:
         return
     for point in started.hook_points if started is not None else ():
@@ -122,7 +122,7 @@ class Session:
         self._ended_well = False
 
     def call(self) -> tuple[str, bytes, list[tuple[str, str]]]:
-        """The method, the first message and the metadata of the next call, after which comes `hang_up`."""
+        """Returns the method, the first message and the metadata of the next call. Call `hang_up` after that call."""
         self._memory = self._offer_memory()
         self._call_started = None
         self._ended_well = False
@@ -134,15 +134,14 @@ class Session:
         )
 
     def hang_up(self) -> None:
-        """A call is over."""
+        """Frees what belongs to a call, after its end."""
         memory, self._memory = self._memory, None
         if memory is not None:
             memory.close()
 
     @property
     def next_sequence(self) -> int | None:
-        """The first sequence that this call is to send; None until the server has said it, which only matters on a
-        reconnect."""
+        """The first sequence that this call is to send. After a reconnect, None until the server has named it."""
         if self._call_started is not None:
             return self._call_started.next_sequence
         return None if self._request.resume_token else 0
@@ -153,8 +152,8 @@ class Session:
         return self._call_started is not None
 
     def tokens(self, sequence: int) -> tuple[bytes, int] | None:
-        """The next message of tokens from this sequence on, and the sequence after it; None at the end of the source.
-        Blocks while the source does. Where it fails it ends, and `end` raises the error."""
+        """Returns the next message of tokens from this sequence on, and the sequence after it; None at the end of the
+        source. Blocks while the source does. If the source fails, returns None, and `end` raises the error."""
         assert self.feed is not None
         try:
             sequences = self.feed.read(sequence)
@@ -167,12 +166,12 @@ class Session:
         return message.SerializeToString(), sequence + len(sequences)
 
     def receive(self, message: bytes) -> Iterator[RawBatch]:
-        """Takes a message; the batches that are full now."""
+        """Takes a message, and yields the batches that are full now."""
         try:
             chunk = split_chunk(message)
             response: Any = _protocol.CaptureResponse.FromString(message) if chunk is None else None
         except Exception as error:
-            raise InternalError(f"the server sent no readable CaptureResponse: {error}") from error
+            raise InternalError(f"the server sent an unreadable CaptureResponse: {error}") from error
         if chunk is not None:
             yield from self._receive_chunk(message, *chunk)
             return
@@ -186,8 +185,8 @@ class Session:
             yield from self._receive_chunk(data, response.chunk, 0, len(data))
 
     def end(self, error: HooklineError | None) -> float | None:
-        """A call has ended, with this error or well. None: so has the capture; else seconds until the next call. Raises
-        what the capture failed of."""
+        """Takes the end of a call, with this error or without one. Returns the seconds until the next call, or None if
+        the capture has ended well. Raises the error with which the capture failed."""
         if error is None and self._ended_well and self.summary is not None:
             raise_source_error(self.feed, self.started, self.summary)
             return None
@@ -198,12 +197,12 @@ class Session:
         return self._progress.delay(error, self.started is not None)
 
     def finish(self) -> Iterator[RawBatch]:
-        """The last, short batch, once `end` has returned None."""
+        """Yields the last, short batch, once `end` has returned None."""
         if self._assembler is not None:
             yield from self._assembler.finish()
 
     def broken(self) -> Iterator[RawBatch]:
-        """The batch that was being filled when the capture failed, as far as it came."""
+        """Yields the batch that was being filled when the capture failed, with the rows that had come."""
         if self._assembler is not None:
             for batch in self._assembler.finish():
                 batch.rows = aligned_rows(self._assembler.layout, batch.index, batch.rows)
@@ -230,11 +229,10 @@ class Session:
     def _receive_summary(self, message: Any) -> None:
         started = self.started
         if started is None:
-            raise InternalError("the server sent a summary before it said what it granted")
+            raise InternalError("the server sent a summary before its grant")
         if len(message.hook_points) != len(started.hook_points):
             raise InternalError(
-                f"the server's summary tells of {len(message.hook_points)} hook points instead of "
-                f"{len(started.hook_points)}"
+                f"the server's summary has {len(message.hook_points)} hook points instead of {len(started.hook_points)}"
             )
         self._ended_well = _protocol.STOP_REASONS.get(message.stop_reason) not in _CUT_SHORT
         if message.resume_token:
@@ -246,7 +244,7 @@ class Session:
     def _receive_chunk(self, message: bytes, chunk: Any, offset: int, length: int) -> Iterator[RawBatch]:
         assembler = self._assembler
         if assembler is None:
-            raise InternalError("the server sent rows before it said what it granted")
+            raise InternalError("the server sent rows before its grant")
         hook_point = self._index.get(chunk.hook_point)
         if hook_point is None:
             raise InternalError(f"the server sent rows of {chunk.hook_point!r}, which it had not granted")
@@ -266,15 +264,15 @@ class Session:
             or length != (0 if is_shared else needed)
         ):
             raise InternalError(
-                f"{chunk.hook_point}: a chunk of {length} bytes says {chunk.rows} rows of {chunk.width} {dtype}, "
-                f"where {row.width} {row.dtype} were granted"
+                f"{chunk.hook_point}: a chunk of {length} bytes claims {chunk.rows} rows of {chunk.width} {dtype}, "
+                f"but {row.width} {row.dtype} were granted"
             )
         columns = self._columns(chunk) if layout.provenance else ()
         if len(chunk.token_text) == len(chunk.token_id) and len(self.token_texts) < MAX_TOKEN_TEXTS:
             self.token_texts.update(zip(chunk.token_id, chunk.token_text))
         if is_shared:
             if self._memory is None:
-                raise InternalError(f"{chunk.hook_point}: a chunk has a data_offset, and no memory is shared")
+                raise InternalError(f"{chunk.hook_point}: a chunk has a data_offset, but no memory is shared")
             view = self._memory.view(chunk.data_offset, needed)
             assembler.write(hook_point, chunk.rows, np.frombuffer(view, np.uint8), columns)
             self._memory.release(chunk.data_offset)

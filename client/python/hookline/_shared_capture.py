@@ -1,4 +1,4 @@
-"""A capture over several servers: blocks run where a server is free, and their rows are put back into order."""
+"""A capture over several servers: free servers run its blocks, and the rows are put back into order."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ from hookline.types import CaptureStarted, CaptureSummary, Dataset, HookPointGra
 if TYPE_CHECKING:
     from hookline.client import Client
 
-# Pieces of the block that is due which may wait for the consumer; those of later blocks are bounded by their size.
+# The most pieces of the due block that wait for the consumer. Later blocks are bounded by their size.
 _DUE_PIECES = 8
-# The longest that a capture whose budgets are full waits for the last block's summary.
+# The longest wait for the last block's summary after the budgets are full.
 _SUMMARY_SECONDS = 2.0
 
 
@@ -58,9 +58,9 @@ class SharedReceiver:
         self._fleet = Fleet(clients, self._agreement, sharing, options.retry or Retry(attempts=0))
         self._place = SharedPlace(options, resume_token)
         self._pipe = Pipe(options.prefetch)
-        self._changed = self._fleet.changed  # its lock guards all that follows, but for what `_run` alone touches
-        self._blocks: dict[int, SharedBlock] = {}  # those that are open
-        self._pending: list[int] = []  # a heap of those that nobody runs
+        self._changed = self._fleet.changed  # its lock guards the fields below, except those that only `_run` uses
+        self._blocks: dict[int, SharedBlock] = {}  # the open blocks, by number
+        self._pending: list[int] = []  # a heap of the open blocks that no server runs
         self._due = 0  # the block whose rows are next
         self._has_all_blocks = False
         self._reruns = 0
@@ -77,7 +77,7 @@ class SharedReceiver:
         _lifetime.opened(self)
         self._fleet.start(self._run, "shared")
 
-    # A consumer calls these.
+    # The methods for the consumer.
 
     def started(self) -> CaptureStarted:
         self._check_process()
@@ -92,11 +92,11 @@ class SharedReceiver:
 
     @property
     def first_row(self) -> int:
-        """The row of the capture that comes first, after a resume."""
+        """The first row of the capture that this receiver returns; above 0 after a resume."""
         return self._place.row
 
     def token_at(self, row: int) -> bytes:
-        """The resume token after this row of the capture, which the consumer has."""
+        """Returns the token that resumes the capture after its first `row` rows, which the consumer has."""
         return self._place.token(self.started(), self._agreement, row)
 
     def cancel(self) -> None:
@@ -139,7 +139,7 @@ class SharedReceiver:
                 self._delivered = self._place.row
                 self._started = granted
             self._is_started.set()
-            # Nobody waits for this one, as the user's source may block for ever.
+            # This thread is never joined, because the user's source may block forever.
             threading.Thread(target=self._plan, args=(cuts,), name="hookline-source", daemon=True).start()
             reason = self._deliver(self._assembler)
             self._put(self._assembler.finish())
@@ -157,7 +157,7 @@ class SharedReceiver:
             _lifetime.ended(self)
 
     def _grant(self) -> CaptureStarted:
-        """The grant of one server for the whole capture: it is asked without any tokens."""
+        """Gets one server's grant for the whole capture, by a request without tokens."""
         options = dataclasses.replace(self._options, source=[], retry=None, shuffle_buffer=0)
         while True:
             with self._changed:
@@ -166,7 +166,7 @@ class SharedReceiver:
                 self._fleet.runs.add((server, run))
             try:
                 granted = run.started(options)
-                if isinstance(self._options.source, Dataset):  # which is checked whole: blocks are always right
+                if isinstance(self._options.source, Dataset):  # checks the whole source, which no block's request does
                     server.client.call(_calls.estimate_capture(self._options), self._sharing.answer_seconds)
                 break
             except HooklineError as error:
@@ -281,13 +281,13 @@ class SharedReceiver:
     def _plan(self, cuts: Iterator[Cut]) -> None:
         """Makes blocks while there is room in the window."""
         number = 0
-        rows: int | None = self._place.block_row  # before the next block; None: only known once it is delivered
+        rows: int | None = self._place.block_row  # rows before the next block; None: known only after delivery
         error: Exception | None = None
         while True:
             cut = None
             try:
                 cut = next(cuts, None)
-            except Exception as problem:  # the user's source; after the rows before it the capture fails of it
+            except Exception as problem:  # the user's source failed, which ends the capture after the rows before
                 error = problem
             with self._changed:
                 self._changed.wait_for(
@@ -333,8 +333,8 @@ class SharedReceiver:
                 self._fleet.admit(server)
 
     def _take(self, server: Server) -> SharedBlock | None:
-        """Under the lock: the first block that nobody runs. None: the capture is over, or the server is to be asked
-        whether it is there."""
+        """Under the lock: waits for a block that no server runs, and takes the first. None if the capture is over, or
+        if the caller must first ask the server whether it is there."""
         while not self._fleet.over:
             now = time.monotonic()
             if server.is_asked or now < server.retry_at:
@@ -388,7 +388,8 @@ class SharedReceiver:
             )
 
     def _add(self, server: Server, block: SharedBlock, run: BlockRun, piece: Piece, begin: int) -> None:
-        """Takes rows of a run, from row `begin` of its block on: those that another run has brought are left out."""
+        """Takes rows of a run, from row `begin` of its block on. Rows that an earlier run of the block received are
+        left out."""
         with self._changed:
             if self._fleet.over:
                 raise CancelledError("the capture is over")
@@ -406,17 +407,17 @@ class SharedReceiver:
             run.rest(False)
 
     def _learn_texts(self, run: BlockRun, piece: Piece) -> None:
-        """Under the lock: keeps the texts of tokens that no piece before had."""
+        """Under the lock: keeps the texts of tokens that no earlier piece had."""
         if not piece.columns or len(self.token_texts) >= MAX_TOKEN_TEXTS:
             return
         texts = run.token_texts
         for token in set(piece.columns[2].tolist()).difference(self.token_texts):
             if token not in texts:
-                return  # either all tokens come with texts or none does
+                return  # either all tokens have texts or none
             self.token_texts[token] = texts[token]
 
     def _put_back(self, block: SharedBlock) -> None:
-        """Lets another server run what is left of a block."""
+        """Lets another server run the rest of a block."""
         with self._changed:
             if self._fleet.over:
                 return
@@ -426,6 +427,6 @@ class SharedReceiver:
 
 
 def _without_budgets(started: CaptureStarted, points: Sequence[HookPointGrant]) -> CaptureStarted:
-    """The part of a grant that must be alike in all blocks."""
+    """Returns the part of a grant that must be the same in all blocks."""
     alike = tuple(dataclasses.replace(point, max_activations=0, clipped=False) for point in points)
     return dataclasses.replace(started, hook_points=alike)

@@ -1,6 +1,6 @@
-"""Memory that a call offers to a server on the same machine, so that values come without a socket in between.
+"""Memory that a call offers to a server on the same machine, so that values do not go through a socket.
 
-server/service/shared_memory/SHARED_MEMORY.md specifies what client and server say to each other.
+server/service/shared_memory/SHARED_MEMORY.md specifies the protocol.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from hookline import _network
 from hookline.errors import InternalError
 
 METADATA = "hookline-shared-memory"
-# If the memory were larger, less of it would stay in the processor's cache.
+# Less of a larger memory would stay in the processor's cache.
 BYTES = 8 << 20
 
 _MAGIC = b"HKLNSHM1"
 _KEY_BYTES = 16
-# A server answers at once; something else that has the socket's name may not.
+# A server answers at once, but another program that took the socket's name may not.
 _ANSWER_SECONDS = 2.0
 
 
@@ -32,8 +32,8 @@ class SharedMemory:
         self._key = key
         self._view = memoryview(memory)
         self._connection: socket.socket | None = connection
-        self._released: list[int] = []  # offsets that the server is not told of yet
-        self._told_at = 1
+        self._released: list[int] = []  # released offsets that were not sent to the server yet
+        self._told_at = 1  # they are sent when there are this many
 
     @property
     def metadata(self) -> tuple[str, str]:
@@ -41,12 +41,12 @@ class SharedMemory:
         return (METADATA, self._key.hex())
 
     def set_message_bytes(self, max_message_bytes: int) -> None:
-        """Tells what `started` says: the server makes pieces of that size of the memory, rounded up to pages."""
+        """Takes the message size of `started`: the server cuts the memory into pieces of it, rounded up to pages."""
         piece_bytes = (max_message_bytes + 4095) // 4096 * 4096
         self._told_at = max(1, len(self._view) // piece_bytes // 2) if piece_bytes else 1
 
     def view(self, offset: int, length: int) -> memoryview:
-        """The values of a chunk, until they are released."""
+        """Returns the values of a chunk, valid until they are released."""
         if offset < 0 or offset + length > len(self._view):
             raise InternalError(
                 f"the server sent a chunk with data_offset {offset} and {length} bytes, in shared memory of "
@@ -55,29 +55,31 @@ class SharedMemory:
         return self._view[offset : offset + length]
 
     def release(self, offset: int) -> None:
-        """The server may use these values' place again. It is told of several at once, since each time wakes it."""
+        """Lets the server reuse the memory of these values. Several offsets are sent at once, since each send wakes
+        the server."""
         self._released.append(offset)
         if len(self._released) >= self._told_at and self._connection is not None:
             try:
                 self._connection.sendall(struct.pack(f"<{len(self._released)}q", *self._released))
-            except OSError:  # the server has ended the call, too
+            except OSError:  # the server has already ended the call
                 self.close()
             self._released.clear()
 
     def close(self) -> None:
-        """After the call. Idempotent."""
+        """Ends the sharing, after the call. Idempotent."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
 
 
 def offers(address: str, wanted: bool) -> Callable[[], SharedMemory | None]:
-    """Returns a function that makes the offer of each call to this address."""
+    """Returns a function that makes the offer for a call to this address."""
     return (lambda: offer(address)) if wanted else (lambda: None)
 
 
 def offer(address: str) -> SharedMemory | None:
-    """Offers memory to the server at `address`; None where it is not on this machine or has no use for it."""
+    """Offers memory to the server at `address`. None if the server is not on this machine or does not accept
+    the offer."""
     port = _network.loopback_port(address)
     if port is None or not hasattr(os, "memfd_create"):
         return None

@@ -1,9 +1,9 @@
-"""The place at which a capture over several servers stands, and the resume tokens that say it.
+"""How far a capture over several servers is, and the resume tokens that record it.
 
 A token is JSON: `{"hookline_shared": 1, "capture": digest, "row": r, "place": p, "place_row": q, "check": digest}`. The
-capture goes on with row r; sequence p of the source, in the order in which it is taken, begins with row q. `capture`
-stands for all that decides what the rows are, but for the servers and the forms in which rows are handed out, and
-`check` for the rest of the token.
+capture continues with row r. Sequence p of the source, in the order in which it is taken, begins with row q. `capture`
+is a digest of everything that the rows depend on, which excludes the servers and the form in which rows are returned.
+`check` is a digest of the rest of the token.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ from hookline.errors import InvalidArgumentError
 from hookline.types import CaptureStarted, Dataset
 
 VERSION = 1
-# This is far more than a token has; what is longer is not one.
+# This is far more than a token has; anything longer is not a token.
 MAX_TOKEN_BYTES = 4096
 _NUMBERS = ("row", "place", "place_row")
 
 
 class SharedPlace:
-    """Thread-safe."""
+    """The progress of a capture over several servers. Thread-safe."""
 
     def __init__(self, options: CaptureOptions, token: bytes) -> None:
         self._options = options
         self._token = _decoded(token) if token else None
         state = self._token or {"row": 0, "place": _first_place(options), "place_row": 0}
-        self.row: int = state["row"]  # the first that is handed out
+        self.row: int = state["row"]  # the first row that is returned
         self.begin: int = state["place"]  # the first sequence that is run
-        self.block_row: int = state["place_row"]  # its first row
+        self.block_row: int = state["place_row"]  # the first row of that sequence
         self._lock = threading.Lock()
         self._marks = deque([(self.block_row, self.begin)])  # rows at which places begin; guarded by _lock
 
     def resume(self, started: CaptureStarted, agreement: Agreement) -> None:
-        """InvalidArgumentError if the token is of another capture."""
+        """Raises InvalidArgumentError if the token belongs to another capture."""
         if self._token is not None and self._token["capture"] != self._digest(started, agreement):
             raise InvalidArgumentError(
-                "resume_token: of another capture: the model, the source, hook points, budgets, dtype, top_k, "
+                "resume_token: belongs to another capture: the model, the source, hook points, budgets, dtype, top_k, "
                 "selection or deterministic differ",
                 field="resume_token",
             )
@@ -54,7 +54,8 @@ class SharedPlace:
             self._marks.append((row, place))
 
     def token(self, started: CaptureStarted, agreement: Agreement, row: int) -> bytes:
-        """The token after `row` rows. Rows are asked for in their order: what is before is forgotten."""
+        """Returns the token after `row` rows. Rows must not decrease from call to call, since earlier marks
+        are dropped."""
         with self._lock:
             while len(self._marks) > 1 and self._marks[1][0] <= row:
                 self._marks.popleft()
@@ -100,18 +101,18 @@ def _decoded(token: bytes) -> dict[str, Any]:
         return InvalidArgumentError(f"resume_token: {why}", field="resume_token")
 
     if not isinstance(token, bytes):
-        raise TypeError(f"resume_token: {type(token).__name__} is not bytes; give what Capture.resume_token was")
+        raise TypeError(f"resume_token: {type(token).__name__} is not bytes; give the resume_token of a capture")
     try:
         state = json.loads(token) if len(token) <= MAX_TOKEN_BYTES else None
     except ValueError:
         state = None
     if not isinstance(state, dict) or "hookline_shared" not in state:
-        raise wrong("not a token of a capture over several servers; one server's continue on one server")
+        raise wrong("is not from a capture over several servers; a single server's token is not accepted here")
     if state["hookline_shared"] != VERSION:
-        raise wrong(f"of version {str(state['hookline_shared'])[:20]}; this client reads version {VERSION}")
+        raise wrong(f"has version {str(state['hookline_shared'])[:20]}; this client reads version {VERSION}")
     check = state.pop("check", None)
     numbers = [state.get(name) for name in _NUMBERS]
     is_whole = all(type(number) is int and number >= 0 for number in numbers)
     if check != _digest_of(state) or not is_whole or state["place_row"] > state["row"]:
-        raise wrong("damaged")
+        raise wrong("is damaged")
     return state

@@ -16,26 +16,26 @@ from hookline._sources import messages, source_batches
 from hookline._token_ids import Ids, TokenBatch
 from hookline.types import Dataset, Selection
 
-# Blocks that a server runs at a time: while the rows of one are on their way, the device has the next one.
+# The blocks that a server runs at a time: the device computes one while the rows of the other are sent.
 SERVER_BLOCKS = 2
-# Blocks that may wait for an earlier one, for each that runs: a server that is twice as slow holds up nobody.
+# The open blocks for each block that runs: with 2, a server that is half as fast as the others does not delay them.
 WINDOW_FACTOR = 2
-# Rows that may wait in this process for rows of an earlier block, in bytes; but for a block that is one sequence.
+# The bytes of rows that can wait in this process for rows of an earlier block. A block of one sequence can exceed it.
 REORDER_BYTES = 256 << 20
 _LEAST_BLOCK_BYTES = 1 << 20
-# Below that many tokens the call costs more than what running blocks side by side gains.
+# A block of fewer tokens costs more for its call than running blocks in parallel gains.
 _LEAST_BLOCK_TOKENS = 1 << 11
 
 
 @dataclass(frozen=True)
 class Sharing:
-    """The way in which a client shares a capture among several servers.
+    """Settings for sharing a capture among several servers.
 
-    block_tokens: the tokens of a block, which one server takes at a time; about two of its batches or more. Blocks of
-        wide rows, of short sources and of deterministic captures differ.
-    silence_seconds: how long a server that runs a block may send nothing until it is asked whether it is still there.
-    answer_seconds: how long a server may take to answer that, or anything else that is asked before a capture: after
-        that its blocks run elsewhere.
+    block_tokens: the tokens of a block, which is what one server takes at a time; it should be at least about two of
+        the server's batches. Blocks of wide rows, of short sources and of deterministic captures have other sizes.
+    silence_seconds: how long a server that runs a block can send nothing before it is asked whether it is still there.
+    answer_seconds: how long a server can take to answer that question, or any other that is asked before a capture.
+        After that time its blocks run elsewhere.
     """
 
     block_tokens: int = 1 << 14
@@ -53,11 +53,11 @@ class Sharing:
 class Cut:
     """A block's part of the source.
 
-    `place` is its first sequence, counted over the source in the order in which it is taken; `sequences` how many it
-    has. `rows` are those that its selection keeps, None where only the server can tell. Provenance names a sequence
-    `first_sequence` higher than the server that runs the block does. `mask` says which of the server's rows are kept,
-    None: all. `limit_rows`: the server must be told to end after so many rows, since its source goes on; 0: it ends by
-    itself.
+    `place` is the index of its first sequence in the order in which the source is taken, and `sequences` how many it
+    has. `rows` is how many rows the selection keeps, None if only the server knows. `first_sequence` is added to the
+    sequence numbers in the server's provenance. `mask` says which of the server's rows are kept, None: all.
+    `limit_rows` is the budget with which the server must end, since its source continues; 0: the source ends with
+    the block.
     """
 
     place: int
@@ -67,23 +67,23 @@ class Cut:
     first_sequence: int = 0
     mask: np.ndarray[Any, Any] | None = field(default=None, compare=False)
     limit_rows: int = 0
-    order: SequenceOrder | None = None  # where only it tells at which row such a source passes the block's end
+    order: SequenceOrder | None = None  # set if it is needed to find the row at which the source leaves the block
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Bounds of a block. `batch_sequences`: those of a batch where blocks must hold whole batches, else 1; 0: they
-    must, and the server does not say how many that are."""
+    """The bounds of a block. `batch_sequences`: the sequences of a batch if blocks must hold whole batches, else 1; 0
+    if they must but the server does not say how many sequences a batch has."""
 
     tokens: int
     bytes: int
     row_bytes: int  # of all hook points
-    blocks: int  # of which a short source should have as many
+    blocks: int  # the least number of blocks to cut a short source into
     batch_sequences: int = 1
     most_sequences: int = 1 << 62
 
     def sequences(self, length: int, rows: int, left: int) -> int:
-        """Sequences of `length` tokens and `rows` rows to take for a block where `left` are left."""
+        """The number of sequences, of `length` tokens and `rows` rows each, to take for a block when `left` remain."""
         if self.batch_sequences == 0:
             return left
         most = min(self.tokens // max(1, length), self.bytes // max(1, rows * self.row_bytes))
@@ -105,17 +105,20 @@ def sizes_of(sharing: Sharing, servers: int, row_bytes: int, batch_sequences: in
 
 
 def window_blocks(servers: int) -> int:
-    """Blocks that may be open at a time: those that run, and those whose rows wait for an earlier one."""
+    """The number of blocks that can be open at a time: running, or waiting with their rows for an earlier block."""
     return servers * SERVER_BLOCKS * WINDOW_FACTOR
 
 
 def dataset_cuts(
     dataset: Dataset, order: SequenceOrder, row_length: int, selection: Selection | None, sizes: Sizes, place: int
 ) -> Iterator[Cut]:
-    """Blocks of a dataset from a place of its order on. `row_length`: tokens of a sequence before the prepended one."""
+    """Cuts a dataset into blocks, from a place in its order on.
+
+    row_length: the tokens of a sequence, without the prepended one.
+    """
     length = row_length + (dataset.prepend_token_id is not None)
     is_counted = selection is None or not selection.exclude_token_ids
-    rows = length  # at most
+    rows = length  # of a sequence, at most
     if selection is not None:
         rows = dataclasses.replace(selection, exclude_token_ids=()).rows_of(range(length))
     while place < len(order):
@@ -145,10 +148,10 @@ def dataset_cuts(
 
 
 def token_cuts(source: Any, selection: Selection | None, sizes: Sizes, place: int) -> Iterator[Cut]:
-    """Blocks of the client's own sequences from the one at this place on. Raises what the source raises.
+    """Cuts the client's own sequences into blocks, from the sequence at this place on. Raises what the source raises.
 
-    Where blocks must hold whole batches they hold whole messages, as a client of one server sends them: a batch never
-    spans two, and its shape is that of the longest sequence of its message."""
+    If blocks must hold whole batches, each block is a whole message, as a client of one server sends it: a batch never
+    spans two messages, and its shape is that of the longest sequence in its message."""
     first = 0
     for batch in messages(source_batches(source)):
         end = first + len(batch.sequences)
@@ -162,7 +165,7 @@ def token_cuts(source: Any, selection: Selection | None, sizes: Sizes, place: in
 
 
 def _block_of(sequences: list[Ids], index: int, selection: Selection | None, sizes: Sizes) -> int:
-    """The number of sequences from this one on that make a block."""
+    """The number of sequences of a block that begins with this one."""
     tokens = rows = taken = 0
     while index + taken < len(sequences) and taken < sizes.most_sequences:
         ids = sequences[index + taken]
@@ -180,6 +183,6 @@ def _token_cut(batch: TokenBatch, first: int, end: int, place: int, selection: S
     rows = sum(len(ids) if selection is None else selection.rows_of(ids) for ids in sequences)
     mask = None
     if selection is not None and selection.sample_rows:
-        # Sampling depends on a sequence's index in the whole source, which a server of a part does not know.
+        # Sampling depends on a sequence's index in the whole source, which a server that is sent a part does not know.
         mask = np.concatenate([kept_rows(selection, place + i, ids) for i, ids in enumerate(sequences)])
     return Cut(place, len(sequences), part, rows, first_sequence=place, mask=mask)

@@ -1,7 +1,7 @@
-"""The sources of token ids that the client sends, and their way to the server.
+"""Reads the sources of token ids that the client sends to the server.
 
-`TokenFeed` keeps what it sent until rows of later sequences have arrived, so that a capture survives a reconnect
-whatever its source is: a list, a loader that shuffles, or a generator that can be read once only.
+`TokenFeed` keeps the tokens that it sent until rows of later sequences have arrived, so that a capture survives a
+reconnect with any source: a list, a loader that shuffles, or a generator that can only be read once.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from hookline._token_ids import (
 from hookline.errors import HooklineError
 from hookline.types import Dataset, Feed, Recording, Selection, Text
 
-# One message to the server holds at most this many ids: 5 bytes each at most, well below gRPC's 4 MiB default limit.
+# The most ids in one message to the server: at 5 bytes each, this is far below gRPC's default limit of 4 MiB.
 MESSAGE_TOKENS = 1 << 16
-# Ids kept for a reconnect. Reached only where the server runs that many without a single row coming back.
+# The most ids kept for a reconnect. It is only reached if the server runs that many without sending a single row.
 KEPT_TOKENS = 16 << 20
-# Sequences whose first ids are looked at: enough that they do not begin alike by chance, and quickly read.
+# The number of sequences whose first ids are compared: few to read, but too many to begin alike by chance.
 _FIRST_SEQUENCES = 64
 
 
 def source_batches(source: Any) -> Iterator[TokenBatch]:
-    """The batches of a source that is not the server's: token ids as `batch_sequences` takes them, a list of 2-d
-    batches, or an iterable of batches. Errors name the part of the source that they are about."""
+    """Returns the batches of a client's source: token ids as `batch_sequences` takes them, a list of 2-d batches, or an
+    iterable of batches. Errors name the part of the source that they are about."""
     if isinstance(source, (str, bytes)):
         raise TypeError(f"source: {type(source).__name__} holds no token ids; give text=... for texts")
     if is_table(source) and str(getattr(source, "layout", "torch.strided")) == "torch.strided":
@@ -52,12 +52,13 @@ def source_batches(source: Any) -> Iterator[TokenBatch]:
         return _each_batch(source)
     raise TypeError(
         f"source: {type(source).__name__} is not a tensor, array or list of token ids, an iterable of batches, "
-        "hookline.Dataset, hookline.Feed, hookline.Recording"
+        "hookline.Dataset, hookline.Feed or hookline.Recording"
     )
 
 
 def _whole_source(source: Any) -> TokenBatch:
-    """A source that is one batch. A list of tensors is one of sequences: it comes from no loader."""
+    """Reads a source that is one batch. A list of tensors is a list of sequences, since it does not come from
+    a loader."""
     is_list = isinstance(source, list) and len(source) > 0 and getattr(source[0], "ndim", 0) == 1
     sequences = list_sequences(source, "source") if is_list else batch_sequences(source, "source")
     return TokenBatch(sequences, lambda index: f"row {sequences.row(index)} of the source")
@@ -74,7 +75,8 @@ def _numbered_batch(batch: Any, number: int) -> TokenBatch:
 
 
 def _row_blocks(array: Any) -> Iterator[TokenBatch]:
-    """A tensor or array of two dimensions in pieces of a message: one mapped from a file is read as it is sent."""
+    """Cuts a tensor or array of two dimensions into pieces of a message, so that one mapped from a file is read as it
+    is sent."""
     step = max(1, MESSAGE_TOKENS // max(1, array.shape[1]))
     for first in range(0, len(array), step):
         rows = batch_sequences(array[first : first + step], f"source[{first}:]")
@@ -82,17 +84,17 @@ def _row_blocks(array: Any) -> Iterator[TokenBatch]:
 
 
 def is_server_source(source: Any) -> bool:
-    """Returns whether the server makes the sequences of the source itself."""
+    """Returns whether the source is one whose sequences the server makes itself."""
     return isinstance(source, (Dataset, Feed, Recording, Text))
 
 
 def can_be_read_again(source: Any) -> bool:
-    """Returns whether a source can be read from its start once more: all but iterators, which are used up."""
+    """Returns whether a source can be read again from its start, which is true of all but iterators."""
     return is_server_source(source) or not isinstance(source, Iterator)
 
 
 def messages(batches: Iterable[TokenBatch]) -> Iterator[TokenBatch]:
-    """Cuts batches to what one message may hold. Batches without sequences are left out."""
+    """Cuts batches to the size of one message. Batches without sequences are left out."""
     for batch in batches:
         first = tokens = 0
         for index, ids in enumerate(batch.sequences):
@@ -110,13 +112,13 @@ def _part(batch: TokenBatch, first: int, end: int) -> TokenBatch:
     return TokenBatch(batch.sequences[first:end], lambda index: batch.place(first + index))
 
 
-# The form in which a server names a sequence: by its index in the request, or among all that were streamed.
+# Matches a sequence in a server's error: servers name it by its index in the request, or among all streamed ones.
 _SEQUENCE_PATH = re.compile(r"(?:\w+\.)*tokens\.sequences\[(\d+)\](?:\.ids)?(?:\[(\d+)\])?")
 
 
 def name_place(error: HooklineError, place: Callable[[int], str | None]) -> HooklineError:
-    """Says in an error of the server where in the client's source the sequence stands that it names; `place` is asked
-    with the sequence's index and answers None for one that it does not know."""
+    """Replaces the sequence that a server's error names by its place in the client's source. `place` returns the place
+    of a sequence index, None if it does not know it."""
     match = _SEQUENCE_PATH.search(error.field or error.message)
     where = place(int(match.group(1))) if match is not None else None
     if match is None or where is None:
@@ -127,7 +129,7 @@ def name_place(error: HooklineError, place: Callable[[int], str | None]) -> Hook
 
 
 def place_in(batches: Sequence[TokenBatch], index: int) -> str | None:
-    """The place in their source of the sequence of this index, counted over the batches."""
+    """Returns the place in the source of the sequence with this index, counted over the batches."""
     for batch in batches:
         if index < len(batch.sequences):
             return batch.place(index)
@@ -141,7 +143,7 @@ class _Kept:
     def __init__(self, first_sequence: int, batch: TokenBatch, first_row: int) -> None:
         self.first_sequence = first_sequence
         self.batch = batch
-        self.first_row = first_row  # rows that the sequences before these bring
+        self.first_row = first_row  # the number of rows of all earlier sequences
         self.tokens = sum(len(ids) for ids in batch.sequences)
 
     @property
@@ -150,15 +152,16 @@ class _Kept:
 
 
 class TokenFeed:
-    """Reads a source once and gives it out in messages, again from any sequence that rows are still missing of.
+    """Reads a source once and returns it in messages. It can return tokens again from any sequence whose rows have not
+    all arrived.
 
     Thread-safe: the transport reads while the receiver reports rows.
     """
 
     def __init__(self, source: Any, selection: Selection | None) -> None:
         self._selection = selection
-        self._pulling = threading.Lock()  # serializes the source; held while the user's code runs
-        self._state = threading.Lock()  # guards what follows; never held while the user's code runs
+        self._pulling = threading.Lock()  # serializes reads of the source; held while the user's code runs
+        self._state = threading.Lock()  # guards the fields below; never held while the user's code runs
         self._messages = messages(source_batches(source))
         self._kept: deque[_Kept] = deque()
         self._kept_tokens = 0
@@ -169,9 +172,10 @@ class TokenFeed:
         self.error: BaseException | None = None  # why nothing more can be sent
 
     def read(self, sequence: int) -> list[Ids] | None:
-        """The next message, beginning with the sequence of this index; None at the end of the source.
+        """Returns the next message, beginning with the sequence of this index; None at the end of the source.
 
-        Blocks while the source does. Raises what the source raises, and LookupError if the sequence is gone."""
+        Blocks while the source does. Raises what the source raises, and LookupError if the sequence is not kept
+        any more."""
         with self._pulling:
             while True:
                 with self._state:
@@ -185,22 +189,21 @@ class TokenFeed:
                 self._pull()
 
     def fail(self, error: BaseException) -> None:
-        """Keeps what went wrong on the sending side, for the receiving one to raise. The first error counts."""
+        """Keeps an error of the sending side for the receiving side to raise. Only the first error counts."""
         with self._state:
             if self.error is None:
                 self.error = error
 
     def received(self, rows: int) -> None:
-        """Takes note that so many rows, from the start of the capture, have arrived: what came before need not be sent
-        again."""
+        """Notes that this many rows of the capture have arrived, so that their tokens need not be sent again."""
         with self._state:
-            # The server may ask again from the sequence after the last row on, and if it must repeat whole batches,
-            # from any sequence of the same message: a message goes once a row of a later one is here.
+            # The server can ask again for the sequence after the last row, or, if it must repeat whole batches, for any
+            # sequence of the same message. So a message is dropped once a row of a later message has arrived.
             while len(self._kept) > 1 and rows > self._kept[1].first_row:
                 self._forget()
 
     def named(self, error: HooklineError) -> HooklineError:
-        """The error, with the place in the source where it is about a sequence that is not done."""
+        """Adds the place in the source to an error about a sequence that is still kept."""
         return name_place(error, self._place)
 
     def _place(self, sequence: int) -> str | None:
@@ -214,7 +217,7 @@ class TokenFeed:
         if self._kept and sequence < self._kept[0].first_sequence:
             raise LookupError(
                 f"the server asks for sequence {sequence} again, but those before "
-                f"{self._kept[0].first_sequence} are gone"
+                f"{self._kept[0].first_sequence} are not kept any more"
             )
         for kept in self._kept:
             if sequence < kept.end:
@@ -257,7 +260,7 @@ class TokenFeed:
 
 
 def flat_ids(sequences: Sequence[Ids]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """All ids one after another (uint32), and each sequence's length (int64)."""
+    """Concatenates the ids of all sequences (uint32), and returns them with each sequence's length (int64)."""
     lengths = np.array([len(ids) for ids in sequences], np.int64)
     flat = np.concatenate([np.asarray(ids, np.uint32) for ids in sequences]) if sequences else np.empty(0, np.uint32)
     return np.ascontiguousarray(flat, np.uint32), lengths

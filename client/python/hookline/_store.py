@@ -1,7 +1,8 @@
-"""Memory for rows whose number is only known at the end, held once.
+"""Memory for rows whose number is only known at the end, which holds each row once.
 
 Appending to a list of tensors and concatenating them holds every row twice for a while. Here the address space for a
-whole budget is reserved at once and pages arrive as they are written, so that the rows lie in one piece from the start.
+whole budget is reserved at once, and pages are allocated as they are written, so that the rows are contiguous from
+the start.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ _MAP_NORESERVE = 0x4000 if sys.platform.startswith("linux") else 0
 
 
 class RowStore:
-    """Rows of one hook point, up to `capacity_rows`, received in host memory and handed out on `device`.
+    """Rows of one hook point, up to `capacity_rows`, received in host memory and returned on `device`.
 
-    `block`s may be written by another thread beside the other methods, which touch only the rows they are told of.
+    Another thread can write to `block`s while the other methods run, since these touch only the rows in
+    their arguments.
     """
 
     def __init__(self, name: str, capacity_rows: int, width: int, dtype: str, device: Any) -> None:
@@ -30,27 +32,27 @@ class RowStore:
         self._torch = torch
         self._dtype = getattr(torch, dtype)
         self._device = torch.device(device)
-        self._moved: Any = None  # the first rows, where the device is not the host
+        self._moved: Any = None  # the first rows, on the device, if that is not the host
         row_bytes = width * RAW_DTYPES[dtype].itemsize
         size = capacity_rows * row_bytes
         try:
             self._memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
         except (OSError, OverflowError) as error:
             raise MemoryError(
-                f"{name}: the system gives no address space for {capacity_rows} rows of {width} {dtype} ({size} bytes: "
+                f"{name}: the system has no address space for {capacity_rows} rows of {width} {dtype} ({size} bytes: "
                 f"{error}); set max_activations to what memory can hold"
             ) from None
-        self._advise("MADV_HUGEPAGE", 0, size)  # taking a page costs about as much as filling it
+        self._advise("MADV_HUGEPAGE", 0, size)  # allocating a small page costs about as much as filling it
         self._raw: np.ndarray[Any, Any] = np.frombuffer(self._memory, RAW_DTYPES[dtype]).reshape(capacity_rows, width)
 
     def block(self, first_row: int, rows: int) -> Block:
-        """Memory to receive these rows into."""
+        """Returns the memory to receive these rows into."""
         raw = self._raw[first_row : first_row + rows]
         return array_block(raw, raw)
 
     def tensor(self, rows: int) -> Any:
-        """The first `rows` rows on the device. On the host: a view; storing it stores these rows and nothing beyond
-        them. Elsewhere they are moved, and the host keeps no second copy."""
+        """Returns the first `rows` rows on the device. On the host this is a view; saving it saves only these rows. To
+        another device the rows are moved, and the host keeps no copy."""
         if rows == 0:
             return self._torch.empty(0, dtype=self._dtype, device=self._device)
         moved = 0 if self._moved is None else len(self._moved)
@@ -76,4 +78,4 @@ class RowStore:
             try:
                 self._memory.madvise(getattr(mmap, advice), start, length)
             except OSError:
-                pass  # advice: a kernel that does not know it does without
+                pass  # it is only advice: an older kernel may not know it

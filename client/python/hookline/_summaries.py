@@ -1,6 +1,6 @@
-"""Adds up summaries: of the calls of one capture, and of the captures of one pass over a source.
+"""Adds up the summaries of one capture's calls, and of the captures of one pass over a source.
 
-client/cpp/merge_summaries.h has the first in C++.
+client/cpp/merge_summaries.h does the former in C++.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from hookline.types import CaptureStarted, CaptureSummary, HookPointSummary
 
 
 def merge_summaries(started: CaptureStarted, before: Any, now: Any) -> Any:
-    """The CaptureSummary message of a capture whose call with the summary `before` was continued by a call with the
-    summary `now`. Counts and times are sums, and statistics cover the rows of both. The stop reason, `rows` and the
-    resume token are those of `now`."""
+    """Merges the CaptureSummary messages of two calls of a capture, `before` and the call `now` that continued it.
+    Counts and times are sums, and statistics cover the rows of both. The stop reason, `rows` and the resume token are
+    those of `now`."""
     merged = _protocol.CaptureSummary.FromString(now.SerializeToString())
     for granted, a, b, point in zip(started.hook_points, before.hook_points, now.hook_points, merged.hook_points):
-        if not b.mean_vector:  # statistics_only begins anew in each call
+        if not b.mean_vector:  # with statistics_only, each call starts over
             for name, value in _statistics_of_both(started.top_k or granted.width, a, b).items():
                 setattr(point, name, value)
     for name, value in _counts_of_both(before, now).items():
@@ -33,9 +33,10 @@ def merge_summaries(started: CaptureStarted, before: Any, now: Any) -> Any:
 def sum_of(
     before: CaptureSummary, then: CaptureSummary, widths: Mapping[str, int], repeated_rows: int
 ) -> CaptureSummary:
-    """The summary of two captures that follow each other in one pass. `widths` are those of the hook points, and
-    `repeated_rows` the rows of `before` with which `then` began: they count once in `rows`, but twice in all that
-    describes what was computed and sent, the statistics included. It ended as `then` did."""
+    """Adds up the summaries of two captures that follow each other in one pass. `widths` are those of the hook points.
+    `repeated_rows` is how many of the last rows of `before` came again at the beginning of `then`: they count once in
+    `rows`, but twice in everything that describes what was computed and sent, the statistics included. The stop reason
+    is that of `then`."""
     points = dict(before.hook_points)
     for name, point in then.hook_points.items():
         point = replace(point, rows=point.rows - repeated_rows)
@@ -50,18 +51,19 @@ def _sum_of_points(before: HookPointSummary, then: HookPointSummary, width: int)
 
 
 def _counts_of_both(a: Any, b: Any) -> dict[str, Any]:
-    """`a` and `b` are CaptureSummary, the message or the dataclass, whose fields have the same names."""
+    """Adds up the counts of `a` and `b`: CaptureSummary messages or dataclasses, whose fields have the same names."""
     counts: dict[str, Any] = {name: getattr(a, name) + getattr(b, name) for name in ("sequences", "tokens", "batches")}
     counts["mean_batch_fill"] = _mean(a.mean_batch_fill, a.batches, b.mean_batch_fill, b.batches)
     return counts
 
 
 def _statistics_of_both(width: int, a: Any, b: Any) -> dict[str, Any]:
-    """`a` and `b` are HookPointSummary, the message or the dataclass, whose fields have the same names. Means of values
-    are weighted by the finite values, and norms by rows, as the server does within a call."""
+    """Combines the statistics of `a` and `b`: HookPointSummary messages or dataclasses, whose fields have the same
+    names. Means of values are weighted by the number of finite values, and norms by rows, as the server does within
+    a call."""
     a_values, b_values = (p.statistics_rows * width - p.nan_count - p.infinity_count for p in (a, b))
     if a_values or b_values:
-        # A row without a finite value has the norm 0 in the mean, unless there is no other row: then the mean is NaN.
+        # A row without finite values counts with norm 0, unless no row has finite values: then the mean is NaN.
         a_norm, b_norm = (p.mean_row_norm if values else 0.0 for p, values in ((a, a_values), (b, b_values)))
         norm = _mean(a_norm, a.statistics_rows, b_norm, b.statistics_rows)
     else:
@@ -79,7 +81,7 @@ def _statistics_of_both(width: int, a: Any, b: Any) -> dict[str, Any]:
 
 
 def _mean(a: float, a_weight: float, b: float, b_weight: float) -> float:
-    """The weighted mean. A mean without weight counts for nothing, even if it is NaN because there were no values."""
+    """The weighted mean. A mean of weight 0 does not count, even if it is NaN because there were no values."""
     if a_weight == 0 and b_weight == 0:
         return a + b
     return ((a * a_weight if a_weight else 0.0) + (b * b_weight if b_weight else 0.0)) / (a_weight + b_weight)

@@ -13,7 +13,7 @@ from hookline._connection import Connection, StreamCall
 
 
 class _Outbox:
-    """Messages on their way to grpcio, which takes them on a thread of its own."""
+    """Queues messages for grpcio, which takes them on a thread of its own."""
 
     def __init__(self) -> None:
         self._messages: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
@@ -28,11 +28,11 @@ class _Outbox:
             yield message
 
     def cancel(self) -> None:
-        """Ends `messages` after those that were put."""
+        """Ends `messages` after the queued ones."""
         self._messages.put(None)
 
     def join(self, timeout: float) -> bool:
-        """Waits for grpcio's thread after `cancel`. Returns whether it has ended in time."""
+        """Waits for grpcio's thread after `cancel`. Returns whether the thread has ended in time."""
         end = time.monotonic() + timeout
         thread = self._thread
         if thread is None or thread is threading.current_thread():
@@ -45,7 +45,7 @@ class _Outbox:
 
 
 class TalkCall(StreamCall):
-    """A call of messages both ways, whose answers are read by the thread that asks for them. Raises grpc.RpcError."""
+    """A call with messages in both directions. The thread that iterates reads the answers. Raises grpc.RpcError."""
 
     def __init__(self, connection: Connection, method: str, request: bytes) -> None:
         self._outbox = _Outbox()
@@ -56,7 +56,7 @@ class TalkCall(StreamCall):
         return channel.stream_stream(method)(self._outbox.messages(), metadata=metadata)
 
     def send(self, message: bytes) -> None:
-        """Hands a message over; what a call has no use for any more is dropped."""
+        """Queues a message. It is dropped if the call is over."""
         self._outbox.put(message)
 
     def _release(self) -> None:

@@ -1,7 +1,8 @@
-"""Token ids in the forms in which people hold them, as sequences.
+"""Converts token ids from the forms in which users hold them to sequences.
 
-A form that can be read in two ways, such as two one-dimensional tensors that may be two sequences or a sequence and its
-targets, is refused with the ways to say which is meant: rows that nobody meant must not be trained on.
+A form that can be read in two ways, such as two one-dimensional tensors that can be two sequences or a sequence and
+its targets, is refused, and the error says how to write each of them: a trainer must not get rows that the user did
+not mean.
 """
 
 from __future__ import annotations
@@ -18,26 +19,26 @@ from hookline.types import LARGEST_ID
 
 Ids = Union[list[int], "np.ndarray[Any, Any]"]
 
-# The names under which a dict may hold its ids, the first that is there.
+# The names under which a dict can hold its ids; the first that is there counts.
 _ID_KEYS = ("input_ids", "idx", "tokens")
 _MASK_KEY = "attention_mask"
-# Ids that agree with those one place on: fewer may do so by chance.
+# The least number of ids to compare with targets: fewer can match by chance.
 _LEAST_COMPARED = 8
 
 _log = logging.getLogger("hookline")
 _told_lock = threading.Lock()
-_told: set[str] = set()  # what the log has said; guarded by _told_lock
+_told: set[str] = set()  # the names that were logged; guarded by _told_lock
 
 
 class TokenBatch(NamedTuple):
-    """Sequences, and where in the source each stands: `place(index)` says it in words."""
+    """Sequences, and a function that says where in the source a sequence is: `place(index)`."""
 
     sequences: list[Ids]
     place: Callable[[int], str]
 
 
 class Sequences(list[Ids]):
-    """The sequences of a batch. `rows` says of each which row of the batch it was, where rows were left out."""
+    """The sequences of a batch. `rows` is each sequence's row in the batch; None if no row was left out."""
 
     rows: list[int] | None = None
 
@@ -46,7 +47,7 @@ class Sequences(list[Ids]):
 
 
 def _tell_once(message: str, names: Sequence[str]) -> None:
-    """Says in the log, once for each name in a process."""
+    """Logs a warning with those of the names that were not logged before in this process."""
     with _told_lock:
         new = [name for name in names if name not in _told]
         _told.update(new)
@@ -55,22 +56,23 @@ def _tell_once(message: str, names: Sequence[str]) -> None:
 
 
 def _tell_left_out(names: Sequence[str]) -> None:
-    """Says that these parts of a batch are not used."""
+    """Logs that these parts of a batch are not used."""
     _tell_once("hookline uses the token ids and the attention_mask of a batch; left out: %s", names)
 
 
 def tell_without_bos(what: str) -> None:
-    """Says that sequences do not begin with the token with which the model was trained to see them begin."""
+    """Logs that sequences do not begin with BOS, although models are usually trained on sequences that do."""
     _tell_once(
-        "%s: no token stands first in all sequences, as BOS would, and the first positions of such sequences have "
-        "activations of their own; put BOS first (prepend_token_id of a Dataset), or leave them out "
-        "(Selection.skip_first)",
+        "%s: the sequences do not all begin with the same token, as they would with BOS, and the first positions of "
+        "sequences without BOS have unusual activations; put BOS first (prepend_token_id of a Dataset), or leave these "
+        "positions out (Selection.skip_first)",
         [what],
     )
 
 
 def as_array(value: Any, where: str) -> Any:
-    """torch tensors, and whatever numpy reads, as a numpy array; nested tensors as a list; others as they are."""
+    """Converts torch tensors, and whatever numpy reads, to a numpy array, and nested tensors to a list. Returns other
+    values as they are."""
     if hasattr(value, "detach") and hasattr(value, "cpu"):
         if getattr(value, "is_nested", False):
             return [row.detach().cpu().numpy() for row in value.unbind()]
@@ -105,7 +107,9 @@ def _checked_array(array: np.ndarray[Any, Any], where: str) -> np.ndarray[Any, A
         place = tuple(int(i) for i in np.argwhere(wrong)[0])
         raise ValueError(f"{where}{list(place)}: {array[place]} is not a token id (0 to {LARGEST_ID})")
     if array.shape == (0,) or (array.ndim == 2 and array.shape[0] > 0 and array.shape[1] == 0):
-        raise ValueError(f"{where}: of shape {array.shape}: a sequence has at least one token; leave out empty ones")
+        raise ValueError(
+            f"{where}: has shape {array.shape}, but a sequence has at least one token; leave out empty ones"
+        )
     return array
 
 
@@ -124,7 +128,7 @@ def _checked_ids(sequence: Any, where: str) -> Ids:
     if not isinstance(value, (list, tuple, range)):
         raise TypeError(f"{where}: {type(sequence).__name__} is not a sequence of token ids")
     if len(value) == 0:
-        raise ValueError(f"{where}: is empty: a sequence has at least one token; leave out empty ones")
+        raise ValueError(f"{where}: is empty, but a sequence has at least one token; leave out empty ones")
     ids: list[int] = []
     for position, token in enumerate(value):
         token = token.item() if not isinstance(token, (int, np.integer)) and _is_id(token) else token
@@ -137,19 +141,19 @@ def _checked_ids(sequence: Any, where: str) -> Ids:
 
 
 def is_table(value: Any) -> bool:
-    """Returns whether a value is a tensor or array of two dimensions, one sequence a row."""
+    """Returns whether a value is a tensor or array of two dimensions, with one sequence per row."""
     return getattr(value, "ndim", 0) == 2 and not getattr(value, "is_nested", False)
 
 
 def is_dict(value: Any) -> bool:
-    """Returns whether a value has its parts by name: a dict or the like, a named tuple, or a table of Arrow's."""
+    """Returns whether a value has named parts: a dict or the like, a named tuple, or an Arrow table."""
     if hasattr(value, "keys"):
         return hasattr(value, "__getitem__") and not hasattr(value, "tolist")
     return hasattr(value, "to_pydict") or any(key in getattr(value, "_fields", ()) for key in _ID_KEYS)
 
 
 def _by_name(value: Any) -> Any:
-    """A dict or the like, of which `is_dict` is true."""
+    """Converts a value for which `is_dict` is true to a dict or the like."""
     if hasattr(value, "keys"):
         return value
     return value.to_pydict() if hasattr(value, "to_pydict") else value._asdict()
@@ -175,7 +179,7 @@ def holds_sequences(value: Any) -> bool:
 
 def is_one_batch(source: Sequence[Any]) -> bool:
     """Returns whether a list or tuple whose first member is a batch is that batch with its targets and labels, as a
-    loader gives it, rather than a list of batches. TypeError where it can be either."""
+    loader yields it, rather than a list of batches. TypeError if it can be either."""
     first, others = source[0], source[1:]
     if is_dict(first):
         return not all(map(is_dict, others))
@@ -186,21 +190,21 @@ def is_one_batch(source: Sequence[Any]) -> bool:
         may_be = may_be or any(_looks_like_mask(other, first) or _looks_like_targets(other, first) for other in others)
     if may_be:
         raise TypeError(
-            f"source: {len(source)} members may be batches, or a batch with its targets and mask. Give iter(source) "
+            f"source: {len(source)} members can be batches, or a batch with its targets and mask. Give iter(source) "
             "for batches, source[0] for the first alone, a dict with input_ids and attention_mask for ids with a mask"
         )
     return False
 
 
 def _samples(batch: Sequence[Any], where: str) -> Sequences:
-    """The sequences of a list of dicts, as loaders give it that do not collate: one in each."""
+    """Returns the sequences of a list of dicts with one sequence each, as loaders yield that do not collate."""
     sequences = Sequences()
     sequences.rows = []
     for index, sample in enumerate(batch):
         one = _dict_sequences(sample, f"{where}[{index}]")
         if len(batch) > 1 and (len(one) > 1 or isinstance(batch, tuple)):
             raise TypeError(
-                f"{where}: {len(batch)} dicts with token ids may be samples, or inputs with their targets; give a list "
+                f"{where}: {len(batch)} dicts with token ids can be samples, or inputs with their targets; give a list "
                 "of dicts of one sequence each for samples, the first dict alone for inputs"
             )
         sequences.extend(one)
@@ -209,7 +213,7 @@ def _samples(batch: Sequence[Any], where: str) -> Sequences:
 
 
 def _first_member(batch: Sequence[Any], where: str) -> Sequences:
-    """The sequences of a batch with further members, such as targets."""
+    """Returns the sequences in the first member of a batch whose other members are, for example, targets."""
     first, others = batch[0], batch[1:]
     sequences = batch_sequences(first, where + "[0]")
     for index, other in enumerate(others, 1):
@@ -218,13 +222,13 @@ def _first_member(batch: Sequence[Any], where: str) -> Sequences:
             is_table(first) and is_table(other) and len(other) != len(first)
         ):
             raise ValueError(
-                f"{where}[{index}]: neither targets beside the sequences of {where}[0], which have other lengths, nor "
-                "taken for more sequences; give the batches one by one, or a flat list of sequences"
+                f"{where}[{index}]: cannot hold the targets of {where}[0], whose sequences have other lengths, and is "
+                "not read as more sequences; give the batches one by one, or a flat list of sequences"
             )
         if is_table(first) and _looks_like_mask(other, first):
             raise ValueError(
-                f"{where}[{index}]: looks like an attention_mask, whose place a tuple or list does not say; give "
-                '{"input_ids": ids, "attention_mask": mask}, so that its padding is left out'
+                f"{where}[{index}]: looks like an attention_mask, but a tuple or list does not name its members; give "
+                '{"input_ids": ids, "attention_mask": mask}, so that padding is left out'
             )
     if others:
         _tell_left_out([f"member {index} of a {type(batch).__name__}" for index in range(1, len(batch))])
@@ -232,7 +236,7 @@ def _first_member(batch: Sequence[Any], where: str) -> Sequences:
 
 
 def _looks_like_mask(value: Any, ids: Any) -> bool:
-    """Returns whether a tensor beside ids of the same shape holds 0 and 1 alone, which the ids do not."""
+    """Returns whether a tensor beside ids of the same shape holds only 0 and 1, while the ids do not."""
     if not is_table(value) or tuple(value.shape) != tuple(ids.shape):
         return False
     mask, table = as_array(value, "batch"), as_array(ids, "batch")
@@ -240,7 +244,7 @@ def _looks_like_mask(value: Any, ids: Any) -> bool:
 
 
 def _looks_like_targets(value: Any, ids: Any) -> bool:
-    """Returns whether a tensor beside ids holds the ids that follow them."""
+    """Returns whether a tensor beside ids holds the same ids, one position ahead."""
     if not is_table(value) or tuple(value.shape) != tuple(ids.shape):
         return False
     following, table = as_array(value, "batch"), as_array(ids, "batch")
@@ -250,12 +254,12 @@ def _looks_like_targets(value: Any, ids: Any) -> bool:
 
 
 def _is_aside(value: Any) -> bool:
-    """Returns whether a member beside a sequence cannot be one: nothing, a label, a text."""
+    """Returns whether a member beside a sequence cannot itself be a sequence: None, a label or a text."""
     return value is None or isinstance(value, (str, bytes, float)) or _is_id(value)
 
 
 def _refuse_two_readings(batch: Sequence[Any], where: str) -> None:
-    """TypeError if a batch of one-dimensional members can be read in more than one way."""
+    """Raises TypeError if a batch of one-dimensional members can be read in more than one way."""
     if not isinstance(batch, tuple) and not _is_tensor(batch[0]):
         return
     members = [member for member in batch if not _is_aside(member)]
@@ -263,13 +267,13 @@ def _refuse_two_readings(batch: Sequence[Any], where: str) -> None:
     if len(members) < 2:
         return
     is_equal = len(set(lengths)) == 1
-    if isinstance(batch, tuple):  # what belongs to one sample
+    if isinstance(batch, tuple):  # a tuple usually holds the parts of one sample
         may_be = is_equal or len(members) == 2
-    else:  # loaders make lists of tuples, and tensors of what is in them
+    else:  # loaders collate tuples to lists, and their members to tensors
         may_be = is_equal and all(_is_line(member) and _is_tensor(member) for member in batch)
     if may_be:
         raise TypeError(
-            f"{where}: {len(members)} members of {' and '.join(map(str, sorted(set(lengths))))} ids each may be "
+            f"{where}: {len(members)} members of {' and '.join(map(str, sorted(set(lengths))))} ids each can be "
             "sequences, a sequence with its targets, or the transposed lists that torch's default_collate makes of "
             "lists. Give torch.stack(batch) or list(batch) of lists for sequences, torch.stack(batch, dim=1) for "
             "transposed lists (or let the dataset return tensors, set_format('torch')), batch[:1] for the first alone"
@@ -277,14 +281,18 @@ def _refuse_two_readings(batch: Sequence[Any], where: str) -> None:
 
 
 def batch_sequences(batch: Any, where: str = "batch") -> Sequences:
-    """The token sequences of one batch, as a loader gives it or a model is called with.
+    """Returns the token sequences of one batch, as a loader yields it or a model is called with it.
 
-    A tensor or array of two dimensions has one sequence a row, of one dimension it is one sequence, and a nested tensor
-    has one in each component. A dict, a named tuple or a table of Arrow's has them under `input_ids`, `idx` or
-    `tokens`; where it has an `attention_mask`, masked tokens are left out. A list or tuple is either a batch with
-    further members, such as targets, which are left out (its first member is a tensor of two dimensions or a list of
-    sequences beside others of the same kind), or a list of sequences, of dicts with one sequence each, or of token ids,
-    which are one sequence. `where` names the batch in errors.
+    A tensor or array of two dimensions has one sequence per row, one of one dimension is one sequence, and a nested
+    tensor has one sequence in each component. A dict, a named tuple or an Arrow table has them under `input_ids`, `idx`
+    or `tokens`; if it has an `attention_mask`, masked tokens are left out. A list or tuple is one of these:
+
+    - a batch whose first member is a tensor of two dimensions or a list of sequences, with further members, such as
+      targets, which are left out;
+    - a list of sequences, or of dicts with one sequence each;
+    - a list of token ids, which is one sequence.
+
+    `where` names the batch in errors.
     """
     if is_dict(batch):
         return _dict_sequences(batch, where)
@@ -317,7 +325,7 @@ def batch_sequences(batch: Any, where: str = "batch") -> Sequences:
 
 
 def list_sequences(value: Sequence[Any], where: str) -> Sequences:
-    """The members of a list, each a sequence."""
+    """Returns the members of a list, each of which is a sequence."""
     return Sequences(_checked_ids(sequence, f"{where}[{index}]") for index, sequence in enumerate(value))
 
 
@@ -341,17 +349,18 @@ def _dict_sequences(batch: Any, where: str) -> Sequences:
 
 
 def _unmasked(sequences: Sequences, mask: Any, where: str) -> Sequences:
-    """The sequences without the tokens that the mask says are padding; one that is all padding is none."""
+    """Returns the sequences without the tokens that the mask marks as padding, and without sequences of
+    padding only."""
     rows = as_array(mask, where)
     if isinstance(rows, np.ndarray):
         if rows.ndim not in (1, 2):
-            raise ValueError(f"{where}: of shape {rows.shape}; expected that of the ids, one entry a token")
+            raise ValueError(f"{where}: has shape {rows.shape}; expected the shape of the ids, one entry per token")
         rows = [rows] if rows.ndim == 1 else list(rows)
     elif isinstance(rows, (list, tuple)) and rows and _is_id(rows[0]):
         rows = [rows]
     if not isinstance(rows, (list, tuple)) or len(rows) != len(sequences):
         held = len(rows) if isinstance(rows, (list, tuple)) else type(mask).__name__
-        raise ValueError(f"{where}: {held} rows beside {len(sequences)} sequences; expected one entry a token")
+        raise ValueError(f"{where}: {held} rows beside {len(sequences)} sequences; expected one entry per token")
     kept = Sequences()
     kept.rows = []
     for index, (ids, row) in enumerate(zip(sequences, rows)):
@@ -363,12 +372,14 @@ def _unmasked(sequences: Sequences, mask: Any, where: str) -> Sequences:
 
 
 def _kept_range(row: Any, length: int, where: str) -> tuple[int, int]:
-    """The first token that a row of a mask keeps, and the one after the last."""
+    """Returns the position of the first token that a row of a mask keeps, and the position after the last."""
     entries = np.asarray(row)
     if entries.shape != (length,):
-        raise ValueError(f"{where}: of shape {entries.shape} beside {length} token ids; expected one entry a token")
+        raise ValueError(f"{where}: has shape {entries.shape} for {length} token ids; expected one entry per token")
     if entries.dtype.kind not in "biuf" or not ((entries == 0) | (entries == 1)).all():
-        raise ValueError(f"{where}: holds other values than 0 and 1: packed sequences and additive masks are not taken")
+        raise ValueError(
+            f"{where}: holds values other than 0 and 1; packed sequences and additive masks are not supported"
+        )
     places = np.flatnonzero(entries)
     if len(places) == 0:
         return 0, 0
@@ -376,6 +387,6 @@ def _kept_range(row: Any, length: int, where: str) -> tuple[int, int]:
     if end - first != len(places):
         hole = first + int(np.argmin(entries[first:end]))
         raise ValueError(
-            f"{where}: masks position {hole} between tokens that it keeps; padding is taken before or after a sequence"
+            f"{where}: masks position {hole} between tokens that it keeps; padding must be before or after a sequence"
         )
     return first, end

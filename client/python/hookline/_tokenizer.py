@@ -1,4 +1,4 @@
-"""A model's tokenizer in this process, for `hookline.pack`: the ids are those of the server."""
+"""Runs a model's tokenizer in this process, for `hookline.pack`. The ids are the same as the server's."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _BOS = "<|bos|>"  # nanochat's
 
 
 class _EncodingUnpickler(pickle.Unpickler):
-    """Reads a tiktoken.Encoding and nothing that could run code."""
+    """Unpickles a tiktoken.Encoding, and refuses anything else, which could run code."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("tiktoken.core", "Encoding"):
@@ -26,7 +26,8 @@ class _EncodingUnpickler(pickle.Unpickler):
 
 
 def find_tokenizer(path: str | pathlib.Path) -> pathlib.Path:
-    """The tokenizer's file: `path` itself, or in the directory that it is, as the server finds it."""
+    """Returns the tokenizer's file: `path` itself, or if `path` is a directory, the file that the server finds
+    for it."""
     given = pathlib.Path(path)
     if not given.is_dir():
         if not given.exists():
@@ -40,7 +41,7 @@ def find_tokenizer(path: str | pathlib.Path) -> pathlib.Path:
 
 
 class LocalTokenizer:
-    """`before` and `after`: the special tokens that it puts around a text by itself."""
+    """A tokenizer. `before` and `after` are the special tokens that it adds to a text by default."""
 
     def __init__(self, path: str | pathlib.Path) -> None:
         self.path = find_tokenizer(path)
@@ -90,7 +91,7 @@ class LocalTokenizer:
         return dict(json.loads(path.read_text())) if path.exists() else {}
 
     def _apply(self, wanted: Any, role: str, side: list[int], place: int) -> None:
-        """Makes the first or last token of `side` that of the role, or not, as a config says."""
+        """Makes the first or last token of `side` the token of a role, or removes it, as `wanted` in a config says."""
         if not isinstance(wanted, bool) or role not in self._roles:
             return
         token = self._ids[self._roles[role]]
@@ -101,7 +102,7 @@ class LocalTokenizer:
             del side[place]
 
     def token_id(self, token: int | str | None) -> int | None:
-        """The id that "bos", "eos", "pad", "unk", a spelling or an id means; ValueError for none."""
+        """Returns the id for "bos", "eos", "pad", "unk", a spelling or an id. ValueError if it is not a token."""
         if token is None:
             return None
         spelling = self._roles.get(token, token) if isinstance(token, str) else token
@@ -112,11 +113,11 @@ class LocalTokenizer:
         if isinstance(spelling, int) and 0 <= spelling < self.end_id:
             return spelling
         raise ValueError(
-            f"{token!r} is not a token of {self.path}; its roles are {', '.join(self._roles) or 'not said'}"
+            f"{token!r} is not a token of {self.path}; its roles are {', '.join(self._roles) or 'not known'}"
         )
 
     def encode(self, texts: Sequence[str]) -> list[Any]:
-        """The ids of each text, without special tokens, as uint32."""
+        """Returns the ids of each text, without special tokens, as uint32."""
         if self._encoding is not None:
             return [np.array(self._encoding.encode_ordinary(text), np.uint32) for text in texts]
         encode = getattr(self._tokenizer, "encode_batch_fast", self._tokenizer.encode_batch)

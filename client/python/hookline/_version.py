@@ -1,4 +1,4 @@
-"""The package's version, which stands in CMakeLists.txt alone."""
+"""The package's version, which is only written in CMakeLists.txt."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def _version() -> str:
-    """The version in an installed package's metadata, or the project's where it is imported from the repository."""
+    """Returns the version from an installed package's metadata, or the project's if imported from the repository."""
     package = Path(__file__).parent
     if package.parent != package.parents[2] / "client" / "python":
         return version("hookline")

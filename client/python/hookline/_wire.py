@@ -1,7 +1,7 @@
 """Finds the values of a chunk inside a received message without parsing or copying them.
 
-protobuf copies a `bytes` field whenever it is read, and Python's has no view of one. `data` is the last field on the
-wire, so the fields before it are parsed as a message of their own and `data` stays where it is.
+protobuf copies a `bytes` field whenever it is read, and has no views in Python. `data` is the last field on the wire,
+so the fields before it are parsed as a message of their own and `data` stays where it is.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ def _varint(message: bytes, at: int) -> tuple[int, int]:
 
 
 def split_chunk(message: bytes) -> tuple[Any, int, int] | None:
-    """`(ActivationChunk without data, offset, length)`, the last two of `data` inside `message`.
+    """Returns `(ActivationChunk without data, offset, length)`; the offset and length are those of `data` in `message`.
 
-    None if the message is something else than one chunk; a ValueError says where it is malformed.
+    None if the message is not exactly one chunk. ValueError, which says where, if it is malformed.
     """
     try:
         if not message or message[0] != _CHUNK_TAG:

@@ -77,16 +77,16 @@ def connect(
     credentials: grpc.ChannelCredentials | None = None,
     shared_memory: bool = True,
 ) -> AsyncClient:
-    """A client of the server at `address` (`"host:port"`), for the running event loop. Nothing is sent yet.
-    `tls`, `token`, `credentials` and `shared_memory` as for `hookline.connect`; like that, it tells glibc to keep freed
-    memory mapped."""
+    """Returns a client of the server at `address` (`"host:port"`), for the running event loop. Nothing is sent yet. The
+    arguments are those of `hookline.connect`. Like `hookline.connect`, it makes glibc keep freed memory mapped."""
     address, security = _security.settle(address, tls, token, credentials is not None)
     _memory.keep_freed_memory()
     return AsyncClient(address, credentials, shared_memory, security)
 
 
 class AsyncClient:
-    """A connection to a server. To be used in one event loop; an async context manager, which closes it."""
+    """A connection to a server, for use in one event loop. Also an async context manager, which closes
+    the connection."""
 
     def __init__(
         self,
@@ -107,8 +107,8 @@ class AsyncClient:
         _lifetime.opened(self)
 
     async def close(self) -> None:
-        """Closes the connection; running captures end with an error, and every further call says that the client is
-        closed. Idempotent."""
+        """Closes the connection. Running captures end with an error, and every later call raises an error that says
+        that the client is closed. Idempotent."""
         if not self._closed:
             self._check("close")
             self._closed = True
@@ -118,13 +118,13 @@ class AsyncClient:
             await self._channel.close()
 
     def cancel(self) -> None:
-        """Nothing: what runs in a loop ends with the loop."""
+        """Does nothing: calls that run in an event loop end with the loop."""
 
     def join(self, timeout: float) -> bool:
         return True
 
     def abandon(self) -> None:
-        """In a forked child: the connection is the parent's."""
+        """Marks the client as unusable in a forked child, since the connection is the parent's."""
         self._forked = True
         _lifetime.keep_for_ever(self._channel)
 
@@ -134,14 +134,14 @@ class AsyncClient:
         )
 
     def _check(self, method: str) -> None:
-        """Raises why a method cannot be called here and now."""
+        """Raises an error if a method cannot be called here and now."""
         if self._forked:
             raise _lifetime.of_the_parent()
         if self._closed:
             raise FailedPreconditionError("the client is closed; connect again")
         if _running_loop(method) is not self._loop:
             raise RuntimeError(
-                f"{method}: this client was made in another event loop, and belongs to that one; call "
+                f"{method}: this client was made in another event loop, and cannot be used in this one; call "
                 "hookline.aio.connect in each loop"
             )
 
@@ -156,7 +156,7 @@ class AsyncClient:
         return await self._call(_calls.list_models(), timeout)
 
     async def model(self, name: str = "", *, timeout: float | None = None) -> ModelInfo:
-        """Describes one model, with its hook points. `name` may be left out where there is only one."""
+        """Describes one model, with its hook points. `name` can be left out if there is only one."""
         return await self._call(_calls.get_model(name), timeout)
 
     async def tokenize(
@@ -167,7 +167,10 @@ class AsyncClient:
         add_special_tokens: bool | None = None,
         timeout: float | None = None,
     ) -> tuple[TokenizedText, ...]:
-        """The texts as tokens of a model, one result a text. add_special_tokens: None, as the tokenizer itself does."""
+        """The texts as tokens of a model, one result per text.
+
+        add_special_tokens: None: what the tokenizer's own configuration says.
+        """
         return await self._call(_calls.tokenize(texts, model, add_special_tokens), timeout)
 
     async def detokenize(
@@ -178,7 +181,7 @@ class AsyncClient:
         skip_special_tokens: bool = True,
         timeout: float | None = None,
     ) -> tuple[str, ...]:
-        """The texts of sequences of token ids, one each."""
+        """The text of each sequence of token ids."""
         return await self._call(_calls.detokenize(sequences, model, skip_special_tokens), timeout)
 
     async def datasets(self, *, timeout: float | None = None) -> tuple[DatasetInfo, ...]:
@@ -213,8 +216,8 @@ class AsyncClient:
         variants: Mapping[str, Sequence[Intervention]] | None = None,
         **outputs: Unpack[ScoreArguments],
     ) -> AsyncScores:
-        """`Client.score`, with the same arguments: an async iterator of scores. `await score(...).wait()` returns the
-        summary."""
+        """Does what `Client.score` does, with the same arguments. Returns an async iterator of scores; `await
+        score(...).wait()` returns the summary."""
         self._check("score")
         options = score_options(source, variants, outputs)
         call = self._channel.unary_stream(_protocol.SCORE)(options.request, metadata=self._metadata)
@@ -230,8 +233,8 @@ class AsyncClient:
         variants: Mapping[str, Sequence[Intervention]] | None = None,
         **options: Unpack[SubstituteArguments],
     ) -> AsyncSubstituted:
-        """`Client.substitute`, with the same arguments: an async iterator of scores. Functions may be coroutines;
-        others run on another thread, so that they do not hold the event loop."""
+        """Does what `Client.substitute` does, with the same arguments. Returns an async iterator of scores. Functions
+        can be coroutines; others run on another thread, so that they do not block the event loop."""
         self._check("substitute")
         settled = substitution(source, hook_point, replace, variants, options)
         call = self._channel.stream_stream(_protocol.SUBSTITUTE)(metadata=self._metadata)
@@ -242,7 +245,7 @@ class AsyncClient:
     async def loss_recovered(
         self, sae: Any, hook_point: str, source: Any, *, model: str = "", ignore_token_ids: Sequence[int] = ()
     ) -> LossRecovered:
-        """`Client.loss_recovered`, with the same arguments. The autoencoder runs on another thread."""
+        """Does what `Client.loss_recovered` does, with the same arguments. The autoencoder runs on another thread."""
         self._check("loss_recovered")
         measurement = Measurement(sae, await self.model(model), hook_point, ignore_token_ids)
         for part in parts(source):
@@ -267,7 +270,7 @@ class AsyncClient:
         checkpoint: str | os.PathLike[str] | None = None,
         checkpoint_sequences: int = 1000,
     ) -> TopActivations:
-        """`Client.top_activations`, with the same arguments."""
+        """Does what `Client.top_activations` does, with the same arguments."""
         self._check("top_activations")
         request = examples_request(
             dictionary,
@@ -286,7 +289,7 @@ class AsyncClient:
         )
         try:
             while (data := await call.read()) is not grpc.aio.EOF:
-                # It may write a checkpoint.
+                # The reader may write a checkpoint, which blocks.
                 await asyncio.to_thread(reader.read, data)
         except grpc.RpcError as error:
             raise _network.name_proxy(from_rpc_error(error), self.address) from None
@@ -297,8 +300,9 @@ class AsyncClient:
     def persist(
         self, name: str, hook_points: str | Sequence[str], source: Any, **options: Unpack[PersistArguments]
     ) -> AsyncPersistRun:
-        """`Client.persist`, with the same arguments: an async iterator of progress. `await persist(...).wait()` waits
-        for the end. What the server objects to is raised by the first step of the loop, or by `wait`."""
+        """Does what `Client.persist` does, with the same arguments. Returns an async iterator of the progress;
+        `await persist(...).wait()` waits for the end. An error of the server is raised by the first step of the
+        loop, or by `wait`."""
         self._check("persist")
         settled, request = persist_request(name, hook_points, source, options)
         persist = AsyncPersistRun(
@@ -308,7 +312,7 @@ class AsyncClient:
         return persist
 
     async def merge_recordings(self, name: str, parts: str | Sequence[str]) -> RecordingInfo:
-        """`Client.merge_recordings`, with the same arguments."""
+        """Does what `Client.merge_recordings` does, with the same arguments."""
         self._check("merge_recordings")
         call = self._channel.unary_stream(_protocol.MERGE_RECORDINGS)(
             merge_request(name, parts), metadata=self._metadata
@@ -324,11 +328,11 @@ class AsyncClient:
         return merged_recording(last)
 
     async def stop_recording(self, name: str, *, timeout: float | None = None) -> RecordingInfo:
-        """Ends a running recording after its last rows; what is written stays and can be continued."""
+        """Stops a running recording. The rows written so far stay, and the recording can be continued."""
         return await self._call(_calls.stop_recording(name), timeout)
 
     async def delete_recording(self, name: str, *, timeout: float | None = None) -> int:
-        """Removes a recording that is not running. The bytes that this gave back."""
+        """Removes a recording that is not running. Returns the number of bytes freed."""
         return await self._call(_calls.delete_recording(name), timeout)
 
     async def estimate(
@@ -340,7 +344,7 @@ class AsyncClient:
         timeout: float | None = None,
         **options: Unpack[EstimateArguments],
     ) -> CaptureEstimate:
-        """`Client.estimate`, with the same arguments."""
+        """Does what `Client.estimate` does, with the same arguments."""
         settled = estimate_arguments(hook_points, source, text, options)
         try:
             return await self._call(_calls.estimate_capture(settled), timeout)
@@ -350,7 +354,7 @@ class AsyncClient:
     async def statistics(
         self, hook_points: str | Sequence[str], source: Any, **options: Unpack[StatisticsArguments]
     ) -> Statistics:
-        """`Client.statistics`, with the same arguments."""
+        """Does what `Client.statistics` does, with the same arguments."""
         self._check("statistics")
         if hasattr(source, "__aiter__"):
             source = FromAsync(source.__aiter__(), asyncio.get_running_loop())
@@ -370,8 +374,9 @@ class AsyncClient:
         text: str | Sequence[str] | Text | None = None,
         **options: Unpack[CaptureArguments],
     ) -> AsyncCapture:
-        """`Client.capture`, with the same arguments, for `async for`. `source` may be an async iterable of batches,
-        too. It is read on another thread, so that one that blocks does not hold the event loop."""
+        """Does what `Client.capture` does, with the same arguments. Returns an async iterator of batches. `source` can
+        also be an async iterable of batches. A synchronous source is read on another thread, so that it does not block
+        the event loop."""
         self._check("capture")
         if hasattr(source, "__aiter__"):
             source = FromAsync(source.__aiter__(), asyncio.get_running_loop())
@@ -381,7 +386,7 @@ class AsyncClient:
         return capture
 
     def _call_of(self, method: str, messages: Any, metadata: Any) -> Any:
-        """A call of a capture: one request, or an iterator of them."""
+        """Starts a capture's call. `messages` is one request, or an iterator of several."""
         self._check("capture")
         metadata = [*self._metadata, *metadata]
         if isinstance(messages, bytes):
@@ -393,7 +398,7 @@ class AsyncClient:
         timeout = None if timeout is None else seconds("timeout", timeout)
         call = self._channel.unary_unary(unary.method)(unary.request.SerializeToString(), metadata=self._metadata)
         try:
-            # grpcio's own time-outs end at a time of the wall clock, which may be set meanwhile.
+            # grpcio's own deadlines are times of the wall clock, which can be set meanwhile.
             answer = await asyncio.wait_for(call, timeout)
         except asyncio.TimeoutError:
             raise DeadlineExceededError(f"{self.address} has not answered within {timeout} s") from None

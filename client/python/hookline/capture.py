@@ -23,37 +23,37 @@ from hookline.types import CaptureStarted, CaptureSummary
 
 
 class Batch(dict[str, Any]):
-    """Hook point -> rows, a torch.Tensor or numpy array of shape (rows, width); with `top_k`, a `hookline.TopK`. Row i
-    is the same token in each. Rows of float8_e4m3 and int8, which have a scale each, come as float32.
+    """Maps each hook point to its rows: a torch.Tensor or numpy array of shape (rows, width), or with `top_k` a
+    `hookline.TopK`. Row i is the same token in each. Rows of float8_e4m3 and int8 come as float32.
 
-    `first_row` is the index of the batch's first row in the capture (with `shuffle_buffer`: in the shuffled order).
-    `sequence`, `position` and `token_id` have one entry a row where provenance was asked for, else they are None. Where
-    budgets differ they belong to the longest tensors; the shorter ones' rows are the first of them. `token_text` says
-    how the vocabulary spells the tokens.
+    `first_row` is the index of the batch's first row in the capture (with `shuffle_buffer`, in the shuffled order).
+    `sequence`, `position` and `token_id` have one entry per row with `provenance`, else they are None. If budgets
+    differ, they belong to the longest tensors; shorter tensors hold the first of these rows. `token_text` is how the
+    vocabulary spells the tokens.
     """
 
     first_row: int
     sequence: Any | None = None
     position: Any | None = None
     token_id: Any | None = None
-    token_texts: Mapping[int, str] = MappingProxyType({})  # by token id, of these rows' tokens and others
+    token_texts: Mapping[int, str] = MappingProxyType({})  # by token id; of this batch's tokens, and others
 
     @property
     def token_text(self) -> list[str] | None:
-        """The token of each row as its vocabulary spells it, at most 256 bytes of it; None without provenance, and
-        where the model has no tokenizer."""
+        """The token of each row as the vocabulary spells it, cut at 256 bytes; None without provenance, or if the model
+        has no tokenizer."""
         if self.token_id is None or not self.token_texts:
             return None
         return [self.token_texts.get(token, "") for token in self.token_id.tolist()]
 
     def __getstate__(self) -> dict[str, Any]:
-        """The state that is pickled beside the rows: of the texts those of these rows alone."""
+        """Returns the state that is pickled beside the rows, with the texts of this batch's tokens only."""
         tokens = self.token_id.tolist() if self.token_id is not None and self.token_texts else []
         return {**self.__dict__, "token_texts": {token: self.token_texts.get(token, "") for token in tokens}}
 
     @property
     def rows(self) -> int:
-        """Rows of the longest tensor."""
+        """The number of rows of the longest tensor."""
         return max(map(len, self.values()), default=0)
 
 
@@ -65,8 +65,7 @@ def finished_batch(
     start: int,
     token_texts: Mapping[int, str],
 ) -> Batch:
-    """The batch from row `start` on as the user gets it: views of the memory that was received into, where rows are
-    nothing but their values."""
+    """Makes the user's batch from row `start` on. Plain rows are views of the memory that they were received into."""
     batch = Batch()
     batch.first_row = raw.first_row + start
     batch.token_texts = token_texts
@@ -83,7 +82,7 @@ def finished_batch(
 
 
 class Finisher:
-    """The steps between a received batch and the user's: mixing, where asked for, and the user's types."""
+    """Turns received batches into the user's: mixes rows if asked to, and converts them to the user's types."""
 
     def __init__(
         self,
@@ -122,7 +121,7 @@ class Finisher:
 
 
 class Capture(_lifetime.Running, Iterator[Batch]):
-    """Iterates over a capture's batches, each with exactly `batch_rows` rows, the last one with what is left.
+    """Iterates over a capture's batches, each with exactly `batch_rows` rows, the last one with the rest.
 
     The server begins when the object is made, and runs at most `prefetch` batches (and its own window) ahead. Leaving
     the loop early is not an error: `close`, the end of a `with` block, or dropping the object cancels the rest.
@@ -145,7 +144,7 @@ class Capture(_lifetime.Running, Iterator[Batch]):
         self._options = options
         self._make_allocator = make_allocator
         self._finisher: Finisher | None = None
-        self._ready: Iterator[Batch] = iter(())  # batches on their way to the user
+        self._ready: Iterator[Batch] = iter(())  # batches that the user gets next
         self._ended = False
         self._failure: BaseException | None = None
 
@@ -156,7 +155,7 @@ class Capture(_lifetime.Running, Iterator[Batch]):
 
     @property
     def summary(self) -> CaptureSummary | None:
-        """The capture's end and what it brought; None until the last batch has been taken."""
+        """Says how the capture ended; None until the last batch has been taken."""
         return self._receiver.summary
 
     def __next__(self) -> Batch:
@@ -170,7 +169,7 @@ class Capture(_lifetime.Running, Iterator[Batch]):
             self._receive()
 
     def _receive(self) -> None:
-        """Makes the next batches ready. Ctrl-C while it waits changes nothing: the next call waits again."""
+        """Makes the next batches ready. If Ctrl-C interrupts the wait, the next call waits again."""
         if self._finisher is None:
             started = self._receiver.started()
             _warn(notes_of_start(self._options, started))
@@ -179,7 +178,7 @@ class Capture(_lifetime.Running, Iterator[Batch]):
             raw = self._receiver.next()
         except CancelledError:
             raise
-        except Exception as error:  # rows that still wait to be mixed come before it
+        except Exception as error:  # rows that still wait to be mixed are returned first
             self._failure = error
             self._ready = self._finisher.finish()
             return
@@ -192,7 +191,7 @@ class Capture(_lifetime.Running, Iterator[Batch]):
                 _warn(notes_of_end(self._options, self._receiver.started(), self._receiver.summary))
 
     def close(self) -> None:
-        """Cancels what is not finished. Idempotent."""
+        """Cancels the rest of the capture. Idempotent."""
         self._receiver.close()
 
     def __enter__(self) -> Capture:

@@ -1,4 +1,4 @@
-"""Connections to a server, and the models it holds."""
+"""Connections to a server, and the methods that it offers."""
 
 from __future__ import annotations
 
@@ -72,23 +72,25 @@ def connect(
     shared_memory: bool = True,
     sharing: Sharing | None = None,
 ) -> Client:
-    """A client of the server at `address` (`"host:port"`). Nothing is sent yet.
+    """Returns a client of the server at `address` (`"host:port"`). Nothing is sent yet.
 
-    A list of addresses, or the file `endpoints` as batch jobs write it (deploy/slurm; also `"hookline://PATH"` as
-    address), makes one client over several servers that hold the same model: a `hookline.many.ManyClient`, which runs
-    each capture on all of them. A name in a list stands for all addresses that DNS has for it at this moment. `sharing`
-    says how captures are shared.
+    A list of addresses, or a file of them as batch jobs write it (`endpoints`, or `"hookline://PATH"` as address; see
+    deploy/slurm), makes one client of several servers that hold the same model: a `hookline.many.ManyClient`, which
+    runs each capture on all of them. A name in a list stands for all addresses that DNS has for it at that moment.
+    `sharing` says how captures are divided among the servers.
 
-    `tls`: True, or an address that begins with `grpcs://`, for a server whose certificate an authority of this machine
-    has signed; the path of another authority's certificate; or `hookline.Tls`, for a certificate of one's own, too.
-    `token`: who this client is, where the server has a file of clients; None: what HOOKLINE_TOKEN in the environment
-    says. It goes to servers on this machine or by TLS, and nowhere else. `credentials`: grpcio's own, instead of `tls`,
-    which only the receiver "grpc" can use. `receiver` decides how rows are received, with the same results: "grpc" uses
-    grpcio alone, "native" the C++ client's library, "auto" the library where it is found. `shared_memory`: whether rows
-    come through memory shared with the server, several times as fast, where it runs on this machine and `address` is a
-    loopback one; elsewhere, and with False, they come over the wire.
+    `tls`: True, or an address that begins with `grpcs://`, for a server whose certificate is signed by an authority
+    that this machine trusts; the path of another authority's certificate; or `hookline.Tls`, which can also hold a
+    certificate of the client.
+    `token`: identifies this client to a server that has a file of clients; None: the value of HOOKLINE_TOKEN in the
+    environment. It is only sent to servers on this machine or over TLS.
+    `credentials`: grpcio's own credentials instead of `tls`; only the receiver "grpc" can use them.
+    `receiver`: how rows are received, with the same results: "grpc" uses grpcio alone, "native" the C++ client's
+    library, "auto" the library if it is found.
+    `shared_memory`: whether rows come through memory shared with the server, which is several times as fast, if the
+    server runs on this machine and `address` is a loopback address; otherwise they come over the wire.
 
-    The first call also tells glibc to keep freed memory mapped, which about doubles the speed of a capture;
+    The first call also makes glibc keep freed memory mapped, which about doubles the speed of a capture;
     HOOKLINE_MALLOC=default in the environment leaves the allocator alone.
     """
     if (address is None) == (endpoints is None):
@@ -112,7 +114,7 @@ def connect(
 
 
 class Client:
-    """A connection to a server. Thread-safe. Usable as a context manager, which closes it."""
+    """A connection to a server. Thread-safe. Also a context manager, which closes the connection."""
 
     def __init__(
         self,
@@ -135,8 +137,8 @@ class Client:
         self._arguments = (address, credentials, receiver, shared_memory, security)
 
     def close(self) -> None:
-        """Closes the connection: running captures end with a CancelledError, and every further call says that the
-        client is closed. Recordings that the server makes by itself go on. Idempotent."""
+        """Closes the connection. Running captures end with a CancelledError, and every later call raises an error that
+        says that the client is closed. Recordings that the server is making go on. Idempotent."""
         for receiver in list(self._receivers):
             receiver.close()
         self._connection.close()
@@ -158,7 +160,7 @@ class Client:
 
     @property
     def receiver(self) -> str:
-        """The receiver of rows: "native" or "grpc"."""
+        """How rows are received: "native" or "grpc"."""
         return "native" if self._connection.is_native else "grpc"
 
     def __repr__(self) -> str:
@@ -169,7 +171,7 @@ class Client:
         return self.call(_calls.list_models(), timeout)
 
     def model(self, name: str = "", *, timeout: float | None = None) -> RemoteModel:
-        """A model of the server. `name` may be left out where there is only one."""
+        """A model of the server. `name` can be left out if there is only one."""
         return RemoteModel(self, self.call(_calls.get_model(name), timeout))
 
     def tokenize(
@@ -180,7 +182,10 @@ class Client:
         add_special_tokens: bool | None = None,
         timeout: float | None = None,
     ) -> tuple[TokenizedText, ...]:
-        """The texts as tokens of a model, one result a text. add_special_tokens: None, as the tokenizer itself does."""
+        """The texts as tokens of a model, one result per text.
+
+        add_special_tokens: None: what the tokenizer's own configuration says.
+        """
         return self.call(_calls.tokenize(texts, model, add_special_tokens), timeout)
 
     def detokenize(
@@ -191,7 +196,7 @@ class Client:
         skip_special_tokens: bool = True,
         timeout: float | None = None,
     ) -> tuple[str, ...]:
-        """The texts of sequences of token ids, one each."""
+        """The text of each sequence of token ids."""
         return self.call(_calls.detokenize(sequences, model, skip_special_tokens), timeout)
 
     def datasets(self, *, timeout: float | None = None) -> tuple[DatasetInfo, ...]:
@@ -223,15 +228,16 @@ class Client:
     def persist(
         self, name: str, hook_points: str | Sequence[str], source: Any, **options: Unpack[PersistArguments]
     ) -> PersistRun:
-        """Lets the server write a capture's rows, with provenance, to a recording of this name on its own disk; an
-        iterator of its progress. `persist(...).wait()` waits for the end.
+        """Lets the server write a capture's rows, with provenance, to a recording of this name on its own disk. Returns
+        an iterator of the progress; `persist(...).wait()` waits for the end.
 
         source: `hookline.Dataset`, `hookline.Text`, or token ids in a list, array or tensor, which are sent whole.
         options: `max_activations`, `max_activations_by_hook_point`, `dtype`, `model`, `selection`, `deterministic` and
-            `top_k`, as for `capture`; and `part`, `(index, count)`: only that of `count` equal parts of the dataset's
-            sequences, from 0, for `merge_recordings`. `max_activations` is that of all parts together.
+            `top_k`, as for `capture`; and `part`, `(index, count)`, which records only part `index` (from 0) of `count`
+            equal parts of the dataset's sequences, for `merge_recordings`. `max_activations` is then the budget of all
+            parts together.
 
-        The same call again joins a recording that runs, continues one that was ended early, and finds a complete one.
+        The same call again joins a running recording, continues one that ended early, and returns a complete one.
         """
         settled, request = persist_request(name, hook_points, source, options)
         return PersistRun(StreamCall(self._connection, _protocol.PERSIST, request), settled)
@@ -242,13 +248,13 @@ class Client:
         variants: Mapping[str, Sequence[Intervention]] | None = None,
         **outputs: Unpack[ScoreArguments],
     ) -> Scores:
-        """Runs sequences as they are and under each variant, a name and its interventions; an iterator of
-        `SequenceScore`. `score(...).wait()` returns the summary alone.
+        """Scores sequences as they are and under each variant, which is a name with a list of interventions. Returns an
+        iterator of `SequenceScore`; `score(...).wait()` returns the summary alone.
 
-        source: `hookline.Dataset`, or token ids in a list, array or tensor, which are sent whole.
-        outputs: beside the mean losses: `per_token_loss`, `kl` (from the clean pass), `top_logits` (how many of each
-            position), `log_probability_token_ids`, `hook_points` (their rows, after the interventions), `rows_only`
-            (no logits are computed), `loss_recovered`; and `model`.
+        source: `hookline.Dataset`, `hookline.Text`, or token ids in a list, array or tensor, which are sent whole.
+        outputs: what to compute beside the mean losses: `per_token_loss`, `kl` (from the clean pass), `top_logits` (how
+            many at each position), `log_probability_token_ids`, `hook_points` (their rows, after the interventions),
+            `rows_only` (no logits are computed), `loss_recovered`; and `model`.
         """
         options = score_options(source, variants, outputs)
         return Scores(StreamCall(self._connection, _protocol.SCORE, options.request), options)
@@ -261,18 +267,18 @@ class Client:
         variants: Mapping[str, Sequence[Intervention]] | None = None,
         **options: Unpack[SubstituteArguments],
     ) -> Substituted:
-        """`score` with a variant "substituted", whose rows at one or several hook points `replace` computes here while
-        the forward pass waits; for dictionaries that live in this program.
+        """Does what `score` does, with a variant "substituted" whose rows at one or several hook points are computed by
+        `replace` in this program while the forward pass waits. It is meant for dictionaries that live in this program.
 
-        replace: a torch module or a function from rows (tokens, width), those of a forward pass, to rows of the same
-            shape; or a mapping of one for each hook point. A function may return None, which leaves all rows as they
-            are, or rows and a mask (tokens), which leaves those that are False. It is called by the thread that
-            iterates, hook points in the order of depth; a module on its own device, in its dtype. What it raises
-            ends the call.
-        variants: others, as of `score`, in the same forward passes.
+        replace: a torch module, or a function from the rows (tokens, width) of a forward pass to rows of the same
+            shape; or a mapping with one of these for each hook point. A function can return None, which leaves all rows
+            as they are, or rows and a mask (tokens,), which leaves rows as they are where it is False. It is called by
+            the thread that iterates, hook points in order of depth; a module gets rows on its own device, in its dtype.
+            An exception that it raises ends the call.
+        variants: further variants, as for `score`, in the same forward passes.
         options: `positions`, `ignore_token_ids` and `head` as `Intervention` takes them; `variant`, another name than
-            "substituted"; `places`: functions are called with a second argument, a `RowsPlace`; `output`: "torch" or
-            "numpy" rows, "auto" as for `capture`; and those of `score`.
+            "substituted"; `places`, which calls functions with a second argument, a `RowsPlace`; `output`: "torch" or
+            "numpy" rows, or "auto" as for `capture`; and the outputs of `score`.
         """
         settled = substitution(source, hook_point, replace, variants, options)
         return Substituted(TalkCall(self._connection, _protocol.SUBSTITUTE, settled.request), settled)
@@ -280,15 +286,15 @@ class Client:
     def loss_recovered(
         self, sae: Any, hook_point: str, source: Any, *, model: str = "", ignore_token_ids: Sequence[int] = ()
     ) -> LossRecovered:
-        """Measures an autoencoder as SAELens's `run_evals` does: losses with its reconstruction in place of the rows,
-        with them and with zeros, KL divergences, L0, explained variance and cosine similarity.
+        """Measures an autoencoder as SAELens's `run_evals` does: the losses with the rows as they are, with their
+        reconstruction and with zeros in their place, KL divergences, L0, explained variance and cosine similarity.
 
-        sae: an object of SAELens, sparsify or dictionary_learning, which runs here, or a torch module or function from
-            rows (tokens, width) to rows. The model runs on the server: clean, with the reconstruction and with zeros
-            in one forward pass, which is computed once up to the hook point. One of a single
-            head (SAELens's `hook_head_index`) is given that head's rows, and only they are replaced.
+        sae: an object of SAELens, sparsify or dictionary_learning, or a torch module or function from rows (tokens,
+            width) to rows. It runs in this program. The model runs on the server: clean, with the reconstruction and
+            with zeros in one forward pass, which is computed once up to the hook point. An autoencoder of a single head
+            (SAELens's `hook_head_index`) is given that head's rows, and only they are replaced.
         source: as for `score`.
-        ignore_token_ids: rows of these tokens are left alone, and do not count.
+        ignore_token_ids: rows of these tokens are left as they are, and do not count.
         """
         return loss_recovered(self, sae, hook_point, source, model=model, ignore_token_ids=ignore_token_ids)
 
@@ -305,14 +311,16 @@ class Client:
         checkpoint: str | os.PathLike[str] | None = None,
         checkpoint_sequences: int = 1000,
     ) -> TopActivations:
-        """Runs a dataset of the server once and finds, for each of these latents of one of its dictionaries, the tokens
-        at which it is largest, how often it is above 0, and how those values are distributed. Exact over the dataset.
+        """Runs a dataset of the server once and finds, for each of these latents of one of the server's dictionaries,
+        the tokens at which the latent is largest, how often it is above 0, and how the values above 0 are distributed.
+        The results are exact over the dataset.
 
-        top, context: how many tokens to keep of each latent, and how many to show around each, itself included.
-        ignore_token_ids: tokens that count as ones at which every latent is 0, such as the first of a sequence.
+        top: how many tokens to keep for each latent.
+        context: how many tokens to return with each kept token, itself included.
+        ignore_token_ids: tokens at which every latent counts as 0, such as the first of a sequence.
         quantiles: the shares whose quantiles are wanted; empty: from 0.01 to 0.99.
-        checkpoint: a file that keeps what was found so far, after every `checkpoint_sequences` sequences. If it is
-            there, the work goes on from it, with the same answer. It is removed at the end.
+        checkpoint: a file that keeps what was found so far, written after every `checkpoint_sequences` sequences. If
+            the file exists, the call continues from it, with the same result. The file is removed at the end.
         """
         request = examples_request(
             dictionary,
@@ -337,22 +345,22 @@ class Client:
         return reader.finished()
 
     def stop_recording(self, name: str, *, timeout: float | None = None) -> RecordingInfo:
-        """Ends a running recording after its last rows; what is written stays and can be continued."""
+        """Stops a running recording. The rows written so far stay, and the recording can be continued."""
         return self.call(_calls.stop_recording(name), timeout)
 
     def delete_recording(self, name: str, *, timeout: float | None = None) -> int:
-        """Removes a recording that is not running. The bytes that this gave back."""
+        """Removes a recording that is not running. Returns the number of bytes freed."""
         return self.call(_calls.delete_recording(name), timeout)
 
     def merge_recordings(self, name: str, parts: str | Sequence[str]) -> RecordingInfo:
-        """Lets the server make one recording of those of consecutive parts of a dataset, which several servers wrote,
-        and compare every byte with its checksum.
+        """Lets the server merge the recordings of consecutive parts of a dataset, which several servers wrote, into
+        one, and verify all checksums.
 
-        parts: in any order, `"NAME"` on this server, `"FOLDER/NAME"` of another that shares its directory, or
-            `"*/NAME"`, those of all folders (`--recordings-folder`).
+        parts: in any order: `"NAME"` on this server, `"FOLDER/NAME"` of another server that shares its directory, or
+            `"*/NAME"`, the recordings of this name in all folders (`--recordings-folder`).
 
-        Files are linked: the parts may be deleted afterwards. The same call again finds what it made.
-        FailedPreconditionError names two parts that differ, overlap or leave a gap, with both values.
+        Files are linked, so the parts can be deleted afterwards. The same call again returns the recording that it
+        made. FailedPreconditionError if two parts differ, overlap or leave a gap; it names them, with both values.
         """
         call = StreamCall(self._connection, _protocol.MERGE_RECORDINGS, merge_request(name, parts))
         last = b""
@@ -373,50 +381,51 @@ class Client:
         text: str | Sequence[str] | Text | None = None,
         **options: Unpack[CaptureArguments],
     ) -> Capture:
-        """Streams the rows of hook points; an iterator of `{hook point: (rows, width) tensor}`.
+        """Streams the rows of hook points. Returns an iterator of `{hook point: (rows, width) tensor}`.
 
         hook_points: names and wildcards (`"blocks.*.hook_resid_post"`, `"blocks.{2,5}.hook_mlp_out"`).
         source: a list, array or tensor of token ids (one sequence, or a batch of them), or an iterable of such batches,
             for example a DataLoader, streamed with backpressure both ways; `hookline.Dataset` or `hookline.Feed` for
-            tokens that the server reads itself; `hookline.Recording` for rows that it recorded, in one recording
-            or several. Members of a batch beside the ids, such as targets, are left out.
-        text: instead of a source: a text or several, which the model's tokenizer turns into sequences; `hookline.Text`
-            says more of how.
-        max_activations: most rows for each hook point; None: as many as the server allows.
-        max_activations_by_hook_point: budgets that differ, by name.
-        dtype: "float32", "bfloat16" or "float16", or torch's or numpy's name of it. Converted by the server. None:
-            float32, or a recording's own, in which its rows always come; another is a ValueError. "float8_e4m3" and
-            "int8" are sent with one scale a row, a quarter of float32's bytes, and given to you as float32;
-            `summary` says what that cost.
-        batch_rows: rows of every batch but the last; 4096.
-        model: which one; may be left out where the server has one.
+            tokens that the server reads itself; `hookline.Recording` for rows that the server recorded, in one
+            recording or several. Members of a batch beside the ids, such as targets, are left out.
+        text: one or several texts instead of a source, which the model's tokenizer turns into sequences;
+            `hookline.Text` has more options.
+        max_activations: the most rows for each hook point; None: as many as the server allows.
+        max_activations_by_hook_point: budgets of single hook points, by name.
+        dtype: "float32", "bfloat16" or "float16", or torch's or numpy's dtype. The server converts. None: float32, or
+            a recording's own dtype; for a recording any other is a ValueError. "float8_e4m3" and "int8" are sent with
+            one scale per row, in a quarter of float32's bytes, and returned as float32; `summary` has the error of
+            that conversion.
+        batch_rows: the rows of every batch but the last; 4096 by default.
+        model: the name of the model; can be left out if the server has only one.
         selection: which rows of a sequence are kept.
         provenance: whether batches carry `sequence`, `position` and `token_id` of each row.
-        deterministic: whether rows must not depend on who else is connected, not even in the last bit.
-        top_k: only this many entries of each row, those of largest magnitude; batches then hold a `hookline.TopK`. 0:
-            all.
+        deterministic: whether rows must not depend on other clients' requests, not even in the last bit.
+        top_k: sends only this many entries of each row, those of largest magnitude; batches then hold a
+            `hookline.TopK`. 0: all entries.
         record_as: also writes the rows to a recording of this name on the server.
-        shuffle_buffer: mixes rows through a buffer of that many; 0: in the source's order.
+        shuffle_buffer: mixes rows through a buffer of this many rows; 0: rows come in the source's order.
         seed: of the mixing.
-        prefetch: batches kept ready for the loop beside the one that is being received, at least 1. More help a loop of
-            uneven steps; each costs its memory, and speed once all no longer fit into the processor's cache. 2.
-        output: "torch", "numpy", or "auto", the default: torch where it is installed.
-        pin_memory: page-locked torch tensors, for copies to a GPU that overlap its work.
-        max_message_bytes: largest message to send; 0: the server's choice of about 1 MiB, which is fastest.
-        retry: what to do when the connection breaks, `hookline.Retry()` unless given; None: raise. Rows are neither
-            repeated nor lost by it.
+        prefetch: batches kept ready for the loop beside the one that is being received, at least 1; 2 by default. A
+            larger number helps a loop with uneven steps. Each batch costs memory, and speed once they no longer fit
+            into the processor's cache together.
+        output: "torch", "numpy", or "auto", the default: torch if it is installed.
+        pin_memory: allocates page-locked torch tensors, for copies to a GPU that overlap its work.
+        max_message_bytes: the largest message to send; 0: the server's choice of about 1 MiB, which is fastest.
+        retry: what to do when the connection breaks, `hookline.Retry()` by default; None: raise the error. After a
+            reconnect no row is repeated or lost.
 
-        What the server objects to is raised by the first step of the iterator, or by `started`.
+        An error of the server is raised by the first step of the iterator, or by `started`.
         """
         return self.run(capture_arguments(hook_points, source, text, options))
 
     def run(self, options: CaptureOptions) -> Capture:
-        """`capture` of options that are settled."""
+        """Does what `capture` does, with checked options."""
         allocators = options.allocators()
         return Capture(self.receive(options, allocators), options, allocators)
 
     def receive(self, options: CaptureOptions, allocators: AllocatorFactory) -> Receiver:
-        """The receiver under a capture, for callers that have memory of their own to receive into."""
+        """Opens the receiver under a capture, for callers that receive into memory of their own."""
         receiver: Receiver
         if isinstance(options.source, Recording) and options.source.is_joined:
             receiver = JoinedReceiver(self._find_recording, options, allocators, None)
@@ -429,11 +438,11 @@ class Client:
         return receiver
 
     def _find_recording(self, name: str) -> tuple[Client, str]:
-        """The client and the name of a recording that a list names, on this server."""
+        """Returns this client, and the name on this server of a recording in a list."""
         address, slash, own = name.rpartition("/")
         if slash and address != self.address:
             raise ValueError(
-                f"source: recording {name!r} is of server {address!r}, and this client's is {self.address}"
+                f"source: recording {name!r} is on server {address!r}, but this client is of {self.address}"
             )
         return self, own
 
@@ -446,8 +455,8 @@ class Client:
         timeout: float | None = None,
         **options: Unpack[EstimateArguments],
     ) -> CaptureEstimate:
-        """The estimated rows, bytes and time of a capture with these arguments; nothing is run. TypeError for an
-        iterator, which would be used up by it.
+        """Estimates the rows, bytes and time of a capture with these arguments; nothing is run. TypeError if the source
+        is an iterator, since reading it would use it up.
 
         options: `max_activations`, `max_activations_by_hook_point`, `dtype`, `model`, `selection` and `top_k`, as for
             `capture`.
@@ -461,8 +470,8 @@ class Client:
     def statistics(
         self, hook_points: str | Sequence[str], source: Any, **options: Unpack[StatisticsArguments]
     ) -> Statistics:
-        """Statistics of the rows that a capture with these arguments would bring; the server computes them, and no row
-        is sent. Blocks until the source or the budgets end.
+        """Returns statistics of the rows of a capture with these arguments. The server computes them, and sends no
+        rows. Blocks until the source or the budgets end.
 
         source: as for `capture`, except recordings.
         options: `max_activations`, `max_activations_by_hook_point`, `dtype`, `model`, `selection`, `deterministic`,
@@ -482,9 +491,9 @@ class Client:
             receiver.close()
 
     def call(self, unary: UnaryCall[Answer], timeout: float | None) -> Answer:
-        """Makes a call with one answer. Seconds until DeadlineExceededError; None: as long as it takes."""
-        # On the wire a call of one answer is one of several, and this kind can be cancelled. grpcio's own time-outs end
-        # at a time of the wall clock, at once or never where that has been set since the program began.
+        """Makes a call with one answer. DeadlineExceededError after `timeout` seconds; None: no limit."""
+        # Unary and streamed answers look alike on the wire, and a stream can be cancelled. grpcio's own deadlines are
+        # times of the wall clock: they pass at once or never if the clock has been set since the program began.
         timeout = None if timeout is None else seconds("timeout", timeout)
         call = StreamCall(self._connection, unary.method, unary.request.SerializeToString())
         passed = threading.Event()

@@ -1,4 +1,4 @@
-"""The collector that trainers know from hooks on a local model, for a model that stands on a server."""
+"""An activation collector for a model on a server, with the interface of one that hooks a local model."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from hookline.errors import InvalidArgumentError
 from hookline.model import RemoteModel
 from hookline.types import CaptureStarted
 
-# Batches of tokens that wait to be sent; beyond them a call of the model waits.
+# The most batches of tokens that wait to be sent; when there are more, a call of the model waits.
 _WAITING_BATCHES = 8
-# Rows received in one piece into the store: long enough that the bookkeeping of a piece does not matter.
+# The rows in one piece that is received into the store: enough that the bookkeeping of a piece does not matter.
 _PIECE_ROWS = 1 << 16
 
 
 class _TokenQueue(Iterator[TokenBatch]):
-    """Tokens on their way from the model's calls to the capture, which iterates over it."""
+    """Passes tokens from the model's calls to the capture, which iterates over the queue."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -39,7 +39,7 @@ class _TokenQueue(Iterator[TokenBatch]):
         self._unread = False
 
     def put(self, batch: TokenBatch) -> None:
-        """Waits for room. Once nobody reads any more, batches are left out."""
+        """Adds a batch, after waiting for room. Once the reader is gone, it does not wait, and the batch is unused."""
         with self._changed:
             self._changed.wait_for(lambda: self._unread or len(self._batches) < _WAITING_BATCHES)
             self._batches.append(batch)
@@ -52,7 +52,7 @@ class _TokenQueue(Iterator[TokenBatch]):
             self._changed.notify_all()
 
     def abandon(self) -> None:
-        """Nobody reads any more."""
+        """Says that the reader is gone."""
         with self._changed:
             self._unread = True
             self._changed.notify_all()
@@ -90,18 +90,18 @@ class ActivationCollector:
                 model(batch)
         activations = collector.get_activations()  # {"blocks.3.hook_resid_post": (rows, width)}
 
-    Calls of the model return when their tokens are on their way: forward passes and rows of several batches overlap.
-    `counts` says at once how many rows the calls so far bring, `get_activations` waits for them. What the server
-    objects to is raised by the next call, by `get_activations`, or at the end of the block.
+    A call of the model returns as soon as its tokens are queued, so that forward passes and rows of several batches
+    overlap. `counts` says at once how many rows the calls so far yield; `get_activations` waits for these rows. An
+    error of the server is raised by the next call, by `get_activations`, or at the end of the block.
 
     hook_points: names and wildcards.
-    max_activations: most rows for each hook point. Where the server's cap on the rows of a capture (`--max-rows`) is
+    max_activations: the most rows for each hook point. If the server's cap on the rows of a capture (`--max-rows`) is
         smaller, several captures follow each other.
     device: where `get_activations` puts the rows. They are received in host memory, which holds each row once.
     save_path: the folder for `save_activations`.
     dtype: of the rows, "float32", "bfloat16" or "float16".
 
-    One thread at a time may use a collector.
+    Use a collector from one thread at a time.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class ActivationCollector:
     ) -> None:
         max_activations = count("max_activations", max_activations, 1)
         if isinstance(hook_points, str):
-            raise TypeError(f"hook_points: a list of names, not {hook_points!r} alone")
+            raise TypeError(f"hook_points: give a list of names, not {hook_points!r} alone")
         self.model = model
         self.hook_points = model.expand(hook_points)
         self.max_activations = max_activations
@@ -129,12 +129,12 @@ class ActivationCollector:
 
     @property
     def is_full(self) -> bool:
-        """True if every hook point has as many rows as it may get."""
+        """True if every hook point has `max_activations` rows."""
         return all(rows >= self.max_activations for rows in self.counts.values())
 
     @property
     def activations(self) -> dict[str, list[Any]]:
-        """The rows of each hook point as a list of tensors: of one, or of none before the first row."""
+        """The rows of each hook point as a list with one tensor, or an empty list before the first row."""
         return {name: [rows] if len(rows) else [] for name, rows in self.get_activations().items()}
 
     def __enter__(self) -> ActivationCollector:
@@ -146,17 +146,17 @@ class ActivationCollector:
         self.model.detach(self)
         if exc_type is None:
             self._finish()
-        else:  # Ctrl-C or an error: what is on its way is not waited for
+        else:  # Ctrl-C or an error: rows that have not come are not waited for
             self._leave()
 
     def __reduce__(self) -> Any:
         raise TypeError(
-            "a collector cannot be pickled; give the other process its rows (get_activations), or a model and let it "
-            "make a collector"
+            "a collector cannot be pickled; give its rows (get_activations) to the other process, or give it a model "
+            "and make a collector there"
         )
 
     def take(self, batch: TokenBatch) -> None:
-        """Sends these token sequences. The model's calls do it."""
+        """Sends these token sequences. Calls of the model call it."""
         if self.is_full:
             return
         self._check(batch)
@@ -169,7 +169,7 @@ class ActivationCollector:
             except ValueError:
                 self._leave()
                 raise
-            if end == first:  # the server's cap: another capture goes on
+            if end == first:  # the server's cap is reached: continue with another capture
                 self._finish()
                 continue
             self._send(self._running, batch, first, end)
@@ -178,7 +178,7 @@ class ActivationCollector:
             self._finish()
 
     def _send(self, run: _Run, batch: TokenBatch, first: int, end: int) -> None:
-        # The caller may fill its tensor anew as soon as its call returns.
+        # The caller can overwrite its tensor as soon as its call returns.
         sequences: list[Ids] = [np.array(ids, np.uint32) for ids in batch.sequences[first:end]]
         run.send(TokenBatch(sequences, lambda index: batch.place(first + index)))
         rows = sum(map(len, sequences))
@@ -186,7 +186,7 @@ class ActivationCollector:
             self.counts[hook_point] = min(self.max_activations, before + rows)
 
     def get_activations(self, hook_point: str | None = None) -> dict[str, Any]:
-        """Hook point -> its rows so far, (rows, width); of one hook point, or of all. Waits for those on their way."""
+        """Returns the rows of one hook point, or of all: hook point -> (rows, width). Waits for rows still to come."""
         if hook_point is not None and hook_point not in self.counts:
             raise ValueError(
                 f"Unknown hook point: {escaped(hook_point)}; this collector has {escaped(', '.join(self.counts))}"
@@ -196,7 +196,7 @@ class ActivationCollector:
 
     def save_activations(self, save_path: str | Path | None = None) -> None:
         """Writes the rows of each hook point to `<hook point, dots replaced by underscores>.pt` in the folder, readable
-        by `load_activations` and by `torch.load`. The exact name stands in the file."""
+        by `load_activations` and by `torch.load`. The file also holds the hook point's exact name."""
         folder = save_path or self.save_path
         if folder is None:
             raise ValueError("No save path specified")
@@ -206,8 +206,8 @@ class ActivationCollector:
 
     @staticmethod
     def load_activations(load_path: str | Path, hook_points: Sequence[str] | None = None) -> dict[str, Any]:
-        """Hook point -> rows, from the files of `save_activations` in a folder: of these hook points, or of all. Files
-        of the collector that worked with hooks on a local model are read as well."""
+        """Reads the files that `save_activations` wrote to a folder, of these hook points or of all: hook point ->
+        rows. Also reads files of the original collector, which hooked a local model."""
         import torch
 
         folder = Path(load_path)
@@ -223,13 +223,13 @@ class ActivationCollector:
         return activations
 
     def clear(self) -> None:
-        """Forgets all rows; the next calls collect anew."""
+        """Forgets all rows; the next calls start from none."""
         self._leave()
         self._stores = {}
         self.counts = {hook_point: 0 for hook_point in self.hook_points}
 
     def start_stores(self, started: CaptureStarted) -> _Stores:
-        """Makes room for what a capture was granted."""
+        """Makes room for the rows that a capture was granted."""
         names = [point.name for point in started.hook_points]
         for point in started.hook_points:
             if point.name not in self._stores:
@@ -245,13 +245,14 @@ class ActivationCollector:
         return torch.empty(0, device=self.device) if store is None else store.tensor(self.counts[hook_point])
 
     def _check(self, batch: TokenBatch) -> None:
-        """InvalidArgumentError for tokens that the server would refuse: there they would end the calls before, too."""
+        """Raises InvalidArgumentError for tokens that the server would refuse, because there they would also end the
+        capture of earlier calls."""
         info = self.model.info
         for index, ids in enumerate(batch.sequences):
             where, field = batch.place(index), f"sequences[{index}]"
             if 0 < info.context_length < len(ids):
                 raise InvalidArgumentError(
-                    f"{where}: {len(ids)} tokens are more than the {info.context_length} that {info.name} computes",
+                    f"{where}: {len(ids)} tokens are more than {info.name}'s context length, {info.context_length}",
                     field=field,
                 )
             largest = int(np.argmax(ids))
@@ -263,7 +264,7 @@ class ActivationCollector:
                 )
 
     def _finish(self) -> None:
-        """Waits for the rows of all calls so far. Interrupted, it leaves those that had not come."""
+        """Waits for the rows of all calls so far. If it is interrupted, it drops the rows that have not come."""
         run, self._running = self._running, None
         if run is not None:
             try:
@@ -275,7 +276,7 @@ class ActivationCollector:
                 self.counts.update(run.counts)
 
     def _leave(self) -> None:
-        """Keeps the rows that have come and ends the calls that still run."""
+        """Keeps the rows that have come and cancels the rest."""
         run, self._running = self._running, None
         if run is not None:
             run.close()
@@ -283,11 +284,11 @@ class ActivationCollector:
 
 
 class _Run:
-    """One capture of a collector, from a call of the model to the next look at the rows."""
+    """One capture of a collector: it begins with a call of the model and ends when the rows are asked for."""
 
     def __init__(self, collector: ActivationCollector) -> None:
         self.tokens = _TokenQueue()
-        self.counts = dict(collector.counts)  # with the rows that have arrived; settled after `finish`
+        self.counts = dict(collector.counts)  # includes the rows that have arrived; final after `finish`
         self._sent_rows = 0
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
@@ -317,8 +318,8 @@ class _Run:
         return self._error is not None
 
     def fitting(self, sequences: Sequence[Ids], first: int) -> int:
-        """The end of the sequences from `first` on whose rows the server's cap still leaves room for, `first` where it
-        leaves none. ValueError where one alone exceeds it. What the budget ends is not held back."""
+        """Returns the end of the sequences from `first` on that still fit the server's cap on rows; `first` if none
+        fits. ValueError if a single sequence exceeds the cap. Sequences beyond `max_activations` are not held back."""
         if self._granted is None:
             return len(sequences)
         rows, end = self._sent_rows, first
@@ -327,18 +328,18 @@ class _Run:
             end += 1
         if end == first and self._sent_rows == 0:
             raise ValueError(
-                f"a sequence brings {len(sequences[first])} rows, more than the {self._granted} that the server grants "
-                "in a capture (--max-rows); raise that, or send shorter sequences"
+                f"a sequence has {len(sequences[first])} rows, more than the {self._granted} that the server grants in "
+                "a capture (--max-rows); raise --max-rows, or send shorter sequences"
             )
         return end
 
     def send(self, batch: TokenBatch) -> None:
-        """Puts tokens on their way, after those before."""
+        """Queues tokens after those of earlier calls."""
         self.tokens.put(batch)
         self._sent_rows += sum(map(len, batch.sequences))
 
     def finish(self) -> None:
-        """Ends the source and waits for the last row. Raises what the capture failed of."""
+        """Ends the source and waits for the last row. Raises the error with which the capture failed."""
         self.tokens.close()
         if self._thread is not None:
             self._thread.join()
@@ -349,7 +350,7 @@ class _Run:
                 warnings.warn(note, stacklevel=4)
 
     def close(self) -> None:
-        """Cancels what has not come; `counts` are those of the rows that have."""
+        """Cancels the rest; `counts` then covers the rows that have come."""
         self.tokens.abandon()
         self._receiver.cancel()
         if self._thread is not None:
@@ -381,9 +382,9 @@ def collect_activations_from_dataloader(
     *,
     dtype: Any = "float32",
 ) -> dict[str, Any]:
-    """Runs the batches of `dataloader` through the model until every hook point has `max_activations` rows, or the
-    loader ends. Hook point -> rows. Arguments as for `ActivationCollector`; `verbose` shows a progress bar; with
-    `save_path` the rows are saved, too."""
+    """Runs the batches of `dataloader` through the model until every hook point has `max_activations` rows or the
+    loader ends, and returns the rows of each hook point. The arguments are those of `ActivationCollector`; `verbose`
+    shows a progress bar, and with `save_path` the rows are also saved."""
     collector = ActivationCollector(model, hook_points, max_activations, device, save_path, dtype=dtype)
     batches: Any = dataloader
     if verbose:

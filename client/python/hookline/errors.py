@@ -10,26 +10,26 @@ import grpc
 from hookline import _protocol
 from hookline._text import escaped
 
-# `FIELD: ...` at the head of a message, for servers or proxies that strip the details beside the status.
+# Matches `FIELD: ...` at the head of a message, since a server or proxy may strip the details beside the status.
 _FIELD_PREFIX = re.compile(r"""([a-z_][a-z0-9_]*(?:\.[a-z_][a-z0-9_]*|\[[^\]]*\])*): """)
 
-# Nobody wants to wait for longer than that without being told.
+# A client that waits longer than this looks like one that hangs.
 _MAX_RETRY_SECONDS = 3600.0
 
 
 class HooklineError(Exception):
-    """An error as the server said it.
+    """An error that the server or the connection reported.
 
-    `code` is the canonical code's name (`"INVALID_ARGUMENT"`), `message` the server's sentence (control characters and
-    the like as escapes), `field` the path of the request field it is about (`"tokens.sequences[3].ids[17]"`), or None.
-    `retry_after` is the number of seconds after which the server says to try again, or None.
+    `code` is the name of the canonical code (`"INVALID_ARGUMENT"`), `message` the server's message with control
+    characters escaped, `field` the path of the request field that the error is about (`"tokens.sequences[3].ids[17]"`),
+    or None. `retry_after` is the number of seconds after which the server says to try again, or None.
     """
 
     code = "UNKNOWN"
     retry_after: float | None = None
 
     def __init__(self, message: str, code: str | None = None, field: str | None = None) -> None:
-        # Names in it are a server's.
+        # It may hold names that a server chose.
         message = escaped(message)
         super().__init__(message)
         self.message = message
@@ -39,42 +39,42 @@ class HooklineError(Exception):
     def __str__(self) -> str:
         return f"{self.code}: {self.message}"
 
-    def __reduce__(self) -> Any:  # exceptions cross process borders in data loaders
+    def __reduce__(self) -> Any:  # data loaders pickle exceptions to pass them between processes
         return type(self), (self.message, self.code, self.field)
 
 
 class InvalidArgumentError(HooklineError, ValueError):
-    """The request asks for something that cannot be; `field` says which part of it."""
+    """The request is not valid; `field` says which part of it is wrong."""
 
     code = "INVALID_ARGUMENT"
 
 
 class NotFoundError(HooklineError, LookupError):
-    """The server has no model or dataset of that name."""
+    """The server has nothing of that name."""
 
     code = "NOT_FOUND"
 
 
 class ResourceExhaustedError(HooklineError):
-    """A limit of the server; the message has both numbers."""
+    """The request exceeds a limit of the server; the message gives the limit and what was asked for."""
 
     code = "RESOURCE_EXHAUSTED"
 
 
 class FailedPreconditionError(HooklineError):
-    """The request does not fit what the server does at present, or another model answers after a reconnect."""
+    """The request does not fit the server's current state, or a different model answers after a reconnect."""
 
     code = "FAILED_PRECONDITION"
 
 
 class UnavailableError(HooklineError, ConnectionError):
-    """No server answered, also after the reconnects that were allowed."""
+    """No server answered, not even after all allowed reconnects."""
 
     code = "UNAVAILABLE"
 
 
 class UnauthenticatedError(HooklineError, PermissionError):
-    """The server wants to know who is calling: a token or a certificate is missing, or not valid."""
+    """The server requires a token or a certificate, which is missing or not valid."""
 
     code = "UNAUTHENTICATED"
 
@@ -86,7 +86,7 @@ class PermissionDeniedError(HooklineError, PermissionError):
 
 
 class InternalError(HooklineError):
-    """The server failed, or broke its promises about the stream: rows missing, repeated, or of another shape."""
+    """The server failed, or sent a stream in which rows are missing, repeated, or of the wrong shape."""
 
     code = "INTERNAL"
 
@@ -98,7 +98,7 @@ class CancelledError(HooklineError):
 
 
 class DeadlineExceededError(HooklineError, TimeoutError):
-    """The timeout given to the call passed."""
+    """The call took longer than its timeout."""
 
     code = "DEADLINE_EXCEEDED"
 
@@ -121,7 +121,7 @@ _BY_CODE = {
 
 
 def make_error(code: str, message: str, details: bytes | None = None, field: str | None = None) -> HooklineError:
-    """The exception for a status; `details` is a serialized google.rpc.Status (trailer `grpc-status-details-bin`)."""
+    """Makes the exception for a status. `details` is a serialized google.rpc.Status (`grpc-status-details-bin`)."""
     if details and field is None:
         field = _field_of(details)
     if field is None and code == "INVALID_ARGUMENT":
@@ -133,7 +133,7 @@ def make_error(code: str, message: str, details: bytes | None = None, field: str
 
 
 def from_rpc_error(error: Any) -> HooklineError:
-    """The exception for a grpc.RpcError (sync or aio)."""
+    """Makes the exception for a grpc.RpcError (sync or aio)."""
     code = error.code() if callable(getattr(error, "code", None)) else grpc.StatusCode.UNKNOWN
     details = None
     for key, value in error.trailing_metadata() or ():

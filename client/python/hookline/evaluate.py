@@ -1,4 +1,4 @@
-"""Measures a sparse autoencoder in the model (`Client.loss_recovered`). It runs here, the model on the server."""
+"""Measures a sparse autoencoder that runs here, in a model that runs on the server (`Client.loss_recovered`)."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from hookline._arguments import SubstituteArguments
     from hookline.client import Client
 
-# A value of which more is in these sums than in any model.
+# Variances and errors below this count as 0.
 _SMALL = 1e-10
 
 
 @dataclass(frozen=True)
 class LossRecovered:
-    """The measures of SAELens's `run_evals`, by its names. Means over tokens, those with ignored ids left out."""
+    """The measures of SAELens's `run_evals`, under its names. Means are over tokens, without those with ignored ids."""
 
     ce_loss_with_sae: float
     ce_loss_without_sae: float
@@ -32,7 +32,7 @@ class LossRecovered:
     kl_div_with_sae: float
     kl_div_with_ablation: float
     kl_div_score: float  # (ablation - sae) / ablation
-    l0: float | None  # active latents of a token; None where the autoencoder does not show its latents
+    l0: float | None  # active latents of a token; None if the autoencoder does not show its latents
     l1: float | None
     explained_variance: float
     mse: float  # of a row: summed over its values
@@ -43,16 +43,16 @@ class LossRecovered:
 @dataclass(frozen=True)
 class _Reconstruction:
     rows: np.ndarray[Any, Any]
-    active: np.ndarray[Any, Any] | None  # of each row, the latents that are not zero
-    magnitude: np.ndarray[Any, Any] | None
+    active: np.ndarray[Any, Any] | None  # the number of nonzero latents of each row
+    magnitude: np.ndarray[Any, Any] | None  # the sum of the latents' absolute values of each row
 
 
 Reconstruct = Callable[["np.ndarray[Any, Any]"], _Reconstruction]
 
 
 def reconstruct_with(sae: Any, heads: int) -> Reconstruct:
-    """The reconstruction by a SAELens, sparsify or dictionary_learning object, or by a torch module or function from
-    rows to rows, of all heads or of one. `heads`: of the rows, 0 where they have none. TypeError for anything else."""
+    """Returns a function that reconstructs rows with a SAELens, sparsify or dictionary_learning object, or with a torch
+    module or function from rows to rows. TypeError for anything else. `heads`: how many the rows have, 0 for none."""
     import torch
 
     if getattr(getattr(sae, "cfg", None), "d_out", None) is not None or hasattr(sae, "W_skip"):
@@ -94,19 +94,19 @@ def reconstruct_with(sae: Any, heads: int) -> Reconstruct:
 
 
 def head_of(sae: Any, hook_point: str, heads: int) -> int | None:
-    """The head whose rows the autoencoder encodes, by SAELens's configuration; None where it encodes all of a row."""
+    """The head whose rows the autoencoder encodes, by SAELens's configuration; None if it encodes whole rows."""
     metadata = getattr(getattr(sae, "cfg", None), "metadata", None)
     head = getattr(metadata, "hook_head_index", None)
     if head is None:
         return None
     if not 0 <= head < heads:
-        told = f"which has {heads} heads" if heads else "which has none"
+        told = f"which has {heads} heads" if heads else "which has no heads"
         raise ValueError(f"sae: it encodes head {head} (hook_head_index) of {hook_point}, {told}")
     return int(head)
 
 
 class _Totals:
-    """Sums over tokens that count."""
+    """Sums over the tokens that count."""
 
     def __init__(self) -> None:
         self.sums: dict[str, float] = {}
@@ -142,15 +142,15 @@ class _Totals:
 
 @dataclass(frozen=True)
 class _EncodedRows:
-    """The rows that an autoencoder encodes: of a hook point, or of one of its heads."""
+    """The rows that an autoencoder encodes: those of a hook point, or of one of its heads."""
 
     hook_point: str
     head: int | None
 
 
 class Measurement:
-    """`Client.loss_recovered` without its calls: `replace` is called in the passes of a `substitute` with `variants`
-    and `arguments`, and `add` takes the scores."""
+    """The measuring of `Client.loss_recovered`, without its calls: pass `replace`, `variants` and `arguments` to
+    `substitute`, and its scores to `add`."""
 
     def __init__(self, sae: Any, model: ModelInfo, hook_point: str, ignored: Sequence[int]) -> None:
         points = {point.name: point for point in model.hook_points}
@@ -159,7 +159,7 @@ class Measurement:
         self._reconstruct = reconstruct_with(sae, heads if self._encoded.head is None else 1)
         self._ignored = np.asarray(ignored, dtype=np.int64)
         self._totals = _Totals()
-        # Tells which tokens count, for sequences whose scores are still to come.
+        # Says which tokens count, for each sequence whose scores are still to come.
         self._counted: dict[int, np.ndarray[Any, Any]] = {}
 
     @property
@@ -178,7 +178,7 @@ class Measurement:
         }
 
     def replace(self, rows: np.ndarray[Any, Any], place: RowsPlace) -> tuple[Any, np.ndarray[Any, Any]]:
-        """The reconstruction, and where it counts."""
+        """Returns the reconstruction, and a mask of the rows to replace by it."""
         made = self._reconstruct(rows)
         counted = ~np.isin(place.token_id, self._ignored)
         self._totals.add_rows(rows, made, counted)
@@ -218,8 +218,8 @@ class Measurement:
 
 
 def parts(source: Any) -> Iterator[Any]:
-    """The sources of the calls that measure a source: what the server makes itself in one, token ids in several, so
-    that each is a request."""
+    """Splits a source into the sources of single calls: a source that the server reads itself is one call; token ids
+    are cut so that each call's fit into one request."""
     if is_server_source(source):
         yield source
     else:

@@ -1,4 +1,4 @@
-"""The tokens of a dataset that excite a dictionary's latents most.
+"""Finds the tokens of a dataset at which a dictionary's latents are largest.
 
 For example:
 
@@ -28,16 +28,16 @@ from hookline._request import fill_dataset
 from hookline.errors import InternalError
 from hookline.types import LARGEST_ID, Dataset, Dictionary
 
-# The protocol holds these numbers in 32 bits.
+# The protocol stores these numbers in 32 bits.
 _LARGEST = (1 << 31) - 1
 _BINS = 50  # of SAEDashboard's histograms
-# SAEDashboard's ASYMMETRIC_RANGES_AND_PRECISIONS: quantiles from a share to below another, 10^-digits apart.
+# SAEDashboard's ASYMMETRIC_RANGES_AND_PRECISIONS: each range of shares has quantiles that are 10^-digits apart.
 _QUANTILE_RANGES = (((0.0, 0.95), 3), ((0.95, 0.99), 4), ((0.99, 1.0), 5))
 
 
 @dataclass(frozen=True)
 class LatentExample:
-    """A token at which a latent is large, and the latent around it."""
+    """A token at which a latent is large, and the latent's values around it."""
 
     activation: float
     sequence: int  # its index in the dataset
@@ -52,12 +52,12 @@ class LatentActivations:
     """The findings about one latent."""
 
     latent: int
-    firings: int  # tokens at which it is above 0
+    firings: int  # the number of tokens at which it is above 0
     examples: tuple[LatentExample, ...]  # the strongest first; of equal ones, the earlier in the dataset
-    quantiles: Mapping[float, float]  # of its values above 0, by their share; empty if there are none
+    quantiles: Mapping[float, float]  # of its values above 0, by share; empty if there are none
     values: np.ndarray[Any, np.dtype[np.float32]]  # the distinct values above 0, ascending
-    counts: np.ndarray[Any, np.dtype[np.int64]]  # of tokens with each of them
-    # 0: `values` and `quantiles` are exact. Otherwise they are too small by less than this share.
+    counts: np.ndarray[Any, np.dtype[np.int64]]  # how many tokens have each of these values
+    # If it is 0, `values` and `quantiles` are exact. Otherwise they are too small by less than this share.
     value_spacing: float
 
 
@@ -71,16 +71,17 @@ class TopActivations:
     sequences: int
     tokens: int
     ignored_tokens: int  # of `tokens`
-    seconds: float  # of the last call, where a checkpoint had others before it
+    seconds: float  # only of the last call, if a checkpoint continued earlier ones
     forward_seconds: float
     queue_seconds: float
 
     def save_delphi(self, folder: str | os.PathLike[str]) -> Path:
-        """Writes what delphi's `LatentDataset` reads: `folder/DICTIONARY/FIRST_LAST.safetensors` and `config.json`.
-        Returns the folder of the dictionary.
+        """Writes the files that delphi's `LatentDataset` reads: `folder/DICTIONARY/FIRST_LAST.safetensors` and
+        `config.json`. Returns the folder of the dictionary.
 
-        Each window of tokens is an example's context; of examples that overlap, the strongest stands for all. Windows
-        of other latents serve delphi as ones where a latent is not active, although it may be, weakly.
+        Each window of tokens is the context of an example. Of examples that overlap, only the strongest is written.
+        delphi takes windows of other latents as contexts in which a latent is not active, although it may be weakly
+        active there.
         """
         path = Path(folder) / self.dictionary.name
         path.mkdir(parents=True, exist_ok=True)
@@ -118,8 +119,8 @@ class TopActivations:
         return path
 
     def save_sae_dashboard(self, path: str | os.PathLike[str]) -> Path:
-        """Writes what SAEDashboard's `SaeVisData.load_json` reads: examples, histogram and statistics of each latent.
-        Its tables of logits and of correlated neurons are empty, so a layout must leave them out."""
+        """Writes the file that SAEDashboard's `SaeVisData.load_json` reads: examples, histogram and statistics of each
+        latent. The tables of logits and of correlated neurons are empty, so the layout must not contain them."""
         tokens = self.tokens - self.ignored_tokens
         shares = _quantile_shares()
         features = {
@@ -150,7 +151,7 @@ class TopActivations:
 
 
 def _separate(examples: Sequence[LatentExample]) -> list[LatentExample]:
-    """The examples whose token lies in no stronger example's context."""
+    """Returns the examples whose token is not in the context of a stronger example."""
     kept: list[LatentExample] = []
     for example in examples:
         if not any(
@@ -212,7 +213,7 @@ def _quantile_shares() -> np.ndarray[Any, np.dtype[np.float64]]:
 
 
 def _quantile_data(latent: LatentActivations, tokens: int, shares: np.ndarray[Any, Any]) -> list[float]:
-    """The latent's quantiles over all tokens, interpolated as torch.quantile does, without those that are 0."""
+    """Computes the latent's quantiles over all tokens, interpolated as by torch.quantile, without those that are 0."""
     if tokens == 0:
         return []
     ends = tokens - latent.firings + np.concatenate([[0], np.cumsum(latent.counts)])
@@ -247,7 +248,7 @@ def _save_safetensors(path: Path, tensors: Mapping[str, np.ndarray[Any, Any]]) -
 
 
 def _replace(path: Path, contents: bytes) -> None:
-    """Writes a file that appears under its name when it is whole."""
+    """Writes a file that gets its name when it is complete."""
     part = path.with_name(path.name + ".part")
     with open(part, "wb") as file:
         file.write(contents)
@@ -268,10 +269,10 @@ def examples_request(
     checkpoint: str | os.PathLike[str] | None,
     checkpoint_sequences: int,
 ) -> Any:
-    """The request of a `top_activations` method's arguments, with what its checkpoint holds. TypeError and ValueError
-    for what no server takes."""
+    """Makes the request from the arguments of a `top_activations` method, with the contents of the checkpoint.
+    TypeError and ValueError for what no server accepts."""
     if not isinstance(dataset, Dataset):
-        raise TypeError(f"dataset: a hookline.Dataset is wanted, not {type(dataset).__name__}")
+        raise TypeError(f"dataset: expected a hookline.Dataset, not {type(dataset).__name__}")
     name = dictionary.name if isinstance(dictionary, Dictionary) else string("dictionary", dictionary)
     request = _protocol.TopActivationsRequest(dictionary=name)
     fill_dataset(request.dataset, dataset)
@@ -287,15 +288,15 @@ def examples_request(
     if path.exists():
         try:
             request.resume.ParseFromString(path.read_bytes())
-        except Exception:  # protobuf's DecodeError has moved between its versions
+        except Exception:  # the place of protobuf's DecodeError differs between its versions
             request.resume.Clear()
         if not request.resume.digest:
-            raise ValueError(f"checkpoint: {path} is not one that top_activations has written; name another file")
+            raise ValueError(f"checkpoint: {path} was not written by top_activations; give another file")
     return request
 
 
 class ExamplesReader:
-    """Joins the messages of a call to what people read, and keeps checkpoints."""
+    """Joins the messages of a call into one `TopActivations`, and writes checkpoints."""
 
     def __init__(self, request: Any, checkpoint: str | os.PathLike[str] | None) -> None:
         self._dataset = request.dataset.name
@@ -328,7 +329,7 @@ class ExamplesReader:
             )
 
     def finished(self) -> TopActivations:
-        """All of it; the checkpoint has done its work. InternalError where the server left the summary out."""
+        """Returns the result, and removes the checkpoint. InternalError if the server left the summary out."""
         if self._found is None:
             raise InternalError("the server ended the call without the summary")
         if self._checkpoint is not None:

@@ -50,21 +50,22 @@ class SharedCapture(Capture):
 
     @property
     def resume_token(self) -> bytes:
-        """Goes on after the last batch that the loop has had: `capture` with all arguments as they were, the source
-        from its beginning, and this token as `resume_token` brings what comes next, from the same servers or others
-        that hold the same. ValueError with `shuffle_buffer`: rows that wait in it are in no token."""
+        """The token that continues this capture after the last batch that the loop has received: pass it to `capture`
+        as `resume_token`, with the same other arguments and the source from its beginning. The servers can be others
+        that hold the same model and dataset. ValueError with `shuffle_buffer`, since the token does not hold the rows
+        in that buffer."""
         if self._is_mixed:
-            raise ValueError("resume_token: a capture with shuffle_buffer has rows that wait to be mixed")
+            raise ValueError("resume_token: not available with shuffle_buffer, whose rows are not part of the token")
         return self._shared.token_at(self._shared.first_row if self._row is None else self._row)
 
 
 class ManyClient(Client):
-    """A client of several servers that hold the same model. Comes from `hookline.connect` with several addresses.
+    """A client of several servers that hold the same model. `hookline.connect` makes it from several addresses.
 
-    Captures of datasets and of the client's own tokens are cut into blocks of sequences that the servers run as they
-    are free. Rows, their order, budgets and provenance are those of one server; where one dies, hangs or drains, its
-    blocks run elsewhere, and it is used again when it is back. Everything else is asked of one of the servers, and what
-    stands on a single server's disk, or is shared there, is refused: `clients` has a client of each.
+    Captures of datasets and of the client's own tokens are cut into blocks of sequences, and a server that is free runs
+    the next block. Rows, their order, budgets and provenance are those of one server. If a server dies, hangs or
+    drains, its blocks run elsewhere, and it is used again when it is back. All other calls go to one of the servers.
+    Calls about a single server's recordings or feeds are refused: `clients` has a client of each server.
     """
 
     def __init__(self, clients: Sequence[Client], sharing: Sharing) -> None:
@@ -91,14 +92,14 @@ class ManyClient(Client):
         return f"<hookline.ManyClient of {self.address}>"
 
     def model(self, name: str = "", *, timeout: float | None = None) -> RemoteModel:
-        """The model that the servers hold. FailedPreconditionError where they do not hold the same; those that do not
-        answer are left out, with a line in the log."""
+        """The model that the servers hold. FailedPreconditionError if they do not hold the same model; servers that do
+        not answer are left out, with a line in the log."""
         model = self._agreed(name, None, timeout).model
         assert model is not None
         return RemoteModel(self, model)
 
     def dataset(self, name: str, *, timeout: float | None = None) -> DatasetInfo:
-        """One dataset, which all servers hold. FailedPreconditionError where they do not hold the same."""
+        """A dataset that all servers hold. FailedPreconditionError if it is not the same on all of them."""
         dataset = self._agreed("", name, timeout).dataset
         assert dataset is not None
         return dataset
@@ -137,7 +138,7 @@ class ManyClient(Client):
         return [*self.clients[first:], *self.clients[:first]]
 
     def _one(self) -> Client:
-        """One server that answers, each in its turn."""
+        """The next server in turn that answers."""
 
         def asked(client: Client) -> Client:
             client.call(_calls.list_models(), self._sharing.answer_seconds)
@@ -146,7 +147,8 @@ class ManyClient(Client):
         return self._of_one(asked)
 
     def _of_one(self, ask: Callable[[Client], Asked]) -> Asked:
-        """The answer of the first server, each in its turn, that is not gone. The first one's error where all are."""
+        """Asks the servers in turn, and returns the answer of the first that is not gone. Raises the first server's
+        error if all are gone."""
         first: HooklineError | None = None
         for client in self._in_turn():
             try:
@@ -164,7 +166,7 @@ class ManyClient(Client):
         variants: Mapping[str, Sequence[Intervention]] | None = None,
         **outputs: Unpack[ScoreArguments],
     ) -> Scores:
-        """Does what `Client.score` does, by one of the servers, each in its turn."""
+        """Does what `Client.score` does, on one of the servers in turn."""
         return self._one().score(source, variants, **outputs)
 
     def substitute(
@@ -175,7 +177,7 @@ class ManyClient(Client):
         variants: Mapping[str, Sequence[Intervention]] | None = None,
         **options: Unpack[SubstituteArguments],
     ) -> Substituted:
-        """Does what `Client.substitute` does, by one of the servers, each in its turn."""
+        """Does what `Client.substitute` does, on one of the servers in turn."""
         return self._one().substitute(source, hook_point, replace, variants, **options)
 
     def capture(
@@ -187,11 +189,12 @@ class ManyClient(Client):
         resume_token: bytes = b"",
         **options: Unpack[CaptureArguments],
     ) -> Capture:
-        """`Client.capture` over all servers. Texts run on one of them; feeds and `record_as` need one server, and
-        are a ValueError. `hookline.Recording` reads recordings of any of the servers, several as one.
+        """Does what `Client.capture` does, on all servers. Texts run on one of them. Feeds and `record_as` need a
+        client of a single server, and are a ValueError here. `hookline.Recording` reads recordings of any of the
+        servers, several as one.
 
-        resume_token: that of an earlier capture with the same arguments (`SharedCapture.resume_token`), which this one
-            continues. An iterator as source must begin anew.
+        resume_token: continues the earlier capture with the same arguments whose `SharedCapture.resume_token` this was.
+            An iterator as source must start from its beginning.
         """
         return self._run(capture_options(hook_points, source, text=text, **options), resume_token)
 
@@ -201,7 +204,7 @@ class ManyClient(Client):
     def _run(self, options: CaptureOptions, resume_token: bytes) -> Capture:
         allocators = options.allocators()
         if resume_token and options.shuffle_buffer:
-            raise ValueError("resume_token: a capture with shuffle_buffer has rows that wait to be mixed")
+            raise ValueError("resume_token: not available with shuffle_buffer, whose rows are not part of the token")
         receiver = self._receive(options, allocators, resume_token)
         if isinstance(receiver, SharedReceiver):
             return SharedCapture(receiver, options, allocators)
@@ -221,7 +224,7 @@ class ManyClient(Client):
             self._shared.add(joined)
             return joined
         if options.record_as:
-            self._refuse("record_as: a recording stands on one server's disk")
+            self._refuse("record_as: a recording is on one server's disk")
         if options.statistics_only or isinstance(options.source, Text):
             if resume_token:
                 raise ValueError("resume_token: texts run on one server, and cannot be continued")
@@ -232,15 +235,15 @@ class ManyClient(Client):
         return receiver
 
     def _find_recording(self, name: str) -> tuple[Client, str]:
-        """The client of the server that has a recording, and its name there. NotFoundError where none has, and
-        FailedPreconditionError where several have."""
+        """Returns the client of the server that has a recording, and the recording's name there. NotFoundError if no
+        server has it, FailedPreconditionError if several have."""
         address, slash, own = name.rpartition("/")
         if slash:
             found = [client for client in self.clients if client.address == address]
             if not found:
                 addresses = ", ".join(client.address for client in self.clients[:8])
                 raise ValueError(
-                    f"source: recording {name!r} is of server {address!r}, which is not one of {addresses}"
+                    f"source: recording {name!r} is on server {address!r}, which is not one of {addresses}"
                 )
             return found[0], own
         gone: HooklineError | None = None
@@ -256,31 +259,33 @@ class ManyClient(Client):
                     raise
         if len(having) > 1:
             choices = " or ".join(repr(f"{client.address}/{name}") for client in having[:2])
-            raise FailedPreconditionError(f"source: {len(having)} servers have a recording {name!r}; say {choices}")
+            raise FailedPreconditionError(f"source: {len(having)} servers have a recording {name!r}; give {choices}")
         if not having:
             raise gone or NotFoundError(f"no recording is called {name} on any of the servers {self.address}")
         return having[0], name
 
     def _refuse(self, why: str) -> NoReturn:
         addresses = ", ".join(client.address for client in self.clients[:8])
-        raise ValueError(f"{why}; take a client of it: one of `clients` ({addresses}), or hookline.connect(address)")
+        raise ValueError(
+            f"{why}; use a client of one server: one of `clients` ({addresses}), or hookline.connect(address)"
+        )
 
     def recordings(self, *, timeout: float | None = None) -> tuple[RecordingInfo, ...]:
-        self._refuse("recordings: they stand on single servers' disks")
+        self._refuse("recordings: each server has its own")
 
     def recording(self, name: str, *, timeout: float | None = None) -> RecordingInfo:
-        self._refuse(f"recording {name!r}: it stands on one server's disk")
+        self._refuse(f"recording {name!r}: it is on one server's disk")
 
     def persist(
         self, name: str, hook_points: str | Sequence[str], source: Any, **options: Unpack[PersistArguments]
     ) -> PersistRun:
-        self._refuse(f"recording {name!r}: it is made on one server's disk")
+        self._refuse(f"recording {name!r}: it is written to one server's disk")
 
     def merge_recordings(self, name: str, parts: str | Sequence[str]) -> RecordingInfo:
-        self._refuse(f"recording {name!r}: it is made on one server's disk")
+        self._refuse(f"recording {name!r}: it is written to one server's disk")
 
     def stop_recording(self, name: str, *, timeout: float | None = None) -> RecordingInfo:
-        self._refuse(f"recording {name!r}: it stands on one server's disk")
+        self._refuse(f"recording {name!r}: it is on one server's disk")
 
     def delete_recording(self, name: str, *, timeout: float | None = None) -> int:
-        self._refuse(f"recording {name!r}: it stands on one server's disk")
+        self._refuse(f"recording {name!r}: it is on one server's disk")

@@ -1,4 +1,4 @@
-"""A model that stands on a server."""
+"""A model on a server."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def _called_with(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """A call's arguments as a batch: keywords beside the ids are those of a dict."""
+    """Turns a call's arguments into a batch; keyword arguments become entries of a dict."""
     if not args:
         return kwargs
     batch = args[0] if len(args) == 1 else args
@@ -29,10 +29,10 @@ def _called_with(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 
 class RemoteModel(LocalModelManners):
-    """A model of the server, described by `info`. Comes from `Client.model()`.
+    """A model of the server, described by `info`. `Client.model()` returns it.
 
-    Inside an `ActivationCollector` it is called with batches of token ids, as a local model is, and around that it has
-    what code for local models touches.
+    Inside an `ActivationCollector` block it is called with batches of token ids like a local model. It also has the
+    attributes that code for local models uses.
     """
 
     def __init__(self, client: Client, info: ModelInfo) -> None:
@@ -51,22 +51,22 @@ class RemoteModel(LocalModelManners):
         return self.info.hook_points
 
     def capture(self, hook_points: Any, source: Any = None, **options: Any) -> Capture:
-        """`Client.capture` with this model."""
+        """Does what `Client.capture` does, with this model."""
         return self.client.capture(hook_points, source, model=self.name, **options)
 
     def expand(self, hook_points: Sequence[str]) -> list[str]:
-        """The hook points' names, wildcards replaced by what the server says they match."""
+        """Returns the names of the hook points; the server says what wildcards match."""
         if not any(set("*{") & set(hook_point) for hook_point in hook_points):
             return list(hook_points)
         return list(self.client.estimate(list(hook_points), [0], model=self.name).hook_points)
 
     def __call__(self, *args: Any, **kwargs: Any) -> NoOutput:
-        """Runs a batch of token ids for the collectors that are active. Logits stay on the server: what it returns says
-        so to code that wants them.
+        """Runs a batch of token ids for the active collectors. Logits stay on the server: code that reads them from the
+        result gets an error that says so.
 
-        The ids are a tensor, array or list, the first member of a tuple or list whose others (targets) are left out, or
-        the `input_ids`, `idx` or `tokens` of a dict or of the keyword arguments, where an `attention_mask` says which
-        of them are padding, which is not run. `batch_sequences` says what is refused."""
+        The ids are a tensor, array or list; or the first member of a tuple or list, whose other members (targets) are
+        left out; or the `input_ids`, `idx` or `tokens` of a dict or of the keyword arguments, where an `attention_mask`
+        marks padding, which is not run. Ambiguous batches are refused (`hookline._token_ids.batch_sequences`)."""
         if not self._collectors:
             raise RuntimeError(
                 "a model on a server is called inside a `with hookline.ActivationCollector(...)` block; use capture() "
@@ -81,19 +81,19 @@ class RemoteModel(LocalModelManners):
         return NoOutput()
 
     def check(self, hook_points: Sequence[str]) -> None:
-        """Raises what the server objects to in these hook points."""
+        """Raises the server's error if these hook points cannot be captured."""
         self.client.estimate(list(hook_points), [0], model=self.name)
 
     def attach(self, collector: ActivationCollector) -> None:
-        """Lets a collector take part in calls. Entering its block does it."""
+        """Lets a collector take part in calls. A collector calls it on entering its block."""
         self._collectors.append(collector)
 
     def detach(self, collector: ActivationCollector) -> None:
-        """Ends that."""
+        """Ends a collector's part in calls."""
         self._collectors.remove(collector)
 
     def __getstate__(self) -> dict[str, Any]:
-        """A pickled model reaches the same server through a client of its own; collectors stay where they are."""
+        """The state for pickling, without collectors. The copy reaches the same server through a client of its own."""
         return {**self.__dict__, "_collectors": []}
 
     def __repr__(self) -> str:

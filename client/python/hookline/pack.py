@@ -1,10 +1,10 @@
-"""Documents into a token dataset that a server reads: `hookline-server --dataset NAME=OUT`.
+"""Packs documents into a token dataset that a server reads: `hookline-server --dataset NAME=OUT`.
 
     python -m hookline.pack --tokenizer checkpoints/llama --packing saelens --context-size 1024 \\
         --begin-batch-token bos --out pile.npy documents.jsonl
 
-writes `pile.npy` and beside it `pile.npy.json`, which says by which tokenizer and how. A run that was killed goes on
-where it was when it is started again in the same way. Needs `pip install hookline[pack]`.
+writes `pile.npy` and beside it `pile.npy.json`, which records the tokenizer and the options. A run that was killed
+continues if it is started again in the same way. Needs `pip install hookline[pack]`.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from hookline._packings import Packing, PadOrTruncate, Plain, SaeLens, Sparsify
 from hookline._tokenizer import LocalTokenizer
 
 PACKINGS = ("plain", "saelens", "sparsify", "dictionary_learning")
-# One process is given this much at a time: enough that handing it over costs little.
+# The size of the tasks that processes are given: large enough that handing a task over costs little.
 _TASK_CHARACTERS = 1 << 18
 _TASK_DOCUMENTS = 1024
-# Tasks for each process that are encoded or wait to be: what bounds the memory.
+# The tasks per process that are being encoded or wait; this bounds the memory.
 _TASKS_PER_PROCESS = 3
-# Tasks between two notes of how far the run is. A run that is killed repeats at most these.
+# The tasks between two notes of the run's progress. A run that is killed repeats at most these.
 _TASKS_PER_NOTE = 32
-# NumPy's header has this size here, so that it can be written anew with the final shape.
+# The size of NumPy's header here. It is fixed, so that the header can be rewritten with the final shape.
 _HEADER_BYTES = 128
 _COPY_BYTES = 1 << 20
 
@@ -54,7 +54,7 @@ def _encode(texts: list[str]) -> list[Any]:
 
 
 class _Encoders:
-    """Encodes tasks in several processes, in order, with a bounded number of them on their way."""
+    """Encodes tasks in several processes and returns them in order, with a bounded number in progress."""
 
     def __init__(self, path: pathlib.Path, processes: int) -> None:
         self._processes = processes
@@ -100,7 +100,7 @@ def _tasks(texts: Iterator[str]) -> Iterator[tuple[int, list[str]]]:
 
 
 def _joined_tasks(texts: Iterator[str], separator: str) -> Iterator[tuple[int, list[str]]]:
-    """sparsify's: some documents as one text, which a separator begins."""
+    """Makes sparsify's tasks: some documents as one text, each preceded by a separator."""
     batch: list[str] = []
     for text in texts:
         batch.append(text)
@@ -112,7 +112,7 @@ def _joined_tasks(texts: Iterator[str], separator: str) -> Iterator[tuple[int, l
 
 
 class _Output:
-    """A `.npy` of rows, or of a stream, that grows."""
+    """A growing `.npy` file of rows, or of a stream of tokens."""
 
     def __init__(self, path: pathlib.Path, dtype: Any, row_length: int, tokens: int) -> None:
         self.path = path
@@ -132,7 +132,7 @@ class _Output:
         os.fsync(self._file.fileno())
 
     def finish(self) -> str:
-        """Writes the header. The XXH3-128 of the tokens."""
+        """Writes the header, and returns the XXH3-128 of the tokens."""
         shape = f"({self.tokens // self.row_length}, {self.row_length})" if self.row_length else f"({self.tokens},)"
         form = f"{{'descr': '{self.dtype.str}', 'fortran_order': False, 'shape': {shape}, }}"
         start = b"\x93NUMPY\x01\x00" + (_HEADER_BYTES - 10).to_bytes(2, "little")
@@ -153,14 +153,14 @@ class _Output:
 def _make_packing(
     name: str, options: dict[str, Any], tokenizer: LocalTokenizer
 ) -> tuple[Packing, list[int], list[int]]:
-    """The packing, and what stands around each document that it is fed."""
+    """Returns the packing, and the token ids to put before and after each document."""
     token = tokenizer.token_id
     before, after = (tokenizer.before, tokenizer.after) if options["add_special_tokens"] else ([], [])
     size = options["context_size"]
     if name == "plain":
         return Plain(token(options["separator_token"])), before, after
     if size is None or size < 1:
-        raise ValueError(f"context_size: {size} is not the length of a row; {name} needs one of 1 or more")
+        raise ValueError(f"context_size: {name} needs a row length of 1 or more, not {size}")
     if name == "saelens":
         packing = SaeLens(
             size,
@@ -176,14 +176,14 @@ def _make_packing(
     if pad is None:
         pad = next((role for role in ("pad", "eos") if tokenizer.spelling(role) is not None), None)
     if pad is None:
-        raise ValueError("pad_token: the tokenizer names neither pad nor eos; give one")
+        raise ValueError("pad_token: the tokenizer has neither a pad nor an eos token; give one")
     pad_id = token(pad)
     assert pad_id is not None
     return PadOrTruncate(size, pad_id, before, after), [], []
 
 
 class _Run:
-    """One dataset on its way: what is written, and the note of how far that is."""
+    """A dataset that is being written, and the note of its progress."""
 
     def __init__(self, out: pathlib.Path, packing: Packing, identity: str, dtype: Any, masked: bool) -> None:
         self._out = out
@@ -207,7 +207,7 @@ class _Run:
         state = dict(json.loads(self._note.read_text()))
         if state["identity"] != self._identity:
             raise ValueError(
-                f"{self._note}: a run with other options, documents or another tokenizer was begun here; start it "
+                f"{self._note}: a run with other options, documents or another tokenizer was started here; start it "
                 "again in the same way, or remove this file"
             )
         return state
@@ -219,7 +219,7 @@ class _Run:
                 self._mask.write((np.arange(len(row)) < self._packing.filled).astype(np.uint8))
 
     def note(self) -> None:
-        """After this, a run that is killed goes on from here."""
+        """Notes the progress: a run that is killed later continues from here."""
         self.output.sync()
         if self._mask is not None:
             self._mask.sync()
@@ -242,7 +242,7 @@ class _Run:
             sidecar["mask"] = self.mask_name
             sidecar["mask_checksum"] = self._mask.finish()
             os.replace(self._mask.path, self._out.with_name(self.mask_name))
-        # The sidecar comes first, so that no dataset is without it; a server compares the two.
+        # The sidecar is put in place first, so that no dataset is without one; a server compares the two.
         described = self._out.with_name(self._out.name + ".json")
         beside = described.with_name(described.name + ".new")
         beside.write_text(json.dumps(sidecar, indent=1) + "\n")
@@ -276,21 +276,21 @@ def pack(
 ) -> dict[str, Any]:
     """Packs documents into `out`, a `.npy`. Returns the sidecar that is written beside it.
 
-    documents: a `.txt` (a document a line), `.jsonl`, `.parquet` or `.arrow` file, a directory that `datasets` has
-        saved, a list of such paths as `pathlib.Path`, or an iterable of texts or of dicts with them.
+    documents: a `.txt` (one document per line), `.jsonl`, `.parquet` or `.arrow` file, a directory that `datasets` has
+        saved, a list of such paths as `pathlib.Path`, or an iterable of texts or of dicts that hold them.
     tokenizer: a model's directory, a `tokenizer.json`, or nanochat's `tokenizer.pkl`.
     packing: "plain": all tokens as a stream, `separator_token` after each document; "saelens": SAELens's
-        `concat_and_batch_sequences`; "sparsify": sparsify's `chunk_and_tokenize` of one process; "dictionary_learning":
-        a row a document, cut or padded with `pad_token`, and a second dataset `.mask.npy`.
-    context_size: tokens in a row; for all but "plain".
+        `concat_and_batch_sequences`; "sparsify": sparsify's `chunk_and_tokenize` with one process;
+        "dictionary_learning": one row per document, cut or padded with `pad_token`, and a second dataset `.mask.npy`.
+    context_size: the tokens in a row; needed for all packings but "plain".
     add_special_tokens: whether documents (for sparsify and dictionary_learning: rows) get the tokenizer's special
-        tokens. None: as it itself does; for "plain" no.
+        tokens. None: False for "plain", True for the others.
     begin_batch_token, begin_sequence_token, separator_token, disable_concat_sequences: SAELens's options of these
         names. Tokens are "bos", "eos", a spelling or an id.
-    processes: that encode; the result does not depend on their number.
+    processes: the number of processes that encode; the result does not depend on it.
 
-    The same call goes on with a run that was killed, if documents come from files or from an iterable that gives the
-    same again. ValueError: what is asked for cannot be, or another run was begun at `out`.
+    The same call continues a run that was killed, if documents come from files or from an iterable that yields the same
+    again. ValueError if the arguments are not valid, or a different run was started at `out`.
     """
     if packing not in PACKINGS:
         raise ValueError(f"packing: {packing!r} is not one of {', '.join(PACKINGS)}")
@@ -368,9 +368,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--begin-sequence-token", help="at the beginning of each document")
     parser.add_argument("--separator-token", help="between documents; plain: after each")
     parser.add_argument(
-        "--disable-concat-sequences", action="store_true", help="one row a document, short ones left out"
+        "--disable-concat-sequences", action="store_true", help="make one row per document, without short documents"
     )
-    parser.add_argument("--pad-token", help="dictionary_learning: what fills short rows [pad, else eos]")
+    parser.add_argument("--pad-token", help="dictionary_learning: the token that fills short rows [pad, else eos]")
     parser.add_argument("--field", default="text", help="the field or column that holds the text [text]")
     parser.add_argument("--processes", type=int, default=max(1, (os.cpu_count() or 1) - 1))
     parser.add_argument("--quiet", action="store_true", help="no progress bar")

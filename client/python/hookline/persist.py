@@ -28,19 +28,18 @@ class PersistProgress:
     """The progress of a recording."""
 
     disposition: str  # what was found under the name: "started", "joined", "continued" or "already_complete"
-    rows: int  # written of the hook point that has most, from the recording's start
-    max_rows: int  # the most that this may become
-    bytes: int  # of values written, of all hook points
-    seconds: float  # since this server began or continued it
-    new_rows: int  # written in that time
-    recording: RecordingInfo | None  # with the last progress
+    rows: int  # the rows written of the hook point that has most, since the recording's start
+    max_rows: int  # the most that `rows` can become
+    bytes: int  # the bytes of values written, of all hook points
+    seconds: float  # since this server began or continued the recording
+    new_rows: int  # the rows written in that time
+    recording: RecordingInfo | None  # only in the last progress
 
 
 def persist_request(
     name: str, hook_points: str | Sequence[str], source: Any, arguments: PersistArguments
 ) -> tuple[CaptureOptions, bytes]:
-    """The options that the arguments of a `persist` method make, and the request. TypeError for what no recording
-    takes."""
+    """Makes the options and the request from the arguments of `persist`. TypeError for what no recording accepts."""
     others: dict[str, Any] = {name: value for name, value in arguments.items() if name != "part"}
     options = options_among(PersistArguments.__annotations__, "a recording", hook_points, source, others)
     request = _protocol.PersistRequest(name=string("name", name), capture=options.whole_message())
@@ -55,7 +54,7 @@ def persist_request(
 
 
 def finished_recording(last: PersistProgress | None) -> RecordingInfo:
-    """The recording, which comes with the last progress. InternalError where the server left it out."""
+    """Returns the recording in the last progress. InternalError if the server left it out."""
     if last is None or last.recording is None:
         raise InternalError("the server ended the call without the recording")
     return last.recording
@@ -68,7 +67,7 @@ def merge_request(name: str, parts: str | Sequence[str]) -> bytes:
 
 
 def merged_recording(last: bytes) -> RecordingInfo:
-    """The recording, from the last MergeRecordingsResponse. InternalError where the server left it out."""
+    """Returns the recording in the last MergeRecordingsResponse. InternalError if the server left it out."""
     progress = _protocol.MergeRecordingsResponse.FromString(last)
     if not progress.HasField("recording"):
         raise InternalError("the server ended the call without the recording")
@@ -76,17 +75,18 @@ def merged_recording(last: bytes) -> RecordingInfo:
 
 
 class PersistRun(_lifetime.Running, Iterator[PersistProgress]):
-    """Watches a recording being made: an iterator of its progress, about one a second, the last one with the recording.
+    """Watches a recording being made: an iterator of its progress, about once a second. The last progress holds
+    the recording.
 
-    The recording goes on when nobody watches any more; `Client.stop_recording` ends it. Iterate from one thread at a
-    time.
+    The recording continues when it is no longer watched; `Client.stop_recording` ends it. Iterate from one thread at
+    a time.
     """
 
     def __init__(self, call: StreamCall, options: CaptureOptions) -> None:
         self._call = call
         self._options = options
         self._last: PersistProgress | None = None
-        # The server answers at once. Waiting for it here raises its objections, and a request is on its way only then.
+        # The server answers at once. Waiting for its answer ensures that the request was sent, and raises its errors.
         self._first = self._receive()
 
     def __next__(self) -> PersistProgress:
@@ -116,14 +116,14 @@ class PersistRun(_lifetime.Running, Iterator[PersistProgress]):
         return self._last
 
     def wait(self) -> RecordingInfo:
-        """Waits for the end. The recording, complete; raises what it ended of otherwise: CancelledError where somebody
-        stopped it, UnavailableError where the server went away. The same request continues such a recording."""
+        """Waits for the end, and returns the complete recording. Raises CancelledError if the recording was stopped, or
+        UnavailableError if the server went away; the same request then continues the recording."""
         while (progress := self._following()) is not None:
             self._tell(progress)
         return finished_recording(self._last)
 
     def close(self) -> None:
-        """Watches no longer; the recording goes on. Idempotent."""
+        """Stops watching; the recording continues. Idempotent."""
         self._call.cancel()
 
     def __enter__(self) -> PersistRun:

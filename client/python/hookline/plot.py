@@ -1,4 +1,4 @@
-"""Pictures. They need matplotlib, which `pip install 'hookline[plot]'` brings.
+"""Plots of statistics. They need matplotlib: `pip install 'hookline[plot]'`.
 
 For example:
 
@@ -22,12 +22,12 @@ _BLOCK = re.compile(r"^blocks\.(\d+)\.")
 
 
 def norms(statistics: Statistics, *, axes: Any = None) -> Figure:
-    """Draws the rows' norms over the layers, a colour for each kind of hook point: the median as a line, the mean
-    dotted, and the range from the 1 % to the 99 % quantile as an area, on a logarithmic axis. Hook points outside the
-    blocks are left out.
+    """Draws the rows' norms over the layers, with a colour for each kind of hook point: the median as a line, the mean
+    as a dotted line, and the range from the 1 % to the 99 % quantile as an area, on a logarithmic axis. Hook points
+    outside the blocks are left out. Returns the figure.
 
-    statistics: of `Client.statistics`.
-    axes: where to draw; None: a new figure. Returns the figure.
+    statistics: what `Client.statistics` returned.
+    axes: where to draw; None: a new figure.
     """
     kinds: dict[str, list[tuple[int, str]]] = {}
     for name in statistics:

@@ -2,7 +2,7 @@
 
 servers = hookline.ray.serve("/models/pythia-1b", replicas=8)       # one GPU each
 dataset = hookline.ray.read_activations(servers, "blocks.3.hook_resid_post", hookline.Dataset("pile", 256))
-for batch in dataset.iter_batches(batch_size=4096):  # iter_torch_batches needs Ray Train's packages, too
+for batch in dataset.iter_batches(batch_size=4096):  # iter_torch_batches would also need Ray Train's packages
     ...  # {"blocks.3.hook_resid_post": (4096, width), "sequence": ..., "position": ..., "token_id": ...}
 servers.drain()
 """
@@ -38,19 +38,19 @@ from hookline.types import CaptureStarted, Dataset, Feed, Recording, RecordingIn
 
 __all__ = ["Servers", "read_activations", "serve", "write_recordings"]
 
-# `endpoints` may be `serve`'s answer, the path of an endpoints file, an address or several.
+# The types of `endpoints`: what `serve` returned, the path of an endpoints file, an address or several.
 Endpoints = Union[Servers, str, "os.PathLike[str]", Sequence[str]]
 
 _BLOCK_ROWS = 4096
-# Tasks that a source is cut into where neither the caller nor Ray says how many.
+# The number of tasks that a source is cut into if the caller does not give one.
 _TASKS = 64
-# Options of a capture that a table of rows has no place for.
+# The options of a capture that a Ray Dataset cannot have.
 _REFUSED = ("max_activations_by_hook_point", "top_k", "record_as", "shuffle_buffer")
 _MOST = 1 << 62
 
 
 def addresses_of(endpoints: Endpoints) -> list[str]:
-    """The addresses of the servers now. A file is read anew each time, so that servers may move."""
+    """Returns the servers' current addresses. A file is read again each time, so that servers can move."""
     if isinstance(endpoints, Servers):
         return endpoints.endpoints
     if isinstance(endpoints, os.PathLike):
@@ -71,17 +71,18 @@ def read_activations(
     ray_remote_args: dict[str, Any] | None = None,
     **options: Any,
 ) -> ray.data.Dataset:
-    """A Ray Dataset of activations: a column for each hook point, tensors of shape (width,), and `sequence`, `position`
-    and `token_id`. Nothing is run before it is read.
+    """Returns a Ray Dataset of activations. It has a column of tensors of shape (width,) for each hook point, and the
+    columns `sequence`, `position` and `token_id`. Nothing is run before the Dataset is read.
 
-    Tasks stream their part of the source from the servers. One that Ray runs again brings the same rows, none of them
-    twice; a server that dies costs nothing while another one is there. Row counts are known beforehand, but for
-    datasets whose selection leaves out token ids.
+    Each task streams its part of the source from the servers. A task that Ray runs again yields the same rows, none of
+    them twice. If a server dies, no rows are lost as long as another one is there. Row counts are known beforehand,
+    except for datasets whose selection leaves out token ids.
 
     endpoints: what `serve` returned, the path of an endpoints file that all nodes see, or addresses.
-    source: `hookline.Dataset`, or token ids in a list, array or tensor, which travel with the tasks.
-    block_rows: rows of a block of Arrow, at most.
-    override_num_blocks, concurrency, ray_remote_args: of `ray.data.read_datasource`; the first is the number of tasks.
+    source: `hookline.Dataset`, or token ids in a list, array or tensor, which are sent with the tasks.
+    block_rows: the most rows in an Arrow block.
+    override_num_blocks, concurrency, ray_remote_args: as for `ray.data.read_datasource`; the first is the number
+        of tasks.
     options: `max_activations`, `dtype` ("float32" or "float16": Arrow has no bfloat16), `model`, `selection` and
         `retry`, as for `Client.capture`.
     """
@@ -109,7 +110,7 @@ class ActivationDatasource(Datasource):  # type: ignore[misc, unused-ignore]
         super().__init__()
         refused = [name for name in _REFUSED if options.get(name)]
         if refused:
-            raise ValueError(f"{refused[0]}: a table has rows of all hook points, in the source's order; leave it out")
+            raise ValueError(f"{refused[0]}: a Ray Dataset has whole rows of all hook points in order; leave it out")
         if options.get("deterministic"):
             raise ValueError("deterministic: tasks begin in the middle of a capture's batches; use Client.capture")
         if isinstance(source, (Feed, Recording, Text)) or hasattr(source, "__next__"):
@@ -169,7 +170,7 @@ class ActivationDatasource(Datasource):  # type: ignore[misc, unused-ignore]
                 input_files=None,
                 exec_stats=None,
             )
-            options = dataclasses.replace(self._options, source=None)  # a task has its own part alone
+            options = dataclasses.replace(self._options, source=None)  # a task has only its own part
             read = functools.partial(_read, self._endpoints, options, self._started, cut, rows)
             tasks.append(ReadTask(read, metadata, per_task_row_limit=per_task_row_limit))
             row += rows or 0
@@ -177,7 +178,7 @@ class ActivationDatasource(Datasource):  # type: ignore[misc, unused-ignore]
 
     @property
     def _row_bytes(self) -> int:
-        return row_bytes_of(self._started) + 8 + 4 + 4  # and the provenance
+        return row_bytes_of(self._started) + 8 + 4 + 4  # the latter are the provenance
 
     @property
     def _budget(self) -> int:
@@ -188,13 +189,13 @@ class ActivationDatasource(Datasource):  # type: ignore[misc, unused-ignore]
         return min(self._budget, sum(rows))
 
     def _cuts(self, parallelism: int) -> list[Cut]:
-        """Parts of the source, about as many as asked for."""
+        """Cuts the source into about as many parts as asked for."""
         each = max(1, -(-self._sequences // max(1, parallelism)))
         if self._order is None:
             return [dataclasses.replace(cut, source=_arrays(cut.source)) for cut in self._token_cuts(each)]
         source = self._options.source
         cuts: list[Cut] = []
-        # One part a task: sizes by sequences alone.
+        # Each task is one part, whose size is limited only in sequences.
         sizes = Sizes(tokens=_MOST, bytes=_MOST, row_bytes=1, blocks=1)
         place = source.skip_sequences
         while place < len(self._order):
@@ -214,7 +215,7 @@ class ActivationDatasource(Datasource):  # type: ignore[misc, unused-ignore]
 
 
 def _arrays(batches: Sequence[TokenBatch]) -> list[np.ndarray[Any, Any]]:
-    """The sequences of a part, without the rest of their source."""
+    """Copies the sequences of a part, so that they do not refer to the rest of the source."""
     return [np.asarray(ids, np.uint32) for batch in batches for ids in batch.sequences]
 
 
@@ -227,7 +228,7 @@ def _connect(endpoints: Endpoints) -> _client.Client:
 
 
 def _granted(client: _client.Client, options: CaptureOptions) -> CaptureStarted:
-    """The grant of a server for such a capture, which is not run."""
+    """Returns a server's grant for such a capture, without running it."""
     asked = dataclasses.replace(options, source=[], max_activations=None)
     with client.run(asked) as capture:
         return capture.started
@@ -236,7 +237,7 @@ def _granted(client: _client.Client, options: CaptureOptions) -> CaptureStarted:
 def _read(
     endpoints: Endpoints, options: CaptureOptions, started: CaptureStarted, cut: Cut, rows: int | None
 ) -> Iterator[pyarrow.Table]:
-    """The rows of a part as tables. Runs in a task."""
+    """Yields the rows of a part as tables. Runs in a task."""
     names = [point.name for point in started.hook_points]
     part = dataclasses.replace(options, hook_points=names, source=cut.source, max_activations=rows)
     if cut.mask is not None:
@@ -245,7 +246,7 @@ def _read(
     taken = sent = 0
     with _connect(endpoints) as client, client.run(part) as capture:
         for batch in capture:
-            assert batch.sequence is not None  # provenance is asked for
+            assert batch.sequence is not None  # the request asks for provenance
             columns = [*(batch[name] for name in names), batch.sequence + cut.first_sequence]
             columns += [batch.position, batch.token_id]
             if cut.mask is not None:
@@ -257,7 +258,7 @@ def _read(
             if len(columns[0]):
                 yield _table(names, columns)
     if rows is not None and taken != rows:
-        raise UnavailableError(f"{taken} rows came of the {rows} of a part of the source")
+        raise UnavailableError(f"only {taken} of the {rows} rows of a part of the source came")
 
 
 def _table(names: Sequence[str], columns: Sequence[np.ndarray[Any, Any]]) -> pyarrow.Table:
@@ -276,24 +277,26 @@ def write_recordings(
     **options: Any,
 ) -> list[tuple[str, RecordingInfo]]:
     """Lets every server write its part of a dataset to a recording `NAME-0000`, `NAME-0001`, ... on its own disk, and
-    waits for the ends. Returns each server's address with its recording; together they are the rows in order.
+    waits until all have ended. Returns each server's address with its recording; together they hold the rows in order.
 
-    The same call again, with the same servers in the same order, joins what runs, continues what was ended early, and
-    finds what is complete. options: as for `Client.persist`; `max_activations` is that of all parts together.
+    The same call again, with the same servers in the same order, joins running recordings, continues those that ended
+    early, and returns complete ones.
+
+    options: as for `Client.persist`; `max_activations` is the budget of all parts together.
     """
     if not isinstance(source, Dataset):
         raise TypeError(f"source: {type(source).__name__} is not a hookline.Dataset, which the servers hold")
     budget = options.pop("max_activations", None)
     budget = None if budget is None else count("max_activations", budget, 1)
     if options.get("max_activations_by_hook_point"):
-        raise ValueError("max_activations_by_hook_point: budgets of parts would differ; give max_activations")
+        raise ValueError("max_activations_by_hook_point: cannot be divided among parts; give max_activations")
     addresses = addresses_of(endpoints)
     with _client.connect(addresses) as client:
         order, row_length = order_of(source, client.dataset(source.name))
     each = max(1, -(-(len(order) - source.skip_sequences) // len(addresses)))
     sizes = _only(Sizes(tokens=_MOST, bytes=_MOST, row_bytes=1, blocks=1), each)
     if source.shuffle_seed is not None or source.epochs != 1:
-        raise ValueError("source: parts of a shuffled dataset, or of several epochs, end in the middle of the order")
+        raise ValueError("source: a shuffled dataset, or one of several epochs, cannot be recorded in parts")
     row, parts = 0, []
     for cut in dataset_cuts(source, order, row_length, options.get("selection"), sizes, source.skip_sequences):
         if budget is not None and cut.rows is None:

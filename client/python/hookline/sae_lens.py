@@ -7,9 +7,9 @@ For example:
     trainer = SAETrainer(cfg=..., sae=..., data_provider=provider)
     trainer.fit()
 
-A run can be killed and continued: `torch.save(provider.state_dict(), path)` beside each checkpoint, and in the new
-process `provider.load_state_dict(torch.load(path))` before its first batch. With `deterministic=True` later batches
-are then equal in every bit; without it rows may differ in the last ones, since they are computed beside others.
+A run can be killed and continued: call `torch.save(provider.state_dict(), path)` beside each checkpoint, and in the new
+process `provider.load_state_dict(torch.load(path))` before the first batch. With `deterministic=True` later batches are
+then equal in every bit; without it rows may differ in the last bits, since they are computed beside others.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ from hookline.client import Client, connect
 from hookline.statistics import HookPointStatistics
 from hookline.types import Selection
 
-# Sequences that are taken at once; SAELens's default of store_batch_size_prompts.
+# The sequences that are taken at once; SAELens's default of store_batch_size_prompts.
 _GROUP_SEQUENCES = 32
-# The running median of norms is taken of this many rows that came last: enough for an error of a percent.
+# The number of latest rows over which the running median of norms is taken: enough for an error of a percent.
 _MEDIAN_ROWS = 1 << 14
 _STATE_VERSION = 1
-# The special tokens that every sequence may hold, whatever it is about, have these roles.
+# The roles of special tokens that any sequence may hold, whatever its text.
 _STRUCTURAL_ROLES = ("bos", "eos", "pad")
 
 _MLP_IN = re.compile(r"(blocks\.\d+)\.hook_mlp_in")
 
 
 def hook_point(hook_name: str, *, release: str = "") -> str:
-    """The hook point that a SAELens config's `hook_name` means, for `data_provider` and `Client.capture`.
+    """Returns the hook point that a SAELens config's `hook_name` means, for `data_provider` and `Client.capture`.
 
     release: the name under which SAELens lists the SAE. Only `blocks.i.hook_mlp_in` needs it: in Gemma Scope 2's
-        entries (`gemma-scope-2-...`) it is what the MLP reads, elsewhere TransformerLens's, the residual stream before
-        the norm. ValueError without it.
+        entries (`gemma-scope-2-...`) that name means what the MLP reads, elsewhere, as in TransformerLens, the residual
+        stream before the norm. ValueError without it.
 
-    Every other name, TransformerLens's, its bridge's or that of a module in transformers, is one that servers know.
+    Servers know every other name, whether it is TransformerLens's, its bridge's or that of a module in transformers.
     """
     found = _MLP_IN.fullmatch(hook_name)
     if found is None:
@@ -57,7 +57,7 @@ def hook_point(hook_name: str, *, release: str = "") -> str:
     if not release:
         raise ValueError(
             f"hook_name: {hook_name!r} means {found.group(1)}.ln2.hook_out in SAELens's entries of Gemma Scope 2 and "
-            f"{found.group(1)}.hook_resid_mid in TransformerLens; name one of them, or say which release it is of"
+            f"{found.group(1)}.hook_resid_mid in TransformerLens; give one of these names, or the release"
         )
     return (
         f"{found.group(1)}.ln2.hook_out" if release.startswith("gemma-scope-2-") else f"{found.group(1)}.hook_resid_mid"
@@ -83,34 +83,33 @@ def data_provider(
     drop_last: bool = True,
     **options: Any,
 ) -> DataProvider:
-    """An iterator of `(batch_size, width)` torch tensors on `device`, whose state can be kept.
+    """Returns an iterator of `(batch_size, width)` torch tensors on `device`, whose state can be saved.
 
-    server: an address, several, or a client.
-    hook_point: one name. What an SAE reads and what it should give back are the same; for transcoders use
-    `Client.capture`.
-    source: as for `Client.capture`. A pass covers all of it, also where the server's cap on rows (`--max-rows`) ends
-        captures before.
-    shuffle_buffer: rows among which the order is mixed, on `device`; the default takes 2^18 rows of memory. 0: in the
-        source's order.
-    mix_fraction: None: half of the buffer stays where a part leaves, and each pass empties it. A number gives the exact
-        batches of SAELens's `ActivationsStore` (6.54) with `activations_mixing_fraction` of that number, after
-        `torch.manual_seed(seed)`, of a pretokenized dataset with these sequences: `shuffle_buffer` is then its
+    server: an address, a list of addresses, or a client.
+    hook_point: one name. An SAE reconstructs the rows that it reads; for transcoders use `Client.capture`.
+    source: as for `Client.capture`. A pass covers all of it, even if the server's cap on rows (`--max-rows`) ends a
+        capture earlier.
+    shuffle_buffer: the number of rows among which the order is mixed, on `device`; the default takes the memory of 2^18
+        rows. 0: rows come in the source's order.
+    mix_fraction: None: half of the buffer stays when batches leave, and the end of a pass empties it. A number gives
+        the exact batches of SAELens's `ActivationsStore` (6.54) with this number as `activations_mixing_fraction`,
+        after `torch.manual_seed(seed)`, of a pretokenized dataset with these sequences: `shuffle_buffer` is then its
         `n_batches_in_buffer` x its context size (after `seqpos_slice`), and `batch_size` its
-        `train_batch_size_tokens`. As there, a pass leaves out sequences that do not fill `store_batch_size_prompts`.
-        `normalize_activations` changes no batch of the store in any of its modes: the SAE, or the trainer's scaler
-        (`scaling_factor`), applies it.
-    store_batch_size_prompts: sequences taken at once.
-    context_size: tokens of a sequence, which `seqpos_slice` needs.
-    seqpos_slice: `slice(*seqpos_slice)` of each sequence's positions is kept.
-    exclude_special_tokens: rows of these token ids are left out. True stands, as in SAELens, for the structural special
+        `train_batch_size_tokens`. As in SAELens, a pass leaves out sequences that do not fill
+        `store_batch_size_prompts`. `normalize_activations` changes no batch of the store in any of its modes: the SAE,
+        or the trainer's scaler (`scaling_factor`), applies it.
+    store_batch_size_prompts: the number of sequences taken at once.
+    context_size: the tokens of a sequence; `seqpos_slice` needs it.
+    seqpos_slice: keeps `slice(*seqpos_slice)` of each sequence's positions.
+    exclude_special_tokens: leaves out rows of these token ids. True stands, as in SAELens, for the structural special
         tokens of the model's tokenizer: BOS, EOS and PAD, as the server knows them.
-    max_norm_medians: leaves out rows whose norm is more than this many running medians, such as attention sinks; None:
+    max_norm_medians: leaves out rows whose norm exceeds this many running medians, such as attention sinks; None:
         leaves out none.
     seed: of the mixing.
     repeat: starts again when the source ends, as a trainer that counts its own samples expects; a shuffled
-        `hookline.Dataset` goes on with its next epochs. A source that can be read once only ends.
-    drop_last: where the source ends for good, whether a last batch of fewer than `batch_size` rows is left out, as of
-        torch's DataLoader. Between two passes nothing is: what is left of one comes first in the next.
+        `hookline.Dataset` continues with its next epochs. A source that can only be read once is not repeated.
+    drop_last: whether a last batch of fewer than `batch_size` rows is left out when the source ends for good, as in
+        torch's DataLoader. Between two passes nothing is left out: the rows left from one pass come first in the next.
     options: as for `Client.capture`.
 
     All batches but such a last one have exactly `batch_size` rows.
@@ -139,7 +138,7 @@ def data_provider(
 
 
 def scaling_factor(statistics: HookPointStatistics) -> float:
-    """The factor by which SAELens's `expected_average_only_in` multiplies rows, sqrt(d_in) / mean norm, from
+    """Computes the factor by which SAELens's `expected_average_only_in` multiplies rows, sqrt(d_in) / mean norm, from
     `Client.statistics` of the hook point; for `ActivationScaler(scaling_factor=...)`."""
     return float(len(statistics.mean_vector) ** 0.5 / statistics.mean_row_norm)
 
@@ -150,7 +149,7 @@ class _Settings:
     batch_size: int
     device: Any
     shuffle_buffer: int
-    mix_fraction: float | None  # None: not SAELens's passes
+    mix_fraction: float | None  # None: batches are not those of SAELens
     group_sequences: int
     max_norm_medians: float | None
     seed: int
@@ -188,7 +187,7 @@ class DataProvider(Iterator[Any]):
             self._groups = _OnePass(client, settings.hook_point, source, options)
         self._ended = False
         self._sequences: Any = None  # of the rows of the last batch
-        self._seen = 0  # sequences from which rows have come at most
+        self._seen = 0  # the number of sequences up to the last one of which rows have come
 
     def __next__(self) -> Any:
         while True:
@@ -204,8 +203,9 @@ class DataProvider(Iterator[Any]):
 
     @property
     def mixing(self) -> float:
-        """The mixing of the last batch: the source sequences that it holds, over the number that as many rows
-        drawn at random from the sequences seen so far would hold on average. 1 is ideal; NaN before the first batch."""
+        """Measures how well the last batch is mixed: the number of source sequences in it, divided by the
+        number expected of as many rows drawn at random from the sequences seen so far. 1 is ideal; NaN before
+        the first batch."""
         if self._sequences is None or self._seen == 0:
             return float("nan")
         rows = len(self._sequences)
@@ -213,8 +213,8 @@ class DataProvider(Iterator[Any]):
         return len(torch.unique(self._sequences)) / ideal
 
     def state_dict(self) -> dict[str, Any]:
-        """All that later batches depend on, for `torch.save`: the place in the source, the buffer with its rows, its
-        random generator. TypeError for a source that cannot be begun in the middle."""
+        """Returns everything that later batches depend on, for `torch.save`: the place in the source, the buffer with
+        its rows, and its random generator. TypeError for a source that cannot be started in the middle."""
         if isinstance(self._groups, _OnePass):
             raise TypeError(
                 "source: a feed, a recording or an iterator cannot be continued elsewhere; give a hookline.Dataset, or "
@@ -232,15 +232,15 @@ class DataProvider(Iterator[Any]):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on where `state_dict` was taken, in any process, with the same arguments. ValueError for others."""
+        """Continues where `state_dict` was taken, in any process. ValueError if the arguments differ."""
         if isinstance(self._groups, _OnePass):
-            raise TypeError("source: this one has no state that could be loaded")
+            raise TypeError("source: a feed, a recording or an iterator has no state that could be loaded")
         if state.get("version") != _STATE_VERSION:
             raise ValueError(f"state: version {state.get('version')} is not {_STATE_VERSION}")
         mine = self._identity()
         for name, value in state["settings"].items():
             if mine[name] != value:
-                raise ValueError(f"state: it is of a provider with {name} {value!r}, this one has {mine[name]!r}")
+                raise ValueError(f"state: saved by a provider with {name} {value!r}, but this one has {mine[name]!r}")
         self._groups.seek(state["place"], state["names"])
         self._ended, self._seen = state["ended"], state["seen"]
         self._buffer.load_state_dict(state["buffer"])
@@ -252,7 +252,7 @@ class DataProvider(Iterator[Any]):
         self._groups.close()
 
     def _identity(self) -> dict[str, Any]:
-        """The settings that decide what the batches are."""
+        """The settings on which the batches depend."""
         settings = self._settings
         names = ("hook_point", "batch_size", "shuffle_buffer", "mix_fraction", "group_sequences", "max_norm_medians")
         return {**{name: getattr(settings, name) for name in names}, "groups": self._groups.groups}
@@ -265,8 +265,8 @@ class DataProvider(Iterator[Any]):
         came = before + sum(len(piece[0]) for piece in group.pieces)  # of the pass
         if len(group.names) > 1:
             raise ValueError(
-                f"hook_point: {settings.hook_point!r} means {len(group.names)}: {escaped(', '.join(group.names))}; "
-                "name one"
+                f"hook_point: {settings.hook_point!r} matches {len(group.names)} hook points: "
+                f"{escaped(', '.join(group.names))}; give one name"
             )
         if group.pieces:
             rows, sequences = (torch.cat([piece[index] for piece in group.pieces]) for index in (0, 1))
@@ -284,7 +284,7 @@ class DataProvider(Iterator[Any]):
         if not settings.repeat:
             self._ended = True
         elif rows < settings.batch_size:
-            raise ValueError(f"source: a pass over it brings fewer than the {settings.batch_size} rows of a batch")
+            raise ValueError(f"source: one pass has fewer rows than a batch, which has {settings.batch_size}")
         elif isinstance(self._groups, _OnePass):
             self._groups.check_can_go_on(rows)
         if self._ended or settings.mix_fraction is None:
@@ -292,7 +292,7 @@ class DataProvider(Iterator[Any]):
 
 
 class _OnePass:
-    """The rows of a source that cannot be begun in the middle, a batch of a capture at a time."""
+    """Reads a source that cannot be started in the middle, a batch of a capture at a time."""
 
     groups = 0
 
@@ -316,11 +316,11 @@ class _OnePass:
         return Group(tuple(batch), [(*batch.values(), torch.as_tensor(batch.sequence))], False)
 
     def check_can_go_on(self, rows: int) -> None:
-        """Before another pass."""
+        """Raises an error if there cannot be another pass."""
         if self._ended_at_cap:
             raise ValueError(
                 f"source: a feed cannot be continued after the server's cap of {rows} rows (--max-rows), and would "
-                "begin again; give a hookline.Dataset, or repeat=False"
+                "start again; give a hookline.Dataset, or repeat=False"
             )
 
     def close(self) -> None:
@@ -330,26 +330,26 @@ class _OnePass:
 
 
 class _RunningMedian:
-    """The median of the norms of the rows that came last."""
+    """The median of the norms of the latest rows."""
 
     def __init__(self) -> None:
         self.recent = torch.empty(0)
 
     def below(self, rows: Any, medians: float) -> Any:
-        """Selects rows with a norm of at most this many medians, these rows counted among those that came."""
+        """Selects the rows whose norm is at most this many medians; the median includes these rows."""
         norms = rows.float().norm(dim=1)
         self.recent = torch.cat([self.recent, norms])[-_MEDIAN_ROWS:]
         return norms <= medians * self.recent.median()
 
 
 def _structural_ids(client: Client, model: str) -> tuple[int, ...]:
-    """The ids that SAELens's `get_special_token_ids` gives, as far as a server tells them: not those of chat."""
+    """Returns the ids of SAELens's `get_special_token_ids` that the server knows, which excludes chat tokens."""
     info = client.model(model).info
     ids = sorted({token.id for token in info.special_tokens if token.role in _STRUCTURAL_ROLES})
     if not ids:
         raise ValueError(
-            f"exclude_special_tokens: the server tells no BOS, EOS or PAD of {escaped(info.name)} "
-            f"({escaped(info.tokenizer) or 'it has no tokenizer'}); give their ids"
+            f"exclude_special_tokens: the server knows no BOS, EOS or PAD of {escaped(info.name)} "
+            f"({escaped(info.tokenizer) or 'it has no tokenizer'}); give the ids"
         )
     return tuple(ids)
 
@@ -365,7 +365,7 @@ def _selection(
     if is_whole and not excluded:
         return selection
     if selection is not None:
-        raise ValueError("selection: give it, or seqpos_slice and exclude_special_tokens, not both")
+        raise ValueError("selection: give either selection, or seqpos_slice and exclude_special_tokens")
     if is_whole:
         return Selection(exclude_token_ids=excluded)
     if context_size is None:
@@ -373,7 +373,7 @@ def _selection(
     kept = range(count("context_size", context_size, 1))[slice(*seqpos_slice)]
     if len(kept) == 0 or kept.step < 1:
         raise ValueError(
-            f"seqpos_slice: {tuple(seqpos_slice)} keeps no position of {context_size}, or turns them round"
+            f"seqpos_slice: {tuple(seqpos_slice)} keeps none of the {context_size} positions, or reverses them"
         )
     return Selection(
         skip_first=kept.start,

@@ -27,18 +27,19 @@ from hookline._sources import is_server_source, name_place, place_in, source_bat
 from hookline.errors import HooklineError, InternalError
 from hookline.types import LARGEST_ID, Dataset, Text
 
-# The protocol holds a number of logits in 32 bits.
+# The protocol stores the number of logits in 32 bits.
 _LARGEST_COUNT = (1 << 31) - 1
 
 
 @dataclass(frozen=True)
 class Intervention:
-    """A replacement of a hook point's rows. Made by the class methods, which all take where it holds:
+    """A replacement of a hook point's rows. Make one by a class method; all of them take these arguments, too:
 
-    positions: only at these positions of each sequence. ignore_token_ids: not where the token is one of these. head:
-    only this head of a hook point whose width is divided into heads.
+    positions: replaces rows only at these positions of each sequence.
+    ignore_token_ids: does not replace rows of these tokens.
+    head: replaces only this head of a hook point whose width is divided into heads.
 
-    Vectors are lists, arrays or tensors, as wide as the hook point, or with `head` as one head's part.
+    Vectors are lists, arrays or tensors, as wide as the hook point, or with `head` as wide as one head.
     """
 
     hook_point: str
@@ -50,38 +51,38 @@ class Intervention:
 
     @classmethod
     def zero(cls, hook_point: str, **where: Any) -> Intervention:
-        """Zeros."""
+        """Replaces the rows by zeros."""
         return cls(hook_point, "zero", **where)
 
     @classmethod
     def mean(cls, hook_point: str, vector: Any = None, **where: Any) -> Intervention:
-        """The mean of the rows: given, or taken over all tokens of all sequences, which must then fit into one forward
-        pass."""
+        """Replaces the rows by their mean: the given vector, or else the mean over all tokens of all sequences, which
+        must then fit into one forward pass."""
         return cls(hook_point, "mean", {} if vector is None else {"vector": vector}, **where)
 
     @classmethod
     def add(cls, hook_point: str, vector: Any, scale: float = 1.0, **where: Any) -> Intervention:
-        """The rows plus `scale * vector`."""
+        """Adds `scale * vector` to the rows."""
         return cls(hook_point, "add", {"vector": vector, "scale": scale}, **where)
 
     @classmethod
     def scale(cls, hook_point: str, factor: float, **where: Any) -> Intervention:
-        """The rows times `factor`."""
+        """Multiplies the rows by `factor`."""
         return cls(hook_point, "scale", {"factor": factor}, **where)
 
     @classmethod
     def project_out(cls, hook_point: str, direction: Any, **where: Any) -> Intervention:
-        """The rows without their part along `direction`."""
+        """Removes the rows' component along `direction`."""
         return cls(hook_point, "project_out", {"direction": direction}, **where)
 
     @classmethod
     def set(cls, hook_point: str, rows: Any, **where: Any) -> Intervention:
-        """Given rows: one for all tokens, or one for each of `positions`."""
+        """Replaces the rows by given rows: one for all tokens, or one for each of `positions`."""
         return cls(hook_point, "set", {"rows": rows}, **where)
 
     @classmethod
     def dictionary(cls, hook_point: str, name: str, **where: Any) -> Intervention:
-        """The reconstruction by a dictionary of the server (`Client.dictionaries`)."""
+        """Replaces the rows by their reconstruction by a dictionary of the server (`Client.dictionaries`)."""
         return cls(hook_point, "dictionary", {"name": name}, **where)
 
     @classmethod
@@ -96,8 +97,9 @@ class Intervention:
         keep_error: bool = False,
         **where: Any,
     ) -> Intervention:
-        """The reconstruction by a dictionary of the server with some latents changed: to values, by factors, to zero.
-        `keep_error`: what the unchanged reconstruction leaves of the rows is added."""
+        """Replaces the rows by their reconstruction by a dictionary of the server, with some latents changed: set to
+        values (`clamp`), multiplied by factors (`scale`) or set to zero (`ablate`). `keep_error` adds the error of the
+        unchanged reconstruction."""
         edits = {"clamp": clamp or {}, "scale": scale or {}, "ablate": ablate}
         return cls(hook_point, "latents", {"dictionary": dictionary, "edits": edits, "keep_error": keep_error}, **where)
 
@@ -145,12 +147,12 @@ def _floats(value: Any, name: str) -> np.ndarray[Any, Any]:
     try:
         return np.asarray(value, dtype=np.float32)
     except (TypeError, ValueError) as error:
-        raise TypeError(f"{name}: numbers are wanted, not {type(value).__name__} ({error})") from None
+        raise TypeError(f"{name}: expected numbers, not {type(value).__name__} ({error})") from None
 
 
 @dataclass(frozen=True)
 class TopLogits:
-    """The largest logits of a sequence of T tokens, (T, k) each, the largest first."""
+    """The largest logits of a sequence of T tokens; each field is (T, k), the largest first."""
 
     ids: np.ndarray[Any, np.dtype[np.int64]]
     logits: np.ndarray[Any, np.dtype[np.float32]]
@@ -159,29 +161,29 @@ class TopLogits:
 
 @dataclass(frozen=True)
 class SequenceScore:
-    """One sequence of T tokens under one variant. What was not asked for is None."""
+    """One sequence of T tokens under one variant. Fields that were not asked for are None."""
 
-    sequence: int  # its index in the source; of a dataset, in the dataset
+    sequence: int  # its index in the source, or in the dataset
     variant: str  # "": the pass without interventions
-    mean_loss: float | None  # natural logarithm; None too where T is 1
-    token_loss: np.ndarray[Any, np.dtype[np.float32]] | None  # (T - 1): entry t is that of predicting token t + 1
+    mean_loss: float | None  # natural logarithm; also None if T is 1
+    token_loss: np.ndarray[Any, np.dtype[np.float32]] | None  # (T - 1): entry t is the loss of predicting token t + 1
     kl: np.ndarray[Any, np.dtype[np.float32]] | None  # (T), from the clean pass; None for the clean pass
     top_logits: TopLogits | None
     log_probabilities: np.ndarray[Any, np.dtype[np.float32]] | None  # (T, ids)
     rows: Mapping[str, np.ndarray[Any, np.dtype[np.float32]]]  # by hook point, (T, width)
-    token_ids: np.ndarray[Any, np.dtype[np.int64]] | None = None  # (T), of the clean pass, with per_token_loss
+    token_ids: np.ndarray[Any, np.dtype[np.int64]] | None = None  # (T), only of the clean pass, with per_token_loss
 
 
 @dataclass(frozen=True)
 class ReplacedRows:
-    """Compares one intervention's rows with those that they replaced."""
+    """Compares one intervention's rows with the rows that they replaced."""
 
     hook_point: str
     rows: int
-    explained_variance: float | None  # None where the rows do not vary
+    explained_variance: float | None  # None if the rows do not vary
     mean_squared_error: float
     cosine_similarity: float
-    l0: float | None  # where a dictionary made the rows: mean number of latents that are not zero
+    l0: float | None  # the mean number of nonzero latents, if a dictionary made the rows
 
 
 @dataclass(frozen=True)
@@ -190,26 +192,26 @@ class VariantSummary:
 
     mean_loss: float | None
     mean_kl: float | None
-    tokens: int  # predictions that mean_loss is over
+    tokens: int  # the number of predictions over which mean_loss is the mean
     loss_recovered: float | None
-    replaced: tuple[ReplacedRows, ...]  # by intervention
+    replaced: tuple[ReplacedRows, ...]  # one for each intervention
 
 
 @dataclass(frozen=True)
 class ScoreSummary:
-    """Totals."""
+    """Totals of a scoring."""
 
     variants: Mapping[str, VariantSummary]  # by name; "": the pass without interventions
     sequences: int
     tokens: int
-    seconds: float  # from the request to here
+    seconds: float  # from the request to the summary
     forward_seconds: float
     queue_seconds: float
 
 
 @dataclass(frozen=True)
 class ScoreOptions:
-    """A `score` and what it asks for."""
+    """A scoring's request, and which outputs it asks for."""
 
     source: Any
     request: bytes
@@ -217,7 +219,7 @@ class ScoreOptions:
     hook_points: bool
 
     def named(self, error: HooklineError) -> HooklineError:
-        """Adds the place in the source where the error is about a sequence."""
+        """Adds the place in the source to an error about a sequence."""
         if is_server_source(self.source):
             return error
         return name_place(error, lambda index: place_in(list(source_batches(self.source)), index))
@@ -226,7 +228,7 @@ class ScoreOptions:
 def score_options(
     source: Any, variants: Mapping[str, Sequence[Intervention]] | None, arguments: ScoreArguments
 ) -> ScoreOptions:
-    """The request of a `score` method's arguments. TypeError and ValueError for what no server takes."""
+    """Makes the request from the arguments of a `score` method. TypeError and ValueError for what no server accepts."""
     unknown = sorted(arguments.keys() - ScoreArguments.__annotations__.keys())
     if unknown:
         raise TypeError(f"{unknown[0]}: score takes {', '.join(sorted(ScoreArguments.__annotations__))}")
@@ -240,7 +242,7 @@ def score_options(
             f"source: {type(source).__name__} cannot be scored; give token ids, hookline.Text or hookline.Dataset"
         )
     elif hasattr(source, "__next__"):
-        raise TypeError("source: an iterator cannot stand in a request; give a list, tensor or server dataset")
+        raise TypeError("source: an iterator cannot be part of a request; give a list, tensor or server dataset")
     else:
         batches = source_batches(source)
         request.tokens.CopyFrom(token_batch([ids for batch in batches for ids in batch.sequences]))
@@ -261,7 +263,7 @@ def score_options(
 
 
 class ScoreReader:
-    """Joins the messages of a score call to what people read: a score and its rows are one."""
+    """Joins the messages of a score call: a score and the rows that follow become one `SequenceScore`."""
 
     def __init__(self, options: ScoreOptions) -> None:
         self._options = options
@@ -270,11 +272,11 @@ class ScoreReader:
         self.summary: ScoreSummary | None = None
 
     def read(self, data: bytes) -> SequenceScore | None:
-        """Returns what this message completes."""
+        """Returns the score that this message completes; None if there is none."""
         return self.take(_protocol.ScoreResponse.FromString(data))
 
     def take(self, message: Any) -> SequenceScore | None:
-        """`read` of a message that is parsed."""
+        """Does what `read` does, with a parsed message."""
         kind = message.WhichOneof("kind")
         if kind == "rows":
             rows = message.rows
@@ -313,7 +315,7 @@ class ScoreReader:
         )
 
     def finished(self) -> ScoreSummary:
-        """The summary. InternalError where the server left it out."""
+        """Returns the summary. InternalError if the server left it out."""
         if self.summary is None:
             raise InternalError("the server ended the call without the summary")
         return self.summary
@@ -357,15 +359,15 @@ def _summary(message: Any) -> ScoreSummary:
 
 
 class Scores(_lifetime.Running, Iterator[SequenceScore]):
-    """Scores as they come: an iterator of `SequenceScore`, a sequence's clean one before its variants'. `wait` reads
-    the rest and returns the summary. Iterate from one thread at a time. Leaving it early, by `close` or the end of
-    `with`, ends the work on the server."""
+    """Yields scores as they come: an iterator of `SequenceScore`, in which a sequence's clean score precedes those of
+    its variants. `wait` reads the rest and returns the summary. `close`, or the end of a `with` block, ends the work on
+    the server. Iterate from one thread at a time."""
 
     def __init__(self, call: StreamCall, options: ScoreOptions) -> None:
         self._call = call
         self._options = options
         self._reader = ScoreReader(options)
-        # `started` comes at once. Waiting for it here raises what the server objects to.
+        # `started` comes at once. Waiting for it here raises an error of the server in the constructor.
         self._receive()
 
     def __next__(self) -> SequenceScore:
@@ -389,7 +391,7 @@ class Scores(_lifetime.Running, Iterator[SequenceScore]):
         return self._reader.read(data)
 
     def wait(self) -> ScoreSummary:
-        """Reads what is left, and returns the totals."""
+        """Reads the remaining scores and returns the totals."""
         for _ in self:
             pass
         return self._reader.finished()

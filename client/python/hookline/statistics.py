@@ -1,4 +1,4 @@
-"""Statistics that the server computes of hook points' rows."""
+"""Statistics of hook points' rows, which the server computes."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ class HookPointStatistics:
     rows: int
     mean_vector: np.ndarray[Any, Any]  # float32, (width,)
     mean: float  # of all values
-    rms: float  # root of the mean of the values' squares
-    mean_row_norm: float  # of L2 norms, as all below
-    row_norm_p1: float  # 1 % of the rows are not above; quantiles are exact to 0.4 %
+    rms: float  # the root mean square of the values
+    mean_row_norm: float  # of the rows' L2 norms, like the fields that follow
+    row_norm_p1: float  # the 1 % quantile; quantiles are exact to 0.4 %
     row_norm_p50: float
     row_norm_p99: float
-    outlier_row_share: float  # of the rows with more than 10 medians, 0 to 1
+    outlier_row_share: float  # the share (0 to 1) of rows whose norm is above 10 medians
     nan_count: int
     infinity_count: int
 
 
 @dataclass(frozen=True)
 class Statistics(Mapping[str, HookPointStatistics]):
-    """Hook point -> its statistics, in the order of the request; `array` has one number of all of them.
+    """Maps each hook point to its statistics, in the order of the request; `array` returns one of them for all.
 
     statistics = client.statistics("blocks.*.hook_resid_post", hookline.Dataset("pile", 256))
     statistics["blocks.3.hook_resid_post"].mean_vector
@@ -53,25 +53,25 @@ class Statistics(Mapping[str, HookPointStatistics]):
         return len(self.hook_points)
 
     def array(self, name: str) -> np.ndarray[Any, Any]:
-        """The values that `HookPointStatistics` calls `name`, of all hook points: (hook points,), or (hook points,
-        width) of `mean_vector` where they have one width."""
+        """The field `name` of `HookPointStatistics` for all hook points: (hook points,), or for `mean_vector` (hook
+        points, width) if all have the same width."""
         return np.array([getattr(point, name) for point in self.hook_points.values()])
 
 
 def statistics_options(hook_points: str | Sequence[str], source: Any, arguments: StatisticsArguments) -> CaptureOptions:
-    """Options from the arguments of a `statistics` method. TypeError for an argument that it does not take."""
+    """Makes the options from the arguments of `statistics`. TypeError for an argument that it does not take."""
     accepted = sorted(StatisticsArguments.__annotations__)
     unknown = sorted(arguments.keys() - set(accepted))
     if unknown:
         raise TypeError(f"{unknown[0]}: statistics take {', '.join(accepted)}")
     if isinstance(source, Recording):
-        raise TypeError("source: a recording's rows are there already; read them with Client.capture")
-    # Memory is made for a batch that never comes.
+        raise TypeError("source: statistics of a recording are not available; read its rows with Client.capture")
+    # No rows come, so batches are as small as possible: the receiver still allocates one.
     return capture_options(hook_points, source, **arguments, statistics_only=True, batch_rows=1, prefetch=1)
 
 
 def receiver_statistics(started: CaptureStarted, summary: CaptureSummary | None) -> Statistics:
-    """The statistics from a capture that has ended. InternalError where the server sent no statistics."""
+    """Returns the statistics of a capture that has ended. InternalError if the server sent none."""
     if summary is None or any(point.mean_vector is None for point in summary.hook_points.values()):
         raise InternalError("the server sent no statistics; it is older than this client")
     points = {}

@@ -22,23 +22,23 @@ from hookline._counts import flag, string, strings
 from hookline._talk import TalkCall
 from hookline.scores import Intervention, ScoreOptions, Scores, SequenceScore, score_options
 
-# Arguments of `substitute` that say where rows are replaced.
+# The arguments of `substitute` that say where rows are replaced.
 _WHERE = ("positions", "ignore_token_ids", "head")
 
 
 @dataclass(frozen=True)
 class RowsPlace:
-    """The tokens whose rows a function is given, each array of one entry for each row."""
+    """Says which tokens' rows a function is given; each array has one entry per row."""
 
     hook_point: str
-    sequence: np.ndarray[Any, np.dtype[np.int64]]  # its index in the source; of a dataset, in the dataset
+    sequence: np.ndarray[Any, np.dtype[np.int64]]  # its index in the source, or in the dataset
     position: np.ndarray[Any, np.dtype[np.int64]]
     token_id: np.ndarray[Any, np.dtype[np.int64]]
 
 
 @dataclass(frozen=True)
 class Substitution:
-    """A `substitute` that is settled: the request, and who replaces the rows of each hook point."""
+    """The request of a `substitute` with checked arguments, and the function for each hook point."""
 
     options: ScoreOptions
     request: bytes
@@ -54,7 +54,7 @@ def substitution(
     variants: Mapping[str, Sequence[Intervention]] | None,
     arguments: SubstituteArguments,
 ) -> Substitution:
-    """Settles a `substitute` method's arguments. TypeError and ValueError for what no server takes."""
+    """Checks the arguments of a `substitute` method. TypeError and ValueError for what no server accepts."""
     rest: dict[str, Any] = dict(arguments)
     where = {name: rest.pop(name) for name in _WHERE if name in rest}
     variant = string("variant", rest.pop("variant", "substituted"))
@@ -70,7 +70,7 @@ def substitution(
         if not callable(function):
             raise TypeError(f"replace: {type(function).__name__} for {name} is not a function from rows to rows")
     if variant in (variants or {}):
-        raise ValueError(f"variants: {variant!r} is the name of the one whose rows are replaced here")
+        raise ValueError(f"variants: {variant!r} is the name of the variant whose rows are computed here")
     mine = {variant: [Intervention(name, "client", **where) for name in names]}
     options = score_options(source, {**(variants or {}), **mine}, rest)  # type: ignore[arg-type]
     request = _protocol.SubstituteRequest()
@@ -80,7 +80,7 @@ def substitution(
 
 
 class Replacer:
-    """Gathers the rows of a forward pass, and makes the answers of what the functions return."""
+    """Gathers the rows of a forward pass, and makes answers from what the functions return."""
 
     def __init__(self, settled: Substitution) -> None:
         self._settled = settled
@@ -92,7 +92,7 @@ class Replacer:
         return bool(message.last)
 
     def calls(self) -> list[tuple[Any, tuple[Any, ...]]]:
-        """The functions to call, with their arguments: one call for each hook point."""
+        """Returns the functions to call, with their arguments: one call for each hook point."""
         return [
             (self._settled.functions[name], self._arguments(name, messages)) for name, messages in self._asked.items()
         ]
@@ -118,7 +118,7 @@ class Replacer:
         )
 
     def answers(self, results: Sequence[Any]) -> list[bytes]:
-        """The messages with what the functions have returned, in the order of `calls`."""
+        """Makes the messages with the functions' results, which are in the order of `calls`."""
         made = []
         for (name, messages), result in zip(self._asked.items(), results):
             count = sum(message.rows for message in messages)
@@ -159,7 +159,7 @@ def _answer(message: Any, rows: Any, mask: np.ndarray[Any, Any]) -> bytes:
 
 
 def _checked(name: str, result: Any, rows: int, width: int) -> tuple[Any, np.ndarray[Any, Any]]:
-    """Reads what a function returned: rows, which are None where all stay, and a mask. TypeError, ValueError."""
+    """Converts a function's result to rows (None if all stay as they are) and a mask. Raises TypeError, ValueError."""
     if inspect.isawaitable(result):
         raise TypeError(f"replace: the function of {name} is a coroutine; use hookline.aio for those")
     if result is None:
@@ -167,10 +167,10 @@ def _checked(name: str, result: Any, rows: int, width: int) -> tuple[Any, np.nda
     made, mask = result if isinstance(result, tuple) and len(result) == 2 else (result, None)
     values = _to_numpy(made, name, "rows", np.float32)
     if values.shape != (rows, width):
-        raise ValueError(f"replace: the function of {name} returned rows of {values.shape}, not of {(rows, width)}")
+        raise ValueError(f"replace: the function of {name} returned rows of {values.shape}, not {(rows, width)}")
     chosen = np.ones(rows, dtype=bool) if mask is None else _to_numpy(mask, name, "mask", np.bool_)
     if chosen.shape != (rows,):
-        raise ValueError(f"replace: the function of {name} returned a mask of {chosen.shape}, not of {(rows,)}")
+        raise ValueError(f"replace: the function of {name} returned a mask of {chosen.shape}, not {(rows,)}")
     if not np.isfinite(values[chosen]).all():
         raise ValueError(f"replace: the function of {name} returned values that are not finite")
     return values, chosen
@@ -187,7 +187,7 @@ def _to_numpy(values: Any, name: str, what: str, dtype: Any) -> np.ndarray[Any, 
 
 
 class Substituted(Scores):
-    """Scores as they come, as of `Client.score`. The functions are called by the thread that iterates."""
+    """Yields scores as they come, as `Scores` does. The thread that iterates calls the functions."""
 
     def __init__(self, call: TalkCall, settled: Substitution) -> None:
         self._talk = call

@@ -36,27 +36,28 @@ if TYPE_CHECKING:
 
 # `Client.capture` takes these by itself.
 _BATCH_ROWS = 4096
-# Sequences that are taken at once: a pass goes on with the first that no state holds rows of.
+# The sequences that are taken at once. A loaded state continues with the first group of which it holds no rows.
 _GROUP_SEQUENCES = 32
-# Options whose rows cannot be kept in a state, or begun in the middle.
+# Options with which iterators have no state.
 _WITHOUT_STATE = ("pin_memory", "record_as")
 
 
 class ActivationDataset(torch.utils.data.IterableDataset):  # type: ignore[type-arg, misc, unused-ignore]
-    """An IterableDataset of batches `{hook point: (rows, width) tensor}`; each pass is a capture of its own,
-    or several one after another where the server's cap on rows (`--max-rows`) ends one before the source.
+    """An IterableDataset of batches `{hook point: (rows, width) tensor}`. Each pass is a capture of its own, or several
+    in a row if the server's cap on rows (`--max-rows`) ends a capture before the source.
 
     address: of the server, or a list of several. The connection is made in the process that iterates, so that the
         dataset can be pickled.
     hook_points, source, options: as for `Client.capture`. An iterator as source lasts for one pass.
 
-    Give it to a DataLoader with `batch_size=None`: its items are batches already. With `num_workers`, each worker
+    Give it to a DataLoader with `batch_size=None`, since its items are batches already. With `num_workers`, each worker
     captures its own part of the source (a `hookline.Dataset`, or token ids in a list, tensor or array), and budgets
-    hold in each worker. With such a source, without `pin_memory` and `record_as`, its iterators have `state_dict` and
-    `load_state_dict`, as torchdata's `StatefulDataLoader` expects: a pass goes on in another process with exactly the
-    batches that would have come, the shuffle buffer included (`ResumableBatches`). Workers may be forked or spawned;
-    forked ones must be so while no capture is open, since gRPC
-    does not survive a fork, and say so otherwise: `multiprocessing_context="spawn"` always works.
+    apply to each worker. With such a source, and without `pin_memory` and `record_as`, its iterators have `state_dict`
+    and `load_state_dict`, as torchdata's `StatefulDataLoader` expects: a pass continues in another process with exactly
+    the batches that would have come, the shuffle buffer included (`ResumableBatches`).
+
+    Workers can be forked or spawned. gRPC does not survive a fork while a capture is open; forked workers then raise an
+    error that says so. `multiprocessing_context="spawn"` always works.
     """
 
     def __init__(
@@ -89,7 +90,7 @@ class ActivationDataset(torch.utils.data.IterableDataset):  # type: ignore[type-
             self.summary = batches.summary
 
 
-# Describes a hook point's rows: their width where they are the largest entries only, else 0; and tensors of no rows.
+# Describes a hook point's rows: the width with `top_k`, else 0; and tensors with no rows.
 _Form = tuple[int, tuple[Any, ...]]
 
 
@@ -103,12 +104,12 @@ def _form_of(rows: Any) -> _Form:
 
 
 class ResumableBatches(Iterator[Batch]):
-    """The batches of one pass over an `ActivationDataset`, each with exactly `batch_rows` rows, the last with what is
-    left. Rows that `shuffle_buffer` mixes are mixed as `hookline.sae_lens` does. Where budgets differ, rows that
-    all hook points have stand first in a batch.
+    """The batches of one pass over an `ActivationDataset`, each with exactly `batch_rows` rows, the last one with the
+    rest. `shuffle_buffer` mixes rows as `hookline.sae_lens` does. If budgets differ, the rows that all hook points have
+    come first in a batch.
 
-    `state_dict` has what later batches depend on: the place in the source, the rows that wait, the random generator.
-    Give it to `load_state_dict` of a new iterator over an equal dataset before its first batch.
+    `state_dict` holds what later batches depend on: the place in the source, the rows that wait, and the random
+    generator. Give it to `load_state_dict` of a new iterator over an equal dataset before its first batch.
     """
 
     def __init__(self, client: _client.Client, dataset: ActivationDataset, source: Any) -> None:
@@ -121,7 +122,7 @@ class ResumableBatches(Iterator[Batch]):
         self._shuffles = shuffle_buffer > 0
         buffer_rows, fraction = (max(shuffle_buffer, batch_rows), 0.5) if self._shuffles else (batch_rows, 0.0)
         self._groups = GroupReader(client, dataset.hook_points, source, _GROUP_SEQUENCES, False, **options)
-        # There may be as many parts as `_flat` makes of the hook points, and three columns of provenance.
+        # The number of parts is not known yet: `_flat` makes it from the hook points and three columns of provenance.
         self._buffer = MixingBuffer(buffer_rows, batch_rows, fraction, seed, itertools.repeat("cpu"))
         self._identity = {
             "batch_rows": batch_rows,
@@ -160,12 +161,12 @@ class ResumableBatches(Iterator[Batch]):
             group = self._groups.next()
         except CancelledError:
             raise
-        except Exception as error:  # what has come before it comes first
+        except Exception as error:  # rows that came before the error are returned first
             self._failure, self._ended = error, True
             self._buffer.flush(shuffled=self._shuffles)
             return
         for piece in group.pieces:
-            if not self._forms:  # of the first piece, in which every hook point has rows
+            if not self._forms:  # every hook point has rows in the first piece
                 self._forms = {name: _form_of(rows) for name, rows in zip(group.names, piece)}
             self._buffer.push(self._flat(piece))
         self._buffer.serve()
@@ -174,8 +175,8 @@ class ResumableBatches(Iterator[Batch]):
             self._buffer.flush(shuffled=self._shuffles)
 
     def _flat(self, piece: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Tensors with an entry for each row: of each hook point whether it has the row, then its values, zeros where
-        it has none, with `top_k` after their indices; then the provenance."""
+        """Returns tensors with one entry per row: for each hook point, whether it has the row, and its values (with
+        `top_k`, its indices and values), which are zeros where it has none; then the provenance."""
         flat: list[Any] = []
         count = len(piece[-1])
         for (_, empty), rows in zip(self._forms.values(), piece):
@@ -221,7 +222,7 @@ class ResumableBatches(Iterator[Batch]):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, value in state["identity"].items():
             if self._identity[name] != value:
-                raise ValueError(f"state: it is of a pass with {name} {value}, this one has {self._identity[name]}")
+                raise ValueError(f"state: saved by a pass with {name} {value}, but this one has {self._identity[name]}")
         self._groups.seek(state["place"], state["forms"])
         self._forms = {name: (width, tuple(empty)) for name, (width, empty) in state["forms"].items()}
         self._rows, self._ended = state["rows"], state["ended"]
@@ -258,6 +259,6 @@ def _sequences_after(client: _client.Client, source: Dataset) -> int:
     length = info.row_length or source.sequence_length
     if length < 1:
         raise ValueError(
-            f"sequence_length: dataset {source.name!r} is a stream of tokens; say at what length to cut it"
+            f"sequence_length: dataset {source.name!r} is a stream of tokens; give the length of its sequences"
         )
     return max(0, info.tokens // length - source.first_sequence)

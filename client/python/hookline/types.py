@@ -1,4 +1,4 @@
-"""The things that requests name and servers tell, as plain values."""
+"""The plain values that requests are made of and that servers answer with."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LARGEST_ID = 0xFFFFFFFF
 
 
 def _settle_counts(value: Any, **least: int | None) -> None:
-    """Replaces these fields of a frozen dataclass by the whole numbers that they are; None stays."""
+    """Converts these fields of a frozen dataclass to int, and checks that each is at least its value; None stays."""
     for name, smallest in least.items():
         given = getattr(value, name)
         if given is not None:
@@ -28,11 +28,11 @@ class HookPoint:
 
     name: str
     width: int  # values in a row; heads are flattened into it, head 0 first
-    layer: int  # from 0; -1 before the first block, the number of layers after the last
+    layer: int  # from 0; -1 for one before the first block, the number of layers for one after the last
     description: str
     aliases: tuple[str, ...] = ()  # other names by which it can be captured
-    heads: int = 0  # that the width is divided into; 0: it is not
-    observation: bool = False  # nothing reads the value: an intervention there is refused
+    heads: int = 0  # the number of heads that the width is divided into; 0: not divided
+    observation: bool = False  # True if nothing reads the value, so that an intervention there is refused
 
 
 @dataclass(frozen=True)
@@ -49,14 +49,14 @@ class ModelInfo:
     key_value_heads: int
     context_length: int  # tokens
     vocabulary_size: int
-    dtype: str  # in which the model computes: "float32", "bfloat16" or "float16"
+    dtype: str  # the dtype in which the model computes: "float32", "bfloat16" or "float16"
     device: str
     fingerprint: str
     parameters: int
     hook_points: tuple[HookPoint, ...]
     evaluates: bool = False  # whether it can be scored
     tokenizer: str = ""  # its file and size, or why there is none
-    tokenizer_fingerprint: str = ""  # empty without one
+    tokenizer_fingerprint: str = ""  # empty without a tokenizer
     special_tokens: tuple[SpecialToken, ...] = ()
 
 
@@ -65,8 +65,8 @@ class Text:
     """Texts, which the model's tokenizer turns into sequences on the server."""
 
     texts: Sequence[str]  # or one str
-    add_special_tokens: bool | None = None  # None: as the tokenizer itself does
-    long_texts: str = "refuse"  # or "truncate", "split": what happens to more tokens than a sequence may have
+    add_special_tokens: bool | None = None  # None: what the tokenizer's own configuration says
+    long_texts: str = "refuse"  # or "truncate", "split": what happens to a text that is too long for a sequence
 
     def __post_init__(self) -> None:
         texts = [self.texts] if isinstance(self.texts, str) else list(self.texts)
@@ -89,11 +89,11 @@ class SpecialToken:
 
 @dataclass(frozen=True)
 class TokenizedText:
-    """A text as tokens; all have one entry a token."""
+    """A text as tokens; each field has one entry per token."""
 
     ids: tuple[int, ...]
     tokens: tuple[str, ...]  # as the vocabulary spells them
-    offsets: tuple[tuple[int, int], ...]  # the characters of the text that each covers; (0, 0) for one that was added
+    offsets: tuple[tuple[int, int], ...]  # the characters of the text that each covers; (0, 0) for an added token
     special: tuple[bool, ...]
 
 
@@ -103,15 +103,15 @@ class Dictionary:
 
     name: str
     model: str
-    hook_point: str  # whose rows it encodes
+    hook_point: str  # the hook point whose rows it encodes
     architecture: str
     format: str  # the library whose files it was read from
     width: int  # of the rows
     latents: int
-    max_active: int  # latents of a row that can be other than zero; 0: no limit
+    max_active: int  # the most latents of a row that can differ from zero; 0: no limit
     fingerprint: str
-    hook_points: tuple[str, ...]  # its own, which are captured as any other
-    output_hook_point: str = ""  # whose rows it reconstructs: hook_point, or a transcoder's output
+    hook_points: tuple[str, ...]  # the dictionary's own hook points, which are captured like any other
+    output_hook_point: str = ""  # the one whose rows it reconstructs: hook_point, or a transcoder's output
     head: int | None = None  # the head whose part of a row it encodes; None: whole rows
 
 
@@ -123,10 +123,10 @@ class Dataset:
     sequence_length: int = 0  # tokens, without the prepended one; required for a stream of tokens
     first_sequence: int = 0
     sequence_count: int = 0  # 0: all that follow
-    prepend_token_id: int | None = None  # usually BOS, which a stream holds only where its maker put it
-    shuffle_seed: int | None = None  # takes them in an order that it alone decides, each once an epoch; None: in order
-    epochs: int = 1  # how many times, shuffled each time in another order
-    skip_sequences: int = 0  # of that order, left out at its beginning
+    prepend_token_id: int | None = None  # usually BOS, which a stream has only where the dataset's author put it
+    shuffle_seed: int | None = None  # decides the order, in which each sequence comes once per epoch; None: in order
+    epochs: int = 1  # the number of times that all sequences are taken; each epoch is shuffled differently
+    skip_sequences: int = 0  # sequences left out at the beginning of that order
 
     def __post_init__(self) -> None:
         string("name", self.name)
@@ -136,13 +136,13 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Packing:
-    """The way in which `hookline.pack` made a dataset, from the sidecar beside it."""
+    """How `hookline.pack` made a dataset, as the sidecar beside the dataset records it."""
 
     tokenizer_fingerprint: str
     method: str
     options: Mapping[str, str]
     documents: int
-    warning: str  # if it is not the dataset's, or a model's tokenizer is another one; else empty
+    warning: str  # says that the sidecar does not match the dataset, or its tokenizer a model's; else empty
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ class DatasetInfo:
 
     name: str
     tokens: int
-    row_length: int  # where the file holds rows; 0 for a stream, which is cut at the request's sequence_length
+    row_length: int  # tokens in a row of the file; 0 for a stream, which is cut at the request's sequence_length
     token_dtype: str
     largest_token_id: int
     fingerprint: str  # equal for files with the same tokens, type and rows
@@ -238,15 +238,15 @@ class RecordingInfo:
 
 @dataclass(frozen=True)
 class Selection:
-    """Selects rows of each sequence. All conditions must hold; what is dropped counts towards no budget."""
+    """Selects rows of each sequence. All conditions must hold; rows that are left out do not count towards a budget."""
 
-    skip_first: int = 0  # positions below are left out
+    skip_first: int = 0  # positions below this one are left out
     position_end: int = 0  # positions from here on are left out; negative: from the end, as in slices; 0: no end
     position_stride: int = 1  # keeps every n-th position, counted from skip_first
     exclude_token_ids: Sequence[int] = ()  # rows of these tokens are left out
-    sample_rows: int = 0  # keeps this many of the rows left, per sequence; 0: all
+    sample_rows: int = 0  # keeps this many of the remaining rows, per sequence; 0: all
     seed: int = 0  # of the sampling
-    last_only: bool = False  # keeps the last of the rows left, per sequence
+    last_only: bool = False  # keeps only the last of the remaining rows, per sequence
 
     def __post_init__(self) -> None:
         _settle_counts(self, skip_first=None, position_end=None, position_stride=None, sample_rows=None, seed=None)
@@ -256,7 +256,7 @@ class Selection:
         )
 
     def rows_of(self, ids: Any) -> int:
-        """Rows that a sequence with these token ids brings."""
+        """The number of rows that are kept of a sequence with these token ids."""
         end = len(ids) + self.position_end if self.position_end < 0 else min(len(ids), self.position_end or len(ids))
         positions = range(self.skip_first, end, max(self.position_stride, 1))
         rows = len(positions)
@@ -269,9 +269,9 @@ class Selection:
 
 @dataclass(frozen=True)
 class Retry:
-    """Lets a capture go on after UNAVAILABLE: up to `attempts` reconnects without a new row between them, the n-th
-    after `initial_seconds` * 2^(n-1), at most `max_seconds`. The defaults are those of every client of Hookline
-    (client/cpp/resumable_capture.h)."""
+    """Lets a capture continue after UNAVAILABLE, with up to `attempts` reconnects in a row that receive no new row. The
+    n-th of them waits `initial_seconds` * 2^(n-1), at most `max_seconds`. The defaults are those of every Hookline
+    client (client/cpp/resumable_capture.h)."""
 
     attempts: int = 10
     initial_seconds: float = 0.25
@@ -283,7 +283,7 @@ class Retry:
             object.__setattr__(self, name, seconds(name, getattr(self, name)))
 
     def delay(self, failures: int) -> float | None:
-        """Seconds before the reconnect after this many failures in a row; None: give up."""
+        """The seconds to wait before the reconnect after this many failures in a row; None: give up."""
         if failures > self.attempts:
             return None
         return float(min(self.initial_seconds * 2.0 ** (failures - 1), self.max_seconds))
@@ -296,7 +296,7 @@ class HookPointGrant:
     name: str
     width: int
     max_activations: int  # rows
-    clipped: bool  # whether the server's cap made it smaller than was asked for
+    clipped: bool  # True if the server's cap made it smaller than was asked for
 
 
 @dataclass(frozen=True)
@@ -316,14 +316,14 @@ class CaptureStarted:
     added_special_tokens: tuple[SpecialToken, ...] = ()
     """The special tokens that were added to each text."""
     tokenizer_warning: str = ""
-    """Says what differs, if another tokenizer than the model's has packed the dataset."""
-    batch_tokens: int = 0  # most tokens of a forward pass; 0: the server does not say
+    """Says what differs if the dataset was packed with a different tokenizer than the model's."""
+    batch_tokens: int = 0  # the most tokens in a forward pass; 0: the server does not say
 
 
 @dataclass(frozen=True)
 class HookPointSummary:
-    """The rows of one hook point. The statistics cover `statistics_rows`: all rows, but for those of a call whose
-    connection broke before the server could sum it up."""
+    """Describes the rows of one hook point. The statistics cover `statistics_rows`: all rows except those of a call
+    whose connection broke before the server sent its summary."""
 
     rows: int
     statistics_rows: int
@@ -333,11 +333,11 @@ class HookPointSummary:
     nan_count: int
     infinity_count: int
     overflow_count: int = 0  # finite values that float16 made infinite
-    conversion_error: float = 0.0  # of float8_e4m3 and int8: relative, root of the mean of squares
-    truncated_rows: int = 0  # with top_k: rows that had more entries other than 0 than were sent
+    conversion_error: float = 0.0  # of float8_e4m3 and int8: relative root mean square error
+    truncated_rows: int = 0  # with top_k: rows that had more nonzero entries than were sent
     mean_vector: np.ndarray[Any, Any] | None = field(
         default=None, compare=False
-    )  # of `Client.statistics`, as all below
+    )  # this and the fields below are set by `Client.statistics` only
     row_norm_p1: float = 0.0
     row_norm_p50: float = 0.0
     row_norm_p99: float = 0.0
@@ -346,8 +346,8 @@ class HookPointSummary:
 
 @dataclass(frozen=True)
 class CaptureSummary:
-    """The end of a capture. After reconnects, counts, times and statistics cover every call of the capture whose
-    summary came: that of a call whose connection broke did not."""
+    """Says how a capture ended. After reconnects, counts, times and statistics cover every call of the capture that
+    sent a summary, which excludes calls whose connection broke."""
 
     stop_reason: str  # "budget", "source_ended", "cancelled", "shutting_down" or "error"
     hook_points: Mapping[str, HookPointSummary]

@@ -64,7 +64,7 @@ class Dictionary {
       : info_(std::move(info)), config_(config), weights_(std::move(weights)) {}
 
   const DictionaryInfo& info() const { return info_; }
-  // Returns the part of a hook point's rows that the dictionary encodes, as a view. The last axis holds the values.
+  // Returns the part of a hook point's rows, whose last axis holds their values, that the dictionary encodes: a view.
   at::Tensor PartOf(const at::Tensor& rows) const;
 
   using Visit = absl::FunctionRef<void(DictionaryPoint point, const at::Tensor& values)>;

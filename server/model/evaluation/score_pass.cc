@@ -369,11 +369,11 @@ class PausingPass final : public ScorePass, private PassEditor {
   int64_t positions_ = 0;         // of the longest sequence
   BatchTokens tokens_;            // on the host
   std::unordered_map<at::Device, BatchTokens> tokens_on_;
-  std::vector<int> all_points_, points_;  // hook points of all passes, and of the current one
-  std::vector<int> first_point_;          // the first of each variant's interventions
-  std::vector<size_t> forked_;            // variants that are in the batch, in the batch's order
-  std::vector<int> pauses_;               // hook points whose rows are still to be asked for
-  // The state from which the next pass begins, and the values that belong to it.
+  std::vector<int> all_points_, points_;  // hook points of all passes, and of this one
+  std::vector<int> first_point_;          // of each variant's interventions
+  std::vector<size_t> forked_;            // variants that are in the batch, in its order
+  std::vector<int> pauses_;               // hook points where rows are still to be asked for
+  // The state from which the next pass begins, and what belongs to it.
   std::optional<PassState> state_;
   size_t forked_at_state_ = 0;
   std::vector<std::vector<ReplacedRows>> replaced_at_state_;
