@@ -124,7 +124,7 @@ absl::StatusOr<DatasetPart> PartOf(const v1::DatasetSource& source, const v1::Da
   if (length < 1) {
     return InvalidField(
         "dataset.sequence_length",
-        absl::StrCat("dataset ", dataset.name(), " is a stream of tokens; say at what length to cut it"));
+        absl::StrCat("dataset ", dataset.name(), " is a stream of tokens; give the length of its sequences"));
   }
   DatasetPart part;
   part.source = source;

@@ -62,7 +62,7 @@ absl::Status SharedCapture::CheckRequest() const {
     return InvalidField("feed", absl::StrCat("a feed is shared by captures on one server", kOneServer));
   }
   if (!request_.record_as().empty()) {
-    return InvalidField("record_as", absl::StrCat("a recording stands on one server's disk", kOneServer));
+    return InvalidField("record_as", absl::StrCat("a recording is written to one server's disk", kOneServer));
   }
   if (request_.statistics_only()) {
     return InvalidField("statistics_only", absl::StrCat("statistics are those of one server", kOneServer));

@@ -58,7 +58,7 @@ absl::StatusOr<HostPort> ParseHostPort(absl::string_view address) {
     return Wrong(address, "holds spaces or unprintable characters");
   }
   if (const size_t scheme = address.find("://"); scheme != absl::string_view::npos) {
-    return Wrong(address, absl::StrCat("begins with ", address.substr(0, scheme), "://, which is left out"));
+    return Wrong(address, absl::StrCat("begins with ", address.substr(0, scheme), "://; leave that out"));
   }
   HostPort parsed;
   absl::string_view port;

@@ -42,7 +42,7 @@ TEST(Address, SaysWhatIsWrongWithIt) {
            {"[::1]", "has no port"},
            {"[::1:7471", "is not an IPv6 address in brackets"},
            {"[1.2.3.4]:7471", "is not an IPv6 address in brackets"},
-           {"http://localhost:7471", "begins with http://, which is left out"},
+           {"http://localhost:7471", "begins with http://; leave that out"},
            {"local host:7471", "spaces"},
            {"localhost:7471 ", "spaces"},
            {"localhost:7471\n", "\\n"},

@@ -162,7 +162,7 @@ TEST(PartOf, IsWhatTheServerTakesOfTheDataset) {
   dataset.set_tokens(1005);
   v1::DatasetSource source;
   source.set_name("text");
-  EXPECT_THAT(PartOf(source, dataset).status().message(), HasSubstr("say at what length to cut it"));
+  EXPECT_THAT(PartOf(source, dataset).status().message(), HasSubstr("give the length of its sequences"));
   source.set_sequence_length(10);
   source.set_first_sequence(20);
   source.set_prepend_token_id(256);

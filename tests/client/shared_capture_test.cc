@@ -279,7 +279,7 @@ TEST_F(SharedCaptureTest, WhatNeedsOneServerIsRefusedBeforeAnyIsAsked) {
   recorded.set_record_as("run");
   sampled.mutable_selection()->set_sample_rows(3);
   EXPECT_THAT(Run(feed, nullptr).status().message(), HasSubstr("a feed is shared by captures on one server"));
-  EXPECT_THAT(Run(recorded, Source()).status().message(), HasSubstr("stands on one server's disk"));
+  EXPECT_THAT(Run(recorded, Source()).status().message(), HasSubstr("is written to one server's disk"));
   EXPECT_THAT(Run(sampled, Source()).status().message(), HasSubstr("selection.sample_rows"));
   EXPECT_THAT(first_.requests(), IsEmpty());
 }

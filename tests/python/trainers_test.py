@@ -31,8 +31,11 @@ def test_a_dataset_yields_a_captures_batches_in_every_pass(fake):
 def test_a_dataset_and_its_errors_can_cross_to_another_process(fake):
     dataset = hookline.torch.ActivationDataset(fake().address, RESID, torch.tensor(SEQUENCES), dtype="bfloat16")
     assert next(iter(pickle.loads(pickle.dumps(dataset))))[RESID].dtype == torch.bfloat16
-    error = pickle.loads(pickle.dumps(hookline.InvalidArgumentError("m", field="f")))
-    assert (error.message, error.field, error.code) == ("m", "f", "INVALID_ARGUMENT")
+    error = hookline.InvalidArgumentError("m", field="f")
+    error.retry_after = 2.5
+    again = pickle.loads(pickle.dumps(error))
+    assert (again.message, again.field, again.code) == ("m", "f", "INVALID_ARGUMENT")
+    assert again.retry_after == 2.5
 
 
 def test_workers_share_a_source_without_overlap(fake):

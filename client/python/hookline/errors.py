@@ -40,7 +40,7 @@ class HooklineError(Exception):
         return f"{self.code}: {self.message}"
 
     def __reduce__(self) -> Any:  # data loaders pickle exceptions to pass them between processes
-        return type(self), (self.message, self.code, self.field)
+        return type(self), (self.message, self.code, self.field), {"retry_after": self.retry_after}
 
 
 class InvalidArgumentError(HooklineError, ValueError):
