@@ -13,11 +13,12 @@ The submodules `aio`, `many`, `pack`, `plot`, `ray`, `sae_lens` and `torch` are 
 import importlib
 from typing import Any
 
+from hookline._connect import connect
 from hookline._rows import TopK
 from hookline._security import Tls
 from hookline._version import __version__
 from hookline.capture import Batch, Capture
-from hookline.client import Client, connect
+from hookline.client import Client
 from hookline.collector import ActivationCollector, collect_activations_from_dataloader
 from hookline.errors import (
     CancelledError,

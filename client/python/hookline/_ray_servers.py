@@ -17,7 +17,7 @@ import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from hookline import client as _client
+from hookline._connect import connect
 from hookline.errors import HooklineError, UnavailableError
 
 # The time between two checks of a server, and the longest that it can take to answer. After three missed answers it is
@@ -261,7 +261,7 @@ class _Server:
 
     def _is_there(self) -> bool:
         try:
-            with _client.connect(f"{self._host}:{self._port}", shared_memory=False) as client:
+            with connect(f"{self._host}:{self._port}", shared_memory=False) as client:
                 client.models(timeout=_ANSWER_SECONDS)
             return True
         except UnavailableError:

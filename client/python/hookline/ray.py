@@ -24,8 +24,8 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 from ray.data.extensions import ArrowTensorArray
 
-from hookline import client as _client
 from hookline._block_run import row_bytes_of
+from hookline._connect import connect
 from hookline._counts import count
 from hookline._endpoints import read as _read_endpoints
 from hookline._passes import order_of
@@ -33,6 +33,7 @@ from hookline._ray_servers import Servers, serve
 from hookline._request import CaptureOptions, capture_options
 from hookline._sharing import Cut, Sizes, dataset_cuts, token_cuts
 from hookline._token_ids import TokenBatch
+from hookline.client import Client
 from hookline.errors import UnavailableError
 from hookline.types import CaptureStarted, Dataset, Feed, Recording, RecordingInfo, Retry, Selection, Text
 
@@ -223,11 +224,11 @@ def _only(sizes: Sizes, sequences: int) -> Sizes:
     return dataclasses.replace(sizes, most_sequences=sequences)
 
 
-def _connect(endpoints: Endpoints) -> _client.Client:
-    return _client.connect(addresses_of(endpoints))
+def _connect(endpoints: Endpoints) -> Client:
+    return connect(addresses_of(endpoints))
 
 
-def _granted(client: _client.Client, options: CaptureOptions) -> CaptureStarted:
+def _granted(client: Client, options: CaptureOptions) -> CaptureStarted:
     """Returns a server's grant for such a capture, without running it."""
     asked = dataclasses.replace(options, source=[], max_activations=None)
     with client.run(asked) as capture:
@@ -291,7 +292,7 @@ def write_recordings(
     if options.get("max_activations_by_hook_point"):
         raise ValueError("max_activations_by_hook_point: cannot be divided among parts; give max_activations")
     addresses = addresses_of(endpoints)
-    with _client.connect(addresses) as client:
+    with connect(addresses) as client:
         order, row_length = order_of(source, client.dataset(source.name))
     each = max(1, -(-(len(order) - source.skip_sequences) // len(addresses)))
     sizes = _only(Sizes(tokens=_MOST, bytes=_MOST, row_bytes=1, blocks=1), each)
@@ -326,7 +327,7 @@ def _persist(
 ) -> RecordingInfo:
     """Makes one recording. Runs in a task; a server that restarts continues it."""
     failures = 0
-    with _client.connect(address) as client:
+    with connect(address) as client:
         while True:
             try:
                 with client.persist(name, hook_points, source, max_activations=rows, **options) as progress:

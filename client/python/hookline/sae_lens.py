@@ -21,13 +21,14 @@ from typing import Any
 
 import torch
 
+from hookline._connect import connect
 from hookline._counts import count, counts
 from hookline._groups import Group, GroupReader, can_be_continued
 from hookline._mixing import MixingBuffer
 from hookline._passes import Pass
 from hookline._sources import can_be_read_again
 from hookline._text import escaped
-from hookline.client import Client, connect
+from hookline.client import Client
 from hookline.statistics import HookPointStatistics
 from hookline.types import Selection
 

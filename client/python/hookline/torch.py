@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch.utils.data
 
-from hookline import client as _client
 from hookline._arguments import CaptureArguments
+from hookline._connect import connect
 from hookline._counts import count
 from hookline._groups import GroupReader, can_be_continued
 from hookline._mixing import MixingBuffer
@@ -27,6 +27,7 @@ from hookline._rows import TopK
 from hookline._sources import source_batches
 from hookline._token_ids import Ids
 from hookline.capture import Batch
+from hookline.client import Client
 from hookline.errors import CancelledError
 from hookline.types import CaptureSummary, Dataset, Feed, Recording
 
@@ -76,7 +77,7 @@ class ActivationDataset(torch.utils.data.IterableDataset):  # type: ignore[type-
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         worker = torch.utils.data.get_worker_info()
-        client = _client.connect(self.address)
+        client = connect(self.address)
         source = self.source if worker is None else shard(client, self.source, worker.id, worker.num_workers)
         if source is None:
             return iter(())
@@ -84,7 +85,7 @@ class ActivationDataset(torch.utils.data.IterableDataset):  # type: ignore[type-
             return ResumableBatches(client, self, source)
         return self._pass(client, source)
 
-    def _pass(self, client: _client.Client, source: Any) -> Iterator[dict[str, Any]]:
+    def _pass(self, client: Client, source: Any) -> Iterator[dict[str, Any]]:
         with client, Pass(client, self.hook_points, source, **self.options) as batches:
             yield from batches
             self.summary = batches.summary
@@ -112,7 +113,7 @@ class ResumableBatches(Iterator[Batch]):
     generator. Give it to `load_state_dict` of a new iterator over an equal dataset before its first batch.
     """
 
-    def __init__(self, client: _client.Client, dataset: ActivationDataset, source: Any) -> None:
+    def __init__(self, client: Client, dataset: ActivationDataset, source: Any) -> None:
         options: dict[str, Any] = dict(dataset.options)
         self._client = client
         self._dataset = dataset
@@ -235,7 +236,7 @@ class ResumableBatches(Iterator[Batch]):
         self._client.close()
 
 
-def shard(client: _client.Client, source: Any, index: int, count: int) -> Any:
+def shard(client: Client, source: Any, index: int, count: int) -> Any:
     """Part `index` of `count` equal parts of a source; None if it is empty."""
     if count == 1:
         return source
@@ -254,7 +255,7 @@ def shard(client: _client.Client, source: Any, index: int, count: int) -> Any:
     return sequences[index::count] or None
 
 
-def _sequences_after(client: _client.Client, source: Dataset) -> int:
+def _sequences_after(client: Client, source: Dataset) -> int:
     info = client.dataset(source.name)
     length = info.row_length or source.sequence_length
     if length < 1:
