@@ -193,7 +193,7 @@ TEST(HostilePickleTest, ALongNameIsQuotedInPart) {
   EXPECT_LT(Refusal(Pickle::StateDict(std::string(1 << 20, 'w'), tensor)).size(), 1000u);
 }
 
-TEST(HostilePickleTest, NeitherNoPickleNorTwoAreRead) {
+TEST(HostilePickleTest, AnArchiveWithoutExactlyOnePickleIsRefused) {
   EXPECT_THAT(Load(ZipWriter().Add({"archive/version", "3\n"}).Write()).status().message(),
               HasSubstr("holds no data.pkl"));
   const std::string pickle = Pickle::StateDict("w", Square());

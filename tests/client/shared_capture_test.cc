@@ -231,7 +231,7 @@ TEST_F(SharedCaptureTest, AServerThatIsOnlySlowIsNotGivenUp) {
   EXPECT_EQ(capture.reruns(), 0);
 }
 
-TEST_F(SharedCaptureTest, AServerThatIsAwayIsToldAndUsedOnceItIsBack) {
+TEST_F(SharedCaptureTest, AServerThatIsAwayIsReportedAndUsedOnceItIsBack) {
   second_.SetAway(true);
   bool was_used = false;
   const auto come_back = [&] {

@@ -133,7 +133,7 @@ TEST(DatasetTest, ALengthThatAStreamCannotGiveIsNamed) {
   }
 }
 
-TEST(DatasetTest, WhatIsNoIdIsRefusedByIndex) {
+TEST(DatasetTest, AValueThatIsNotAnIdIsRefusedByIndex) {
   auto negative = Dataset::Open("d", WriteFile("n.npy", Npy(Header("<i4", "(3,)"), Bytes<int32_t>({1, -2, 3}))));
   EXPECT_EQ(negative.status().code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(negative.status().message()), HasSubstr("token 1 is -2"));

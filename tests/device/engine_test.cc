@@ -143,7 +143,7 @@ TEST_F(DeviceEngineTest, MembersOfAFeedGetTheSameRowsFromOnePass) {
 
 // The memory varies between what the weights need and what a full batch needs: rows are right, or refused, and
 // nothing leaks.
-TEST_F(DeviceEngineTest, OutOfMemoryHalvesBatchesOrIsToldAndNeverLeaks) {
+TEST_F(DeviceEngineTest, OutOfMemoryHalvesBatchesOrIsReportedAndNeverLeaks) {
   options_.max_batch_tokens = 512;  // one batch, most of whose memory is the pass's own
   const CaptureRequest request = Request(kResidual, {64, 64, 64, 64, 64, 64, 64, 64});
   const Collected expected = Expected(request);
@@ -240,7 +240,7 @@ TEST_F(DeviceEngineTest, TwoModelsOnOneDeviceDoNotShareAStream) {
 }
 
 // A new process is the only cure for an error that stays; clients continue there with their resume tokens.
-TEST_F(DeviceEngineTest, ADeviceThatFailsTwiceInARowEndsItsCapturesAndIsTold) {
+TEST_F(DeviceEngineTest, ADeviceThatFailsTwiceInARowEndsItsCapturesAndIsReported) {
   std::atomic<int> told{0};
   std::vector<ServedModel> models;
   models.push_back(LoadFixture(fixture_, FakeDevice::Name()));

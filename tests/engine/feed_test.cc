@@ -91,7 +91,7 @@ TEST_F(FeedTest, ALaterMemberJoinsAtTheFeedsPosition) {
   read_first.join();
 }
 
-TEST_F(FeedTest, WhoDiffersFromTheFirstMemberIsRefused) {
+TEST_F(FeedTest, AMemberThatDiffersFromTheFirstIsRefused) {
   CreateWithDataset();
   Collector first(*engine_, Member(kZero, 2));
   const auto refusal = [&](const std::function<void(CaptureRequest&)>& change) {

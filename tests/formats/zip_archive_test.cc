@@ -126,7 +126,7 @@ TEST(ZipArchiveTest, MoreEntriesThanThereIsRoomForAreRefused) {
   EXPECT_THAT(Open(bytes).status().message(), HasSubstr("more entries than it has room for"));
 }
 
-TEST(ZipArchiveTest, WhatIsNoZipArchiveIsSaidToBeNone) {
+TEST(ZipArchiveTest, AFileThatIsNotAZipArchiveIsRefused) {
   EXPECT_THAT(Open("PK").status().message(), HasSubstr("not a zip archive"));
   EXPECT_THAT(Open(std::string(100000, 'x')).status().message(), HasSubstr("not a zip archive"));
   EXPECT_FALSE(Open("").ok());

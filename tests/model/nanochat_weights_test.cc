@@ -129,7 +129,7 @@ TEST(NanochatWeightsTest, AMissingWeightIsNamedWithTheShapeItShouldHave) {
   checkpoint.ExpectRefused({"model_000123.pt", "transformer.h.1.mlp.c_fc.weight", "(256, 64)", "missing"});
 }
 
-TEST(NanochatWeightsTest, AWeightOfNoUseIsNamed) {
+TEST(NanochatWeightsTest, AnUnusedWeightIsNamed) {
   // In era A the checkpoint must have an unembedding although no hook point needs it.
   const Checkpoint checkpoint("A-gqa");
   checkpoint.EditPickle("lm_head.weight", "lm_heat.weight");

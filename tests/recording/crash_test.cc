@@ -272,7 +272,7 @@ TEST(ReadOnlyDiskTest, StillReadsAndSaysInterrupted) {
             absl::StatusCode::kResourceExhausted);
 }
 
-TEST(SweepTest, WhatIsNotOursIsLeftAlone) {
+TEST(SweepTest, FilesOfOthersAreLeftAlone) {
   FakeDisk disk;
   auto root = disk.root();
   ASSERT_TRUE(root->MakeDirectory("photos").ok());

@@ -195,7 +195,7 @@ TEST_F(CallRecordTest, ANameCannotForgeAValueOrALine) {
               HasSubstr(",\"level\":\"warning\",\"message\":\"a \\\"quoted\\\"\\\\nline\"}\n"));
 }
 
-TEST_F(CallRecordTest, WhoeverIsNotRecognisedHasNoName) {
+TEST_F(CallRecordTest, AClientThatIsNotRecognisedHasNoName) {
   CallRecord record(nullptr, "/hookline.v1.CaptureService/Capture", "10.0.0.7");
   record.End(absl::UnauthenticatedError("no token"));
   EXPECT_THAT(lines_->WaitFor("call"), HasSubstr(" info call peer=10.0.0.7 method=/hookline.v1.CaptureService/Capture "

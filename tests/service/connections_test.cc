@@ -130,7 +130,7 @@ TEST_F(ConnectionsTest, AreLimitedForEachAddressAndInAll) {
   EXPECT_TRUE(IsServed());
 }
 
-TEST_F(ConnectionsTest, WhoeverDoesNotFinishItsHandshakeIsClosed) {
+TEST_F(ConnectionsTest, AConnectionThatDoesNotFinishItsHandshakeIsClosed) {
   ServerOptions options;
   options.handshake_timeout = absl::Seconds(1);
   Serve({}, options);

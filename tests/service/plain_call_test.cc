@@ -83,7 +83,7 @@ TEST(PlainCall, OfEveryMethodWithoutTokensTakesASmallRequestOnly) {
   std::filesystem::remove_all(path);
 }
 
-TEST(PlainCall, WhatIsNoMessageIsRefused) {
+TEST(PlainCall, ARequestThatCannotBeParsedIsRefused) {
   const grpc::Slice slice("\xff", 1);
   EXPECT_THAT(ParsePlain<v1::TokenizeRequest>(grpc::ByteBuffer(&slice, 1)).status().message(),
               HasSubstr("is not a TokenizeRequest message"));

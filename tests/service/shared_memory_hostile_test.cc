@@ -15,7 +15,7 @@
 namespace hookline {
 namespace {
 
-TEST_F(SharedMemoryTest, WhoReleasesWhatItDoesNotHoldIsClosed) {
+TEST_F(SharedMemoryTest, AClientThatReleasesWhatItDoesNotHoldIsClosed) {
   for (int64_t offset : {int64_t{1}, int64_t{-4096}, int64_t{0}, 3 * kMebibyte, int64_t{1} << 40}) {
     Offer offer(port());
     ASSERT_TRUE(offer.Make(MemoryFile(2 * kMebibyte), 2 * kMebibyte));
@@ -166,7 +166,7 @@ TEST_F(SharedMemoryTest, ADescriptorWhoseCloseBlocksHoldsUpNobody) {
   EXPECT_LT(absl::Now() - begin, absl::Seconds(15));
 }
 
-TEST_F(SharedMemoryTest, WhoeverOffersNothingIsClosed) {
+TEST_F(SharedMemoryTest, AConnectionThatOffersNothingIsClosed) {
   Offer silent(port());
   EXPECT_FALSE(silent.Answered());
   EXPECT_TRUE(Offer(port()).Make(MemoryFile(kMebibyte), kMebibyte));

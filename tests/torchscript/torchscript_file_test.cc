@@ -45,7 +45,7 @@ TEST(TorchScriptFileTest, AMissingFileIsNotFound) {
   ExpectRefused(options, absl::StatusCode::kNotFound, "No such file");
 }
 
-TEST(TorchScriptFileTest, WhatIsNoTorchScriptIsSaid) {
+TEST(TorchScriptFileTest, AFileThatIsNotTorchScriptIsRefused) {
   TemporaryFolder folder;
   WriteFile(folder.File("text.pt"), "not a zip archive at all");
   ExpectFileRefused(folder.File("text.pt"), "not a TorchScript archive");

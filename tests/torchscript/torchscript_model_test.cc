@@ -135,7 +135,7 @@ TEST(TorchScriptModelTest, AnExceptionOfTheModuleIsTheRequestsFaultOnlyWhereLimi
   EXPECT_EQ(Values(*known, out_of_range, {"blocks.0"}).status().code(), absl::StatusCode::kInternal);
 }
 
-TEST(TorchScriptModelTest, WhatIsNoHookPointIsRefusedWithTheReason) {
+TEST(TorchScriptModelTest, AnUnknownHookPointIsRefusedWithTheReason) {
   auto model = Load(Fixture("awkward"));
   EXPECT_THAT(Refusal(*model, "pool"),
               HasSubstr("'pool' cannot be captured: it has no token axis; for 2 sequences of 5 "
