@@ -31,7 +31,7 @@ from hookline._receive import GrpcReceiver, Receiver
 from hookline._request import CaptureOptions, capture_arguments, estimate_arguments
 from hookline._security import Security
 from hookline._session import Session
-from hookline._talk import TalkCall
+from hookline._two_way_call import TwoWayCall
 from hookline.capture import Capture
 from hookline.errors import DeadlineExceededError, HooklineError, InternalError
 from hookline.evaluate import LossRecovered, loss_recovered
@@ -228,7 +228,7 @@ class Client:
             "numpy" rows, or "auto" as for `capture`; and the outputs of `score`.
         """
         settled = substitution(source, hook_point, replace, variants, options)
-        return Substituted(TalkCall(self._connection, _protocol.SUBSTITUTE, settled.request), settled)
+        return Substituted(TwoWayCall(self._connection, _protocol.SUBSTITUTE, settled.request), settled)
 
     def loss_recovered(
         self, sae: Any, hook_point: str, source: Any, *, model: str = "", ignore_token_ids: Sequence[int] = ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from hookline._local_manners import LocalModelManners, NoOutput
+from hookline._local_model import LocalModelMethods, NoOutput
 from hookline._text import escaped
 from hookline._token_ids import TokenBatch, batch_sequences
 from hookline.types import HookPoint, ModelInfo
@@ -28,7 +28,7 @@ def _called_with(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return {"input_ids": args[0], **{f"argument {index}": arg for index, arg in enumerate(args[1:], 1)}, **kwargs}
 
 
-class RemoteModel(LocalModelManners):
+class RemoteModel(LocalModelMethods):
     """A model of the server, described by `info`. `Client.model()` returns it.
 
     Inside an `ActivationCollector` block it is called with batches of token ids like a local model. It also has the

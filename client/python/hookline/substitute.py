@@ -19,7 +19,7 @@ from hookline import _protocol
 from hookline._arguments import SubstituteArguments
 from hookline._arrays import have_torch
 from hookline._counts import flag, string, strings
-from hookline._talk import TalkCall
+from hookline._two_way_call import TwoWayCall
 from hookline.scores import Intervention, ScoreOptions, Scores, SequenceScore, score_options
 
 # The arguments of `substitute` that say where rows are replaced.
@@ -189,8 +189,8 @@ def _to_numpy(values: Any, name: str, what: str, dtype: Any) -> np.ndarray[Any, 
 class Substituted(Scores):
     """Yields scores as they come, as `Scores` does. The thread that iterates calls the functions."""
 
-    def __init__(self, call: TalkCall, settled: Substitution) -> None:
-        self._talk = call
+    def __init__(self, call: TwoWayCall, settled: Substitution) -> None:
+        self._two_way_call = call
         self._replacer = Replacer(settled)
         super().__init__(call, settled.options)
 
@@ -206,5 +206,5 @@ class Substituted(Scores):
                 self.close()
                 raise
             for answer in answers:
-                self._talk.send(answer)
+                self._two_way_call.send(answer)
         return None

@@ -44,7 +44,7 @@ class _Outbox:
         pass
 
 
-class TalkCall(StreamCall):
+class TwoWayCall(StreamCall):
     """A call with messages in both directions. The thread that iterates reads the answers. Raises grpc.RpcError."""
 
     def __init__(self, connection: Connection, method: str, request: bytes) -> None:

@@ -15,7 +15,7 @@ _NO_OUTPUT = (
 )
 
 
-class LocalModelManners:
+class LocalModelMethods:
     """The methods and attributes of a torch module that make sense for a server's model, which cannot be changed."""
 
     info: ModelInfo
