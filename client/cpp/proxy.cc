@@ -44,8 +44,8 @@ std::string ProxyOnTheWay(absl::string_view address) {
     exempt = absl::StripAsciiWhitespace(exempt);
     if (!exempt.empty() && absl::EndsWith(host, exempt)) return "";
   }
-  return absl::StrCat("through the proxy ", WithoutPassword(proxy), ", which ", variable, " names; no_proxy=", host,
-                      " goes without it");
+  return absl::StrCat("through the proxy ", WithoutPassword(proxy), ", which ", variable, " names; set no_proxy=", host,
+                      " to bypass it");
 }
 
 absl::Status NameProxy(const absl::Status& status, const std::string& proxy) {

@@ -82,8 +82,9 @@ void StopCapture(SchedulerState& state, CaptureId id, StopReason reason, absl::S
   if (capture == nullptr) return;
   const bool was_waiting = capture->life.IsWaiting();
   if (!capture->life.Stop(reason, std::move(status))) return;
-  if (was_waiting && reason != StopReason::kCancelled) {
-    state.AfterUnlock([id, events = capture->recipient.events, plan = capture->recipient.plan] {
+  if (was_waiting) {
+    state.AfterUnlock([id, reason, events = capture->recipient.events, plan = capture->recipient.plan] {
+      if (reason == StopReason::kCancelled) return events->SkipStarted();
       events->PushStarted(StartedEvent(id, *plan, plan->position));
     });
   }

@@ -1,5 +1,6 @@
 #include "server/engine/event_queue.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "server/base/steady.h"
@@ -14,11 +15,19 @@ void EventQueue::PushStarted(CaptureStarted started) {
     absl::MutexLock lock(&mutex_);
     if (closed_) return;
     consumed_.resize(started.hook_points.size());
-    for (size_t i = 0; i < consumed_.size(); ++i) consumed_[i].rows = started.hook_points[i].rows;
+    for (size_t i = 0; i < consumed_.size(); ++i) {
+      consumed_[i].rows = std::max(consumed_[i].rows, started.hook_points[i].rows);
+    }
     resume_token_ = started.resume_token;
     started_ = std::move(started);
+    begun_ = true;
   }
   Notify();
+}
+
+void EventQueue::SkipStarted() {
+  absl::MutexLock lock(&mutex_);
+  begun_ = true;
 }
 
 void EventQueue::PushChunks(std::vector<QueuedChunk> chunks) {
@@ -47,7 +56,7 @@ void EventQueue::AddStatistics(const CapturePlan& plan, std::vector<QueuedChunk>
     }
   }
   absl::MutexLock lock(&mutex_);
-  if (consumed_.empty()) return;  // closed before it started
+  consumed_.resize(plan.hook_points.size());
   for (const QueuedChunk& queued : chunks) {
     Consumed& consumed = consumed_[queued.chunk.hook_point];
     consumed.rows = queued.chunk.first_row + queued.chunk.rows;
@@ -76,7 +85,11 @@ std::optional<CaptureEvent> EventQueue::Next() {
   {
     absl::MutexLock lock(&mutex_);
     if (closed_ || released_) return std::nullopt;
-    if (started_.has_value() || !chunks_.empty() || ended_.has_value()) ++consumed_events_;
+    if (!HasEvent()) {
+      sink_waits_ = true;
+      return std::nullopt;
+    }
+    ++consumed_events_;
     if (started_.has_value()) {
       CaptureEvent event = std::move(*started_);
       started_.reset();
@@ -90,10 +103,6 @@ std::optional<CaptureEvent> EventQueue::Next() {
       consumed.statistics.Add(next.statistics);
       resume_token_ = next.chunk.resume_token;
       return CaptureEvent(std::move(next.chunk));
-    }
-    if (!ended_.has_value()) {
-      sink_waits_ = true;
-      return std::nullopt;
     }
     ended = *std::move(ended_);
     ended.hook_points.resize(consumed_.size());
@@ -150,8 +159,10 @@ void EventQueue::NotifyExpired() {
 
 bool EventQueue::WaitsForSink() const {
   absl::MutexLock lock(&mutex_);
-  return !closed_ && !released_ && (started_.has_value() || !chunks_.empty() || ended_.has_value());
+  return !closed_ && !released_ && HasEvent();
 }
+
+bool EventQueue::HasEvent() const { return begun_ && (started_.has_value() || !chunks_.empty() || ended_.has_value()); }
 
 int64_t EventQueue::consumed_events() const {
   absl::MutexLock lock(&mutex_);

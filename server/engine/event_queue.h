@@ -25,13 +25,16 @@ struct QueuedChunk {
   RowStatistics statistics;
 };
 
-// Thread-safe. Pushing runs on_ready if the sink waits, so do not push with a lock held.
+// Thread-safe. Pushing runs on_ready if the sink waits, so do not push with a lock held. The first event is pushed by
+// the thread that admits the capture and the others by a copier's, which may be sooner; they wait for the first.
 class EventQueue {
  public:
   // `on_released` runs once, when the sink has consumed the final event or closed the queue.
   EventQueue(CaptureCallbacks callbacks, std::function<void()> on_released);
 
   void PushStarted(CaptureStarted started);
+  // For a capture that was never admitted: lets the final event come without a first one.
+  void SkipStarted();
   void PushChunks(std::vector<QueuedChunk> chunks);
   // For statistics_only: adds the rows of `chunks` to the summary and gives back their slabs. One thread at a time
   // may call it. The resume token stays that of the start, because statistics that were lost with a connection must
@@ -63,6 +66,7 @@ class EventQueue {
 
  private:
   void Notify();
+  bool HasEvent() const ABSL_SHARED_LOCKS_REQUIRED(mutex_);
 
   const CaptureCallbacks callbacks_;
   const std::function<void()> on_released_;
@@ -76,6 +80,7 @@ class EventQueue {
   std::vector<RowProfile> profiles_ ABSL_GUARDED_BY(profiles_mutex_);  // statistics_only; one for each hook point
 
   mutable absl::Mutex mutex_ ABSL_ACQUIRED_BEFORE(profiles_mutex_);
+  bool begun_ ABSL_GUARDED_BY(mutex_) = false;  // the first event was pushed or skipped
   std::optional<CaptureStarted> started_ ABSL_GUARDED_BY(mutex_);
   std::deque<QueuedChunk> chunks_ ABSL_GUARDED_BY(mutex_);
   std::optional<CaptureEnded> ended_ ABSL_GUARDED_BY(mutex_);

@@ -10,7 +10,7 @@ namespace hookline {
 
 // Says when a batch's rows may be handed over.
 enum class Turn {
-  kWait,   // after those of an earlier batch of their capture
+  kWait,  // after those of an earlier batch of their capture
   kNow,
   kNever,  // an earlier batch has lost rows, so that there would be a gap
 };

@@ -189,7 +189,7 @@ def test_what_any_server_answers_is_asked_of_one_that_is_there(servers, tmp_path
 @pytest.mark.parametrize(
     "arguments, why",
     [
-        (["capture", *OF_TEXT, "--record-as", "x"], "record_as: a recording stands on one server's disk; give one"),
+        (["capture", *OF_TEXT, "--record-as", "x"], "record_as: a recording is written to one server's disk; give one"),
         (["capture", *OF_TEXT, "--feed", "f"], "feed: a feed is shared by captures on one server; give one server"),
         (["stats", *OF_TEXT, "--feed", "f"], "names 2 servers"),
         (["capture", "--hook-points", RESID, "--tokens", "-", "--sample-rows", "2"], "selection.sample_rows"),

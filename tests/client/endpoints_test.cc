@@ -65,7 +65,8 @@ TEST(SpreadNames, LeavesWhatACertificateNames) {
   Endpoints one = *ReadEndpoints("lab:7471"), list = *ReadEndpoints("lab:7471,x:1");
   EXPECT_TRUE(SpreadNames(/*secure=*/true, two, &one).ok());
   EXPECT_THAT(one.addresses, ElementsAre("lab:7471"));
-  EXPECT_THAT(SpreadNames(/*secure=*/true, two, &list).message(), HasSubstr("lab has 2 addresses, and a certificate"));
+  EXPECT_THAT(SpreadNames(/*secure=*/true, two, &list).message(),
+              HasSubstr("lab has 2 addresses, which no certificate names"));
 }
 
 }  // namespace

@@ -209,7 +209,7 @@ INSTANTIATE_TEST_SUITE_P(
                   First(r).hook_point = "blocks.0.attn.hook_z";
                   First(r).head = 2;
                 }},
-        Refused{"ClientRowsInScore", "variants[0].interventions[0].client", "Substitute only",
+        Refused{"ClientRowsInScore", "variants[0].interventions[0].client", "only in Substitute",
                 [](ScoreRequest& r) { First(r).operation = ClientRows{}; }},
         Refused{"NothingToAnswer", "variants", "call Score instead", [](ScoreRequest& r) { r.client_answers = true; }},
         Refused{"ClientRowsTwice", "variants[0].interventions[1].client", "give only one",

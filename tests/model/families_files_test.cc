@@ -186,7 +186,7 @@ TEST_F(FamiliesFilesTest, CodeOfTheCheckpointsOwnIsWarnedOf) {
 TEST_F(FamiliesFilesTest, QuantisationThatDoesNotSayHowIsRefusedForThat) {
   Use("llama_gqa");
   ChangeConfig([](Json& config) { config["quantization_config"] = Json::object(); });
-  EXPECT_THAT(Message(), AllOf(HasSubstr("quantization_config is an object"), HasSubstr("take the field out")));
+  EXPECT_THAT(Message(), AllOf(HasSubstr("quantization_config is an object"), HasSubstr("remove the field")));
   // An unknown type is reported first.
   ChangeConfig([](Json& config) { config["model_type"] = "mamba"; });
   EXPECT_THAT(Message(), HasSubstr("model_type is \"mamba\""));

@@ -44,7 +44,7 @@ class NanochatRefusedTest : public ScratchFolderTest {
 
 TEST_F(NanochatRefusedTest, MetadataThatContradictTheWeightsAreRefusedByTheWeightsName) {
   EXPECT_THAT(RefusalOf("n_layer", 4), AllOf(HasSubstr("'transformer.h.3.attn.c_q.weight'"), HasSubstr("is missing")));
-  EXPECT_THAT(RefusalOf("n_layer", 2), AllOf(HasSubstr("'transformer.h.2."), HasSubstr("not one of this")));
+  EXPECT_THAT(RefusalOf("n_layer", 2), AllOf(HasSubstr("'transformer.h.2."), HasSubstr("does not belong to this")));
   EXPECT_THAT(RefusalOf("n_embd", 128), AllOf(HasSubstr("'transformer.wte.weight'"), HasSubstr("128)")));
   EXPECT_THAT(RefusalOf("n_kv_head", 4), AllOf(HasSubstr("'transformer.h.0.attn.c_k.weight'"), HasSubstr("(64, 64)")));
   EXPECT_THAT(RefusalOf("vocab_size", 1000), HasSubstr("'transformer.wte.weight'"));

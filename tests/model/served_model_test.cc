@@ -56,7 +56,7 @@ TEST(DevicesTest, ContradictionsAreRefused) {
   EXPECT_THAT(message("cuda:1,cuda:1"), HasSubstr("cuda:1 is named twice"));
   EXPECT_THAT(message("cuda:0+cuda:0"), HasSubstr("twice"));
   EXPECT_THAT(message("cpu,cuda:0"), HasSubstr("CPU"));
-  EXPECT_THAT(message("auto,cuda:1"), HasSubstr("alone"));
+  EXPECT_THAT(message("auto,cuda:1"), HasSubstr("cannot be combined"));
 }
 
 TEST(StagesTest, BlocksAreSplitByTheBytesOfTheirWeights) {

@@ -142,7 +142,7 @@ def test_what_the_function_raises_or_returns_wrongly_is_raised_and_ends_the_call
         client.substitute(IDS, "blocks.0.hook_mlp_ou", Half())
     with pytest.raises(hookline.InvalidArgumentError, match="row 1 of the source, position 2"):
         client.substitute([[1, 2], [3, 4, 500]], RESID, Half())
-    with pytest.raises(hookline.InvalidArgumentError, match="Substitute only"):
+    with pytest.raises(hookline.InvalidArgumentError, match="only in Substitute"):
         client.score(IDS, {"a": [Intervention(RESID, "client")]})
 
 
@@ -216,7 +216,7 @@ def test_an_answer_that_does_not_fit_ends_the_call_by_field(server):
         answer = _protocol.SubstituteRequest()
         answer.answer.variant, answer.answer.hook_point, answer.answer.rows = "a", RESID, 3
         for data, message in (
-            (np.full((3, 48), np.nan, "<f4"), "answer.data: nan in row 0"),
+            (np.full((3, 48), np.nan, "<f4"), "answer.data: nan in replaced row 0"),
             (np.zeros((2, 48), "<f4"), "answer.data: has 96 values, but 3 rows of 48 values have 144"),
         ):
             answer.answer.data = data.tobytes()

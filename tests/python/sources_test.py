@@ -235,7 +235,7 @@ def test_nested_tensors_are_their_components(fake):
     [
         ([[1, 2], []], r"source\[1\]: is empty.*leave out"),
         (lambda: iter([[[1, 2]], [[3], []]]), r"batch 1 of the source\[1\]: is empty"),
-        (torch.empty(2, 0, dtype=torch.long), r"\(2, 0\): a sequence has at least one token"),
+        (torch.empty(2, 0, dtype=torch.long), r"\(2, 0\), but a sequence has at least one token"),
         (torch.tensor([[1, 2]]).to_sparse(), "to_dense"),
         (np.ma.masked_array([[1, 2]], [[0, 1]]), "attention_mask"),
         (torch.ones(1, 2, 3, dtype=torch.long), "one or two dimensions, not 3"),

@@ -86,7 +86,7 @@ TEST_F(DamageTest, AShardThatIsCutShortWhileItIsReadIsDataLoss) {
   disk_.Truncate("a/" + shard.file, 100);
   const absl::Status status = ReadRows(reader, 0, 0, 1).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
-  EXPECT_THAT(status.message(), HasSubstr("of 100 bytes"));
+  EXPECT_THAT(status.message(), HasSubstr("has 100 bytes"));
   ASSERT_EQ(Damage(*reader).size(), 1u);
   EXPECT_EQ(Damage(*reader)[0].file, shard.file);
 }

@@ -224,7 +224,7 @@ TEST_F(MergeTest, SequencesInBothPartsOrInNoneAreRefused) {
   EXPECT_THAT(Refusal(second), HasSubstr("recording two has its sequences from a request"));
   second = Request("two", 2);
   second.source["dataset"].erase("fingerprint");
-  EXPECT_THAT(Refusal(second), HasSubstr("does not say of which tokens"));
+  EXPECT_THAT(Refusal(second), HasSubstr("does not have its dataset's fingerprint"));
   ASSERT_TRUE(Record(a(), Request("stopped", 2), 5, RecordingState::kStopped).ok());
   EXPECT_THAT(Finish(a().Merge("merged", "", {"stopped"})).status().message(), HasSubstr("stopped is STOPPED"));
 }

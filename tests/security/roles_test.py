@@ -75,7 +75,7 @@ def test_every_method_wants_the_role_that_the_readme_names(server):
                 assert code == "OK", (method, message)
             else:
                 assert code == "UNAUTHENTICATED", (method, message)
-                assert "token" in message
+                assert "Bearer TOKEN" in message
                 # The requests of strangers are not even parsed.
                 assert call(channel, method, b"\xff")[0] == "UNAUTHENTICATED", method
             for held in ROLES:
