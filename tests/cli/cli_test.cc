@@ -110,7 +110,7 @@ TEST_F(CliTest, WritesOneFileForEachHookPointThatNamesItExactly) {
     EXPECT_THAT(file.tensors[name].shape, ElementsAre(17, kFakeWidth));
     std::vector<float> values;
     for (uint32_t id : ids) {
-      for (int column = 0; column < kFakeWidth; ++column) values.push_back(FakeValue(index, id, column));
+      for (int column = 0; column < kFakeWidth; ++column) values.push_back(FakeValue(name, id, column));
     }
     EXPECT_EQ(file.tensors[name].As<float>(), values);
     EXPECT_EQ(file.tensors["provenance/token_id"].dtype, "I64");

@@ -233,7 +233,7 @@ grpc::Status FakeServer::SendSequence(Call& call, const std::vector<uint32_t>& i
         for (int row = 0; row < rows; ++row) {
           const uint32_t token = ids[group_position + row];
           for (int column = 0; column < kFakeWidth; ++column) {
-            const float value = FakeValue(i, token, column);
+            const float value = FakeValue(call.request.hook_points(i), token, column);
             chunk.mutable_data()->append(reinterpret_cast<const char*>(&value), sizeof(value));
           }
           if (!call.request.provenance()) continue;

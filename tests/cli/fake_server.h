@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
 #include "grpcpp/grpcpp.h"
 #include "hookline/v1/capture_service.grpc.pb.h"
@@ -19,9 +20,11 @@ namespace hookline::cli {
 
 inline constexpr int kFakeWidth = 3;
 
-// Returns the float32 value of hook point `index` (in the request's order) at a token's row and column.
-inline float FakeValue(int index, uint32_t token, int column) {
-  return static_cast<float>(token) + 1000.0f * static_cast<float>(index) + 0.25f * static_cast<float>(column);
+// Returns the float32 value at a token's row and column. It depends on the hook point's name and not on its place in
+// the request, from which a client of several servers leaves out what is full.
+inline float FakeValue(absl::string_view hook_point, uint32_t token, int column) {
+  return static_cast<float>(token) + 1000.0f * static_cast<float>(hook_point.size()) +
+         0.25f * static_cast<float>(column);
 }
 
 // Serves one model, `fake`, with 300 tokens, a context of 8 and the hook points `blocks.0.hook_resid_post`,

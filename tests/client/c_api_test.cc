@@ -77,8 +77,8 @@ Rows Expected(int64_t first_rows, int64_t second_rows) {
   for (int64_t row = 0; row < std::max(first_rows, second_rows); ++row) {
     const auto token = static_cast<uint32_t>(row / 3 + row % 3);
     for (int column = 0; column < kFakeWidth; ++column) {
-      if (row < first_rows) rows.first.push_back(FakeValue(0, token, column));
-      if (row < second_rows) rows.second.push_back(FakeValue(1, token, column));
+      if (row < first_rows) rows.first.push_back(FakeValue(kResid, token, column));
+      if (row < second_rows) rows.second.push_back(FakeValue(kMlp, token, column));
     }
     rows.sequence.push_back(row / 3);
     rows.position.push_back(static_cast<int32_t>(row % 3));

@@ -87,13 +87,12 @@ class SharedCaptureTest : public testing::Test {
   // Returns the rows that one server would give, at most `budgets` of each hook point.
   static Rows Expected(const std::map<std::string, size_t>& budgets = {}) {
     Rows rows;
-    for (int point = 0; point < 2; ++point) {
-      const std::string name = point == 0 ? kResid : kMlp;
+    for (const std::string name : {kResid, kMlp}) {
       const auto budget = budgets.find(name);
       for (int sequence = 0; sequence < kSequences; ++sequence) {
         for (int i = 0; i < LengthOf(sequence); ++i) {
           if (budget != budgets.end() && rows[name].size() == budget->second) break;
-          rows[name].push_back({sequence, i, FakeValue(point, static_cast<uint32_t>(sequence + i), kFakeWidth - 1)});
+          rows[name].push_back({sequence, i, FakeValue(name, static_cast<uint32_t>(sequence + i), kFakeWidth - 1)});
         }
       }
     }
