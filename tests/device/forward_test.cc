@@ -123,7 +123,8 @@ int64_t LaunchesOfAttention(const ModelInfo& info, at::ScalarType dtype) {
 // 64 and 76 (Gemma 3).
 struct Launches {
   const char* fixture;
-  // These hold where RMS norms are one kernel. No kernel for float32 takes grouped keys and values, so these are repeated.
+  // These hold where RMS norms are one kernel. No kernel for float32 takes grouped keys and values, so these are
+  // repeated.
   int64_t float32, bfloat16;
   int64_t composed_float32, composed_bfloat16;  // with composed RMS norms, as before LibTorch 2.9
 };
