@@ -218,7 +218,9 @@ def test_recordings_that_are_not_alike_are_refused_with_both_values(one, name, o
 
 def test_a_hook_point_that_ends_before_the_last_recording_is_refused(one):
     one.persist("short", NAMES, dataset(0, 2), max_activations_by_hook_point={POST: 20}).wait()
-    with pytest.raises(hookline.FailedPreconditionError, match="short: .*hook_post has only 20 of the 32 rows.*of b would"):
+    with pytest.raises(
+        hookline.FailedPreconditionError, match="short: .*hook_post has only 20 of the 32 rows.*of b would"
+    ):
         read(one, hookline.Recording(["short", "b"]))
     assert [batch.rows for batch in one.capture(RESID, hookline.Recording(["short", "b"]))] == [192]
     rows = columns(read(one, hookline.Recording(["b", "short"])))
