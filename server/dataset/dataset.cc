@@ -225,7 +225,7 @@ absl::StatusOr<std::unique_ptr<const Dataset>> Dataset::Open(std::string name, a
 }
 
 absl::Status Dataset::ReadNpyForm(absl::Span<const uint8_t> start) {
-  const auto wrong = [](auto... what) { return absl::FailedPreconditionError(absl::StrCat(what...)); };
+  const auto wrong = [](const auto&... what) { return absl::FailedPreconditionError(absl::StrCat(what...)); };
   const int64_t file_bytes = facts_.bytes;
   ASSIGN_OR_RETURN(const NpyHeader header, ParseNpyHeader(start));
   const auto* type = std::find_if(std::begin(kTokenTypes), std::end(kTokenTypes),

@@ -62,7 +62,7 @@ absl::Status RecordingMerge::LinkFrom(const MergePlan::Source& source, const std
 absl::Status RecordingMerge::LinkShard(size_t shard) {
   const MergePlan::Source& source = plan_.sources[shard];
   const Part& part = parts_[source.part];
-  const absl::Status linked = LinkFrom(source, plan_.manifest.shards[shard].file);
+  absl::Status linked = LinkFrom(source, plan_.manifest.shards[shard].file);
   if (absl::IsNotFound(linked)) {
     return absl::AbortedError(
         absl::StrCat("recording ", part.label, " was removed while it was merged: ", linked.message()));
