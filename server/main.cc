@@ -288,6 +288,18 @@ absl::StatusOr<std::unique_ptr<Catalog>> OpenCatalog(const ServerFlags& flags) {
   return catalog;
 }
 
+void LogListening(const ServerOptions& options, const Server& server) {
+  for (size_t i = 0; i < options.listen.size(); ++i) {
+    LogAddress("listening on", options.listen[i], server.ports()[i]);
+    if (server.is_loopback(i)) continue;
+    if (options.auth_file.empty()) {
+      spdlog::warn("{} is reachable from other machines, without authentication", options.listen[i]);
+    } else if (!options.tls.is_on()) {
+      spdlog::warn("{} is reachable from other machines, without TLS: tokens are refused there", options.listen[i]);
+    }
+  }
+}
+
 absl::Status Run(const ServerFlags& flags, Signals& signals) {
   RaiseDescriptorLimit();
   // This comes before the models, which take longer to load.
@@ -331,16 +343,7 @@ absl::Status Run(const ServerFlags& flags, Signals& signals) {
   options.on_lost = [&lost](absl::Status status) { lost.Set(std::move(status)); };
   ASSIGN_OR_RETURN(std::unique_ptr<Server> server, Server::Start(options, engine.get(), recorder.get()));
   signals.Serve([&server] { server->Reload(); });
-  for (size_t i = 0; i < flags.server.listen.size(); ++i) {
-    LogAddress("listening on", flags.server.listen[i], server->ports()[i]);
-    if (server->is_loopback(i)) continue;
-    if (flags.server.auth_file.empty()) {
-      spdlog::warn("{} is reachable from other machines, without authentication", flags.server.listen[i]);
-    } else if (!flags.server.tls.is_on()) {
-      spdlog::warn("{} is reachable from other machines, without TLS: tokens are refused there",
-                   flags.server.listen[i]);
-    }
-  }
+  LogListening(flags.server, *server);
   if (!flags.port_file.empty()) RETURN_IF_ERROR(WritePortFile(flags.port_file, server->ports()[0]));
   signals.Wait();
   signals.StopReloading();

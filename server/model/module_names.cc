@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <initializer_list>
-#include <utility>
 
 namespace hookline {
 namespace {
@@ -44,7 +43,30 @@ void AddSharedExpert(const std::string& path, std::vector<InnerModule>& inner) {
                              {path + ".down_proj", Role::kInnerMlp}});
 }
 
+std::vector<InnerModule> PhiModules() {
+  return {{"self_attn.q_proj", Role::kQuery},
+          {"self_attn.k_proj", Role::kKey},
+          {"self_attn.v_proj", Role::kValue},
+          {"self_attn.dense", Role::kAttentionOut},
+          {"self_attn.q_layernorm", Role::kQueryNorm},
+          {"self_attn.k_layernorm", Role::kKeyNorm},
+          {"mlp.fc1", Role::kGate},
+          {"mlp.activation_fn", Role::kActivation},
+          {"mlp.fc2", Role::kDown}};
+}
+
+std::vector<InnerModule> Phi3Modules() {
+  return {{"self_attn.qkv_proj", Role::kFusedAttention},
+          {"self_attn.o_proj", Role::kAttentionOut},
+          {"mlp.gate_up_proj", Role::kFusedGateUp},
+          {"mlp.activation_fn", Role::kActivation},
+          {"mlp.down_proj", Role::kDown}};
+}
+
 std::vector<InnerModule> LlamaModules(absl::string_view architecture) {
+  if (architecture == "nanochat") return {};  // it rotates queries and keys before their norm
+  if (architecture == "phi") return PhiModules();
+  if (architecture == "phi3") return Phi3Modules();
   const bool gates_queries = IsOneOf(architecture, {"qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text"});
   std::vector<InnerModule> inner = {{"self_attn.q_proj", gates_queries ? Role::kGatedQuery : Role::kQuery},
                                     {"self_attn.k_proj", Role::kKey},
@@ -91,99 +113,75 @@ std::vector<InnerModule> LlamaModules(absl::string_view architecture) {
                                {"per_layer_projection", Role::kPerLayer},
                                {"post_per_layer_input_norm", Role::kPerLayer}});
   }
-  // nanochat rotates queries and keys before their norm.
-  if (architecture == "nanochat") inner.clear();
-  if (architecture == "phi3") {
-    inner = {{"self_attn.qkv_proj", Role::kFusedAttention},
-             {"self_attn.o_proj", Role::kAttentionOut},
-             {"mlp.gate_up_proj", Role::kFusedGateUp},
-             {"mlp.activation_fn", Role::kActivation},
-             {"mlp.down_proj", Role::kDown}};
-  }
-  if (architecture == "phi") {
-    inner = {{"self_attn.q_proj", Role::kQuery},
-             {"self_attn.k_proj", Role::kKey},
-             {"self_attn.v_proj", Role::kValue},
-             {"self_attn.dense", Role::kAttentionOut},
-             {"self_attn.q_layernorm", Role::kQueryNorm},
-             {"self_attn.k_layernorm", Role::kKeyNorm},
-             {"mlp.fc1", Role::kGate},
-             {"mlp.activation_fn", Role::kActivation},
-             {"mlp.fc2", Role::kDown}};
-  }
   return inner;
 }
 
-}  // namespace
+ModuleNames Gpt2Names(absl::string_view architecture) {
+  const bool is_gptj = architecture == "gptj";
+  ModuleNames names;
+  names.blocks = {"transformer.h.", "h."};
+  names.attention = {"attn"};
+  if (architecture == "gpt_neo") names.attention.push_back("attn.attention");
+  names.feed_forward = "mlp";
+  names.ln1 = "ln_1";
+  if (!is_gptj) names.ln2 = "ln_2";
+  names.bases = {"transformer.", ""};
+  names.ln_final = "ln_f";
+  names.embedding = "wte";
+  if (!is_gptj) names.position_embedding = "wpe";
+  names.inner = Gpt2Modules(architecture);
+  return names;
+}
 
-ModuleNames ModuleNamesOf(absl::string_view architecture) {
-  if (IsOneOf(architecture, {"gpt2", "gpt_neo", "gptj"})) {
-    const char* positions = architecture == "gptj" ? "" : "wpe";
-    std::vector<const char*> attention = {"attn"};
-    if (architecture == "gpt_neo") attention.push_back("attn.attention");
-    return {{"transformer.h.", "h."},
-            std::move(attention),
-            "mlp",
-            "ln_1",
-            architecture == "gptj" ? "" : "ln_2",
-            "",
-            "",
-            {"transformer.", ""},
-            "ln_f",
-            "wte",
-            positions,
-            Gpt2Modules(architecture)};
-  }
-  if (architecture == "gpt_neox") {
-    return {{"gpt_neox.layers.", "layers."},
-            {"attention"},
-            "mlp",
-            "input_layernorm",
-            "post_attention_layernorm",
-            "",
-            "",
-            {"gpt_neox.", ""},
-            "final_layer_norm",
-            "embed_in",
-            "",
-            {{"attention.query_key_value", Role::kFusedAttention},
-             {"attention.dense", Role::kAttentionOut},
-             {"mlp.dense_h_to_4h", Role::kGate},
-             {"mlp.act", Role::kActivation},
-             {"mlp.dense_4h_to_h", Role::kDown}}};
-  }
-  if (architecture == "opt") {
-    return {{"model.decoder.layers.", "decoder.layers.", "layers."},
-            {"self_attn"},
-            "",
-            "self_attn_layer_norm",
-            "final_layer_norm",
-            "",
-            "",
-            {"model.decoder.", "decoder.", ""},
-            "final_layer_norm",
-            "embed_tokens",
-            "embed_positions",
-            {{"self_attn.q_proj", Role::kQuery},
-             {"self_attn.k_proj", Role::kKey},
-             {"self_attn.v_proj", Role::kValue},
-             {"self_attn.out_proj", Role::kAttentionOut},
-             {"fc1", Role::kGate},
-             {"activation_fn", Role::kActivation},
-             {"fc2", Role::kDown}}};
-  }
-  ModuleNames names{{"model.layers.", "model.language_model.layers.", "language_model.layers.", "layers."},
-                    {"self_attn"},
-                    "mlp",
-                    "input_layernorm",
-                    "post_attention_layernorm",
-                    "",
-                    "",
-                    {"model.", "model.language_model.", "language_model.", ""},
-                    "norm",
-                    "embed_tokens",
-                    "",
-                    LlamaModules(architecture)};
+ModuleNames GptNeoxNames() {
+  ModuleNames names;
+  names.blocks = {"gpt_neox.layers.", "layers."};
+  names.attention = {"attention"};
+  names.feed_forward = "mlp";
+  names.ln1 = "input_layernorm";
+  names.ln2 = "post_attention_layernorm";
+  names.bases = {"gpt_neox.", ""};
+  names.ln_final = "final_layer_norm";
+  names.embedding = "embed_in";
+  names.inner = {{"attention.query_key_value", Role::kFusedAttention},
+                 {"attention.dense", Role::kAttentionOut},
+                 {"mlp.dense_h_to_4h", Role::kGate},
+                 {"mlp.act", Role::kActivation},
+                 {"mlp.dense_4h_to_h", Role::kDown}};
+  return names;
+}
+
+ModuleNames OptNames() {
+  ModuleNames names;
+  names.blocks = {"model.decoder.layers.", "decoder.layers.", "layers."};
+  names.attention = {"self_attn"};
+  names.ln1 = "self_attn_layer_norm";
+  names.ln2 = "final_layer_norm";
+  names.bases = {"model.decoder.", "decoder.", ""};
+  names.ln_final = "final_layer_norm";
+  names.embedding = "embed_tokens";
+  names.position_embedding = "embed_positions";
+  names.inner = {{"self_attn.q_proj", Role::kQuery},
+                 {"self_attn.k_proj", Role::kKey},
+                 {"self_attn.v_proj", Role::kValue},
+                 {"self_attn.out_proj", Role::kAttentionOut},
+                 {"fc1", Role::kGate},
+                 {"activation_fn", Role::kActivation},
+                 {"fc2", Role::kDown}};
+  return names;
+}
+
+ModuleNames LlamaNames(absl::string_view architecture) {
+  ModuleNames names;
+  names.blocks = {"model.layers.", "model.language_model.layers.", "language_model.layers.", "layers."};
+  names.attention = {"self_attn"};
+  names.feed_forward = "mlp";
+  names.ln1 = "input_layernorm";
+  names.ln2 = "post_attention_layernorm";
+  names.bases = {"model.", "model.language_model.", "language_model.", ""};
+  names.ln_final = "norm";
+  names.embedding = "embed_tokens";
+  names.inner = LlamaModules(architecture);
   if (IsOneOf(architecture, {"gemma2", "gemma3", "gemma3_text", "gemma4", "gemma4_text"})) {
     names.ln1_post = "post_attention_layernorm";
     names.ln2 = "pre_feedforward_layernorm";
@@ -202,6 +200,15 @@ ModuleNames ModuleNamesOf(absl::string_view architecture) {
     names.ln_final = "final_layernorm";
   }
   return names;
+}
+
+}  // namespace
+
+ModuleNames ModuleNamesOf(absl::string_view architecture) {
+  if (IsOneOf(architecture, {"gpt2", "gpt_neo", "gptj"})) return Gpt2Names(architecture);
+  if (architecture == "gpt_neox") return GptNeoxNames();
+  if (architecture == "opt") return OptNames();
+  return LlamaNames(architecture);
 }
 
 }  // namespace hookline

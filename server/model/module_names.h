@@ -42,18 +42,19 @@ struct InnerModule {
   ModuleRole role;
 };
 
+// An empty name: the architecture has no such module.
 struct ModuleNames {
   std::vector<const char*> blocks;     // prefixes of the block's number
   std::vector<const char*> attention;  // paths below the block; a layer has one of them
-  const char* feed_forward;            // empty if it is not a module
-  const char* ln1;
-  const char* ln2;  // empty if the architecture has none, as are the two that follow
-  const char* ln1_post;
-  const char* ln2_post;
+  const char* feed_forward = "";
+  const char* ln1 = "";
+  const char* ln2 = "";
+  const char* ln1_post = "";
+  const char* ln2_post = "";
   std::vector<const char*> bases;  // prefixes of the names that follow
-  const char* ln_final;
-  const char* embedding;
-  const char* position_embedding;  // empty: none
+  const char* ln_final = "";
+  const char* embedding = "";
+  const char* position_embedding = "";
   std::vector<InnerModule> inner;
 };
 
