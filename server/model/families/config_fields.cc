@@ -147,6 +147,14 @@ void ReadWindows(const ConfigReader& config, std::optional<int64_t> window, absl
   }
 }
 
+ConfigReader TextConfig(const ConfigReader& config, const char* model_type) {
+  const ConfigReader text = config.Object("text_config");
+  if (text.Text("model_type", model_type) != model_type) {
+    text.Refuse("model_type", absl::StrCat("expected ", model_type));
+  }
+  return text;
+}
+
 bool LayerSlides(const LayerConfig& layer) {
   const auto* attention = std::get_if<SoftmaxAttentionConfig>(&layer.attention);
   return attention != nullptr && attention->reach >= 0;

@@ -68,6 +68,9 @@ void AgreeWithAliases(const ConfigReader& config, const DecoderConfig& decoder, 
 // Returns the entries of `layer_types`, one for each layer, or none if the field is missing.
 std::vector<std::string> LayerTypes(const ConfigReader& config, size_t layers);
 
+// Returns the configuration of a multimodal model's language model, `text_config`, which must be of this type.
+ConfigReader TextConfig(const ConfigReader& config, const char* model_type);
+
 // Returns whether a layer has softmax attention within a window; call it after ReadWindows.
 bool LayerSlides(const LayerConfig& layer);
 

@@ -124,8 +124,7 @@ Architecture ReadGemma3(const ConfigReader& config) {
 
 Architecture ReadGemma3Multimodal(const ConfigReader& config) {
   if (!config.Has("text_config")) config.Refuse("text_config", "expected the language model's configuration");
-  const ConfigReader text = config.Object("text_config");
-  if (text.Text("model_type", "gemma3_text") != "gemma3_text") text.Refuse("model_type", "expected gemma3_text");
+  const ConfigReader text = TextConfig(config, "gemma3_text");
   return WithLlamaNamesBesideTowers(ReadGemma3Config(text), SandwichNames(text));
 }
 

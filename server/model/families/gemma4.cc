@@ -190,10 +190,7 @@ DecoderWeights TakeWeights(const DecoderConfig& config, LlamaNames names, Weight
 }  // namespace
 
 Architecture ReadGemma4(const ConfigReader& outer) {
-  const ConfigReader config = outer.Has("text_config") ? outer.Object("text_config") : outer;
-  if (outer.Has("text_config") && config.Text("model_type", "gemma4_text") != "gemma4_text") {
-    config.Refuse("model_type", "expected gemma4_text");
-  }
+  const ConfigReader config = outer.Has("text_config") ? TextConfig(outer, "gemma4_text") : outer;
   DecoderConfig decoder = ReadShape(config);
   ReadLayerKinds(config, &decoder);
   ReadSharedKeys(config, &decoder);

@@ -55,8 +55,7 @@ Architecture ReadMistral(const ConfigReader& config) { return WithLlamaNames(Rea
 
 Architecture ReadMistral3(const ConfigReader& config) {
   if (!config.Has("text_config")) config.Refuse("text_config", "expected the language model's configuration");
-  const ConfigReader text = config.Object("text_config");
-  if (text.Text("model_type", "mistral") != "mistral") text.Refuse("model_type", "expected mistral");
+  const ConfigReader text = TextConfig(config, "mistral");
   return WithLlamaNamesBesideTowers(ReadMistralConfig(text), {});
 }
 

@@ -128,25 +128,15 @@ Architecture WithNames(const ConfigReader& config, DecoderConfig decoder) {
           }};
 }
 
-// The configuration of the language model, which multimodal models have in an object of their own.
-ConfigReader TextConfig(const ConfigReader& config, const char* model_type) {
-  if (!config.Has("text_config")) return config;
-  const ConfigReader text = config.Object("text_config");
-  if (text.Text("model_type", model_type) != model_type) {
-    text.Refuse("model_type", absl::StrCat("expected ", model_type));
-  }
-  return text;
-}
-
 }  // namespace
 
 Architecture ReadQwen35(const ConfigReader& config) {
-  const ConfigReader text = TextConfig(config, "qwen3_5_text");
+  const ConfigReader text = config.Has("text_config") ? TextConfig(config, "qwen3_5_text") : config;
   return WithNames(text, ReadShape(text, /*key_value_heads=*/4, /*mlp_width=*/std::nullopt));
 }
 
 Architecture ReadQwen35Moe(const ConfigReader& config) {
-  const ConfigReader text = TextConfig(config, "qwen3_5_moe_text");
+  const ConfigReader text = config.Has("text_config") ? TextConfig(config, "qwen3_5_moe_text") : config;
   ExpertsConfig mixture;
   mixture.width = text.Integer("moe_intermediate_size", 512);
   DecoderConfig decoder = ReadShape(text, /*key_value_heads=*/2, /*mlp_width=*/mixture.width);
