@@ -140,6 +140,22 @@ TEST_F(MergeTest, AShardOfAMergedRecordingIsCheckedOnce) {
   EXPECT_EQ(disk_.read_bytes() - before, static_cast<int64_t>(row->size()));
 }
 
+TEST_F(MergeTest, DamageInAnyShardIsFound) {
+  RecordParts();
+  const absl::StatusOr<Manifest> merged = Finish(a().Merge("merged", "", {"*/part"}));
+  ASSERT_TRUE(merged.ok()) << merged.status();
+  const std::shared_ptr<const RecordingReader> reader = *a().OpenReader("merged");
+  for (const ShardInfo& shard : merged->shards) {
+    const std::string path = absl::StrCat("a/merged/", shard.file);
+    const std::string whole = disk_.Files().at(path);
+    disk_.Overwrite(path, whole.size() - 1, whole.back() == '?' ? "!" : "?");
+    ASSERT_EQ(Damage(*reader).size(), 1u) << shard.file;
+    EXPECT_EQ(Damage(*reader)[0].file, shard.file);
+    EXPECT_EQ(ReadRows(reader, 0, shard.first_row, 1).status().code(), absl::StatusCode::kDataLoss) << shard.file;
+    disk_.Overwrite(path, whole.size() - 1, whole.substr(whole.size() - 1));
+  }
+}
+
 TEST_F(MergeTest, TheSameMergeAgainFindsItAndAnotherIsRefused) {
   RecordParts();
   const auto merged = Finish(a().Merge("merged", "", {"*/part"}));
