@@ -11,8 +11,8 @@
 
 namespace hookline {
 
-// A thread that holds one of these takes only a mutex of a higher rank, and no mutex without a rank. Other mutexes may
-// be held when one of these is taken; server/README.md has the whole order.
+// A thread that holds one of these takes another of them only if that has a higher rank. server/README.md has the order
+// of all mutexes.
 enum class LockRank : int { kNone = 0, kScheduler = 1, kSlabPool = 2 };
 
 // An absl::MutexLock that, where assertions are on, aborts when it is taken out of order.
