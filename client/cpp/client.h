@@ -42,7 +42,7 @@ inline constexpr int64_t kMaxSharedMemoryBytes = int64_t{64} << 20;
 struct ClientOptions {
   // The largest message to accept, up to kMaxReceiveBytes. A request's `max_message_bytes` must not exceed it.
   int64_t max_receive_bytes = kDefaultReceiveBytes;
-  // How long any method but captures waits for an answer. Captures wait for ever.
+  // The longest time that any method but captures waits for an answer. Captures wait for ever.
   absl::Duration rpc_timeout = absl::Seconds(30);
   // The size of the memory through which each capture receives values from a server on this machine, a multiple of 4096
   // from 64 KiB to 64 MiB; 0: they come over the wire. A larger default would not stay in the processor's cache.

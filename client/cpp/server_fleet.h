@@ -28,8 +28,8 @@ namespace hookline::client {
 // A server whose call has sent nothing for this long is asked whether it is still there; the Python client's `Sharing`
 // has the same numbers.
 inline constexpr absl::Duration kSilence = absl::Seconds(5);
-// How long a server may take to answer that, which is the time-out of a fleet's clients. After that its blocks
-// run elsewhere.
+// The longest time that a server may take to answer that, the time-out of a fleet's clients. After that its blocks run
+// elsewhere.
 inline constexpr absl::Duration kAnswerTime = absl::Seconds(10);
 
 struct NamedServer {

@@ -33,10 +33,11 @@
 
 namespace hookline::client {
 
-// How many blocks a server runs at a time: while the rows of one are on their way, the device computes the next one.
+// The number of blocks that a server runs at a time: while the rows of one are on their way, the device computes the
+// next one.
 inline constexpr size_t kServerBlocks = 2;
-// How many blocks are open for each that runs: with as many blocks waiting for an earlier one as running, a server that
-// is half as fast as the others does not hold them up.
+// The number of blocks that are open for each that runs: with as many blocks waiting for an earlier one as running, a
+// server that is half as fast as the others does not hold them up.
 inline constexpr size_t kWindowFactor = 2;
 // The most bytes of rows of all open blocks. A block that is larger, because its only sequence is or because
 // `deterministic` makes it hold a whole batch or message, is open alone.

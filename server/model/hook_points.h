@@ -23,7 +23,7 @@ struct HookPoint {
   int layer = 0;            // block from 0; -1 before the first, the number of layers after the last
   std::string description;  // one sentence
   int heads = 0;            // the heads into which `width` is divided; 0: none
-  // Whether nothing later reads the value, so that replacing it would have no effect.
+  // True if nothing later reads the value, so that replacing it would have no effect.
   bool observation = false;
   std::string fingerprint = {};  // of the dictionary that computes it; empty if the model does
 };

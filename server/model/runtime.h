@@ -12,7 +12,7 @@ namespace hookline {
 struct RuntimeInfo {
   std::string libtorch;  // its version
   std::string blas;      // "OpenBLAS (PATH)", "MKL", ...
-  // Whether BLAS is the reference implementation, with which products are tens of times slower.
+  // True if BLAS is the reference implementation, with which products are tens of times slower.
   bool reference_blas = false;
   int threads = 0;
 };

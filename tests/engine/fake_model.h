@@ -21,7 +21,7 @@ class FakeModel : public Model {
   static constexpr int kVocabulary = 512;
   static constexpr int kContext = 256;
 
-  // Has the hook points `hook_embed` (width 4, layer -1) and `blocks.i.hook_resid_post` (width 8 + i) for
+  // The model has the hook points `hook_embed` (width 4, layer -1) and `blocks.i.hook_resid_post` (width 8 + i) for
   // `layers` blocks.
   explicit FakeModel(int layers = 3, std::string name = "fake");
 

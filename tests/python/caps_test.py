@@ -278,7 +278,7 @@ def test_means_of_a_pass_weigh_what_they_are_of():
 
     point = both(summary(3, 1.0, 1.0), summary(1, 5.0, 5.0)).hook_points[RESID]
     assert (point.mean, point.rms, point.mean_row_norm, point.rows) == (2.0, np.sqrt((3 + 25) / 4), 2.0, 4)
-    # Of the first 8 values 4 are NaN, so four values of 1 and two of 4 count.
+    # Four of the first 8 values are NaN, so four values of 1 and two of 4 count.
     assert both(summary(4, 1.0, 1.0, nan_count=4), summary(1, 4.0, 4.0)).hook_points[RESID].mean == 2.0
     nothing = summary(2, float("nan"), float("nan"), nan_count=4)
     assert both(nothing, summary(1, 4.0, 4.0)).hook_points[RESID].mean == 4.0

@@ -1,4 +1,4 @@
-// Has a catalog on a fake disk, and a recording to put into it.
+// A fixture with a catalog on a fake disk, and a recording to put into it.
 #ifndef HOOKLINE_TESTS_RECORDING_CATALOG_FIXTURE_H_
 #define HOOKLINE_TESTS_RECORDING_CATALOG_FIXTURE_H_
 

@@ -29,9 +29,9 @@ struct FakeEngineOptions {
   std::vector<std::unique_ptr<const Dataset>> datasets;
 };
 
-// Has one model, `fake`, with the hook points `a` and `b`. A capture gives `max_activations` rows for each hook point
-// that it names, one slab in a chunk, and alternates between the hook points; a streamed capture gives a row for each
-// token. The float32 value at (row, column) is row + column / 1024.
+// The engine has one model, `fake`, with the hook points `a` and `b`. A capture gives `max_activations` rows for each
+// hook point that it names, one slab in a chunk, and alternates between the hook points; a streamed capture gives a row
+// for each token. The float32 value at (row, column) is row + column / 1024.
 class FakeEngine final : public Engine {
  public:
   explicit FakeEngine(FakeEngineOptions options = {});

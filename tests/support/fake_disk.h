@@ -25,7 +25,7 @@ namespace hookline {
 // May be used by one thread at a time, like everything that it hands out.
 class FakeDisk {
  public:
-  // What happens in a power loss to what was not synced. A real disk may do any of these.
+  // The fate of unsynced data in a power loss. A real disk may do any of these.
   enum class Loss {
     kNothing,   // nothing is lost, as after kill -9
     kAll,       // everything that was never synced is lost

@@ -26,7 +26,7 @@ namespace {
 
 using Json = nlohmann::json;
 
-// Whether a config.json without `tie_word_embeddings` ties the unembedding to the embedding.
+// Says whether a config.json without `tie_word_embeddings` ties the unembedding to the embedding.
 enum class Ties { kNo, kYes };
 
 struct NamedFamily {

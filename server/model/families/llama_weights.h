@@ -29,7 +29,7 @@ struct LlamaNames {
   const char* ln2 = "post_attention_layernorm";
   const char* ln2_post = nullptr;
 
-  // How a norm's output is multiplied by its weight w.
+  // The ways in which a norm's output is multiplied by its weight w.
   enum class NormWeight {
     kRounded,  // first rounded to the model's dtype, then multiplied by w
     kWide,     // multiplied by w in float32, then rounded
