@@ -173,7 +173,7 @@ TEST(CaptureResponseEncoder, FillsTheLargestMessageWithoutPassingIt) {
       chunk.data.push_back({slabs.Take(data_bytes), 0, data_bytes});
       const auto bytes = static_cast<int64_t>(EncodeChunk(started, Encoding::kBytes, std::move(chunk)).Length());
       EXPECT_LE(bytes, max_message_bytes);
-      // What is left out is less than a row, the bound of the header, and a byte for each row, since an index is a
+      // The message lacks less than a row, the bound of the header, and a byte for each row, since an index is a
       // positive number of 9 bytes.
       EXPECT_GT(bytes, max_message_bytes - MessageRowBytes(shape) - MessageHeaderBytes(shape) - rows);
     }

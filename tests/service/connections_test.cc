@@ -8,16 +8,21 @@
 
 #include <fstream>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/cleanup/cleanup.h"
+#include "absl/strings/match.h"
+#include "absl/strings/string_view.h"
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "gmock/gmock.h"
 #include "server/base/descriptor_limit.h"
 #include "server/base/listen_address.h"
+#include "spdlog/sinks/base_sink.h"
+#include "spdlog/spdlog.h"
 #include "tests/service/service_fixture.h"
 #include "tests/support/loopback.h"
 
@@ -80,7 +85,29 @@ class ConnectionsTest : public ServiceFixture {
   }
 };
 
+// Tells when the server has failed to accept a connection, of which nothing but the log speaks.
+class RefusalLog : public spdlog::sinks::base_sink<std::mutex> {
+ public:
+  bool WaitForRefusal() { return refused_.WaitForNotificationWithTimeout(kPatience); }
+
+ private:
+  void sink_it_(const spdlog::details::log_msg& message) override {
+    const absl::string_view text(message.payload.data(), message.payload.size());
+    if (absl::StrContains(text, "new connections wait") && !refused_.HasBeenNotified()) refused_.Notify();
+  }
+  void flush_() override {}
+
+  absl::Notification refused_;
+};
+
 TEST_F(ConnectionsTest, ServesAgainAfterDescriptorsRanOut) {
+  const auto log = std::make_shared<RefusalLog>();
+  const auto logger_before = spdlog::default_logger();
+  spdlog::set_default_logger(std::make_shared<spdlog::logger>("hookline", log));
+  const auto restore_logger = absl::MakeCleanup([&] {
+    server_.reset();  // whose threads log
+    spdlog::set_default_logger(logger_before);
+  });
   Serve();
   ASSERT_TRUE(IsServed());
   rlimit limits;
@@ -104,7 +131,7 @@ TEST_F(ConnectionsTest, ServesAgainAfterDescriptorsRanOut) {
     rest.emplace_back(descriptor);
   }
   for (Socket& client : clients) client.Connect(port());
-  absl::SleepFor(absl::Milliseconds(300));  // gives the server time to try to accept them
+  EXPECT_TRUE(log->WaitForRefusal());
   rest.clear();
   clients.clear();
   EXPECT_TRUE(IsServed());
