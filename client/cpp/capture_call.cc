@@ -106,7 +106,7 @@ CaptureCall::CaptureCall(const Connection& connection, const std::string& method
     : channel_(connection.channel),
       proxy_(connection.proxy),
       memory_(OfferedMemory::Offer(connection.address, connection.shared_memory_bytes)),
-      pause_watch_(connection.channel) {
+      reads_(connection.pause_watch) {
   if (memory_ != nullptr) context_.AddMetadata(kSharedMemoryMetadata, memory_->key());
   // Generated stubs call this with messages, not byte buffers. A call of one request is the same on the wire as one
   // that streams requests and closes after the first.
@@ -129,7 +129,7 @@ CaptureCall::~CaptureCall() {
 
 absl::StatusOr<std::optional<CaptureEvent>> CaptureCall::Finish() {
   finished_ = true;
-  pause_watch_.End();
+  reads_.End();
   status_ = NameProxy(FromGrpc(stream_->Finish()), proxy_);
   return Next();
 }
@@ -140,9 +140,9 @@ absl::StatusOr<std::optional<CaptureEvent>> CaptureCall::Next() {
     return std::nullopt;
   }
   grpc::ByteBuffer message;
-  pause_watch_.BeginRead();
+  reads_.BeginRead();
   const bool has_message = stream_->Read(&message);
-  pause_watch_.EndRead();
+  reads_.EndRead();
   if (!has_message) return Finish();
   std::vector<grpc::Slice> slices;
   absl::StatusOr<CaptureEvent> event = absl::InternalError("the server sent a message that cannot be decompressed");
@@ -163,7 +163,7 @@ absl::StatusOr<std::optional<CaptureEvent>> CaptureCall::Next() {
     context_.TryCancel();
     stream_->Finish();
     finished_ = true;
-    pause_watch_.End();
+    reads_.End();
     status_ = event.status();
     return status_;
   }

@@ -48,9 +48,10 @@ class CaptureOrder {
 // The server that calls go to.
 struct Connection {
   std::shared_ptr<grpc::Channel> channel;
-  std::string address;              // the server's address
-  int64_t shared_memory_bytes = 0;  // memory to offer to a server on this machine for each call; 0: none
-  std::string proxy;                // what UNAVAILABLE says about the proxy on the way; empty: there is none
+  std::shared_ptr<PauseWatch> pause_watch;  // that of the channel
+  std::string address;                      // the server's address
+  int64_t shared_memory_bytes = 0;          // memory to offer to a server on this machine for each call; 0: none
+  std::string proxy;                        // what UNAVAILABLE says about the proxy on the way; empty: there is none
 };
 
 // One thread may call Next(), and one, which can be another, WriteTokens and FinishTokens; any thread may call Cancel.
@@ -89,7 +90,7 @@ class CaptureCall {
   std::shared_ptr<OfferedMemory> memory_;  // null: there is none
   grpc::ClientContext context_;
   std::unique_ptr<grpc::ClientReaderWriter<grpc::ByteBuffer, grpc::ByteBuffer>> stream_;
-  PauseWatch pause_watch_;
+  PauseWatch::Reads reads_;
   CaptureOrder order_;
   bool finished_ = false;
   absl::Status status_;

@@ -59,6 +59,7 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Connect(const std::string& given
   connection.proxy = ProxyOnTheWay(address);
   connection.channel = grpc::experimental::CreateCustomChannelWithInterceptors(address, credentials, arguments,
                                                                                TokenInterceptors(options.token));
+  connection.pause_watch = std::make_shared<PauseWatch>(connection.channel);
   connection.address = address;
   connection.shared_memory_bytes = options.shared_memory_bytes;
   return std::unique_ptr<Client>(new Client(std::move(connection), options));

@@ -1,5 +1,6 @@
 #include "client/cpp/pause_watch.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/time/time.h"
@@ -10,34 +11,56 @@ namespace {
 
 // A caller that reads nothing for this long may read nothing for minutes. It is shorter than any server's keepalive.
 constexpr absl::Duration kPause = absl::Milliseconds(100);
-// After a pause, a call waits at most this long for its end, or for the watch to leave the connection to the reader.
+// After a pause, the last call's end waits at most this long for the thread, and a reader shares the connection with
+// the thread for at most this long.
 constexpr int64_t kSliceMilliseconds = 20;
 
 }  // namespace
+
+PauseWatch::Reads::Reads(std::shared_ptr<PauseWatch> watch) : watch_(std::move(watch)) {
+  absl::MutexLock lock(&watch_->mutex_);
+  watch_->calls_.push_back({this});
+  if (watch_->waits_for_call_) watch_->changed_.NotifyAll();
+}
+
+void PauseWatch::Reads::End() {
+  absl::MutexLock lock(&watch_->mutex_);
+  std::vector<Watched>& calls = watch_->calls_;
+  const auto is_this = [this](const Watched& watched) { return watched.call == this; };
+  calls.erase(std::remove_if(calls.begin(), calls.end(), is_this), calls.end());
+}
 
 PauseWatch::PauseWatch(std::shared_ptr<grpc::Channel> channel)
     : channel_(std::move(channel)), thread_([this] { Run(); }) {}
 
 PauseWatch::~PauseWatch() {
-  End();
+  {
+    absl::MutexLock lock(&mutex_);
+    over_ = true;
+    changed_.NotifyAll();
+  }
   thread_.join();
 }
 
-void PauseWatch::End() {
-  absl::MutexLock lock(&mutex_);
-  over_ = true;
-  changed_.NotifyAll();
+bool PauseWatch::AnyIsPaused() const {
+  return std::any_of(calls_.begin(), calls_.end(), [](const Watched& watched) {
+    return watched.seen % 2 == 0 && watched.call->count() == watched.seen;
+  });
 }
 
 void PauseWatch::Run() {
   absl::MutexLock lock(&mutex_);
   const auto is_over = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return over_; };
-  int64_t seen = -1;
-  // The counter is polled, since notifying a condition variable of each read would cost more than the read.
-  while (!changed_.WaitFor(mutex_, kPause, is_over)) {
-    const int64_t before = std::exchange(seen, reads_.load(std::memory_order_relaxed));
-    if (seen != before || seen % 2 != 0) continue;
-    while (!over_ && reads_.load(std::memory_order_relaxed) == seen) {
+  while (!over_) {
+    if (calls_.empty()) {
+      waits_for_call_ = true;
+      changed_.WaitUntil(mutex_, absl::InfiniteFuture());
+      waits_for_call_ = false;
+      continue;
+    }
+    // The counters are polled, since notifying a condition variable of each read would cost more than the read.
+    if (changed_.WaitFor(mutex_, kPause, is_over)) return;
+    while (!over_ && AnyIsPaused()) {
       mutex_.Unlock();
       // The channel's state hardly ever changes, but waiting for a change makes gRPC read from the connection.
       const gpr_timespec slice =
@@ -45,6 +68,7 @@ void PauseWatch::Run() {
       channel_->WaitForStateChange(channel_->GetState(/*try_to_connect=*/false), slice);
       mutex_.Lock();
     }
+    for (Watched& watched : calls_) watched.seen = watched.call->count();
   }
 }
 

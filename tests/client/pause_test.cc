@@ -5,6 +5,7 @@
 
 #include <chrono>
 #include <cstdio>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -103,6 +104,17 @@ class ServerProcess {
   int port_ = 0;
 };
 
+// Reads the capture to its end, and calls `pause` after its second chunk. Returns the number of chunks.
+int ReadChunks(CaptureCall& call, const std::function<void()>& pause) {
+  int chunks = 0;
+  while (true) {
+    absl::StatusOr<std::optional<CaptureEvent>> event = call.Next();
+    EXPECT_TRUE(event.ok()) << event.status();
+    if (!event.ok() || !event->has_value()) return chunks;
+    if (std::holds_alternative<Chunk>(**event) && ++chunks == 2) pause();
+  }
+}
+
 TEST(PauseTest, ACallerMayPauseForLongerThanTheServersKeepalive) {
   const ServerProcess server;
   ClientOptions options;
@@ -110,15 +122,12 @@ TEST(PauseTest, ACallerMayPauseForLongerThanTheServersKeepalive) {
   const auto client = Client::Connect(absl::StrCat("127.0.0.1:", server.port()), options);
   ASSERT_TRUE(client.ok()) << client.status();
   const std::unique_ptr<CaptureCall> call = (*client)->Capture({});
-  int chunks = 0;
-  while (true) {
-    absl::StatusOr<std::optional<CaptureEvent>> event = call->Next();
-    ASSERT_TRUE(event.ok()) << event.status();
-    if (!event->has_value()) break;
-    if (!std::holds_alternative<Chunk>(**event)) continue;
+  const int chunks = ReadChunks(*call, [&client] {
+    // A call of the same connection ends, which leaves the paused one as it is.
+    EXPECT_EQ(ReadChunks(*(*client)->Capture({}), [] {}), kChunks);
     // This sleep is the pause itself; it waits for nothing.
-    if (++chunks == 2) std::this_thread::sleep_for(std::chrono::seconds(3));
-  }
+    std::this_thread::sleep_for(std::chrono::seconds(3));
+  });
   EXPECT_EQ(chunks, kChunks);
 }
 

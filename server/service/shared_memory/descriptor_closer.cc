@@ -18,13 +18,14 @@ constexpr int kMaxThreads = 8;
 }  // namespace
 
 struct DescriptorCloser::State {
-  // Returns the next descriptor to close; none: the thread must end.
+  // Waits for a descriptor to close. Returns none if the thread must end.
   std::optional<int> Next() {
     absl::MutexLock lock(&mutex);
-    if (queue.empty()) {
-      --threads;
-      return std::nullopt;
-    }
+    const auto wake = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) { return over || !queue.empty(); };
+    ++idle_threads;
+    mutex.Await(absl::Condition(&wake));
+    --idle_threads;
+    if (queue.empty()) return std::nullopt;
     const int descriptor = queue.front();
     queue.pop_front();
     return descriptor;
@@ -34,16 +35,23 @@ struct DescriptorCloser::State {
   std::deque<int> queue ABSL_GUARDED_BY(mutex);
   size_t pending ABSL_GUARDED_BY(mutex) = 0;  // in the queue or being closed
   int threads ABSL_GUARDED_BY(mutex) = 0;
+  size_t idle_threads ABSL_GUARDED_BY(mutex) = 0;  // those that wait, or that a descriptor has woken
+  bool over ABSL_GUARDED_BY(mutex) = false;
 };
 
 DescriptorCloser::DescriptorCloser() : state_(std::make_shared<State>()) {}
+
+DescriptorCloser::~DescriptorCloser() {
+  absl::MutexLock lock(&state_->mutex);
+  state_->over = true;
+}
 
 void DescriptorCloser::Close(int descriptor) {
   {
     absl::MutexLock lock(&state_->mutex);
     state_->queue.push_back(descriptor);
     ++state_->pending;
-    if (state_->threads == kMaxThreads) return;
+    if (state_->queue.size() <= state_->idle_threads || state_->threads == kMaxThreads) return;
     ++state_->threads;
   }
   std::thread([state = state_] {

@@ -10,10 +10,14 @@ namespace hookline {
 // The last close of a file can take as long as its maker likes: a TCP socket waits for its SO_LINGER, a FUSE file for
 // its file system. Closing a socket also closes the descriptors in it that nobody received. So descriptors are
 // closed on a few threads of their own, for which nobody waits: neither the destructor, nor the process at its end,
-// when the kernel does not linger.
+// when the kernel does not linger. A thread starts when a close needs one, and then waits for the next close.
 class DescriptorCloser {
  public:
   DescriptorCloser();
+  // What is not closed yet will be.
+  ~DescriptorCloser();
+  DescriptorCloser(const DescriptorCloser&) = delete;
+  DescriptorCloser& operator=(const DescriptorCloser&) = delete;
 
   // Closes the descriptor soon. Never blocks. The caller bounds how many are pending.
   void Close(int descriptor);

@@ -236,11 +236,13 @@ bool SharedMemoryListener::TakeOffer(Connection& connection) {
   if (connection.descriptor < 0 || std::memcmp(connection.input.data(), kMagic, kMagicBytes) != 0) return false;
   const int64_t share = ShareOf(connection.uid);
   auto memory = SharedMemory::Map(connection.descriptor, mapped_bytes_.at(connection.uid), share);
-  closer_.Close(std::exchange(connection.descriptor, -1));
+  const int descriptor = std::exchange(connection.descriptor, -1);
   if (!memory.ok()) {
+    closer_.Close(descriptor);
     spdlog::debug("a client's shared memory is not used: {}", std::string(memory.status().message()));
     return false;
   }
+  close(descriptor);  // the mapping keeps the memory, so this is not its last close
   connection.key = absl::BytesToHexString(
       {reinterpret_cast<const char*>(connection.input.data()) + kMagicBytes, kOfferBytes - kMagicBytes});
   {

@@ -1,7 +1,7 @@
 // Measures what the server costs beside its forward passes, as ratios against a baseline in the same minutes.
 //
-//   capture_bench [--cpu-time] [overhead] [narrow] [feed] [batching] [latency] [fairness]   (all of them if none is
-//   named)
+//   capture_bench [--cpu-time] [overhead] [narrow] [small] [feed] [batching] [latency] [fairness]   (all of them if
+//   none is named)
 //
 // With --cpu-time, the forward pass has one thread, and processor time of the whole process (forward pass, server and
 // client) counts instead of wall time. This suits a machine with busy neighbours, but says nothing about feed, batching
@@ -156,6 +156,49 @@ void Narrow() {
   decoder.layers = 12;
   decoder.width = 128;
   CompareWithBareForward("narrow", decoder, 64, 128, 16);
+}
+
+// Compares the smallest captures, whose forward pass takes microseconds, with calls of GetModel.
+void Small() {
+  constexpr int kCalls = 2000, kThreads = 8;
+  RandomDecoderOptions decoder;
+  decoder.layers = 1;
+  decoder.width = 16;
+  EngineOptions options;
+  options.max_batch_delay = absl::ZeroDuration();
+  Bench bench(decoder, options);
+  const v1::CaptureRequest request = TokensRequest("blocks.0.hook_resid_post", 1, 4);
+  const auto capture = [&] { bench.Run(request); };
+  const auto ask = [&] { Must(bench.client->GetModel("")); };
+  const auto alone = [&](const std::function<void()>& call) {
+    return Seconds([&] {
+      for (int i = 0; i < kCalls; ++i) call();
+    });
+  };
+  const auto together = [&](const std::function<void()>& call) {
+    return Seconds([&] {
+      std::vector<std::thread> threads;
+      for (int t = 0; t < kThreads; ++t) {
+        threads.emplace_back([&] {
+          for (int i = 0; i < kCalls / kThreads; ++i) call();
+        });
+      }
+      for (std::thread& thread : threads) thread.join();
+    });
+  };
+  capture();
+  std::vector<double> captures, captures_together, ratios, ratios_together;
+  for (int round = 0; round < 5; ++round) {
+    captures.push_back(alone(capture));
+    ratios.push_back(captures.back() / alone(ask));
+    captures_together.push_back(together(capture));
+    ratios_together.push_back(captures_together.back() / together(ask));
+  }
+  absl::PrintF(
+      "small: 1x16, captures of 4 tokens one after another %.0f us each, of eight threads %.0f us each; in calls of "
+      "GetModel (median of 5 pairs) %.2f and %.2f\n",
+      1e6 * Median(captures) / kCalls, 1e6 * Median(captures_together) / kCalls, Median(ratios),
+      Median(ratios_together));
 }
 
 // Writes a dataset of uint16 ids. Returns its path.
@@ -368,8 +411,9 @@ int Main(int argc, char** argv) {
   uname(&machine);
   absl::PrintF("%s, %d threads, LibTorch %s, %s\n", machine.nodename, runtime.threads, runtime.libtorch, runtime.blas);
   for (const auto& [name, run] :
-       {std::pair("overhead", &Overhead), std::pair("narrow", &Narrow), std::pair("feed", &Feed),
-        std::pair("batching", &Batching), std::pair("latency", &Latency), std::pair("fairness", &Fairness)}) {
+       {std::pair("overhead", &Overhead), std::pair("narrow", &Narrow), std::pair("small", &Small),
+        std::pair("feed", &Feed), std::pair("batching", &Batching), std::pair("latency", &Latency),
+        std::pair("fairness", &Fairness)}) {
     if (chosen.empty() || chosen.count(name) != 0) run();
   }
   return 0;
