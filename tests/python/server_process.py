@@ -38,6 +38,8 @@ class Server:
                     "cpu",
                     "--threads",
                     "1",  # several servers with a thread for every core would compete for the cores
+                    "--slab-count",
+                    "64",  # zeroing the default's memory would take half of the start
                     "--dataset",
                     "text=" + os.path.join(DEMO, "tokens.npy"),
                     *arguments,

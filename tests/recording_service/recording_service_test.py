@@ -163,7 +163,7 @@ def test_tokens_that_were_interrupted_continue_to_the_same_bytes(serve, proto):
 
 
 def test_a_recording_that_waits_to_be_admitted_is_there_and_can_be_stopped(serve, proto, text):
-    server = serve(dataset=text, flags=["--slab-count", "32", "--window-slabs", "8"])
+    server = serve(dataset=text, flags=["--slab-count", "32", "--client-slabs", "32", "--window-slabs", "8"])
     request = dataset_request(proto)
     # Four windows take all slabs, and a client that does not read keeps its window.
     readers = [server.capture(dataset_request(proto)) for _ in range(4)]
