@@ -14,7 +14,7 @@ namespace hookline {
 class DescriptorCloser {
  public:
   DescriptorCloser();
-  // What is not closed yet will be.
+  // Descriptors that wait are closed afterwards.
   ~DescriptorCloser();
   DescriptorCloser(const DescriptorCloser&) = delete;
   DescriptorCloser& operator=(const DescriptorCloser&) = delete;
