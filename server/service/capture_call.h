@@ -87,6 +87,8 @@ class CaptureCall : public StreamCall<Reactor, grpc::ByteBuffer> {
     if (this->context() != nullptr) this->context()->TryCancel();
   }
 
+  void WriteBegun() final ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { chunk_.reset(); }
+
   void Written() final ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     const absl::Duration duration = SteadyNow() - write_start_;
     capture_->AddWireTime(duration);
@@ -100,12 +102,12 @@ class CaptureCall : public StreamCall<Reactor, grpc::ByteBuffer> {
   void Release() final {
     std::shared_ptr<Capture> capture;
     std::shared_ptr<SharedMemory> memory;
-    std::optional<Chunk> unsent;
+    std::optional<Chunk> chunk;
     {
       absl::MutexLock lock(&mutex_);
       capture = std::move(capture_);
       memory = std::move(memory_);
-      unsent = std::exchange(unsent_, std::nullopt);
+      chunk = std::exchange(chunk_, std::nullopt);
     }
     if (capture != nullptr) capture->Cancel();
     if (memory != nullptr) memory->StopUsing();
@@ -113,7 +115,7 @@ class CaptureCall : public StreamCall<Reactor, grpc::ByteBuffer> {
 
   Step NextStep() final ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     if (capture_ == nullptr) return Step::Wait();
-    if (unsent_.has_value()) return WriteUnsent();
+    if (chunk_.has_value()) return WriteChunk();
     std::optional<CaptureEvent> event = capture_->Next();
     if (!event.has_value()) return Step::Wait();
     write_start_ = SteadyNow();
@@ -123,8 +125,8 @@ class CaptureCall : public StreamCall<Reactor, grpc::ByteBuffer> {
       return Step::Write(EncodeStarted(started_, UseMemory()));
     }
     if (auto* chunk = std::get_if<Chunk>(&*event)) {
-      unsent_ = std::move(*chunk);
-      return WriteUnsent();
+      chunk_ = std::move(*chunk);
+      return WriteChunk();
     }
     return WriteEnd(std::get<CaptureEnded>(*std::move(event)));
   }
@@ -139,21 +141,21 @@ class CaptureCall : public StreamCall<Reactor, grpc::ByteBuffer> {
     return 0;
   }
 
-  // Writes the unsent chunk. If the client's memory is full, waits until the client has read some of it.
-  Step WriteUnsent() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+  // Writes the chunk. If the client's memory is full, waits until the client has read some of it.
+  Step WriteChunk() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     int64_t bytes = 0;
-    for (const SlabSpan& span : unsent_->data) bytes += span.bytes;
+    for (const SlabSpan& span : chunk_->data) bytes += span.bytes;
     std::optional<int64_t> data_offset;
     if (memory_ != nullptr && bytes >= kMinSharedBytes) {
-      const SharedMemory::Put put = memory_->TryPut(unsent_->data);
+      const SharedMemory::Put put = memory_->TryPut(chunk_->data);
       if (put.outcome == SharedMemory::Put::Outcome::kFull) return Step::Wait();
       if (put.outcome == SharedMemory::Put::Outcome::kPut) {
         data_offset = put.offset;
         this->record().AddBytes(bytes);
       }
     }
-    this->record().AddRows(unsent_->rows);
-    return Step::Write(EncodeChunk(started_, encoding_, *std::exchange(unsent_, std::nullopt), data_offset));
+    this->record().AddRows(chunk_->rows);
+    return Step::Write(EncodeChunk(started_, encoding_, *chunk_, data_offset));
   }
 
   Step WriteEnd(CaptureEnded ended) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
@@ -174,7 +176,9 @@ class CaptureCall : public StreamCall<Reactor, grpc::ByteBuffer> {
   Encoding encoding_ ABSL_GUARDED_BY(mutex_) = Encoding::kBytes;
   CaptureStarted started_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<SharedMemory> memory_ ABSL_GUARDED_BY(mutex_);
-  std::optional<Chunk> unsent_ ABSL_GUARDED_BY(mutex_);
+  // The chunk that is written next. Where its values are copied, its slabs come back once the message is on its way: if
+  // they came back sooner, they would wake the engine before the client, whose rows would then be late.
+  std::optional<Chunk> chunk_ ABSL_GUARDED_BY(mutex_);
   absl::Time write_start_ ABSL_GUARDED_BY(mutex_);  // when the event that is being written was taken
   bool is_chunk_ ABSL_GUARDED_BY(mutex_) = false;   // whether that event is a chunk
   absl::Status status_at_end_ ABSL_GUARDED_BY(mutex_);

@@ -124,6 +124,8 @@ class StreamCall : public Reactor, public std::enable_shared_from_this<StreamCal
 
   // Called whenever something has happened and nothing is being written, until the call is finished.
   virtual Step NextStep() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) = 0;
+  // Called when gRPC has the message. Releases what the message needed until then.
+  virtual void WriteBegun() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {}
   // Called once the written message has left, or was dropped because the client is gone.
   virtual void Written() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {}
   // Called without the mutex when the client is gone.
@@ -193,7 +195,7 @@ class StreamCall : public Reactor, public std::enable_shared_from_this<StreamCal
         }
         this->StartWrite(&message_);
         writing_ = true;  // until OnWriteDone, which runs after the mutex is free
-        return;
+        return WriteBegun();
       }
     }
     if (step.status.has_value()) FinishNow(*step.status);

@@ -171,7 +171,7 @@ TEST(CaptureResponseEncoder, FillsTheLargestMessageWithoutPassingIt) {
       }
       const int64_t data_bytes = chunk.rows * 768 * 4;
       chunk.data.push_back({slabs.Take(data_bytes), 0, data_bytes});
-      const auto bytes = static_cast<int64_t>(EncodeChunk(started, Encoding::kBytes, std::move(chunk)).Length());
+      const auto bytes = static_cast<int64_t>(EncodeChunk(started, Encoding::kBytes, chunk).Length());
       EXPECT_LE(bytes, max_message_bytes);
       // The message lacks less than a row, the bound of the header, and a byte for each row, since an index is a
       // positive number of 9 bytes.
@@ -188,7 +188,8 @@ TEST(CaptureResponseEncoder, SendsTheSlabsOwnMemoryAndReturnsItWithTheLastSlice)
   const uint8_t* first = chunk.data[0].data();
   const uint8_t* second = chunk.data[1].data();
   auto message = std::make_unique<grpc::ByteBuffer>(
-      EncodeChunk(StartedWith("hook_embed", 1024, Dtype::kFloat32), Encoding::kBytes, std::move(chunk)));
+      EncodeChunk(StartedWith("hook_embed", 1024, Dtype::kFloat32), Encoding::kBytes, chunk));
+  chunk.data.clear();
 
   std::vector<grpc::Slice> slices;
   ASSERT_TRUE(message->Dump(&slices).ok());
@@ -204,7 +205,7 @@ TEST(CaptureResponseEncoder, SendsTheSlabsOwnMemoryAndReturnsItWithTheLastSlice)
   EXPECT_EQ(slabs.out(), 0);
 }
 
-TEST(CaptureResponseEncoder, WritesValuesAsNumbersAndReturnsTheSlabsAtOnce) {
+TEST(CaptureResponseEncoder, WritesValuesAsNumbersAndHoldsNoSlab) {
   CountedSlabs slabs;
   const std::vector<float> values = {1.5F, -2.25F, 0.0F, 1e30F, -0.0F, 3.0F};
   std::string bytes(values.size() * sizeof(float), '\0');
@@ -213,8 +214,8 @@ TEST(CaptureResponseEncoder, WritesValuesAsNumbersAndReturnsTheSlabsAtOnce) {
   chunk.rows = 2;
   // The data is cut inside a value.
   chunk.data = {slabs.Copy(bytes.substr(0, 7)), slabs.Copy(bytes.substr(7))};
-  grpc::ByteBuffer message =
-      EncodeChunk(StartedWith("hook_embed", 3, Dtype::kFloat32), Encoding::kValues, std::move(chunk));
+  grpc::ByteBuffer message = EncodeChunk(StartedWith("hook_embed", 3, Dtype::kFloat32), Encoding::kValues, chunk);
+  chunk.data.clear();
   EXPECT_EQ(slabs.out(), 0);
   v1::CaptureResponse response = Parse(message);
   EXPECT_THAT(response.chunk().values(), ElementsAre(1.5F, -2.25F, 0.0F, 1e30F, -0.0F, 3.0F));

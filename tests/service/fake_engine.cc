@@ -321,7 +321,10 @@ absl::StatusOr<CapturePlan> FakeEngine::Plan(CaptureRequest request) const {
 
 absl::StatusOr<std::shared_ptr<Capture>> FakeEngine::Start(CapturePlan plan, const ClientIdentity& client,
                                                            CaptureCallbacks callbacks) {
-  std::unique_ptr<SlabWindow> window = pool_->TryReserve(fake_options_.window_slabs, /*on_return=*/[this] { Wake(); });
+  std::unique_ptr<SlabWindow> window = pool_->TryReserve(fake_options_.window_slabs, /*on_return=*/[this] {
+    fake_options_.on_slab_return();
+    Wake();
+  });
   if (window == nullptr) return absl::ResourceExhaustedError("no window is free");
   absl::MutexLock lock(&mutex_);
   if (draining_) return absl::UnavailableError("the server shuts down");

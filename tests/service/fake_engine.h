@@ -3,6 +3,7 @@
 #define HOOKLINE_TESTS_SERVICE_FAKE_ENGINE_H_
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -26,6 +27,8 @@ struct FakeEngineOptions {
   int64_t width = 768;  // of each hook point
   // If this is false, slabs are sent as they are, which costs nothing.
   bool write_values = true;
+  // Runs on the thread that gives a slab back to an open window, before the engine learns of it.
+  std::function<void()> on_slab_return = [] {};
   std::vector<std::unique_ptr<const Dataset>> datasets;
 };
 

@@ -1,5 +1,6 @@
 // Tests values in memory that a client shares: the promises of SHARED_MEMORY.md, with a client written from it and with
 // the C++ client.
+#include <atomic>
 #include <map>
 #include <memory>
 #include <string>
@@ -7,6 +8,8 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
+#include "absl/time/time.h"
 #include "client/cpp/client.h"
 #include "gmock/gmock.h"
 #include "grpcpp/grpcpp.h"
@@ -110,6 +113,31 @@ TEST_F(SharedMemoryTest, WhileItIsFullTheRestStaysWithTheServer) {
   EXPECT_EQ(response.summary().hook_points(0).rows(), 20'000);
   EXPECT_TRUE(reader->Finish().ok());
   EXPECT_TRUE(engine_->WaitUntilSlabsAreBack());
+}
+
+// The other order would wake the engine before the client, and the client's rows would be late.
+TEST_F(SharedMemoryTest, AMessageLeavesBeforeItsSlabComesBack) {
+  absl::Notification has_chunk;
+  std::atomic<int> returned_too_soon = 0;
+  server_.reset();
+  FakeEngineOptions engine;
+  engine.on_slab_return = [&] {
+    if (!has_chunk.WaitForNotificationWithTimeout(absl::Seconds(20))) ++returned_too_soon;
+  };
+  Serve(std::move(engine));
+  auto client = Client(8 * kMebibyte);
+  auto call = client->Capture(Request(100));
+  while (true) {
+    auto event = call->Next();
+    ASSERT_TRUE(event.ok()) << event.status();
+    if (!event->has_value()) break;
+    if (auto* chunk = std::get_if<client::Chunk>(&**event)) {
+      EXPECT_TRUE(chunk->header().has_data_offset());
+      has_chunk.Notify();
+    }
+  }
+  EXPECT_TRUE(engine_->WaitUntilSlabsAreBack());
+  EXPECT_EQ(returned_too_soon, 0);
 }
 
 TEST_F(SharedMemoryTest, ACallThatEndsWhileItIsFullGivesItsSlabsBack) {

@@ -229,9 +229,7 @@ grpc::ByteBuffer EncodeStarted(const CaptureStarted& started, int64_t shared_mem
   return ToByteBuffer(response);
 }
 
-// Takes the chunk by value, so that its slabs are returned whatever the caller does next.
-// NOLINTNEXTLINE(performance-unnecessary-value-param)
-grpc::ByteBuffer EncodeChunk(const CaptureStarted& started, Encoding encoding, Chunk chunk,
+grpc::ByteBuffer EncodeChunk(const CaptureStarted& started, Encoding encoding, const Chunk& chunk,
                              std::optional<int64_t> data_offset) {
   if (encoding == Encoding::kValues) {
     v1::CaptureResponse response = ChunkByProtobuf(started, chunk, std::nullopt);

@@ -15,10 +15,10 @@ namespace hookline {
 grpc::ByteBuffer EncodeStarted(const CaptureStarted& started, int64_t shared_memory_bytes = 0);
 
 // Returns the message of a chunk of the capture that `started` began. With kBytes the chunk's slabs become slices of
-// the message and are returned when gRPC has released the last slice; with kValues, and with the offset in the client's
-// memory to which the values have been copied, they are returned at once. The message takes at most MessageHeaderBytes
+// the message, which holds them until gRPC has released the last slice; with kValues, and with the offset in the
+// client's memory to which the values have been copied, it holds none. The message takes at most MessageHeaderBytes
 // + rows * MessageRowBytes (server/capture/message_size.h).
-grpc::ByteBuffer EncodeChunk(const CaptureStarted& started, Encoding encoding, Chunk chunk,
+grpc::ByteBuffer EncodeChunk(const CaptureStarted& started, Encoding encoding, const Chunk& chunk,
                              std::optional<int64_t> data_offset = std::nullopt);
 
 // `started` gives the hook points their names.
