@@ -117,12 +117,13 @@ TEST_F(SharedMemoryTest, WhileItIsFullTheRestStaysWithTheServer) {
 
 // The other order would wake the engine before the client, and the client's rows would be late.
 TEST_F(SharedMemoryTest, AMessageLeavesBeforeItsSlabComesBack) {
-  absl::Notification has_chunk;
-  std::atomic<int> returned_too_soon = 0;
+  // The engine, which outlives this function, shares these.
+  const auto has_chunk = std::make_shared<absl::Notification>();
+  const auto returned_too_soon = std::make_shared<std::atomic<int>>(0);
   server_.reset();
   FakeEngineOptions engine;
-  engine.on_slab_return = [&] {
-    if (!has_chunk.WaitForNotificationWithTimeout(absl::Seconds(20))) ++returned_too_soon;
+  engine.on_slab_return = [has_chunk, returned_too_soon] {
+    if (!has_chunk->WaitForNotificationWithTimeout(absl::Seconds(20))) ++*returned_too_soon;
   };
   Serve(std::move(engine));
   auto client = Client(8 * kMebibyte);
@@ -133,11 +134,11 @@ TEST_F(SharedMemoryTest, AMessageLeavesBeforeItsSlabComesBack) {
     if (!event->has_value()) break;
     if (auto* chunk = std::get_if<client::Chunk>(&**event)) {
       EXPECT_TRUE(chunk->header().has_data_offset());
-      has_chunk.Notify();
+      has_chunk->Notify();
     }
   }
   EXPECT_TRUE(engine_->WaitUntilSlabsAreBack());
-  EXPECT_EQ(returned_too_soon, 0);
+  EXPECT_EQ(*returned_too_soon, 0);
 }
 
 TEST_F(SharedMemoryTest, ACallThatEndsWhileItIsFullGivesItsSlabsBack) {
