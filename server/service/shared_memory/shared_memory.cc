@@ -36,6 +36,10 @@ absl::StatusOr<int64_t> SafeBytes(int descriptor) {
   return int64_t{file.st_size};
 }
 
+// Lets the kernel allocate the pages of a range at once. Otherwise each page is allocated by a fault when it is first
+// written, as kernels before Linux 5.14 do in any case, since they refuse this.
+void AllocatePages(uint8_t* data, int64_t bytes) { madvise(data, static_cast<size_t>(bytes), MADV_POPULATE_WRITE); }
+
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<SharedMemory>> SharedMemory::Map(int descriptor,
@@ -69,6 +73,7 @@ bool SharedMemory::Use(int64_t message_bytes, std::function<void()> on_room) {
   on_room_ = std::move(on_room);
   piece_bytes_ = piece_bytes;
   with_client_.assign(static_cast<size_t>(pieces), false);
+  written_bytes_.assign(static_cast<size_t>(pieces), 0);
   for (int64_t piece = pieces; piece > 0; --piece) free_.push_back(piece - 1);
   return true;
 }
@@ -80,8 +85,10 @@ void SharedMemory::StopUsing() {
 }
 
 SharedMemory::Put SharedMemory::TryPut(absl::Span<const SlabSpan> data) {
-  int64_t piece;
+  int64_t bytes = 0;
+  for (const SlabSpan& span : data) bytes += span.bytes;
   int64_t offset;
+  bool has_pages;
   {
     absl::MutexLock lock(&mutex_);
     if (closed_) return {Put::Outcome::kGone};
@@ -89,12 +96,15 @@ SharedMemory::Put SharedMemory::TryPut(absl::Span<const SlabSpan> data) {
       waiting_ = true;
       return {Put::Outcome::kFull};
     }
-    piece = free_.back();
+    const auto piece = static_cast<size_t>(free_.back());
     free_.pop_back();
-    with_client_[static_cast<size_t>(piece)] = true;
-    offset = piece * piece_bytes_;
+    with_client_[piece] = true;
+    offset = static_cast<int64_t>(piece) * piece_bytes_;
+    has_pages = bytes <= written_bytes_[piece];
+    if (!has_pages) written_bytes_[piece] = bytes;
   }
   uint8_t* out = data_ + offset;
+  if (!has_pages) AllocatePages(out, bytes);
   for (const SlabSpan& span : data) {
     std::memcpy(out, span.data(), static_cast<size_t>(span.bytes));
     out += span.bytes;

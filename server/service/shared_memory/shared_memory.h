@@ -76,6 +76,7 @@ class SharedMemory {
   // Pieces, by number. The last one is taken first: it is still in the cache.
   std::vector<int64_t> free_ ABSL_GUARDED_BY(mutex_);
   std::vector<bool> with_client_ ABSL_GUARDED_BY(mutex_);
+  std::vector<int64_t> written_bytes_ ABSL_GUARDED_BY(mutex_);  // the most that a message put into the piece
   bool waiting_ ABSL_GUARDED_BY(mutex_) = false;
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;
 };
