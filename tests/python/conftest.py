@@ -4,6 +4,7 @@ import sys
 import pytest
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "..", "client", "python"))
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "bench", "python"))
 sys.path.insert(0, os.path.dirname(__file__))
 
 from fake_server import FakeServer  # noqa: E402

@@ -6,7 +6,6 @@ HOOKLINE_SERVER_PROGRAM=build/release/bin/hookline-server /tmp/ray/bin/python -m
 
 import os
 import signal
-import sys
 import time
 
 import numpy as np
@@ -21,13 +20,10 @@ os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")
 os.environ["PYTHONPATH"] = os.pathsep.join([PYTHON, os.environ.get("PYTHONPATH", "")])
 
 from ray.cluster_utils import Cluster  # noqa: E402
+from server_processes import DEMO  # noqa: E402
 
 import hookline  # noqa: E402
 import hookline.ray  # noqa: E402
-
-sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "bench", "python"))
-
-from server_processes import DEMO  # noqa: E402
 
 PROGRAM = os.path.abspath(os.environ.get("HOOKLINE_SERVER_PROGRAM", ""))
 

@@ -2,18 +2,14 @@
 
 import os
 import signal
-import sys
 
 import numpy as np
 import pytest
 import torch
+from server_processes import DEMO, ServerProcess
 
 import hookline
 from hookline.many import Sharing
-
-sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "bench", "python"))
-
-from server_processes import DEMO, ServerProcess  # noqa: E402
 
 PROGRAM = os.environ.get("HOOKLINE_SERVER_PROGRAM", "")
 

@@ -1,10 +1,10 @@
 """Runs the server itself, on the trained demo model. HOOKLINE_SERVER_PROGRAM names the program."""
 
 import os
-import socket
 import subprocess
 
 import grpc
+from held_port import HeldPort
 
 PROGRAM = os.environ.get("HOOKLINE_SERVER_PROGRAM", "")
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
@@ -17,15 +17,12 @@ POST = "blocks.0.mlp.hook_post"
 
 
 class Server:
-    """A server process on a port of its own. `log`: the path of a file for what it prints."""
+    """A server process. `port`: the HeldPort of one that has ended, or none for a port of its own. `log`: the path of
+    a file for what it prints."""
 
     def __init__(self, port=None, model=DEMO, arguments=(), log=os.devnull):
-        if port is None:
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                port = probe.getsockname()[1]
-        self.port = port
-        self.address = f"127.0.0.1:{port}"
+        self.port = port or HeldPort()
+        self.address = self.port.address
         with open(log, "wb") as printed:
             self._process = subprocess.Popen(
                 [

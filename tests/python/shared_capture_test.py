@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from fake_server import FakeServer, expected
+from held_port import HeldPort
 
 import hookline
 from hookline.many import Sharing
@@ -30,12 +31,6 @@ def connect(servers, **sharing):
     settled = Sharing(**{"block_tokens": 40, "answer_seconds": 60, **sharing})
     addresses = [server if isinstance(server, str) else server.address for server in servers]
     return hookline.connect(addresses, sharing=settled)
-
-
-def free_port():
-    server = FakeServer()
-    server.stop()
-    return server.port
 
 
 def capture(servers, source, hook_points=(A, B), sharing=None, **options):
@@ -120,13 +115,13 @@ def test_blocks_of_a_server_that_breaks_run_elsewhere_without_loss_or_repeats(fa
 
 def test_a_server_that_is_away_is_left_out_and_used_once_it_is_back(fake, caplog):
     there = fake()
-    port = free_port()
+    port = HeldPort()
     back = []
     released = threading.Event()
 
     def source():
         yield SEQUENCES[:30]
-        back.append(FakeServer(port=port))
+        back.append(FakeServer(port=port.number))
         end = time.monotonic() + 30
         for i in range(30, len(SEQUENCES) * 100):
             yield [SEQUENCES[i % len(SEQUENCES)]]
@@ -136,12 +131,12 @@ def test_a_server_that_is_away_is_left_out_and_used_once_it_is_back(fake, caplog
             assert time.monotonic() < end, "the server that came back was not used"
             time.sleep(0.001)
 
-    batches, _ = capture([there, f"127.0.0.1:{port}"], source(), [A])
+    batches, _ = capture([there, port.address], source(), [A])
     back[0].stop()
     assert released.is_set()
     rows = rows_of(batches, A)
     np.testing.assert_array_equal(rows, expected(A, [SEQUENCES[i % 120] for i in range(120 * 100)])[: len(rows)])
-    assert f"127.0.0.1:{port} does not answer" in caplog.text
+    assert f"{port.address} does not answer" in caplog.text
 
 
 def test_a_server_that_is_only_slow_is_not_given_up(pair):
@@ -168,8 +163,8 @@ def test_with_no_server_left_the_error_comes_after_the_rows(fake):
 
 
 def test_an_address_where_nobody_listens_says_so_at_once():
-    addresses = [f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"]
-    with hookline.connect(addresses) as client, pytest.raises(hookline.UnavailableError):
+    ports = [HeldPort(), HeldPort()]
+    with hookline.connect([port.address for port in ports]) as client, pytest.raises(hookline.UnavailableError):
         next(client.capture([A], SEQUENCES))
 
 
@@ -327,7 +322,8 @@ def test_closing_does_not_wait_for_a_source_that_blocks(pair):
 
 def test_other_calls_are_asked_of_a_server_that_answers(fake):
     there = fake(datasets={"text": EQUAL})
-    with connect([f"127.0.0.1:{free_port()}", there]) as client:
+    away = HeldPort()
+    with connect([away.address, there]) as client:
         for _ in range(3):
             assert [model.name for model in client.models()] == ["fake"]
         assert client.model().name == "fake"

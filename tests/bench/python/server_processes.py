@@ -2,21 +2,15 @@
 
 import os
 import signal
-import socket
 import subprocess
 
 import grpc
+from held_port import HeldPort
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", "..", ".."))
 DEMO = os.path.join(ROOT, "tests", "fixtures", "nanochat", "demo")
 # A busy machine may take long to load a model.
 _START_SECONDS = 300
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class ServerProcess:
@@ -25,7 +19,8 @@ class ServerProcess:
     def __init__(self, program, arguments=(), model=DEMO):
         self._arguments = [program, "--model", model, "--device", "cpu", "--threads", "1", "--drain-timeout", "1s"]
         self._arguments += ["--dataset", "text=" + os.path.join(DEMO, "tokens.npy"), *arguments]
-        self.address = f"127.0.0.1:{free_port()}"
+        self._port = HeldPort()
+        self.address = self._port.address
         self.start()
 
     def start(self):
